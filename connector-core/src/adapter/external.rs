@@ -1,0 +1,72 @@
+//! `external://host:port/module_path/?connector_name=ConnectorName`.
+
+use super::{CONNECTOR_NAME, ConnectorAdapter, create_entry};
+use crate::connector::Connector;
+use crate::context::ConnectorContext;
+use crate::registry::{self, ConnectorEntry};
+use crate::url::RemoteUrl;
+use crate::{Error, ErrorKind, Result};
+
+/// LMCache's `ExternalConnectorAdapter`, with the registry where LMCache has `importlib`.
+///
+/// The URL names one host and its port (`0` for a store that has none), the module as its path, and the connector as the
+/// query parameter `connector_name`. All other query parameters are options of the connector.
+///
+/// Source: `external_adapter.py` of LMCache 0.5.6; its errors are the test vectors in `external_errors.json`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ExternalConnectorAdapter;
+
+impl ExternalConnectorAdapter {
+    /// The scheme it serves.
+    pub const SCHEME: &'static str = "external";
+
+    /// The registry's entry that the URL names.
+    ///
+    /// # Errors
+    /// `InvalidUrl` for several hosts, a missing host, port, module or connector name; what
+    /// [`registry::find`] says otherwise.
+    pub fn resolve(url: &RemoteUrl) -> Result<&'static ConnectorEntry> {
+        url.require_host_port()?;
+        let invalid = |why: &str| {
+            Error::new(ErrorKind::InvalidUrl, format!("`{url}` {why}"))
+                .with_hint("write `external://host:port/module_path/?connector_name=ConnectorName`")
+        };
+        let module = url.path().trim_matches('/');
+        let name = url.query(CONNECTOR_NAME).ok_or_else(|| invalid("has no `connector_name` in its query"))?;
+        if module.is_empty() {
+            return Err(invalid("names no module"));
+        }
+        registry::find(module, name)
+    }
+
+    /// LMCache reads every comma as one between hosts, so a URL with one never reached a connector. Only one inside an
+    /// option's value is let through: `&base_path=/a,/b`.
+    fn refuse_comma(text: &str) -> Result<()> {
+        let (before_query, query) = text.split_once('?').unwrap_or((text, ""));
+        let in_name = query.split('&').any(|pair| {
+            pair.split_once('=').is_some_and(|(name, value)| name == CONNECTOR_NAME && value.contains(','))
+        });
+        let in_host_or_path = before_query.contains(',');
+        let second_url = query.contains(",external://");
+        if in_host_or_path || in_name || second_url {
+            return Err(Error::new(
+                ErrorKind::InvalidUrl,
+                format!("only one host is supported for external connector, but `{}` has a comma", crate::redact(text)),
+            )
+            .with_hint("write `external://host:port/module_path/?connector_name=ConnectorName`"));
+        }
+        Ok(())
+    }
+}
+
+impl ConnectorAdapter for ExternalConnectorAdapter {
+    fn can_parse(&self, url: &RemoteUrl) -> bool {
+        url.scheme() == Self::SCHEME
+    }
+
+    async fn create_connector(&self, ctx: ConnectorContext) -> Result<Connector> {
+        Self::refuse_comma(ctx.url().expose())?;
+        let entry = Self::resolve(ctx.url())?;
+        create_entry(entry, ctx).await
+    }
+}

@@ -1,0 +1,93 @@
+//! `plugin://name[.instance]`: a store that LMCache's configuration describes.
+
+use super::{ConnectorAdapter, PLUGIN_KEY_PREFIX, create_entry};
+use crate::connector::Connector;
+use crate::context::ConnectorContext;
+use crate::manager::ConnectorManager;
+use crate::registry::{self, did_you_mean};
+use crate::url::RemoteUrl;
+use crate::{Error, ErrorKind, Result};
+
+/// LMCache's remote storage plugins. `extra_config` says what `plugin://name` is, by one of
+///
+/// - `remote_storage_plugin.<name>.url`: any URL that kvconn opens;
+/// - `remote_storage_plugin.<name>.module_path` and `.class_name`: a registered connector, which takes its options from
+///   the plugin's other keys;
+/// - nothing, if the part before the dot is a scheme that a connector claims: `plugin://fs.primary` is the `fs`
+///   connector with `remote_storage_plugin.fs.primary.base_path`, as in LMCache.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PluginAdapter;
+
+impl PluginAdapter {
+    /// The scheme it serves.
+    pub const SCHEME: &'static str = "plugin";
+}
+
+impl ConnectorAdapter for PluginAdapter {
+    fn can_parse(&self, url: &RemoteUrl) -> bool {
+        url.scheme() == Self::SCHEME
+    }
+
+    async fn create_connector(&self, ctx: ConnectorContext) -> Result<Connector> {
+        // As LMCache: everything behind `plugin://` is the name, so it is not read as a host.
+        let url = ctx.url().clone();
+        let text = url.expose();
+        let name = text.split_once("://").map_or("", |(_, rest)| rest);
+        let name = name.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
+        if name.is_empty() {
+            return Err(Error::new(ErrorKind::InvalidUrl, format!("`{}` names no plugin", ctx.url()))
+                .with_hint("write `plugin://name` or `plugin://name.instance`"));
+        }
+        let ctx = match ctx.plugin_name() {
+            Some(_) => ctx,
+            None => ctx.with_plugin_name(name),
+        };
+        let setting = |key: &str| -> Result<Option<String>> {
+            let key = format!("{PLUGIN_KEY_PREFIX}{name}.{key}");
+            match ctx.config().extra_config().get(&key) {
+                None | Some(serde_json::Value::Null) => Ok(None),
+                Some(serde_json::Value::String(text)) => Ok(Some(text.clone())),
+                Some(_) => Err(Error::new(ErrorKind::InvalidOption, format!("extra_config key `{key}` is not a text"))),
+            }
+        };
+        if let Some(url) = setting("url")? {
+            let url = RemoteUrl::parse(&url)?;
+            if url.scheme() == Self::SCHEME {
+                return Err(Error::new(
+                    ErrorKind::InvalidOption,
+                    format!("plugin `{name}` has another plugin as its url"),
+                ));
+            }
+            return Box::pin(ConnectorManager::new().create_connector(ctx.with_url(url))).await;
+        }
+        match (setting("module_path")?, setting("class_name")?) {
+            (Some(module), Some(class)) => create_entry(registry::find(&module, &class)?, ctx).await,
+            (None, None) => by_type(name, ctx).await,
+            (module, _) => {
+                let missing = if module.is_none() { "module_path" } else { "class_name" };
+                Err(Error::new(
+                    ErrorKind::InvalidOption,
+                    format!("plugin `{name}` needs extra_config key `{PLUGIN_KEY_PREFIX}{name}.{missing}`"),
+                ))
+            }
+        }
+    }
+}
+
+/// `fs.primary` is the connector that claims the scheme `fs`.
+async fn by_type(name: &str, ctx: ConnectorContext) -> Result<Connector> {
+    let scheme = name.split('.').next().unwrap_or(name);
+    let owner = registry::index().find_scheme(scheme)?;
+    if let Some(registry::SchemeOwner::Connector(entry)) = owner {
+        return create_entry(entry, ctx).await;
+    }
+    let configured = ctx.config().extra_config().keys().filter_map(|key| {
+        let rest = key.strip_prefix(PLUGIN_KEY_PREFIX)?;
+        Some(rest.rsplit_once('.')?.0)
+    });
+    let guess = did_you_mean(name, configured);
+    Err(Error::new(ErrorKind::InvalidOption, format!("extra_config does not say what plugin `{name}` is{guess}"))
+        .with_hint(format!(
+            "set `{PLUGIN_KEY_PREFIX}{name}.url`, or `.module_path` and `.class_name`, in extra_config"
+        )))
+}

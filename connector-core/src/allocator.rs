@@ -1,0 +1,130 @@
+//! Where `get` takes its memory from.
+
+mod pool;
+
+use std::fmt;
+use std::sync::Arc;
+
+use futures::future::{BoxFuture, FutureExt};
+
+use crate::chunk::{ChunkLayout, MemoryObjMut};
+use crate::config::LMCacheEngineConfig;
+use crate::{Error, Result};
+
+pub use pool::{PoolAllocator, PoolStats};
+
+/// A source of memory for chunks.
+///
+/// Waiting for memory is the allocator's own policy: LMCache's has no wake-up to wait for, so whoever wraps it knows best
+/// how. A future that is dropped gives up its place and releases whatever was being made for it.
+///
+/// # Errors of every method
+/// `OutOfMemory`: marked [temporary](Error::is_temporary) if the memory is taken by others now, and not if the chunk is
+/// larger than all there is. `Unsupported` for a layout it cannot hold.
+pub trait ChunkAllocator: Send + Sync + 'static {
+    /// Memory for one chunk at once, or `None` if this allocator has to wait or block for an answer: then
+    /// [`allocate`](Self::allocate) has it. Never blocks.
+    fn try_allocate(&self, layout: &ChunkLayout) -> Option<Result<MemoryObjMut>> {
+        let _ = layout;
+        None
+    }
+
+    /// Memory for one chunk. Its bytes hold whatever was there.
+    fn allocate<'a>(&'a self, layout: &'a ChunkLayout) -> BoxFuture<'a, Result<MemoryObjMut>>;
+
+    /// Memory for several chunks, all or none: tasks that take one chunk at a time of a scarce pool can each hold a part
+    /// of what the others wait for.
+    fn allocate_many<'a>(&'a self, layouts: &'a [ChunkLayout]) -> BoxFuture<'a, Result<Vec<MemoryObjMut>>> {
+        async move {
+            let mut all = Vec::with_capacity(layouts.len());
+            for layout in layouts {
+                all.push(self.allocate(layout).await?);
+            }
+            Ok(all)
+        }
+        .boxed()
+    }
+}
+
+/// The memory that a connector reads into: a handle over some [`ChunkAllocator`], by default a [`PoolAllocator`].
+///
+/// ```
+/// # async fn f() -> connector_core::Result<()> {
+/// use connector_core::{ChunkLayout, LocalCpuBackend};
+/// let backend = LocalCpuBackend::with_capacity(64 << 20);
+/// let mut chunk = backend.allocate(&ChunkLayout::binary(4 << 20)).await?;
+/// chunk.fill(7);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct LocalCpuBackend(Arc<dyn ChunkAllocator>);
+
+impl LocalCpuBackend {
+    /// A pool of `bytes` bytes. Memory is taken from the system as it is needed, and kept.
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self::with_allocator(PoolAllocator::new(bytes))
+    }
+
+    /// A pool of the size that LMCache's configuration gives (`max_local_cpu_size`, 5 GiB unless set).
+    pub fn from_config(config: &LMCacheEngineConfig) -> Self {
+        Self::with_capacity(config.max_local_cpu_bytes())
+    }
+
+    /// Memory of another allocator.
+    pub fn with_allocator(allocator: impl ChunkAllocator) -> Self {
+        Self(Arc::new(allocator))
+    }
+
+    /// Memory of a shared allocator.
+    pub fn with_shared(allocator: Arc<dyn ChunkAllocator>) -> Self {
+        Self(allocator)
+    }
+
+    /// Memory at once, or `None` if the allocator has to wait or block: see [`ChunkAllocator::try_allocate`]. For work
+    /// that already runs on a blocking thread.
+    pub fn try_allocate(&self, layout: &ChunkLayout) -> Option<Result<MemoryObjMut>> {
+        self.0.try_allocate(layout)
+    }
+
+    /// Memory for one chunk. Its bytes hold whatever was there.
+    ///
+    /// # Errors
+    /// `OutOfMemory` with both sizes; see [`ChunkAllocator`].
+    pub async fn allocate(&self, layout: &ChunkLayout) -> Result<MemoryObjMut> {
+        match self.0.try_allocate(layout) {
+            Some(answer) => answer,
+            None => self.0.allocate(layout).await,
+        }
+    }
+
+    /// Memory for several chunks, all or none.
+    ///
+    /// # Errors
+    /// `OutOfMemory` with both sizes; see [`ChunkAllocator`].
+    pub async fn allocate_many(&self, layouts: &[ChunkLayout]) -> Result<Vec<MemoryObjMut>> {
+        self.0.allocate_many(layouts).await
+    }
+}
+
+impl fmt::Debug for LocalCpuBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LocalCpuBackend(..)")
+    }
+}
+
+/// The error of an allocation: `wanted` bytes do not fit `room` of `capacity`.
+fn out_of_memory(wanted: usize, room: usize, capacity: usize) -> Error {
+    let kind = crate::ErrorKind::OutOfMemory;
+    if wanted > capacity {
+        Error::new(kind, format!("a chunk of {wanted} bytes is larger than the whole pool of {capacity} bytes"))
+            .with_hint("raise `max_local_cpu_size`")
+    } else {
+        Error::new(
+            kind,
+            format!("no memory for a chunk of {wanted} bytes: {room} of the pool's {capacity} bytes are free"),
+        )
+        .temporary(true)
+        .with_hint("drop chunks that are no longer needed, or raise `max_local_cpu_size`")
+    }
+}

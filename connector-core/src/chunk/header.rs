@@ -1,0 +1,171 @@
+//! The header that LMCache writes before or beside a chunk.
+//!
+//! `length, format, (dtype, shape0, shape1, shape2, shape3) x groups`, each a native-order `i32`: little-endian on
+//! every machine in use. 28 bytes for one group. The number of groups is not inside: whoever reads must know it.
+//!
+//! Source: `RemoteMetadata` in `lmcache/v1/protocol.py` of LMCache 0.5.6; vectors in `remote_metadata.json`.
+
+use super::{ChunkLayout, Dtype, Group, Groups, MemoryFormat, Shape};
+use crate::{Error, ErrorKind, Result};
+
+/// Most groups this reader accepts. LMCache names no limit; models have a handful.
+pub const MAX_HEADER_GROUPS: usize = 64;
+
+/// A chunk header's bytes, ready to be written. Lives on the stack for up to four groups' worth of bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChunkHeader {
+    bytes: [u8; Self::INLINE],
+    more: Vec<u8>,
+    len: usize,
+}
+
+impl ChunkHeader {
+    const INLINE: usize = Self::len_for(4);
+
+    /// Bytes of a header of `groups` groups: `4 * (2 + 5 * groups)`.
+    pub const fn len_for(groups: usize) -> usize {
+        4 * (2 + 5 * groups)
+    }
+
+    /// The number of groups of a header of `len` bytes, if headers have that length.
+    pub const fn groups_for(len: usize) -> Option<usize> {
+        match len.checked_sub(8) {
+            Some(rest) if rest >= 20 && rest.is_multiple_of(20) && rest / 20 <= MAX_HEADER_GROUPS => Some(rest / 20),
+            _ => None,
+        }
+    }
+
+    /// The header of a chunk.
+    ///
+    /// # Errors
+    /// `Unsupported` if a dtype has no code (int8, int16, int32, int64, bool and the fnuz types), `InvalidInput` if a
+    /// dimension or the length is over 2^31 - 1.
+    pub fn new(layout: &ChunkLayout) -> Result<Self> {
+        let len = Self::len_for(layout.groups.len());
+        let mut header = Self { bytes: [0; Self::INLINE], more: Vec::new(), len };
+        if len > Self::INLINE {
+            header.more = vec![0; len];
+        }
+        let out = if len > Self::INLINE { &mut header.more[..] } else { &mut header.bytes[..len] };
+        let mut words = out.chunks_exact_mut(4);
+        let mut push = |word: i32| {
+            if let Some(place) = words.next() {
+                place.copy_from_slice(&word.to_le_bytes());
+            }
+        };
+        push(to_i32(layout.len, "length")?);
+        push(layout.format.code());
+        for group in layout.groups.iter() {
+            push(dtype_code(group.dtype)?);
+            for dim in group.shape.padded() {
+                push(to_i32(dim, "a dimension")?);
+            }
+        }
+        Ok(header)
+    }
+
+    /// The header's bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        if self.len > Self::INLINE { &self.more } else { &self.bytes[..self.len] }
+    }
+
+    /// Reads a header; `bytes` is the header and nothing else.
+    ///
+    /// # Errors
+    /// `Corrupt` for a length that headers do not have, an unknown dtype or format, or a negative number.
+    pub fn read(bytes: &[u8]) -> Result<ChunkLayout> {
+        let groups = Self::groups_for(bytes.len()).ok_or_else(|| {
+            corrupt(format!("a chunk header has 8 + 20 bytes for each group, not {} bytes", bytes.len()))
+        })?;
+        let word = |i: usize| i32::from_le_bytes([bytes[i * 4], bytes[i * 4 + 1], bytes[i * 4 + 2], bytes[i * 4 + 3]]);
+        let len = to_usize(word(0), "length")?;
+        let format = MemoryFormat::from_code(word(1))
+            .ok_or_else(|| corrupt(format!("the chunk header names the unknown format {}", word(1))))?;
+        let group = |i: usize| -> Result<Group> {
+            let at = 2 + i * 5;
+            let dtype = match word(at) {
+                0 => None,
+                code => Some(
+                    Dtype::from_code(code)
+                        .ok_or_else(|| corrupt(format!("the chunk header names the unknown dtype {code}")))?,
+                ),
+            };
+            let mut dims = [0; Shape::MAX_RANK];
+            for (d, dim) in dims.iter_mut().enumerate() {
+                *dim = to_usize(word(at + 1 + d), "dimension")?;
+            }
+            let shape = Shape::new(&dims)?;
+            Ok(Group { shape: if format.is_binary() { shape } else { shape.stripped() }, dtype })
+        };
+        let groups = if groups == 1 {
+            Groups::from(group(0)?)
+        } else {
+            Groups::new(&(0..groups).map(group).collect::<Result<Vec<_>>>()?)?
+        };
+        Ok(ChunkLayout { format, groups, len })
+    }
+}
+
+fn corrupt(message: String) -> Error {
+    Error::new(ErrorKind::Corrupt, message)
+}
+
+fn to_usize(word: i32, what: &str) -> Result<usize> {
+    usize::try_from(word).map_err(|_| corrupt(format!("the chunk header holds the negative {what} {word}")))
+}
+
+fn to_i32(value: usize, what: &str) -> Result<i32> {
+    i32::try_from(value).map_err(|_| {
+        Error::new(
+            ErrorKind::InvalidInput,
+            format!("{what} of {value} does not fit a chunk header (at most {})", i32::MAX),
+        )
+    })
+}
+
+fn dtype_code(dtype: Option<Dtype>) -> Result<i32> {
+    let Some(dtype) = dtype else { return Ok(0) };
+    dtype.code().ok_or_else(|| {
+        let known: Vec<_> = Dtype::ALL.into_iter().filter(|d| d.code().is_some()).map(Dtype::torch_name).collect();
+        Error::new(ErrorKind::Unsupported, format!("LMCache's chunk header has no code for {dtype}"))
+            .with_hint(format!("it can name {}; a raw store (`save_chunk_meta: false`) keeps any", known.join(" ")))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_groups_round_trip() {
+        let group = |n| Group { shape: Shape::new(&[2, n]).unwrap(), dtype: Some(Dtype::Bfloat16) };
+        let groups: Vec<_> = (1..=9).map(group).collect();
+        let layout = ChunkLayout::from_groups(MemoryFormat::Kv2ltd, &groups).unwrap();
+        let header = ChunkHeader::new(&layout).unwrap();
+        assert_eq!(header.as_bytes().len(), ChunkHeader::len_for(9));
+        assert_eq!(ChunkHeader::read(header.as_bytes()).unwrap(), layout);
+    }
+
+    #[test]
+    fn damaged_headers_are_corrupt_and_say_how() {
+        let good = ChunkHeader::new(&ChunkLayout::binary(7)).unwrap();
+        for (at, value, why) in
+            [(0, -1, "negative length"), (4, 9, "format 9"), (8, 99, "dtype 99"), (12, -5, "negative dimension")]
+        {
+            let mut bytes = good.as_bytes().to_vec();
+            bytes[at..at + 4].copy_from_slice(&i32::to_le_bytes(value));
+            let e = ChunkHeader::read(&bytes).unwrap_err();
+            assert_eq!(e.kind(), ErrorKind::Corrupt);
+            assert!(e.to_string().contains(why), "{e}");
+        }
+        for len in [0, 8, 27, 29, 8 + 20 * (MAX_HEADER_GROUPS + 1)] {
+            assert_eq!(ChunkHeader::read(&vec![0; len]).unwrap_err().kind(), ErrorKind::Corrupt);
+        }
+    }
+
+    #[test]
+    fn dtypes_without_a_code_are_refused() {
+        let layout = ChunkLayout::new(MemoryFormat::Kv2ltd, Shape::new(&[4]).unwrap(), Dtype::Int8).unwrap();
+        assert_eq!(ChunkHeader::new(&layout).unwrap_err().kind(), ErrorKind::Unsupported);
+    }
+}

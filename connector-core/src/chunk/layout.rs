@@ -1,0 +1,139 @@
+//! What the bytes of a chunk are.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use super::{Dtype, MemoryFormat, Shape};
+use crate::{Error, ErrorKind, Result};
+
+/// Layers of equal shape and dtype, stored as one tensor inside the chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Group {
+    /// The tensor's shape.
+    pub shape: Shape,
+    /// The tensor's element type; `None` where LMCache wrote none.
+    pub dtype: Option<Dtype>,
+}
+
+impl Group {
+    /// Bytes by shape and dtype; `None` if that overflows or there is no dtype.
+    pub fn bytes(&self) -> Option<usize> {
+        self.shape.elements()?.checked_mul(self.dtype?.size())
+    }
+}
+
+/// One or more groups; the usual single one takes no allocation. Derefs to `[Group]`.
+#[derive(Debug, Clone)]
+pub struct Groups(Inner);
+
+#[derive(Debug, Clone)]
+enum Inner {
+    One(Group),
+    Many(Arc<[Group]>),
+}
+
+impl Groups {
+    /// These groups.
+    ///
+    /// # Errors
+    /// `InvalidInput` if there is none.
+    pub fn new(groups: &[Group]) -> Result<Self> {
+        match groups {
+            [] => Err(Error::new(ErrorKind::InvalidInput, "a chunk has at least one group of layers")),
+            [one] => Ok(Self(Inner::One(*one))),
+            many => Ok(Self(Inner::Many(many.into()))),
+        }
+    }
+}
+
+impl From<Group> for Groups {
+    fn from(group: Group) -> Self {
+        Self(Inner::One(group))
+    }
+}
+
+impl Deref for Groups {
+    type Target = [Group];
+
+    fn deref(&self) -> &[Group] {
+        match &self.0 {
+            Inner::One(group) => std::slice::from_ref(group),
+            Inner::Many(groups) => groups,
+        }
+    }
+}
+
+impl PartialEq for Groups {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Groups {}
+
+/// Format, groups and length of a chunk.
+///
+/// `len` is authoritative: it need not be the product of shape and dtype (the binary shape `[n, 0, 0, 0]` has product 0).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChunkLayout {
+    /// How the bytes are arranged.
+    pub format: MemoryFormat,
+    /// Shape and dtype, one for each group of layers.
+    pub groups: Groups,
+    /// Bytes.
+    pub len: usize,
+}
+
+impl ChunkLayout {
+    /// One group; the length follows from shape and dtype.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a binary format with a shape that is not `[bytes, 0, 0, 0]`, or if the length overflows.
+    pub fn new(format: MemoryFormat, shape: Shape, dtype: Dtype) -> Result<Self> {
+        Self::from_groups(format, &[Group { shape, dtype: Some(dtype) }])
+    }
+
+    /// Several groups; the length follows from their shapes and dtypes.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new); also if there is no group, or one has no dtype.
+    pub fn from_groups(format: MemoryFormat, groups: &[Group]) -> Result<Self> {
+        let bytes = |g: &Group| {
+            if format.is_binary() { g.dtype.and_then(|d| g.shape.first()?.checked_mul(d.size())) } else { g.bytes() }
+        };
+        let len = groups.iter().try_fold(0usize, |sum, g| sum.checked_add(bytes(g)?)).ok_or_else(|| {
+            Error::new(ErrorKind::InvalidInput, "a group has no dtype, or the chunk's length overflows")
+        })?;
+        Ok(Self { format, groups: Groups::new(groups)?, len })
+    }
+
+    /// `len` plain bytes: BINARY, uint8, `[len, 0, 0, 0]`, as LMCache labels a value it knows nothing about.
+    pub fn binary(len: usize) -> Self {
+        let group = Group { shape: Shape::binary(len), dtype: Some(Dtype::Uint8) };
+        Self { format: MemoryFormat::Binary, groups: group.into(), len }
+    }
+
+    /// The first group's shape.
+    pub fn shape(&self) -> Shape {
+        self.groups[0].shape
+    }
+
+    /// The first group's dtype.
+    pub fn dtype(&self) -> Option<Dtype> {
+        self.groups[0].dtype
+    }
+}
+
+impl std::fmt::Display for ChunkLayout {
+    /// `KV_2LTD float16 [2, 12, 256, 768], 9437184 bytes`
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.format)?;
+        for g in self.groups.iter() {
+            match g.dtype {
+                Some(dtype) => write!(f, " {dtype} {}", g.shape)?,
+                None => write!(f, " no dtype {}", g.shape)?,
+            }
+        }
+        write!(f, ", {} bytes", self.len)
+    }
+}

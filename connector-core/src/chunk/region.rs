@@ -1,0 +1,71 @@
+//! Memory that somebody owns.
+#![expect(unsafe_code, reason = "the one place where foreign memory is described")]
+
+use std::any::Any;
+use std::ptr::NonNull;
+
+/// Memory that somebody owns: a block of a pool, a Python buffer, pinned memory of another allocator.
+///
+/// A region is held by one [`MemoryObjMut`](crate::MemoryObjMut), or shared by any number of
+/// [`MemoryObj`](crate::MemoryObj)s; it is dropped with the last of them, on whatever thread that is, and its `Drop`
+/// gives the memory back. A `Drop` must not block, must not wait for a lock that its caller may hold (Python's GIL), and
+/// must not panic: it may run on an executor's thread.
+///
+/// # Safety
+/// From the moment it is handed over until it is dropped, an implementation promises that
+/// - [`as_ptr`](Self::as_ptr) and [`len`](Self::len) always give the same answer;
+/// - `as_ptr()..as_ptr() + len()` is one allocation, initialised, and valid to read and write from any thread;
+/// - nobody else writes to that memory, and nobody else reads it while a `MemoryObjMut` holds it.
+///   (A foreign owner that only *could* do so, such as a Python program that keeps a view of its buffer, has to promise
+///   not to: LMCache does for the time between submit and completion.)
+pub unsafe trait Region: Any + Send + Sync {
+    /// Start of the memory. Aligned as its owner likes; may dangle if `len` is 0.
+    fn as_ptr(&self) -> NonNull<u8>;
+
+    /// Bytes of the memory, at most `isize::MAX`.
+    fn len(&self) -> usize;
+
+    /// Whether there is no byte.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Memory of the ordinary heap.
+pub(crate) struct Heap {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+impl Heap {
+    pub(crate) fn new(bytes: Box<[u8]>) -> Self {
+        let len = bytes.len();
+        // SAFETY: Box::into_raw never gives null.
+        let start = unsafe { NonNull::new_unchecked(Box::into_raw(bytes).cast::<u8>()) };
+        Self { start, len }
+    }
+}
+
+// SAFETY: the memory is a leaked `Box<[u8]>` (initialised, one allocation) that only this value knows, and that lives
+// until `drop` takes it back.
+unsafe impl Region for Heap {
+    fn as_ptr(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    fn len(&self) -> usize {
+        self.len
+    }
+}
+
+// SAFETY: owns plain bytes, as the `Box<[u8]>` it was made from.
+unsafe impl Send for Heap {}
+// SAFETY: as above; `&Heap` gives out a pointer but no access.
+unsafe impl Sync for Heap {}
+
+impl Drop for Heap {
+    fn drop(&mut self) {
+        // SAFETY: pointer and length come from `Box::into_raw` in `new`, and nothing can use them after this drop.
+        drop(unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(self.start.as_ptr(), self.len)) });
+    }
+}

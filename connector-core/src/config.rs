@@ -1,0 +1,347 @@
+//! LMCache's engine configuration, from the same YAML file and the same environment variables.
+//!
+//! Source: `lmcache/v1/config.py` and `config_base.py` of LMCache 0.5.6.
+
+mod keys;
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use crate::options::parse_bool;
+use crate::registry::nearest;
+use crate::{Error, ErrorKind, Result};
+
+/// The environment variable that names the configuration file.
+pub const CONFIG_FILE_VARIABLE: &str = "LMCACHE_CONFIG_FILE";
+
+/// What LMCache's configuration says that is a connector's business.
+///
+/// Every other key that LMCache 0.5.6 knows is accepted, and can be read by [`get`](Self::get).
+///
+/// ```
+/// # fn main() -> connector_core::Result<()> {
+/// use connector_core::LMCacheEngineConfig;
+/// let config = LMCacheEngineConfig::from_yaml("chunk_size: 128\nextra_config:\n  save_chunk_meta: false\n")?;
+/// assert_eq!(config.chunk_size, 128);
+/// assert!(!config.save_chunk_meta());
+///
+/// let e = LMCacheEngineConfig::from_yaml("chunk_sise: 128").unwrap_err();
+/// assert!(e.to_string().contains("did you mean `chunk_size`?"), "{e}");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct LMCacheEngineConfig {
+    /// Tokens of a full chunk. Default 256.
+    pub chunk_size: usize,
+    /// Size of the local CPU backend in GiB. Default 5.
+    pub max_local_cpu_size: f64,
+    /// The store to open, if the configuration names one.
+    pub remote_url: Option<String>,
+    /// How LMCache encodes chunks. Default `naive`, the only one kvconn reads.
+    pub remote_serde: String,
+    /// Whether each layer is a chunk of its own. Default false.
+    pub use_layerwise: bool,
+    /// Whether partial chunks are stored. Default false.
+    pub save_unfull_chunk: bool,
+    /// How long LMCache waits for a connector, in seconds. Default 10.
+    pub blocking_timeout_secs: u64,
+    /// The store behind `audit://`.
+    pub audit_actual_remote_url: Option<String>,
+    /// Instances of `plugin://`.
+    pub remote_storage_plugins: Vec<String>,
+    extra_config: Map<String, Value>,
+    all: Map<String, Value>,
+}
+
+impl Default for LMCacheEngineConfig {
+    fn default() -> Self {
+        Self {
+            chunk_size: 256,
+            max_local_cpu_size: 5.0,
+            remote_url: None,
+            remote_serde: "naive".to_owned(),
+            use_layerwise: false,
+            save_unfull_chunk: false,
+            blocking_timeout_secs: 10,
+            audit_actual_remote_url: None,
+            remote_storage_plugins: Vec::new(),
+            extra_config: Map::new(),
+            all: Map::new(),
+        }
+    }
+}
+
+impl LMCacheEngineConfig {
+    /// LMCache's defaults, and nothing else.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The configuration as LMCache would load it: the file that `LMCACHE_CONFIG_FILE` names, if it is set, with every
+    /// `LMCACHE_<KEY>` variable over it.
+    ///
+    /// # Errors
+    /// `InvalidOption` for a file that cannot be read and for a wrong value, naming the file or variable.
+    pub fn load() -> Result<Self> {
+        let mut config = match std::env::var_os(CONFIG_FILE_VARIABLE) {
+            Some(path) if !path.is_empty() => Self::from_file(Path::new(&path))?,
+            _ => Self::default(),
+        };
+        config.apply_variables(|name| std::env::var(name).ok())?;
+        Ok(config)
+    }
+
+    /// The configuration of a YAML file.
+    ///
+    /// # Errors
+    /// As [`from_yaml`](Self::from_yaml), and if the file cannot be read.
+    pub fn from_file(path: &Path) -> Result<Self> {
+        let at = |e: Error| {
+            let named = Error::new(e.kind(), format!("configuration file `{}`: {}", path.display(), e.message()));
+            match e.hint() {
+                Some(hint) => named.with_hint(hint.to_owned()),
+                None => named,
+            }
+        };
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| Error::io(e, format_args!("read configuration file `{}`", path.display())))?;
+        Self::from_yaml(&text).map_err(at)
+    }
+
+    /// The configuration of a YAML text.
+    ///
+    /// # Errors
+    /// `InvalidOption` for text that is no YAML map, for a wrong value, and for an unknown key that looks like a
+    /// misspelt one. Other unknown keys are LMCache's to come: they are logged, as LMCache does.
+    pub fn from_yaml(text: &str) -> Result<Self> {
+        let value: Value = serde_norway::from_str(text).map_err(|e| invalid(format!("it is no YAML: {e}")))?;
+        let map = match value {
+            Value::Object(map) => map,
+            Value::Null => Map::new(),
+            _ => return Err(invalid("it is no map of keys to values".to_owned())),
+        };
+        let mut config = Self::default();
+        for (key, value) in map {
+            config.set(&key, value)?;
+        }
+        Ok(config)
+    }
+
+    /// Puts every `LMCACHE_<KEY>` that `variable` gives over this configuration.
+    ///
+    /// # Errors
+    /// `InvalidOption` for a wrong value, naming the variable.
+    pub fn apply_variables(&mut self, variable: impl Fn(&str) -> Option<String>) -> Result<()> {
+        for key in keys::KEYS.iter().chain(keys::ALIASES.iter().map(|(old, _)| old)) {
+            let name = format!("LMCACHE_{}", key.to_ascii_uppercase());
+            if let Some(text) = variable(&name) {
+                self.set(key, Value::String(unquote(&text).to_owned()))
+                    .map_err(|e| Error::new(e.kind(), format!("environment variable {name}: {}", e.message())))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets one key, as a line of the YAML file would.
+    ///
+    /// # Errors
+    /// `InvalidOption` for a value of the wrong type, and for a key that looks like a misspelt one.
+    pub fn set(&mut self, key: &str, value: Value) -> Result<()> {
+        let key = keys::ALIASES.iter().find(|(old, _)| *old == key).map_or(key, |(_, new)| new);
+        if !keys::KEYS.contains(&key) {
+            if let Some(near) = nearest(key, keys::KEYS.iter().copied()) {
+                return Err(invalid(format!("unknown key `{key}`; did you mean `{near}`?")));
+            }
+            tracing::warn!(key, "unknown configuration key");
+            return Ok(());
+        }
+        if value.is_null() {
+            return Ok(());
+        }
+        let default = Self::default();
+        match key {
+            "chunk_size" => self.chunk_size = number(key, &value, |n: &usize| *n > 0, "a number of tokens over 0")?,
+            "max_local_cpu_size" => {
+                self.max_local_cpu_size = number(key, &value, |n: &f64| n.is_finite() && *n >= 0.0, "a size in GiB")?;
+            }
+            "remote_url" => self.remote_url = text(key, &value)?,
+            "remote_serde" => self.remote_serde = text(key, &value)?.unwrap_or(default.remote_serde),
+            "use_layerwise" => self.use_layerwise = flag(key, &value)?,
+            "save_unfull_chunk" => self.save_unfull_chunk = flag(key, &value)?,
+            "blocking_timeout_secs" => {
+                self.blocking_timeout_secs = number(key, &value, |n: &u64| *n > 0, "a number of seconds over 0")?;
+            }
+            "audit_actual_remote_url" => self.audit_actual_remote_url = text(key, &value)?,
+            "remote_storage_plugins" => self.remote_storage_plugins = list(key, &value)?,
+            "extra_config" => self.extra_config = map(key, &value)?,
+            _ => {}
+        }
+        self.all.insert(key.to_owned(), value);
+        Ok(())
+    }
+
+    /// Any key that was set, also one that no field holds.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.all.get(key)
+    }
+
+    /// LMCache's space for everything else.
+    pub fn extra_config(&self) -> &Map<String, Value> {
+        &self.extra_config
+    }
+
+    /// The same configuration with one key of `extra_config` set.
+    #[must_use]
+    pub fn with_extra_config(mut self, key: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.extra_config.insert(key.into(), value.into());
+        self
+    }
+
+    /// Whether chunks are stored with their header: `extra_config.save_chunk_meta`, true unless set; layerwise mode
+    /// forces it.
+    pub fn save_chunk_meta(&self) -> bool {
+        let set = self.extra_config.get("save_chunk_meta");
+        self.use_layerwise || set.and_then(as_flag).unwrap_or(true)
+    }
+
+    /// [`max_local_cpu_size`](Self::max_local_cpu_size) in bytes.
+    pub fn max_local_cpu_bytes(&self) -> usize {
+        (self.max_local_cpu_size * 1024.0 * 1024.0 * 1024.0) as usize
+    }
+}
+
+fn invalid(message: String) -> Error {
+    Error::new(ErrorKind::InvalidOption, message)
+}
+
+fn wrong(key: &str, value: &Value, want: &str) -> Error {
+    // A URL may hold a password.
+    let shown = if key.contains("url") { "what is there".to_owned() } else { format!("`{value}`") };
+    invalid(format!("key `{key}`: {shown} is not {want}"))
+}
+
+fn as_flag(value: &Value) -> Option<bool> {
+    match value {
+        Value::Bool(flag) => Some(*flag),
+        Value::Number(n) => n.as_u64().filter(|n| *n < 2).map(|n| n == 1),
+        Value::String(text) => parse_bool(text),
+        _ => None,
+    }
+}
+
+fn flag(key: &str, value: &Value) -> Result<bool> {
+    as_flag(value).ok_or_else(|| wrong(key, value, "true or false"))
+}
+
+fn number<T: std::str::FromStr>(key: &str, value: &Value, allowed: impl Fn(&T) -> bool, want: &str) -> Result<T> {
+    let text = match value {
+        Value::Number(n) => n.to_string(),
+        Value::String(text) => text.trim().to_owned(),
+        _ => return Err(wrong(key, value, want)),
+    };
+    text.parse().ok().filter(allowed).ok_or_else(|| wrong(key, value, want))
+}
+
+fn text(key: &str, value: &Value) -> Result<Option<String>> {
+    match value {
+        Value::String(text) => Ok(Some(text.clone()).filter(|t| !t.is_empty())),
+        _ => Err(wrong(key, value, "a text")),
+    }
+}
+
+fn list(key: &str, value: &Value) -> Result<Vec<String>> {
+    match value {
+        Value::String(text) => {
+            Ok(text.split(',').map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned).collect())
+        }
+        Value::Array(items) => items
+            .iter()
+            .map(|item| item.as_str().map(str::to_owned).ok_or_else(|| wrong(key, value, "a list of texts")))
+            .collect(),
+        _ => Err(wrong(key, value, "a list of texts")),
+    }
+}
+
+fn map(key: &str, value: &Value) -> Result<Map<String, Value>> {
+    let parsed;
+    let value = match value {
+        Value::String(text) => {
+            parsed = serde_json::from_str(text).map_err(|e| invalid(format!("key `{key}`: it is no JSON: {e}")))?;
+            &parsed
+        }
+        other => other,
+    };
+    match value {
+        Value::Object(map) => Ok(map.clone()),
+        _ => Err(invalid(format!("key `{key}` is no map of keys to values"))),
+    }
+}
+
+/// LMCache takes one pair of quotes off a variable's value.
+fn unquote(text: &str) -> &str {
+    let text = text.trim();
+    ['\'', '"'].into_iter().find_map(|q| text.strip_prefix(q)?.strip_suffix(q)).unwrap_or(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_real_file_with_keys_that_are_no_connectors_business_loads() {
+        let config = LMCacheEngineConfig::from_yaml(
+            "chunk_size: 16\nlocal_cpu: yes\nmax_local_cpu_size: 0.5\nremote_url: \"redis://u:pw@h:1\"\nenable_p2p: false\n\
+             save_unfull_chunk: 1\nblocking_timeout_secs: \"3\"\nremote_storage_plugins: fs.a, fs.b\n\
+             extra_config:\n  save_chunk_meta: \"false\"\n  fs_connector_use_odirect: true\n",
+        )
+        .unwrap();
+        assert_eq!((config.chunk_size, config.blocking_timeout_secs, config.save_unfull_chunk), (16, 3, true));
+        assert_eq!(config.max_local_cpu_bytes(), 512 << 20);
+        assert_eq!(config.remote_storage_plugins, ["fs.a", "fs.b"]);
+        assert_eq!(config.get("enable_p2p"), Some(&Value::Bool(false)));
+        assert!(!config.save_chunk_meta());
+        assert_eq!(LMCacheEngineConfig::from_yaml("").unwrap(), LMCacheEngineConfig::default());
+    }
+
+    #[test]
+    fn layerwise_forces_the_header() {
+        let yaml = "use_layerwise: true\nextra_config: {save_chunk_meta: false}";
+        assert!(LMCacheEngineConfig::from_yaml(yaml).unwrap().save_chunk_meta());
+    }
+
+    #[test]
+    fn variables_lie_over_the_file() {
+        let mut config = LMCacheEngineConfig::from_yaml("chunk_size: 16").unwrap();
+        let variables = [
+            ("LMCACHE_CHUNK_SIZE", "'32'"),
+            ("LMCACHE_EXTRA_CONFIG", r#"{"save_chunk_meta": false}"#),
+            ("LMCACHE_EXTERNAL_BACKENDS", "a,b"),
+        ];
+        config
+            .apply_variables(|name| variables.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
+            .unwrap();
+        assert_eq!(config.chunk_size, 32);
+        assert!(!config.save_chunk_meta());
+        assert_eq!(config.get("storage_plugins"), Some(&Value::String("a,b".into())));
+    }
+
+    #[test]
+    fn wrong_values_say_where_and_what() {
+        for (yaml, why) in [
+            ("chunk_size: 0", "`chunk_size`: `0` is not a number of tokens over 0"),
+            ("chunk_size: many", "not a number of tokens"),
+            ("save_unfull_chunk: perhaps", "not true or false"),
+            ("remote_url: [redis://u:hunter2@h:1]", "is not a text"),
+            ("- a list", "no map"),
+            ("a: b: c", "no YAML"),
+            ("extra_config: 3", "no map"),
+        ] {
+            let e = LMCacheEngineConfig::from_yaml(yaml).unwrap_err();
+            assert!(e.kind() == ErrorKind::InvalidOption && e.to_string().contains(why), "{yaml}: {e}");
+            assert!(!e.to_string().contains("hunter2"), "{e}");
+        }
+    }
+}

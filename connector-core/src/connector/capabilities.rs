@@ -1,0 +1,86 @@
+//! What a store can do, told before one tries.
+
+use crate::chunk::Dtype;
+
+/// What a store can do. Everything is off by default: an author turns on what the connector has.
+///
+/// ```
+/// use connector_core::Capabilities;
+/// let c = Capabilities::new().with_remove().with_list().with_layout_kept();
+/// assert!(c.remove && !c.ping);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Capabilities {
+    /// `remove` and `batched_remove` work.
+    pub remove: bool,
+    /// `list` works.
+    pub list: bool,
+    /// `ping` works.
+    pub ping: bool,
+    /// Shape, dtype and format come back as they were put. Otherwise the value is raw: they come from the engine's
+    /// metadata, or the chunk is BINARY.
+    pub keeps_layout: bool,
+    /// Longest key text that can be stored, in bytes.
+    pub max_key_bytes: Option<usize>,
+    /// Longest chunk that can be stored, in bytes.
+    pub max_chunk_bytes: Option<u64>,
+    /// Dtypes that can be stored; `None` for any.
+    pub dtypes: Option<&'static [Dtype]>,
+}
+
+impl Capabilities {
+    /// None yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Has `remove`.
+    #[must_use]
+    pub fn with_remove(mut self) -> Self {
+        self.remove = true;
+        self
+    }
+
+    /// Has `list`.
+    #[must_use]
+    pub fn with_list(mut self) -> Self {
+        self.list = true;
+        self
+    }
+
+    /// Has `ping`.
+    #[must_use]
+    pub fn with_ping(mut self) -> Self {
+        self.ping = true;
+        self
+    }
+
+    /// Keeps shape, dtype and format.
+    #[must_use]
+    pub fn with_layout_kept(mut self) -> Self {
+        self.keeps_layout = true;
+        self
+    }
+
+    /// Keys have at most `bytes` bytes.
+    #[must_use]
+    pub fn with_max_key_bytes(mut self, bytes: usize) -> Self {
+        self.max_key_bytes = Some(bytes);
+        self
+    }
+
+    /// Chunks have at most `bytes` bytes.
+    #[must_use]
+    pub fn with_max_chunk_bytes(mut self, bytes: u64) -> Self {
+        self.max_chunk_bytes = Some(bytes);
+        self
+    }
+
+    /// Only chunks of these dtypes can be stored.
+    #[must_use]
+    pub fn with_dtypes(mut self, dtypes: &'static [Dtype]) -> Self {
+        self.dtypes = Some(dtypes);
+        self
+    }
+}

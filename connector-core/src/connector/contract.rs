@@ -1,0 +1,177 @@
+//! What an author implements.
+
+use std::future::Future;
+
+use futures::stream::{self, BoxStream, FuturesOrdered, StreamExt};
+
+use super::Capabilities;
+use crate::chunk::{MemoryObj, MemoryObjMut};
+use crate::context::ConnectorContext;
+use crate::key::CacheKey;
+use crate::{Error, Result};
+
+/// How many calls of a default batch run at once.
+const BATCH_CONCURRENCY: usize = 8;
+
+/// Answers in order, a few calls in flight at a time. A macro, because a closure that gives futures which borrow its
+/// argument makes the whole future not `Send` in the compiler's eyes.
+macro_rules! at_once {
+    ($items:expr, |$item:pat_param| $call:expr) => {
+        async move {
+            let mut items = $items;
+            let mut answers = Vec::with_capacity(items.len());
+            let mut running = FuturesOrdered::new();
+            loop {
+                while running.len() < BATCH_CONCURRENCY {
+                    match items.next() {
+                        Some($item) => running.push_back($call),
+                        None => break,
+                    }
+                }
+                match running.next().await {
+                    Some(answer) => answers.push(answer),
+                    None => break answers,
+                }
+            }
+        }
+    };
+}
+
+/// A store of KV-cache chunks: what an author implements.
+///
+/// Three methods are required; write them as plain `async fn`. Callers hold a [`Connector`](crate::Connector), which
+/// adds what every store needs: it refuses calls after `close`, and puts operation, key and connector into errors.
+///
+/// # Contract
+/// - `get` after `put` gives the same bytes, and the same shape, dtype and format where the store keeps them
+///   ([`keeps_layout`](Capabilities::keeps_layout)). A miss is `None`, never an error. A value that is short, torn or
+///   unreadable is the error [`Corrupt`](crate::ErrorKind::Corrupt), never a chunk.
+/// - `put` replaces; two puts of one key leave one of the two values, whole. A put that failed leaves the old value or
+///   none. It does not keep its chunk beyond its future, except for work that has not ended yet: the chunk may be a view
+///   of somebody's pool, so a store in memory copies.
+/// - A put refuses what a get could not give back.
+/// - Every future may be dropped at any await: nothing leaks, and the next call works. Work that outlives its future
+///   owns the memory it works on (see [`MemoryObjMut::take`]).
+/// - A lost server is an error within the timeout, never a hang; when it is back, the same connector works again.
+/// - What the store cannot do is `Unsupported`, and [`capabilities`](Self::capabilities) tells so before one tries.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a connector: `RemoteConnector` is not implemented for it",
+    label = "this struct is registered with `#[external_connector]`",
+    note = "write `impl RemoteConnector for {Self} {{ .. }}` with `exists`, `get` and `put`"
+)]
+pub trait RemoteConnector: Send + Sync + 'static {
+    /// Whether the key's chunk is stored and can be read.
+    fn exists(&self, key: &CacheKey) -> impl Future<Output = Result<bool>> + Send;
+
+    /// The key's chunk, or `None` if it is not stored.
+    ///
+    /// Memory comes from the context's [`LocalCpuBackend`](crate::LocalCpuBackend), if the store reads into memory at all.
+    fn get(&self, key: &CacheKey) -> impl Future<Output = Result<Option<MemoryObj>>> + Send;
+
+    /// Stores the chunk under the key, replacing what was there.
+    fn put(&self, key: &CacheKey, chunk: MemoryObj) -> impl Future<Output = Result<()>> + Send;
+
+    /// What this store can do beyond the three.
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::default()
+    }
+
+    /// Reads the chunk into the caller's memory and gives its length in bytes; `None` if it is not stored.
+    ///
+    /// `dst` then has the chunk's layout and length; its capacity stays. A chunk longer than the capacity is
+    /// [`SizeMismatch`](crate::ErrorKind::SizeMismatch) and says both sizes. After a miss or an error the memory is
+    /// back in `dst`, its bytes unspecified. If the future is dropped, `dst` may be left
+    /// [taken](MemoryObjMut::is_taken): the memory lives until the I/O has ended, then goes back to its owner.
+    ///
+    /// The default gets and copies.
+    fn get_into(&self, key: &CacheKey, dst: &mut MemoryObjMut) -> impl Future<Output = Result<Option<usize>>> + Send {
+        async move {
+            let Some(chunk) = self.get(key).await? else { return Ok(None) };
+            dst.set_layout(chunk.layout().clone())?;
+            dst.copy_from_slice(&chunk);
+            Ok(Some(chunk.len()))
+        }
+    }
+
+    /// Removes the chunk; says whether it was there.
+    fn remove(&self, key: &CacheKey) -> impl Future<Output = Result<bool>> + Send {
+        let _ = key;
+        async { Err(Error::unsupported("remove")) }
+    }
+
+    /// All keys whose text starts with `prefix`, in no order. Keys put or removed meanwhile may or may not be in it.
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
+        let _ = prefix;
+        stream::once(async { Err(Error::unsupported("list")) }).boxed()
+    }
+
+    /// Asks the store whether it is there.
+    fn ping(&self) -> impl Future<Output = Result<()>> + Send {
+        async { Err(Error::unsupported("ping")) }
+    }
+
+    /// Ends connections and background work, after the work in flight. Called once; the handle refuses later calls.
+    fn close(&self) -> impl Future<Output = Result<()>> + Send {
+        async { Ok(()) }
+    }
+
+    /// `exists` of each key, in the order asked. The default asks for eight keys at once.
+    fn batched_exists(&self, keys: &[CacheKey]) -> impl Future<Output = Vec<Result<bool>>> + Send {
+        at_once!(keys.iter(), |key| self.exists(key))
+    }
+
+    /// The length of the leading run of keys that exist: what an engine asks about a prefix.
+    ///
+    /// An error counts as the end of the run, unless it is the first key's.
+    fn batched_contains(&self, keys: &[CacheKey]) -> impl Future<Output = Result<usize>> + Send {
+        async move {
+            for (n, answer) in self.batched_exists(keys).await.into_iter().enumerate() {
+                match answer {
+                    Ok(true) => {}
+                    Err(e) if n == 0 => return Err(e),
+                    Ok(false) | Err(_) => return Ok(n),
+                }
+            }
+            Ok(keys.len())
+        }
+    }
+
+    /// `get` of each key, in the order asked. The default asks for eight keys at once.
+    fn batched_get(&self, keys: &[CacheKey]) -> impl Future<Output = Vec<Result<Option<MemoryObj>>>> + Send {
+        at_once!(keys.iter(), |key| self.get(key))
+    }
+
+    /// `get_into` of each pair, in the order asked. The default reads eight at once.
+    fn batched_get_into(
+        &self,
+        requests: &mut [(CacheKey, MemoryObjMut)],
+    ) -> impl Future<Output = Vec<Result<Option<usize>>>> + Send {
+        at_once!(requests.iter_mut(), |(key, dst)| self.get_into(key, dst))
+    }
+
+    /// `put` of each pair, answered in the order given. The default writes eight at once.
+    ///
+    /// Of two pairs with one key, either may be left.
+    fn batched_put(&self, items: &[(CacheKey, MemoryObj)]) -> impl Future<Output = Vec<Result<()>>> + Send {
+        at_once!(items.iter(), |(key, chunk)| self.put(key, chunk.clone()))
+    }
+
+    /// `remove` of each key, in the order asked. The default removes eight at once.
+    fn batched_remove(&self, keys: &[CacheKey]) -> impl Future<Output = Vec<Result<bool>>> + Send {
+        at_once!(keys.iter(), |key| self.remove(key))
+    }
+}
+
+/// How a connector is made from a URL.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be made from a URL: `FromContext` is not implemented for it",
+    label = "this struct is registered with `#[external_connector]`",
+    note = "write `impl FromContext for {Self} {{ async fn from_context(ctx: ConnectorContext) -> Result<Self> {{ .. }} }}`"
+)]
+pub trait FromContext: Sized {
+    /// Makes the connector: reads its options, connects or checks that it could.
+    ///
+    /// # Errors
+    /// Whatever keeps the connector from working, as one sentence that says what to change.
+    fn from_context(ctx: ConnectorContext) -> impl Future<Output = Result<Self>> + Send;
+}

@@ -1,0 +1,131 @@
+//! Counts the calls in flight, and closes behind the last.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::Notify;
+
+use crate::{Error, Result};
+
+/// Lets calls in until it is closed, and says when the last one has left.
+///
+/// [`Connector`](crate::Connector) holds one for every connector. A connector whose work outlives its futures (blocking
+/// threads, background writers) holds one of its own and moves a [`Pass`] into that work.
+#[derive(Debug, Clone, Default)]
+pub struct Gate(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// Twice the number of passes, plus 1 once closed: one word, so that entering races with closing on one atomic.
+    word: AtomicUsize,
+    empty: Notify,
+}
+
+const CLOSED: usize = 1;
+const ONE: usize = 2;
+
+/// One call in flight, until dropped.
+#[derive(Debug)]
+pub struct Pass(Arc<State>);
+
+impl Gate {
+    /// An open gate.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Lets one call in.
+    ///
+    /// # Errors
+    /// `Closed` once [`close`](Self::close) was called.
+    pub fn enter(&self) -> Result<Pass> {
+        self.count_in()?;
+        Ok(Pass(self.0.clone()))
+    }
+
+    /// As [`enter`](Self::enter), for a call that borrows the gate: saves the reference count.
+    pub(crate) fn enter_ref(&self) -> Result<PassRef<'_>> {
+        self.count_in()?;
+        Ok(PassRef(&self.0))
+    }
+
+    fn count_in(&self) -> Result<()> {
+        let before = self.0.word.fetch_add(ONE, Ordering::AcqRel);
+        if before & CLOSED != 0 {
+            self.0.leave();
+            return Err(Error::closed());
+        }
+        Ok(())
+    }
+
+    /// Refuses new calls and waits until the last one in flight has left. May be called again, by several.
+    pub async fn close(&self) {
+        self.0.word.fetch_or(CLOSED, Ordering::AcqRel);
+        loop {
+            let left = self.0.empty.notified();
+            tokio::pin!(left);
+            // Registered before the look at the word: a call that leaves in between is not missed.
+            left.as_mut().enable();
+            if self.0.word.load(Ordering::Acquire) < ONE {
+                return;
+            }
+            left.await;
+        }
+    }
+
+    /// Whether [`close`](Self::close) was called.
+    pub fn is_closed(&self) -> bool {
+        self.0.word.load(Ordering::Acquire) & CLOSED != 0
+    }
+
+    /// Calls in flight.
+    pub fn in_flight(&self) -> usize {
+        self.0.word.load(Ordering::Acquire) / ONE
+    }
+}
+
+impl State {
+    fn leave(&self) {
+        if self.word.fetch_sub(ONE, Ordering::AcqRel) == ONE + CLOSED {
+            self.empty.notify_waiters();
+        }
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}
+
+pub(crate) struct PassRef<'a>(&'a State);
+
+impl Drop for PassRef<'_> {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+    use std::time::Duration;
+
+    #[tokio::test(start_paused = true)]
+    async fn close_waits_for_the_last_pass_and_refuses_new_ones() {
+        let gate = Gate::new();
+        let pass = gate.enter().unwrap();
+        let closing = tokio::spawn({
+            let gate = gate.clone();
+            async move { gate.close().await }
+        });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!closing.is_finished());
+        assert_eq!(gate.enter().unwrap_err().kind(), ErrorKind::Closed);
+        drop(pass);
+        closing.await.unwrap();
+        gate.close().await;
+        assert_eq!((gate.is_closed(), gate.in_flight()), (true, 0));
+    }
+}

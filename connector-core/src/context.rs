@@ -1,0 +1,215 @@
+//! Everything a connector is made from.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::allocator::LocalCpuBackend;
+use crate::config::LMCacheEngineConfig;
+use crate::metadata::LMCacheMetadata;
+use crate::options::{self, ConnectorOptions};
+use crate::registry::ConnectorEntry;
+use crate::url::RemoteUrl;
+use crate::{Error, ErrorKind, Result};
+
+/// What a connector is made from: LMCache's `ConnectorContext`. Cheap to clone.
+#[derive(Clone)]
+pub struct ConnectorContext(Arc<Parts>);
+
+#[derive(Clone)]
+struct Parts {
+    url: RemoteUrl,
+    handle: tokio::runtime::Handle,
+    local_cpu_backend: LocalCpuBackend,
+    config: Arc<LMCacheEngineConfig>,
+    metadata: Option<Arc<LMCacheMetadata>>,
+    plugin_name: Option<String>,
+    entry: Option<&'static ConnectorEntry>,
+}
+
+/// Sets what a connector is made from, then opens it. Made by [`ConnectorManager::builder`](crate::ConnectorManager::builder),
+/// `connectors::builder`, or [`ConnectorContext::builder`].
+#[derive(Clone)]
+#[must_use]
+pub struct ContextBuilder {
+    url: Result<RemoteUrl, Arc<Error>>,
+    handle: Option<tokio::runtime::Handle>,
+    local_cpu_backend: Option<LocalCpuBackend>,
+    config: Arc<LMCacheEngineConfig>,
+    metadata: Option<Arc<LMCacheMetadata>>,
+    plugin_name: Option<String>,
+}
+
+impl ConnectorContext {
+    /// A builder for this URL. What is not set has LMCache's defaults; the runtime is the one that
+    /// [`build`](ContextBuilder::build) is called on.
+    pub fn builder(url: &str) -> ContextBuilder {
+        ContextBuilder {
+            url: RemoteUrl::parse(url).map_err(Arc::new),
+            handle: None,
+            local_cpu_backend: None,
+            config: Arc::new(LMCacheEngineConfig::default()),
+            metadata: None,
+            plugin_name: None,
+        }
+    }
+
+    /// The URL that is being opened.
+    pub fn url(&self) -> &RemoteUrl {
+        &self.0.url
+    }
+
+    /// The runtime for background work and blocking threads.
+    pub fn handle(&self) -> &tokio::runtime::Handle {
+        &self.0.handle
+    }
+
+    /// Where `get` takes memory from.
+    pub fn local_cpu_backend(&self) -> &LocalCpuBackend {
+        &self.0.local_cpu_backend
+    }
+
+    /// LMCache's engine configuration.
+    pub fn config(&self) -> &LMCacheEngineConfig {
+        &self.0.config
+    }
+
+    /// What the engine says about its cache, if it said anything.
+    pub fn metadata(&self) -> Option<&Arc<LMCacheMetadata>> {
+        self.0.metadata.as_ref()
+    }
+
+    /// The plugin instance's name, for `plugin://name`: `fs.primary`.
+    pub fn plugin_name(&self) -> Option<&str> {
+        self.0.plugin_name.as_deref()
+    }
+
+    /// The registry's entry that is being opened, if it came through the registry.
+    pub fn entry(&self) -> Option<&'static ConnectorEntry> {
+        self.0.entry
+    }
+
+    /// What errors call the connector: `module/Name`, or the URL's scheme.
+    pub fn connector_name(&self) -> String {
+        self.0.entry.map_or_else(|| format!("{}://", self.0.url.scheme()), ConnectorEntry::full_name)
+    }
+
+    /// The connector's options; see [`options`](crate::options) for where they come from.
+    ///
+    /// # Errors
+    /// `InvalidOption` for an unknown option (with the nearest name) or a wrong value, naming the place it came from.
+    pub fn options<O: ConnectorOptions>(&self) -> Result<O> {
+        options::read(&self.0.url, &self.0.config, self.plugin_name())
+    }
+
+    /// The same context for another URL: how a connector opens the store behind it.
+    pub fn with_url(&self, url: RemoteUrl) -> Self {
+        self.changed(|parts| {
+            parts.url = url;
+            parts.entry = None;
+        })
+    }
+
+    pub(crate) fn with_entry(&self, entry: &'static ConnectorEntry) -> Self {
+        self.changed(|parts| parts.entry = Some(entry))
+    }
+
+    pub(crate) fn with_plugin_name(&self, name: &str) -> Self {
+        self.changed(|parts| parts.plugin_name = Some(name.to_owned()))
+    }
+
+    fn changed(&self, change: impl FnOnce(&mut Parts)) -> Self {
+        let mut parts = Parts::clone(&self.0);
+        change(&mut parts);
+        Self(Arc::new(parts))
+    }
+}
+
+impl ContextBuilder {
+    /// Sets where `get` takes memory from. Default: a pool of the configuration's `max_local_cpu_size`.
+    pub fn local_cpu_backend(mut self, backend: LocalCpuBackend) -> Self {
+        self.local_cpu_backend = Some(backend);
+        self
+    }
+
+    /// Sets LMCache's engine configuration. Default: LMCache's defaults.
+    pub fn config(mut self, config: impl Into<Arc<LMCacheEngineConfig>>) -> Self {
+        self.config = config.into();
+        self
+    }
+
+    /// Sets what the engine says about its cache. Default: nothing; raw values are BINARY then.
+    pub fn metadata(mut self, metadata: impl Into<Arc<LMCacheMetadata>>) -> Self {
+        self.metadata = Some(metadata.into());
+        self
+    }
+
+    /// Sets the plugin instance's name. Default: the one in a `plugin://name` URL.
+    pub fn plugin_name(mut self, name: impl Into<String>) -> Self {
+        self.plugin_name = Some(name.into());
+        self
+    }
+
+    /// Sets the runtime for background work. Default: the current one.
+    pub fn handle(mut self, handle: tokio::runtime::Handle) -> Self {
+        self.handle = Some(handle);
+        self
+    }
+
+    /// The context.
+    ///
+    /// # Errors
+    /// `InvalidUrl` for a URL that cannot be read, `InvalidInput` outside a tokio runtime if none was set.
+    pub fn build(self) -> Result<ConnectorContext> {
+        let url = self.url.map_err(|e| Arc::try_unwrap(e).unwrap_or_else(|shared| again(&shared)))?;
+        let handle = match self.handle {
+            Some(handle) => handle,
+            None => tokio::runtime::Handle::try_current().map_err(|_| {
+                Error::new(ErrorKind::InvalidInput, "a connector needs a tokio runtime, and none is running here")
+                    .with_hint("open it inside `#[tokio::main]`, or set one with `.handle(..)`")
+            })?,
+        };
+        let local_cpu_backend = self.local_cpu_backend.unwrap_or_else(|| LocalCpuBackend::from_config(&self.config));
+        Ok(ConnectorContext(Arc::new(Parts {
+            url,
+            handle,
+            local_cpu_backend,
+            config: self.config,
+            metadata: self.metadata,
+            plugin_name: self.plugin_name,
+            entry: None,
+        })))
+    }
+
+    /// Opens the connector with every adapter that is linked into this binary.
+    ///
+    /// # Errors
+    /// As [`ConnectorManager::create_connector`](crate::ConnectorManager::create_connector).
+    pub async fn open(self) -> Result<crate::Connector> {
+        crate::ConnectorManager::new().create_connector(self.build()?).await
+    }
+}
+
+/// A builder may be cloned, an error not.
+fn again(e: &Error) -> Error {
+    let copy = Error::new(e.kind(), e.message().to_owned());
+    match e.hint() {
+        Some(hint) => copy.with_hint(hint.to_owned()),
+        None => copy,
+    }
+}
+
+impl fmt::Debug for ConnectorContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectorContext")
+            .field("url", self.url())
+            .field("plugin_name", &self.0.plugin_name)
+            .field("metadata", &self.0.metadata)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ContextBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ContextBuilder").field("url", &self.url).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,235 @@
+//! Keys: the names of chunks, written and read byte for byte as LMCache does.
+//!
+//! | kind | text | LMCache's class |
+//! |---|---|---|
+//! | engine | `model@world_size@worker_id@hash@dtype[@tag%value..]` | `CacheEngineKey` |
+//! | layer | `model@world_size@worker_id@hash@dtype@layer_id[@tag%value..]` | `LayerCacheEngineKey` |
+//! | object | `model@%08x(kv_rank)@%x(object_group)@hash_hex[@salt]` | `ObjectKey` (multiprocess mode) |
+//!
+//! **The text is the key's identity.** LMCache's own parser turns the bytes hash `00ff10` into the number `ff10`; a
+//! store that listed `00ff10` must still be asked for `00ff10`, so [`CacheKey`] compares, hashes and stores by text, and
+//! numbers are derived from it.
+//!
+//! Source: `lmcache/utils.py` and `lmcache/v1/distributed/api.py` of LMCache 0.5.6; vectors in `cache_keys.json` and
+//! `object_keys.json`.
+
+mod engine;
+mod hash;
+mod object;
+mod prefix;
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::str::FromStr;
+use std::sync::Arc;
+
+pub use engine::{CacheEngineKey, LayerCacheEngineKey};
+pub use hash::ChunkHash;
+pub use object::ObjectKey;
+pub use prefix::{PrefixHash, chain_prefix};
+
+use crate::{Error, ErrorKind, Result};
+
+/// Which of LMCache's keys a text is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum KeyKind {
+    /// [`CacheEngineKey`]: one chunk of all layers, in-process mode.
+    Engine,
+    /// [`LayerCacheEngineKey`]: one chunk of one layer, in-process mode.
+    Layer,
+    /// [`ObjectKey`]: multiprocess mode.
+    Object,
+}
+
+/// Any chunk's name.
+///
+/// Made by parsing a text (`"..".parse()`), or from a [`CacheEngineKey`], [`LayerCacheEngineKey`] or [`ObjectKey`]. The
+/// text is made once; [`as_str`](Self::as_str) and `clone` cost nothing. Equality and hash go by the text.
+///
+/// ```
+/// # fn main() -> connector_core::Result<()> {
+/// use connector_core::{CacheKey, KeyKind};
+/// let key: CacheKey = "meta-llama/Llama-3.1-8B@1@0@1f2e3d@bfloat16".parse()?;
+/// assert_eq!((key.kind(), key.chunk_hash_hex()), (KeyKind::Engine, "1f2e3d"));
+///
+/// let e = "m@01@0@ff@half".parse::<CacheKey>().unwrap_err();
+/// assert!(e.to_string().contains("field 2 (world size) is `01`; write `1`"), "{e}");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct CacheKey {
+    text: Arc<str>,
+    kind: KeyKind,
+}
+
+impl CacheKey {
+    /// Reads a key of any kind. Exactly eight hex digits in the second field make it an object key: LMCache never
+    /// pads the world size that stands there otherwise.
+    ///
+    /// # Errors
+    /// `InvalidKey`, naming the field and what is allowed there. A spelling that LMCache never writes (`FF`, `01`,
+    /// `+1`, spaces) is refused with the right one.
+    pub fn parse(text: &str) -> Result<Self> {
+        if object::looks_like_object(text) {
+            Self::parse_as(text, KeyKind::Object)
+        } else {
+            engine::validate(text).map(|kind| Self { text: text.into(), kind })
+        }
+    }
+
+    /// Reads a key that is known to be of one kind.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse).
+    pub fn parse_as(text: &str, kind: KeyKind) -> Result<Self> {
+        let found = match kind {
+            KeyKind::Object => object::validate(text).map(|_| KeyKind::Object),
+            KeyKind::Engine | KeyKind::Layer => engine::validate(text),
+        }?;
+        if found != kind {
+            let (want, got) = match kind {
+                KeyKind::Layer => ("a layer key", "it has no layer id in field 6"),
+                _ => ("an engine key", "its field 6 is a layer id"),
+            };
+            return Err(bad_key(text, format!("as {want}, {got}")));
+        }
+        Ok(Self { text: text.into(), kind })
+    }
+
+    /// Only for texts that a typed key has just written.
+    fn trusted(text: String, kind: KeyKind) -> Self {
+        Self { text: text.into(), kind }
+    }
+
+    /// The canonical text.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Which of LMCache's keys this is.
+    pub fn kind(&self) -> KeyKind {
+        self.kind
+    }
+
+    /// The model's name.
+    pub fn model_name(&self) -> &str {
+        self.field(0)
+    }
+
+    /// The chunk's hash as written: hex, negative with `-`, zeros kept.
+    pub fn chunk_hash_hex(&self) -> &str {
+        self.field(3)
+    }
+
+    /// `abs(hash) mod n`: how LMCache's `fs` store picks one of `n` base paths. `n` must not be 0.
+    pub fn hash_modulo(&self, n: usize) -> usize {
+        hash::hex_modulo(self.chunk_hash_hex(), n)
+    }
+
+    /// The parts of an engine key; `None` for the other kinds.
+    pub fn to_engine(&self) -> Option<CacheEngineKey> {
+        (self.kind == KeyKind::Engine).then(|| self.text.parse().ok()).flatten()
+    }
+
+    /// The parts of a layer key; `None` for the other kinds.
+    pub fn to_layer(&self) -> Option<LayerCacheEngineKey> {
+        (self.kind == KeyKind::Layer).then(|| self.text.parse().ok()).flatten()
+    }
+
+    /// The parts of an object key; `None` for the other kinds.
+    pub fn to_object(&self) -> Option<ObjectKey> {
+        (self.kind == KeyKind::Object).then(|| self.text.parse().ok()).flatten()
+    }
+
+    fn field(&self, index: usize) -> &str {
+        self.text.split('@').nth(index).unwrap_or_default()
+    }
+}
+
+impl PartialEq for CacheKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for CacheKey {}
+
+impl PartialOrd for CacheKey {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for CacheKey {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.text.cmp(&other.text)
+    }
+}
+
+impl Hash for CacheKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.text.hash(state);
+    }
+}
+
+impl FromStr for CacheKey {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Self::parse(text)
+    }
+}
+
+impl AsRef<str> for CacheKey {
+    fn as_ref(&self) -> &str {
+        &self.text
+    }
+}
+
+impl fmt::Display for CacheKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl fmt::Debug for CacheKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CacheKey({:?}, {:?})", self.kind, &*self.text)
+    }
+}
+
+/// `InvalidKey` about `text`, and why.
+fn bad_key(text: &str, why: impl fmt::Display) -> Error {
+    Error::new(ErrorKind::InvalidKey, format!("`{text}` is no key: {why}"))
+}
+
+fn bad_field(text: &str, number: usize, name: &str, value: &str, want: impl fmt::Display) -> Error {
+    bad_key(text, format_args!("field {number} ({name}) is `{value}`; {want}"))
+}
+
+/// A decimal number spelled as Python writes it: no sign, no padding.
+fn decimal(text: &str, number: usize, name: &str, value: &str) -> Result<u32> {
+    let parsed: Option<u32> = value.trim().trim_start_matches('+').parse().ok();
+    match parsed {
+        Some(n) if n.to_string() == value => Ok(n),
+        Some(n) => Err(bad_field(text, number, name, value, format_args!("write `{n}`"))),
+        None => Err(bad_field(text, number, name, value, format_args!("write a whole number from 0 to {}", u32::MAX))),
+    }
+}
+
+fn check_outer_spaces(text: &str) -> Result<()> {
+    if text.trim() == text {
+        Ok(())
+    } else {
+        Err(bad_key(text, format_args!("it starts or ends with a space; write `{}`", text.trim())))
+    }
+}
+
+fn check_model(text: &str, model: &str) -> Result<()> {
+    if model.is_empty() {
+        return Err(bad_field(text, 1, "model", model, "write the model's name"));
+    }
+    Ok(())
+}

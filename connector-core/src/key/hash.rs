@@ -1,0 +1,151 @@
+//! The hash inside a key: an integer or bytes, as hex text.
+
+use std::fmt;
+
+use super::{bad_field, bad_key};
+use crate::{Error, Result};
+
+/// A chunk's hash: an integer in lower hex without padding (negative with `-`), or bytes in hex, which keep their zeros.
+///
+/// At most 256 bits. Bytes are at least two: one byte that needs its zero (`0f`) cannot be told from a mis-spelt number.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ChunkHash(Box<str>);
+
+impl ChunkHash {
+    /// Most hex digits: 256 bits.
+    pub const MAX_HEX_DIGITS: usize = 64;
+
+    /// The hash as LMCache writes bytes: two digits each. 2 to 32 bytes.
+    ///
+    /// # Errors
+    /// `InvalidKey` for fewer or more bytes.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        if !(2..=Self::MAX_HEX_DIGITS / 2).contains(&bytes.len()) {
+            return Err(bad_key("", format_args!("a bytes hash has 2 to 32 bytes, not {}", bytes.len())));
+        }
+        Ok(Self(to_hex(bytes).into()))
+    }
+
+    /// The text, as it stands in a key.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    pub(super) fn parse(key: &str, value: &str) -> Result<Self> {
+        check(key, value).map(|()| Self(value.into()))
+    }
+}
+
+impl From<u64> for ChunkHash {
+    fn from(value: u64) -> Self {
+        Self(format!("{value:x}").into())
+    }
+}
+
+impl From<i64> for ChunkHash {
+    fn from(value: i64) -> Self {
+        let sign = if value < 0 { "-" } else { "" };
+        Self(format!("{sign}{:x}", value.unsigned_abs()).into())
+    }
+}
+
+impl std::str::FromStr for ChunkHash {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Self::parse(text, text)
+    }
+}
+
+impl fmt::Display for ChunkHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Checks field 4 of an engine or layer key.
+pub(super) fn check(key: &str, value: &str) -> Result<()> {
+    let bad = |want: String| Err(bad_field(key, 4, "chunk hash", value, want));
+    let digits = value.strip_prefix('-').unwrap_or(value);
+    let negative = digits.len() != value.len();
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+        let cleaned: String = value.trim().trim_start_matches('+').trim_start_matches("0x").to_ascii_lowercase();
+        return if !cleaned.is_empty() && cleaned.bytes().all(|b| b.is_ascii_hexdigit()) {
+            bad(format!("write `{cleaned}`"))
+        } else {
+            bad("write hex digits".into())
+        };
+    }
+    if digits.len() > ChunkHash::MAX_HEX_DIGITS {
+        return bad(format!("write at most {} hex digits, not {}", ChunkHash::MAX_HEX_DIGITS, digits.len()));
+    }
+    if digits.bytes().any(|b| b.is_ascii_uppercase()) {
+        return bad(format!("write `{}`", value.to_ascii_lowercase()));
+    }
+    // A leading zero is a bytes hash: an even number of digits, never negative.
+    let padded = digits.len() > 1 && digits.starts_with('0');
+    let bytes_hash = !negative && digits.len() >= 4 && digits.len().is_multiple_of(2);
+    if (padded && !bytes_hash) || (negative && digits == "0") {
+        let stripped = digits.trim_start_matches('0');
+        return match (stripped.is_empty(), negative) {
+            (true, _) => bad("write `0`".into()),
+            (false, true) => bad(format!("write `-{stripped}`")),
+            (false, false) => bad(format!("write `{stripped}`")),
+        };
+    }
+    Ok(())
+}
+
+/// `abs(int(hex, 16)) mod n`, for hex of any length.
+pub(super) fn hex_modulo(hex: &str, n: usize) -> usize {
+    let n = n as u128;
+    let digits = hex.strip_prefix('-').unwrap_or(hex);
+    digits.chars().filter_map(|c| c.to_digit(16)).fold(0u128, |acc, d| (acc * 16 + u128::from(d)) % n) as usize
+}
+
+pub(super) fn to_hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    bytes.iter().flat_map(|b| [DIGITS[usize::from(b >> 4)], DIGITS[usize::from(b & 15)]]).map(char::from).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn integers_and_bytes_are_spelled_as_python_does() {
+        assert_eq!(ChunkHash::from(-0x4dc3_i64).as_str(), "-4dc3");
+        assert_eq!(ChunkHash::from(i64::MIN).as_str(), "-8000000000000000");
+        assert_eq!(ChunkHash::from(0_u64).as_str(), "0");
+        assert_eq!(ChunkHash::from_bytes(&[0, 0xff, 0x10]).unwrap().as_str(), "00ff10");
+    }
+
+    #[test]
+    fn spellings_that_lmcache_never_writes_name_the_right_one() {
+        for (bad, right) in [
+            ("FF", "`ff`"),
+            ("01", "`1`"),
+            ("+1", "`1`"),
+            (" ff", "`ff`"),
+            ("0xff", "`ff`"),
+            ("-0", "`0`"),
+            ("-01", "`-1`"),
+            ("00", "`0`"),
+            ("001", "`1`"),
+        ] {
+            let message = bad.parse::<ChunkHash>().unwrap_err().to_string();
+            assert!(message.ends_with(&format!("write {right}")), "{bad}: {message}");
+        }
+        assert!("f".repeat(65).parse::<ChunkHash>().is_err());
+        assert!("f".repeat(64).parse::<ChunkHash>().is_ok());
+    }
+
+    #[test]
+    fn modulo_works_beyond_128_bits() {
+        assert_eq!(hex_modulo("-ff", 10), 5);
+        // 16^64 - 1 is divisible by 3, 5 and 17.
+        for n in [1, 3, 5, 17] {
+            assert_eq!(hex_modulo(&"f".repeat(64), n), 0);
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! The key of multiprocess mode.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::hash::to_hex;
+use super::{CacheKey, KeyKind, bad_field, bad_key, check_model, check_outer_spaces};
+use crate::{Error, Result};
+
+/// `model@%08x(kv_rank)@%x(object_group)@hash_hex[@salt]`: a chunk in LMCache's multiprocess mode.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct ObjectKey {
+    /// Hash of the chunk's tokens and all before them.
+    pub chunk_hash: Vec<u8>,
+    /// The model's name; holds no `@`.
+    pub model_name: String,
+    /// `world_size << 24 | rank << 16 | local_world_size << 8 | local_rank`. Signed, because LMCache reads `-1` from a
+    /// file name without complaint.
+    pub kv_rank: i64,
+    /// Which object group the chunk belongs to.
+    pub object_group_id: u64,
+    /// Keeps users apart; empty for none. No `@`, `/`, `\`, NUL; at most 128 characters.
+    pub cache_salt: String,
+}
+
+/// What a salt must not hold, and how long it may be, as LMCache checks it.
+const SALT_FORBIDDEN: [char; 4] = ['@', '/', '\\', '\0'];
+const SALT_MAX_CHARS: usize = 128;
+
+impl ObjectKey {
+    /// A key in group 0 without a salt.
+    ///
+    /// # Errors
+    /// `InvalidKey` if the model's name is empty or holds `@`, or the rank needs more than eight hex digits.
+    pub fn new(model_name: impl Into<String>, kv_rank: i64, chunk_hash: impl Into<Vec<u8>>) -> Result<Self> {
+        let model_name = model_name.into();
+        Self { chunk_hash: chunk_hash.into(), model_name, kv_rank, object_group_id: 0, cache_salt: String::new() }
+            .checked()
+    }
+
+    /// The same key in another object group.
+    #[must_use]
+    pub fn with_object_group(mut self, object_group_id: u64) -> Self {
+        self.object_group_id = object_group_id;
+        self
+    }
+
+    /// The same key with a salt.
+    ///
+    /// # Errors
+    /// `InvalidKey` if the salt holds `@`, `/`, `\` or NUL, or more than 128 characters.
+    pub fn with_cache_salt(mut self, salt: impl Into<String>) -> Result<Self> {
+        self.cache_salt = salt.into();
+        self.checked()
+    }
+
+    /// Makes a key out of parts that came from elsewhere (a file name), with the checks of LMCache's constructor.
+    ///
+    /// # Errors
+    /// `InvalidKey`, naming the part.
+    pub fn from_parts(
+        model_name: impl Into<String>,
+        kv_rank: i64,
+        object_group_id: u64,
+        chunk_hash: impl Into<Vec<u8>>,
+        cache_salt: impl Into<String>,
+    ) -> Result<Self> {
+        Self::new(model_name, kv_rank, chunk_hash)?.with_object_group(object_group_id).with_cache_salt(cache_salt)
+    }
+
+    /// `world_size << 24 | rank << 16 | local_world_size << 8 | local_rank`, LMCache's `ComputeKVRank`.
+    pub const fn compute_kv_rank(world_size: u8, rank: u8, local_world_size: u8, local_rank: u8) -> i64 {
+        i64::from_be_bytes([0, 0, 0, 0, world_size, rank, local_world_size, local_rank])
+    }
+
+    /// The hash in hex.
+    pub fn chunk_hash_hex(&self) -> String {
+        to_hex(&self.chunk_hash)
+    }
+
+    fn checked(self) -> Result<Self> {
+        let text = self.to_string();
+        check_outer_spaces(&text)?;
+        check_model(&text, &self.model_name)?;
+        if self.model_name.contains('@') {
+            return Err(bad_field(&text, 1, "model", &self.model_name, "a model's name holds no `@`"));
+        }
+        if !(-0x0fff_ffff..=0xffff_ffff).contains(&self.kv_rank) {
+            return Err(bad_field(
+                &text,
+                2,
+                "kv rank",
+                &self.kv_rank.to_string(),
+                "a rank has at most eight hex digits",
+            ));
+        }
+        check_salt(&text, &self.cache_salt)?;
+        Ok(self)
+    }
+}
+
+/// Python's `%08x`: the sign counts towards the eight.
+pub(crate) fn python_08x(value: i64) -> String {
+    if value < 0 { format!("-{:07x}", value.unsigned_abs()) } else { format!("{value:08x}") }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { model_name, kv_rank, object_group_id, cache_salt, .. } = self;
+        write!(f, "{model_name}@{}@{object_group_id:x}@{}", python_08x(*kv_rank), self.chunk_hash_hex())?;
+        if !cache_salt.is_empty() {
+            write!(f, "@{cache_salt}")?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for ObjectKey {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        validate(text)
+    }
+}
+
+impl From<ObjectKey> for CacheKey {
+    fn from(key: ObjectKey) -> Self {
+        Self::trusted(key.to_string(), KeyKind::Object)
+    }
+}
+
+/// Whether the second field is what `%08x` writes. A world size never is: LMCache does not pad it.
+pub(super) fn looks_like_object(text: &str) -> bool {
+    text.split('@').nth(1).is_some_and(|rank| {
+        rank.len() == 8 && rank.strip_prefix('-').unwrap_or(rank).bytes().all(|b| b.is_ascii_hexdigit())
+    })
+}
+
+pub(super) fn validate(text: &str) -> Result<ObjectKey> {
+    check_outer_spaces(text)?;
+    let parts: Vec<&str> = text.split('@').collect();
+    let (model, rank, group, hash, salt) = match parts[..] {
+        [model, rank, group, hash] => (model, rank, group, hash, ""),
+        [_, _, _, _, ""] => return Err(bad_field(text, 5, "salt", "", "leave out the last `@`")),
+        [model, rank, group, hash, salt] => (model, rank, group, hash, salt),
+        _ => {
+            let n = parts.len();
+            return Err(bad_key(
+                text,
+                format_args!("it has {n} fields; write `model@kv_rank@object_group@hash[@salt]`"),
+            ));
+        }
+    };
+    check_model(text, model)?;
+    let kv_rank = hex_number(rank)
+        .filter(|_| looks_like_object(text))
+        .ok_or_else(|| bad_field(text, 2, "kv rank", rank, "write exactly eight hex digits"))?;
+    if python_08x(kv_rank) != rank {
+        return Err(bad_field(text, 2, "kv rank", rank, format_args!("write `{}`", python_08x(kv_rank))));
+    }
+    let object_group_id = hex_number(group)
+        .and_then(|n| u64::try_from(n).ok())
+        .ok_or_else(|| bad_field(text, 3, "object group", group, "write hex digits"))?;
+    if format!("{object_group_id:x}") != group {
+        return Err(bad_field(text, 3, "object group", group, format_args!("write `{object_group_id:x}`")));
+    }
+    let chunk_hash = from_hex(hash)
+        .ok_or_else(|| bad_field(text, 4, "chunk hash", hash, "write the hash's bytes, two hex digits each"))?;
+    if to_hex(&chunk_hash) != hash {
+        return Err(bad_field(text, 4, "chunk hash", hash, format_args!("write `{}`", to_hex(&chunk_hash))));
+    }
+    check_salt(text, salt)?;
+    Ok(ObjectKey { chunk_hash, model_name: model.to_owned(), kv_rank, object_group_id, cache_salt: salt.to_owned() })
+}
+
+fn check_salt(text: &str, salt: &str) -> Result<()> {
+    if let Some(c) = salt.chars().find(|c| SALT_FORBIDDEN.contains(c)) {
+        return Err(bad_field(text, 5, "salt", salt, format_args!("a salt must not hold {c:?}")));
+    }
+    let chars = salt.chars().count();
+    if chars > SALT_MAX_CHARS {
+        return Err(bad_field(
+            text,
+            5,
+            "salt",
+            salt,
+            format_args!("a salt has at most {SALT_MAX_CHARS} characters, not {chars}"),
+        ));
+    }
+    Ok(())
+}
+
+fn hex_number(text: &str) -> Option<i64> {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    i64::from_str_radix(text, 16).ok()
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    if text.is_empty() || !text.len().is_multiple_of(2) || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wrong_field_is_named() {
+        for (text, why) in [
+            ("m@0105080@0@ff", "field 2"),
+            ("m@01050805@00@ff", "field 3 (object group) is `00`; write `0`"),
+            ("m@01050805@0@fff", "field 4"),
+            ("m@01050805@0@FF", "write `ff`"),
+            ("m@0105080F@0@ff", "write `0105080f`"),
+            ("@01050805@0@ff", "field 1"),
+            ("m@01050805@0@ff@a/b", "must not hold '/'"),
+            ("m@01050805@0@ff@", "leave out the last `@`"),
+            ("m@01050805@0@ff@s@t", "6 fields"),
+        ] {
+            let message = text.parse::<ObjectKey>().unwrap_err().to_string();
+            assert!(message.contains(why), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_negative_rank_keeps_pythons_spelling() {
+        let key = ObjectKey::new("m", -1, [0xff]).unwrap();
+        assert_eq!(key.to_string(), "m@-0000001@0@ff");
+        assert_eq!(CacheKey::parse("m@-0000001@0@ff").unwrap().to_object(), Some(key));
+    }
+
+    #[test]
+    fn the_rank_is_lmcaches_bitmap() {
+        assert_eq!(ObjectKey::compute_kv_rank(1, 5, 8, 5), 0x0105_0805);
+    }
+}

@@ -1,0 +1,103 @@
+//! What a remote KV-cache connector is, and how a URL finds one that was compiled in.
+//!
+//! A server for large language models keeps the attention keys and values of text it has seen. LMCache cuts them into
+//! chunks, names each chunk by a hash of the tokens before it, and stores it through a *remote connector*, which it loads
+//! by URL while it runs: `external://host:port/module_path/?connector_name=ConnectorName`. This crate is that system with
+//! nothing loaded at run time.
+//!
+//! # An author writes a connector
+//!
+//! ```
+//! use std::collections::HashMap;
+//! use std::sync::Mutex;
+//!
+//! use connector_core::{CacheKey, ConnectorContext, FromContext, MemoryObj, RemoteConnector, Result, external_connector};
+//!
+//! /// Keeps chunks in a map.
+//! #[external_connector(module = "acme.kv", name = "AcmeConnector", scheme = "acme")]
+//! pub struct AcmeConnector {
+//!     chunks: Mutex<HashMap<CacheKey, MemoryObj>>,
+//! }
+//!
+//! impl FromContext for AcmeConnector {
+//!     async fn from_context(_ctx: ConnectorContext) -> Result<Self> {
+//!         Ok(Self { chunks: Mutex::default() })
+//!     }
+//! }
+//!
+//! impl RemoteConnector for AcmeConnector {
+//!     async fn exists(&self, key: &CacheKey) -> Result<bool> {
+//!         Ok(self.chunks.lock().unwrap().contains_key(key))
+//!     }
+//!
+//!     async fn get(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
+//!         Ok(self.chunks.lock().unwrap().get(key).cloned())
+//!     }
+//!
+//!     async fn put(&self, key: &CacheKey, chunk: MemoryObj) -> Result<()> {
+//!         // The chunk may be a view of somebody's pool: a store in memory keeps a copy of its own.
+//!         let copy = MemoryObj::from_vec(chunk.to_vec(), chunk.layout().clone())?;
+//!         self.chunks.lock().unwrap().insert(key.clone(), copy);
+//!         Ok(())
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<()> {
+//! // Anyone whose binary links that crate opens it by URL.
+//! let connector =
+//!     connector_core::create_connector("external://localhost:0/acme.kv/?connector_name=AcmeConnector").await?;
+//! let key: CacheKey = "meta-llama/Llama-3.1-8B@1@0@1f2e3d@bfloat16".parse()?;
+//! connector.put(&key, MemoryObj::from(b"hello".to_vec())).await?;
+//! assert_eq!(connector.get(&key).await?.as_deref(), Some(&b"hello"[..]));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Where things are
+//! - [`connector`]: [`RemoteConnector`], which authors implement, and [`Connector`], which callers hold.
+//! - [`key`]: the names of chunks. [`chunk`]: their bytes and memory. [`allocator`]: where that memory comes from.
+//! - [`registry`]: what is linked into this binary. [`adapter`] and [`manager`]: from a URL to a connector.
+//! - [`config`], [`metadata`], [`options`]: what a connector is told when it is made.
+//! - [`error`]: the one error type.
+
+pub mod adapter;
+pub mod allocator;
+pub mod chunk;
+pub mod config;
+pub mod connector;
+pub mod context;
+pub mod error;
+pub mod key;
+pub mod manager;
+pub mod metadata;
+pub mod options;
+pub mod registry;
+pub mod url;
+
+pub use adapter::{ConnectorAdapter, ExternalConnectorAdapter};
+pub use allocator::{ChunkAllocator, LocalCpuBackend, PoolAllocator};
+pub use chunk::{ChunkHeader, ChunkLayout, Dtype, Group, MemoryFormat, MemoryObj, MemoryObjMut, Region, Shape};
+pub use config::LMCacheEngineConfig;
+pub use connector::{Capabilities, Connector, FromContext, RemoteConnector};
+pub use connector_macros::{connector_adapter, external_connector};
+pub use context::{ConnectorContext, ContextBuilder};
+pub use error::{Error, ErrorKind, Result};
+pub use key::{CacheEngineKey, CacheKey, KeyKind, LayerCacheEngineKey, ObjectKey};
+pub use manager::{ConnectorManager, create_connector};
+pub use metadata::{LMCacheMetadata, LayerGroup};
+pub use options::ConnectorOptions;
+pub use url::{RemoteUrl, redact};
+
+/// What the attributes' code names. Not for anyone else.
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::registry::{
+        AdapterEntry, ConnectorEntry, ConnectorHint, KVCONN_ADAPTER_ENTRIES_0_1, KVCONN_CONNECTOR_ENTRIES_0_1,
+        KVCONN_CONNECTOR_HINTS_0_1, Origin,
+    };
+    pub use linkme;
+}
+
+/// A stream that `list` gives; re-exported, so that an author needs no other crate.
+pub use futures::stream::BoxStream;

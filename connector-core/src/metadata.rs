@@ -1,0 +1,216 @@
+//! What the engine knows about its cache: the shape of a chunk that a store keeps as bare bytes.
+
+use crate::chunk::{ChunkLayout, Dtype, Group, Groups, MemoryFormat, Shape};
+use crate::{Error, ErrorKind, Result};
+
+/// Layers of equal structure. Source: `KVLayerGroupsManager` of LMCache 0.5.6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayerGroup {
+    /// 2 for keys and values, 1 for multi-head latent attention.
+    pub kv_size: usize,
+    /// Layers in the group.
+    pub num_layers: usize,
+    /// Heads times head size.
+    pub hidden_dim: usize,
+    /// Type of the elements.
+    pub dtype: Dtype,
+}
+
+/// LMCache's `LMCacheMetadata`: what the serving engine says about the model and this worker.
+///
+/// ```
+/// # fn main() -> connector_core::Result<()> {
+/// use connector_core::{Dtype, LMCacheMetadata, LayerGroup};
+/// // facebook/opt-125m: 12 layers of 12 heads of 64, float16.
+/// let group = LayerGroup { kv_size: 2, num_layers: 12, hidden_dim: 12 * 64, dtype: Dtype::Float16 };
+/// let metadata = LMCacheMetadata::new("facebook/opt-125m", 1, 0, 256, &[group])?;
+/// let chunk = metadata.chunk_layout();
+/// assert_eq!((chunk.full.shape().to_string(), chunk.full.len), ("[2, 12, 256, 768]".into(), 9_437_184));
+/// assert_eq!(chunk.for_bytes(chunk.token_bytes * 17)?.shape().to_string(), "[2, 12, 17, 768]");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LMCacheMetadata {
+    /// The model's name.
+    pub model_name: String,
+    /// Number of workers.
+    pub world_size: u32,
+    /// Which of them this is.
+    pub worker_id: u32,
+    /// Tokens of a full chunk.
+    pub chunk_size: usize,
+    /// Whether the model uses multi-head latent attention.
+    pub use_mla: bool,
+    layout: RawLayout,
+}
+
+impl LMCacheMetadata {
+    /// Metadata of a model with these groups of layers. All groups with `kv_size` 1 mean multi-head latent attention.
+    ///
+    /// # Errors
+    /// `InvalidInput` for no group, a dimension of 0, or a chunk whose length overflows.
+    pub fn new(
+        model_name: impl Into<String>,
+        world_size: u32,
+        worker_id: u32,
+        chunk_size: usize,
+        groups: &[LayerGroup],
+    ) -> Result<Self> {
+        let use_mla = groups.iter().all(|g| g.kv_size == 1);
+        let layout = RawLayout::new(groups, chunk_size, use_mla)?;
+        Ok(Self { model_name: model_name.into(), world_size, worker_id, chunk_size, use_mla, layout })
+    }
+
+    /// Metadata of LMCache's older form: `kv_shape` is `(num_layer, 2 or 1, chunk_size, num_kv_head, head_size)`.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn from_kv_shape(
+        model_name: impl Into<String>,
+        world_size: u32,
+        worker_id: u32,
+        kv_shape: [usize; 5],
+        kv_dtype: Dtype,
+    ) -> Result<Self> {
+        let [num_layers, kv_size, chunk_size, heads, head_size] = kv_shape;
+        let hidden_dim = heads.checked_mul(head_size).ok_or_else(|| bad("heads times head size overflows"))?;
+        Self::new(
+            model_name,
+            world_size,
+            worker_id,
+            chunk_size,
+            &[LayerGroup { kv_size, num_layers, hidden_dim, dtype: kv_dtype }],
+        )
+    }
+
+    /// The layout of a chunk: shapes, dtypes, bytes of a full chunk and of one token.
+    pub fn chunk_layout(&self) -> &RawLayout {
+        &self.layout
+    }
+
+    /// Number of groups of layers: what a chunk header's length follows from.
+    pub fn num_groups(&self) -> usize {
+        self.layout.full.groups.len()
+    }
+}
+
+/// The layout of raw values: a full chunk, and what a shorter one is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RawLayout {
+    /// A full chunk: format, shapes, dtypes and bytes.
+    pub full: ChunkLayout,
+    /// Tokens of a full chunk.
+    pub chunk_size: usize,
+    /// Bytes of one token over all groups.
+    pub token_bytes: usize,
+}
+
+/// Where `KV_2LTD` and `KV_MLA_FMT` keep the number of tokens.
+const TOKEN_AXIS: usize = 2;
+
+impl RawLayout {
+    fn new(groups: &[LayerGroup], chunk_size: usize, use_mla: bool) -> Result<Self> {
+        let format = if use_mla && !groups.is_empty() { MemoryFormat::KvMlaFmt } else { MemoryFormat::Kv2ltd };
+        let groups = groups
+            .iter()
+            .map(|g| {
+                let dims = [g.kv_size, g.num_layers, chunk_size, g.hidden_dim];
+                if dims.contains(&0) {
+                    return Err(bad(&format!("no dimension may be 0: {dims:?}")));
+                }
+                Ok(Group { shape: Shape::new(&dims)?, dtype: Some(g.dtype) })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let full = ChunkLayout::from_groups(format, &groups)?;
+        let token_bytes = full.len / chunk_size;
+        Ok(Self { full, chunk_size, token_bytes })
+    }
+
+    /// The layout of a raw value of `bytes` bytes: the full chunk's, with the number of tokens that the length tells.
+    ///
+    /// # Errors
+    /// `Corrupt` if the length is 0, no multiple of a token's bytes, or over a full chunk's.
+    pub fn for_bytes(&self, bytes: usize) -> Result<ChunkLayout> {
+        if bytes == self.full.len {
+            return Ok(self.full.clone());
+        }
+        if bytes == 0 || bytes > self.full.len || !bytes.is_multiple_of(self.token_bytes) {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!(
+                    "a value of {bytes} bytes is no chunk of this model: one token has {} bytes, a full chunk {}",
+                    self.token_bytes, self.full.len
+                ),
+            ));
+        }
+        Ok(self.with_tokens(bytes / self.token_bytes))
+    }
+
+    /// The layout of a chunk of `tokens` tokens, up to a full chunk.
+    ///
+    /// # Errors
+    /// `InvalidInput` for 0 tokens or more than a full chunk has.
+    pub fn for_tokens(&self, tokens: usize) -> Result<ChunkLayout> {
+        if tokens == 0 || tokens > self.chunk_size {
+            return Err(bad(&format!("a chunk has 1 to {} tokens, not {tokens}", self.chunk_size)));
+        }
+        Ok(self.with_tokens(tokens))
+    }
+
+    fn with_tokens(&self, tokens: usize) -> ChunkLayout {
+        let shorter = |g: &Group| Group { shape: g.shape.with_axis(TOKEN_AXIS, tokens), dtype: g.dtype };
+        let groups = match &self.full.groups[..] {
+            [one] => Groups::from(shorter(one)),
+            many => {
+                Groups::new(&many.iter().map(shorter).collect::<Vec<_>>()).unwrap_or_else(|_| self.full.groups.clone())
+            }
+        };
+        ChunkLayout { format: self.full.format, groups, len: tokens * self.token_bytes }
+    }
+}
+
+fn bad(why: &str) -> Error {
+    Error::new(ErrorKind::InvalidInput, format!("these are no chunks' metadata: {why}"))
+}
+
+/// What a raw value of `bytes` bytes is: by the engine's metadata, or BINARY if there is none.
+///
+/// # Errors
+/// As [`RawLayout::for_bytes`].
+pub fn raw_layout(metadata: Option<&LMCacheMetadata>, bytes: usize) -> Result<ChunkLayout> {
+    metadata.map_or_else(|| Ok(ChunkLayout::binary(bytes)), |m| m.chunk_layout().for_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_groups_share_the_tokens() {
+        let group = |num_layers, dtype| LayerGroup { kv_size: 2, num_layers, hidden_dim: 8, dtype };
+        let m = LMCacheMetadata::new("m", 1, 0, 16, &[group(3, Dtype::Float16), group(1, Dtype::Float32)]).unwrap();
+        let raw = m.chunk_layout();
+        assert_eq!((m.num_groups(), raw.token_bytes, raw.full.len), (2, 2 * 8 * (3 * 2 + 4), 16 * 160));
+        let five = raw.for_bytes(5 * 160).unwrap();
+        assert_eq!(five.groups.iter().map(|g| g.shape[2]).collect::<Vec<_>>(), [5, 5]);
+        assert_eq!(five.len, 800);
+    }
+
+    #[test]
+    fn lengths_that_are_no_chunk_are_corrupt() {
+        let m = LMCacheMetadata::from_kv_shape("m", 1, 0, [2, 2, 16, 1, 4], Dtype::Bfloat16).unwrap();
+        for bytes in [0, 1, m.chunk_layout().token_bytes + 1, m.chunk_layout().full.len * 2] {
+            assert_eq!(raw_layout(Some(&m), bytes).unwrap_err().kind(), ErrorKind::Corrupt, "{bytes}");
+        }
+        assert_eq!(raw_layout(None, 7).unwrap(), ChunkLayout::binary(7));
+    }
+
+    #[test]
+    fn mla_has_its_own_format() {
+        let m = LMCacheMetadata::from_kv_shape("m", 1, 0, [2, 1, 16, 1, 4], Dtype::Bfloat16).unwrap();
+        assert_eq!((m.use_mla, m.chunk_layout().full.format), (true, MemoryFormat::KvMlaFmt));
+    }
+}

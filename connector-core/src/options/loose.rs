@@ -1,0 +1,185 @@
+//! Reads typed options out of texts: a URL knows only strings, and YAML often holds a number in quotes.
+
+use std::fmt;
+
+use serde::de::value::{MapDeserializer, SeqDeserializer};
+use serde::de::{self, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, Visitor};
+use serde::forward_to_deserialize_any;
+use serde_json::Value;
+
+/// A JSON value whose strings also read as the number, flag or list that the struct asks for.
+pub(super) struct Loose(Value);
+
+impl Loose {
+    pub(super) fn new(value: Value) -> Self {
+        Self(value)
+    }
+}
+
+/// What is wrong, and with which field.
+#[derive(Debug)]
+pub(super) struct LooseError {
+    pub(super) field: Option<String>,
+    pub(super) message: String,
+}
+
+impl fmt::Display for LooseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for LooseError {}
+
+impl de::Error for LooseError {
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        Self { field: None, message: message.to_string() }
+    }
+
+    fn missing_field(field: &'static str) -> Self {
+        Self { field: Some(field.to_owned()), message: "it is required, but nothing sets it".to_owned() }
+    }
+}
+
+/// `true`, `false` and what LMCache's and YAML 1.1's readers take for them.
+pub(crate) fn parse_bool(text: &str) -> Option<bool> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" => Some(true),
+        "false" | "0" | "no" | "off" => Some(false),
+        _ => None,
+    }
+}
+
+macro_rules! numbers {
+    ($($method:ident $visit:ident $ty:ty,)*) => {$(
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, LooseError> {
+            match self.0 {
+                Value::String(text) => match text.trim().parse::<$ty>() {
+                    Ok(number) => visitor.$visit(number),
+                    Err(_) => Err(de::Error::invalid_value(de::Unexpected::Str(&text), &visitor)),
+                },
+                other => other.$method(visitor).map_err(de::Error::custom),
+            }
+        }
+    )*};
+}
+
+impl<'de> Deserializer<'de> for Loose {
+    type Error = LooseError;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, LooseError> {
+        match self.0 {
+            Value::Object(map) => visitor.visit_map(Fields { map: map.into_iter(), value: None }),
+            Value::Array(items) => visitor.visit_seq(SeqDeserializer::new(items.into_iter().map(Self::new))),
+            other => other.deserialize_any(visitor).map_err(de::Error::custom),
+        }
+    }
+
+    numbers! {
+        deserialize_u8 visit_u8 u8, deserialize_u16 visit_u16 u16, deserialize_u32 visit_u32 u32,
+        deserialize_u64 visit_u64 u64, deserialize_i8 visit_i8 i8, deserialize_i16 visit_i16 i16,
+        deserialize_i32 visit_i32 i32, deserialize_i64 visit_i64 i64, deserialize_f32 visit_f32 f32,
+        deserialize_f64 visit_f64 f64,
+    }
+
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, LooseError> {
+        match self.0 {
+            Value::String(text) => match parse_bool(&text) {
+                Some(flag) => visitor.visit_bool(flag),
+                None => Err(de::Error::invalid_value(de::Unexpected::Str(&text), &"`true` or `false`")),
+            },
+            Value::Number(n) if n.as_u64() == Some(0) || n.as_u64() == Some(1) => {
+                visitor.visit_bool(n.as_u64() == Some(1))
+            }
+            other => other.deserialize_bool(visitor).map_err(de::Error::custom),
+        }
+    }
+
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, LooseError> {
+        match self.0 {
+            // `password: 1234` in YAML is a number to YAML, and a password to whoever wrote it.
+            Value::Number(number) => visitor.visit_string(number.to_string()),
+            other => other.deserialize_string(visitor).map_err(de::Error::custom),
+        }
+    }
+
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, LooseError> {
+        self.deserialize_string(visitor)
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, LooseError> {
+        match self.0 {
+            Value::Null => visitor.visit_none(),
+            _ => visitor.visit_some(self),
+        }
+    }
+
+    /// `a,b` is a list where the struct asks for one.
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, LooseError> {
+        match self.0 {
+            Value::String(text) => {
+                let items: Vec<_> =
+                    text.split(',').map(|item| Self::new(Value::String(item.trim().to_owned()))).collect();
+                visitor.visit_seq(SeqDeserializer::new(items.into_iter()))
+            }
+            other => Self::new(other).deserialize_any(visitor),
+        }
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, LooseError> {
+        self.0.deserialize_enum(name, variants, visitor).map_err(de::Error::custom)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, LooseError> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, LooseError> {
+        match self.0 {
+            Value::Object(map) => {
+                let pairs = map.into_iter().map(|(key, value)| (key, Self::new(value)));
+                visitor.visit_map(MapDeserializer::new(pairs))
+            }
+            other => other.deserialize_map(visitor).map_err(de::Error::custom),
+        }
+    }
+
+    forward_to_deserialize_any! {
+        i128 u128 char bytes byte_buf unit unit_struct tuple tuple_struct struct identifier ignored_any
+    }
+}
+
+impl IntoDeserializer<'_, LooseError> for Loose {
+    type Deserializer = Self;
+
+    fn into_deserializer(self) -> Self {
+        self
+    }
+}
+
+/// A struct's fields; an error of a value is labelled with its field.
+struct Fields {
+    map: serde_json::map::IntoIter,
+    value: Option<(String, Value)>,
+}
+
+impl<'de> MapAccess<'de> for Fields {
+    type Error = LooseError;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, LooseError> {
+        let Some((key, value)) = self.map.next() else { return Ok(None) };
+        let answer = seed.deserialize(key.as_str().into_deserializer()).map(Some);
+        self.value = Some((key, value));
+        answer
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, LooseError> {
+        let (key, value) = self.value.take().unwrap_or_default();
+        seed.deserialize(Loose::new(value)).map_err(|e| LooseError { field: e.field.or(Some(key)), message: e.message })
+    }
+}

@@ -1,0 +1,222 @@
+//! From a name to what was linked under it.
+
+use std::collections::HashMap;
+use std::fmt::Write;
+
+use super::{AdapterEntry, ConnectorEntry, ConnectorHint, Origin, did_you_mean};
+use crate::{Error, ErrorKind, Result};
+
+/// Schemes that core itself serves.
+const RESERVED_SCHEMES: [&str; 2] = ["external", "plugin"];
+
+/// Who serves a scheme.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub enum SchemeOwner {
+    /// A connector's own short URL.
+    Connector(&'static ConnectorEntry),
+    /// An adapter.
+    Adapter(&'static AdapterEntry),
+}
+
+impl SchemeOwner {
+    fn origin(self) -> Origin {
+        match self {
+            Self::Connector(e) => e.origin(),
+            Self::Adapter(e) => e.origin(),
+        }
+    }
+
+    fn what(self) -> String {
+        match self {
+            Self::Connector(e) => format!("connector `{}` at {}", e.full_name(), e.origin()),
+            Self::Adapter(e) => format!("an adapter at {}", e.origin()),
+        }
+    }
+}
+
+/// One claim, or the several that make it unusable.
+#[derive(Debug)]
+enum Claims<T> {
+    One(T),
+    Several(Vec<T>),
+}
+
+/// Lookup by name and by scheme: one hash each, no allocation.
+#[derive(Debug)]
+pub struct Index {
+    by_name: HashMap<(&'static str, &'static str), Claims<&'static ConnectorEntry>>,
+    by_scheme: HashMap<&'static str, Claims<SchemeOwner>>,
+    connectors: Vec<&'static ConnectorEntry>,
+    adapters: Vec<&'static AdapterEntry>,
+    hints: Vec<&'static ConnectorHint>,
+}
+
+impl Index {
+    /// The index of these entries. Of the very same place twice (a crate that is linked twice through a
+    /// dev-dependency cycle), one counts.
+    pub fn new(
+        connectors: &'static [ConnectorEntry],
+        adapters: &'static [AdapterEntry],
+        hints: &'static [ConnectorHint],
+    ) -> Self {
+        let mut connectors: Vec<_> = connectors.iter().filter(|e| !e.is_sentinel()).collect();
+        connectors.sort_by_key(|e| (e.module(), e.name(), e.origin()));
+        connectors.dedup_by_key(|e| (e.module(), e.name(), e.origin()));
+        let mut adapters: Vec<_> = adapters.iter().filter(|e| !e.is_sentinel()).collect();
+        adapters.sort_by_key(|e| (e.scheme(), e.origin()));
+        adapters.dedup_by_key(|e| (e.scheme(), e.origin()));
+
+        let mut by_name = HashMap::with_capacity(connectors.len());
+        let mut by_scheme = HashMap::new();
+        for &entry in &connectors {
+            claim(&mut by_name, (entry.module(), entry.name()), entry);
+            for &scheme in entry.schemes() {
+                claim(&mut by_scheme, scheme, SchemeOwner::Connector(entry));
+            }
+        }
+        for &entry in &adapters {
+            claim(&mut by_scheme, entry.scheme(), SchemeOwner::Adapter(entry));
+        }
+        let hints = hints.iter().filter(|h| !h.name.is_empty()).collect();
+        Self { by_name, by_scheme, connectors, adapters, hints }
+    }
+
+    /// All connectors, sorted by module and name.
+    pub fn connectors(&self) -> &[&'static ConnectorEntry] {
+        &self.connectors
+    }
+
+    /// All adapters, sorted by scheme.
+    pub fn adapters(&self) -> &[&'static AdapterEntry] {
+        &self.adapters
+    }
+
+    /// The connector of this module and name.
+    ///
+    /// # Errors
+    /// As [`registry::find`](super::find).
+    pub fn find(&self, module: &str, name: &str) -> Result<&'static ConnectorEntry> {
+        match self.by_name.get(&(module, name)) {
+            Some(Claims::One(entry)) => Ok(entry),
+            Some(Claims::Several(entries)) => Err(name_conflict(module, name, entries)),
+            None => Err(self.no_connector(module, name)),
+        }
+    }
+
+    /// Who serves this scheme, if anyone does.
+    ///
+    /// # Errors
+    /// `Conflict` if it is claimed twice.
+    pub fn find_scheme(&self, scheme: &str) -> Result<Option<SchemeOwner>> {
+        match self.by_scheme.get(scheme) {
+            Some(Claims::One(owner)) => Ok(Some(*owner)),
+            Some(Claims::Several(owners)) => Err(scheme_conflict(scheme, owners)),
+            None => Ok(None),
+        }
+    }
+
+    /// Checks that no name and no scheme is claimed twice, and that nobody claims `external` or `plugin`.
+    ///
+    /// # Errors
+    /// `Conflict`, naming every such claim.
+    pub fn validate(&self) -> Result<()> {
+        let mut conflicts: Vec<String> = Vec::new();
+        for (&(module, name), claims) in &self.by_name {
+            if let Claims::Several(entries) = claims {
+                conflicts.push(name_conflict(module, name, entries).message().to_owned());
+            }
+        }
+        for (&scheme, claims) in &self.by_scheme {
+            match claims {
+                Claims::Several(owners) => conflicts.push(scheme_conflict(scheme, owners).message().to_owned()),
+                Claims::One(owner) if RESERVED_SCHEMES.contains(&scheme) => {
+                    conflicts.push(format!("scheme `{scheme}` is kvconn's own, but is claimed by {}", owner.what()));
+                }
+                Claims::One(_) => {}
+            }
+        }
+        if conflicts.is_empty() {
+            return Ok(());
+        }
+        conflicts.sort();
+        Err(Error::new(ErrorKind::Conflict, conflicts.join("; "))
+            .with_hint("rename one of them, or leave one crate out of this binary"))
+    }
+
+    /// The error of a scheme that nobody serves.
+    pub(crate) fn no_scheme(&self, scheme: &str) -> Error {
+        let known: Vec<&str> = RESERVED_SCHEMES.into_iter().chain(self.by_scheme.keys().copied()).collect();
+        let mut message = format!("no connector serves the scheme `{scheme}://`");
+        if let Some(hint) = self.hints.iter().find(|h| h.schemes.contains(&scheme)) {
+            return Error::new(ErrorKind::NotFound, message).with_hint(compiled_out(hint));
+        }
+        message.push_str(&did_you_mean(scheme, known.iter().copied()));
+        let mut known: Vec<String> = known.iter().map(|s| format!("{s}://")).collect();
+        known.sort();
+        let _ = write!(message, "; linked into this binary: {}", known.join(" "));
+        Error::new(ErrorKind::NotFound, message).with_hint(LINK_MORE)
+    }
+
+    #[cold]
+    fn no_connector(&self, module: &str, name: &str) -> Error {
+        let names: Vec<&str> = self.connectors.iter().filter(|e| e.module() == module).map(|e| e.name()).collect();
+        let mut message = if names.is_empty() {
+            format!("no module `{module}` is linked into this binary")
+        } else {
+            format!("module `{module}` has no connector `{name}`")
+        };
+        if let Some(hint) = self.hints.iter().find(|h| h.module == module && h.name == name) {
+            return Error::new(ErrorKind::NotFound, message).with_hint(compiled_out(hint));
+        }
+        let guess = if names.is_empty() {
+            let modules = self.connectors.iter().map(|e| e.module()).chain(self.hints.iter().map(|h| h.module));
+            did_you_mean(module, modules)
+        } else {
+            did_you_mean(name, names.into_iter())
+        };
+        message.push_str(&guess);
+        let all: Vec<String> = self.connectors.iter().map(|e| e.full_name()).collect();
+        let all = if all.is_empty() { "nothing".to_owned() } else { all.join(", ") };
+        let _ = write!(message, "; linked: {all}");
+        Error::new(ErrorKind::NotFound, message).with_hint(LINK_MORE)
+    }
+}
+
+const LINK_MORE: &str =
+    "a crate is linked only if the program names it: add `use its_crate as _;`, or enable its feature";
+
+fn compiled_out(hint: &ConnectorHint) -> String {
+    format!("it is built in, but was compiled out: enable feature `{}` of package `{}`", hint.feature, hint.package)
+}
+
+fn claim<K: std::hash::Hash + Eq, T: Copy>(map: &mut HashMap<K, Claims<T>>, key: K, new: T) {
+    map.entry(key)
+        .and_modify(|claims| match claims {
+            Claims::One(first) => *claims = Claims::Several(vec![*first, new]),
+            Claims::Several(all) => all.push(new),
+        })
+        .or_insert(Claims::One(new));
+}
+
+#[cold]
+fn name_conflict(module: &str, name: &str, entries: &[&'static ConnectorEntry]) -> Error {
+    let places: Vec<String> = entries.iter().map(|e| e.origin().to_string()).collect();
+    Error::new(
+        ErrorKind::Conflict,
+        format!("connector `{module}/{name}` is registered {} times: {}", entries.len(), places.join(" and ")),
+    )
+    .with_hint("rename one of them, or leave one crate out of this binary")
+}
+
+#[cold]
+fn scheme_conflict(scheme: &str, owners: &[SchemeOwner]) -> Error {
+    let mut owners = owners.to_vec();
+    owners.sort_by_key(|o| o.origin());
+    let places: Vec<String> = owners.iter().map(|o| o.what()).collect();
+    Error::new(
+        ErrorKind::Conflict,
+        format!("scheme `{scheme}://` is claimed {} times: by {}", places.len(), places.join(" and by ")),
+    )
+    .with_hint("drop one of the claims, or open the connector by its `external://` URL")
+}

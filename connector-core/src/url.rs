@@ -1,0 +1,262 @@
+//! Remote URLs, read as LMCache reads them and never shown with a secret in them.
+//!
+//! The grammar is `scheme://[user[:password]@]host:port[,host:port..]/path?query`. The `url` crate reads hosts, ports
+//! and queries. The path is taken as it stands: LMCache does not decode it, and `url` would fold `..` and encode spaces.
+//!
+//! Source: `parse_remote_url` of LMCache 0.5.6; its answers are the test vectors in `remote_urls.json`.
+
+mod redact;
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use url::form_urlencoded;
+
+use crate::{Error, ErrorKind, Result};
+pub(crate) use redact::is_secret_name;
+pub use redact::redact;
+
+/// A host and its port as the URL names them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostPort {
+    /// Lower case; an IPv6 address without its brackets.
+    pub host: String,
+    /// `None` if the URL gives none.
+    pub port: Option<u16>,
+}
+
+/// A parsed remote URL.
+///
+/// `Display` and `Debug` hide passwords and secret query values, also inside a URL that is itself a query value;
+/// [`expose`](Self::expose) gives the text as it was written. Cheap to clone.
+///
+/// ```
+/// # fn main() -> connector_core::Result<()> {
+/// let url: connector_core::RemoteUrl = "redis://user:hunter2@H:6379/2?timeout=3".parse()?;
+/// assert_eq!((url.scheme(), url.host(), url.port(), url.path()), ("redis", Some("h"), Some(6379), "/2"));
+/// assert_eq!(url.query("timeout"), Some("3"));
+/// assert_eq!(url.to_string(), "redis://user:***@H:6379/2?timeout=3");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct RemoteUrl(Arc<Parts>);
+
+struct Parts {
+    text: String,
+    scheme: String,
+    hosts: Vec<HostPort>,
+    path: String,
+    username: Option<String>,
+    password: Option<String>,
+    query: Vec<(String, String)>,
+}
+
+impl RemoteUrl {
+    /// Reads a URL.
+    ///
+    /// A missing host or port is no error here (`fs:///kv` has neither); a connector that needs them asks
+    /// [`require_host_port`](Self::require_host_port).
+    ///
+    /// # Errors
+    /// `InvalidUrl` for a text without a scheme, with spaces or control characters around or inside the authority,
+    /// or with a port that is no number up to 65535.
+    pub fn parse(text: &str) -> Result<Self> {
+        let fail = |why: String| {
+            Error::new(ErrorKind::InvalidUrl, format!("`{}` is no remote URL: {why}", redact(text)))
+                .with_hint("write `scheme://host:port/path?option=value`")
+        };
+        if let Some(c) = text.chars().find(|c| c.is_control()) {
+            return Err(fail(format!("it holds the control character {c:?}")));
+        }
+        if text.trim() != text {
+            return Err(fail("it starts or ends with a space".into()));
+        }
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return Err(fail("it has no `scheme://`".into()));
+        };
+        if !is_scheme(scheme) {
+            return Err(fail("a scheme is letters, digits, `+`, `-` and `.`, and starts with a letter".into()));
+        }
+        let rest = rest.split_once('#').map_or(rest, |(before, _fragment)| before);
+        let (before_query, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (authority, path) = before_query.find('/').map_or((before_query, ""), |i| before_query.split_at(i));
+        let (userinfo, hosts) = authority.rsplit_once('@').map_or((None, authority), |(u, h)| (Some(u), h));
+        let (username, password) = match userinfo.map(|u| u.split_once(':').unwrap_or((u, ""))) {
+            None => (None, None),
+            Some((user, "")) => (some(user), None),
+            Some((user, password)) => (some(user), some(password)),
+        };
+        let hosts = match hosts {
+            "" => Vec::new(),
+            several => several.split(',').map(|one| parse_host(one).map_err(fail)).collect::<Result<_>>()?,
+        };
+        // As Python's parse_qs: `a=` and `a` carry no value and are left out.
+        let query = form_urlencoded::parse(query.as_bytes())
+            .filter(|(_, value)| !value.is_empty())
+            .map(|(name, value)| (name.into_owned(), value.into_owned()))
+            .collect();
+        Ok(Self(Arc::new(Parts {
+            text: text.to_owned(),
+            scheme: scheme.to_ascii_lowercase(),
+            hosts,
+            path: path.to_owned(),
+            username,
+            password,
+            query,
+        })))
+    }
+
+    /// The scheme in lower case: `redis`.
+    pub fn scheme(&self) -> &str {
+        &self.0.scheme
+    }
+
+    /// All hosts, in the order written. Empty for `fs:///kv`.
+    pub fn hosts(&self) -> &[HostPort] {
+        &self.0.hosts
+    }
+
+    /// The first host: lower case, an IPv6 address without brackets.
+    pub fn host(&self) -> Option<&str> {
+        self.0.hosts.first().map(|h| h.host.as_str())
+    }
+
+    /// The first host's port.
+    pub fn port(&self) -> Option<u16> {
+        self.0.hosts.first().and_then(|h| h.port)
+    }
+
+    /// The path as written, with its leading slash and nothing decoded; empty if there is none.
+    pub fn path(&self) -> &str {
+        &self.0.path
+    }
+
+    /// The user name as written, nothing decoded.
+    pub fn username(&self) -> Option<&str> {
+        self.0.username.as_deref()
+    }
+
+    /// The password as written, nothing decoded. Do not print it.
+    pub fn password(&self) -> Option<&str> {
+        self.0.password.as_deref()
+    }
+
+    /// The first value of a query parameter, decoded. A parameter without a value counts as absent.
+    pub fn query(&self, name: &str) -> Option<&str> {
+        self.query_pairs().find(|(n, _)| *n == name).map(|(_, value)| value)
+    }
+
+    /// All query parameters that have a value, decoded, in the order written.
+    pub fn query_pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.query.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// The text as it was given, secrets and all: for the connection, not for a log.
+    pub fn expose(&self) -> &str {
+        &self.0.text
+    }
+
+    /// The one host and its port.
+    ///
+    /// # Errors
+    /// `InvalidUrl` if the host or the port is missing, or if there are several hosts.
+    pub fn require_host_port(&self) -> Result<(&str, u16)> {
+        let missing = |what: &str| {
+            Error::new(ErrorKind::InvalidUrl, format!("`{self}` has no {what}")).with_hint(format!(
+                "write `{}://host:port{}`; a store without a port takes `:0`",
+                self.scheme(),
+                self.path()
+            ))
+        };
+        match self.hosts() {
+            [] => Err(missing("host")),
+            [one] => Ok((&one.host, one.port.ok_or_else(|| missing("port"))?)),
+            several => Err(Error::new(
+                ErrorKind::InvalidUrl,
+                format!("only one host is supported here, but `{self}` names {}", several.len()),
+            )),
+        }
+    }
+}
+
+fn some(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+pub(crate) fn is_scheme(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
+}
+
+/// One `host[:port]`, through the `url` crate: it knows IPv6 and what may stand in a host.
+fn parse_host(text: &str) -> Result<HostPort, String> {
+    if text.is_empty() {
+        return Err("a host is empty".into());
+    }
+    let parsed = url::Url::parse(&format!("x://{text}")).map_err(|e| match e {
+        url::ParseError::InvalidPort => "the port is no number from 0 to 65535".to_owned(),
+        url::ParseError::EmptyHost => "the host is missing".to_owned(),
+        other => format!("its host is malformed ({other})"),
+    })?;
+    let host = parsed.host_str().unwrap_or_default().to_ascii_lowercase();
+    let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(&host).to_owned();
+    Ok(HostPort { host, port: parsed.port() })
+}
+
+impl FromStr for RemoteUrl {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Self::parse(text)
+    }
+}
+
+impl fmt::Display for RemoteUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&redact(&self.0.text))
+    }
+}
+
+impl fmt::Debug for RemoteUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RemoteUrl(\"{self}\")")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_is_neither_folded_nor_decoded() {
+        let url = RemoteUrl::parse("fs://h:0/tmp/../a b%20c/模型").unwrap();
+        assert_eq!(url.path(), "/tmp/../a b%20c/模型");
+    }
+
+    #[test]
+    fn several_hosts_are_kept_and_refused_where_one_is_wanted() {
+        let url = RemoteUrl::parse("redis-sentinel://h1:1,h2:2/mymaster").unwrap();
+        assert_eq!(url.hosts().len(), 2);
+        assert!(url.require_host_port().unwrap_err().to_string().contains("only one host"));
+    }
+
+    #[test]
+    fn a_bad_url_says_why_and_hides_the_password() {
+        for (text, why) in [
+            ("noscheme", "no `scheme://`"),
+            ("1x://h:1", "starts with a letter"),
+            ("redis://u:hunter2@h:99999", "no number from 0 to 65535"),
+            ("redis://u:hunter2@h:1\n", "control character"),
+            (" redis://h:1", "space"),
+            ("redis://u:hunt/er2@h:1", "no number"),
+            ("redis://u:hunter2@[::1", "malformed"),
+            ("redis://u:hunter2@,h:1", "a host is empty"),
+        ] {
+            let message = RemoteUrl::parse(text).unwrap_err().to_string();
+            assert!(message.contains(why), "{text}: {message}");
+            assert!(!message.contains("er2"), "{text}: {message}");
+        }
+    }
+}

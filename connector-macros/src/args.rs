@@ -1,0 +1,228 @@
+//! What stands in the attribute's parentheses.
+//!
+//! ```text
+//! args  = [ arg { "," arg } [ "," ] ]
+//! arg   = "module"  "=" string        a dotted path of identifiers
+//!       | "name"    "=" string        an identifier
+//!       | "scheme"  "=" string        lower case; may repeat
+//!       | "options" "=" type
+//!       | "crate"   "=" path
+//! ```
+//!
+//! Every argument is read on its own, so that one run of the compiler reports every wrong one.
+
+use proc_macro2::{Ident, Span, TokenStream, TokenTree};
+use syn::ext::IdentExt;
+use syn::parse::{ParseStream, Parser};
+use syn::{Error, LitStr, Path, Token, Type};
+
+/// Which attribute is read: they differ in the arguments they know.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Attribute {
+    Connector,
+    Adapter,
+}
+
+impl Attribute {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Connector => "#[external_connector]",
+            Self::Adapter => "#[connector_adapter]",
+        }
+    }
+
+    fn known(self) -> &'static [&'static str] {
+        match self {
+            Self::Connector => &["module", "name", "scheme", "options", "crate"],
+            Self::Adapter => &["scheme", "crate"],
+        }
+    }
+
+    fn example(self) -> &'static str {
+        match self {
+            Self::Connector => "#[external_connector(module = \"acme.kv\", name = \"AcmeConnector\")]",
+            Self::Adapter => "#[connector_adapter(scheme = \"acme\")]",
+        }
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct Args {
+    pub(crate) module: Option<LitStr>,
+    pub(crate) name: Option<LitStr>,
+    pub(crate) schemes: Vec<LitStr>,
+    pub(crate) options: Option<Type>,
+    pub(crate) core: Option<Path>,
+}
+
+/// Schemes that kvconn itself serves.
+const RESERVED_SCHEMES: [&str; 2] = ["external", "plugin"];
+
+/// The arguments that could be read, and all that is wrong with the others.
+pub(crate) fn parse(attribute: Attribute, tokens: TokenStream) -> (Args, Vec<Error>) {
+    let mut args = Args::default();
+    let mut errors = Vec::new();
+    for piece in split_at_commas(tokens) {
+        if let Err(e) = (|input: ParseStream<'_>| parse_one(attribute, input, &mut args)).parse2(piece) {
+            errors.push(e);
+        }
+    }
+    let missing = |what: &str| {
+        Error::new(
+            Span::call_site(),
+            format!("{} needs `{what} = \"..\"`: write `{}`", attribute.name(), attribute.example()),
+        )
+    };
+    if errors.is_empty() {
+        match attribute {
+            Attribute::Connector if args.module.is_none() => errors.push(missing("module")),
+            Attribute::Adapter if args.schemes.is_empty() => errors.push(missing("scheme")),
+            _ => {}
+        }
+    }
+    (args, errors)
+}
+
+fn parse_one(attribute: Attribute, input: ParseStream<'_>, args: &mut Args) -> syn::Result<()> {
+    let key = input.call(Ident::parse_any).map_err(|e| {
+        Error::new(e.span(), format!("expected an argument of {}, as in `{}`", attribute.name(), attribute.example()))
+    })?;
+    let text = key.to_string();
+    if !attribute.known().contains(&text.as_str()) {
+        let known: Vec<String> = attribute.known().iter().map(|k| format!("`{k}`")).collect();
+        // Whatever stands behind an unknown name is not looked at.
+        input.parse::<TokenStream>()?;
+        return Err(Error::new(
+            key.span(),
+            format!("unknown argument `{text}` of {}: it knows {}", attribute.name(), known.join(", ")),
+        ));
+    }
+    let form = if text == "options" || text == "crate" { "path" } else { "\"..\"" };
+    if !input.peek(Token![=]) {
+        input.parse::<TokenStream>()?;
+        return Err(Error::new(key.span(), format!("argument `{text}` needs a value: write `{text} = {form}`")));
+    }
+    input.parse::<Token![=]>()?;
+    let twice =
+        || Error::new(key.span(), format!("argument `{text}` is given twice; {} takes it once", attribute.name()));
+    match text.as_str() {
+        "module" => set(&mut args.module, check_module(string(input, &text)?)?).map_err(|()| twice()),
+        "name" => set(&mut args.name, check_name(string(input, &text)?)?).map_err(|()| twice()),
+        "scheme" => {
+            let scheme = check_scheme(string(input, &text)?)?;
+            if args.schemes.iter().any(|s| s.value() == scheme.value()) {
+                return Err(Error::new(scheme.span(), format!("scheme `{}` is given twice", scheme.value())));
+            }
+            if attribute == Attribute::Adapter && !args.schemes.is_empty() {
+                return Err(twice());
+            }
+            args.schemes.push(scheme);
+            Ok(())
+        }
+        "options" => set(&mut args.options, whole(input, "options", "a type")?).map_err(|()| twice()),
+        _ => {
+            let path = input.call(Path::parse_mod_style);
+            let rest: TokenStream = input.parse()?;
+            match path {
+                Ok(path) if rest.is_empty() => set(&mut args.core, path).map_err(|()| twice()),
+                _ => Err(Error::new(key.span(), "argument `crate` takes a path: write `crate = ::my_connector_core`")),
+            }
+        }
+    }
+}
+
+fn set<T>(place: &mut Option<T>, value: T) -> Result<(), ()> {
+    if place.is_some() {
+        return Err(());
+    }
+    *place = Some(value);
+    Ok(())
+}
+
+fn string(input: ParseStream<'_>, key: &str) -> syn::Result<LitStr> {
+    let span = input.span();
+    let literal = input.parse::<LitStr>();
+    let rest: TokenStream = input.parse()?;
+    literal
+        .ok()
+        .filter(|_| rest.is_empty())
+        .ok_or_else(|| Error::new(span, format!("argument `{key}` takes a string literal: write `{key} = \"..\"`")))
+}
+
+fn whole<T: syn::parse::Parse>(input: ParseStream<'_>, key: &str, what: &str) -> syn::Result<T> {
+    let span = input.span();
+    let value = input.parse::<T>();
+    let rest: TokenStream = input.parse()?;
+    value.ok().filter(|_| rest.is_empty()).ok_or_else(|| Error::new(span, format!("argument `{key}` takes {what}")))
+}
+
+fn check_module(literal: LitStr) -> syn::Result<LitStr> {
+    let module = literal.value();
+    let why = if module.is_empty() {
+        "module is empty".to_owned()
+    } else if let Some(bad) = module.split('.').find(|segment| !is_identifier(segment)) {
+        format!("module `{module}` is not a dotted path: `{bad}` is not an identifier")
+    } else {
+        return Ok(literal);
+    };
+    Err(Error::new(literal.span(), format!("{why}; write it as in `module = \"acme.kv\"`")))
+}
+
+fn check_name(literal: LitStr) -> syn::Result<LitStr> {
+    let name = literal.value();
+    let why = if name.is_empty() {
+        "connector name is empty".to_owned()
+    } else if !is_identifier(&name) {
+        format!("connector name `{name}` is not an identifier")
+    } else {
+        return Ok(literal);
+    };
+    Err(Error::new(literal.span(), format!("{why}; write it as in `name = \"AcmeConnector\"`")))
+}
+
+fn check_scheme(literal: LitStr) -> syn::Result<LitStr> {
+    let scheme = literal.value();
+    let well_formed = scheme.starts_with(|c: char| c.is_ascii_lowercase())
+        && scheme.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '+' | '-' | '.'));
+    let why = if scheme.is_empty() {
+        "scheme is empty; write it as in `scheme = \"acme\"`".to_owned()
+    } else if let Some(bare) = scheme.strip_suffix("://") {
+        format!("scheme `{scheme}` is written without `://`: `scheme = \"{bare}\"`")
+    } else if !well_formed {
+        format!("scheme `{scheme}` is not a URL scheme: lower-case letters, digits, `+`, `-` and `.`, a letter first")
+    } else if RESERVED_SCHEMES.contains(&scheme.as_str()) {
+        format!("scheme `{scheme}` is kvconn's own; choose another")
+    } else {
+        return Ok(literal);
+    };
+    Err(Error::new(literal.span(), why))
+}
+
+/// An identifier in Rust and in Python: the URL names the same connector in both worlds.
+fn is_identifier(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+/// The arguments as token streams; commas inside brackets are not seen here. A type's `<A, B>` is kept together.
+fn split_at_commas(tokens: TokenStream) -> Vec<TokenStream> {
+    let mut pieces: Vec<Vec<TokenTree>> = vec![Vec::new()];
+    let mut angle = 0u32;
+    for token in tokens {
+        if let TokenTree::Punct(p) = &token {
+            match p.as_char() {
+                '<' => angle += 1,
+                '>' => angle = angle.saturating_sub(1),
+                ',' if angle == 0 => {
+                    pieces.push(Vec::new());
+                    continue;
+                }
+                _ => {}
+            }
+        }
+        if let Some(last) = pieces.last_mut() {
+            last.push(token);
+        }
+    }
+    pieces.into_iter().filter(|p| !p.is_empty()).map(|p| p.into_iter().collect()).collect()
+}

@@ -1,0 +1,45 @@
+//! The attributes of `connector-core`, which re-exports and documents them. This file only dispatches: `args` reads what
+//! stands in the parentheses, `check` looks at the item below, `expand` writes the registry's entry.
+#![forbid(unsafe_code)]
+
+mod args;
+mod check;
+mod expand;
+mod once;
+
+use proc_macro::TokenStream;
+
+/// Registers a connector, so that every binary that links this crate can open it by URL.
+///
+/// ```text
+/// #[external_connector(module = "acme.kv", name = "AcmeConnector", scheme = "acme", options = AcmeOptions)]
+/// ```
+///
+/// | argument | meaning |
+/// |---|---|
+/// | `module = ".."` | required; the dotted path in `external://host:port/acme.kv/?connector_name=..` |
+/// | `name = ".."` | the connector's name in that URL; default: the struct's |
+/// | `scheme = ".."` | a short URL of its own, `acme://..`; may be given several times |
+/// | `options = Type` | the type of its options, a `ConnectorOptions`: shown by `describe`, and checked when a URL is opened |
+/// | `crate = path` | where `connector-core` is, if it was renamed or is re-exported by another crate |
+///
+/// The struct must implement `RemoteConnector` and `FromContext`, and have no generic parameters. It stays as it is; its
+/// doc comment becomes the connector's description. Two connectors of one module and name in one crate do not compile.
+///
+/// A crate is linked only if the program names it: `use acme_kv as _;` is enough.
+#[proc_macro_attribute]
+pub fn external_connector(args: TokenStream, item: TokenStream) -> TokenStream {
+    expand::external_connector(args.into(), item.into()).into()
+}
+
+/// Registers an adapter for a scheme of its own, so that every binary that links this crate serves it.
+///
+/// ```text
+/// #[connector_adapter(scheme = "acme-cluster")]
+/// ```
+///
+/// The struct must implement `ConnectorAdapter` and `Default`. `crate = path` as in `#[external_connector]`.
+#[proc_macro_attribute]
+pub fn connector_adapter(args: TokenStream, item: TokenStream) -> TokenStream {
+    expand::connector_adapter(args.into(), item.into()).into()
+}
