@@ -1,0 +1,24 @@
+//! The stores of this crate that were compiled out: a failed lookup names the feature to enable.
+
+macro_rules! compiled_out {
+    ($($feature:literal: $module:literal $name:literal [$($scheme:literal),*];)*) => {$(
+        #[cfg(not(feature = $feature))]
+        const _: () = {
+            use connector_core::__private::{self as private, linkme};
+            #[linkme::distributed_slice(private::KVCONN_CONNECTOR_HINTS_0_1)]
+            #[linkme(crate = linkme)]
+            static HINT: private::ConnectorHint = private::ConnectorHint {
+                module: $module,
+                name: $name,
+                schemes: &[$($scheme),*],
+                package: "connectors",
+                feature: $feature,
+            };
+        };
+    )*};
+}
+
+compiled_out! {
+    "fs": "kvconn.fs" "FSConnector" ["fs"];
+    "memory": "kvconn.memory" "MemoryConnector" ["memory"];
+}

@@ -1,0 +1,320 @@
+//! One chunk's file: written under a name of its own and renamed, read in place. Everything here blocks.
+
+use std::collections::hash_map::RandomState;
+use std::fs::File;
+use std::hash::BuildHasher;
+use std::io::{self, IoSlice, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use connector_core::metadata::raw_layout;
+use connector_core::{
+    CacheKey, ChunkHeader, ChunkLayout, Error, ErrorKind, KeyKind, LMCacheMetadata, MemoryObj, MemoryObjMut, Result,
+};
+
+use super::commit::Work;
+use super::layout;
+
+/// Holds the key of a file whose name another key could have, too.
+const KEY_ATTRIBUTE: &str = "user.kvconn.key";
+
+/// What the files of a store have in common.
+pub(super) struct Files {
+    pub(super) base_paths: Vec<PathBuf>,
+    pub(super) tmp_dir: Option<PathBuf>,
+    /// Whether an in-process key's file starts with a header.
+    pub(super) with_header: bool,
+    pub(super) metadata: Option<std::sync::Arc<LMCacheMetadata>>,
+}
+
+/// A file that is open and understood, to be read into memory.
+pub(super) struct Found {
+    file: File,
+    path: PathBuf,
+    offset: u64,
+    pub(super) layout: ChunkLayout,
+}
+
+impl Files {
+    /// Makes the directories.
+    pub(super) fn prepare(&self) -> Result<()> {
+        for base in &self.base_paths {
+            let make = |dir: &Path| {
+                std::fs::create_dir_all(dir)
+                    .map_err(|e| Error::io(e, format_args!("create the base path `{}`", dir.display())))
+            };
+            make(base)?;
+            if let Some(tmp) = &self.tmp_dir {
+                make(&base.join(tmp))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn base(&self, key: &CacheKey) -> &Path {
+        match &self.base_paths[..] {
+            [one] => one,
+            several => &several[key.hash_modulo(several.len())],
+        }
+    }
+
+    fn path(&self, key: &CacheKey) -> Result<PathBuf> {
+        Ok(self.base(key).join(layout::file_name(key)?))
+    }
+
+    fn is_raw(&self, key: &CacheKey) -> bool {
+        !self.with_header || key.kind() == KeyKind::Object
+    }
+
+    pub(super) fn exists(&self, key: &CacheKey) -> Result<bool> {
+        let path = self.path(key)?;
+        match std::fs::metadata(&path) {
+            Ok(found) => Ok(found.is_file() && !self.is_others(key, || attribute_of_path(&path))),
+            Err(e) if is_absent(&e) => Ok(false),
+            Err(e) => Err(Error::io(e, format_args!("look for `{}`", path.display()))),
+        }
+    }
+
+    /// Opens the key's file and finds out what it holds.
+    pub(super) fn find(&self, key: &CacheKey) -> Result<Option<Found>> {
+        let path = self.path(key)?;
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(e) if is_absent(&e) => return Ok(None),
+            Err(e) => return Err(Error::io(e, format_args!("open `{}`", path.display()))),
+        };
+        let stat = file.metadata().map_err(|e| Error::io(e, format_args!("stat `{}`", path.display())))?;
+        if !stat.is_file() || self.is_others(key, || attribute_of_file(&file)) {
+            return Ok(None);
+        }
+        let bytes = usize::try_from(stat.len()).unwrap_or(usize::MAX);
+        let (header_len, layout) = if self.is_raw(key) {
+            (0, raw_layout(self.metadata.as_deref(), bytes).map_err(|e| in_file(e, &path))?)
+        } else {
+            read_header(&file, bytes).map_err(|e| in_file(e, &path))?
+        };
+        Ok(Some(Found { file, path, offset: header_len as u64, layout }))
+    }
+
+    /// Refuses a chunk that a get could not give back, and makes its header.
+    pub(super) fn check(&self, key: &CacheKey, chunk: &ChunkLayout) -> Result<Option<ChunkHeader>> {
+        layout::file_name(key)?;
+        if self.is_raw(key) {
+            return match raw_layout(self.metadata.as_deref(), chunk.len) {
+                Ok(_) => Ok(None),
+                Err(e) => Err(Error::new(
+                    ErrorKind::InvalidInput,
+                    format!("a raw file could not give it back: {}", e.message()),
+                )),
+            };
+        }
+        let header = ChunkHeader::new(chunk)?;
+        let back = ChunkHeader::read(header.as_bytes())?;
+        if back != *chunk {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("the chunk header would give `{chunk}` back as `{back}`"),
+            )
+            .with_hint("a binary chunk has the shape [bytes, 0, 0, 0], any other no dimension of 0 at its end"));
+        }
+        Ok(Some(header))
+    }
+
+    /// Writes the chunk under a name of its own, and renames it unless the work was cancelled.
+    pub(super) fn write(
+        &self,
+        key: &CacheKey,
+        header: Option<&ChunkHeader>,
+        chunk: &MemoryObj,
+        work: &Work,
+    ) -> Result<()> {
+        if work.is_cancelled() {
+            return Ok(());
+        }
+        let base = self.base(key);
+        let path = self.path(key)?;
+        let mut tmp = Temporary::new(self.tmp_dir.as_ref().map_or_else(|| base.to_owned(), |dir| base.join(dir)));
+        let what = |step: &str| format!("{step} `{}` for `{}`", tmp.path.display(), path.display());
+        let mut file = File::create_new(&tmp.path).map_err(|e| Error::io(e, what("create")))?;
+        write_all(&mut file, header.map_or(&[], ChunkHeader::as_bytes), chunk)
+            .map_err(|e| Error::io(e, what("write")))?;
+        if layout::shares_its_name(key) {
+            // Best effort: not every file system has extended attributes.
+            let _ =
+                rustix::fs::fsetxattr(&file, KEY_ATTRIBUTE, key.as_str().as_bytes(), rustix::fs::XattrFlags::empty());
+        }
+        drop(file);
+        if work.commit() {
+            std::fs::rename(&tmp.path, &path).map_err(|e| Error::io(e, what("rename")))?;
+            tmp.renamed = true;
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove(&self, key: &CacheKey) -> Result<bool> {
+        let path = self.path(key)?;
+        if self.is_others(key, || attribute_of_path(&path)) {
+            return Ok(false);
+        }
+        match std::fs::remove_file(&path) {
+            Ok(()) => Ok(true),
+            Err(e) if is_absent(&e) => Ok(false),
+            Err(e) => Err(Error::io(e, format_args!("remove `{}`", path.display()))),
+        }
+    }
+
+    /// Gives every key to `each`, until it says `false`.
+    pub(super) fn list(&self, prefix: &str, mut each: impl FnMut(Result<CacheKey>) -> bool) {
+        for base in &self.base_paths {
+            let failed = |e| Error::io(e, format_args!("list `{}`", base.display()));
+            let entries = match std::fs::read_dir(base) {
+                Ok(entries) => entries,
+                Err(e) => {
+                    each(Err(failed(e)));
+                    return;
+                }
+            };
+            for entry in entries {
+                let goes_on = match entry {
+                    Err(e) => each(Err(failed(e))),
+                    Ok(entry) => match entry.file_name().to_str().and_then(|name| key_of_entry(name, &entry.path())) {
+                        Some(key) if key.as_str().starts_with(prefix) => each(Ok(key)),
+                        _ => true,
+                    },
+                };
+                if !goes_on {
+                    return;
+                }
+            }
+        }
+    }
+
+    pub(super) fn ping(&self) -> Result<()> {
+        self.base_paths.iter().try_for_each(|base| {
+            let unreachable = |e| Error::io(e, format_args!("reach the base path `{}`", base.display()));
+            std::fs::read_dir(base).map(drop).map_err(unreachable)
+        })
+    }
+
+    /// Whether the file's record names another key.
+    fn is_others(&self, key: &CacheKey, recorded: impl FnOnce() -> Option<Vec<u8>>) -> bool {
+        layout::shares_its_name(key) && recorded().is_some_and(|other| other != key.as_str().as_bytes())
+    }
+}
+
+impl Found {
+    /// Reads the chunk; `memory` already has its layout.
+    pub(super) fn read(&self, memory: &mut MemoryObjMut) -> Result<()> {
+        self.file.read_exact_at(memory, self.offset).map_err(|e| match e.kind() {
+            io::ErrorKind::UnexpectedEof => corrupt(&self.path, "it became shorter while it was read"),
+            _ => Error::io(e, format_args!("read `{}`", self.path.display())),
+        })
+    }
+}
+
+/// The header's length and what it says. The number of groups follows from the file's length and the chunk's.
+fn read_header(file: &File, bytes: usize) -> Result<(usize, ChunkLayout)> {
+    let short = || Error::new(ErrorKind::Corrupt, format!("{bytes} bytes are too few for a chunk header"));
+    let io =
+        |e: io::Error| if e.kind() == io::ErrorKind::UnexpectedEof { short() } else { Error::io(e, "read the header") };
+    const ONE_GROUP: usize = ChunkHeader::len_for(1);
+    let mut first = [0; ONE_GROUP];
+    if bytes < ONE_GROUP {
+        return Err(short());
+    }
+    file.read_exact_at(&mut first, 0).map_err(io)?;
+    let chunk = i32::from_le_bytes([first[0], first[1], first[2], first[3]]);
+    let header = usize::try_from(chunk).ok().and_then(|chunk| bytes.checked_sub(chunk));
+    match header.filter(|len| ChunkHeader::groups_for(*len).is_some()) {
+        Some(ONE_GROUP) => Ok((ONE_GROUP, ChunkHeader::read(&first)?)),
+        Some(len) => {
+            let mut all = vec![0; len];
+            file.read_exact_at(&mut all, 0).map_err(io)?;
+            Ok((len, ChunkHeader::read(&all)?))
+        }
+        None => Err(Error::new(
+            ErrorKind::Corrupt,
+            format!("the file has {bytes} bytes, but its header speaks of a chunk of {chunk} bytes"),
+        )),
+    }
+}
+
+fn corrupt(path: &Path, why: &str) -> Error {
+    Error::new(ErrorKind::Corrupt, format!("file `{}`: {why}", path.display()))
+}
+
+fn in_file(e: Error, path: &Path) -> Error {
+    Error::new(e.kind(), format!("file `{}`: {}", path.display(), e.message()))
+}
+
+/// No such file, or a part of its path is no directory.
+fn is_absent(e: &io::Error) -> bool {
+    e.kind() == io::ErrorKind::NotFound
+}
+
+fn key_of_entry(name: &str, path: &Path) -> Option<CacheKey> {
+    let key = layout::key_of_file(name)?;
+    if !layout::shares_its_name(&key) {
+        return Some(key);
+    }
+    let recorded = attribute_of_path(path).and_then(|bytes| CacheKey::parse(std::str::from_utf8(&bytes).ok()?).ok());
+    Some(recorded.filter(|r| layout::file_name(r).is_ok_and(|n| n == name)).unwrap_or(key))
+}
+
+fn attribute_of_file(file: &File) -> Option<Vec<u8>> {
+    let mut buffer = vec![0; KEY_MAX];
+    let len = rustix::fs::fgetxattr(file, KEY_ATTRIBUTE, &mut buffer[..]).ok()?;
+    buffer.truncate(len);
+    Some(buffer)
+}
+
+fn attribute_of_path(path: &Path) -> Option<Vec<u8>> {
+    let mut buffer = vec![0; KEY_MAX];
+    let len = rustix::fs::getxattr(path, KEY_ATTRIBUTE, &mut buffer[..]).ok()?;
+    buffer.truncate(len);
+    Some(buffer)
+}
+
+/// No key that has a file is longer.
+const KEY_MAX: usize = layout::NAME_MAX;
+
+fn write_all(file: &mut File, header: &[u8], chunk: &[u8]) -> io::Result<()> {
+    // One system call for both in the usual case.
+    let written = loop {
+        match file.write_vectored(&[IoSlice::new(header), IoSlice::new(chunk)]) {
+            Ok(n) => break n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    };
+    let of_header = written.min(header.len());
+    file.write_all(&header[of_header..])?;
+    file.write_all(&chunk[written - of_header..])
+}
+
+/// A name that no other writer has, and that no reader looks for. Removed when dropped, unless it was renamed.
+struct Temporary {
+    path: PathBuf,
+    renamed: bool,
+}
+
+impl Temporary {
+    fn new(dir: PathBuf) -> Self {
+        /// Tells processes apart that share a process id, as containers on one directory do.
+        static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(std::process::id()));
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = dir.join(format!(".kvconn-{}-{:016x}-{n}.tmp", std::process::id(), *PROCESS));
+        Self { path, renamed: false }
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.renamed {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}

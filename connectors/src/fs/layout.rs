@@ -1,0 +1,114 @@
+//! Names of files, as LMCache makes them.
+//!
+//! | key | file name |
+//! |---|---|
+//! | engine, layer | the key's text with `/` as `-SEP-`, and `.data` |
+//! | object | `model@0x%08x(kv_rank)@%x(group)@hash_hex[@salt].data`, `/` in the model as `-SEP-` |
+//!
+//! Source: `fs_connector.py` and `fs_l2_adapter.py` of LMCache 0.5.6; vectors in `storage_names.json` and
+//! `object_keys.json`.
+
+use connector_core::{CacheKey, Error, ErrorKind, KeyKind, ObjectKey, Result};
+
+/// What stands for `/` in a file name.
+pub const SLASH: &str = "-SEP-";
+/// What every chunk's file ends with.
+pub const EXTENSION: &str = ".data";
+/// Longest file name of Linux's file systems, in bytes.
+pub const NAME_MAX: usize = 255;
+
+/// The name of the key's file.
+///
+/// # Errors
+/// `InvalidKey` for a name of more than 255 bytes (saying both sizes) and for a key that holds NUL.
+pub fn file_name(key: &CacheKey) -> Result<String> {
+    let mut name = key.as_str().replace('/', SLASH);
+    if key.kind() == KeyKind::Object {
+        // The rank is the second field: `01050805` becomes `0x01050805`, `-0000001` becomes `-0x0000001`.
+        let rank = name.find('@').map_or(0, |at| at + 1);
+        let digits = if name[rank..].starts_with('-') { rank + 1 } else { rank };
+        name.insert_str(digits, "0x");
+    }
+    name.push_str(EXTENSION);
+    if name.contains('\0') {
+        return Err(Error::new(ErrorKind::InvalidKey, "a key with a NUL character cannot be a file's name"));
+    }
+    if name.len() > NAME_MAX {
+        return Err(Error::new(
+            ErrorKind::InvalidKey,
+            format!("the key's file name has {} bytes, and a file system takes at most {NAME_MAX}", name.len()),
+        ));
+    }
+    Ok(name)
+}
+
+/// The key of a file, if it is one that [`file_name`] gives. Of the two keys that share a file name, the one with `/`.
+pub fn key_of_file(name: &str) -> Option<CacheKey> {
+    // `m@1@0@ff@half.data` reads as an object key with a salt, too: only the `0x` of LMCache's own spelling tells.
+    let rank = name.split('@').nth(1).unwrap_or_default();
+    let key = match object_key_of_file(name) {
+        Some(key) if rank.trim_start_matches('-').starts_with("0x") => CacheKey::from(key),
+        _ => CacheKey::parse(&name.strip_suffix(EXTENSION)?.replace(SLASH, "/")).ok()?,
+    };
+    // A name in another spelling (`m@1@2@0a.data`) would be listed, and then not be found under its key.
+    (file_name(&key).ok()? == name).then_some(key)
+}
+
+/// The key of a multiprocess file, read as freely as LMCache reads it: `m@1@2@0a.data` is rank 1.
+pub fn object_key_of_file(name: &str) -> Option<ObjectKey> {
+    let stem = name.strip_suffix(EXTENSION)?;
+    let parts: Vec<&str> = stem.split('@').collect();
+    let (model, rank, group, hash, salt) = match parts[..] {
+        [model, rank, group, hash] => (model, rank, group, hash, ""),
+        [model, rank, group, hash, salt] => (model, rank, group, hash, salt),
+        _ => return None,
+    };
+    if hash.is_empty() || !hash.len().is_multiple_of(2) || !hash.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    let hash: Option<Vec<u8>> =
+        (0..hash.len()).step_by(2).map(|i| u8::from_str_radix(&hash[i..i + 2], 16).ok()).collect();
+    let group = u64::try_from(python_hex(group)?).ok()?;
+    ObjectKey::from_parts(model.replace(SLASH, "/"), python_hex(rank)?, group, hash?, salt).ok()
+}
+
+/// Python's `int(text, 16)`, without its underscores and spaces.
+fn python_hex(text: &str) -> Option<i64> {
+    let (negative, digits) = match text.strip_prefix('-') {
+        Some(digits) => (true, digits),
+        None => (false, text),
+    };
+    let digits = digits.strip_prefix("0x").unwrap_or(digits);
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    let value = i64::from_str_radix(digits, 16).ok()?;
+    Some(if negative { -value } else { value })
+}
+
+/// Whether LMCache's layout writes another key to the same file.
+pub(super) fn shares_its_name(key: &CacheKey) -> bool {
+    key.as_str().contains('/') || key.as_str().contains(SLASH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_over_the_limit_are_refused_with_both_sizes() {
+        let key: CacheKey = format!("{}@1@0@ff@half", "m".repeat(300)).parse().unwrap();
+        let e = file_name(&key).unwrap_err();
+        assert!(e.to_string().contains("317") && e.to_string().contains("255"), "{e}");
+    }
+
+    #[test]
+    fn a_name_in_another_spelling_is_not_listed() {
+        assert!(object_key_of_file("m@1@2@0a.data").is_some());
+        assert_eq!(key_of_file("m@1@2@0a.data"), None);
+        assert_eq!(key_of_file("notes.txt"), None);
+        assert_eq!(key_of_file(".kvconn-1-2-3.tmp"), None);
+        assert_eq!(key_of_file("a-SEP-b@1@0@ff@half.data").unwrap().as_str(), "a/b@1@0@ff@half");
+        assert_eq!(key_of_file("m@-0x0000001@0@ff.data").unwrap().as_str(), "m@-0000001@0@ff");
+    }
+}

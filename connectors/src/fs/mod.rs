@@ -1,0 +1,25 @@
+//! `kvconn.fs` `FSConnector`: one file a chunk, byte for byte as LMCache writes it.
+//!
+//! **What it stores.** Under each base path, files named after the key ([`layout`]). An in-process key's file holds the
+//! chunk header and the bytes, or the bytes alone (`save_chunk_meta=false`); a multiprocess key's file holds the bytes
+//! alone. A file is written under a name of its own and renamed when it is whole, so a writer that is killed never leaves
+//! a torn chunk to read.
+//!
+//! **How it connects.** `fs:///path[,path..]`, `fs://host:port/path[,path..]` as LMCache writes it (host and port mean
+//! nothing), `plugin://fs[.instance]`, or `external://localhost:0/kvconn.fs/?connector_name=FSConnector&base_path=/path`.
+//! The directories are made if they are missing. The path is taken as it stands: nothing in it is decoded.
+//!
+//! **Options.** [`FsOptions`].
+//!
+//! **Limits.** A file name has at most 255 bytes: `.data` takes 5 of them, each `/` of a key 5. LMCache's layout writes
+//! `a/b` and `a-SEP-b` to one file; this store records such a key in the file's extended attribute `user.kvconn.key` where
+//! the file system has those, and a file of the other key is a miss. Files that LMCache wrote carry no such record.
+
+mod commit;
+mod connector;
+mod file;
+pub mod layout;
+mod options;
+
+pub use connector::FSConnector;
+pub use options::FsOptions;

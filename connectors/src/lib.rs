@@ -1,0 +1,69 @@
+//! Opens remote KV-cache stores by URL, from connectors that are compiled in.
+//!
+//! ```
+//! # #[cfg(feature = "memory")]
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> connectors::Result<()> {
+//! let connector = connectors::open("memory://example").await?;
+//! let key: connectors::CacheKey = "meta-llama/Llama-3.1-8B@1@0@1f2e3d@bfloat16".parse()?;
+//! connector.put(&key, connectors::MemoryObj::from(b"hello".to_vec())).await?;
+//! assert_eq!(connector.get(&key).await?.as_deref(), Some(&b"hello"[..]));
+//! # Ok(())
+//! # }
+//! # #[cfg(not(feature = "memory"))]
+//! # fn main() {}
+//! ```
+//!
+//! Calling [`open`] or [`builder`] links every store whose feature is on. A connector of another crate is linked as soon
+//! as the program names that crate: `use acme_kv as _;`. Everything of `connector-core` is re-exported here, so a
+//! program needs this one dependency.
+//!
+//! # Features
+//!
+//! | feature | store | URLs |
+//! |---|---|---|
+//! | `memory` | [`kvconn.memory`](memory): chunks in this process's memory | `memory://name` |
+//! | `fs` | [`kvconn.fs`](fs): one file a chunk, LMCache's layout | `fs:///path`, `fs://host:port/path[,path..]` |
+//!
+//! | bundle | features |
+//! |---|---|
+//! | `local` (default) | `memory`, `fs` |
+//! | `full` | everything |
+#![forbid(unsafe_code)]
+#![deny(unused_crate_dependencies)]
+
+#[cfg(feature = "fs")]
+pub mod fs;
+#[cfg(feature = "memory")]
+pub mod memory;
+
+mod compiled_out;
+
+pub use connector_core::*;
+
+/// Opens the store that `url` names, with LMCache's defaults for everything else.
+///
+/// # Errors
+/// `NotFound` if no connector of that scheme, module or name is linked, with the nearest name and what to do;
+/// `InvalidUrl`, `InvalidOption`; and whatever keeps the store from working.
+pub async fn open(url: &str) -> Result<Connector> {
+    builder(url).open().await
+}
+
+/// Sets the local CPU backend, engine config, metadata, plugin name or tokio handle, then opens `url`.
+///
+/// ```no_run
+/// # async fn f() -> connectors::Result<()> {
+/// use connectors::{LMCacheEngineConfig, LocalCpuBackend};
+/// let config = LMCacheEngineConfig::load()?;
+/// let connector = connectors::builder("fs:///var/cache/kv")
+///     .local_cpu_backend(LocalCpuBackend::from_config(&config))
+///     .config(config)
+///     .open()
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+pub fn builder(url: &str) -> ContextBuilder {
+    ConnectorContext::builder(url)
+}

@@ -1,0 +1,60 @@
+use std::sync::Arc;
+
+use connector_core::{
+    BoxStream, CacheKey, Capabilities, ConnectorContext, FromContext, MemoryObj, RemoteConnector, Result,
+    external_connector,
+};
+use futures::stream::{self, StreamExt};
+
+use super::MemoryOptions;
+use super::store::Store;
+
+/// Chunks in this process's memory.
+///
+/// All connectors of one process that are opened with one name share one store. When it is full, the chunk that was used
+/// longest ago goes first. The chunks are gone when the last connector is dropped.
+#[external_connector(module = "kvconn.memory", name = "MemoryConnector", scheme = "memory", options = MemoryOptions)]
+pub struct MemoryConnector {
+    store: Arc<Store>,
+}
+
+impl FromContext for MemoryConnector {
+    async fn from_context(ctx: ConnectorContext) -> Result<Self> {
+        let options: MemoryOptions = ctx.options()?;
+        // A plugin's URL is no name of a store; its own name is.
+        let name = ctx.plugin_name().or_else(|| ctx.url().host());
+        Ok(Self { store: Store::open(name, options.capacity)? })
+    }
+}
+
+impl RemoteConnector for MemoryConnector {
+    async fn exists(&self, key: &CacheKey) -> Result<bool> {
+        Ok(self.store.contains(key))
+    }
+
+    /// Gives out the stored memory itself: no copy.
+    async fn get(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
+        Ok(self.store.get(key))
+    }
+
+    async fn put(&self, key: &CacheKey, chunk: MemoryObj) -> Result<()> {
+        self.store.put(key, &chunk)
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let all = Capabilities::new().with_remove().with_list().with_ping().with_layout_kept();
+        all.with_max_chunk_bytes(self.store.capacity())
+    }
+
+    async fn remove(&self, key: &CacheKey) -> Result<bool> {
+        Ok(self.store.remove(key))
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
+        stream::iter(self.store.keys(prefix)).map(Ok).boxed()
+    }
+
+    async fn ping(&self) -> Result<()> {
+        Ok(())
+    }
+}
