@@ -153,7 +153,7 @@ impl LMCacheEngineConfig {
         let key = keys::ALIASES.iter().find(|(old, _)| *old == key).map_or(key, |(_, new)| new);
         if !keys::KEYS.contains(&key) {
             if let Some(near) = nearest(key, keys::KEYS.iter().copied()) {
-                return Err(invalid(format!("unknown key `{key}`; did you mean `{near}`?")));
+                return Err(invalid(format!("unknown key `{key}` (did you mean `{near}`?)")));
             }
             tracing::warn!(key, "unknown configuration key");
             return Ok(());

@@ -11,9 +11,9 @@ pub(crate) fn nearest<'a>(text: &str, known: impl Iterator<Item = &'a str>) -> O
         .map(|(_, k)| k)
 }
 
-/// `; did you mean `X`?`, or nothing.
+/// ` (did you mean `X`?)`, or nothing.
 pub(crate) fn did_you_mean<'a>(text: &str, known: impl Iterator<Item = &'a str>) -> String {
-    nearest(text, known).map_or_else(String::new, |k| format!("; did you mean `{k}`?"))
+    nearest(text, known).map_or_else(String::new, |k| format!(" (did you mean `{k}`?)"))
 }
 
 #[cfg(test)]
