@@ -113,16 +113,16 @@ impl fmt::Debug for LocalCpuBackend {
     }
 }
 
-/// The error of an allocation: `wanted` bytes do not fit `room` of `capacity`.
-fn out_of_memory(wanted: usize, room: usize, capacity: usize) -> Error {
+/// The error of a chunk that needs `block` bytes, while `room` of `capacity` are free.
+fn out_of_memory(chunk: usize, block: usize, room: usize, capacity: usize) -> Error {
     let kind = crate::ErrorKind::OutOfMemory;
-    if wanted > capacity {
-        Error::new(kind, format!("a chunk of {wanted} bytes is larger than the whole pool of {capacity} bytes"))
+    if block > capacity {
+        Error::new(kind, format!("a chunk of {chunk} bytes is larger than the whole pool of {capacity} bytes"))
             .with_hint("raise `max_local_cpu_size`")
     } else {
         Error::new(
             kind,
-            format!("no memory for a chunk of {wanted} bytes: {room} of the pool's {capacity} bytes are free"),
+            format!("no memory for a chunk of {chunk} bytes: {room} of the pool's {capacity} bytes are free"),
         )
         .temporary(true)
         .with_hint("drop chunks that are no longer needed, or raise `max_local_cpu_size`")

@@ -93,7 +93,7 @@ impl ConnectorContext {
         self.0.entry.map_or_else(|| format!("{}://", self.0.url.scheme()), ConnectorEntry::full_name)
     }
 
-    /// The connector's options; see [`options`](crate::options) for where they come from.
+    /// The connector's options; see [`options`] for where they come from.
     ///
     /// # Errors
     /// `InvalidOption` for an unknown option (with the nearest name) or a wrong value, naming the place it came from.

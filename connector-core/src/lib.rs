@@ -60,6 +60,7 @@
 //! - [`registry`]: what is linked into this binary. [`adapter`] and [`manager`]: from a URL to a connector.
 //! - [`config`], [`metadata`], [`options`]: what a connector is told when it is made.
 //! - [`error`]: the one error type.
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
 pub mod adapter;
 pub mod allocator;

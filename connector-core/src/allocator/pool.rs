@@ -69,7 +69,7 @@ impl PoolAllocator {
     /// `OutOfMemory` with both sizes.
     pub fn allocate_now(&self, layout: &ChunkLayout) -> Result<MemoryObjMut> {
         let wanted = layout.len.max(1).checked_next_multiple_of(ALIGN).unwrap_or(usize::MAX);
-        let block = self.0.block(wanted)?;
+        let block = self.0.block(wanted, layout.len)?;
         let region = PoolRegion { block: Some(block), pool: self.0.clone() };
         MemoryObjMut::from_region(region, layout.clone())
     }
@@ -97,7 +97,8 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn block(&self, wanted: usize) -> Result<Block> {
+    /// A block of `wanted` bytes for a chunk of `chunk`, the size that an error speaks of.
+    fn block(&self, wanted: usize, chunk: usize) -> Result<Block> {
         let mut to_free = Vec::new();
         {
             let mut state = self.lock();
@@ -107,7 +108,7 @@ impl Pool {
             }
             let room = self.capacity - state.in_use;
             if wanted > room {
-                return Err(out_of_memory(wanted, room, self.capacity));
+                return Err(out_of_memory(chunk, wanted, room, self.capacity));
             }
             while state.in_use + state.kept + wanted > self.capacity {
                 to_free.extend(state.take_largest());
@@ -118,7 +119,7 @@ impl Pool {
         drop(to_free);
         Block::new(wanted).ok_or_else(|| {
             self.lock().in_use -= wanted;
-            out_of_memory(wanted, 0, self.capacity).with_hint("the system has no memory left")
+            out_of_memory(chunk, wanted, 0, self.capacity).with_hint("the system has no memory left")
         })
     }
 }

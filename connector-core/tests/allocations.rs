@@ -1,0 +1,64 @@
+//! What a lookup and a call allocate, counted.
+#![expect(unsafe_code, reason = "counts by being the global allocator")]
+
+mod entries;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::hint::black_box;
+
+use connector_core::{CacheKey, Connector, MemoryObj};
+
+struct Counting;
+
+thread_local! {
+    // Of this thread only: the test harness has threads of its own.
+    static COUNT: Cell<usize> = const { Cell::new(0) };
+}
+
+// SAFETY: forwards to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        COUNT.set(COUNT.get() + 1);
+        // SAFETY: the caller keeps `alloc`'s promises.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps `dealloc`'s promises.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+fn allocations<T>(work: impl FnOnce() -> T) -> (T, usize) {
+    let before = COUNT.get();
+    let value = work();
+    (value, COUNT.get() - before)
+}
+
+#[test]
+fn the_counter_counts() {
+    assert_eq!(allocations(|| black_box(Box::new(7))).1, 1);
+}
+
+#[test]
+fn a_lookup_allocates_nothing() {
+    let index = entries::index_of(10_000);
+    let (module, name) = entries::name_of(5_000);
+    let (found, n) = allocations(|| index.find(&module, &name));
+    assert_eq!((found.map(|e| e.name()).ok(), n), (Some("Connector5000"), 0));
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn an_erased_get_allocates_at_most_twice() {
+    let key: CacheKey = "facebook/opt-125m@1@0@1f2e3d@half".parse().unwrap();
+    let connector = Connector::new("test", entries::Ready(MemoryObj::from(vec![7; 64])));
+    let before = COUNT.get();
+    let chunk = connector.get(&key).await.unwrap();
+    let n = COUNT.get() - before;
+    assert_eq!(chunk.as_deref(), Some(&[7; 64][..]));
+    assert!(n <= 2, "{n} allocations");
+}

@@ -1,0 +1,44 @@
+//! An index over as many made-up connectors as one likes, and a connector that answers at once.
+
+use connector_core::registry::{ConnectorEntry, Index, Origin};
+use connector_core::{CacheKey, ConnectorContext, FromContext, MemoryObj, RemoteConnector, Result};
+
+/// Holds one chunk and gives it to everybody at once: what is left is the cost of the call.
+pub(crate) struct Ready(pub(crate) MemoryObj);
+
+impl FromContext for Ready {
+    async fn from_context(_: ConnectorContext) -> Result<Self> {
+        Ok(Self(MemoryObj::from(vec![7; 64])))
+    }
+}
+
+impl RemoteConnector for Ready {
+    async fn exists(&self, _: &CacheKey) -> Result<bool> {
+        Ok(true)
+    }
+    async fn get(&self, _: &CacheKey) -> Result<Option<MemoryObj>> {
+        Ok(Some(self.0.clone()))
+    }
+    async fn put(&self, _: &CacheKey, _: MemoryObj) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Module and name of made-up connector `i`.
+#[allow(dead_code, reason = "each of the binaries that include this file uses another part of it")]
+pub(crate) fn name_of(i: usize) -> (String, String) {
+    (format!("company{}.stores.kv{i}", i % 97), format!("Connector{i}"))
+}
+
+/// An index over `n` made-up connectors.
+#[allow(dead_code, reason = "each of the binaries that include this file uses another part of it")]
+pub(crate) fn index_of(n: usize) -> Index {
+    let entries: Vec<ConnectorEntry> = (0..n)
+        .map(|i| {
+            let (module, name) = name_of(i);
+            let origin = Origin { package: "made-up", version: "1.0.0", file: file!(), line: i as u32, column: 1 };
+            ConnectorEntry::new::<Ready>(module.leak(), name.leak(), &[], "", origin)
+        })
+        .collect();
+    Index::new(entries.leak(), &[], &[])
+}

@@ -1,0 +1,462 @@
+//! What the stores promise, through the handle that callers hold.
+
+use std::path::Path;
+use std::time::Duration;
+
+use connectors::{
+    CacheKey, ChunkLayout, Connector, Dtype, ErrorKind, Group, LMCacheEngineConfig, LMCacheMetadata, LayerGroup,
+    LocalCpuBackend, MemoryFormat, MemoryObj, MemoryObjMut, PoolAllocator, Result, Shape,
+};
+use futures::StreamExt;
+
+fn key(n: u32) -> CacheKey {
+    format!("facebook/opt-125m@1@0@{n:x}@half").parse().unwrap()
+}
+
+fn object_key(n: u32) -> CacheKey {
+    format!("facebook/opt-125m@01000100@0@{n:08x}").parse().unwrap()
+}
+
+fn bytes(len: usize, seed: u32) -> Vec<u8> {
+    (0..len as u32).map(|i| (i.wrapping_mul(2_654_435_761).wrapping_add(seed) >> 11) as u8).collect()
+}
+
+fn kv(tokens: usize, seed: u32) -> MemoryObj {
+    let shape = Shape::new(&[2, 3, tokens, 8]).unwrap();
+    let layout = ChunkLayout::new(MemoryFormat::Kv2ltd, shape, Dtype::Bfloat16).unwrap();
+    MemoryObj::from_vec(bytes(layout.len, seed), layout).unwrap()
+}
+
+struct Stores {
+    dir: tempfile::TempDir,
+}
+
+impl Stores {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).display().to_string()
+    }
+
+    fn fs(&self) -> String {
+        format!("fs://{}", self.path("fs"))
+    }
+
+    fn memory(&self) -> String {
+        // A name that no other test has.
+        format!("memory://{}", self.dir.path().file_name().unwrap().to_str().unwrap().trim_start_matches('.'))
+    }
+
+    /// The stores that keep a chunk's layout.
+    async fn labelled(&self) -> Vec<Connector> {
+        let two = format!("fs://{},{}", self.path("a"), self.path("b"));
+        let mut all = Vec::new();
+        for url in [self.memory(), self.fs(), two] {
+            all.push(connectors::open(&url).await.unwrap());
+        }
+        all
+    }
+}
+
+async fn keys(connector: &Connector, prefix: &str) -> Vec<String> {
+    let mut all: Vec<String> = connector.list(prefix).map(|k| k.unwrap().to_string()).collect().await;
+    all.sort();
+    all
+}
+
+fn files(dir: &Path) -> Vec<String> {
+    let mut all: Vec<String> =
+        std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    all.sort();
+    all
+}
+
+#[tokio::test]
+async fn a_chunk_comes_back_with_its_layout_whatever_its_rank_dtype_and_format() {
+    let stores = Stores::new();
+    for connector in stores.labelled().await {
+        let mut chunks = vec![kv(17, 1), MemoryObj::from(bytes(1, 2)), MemoryObj::from(Vec::new())];
+        for dtype in Dtype::ALL {
+            for dims in [&[4][..], &[4, 3], &[4, 3, 2], &[4, 3, 2, 5]] {
+                let layout = ChunkLayout::new(MemoryFormat::KvT2d, Shape::new(dims).unwrap(), dtype).unwrap();
+                chunks.push(MemoryObj::from_vec(bytes(layout.len, 3), layout).unwrap());
+            }
+        }
+        let groups = [(3, Dtype::Float16), (1, Dtype::Float32), (2, Dtype::Float8E5m2)]
+            .map(|(n, d)| Group { shape: Shape::new(&[2, n, 5, 4]).unwrap(), dtype: Some(d) });
+        let layout = ChunkLayout::from_groups(MemoryFormat::Kv2ltd, &groups).unwrap();
+        chunks.push(MemoryObj::from_vec(bytes(layout.len, 4), layout).unwrap());
+
+        let declared = connector.capabilities().dtypes;
+        for (n, chunk) in chunks.into_iter().enumerate() {
+            let key = key(n as u32);
+            let storable =
+                chunk.groups().iter().all(|g| declared.is_none_or(|all| g.dtype.is_some_and(|d| all.contains(&d))));
+            let put = connector.put(&key, chunk.clone()).await;
+            if storable {
+                put.unwrap();
+                assert_eq!(connector.get(&key).await.unwrap(), Some(chunk), "{}", connector.name());
+                assert!(connector.exists(&key).await.unwrap());
+            } else {
+                assert_eq!(put.unwrap_err().kind(), ErrorKind::Unsupported);
+                assert_eq!(connector.get(&key).await.unwrap(), None);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_put_replaces_and_a_miss_is_none() {
+    let stores = Stores::new();
+    for connector in stores.labelled().await {
+        for key in [key(1), object_key(1)] {
+            assert_eq!(connector.get(&key).await.unwrap(), None);
+            assert!(!connector.exists(&key).await.unwrap());
+            assert!(!connector.remove(&key).await.unwrap());
+            let mut memory = MemoryObjMut::zeroed(10);
+            assert_eq!(connector.get_into(&key, &mut memory).await.unwrap(), None);
+            assert_eq!(memory.capacity(), 10, "after a miss the memory is back");
+
+            connector.put(&key, MemoryObj::from(bytes(100, 1))).await.unwrap();
+            connector.put(&key, MemoryObj::from(bytes(7, 2))).await.unwrap();
+            assert_eq!(connector.get(&key).await.unwrap().as_deref(), Some(&bytes(7, 2)[..]));
+            assert!(connector.remove(&key).await.unwrap());
+            assert_eq!(connector.get(&key).await.unwrap(), None);
+        }
+    }
+}
+
+#[tokio::test]
+async fn get_into_fills_the_callers_memory_and_says_both_sizes_if_it_is_too_small() {
+    let stores = Stores::new();
+    for connector in stores.labelled().await {
+        let chunk = kv(4, 9);
+        connector.put(&key(1), chunk.clone()).await.unwrap();
+        for room in [chunk.len(), chunk.len() + 5000] {
+            let mut memory = MemoryObjMut::zeroed(room);
+            let address = memory.as_ptr();
+            assert_eq!(connector.get_into(&key(1), &mut memory).await.unwrap(), Some(chunk.len()));
+            assert_eq!((memory.as_ptr(), memory.capacity(), memory.layout()), (address, room, chunk.layout()));
+            assert_eq!(&*memory, &*chunk);
+        }
+        let mut small = MemoryObjMut::zeroed(chunk.len() - 1);
+        let e = connector.get_into(&key(1), &mut small).await.unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::SizeMismatch);
+        assert!(e.to_string().contains("384") && e.to_string().contains("383"), "{e}");
+        assert_eq!(small.capacity(), chunk.len() - 1, "after an error the memory is back");
+    }
+}
+
+#[tokio::test]
+async fn batches_answer_in_order_with_holes() {
+    let stores = Stores::new();
+    for connector in stores.labelled().await {
+        let all: Vec<CacheKey> = (0..40).map(key).collect();
+        let items: Vec<_> = all.iter().filter(|k| **k != key(30)).map(|k| (k.clone(), kv(2, 5))).collect();
+        assert!(connector.batched_put(&items).await.iter().all(Result::is_ok));
+        assert_eq!(connector.batched_contains(&all).await.unwrap(), 30);
+        assert_eq!(connector.batched_contains(&[]).await.unwrap(), 0);
+        assert_eq!(connector.batched_contains(&all[30..]).await.unwrap(), 0);
+        let exists = connector.batched_exists(&all).await;
+        let got = connector.batched_get(&all).await;
+        assert_eq!((exists.len(), got.len()), (40, 40));
+        for (n, (exists, got)) in exists.into_iter().zip(got).enumerate() {
+            assert_eq!((exists.unwrap(), got.unwrap()), (n != 30, (n != 30).then(|| kv(2, 5))));
+        }
+        let mut requests: Vec<_> = all.iter().map(|k| (k.clone(), MemoryObjMut::zeroed(4096))).collect();
+        let lengths = connector.batched_get_into(&mut requests).await;
+        for (n, (length, (_, memory))) in lengths.into_iter().zip(&requests).enumerate() {
+            assert_eq!(length.unwrap(), (n != 30).then(|| kv(2, 5).len()));
+            assert!(n == 30 || **memory == *kv(2, 5));
+        }
+        let removed = connector.batched_remove(&all).await;
+        assert_eq!(removed.into_iter().filter(|r| matches!(r, Ok(true))).count(), 39);
+    }
+}
+
+#[tokio::test]
+async fn list_gives_every_key_with_the_prefix_and_nothing_else() {
+    let stores = Stores::new();
+    for connector in stores.labelled().await {
+        let texts = [
+            "a/b@1@0@1@half",
+            "a/b@1@0@2@half@7",
+            "c@1@0@-1@half@t%x/y",
+            "模型/测试@1@0@ff@int8",
+            "m@01000100@0@ff@salt",
+        ];
+        for text in texts {
+            connector.put(&text.parse().unwrap(), MemoryObj::from(vec![1])).await.unwrap();
+        }
+        let mut expected: Vec<&str> = texts.to_vec();
+        expected.sort_unstable();
+        assert_eq!(keys(&connector, "").await, expected, "{}", connector.name());
+        assert_eq!(keys(&connector, "a/b@").await, ["a/b@1@0@1@half", "a/b@1@0@2@half@7"]);
+        assert!(keys(&connector, "nothing").await.is_empty());
+        let first = connector.list("").next().await;
+        assert!(first.is_some_and(|k| k.is_ok()), "a stream that is dropped early ends its work");
+    }
+}
+
+#[tokio::test]
+async fn close_refuses_later_calls_and_may_be_called_twice() {
+    let stores = Stores::new();
+    for connector in stores.labelled().await {
+        let clone = connector.clone();
+        connector.close().await.unwrap();
+        clone.close().await.unwrap();
+        assert!(clone.is_closed());
+        assert_eq!(clone.get(&key(1)).await.unwrap_err().kind(), ErrorKind::Closed);
+        assert_eq!(clone.put(&key(1), kv(1, 1)).await.unwrap_err().kind(), ErrorKind::Closed);
+        assert_eq!(clone.batched_get(&[key(1), key(2)]).await.len(), 2);
+        assert_eq!(clone.list("").next().await.unwrap().unwrap_err().kind(), ErrorKind::Closed);
+    }
+}
+
+#[tokio::test]
+async fn a_full_pool_is_an_error_and_never_a_leak() {
+    let stores = Stores::new();
+    let pool = PoolAllocator::new(16 << 10);
+    let backend = LocalCpuBackend::with_allocator(pool.clone());
+    let connector = connectors::builder(&stores.fs()).local_cpu_backend(backend).open().await.unwrap();
+    connector.put(&key(1), MemoryObj::from(bytes(10 << 10, 1))).await.unwrap();
+    let held = connector.get(&key(1)).await.unwrap().unwrap();
+    let e = connector.get(&key(1)).await.unwrap_err();
+    assert_eq!((e.kind(), e.is_temporary()), (ErrorKind::OutOfMemory, true));
+    assert!(e.to_string().contains("get (kvconn.fs/FSConnector)") && e.to_string().contains("10240"), "{e}");
+    drop(held);
+    assert!(connector.get(&key(1)).await.unwrap().is_some());
+    assert_eq!(pool.stats().in_use, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dropped_futures_leak_no_memory_and_leave_whole_chunks() {
+    let stores = Stores::new();
+    let pool = PoolAllocator::new(64 << 20);
+    let backend = LocalCpuBackend::with_allocator(pool.clone());
+    let connector = connectors::builder(&stores.fs()).local_cpu_backend(backend).open().await.unwrap();
+    let (old, new) = (kv(200, 1), kv(200, 2));
+    connector.put(&key(1), old.clone()).await.unwrap();
+    for round in 0..600u64 {
+        let limit = Duration::from_micros(round % 150);
+        let mut memory = MemoryObjMut::zeroed(old.len());
+        match round % 3 {
+            0 => drop(tokio::time::timeout(limit, connector.get(&key(1))).await),
+            1 => drop(tokio::time::timeout(limit, connector.get_into(&key(1), &mut memory)).await),
+            _ => drop(tokio::time::timeout(limit, connector.put(&key(1), new.clone())).await),
+        }
+        let found = connector.get(&key(1)).await.unwrap().unwrap();
+        assert!(found == old || found == new);
+    }
+    connector.close().await.unwrap();
+    assert_eq!(pool.stats().in_use, 0);
+    assert_eq!(
+        files(&stores.dir.path().join("fs")),
+        ["facebook-SEP-opt-125m@1@0@1@half.data"],
+        "no temporary file is left"
+    );
+}
+
+#[tokio::test]
+async fn a_call_behind_a_dropped_one_is_right() {
+    let stores = Stores::new();
+    let connector = connectors::open(&stores.fs()).await.unwrap();
+    // Never polled, then dropped; polled once, then dropped.
+    drop(connector.put(&key(1), kv(1, 1)));
+    let key_1 = key(1);
+    let mut put = Box::pin(connector.put(&key_1, kv(2, 2)));
+    let _ = futures::poll!(&mut put);
+    drop(put);
+    connector.put(&key(1), kv(3, 3)).await.unwrap();
+    assert_eq!(connector.get(&key(1)).await.unwrap(), Some(kv(3, 3)));
+}
+
+#[tokio::test]
+async fn fs_damaged_files_are_corrupt_and_never_a_chunk() {
+    let stores = Stores::new();
+    let connector = connectors::open(&stores.fs()).await.unwrap();
+    let file = stores.dir.path().join("fs").join("facebook-SEP-opt-125m@1@0@1@half.data");
+    connector.put(&key(1), kv(4, 1)).await.unwrap();
+    let good = std::fs::read(&file).unwrap();
+    let mut wrong_dtype = good.clone();
+    wrong_dtype[8] = 99;
+    let mut longer = good.clone();
+    longer.push(0);
+    for (what, damaged) in [
+        ("empty", Vec::new()),
+        ("half a header", good[..14].to_vec()),
+        ("truncated", good[..good.len() - 1].to_vec()),
+        ("longer", longer),
+        ("unknown dtype", wrong_dtype),
+    ] {
+        std::fs::write(&file, damaged).unwrap();
+        let mut memory = MemoryObjMut::zeroed(good.len());
+        for e in
+            [connector.get(&key(1)).await.unwrap_err(), connector.get_into(&key(1), &mut memory).await.unwrap_err()]
+        {
+            assert_eq!(e.kind(), ErrorKind::Corrupt, "{what}: {e}");
+            assert!(e.to_string().contains("opt-125m@1@0@1@half.data"), "{what}: {e}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn fs_raw_files_take_their_layout_from_the_metadata() {
+    let stores = Stores::new();
+    let group = LayerGroup { kv_size: 2, num_layers: 3, hidden_dim: 8, dtype: Dtype::Bfloat16 };
+    let metadata = LMCacheMetadata::new("facebook/opt-125m", 1, 0, 16, &[group]).unwrap();
+    let url = format!("{}?save_chunk_meta=false", stores.fs());
+    let connector = connectors::builder(&url).metadata(metadata.clone()).open().await.unwrap();
+    assert!(!connector.capabilities().keeps_layout);
+    for (tokens, key) in [(16, key(1)), (5, key(2)), (16, object_key(1))] {
+        connector.put(&key, kv(tokens, 1)).await.unwrap();
+        assert_eq!(connector.get(&key).await.unwrap(), Some(kv(tokens, 1)));
+    }
+    let file = stores.dir.path().join("fs").join("facebook-SEP-opt-125m@1@0@2@half.data");
+    assert_eq!(std::fs::read(&file).unwrap(), &*kv(5, 1));
+
+    // What a get could not give back, a put refuses.
+    let e = connector.put(&key(3), MemoryObj::from(vec![0; 7])).await.unwrap_err();
+    assert!(e.kind() == ErrorKind::InvalidInput && e.to_string().contains("one token has 96 bytes"), "{e}");
+    std::fs::write(&file, [0; 7]).unwrap();
+    assert_eq!(connector.get(&key(2)).await.unwrap_err().kind(), ErrorKind::Corrupt);
+
+    let without = connectors::open(&url).await.unwrap();
+    assert_eq!(without.get(&key(1)).await.unwrap().unwrap().layout(), &ChunkLayout::binary(16 * 96));
+}
+
+#[tokio::test]
+async fn fs_save_chunk_meta_comes_from_the_configuration_and_layerwise_forces_it() {
+    let stores = Stores::new();
+    for (yaml, keeps) in [
+        ("extra_config: {save_chunk_meta: false}", false),
+        ("{}", true),
+        ("{use_layerwise: true, extra_config: {save_chunk_meta: false}}", true),
+    ] {
+        let config = LMCacheEngineConfig::from_yaml(yaml).unwrap();
+        let connector = connectors::builder(&stores.fs()).config(config).open().await.unwrap();
+        assert_eq!(connector.capabilities().keeps_layout, keeps, "{yaml}");
+    }
+}
+
+#[tokio::test]
+async fn fs_keys_that_share_a_file_name_are_told_apart_where_attributes_work() {
+    let stores = Stores::new();
+    let connector = connectors::open(&stores.fs()).await.unwrap();
+    let (slash, sep): (CacheKey, CacheKey) = ("a/b@1@0@1@half".parse().unwrap(), "a-SEP-b@1@0@1@half".parse().unwrap());
+    connector.put(&slash, kv(1, 1)).await.unwrap();
+    assert!(!connector.exists(&sep).await.unwrap());
+    assert_eq!(connector.get(&sep).await.unwrap(), None);
+    assert!(!connector.remove(&sep).await.unwrap());
+    connector.put(&sep, kv(1, 2)).await.unwrap();
+    assert_eq!(connector.get(&slash).await.unwrap(), None);
+    assert_eq!(keys(&connector, "").await, ["a-SEP-b@1@0@1@half"]);
+}
+
+#[tokio::test]
+async fn fs_several_base_paths_share_the_chunks_by_hash() {
+    let stores = Stores::new();
+    let connector = connectors::open(&format!("fs://host:0{},{}", stores.path("a"), stores.path("b"))).await.unwrap();
+    for n in 0..10 {
+        connector.put(&key(n), kv(1, n)).await.unwrap();
+    }
+    for (dir, parity) in [("a", 0), ("b", 1)] {
+        let found = files(&stores.dir.path().join(dir));
+        let expected: Vec<_> =
+            (0..10).filter(|n| n % 2 == parity).map(|n| format!("facebook-SEP-opt-125m@1@0@{n:x}@half.data")).collect();
+        assert_eq!(found, expected);
+    }
+    assert_eq!(keys(&connector, "").await.len(), 10);
+}
+
+#[tokio::test]
+async fn fs_opens_by_every_url_that_names_it() {
+    let stores = Stores::new();
+    let path = stores.path("fs");
+    let config = LMCacheEngineConfig::new()
+        .with_extra_config("remote_storage_plugin.fs.primary.base_path", path.as_str())
+        .with_extra_config("remote_storage_plugin.mine.module_path", "kvconn.fs")
+        .with_extra_config("remote_storage_plugin.mine.class_name", "FSConnector")
+        .with_extra_config("remote_storage_plugin.other.url", format!("fs://{path}"))
+        .with_extra_config("fs_base_path", path.as_str());
+    for url in [
+        format!("fs://{path}"),
+        format!("fs://localhost:0{path}"),
+        format!("external://localhost:0/kvconn.fs/?connector_name=FSConnector&base_path={path}"),
+        "plugin://fs.primary".to_owned(),
+        "plugin://mine".to_owned(),
+        "plugin://other".to_owned(),
+        "plugin://fs".to_owned(),
+    ] {
+        let connector = connectors::builder(&url).config(config.clone()).open().await.unwrap();
+        connector.put(&key(1), kv(1, 7)).await.unwrap();
+        connector.ping().await.unwrap();
+        assert_eq!(connector.name(), "kvconn.fs/FSConnector");
+        std::fs::remove_file(Path::new(&path).join("facebook-SEP-opt-125m@1@0@1@half.data")).expect(&url);
+    }
+}
+
+#[tokio::test]
+async fn fs_writes_through_a_temporary_directory_if_told_to() {
+    let stores = Stores::new();
+    let url = format!("{}?relative_tmp_dir=being/written", stores.fs());
+    let connector = connectors::open(&url).await.unwrap();
+    connector.put(&key(1), kv(1, 7)).await.unwrap();
+    assert_eq!(files(&stores.dir.path().join("fs/being/written")), [""; 0]);
+    assert_eq!(keys(&connector, "").await, ["facebook/opt-125m@1@0@1@half"]);
+    for outside in ["/tmp", "../up"] {
+        let e = connectors::open(&format!("{}?relative_tmp_dir={outside}", stores.fs())).await.unwrap_err();
+        assert!(e.to_string().contains("does not lie below the base path"), "{e}");
+    }
+}
+
+#[tokio::test]
+async fn fs_a_directory_that_is_gone_is_a_miss_to_read_and_an_error_to_write() {
+    let stores = Stores::new();
+    let connector = connectors::open(&stores.fs()).await.unwrap();
+    std::fs::remove_dir_all(stores.path("fs")).unwrap();
+    assert_eq!(connector.get(&key(1)).await.unwrap(), None);
+    let e = connector.put(&key(1), kv(1, 1)).await.unwrap_err();
+    assert!(e.kind() == ErrorKind::Io && e.to_string().contains(&stores.path("fs")), "{e}");
+    assert!(connector.ping().await.is_err());
+}
+
+#[tokio::test]
+async fn memory_drops_what_was_used_longest_ago_and_counts_bytes() {
+    let stores = Stores::new();
+    let connector = connectors::open(&format!("{}?capacity=1000", stores.memory())).await.unwrap();
+    for n in 0..10 {
+        connector.put(&key(n), MemoryObj::from(bytes(100, n))).await.unwrap();
+    }
+    connector.get(&key(0)).await.unwrap();
+    connector.put(&key(10), MemoryObj::from(bytes(150, 10))).await.unwrap();
+    let there: Vec<bool> =
+        connector.batched_exists(&(0..11).map(key).collect::<Vec<_>>()).await.into_iter().flatten().collect();
+    assert_eq!(there, [true, false, false, true, true, true, true, true, true, true, true]);
+    let e = connector.put(&key(11), MemoryObj::from(bytes(1001, 1))).await.unwrap_err();
+    assert!(
+        e.kind() == ErrorKind::OutOfMemory && e.to_string().contains("1001") && e.to_string().contains("1000"),
+        "{e}"
+    );
+}
+
+#[tokio::test]
+async fn memory_is_shared_by_name_within_a_process_and_copies_what_it_keeps() {
+    let stores = Stores::new();
+    let (a, b) = (connectors::open(&stores.memory()).await.unwrap(), connectors::open(&stores.memory()).await.unwrap());
+    let pool = PoolAllocator::new(1 << 20);
+    let mut chunk = pool.allocate_now(&ChunkLayout::binary(100 << 10)).unwrap();
+    chunk.fill(3);
+    a.put(&key(1), chunk.freeze()).await.unwrap();
+    assert_eq!(pool.stats().in_use, 0, "the caller's memory is free as soon as the put has ended");
+    assert_eq!(b.get(&key(1)).await.unwrap().as_deref(), Some(&[3; 100 << 10][..]));
+    let e = connectors::open(&format!("{}?capacity=7", stores.memory())).await.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::InvalidOption);
+    drop((a, b));
+    assert!(!connectors::open(&stores.memory()).await.unwrap().exists(&key(1)).await.unwrap(), "gone with the last");
+    let nameless = [connectors::open("memory://").await.unwrap(), connectors::open("memory://").await.unwrap()];
+    nameless[0].put(&key(1), kv(1, 1)).await.unwrap();
+    assert!(!nameless[1].exists(&key(1)).await.unwrap());
+}
