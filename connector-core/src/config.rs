@@ -4,12 +4,14 @@
 
 mod keys;
 
+use std::fmt;
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
 use crate::options::parse_bool;
 use crate::registry::nearest;
+use crate::url::{is_secret_name, redact};
 use crate::{Error, ErrorKind, Result};
 
 /// The environment variable that names the configuration file.
@@ -31,7 +33,7 @@ pub const CONFIG_FILE_VARIABLE: &str = "LMCACHE_CONFIG_FILE";
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct LMCacheEngineConfig {
     /// Tokens of a full chunk. Default 256.
@@ -213,6 +215,25 @@ impl LMCacheEngineConfig {
     }
 }
 
+/// Shows what was set, without passwords and other secrets.
+impl fmt::Debug for LMCacheEngineConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LMCacheEngineConfig ")?;
+        let set = self.all.iter().filter(|(key, _)| *key != "extra_config");
+        let extra = self.extra_config.iter().map(|(key, value)| (format!("extra_config.{key}"), value));
+        f.debug_map()
+            .entries(set.map(|(key, value)| (key.clone(), value)).chain(extra).map(|(key, value)| {
+                let shown = match value {
+                    _ if is_secret_name(&key) => "***".to_owned(),
+                    Value::String(text) => redact(text).into_owned(),
+                    other => redact(&other.to_string()).into_owned(),
+                };
+                (key, shown)
+            }))
+            .finish()
+    }
+}
+
 fn invalid(message: String) -> Error {
     Error::new(ErrorKind::InvalidOption, message)
 }
@@ -326,6 +347,16 @@ mod tests {
         assert_eq!(config.chunk_size, 32);
         assert!(!config.save_chunk_meta());
         assert_eq!(config.get("storage_plugins"), Some(&Value::String("a,b".into())));
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let yaml = "remote_url: redis://u:hunter2@h:1\nextra_config: {redis_password: hunter2, n: 3, back: redis://:hunter2@h:1}";
+        let shown = format!("{:?}", LMCacheEngineConfig::from_yaml(yaml).unwrap());
+        assert!(
+            shown.contains("u:***@h:1") && shown.contains("extra_config.n") && !shown.contains("hunter2"),
+            "{shown}"
+        );
     }
 
     #[test]

@@ -30,7 +30,8 @@
 //! An option is looked for, in this order, in the URL's query (`?connections=4`), in `extra_config` under the plugin's
 //! name (`remote_storage_plugin.<name>.connections`, for `plugin://<name>`), and in `extra_config` under the prefix
 //! (`acme_connections`) or under a [shared name](ConnectorOptions::EXTRA_CONFIG_SHARED). A query parameter that is no
-//! option is an error; `extra_config` is LMCache's shared space, so there only keys with the prefix are checked.
+//! option is an error; `extra_config` is LMCache's shared space, so there only keys with the prefix are checked. The query of a
+//! connector that names no options type is its own to read, and is not checked.
 
 mod loose;
 mod schema;
@@ -40,7 +41,7 @@ use serde_json::{Map, Value};
 
 use crate::config::LMCacheEngineConfig;
 use crate::registry::did_you_mean;
-use crate::url::RemoteUrl;
+use crate::url::{RemoteUrl, redact};
 use crate::{Error, ErrorKind, Result};
 use loose::Loose;
 pub(crate) use loose::parse_bool;
@@ -127,7 +128,7 @@ pub(crate) fn read<O: ConnectorOptions>(
             message = format!("{message} {place}");
         }
         let secret = e.field.as_deref().is_some_and(crate::url::is_secret_name);
-        let why = if secret { "is not what it should be".to_owned() } else { e.message };
+        let why = if secret { "is not what it should be".to_owned() } else { redact(&e.message).into_owned() };
         let error = Error::new(ErrorKind::InvalidOption, format!("{message}: {why}"));
         match e.field.as_deref().and_then(|f| schema.option(f)) {
             Some(option) => error.with_hint(format!("it is {}: {}", option.type_name, option.summary())),

@@ -1,5 +1,6 @@
 //! The attributes of `connector-core`, which re-exports and documents them. This file only dispatches: `args` reads what
 //! stands in the parentheses, `check` looks at the item below, `expand` writes the registry's entry.
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
 #![forbid(unsafe_code)]
 
 mod args;
