@@ -48,6 +48,11 @@ pub(crate) use loose::parse_bool;
 pub use schema::{OptionInfo, OptionsSchema};
 
 /// The type of a connector's options.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a connector's options: `ConnectorOptions` is not implemented for it",
+    label = "named as `options` of `#[external_connector]`",
+    note = "derive `serde::Deserialize` and `schemars::JsonSchema` for it, and write `impl ConnectorOptions for {Self} {{}}`"
+)]
 pub trait ConnectorOptions: DeserializeOwned + schemars::JsonSchema + Send + 'static {
     /// What this connector's keys in `extra_config` start with: `fs_connector_`. Empty if it has none there.
     const EXTRA_CONFIG_PREFIX: &'static str = "";

@@ -232,6 +232,29 @@ mod tests {
         assert_eq!(pool.stats(), PoolStats { capacity: 64 << 10, in_use: 16 << 10, kept: 0 });
     }
 
+    /// Page faults of this thread so far that needed no disk.
+    #[cfg(target_os = "linux")]
+    fn minor_faults() -> u64 {
+        // `proc(5)`: the tenth field; the second is in parentheses and may hold spaces.
+        let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+        let behind_name = stat.rsplit_once(')').unwrap().1;
+        behind_name.split_whitespace().nth(7).unwrap().parse().unwrap()
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_block_that_comes_back_is_still_mapped() {
+        const PAGES: u64 = (4 << 20) / ALIGN as u64;
+        let pool = pool(8 << 10);
+        let fill = || {
+            let before = minor_faults();
+            get(&pool, 4 << 10).unwrap().fill(1);
+            minor_faults() - before
+        };
+        let (fresh, again) = (fill(), fill());
+        assert!(again <= PAGES / 64, "{again} page faults for {PAGES} pages in use before; {fresh} when they were new");
+    }
+
     #[test]
     fn a_full_pool_says_both_sizes_and_whether_waiting_helps() {
         let pool = pool(16);

@@ -251,7 +251,8 @@ fn same_memory(n: Option<usize>, before: Option<usize>, dst: &MemoryObjMut) -> R
     }
 }
 
-/// A handle is a connector too, so that a layer can wrap one.
+/// A handle is a connector too, so that a layer can wrap one. An author who forgot the trait does not want to hear of it.
+#[diagnostic::do_not_recommend]
 impl RemoteConnector for Connector {
     fn capabilities(&self) -> Capabilities {
         Self::capabilities(self)
