@@ -216,6 +216,21 @@ async fn close_refuses_later_calls_and_may_be_called_twice() {
 }
 
 #[tokio::test]
+async fn close_does_not_wait_for_a_stream_that_nobody_polls() {
+    let stores = Stores::new();
+    for connector in stores.labelled().await {
+        for n in 0..600 {
+            connector.put(&key(n), MemoryObj::from(vec![1])).await.unwrap();
+        }
+        let mut listing = connector.list("");
+        assert!(listing.next().await.unwrap().is_ok());
+        connector.close().await.unwrap();
+        let rest: Vec<_> = listing.collect().await;
+        assert!(rest.iter().map(|k| k.as_ref().unwrap_err().kind()).eq([ErrorKind::Closed]), "{rest:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_full_pool_is_an_error_and_never_a_leak() {
     let stores = Stores::new();
     let pool = PoolAllocator::new(16 << 10);

@@ -106,20 +106,22 @@ impl Connector {
 
     /// All keys whose text starts with `prefix`, in no order, as a stream. `""` lists everything.
     ///
-    /// An item is `Unsupported` if the store has no listing, or whatever the store reports.
+    /// An item is `Unsupported` if the store has no listing, or whatever the store reports. [`close`](Self::close) does
+    /// not wait for a stream, which its caller may hold for ever without polling it: the stream ends with `Closed` instead.
     pub fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
-        let pass = match self.enter("list", None) {
-            Ok(pass) => pass,
-            Err(e) => return stream::once(async { Err(e) }).boxed(),
+        if let Err(e) = self.enter("list", None) {
+            return stream::once(async { Err(e) }).boxed();
+        }
+        let until_closed = move |ended: &mut bool, item: Result<CacheKey>| {
+            let item = match self.is_closed() {
+                _ if *ended => None,
+                false => Some(item),
+                true => Some(Err(Error::closed())),
+            };
+            *ended = self.is_closed();
+            std::future::ready(item.map(|i| i.map_err(|e| self.explain(e, "list", None))))
         };
-        self.0
-            .connector
-            .list(prefix)
-            .map(move |item| {
-                let _in_flight = &pass;
-                item.map_err(|e| self.explain(e, "list", None))
-            })
-            .boxed()
+        self.0.connector.list(prefix).scan(false, until_closed).boxed()
     }
 
     /// Asks the store whether it is there.

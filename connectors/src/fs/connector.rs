@@ -165,17 +165,11 @@ impl RemoteConnector for FSConnector {
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
-        let pass = match self.gate.enter() {
-            Ok(pass) => pass,
-            Err(e) => return stream::once(async { Err(e) }).boxed(),
-        };
         let (send, receive) = mpsc::channel(LIST_AHEAD);
         let (files, prefix) = (self.files.clone(), prefix.to_owned());
-        // Ends when the caller drops the stream: then nobody receives.
-        self.handle.spawn_blocking(move || {
-            files.list(&prefix, |item| send.blocking_send(item).is_ok());
-            drop(pass);
-        });
+        // Ends when the caller drops the stream: then nobody receives. No pass of the gate, because a caller may also keep
+        // the stream and never poll it again.
+        self.handle.spawn_blocking(move || files.list(&prefix, |item| send.blocking_send(item).is_ok()));
         stream::unfold(receive, |mut receive| async { receive.recv().await.map(|item| (item, receive)) }).boxed()
     }
 
