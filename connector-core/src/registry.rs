@@ -25,7 +25,8 @@ pub use entry::{AdapterEntry, ConnectorEntry, ConnectorHint, Origin};
 pub use index::{Index, SchemeOwner};
 #[doc(hidden)]
 pub use slices::{KVCONN_ADAPTER_ENTRIES_0_1, KVCONN_CONNECTOR_ENTRIES_0_1, KVCONN_CONNECTOR_HINTS_0_1};
-pub(crate) use suggest::{did_you_mean, nearest};
+pub(crate) use suggest::did_you_mean;
+pub use suggest::nearest;
 
 use crate::Result;
 

@@ -99,8 +99,14 @@ impl ChunkLayout {
     /// As [`new`](Self::new); also if there is no group, or one has no dtype.
     pub fn from_groups(format: MemoryFormat, groups: &[Group]) -> Result<Self> {
         let bytes = |g: &Group| {
-            if format.is_binary() { g.dtype.and_then(|d| g.shape.first()?.checked_mul(d.size())) } else { g.bytes() }
+            if format.is_binary() { g.shape[0].checked_mul(g.dtype?.size()) } else { g.bytes() }
         };
+        if let Some(g) = groups.iter().find(|g| format.is_binary() && g.shape != Shape::binary(g.shape[0])) {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                format!("{format} has the shape [bytes, 0, 0, 0], not {}", g.shape),
+            ));
+        }
         let len = groups.iter().try_fold(0usize, |sum, g| sum.checked_add(bytes(g)?)).ok_or_else(|| {
             Error::new(ErrorKind::InvalidInput, "a group has no dtype, or the chunk's length overflows")
         })?;
@@ -135,5 +141,27 @@ impl std::fmt::Display for ChunkLayout {
             }
         }
         write!(f, ", {} bytes", self.len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_binary_chunk_has_its_bytes_as_first_dimension_and_nothing_else() {
+        let shape = |dims: &[usize]| Shape::new(dims).unwrap();
+        let layout = ChunkLayout::new(MemoryFormat::Binary, Shape::binary(7), Dtype::Uint8).unwrap();
+        assert_eq!(layout, ChunkLayout::binary(7));
+        for wrong in [shape(&[7]), shape(&[2, 12, 256, 768])] {
+            let e = ChunkLayout::new(MemoryFormat::BinaryBuffer, wrong, Dtype::Uint8).unwrap_err();
+            assert_eq!(e.kind(), ErrorKind::InvalidInput);
+        }
+    }
+
+    #[test]
+    fn a_length_that_overflows_is_refused() {
+        let huge = Shape::new(&[usize::MAX, 2]).unwrap();
+        assert!(ChunkLayout::new(MemoryFormat::Kv2ltd, huge, Dtype::Uint8).is_err());
     }
 }

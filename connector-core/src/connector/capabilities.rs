@@ -1,6 +1,7 @@
 //! What a store can do, told before one tries.
 
 use crate::chunk::Dtype;
+use crate::key::KeyKind;
 
 /// What a store can do. Everything is off by default: an author turns on what the connector has.
 ///
@@ -19,8 +20,10 @@ pub struct Capabilities {
     /// `ping` works.
     pub ping: bool,
     /// Shape, dtype and format come back as they were put. Otherwise the value is raw: they come from the engine's
-    /// metadata, or the chunk is BINARY.
+    /// metadata, or the chunk is BINARY. See [`keeps_layout_of`](Self::keeps_layout_of) for one kind of key.
     pub keeps_layout: bool,
+    /// Object keys' values are raw, whatever `keeps_layout` says: so does LMCache store them in files.
+    pub raw_object_keys: bool,
     /// Longest key text that can be stored, in bytes.
     pub max_key_bytes: Option<usize>,
     /// Longest chunk that can be stored, in bytes.
@@ -61,6 +64,18 @@ impl Capabilities {
     pub fn with_layout_kept(mut self) -> Self {
         self.keeps_layout = true;
         self
+    }
+
+    /// Keeps the bytes alone of an object key's chunk.
+    #[must_use]
+    pub fn with_raw_object_keys(mut self) -> Self {
+        self.raw_object_keys = true;
+        self
+    }
+
+    /// Whether shape, dtype and format of a chunk under such a key come back as they were put.
+    pub fn keeps_layout_of(&self, kind: KeyKind) -> bool {
+        self.keeps_layout && !(self.raw_object_keys && kind == KeyKind::Object)
     }
 
     /// Keys have at most `bytes` bytes.

@@ -32,7 +32,7 @@ impl CacheEngineKey {
     /// A key without tags.
     ///
     /// # Errors
-    /// `InvalidKey` if the model's name is empty, or holds `@` or outer spaces.
+    /// `InvalidKey` if the model's name is empty, holds `@`, or starts with a space.
     pub fn new(
         model_name: impl Into<String>,
         world_size: u32,

@@ -144,8 +144,8 @@ impl Index {
             .with_hint("rename one of them, or leave one crate out of this binary"))
     }
 
-    /// The error of a scheme that nobody serves.
-    pub(crate) fn no_scheme(&self, scheme: &str) -> Error {
+    /// The error of a scheme that nobody serves: `NotFound` with the nearest one and what is linked.
+    pub fn no_scheme(&self, scheme: &str) -> Error {
         let known: Vec<&str> = RESERVED_SCHEMES.into_iter().chain(self.by_scheme.keys().copied()).collect();
         let mut message = format!("no connector serves the scheme `{scheme}://`");
         if let Some(hint) = self.hints.iter().find(|h| h.schemes.contains(&scheme)) {

@@ -137,6 +137,7 @@ impl RemoteConnector for FSConnector {
             .with_remove()
             .with_list()
             .with_ping()
+            .with_raw_object_keys()
             .with_max_key_bytes(layout::NAME_MAX - layout::EXTENSION.len());
         if self.files.with_header {
             all.with_layout_kept().with_dtypes(HEADER_DTYPES).with_max_chunk_bytes(i32::MAX as u64)
