@@ -1,0 +1,9 @@
+//! One file for each group of commands.
+
+pub(crate) mod bench;
+pub(crate) mod chunk;
+pub(crate) mod copy;
+pub(crate) mod demo;
+pub(crate) mod describe;
+pub(crate) mod list;
+pub(crate) mod ping;

@@ -1,0 +1,202 @@
+//! `kvconn cp`: all chunks of one store into another, verified and resumable.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use connectors::{CacheKey, Connector, Error, ErrorKind, MemoryObj};
+use futures::StreamExt;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::args::CpArgs;
+use crate::interrupt::Interrupt;
+use crate::output::{Answer, Failure, Out, Time, complain, count, gib_per_s, note, three_digits};
+use crate::setup::Setup;
+use crate::size::ByteSize;
+
+/// What became of one key.
+enum Copied {
+    /// Written, read back and equal.
+    Written(usize),
+    /// The destination has it already.
+    Equal,
+    /// Removed from the source since it was listed.
+    Gone,
+    Failed(CacheKey, Error),
+    /// The source stopped listing.
+    NoList(Error),
+}
+
+#[derive(Default)]
+struct Tally {
+    copied: usize,
+    bytes: usize,
+    equal: usize,
+    gone: usize,
+    failed: usize,
+}
+
+/// Both stores, and how to copy between them. Cheap to clone.
+#[derive(Clone)]
+struct Route {
+    source: Connector,
+    target: Connector,
+    overwrite: bool,
+}
+
+pub(crate) async fn run(setup: &Setup, args: &CpArgs, out: &mut Out) -> Result<Answer, Failure> {
+    if args.source == args.target {
+        return Err(Error::new(ErrorKind::InvalidInput, "source and destination are one store").into());
+    }
+    let interrupt = Interrupt::listen();
+    setup
+        .with_store(&args.source, async |source| {
+            setup.with_store(&args.target, async |target| copy(source, target, args, &interrupt, out).await).await
+        })
+        .await
+}
+
+async fn copy(
+    source: &Connector,
+    target: &Connector,
+    args: &CpArgs,
+    interrupt: &Interrupt,
+    out: &mut Out,
+) -> Result<Answer, Failure> {
+    let keeps = [source, target].map(|store| store.capabilities().keeps_layout);
+    if let [false, true] = keeps {
+        note(format_args!("{} keeps no shapes and dtypes: the copies are plain bytes", source.name()));
+    }
+    let route = Route { source: source.clone(), target: target.clone(), overwrite: args.overwrite };
+    let bar = progress();
+    let start = Instant::now();
+    let mut tally = Tally::default();
+    let mut no_list = None;
+
+    // Once interrupted, no key is begun; those in flight end.
+    let keys = source.list(&args.prefix).take_until(Box::pin(interrupt.clone().wait()));
+    let copies = keys.map(|key| {
+        let route = route.clone();
+        async move {
+            match key {
+                Ok(key) => route.copy(key).await,
+                Err(e) => Copied::NoList(e),
+            }
+        }
+    });
+    let mut copies = copies.map(tokio::spawn).buffer_unordered(args.concurrency.get());
+    while let Some(done) = copies.next().await {
+        match done {
+            Ok(Copied::NoList(e)) => no_list = Some(e),
+            Ok(done) => tally.add(done, &bar),
+            Err(e) => {
+                tally.failed += 1;
+                bar.suspend(|| complain(format_args!("copying a chunk ended unexpectedly: {e}")));
+            }
+        }
+        bar.set_message(tally.progress(start.elapsed()));
+    }
+    bar.finish_and_clear();
+
+    writeln!(out, "{}", tally.summary(start.elapsed()))?;
+    if let Some(e) = no_list {
+        return Err(e.into());
+    }
+    if interrupt.is_set() {
+        note("interrupted; the same command again goes on: what was copied is compared and skipped");
+        return Ok(Answer::Interrupted);
+    }
+    Ok(Answer::yes_if(tally.failed == 0))
+}
+
+impl Route {
+    async fn copy(self, key: CacheKey) -> Copied {
+        match self.try_copy(&key).await {
+            Ok(done) => done,
+            Err(e) => Copied::Failed(key, e),
+        }
+    }
+
+    async fn try_copy(&self, key: &CacheKey) -> Result<Copied, Error> {
+        let Some(chunk) = self.source.get(key).await? else { return Ok(Copied::Gone) };
+        if !self.overwrite && self.has_equal(key, &chunk).await? {
+            return Ok(Copied::Equal);
+        }
+        self.target.put(key, chunk.clone()).await?;
+        let differs = |how: &str| {
+            Error::new(ErrorKind::Corrupt, format!("the copy {how}"))
+                .with_operation("verify")
+                .with_connector(self.target.name())
+                .with_key(key)
+        };
+        match self.target.get(key).await? {
+            None => Err(differs("is gone right after it was written").with_hint("the store may be full")),
+            Some(back) if *back != *chunk => Err(differs("has other bytes than were written")),
+            Some(back) if !self.is_same(key, &chunk, &back) => {
+                Err(differs(&format!("came back as `{}`, but `{}` was written", back.layout(), chunk.layout())))
+            }
+            Some(_) => Ok(Copied::Written(chunk.len())),
+        }
+    }
+
+    async fn has_equal(&self, key: &CacheKey, chunk: &MemoryObj) -> Result<bool, Error> {
+        match self.target.get(key).await {
+            Ok(there) => Ok(there.is_some_and(|there| self.is_same(key, chunk, &there))),
+            // What cannot be read is replaced.
+            Err(e) if e.kind() == ErrorKind::Corrupt => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn is_same(&self, key: &CacheKey, a: &MemoryObj, b: &MemoryObj) -> bool {
+        let layout_counts =
+            [&self.source, &self.target].into_iter().all(|store| store.capabilities().keeps_layout_of(key.kind()));
+        **a == **b && (!layout_counts || a.layout() == b.layout())
+    }
+}
+
+impl Tally {
+    fn add(&mut self, done: Copied, bar: &ProgressBar) {
+        match done {
+            Copied::Written(bytes) => {
+                self.copied += 1;
+                self.bytes += bytes;
+            }
+            Copied::Equal => self.equal += 1,
+            Copied::Gone => self.gone += 1,
+            Copied::Failed(key, e) => {
+                self.failed += 1;
+                bar.suspend(|| complain(e.with_key(key)));
+            }
+            Copied::NoList(_) => {}
+        }
+    }
+
+    fn progress(&self, time: Duration) -> String {
+        let rate = three_digits(gib_per_s(self.bytes, time));
+        let (bytes, skipped) = (ByteSize(self.bytes), self.equal + self.gone);
+        format!("{} copied, {bytes}, {rate} GiB/s; {skipped} skipped, {} failed", self.copied, self.failed)
+    }
+
+    fn summary(&self, time: Duration) -> String {
+        let mut text = format!("copied {}", count(self.copied, "chunk"));
+        if self.copied > 0 {
+            let rate = three_digits(gib_per_s(self.bytes, time));
+            text.push_str(&format!(" ({} in {}, {rate} GiB/s), all verified", ByteSize(self.bytes), Time(time)));
+        }
+        text.push_str(&format!("; skipped {} that are equal; failed {}", self.equal, self.failed));
+        if self.gone > 0 {
+            text.push_str(&format!("; {} gone from the source meanwhile", self.gone));
+        }
+        text
+    }
+}
+
+/// On stderr, and only if that is a terminal. How many keys there are is not known before they were listed.
+fn progress() -> ProgressBar {
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(100));
+    bar
+}

@@ -1,0 +1,219 @@
+//! `kvconn describe`: a connector's documentation, URLs and options. Opens nothing.
+
+use std::io::Write;
+
+use connectors::adapter::ExternalConnectorAdapter;
+use connectors::registry::{self, AdapterEntry, ConnectorEntry, SchemeOwner};
+use connectors::{Error, ErrorKind, RemoteUrl, redact};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::args::DescribeArgs;
+use crate::output::{Answer, BOLD, Failure, Out, PLAIN};
+
+/// Where prose is broken.
+const WIDTH: usize = 96;
+
+#[derive(Serialize)]
+struct Description {
+    module: &'static str,
+    name: &'static str,
+    package: &'static str,
+    version: &'static str,
+    doc: &'static str,
+    schemes: &'static [&'static str],
+    urls: Vec<String>,
+    /// `None` if the connector does not say what its options are.
+    options: Option<Vec<OptionDescription>>,
+}
+
+#[derive(Serialize)]
+struct OptionDescription {
+    name: String,
+    #[serde(rename = "type")]
+    type_name: String,
+    default: Option<Value>,
+    secret: bool,
+    doc: String,
+    extra_config: Vec<String>,
+}
+
+/// What a name or URL stands for.
+enum Subject {
+    Connectors(Vec<&'static ConnectorEntry>),
+    Adapter(&'static AdapterEntry),
+}
+
+pub(crate) fn run(args: &DescribeArgs, out: &mut Out) -> Result<Answer, Failure> {
+    let subject = if args.what.contains("://") { by_url(&args.what)? } else { by_name(&args.what)? };
+    match subject {
+        Subject::Connectors(entries) => {
+            let all: Vec<Description> = entries.into_iter().map(Description::of).collect();
+            match &all[..] {
+                [one] if args.json => out.json(one)?,
+                several if args.json => out.json(&several)?,
+                all => {
+                    for (n, one) in all.iter().enumerate() {
+                        if n > 0 {
+                            writeln!(out)?;
+                        }
+                        one.print(out)?;
+                    }
+                }
+            }
+        }
+        Subject::Adapter(entry) => {
+            let origin = entry.origin();
+            if args.json {
+                out.json(&serde_json::json!({
+                    "scheme": entry.scheme(), "package": origin.package, "version": origin.version, "doc": entry.doc(),
+                }))?;
+            } else {
+                writeln!(out, "{BOLD}{}://{PLAIN}  adapter, {} {}\n", entry.scheme(), origin.package, origin.version)?;
+                prose(out, "", entry.doc())?;
+            }
+        }
+    }
+    Ok(Answer::Yes)
+}
+
+fn by_url(text: &str) -> Result<Subject, Failure> {
+    let url = RemoteUrl::parse(text)?;
+    if url.scheme() == ExternalConnectorAdapter::SCHEME {
+        return Ok(Subject::Connectors(vec![ExternalConnectorAdapter::resolve(&url)?]));
+    }
+    if url.scheme() == "plugin" {
+        return Err(Error::new(ErrorKind::InvalidUrl, format!("what `{}` is, only opening it tells", redact(text)))
+            .with_hint("describe the connector that its configuration names")
+            .into());
+    }
+    match registry::index().find_scheme(url.scheme())? {
+        Some(SchemeOwner::Connector(entry)) => Ok(Subject::Connectors(vec![entry])),
+        Some(SchemeOwner::Adapter(entry)) => Ok(Subject::Adapter(entry)),
+        _ => Err(registry::index().no_scheme(url.scheme()).into()),
+    }
+}
+
+/// A scheme, a module with all its connectors, `module/Name`, or a name that any module may have.
+fn by_name(what: &str) -> Result<Subject, Failure> {
+    match registry::index().find_scheme(what)? {
+        Some(SchemeOwner::Connector(entry)) => return Ok(Subject::Connectors(vec![entry])),
+        Some(SchemeOwner::Adapter(entry)) => return Ok(Subject::Adapter(entry)),
+        _ => {}
+    }
+    if let Some((module, name)) = what.rsplit_once('/') {
+        return Ok(Subject::Connectors(vec![registry::find(module, name)?]));
+    }
+    let named = registry::connectors().iter().filter(|e| e.module() == what || e.name() == what);
+    let named: Vec<_> = named.copied().collect();
+    if named.is_empty() { Err(unknown(what).into()) } else { Ok(Subject::Connectors(named)) }
+}
+
+fn unknown(what: &str) -> Error {
+    let connectors = registry::connectors();
+    let adapters = registry::adapters().iter().map(|a| a.scheme());
+    let known = connectors.iter().flat_map(|e| [e.module(), e.name()].into_iter().chain(e.schemes().iter().copied()));
+    let nearest = registry::nearest(what, known.chain(adapters));
+    let guess = nearest.map_or_else(String::new, |name| format!(" (did you mean `{name}`?)"));
+    let all: Vec<String> = connectors.iter().map(|e| e.full_name()).collect();
+    Error::new(
+        ErrorKind::NotFound,
+        format!("nothing of the name `{what}` is linked into this binary{guess}; linked: {}", all.join(", ")),
+    )
+}
+
+impl Description {
+    fn of(entry: &'static ConnectorEntry) -> Self {
+        let (module, name, origin) = (entry.module(), entry.name(), entry.origin());
+        let options = entry.options().map(|schema| {
+            let describe = |o: &connectors::options::OptionInfo| OptionDescription {
+                name: o.name.clone(),
+                type_name: o.type_name.clone(),
+                default: o.default.clone().filter(|d| !o.secret && !d.is_null()),
+                secret: o.secret,
+                doc: o.doc.clone(),
+                extra_config: schema.extra_config_keys(&o.name),
+            };
+            schema.options().iter().map(describe).collect()
+        });
+        let query = |sep| match &options {
+            Some(all) if Vec::is_empty(all) => String::new(),
+            _ => format!("[{sep}OPTION=VALUE..]"),
+        };
+        let own = entry.schemes().iter().map(|s| format!("{s}://[HOST:PORT][/PATH]{}", query('?')));
+        let external = format!("external://HOST:PORT/{module}/?connector_name={name}{}", query('&'));
+        let plugin = entry.schemes().iter().map(|s| format!("plugin://{s}[.INSTANCE]"));
+        Self {
+            module,
+            name,
+            package: origin.package,
+            version: origin.version,
+            doc: entry.doc(),
+            schemes: entry.schemes(),
+            urls: own.chain([external]).chain(plugin).collect(),
+            options,
+        }
+    }
+
+    fn print(&self, out: &mut Out) -> Result<(), Failure> {
+        writeln!(out, "{BOLD}{}/{}{PLAIN}  {} {}\n", self.module, self.name, self.package, self.version)?;
+        prose(out, "", self.doc)?;
+        writeln!(out, "\n{BOLD}URLs{PLAIN}")?;
+        for url in &self.urls {
+            writeln!(out, "  {url}")?;
+        }
+        match self.options.as_deref() {
+            None => writeln!(out, "\nThis connector does not say what its options are.")?,
+            Some([]) => writeln!(out, "\nIt has no options.")?,
+            Some(options) => {
+                writeln!(out, "\n{BOLD}Options{PLAIN}, in the URL's query or in the configuration's extra_config")?;
+                for option in options {
+                    option.print(out)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl OptionDescription {
+    fn print(&self, out: &mut Out) -> Result<(), Failure> {
+        write!(out, "  {BOLD}{}{PLAIN}  {}", self.name, self.type_name)?;
+        match &self.default {
+            _ if self.secret => write!(out, ", secret")?,
+            Some(Value::String(text)) => write!(out, ", default {text}")?,
+            Some(value) => write!(out, ", default {value}")?,
+            None => {}
+        }
+        writeln!(out)?;
+        prose(out, "      ", &self.doc)?;
+        if !self.extra_config.is_empty() {
+            writeln!(out, "      extra_config: {}", self.extra_config.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+/// Doc comments are broken where their source file is: fills their paragraphs anew.
+fn prose(out: &mut Out, indent: &str, text: &str) -> Result<(), Failure> {
+    for (n, paragraph) in text.trim().split("\n\n").enumerate() {
+        if n > 0 {
+            writeln!(out)?;
+        }
+        let mut line = String::new();
+        for word in paragraph.split_whitespace() {
+            if !line.is_empty() && indent.len() + line.len() + 1 + word.len() > WIDTH {
+                writeln!(out, "{indent}{line}")?;
+                line.clear();
+            }
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+        if !line.is_empty() {
+            writeln!(out, "{indent}{line}")?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,214 @@
+//! What the user sees: stdout that may be closed, sentences on stderr, exit codes, numbers.
+
+use std::fmt;
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use connectors::{Error, redact};
+use serde::Serialize;
+
+pub(crate) const EXIT_INTERRUPTED: u8 = 130;
+const EXIT_NO: u8 = 1;
+const EXIT_FAILED: u8 = 3;
+
+pub(crate) const BOLD: &str = "\x1b[1m";
+pub(crate) const GREEN: &str = "\x1b[32m";
+pub(crate) const PLAIN: &str = "\x1b[0m";
+const RED: &str = "\x1b[31m";
+
+/// How a command that did its work ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// Done, and yes if it was a question.
+    Yes,
+    /// A key is missing, or some keys failed.
+    No,
+    /// The user ended it.
+    Interrupted,
+}
+
+impl Answer {
+    pub(crate) fn yes_if(yes: bool) -> Self {
+        if yes { Self::Yes } else { Self::No }
+    }
+}
+
+impl From<Answer> for ExitCode {
+    fn from(answer: Answer) -> Self {
+        match answer {
+            Answer::Yes => Self::SUCCESS,
+            Answer::No => EXIT_NO.into(),
+            Answer::Interrupted => EXIT_INTERRUPTED.into(),
+        }
+    }
+}
+
+/// Why a command could not do its work.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The store, a file or the configuration.
+    Error(Error),
+    /// Stdout cannot be written.
+    Stdout(io::Error),
+}
+
+impl Failure {
+    /// Says it on stderr. A reader that has seen enough (`| head`) is none.
+    pub(crate) fn report(self) -> ExitCode {
+        match self {
+            Self::Stdout(e) if e.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
+            Self::Stdout(e) => complain(Error::io(e, "write to stdout")),
+            Self::Error(e) => complain(e),
+        }
+        EXIT_FAILED.into()
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(e: Error) -> Self {
+        Self::Error(e)
+    }
+}
+
+/// Only stdout gives bare errors: every file's error is made by [`Error::io`], which says what was done.
+impl From<io::Error> for Failure {
+    fn from(e: io::Error) -> Self {
+        Self::Stdout(e)
+    }
+}
+
+/// Stdout: buffered for a pipe, line by line for a terminal, without colours for either if they are not wanted.
+pub(crate) struct Out {
+    stream: BufWriter<anstream::AutoStream<io::Stdout>>,
+    is_terminal: bool,
+}
+
+impl Out {
+    pub(crate) fn new() -> Self {
+        Self { stream: BufWriter::new(anstream::stdout()), is_terminal: io::stdout().is_terminal() }
+    }
+
+    pub(crate) fn json(&mut self, value: &impl Serialize) -> Result<(), Failure> {
+        serde_json::to_writer_pretty(&mut *self, value).map_err(io::Error::from)?;
+        Ok(writeln!(self)?)
+    }
+
+    /// A chunk's bytes, past everything that is meant for text.
+    pub(crate) fn raw(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        self.stream.flush()?;
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(bytes)?;
+        Ok(stdout.flush()?)
+    }
+
+    /// Shows what is still held back. If nobody reads it, the command's answer stands all the same.
+    pub(crate) fn finish(&mut self) -> Result<(), Failure> {
+        match self.stream.flush() {
+            Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(e.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Write for Out {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.stream.write(bytes)?;
+        if self.is_terminal && bytes[..written].contains(&b'\n') {
+            self.stream.flush()?;
+        }
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+/// An error on stderr, one line. If stderr is closed there is nobody left to tell.
+pub(crate) fn complain(what: impl fmt::Display) {
+    let _ = writeln!(anstream::stderr(), "{RED}kvconn:{PLAIN} {what}");
+}
+
+/// A remark on stderr, one line.
+pub(crate) fn note(what: impl fmt::Display) {
+    let _ = writeln!(anstream::stderr(), "kvconn: {what}");
+}
+
+/// clap's message, help or version. The message repeats arguments, and a URL among them may hold a password.
+pub(crate) fn wrong_usage(e: &clap::Error) -> ExitCode {
+    if !e.use_stderr() {
+        let _ = e.print();
+        return ExitCode::SUCCESS;
+    }
+    let mut text = e.render().ansi().to_string();
+    for arg in std::env::args_os().skip(1) {
+        let arg = arg.to_string_lossy();
+        let value = arg.split_once('=').map_or(&*arg, |(_, value)| value);
+        for secret in [&*arg, value] {
+            text = text.replace(secret, &redact(secret));
+        }
+    }
+    let _ = write!(anstream::stderr(), "{text}");
+    u8::try_from(e.exit_code()).unwrap_or(EXIT_FAILED).into()
+}
+
+/// `12.3 µs`: three digits that count.
+pub(crate) struct Time(pub(crate) Duration);
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ns = self.0.as_nanos() as f64;
+        let (value, unit) = match ns {
+            ns if ns < 1e3 => return f.pad(&format!("{ns:.0} ns")),
+            ns if ns < 1e6 => (ns / 1e3, "µs"),
+            ns if ns < 1e9 => (ns / 1e6, "ms"),
+            ns => (ns / 1e9, "s"),
+        };
+        f.pad(&format!("{} {unit}", three_digits(value)))
+    }
+}
+
+/// GiB a second.
+pub(crate) fn gib_per_s(bytes: usize, time: Duration) -> f64 {
+    bytes as f64 / f64::from(1 << 30) / time.as_secs_f64().max(f64::MIN_POSITIVE)
+}
+
+/// `1.52`, `15.2`, `152`.
+pub(crate) fn three_digits(value: f64) -> String {
+    match value {
+        v if v < 10.0 => format!("{v:.2}"),
+        v if v < 100.0 => format!("{v:.1}"),
+        v => format!("{v:.0}"),
+    }
+}
+
+/// `1 chunk`, `2 chunks`.
+pub(crate) fn count(n: usize, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_shown_in_a_unit_that_reads_well() {
+        for (ns, shown) in [
+            (0, "0 ns"),
+            (999, "999 ns"),
+            (1_234, "1.23 µs"),
+            (45_600_000, "45.6 ms"),
+            (789_000_000, "789 ms"),
+            (61_000_000_000, "61.0 s"),
+        ] {
+            assert_eq!(Time(Duration::from_nanos(ns)).to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn rates_count_bytes_in_gib() {
+        assert_eq!(three_digits(gib_per_s(3 << 29, Duration::from_secs(1))), "1.50");
+        assert_eq!(gib_per_s(0, Duration::ZERO), 0.0);
+    }
+}

@@ -1,0 +1,150 @@
+//! put, get, exists, ls, rm, ping.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::Stdio;
+
+use super::{KEY, OTHER, entries, file, fill, kvconn, put, run, store};
+
+#[test]
+fn a_file_comes_back_as_it_was_put() {
+    let (_dir, url) = store();
+    let bytes: Vec<u8> = (0..=255).cycle().take(70_001).collect();
+    let (_file, path) = file(&bytes);
+    let said = run(&["put", &url, KEY, &path]).exits(0);
+    assert!(said.text().contains("BINARY uint8 [70001, 0, 0, 0], 70001 bytes"), "{}", said.text());
+
+    let got = run(&["get", &url, KEY]).exits(0);
+    assert!(got.out == bytes && got.err.contains("BINARY uint8 [70001, 0, 0, 0]"), "{}", got.err);
+}
+
+#[test]
+fn shape_dtype_and_format_come_back_as_they_were_put() {
+    let (_dir, url) = store();
+    let (_file, path) = file(&[3; 2 * 3 * 4 * 5 * 2]);
+    let layout = ["--shape", "2,3,4,5", "--dtype", "float16", "--format", "KV_2LTD"];
+    run(&[&["put", &url, KEY, &path][..], &layout].concat()).exits(0);
+    let got = run(&["get", &url, KEY]).exits(0);
+    assert!(got.err.contains("KV_2LTD float16 [2, 3, 4, 5], 240 bytes"), "{}", got.err);
+}
+
+#[test]
+fn a_file_of_another_length_than_its_shape_is_refused_with_both_sizes() {
+    let (dir, url) = store();
+    let (_file, path) = file(&[0; 100]);
+    let layout = ["--shape", "2,3,4,5", "--dtype", "half", "--format", "kv_2ltd"];
+    run(&[&["put", &url, KEY, &path][..], &layout].concat()).fails_saying(&["100 bytes", "240"]);
+    assert!(entries(dir.path()).is_empty());
+}
+
+#[test]
+fn a_shape_without_dtype_and_format_is_wrong_usage() {
+    let (_file, path) = file(&[0; 4]);
+    let said = run(&["put", "memory://x", KEY, &path, "--shape", "4"]).exits(2);
+    assert!(said.err.contains("--dtype") && said.err.contains("--format"), "{}", said.err);
+}
+
+#[test]
+fn put_reads_stdin() {
+    let (_dir, url) = store();
+    let mut child = kvconn(&["put", &url, KEY, "-"]).stdin(Stdio::piped()).spawn().expect("the command starts");
+    child.stdin.take().expect("a pipe").write_all(b"from a pipe").expect("the command reads");
+    assert!(child.wait().expect("the command ends").success());
+    assert_eq!(run(&["get", &url, KEY]).exits(0).out, b"from a pipe");
+}
+
+#[test]
+fn a_file_that_is_not_there_is_an_error_that_names_it() {
+    run(&["put", "memory://x", KEY, "/nowhere/chunk.bin"]).fails_saying(&["cannot read `/nowhere/chunk.bin`"]);
+}
+
+#[test]
+fn get_writes_a_whole_file_or_none() {
+    let (_dir, url) = store();
+    put(&url, KEY, b"new");
+    let (dir, path) = file(b"old, and longer");
+    run(&["get", &url, OTHER, "-o", &path]).exits(1);
+    assert_eq!(std::fs::read(&path).expect("the file is there"), b"old, and longer");
+
+    let got = run(&["get", &url, KEY, "-o", &path]).exits(0);
+    assert_eq!((std::fs::read(&path).expect("the file is there"), got.out), (b"new".to_vec(), vec![]));
+    assert_eq!(entries(dir.path()), ["chunk.bin"]);
+    run(&["get", &url, KEY, "-o", "/nowhere/x"]).fails_saying(&["cannot write `/nowhere/x`"]);
+}
+
+#[test]
+fn a_missing_key_exits_with_1_and_a_sentence() {
+    let (_dir, url) = store();
+    let got = run(&["get", &url, KEY]).exits(1);
+    assert_eq!((got.text(), &*got.err), ("", &*format!("kvconn: `{KEY}` is not in kvconn.fs/FSConnector\n")));
+}
+
+#[test]
+fn exists_answers_for_each_key() {
+    let (_dir, url) = store();
+    put(&url, KEY, b"x");
+    assert_eq!(run(&["exists", &url, KEY]).exits(0).text(), format!("yes  {KEY}\n"));
+    assert_eq!(run(&["exists", &url, OTHER, KEY]).exits(1).text(), format!("no   {OTHER}\nyes  {KEY}\n"));
+}
+
+#[test]
+fn rm_says_which_keys_were_there() {
+    let (_dir, url) = store();
+    put(&url, KEY, b"x");
+    let said = run(&["rm", &url, KEY, OTHER]).exits(1);
+    assert_eq!(said.text(), format!("removed  {KEY}\nmissing  {OTHER}\n"));
+    run(&["exists", &url, KEY]).exits(1);
+    put(&url, KEY, b"x");
+    run(&["rm", &url, KEY]).exits(0);
+}
+
+#[test]
+fn ls_shows_the_keys_with_a_prefix() {
+    let (_dir, url) = store();
+    for key in [KEY, "facebook/opt-125m@1@0@aa@half", "m@00000000@1@ff"] {
+        put(&url, key, b"x");
+    }
+    assert_eq!(run(&["ls", &url]).exits(0).text().lines().count(), 3);
+    assert_eq!(run(&["ls", &url, "--prefix", "facebook/"]).exits(0).text(), "facebook/opt-125m@1@0@aa@half\n");
+    assert_eq!(run(&["ls", &url, "--prefix", "nobody"]).exits(0).text(), "");
+
+    let object = run(&["ls", &url, "--prefix", "m@", "--json"]).exits(0).json();
+    assert_eq!(object, serde_json::json!({"key": "m@00000000@1@ff", "kind": "object", "model": "m", "hash": "ff"}));
+}
+
+#[test]
+fn a_reader_who_has_seen_enough_is_no_error() {
+    let (dir, url) = store();
+    // More than a pipe holds.
+    fill(dir.path(), 4000);
+    let mut child =
+        kvconn(&["ls", &url]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the command starts");
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line).expect("a line comes");
+    let end = child.wait_with_output().expect("the command ends");
+    assert_eq!((end.status.code(), String::from_utf8_lossy(&end.stderr).as_ref()), (Some(0), ""));
+}
+
+#[test]
+fn an_answer_that_nobody_reads_is_still_the_exit_code() {
+    let (_dir, url) = store();
+    let mut child = kvconn(&["exists", &url, KEY]).stdout(Stdio::piped()).spawn().expect("the command starts");
+    drop(child.stdout.take());
+    assert_eq!(child.wait().expect("the command ends").code(), Some(1));
+}
+
+#[test]
+fn ping_shows_the_round_trip() {
+    let (dir, url) = store();
+    let said = run(&["ping", &url]).exits(0);
+    assert!(said.text().starts_with("kvconn.fs/FSConnector answered in "), "{}", said.text());
+    drop(dir);
+    run(&["ping", "memory://x"]).exits(0);
+}
+
+#[test]
+fn a_path_that_cannot_be_a_directory_is_an_error_that_names_it() {
+    let (_dir, path) = file(b"a regular file");
+    let url = format!("fs://{path}/below");
+    run(&["ping", &url]).fails_saying(&["kvconn.fs/FSConnector", &path]);
+    run(&["ls", &url]).fails_saying(&[&path]);
+}

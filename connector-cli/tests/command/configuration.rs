@@ -1,0 +1,57 @@
+//! --config, LMCACHE_CONFIG_FILE, LMCACHE_* and -v.
+
+use super::{KEY, file, kvconn, put, run, store};
+
+const EXTERNAL: &str = "external://localhost:0/kvconn.fs/?connector_name=FSConnector";
+
+#[test]
+fn a_configuration_file_says_where_a_store_is() {
+    let (dir, url) = store();
+    put(&url, KEY, b"x");
+    let base = dir.path().display();
+    let (_file, path) = file(
+        format!(
+            "chunk_size: 256\nextra_config:\n  fs_base_path: {base}\n  remote_storage_plugin.fs.a.base_path: {base}\n"
+        )
+        .as_bytes(),
+    );
+    let listed = format!("{KEY}\n");
+    for url in [EXTERNAL, "plugin://fs.a"] {
+        assert_eq!(run(&["ls", url, "--config", &path]).exits(0).text(), listed);
+        let mut by_variable = kvconn(&["ls", url]);
+        by_variable.env("LMCACHE_CONFIG_FILE", &path);
+        assert_eq!(by_variable.output().expect("the command starts").stdout, listed.as_bytes());
+    }
+    run(&["ls", EXTERNAL]).fails_saying(&["names no directory"]);
+}
+
+#[test]
+fn variables_lie_over_the_file_that_config_names() {
+    let (dir, url) = store();
+    put(&url, KEY, b"x");
+    let (_file, path) = file(b"extra_config: {fs_base_path: /nowhere}");
+    let mut command = kvconn(&["ls", EXTERNAL, "--config", &path]);
+    command.env("LMCACHE_EXTRA_CONFIG", format!(r#"{{"fs_base_path": "{}"}}"#, dir.path().display()));
+    assert_eq!(command.output().expect("the command starts").stdout, format!("{KEY}\n").as_bytes());
+}
+
+#[test]
+fn a_wrong_configuration_names_the_file_and_the_key() {
+    let (_file, path) = file(b"chunk_sise: 3");
+    run(&["ls", "memory://x", "--config", &path]).fails_saying(&[&path, "`chunk_sise`", "did you mean `chunk_size`?"]);
+    run(&["ls", "memory://x", "--config", "/nowhere.yaml"]).fails_saying(&["/nowhere.yaml"]);
+    let output = kvconn(&["ls", "memory://x"]).env("LMCACHE_CHUNK_SIZE", "none").output();
+    super::Answer::from(output.expect("the command starts")).fails_saying(&["LMCACHE_CHUNK_SIZE"]);
+}
+
+#[test]
+fn logs_go_to_stderr_when_asked_for() {
+    assert_eq!(run(&["ls", "memory://x"]).exits(0).err, "");
+    let logged = run(&["ls", "memory://x", "-v"]).exits(0);
+    assert!(
+        logged.err.contains("DEBUG") && logged.err.contains("kvconn.memory") && logged.out.is_empty(),
+        "{logged:?}"
+    );
+    let by_variable = kvconn(&["ls", "memory://x"]).env("RUST_LOG", "debug").output().expect("the command starts");
+    assert!(String::from_utf8_lossy(&by_variable.stderr).contains("opened"), "{by_variable:?}");
+}

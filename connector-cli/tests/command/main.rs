@@ -1,0 +1,129 @@
+//! The `kvconn` binary as a user runs it: what it prints, where, and how it exits.
+
+mod chunks;
+mod configuration;
+mod copying;
+mod demonstration;
+mod measuring;
+mod names;
+
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+/// Keys of a small model.
+const KEY: &str = "opt@1@0@1f2e@half";
+const OTHER: &str = "opt@1@0@3d4c@half";
+
+/// What a command answered.
+#[derive(Debug)]
+struct Answer {
+    code: Option<i32>,
+    out: Vec<u8>,
+    err: String,
+}
+
+impl Answer {
+    fn text(&self) -> &str {
+        std::str::from_utf8(&self.out).expect("the output is text")
+    }
+
+    fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.out).unwrap_or_else(|e| panic!("{e}: {self:?}"))
+    }
+
+    /// The one who asked for it checks what it said.
+    #[track_caller]
+    fn exits(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "{}\n{}", String::from_utf8_lossy(&self.out), self.err);
+        self
+    }
+
+    /// One sentence, on stderr alone.
+    #[track_caller]
+    fn fails_saying(self, words: &[&str]) {
+        let this = self.exits(3);
+        assert!(this.err.starts_with("kvconn: ") && this.err.lines().count() == 1, "{}", this.err);
+        assert!(this.out.is_empty(), "{this:?}");
+        for word in words {
+            assert!(this.err.contains(word), "`{word}` is missing in: {}", this.err);
+        }
+    }
+}
+
+impl From<Output> for Answer {
+    fn from(output: Output) -> Self {
+        let err = String::from_utf8(output.stderr).expect("stderr is text");
+        assert!(!err.contains("panicked"), "{err}");
+        Self { code: output.status.code(), out: output.stdout, err }
+    }
+}
+
+/// The command, without what the caller's environment would change.
+fn kvconn(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kvconn"));
+    command.args(args).env_clear().stdin(Stdio::null());
+    command
+}
+
+fn run(args: &[&str]) -> Answer {
+    kvconn(args).output().expect("the command starts").into()
+}
+
+/// A directory, and the URL of a store in it.
+fn store() -> (TempDir, String) {
+    let dir = TempDir::new().expect("a directory can be made");
+    let url = fs_url(dir.path());
+    (dir, url)
+}
+
+fn fs_url(dir: &Path) -> String {
+    format!("fs://{}", dir.display())
+}
+
+/// A file with these bytes, in a directory of its own.
+fn file(bytes: &[u8]) -> (TempDir, String) {
+    let dir = TempDir::new().expect("a directory can be made");
+    let path = dir.path().join("chunk.bin");
+    std::fs::write(&path, bytes).expect("the file can be written");
+    let path = path.to_str().expect("temporary paths are UTF-8").to_owned();
+    (dir, path)
+}
+
+fn put(url: &str, key: &str, bytes: &[u8]) {
+    let (_dir, path) = file(bytes);
+    run(&["put", url, key, &path]).exits(0);
+}
+
+/// Fills the directory of an fs store with many keys: the file of one chunk under many names.
+fn fill(dir: &Path, n: usize) {
+    put(&fs_url(dir), "many@1@0@0@half", &[7; 4096]);
+    for i in 1..n {
+        let name = |i: usize| dir.join(format!("many@1@0@{i:x}@half.data"));
+        std::fs::copy(name(0), name(i)).expect("the file can be copied");
+    }
+}
+
+/// As Ctrl-C, or what a service manager sends.
+fn signal(child: &Child, name: &str) {
+    let pid = child.id().to_string();
+    let sent = Command::new("kill").args([format!("-{name}"), pid]).status().expect("`kill` starts");
+    assert!(sent.success(), "the command runs until it gets the signal");
+}
+
+/// Waits for what the command is to do first; it must not end before.
+fn wait_until(child: &mut Child, done: impl Fn() -> bool) {
+    while !done() {
+        let ended = child.try_wait().expect("the command can be asked");
+        assert!(ended.is_none(), "the command ended too early: {ended:?}");
+        std::thread::yield_now();
+    }
+}
+
+fn entries(dir: &Path) -> Vec<String> {
+    let name = |e: std::io::Result<std::fs::DirEntry>| {
+        e.expect("the directory can be read").file_name().to_string_lossy().into_owned()
+    };
+    std::fs::read_dir(dir).map(|all| all.map(name).collect()).unwrap_or_default()
+}

@@ -1,0 +1,128 @@
+//! Connectors, modules, schemes, options and keys: found by name, and what a wrong one says.
+
+use super::{KEY, run};
+
+#[test]
+fn list_names_every_store() {
+    let shown = run(&["list"]).exits(0);
+    for name in ["kvconn.fs/FSConnector", "fs://", "kvconn.memory/MemoryConnector", "memory://", "connectors 0."] {
+        assert!(shown.text().contains(name), "{name}: {}", shown.text());
+    }
+    let json = run(&["list", "--json"]).exits(0).json();
+    assert_eq!(json["connectors"][0]["module"], "kvconn.fs");
+    assert_eq!(json["connectors"][0]["schemes"], serde_json::json!(["fs"]));
+    assert!(json["connectors"][0]["summary"].as_str().is_some_and(|s| !s.is_empty()), "{json}");
+    assert!(json["adapters"].is_array(), "{json}");
+}
+
+#[test]
+fn describe_finds_a_connector_by_any_of_its_names() {
+    let external = "external://localhost:0/kvconn.fs/?connector_name=FSConnector&base_path=/never/opened";
+    for name in ["fs", "kvconn.fs", "FSConnector", "kvconn.fs/FSConnector", "fs:///never/opened", external] {
+        let shown = run(&["describe", name]).exits(0);
+        for part in ["kvconn.fs/FSConnector", "base_path", "fs_connector_base_path, fs_base_path", "plugin://fs"] {
+            assert!(shown.text().contains(part), "{name}: {part}: {}", shown.text());
+        }
+        assert_eq!(run(&["describe", name, "--json"]).exits(0).json()["name"], "FSConnector");
+    }
+    assert!(!std::path::Path::new("/never").exists());
+}
+
+#[test]
+fn described_options_have_type_default_and_keys() {
+    let json = run(&["describe", "memory", "--json"]).exits(0).json();
+    let option = &json["options"][0];
+    assert_eq!(
+        (&option["name"], &option["type"], &option["secret"]),
+        (&"capacity".into(), &"integer".into(), &false.into())
+    );
+    assert_eq!(option["extra_config"], serde_json::json!(["memory_connector_capacity"]));
+}
+
+#[test]
+fn a_misspelt_name_is_answered_with_the_nearest() {
+    let url = |module: &str, name: &str| format!("external://localhost:0/{module}/?connector_name={name}");
+    for (args, nearest) in [
+        (["describe", "FSConector"], "did you mean `FSConnector`?"),
+        (["describe", "kvconn.memroy"], "did you mean `kvconn.memory`?"),
+        (["describe", "kvconn.fs/FsConector"], "did you mean `FSConnector`?"),
+        (["describe", "memry://x"], "did you mean `memory`?"),
+        (["ls", "memry://x"], "did you mean `memory`?"),
+        (["ls", &url("kvcon.fs", "FSConnector")], "did you mean `kvconn.fs`?"),
+        (["ls", &url("kvconn.fs", "FSConnecter")], "did you mean `FSConnector`?"),
+        (["ls", "memory://x?capcity=1"], "did you mean `capacity`?"),
+    ] {
+        run(&args).fails_saying(&[nearest]);
+    }
+}
+
+#[test]
+fn a_wrong_url_says_what_is_wrong_with_it() {
+    for (url, why) in [
+        ("fs://host:70000/x", "70000"),
+        ("/var/cache/kv", "scheme://"),
+        ("external://localhost:0/kvconn.fs/", "connector_name"),
+        ("external://localhost/kvconn.fs/?connector_name=FSConnector", "port"),
+        ("external://a:1,b:2/kvconn.fs/?connector_name=FSConnector", "only one host"),
+        ("memory://x?capacity=many", "`capacity`"),
+    ] {
+        run(&["ls", url]).fails_saying(&[why]);
+    }
+}
+
+#[test]
+fn a_wrong_key_names_the_field() {
+    for (key, why) in [
+        ("opt@01@0@ff@half", "field 2 (world size) is `01`; write `1`"),
+        ("opt@1@0@FF@half", "`ff`"),
+        ("opt@1@0@ff@float17", "float17"),
+        ("opt", "`opt` is no key"),
+    ] {
+        run(&["exists", "memory://x", key]).fails_saying(&[why]);
+    }
+}
+
+#[test]
+fn the_kind_of_key_can_be_demanded() {
+    run(&["exists", "memory://x", KEY, "--key-kind", "engine"]).exits(1);
+    run(&["exists", "memory://x", KEY, "--key-kind", "layer"]).fails_saying(&["as a layer key"]);
+    run(&["exists", "memory://x", KEY, "--key-kind", "chunk"]).exits(2);
+}
+
+#[test]
+fn no_output_ever_holds_a_password() {
+    let (user, query) = ("redis://u:hunter2@h:6379", "memory://x?password=hunter2");
+    let nested = "external://h:0/kvconn.fs/?connector_name=FSConnector&back=redis%3A%2F%2Fu%3Ahunter2%40h%3A1";
+    for url in [user, query, nested, "redis://u:hunter2@h:99999999", "fs://u:hunter2@h/x", "fs://u:hunter2@h"] {
+        let all: [&[&str]; 9] = [
+            &["-vv", "ls", url],
+            &["describe", url],
+            &["ping", url],
+            &["get", url, KEY],
+            &["cp", url, url],
+            &["cp", "memory://x", url],
+            &["bench", url, "--keys", "1"],
+            // Wrong usage repeats the argument.
+            &["list", url],
+            &["bench", "memory://x", &format!("--chunk-size={url}")],
+        ];
+        for args in all {
+            let said = run(args);
+            // Describing opens nothing, so there nothing need be wrong.
+            assert!(said.code != Some(0) || args[0] == "describe", "{args:?}");
+            assert!(!said.err.contains("hunter2") && !said.text().contains("hunter2"), "{args:?}: {said:?}");
+        }
+    }
+}
+
+#[test]
+fn help_says_exit_codes_and_examples() {
+    let help = run(&["--help"]).exits(0);
+    assert!(help.text().contains("Exit codes") && help.text().contains("kvconn demo"), "{}", help.text());
+    for command in ["list", "describe", "put", "get", "exists", "ls", "rm", "cp", "ping", "bench", "demo"] {
+        let help = run(&[command, "--help"]).exits(0);
+        assert!(help.text().contains(&format!("  kvconn {command}")), "{}", help.text());
+    }
+    run(&["no-such-command"]).exits(2);
+    run(&["exists", "memory://x"]).exits(2);
+}
