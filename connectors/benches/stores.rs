@@ -2,8 +2,8 @@
 //!
 //! `fs/get_4MiB` beside `std/read_exact_4MiB`, and `fs/put_4MiB` beside `std/write_rename_4MiB`: the same file in the page
 //! cache, opened and read whole into memory that is reused; a file written under one name and renamed to another. The two of
-//! a pair run in turn within each sample, so that a machine that drifts drifts for both; the last line of a pair is the
-//! ratio of their medians. Budgets: get 1.05, put 1.10.
+//! a pair take turns in blocks, so that a machine that drifts drifts for both; the last line of a pair is the median of the
+//! blocks' ratios. Budgets: get 1.05, put 1.10.
 
 use std::fs::File;
 use std::hint::black_box;
@@ -15,6 +15,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use tokio::runtime::Runtime;
 
 const CHUNK: usize = 4 << 20;
+const BLOCKS: usize = 40;
 
 fn open(c: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
@@ -25,51 +26,47 @@ fn open(c: &mut Criterion) {
     });
 }
 
-/// The medians of two pieces of work that run in turn, and the median of their ratios.
-fn pair(names: [&str; 2], rounds: usize, mut ours: impl FnMut(), mut theirs: impl FnMut()) {
-    fn time(work: &mut impl FnMut()) -> Duration {
-        let start = Instant::now();
-        work();
-        start.elapsed()
+/// How often a piece of work runs before it is the other's turn, and how many of these runs are not counted: they find
+/// the other's data in the caches, and threads that sleep.
+const BLOCK: usize = 50;
+const WARM_UP: usize = 10;
+
+/// The medians of two pieces of work, and their ratio. They take turns in blocks.
+fn pair(names: [&str; 2], blocks: usize, mut ours: impl FnMut(), mut theirs: impl FnMut()) {
+    fn block(work: &mut impl FnMut()) -> Vec<Duration> {
+        let mut times: Vec<Duration> = (0..BLOCK)
+            .map(|_| {
+                let start = Instant::now();
+                work();
+                start.elapsed()
+            })
+            .skip(WARM_UP)
+            .collect();
+        times.sort();
+        times
     }
-    for _ in 0..rounds / 10 {
-        ours();
-        theirs();
+    let median = |mut times: Vec<Duration>| {
+        times.sort();
+        times[times.len() / 2]
+    };
+    let (mut all_ours, mut all_theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..blocks {
+        let (a, b) = (block(&mut ours), block(&mut theirs));
+        ratios.push(a[a.len() / 2].as_secs_f64() / b[b.len() / 2].as_secs_f64());
+        all_ours.extend(a);
+        all_theirs.extend(b);
     }
-    let mut samples: Vec<(Duration, Duration)> = (0..rounds)
-        .map(|i| {
-            // Who goes first changes, so that neither always finds the cache as the other left it.
-            if i % 2 == 0 {
-                let a = time(&mut ours);
-                (a, time(&mut theirs))
-            } else {
-                let b = time(&mut theirs);
-                (time(&mut ours), b)
-            }
-        })
-        .collect();
-    let mut ratios: Vec<f64> = samples.iter().map(|(a, b)| a.as_secs_f64() / b.as_secs_f64()).collect();
     ratios.sort_by(f64::total_cmp);
-    samples.sort();
-    let ours = samples[rounds / 2].0;
-    let mut theirs: Vec<Duration> = samples.iter().map(|(_, b)| *b).collect();
-    theirs.sort();
-    let gib = |d: Duration| CHUNK as f64 / d.as_secs_f64() / f64::from(1 << 30);
-    let theirs = theirs[rounds / 2];
-    println!("{:<26} median {ours:>10.1?}  {:.2} GiB/s", names[0], gib(ours));
-    println!("{:<26} median {theirs:>10.1?}  {:.2} GiB/s", names[1], gib(theirs));
-    println!(
-        "{:<26} medians {:.3}, median of the pairs {:.3}\n",
-        "ratio",
-        ours.as_secs_f64() / theirs.as_secs_f64(),
-        ratios[rounds / 2]
-    );
+    for (name, time) in names.into_iter().zip([median(all_ours), median(all_theirs)]) {
+        let gib_per_s = CHUNK as f64 / time.as_secs_f64() / f64::from(1 << 30);
+        println!("{name:<26} median {:>8.1} µs  {gib_per_s:.2} GiB/s", time.as_secs_f64() * 1e6);
+    }
+    println!("{:<26} median {:>8.3}\n", "ratio of the blocks", ratios[blocks / 2]);
 }
 
 fn fs(_: &mut Criterion) {
-    // On a tmpfs where there is one: the disk below is not what is compared.
-    let base = ["/dev/shm", "/tmp"].into_iter().find(|d| std::path::Path::new(d).is_dir()).unwrap_or(".");
-    let dir = tempfile::Builder::new().prefix("kvconn-bench-").tempdir_in(base).expect("a directory");
+    // TMPDIR says on which file system.
+    let dir = tempfile::Builder::new().prefix("kvconn-bench-").tempdir().expect("a directory");
     let path = |name: &str| dir.path().join(name);
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
@@ -89,7 +86,7 @@ fn fs(_: &mut Criterion) {
     let mut buffer = vec![0; CHUNK];
     pair(
         ["fs/get_4MiB", "std/read_exact_4MiB"],
-        2000,
+        BLOCKS,
         || {
             black_box(runtime.block_on(connector.get(&key)).expect("a get").map(|c| c.len()));
         },
@@ -101,7 +98,7 @@ fn fs(_: &mut Criterion) {
     let mut memory = connectors::MemoryObjMut::zeroed(CHUNK);
     pair(
         ["fs/get_into_4MiB", "std/read_exact_4MiB"],
-        2000,
+        BLOCKS,
         || {
             black_box(runtime.block_on(connector.get_into(&key, &mut memory)).expect("a get_into"));
         },
@@ -113,7 +110,7 @@ fn fs(_: &mut Criterion) {
     let (tmp, done) = (path("tmp"), path("done"));
     pair(
         ["fs/put_4MiB", "std/write_rename_4MiB"],
-        1000,
+        BLOCKS,
         || runtime.block_on(connector.put(&key, chunk.clone())).expect("a put"),
         || {
             File::create(&tmp).and_then(|mut f| f.write_all(&bytes)).expect("a write");

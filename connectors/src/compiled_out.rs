@@ -4,16 +4,15 @@ macro_rules! compiled_out {
     ($($feature:literal: $module:literal $name:literal [$($scheme:literal),*];)*) => {$(
         #[cfg(not(feature = $feature))]
         const _: () = {
-            use connector_core::__private::{self as private, linkme};
-            #[linkme::distributed_slice(private::KVCONN_CONNECTOR_HINTS_0_1)]
-            #[linkme(crate = linkme)]
-            static HINT: private::ConnectorHint = private::ConnectorHint {
-                module: $module,
-                name: $name,
-                schemes: &[$($scheme),*],
-                package: "connectors",
-                feature: $feature,
-            };
+            connector_core::__private::element! {
+                KVCONN_CONNECTOR_HINTS_0_1: ConnectorHint = connector_core::__private::ConnectorHint {
+                    module: $module,
+                    name: $name,
+                    schemes: &[$($scheme),*],
+                    package: "connectors",
+                    feature: $feature,
+                }
+            }
         };
     )*};
 }

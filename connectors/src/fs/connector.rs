@@ -5,12 +5,15 @@ use connector_core::{
     BoxStream, CacheKey, Capabilities, ConnectorContext, Dtype, Error, ErrorKind, FromContext, LocalCpuBackend,
     MemoryObj, MemoryObjMut, RemoteConnector, Result, external_connector,
 };
+use futures::future::FutureExt;
 use futures::stream::{self, StreamExt};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::task::JoinError;
 
+use super::cached::Cache;
 use super::commit::{Work, cancellable};
-use super::file::{Files, Found};
+use super::file::{Files, Found, Look, Wait};
 use super::{FsOptions, layout};
 
 /// One file a chunk, byte for byte as LMCache writes it.
@@ -37,22 +40,25 @@ const HEADER_DTYPES: &[Dtype] = &[
     Dtype::Float8E5m2,
 ];
 
+/// How many chunks of a batch are read or written at once.
+const AT_ONCE: usize = 8;
+
 /// How many keys `list` reads ahead of its caller.
 const LIST_AHEAD: usize = 256;
 
 impl FromContext for FSConnector {
     async fn from_context(ctx: ConnectorContext) -> Result<Self> {
         let options: FsOptions = ctx.options()?;
-        let files = Arc::new(Files {
+        let files = Files {
             base_paths: options.base_paths(&ctx)?,
             tmp_dir: options.tmp_dir()?,
             with_header: ctx.config().use_layerwise || options.save_chunk_meta.unwrap_or(true),
             metadata: ctx.metadata().cloned(),
-        });
-        let this =
-            Self { files, backend: ctx.local_cpu_backend().clone(), handle: ctx.handle().clone(), gate: Gate::new() };
-        this.blocking(|files, _| files.prepare()).await?;
-        Ok(this)
+            cache: Cache::Never,
+        };
+        let files = ctx.handle().spawn_blocking(|| files.prepare()).await.map_err(lost)??;
+        let (backend, handle) = (ctx.local_cpu_backend().clone(), ctx.handle().clone());
+        Ok(Self { files: Arc::new(files), backend, handle, gate: Gate::new() })
     }
 }
 
@@ -73,17 +79,43 @@ impl FSConnector {
         });
         let answer = running.await;
         drop(cancel);
-        answer.unwrap_or_else(|e| {
-            Err(if e.is_panic() {
-                Error::new(ErrorKind::Other, "the work on a blocking thread panicked")
-            } else {
-                Error::new(ErrorKind::Closed, "the tokio runtime is shutting down")
+        answer.unwrap_or_else(|e| Err(lost(e)))
+    }
+
+    /// Finds and reads the chunk on the spot, if that takes no waiting; `None` if it does.
+    async fn read_cached(&self, key: &CacheKey) -> Result<Option<Option<MemoryObj>>> {
+        let found = match self.files.find(key, Wait::No)? {
+            Look::Miss => return Ok(Some(None)),
+            Look::WouldBlock => return Ok(None),
+            Look::Found(found) => found,
+        };
+        let Some(memory) = self.backend.try_allocate(&found.layout) else { return Ok(None) };
+        let mut memory = memory?;
+        Ok(found.read_cached(self.files.cache, &mut memory).await.then(|| Some(memory.freeze())))
+    }
+
+    async fn put_blocking(&self, key: &CacheKey, chunk: MemoryObj) -> Result<()> {
+        let header = self.files.check(key, chunk.layout())?;
+        let key = key.clone();
+        self.blocking(move |files, work| files.write(&key, header.as_ref(), &chunk, work)).await
+    }
+
+    async fn read_into_blocking(&self, key: &CacheKey, dst: &mut MemoryObjMut) -> Result<Option<usize>> {
+        let key = key.clone();
+        // The blocking thread owns the memory until the read has ended, also if this future is dropped.
+        let mut memory = dst.take();
+        let (memory, answer) = self
+            .blocking(move |files, work| {
+                let answer = if work.is_cancelled() { Ok(None) } else { read_into(files, &key, &mut memory) };
+                Ok((memory, answer))
             })
-        })
+            .await?;
+        *dst = memory;
+        answer
     }
 
     /// Finds the chunk and reads it, in one visit to a blocking thread if the pool gives memory at once.
-    async fn read(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
+    async fn read_blocking(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
         enum Step {
             Miss,
             Done(MemoryObj),
@@ -94,7 +126,7 @@ impl FSConnector {
             if work.is_cancelled() {
                 return Ok(Step::Miss);
             }
-            let Some(found) = files.find(&wanted)? else { return Ok(Step::Miss) };
+            let Look::Found(found) = files.find(&wanted, Wait::Yes)? else { return Ok(Step::Miss) };
             match backend.try_allocate(&found.layout) {
                 Some(memory) => {
                     let mut memory = memory?;
@@ -118,18 +150,30 @@ impl FSConnector {
 
 impl RemoteConnector for FSConnector {
     async fn exists(&self, key: &CacheKey) -> Result<bool> {
+        if self.files.cache != Cache::Never
+            && let Some(there) = self.files.exists(key, Wait::No)?
+        {
+            return Ok(there);
+        }
         let key = key.clone();
-        self.blocking(move |files, _| files.exists(&key)).await
+        self.blocking(move |files, _| exists(files, &key)).await
     }
 
     async fn get(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
-        self.read(key).await
+        if self.files.cache != Cache::Never
+            && let Some(answer) = self.read_cached(key).await?
+        {
+            return Ok(answer);
+        }
+        self.read_blocking(key).await
     }
 
     async fn put(&self, key: &CacheKey, chunk: MemoryObj) -> Result<()> {
-        let header = self.files.check(key, chunk.layout())?;
-        let key = key.clone();
-        self.blocking(move |files, work| files.write(&key, header.as_ref(), &chunk, work)).await
+        if self.files.cache == Cache::Memory {
+            let header = self.files.check(key, chunk.layout())?;
+            return self.files.write_cached(key, header.as_ref(), &chunk).await;
+        }
+        self.put_blocking(key, chunk).await
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -147,17 +191,19 @@ impl RemoteConnector for FSConnector {
     }
 
     async fn get_into(&self, key: &CacheKey, dst: &mut MemoryObjMut) -> Result<Option<usize>> {
-        let key = key.clone();
-        // The blocking thread owns the memory until the read has ended, also if this future is dropped.
-        let mut memory = dst.take();
-        let (memory, answer) = self
-            .blocking(move |files, work| {
-                let answer = if work.is_cancelled() { Ok(None) } else { read_into(files, &key, &mut memory) };
-                Ok((memory, answer))
-            })
-            .await?;
-        *dst = memory;
-        answer
+        if self.files.cache != Cache::Never {
+            match self.files.find(key, Wait::No)? {
+                Look::Miss => return Ok(None),
+                Look::Found(found) => {
+                    dst.set_layout(found.layout.clone())?;
+                    if found.read_cached(self.files.cache, dst).await {
+                        return Ok(Some(dst.len()));
+                    }
+                }
+                Look::WouldBlock => {}
+            }
+        }
+        self.read_into_blocking(key, dst).await
     }
 
     async fn remove(&self, key: &CacheKey) -> Result<bool> {
@@ -183,12 +229,36 @@ impl RemoteConnector for FSConnector {
         Ok(())
     }
 
+    /// Several at once on blocking threads: read on the spot, they would come one after the other.
+    async fn batched_get(&self, keys: &[CacheKey]) -> Vec<Result<Option<MemoryObj>>> {
+        if let [key] = keys {
+            return vec![self.get(key).await];
+        }
+        let reads: Vec<_> = keys.iter().map(|key| self.read_blocking(key).boxed()).collect();
+        stream::iter(reads).buffered(AT_ONCE).collect().await
+    }
+
+    /// As [`batched_get`](RemoteConnector::batched_get).
+    async fn batched_get_into(&self, requests: &mut [(CacheKey, MemoryObjMut)]) -> Vec<Result<Option<usize>>> {
+        if let [(key, dst)] = requests {
+            return vec![self.get_into(key, dst).await];
+        }
+        let reads: Vec<_> = requests.iter_mut().map(|(key, dst)| self.read_into_blocking(key, dst).boxed()).collect();
+        stream::iter(reads).buffered(AT_ONCE).collect().await
+    }
+
+    /// As [`batched_get`](RemoteConnector::batched_get).
+    async fn batched_put(&self, items: &[(CacheKey, MemoryObj)]) -> Vec<Result<()>> {
+        let writes: Vec<_> = items.iter().map(|(key, chunk)| self.put_blocking(key, chunk.clone()).boxed()).collect();
+        stream::iter(writes).buffered(AT_ONCE).collect().await
+    }
+
     /// One visit to a blocking thread for all keys.
     async fn batched_exists(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
         let n = keys.len();
         let keys = keys.to_vec();
         let answers = self.blocking(move |files, work| {
-            let answer = |key: &CacheKey| if work.is_cancelled() { Ok(false) } else { files.exists(key) };
+            let answer = |key: &CacheKey| if work.is_cancelled() { Ok(false) } else { exists(files, key) };
             Ok(keys.iter().map(answer).collect::<Vec<_>>())
         });
         answers.await.unwrap_or_else(|e| (0..n).map(|_| Err(Error::new(e.kind(), e.message().to_owned()))).collect())
@@ -199,7 +269,7 @@ impl RemoteConnector for FSConnector {
         let keys = keys.to_vec();
         self.blocking(move |files, work| {
             for (n, key) in keys.iter().enumerate() {
-                match files.exists(key) {
+                match exists(files, key) {
                     Ok(true) if !work.is_cancelled() => {}
                     Err(e) if n == 0 => return Err(e),
                     _ => return Ok(n),
@@ -211,9 +281,70 @@ impl RemoteConnector for FSConnector {
     }
 }
 
+fn exists(files: &Files, key: &CacheKey) -> Result<bool> {
+    files.exists(key, Wait::Yes).map(|there| there.unwrap_or(false))
+}
+
+/// The error of work that did not come back from its blocking thread.
+fn lost(e: JoinError) -> Error {
+    if e.is_panic() {
+        Error::new(ErrorKind::Other, "the work on a blocking thread panicked")
+    } else {
+        Error::new(ErrorKind::Closed, "the tokio runtime is shutting down")
+    }
+}
+
 fn read_into(files: &Files, key: &CacheKey, memory: &mut MemoryObjMut) -> Result<Option<usize>> {
-    let Some(found) = files.find(key)? else { return Ok(None) };
+    let Look::Found(found) = files.find(key, Wait::Yes)? else { return Ok(None) };
     memory.set_layout(found.layout.clone())?;
     found.read(memory)?;
     Ok(Some(memory.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use connector_core::PoolAllocator;
+
+    use super::*;
+
+    fn on(dir: &std::path::Path, cache: Cache, pool: &PoolAllocator) -> FSConnector {
+        let files = Files { base_paths: vec![dir.to_owned()], tmp_dir: None, with_header: true, metadata: None, cache };
+        let backend = LocalCpuBackend::with_allocator(pool.clone());
+        FSConnector { files: Arc::new(files), backend, handle: Handle::current(), gate: Gate::new() }
+    }
+
+    /// Writes the file out and drops it from the page cache, so that a read has to wait.
+    fn forget(path: &std::path::Path) {
+        let file = std::fs::File::open(path).unwrap();
+        file.sync_all().unwrap();
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    }
+
+    #[tokio::test]
+    async fn reads_are_right_however_the_page_cache_is_asked_and_whatever_it_has() {
+        let pool = PoolAllocator::new(64 << 20);
+        let key: CacheKey = "org/m@1@0@1@half".parse().unwrap();
+        let missing: CacheKey = "org/m@1@0@2@half".parse().unwrap();
+        let bytes: Vec<u8> = (0..(3 << 20) + 77_u32).map(|i| (i % 251) as u8).collect();
+        for cache in [Cache::Never, Cache::NoWait, Cache::Memory] {
+            let dir = tempfile::tempdir().unwrap();
+            let connector = on(dir.path(), cache, &pool);
+            connector.put(&key, MemoryObj::from(bytes.clone())).await.unwrap();
+            for cold in [false, true] {
+                if cold {
+                    forget(&dir.path().join(layout::file_name(&key).unwrap()));
+                }
+                assert!(connector.exists(&key).await.unwrap() && !connector.exists(&missing).await.unwrap());
+                assert_eq!(connector.get(&key).await.unwrap().as_deref(), Some(&bytes[..]), "{cache:?}, cold: {cold}");
+                assert_eq!(connector.get(&missing).await.unwrap(), None);
+                if cold {
+                    forget(&dir.path().join(layout::file_name(&key).unwrap()));
+                }
+                let mut memory = MemoryObjMut::zeroed(bytes.len() + 1);
+                assert_eq!(connector.get_into(&key, &mut memory).await.unwrap(), Some(bytes.len()));
+                assert_eq!(&*memory, &bytes[..], "{cache:?}, cold: {cold}");
+            }
+        }
+        assert_eq!(pool.stats().in_use, 0);
+    }
 }

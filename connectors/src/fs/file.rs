@@ -1,21 +1,20 @@
-//! One chunk's file: written under a name of its own and renamed, read in place. Everything here blocks.
+//! One chunk's file: written under a name of its own and renamed, read in place. What takes [`Wait::Yes`] or no [`Wait`] at
+//! all may block.
 
-use std::collections::hash_map::RandomState;
 use std::fs::File;
-use std::hash::BuildHasher;
-use std::io::{self, IoSlice, Write};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use connector_core::metadata::raw_layout;
 use connector_core::{
     CacheKey, ChunkHeader, ChunkLayout, Error, ErrorKind, KeyKind, LMCacheMetadata, MemoryObj, MemoryObjMut, Result,
 };
 
+use super::cached::Cache;
 use super::commit::Work;
-use super::layout;
+use super::writing::Writing;
+use super::{cached, layout};
 
 /// Holds the key of a file whose name another key could have, too.
 const KEY_ATTRIBUTE: &str = "user.kvconn.key";
@@ -27,6 +26,23 @@ pub(super) struct Files {
     /// Whether an in-process key's file starts with a header.
     pub(super) with_header: bool,
     pub(super) metadata: Option<std::sync::Arc<LMCacheMetadata>>,
+    /// How the page cache can be asked on the spot: found out by [`prepare`](Self::prepare).
+    pub(super) cache: Cache,
+}
+
+/// Whether the disk may be waited for: only on a blocking thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wait {
+    Yes,
+    No,
+}
+
+/// What a look for a chunk finds.
+pub(super) enum Look {
+    Miss,
+    Found(Found),
+    /// Only with [`Wait::No`].
+    WouldBlock,
 }
 
 /// A file that is open and understood, to be read into memory.
@@ -38,8 +54,8 @@ pub(super) struct Found {
 }
 
 impl Files {
-    /// Makes the directories.
-    pub(super) fn prepare(&self) -> Result<()> {
+    /// Makes the directories, and looks what they lie on.
+    pub(super) fn prepare(mut self) -> Result<Self> {
         for base in &self.base_paths {
             let make = |dir: &Path| {
                 std::fs::create_dir_all(dir)
@@ -50,7 +66,10 @@ impl Files {
                 make(&base.join(tmp))?;
             }
         }
-        Ok(())
+        let mut caches = self.base_paths.iter().map(|base| Cache::of(base));
+        let first = caches.next().unwrap_or(Cache::Never);
+        self.cache = if caches.all(|other| other == first) { first } else { Cache::Never };
+        Ok(self)
     }
 
     fn base(&self, key: &CacheKey) -> &Path {
@@ -68,34 +87,57 @@ impl Files {
         !self.with_header || key.kind() == KeyKind::Object
     }
 
-    pub(super) fn exists(&self, key: &CacheKey) -> Result<bool> {
+    /// Whether the key's file is there; `None` if only waiting can tell.
+    pub(super) fn exists(&self, key: &CacheKey, wait: Wait) -> Result<Option<bool>> {
         let path = self.path(key)?;
-        match std::fs::metadata(&path) {
-            Ok(found) => Ok(found.is_file() && !self.is_others(key, || attribute_of_path(&path))),
-            Err(e) if is_absent(&e) => Ok(false),
+        let found = match wait {
+            Wait::Yes => {
+                std::fs::metadata(&path).map(|m| m.is_file() && !self.is_others(key, || attribute_of_path(&path)))
+            }
+            Wait::No => cached::open(&path)
+                .and_then(|file| Ok(cached::stat(&file)?.0 && !self.is_others(key, || attribute_of_file(&file)))),
+        };
+        match found {
+            Ok(there) => Ok(Some(there)),
+            Err(e) if is_absent(&e) => Ok(Some(false)),
+            Err(_) if wait == Wait::No => Ok(None),
             Err(e) => Err(Error::io(e, format_args!("look for `{}`", path.display()))),
         }
     }
 
     /// Opens the key's file and finds out what it holds.
-    pub(super) fn find(&self, key: &CacheKey) -> Result<Option<Found>> {
+    pub(super) fn find(&self, key: &CacheKey, wait: Wait) -> Result<Look> {
         let path = self.path(key)?;
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(e) if is_absent(&e) => return Ok(None),
+        let opened = match wait {
+            Wait::Yes => File::open(&path).and_then(|file| {
+                let stat = file.metadata()?;
+                Ok((file, stat.is_file(), stat.len()))
+            }),
+            Wait::No => cached::open(&path).and_then(|file| {
+                let (is_file, len) = cached::stat(&file)?;
+                Ok((file, is_file, len))
+            }),
+        };
+        let (file, is_file, len) = match opened {
+            Ok(opened) => opened,
+            Err(e) if is_absent(&e) => return Ok(Look::Miss),
+            Err(_) if wait == Wait::No => return Ok(Look::WouldBlock),
             Err(e) => return Err(Error::io(e, format_args!("open `{}`", path.display()))),
         };
-        let stat = file.metadata().map_err(|e| Error::io(e, format_args!("stat `{}`", path.display())))?;
-        if !stat.is_file() || self.is_others(key, || attribute_of_file(&file)) {
-            return Ok(None);
+        if !is_file || self.is_others(key, || attribute_of_file(&file)) {
+            return Ok(Look::Miss);
         }
-        let bytes = usize::try_from(stat.len()).unwrap_or(usize::MAX);
+        let bytes = usize::try_from(len).unwrap_or(usize::MAX);
         let (header_len, layout) = if self.is_raw(key) {
             (0, raw_layout(self.metadata.as_deref(), bytes).map_err(|e| in_file(e, &path))?)
         } else {
-            read_header(&file, bytes).map_err(|e| in_file(e, &path))?
+            match read_header(bytes, |buffer| self.read_start(&file, buffer, wait)) {
+                Ok(header) => header,
+                Err(_) if wait == Wait::No => return Ok(Look::WouldBlock),
+                Err(e) => return Err(in_file(e, &path)),
+            }
         };
-        Ok(Some(Found { file, path, offset: header_len as u64, layout }))
+        Ok(Look::Found(Found { file, path, offset: header_len as u64, layout }))
     }
 
     /// Refuses a chunk that a get could not give back, and makes its header.
@@ -133,24 +175,44 @@ impl Files {
         if work.is_cancelled() {
             return Ok(());
         }
+        let mut writing = self.begin(key)?;
+        writing.write(header.map_or(&[], ChunkHeader::as_bytes), chunk)?;
+        self.record(key, &writing);
+        if work.commit() { writing.finish() } else { Ok(()) }
+    }
+
+    /// As [`write`](Self::write), on the spot: for a file system that is memory. Lets other tasks run in between; if the
+    /// future is dropped there, nothing was renamed.
+    pub(super) async fn write_cached(
+        &self,
+        key: &CacheKey,
+        header: Option<&ChunkHeader>,
+        chunk: &MemoryObj,
+    ) -> Result<()> {
+        let mut writing = self.begin(key)?;
+        let mut header = header.map_or(&[][..], ChunkHeader::as_bytes);
+        for slice in chunk.chunks(cached::SLICE) {
+            writing.write(std::mem::take(&mut header), slice)?;
+            tokio::task::yield_now().await;
+        }
+        writing.write(header, &[])?;
+        self.record(key, &writing);
+        writing.finish()
+    }
+
+    fn begin(&self, key: &CacheKey) -> Result<Writing> {
         let base = self.base(key);
-        let path = self.path(key)?;
-        let mut tmp = Temporary::new(self.tmp_dir.as_ref().map_or_else(|| base.to_owned(), |dir| base.join(dir)));
-        let what = |step: &str| format!("{step} `{}` for `{}`", tmp.path.display(), path.display());
-        let mut file = File::create_new(&tmp.path).map_err(|e| Error::io(e, what("create")))?;
-        write_all(&mut file, header.map_or(&[], ChunkHeader::as_bytes), chunk)
-            .map_err(|e| Error::io(e, what("write")))?;
+        let dir = self.tmp_dir.as_ref().map_or_else(|| base.to_owned(), |tmp| base.join(tmp));
+        Writing::begin(&dir, self.path(key)?)
+    }
+
+    /// Records the key of a file whose name another key could have, too.
+    fn record(&self, key: &CacheKey, writing: &Writing) {
         if layout::shares_its_name(key) {
             // Best effort: not every file system has extended attributes.
-            let _ =
-                rustix::fs::fsetxattr(&file, KEY_ATTRIBUTE, key.as_str().as_bytes(), rustix::fs::XattrFlags::empty());
+            let flags = rustix::fs::XattrFlags::empty();
+            let _ = rustix::fs::fsetxattr(writing.file(), KEY_ATTRIBUTE, key.as_str().as_bytes(), flags);
         }
-        drop(file);
-        if work.commit() {
-            std::fs::rename(&tmp.path, &path).map_err(|e| Error::io(e, what("rename")))?;
-            tmp.renamed = true;
-        }
-        Ok(())
     }
 
     pub(super) fn remove(&self, key: &CacheKey) -> Result<bool> {
@@ -198,6 +260,14 @@ impl Files {
         })
     }
 
+    /// Fills the buffer from the file's beginning.
+    fn read_start(&self, file: &File, buffer: &mut [u8], wait: Wait) -> io::Result<()> {
+        match wait {
+            Wait::Yes => file.read_exact_at(buffer, 0),
+            Wait::No => cached::read_exact_at(self.cache, file, buffer, 0),
+        }
+    }
+
     /// Whether the file's record names another key.
     fn is_others(&self, key: &CacheKey, recorded: impl FnOnce() -> Option<Vec<u8>>) -> bool {
         layout::shares_its_name(key) && recorded().is_some_and(|other| other != key.as_str().as_bytes())
@@ -205,6 +275,22 @@ impl Files {
 }
 
 impl Found {
+    /// Reads the chunk if the page cache has all of it, and lets other tasks run in between. `memory` already has its
+    /// layout; after `false` its bytes are unspecified.
+    pub(super) async fn read_cached(&self, cache: Cache, memory: &mut MemoryObjMut) -> bool {
+        let mut offset = self.offset;
+        for (n, slice) in memory.chunks_mut(cached::SLICE).enumerate() {
+            if n > 0 {
+                tokio::task::yield_now().await;
+            }
+            if cached::read_exact_at(cache, &self.file, slice, offset).is_err() {
+                return false;
+            }
+            offset += slice.len() as u64;
+        }
+        true
+    }
+
     /// Reads the chunk; `memory` already has its layout.
     pub(super) fn read(&self, memory: &mut MemoryObjMut) -> Result<()> {
         self.file.read_exact_at(memory, self.offset).map_err(|e| match e.kind() {
@@ -215,7 +301,7 @@ impl Found {
 }
 
 /// The header's length and what it says. The number of groups follows from the file's length and the chunk's.
-fn read_header(file: &File, bytes: usize) -> Result<(usize, ChunkLayout)> {
+fn read_header(bytes: usize, read_exact: impl Fn(&mut [u8]) -> io::Result<()>) -> Result<(usize, ChunkLayout)> {
     let short = || Error::new(ErrorKind::Corrupt, format!("{bytes} bytes are too few for a chunk header"));
     let io =
         |e: io::Error| if e.kind() == io::ErrorKind::UnexpectedEof { short() } else { Error::io(e, "read the header") };
@@ -224,14 +310,14 @@ fn read_header(file: &File, bytes: usize) -> Result<(usize, ChunkLayout)> {
     if bytes < ONE_GROUP {
         return Err(short());
     }
-    file.read_exact_at(&mut first, 0).map_err(io)?;
+    read_exact(&mut first).map_err(io)?;
     let chunk = i32::from_le_bytes([first[0], first[1], first[2], first[3]]);
     let header = usize::try_from(chunk).ok().and_then(|chunk| bytes.checked_sub(chunk));
     match header.filter(|len| ChunkHeader::groups_for(*len).is_some()) {
         Some(ONE_GROUP) => Ok((ONE_GROUP, ChunkHeader::read(&first)?)),
         Some(len) => {
             let mut all = vec![0; len];
-            file.read_exact_at(&mut all, 0).map_err(io)?;
+            read_exact(&mut all).map_err(io)?;
             Ok((len, ChunkHeader::read(&all)?))
         }
         None => Err(Error::new(
@@ -279,42 +365,3 @@ fn attribute_of_path(path: &Path) -> Option<Vec<u8>> {
 
 /// No key that has a file is longer.
 const KEY_MAX: usize = layout::NAME_MAX;
-
-fn write_all(file: &mut File, header: &[u8], chunk: &[u8]) -> io::Result<()> {
-    // One system call for both in the usual case.
-    let written = loop {
-        match file.write_vectored(&[IoSlice::new(header), IoSlice::new(chunk)]) {
-            Ok(n) => break n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    };
-    let of_header = written.min(header.len());
-    file.write_all(&header[of_header..])?;
-    file.write_all(&chunk[written - of_header..])
-}
-
-/// A name that no other writer has, and that no reader looks for. Removed when dropped, unless it was renamed.
-struct Temporary {
-    path: PathBuf,
-    renamed: bool,
-}
-
-impl Temporary {
-    fn new(dir: PathBuf) -> Self {
-        /// Tells processes apart that share a process id, as containers on one directory do.
-        static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(std::process::id()));
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = dir.join(format!(".kvconn-{}-{:016x}-{n}.tmp", std::process::id(), *PROCESS));
-        Self { path, renamed: false }
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if !self.renamed {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}

@@ -68,7 +68,7 @@ pub fn object_key_of_file(name: &str) -> Option<ObjectKey> {
     }
     let hash: Option<Vec<u8>> =
         (0..hash.len()).step_by(2).map(|i| u8::from_str_radix(&hash[i..i + 2], 16).ok()).collect();
-    let group = u64::try_from(python_hex(group)?).ok()?;
+    let group = u64::from_str_radix(group.strip_prefix("0x").unwrap_or(group), 16).ok()?;
     ObjectKey::from_parts(model.replace(SLASH, "/"), python_hex(rank)?, group, hash?, salt).ok()
 }
 

@@ -15,11 +15,13 @@
 //! `a/b` and `a-SEP-b` to one file; this store records such a key in the file's extended attribute `user.kvconn.key` where
 //! the file system has those, and a file of the other key is a miss. Files that LMCache wrote carry no such record.
 
+mod cached;
 mod commit;
 mod connector;
 mod file;
 pub mod layout;
 mod options;
+mod writing;
 
 pub use connector::FSConnector;
 pub use options::FsOptions;
