@@ -36,7 +36,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// LMCache's configuration; else the file that LMCACHE_CONFIG_FILE names. LMCACHE_<KEY> variables lie over it
+    /// LMCache's configuration; else the file that LMCACHE_CONFIG_FILE names. `LMCACHE_<KEY>` variables lie over it
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// The kind of key to read; else the text tells

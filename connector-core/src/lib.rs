@@ -98,6 +98,19 @@ pub mod __private {
         KVCONN_CONNECTOR_HINTS_0_1, Origin,
     };
     pub use linkme;
+
+    /// Puts one element into one of the lists. A macro, because then a `crate = path` that leads nowhere is one error:
+    /// the attributes inside are not looked at before the path is found.
+    #[doc(hidden)]
+    #[macro_export]
+    macro_rules! __kvconn_element {
+        ($list:ident: $ty:ident = $entry:expr) => {
+            #[$crate::__private::linkme::distributed_slice($crate::__private::$list)]
+            #[linkme(crate = $crate::__private::linkme)]
+            static ELEMENT: $crate::__private::$ty = $entry;
+        };
+    }
+    pub use __kvconn_element as element;
 }
 
 /// A stream that `list` gives; re-exported, so that an author needs no other crate.

@@ -106,10 +106,10 @@ fn parse_one(attribute: Attribute, input: ParseStream<'_>, args: &mut Args) -> s
     let twice =
         || Error::new(key.span(), format!("argument `{text}` is given twice; {} takes it once", attribute.name()));
     match text.as_str() {
-        "module" => set(&mut args.module, check_module(string(input, &text)?)?).map_err(|()| twice()),
-        "name" => set(&mut args.name, check_name(string(input, &text)?)?).map_err(|()| twice()),
+        "module" => set(&mut args.module, check_module(string(input, &key)?)?).map_err(|()| twice()),
+        "name" => set(&mut args.name, check_name(string(input, &key)?)?).map_err(|()| twice()),
         "scheme" => {
-            let scheme = check_scheme(string(input, &text)?)?;
+            let scheme = check_scheme(string(input, &key)?)?;
             if args.schemes.iter().any(|s| s.value() == scheme.value()) {
                 return Err(Error::new(scheme.span(), format!("scheme `{}` is given twice", scheme.value())));
             }
@@ -119,7 +119,8 @@ fn parse_one(attribute: Attribute, input: ParseStream<'_>, args: &mut Args) -> s
             args.schemes.push(scheme);
             Ok(())
         }
-        "options" => set(&mut args.options, whole(input, "options", "a type")?).map_err(|()| twice()),
+        "options" => set(&mut args.options, whole(input, "options", "a type: write `options = AcmeOptions`")?)
+            .map_err(|()| twice()),
         _ => {
             let path = input.call(Path::parse_mod_style);
             let rest: TokenStream = input.parse()?;
@@ -139,8 +140,9 @@ fn set<T>(place: &mut Option<T>, value: T) -> Result<(), ()> {
     Ok(())
 }
 
-fn string(input: ParseStream<'_>, key: &str) -> syn::Result<LitStr> {
-    let span = input.span();
+fn string(input: ParseStream<'_>, key: &Ident) -> syn::Result<LitStr> {
+    // Behind a bare `=` there is nothing to point at.
+    let span = if input.is_empty() { key.span() } else { input.span() };
     let literal = input.parse::<LitStr>();
     let rest: TokenStream = input.parse()?;
     literal
@@ -160,6 +162,8 @@ fn check_module(literal: LitStr) -> syn::Result<LitStr> {
     let module = literal.value();
     let why = if module.is_empty() {
         "module is empty".to_owned()
+    } else if module.split('.').any(str::is_empty) {
+        format!("module `{module}` is not a dotted path: a part of it is empty")
     } else if let Some(bad) = module.split('.').find(|segment| !is_identifier(segment)) {
         format!("module `{module}` is not a dotted path: `{bad}` is not an identifier")
     } else {
@@ -182,13 +186,13 @@ fn check_name(literal: LitStr) -> syn::Result<LitStr> {
 
 fn check_scheme(literal: LitStr) -> syn::Result<LitStr> {
     let scheme = literal.value();
-    let well_formed = scheme.starts_with(|c: char| c.is_ascii_lowercase())
-        && scheme.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '+' | '-' | '.'));
     let why = if scheme.is_empty() {
         "scheme is empty; write it as in `scheme = \"acme\"`".to_owned()
     } else if let Some(bare) = scheme.strip_suffix("://") {
         format!("scheme `{scheme}` is written without `://`: `scheme = \"{bare}\"`")
-    } else if !well_formed {
+    } else if is_scheme(&scheme.to_ascii_lowercase()) && !is_scheme(&scheme) {
+        format!("scheme `{scheme}` is written in lower case: `scheme = \"{}\"`", scheme.to_ascii_lowercase())
+    } else if !is_scheme(&scheme) {
         format!("scheme `{scheme}` is not a URL scheme: lower-case letters, digits, `+`, `-` and `.`, a letter first")
     } else if RESERVED_SCHEMES.contains(&scheme.as_str()) {
         format!("scheme `{scheme}` is kvconn's own; choose another")
@@ -196,6 +200,11 @@ fn check_scheme(literal: LitStr) -> syn::Result<LitStr> {
         return Ok(literal);
     };
     Err(Error::new(literal.span(), why))
+}
+
+fn is_scheme(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_lowercase())
+        && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '+' | '-' | '.'))
 }
 
 /// An identifier in Rust and in Python: the URL names the same connector in both worlds.

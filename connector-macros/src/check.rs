@@ -36,7 +36,7 @@ pub(crate) fn subject(attribute: Attribute, item: &TokenStream) -> Result<Subjec
     };
     if !item.generics.params.is_empty() {
         return Err(Error::new(
-            item.generics.span(),
+            item.ident.span(),
             format!(
                 "{what} is registered once, by one name, so it cannot be generic: put {} on a struct without parameters",
                 attribute.name()

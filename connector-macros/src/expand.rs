@@ -33,10 +33,10 @@ pub(crate) fn external_connector(args: TokenStream, item: TokenStream) -> TokenS
         Ok(quote! {
             #[doc(hidden)]
             const _: () = {
-                #[#core::__private::linkme::distributed_slice(#core::__private::KVCONN_CONNECTOR_ENTRIES_0_1)]
-                #[linkme(crate = #core::__private::linkme)]
-                static ENTRY: #core::__private::ConnectorEntry =
-                    #new(#module, #name, &[#(#schemes),*], #doc, #origin) #options;
+                #core::__private::element! {
+                    KVCONN_CONNECTOR_ENTRIES_0_1: ConnectorEntry =
+                        #new(#module, #name, &[#(#schemes),*], #doc, #origin) #options
+                }
             };
         })
     })
@@ -57,9 +57,9 @@ pub(crate) fn connector_adapter(args: TokenStream, item: TokenStream) -> TokenSt
         Ok(quote! {
             #[doc(hidden)]
             const _: () = {
-                #[#core::__private::linkme::distributed_slice(#core::__private::KVCONN_ADAPTER_ENTRIES_0_1)]
-                #[linkme(crate = #core::__private::linkme)]
-                static ENTRY: #core::__private::AdapterEntry = #new(#scheme, #doc, #origin);
+                #core::__private::element! {
+                    KVCONN_ADAPTER_ENTRIES_0_1: AdapterEntry = #new(#scheme, #doc, #origin)
+                }
             };
         })
     })

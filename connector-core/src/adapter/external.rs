@@ -59,6 +59,7 @@ impl ExternalConnectorAdapter {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl ConnectorAdapter for ExternalConnectorAdapter {
     fn can_parse(&self, url: &RemoteUrl) -> bool {
         url.scheme() == Self::SCHEME

@@ -23,6 +23,7 @@ impl PluginAdapter {
     pub const SCHEME: &'static str = "plugin";
 }
 
+#[diagnostic::do_not_recommend]
 impl ConnectorAdapter for PluginAdapter {
     fn can_parse(&self, url: &RemoteUrl) -> bool {
         url.scheme() == Self::SCHEME
@@ -34,7 +35,8 @@ impl ConnectorAdapter for PluginAdapter {
         let text = url.expose();
         let name = text.split_once("://").map_or("", |(_, rest)| rest);
         let name = name.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
-        if name.is_empty() {
+        // What looks like a host may hold a password, and the name stands in errors.
+        if name.is_empty() || name.contains([':', '@', '/']) {
             return Err(Error::new(ErrorKind::InvalidUrl, format!("`{}` names no plugin", ctx.url()))
                 .with_hint("write `plugin://name` or `plugin://name.instance`"));
         }

@@ -11,6 +11,7 @@ use crate::{Error, ErrorKind, Result};
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SchemeAdapter;
 
+#[diagnostic::do_not_recommend]
 impl ConnectorAdapter for SchemeAdapter {
     /// Also for a scheme that is claimed twice: the error belongs to whoever opens it.
     fn can_parse(&self, url: &RemoteUrl) -> bool {

@@ -95,6 +95,9 @@ impl ObjectKey {
                 "a rank has at most eight hex digits",
             ));
         }
+        if self.chunk_hash.is_empty() {
+            return Err(bad_field(&text, 4, "chunk hash", "", "a hash has at least one byte"));
+        }
         check_salt(&text, &self.cache_salt)?;
         Ok(self)
     }
@@ -159,8 +162,9 @@ pub(super) fn validate(text: &str) -> Result<ObjectKey> {
     if python_08x(kv_rank) != rank {
         return Err(bad_field(text, 2, "kv rank", rank, format_args!("write `{}`", python_08x(kv_rank))));
     }
-    let object_group_id = hex_number(group)
-        .and_then(|n| u64::try_from(n).ok())
+    let object_group_id = Some(group)
+        .filter(|group| group.bytes().all(|b| b.is_ascii_hexdigit()))
+        .and_then(|group| u64::from_str_radix(group, 16).ok())
         .ok_or_else(|| bad_field(text, 3, "object group", group, "write hex digits"))?;
     if format!("{object_group_id:x}") != group {
         return Err(bad_field(text, 3, "object group", group, format_args!("write `{object_group_id:x}`")));

@@ -1,0 +1,10 @@
+//! Helps the tests of the crate it depends on.
+#![forbid(unsafe_code)]
+
+use cycle as _;
+
+/// Whether the URL opens.
+pub fn opens(url: &str) -> bool {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    runtime.block_on(connector_core::create_connector(url)).is_ok()
+}

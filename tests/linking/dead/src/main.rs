@@ -1,0 +1,3 @@
+fn main() {
+    probe::run(connector_core::create_connector);
+}

@@ -1,0 +1,3 @@
+fn main() {
+    probe::run(connectors::open);
+}

@@ -1,0 +1,6 @@
+use twin_a as _;
+use twin_b as _;
+
+fn main() {
+    probe::run(connector_core::create_connector);
+}

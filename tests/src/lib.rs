@@ -1,0 +1,92 @@
+//! What the whole-system tests share. Nothing else depends on this crate.
+//!
+//! | test | what it shows | its data |
+//! |---|---|---|
+//! | `vectors` | bytes, names and URLs are LMCache's | `vectors/`, written by LMCache |
+//! | `round_trips` | what is written is read back, whatever it is; no text makes a parser panic | |
+//! | `errors` | what a caller is told about bad input | |
+//! | `compile_fail` | what an author is told about a wrong attribute | `ui/` |
+//! | `linking` | which connectors end up in a binary | `linking/`, small crates |
+//! | `linking_full` | the same in every profile and with every linker (`--features slow`) | `linking/` |
+#![forbid(unsafe_code)]
+
+pub mod linking;
+
+/// Every program in the README compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub mod readme {}
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+/// The golden vectors of one file: `vectors("cache_keys")` reads `cache_keys.json`.
+///
+/// They were written by the real LMCache, and are kept in `vectors/`. Set `KVCONN_VECTORS` to a folder to test against
+/// those of another release.
+///
+/// # Panics
+/// If the file is missing or no JSON: a test without its vectors has tested nothing.
+pub fn vectors(name: &str) -> Value {
+    let folder = std::env::var_os("KVCONN_VECTORS").map_or_else(|| package_dir().join("vectors"), PathBuf::from);
+    let path = folder.join(format!("{name}.json"));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("cannot read {}: {e}", path.display()));
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{} is no JSON: {e}", path.display()))
+}
+
+/// The rows of one table of [`vectors`].
+///
+/// # Panics
+/// If the table is missing or empty: a loop over no rows would pass.
+pub fn rows(vectors: &Value, table: &str) -> Vec<Value> {
+    let rows = vectors[table].as_array().cloned().unwrap_or_default();
+    assert!(!rows.is_empty(), "the vectors have no rows under `{table}`");
+    rows
+}
+
+/// A text field of a row.
+///
+/// # Panics
+/// If the row has no such field, or it is no text.
+pub fn text<'a>(row: &'a Value, field: &str) -> &'a str {
+    row[field].as_str().unwrap_or_else(|| panic!("no text `{field}` in {row}"))
+}
+
+/// A number field of a row.
+///
+/// # Panics
+/// If the row has no such field, or its number does not fit.
+pub fn number<T: TryFrom<i64>>(row: &Value, field: &str) -> T {
+    let number = row[field].as_i64().and_then(|n| T::try_from(n).ok());
+    number.unwrap_or_else(|| panic!("no number `{field}` of the wanted size in {row}"))
+}
+
+/// The bytes of a field in hex.
+///
+/// # Panics
+/// If the field is no hex.
+pub fn hex(row: &Value, field: &str) -> Vec<u8> {
+    let text = text(row, field);
+    assert!(text.is_ascii() && text.len().is_multiple_of(2), "`{field}` is no hex: {text}");
+    (0..text.len())
+        .step_by(2)
+        .map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap_or_else(|e| panic!("`{field}` is no hex: {e}")))
+        .collect()
+}
+
+/// The folder of this package.
+pub fn package_dir() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Checks that `text` holds every one of `parts`.
+///
+/// # Panics
+/// If it does not, showing both.
+#[track_caller]
+pub fn assert_says(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "this text does not say `{part}`:\n{text}");
+    }
+}

@@ -1,0 +1,115 @@
+//! Builds the small crates in `linking/` and runs them.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use crate::package_dir;
+
+/// What to do when the project's crates have other dependencies than `linking/Cargo.lock` knows.
+pub const REFRESH_LOCK: &str = "cp Cargo.lock tests/linking/ && cargo metadata --format-version 1 --manifest-path \
+                                tests/linking/Cargo.toml >/dev/null";
+
+/// The workspace in `linking/`, and where it is built.
+#[derive(Debug, Clone)]
+pub struct Workspace {
+    target: PathBuf,
+    profile: &'static str,
+}
+
+/// What a binary printed about itself; see `linking/probe`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Printed(String);
+
+impl Workspace {
+    /// Built below `tmp`, which is `CARGO_TARGET_TMPDIR` of the test: all tests share what they compiled.
+    pub fn new(tmp: &str) -> Self {
+        Self { target: Path::new(tmp).join("linking"), profile: "dev" }
+    }
+
+    /// The same workspace, built with another profile.
+    #[must_use]
+    pub fn with_profile(mut self, profile: &'static str) -> Self {
+        self.profile = profile;
+        self
+    }
+
+    /// Runs cargo in the workspace: `cargo(&["build", "--package", "linked"], &[])`. What comes second goes to the last
+    /// compiler alone, so that what was compiled before stays valid.
+    ///
+    /// # Panics
+    /// If cargo fails, with all it said.
+    pub fn cargo(&self, args: &[&str], to_rustc: &[&str]) -> Output {
+        let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        let (subcommand, args) = args.split_first().expect("a subcommand");
+        command.arg(subcommand).args(["--locked", "--quiet", "--profile", self.profile, "--target-dir"]);
+        command.arg(&self.target).args(args).current_dir(package_dir().join("linking"));
+        if !to_rustc.is_empty() {
+            command.arg("--").args(to_rustc);
+        }
+        run(command, &format!("if a lock file is out of date: {REFRESH_LOCK}"))
+    }
+
+    /// A file that cargo made: `linked`, `libloaded.so`, `examples/alpha`.
+    pub fn made(&self, name: &str) -> PathBuf {
+        let folder = if self.profile == "dev" { "debug" } else { self.profile };
+        self.target.join(folder).join(name)
+    }
+
+    /// Runs a binary that was built, and has it open `urls`.
+    ///
+    /// # Panics
+    /// If it fails, with all it said.
+    pub fn run(&self, name: &str, urls: &[&str]) -> Printed {
+        let mut command = Command::new(self.made(name));
+        command.args(urls);
+        Printed(text(run(command, "it prints errors, and ends well").stdout))
+    }
+}
+
+impl Printed {
+    /// The rest of every line that starts with `word`: `lines("connector")` lists what is linked.
+    pub fn lines(&self, word: &str) -> Vec<&str> {
+        self.0.lines().filter_map(|line| line.strip_prefix(word)?.strip_prefix(' ')).collect()
+    }
+
+    /// What became of this URL: `opened module/Name`, or `failed kind and the whole error`.
+    ///
+    /// # Panics
+    /// If the binary was not asked to open it.
+    pub fn of(&self, url: &str) -> String {
+        let answer = |word: &str| {
+            let rest = self.lines(word).into_iter().find_map(|line| line.strip_prefix(url)?.strip_prefix(' '));
+            rest.map(|rest| format!("{word} {rest}"))
+        };
+        answer("opened").or_else(|| answer("failed")).unwrap_or_else(|| panic!("nothing about {url} in:\n{}", self.0))
+    }
+
+    /// Whether the binary's registry holds no conflict.
+    pub fn is_valid(&self) -> bool {
+        self.0.lines().any(|line| line == "valid")
+    }
+}
+
+/// Has Python load a shared library and call a function that gives a number.
+///
+/// # Panics
+/// If there is no Python, no such function, or the library cannot be loaded.
+pub fn call_in_python(library: &Path, function: &str) -> u32 {
+    let mut command = Command::new("python3");
+    command.args(["-c", "import ctypes, sys; print(getattr(ctypes.CDLL(sys.argv[1]), sys.argv[2])())"]);
+    command.arg(library).arg(function);
+    let printed = text(run(command, "python3 loads the library; install the package python3").stdout);
+    printed.trim().parse().unwrap_or_else(|e| panic!("python3 printed {printed:?}: {e}"))
+}
+
+fn run(mut command: Command, hint: &str) -> Output {
+    let output = command.output().unwrap_or_else(|e| panic!("cannot start {command:?}: {e}; {hint}"));
+    let Output { status, stdout, stderr } = &output;
+    let (out, err) = (String::from_utf8_lossy(stdout), String::from_utf8_lossy(stderr));
+    assert!(status.success(), "{command:?} ended with {status}; {hint}\n{out}\n{err}");
+    output
+}
+
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).expect("the output is text")
+}

@@ -1,0 +1,205 @@
+//! What is linked into a binary shows only in a whole binary: these tests build small crates and run them.
+#![forbid(unsafe_code)]
+
+use std::collections::HashSet;
+use std::sync::LazyLock;
+
+use kvconn_tests::linking::{Printed, REFRESH_LOCK, Workspace, call_in_python};
+use kvconn_tests::{assert_says, package_dir};
+
+/// Everything but the facade, whose features the tests change, is built at once: cargo is quicker with more to do.
+static BUILT: LazyLock<Workspace> = LazyLock::new(|| {
+    let workspace = Workspace::new(env!("CARGO_TARGET_TMPDIR"));
+    workspace.cargo(&["build", "--workspace", "--exclude", "facade"], &[]);
+    workspace
+});
+
+const ALPHA: &str = "alpha.kv/AlphaConnector";
+const ALPHA_URL: &str = "external://localhost:0/alpha.kv/?connector_name=AlphaConnector";
+
+#[test]
+fn a_crate_that_the_program_names_is_linked_and_opens() {
+    let linked = BUILT.run("linked", &["alpha://localhost:0", ALPHA_URL]);
+    assert_eq!(linked.lines("connector"), [ALPHA]);
+    assert_eq!(linked.of("alpha://localhost:0"), format!("opened {ALPHA}"));
+    assert_eq!(linked.of(ALPHA_URL), format!("opened {ALPHA}"));
+    assert!(linked.is_valid());
+}
+
+#[test]
+fn a_crate_that_the_program_never_names_is_not_linked_and_the_error_says_how_to() {
+    let dead = BUILT.run("dead", &["alpha://localhost:0", ALPHA_URL]);
+    assert!(dead.lines("connector").is_empty(), "{dead:?}");
+    for url in ["alpha://localhost:0", ALPHA_URL] {
+        assert_says(&dead.of(url), &["failed not_found", "add `use its_crate as _;`"]);
+    }
+    assert_says(&dead.of("alpha://localhost:0"), &["no connector serves the scheme `alpha://`"]);
+    assert_says(&dead.of(ALPHA_URL), &["no module `alpha.kv` is linked into this binary", "linked: nothing"]);
+}
+
+/// Each set of features, and the connectors that it must link: no fewer, and no more.
+const FEATURE_SETS: [(&str, &[&str]); 5] = [
+    ("", &[]),
+    ("memory", &["kvconn.memory/MemoryConnector"]),
+    ("fs", &["kvconn.fs/FSConnector"]),
+    ("local", &["kvconn.fs/FSConnector", "kvconn.memory/MemoryConnector"]),
+    ("full", &["kvconn.fs/FSConnector", "kvconn.memory/MemoryConnector"]),
+];
+
+/// The connectors of the facade: feature, name, a URL of each form.
+const STORES: [(&str, &str, [&str; 2]); 2] = [
+    (
+        "memory",
+        "kvconn.memory/MemoryConnector",
+        ["memory://a", "external://a:0/kvconn.memory/?connector_name=MemoryConnector"],
+    ),
+    (
+        "fs",
+        "kvconn.fs/FSConnector",
+        ["fs://.", "external://a:0/kvconn.fs/?connector_name=FSConnector&base_path=FOLDER"],
+    ),
+];
+
+/// One test, because the binaries of all feature sets have one name.
+#[test]
+fn calling_the_facade_links_exactly_the_stores_of_its_features() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let url = |url: &str| match url {
+        "fs://." => format!("fs://{}", folder.path().display()),
+        other => other.replace("FOLDER", &folder.path().display().to_string()),
+    };
+    for (features, stores) in FEATURE_SETS {
+        BUILT.cargo(&["build", "--package", "facade", "--features", features], &[]);
+        let urls: Vec<String> = STORES.iter().flat_map(|(_, _, urls)| urls.map(url)).collect();
+        let printed = BUILT.run("facade", &urls.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(printed.lines("connector"), stores, "features `{features}`");
+        assert!(printed.lines("adapter").is_empty() && printed.is_valid(), "{printed:?}");
+        for (feature, name, urls) in STORES {
+            for text in urls.map(url) {
+                if stores.contains(&name) {
+                    assert_eq!(printed.of(&text), format!("opened {name}"));
+                } else {
+                    let enable = format!("compiled out: enable feature `{feature}` of package `connectors`");
+                    assert_says(&printed.of(&text), &["failed not_found", &enable]);
+                }
+            }
+        }
+    }
+}
+
+fn twins() -> Printed {
+    BUILT.run("twins", &[TWIN_URL, "twin://localhost:0", LEFT_URL, RIGHT_URL])
+}
+
+const TWIN_URL: &str = "external://localhost:0/twin.kv/?connector_name=TwinConnector";
+const LEFT_URL: &str = "external://localhost:0/left.kv/?connector_name=LeftConnector";
+const RIGHT_URL: &str = "external://localhost:0/right.kv/?connector_name=RightConnector";
+const TWIN_PLACES: [&str; 4] = ["twin-a/src/lib.rs:", "(twin-a 1.2.3)", "twin-b/src/lib.rs:", "(twin-b 4.5.6)"];
+
+#[test]
+fn a_name_that_two_crates_claim_opens_neither_and_the_error_names_both_places() {
+    let twins = twins();
+    assert_says(&twins.of(TWIN_URL), &["failed conflict", "connector `twin.kv/TwinConnector` is registered 2 times"]);
+    assert_says(&twins.of(TWIN_URL), &TWIN_PLACES);
+}
+
+#[test]
+fn a_scheme_that_two_crates_claim_opens_neither_and_the_error_names_both_places() {
+    let twins = twins();
+    assert_says(&twins.of("twin://localhost:0"), &["failed conflict", "scheme `twin://` is claimed 2 times"]);
+    assert_says(&twins.of("twin://localhost:0"), &TWIN_PLACES);
+    assert_says(&twins.of("twin://localhost:0"), &["left.kv/LeftConnector", "right.kv/RightConnector"]);
+}
+
+#[test]
+fn a_conflict_spoils_no_other_name() {
+    let twins = twins();
+    assert_eq!(twins.of(LEFT_URL), "opened left.kv/LeftConnector");
+    assert_eq!(twins.of(RIGHT_URL), "opened right.kv/RightConnector");
+}
+
+#[test]
+fn validate_names_every_conflict_at_once() {
+    let twins = twins();
+    let [invalid] = twins.lines("invalid")[..] else { panic!("not one line of validate: {twins:?}") };
+    assert_says(invalid, &["conflict ", "connector `twin.kv/TwinConnector`", "scheme `twin://`"]);
+    assert_says(invalid, &TWIN_PLACES);
+}
+
+#[test]
+fn a_crate_that_renames_its_dependency_registers_with_crate_path() {
+    let url = "external://localhost:0/renamed.kv/?connector_name=RenamedConnector";
+    let renamed = BUILT.run("renamed", &[url]);
+    assert_eq!(renamed.lines("connector"), ["renamed.kv/RenamedConnector"]);
+    assert_eq!(renamed.of(url), "opened renamed.kv/RenamedConnector");
+}
+
+#[test]
+fn a_crate_that_depends_on_the_facade_alone_registers_through_it() {
+    let url = "external://localhost:0/reexport.kv/?connector_name=ReexportConnector";
+    let reexport = BUILT.run("reexport", &[url]);
+    assert_eq!(reexport.lines("connector"), ["reexport.kv/ReexportConnector"]);
+    assert_eq!(reexport.of(url), "opened reexport.kv/ReexportConnector");
+}
+
+#[test]
+fn unit_tests_integration_tests_and_examples_see_the_entries() {
+    let tested = BUILT.cargo(&["test", "--package", "alpha-kv", "--lib", "--tests", "--examples"], &[]);
+    // The tests of the small crate say what they saw; here it counts that they ran.
+    assert_eq!(passed(&tested.stdout), 2);
+    BUILT.cargo(&["build", "--package", "alpha-kv", "--examples"], &[]);
+    assert_eq!(BUILT.run("examples/alpha", &[]).lines("connector"), [ALPHA]);
+}
+
+#[test]
+fn an_entry_that_a_dev_dependency_cycle_links_twice_counts_once() {
+    // The test inside counts two entries in the binary and one in the registry.
+    assert_eq!(passed(&BUILT.cargo(&["test", "--package", "cycle", "--lib"], &[]).stdout), 1);
+}
+
+#[test]
+fn a_shared_library_has_the_connectors_of_the_crates_it_names() {
+    let library = BUILT.made("libloaded.so");
+    assert_eq!(call_in_python(&library, "kvconn_test_connectors"), 1);
+    assert_eq!(call_in_python(&library, "kvconn_test_finds_alpha"), 1);
+}
+
+#[test]
+fn an_adapter_of_a_linked_crate_serves_its_scheme() {
+    let routed = BUILT.run("routed", &["routed://alpha:1", "routed://beta:1"]);
+    assert_eq!(routed.lines("adapter"), ["routed"]);
+    assert_eq!(routed.of("routed://alpha:1"), format!("opened {ALPHA}"));
+    assert_says(&routed.of("routed://beta:1"), &["failed invalid_url", "routed/src/lib.rs:", "routed://beta:1"]);
+}
+
+/// Else a machine that has built the project would have to download more to run these tests, and would test other
+/// releases than the project's.
+#[test]
+fn the_lock_file_has_the_projects_versions() {
+    let project = locked("../Cargo.lock");
+    let mut others: Vec<_> = locked("linking/Cargo.lock").difference(&project).cloned().collect();
+    others.sort();
+    assert!(others.is_empty(), "the project's Cargo.lock has none of {others:?}: {REFRESH_LOCK}");
+}
+
+/// The packages that a lock file takes from a registry, as `name version`.
+fn locked(path: &str) -> HashSet<String> {
+    let path = package_dir().join(path);
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("cannot read {}: {e}", path.display()));
+    let field = |package: &str, name: &str| {
+        let line = package.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(" = "));
+        line.map(|value| value.trim_matches('"').to_owned())
+    };
+    let packages = text.split("[[package]]").filter(|package| field(package, "source").is_some());
+    let packages = packages.filter_map(|p| Some(format!("{} {}", field(p, "name")?, field(p, "version")?)));
+    let packages: HashSet<_> = packages.collect();
+    assert!(!packages.is_empty(), "{} lists no package", path.display());
+    packages
+}
+
+/// How many tests passed, by the harness's own summary lines.
+fn passed(stdout: &[u8]) -> usize {
+    let text = String::from_utf8_lossy(stdout);
+    let counts = text.lines().filter_map(|line| line.strip_prefix("test result: ok. ")?.split_once(" passed"));
+    counts.map(|(count, _)| count.parse::<usize>().unwrap_or_else(|e| panic!("{count}: {e}"))).sum()
+}

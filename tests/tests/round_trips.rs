@@ -1,0 +1,242 @@
+//! What is written is read back, for any valid parts; and no text at all makes a parser panic.
+#![forbid(unsafe_code)]
+
+use connector_core::chunk::Groups;
+use connector_core::key::ChunkHash;
+use connector_core::{
+    CacheEngineKey, CacheKey, ChunkHeader, ChunkLayout, Dtype, Group, KeyKind, MemoryFormat, ObjectKey, RemoteUrl,
+    Shape, redact,
+};
+use connectors::fs::layout::{NAME_MAX, SLASH, file_name, key_of_file, object_key_of_file};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+/// A model's name: anything without `@` that does not start with a space.
+fn model() -> impl Strategy<Value = String> {
+    let real = select(vec!["facebook/opt-125m", "org/sub/model", "模型/测试", "a-SEP-b", "m"]).prop_map(str::to_owned);
+    prop_oneof![real, "[^@]{1,40}".prop_filter("starts with a space", |m| m.trim_start() == m)]
+}
+
+fn chunk_hash() -> impl Strategy<Value = ChunkHash> {
+    prop_oneof![
+        any::<u64>().prop_map(ChunkHash::from),
+        any::<i64>().prop_map(ChunkHash::from),
+        vec(any::<u8>(), 2..=32).prop_map(|bytes| ChunkHash::from_bytes(&bytes).unwrap()),
+    ]
+}
+
+fn tags() -> impl Strategy<Value = Vec<(String, String)>> {
+    let value = "[^@]{0,12}".prop_filter("ends with a space", |v| v.trim_end() == v);
+    vec(("[^@%]{0,12}", value), 0..4)
+}
+
+prop_compose! {
+    fn engine_key()(
+        model in model(), world_size: u32, worker_id: u32, hash in chunk_hash(), dtype in select(&Dtype::ALL),
+        tags in tags(),
+    ) -> CacheEngineKey {
+        let key = CacheEngineKey::new(model, world_size, worker_id, hash, dtype).unwrap();
+        tags.into_iter().fold(key, |key, (name, value)| key.with_tag(name, value).unwrap())
+    }
+}
+
+/// Any parts that the constructors may refuse or take.
+fn object_parts() -> impl Strategy<Value = (String, i64, u64, Vec<u8>, String)> {
+    let rank = prop_oneof![any::<u32>().prop_map(i64::from), -0x0fff_ffff_i64..0, any::<i64>()];
+    let group = prop_oneof![0..4_u64, any::<u64>()];
+    (model(), rank, group, vec(any::<u8>(), 0..=33), "[^@/\\\\\u{0}]{0,129}")
+}
+
+/// A layout as a header can give it back: no zeros at the end of a shape, except a binary one's.
+fn layout() -> impl Strategy<Value = ChunkLayout> {
+    let dtypes: Vec<_> = Dtype::ALL.into_iter().filter(|d| d.code().is_some()).map(Some).chain([None]).collect();
+    let dim = prop_oneof![0..3_usize, 0..=i32::MAX as usize];
+    let group = (vec(dim.clone(), Shape::MAX_RANK), select(dtypes));
+    (select(&MemoryFormat::ALL), vec(group, 1..=64), dim).prop_map(|(format, groups, len)| {
+        let groups: Vec<_> = groups
+            .into_iter()
+            .map(|(dims, dtype)| {
+                let shape = Shape::new(&dims).unwrap();
+                Group { shape: if format.is_binary() { shape } else { shape.stripped() }, dtype }
+            })
+            .collect();
+        ChunkLayout { format, groups: Groups::new(&groups).unwrap(), len }
+    })
+}
+
+/// World sizes that `CacheKey::parse` takes for one: eight hex digits mean an object key. LMCache has no ten million
+/// workers.
+fn is_told_apart(world_size: u32) -> bool {
+    world_size.to_string().len() != 8
+}
+
+/// Texts near to what the parsers expect: they go deeper than any text would.
+fn near_key() -> impl Strategy<Value = String> {
+    let field = prop_oneof![
+        "[0-9a-fx-]{0,9}",
+        "\\PC{0,6}",
+        "[a-z]{0,9}[%/][a-z]{0,3}",
+        select(&Dtype::ALL).prop_map(|d| d.key_name().to_owned())
+    ];
+    (vec(field, 0..8), select(vec!["", ".data", "-SEP-.data", "é.data"]))
+        .prop_map(|(fields, end)| format!("{}{end}", fields.join("@")))
+}
+
+fn near_url() -> impl Strategy<Value = String> {
+    let part = prop_oneof![
+        select(vec!["redis", "external", "://", "@", ":", ",", "/", "?", "&", "=", "#", "%", "%4", "[::1]", "[", "é"])
+            .prop_map(str::to_owned),
+        "[a-z0-9]{0,5}",
+        "\\PC{0,3}",
+    ];
+    vec(part, 0..16).prop_map(|parts| parts.concat())
+}
+
+proptest! {
+    // A failure prints its smallest input: that belongs into a test of its own, not into a file of seeds.
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn engine_keys_are_read_back(key in engine_key()) {
+        let any = CacheKey::from(key.clone());
+        prop_assert_eq!(any.as_str(), key.to_string());
+        prop_assert_eq!(any.to_engine(), Some(key.clone()));
+        prop_assert_eq!(&CacheKey::parse_as(any.as_str(), KeyKind::Engine).unwrap(), &any);
+        prop_assert_eq!(&any.as_str().parse::<CacheEngineKey>().unwrap(), &key);
+        if is_told_apart(key.world_size) {
+            let read = CacheKey::parse(any.as_str()).unwrap();
+            prop_assert_eq!((read.as_str(), read.kind()), (any.as_str(), KeyKind::Engine));
+        }
+    }
+
+    #[test]
+    fn layer_keys_are_read_back(key in engine_key(), layer_id: u32) {
+        let key = key.layer(layer_id);
+        let any = CacheKey::from(key.clone());
+        prop_assert_eq!(any.as_str(), key.to_string());
+        prop_assert_eq!(any.to_layer(), Some(key.clone()));
+        prop_assert_eq!(&CacheKey::parse_as(any.as_str(), KeyKind::Layer).unwrap(), &any);
+        if is_told_apart(key.key.world_size) {
+            let read = CacheKey::parse(any.as_str()).unwrap();
+            prop_assert_eq!((read.as_str(), read.kind()), (any.as_str(), KeyKind::Layer));
+        }
+    }
+
+    /// Whatever the constructor takes has a text that is read back: else a chunk is stored that no key finds again.
+    #[test]
+    fn object_keys_are_read_back((model, rank, group, hash, salt) in object_parts()) {
+        if let Ok(key) = ObjectKey::from_parts(model, rank, group, hash, salt) {
+            let any = CacheKey::from(key.clone());
+            prop_assert_eq!(any.as_str(), key.to_string());
+            let read = CacheKey::parse(any.as_str());
+            prop_assert!(read.is_ok(), "{:?} has the text `{}`: {:?}", key, any, read);
+            prop_assert_eq!(read.unwrap().to_object(), Some(key));
+        }
+    }
+
+    /// Two keys share a name only where LMCache's layout has them share it: `/` and `-SEP-`.
+    #[test]
+    fn names_of_files_are_read_back(key in prop_oneof![
+        engine_key().prop_map(CacheKey::from),
+        (engine_key(), any::<u32>()).prop_map(|(key, layer)| CacheKey::from(key.layer(layer))),
+        (model(), any::<u32>(), 0..500_u64, vec(any::<u8>(), 1..=32), "[^@/\\\\\u{0}]{0,20}").prop_filter_map(
+            "no key",
+            |(model, rank, group, hash, salt)| {
+                ObjectKey::from_parts(model, rank.into(), group, hash, salt).ok().map(CacheKey::from)
+            },
+        ),
+    ]) {
+        let text = key.as_str();
+        prop_assume!(key.to_engine().is_none_or(|k| is_told_apart(k.world_size)));
+        prop_assume!(key.to_layer().is_none_or(|k| is_told_apart(k.key.world_size)));
+        match file_name(&key) {
+            Ok(name) => {
+                prop_assert!(name.len() <= NAME_MAX && !name.contains(['/', '\0']), "{}", name);
+                let back = key_of_file(&name);
+                prop_assert!(back.is_some(), "`{}` is not listed", name);
+                let back = back.unwrap();
+                // Overlapping `-SEP-SEP-` can be split in two ways, so only keys without its parts are told for certain.
+                if text.contains("-SEP") || text.contains("SEP-") {
+                    prop_assert_eq!(file_name(&back).unwrap(), name);
+                } else {
+                    prop_assert_eq!(back, key);
+                }
+            }
+            Err(_) => {
+                let bytes = text.replace('/', SLASH).len() + ".data".len();
+                prop_assert!(bytes + 2 > NAME_MAX || text.contains('\0'), "`{}` is refused", text);
+            }
+        }
+    }
+
+    #[test]
+    fn headers_are_read_back(layout in layout()) {
+        let header = ChunkHeader::new(&layout).unwrap();
+        prop_assert_eq!(header.as_bytes().len(), ChunkHeader::len_for(layout.groups.len()));
+        prop_assert_eq!(ChunkHeader::groups_for(header.as_bytes().len()), Some(layout.groups.len()));
+        prop_assert_eq!(ChunkHeader::read(header.as_bytes()).unwrap(), layout);
+    }
+
+    /// What is read can be written again. Not to the same bytes: dtype 1 is an old number of 2.
+    #[test]
+    fn headers_of_any_bytes_are_refused_or_understood(bytes in vec(any::<u8>(), 0..200), words in vec(0..9_i32, 7..=22)) {
+        let words: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+        for bytes in [bytes, words] {
+            if let Ok(layout) = ChunkHeader::read(&bytes) {
+                let again = ChunkHeader::new(&layout).unwrap();
+                prop_assert_eq!(ChunkHeader::read(again.as_bytes()).unwrap(), layout);
+            }
+        }
+    }
+
+    #[test]
+    fn no_text_makes_a_parser_panic(text in prop_oneof![any::<String>(), near_key(), near_url()]) {
+        for kind in [KeyKind::Engine, KeyKind::Layer, KeyKind::Object] {
+            if let Ok(key) = CacheKey::parse_as(&text, kind) {
+                prop_assert_eq!((key.as_str(), key.kind()), (&*text, kind));
+                prop_assert!(key.hash_modulo(7) < 7);
+            }
+        }
+        if let Ok(key) = CacheKey::parse(&text) {
+            prop_assert_eq!(key.as_str(), text.clone());
+        }
+        if let Some(key) = key_of_file(&text) {
+            prop_assert_eq!(file_name(&key).unwrap(), text.clone(), "a listed file is found under its key");
+        }
+        let _ = object_key_of_file(&text);
+        if let Ok(url) = RemoteUrl::parse(&text) {
+            prop_assert_eq!(url.expose(), text.clone());
+            prop_assert_eq!(url.to_string(), redact(&text));
+            let _ = url.require_host_port();
+        }
+        let once = redact(&text).into_owned();
+        prop_assert_eq!(redact(&once), once.clone(), "what is hidden stays hidden");
+    }
+
+    /// Whatever stands around the password: `/` and `?` end the authority, so they must be percent-encoded in it.
+    #[test]
+    fn no_password_is_shown(
+        user in "[^:@/?#]{0,8}", before in "[^/?]{0,8}", after in "[^/?]{0,8}", rest in "[^@]{0,12}",
+    ) {
+        let text = format!("redis://{user}:{before}hunter2{after}@{rest}");
+        let shown = match RemoteUrl::parse(&text) {
+            Ok(url) => format!("{url} {url:?} {:?}", url.require_host_port()),
+            Err(e) => format!("{e} {e:?}"),
+        };
+        prop_assert!(!shown.contains("hunter2"), "{} is shown as {}", text, shown);
+    }
+
+    #[test]
+    fn no_secret_parameter_is_shown(
+        name in select(vec!["password", "secret_access_key", "auth-token", "PASSWORD", "sas", "x-api-key", "%70assword"]),
+        before in "[^&#]{0,8}", after in "[^&#]{0,8}", others in "[a-z]{0,4}=?[a-z0-9:/]{0,6}",
+    ) {
+        let text = format!("s3://h:1/p?{others}&{name}={before}hunter2{after}&{others}");
+        let shown = match RemoteUrl::parse(&text) {
+            Ok(url) => format!("{url} {url:?}"),
+            Err(e) => format!("{e} {e:?}"),
+        };
+        prop_assert!(!shown.contains("hunter2"), "{} is shown as {}", text, shown);
+    }
+}

@@ -1,0 +1,8 @@
+use connector_core::external_connector;
+
+#[external_connector(module = "acme..kv")]
+struct Acme;
+
+fn main() {
+    let _ = Acme;
+}

@@ -1,0 +1,32 @@
+use connector_core::{CacheKey, ConnectorContext, FromContext, MemoryObj, RemoteConnector, Result, external_connector};
+
+#[external_connector(module = "acme.kv", scheme = "acme", scheme = "acme+tls", scheme = "acme2.x-y")]
+struct Acme;
+
+impl FromContext for Acme {
+    async fn from_context(_ctx: ConnectorContext) -> Result<Self> {
+        Ok(Acme)
+    }
+}
+
+impl RemoteConnector for Acme {
+    async fn exists(&self, _key: &CacheKey) -> Result<bool> {
+        Ok(false)
+    }
+
+    async fn get(&self, _key: &CacheKey) -> Result<Option<MemoryObj>> {
+        Ok(None)
+    }
+
+    async fn put(&self, _key: &CacheKey, _chunk: MemoryObj) -> Result<()> {
+        Ok(())
+    }
+}
+
+fn main() {
+    let entry = connector_core::registry::find("acme.kv", "Acme").unwrap();
+    assert_eq!(entry.schemes(), ["acme", "acme+tls", "acme2.x-y"]);
+    for scheme in entry.schemes() {
+        assert!(connector_core::registry::index().find_scheme(scheme).unwrap().is_some(), "{scheme}");
+    }
+}

@@ -1,0 +1,12 @@
+use connector_core::external_connector;
+
+#[external_connector(module = "acme/kv", name = "acme-connector", scheme = "ACME", retries = 3)]
+struct Acme {
+    connections: usize,
+}
+
+fn main() {
+    // One pass reports all four, and the struct is still there: nothing below is an error.
+    let acme = Acme { connections: 8 };
+    assert_eq!(acme.connections, 8);
+}
