@@ -387,6 +387,19 @@ async fn fs_several_base_paths_share_the_chunks_by_hash() {
 }
 
 #[tokio::test]
+async fn fs_takes_several_base_paths_in_an_external_url_if_the_comma_is_escaped() {
+    let stores = Stores::new();
+    let url = |comma: &str| {
+        let (a, b) = (stores.path("a"), stores.path("b"));
+        format!("external://localhost:0/kvconn.fs/?connector_name=FSConnector&base_path={a}{comma}{b}")
+    };
+    connectors::open(&url("%2C")).await.unwrap();
+    assert_eq!(files(stores.dir.path()), ["a", "b"]);
+    let e = connectors::open(&url(",")).await.unwrap_err();
+    assert!(e.to_string().contains("only one host") && e.to_string().contains("%2C"), "{e}");
+}
+
+#[tokio::test]
 async fn fs_opens_by_every_url_that_names_it() {
     let stores = Stores::new();
     let path = stores.path("fs");

@@ -46,6 +46,12 @@ const AT_ONCE: usize = 8;
 /// How many keys `list` reads ahead of its caller.
 const LIST_AHEAD: usize = 256;
 
+/// What the thread that lists sends.
+enum Listed {
+    Item(Result<CacheKey>),
+    End,
+}
+
 impl FromContext for FSConnector {
     async fn from_context(ctx: ConnectorContext) -> Result<Self> {
         let options: FsOptions = ctx.options()?;
@@ -216,8 +222,20 @@ impl RemoteConnector for FSConnector {
         let (files, prefix) = (self.files.clone(), prefix.to_owned());
         // Ends when the caller drops the stream: then nobody receives. No pass of the gate, because a caller may also keep
         // the stream and never poll it again.
-        self.handle.spawn_blocking(move || files.list(&prefix, |item| send.blocking_send(item).is_ok()));
-        stream::unfold(receive, |mut receive| async { receive.recv().await.map(|item| (item, receive)) }).boxed()
+        self.handle.spawn_blocking(move || {
+            files.list(&prefix, |item| send.blocking_send(Listed::Item(item)).is_ok());
+            // A listing that just stops would pass for a whole one.
+            let _ = send.blocking_send(Listed::End);
+        });
+        stream::unfold(Some(receive), |receive| async {
+            let mut receive = receive?;
+            match receive.recv().await {
+                Some(Listed::Item(item)) => Some((item, Some(receive))),
+                Some(Listed::End) => None,
+                None => Some((Err(Error::new(ErrorKind::Other, "the listing ended before it was whole")), None)),
+            }
+        })
+        .boxed()
     }
 
     async fn ping(&self) -> Result<()> {
