@@ -5,11 +5,13 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use connectors::{Error, redact};
+use connectors::{Error, ErrorKind, redact};
 use serde::Serialize;
 
 pub(crate) const EXIT_INTERRUPTED: u8 = 130;
 const EXIT_NO: u8 = 1;
+/// clap's, too.
+const EXIT_USAGE: u8 = 2;
 const EXIT_FAILED: u8 = 3;
 
 pub(crate) const BOLD: &str = "\x1b[1m";
@@ -59,7 +61,13 @@ impl Failure {
         match self {
             Self::Stdout(e) if e.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
             Self::Stdout(e) => complain(Error::io(e, "write to stdout")),
-            Self::Error(e) => complain(e),
+            Self::Error(e) => {
+                let usage = matches!(e.kind(), ErrorKind::InvalidUrl | ErrorKind::InvalidKey);
+                complain(e);
+                if usage {
+                    return EXIT_USAGE.into();
+                }
+            }
         }
         EXIT_FAILED.into()
     }
@@ -127,7 +135,15 @@ impl Write for Out {
 
 /// An error on stderr, one line. If stderr is closed there is nobody left to tell.
 pub(crate) fn complain(what: impl fmt::Display) {
-    let _ = writeln!(anstream::stderr(), "{RED}kvconn:{PLAIN} {what}");
+    let mut text = what.to_string();
+    // A URL that stands where a file or a key belongs is repeated by whoever looked for that file.
+    for arg in std::env::args_os().skip(1) {
+        let arg = arg.to_string_lossy();
+        if arg.contains("://") {
+            text = text.replace(&*arg, &redact(&arg));
+        }
+    }
+    let _ = writeln!(anstream::stderr(), "{RED}kvconn:{PLAIN} {text}");
 }
 
 /// A remark on stderr, one line.

@@ -28,6 +28,7 @@ pub use hash::ChunkHash;
 pub use object::ObjectKey;
 pub use prefix::{PrefixHash, chain_prefix};
 
+use crate::url::redact;
 use crate::{Error, ErrorKind, Result};
 
 /// Which of LMCache's keys a text is.
@@ -202,6 +203,10 @@ impl fmt::Debug for CacheKey {
 
 /// `InvalidKey` about `text`, and why.
 fn bad_key(text: &str, why: impl fmt::Display) -> Error {
+    if text.contains("://") {
+        // It may hold a password, also in the field that `why` shows.
+        return Error::new(ErrorKind::InvalidKey, format!("`{}` is no key but a URL", redact(text)));
+    }
     Error::new(ErrorKind::InvalidKey, format!("`{text}` is no key: {why}"))
 }
 

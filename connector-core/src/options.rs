@@ -136,10 +136,19 @@ pub(crate) fn read<O: ConnectorOptions>(
         let why = if secret { "is not what it should be".to_owned() } else { redact(&e.message).into_owned() };
         let error = Error::new(ErrorKind::InvalidOption, format!("{message}: {why}"));
         match e.field.as_deref().and_then(|f| schema.option(f)) {
-            Some(option) => error.with_hint(format!("it is {}: {}", option.type_name, option.summary())),
+            Some(option) => error.with_hint(format!(
+                "it takes {} {}: {}",
+                article(&option.type_name),
+                option.type_name,
+                option.summary()
+            )),
             None => error,
         }
     })
+}
+
+fn article(word: &str) -> &'static str {
+    if word.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" }
 }
 
 /// Refuses the query parameters that are no options of `schema`.

@@ -393,7 +393,7 @@ async fn fs_takes_several_base_paths_in_an_external_url_if_the_comma_is_escaped(
         let (a, b) = (stores.path("a"), stores.path("b"));
         format!("external://localhost:0/kvconn.fs/?connector_name=FSConnector&base_path={a}{comma}{b}")
     };
-    connectors::open(&url("%2C")).await.unwrap();
+    connectors::open(&url("%2C")).await.unwrap().put(&key(1), kv(1, 1)).await.unwrap();
     assert_eq!(files(stores.dir.path()), ["a", "b"]);
     let e = connectors::open(&url(",")).await.unwrap_err();
     assert!(e.to_string().contains("only one host") && e.to_string().contains("%2C"), "{e}");
@@ -441,9 +441,25 @@ async fn fs_writes_through_a_temporary_directory_if_told_to() {
 }
 
 #[tokio::test]
+async fn fs_a_look_into_a_store_that_is_not_there_leaves_none_behind() {
+    let stores = Stores::new();
+    let connector = connectors::open(&stores.fs()).await.unwrap();
+    assert_eq!(connector.get(&key(1)).await.unwrap(), None);
+    assert!(keys(&connector, "").await.is_empty());
+    let e = connector.ping().await.unwrap_err();
+    assert!(e.to_string().contains(&stores.path("fs")), "{e}");
+    assert!(!Path::new(&stores.path("fs")).exists());
+
+    std::fs::write(stores.path("file"), "").unwrap();
+    let e = connectors::open(&format!("fs://{}/store", stores.path("file"))).await.unwrap_err();
+    assert!(e.to_string().contains(&format!("below `{}`: not a directory", stores.path("file"))), "{e}");
+}
+
+#[tokio::test]
 async fn fs_a_directory_that_is_gone_is_a_miss_to_read_and_an_error_to_write() {
     let stores = Stores::new();
     let connector = connectors::open(&stores.fs()).await.unwrap();
+    connector.put(&key(1), kv(1, 1)).await.unwrap();
     std::fs::remove_dir_all(stores.path("fs")).unwrap();
     assert_eq!(connector.get(&key(1)).await.unwrap(), None);
     let e = connector.put(&key(1), kv(1, 1)).await.unwrap_err();

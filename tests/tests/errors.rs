@@ -279,7 +279,7 @@ async fn a_base_path_that_cannot_be_made_is_refused_with_the_path_and_the_reason
     ] {
         let e = connectors::open(&url).await.unwrap_err();
         let path = format!("cannot create the base path `{}`", below.display());
-        assert_is(&e, ErrorKind::Io, &["open (kvconn.fs/FSConnector)", &path, "Not a directory"]);
+        assert_is(&e, ErrorKind::Io, &["open (kvconn.fs/FSConnector)", &path, "not a directory"]);
         assert!(!e.is_temporary() && e.source().is_some());
     }
 }
@@ -526,7 +526,7 @@ async fn an_option_of_the_wrong_type_is_refused_with_its_place_its_type_and_its_
         (
             json!({}),
             "memory://?capacity=lots".to_owned(),
-            vec!["option `capacity` in the URL", "lots", "it is integer"],
+            vec!["option `capacity` in the URL", "lots", "it takes an integer"],
         ),
         (json!({}), "memory://?capacity=-1".to_owned(), vec!["option `capacity` in the URL", "-1"]),
         (json!({}), "memory://?capacity=1.5".to_owned(), vec!["option `capacity` in the URL", "1.5"]),
@@ -534,18 +534,22 @@ async fn an_option_of_the_wrong_type_is_refused_with_its_place_its_type_and_its_
         (
             json!({"memory_connector_capacity": "lots"}),
             "memory://".to_owned(),
-            vec!["in extra_config key `memory_connector_capacity`", "lots", "it is integer: Most bytes"],
+            vec!["in extra_config key `memory_connector_capacity`", "lots", "it takes an integer: Most bytes"],
         ),
         (
             json!({"remote_storage_plugin.memory.capacity": [1]}),
             "plugin://memory".to_owned(),
-            vec!["in extra_config key `remote_storage_plugin.memory.capacity`", "it is integer"],
+            vec!["in extra_config key `remote_storage_plugin.memory.capacity`", "it takes an integer"],
         ),
-        (json!({}), format!("{fs}?save_chunk_meta=perhaps"), vec!["`save_chunk_meta` in the URL", "it is boolean"]),
+        (
+            json!({}),
+            format!("{fs}?save_chunk_meta=perhaps"),
+            vec!["`save_chunk_meta` in the URL", "it takes a boolean"],
+        ),
         (
             json!({"save_chunk_meta": "perhaps"}),
             fs.clone(),
-            vec!["option `save_chunk_meta` in extra_config key `save_chunk_meta`", "it is boolean"],
+            vec!["option `save_chunk_meta` in extra_config key `save_chunk_meta`", "it takes a boolean"],
         ),
     ];
     for (extra, url, parts) in table {
@@ -557,7 +561,7 @@ async fn an_option_of_the_wrong_type_is_refused_with_its_place_its_type_and_its_
 #[tokio::test]
 async fn a_secret_option_of_the_wrong_type_is_refused_without_its_value() {
     let e = connectors::open("strict://h:0?password=hunter2").await.unwrap_err();
-    assert_is(&e, ErrorKind::InvalidOption, &["option `password` in the URL", "it is integer"]);
+    assert_is(&e, ErrorKind::InvalidOption, &["option `password` in the URL", "it takes an integer"]);
     assert!(!all_of(&e).contains(SECRET), "{e:?}");
 }
 

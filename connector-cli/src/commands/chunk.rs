@@ -52,7 +52,9 @@ fn read_input(path: &Path) -> Result<Vec<u8>, Error> {
 
 pub(crate) async fn get(setup: &Setup, args: &GetArgs, out: &mut Out) -> Result<Answer, Failure> {
     let key = setup.key(&args.key)?;
-    if args.output.is_none() && io::stdout().is_terminal() {
+    // As with `put`, `-` is the stream.
+    let file = args.output.as_deref().filter(|path| path.as_os_str() != "-");
+    if file.is_none() && io::stdout().is_terminal() {
         return Err(Error::new(ErrorKind::InvalidInput, "a chunk is binary, and stdout is a terminal")
             .with_hint("write `-o FILE`, or send stdout to a file or another command")
             .into());
@@ -63,7 +65,7 @@ pub(crate) async fn get(setup: &Setup, args: &GetArgs, out: &mut Out) -> Result<
                 complain(missing(store, &key));
                 return Ok(Answer::No);
             };
-            match &args.output {
+            match file {
                 Some(path) => {
                     write_whole(path, &chunk).map_err(|e| Error::io(e, format_args!("write `{}`", path.display())))?;
                 }
@@ -73,6 +75,11 @@ pub(crate) async fn get(setup: &Setup, args: &GetArgs, out: &mut Out) -> Result<
             Ok(Answer::Yes)
         })
         .await
+}
+
+/// A store that is not there lists nothing, as an empty one does; who mistyped its path wants to know.
+pub(super) async fn must_be_there(store: &Connector) -> Result<(), Error> {
+    if store.capabilities().ping { store.ping().await } else { Ok(()) }
 }
 
 fn missing(store: &Connector, key: &CacheKey) -> String {
@@ -152,6 +159,7 @@ struct ListedKey<'a> {
 pub(crate) async fn ls(setup: &Setup, args: &LsArgs, out: &mut Out) -> Result<Answer, Failure> {
     setup
         .with_store(&args.url, async |store| {
+            must_be_there(store).await?;
             let mut keys = store.list(&args.prefix);
             while let Some(key) = keys.next().await {
                 let key = key?;

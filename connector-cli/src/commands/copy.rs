@@ -7,6 +7,7 @@ use connectors::{CacheKey, Connector, Error, ErrorKind, MemoryObj};
 use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::chunk::must_be_there;
 use crate::args::CpArgs;
 use crate::interrupt::Interrupt;
 use crate::output::{Answer, Failure, Out, Time, complain, count, gib_per_s, note, three_digits};
@@ -62,6 +63,7 @@ async fn copy(
     interrupt: &Interrupt,
     out: &mut Out,
 ) -> Result<Answer, Failure> {
+    must_be_there(source).await?;
     let keeps = [source, target].map(|store| store.capabilities().keeps_layout);
     if let [false, true] = keeps {
         note(format_args!("{} keeps no shapes and dtypes: the copies are plain bytes", source.name()));

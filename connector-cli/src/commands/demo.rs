@@ -38,9 +38,9 @@ pub(crate) async fn run(setup: &Setup, args: &DemoArgs, out: &mut Out) -> Result
         }
     });
     let shown = shown.await;
-    let removed = place.end(out);
+    let ended = place.end(shown.is_ok(), out);
     let answer = shown?;
-    removed?;
+    ended?;
     Ok(answer)
 }
 
@@ -71,12 +71,13 @@ impl Place {
         }
     }
 
-    fn end(self, out: &mut Out) -> Result<(), Failure> {
+    fn end(self, stored: bool, out: &mut Out) -> Result<(), Failure> {
         match self {
             Self::Fresh(dir) => {
                 let what = format!("remove `{}`", dir.path().display());
                 Ok(dir.close().map_err(|e| Error::io(e, what))?)
             }
+            Self::Kept(_) if !stored => Ok(()),
             Self::Kept(dir) => Ok(writeln!(out, "kept: kvconn ls fs://{}", dir.display())?),
         }
     }

@@ -40,14 +40,25 @@ impl Answer {
         self
     }
 
-    /// One sentence, on stderr alone.
+    /// The store, a file or the configuration is wrong.
     #[track_caller]
     fn fails_saying(self, words: &[&str]) {
-        let this = self.exits(3);
-        assert!(this.err.starts_with("kvconn: ") && this.err.lines().count() == 1, "{}", this.err);
-        assert!(this.out.is_empty(), "{this:?}");
+        self.exits(3).says_on_stderr(words);
+    }
+
+    /// A URL or a key on the command line is wrong.
+    #[track_caller]
+    fn is_refused_saying(self, words: &[&str]) {
+        self.exits(2).says_on_stderr(words);
+    }
+
+    /// One sentence, on stderr alone.
+    #[track_caller]
+    fn says_on_stderr(self, words: &[&str]) {
+        assert!(self.err.starts_with("kvconn: ") && self.err.lines().count() == 1, "{}", self.err);
+        assert!(self.out.is_empty(), "{self:?}");
         for word in words {
-            assert!(this.err.contains(word), "`{word}` is missing in: {}", this.err);
+            assert!(self.err.contains(word), "`{word}` is missing in: {}", self.err);
         }
     }
 }

@@ -64,10 +64,11 @@ fn a_wrong_url_says_what_is_wrong_with_it() {
         ("external://localhost:0/kvconn.fs/", "connector_name"),
         ("external://localhost/kvconn.fs/?connector_name=FSConnector", "port"),
         ("external://a:1,b:2/kvconn.fs/?connector_name=FSConnector", "only one host"),
-        ("memory://x?capacity=many", "`capacity`"),
     ] {
-        run(&["ls", url]).fails_saying(&[why]);
+        run(&["ls", url]).is_refused_saying(&[why]);
     }
+    // An option may as well come from the configuration.
+    run(&["ls", "memory://x?capacity=many"]).fails_saying(&["`capacity`"]);
 }
 
 #[test]
@@ -78,14 +79,14 @@ fn a_wrong_key_names_the_field() {
         ("opt@1@0@ff@float17", "float17"),
         ("opt", "`opt` is no key"),
     ] {
-        run(&["exists", "memory://x", key]).fails_saying(&[why]);
+        run(&["exists", "memory://x", key]).is_refused_saying(&[why]);
     }
 }
 
 #[test]
 fn the_kind_of_key_can_be_demanded() {
     run(&["exists", "memory://x", KEY, "--key-kind", "engine"]).exits(1);
-    run(&["exists", "memory://x", KEY, "--key-kind", "layer"]).fails_saying(&["as a layer key"]);
+    run(&["exists", "memory://x", KEY, "--key-kind", "layer"]).is_refused_saying(&["as a layer key"]);
     run(&["exists", "memory://x", KEY, "--key-kind", "chunk"]).exits(2);
 }
 
@@ -125,4 +126,35 @@ fn help_says_exit_codes_and_examples() {
     }
     run(&["no-such-command"]).exits(2);
     run(&["exists", "memory://x"]).exits(2);
+}
+
+/// Not even where a file or a key belongs, or with a part of the URL missing.
+#[test]
+fn a_password_is_shown_nowhere() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = format!("fs://{}", dir.path().display());
+    for args in [
+        &["ls", "redis//user:hunter2@h:6379"][..],
+        &["bench", "redis:u:hunter2@h:1"],
+        &["ls", "user:hunter2@h:6379"],
+        &["ls", "redis://u:hunter2@h:6379"],
+        &["exists", &store, "redis://u:hunter2@h:1"],
+        &["put", &store, KEY, "redis://u:hunter2@h:1"],
+        &["ls", &store, "--config", "redis://u:hunter2@h:1"],
+        &["demo", "redis:/u:hunter2@h:1"],
+        &["describe", "nosuch://u:hunter2@h:1"],
+    ] {
+        let answer = run(args);
+        assert!(!answer.err.contains("hunter2") && !answer.text().contains("hunter2"), "{args:?}: {answer:?}");
+        assert_ne!(answer.code, Some(0), "{args:?}");
+    }
+}
+
+#[test]
+fn a_store_that_is_not_there_is_not_taken_for_an_empty_one() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let typo = format!("fs://{}/typo", dir.path().display());
+    run(&["ls", &typo]).fails_saying(&["typo"]);
+    run(&["cp", &typo, &format!("fs://{}/copy", dir.path().display())]).fails_saying(&["typo"]);
+    assert_eq!(std::fs::read_dir(dir.path()).expect("the directory").count(), 0, "nothing was made");
 }

@@ -22,9 +22,10 @@ pub struct OptionInfo {
 }
 
 impl OptionInfo {
-    /// The first line of the doc comment.
-    pub fn summary(&self) -> &str {
-        self.doc.lines().next().unwrap_or_default()
+    /// The first paragraph of the doc comment, in one line.
+    pub fn summary(&self) -> String {
+        let lines: Vec<&str> = self.doc.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+        lines.join(" ")
     }
 
     /// The default as one would write it in a URL; empty for none.

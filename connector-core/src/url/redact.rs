@@ -37,7 +37,7 @@ pub(crate) fn is_secret_name(name: &str) -> bool {
 /// ```
 pub fn redact(text: &str) -> Cow<'_, str> {
     let Some((scheme, rest)) = text.split_once("://") else {
-        return Cow::Borrowed(text);
+        return redact_malformed(text);
     };
     let (before, query) = rest.split_once('?').map_or((rest, None), |(b, q)| (b, Some(q)));
     let before = redact_userinfo(before);
@@ -55,6 +55,16 @@ pub fn redact(text: &str) -> Cow<'_, str> {
         let _ = write!(out, "?{query}");
     }
     Cow::Owned(out)
+}
+
+/// What lost its `://` (`redis//user:password@host`, `user:password@host`) was meant to be a URL all the same.
+fn redact_malformed(text: &str) -> Cow<'_, str> {
+    match (text.find(':'), text.rfind('@')) {
+        (Some(colon), Some(at)) if colon + 1 < at && !text.contains(char::is_whitespace) => {
+            Cow::Owned(format!("{}:***{}", &text[..colon], &text[at..]))
+        }
+        _ => Cow::Borrowed(text),
+    }
 }
 
 /// `user:password@host/path` -> `user:***@host/path`.
@@ -145,6 +155,9 @@ mod tests {
             ("tiered://?back=redis%3A%2F%2Fu%3Apw%40h%3A1", "tiered://?back=redis://u:***@h:1"),
             ("fs://h:0/tmp/a@b", "fs://h:0/tmp/a@b"),
             ("not a url", "not a url"),
+            ("redis//u:pw@h:1", "redis//u:***@h:1"),
+            ("redis:u:pw@h:1", "redis:***@h:1"),
+            ("m@1@0@ff@half", "m@1@0@ff@half"),
         ] {
             assert_eq!(redact(text), shown);
         }

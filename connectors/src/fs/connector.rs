@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use connector_core::connector::{Gate, Pass};
 use connector_core::{
@@ -61,6 +62,7 @@ impl FromContext for FSConnector {
             with_header: ctx.config().use_layerwise || options.save_chunk_meta.unwrap_or(true),
             metadata: ctx.metadata().cloned(),
             cache: Cache::Never,
+            made: AtomicBool::new(false),
         };
         let files = ctx.handle().spawn_blocking(|| files.prepare()).await.map_err(lost)??;
         let (backend, handle) = (ctx.local_cpu_backend().clone(), ctx.handle().clone());
@@ -326,7 +328,9 @@ mod tests {
     use super::*;
 
     fn on(dir: &std::path::Path, cache: Cache, pool: &PoolAllocator) -> FSConnector {
-        let files = Files { base_paths: vec![dir.to_owned()], tmp_dir: None, with_header: true, metadata: None, cache };
+        let made = AtomicBool::new(true);
+        let base_paths = vec![dir.to_owned()];
+        let files = Files { base_paths, tmp_dir: None, with_header: true, metadata: None, cache, made };
         let backend = LocalCpuBackend::with_allocator(pool.clone());
         FSConnector { files: Arc::new(files), backend, handle: Handle::current(), gate: Gate::new() }
     }

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use connector_core::metadata::raw_layout;
 use connector_core::{
@@ -28,6 +29,8 @@ pub(super) struct Files {
     pub(super) metadata: Option<std::sync::Arc<LMCacheMetadata>>,
     /// How the page cache can be asked on the spot: found out by [`prepare`](Self::prepare).
     pub(super) cache: Cache,
+    /// Whether all directories were there at some time.
+    pub(super) made: AtomicBool,
 }
 
 /// Whether the disk may be waited for: only on a blocking thread.
@@ -54,22 +57,43 @@ pub(super) struct Found {
 }
 
 impl Files {
-    /// Makes the directories, and looks what they lie on.
+    /// Looks whether the directories are there, or could be made, and what they lie on. They are made by the first put: a
+    /// look into a store that is not there should not leave one behind.
     pub(super) fn prepare(mut self) -> Result<Self> {
+        let mut caches = Vec::new();
+        let mut all_there = true;
         for base in &self.base_paths {
-            let make = |dir: &Path| {
-                std::fs::create_dir_all(dir)
-                    .map_err(|e| Error::io(e, format_args!("create the base path `{}`", dir.display())))
+            let there = nearest_existing(base);
+            all_there &= there == base && self.tmp_dir.as_ref().is_none_or(|tmp| base.join(tmp).is_dir());
+            let cannot = |e: io::Error| {
+                Error::io(e, format_args!("create the base path `{}` below `{}`", base.display(), there.display()))
             };
-            make(base)?;
-            if let Some(tmp) = &self.tmp_dir {
-                make(&base.join(tmp))?;
+            if !there.is_dir() {
+                return Err(cannot(io::ErrorKind::NotADirectory.into()));
             }
+            if there != base {
+                let writable = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+                rustix::fs::access(there, writable).map_err(|e| cannot(e.into()))?;
+            }
+            caches.push(Cache::of(there));
         }
-        let mut caches = self.base_paths.iter().map(|base| Cache::of(base));
-        let first = caches.next().unwrap_or(Cache::Never);
-        self.cache = if caches.all(|other| other == first) { first } else { Cache::Never };
+        let first = caches.first().copied().unwrap_or(Cache::Never);
+        self.cache = if caches.iter().all(|other| *other == first) { first } else { Cache::Never };
+        self.made = AtomicBool::new(all_there);
         Ok(self)
+    }
+
+    /// Makes the directories, once: one that was there and is gone (an unmounted disk) is not made again in its place.
+    fn make(&self) -> Result<()> {
+        if self.made.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        for base in &self.base_paths {
+            let dir = self.tmp_dir.as_ref().map_or_else(|| base.clone(), |tmp| base.join(tmp));
+            std::fs::create_dir_all(&dir).map_err(|e| Error::io(e, format_args!("create `{}`", dir.display())))?;
+        }
+        self.made.store(true, Ordering::Release);
+        Ok(())
     }
 
     fn base(&self, key: &CacheKey) -> &Path {
@@ -201,6 +225,7 @@ impl Files {
     }
 
     fn begin(&self, key: &CacheKey) -> Result<Writing> {
+        self.make()?;
         let base = self.base(key);
         let dir = self.tmp_dir.as_ref().map_or_else(|| base.to_owned(), |tmp| base.join(tmp));
         Writing::begin(&dir, self.path(key)?)
@@ -233,6 +258,8 @@ impl Files {
             let failed = |e| Error::io(e, format_args!("list `{}`", base.display()));
             let entries = match std::fs::read_dir(base) {
                 Ok(entries) => entries,
+                // Nothing was put yet.
+                Err(e) if is_absent(&e) && !self.made.load(Ordering::Acquire) => continue,
                 Err(e) => {
                     each(Err(failed(e)));
                     return;
@@ -323,7 +350,8 @@ fn read_header(bytes: usize, read_exact: impl Fn(&mut [u8]) -> io::Result<()>) -
         None => Err(Error::new(
             ErrorKind::Corrupt,
             format!("the file has {bytes} bytes, but its header speaks of a chunk of {chunk} bytes"),
-        )),
+        )
+        .with_hint("a file without a header is read with `save_chunk_meta=false`")),
     }
 }
 
@@ -332,10 +360,19 @@ fn corrupt(path: &Path, why: &str) -> Error {
 }
 
 fn in_file(e: Error, path: &Path) -> Error {
-    Error::new(e.kind(), format!("file `{}`: {}", path.display(), e.message()))
+    let named = Error::new(e.kind(), format!("file `{}`: {}", path.display(), e.message()));
+    match e.hint() {
+        Some(hint) => named.with_hint(hint.to_owned()),
+        None => named,
+    }
 }
 
-/// No such file, or a part of its path is no directory.
+/// The path itself, or what there is of it.
+fn nearest_existing(path: &Path) -> &Path {
+    let there = path.ancestors().find(|p| !p.as_os_str().is_empty() && p.symlink_metadata().is_ok());
+    there.unwrap_or(Path::new("."))
+}
+
 fn is_absent(e: &io::Error) -> bool {
     e.kind() == io::ErrorKind::NotFound
 }

@@ -7,7 +7,7 @@
 //!
 //! **How it connects.** `fs:///path[,path..]`, `fs://host:port/path[,path..]` as LMCache writes it (host and port mean
 //! nothing), `plugin://fs[.instance]`, or `external://localhost:0/kvconn.fs/?connector_name=FSConnector&base_path=/path`.
-//! The directories are made if they are missing. The path is taken as it stands: nothing in it is decoded.
+//! The first put makes the directories if they are missing. The path is taken as it stands: nothing in it is decoded.
 //!
 //! **Options.** [`FsOptions`].
 //!
