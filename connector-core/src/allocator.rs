@@ -5,7 +5,7 @@ mod pool;
 use std::fmt;
 use std::sync::Arc;
 
-use futures::future::{BoxFuture, FutureExt};
+use futures::future::BoxFuture;
 
 use crate::chunk::{ChunkLayout, MemoryObjMut};
 use crate::config::LMCacheEngineConfig;
@@ -32,18 +32,9 @@ pub trait ChunkAllocator: Send + Sync + 'static {
     /// Memory for one chunk. Its bytes hold whatever was there.
     fn allocate<'a>(&'a self, layout: &'a ChunkLayout) -> BoxFuture<'a, Result<MemoryObjMut>>;
 
-    /// Memory for several chunks, all or none: tasks that take one chunk at a time of a scarce pool can each hold a part
-    /// of what the others wait for.
-    fn allocate_many<'a>(&'a self, layouts: &'a [ChunkLayout]) -> BoxFuture<'a, Result<Vec<MemoryObjMut>>> {
-        async move {
-            let mut all = Vec::with_capacity(layouts.len());
-            for layout in layouts {
-                all.push(self.allocate(layout).await?);
-            }
-            Ok(all)
-        }
-        .boxed()
-    }
+    /// Memory for several chunks, all or none. An allocator that waits must not wait here with a part of it in hand: two
+    /// such batches can each hold what the other waits for.
+    fn allocate_many<'a>(&'a self, layouts: &'a [ChunkLayout]) -> BoxFuture<'a, Result<Vec<MemoryObjMut>>>;
 }
 
 /// The memory that a connector reads into: a handle over some [`ChunkAllocator`], by default a [`PoolAllocator`].

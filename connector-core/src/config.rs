@@ -215,6 +215,16 @@ impl LMCacheEngineConfig {
     }
 }
 
+fn without_secrets(key: &str, value: &Value) -> Value {
+    match value {
+        _ if is_secret_name(key) => Value::from("***"),
+        Value::String(text) => Value::from(redact(text).into_owned()),
+        Value::Array(items) => items.iter().map(|item| without_secrets("", item)).collect(),
+        Value::Object(map) => map.iter().map(|(key, value)| (key.clone(), without_secrets(key, value))).collect(),
+        other => other.clone(),
+    }
+}
+
 /// Shows what was set, without passwords and other secrets.
 impl fmt::Debug for LMCacheEngineConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -223,11 +233,7 @@ impl fmt::Debug for LMCacheEngineConfig {
         let extra = self.extra_config.iter().map(|(key, value)| (format!("extra_config.{key}"), value));
         f.debug_map()
             .entries(set.map(|(key, value)| (key.clone(), value)).chain(extra).map(|(key, value)| {
-                let shown = match value {
-                    _ if is_secret_name(&key) => "***".to_owned(),
-                    Value::String(text) => redact(text).into_owned(),
-                    other => redact(&other.to_string()).into_owned(),
-                };
+                let shown = without_secrets(&key, value);
                 (key, shown)
             }))
             .finish()
@@ -351,7 +357,7 @@ mod tests {
 
     #[test]
     fn debug_shows_no_secret() {
-        let yaml = "remote_url: redis://u:hunter2@h:1\nextra_config: {redis_password: hunter2, n: 3, back: redis://:hunter2@h:1}";
+        let yaml = "remote_url: redis://u:hunter2@h:1\nextra_config: {redis_password: hunter2, n: 3, back: redis://:hunter2@h:1, r: {password: hunter2}, l: [redis://u:hunter2@a:1, redis://u:hunter2@b:1]}";
         let shown = format!("{:?}", LMCacheEngineConfig::from_yaml(yaml).unwrap());
         assert!(
             shown.contains("u:***@h:1") && shown.contains("extra_config.n") && !shown.contains("hunter2"),

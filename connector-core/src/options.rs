@@ -132,7 +132,7 @@ pub(crate) fn read<O: ConnectorOptions>(
         if let Some(place) = place {
             message = format!("{message} {place}");
         }
-        let secret = e.field.as_deref().is_some_and(crate::url::is_secret_name);
+        let secret = e.field.as_deref().and_then(|f| schema.option(f)).is_some_and(|option| option.secret);
         let why = if secret { "is not what it should be".to_owned() } else { redact(&e.message).into_owned() };
         let error = Error::new(ErrorKind::InvalidOption, format!("{message}: {why}"));
         match e.field.as_deref().and_then(|f| schema.option(f)) {

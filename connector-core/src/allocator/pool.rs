@@ -83,6 +83,10 @@ impl ChunkAllocator for PoolAllocator {
     fn allocate<'a>(&'a self, layout: &'a ChunkLayout) -> BoxFuture<'a, Result<MemoryObjMut>> {
         ready(self.allocate_now(layout)).boxed()
     }
+
+    fn allocate_many<'a>(&'a self, layouts: &'a [ChunkLayout]) -> BoxFuture<'a, Result<Vec<MemoryObjMut>>> {
+        ready(layouts.iter().map(|layout| self.allocate_now(layout)).collect()).boxed()
+    }
 }
 
 impl std::fmt::Debug for PoolAllocator {
@@ -126,7 +130,7 @@ impl Pool {
 
 impl State {
     fn take_free(&mut self, wanted: usize) -> Option<Block> {
-        let most = wanted.saturating_add(wanted / (SLACK - 1)).max(wanted + ALIGN);
+        let most = wanted.saturating_add(wanted / (SLACK - 1)).max(wanted.saturating_add(ALIGN));
         let size = *self.free.range(wanted..=most).next()?.0;
         self.take(size)
     }
@@ -282,6 +286,21 @@ mod tests {
             let s = pool.stats();
             assert!(s.in_use == 0 && s.kept <= s.capacity, "{s:?}");
         }
+    }
+
+    #[test]
+    fn a_size_that_overflows_is_refused() {
+        let e = pool(64).allocate_now(&ChunkLayout::binary(usize::MAX)).unwrap_err();
+        assert_eq!((e.kind(), e.is_temporary()), (ErrorKind::OutOfMemory, false));
+    }
+
+    #[tokio::test]
+    async fn several_chunks_are_all_or_none() {
+        let pool = pool(64);
+        let layouts = vec![ChunkLayout::binary(20 << 10); 4];
+        assert_eq!(pool.allocate_many(&layouts).await.unwrap_err().kind(), ErrorKind::OutOfMemory);
+        assert_eq!(pool.stats().in_use, 0);
+        assert_eq!(pool.allocate_many(&layouts[..3]).await.unwrap().len(), 3);
     }
 
     #[test]

@@ -38,9 +38,17 @@ impl ChunkHeader {
     /// The header of a chunk.
     ///
     /// # Errors
-    /// `Unsupported` if a dtype has no code (int8, int16, int32, int64, bool and the fnuz types), `InvalidInput` if a
+    /// `Unsupported` if a dtype has no code (int8, int16, int32, int64, bool and the fnuz types) or there are more than
+    /// [`MAX_HEADER_GROUPS`] groups, `InvalidInput` if a
     /// dimension or the length is over 2^31 - 1.
     pub fn new(layout: &ChunkLayout) -> Result<Self> {
+        if layout.groups.len() > MAX_HEADER_GROUPS {
+            let n = layout.groups.len();
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("a chunk header holds {MAX_HEADER_GROUPS} groups, not {n}"),
+            ));
+        }
         let len = Self::len_for(layout.groups.len());
         let mut header = Self { bytes: [0; Self::INLINE], more: Vec::new(), len };
         if len > Self::INLINE {

@@ -108,7 +108,10 @@ impl MemoryObj {
     /// # Errors
     /// `SizeMismatch` if the layout is longer than the region.
     pub fn from_region(region: impl Region, layout: ChunkLayout) -> Result<Self> {
-        MemoryObjMut::from_region(region, layout).map(|chunk| Self { read_only: true, ..chunk.freeze() })
+        if layout.len > region.len() {
+            return Err(does_not_fit(layout.len, region.len()));
+        }
+        Ok(Self { region: Arc::new(region), layout, read_only: true })
     }
 
     /// The bytes of a `Vec`, labelled.

@@ -14,8 +14,9 @@ use std::ptr::NonNull;
 /// # Safety
 /// From the moment it is handed over until it is dropped, an implementation promises that
 /// - [`as_ptr`](Self::as_ptr) and [`len`](Self::len) always give the same answer;
-/// - `as_ptr()..as_ptr() + len()` is one allocation, initialised, and valid to read and write from any thread;
-/// - nobody else writes to that memory, and nobody else reads it while a `MemoryObjMut` holds it.
+/// - `as_ptr()..as_ptr() + len()` is one allocation, initialised, and valid to read from any thread, and to write if it
+///   was handed to [`MemoryObjMut::from_region`](crate::MemoryObjMut::from_region);
+/// - nobody else writes to that memory, and nobody else reads it if it was handed to `MemoryObjMut::from_region`.
 ///   (A foreign owner that only *could* do so, such as a Python program that keeps a view of its buffer, has to promise
 ///   not to: LMCache does for the time between submit and completion.)
 pub unsafe trait Region: Any + Send + Sync {

@@ -80,8 +80,9 @@ pub trait RemoteConnector: Send + Sync + 'static {
     ///
     /// `dst` then has the chunk's layout and length; its capacity stays. A chunk longer than the capacity is
     /// [`SizeMismatch`](crate::ErrorKind::SizeMismatch) and says both sizes. After a miss or an error the memory is
-    /// back in `dst`, its bytes unspecified. If the future is dropped, `dst` may be left
-    /// [taken](MemoryObjMut::is_taken): the memory lives until the I/O has ended, then goes back to its owner.
+    /// back in `dst`, its bytes unspecified. If the future is dropped, or the work itself is lost (a
+    /// panic, a runtime that shuts down), `dst` may be left [taken](MemoryObjMut::is_taken): the memory lives until the
+    /// I/O has ended, then goes back to its owner.
     ///
     /// The default gets and copies.
     fn get_into(&self, key: &CacheKey, dst: &mut MemoryObjMut) -> impl Future<Output = Result<Option<usize>>> + Send {
@@ -110,7 +111,8 @@ pub trait RemoteConnector: Send + Sync + 'static {
         async { Err(Error::unsupported("ping")) }
     }
 
-    /// Ends connections and background work, after the work in flight. Called once; the handle refuses later calls.
+    /// Ends connections and background work, after the work in flight. The handle refuses later calls; it calls this again
+    /// only if it failed, or its future was dropped.
     fn close(&self) -> impl Future<Output = Result<()>> + Send {
         async { Ok(()) }
     }

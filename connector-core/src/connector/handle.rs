@@ -113,12 +113,14 @@ impl Connector {
             return stream::once(async { Err(e) }).boxed();
         }
         let until_closed = move |ended: &mut bool, item: Result<CacheKey>| {
-            let item = match self.is_closed() {
+            // Looked at once: what ends the stream is what its last item says.
+            let closed = self.is_closed();
+            let item = match closed {
                 _ if *ended => None,
                 false => Some(item),
                 true => Some(Err(Error::closed())),
             };
-            *ended = self.is_closed();
+            *ended = closed;
             std::future::ready(item.map(|i| i.map_err(|e| self.explain(e, "list", None))))
         };
         self.0.connector.list(prefix).scan(false, until_closed).boxed()
@@ -220,6 +222,15 @@ impl Connector {
         operation: &'static str,
         key: impl Fn(usize) -> Option<&'k CacheKey>,
     ) -> Vec<Result<T>> {
+        let asked = (0..).take_while(|i| key(*i).is_some()).count();
+        if answers.len() != asked {
+            let got = answers.len();
+            answers.truncate(asked);
+            answers.resize_with(asked, || {
+                Err(Error::new(ErrorKind::Other, format!("the connector gave {got} answers to a batch of {asked}"))
+                    .with_hint("this is a bug in the connector: a batch answers every key, in order"))
+            });
+        }
         for (i, answer) in answers.iter_mut().enumerate() {
             if let Err(e) = answer {
                 let bare = std::mem::replace(e, Error::closed());
@@ -255,6 +266,7 @@ fn same_memory(n: Option<usize>, before: Option<usize>, dst: &MemoryObjMut) -> R
 
 /// A handle is a connector too, so that a layer can wrap one. An author who forgot the trait does not want to hear of it.
 #[diagnostic::do_not_recommend]
+#[deny(clippy::missing_trait_methods, reason = "a method that is not forwarded would pass over the connector's own")]
 impl RemoteConnector for Connector {
     fn capabilities(&self) -> Capabilities {
         Self::capabilities(self)

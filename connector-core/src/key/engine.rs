@@ -9,8 +9,8 @@ use crate::{Error, Result};
 
 /// `model@world_size@worker_id@hash@dtype[@tag%value..]`: one chunk of all layers.
 ///
-/// Fields are public to read; [`new`](Self::new) and parsing are the only ways to make one, so that every value of this
-/// type has a text that LMCache reads back.
+/// [`new`](Self::new), [`with_tag`](Self::with_tag) and parsing check that LMCache reads the text back; who writes to a
+/// field keeps to what stands at it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct CacheEngineKey {

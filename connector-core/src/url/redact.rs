@@ -6,7 +6,7 @@ use std::fmt::Write;
 use url::form_urlencoded;
 
 /// Parts of a query parameter's name that make its value a secret.
-const SECRET_NAMES: [&str; 11] = [
+const SECRET_NAMES: [&str; 15] = [
     "password",
     "passwd",
     "secret",
@@ -18,12 +18,16 @@ const SECRET_NAMES: [&str; 11] = [
     "credential",
     "signature",
     "private_key",
+    "account_key",
+    "shared_key",
+    "connection_string",
+    "passphrase",
 ];
 
 /// Whether a parameter or option of this name holds a secret.
 pub(crate) fn is_secret_name(name: &str) -> bool {
     let name = name.to_ascii_lowercase().replace('-', "_");
-    name == "sas" || name == "auth" || name == "pwd" || SECRET_NAMES.iter().any(|s| name.contains(s))
+    ["sas", "auth", "pwd", "pass"].contains(&name.as_str()) || SECRET_NAMES.iter().any(|s| name.contains(s))
 }
 
 /// The same text with every password and secret query value as `***`.
@@ -87,8 +91,9 @@ fn redact_userinfo(text: &str) -> Cow<'_, str> {
 }
 
 fn misplaced_at(before: &str, query: &str) -> bool {
-    !before.contains(['@', '/'])
-        && before.rsplit_once(':').is_some_and(|(_, p)| !p.chars().all(|c| c.is_ascii_digit()))
+    let authority = before.split('/').next().unwrap_or_default();
+    !before.contains('@')
+        && authority.rsplit_once(':').is_some_and(|(_, p)| !p.chars().all(|c| c.is_ascii_digit()))
         && query.contains('@')
 }
 
@@ -146,6 +151,9 @@ mod tests {
             ("redis://u:p@w@h:1/2", "redis://u:***@h:1/2"),
             ("redis://u:p/w@h:1/2", "redis://u:***@h:1/2"),
             ("redis://u:p?w@h:1/2", "redis://u:***@h:1/2"),
+            ("redis://u:p/w?w@h:1/2", "redis://u:***@h:1/2"),
+            ("azure://h:1/c?account_key=AAA", "azure://h:1/c?account_key=***"),
+            ("fs://h:0/a:b?x=a@b", "fs://h:0/a:b?x=a@b"),
             ("redis://u:p%40w@h:1?x=1", "redis://u:***@h:1?x=1"),
             (
                 "s3://b:1/p?access_key_id=AK&secret_access_key=SK&x=1",

@@ -21,8 +21,9 @@ pub struct MemoryConnector {
 impl FromContext for MemoryConnector {
     async fn from_context(ctx: ConnectorContext) -> Result<Self> {
         let options: MemoryOptions = ctx.options()?;
-        // A plugin's URL is no name of a store; its own name is.
-        let name = ctx.plugin_name().or_else(|| ctx.url().host());
+        // `plugin://name` is no host, but a name all the same.
+        let plugin = ctx.plugin_name().filter(|_| ctx.url().scheme() == "plugin");
+        let name = plugin.or_else(|| ctx.url().host());
         Ok(Self { store: Store::open(name, options.capacity)? })
     }
 }
