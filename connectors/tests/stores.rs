@@ -318,6 +318,49 @@ async fn fs_damaged_files_are_corrupt_and_never_a_chunk() {
 }
 
 #[tokio::test]
+async fn fs_a_torn_file_of_several_groups_is_not_taken_for_one_of_fewer() {
+    let stores = Stores::new();
+    let connector = connectors::open(&stores.fs()).await.unwrap();
+    let group = Group { shape: Shape::new(&[2, 1, 3, 4]).unwrap(), dtype: Some(Dtype::Bfloat16) };
+    let layout = ChunkLayout::from_groups(MemoryFormat::Kv2ltd, &[group, group]).unwrap();
+    connector.put(&key(1), MemoryObj::from_vec(bytes(layout.len, 1), layout).unwrap()).await.unwrap();
+    let file = stores.dir.path().join("fs").join("facebook-SEP-opt-125m@1@0@1@half.data");
+    let whole = std::fs::read(&file).unwrap();
+    // Twenty bytes are a group of the header; a power cut leaves zeros.
+    for torn in [whole[..whole.len() - 20].to_vec(), vec![0; 28], Vec::new()] {
+        std::fs::write(&file, torn).unwrap();
+        assert_eq!(connector.get(&key(1)).await.unwrap_err().kind(), ErrorKind::Corrupt);
+        assert!(!connector.exists(&key(1)).await.unwrap());
+        assert_eq!(connector.batched_contains(&[key(1)]).await.unwrap(), 0);
+    }
+}
+
+#[tokio::test]
+async fn fs_a_pipe_of_a_chunks_name_is_a_miss_and_makes_nobody_wait() {
+    let stores = Stores::new();
+    let connector = connectors::open(&stores.fs()).await.unwrap();
+    connector.put(&key(2), kv(1, 1)).await.unwrap();
+    let pipe = stores.dir.path().join("fs").join("facebook-SEP-opt-125m@1@0@1@half.data");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    assert_eq!(connector.get(&key(1)).await.unwrap(), None);
+    assert_eq!(connector.batched_get(&[key(1), key(2)]).await.remove(0).unwrap(), None);
+    assert!(!connector.exists(&key(1)).await.unwrap());
+    connector.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn fs_opens_with_every_setting_that_lmcache_has_for_it() {
+    let stores = Stores::new();
+    let config = LMCacheEngineConfig::new()
+        .with_extra_config("fs_connector_read_ahead_size", 8192)
+        .with_extra_config("fs_connector_use_odirect", true)
+        .with_extra_config("fs_connector_relative_tmp_dir", "tmp");
+    let connector = connectors::builder(&stores.fs()).config(config).open().await.unwrap();
+    connector.put(&key(1), kv(1, 1)).await.unwrap();
+    assert_eq!(connector.batched_get(&[key(1), key(1)]).await.remove(1).unwrap(), Some(kv(1, 1)));
+}
+
+#[tokio::test]
 async fn fs_raw_files_take_their_layout_from_the_metadata() {
     let stores = Stores::new();
     let group = LayerGroup { kv_size: 2, num_layers: 3, hidden_dim: 8, dtype: Dtype::Bfloat16 };

@@ -22,7 +22,7 @@ fn a_configuration_file_says_where_a_store_is() {
         by_variable.env("LMCACHE_CONFIG_FILE", &path);
         assert_eq!(by_variable.output().expect("the command starts").stdout, listed.as_bytes());
     }
-    run(&["ls", EXTERNAL]).is_refused_saying(&["names no directory"]);
+    run(&["ls", EXTERNAL]).gets_refused_saying(&["names no directory"]);
 }
 
 #[test]

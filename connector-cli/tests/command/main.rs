@@ -48,7 +48,7 @@ impl Answer {
 
     /// A URL or a key on the command line is wrong.
     #[track_caller]
-    fn is_refused_saying(self, words: &[&str]) {
+    fn gets_refused_saying(self, words: &[&str]) {
         self.exits(2).says_on_stderr(words);
     }
 

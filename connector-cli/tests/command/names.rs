@@ -65,7 +65,7 @@ fn a_wrong_url_says_what_is_wrong_with_it() {
         ("external://localhost/kvconn.fs/?connector_name=FSConnector", "port"),
         ("external://a:1,b:2/kvconn.fs/?connector_name=FSConnector", "only one host"),
     ] {
-        run(&["ls", url]).is_refused_saying(&[why]);
+        run(&["ls", url]).gets_refused_saying(&[why]);
     }
     // An option may as well come from the configuration.
     run(&["ls", "memory://x?capacity=many"]).fails_saying(&["`capacity`"]);
@@ -79,14 +79,14 @@ fn a_wrong_key_names_the_field() {
         ("opt@1@0@ff@float17", "float17"),
         ("opt", "`opt` is no key"),
     ] {
-        run(&["exists", "memory://x", key]).is_refused_saying(&[why]);
+        run(&["exists", "memory://x", key]).gets_refused_saying(&[why]);
     }
 }
 
 #[test]
 fn the_kind_of_key_can_be_demanded() {
     run(&["exists", "memory://x", KEY, "--key-kind", "engine"]).exits(1);
-    run(&["exists", "memory://x", KEY, "--key-kind", "layer"]).is_refused_saying(&["as a layer key"]);
+    run(&["exists", "memory://x", KEY, "--key-kind", "layer"]).gets_refused_saying(&["as a layer key"]);
     run(&["exists", "memory://x", KEY, "--key-kind", "chunk"]).exits(2);
 }
 

@@ -2,7 +2,8 @@
 //!
 //! A visit to a blocking thread wakes two threads, which costs more than a small read, and on a virtual machine whose idle
 //! processors halt as much as a large one. `openat2` with `RESOLVE_CACHED` and `preadv2` with `RWF_NOWAIT` answer at once, or
-//! say that they would have to wait; then a blocking thread does the work.
+//! say that they would have to wait; then a blocking thread does the work. (One thing has no such flag: the record of a
+//! name that two keys share, where it is too long for the file's inode.)
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};
@@ -41,7 +42,8 @@ impl Cache {
 
 /// Opens the file to read, if that takes no waiting.
 pub(super) fn open(path: &Path) -> io::Result<File> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    // A pipe of that name would make the open itself wait.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     rustix::fs::openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED).map(File::from).map_err(or_would_block)
 }
 

@@ -56,13 +56,18 @@ enum Listed {
 impl FromContext for FSConnector {
     async fn from_context(ctx: ConnectorContext) -> Result<Self> {
         let options: FsOptions = ctx.options()?;
+        if options.use_odirect {
+            tracing::warn!(url = %ctx.url(), "option `use_odirect` is not there yet: files go through the page cache");
+        }
         let files = Files {
             base_paths: options.base_paths(&ctx)?,
             tmp_dir: options.tmp_dir()?,
             with_header: ctx.config().use_layerwise || options.save_chunk_meta.unwrap_or(true),
             metadata: ctx.metadata().cloned(),
+            read_ahead_size: options.read_ahead_size,
             cache: Cache::Never,
             made: AtomicBool::new(false),
+            turns: Default::default(),
         };
         let files = ctx.handle().spawn_blocking(|| files.prepare()).await.map_err(lost)??;
         let (backend, handle) = (ctx.local_cpu_backend().clone(), ctx.handle().clone());
@@ -110,6 +115,8 @@ impl FSConnector {
 
     async fn read_into_blocking(&self, key: &CacheKey, dst: &mut MemoryObjMut) -> Result<Option<usize>> {
         let key = key.clone();
+        // Refused with the memory in its place.
+        drop(self.gate.enter()?);
         // The blocking thread owns the memory until the read has ended, also if this future is dropped.
         let mut memory = dst.take();
         let (memory, answer) = self
@@ -216,25 +223,43 @@ impl RemoteConnector for FSConnector {
 
     async fn remove(&self, key: &CacheKey) -> Result<bool> {
         let key = key.clone();
-        self.blocking(move |files, work| if work.commit() { files.remove(&key) } else { Ok(false) }).await
+        self.blocking(move |files, work| files.remove(&key, work)).await
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
-        let (send, receive) = mpsc::channel(LIST_AHEAD);
-        let (files, prefix) = (self.files.clone(), prefix.to_owned());
-        // Ends when the caller drops the stream: then nobody receives. No pass of the gate, because a caller may also keep
-        // the stream and never poll it again.
-        self.handle.spawn_blocking(move || {
-            files.list(&prefix, |item| send.blocking_send(Listed::Item(item)).is_ok());
-            // A listing that just stops would pass for a whole one.
-            let _ = send.blocking_send(Listed::End);
-        });
-        stream::unfold(Some(receive), |receive| async {
-            let mut receive = receive?;
-            match receive.recv().await {
-                Some(Listed::Item(item)) => Some((item, Some(receive))),
-                Some(Listed::End) => None,
-                None => Some((Err(Error::new(ErrorKind::Other, "the listing ended before it was whole")), None)),
+        enum State {
+            Begin(String),
+            Goes(mpsc::Receiver<Listed>),
+            Ended,
+        }
+        // Begins when it is first polled, and ends when the caller drops the stream: then nobody receives. No pass of the
+        // gate, because a caller may also keep the stream and never poll it again.
+        let begin = move |prefix: String| {
+            let (send, receive) = mpsc::channel(LIST_AHEAD);
+            let files = self.files.clone();
+            self.handle.spawn_blocking(move || {
+                files.list(&prefix, |item| send.blocking_send(Listed::Item(item)).is_ok());
+                // A listing that just stops would pass for a whole one.
+                let _ = send.blocking_send(Listed::End);
+            });
+            receive
+        };
+        stream::unfold(State::Begin(prefix.to_owned()), move |state| {
+            let receive = match state {
+                State::Begin(prefix) => Some(begin(prefix)),
+                State::Goes(receive) => Some(receive),
+                State::Ended => None,
+            };
+            async {
+                let mut receive = receive?;
+                match receive.recv().await {
+                    Some(Listed::Item(item)) => Some((item, State::Goes(receive))),
+                    Some(Listed::End) => None,
+                    None => {
+                        let e = Error::new(ErrorKind::Other, "the listing ended before it was whole");
+                        Some((Err(e), State::Ended))
+                    }
+                }
             }
         })
         .boxed()
@@ -330,7 +355,16 @@ mod tests {
     fn on(dir: &std::path::Path, cache: Cache, pool: &PoolAllocator) -> FSConnector {
         let made = AtomicBool::new(true);
         let base_paths = vec![dir.to_owned()];
-        let files = Files { base_paths, tmp_dir: None, with_header: true, metadata: None, cache, made };
+        let files = Files {
+            base_paths,
+            tmp_dir: None,
+            with_header: true,
+            metadata: None,
+            read_ahead_size: Some(1 << 20),
+            cache,
+            made,
+            turns: Default::default(),
+        };
         let backend = LocalCpuBackend::with_allocator(pool.clone());
         FSConnector { files: Arc::new(files), backend, handle: Handle::current(), gate: Gate::new() }
     }

@@ -3,9 +3,11 @@
 
 use std::fs::File;
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use connector_core::metadata::raw_layout;
 use connector_core::{
@@ -27,10 +29,14 @@ pub(super) struct Files {
     /// Whether an in-process key's file starts with a header.
     pub(super) with_header: bool,
     pub(super) metadata: Option<std::sync::Arc<LMCacheMetadata>>,
+    /// How many bytes the kernel is asked to read ahead.
+    pub(super) read_ahead_size: Option<u64>,
     /// How the page cache can be asked on the spot: found out by [`prepare`](Self::prepare).
     pub(super) cache: Cache,
     /// Whether all directories were there at some time.
     pub(super) made: AtomicBool,
+    /// Whoever renames or removes holds the one of the key's hash.
+    pub(super) turns: [Mutex<()>; 16],
 }
 
 /// Whether the disk may be waited for: only on a blocking thread.
@@ -111,21 +117,15 @@ impl Files {
         !self.with_header || key.kind() == KeyKind::Object
     }
 
-    /// Whether the key's file is there; `None` if only waiting can tell.
+    /// Whether the key's file is there and holds what can be a chunk; `None` if only waiting can tell.
     pub(super) fn exists(&self, key: &CacheKey, wait: Wait) -> Result<Option<bool>> {
-        let path = self.path(key)?;
-        let found = match wait {
-            Wait::Yes => {
-                std::fs::metadata(&path).map(|m| m.is_file() && !self.is_others(key, || attribute_of_path(&path)))
-            }
-            Wait::No => cached::open(&path)
-                .and_then(|file| Ok(cached::stat(&file)?.0 && !self.is_others(key, || attribute_of_file(&file)))),
-        };
-        match found {
-            Ok(there) => Ok(Some(there)),
-            Err(e) if is_absent(&e) => Ok(Some(false)),
-            Err(_) if wait == Wait::No => Ok(None),
-            Err(e) => Err(Error::io(e, format_args!("look for `{}`", path.display()))),
+        match self.find(key, wait) {
+            Ok(Look::Found(_)) => Ok(Some(true)),
+            Ok(Look::Miss) => Ok(Some(false)),
+            Ok(Look::WouldBlock) => Ok(None),
+            // A prefix ends before it.
+            Err(e) if e.kind() == ErrorKind::Corrupt => Ok(Some(false)),
+            Err(e) => Err(e),
         }
     }
 
@@ -133,7 +133,7 @@ impl Files {
     pub(super) fn find(&self, key: &CacheKey, wait: Wait) -> Result<Look> {
         let path = self.path(key)?;
         let opened = match wait {
-            Wait::Yes => File::open(&path).and_then(|file| {
+            Wait::Yes => open(&path).and_then(|file| {
                 let stat = file.metadata()?;
                 Ok((file, stat.is_file(), stat.len()))
             }),
@@ -148,6 +148,10 @@ impl Files {
             Err(_) if wait == Wait::No => return Ok(Look::WouldBlock),
             Err(e) => return Err(Error::io(e, format_args!("open `{}`", path.display()))),
         };
+        if let (Some(bytes), Wait::Yes) = (self.read_ahead_size, wait) {
+            // Only a hint.
+            let _ = rustix::fs::fadvise(&file, 0, NonZeroU64::new(bytes), rustix::fs::Advice::WillNeed);
+        }
         if !is_file || self.is_others(key, || attribute_of_file(&file)) {
             return Ok(Look::Miss);
         }
@@ -156,6 +160,10 @@ impl Files {
             (0, raw_layout(self.metadata.as_deref(), bytes).map_err(|e| in_file(e, &path))?)
         } else {
             match read_header(bytes, |buffer| self.read_start(&file, buffer, wait)) {
+                Ok((_, layout)) if !is_consistent(&layout) => {
+                    let why = format!("its header speaks of `{layout}`, which does not agree with itself");
+                    return Err(corrupt(&path, &why));
+                }
                 Ok(header) => header,
                 Err(_) if wait == Wait::No => return Ok(Look::WouldBlock),
                 Err(e) => return Err(in_file(e, &path)),
@@ -178,6 +186,12 @@ impl Files {
         }
         let header = ChunkHeader::new(chunk)?;
         let back = ChunkHeader::read(header.as_bytes())?;
+        if !is_consistent(chunk) {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                format!("`{chunk}` does not agree with itself: shapes and dtypes do not make that length"),
+            ));
+        }
         if back != *chunk {
             return Err(Error::new(
                 ErrorKind::Unsupported,
@@ -202,6 +216,7 @@ impl Files {
         let mut writing = self.begin(key)?;
         writing.write(header.map_or(&[], ChunkHeader::as_bytes), chunk)?;
         self.record(key, &writing);
+        let _renaming = self.turn(key);
         if work.commit() { writing.finish() } else { Ok(()) }
     }
 
@@ -221,7 +236,14 @@ impl Files {
         }
         writing.write(header, &[])?;
         self.record(key, &writing);
+        let _renaming = self.turn(key);
         writing.finish()
+    }
+
+    /// One at a time changes what a name stands for: work that was just past its last look at a dropped future must not
+    /// undo what came after it.
+    fn turn(&self, key: &CacheKey) -> MutexGuard<'_, ()> {
+        self.turns[key.hash_modulo(self.turns.len())].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn begin(&self, key: &CacheKey) -> Result<Writing> {
@@ -240,8 +262,12 @@ impl Files {
         }
     }
 
-    pub(super) fn remove(&self, key: &CacheKey) -> Result<bool> {
+    pub(super) fn remove(&self, key: &CacheKey, work: &Work) -> Result<bool> {
         let path = self.path(key)?;
+        let _removing = self.turn(key);
+        if !work.commit() {
+            return Ok(false);
+        }
         if self.is_others(key, || attribute_of_path(&path)) {
             return Ok(false);
         }
@@ -325,6 +351,19 @@ impl Found {
             _ => Error::io(e, format_args!("read `{}`", self.path.display())),
         })
     }
+}
+
+/// Opens a file to read. Not blocking, because a pipe of that name would wait for a writer; a file does not care.
+fn open(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    File::options().read(true).custom_flags(flags).open(path)
+}
+
+/// Whether shapes and dtypes say the length, too. LMCache reads as many bytes as they say, so a file where they do not was
+/// torn, or never one of its.
+fn is_consistent(layout: &ChunkLayout) -> bool {
+    ChunkLayout::from_groups(layout.format, &layout.groups).is_ok_and(|by_groups| by_groups.len == layout.len)
 }
 
 /// The header's length and what it says. The number of groups follows from the file's length and the chunk's.

@@ -15,6 +15,11 @@ pub struct FsOptions {
     pub save_chunk_meta: Option<bool>,
     /// Directory for files that are being written, relative to each base path; the base path itself unless set.
     pub relative_tmp_dir: Option<PathBuf>,
+    /// How many bytes of a file the kernel is asked to read ahead when it is not in the page cache, at most.
+    pub read_ahead_size: Option<u64>,
+    /// LMCache's switch to pass the page cache by. Accepted, but not there yet: a warning is logged, and the page cache is
+    /// used.
+    pub use_odirect: bool,
 }
 
 impl ConnectorOptions for FsOptions {
