@@ -101,16 +101,9 @@ impl LMCacheEngineConfig {
     /// # Errors
     /// As [`from_yaml`](Self::from_yaml), and if the file cannot be read.
     pub fn from_file(path: &Path) -> Result<Self> {
-        let at = |e: Error| {
-            let named = Error::new(e.kind(), format!("configuration file `{}`: {}", path.display(), e.message()));
-            match e.hint() {
-                Some(hint) => named.with_hint(hint.to_owned()),
-                None => named,
-            }
-        };
         let text = std::fs::read_to_string(path)
             .map_err(|e| Error::io(e, format_args!("read configuration file `{}`", path.display())))?;
-        Self::from_yaml(&text).map_err(at)
+        Self::from_yaml(&text).map_err(|e| e.at(format_args!("configuration file `{}`", path.display())))
     }
 
     /// The configuration of a YAML text.
@@ -141,7 +134,7 @@ impl LMCacheEngineConfig {
             let name = format!("LMCACHE_{}", key.to_ascii_uppercase());
             if let Some(text) = variable(&name) {
                 self.set(key, Value::String(unquote(&text).to_owned()))
-                    .map_err(|e| Error::new(e.kind(), format!("environment variable {name}: {}", e.message())))?;
+                    .map_err(|e| e.at(format_args!("environment variable {name}")))?;
             }
         }
         Ok(())

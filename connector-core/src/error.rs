@@ -157,6 +157,13 @@ impl Error {
         self
     }
 
+    /// Puts where it happened before the message: "file `/kv/x.data`: ..". Everything else stays.
+    #[must_use]
+    pub fn at(mut self, place: impl fmt::Display) -> Self {
+        self.0.message = format!("{place}: {}", self.0.message).into();
+        self
+    }
+
     /// Adds the operation, unless one is named already: the innermost knows best.
     #[must_use]
     pub fn with_operation(mut self, operation: &'static str) -> Self {
@@ -281,6 +288,13 @@ mod tests {
             "get (kvconn.fs/FSConnector): the header is short (key `m@1@0@ff@half`); remove the file"
         );
         assert_eq!(e.operation(), Some("get"), "the innermost operation stays");
+    }
+
+    #[test]
+    fn a_place_changes_the_message_and_nothing_else() {
+        let e = Error::io(std::io::ErrorKind::TimedOut.into(), "read").with_hint("wait").at("file `x`");
+        assert_eq!(e.to_string(), "file `x`: cannot read: timed out; wait");
+        assert!(e.is_temporary() && e.kind() == ErrorKind::Timeout && e.source().is_some());
     }
 
     #[test]

@@ -399,11 +399,7 @@ fn corrupt(path: &Path, why: &str) -> Error {
 }
 
 fn in_file(e: Error, path: &Path) -> Error {
-    let named = Error::new(e.kind(), format!("file `{}`: {}", path.display(), e.message()));
-    match e.hint() {
-        Some(hint) => named.with_hint(hint.to_owned()),
-        None => named,
-    }
+    e.at(format_args!("file `{}`", path.display()))
 }
 
 /// The path itself, or what there is of it.
