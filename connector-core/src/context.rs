@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use crate::allocator::LocalCpuBackend;
 use crate::config::LMCacheEngineConfig;
+use crate::connector::Connector;
+use crate::manager::ConnectorManager;
 use crate::metadata::LMCacheMetadata;
 use crate::options::{self, ConnectorOptions};
 use crate::registry::ConnectorEntry;
@@ -24,7 +26,15 @@ struct Parts {
     metadata: Option<Arc<LMCacheMetadata>>,
     plugin_name: Option<String>,
     entry: Option<&'static ConnectorEntry>,
+    manager: ConnectorManager,
+    /// How many URLs led here.
+    depth: usize,
+    /// Whether another store opened this one.
+    behind: bool,
 }
+
+/// URLs that lead to other URLs, at most: one that leads back to itself ends here.
+const MAX_DEPTH: usize = 8;
 
 /// Sets what a connector is made from, then opens it. Made by [`ConnectorManager::builder`](crate::ConnectorManager::builder),
 /// `connectors::builder`, or [`ConnectorContext::builder`].
@@ -37,6 +47,7 @@ pub struct ContextBuilder {
     config: Arc<LMCacheEngineConfig>,
     metadata: Option<Arc<LMCacheMetadata>>,
     plugin_name: Option<String>,
+    manager: Option<ConnectorManager>,
 }
 
 impl ConnectorContext {
@@ -50,6 +61,7 @@ impl ConnectorContext {
             config: Arc::new(LMCacheEngineConfig::default()),
             metadata: None,
             plugin_name: None,
+            manager: None,
         }
     }
 
@@ -101,12 +113,54 @@ impl ConnectorContext {
         options::read(&self.0.url, &self.0.config, self.plugin_name())
     }
 
-    /// The same context for another URL: how a connector opens the store behind it.
+    /// The same context for another URL: how an adapter opens the store that it chose.
     pub fn with_url(&self, url: RemoteUrl) -> Self {
         self.changed(|parts| {
             parts.url = url;
             parts.entry = None;
+            parts.depth += 1;
         })
+    }
+
+    /// Opens the store behind this one: another URL with everything else of this context, through the manager that makes
+    /// this connector, so that adapters added by hand serve it, too. A plugin's own options are not the other's.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn open_behind(&self, url: RemoteUrl) -> Result<Connector> {
+        self.with_url(url)
+            .changed(|parts| {
+                parts.plugin_name = None;
+                parts.behind = true;
+            })
+            .open()
+            .await
+    }
+
+    /// Makes the connector that the URL names.
+    ///
+    /// # Errors
+    /// As [`ConnectorManager::create_connector`]; `InvalidUrl` if more than eight URLs led to this one.
+    pub async fn open(self) -> Result<Connector> {
+        if self.0.depth > MAX_DEPTH {
+            return Err(Error::new(
+                ErrorKind::InvalidUrl,
+                format!("`{}` was reached through {MAX_DEPTH} other URLs", self.url()),
+            )
+            .with_hint("does one of them lead back to the first?"));
+        }
+        let manager = self.0.manager.clone();
+        // A box, because a store may open another one.
+        Box::pin(manager.create_connector(self)).await
+    }
+
+    /// Whether this store stands behind another one.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.0.behind
+    }
+
+    pub(crate) fn with_manager(&self, manager: &ConnectorManager) -> Self {
+        self.changed(|parts| parts.manager = manager.clone())
     }
 
     pub(crate) fn with_entry(&self, entry: &'static ConnectorEntry) -> Self {
@@ -160,7 +214,7 @@ impl ContextBuilder {
     /// # Errors
     /// `InvalidUrl` for a URL that cannot be read, `InvalidInput` outside a tokio runtime if none was set.
     pub fn build(self) -> Result<ConnectorContext> {
-        let url = self.url.map_err(|e| Arc::try_unwrap(e).unwrap_or_else(|shared| again(&shared)))?;
+        let url = self.url.map_err(|e| Arc::try_unwrap(e).unwrap_or_else(|shared| shared.again()))?;
         let handle = match self.handle {
             Some(handle) => handle,
             None => tokio::runtime::Handle::try_current().map_err(|_| {
@@ -177,24 +231,24 @@ impl ContextBuilder {
             metadata: self.metadata,
             plugin_name: self.plugin_name,
             entry: None,
+            manager: self.manager.unwrap_or_default(),
+            depth: 0,
+            behind: false,
         })))
     }
 
-    /// Opens the connector with every adapter that is linked into this binary.
+    /// Sets who finds the connector. Default: every adapter that is linked into this binary.
+    pub fn manager(mut self, manager: ConnectorManager) -> Self {
+        self.manager = Some(manager);
+        self
+    }
+
+    /// Opens the connector.
     ///
     /// # Errors
     /// As [`ConnectorManager::create_connector`](crate::ConnectorManager::create_connector).
-    pub async fn open(self) -> Result<crate::Connector> {
-        crate::ConnectorManager::new().create_connector(self.build()?).await
-    }
-}
-
-/// A builder may be cloned, an error not.
-fn again(e: &Error) -> Error {
-    let copy = Error::new(e.kind(), e.message().to_owned());
-    match e.hint() {
-        Some(hint) => copy.with_hint(hint.to_owned()),
-        None => copy,
+    pub async fn open(self) -> Result<Connector> {
+        self.build()?.open().await
     }
 }
 

@@ -192,6 +192,22 @@ impl Error {
         self
     }
 
+    /// The same error once more, for another who waited for the same work. Its cause stays with the first.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        let e = &*self.0;
+        Self(Box::new(Inner {
+            kind: e.kind,
+            temporary: e.temporary,
+            message: e.message.clone(),
+            hint: e.hint.clone(),
+            operation: e.operation,
+            connector: e.connector.clone(),
+            key: e.key.clone(),
+            source: None,
+        }))
+    }
+
     /// What went wrong, to match on.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind

@@ -1,5 +1,5 @@
 use connector_core::{
-    CacheKey, Connector, ConnectorAdapter, ConnectorContext, ConnectorManager, FromContext, MemoryObj, RemoteConnector,
+    CacheKey, Connector, ConnectorAdapter, ConnectorContext, FromContext, MemoryObj, RemoteConnector,
     RemoteUrl, Result, connector_adapter, external_connector,
 };
 
@@ -37,7 +37,7 @@ impl ConnectorAdapter for AcmeAdapter {
 
     async fn create_connector(&self, ctx: ConnectorContext) -> Result<Connector> {
         let behind = RemoteUrl::parse("external://localhost:0/acme.kv/?connector_name=Acme")?;
-        ConnectorManager::new().create_connector(ctx.with_url(behind)).await
+        ctx.with_url(behind).open().await
     }
 }
 

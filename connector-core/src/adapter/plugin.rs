@@ -3,7 +3,6 @@
 use super::{ConnectorAdapter, PLUGIN_KEY_PREFIX, create_entry};
 use crate::connector::Connector;
 use crate::context::ConnectorContext;
-use crate::manager::ConnectorManager;
 use crate::registry::{self, did_you_mean};
 use crate::url::RemoteUrl;
 use crate::{Error, ErrorKind, Result};
@@ -60,7 +59,7 @@ impl ConnectorAdapter for PluginAdapter {
                     format!("plugin `{name}` has another plugin as its url"),
                 ));
             }
-            return Box::pin(ConnectorManager::new().create_connector(ctx.with_url(url))).await;
+            return ctx.with_url(url).open().await;
         }
         match (setting("module_path")?, setting("class_name")?) {
             (Some(module), Some(class)) => create_entry(registry::find(&module, &class)?, ctx).await,

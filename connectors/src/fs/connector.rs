@@ -306,7 +306,7 @@ impl RemoteConnector for FSConnector {
             let answer = |key: &CacheKey| if work.is_cancelled() { Ok(false) } else { exists(files, key) };
             Ok(keys.iter().map(answer).collect::<Vec<_>>())
         });
-        answers.await.unwrap_or_else(|e| (0..n).map(|_| Err(Error::new(e.kind(), e.message().to_owned()))).collect())
+        answers.await.unwrap_or_else(|e| (0..n).map(|_| Err(e.again())).collect())
     }
 
     /// Stops at the first key that is missing.

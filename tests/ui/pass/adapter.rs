@@ -1,5 +1,5 @@
 use connector_core::{
-    Connector, ConnectorAdapter, ConnectorContext, ConnectorManager, RemoteUrl, Result, connector_adapter,
+    Connector, ConnectorAdapter, ConnectorContext, RemoteUrl, Result, connector_adapter,
 };
 
 /// Chooses a store of the cluster.
@@ -14,7 +14,7 @@ impl ConnectorAdapter for AcmeAdapter {
 
     async fn create_connector(&self, ctx: ConnectorContext) -> Result<Connector> {
         let behind = RemoteUrl::parse("external://localhost:0/acme.kv/?connector_name=Acme")?;
-        ConnectorManager::new().create_connector(ctx.with_url(behind)).await
+        ctx.with_url(behind).open().await
     }
 }
 

@@ -2,9 +2,7 @@
 #![forbid(unsafe_code)]
 
 use alpha_kv as _;
-use connector_core::{
-    Connector, ConnectorAdapter, ConnectorContext, ConnectorManager, RemoteUrl, Result, connector_adapter,
-};
+use connector_core::{Connector, ConnectorAdapter, ConnectorContext, RemoteUrl, Result, connector_adapter};
 
 /// Opens the store that the host names.
 #[connector_adapter(scheme = "routed")]
@@ -17,6 +15,6 @@ impl ConnectorAdapter for RoutedAdapter {
     }
 
     async fn create_connector(&self, ctx: ConnectorContext) -> Result<Connector> {
-        ConnectorManager::new().create_connector(ctx.with_url(RemoteUrl::parse("alpha://localhost:0")?)).await
+        ctx.with_url(RemoteUrl::parse("alpha://localhost:0")?).open().await
     }
 }
