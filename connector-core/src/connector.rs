@@ -1,12 +1,18 @@
 //! The connector: what an author implements, and what a caller holds.
 
+mod blocking;
 mod capabilities;
 mod contract;
 mod erased;
 mod gate;
 mod handle;
+mod operation;
 
+pub use blocking::BlockingConnector;
 pub use capabilities::Capabilities;
 pub use contract::{FromContext, RemoteConnector};
 pub use gate::{Gate, Pass};
 pub use handle::Connector;
+pub use operation::Operation;
+
+pub(crate) use erased::DynConnector;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::allocator::LocalCpuBackend;
 use crate::config::LMCacheEngineConfig;
 use crate::connector::Connector;
+use crate::layer::{BoxConnector, DynLayer, Layer, LayerOptions};
 use crate::manager::ConnectorManager;
 use crate::metadata::LMCacheMetadata;
 use crate::options::{self, ConnectorOptions};
@@ -31,6 +32,8 @@ struct Parts {
     depth: usize,
     /// Whether another store opened this one.
     behind: bool,
+    layer_options: LayerOptions,
+    layers: Vec<Arc<dyn DynLayer>>,
 }
 
 /// URLs that lead to other URLs, at most: one that leads back to itself ends here.
@@ -48,6 +51,8 @@ pub struct ContextBuilder {
     metadata: Option<Arc<LMCacheMetadata>>,
     plugin_name: Option<String>,
     manager: Option<ConnectorManager>,
+    layer_options: LayerOptions,
+    layers: Vec<Arc<dyn DynLayer>>,
 }
 
 impl ConnectorContext {
@@ -62,6 +67,8 @@ impl ConnectorContext {
             metadata: None,
             plugin_name: None,
             manager: None,
+            layer_options: LayerOptions::default(),
+            layers: Vec::new(),
         }
     }
 
@@ -154,9 +161,18 @@ impl ConnectorContext {
         Box::pin(manager.create_connector(self)).await
     }
 
-    /// Whether this store stands behind another one.
-    pub(crate) fn is_behind(&self) -> bool {
-        self.0.behind
+    /// What puts layers around this store: its URL, and unless another store opened it, the configuration and the builder.
+    pub(crate) fn layer_options(&self) -> Result<LayerOptions> {
+        if self.0.behind {
+            return options::read_layers(&self.0.url, None, None);
+        }
+        let set: LayerOptions = options::read_layers(&self.0.url, Some(&self.0.config), self.plugin_name())?;
+        Ok(set.or(&self.0.layer_options))
+    }
+
+    /// The layers that the builder adds, innermost first.
+    pub(crate) fn layers(&self) -> &[Arc<dyn DynLayer>] {
+        if self.0.behind { &[] } else { &self.0.layers }
     }
 
     pub(crate) fn with_manager(&self, manager: &ConnectorManager) -> Self {
@@ -234,12 +250,26 @@ impl ContextBuilder {
             manager: self.manager.unwrap_or_default(),
             depth: 0,
             behind: false,
+            layer_options: self.layer_options,
+            layers: self.layers,
         })))
     }
 
     /// Sets who finds the connector. Default: every adapter that is linked into this binary.
     pub fn manager(mut self, manager: ConnectorManager) -> Self {
         self.manager = Some(manager);
+        self
+    }
+
+    /// Sets the [layers](crate::layer) that every connector can have. What URL or configuration set, they win.
+    pub fn layers(mut self, layers: LayerOptions) -> Self {
+        self.layer_options = layers;
+        self
+    }
+
+    /// Puts one more layer around the connector, outside of all that are there.
+    pub fn layer(mut self, layer: impl Layer<BoxConnector> + Clone + Send + Sync + 'static) -> Self {
+        self.layers.push(Arc::new(layer));
         self
     }
 

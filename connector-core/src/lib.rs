@@ -58,6 +58,7 @@
 //! - [`connector`]: [`RemoteConnector`], which authors implement, and [`Connector`], which callers hold.
 //! - [`key`]: the names of chunks. [`chunk`]: their bytes and memory. [`allocator`]: where that memory comes from.
 //! - [`registry`]: what is linked into this binary. [`adapter`] and [`manager`]: from a URL to a connector.
+//! - [`layer`]: timeouts, retries, limits. [`observe`]: the spans and metrics of every connector.
 //! - [`config`], [`metadata`], [`options`]: what a connector is told when it is made.
 //! - [`error`]: the one error type.
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
@@ -70,8 +71,10 @@ pub mod connector;
 pub mod context;
 pub mod error;
 pub mod key;
+pub mod layer;
 pub mod manager;
 pub mod metadata;
+pub mod observe;
 pub mod options;
 pub mod registry;
 pub mod url;
@@ -80,7 +83,7 @@ pub use adapter::{ConnectorAdapter, ExternalConnectorAdapter};
 pub use allocator::{ChunkAllocator, LocalCpuBackend, PoolAllocator};
 pub use chunk::{ChunkHeader, ChunkLayout, Dtype, Group, MemoryFormat, MemoryObj, MemoryObjMut, Region, Shape};
 pub use config::LMCacheEngineConfig;
-pub use connector::{Capabilities, Connector, FromContext, RemoteConnector};
+pub use connector::{BlockingConnector, Capabilities, Connector, FromContext, RemoteConnector};
 pub use connector_macros::{connector_adapter, external_connector};
 pub use context::{ConnectorContext, ContextBuilder};
 pub use error::{Error, ErrorKind, Result};

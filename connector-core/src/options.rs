@@ -40,6 +40,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::config::LMCacheEngineConfig;
+use crate::layer::{LayerOptions, is_layer_option};
 use crate::registry::did_you_mean;
 use crate::url::{RemoteUrl, redact};
 use crate::{Error, ErrorKind, Result};
@@ -77,11 +78,30 @@ impl std::fmt::Display for Place {
     }
 }
 
-/// Fills `O` from everything that can set it.
+/// Fills `O`, a connector's own options, from everything that can set it.
 pub(crate) fn read<O: ConnectorOptions>(
     url: &RemoteUrl,
     config: &LMCacheEngineConfig,
     plugin_name: Option<&str>,
+) -> Result<O> {
+    fill(url, Some(config), plugin_name, |name| !is_layer_option(name))
+}
+
+/// Fills the options that every connector has.
+pub(crate) fn read_layers(
+    url: &RemoteUrl,
+    config: Option<&LMCacheEngineConfig>,
+    plugin_name: Option<&str>,
+) -> Result<LayerOptions> {
+    fill(url, config, plugin_name, is_layer_option)
+}
+
+/// Fills `O` from the options that are its business: a connector and its layers share the URL's query and a plugin's keys.
+fn fill<O: ConnectorOptions>(
+    url: &RemoteUrl,
+    config: Option<&LMCacheEngineConfig>,
+    plugin_name: Option<&str>,
+    is_ours: impl Fn(&str) -> bool,
 ) -> Result<O> {
     let schema = OptionsSchema::of::<O>();
     let mut places: Vec<(String, Place)> = Vec::new();
@@ -92,11 +112,12 @@ pub(crate) fn read<O: ConnectorOptions>(
             places.push((option.to_owned(), place));
         }
     };
-    for (name, value) in query_options(url) {
+    for (name, value) in query_options(url).filter(|(name, _)| is_ours(name)) {
         schema.check(name, "URL option")?;
         set(name, Value::String(value.to_owned()), Place::Query);
     }
-    let extra = config.extra_config();
+    let nothing = Map::new();
+    let extra = config.map_or(&nothing, LMCacheEngineConfig::extra_config);
     let mut prefixes: Vec<String> = Vec::new();
     if let Some(plugin) = plugin_name {
         prefixes.push(format!("{}{plugin}.", crate::adapter::PLUGIN_KEY_PREFIX));
@@ -109,7 +130,9 @@ pub(crate) fn read<O: ConnectorOptions>(
         for (key, value) in extra {
             let Some(option) = key.strip_prefix(prefix.as_str()) else { continue };
             // `remote_storage_plugin.fs.primary.base_path` is an option of the instance `fs.primary`, not of `fs`.
-            if of_plugin && (option.contains('.') || crate::adapter::PLUGIN_OWN_KEYS.contains(&option)) {
+            if of_plugin
+                && (option.contains('.') || crate::adapter::PLUGIN_OWN_KEYS.contains(&option) || !is_ours(option))
+            {
                 continue;
             }
             schema.check_in(option, "extra_config key", prefix)?;
@@ -153,7 +176,8 @@ fn article(word: &str) -> &'static str {
 
 /// Refuses the query parameters that are no options of `schema`.
 pub(crate) fn check_query(url: &RemoteUrl, schema: &OptionsSchema) -> Result<()> {
-    query_options(url).try_for_each(|(name, _)| schema.check(name, "URL option"))
+    let mut own = query_options(url).filter(|(name, _)| !is_layer_option(name));
+    own.try_for_each(|(name, _)| schema.check(name, "URL option"))
 }
 
 /// The query parameters that are options: all but the one that names the connector.

@@ -49,7 +49,8 @@ pub fn adapters() -> &'static [&'static AdapterEntry] {
     index().adapters()
 }
 
-/// Checks that no name and no scheme is claimed twice in this binary.
+/// Checks that no name and no scheme is claimed twice in this binary, and that no connector has an option of a name that
+/// its [layers](crate::layer) have.
 ///
 /// # Errors
 /// `Conflict`, naming every such claim with its file, line, package and version.

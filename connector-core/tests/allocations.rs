@@ -6,7 +6,9 @@ mod entries;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::hint::black_box;
+use std::time::Duration;
 
+use connector_core::layer::{BoxConnector, BreakerLayer, Layer, LimitLayer, RetryLayer, TimeoutLayer};
 use connector_core::{CacheKey, Connector, MemoryObj};
 
 struct Counting;
@@ -52,13 +54,35 @@ fn a_lookup_allocates_nothing() {
     assert_eq!((found.map(|e| e.name()).ok(), n), (Some("Connector5000"), 0));
 }
 
-#[tokio::test(flavor = "current_thread")]
-async fn an_erased_get_allocates_at_most_twice() {
+/// Allocations of one `get` that is ready, after a first one: metrics are registered by an operation's first call.
+async fn of_a_get(connector: &Connector) -> usize {
     let key: CacheKey = "facebook/opt-125m@1@0@1f2e3d@half".parse().unwrap();
-    let connector = Connector::new("test", entries::Ready(MemoryObj::from(vec![7; 64])));
+    connector.get(&key).await.unwrap();
     let before = COUNT.get();
     let chunk = connector.get(&key).await.unwrap();
     let n = COUNT.get() - before;
     assert_eq!(chunk.as_deref(), Some(&[7; 64][..]));
+    n
+}
+
+fn ready() -> entries::Ready {
+    entries::Ready(MemoryObj::from(vec![7; 64]))
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn an_erased_get_allocates_at_most_twice() {
+    let n = of_a_get(&Connector::new("test", ready())).await;
     assert!(n <= 2, "{n} allocations");
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn all_layers_together_add_one_allocation_and_none_if_they_are_static() {
+    let all = || {
+        let (second, never) = (Duration::from_secs(1), BreakerLayer::new(5, Duration::from_secs(10)));
+        (LimitLayer::new(64), never, RetryLayer::new(2), TimeoutLayer::new(second))
+    };
+    let none = of_a_get(&Connector::new("test", ready())).await;
+    let boxed = of_a_get(&Connector::new("test", all().layer(BoxConnector::new(ready())))).await;
+    let fixed = of_a_get(&Connector::new("test", all().layer(ready()))).await;
+    assert!(boxed <= none + 1 && fixed == none, "{none} without, {boxed} and {fixed} with all layers");
 }

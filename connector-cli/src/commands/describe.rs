@@ -3,6 +3,8 @@
 use std::io::Write;
 
 use connectors::adapter::ExternalConnectorAdapter;
+use connectors::layer::LayerOptions;
+use connectors::options::{OptionInfo, OptionsSchema};
 use connectors::registry::{self, AdapterEntry, ConnectorEntry, SchemeOwner};
 use connectors::{Error, ErrorKind, RemoteUrl, redact};
 use serde::Serialize;
@@ -25,6 +27,8 @@ struct Description {
     urls: Vec<String>,
     /// `None` if the connector does not say what its options are.
     options: Option<Vec<OptionDescription>>,
+    /// Those that every connector has.
+    layers: Vec<OptionDescription>,
 }
 
 #[derive(Serialize)]
@@ -125,21 +129,12 @@ fn unknown(what: &str) -> Error {
 impl Description {
     fn of(entry: &'static ConnectorEntry) -> Self {
         let (module, name, origin) = (entry.module(), entry.name(), entry.origin());
-        let options = entry.options().map(|schema| {
-            let describe = |o: &connectors::options::OptionInfo| OptionDescription {
-                name: o.name.clone(),
-                type_name: o.type_name.clone(),
-                default: o.default.clone().filter(|d| !o.secret && !d.is_null()),
-                secret: o.secret,
-                doc: o.doc.clone(),
-                extra_config: schema.extra_config_keys(&o.name),
-            };
-            schema.options().iter().map(describe).collect()
-        });
+        let options = entry.options().map(|schema| OptionDescription::all_of(&schema));
         let query = |sep| match &options {
             Some(all) if Vec::is_empty(all) => String::new(),
             _ => format!("[{sep}OPTION=VALUE..]"),
         };
+        let layers = OptionDescription::all_of(&OptionsSchema::of::<LayerOptions>());
         let own = entry.schemes().iter().map(|s| format!("{s}://[HOST:PORT][/PATH]{}", query('?')));
         let external = format!("external://HOST:PORT/{module}/?connector_name={name}{}", query('&'));
         let plugin = entry.schemes().iter().map(|s| format!("plugin://{s}[.INSTANCE]"));
@@ -152,6 +147,7 @@ impl Description {
             schemes: entry.schemes(),
             urls: own.chain([external]).chain(plugin).collect(),
             options,
+            layers,
         }
     }
 
@@ -164,7 +160,7 @@ impl Description {
         }
         match self.options.as_deref() {
             None => writeln!(out, "\nThis connector does not say what its options are.")?,
-            Some([]) => writeln!(out, "\nIt has no options.")?,
+            Some([]) => writeln!(out, "\nIt has no options of its own.")?,
             Some(options) => {
                 writeln!(out, "\n{BOLD}Options{PLAIN}, in the URL's query or in the configuration's extra_config")?;
                 for option in options {
@@ -172,11 +168,27 @@ impl Description {
                 }
             }
         }
+        writeln!(out, "\n{BOLD}Options of every connector{PLAIN}, off until they are set")?;
+        for option in &self.layers {
+            option.print(out)?;
+        }
         Ok(())
     }
 }
 
 impl OptionDescription {
+    fn all_of(schema: &OptionsSchema) -> Vec<Self> {
+        let describe = |o: &OptionInfo| Self {
+            name: o.name.clone(),
+            type_name: o.type_name.clone(),
+            default: o.default.clone().filter(|d| !o.secret && !d.is_null()),
+            secret: o.secret,
+            doc: o.doc.clone(),
+            extra_config: schema.extra_config_keys(&o.name),
+        };
+        schema.options().iter().map(describe).collect()
+    }
+
     fn print(&self, out: &mut Out) -> Result<(), Failure> {
         write!(out, "  {BOLD}{}{PLAIN}  {}", self.name, self.type_name)?;
         match &self.default {

@@ -10,7 +10,7 @@ use crate::key::CacheKey;
 
 macro_rules! erased {
     ($($name:ident($($arg:ident: $ty:ty),*) -> $out:ty;)*) => {
-        pub(super) trait DynConnector: Send + Sync + 'static {
+        pub(crate) trait DynConnector: Send + Sync + 'static {
             fn capabilities(&self) -> Capabilities;
             fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>>;
             $(fn $name<'a>(&'a self, $($arg: $ty),*) -> BoxFuture<'a, $out>;)*

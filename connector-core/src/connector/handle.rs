@@ -5,19 +5,22 @@ use std::sync::Arc;
 
 use futures::stream::{self, BoxStream, StreamExt};
 use tokio::sync::OnceCell;
+use tracing::Instrument;
 
 use super::erased::DynConnector;
-use super::gate::PassRef;
-use super::{Capabilities, Gate, RemoteConnector};
+use super::{Capabilities, Gate, Operation, RemoteConnector};
 use crate::chunk::{MemoryObj, MemoryObjMut};
 use crate::key::CacheKey;
+use crate::layer::BoxConnector;
+use crate::observe::{Answered, Instruments, Observed, Run, Stored};
 use crate::{Error, ErrorKind, Result};
 
 /// A handle over any connector: cheap to clone, and all clones are one connector.
 ///
 /// The operations are inherent methods, so a caller imports no trait; [`RemoteConnector`] documents what each of them
 /// promises. The handle adds what every connector needs: errors say which operation on which key of which connector
-/// failed, calls after [`close`](Self::close) are refused, and `close` waits for the calls in flight.
+/// failed, calls after [`close`](Self::close) are refused, `close` waits for the calls in flight, and every call is
+/// [seen](crate::observe) by spans and metrics.
 ///
 /// **Cancellation.** Every future may be dropped at any await; the connector keeps working.
 #[derive(Clone)]
@@ -27,18 +30,20 @@ struct Inner {
     name: Box<str>,
     gate: Gate,
     closed: OnceCell<()>,
+    instruments: Instruments,
     connector: Box<dyn DynConnector>,
 }
 
 impl Connector {
     /// A handle over `connector`, named `name` in errors (`module/Name`, or whatever helps).
     pub fn new(name: impl Into<Box<str>>, connector: impl RemoteConnector) -> Self {
-        Self(Arc::new(Inner {
-            name: name.into(),
-            gate: Gate::new(),
-            closed: OnceCell::new(),
-            connector: Box::new(connector),
-        }))
+        Self::over(name, BoxConnector::new(connector))
+    }
+
+    pub(crate) fn over(name: impl Into<Box<str>>, BoxConnector(connector): BoxConnector) -> Self {
+        let name = name.into();
+        let instruments = Instruments::new(&name);
+        Self(Arc::new(Inner { name, gate: Gate::new(), closed: OnceCell::new(), instruments, connector }))
     }
 
     /// The connector's name: `module/Name`.
@@ -56,8 +61,7 @@ impl Connector {
     /// # Errors
     /// Whatever the store reports; a miss is `Ok(false)`.
     pub async fn exists(&self, key: &CacheKey) -> Result<bool> {
-        let _pass = self.enter("exists", Some(key))?;
-        self.0.connector.exists(key).await.map_err(|e| self.explain(e, "exists", Some(key)))
+        self.call(Operation::Exists, Some(key), self.0.connector.exists(key)).await
     }
 
     /// The key's chunk, or `None` if it is not stored.
@@ -66,8 +70,7 @@ impl Connector {
     /// `Corrupt` for a value that is no whole chunk, `OutOfMemory` if there is no memory to read into, and whatever the
     /// store reports.
     pub async fn get(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
-        let _pass = self.enter("get", Some(key))?;
-        self.0.connector.get(key).await.map_err(|e| self.explain(e, "get", Some(key)))
+        self.call(Operation::Get, Some(key), self.0.connector.get(key)).await
     }
 
     /// Stores the chunk under the key, replacing what was there.
@@ -76,8 +79,9 @@ impl Connector {
     /// `Unsupported` for a chunk that `get` could not give back, `OutOfMemory` if the store is full, and whatever the
     /// store reports. The old value or none is left then.
     pub async fn put(&self, key: &CacheKey, chunk: MemoryObj) -> Result<()> {
-        let _pass = self.enter("put", Some(key))?;
-        self.0.connector.put(key, chunk).await.map_err(|e| self.explain(e, "put", Some(key)))
+        let bytes = chunk.len();
+        let put = async move { self.0.connector.put(key, chunk).await.map(|()| Stored(bytes)) };
+        self.call(Operation::Put, Some(key), put).await.map(|Stored(_)| ())
     }
 
     /// Reads the chunk into the caller's memory and gives its length in bytes; `None` if it is not stored. See
@@ -86,13 +90,12 @@ impl Connector {
     /// # Errors
     /// `SizeMismatch` for a chunk longer than the memory, and all of [`get`](Self::get)'s.
     pub async fn get_into(&self, key: &CacheKey, dst: &mut MemoryObjMut) -> Result<Option<usize>> {
-        let _pass = self.enter("get_into", Some(key))?;
-        let before = dst.identity();
-        let answer = match before {
-            Some(_) => self.0.connector.get_into(key, dst).await,
-            None => Err(taken()),
+        let get = async {
+            let before = dst.identity().ok_or_else(taken)?;
+            let answer = self.0.connector.get_into(key, dst).await?;
+            same_memory(answer, before, dst)
         };
-        answer.and_then(|n| same_memory(n, before, dst)).map_err(|e| self.explain(e, "get_into", Some(key)))
+        self.call(Operation::GetInto, Some(key), get).await
     }
 
     /// Removes the chunk; says whether it was there.
@@ -100,8 +103,7 @@ impl Connector {
     /// # Errors
     /// `Unsupported` if the store has no removal, and whatever the store reports.
     pub async fn remove(&self, key: &CacheKey) -> Result<bool> {
-        let _pass = self.enter("remove", Some(key))?;
-        self.0.connector.remove(key).await.map_err(|e| self.explain(e, "remove", Some(key)))
+        self.call(Operation::Remove, Some(key), self.0.connector.remove(key)).await
     }
 
     /// All keys whose text starts with `prefix`, in no order, as a stream. `""` lists everything.
@@ -109,21 +111,38 @@ impl Connector {
     /// An item is `Unsupported` if the store has no listing, or whatever the store reports. [`close`](Self::close) does
     /// not wait for a stream, which its caller may hold for ever without polling it: the stream ends with `Closed` instead.
     pub fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
-        if let Err(e) = self.enter("list", None) {
-            return stream::once(async { Err(e) }).boxed();
+        struct Listing<'a> {
+            items: Option<BoxStream<'a, Result<CacheKey>>>,
+            seen: Observed<'a>,
+            keys: usize,
+            error: Option<Error>,
         }
-        let until_closed = move |ended: &mut bool, item: Result<CacheKey>| {
-            // Looked at once: what ends the stream is what its last item says.
-            let closed = self.is_closed();
-            let item = match closed {
-                _ if *ended => None,
-                false => Some(item),
-                true => Some(Err(Error::closed())),
-            };
-            *ended = closed;
-            std::future::ready(item.map(|i| i.map_err(|e| self.explain(e, "list", None))))
+        let items = match self.0.gate.enter_ref() {
+            Ok(_) => self.0.connector.list(prefix),
+            Err(e) => stream::once(async { Err(e) }).boxed(),
         };
-        self.0.connector.list(prefix).scan(false, until_closed).boxed()
+        let seen = self.0.instruments.begin(Operation::List);
+        let begin = Listing { items: Some(items), seen, keys: 0, error: None };
+        stream::unfold(begin, move |mut listing| async move {
+            let item = match listing.items.as_mut()?.next().await {
+                Some(Ok(_)) if self.is_closed() => Some(Err(Error::closed())),
+                other => other,
+            };
+            match &item {
+                Some(Ok(_)) => listing.keys += 1,
+                Some(Err(e)) => {
+                    listing.error.get_or_insert_with(|| e.again());
+                }
+                None => {}
+            }
+            if item.is_none() || self.is_closed() {
+                listing.items = None;
+                let whole = Run { found: listing.keys, asked: listing.keys };
+                listing.seen.end(&listing.error.take().map_or(Ok(whole), Err));
+            }
+            item.map(|item| (item.map_err(|e| self.explain(e, Operation::List, None)), listing))
+        })
+        .boxed()
     }
 
     /// Asks the store whether it is there.
@@ -131,8 +150,7 @@ impl Connector {
     /// # Errors
     /// `Unsupported` if the store cannot be asked, `Unavailable` or `Timeout` if it does not answer.
     pub async fn ping(&self) -> Result<()> {
-        let _pass = self.enter("ping", None)?;
-        self.0.connector.ping().await.map_err(|e| self.explain(e, "ping", None))
+        self.call(Operation::Ping, None, self.0.connector.ping()).await
     }
 
     /// Refuses new calls, waits for those in flight, then ends the connector. Every later call is `Closed`; closing
@@ -141,9 +159,12 @@ impl Connector {
     /// # Errors
     /// Whatever the connector reports while it ends.
     pub async fn close(&self) -> Result<()> {
+        let mut seen = self.0.instruments.begin(Operation::Close);
         self.0.gate.close().await;
         let end = || async { self.0.connector.close().await };
-        self.0.closed.get_or_try_init(end).await.map(|_| ()).map_err(|e| self.explain(e, "close", None))
+        let answer = self.0.closed.get_or_try_init(end).await.map(|_| ());
+        seen.end(&answer);
+        answer.map_err(|e| self.explain(e, Operation::Close, None))
     }
 
     /// Whether [`close`](Self::close) was called.
@@ -153,9 +174,7 @@ impl Connector {
 
     /// `exists` of each key, in the order asked.
     pub async fn batched_exists(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
-        let Ok(_pass) = self.enter("batched_exists", None) else { return self.refused("batched_exists", keys.len()) };
-        let answers = self.0.connector.batched_exists(keys).await;
-        self.explain_all(answers, "batched_exists", |i| keys.get(i))
+        self.batch(Operation::BatchedExists, keys.len(), |i| &keys[i], self.0.connector.batched_exists(keys)).await
     }
 
     /// The length of the leading run of keys that exist: what an engine asks about a prefix.
@@ -163,87 +182,115 @@ impl Connector {
     /// # Errors
     /// The first key's error; a later one ends the run.
     pub async fn batched_contains(&self, keys: &[CacheKey]) -> Result<usize> {
-        let _pass = self.enter("batched_contains", None)?;
-        self.0.connector.batched_contains(keys).await.map_err(|e| self.explain(e, "batched_contains", keys.first()))
+        let asked = keys.len();
+        let contains = async {
+            let found = self.0.connector.batched_contains(keys).await?;
+            if found <= asked { Ok(Run { found, asked }) } else { Err(wrong_count(found, asked)) }
+        };
+        self.call(Operation::BatchedContains, keys.first(), contains).await.map(|run| run.found)
     }
 
     /// `get` of each key, in the order asked; a hole is `Ok(None)`.
     pub async fn batched_get(&self, keys: &[CacheKey]) -> Vec<Result<Option<MemoryObj>>> {
-        let Ok(_pass) = self.enter("batched_get", None) else { return self.refused("batched_get", keys.len()) };
-        let answers = self.0.connector.batched_get(keys).await;
-        self.explain_all(answers, "batched_get", |i| keys.get(i))
+        self.batch(Operation::BatchedGet, keys.len(), |i| &keys[i], self.0.connector.batched_get(keys)).await
     }
 
     /// `get_into` of each pair, in the order asked.
     pub async fn batched_get_into(&self, requests: &mut [(CacheKey, MemoryObjMut)]) -> Vec<Result<Option<usize>>> {
-        let Ok(_pass) = self.enter("batched_get_into", None) else {
-            return self.refused("batched_get_into", requests.len());
+        let keys: Vec<CacheKey> = requests.iter().map(|(key, _)| key.clone()).collect();
+        let get = async {
+            let before: Option<Vec<usize>> = requests.iter().map(|(_, dst)| dst.identity()).collect();
+            let Some(before) = before else { return requests.iter().map(|_| Err(taken())).collect() };
+            let answers = self.0.connector.batched_get_into(requests).await;
+            let mut after = before.into_iter().zip(&*requests);
+            let checked = answers.into_iter().map(|answer| match after.next() {
+                Some((before, (_, dst))) => answer.and_then(|n| same_memory(n, before, dst)),
+                None => answer,
+            });
+            checked.collect()
         };
-        let before: Vec<_> = requests.iter().map(|(_, dst)| dst.identity()).collect();
-        if before.iter().any(Option::is_none) {
-            return requests.iter().map(|(key, _)| Err(self.explain(taken(), "batched_get_into", Some(key)))).collect();
-        }
-        let answers = self.0.connector.batched_get_into(requests).await;
-        let checked = answers.into_iter().zip(before.into_iter().zip(&*requests));
-        let answers = checked.map(|(n, (before, (_, dst)))| n.and_then(|n| same_memory(n, before, dst))).collect();
-        self.explain_all(answers, "batched_get_into", |i| requests.get(i).map(|(key, _)| key))
+        self.batch(Operation::BatchedGetInto, keys.len(), |i| &keys[i], get).await
     }
 
     /// `put` of each pair, answered in the order given.
     pub async fn batched_put(&self, items: &[(CacheKey, MemoryObj)]) -> Vec<Result<()>> {
-        let Ok(_pass) = self.enter("batched_put", None) else { return self.refused("batched_put", items.len()) };
-        let answers = self.0.connector.batched_put(items).await;
-        self.explain_all(answers, "batched_put", |i| items.get(i).map(|(key, _)| key))
+        let put = async {
+            let answers = self.0.connector.batched_put(items).await.into_iter();
+            let lengths = items.iter().map(|(_, chunk)| chunk.len()).chain(std::iter::repeat(0));
+            answers.zip(lengths).map(|(answer, bytes)| answer.map(|()| Stored(bytes))).collect()
+        };
+        let answers = self.batch(Operation::BatchedPut, items.len(), |i| &items[i].0, put).await;
+        answers.into_iter().map(|answer| answer.map(|Stored(_)| ())).collect()
     }
 
     /// `remove` of each key, in the order asked.
     pub async fn batched_remove(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
-        let Ok(_pass) = self.enter("batched_remove", None) else { return self.refused("batched_remove", keys.len()) };
-        let answers = self.0.connector.batched_remove(keys).await;
-        self.explain_all(answers, "batched_remove", |i| keys.get(i))
+        self.batch(Operation::BatchedRemove, keys.len(), |i| &keys[i], self.0.connector.batched_remove(keys)).await
     }
 
-    fn enter(&self, operation: &'static str, key: Option<&CacheKey>) -> Result<PassRef<'_>> {
-        self.0.gate.enter_ref().map_err(|e| self.explain(e, operation, key))
-    }
-
-    #[cold]
-    fn explain(&self, error: Error, operation: &'static str, key: Option<&CacheKey>) -> Error {
-        let error = error.with_operation(operation).with_connector(self.name());
-        match key {
-            Some(key) => error.with_key(key),
-            None => error,
-        }
-    }
-
-    fn explain_all<'k, T>(
+    /// One call: let in, seen, and its error explained.
+    async fn call<T: Answered>(
         &self,
-        mut answers: Vec<Result<T>>,
-        operation: &'static str,
-        key: impl Fn(usize) -> Option<&'k CacheKey>,
+        operation: Operation,
+        key: Option<&CacheKey>,
+        ask: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let mut seen = self.0.instruments.begin(operation);
+        let span = self.0.instruments.span(operation, key);
+        let answer = match self.0.gate.enter_ref() {
+            // Without a listener a span would still be entered at every poll.
+            Ok(_pass) if span.is_disabled() => ask.await,
+            Ok(_pass) => ask.instrument(span.clone()).await,
+            Err(closed) => Err(closed),
+        };
+        span.in_scope(|| seen.end(&answer));
+        answer.map_err(|e| self.explain(e, operation, key))
+    }
+
+    /// One batch: let in, seen, answered for every key, and its errors explained.
+    async fn batch<'k, T: Answered>(
+        &self,
+        operation: Operation,
+        asked: usize,
+        key: impl Fn(usize) -> &'k CacheKey,
+        ask: impl Future<Output = Vec<Result<T>>>,
     ) -> Vec<Result<T>> {
-        let asked = (0..).take_while(|i| key(*i).is_some()).count();
+        let mut seen = self.0.instruments.begin(operation);
+        let span = self.0.instruments.span(operation, None);
+        let mut answers = match self.0.gate.enter_ref() {
+            Ok(_pass) if span.is_disabled() => ask.await,
+            Ok(_pass) => ask.instrument(span.clone()).await,
+            Err(_) => (0..asked).map(|_| Err(Error::closed())).collect(),
+        };
         if answers.len() != asked {
             let got = answers.len();
             answers.truncate(asked);
-            answers.resize_with(asked, || {
-                Err(Error::new(ErrorKind::Other, format!("the connector gave {got} answers to a batch of {asked}"))
-                    .with_hint("this is a bug in the connector: a batch answers every key, in order"))
-            });
+            answers.resize_with(asked, || Err(wrong_count(got, asked)));
         }
+        span.in_scope(|| seen.end_batch(&answers));
         for (i, answer) in answers.iter_mut().enumerate() {
             if let Err(e) = answer {
                 let bare = std::mem::replace(e, Error::closed());
-                *e = self.explain(bare, operation, key(i));
+                *e = self.explain(bare, operation, Some(key(i)));
             }
         }
         answers
     }
 
     #[cold]
-    fn refused<T>(&self, operation: &'static str, n: usize) -> Vec<Result<T>> {
-        (0..n).map(|_| Err(self.explain(Error::closed(), operation, None))).collect()
+    fn explain(&self, error: Error, operation: Operation, key: Option<&CacheKey>) -> Error {
+        let error = error.with_operation(operation.as_str()).with_connector(self.name());
+        match key {
+            Some(key) => error.with_key(key),
+            None => error,
+        }
     }
+}
+
+#[cold]
+fn wrong_count(got: usize, asked: usize) -> Error {
+    Error::new(ErrorKind::Other, format!("the connector gave {got} answers to a batch of {asked}"))
+        .with_hint("this is a bug in the connector: a batch answers every key, in order")
 }
 
 /// The error of a destination without memory: a former call's work still has it, or lost it.
@@ -253,9 +300,9 @@ fn taken() -> Error {
 }
 
 /// A connector that puts other memory into `dst` would say "read" while the caller's memory holds nothing.
-fn same_memory(n: Option<usize>, before: Option<usize>, dst: &MemoryObjMut) -> Result<Option<usize>> {
+fn same_memory(n: Option<usize>, before: usize, dst: &MemoryObjMut) -> Result<Option<usize>> {
     match n {
-        Some(n) if dst.identity() != before || n != dst.len() => Err(Error::new(
+        Some(n) if dst.identity() != Some(before) || n != dst.len() => Err(Error::new(
             ErrorKind::Other,
             format!("the connector answers {n} bytes, but left {} in other memory than it was given", dst.len()),
         )

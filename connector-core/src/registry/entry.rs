@@ -6,11 +6,12 @@ use futures::future::BoxFuture;
 
 use crate::Result;
 use crate::adapter::{ConnectorAdapter, DynAdapter};
-use crate::connector::{Connector, FromContext, RemoteConnector};
+use crate::connector::{FromContext, RemoteConnector};
 use crate::context::ConnectorContext;
+use crate::layer::BoxConnector;
 use crate::options::{ConnectorOptions, OptionsSchema};
 
-type Factory = fn(ConnectorContext) -> BoxFuture<'static, Result<Connector>>;
+type Factory = fn(ConnectorContext) -> BoxFuture<'static, Result<BoxConnector>>;
 
 /// Where an entry was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -55,12 +56,7 @@ impl ConnectorEntry {
         doc: &'static str,
         origin: Origin,
     ) -> Self {
-        let factory: Factory = |ctx| {
-            Box::pin(async move {
-                let name = ctx.connector_name();
-                Ok(Connector::new(name, C::from_context(ctx).await?))
-            })
-        };
+        let factory: Factory = |ctx| Box::pin(async move { Ok(BoxConnector::new(C::from_context(ctx).await?)) });
         Self { module, name, schemes, doc, origin, options: None, factory: Some(factory) }
     }
 
@@ -117,7 +113,7 @@ impl ConnectorEntry {
     }
 
     /// Makes the connector. `None` only for the sentinel, which no lookup gives out.
-    pub(crate) fn create(&self, ctx: ConnectorContext) -> Option<BoxFuture<'static, Result<Connector>>> {
+    pub(crate) fn create(&self, ctx: ConnectorContext) -> Option<BoxFuture<'static, Result<BoxConnector>>> {
         self.factory.map(|make| make(ctx))
     }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt::Write;
 
 use super::{AdapterEntry, ConnectorEntry, ConnectorHint, Origin, did_you_mean};
+use crate::layer::is_layer_option;
 use crate::{Error, ErrorKind, Result};
 
 /// Schemes that core itself serves.
@@ -116,7 +117,8 @@ impl Index {
         }
     }
 
-    /// Checks that no name and no scheme is claimed twice, and that nobody claims `external` or `plugin`.
+    /// Checks that no name and no scheme is claimed twice, that nobody claims `external` or `plugin`, and that no
+    /// connector has an option of a name that its [layers](crate::layer) have.
     ///
     /// # Errors
     /// `Conflict`, naming every such claim.
@@ -134,6 +136,16 @@ impl Index {
                     conflicts.push(format!("scheme `{scheme}` is kvconn's own, but is claimed by {}", owner.what()));
                 }
                 Claims::One(_) => {}
+            }
+        }
+        for entry in &self.connectors {
+            for option in entry.options().iter().flat_map(|schema| schema.options().to_vec()) {
+                if is_layer_option(&option.name) {
+                    let (name, origin) = (entry.full_name(), entry.origin());
+                    let option = option.name;
+                    conflicts
+                        .push(format!("option `{option}` of connector `{name}` at {origin} is every connector's own"));
+                }
             }
         }
         if conflicts.is_empty() {

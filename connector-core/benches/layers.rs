@@ -1,0 +1,48 @@
+//! `layers/all_on`: what timeout, retry, breaker and limit together add to a `get` that is ready. Budget: 1 microsecond and
+//! four allocations over `layers/none`; `tests/allocations.rs` asserts one.
+
+#[path = "../tests/entries/mod.rs"]
+mod entries;
+
+use std::hint::black_box;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use connector_core::layer::{BoxConnector, BreakerLayer, Layer, LimitLayer, RetryLayer, TimeoutLayer};
+use connector_core::{CacheKey, Connector, MemoryObj};
+use criterion::{Criterion, criterion_group, criterion_main};
+
+/// Polls a future that is ready at once.
+fn now<T>(future: impl Future<Output = T>) -> Option<T> {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => Some(value),
+        Poll::Pending => None,
+    }
+}
+
+fn get(c: &mut Criterion) {
+    let key: CacheKey = "facebook/opt-125m@1@0@1f2e3d@half".parse().expect("a key");
+    let store = || entries::Ready(MemoryObj::from(vec![7; 64]));
+    let all = || {
+        (
+            LimitLayer::new(64),
+            BreakerLayer::new(5, Duration::from_secs(10)),
+            RetryLayer::new(2),
+            TimeoutLayer::new(Duration::from_secs(1)),
+        )
+    };
+    // A timeout needs a timer.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let _inside = runtime.enter();
+    for (name, connector) in [
+        ("layers/none", Connector::new("bench", store())),
+        ("layers/all_on", Connector::new("bench", all().layer(BoxConnector::new(store())))),
+        ("layers/all_on_static", Connector::new("bench", all().layer(store()))),
+    ] {
+        c.bench_function(name, |b| b.iter(|| now(black_box(&connector).get(black_box(&key)))));
+    }
+}
+
+criterion_group!(benches, get);
+criterion_main!(benches);

@@ -1,0 +1,183 @@
+//! Layers: what can be put around any connector.
+//!
+//! | layer | what it does | options |
+//! |---|---|---|
+//! | [`LimitLayer`] | lets so many calls in, the others wait their turn | `max_in_flight` |
+//! | [`BreakerLayer`] | refuses calls for a while when the store is lost | `breaker_failures`, `min_reconnect_interval` |
+//! | [`RetryLayer`] | asks again after an error marked [temporary](crate::Error::is_temporary) | `retries`, `retry_min_delay_ms`, `retry_max_delay_ms` |
+//! | [`TimeoutLayer`] | gives up a call that takes too long | `timeout_ms`, `batch_timeout_ms` |
+//!
+//! All are off until they are set. Whoever opens a store sets them by URL (`redis://h:6379?timeout_ms=500&retries=2`), by
+//! configuration (`extra_config` keys with the prefix `kvconn_`, or `remote_storage_plugin.<name>.timeout_ms`), or in
+//! code with [`ContextBuilder::layers`](crate::ContextBuilder::layers), in this order of precedence. A store behind another one
+//! (of `tiered://`, `audit://`) takes them from its own URL only: what the configuration says holds once, in front.
+//!
+//! # Order
+//! The four stand in the order of the table, the first one outermost; then comes the store. A tuple puts layers around a
+//! connector, outermost first:
+//!
+//! ```
+//! use std::time::Duration;
+//! use connector_core::layer::{BreakerLayer, Layer, LimitLayer, RetryLayer, TimeoutLayer};
+//! # fn f(store: impl connector_core::RemoteConnector) -> connector_core::Connector {
+//! // Right: each try has its own time, and a refusal by the breaker is not tried again.
+//! let layers = (
+//!     LimitLayer::new(64),
+//!     BreakerLayer::new(5, Duration::from_secs(10)),
+//!     RetryLayer::new(2),
+//!     TimeoutLayer::new(Duration::from_millis(500)),
+//! );
+//! connector_core::Connector::new("acme.kv/AcmeConnector", layers.layer(store))
+//! # }
+//! ```
+//!
+//! ```
+//! # use std::time::Duration;
+//! # use connector_core::layer::{BreakerLayer, Layer, LimitLayer, RetryLayer, TimeoutLayer};
+//! # fn f(store: impl connector_core::RemoteConnector) -> connector_core::Connector {
+//! // Wrong: all tries share 500 ms, so the first slow one uses up the time of the others; the open breaker's refusals
+//! // are tried again; and calls that wait for their turn behind a lost server each try it once more, one after the other.
+//! let layers = (
+//!     TimeoutLayer::new(Duration::from_millis(500)),
+//!     RetryLayer::new(2),
+//!     BreakerLayer::new(5, Duration::from_secs(10)),
+//!     LimitLayer::new(64),
+//! );
+//! # connector_core::Connector::new("acme.kv/AcmeConnector", layers.layer(store))
+//! # }
+//! ```
+//!
+//! A tuple is one type, so its layers cost one allocation per call together, and none but that of the handle if the
+//! connector below is a plain type as here. Each [`ContextBuilder::layer`](crate::ContextBuilder::layer) costs one more.
+//!
+//! [Spans and metrics](crate::observe) are no layer: the handle always has them, outside of all layers.
+
+mod breaker;
+mod limit;
+mod options;
+mod retry;
+mod stack;
+mod timeout;
+
+pub use breaker::{Breaker, BreakerLayer};
+pub use limit::{Limit, LimitLayer};
+pub use options::LayerOptions;
+pub use retry::{Retry, RetryLayer};
+pub use stack::BoxConnector;
+pub use timeout::{Timeout, TimeoutLayer};
+
+pub(crate) use options::{all, is_layer_option};
+pub(crate) use stack::DynLayer;
+
+use crate::connector::RemoteConnector;
+use crate::{Error, Result};
+
+/// Something that can be put around a connector.
+pub trait Layer<C: RemoteConnector> {
+    /// The connector with the layer around it.
+    type Layered: RemoteConnector;
+
+    /// Puts the layer around `inner`.
+    fn layer(self, inner: C) -> Self::Layered;
+}
+
+/// What an operation answers: one result, or one for each key of a batch.
+trait Answer: Send {
+    /// The answer of an operation on `keys` keys that failed as a whole.
+    fn failed(error: Error, keys: usize) -> Self;
+
+    /// The error, if nothing of it succeeded.
+    fn error(&self) -> Option<&Error>;
+}
+
+impl<T: Send> Answer for Result<T> {
+    fn failed(error: Error, _keys: usize) -> Self {
+        Err(error)
+    }
+
+    fn error(&self) -> Option<&Error> {
+        self.as_ref().err()
+    }
+}
+
+impl<T: Send> Answer for Vec<Result<T>> {
+    fn failed(error: Error, keys: usize) -> Self {
+        (0..keys).map(|_| Err(error.again())).collect()
+    }
+
+    fn error(&self) -> Option<&Error> {
+        if self.iter().any(Result::is_ok) {
+            return None;
+        }
+        self.first().and_then(Answer::error)
+    }
+}
+
+/// Implements `RemoteConnector` for a layer that does the same around every operation: `self.around(operation, keys,
+/// call)`. `list` is a stream, and `close` must not be cut short: the layer says itself what it does with the first, and
+/// the second goes through.
+macro_rules! around_every_call {
+    ($layered:ident, |$this:ident, $prefix:ident| $list:expr) => {
+        #[deny(
+            clippy::missing_trait_methods,
+            reason = "a method that is not forwarded would pass over the connector's own"
+        )]
+        impl<C: $crate::RemoteConnector> $crate::RemoteConnector for $layered<C> {
+            fn capabilities(&self) -> $crate::Capabilities {
+                self.inner.capabilities()
+            }
+            fn list<'a>(&'a self, $prefix: &'a str) -> $crate::BoxStream<'a, $crate::Result<$crate::CacheKey>> {
+                let $this = self;
+                $list
+            }
+            async fn close(&self) -> $crate::Result<()> {
+                self.inner.close().await
+            }
+            async fn exists(&self, key: &$crate::CacheKey) -> $crate::Result<bool> {
+                self.around(Operation::Exists, 1, self.inner.exists(key)).await
+            }
+            async fn get(&self, key: &$crate::CacheKey) -> $crate::Result<Option<$crate::MemoryObj>> {
+                self.around(Operation::Get, 1, self.inner.get(key)).await
+            }
+            async fn put(&self, key: &$crate::CacheKey, chunk: $crate::MemoryObj) -> $crate::Result<()> {
+                self.around(Operation::Put, 1, self.inner.put(key, chunk)).await
+            }
+            async fn get_into(
+                &self,
+                key: &$crate::CacheKey,
+                dst: &mut $crate::MemoryObjMut,
+            ) -> $crate::Result<Option<usize>> {
+                self.around(Operation::GetInto, 1, self.inner.get_into(key, dst)).await
+            }
+            async fn remove(&self, key: &$crate::CacheKey) -> $crate::Result<bool> {
+                self.around(Operation::Remove, 1, self.inner.remove(key)).await
+            }
+            async fn ping(&self) -> $crate::Result<()> {
+                self.around(Operation::Ping, 1, self.inner.ping()).await
+            }
+            async fn batched_exists(&self, keys: &[$crate::CacheKey]) -> Vec<$crate::Result<bool>> {
+                self.around(Operation::BatchedExists, keys.len(), self.inner.batched_exists(keys)).await
+            }
+            async fn batched_contains(&self, keys: &[$crate::CacheKey]) -> $crate::Result<usize> {
+                self.around(Operation::BatchedContains, keys.len(), self.inner.batched_contains(keys)).await
+            }
+            async fn batched_get(&self, keys: &[$crate::CacheKey]) -> Vec<$crate::Result<Option<$crate::MemoryObj>>> {
+                self.around(Operation::BatchedGet, keys.len(), self.inner.batched_get(keys)).await
+            }
+            async fn batched_get_into(
+                &self,
+                requests: &mut [($crate::CacheKey, $crate::MemoryObjMut)],
+            ) -> Vec<$crate::Result<Option<usize>>> {
+                let keys = requests.len();
+                self.around(Operation::BatchedGetInto, keys, self.inner.batched_get_into(requests)).await
+            }
+            async fn batched_put(&self, items: &[($crate::CacheKey, $crate::MemoryObj)]) -> Vec<$crate::Result<()>> {
+                self.around(Operation::BatchedPut, items.len(), self.inner.batched_put(items)).await
+            }
+            async fn batched_remove(&self, keys: &[$crate::CacheKey]) -> Vec<$crate::Result<bool>> {
+                self.around(Operation::BatchedRemove, keys.len(), self.inner.batched_remove(keys)).await
+            }
+        }
+    };
+}
+use around_every_call;

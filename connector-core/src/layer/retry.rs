@@ -1,0 +1,222 @@
+//! Asks again.
+
+use std::time::Duration;
+
+use metrics::{Label, SharedString};
+
+use super::Layer;
+use crate::chunk::{MemoryObj, MemoryObjMut};
+use crate::connector::{Capabilities, Operation, RemoteConnector};
+use crate::key::CacheKey;
+use crate::observe;
+use crate::{BoxStream, Error, Result};
+
+/// Asks again after an error that is marked [temporary](Error::is_temporary), and after no other.
+///
+/// Between two tries lies a delay that doubles from try to try, up to a longest one, and of which a random half is left
+/// out: callers that failed together do not come back together. Of a batch only the keys that failed are asked again.
+/// `list` is never tried again, because its caller may have seen a part of it; nor is a `get_into` whose memory is still
+/// [with the try](MemoryObjMut::is_taken) that failed. A `remove` that is tried again answers for its last try.
+#[derive(Debug, Clone)]
+pub struct RetryLayer {
+    retries: u32,
+    min_delay: Duration,
+    max_delay: Duration,
+    connector: SharedString,
+}
+
+impl RetryLayer {
+    /// The first delay, unless set.
+    pub const DEFAULT_MIN_DELAY: Duration = Duration::from_millis(50);
+    /// The longest delay, unless set.
+    pub const DEFAULT_MAX_DELAY: Duration = Duration::from_secs(2);
+
+    /// Up to `retries` more tries.
+    pub fn new(retries: u32) -> Self {
+        Self {
+            retries,
+            min_delay: Self::DEFAULT_MIN_DELAY,
+            max_delay: Self::DEFAULT_MAX_DELAY,
+            connector: SharedString::const_str(""),
+        }
+    }
+
+    /// The first delay and the longest one.
+    #[must_use]
+    pub fn with_delays(mut self, min: Duration, max: Duration) -> Self {
+        self.min_delay = min.min(max);
+        self.max_delay = max;
+        self
+    }
+
+    /// The connector's name in logs and metrics.
+    #[must_use]
+    pub fn named(mut self, connector: impl Into<SharedString>) -> Self {
+        self.connector = connector.into();
+        self
+    }
+
+    /// The delay before try `n + 1`: between half of `min * 2^n` (at most `max`) and all of it.
+    fn delay(&self, n: u32) -> Duration {
+        let full = self.min_delay.saturating_mul(2_u32.saturating_pow(n)).min(self.max_delay);
+        full.mul_f64(0.5 + 0.5 * fastrand::f64())
+    }
+
+    /// Waits before the next try, unless there is none.
+    async fn pause(&self, operation: Operation, tried: u32, error: &Error) -> bool {
+        if tried >= self.retries || !error.is_temporary() {
+            return false;
+        }
+        let delay = self.delay(tried);
+        let connector = &self.connector;
+        tracing::debug!(%connector, %operation, tried = tried + 1, ?delay, %error, "trying again");
+        let labels =
+            [Label::new("connector", connector.clone()), Label::from_static_parts("operation", operation.as_str())];
+        metrics::counter!(observe::RETRIES, labels.to_vec()).increment(1);
+        tokio::time::sleep(delay).await;
+        true
+    }
+}
+
+/// A connector with a [`RetryLayer`].
+#[derive(Debug)]
+pub struct Retry<C> {
+    limits: RetryLayer,
+    inner: C,
+}
+
+impl<C: RemoteConnector> Layer<C> for RetryLayer {
+    type Layered = Retry<C>;
+
+    fn layer(self, inner: C) -> Retry<C> {
+        Retry { limits: self, inner }
+    }
+}
+
+/// One call, and again while it fails and may.
+macro_rules! again {
+    ($self:ident, $operation:expr, $call:expr) => {{
+        let mut tried = 0;
+        loop {
+            match $call.await {
+                Err(e) if $self.limits.pause($operation, tried, &e).await => tried += 1,
+                answer => break answer,
+            }
+        }
+    }};
+}
+
+/// One batch, and again for the keys that failed and may succeed.
+macro_rules! again_for_some {
+    ($self:ident, $operation:expr, $items:ident, |$some:ident| $call:expr) => {{
+        let mut answers = {
+            let $some = $items;
+            $call.await
+        };
+        let mut tried = 0;
+        loop {
+            let failed = failed_for_now(&answers);
+            match failed.first().and_then(|i| answers[*i].as_ref().err()) {
+                Some(e) if $self.limits.pause($operation, tried, e).await => tried += 1,
+                _ => break answers,
+            }
+            let some: Vec<_> = failed.iter().filter_map(|i| $items.get(*i).cloned()).collect();
+            let again = {
+                let $some = &some[..];
+                $call.await
+            };
+            for (i, answer) in failed.into_iter().zip(again) {
+                answers[i] = answer;
+            }
+        }
+    }};
+}
+
+fn failed_for_now<T>(answers: &[Result<T>]) -> Vec<usize> {
+    let failed = |answer: &Result<T>| answer.as_ref().is_err_and(Error::is_temporary);
+    answers.iter().enumerate().filter(|(_, answer)| failed(answer)).map(|(i, _)| i).collect()
+}
+
+#[deny(clippy::missing_trait_methods, reason = "a method that is not forwarded would pass over the connector's own")]
+impl<C: RemoteConnector> RemoteConnector for Retry<C> {
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
+        self.inner.list(prefix)
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.inner.close().await
+    }
+
+    async fn exists(&self, key: &CacheKey) -> Result<bool> {
+        again!(self, Operation::Exists, self.inner.exists(key))
+    }
+
+    async fn get(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
+        again!(self, Operation::Get, self.inner.get(key))
+    }
+
+    async fn put(&self, key: &CacheKey, chunk: MemoryObj) -> Result<()> {
+        again!(self, Operation::Put, self.inner.put(key, chunk.clone()))
+    }
+
+    async fn get_into(&self, key: &CacheKey, dst: &mut MemoryObjMut) -> Result<Option<usize>> {
+        let mut tried = 0;
+        loop {
+            match self.inner.get_into(key, dst).await {
+                Err(e) if !dst.is_taken() && self.limits.pause(Operation::GetInto, tried, &e).await => tried += 1,
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn remove(&self, key: &CacheKey) -> Result<bool> {
+        again!(self, Operation::Remove, self.inner.remove(key))
+    }
+
+    async fn ping(&self) -> Result<()> {
+        again!(self, Operation::Ping, self.inner.ping())
+    }
+
+    async fn batched_contains(&self, keys: &[CacheKey]) -> Result<usize> {
+        again!(self, Operation::BatchedContains, self.inner.batched_contains(keys))
+    }
+
+    async fn batched_exists(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
+        again_for_some!(self, Operation::BatchedExists, keys, |some| self.inner.batched_exists(some))
+    }
+
+    async fn batched_get(&self, keys: &[CacheKey]) -> Vec<Result<Option<MemoryObj>>> {
+        again_for_some!(self, Operation::BatchedGet, keys, |some| self.inner.batched_get(some))
+    }
+
+    async fn batched_put(&self, items: &[(CacheKey, MemoryObj)]) -> Vec<Result<()>> {
+        again_for_some!(self, Operation::BatchedPut, items, |some| self.inner.batched_put(some))
+    }
+
+    async fn batched_remove(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
+        again_for_some!(self, Operation::BatchedRemove, keys, |some| self.inner.batched_remove(some))
+    }
+
+    async fn batched_get_into(&self, requests: &mut [(CacheKey, MemoryObjMut)]) -> Vec<Result<Option<usize>>> {
+        let mut answers = self.inner.batched_get_into(requests).await;
+        let mut tried = 0;
+        loop {
+            let mut failed = failed_for_now(&answers);
+            failed.retain(|i| requests.get(*i).is_some_and(|(_, dst)| !dst.is_taken()));
+            match failed.first().and_then(|i| answers[*i].as_ref().err()) {
+                Some(e) if self.limits.pause(Operation::BatchedGetInto, tried, e).await => tried += 1,
+                _ => return answers,
+            }
+            let mut some: Vec<_> = failed.iter().map(|i| (requests[*i].0.clone(), requests[*i].1.take())).collect();
+            let again = self.inner.batched_get_into(&mut some).await;
+            for ((i, (_, dst)), answer) in failed.into_iter().zip(some).zip(again) {
+                requests[i].1 = dst;
+                answers[i] = answer;
+            }
+        }
+    }
+}

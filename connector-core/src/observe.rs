@@ -1,0 +1,261 @@
+//! What can be seen of every connector: spans and metrics, always on, outside of all layers.
+//!
+//! A call is one `tracing` span `kvconn` of level DEBUG, target `connector_core::call`, with the fields `connector`, `operation` and, for an
+//! operation on one key, `key`. A failure is an event of level DEBUG in it: who asked has the error, and knows better
+//! what it is worth.
+//!
+//! Metrics go to the recorder of the [`metrics`](https://docs.rs/metrics) facade that the program has installed when the
+//! connector has its first call of an operation. Labels are `connector` (`module/Name`), `operation` (the method's name) and
+//! what the table names; no label holds a key.
+//!
+//! | name | kind | more labels | counts |
+//! |---|---|---|---|
+//! | [`kvconn_calls_total`](CALLS) | counter | `result`: `ok`, `error`, `cancelled` | calls that ended; a batch with one failed key is an `error` |
+//! | [`kvconn_call_seconds`](SECONDS) | histogram | | how long a call took, failed or not, in seconds |
+//! | [`kvconn_calls_in_flight`](IN_FLIGHT) | gauge | | calls that have not ended |
+//! | [`kvconn_hits_total`](HITS) | counter | | keys that were there |
+//! | [`kvconn_misses_total`](MISSES) | counter | | keys that were not there; an error is no miss |
+//! | [`kvconn_bytes_total`](BYTES) | counter | | bytes of the chunks that a get gave or a put stored |
+//! | [`kvconn_errors_total`](ERRORS) | counter | `kind`: [`ErrorKind::as_str`](crate::ErrorKind::as_str) | keys, or calls on no key, that failed |
+//! | [`kvconn_retries_total`](RETRIES) | counter | | tries after the first, by [`RetryLayer`](crate::layer::RetryLayer) |
+//! | [`kvconn_breaker_opened_total`](BREAKER_OPENED) | counter | only `connector` | how often [`BreakerLayer`](crate::layer::BreakerLayer) lost the store |
+//!
+//! LMCache's `InstrumentedRemoteConnector` records the time and bytes of `get` and `put` that went well; a call that failed
+//! leaves no trace there.
+
+use std::cell::Cell;
+use std::sync::OnceLock;
+use std::time::Instant;
+
+use metrics::{Counter, Gauge, Histogram, IntoF64, Label, SharedString};
+use tracing::Span;
+
+use crate::chunk::MemoryObj;
+use crate::connector::Operation;
+use crate::key::CacheKey;
+use crate::{Error, Result};
+
+/// Counter of calls that ended, by `result`.
+pub const CALLS: &str = "kvconn_calls_total";
+/// Histogram of how long calls took, in seconds.
+pub const SECONDS: &str = "kvconn_call_seconds";
+/// Gauge of calls that have not ended.
+pub const IN_FLIGHT: &str = "kvconn_calls_in_flight";
+/// Counter of keys that were there.
+pub const HITS: &str = "kvconn_hits_total";
+/// Counter of keys that were not there.
+pub const MISSES: &str = "kvconn_misses_total";
+/// Counter of bytes that were given or stored.
+pub const BYTES: &str = "kvconn_bytes_total";
+/// Counter of failures, by `kind`.
+pub const ERRORS: &str = "kvconn_errors_total";
+/// Counter of tries after the first.
+pub const RETRIES: &str = "kvconn_retries_total";
+/// Counter of how often a store was lost.
+pub const BREAKER_OPENED: &str = "kvconn_breaker_opened_total";
+
+/// The metrics of one connector, made when they are first needed: a program may install its recorder after it opened
+/// the store.
+pub(crate) struct Instruments {
+    connector: SharedString,
+    operations: [OnceLock<Box<Meters>>; Operation::ALL.len()],
+}
+
+/// The metrics of one operation.
+struct Meters {
+    ok: Counter,
+    error: Counter,
+    cancelled: Counter,
+    seconds: Histogram,
+    in_flight: Gauge,
+    hits: Counter,
+    misses: Counter,
+    bytes: Counter,
+    /// Whether anyone records: without, nobody needs to look at the clock.
+    recorded: bool,
+}
+
+/// Finds out whether anyone records: a recorder asks for the value, no recorder does not.
+struct Asked<'a>(&'a Cell<bool>);
+
+impl IntoF64 for Asked<'_> {
+    fn into_f64(self) -> f64 {
+        self.0.set(true);
+        0.0
+    }
+}
+
+/// What an answer means for the counters.
+#[derive(Default)]
+pub(crate) struct Tally {
+    pub(crate) hits: u64,
+    pub(crate) misses: u64,
+    pub(crate) bytes: u64,
+}
+
+/// One call, from its beginning to its end; dropped before that, it was cancelled.
+pub(crate) struct Observed<'a> {
+    instruments: &'a Instruments,
+    operation: Operation,
+    meters: &'a Meters,
+    begun: Option<Instant>,
+    ended: bool,
+}
+
+impl Instruments {
+    pub(crate) fn new(connector: &str) -> Self {
+        let connector = SharedString::from(connector.to_owned());
+        Self { connector, operations: [const { OnceLock::new() }; Operation::ALL.len()] }
+    }
+
+    pub(crate) fn begin(&self, operation: Operation) -> Observed<'_> {
+        let meters = self.operations[operation as usize].get_or_init(|| Box::new(self.meters(operation)));
+        meters.in_flight.increment(1.0);
+        let begun = meters.recorded.then(Instant::now);
+        Observed { instruments: self, operation, meters, begun, ended: false }
+    }
+
+    /// The call's span, if anyone listens.
+    pub(crate) fn span(&self, operation: Operation, key: Option<&CacheKey>) -> Span {
+        let key = key.map(CacheKey::as_str);
+        tracing::debug_span!(
+            target: "connector_core::call", "kvconn", connector = &*self.connector, operation = operation.as_str(), key
+        )
+    }
+
+    #[cold]
+    fn meters(&self, operation: Operation) -> Meters {
+        let labels = || self.labels(operation);
+        let calls = |result: &'static str| {
+            let mut labels = labels();
+            labels.push(Label::from_static_parts("result", result));
+            metrics::counter!(CALLS, labels)
+        };
+        let in_flight = metrics::gauge!(IN_FLIGHT, labels());
+        let asked = Cell::new(false);
+        in_flight.increment(Asked(&asked));
+        Meters {
+            recorded: asked.get(),
+            in_flight,
+            ok: calls("ok"),
+            error: calls("error"),
+            cancelled: calls("cancelled"),
+            seconds: metrics::histogram!(SECONDS, labels()),
+            hits: metrics::counter!(HITS, labels()),
+            misses: metrics::counter!(MISSES, labels()),
+            bytes: metrics::counter!(BYTES, labels()),
+        }
+    }
+
+    fn labels(&self, operation: Operation) -> Vec<Label> {
+        vec![Label::new("connector", self.connector.clone()), Label::from_static_parts("operation", operation.as_str())]
+    }
+
+    /// Counts one failure.
+    #[cold]
+    pub(crate) fn failed(&self, operation: Operation, error: &Error) {
+        let mut labels = self.labels(operation);
+        labels.push(Label::from_static_parts("kind", error.kind().as_str()));
+        metrics::counter!(ERRORS, labels).increment(1);
+        tracing::debug!(target: "connector_core::call", kind = error.kind().as_str(), %error, "failed");
+    }
+}
+
+impl Observed<'_> {
+    /// The call has this answer.
+    pub(crate) fn end<T: Answered>(&mut self, answer: &Result<T>) {
+        let mut tally = Tally::default();
+        match answer {
+            Ok(value) => value.tally(&mut tally),
+            Err(e) => self.instruments.failed(self.operation, e),
+        }
+        self.count(answer.is_ok(), &tally);
+    }
+
+    /// The batch has these answers.
+    pub(crate) fn end_batch<T: Answered>(&mut self, answers: &[Result<T>]) {
+        let mut tally = Tally::default();
+        for answer in answers {
+            match answer {
+                Ok(value) => value.tally(&mut tally),
+                Err(e) => self.instruments.failed(self.operation, e),
+            }
+        }
+        self.count(answers.iter().all(Result::is_ok), &tally);
+    }
+
+    fn count(&mut self, ok: bool, tally: &Tally) {
+        self.ended = true;
+        let meters = self.meters;
+        if ok { &meters.ok } else { &meters.error }.increment(1);
+        if let Some(begun) = self.begun {
+            meters.seconds.record(begun.elapsed());
+        }
+        for (counter, n) in [(&meters.hits, tally.hits), (&meters.misses, tally.misses), (&meters.bytes, tally.bytes)] {
+            if n > 0 {
+                counter.increment(n);
+            }
+        }
+    }
+}
+
+impl Drop for Observed<'_> {
+    fn drop(&mut self) {
+        self.meters.in_flight.decrement(1.0);
+        if !self.ended {
+            self.meters.cancelled.increment(1);
+        }
+    }
+}
+
+/// What an operation answers for one key.
+pub(crate) trait Answered {
+    fn tally(&self, tally: &mut Tally);
+}
+
+impl Answered for bool {
+    fn tally(&self, tally: &mut Tally) {
+        tally.hits += u64::from(*self);
+        tally.misses += u64::from(!*self);
+    }
+}
+
+impl Answered for Option<MemoryObj> {
+    fn tally(&self, tally: &mut Tally) {
+        self.is_some().tally(tally);
+        tally.bytes += self.as_ref().map_or(0, |chunk| chunk.len() as u64);
+    }
+}
+
+impl Answered for Option<usize> {
+    fn tally(&self, tally: &mut Tally) {
+        self.is_some().tally(tally);
+        tally.bytes += self.unwrap_or(0) as u64;
+    }
+}
+
+impl Answered for () {
+    fn tally(&self, _tally: &mut Tally) {}
+}
+
+/// A chunk of so many bytes was stored.
+pub(crate) struct Stored(pub(crate) usize);
+
+impl Answered for Stored {
+    fn tally(&self, tally: &mut Tally) {
+        tally.bytes += self.0 as u64;
+    }
+}
+
+/// So many keys lead, of those asked for. What comes behind the first one that is missing nobody looked at.
+pub(crate) struct Run {
+    pub(crate) found: usize,
+    pub(crate) asked: usize,
+}
+
+impl Answered for Run {
+    fn tally(&self, tally: &mut Tally) {
+        tally.hits += self.found as u64;
+        tally.misses += u64::from(self.found < self.asked);
+    }
+}

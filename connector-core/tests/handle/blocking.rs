@@ -1,0 +1,90 @@
+//! The face for callers without async, from every kind of thread.
+
+use std::time::Duration;
+
+use crate::scripted::{CHUNK, LOST, Scripted, Step};
+use connector_core::layer::{Layer, TimeoutLayer};
+use connector_core::{BlockingConnector, CacheKey, Connector, ErrorKind, MemoryObj, MemoryObjMut};
+
+const KEY: &str = "m@1@0@ff@half";
+/// Long enough that the call has to wait for another thread's timer.
+const WHILE: Step = Step::Wait(Duration::from_millis(2));
+
+fn key() -> CacheKey {
+    KEY.parse().unwrap()
+}
+
+/// One of each operation, each of them waiting for a while.
+fn all_operations(connector: &BlockingConnector, store: &Scripted) {
+    store.then([WHILE; 4]);
+    assert!(connector.exists(&key()).unwrap());
+    assert_eq!(connector.get(&key()).unwrap().as_deref(), Some(CHUNK));
+    connector.put(&key(), MemoryObj::from(vec![1])).unwrap();
+    let mut memory = MemoryObjMut::zeroed(16);
+    assert_eq!(connector.get_into(&key(), &mut memory).unwrap(), Some(CHUNK.len()));
+    assert_eq!(&*memory, CHUNK);
+    store.then([WHILE; 7]);
+    assert!(connector.remove(&key()).unwrap());
+    connector.ping().unwrap();
+    assert_eq!(connector.batched_contains(&[key(), key()]).unwrap(), 2);
+    assert_eq!(connector.batched_get(&[key()])[0].as_ref().unwrap().as_deref(), Some(CHUNK));
+    let mut requests = [(key(), MemoryObjMut::zeroed(8)), (key(), MemoryObjMut::zeroed(2))];
+    let answers = connector.batched_get_into(&mut requests);
+    assert!(answers[0].is_ok() && answers[1].as_ref().is_err_and(|e| e.kind() == ErrorKind::SizeMismatch));
+    assert!(!requests[1].1.is_taken(), "the memory is back after an error");
+    assert_eq!(connector.list("").next().unwrap().unwrap_err().kind(), ErrorKind::Unsupported);
+    store.then([LOST]);
+    let e = connector.get(&key()).unwrap_err();
+    assert_eq!((e.kind(), e.operation(), e.key()), (ErrorKind::Unavailable, Some("get"), Some(KEY)));
+    connector.close().unwrap();
+    assert_eq!(connector.get(&key()).unwrap_err().kind(), ErrorKind::Closed);
+}
+
+fn made() -> (BlockingConnector, Scripted) {
+    let store = Scripted::new([]);
+    // A layer that needs a timer: there is one wherever the call comes from.
+    let layered = TimeoutLayer::new(Duration::from_secs(60)).layer(store.clone());
+    (Connector::new("test", layered).blocking(), store)
+}
+
+#[test]
+fn it_works_without_any_runtime() {
+    let (connector, store) = made();
+    all_operations(&connector, &store);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn it_works_inside_a_runtime_of_one_thread() {
+    let (connector, store) = made();
+    all_operations(&connector, &store);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_works_inside_a_runtime_of_several_threads() {
+    let (connector, store) = made();
+    all_operations(&connector, &store);
+}
+
+#[test]
+fn many_threads_share_one_connector() {
+    let (connector, store) = made();
+    store.then([WHILE; 64]);
+    std::thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                for _ in 0..8 {
+                    assert_eq!(connector.get(&key()).unwrap().as_deref(), Some(CHUNK));
+                }
+            });
+        }
+    });
+    assert_eq!(store.calls(), 128);
+}
+
+#[test]
+fn a_store_is_opened_and_waited_for_without_any_runtime() {
+    let url = "external://localhost:0/test.layers/?connector_name=Twice&retries=2&timeout_ms=60000";
+    let connector = BlockingConnector::open(url).unwrap();
+    assert!(connector.exists(&key()).unwrap(), "after two retries, which wait");
+    assert_eq!(BlockingConnector::open("nothing://x").unwrap_err().kind(), ErrorKind::NotFound);
+}

@@ -1,0 +1,335 @@
+//! What each layer does on a bad day, on tokio's paused clock.
+
+use std::time::Duration;
+
+use crate::scripted::{CHUNK, LOST, Scripted, Step};
+use connector_core::layer::{BreakerLayer, Layer, LimitLayer, RetryLayer, TimeoutLayer};
+use connector_core::{
+    CacheKey, Connector, ConnectorAdapter, ConnectorContext, ConnectorManager, ErrorKind, LMCacheEngineConfig,
+    MemoryObj, MemoryObjMut, RemoteConnector, RemoteUrl, Result,
+};
+use futures::future::join_all;
+use tokio::time::Instant;
+
+fn key() -> CacheKey {
+    "m@1@0@ff@half".parse().unwrap()
+}
+
+fn keys(n: usize) -> Vec<CacheKey> {
+    (1..=n).map(|i| format!("m@1@0@{i:x}@half").parse().unwrap()).collect()
+}
+
+fn over<L: Layer<Scripted>>(layer: L, store: &Scripted) -> Connector {
+    Connector::new("test", layer.layer(store.clone()))
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+mod timeout {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_call_is_given_up_in_time_and_the_next_one_works() {
+        let store = Scripted::new([Step::Wait(5 * SECOND)]);
+        let connector = over(TimeoutLayer::new(SECOND), &store);
+        let begun = Instant::now();
+        let e = connector.get(&key()).await.unwrap_err();
+        assert_eq!((e.kind(), e.is_temporary(), begun.elapsed()), (ErrorKind::Timeout, true, SECOND));
+        assert!(e.to_string().contains("no answer within 1s"), "{e}");
+        assert_eq!(connector.get(&key()).await.unwrap().as_deref(), Some(CHUNK));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_comes_after_the_timeout_is_seen_by_nobody() {
+        let store = Scripted::new([Step::Keep(5 * SECOND)]);
+        let connector = over(TimeoutLayer::new(SECOND), &store);
+        let mut memory = MemoryObjMut::zeroed(8);
+        assert_eq!(connector.get_into(&key(), &mut memory).await.unwrap_err().kind(), ErrorKind::Timeout);
+        // The I/O has the memory, and nobody may believe that it holds a chunk.
+        assert!(memory.is_taken());
+        assert_eq!(connector.get_into(&key(), &mut memory).await.unwrap_err().kind(), ErrorKind::InvalidInput);
+        let mut memory = MemoryObjMut::zeroed(8);
+        assert_eq!(connector.get_into(&key(), &mut memory).await.unwrap(), Some(CHUNK.len()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_has_a_time_of_its_own_and_answers_every_key() {
+        let store = Scripted::new([Step::Wait(2 * SECOND), Step::Wait(9 * SECOND)]);
+        let connector = over(TimeoutLayer::new(SECOND).with_batch(3 * SECOND), &store);
+        assert!(connector.batched_get(&keys(1)).await[0].is_ok());
+        let answers = connector.batched_get(&keys(5)).await;
+        assert_eq!(answers.len(), 5);
+        assert!(answers.iter().all(|a| a.as_ref().is_err_and(|e| e.kind() == ErrorKind::Timeout && e.key().is_some())));
+    }
+}
+
+mod retry {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_temporary_error_is_tried_again_and_no_other() {
+        for (step, calls) in [(LOST, 3), (Step::Fail(ErrorKind::Corrupt, false), 1)] {
+            let store = Scripted::new([step, step]);
+            let answer = over(RetryLayer::new(2), &store).get(&key()).await;
+            assert_eq!((answer.is_ok(), store.calls()), (calls == 3, calls), "{step:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_the_last_try_the_error_is_the_callers() {
+        let store = Scripted::new([LOST; 9]);
+        let e = over(RetryLayer::new(3), &store).put(&key(), MemoryObj::from(vec![1])).await.unwrap_err();
+        assert_eq!((e.kind(), store.calls()), (ErrorKind::Unavailable, 4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn delays_double_up_to_the_longest_and_are_never_all_the_same() {
+        let mut waited = Vec::new();
+        for _ in 0..20 {
+            let store = Scripted::new([LOST; 4]);
+            let layer = RetryLayer::new(4).with_delays(SECOND, 4 * SECOND);
+            let begun = Instant::now();
+            over(layer, &store).exists(&key()).await.unwrap();
+            waited.push(begun.elapsed());
+        }
+        // 1 + 2 + 4 + 4 seconds, of each at most a half left out.
+        assert!(waited.iter().all(|t| (SECOND * 11 / 2..=SECOND * 11).contains(t)), "{waited:?}");
+        assert!(waited.iter().any(|t| *t != waited[0]), "{waited:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_a_batch_only_the_keys_that_failed_are_asked_again() {
+        let store = Scripted::new([LOST, Step::Wait(SECOND), Step::Fail(ErrorKind::Denied, false), LOST]);
+        let connector = over(RetryLayer::new(1), &store);
+        let answers = connector.batched_get(&keys(5)).await;
+        let kinds: Vec<_> = answers.iter().map(|a| a.as_ref().err().map(connector_core::Error::kind)).collect();
+        assert_eq!(kinds, [None, None, Some(ErrorKind::Denied), None, None]);
+        assert_eq!(store.calls(), 5 + 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn memory_comes_back_for_the_next_try_or_there_is_none() {
+        let store = Scripted::new([LOST, LOST]);
+        let connector = over(RetryLayer::new(1), &store);
+        let mut requests: Vec<_> = keys(3).into_iter().map(|key| (key, MemoryObjMut::zeroed(16))).collect();
+        let answers = connector.batched_get_into(&mut requests).await;
+        assert!(answers.iter().all(|a| matches!(a, Ok(Some(n)) if *n == CHUNK.len())), "{answers:?}");
+        assert!(requests.iter().all(|(_, memory)| &**memory == CHUNK && memory.capacity() == 16));
+
+        // What a try keeps after its timeout cannot be read into again.
+        let store = Scripted::new([Step::Keep(9 * SECOND)]);
+        let connector = over((RetryLayer::new(5), TimeoutLayer::new(SECOND)), &store);
+        let mut memory = MemoryObjMut::zeroed(16);
+        assert_eq!(connector.get_into(&key(), &mut memory).await.unwrap_err().kind(), ErrorKind::Timeout);
+        assert_eq!(store.calls(), 1);
+    }
+}
+
+mod limit {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_over_the_limit_wait_their_turn() {
+        let store = Scripted::new([Step::Wait(SECOND); 12]);
+        let connector = over(LimitLayer::new(4), &store);
+        let begun = Instant::now();
+        let all = keys(12);
+        assert!(join_all(all.iter().map(|key| connector.get(key))).await.iter().all(Result::is_ok));
+        assert_eq!((store.most(), begun.elapsed()), (4, 3 * SECOND));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dropped_call_gives_its_place_back() {
+        let store = Scripted::new([Step::Wait(SECOND * 3600); 3]);
+        let connector = over(LimitLayer::new(1), &store);
+        for _ in 0..3 {
+            assert!(tokio::time::timeout(SECOND, connector.get(&key())).await.is_err());
+        }
+        assert!(connector.get(&key()).await.is_ok());
+    }
+}
+
+mod breaker {
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_secs(10);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_store_is_left_alone_until_the_interval_has_passed() {
+        let store = Scripted::new([LOST; 3]);
+        let connector = over(BreakerLayer::new(2, INTERVAL), &store);
+        for _ in 0..2 {
+            assert_eq!(connector.get(&key()).await.unwrap_err().message(), "as told");
+        }
+        let e = connector.get(&key()).await.unwrap_err();
+        assert!(e.kind() == ErrorKind::Unavailable && e.to_string().contains("the store is lost: as told"), "{e}");
+        assert_eq!(store.calls(), 2);
+        tokio::time::advance(INTERVAL).await;
+        // The third call goes through, fails, and the next interval begins.
+        assert_eq!(connector.get(&key()).await.unwrap_err().message(), "as told");
+        assert!(connector.ping().await.is_err() && store.calls() == 3);
+        tokio::time::advance(INTERVAL).await;
+        assert!(connector.get(&key()).await.is_ok() && connector.get(&key()).await.is_ok());
+        assert_eq!(store.calls(), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_one_call_finds_out_the_others_are_refused() {
+        let store = Scripted::new([LOST]);
+        let connector = over(BreakerLayer::new(1, INTERVAL), &store);
+        assert!(connector.get(&key()).await.is_err());
+        tokio::time::advance(INTERVAL).await;
+        store.then([Step::Wait(SECOND)]);
+        let all = keys(5);
+        let answers = join_all(all.iter().map(|key| connector.get(key))).await;
+        assert_eq!((answers.iter().filter(|a| a.is_ok()).count(), store.calls()), (1, 2));
+        assert!(connector.get(&key()).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_is_dropped_before_it_finds_out_lets_the_next_one_try() {
+        let store = Scripted::new([LOST, Step::Wait(SECOND * 3600)]);
+        let connector = over(BreakerLayer::new(1, INTERVAL), &store);
+        assert!(connector.get(&key()).await.is_err());
+        tokio::time::advance(INTERVAL).await;
+        assert!(tokio::time::timeout(SECOND, connector.get(&key())).await.is_err());
+        assert!(connector.get(&key()).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_jumps_far_ahead_ends_the_interval_and_breaks_nothing() {
+        let store = Scripted::new([LOST, LOST]);
+        let connector = over(BreakerLayer::new(1, INTERVAL), &store);
+        for _ in 0..2 {
+            assert_eq!(connector.get(&key()).await.unwrap_err().message(), "as told");
+            // A machine that slept for a year.
+            tokio::time::advance(SECOND * 86_400 * 365).await;
+        }
+        assert!(connector.get(&key()).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_interval_longer_than_any_clock_is_an_interval() {
+        let store = Scripted::new([LOST]);
+        let connector = over(BreakerLayer::new(1, Duration::MAX), &store);
+        assert!(connector.get(&key()).await.is_err());
+        tokio::time::advance(SECOND * 86_400 * 365).await;
+        assert!(connector.get(&key()).await.is_err());
+        assert_eq!(store.calls(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn errors_of_a_store_that_answers_and_misses_do_not_count() {
+        let store = Scripted::new([LOST, Step::Fail(ErrorKind::Corrupt, false), LOST, Step::Wait(SECOND), LOST]);
+        let connector = over(BreakerLayer::new(2, INTERVAL), &store);
+        for _ in 0..6 {
+            let _ = connector.get(&key()).await;
+        }
+        assert_eq!(store.calls(), 6);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_is_lost_only_if_all_of_it_is() {
+        let store = Scripted::new([LOST, Step::Wait(SECOND)]);
+        let connector = over(BreakerLayer::new(1, INTERVAL), &store);
+        assert!(connector.batched_get(&keys(2)).await[0].is_err());
+        store.then([LOST, LOST]);
+        assert!(connector.batched_get(&keys(2)).await.iter().all(Result::is_err));
+        let refused = connector.batched_get(&keys(3)).await;
+        assert_eq!((refused.len(), store.calls()), (3, 4));
+        assert!(refused.iter().all(|a| a.as_ref().is_err_and(|e| e.to_string().contains("the store is lost"))));
+    }
+}
+
+/// The layers as URL, configuration and builder set them.
+mod options {
+    use super::*;
+
+    /// `script://`: a store that fails twice for now, in front of nothing.
+    struct Adapter;
+
+    impl ConnectorAdapter for Adapter {
+        fn can_parse(&self, url: &RemoteUrl) -> bool {
+            url.scheme() == "script"
+        }
+        async fn create_connector(&self, ctx: ConnectorContext) -> Result<Connector> {
+            ctx.with_url(RemoteUrl::parse(&ctx.url().expose().replace("script://x", ENTRY))?).open().await
+        }
+    }
+
+    const ENTRY: &str = "external://localhost:0/test.layers/";
+
+    /// Fails twice for now.
+    #[connector_core::external_connector(module = "test.layers", name = "Twice")]
+    struct Twice(Scripted);
+
+    impl connector_core::FromContext for Twice {
+        async fn from_context(_: ConnectorContext) -> Result<Self> {
+            Ok(Self(Scripted::new([LOST, LOST])))
+        }
+    }
+
+    impl RemoteConnector for Twice {
+        async fn exists(&self, key: &CacheKey) -> Result<bool> {
+            self.0.exists(key).await
+        }
+        async fn get(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
+            self.0.get(key).await
+        }
+        async fn put(&self, key: &CacheKey, chunk: MemoryObj) -> Result<()> {
+            self.0.put(key, chunk).await
+        }
+    }
+
+    fn config(extra: serde_json::Value) -> LMCacheEngineConfig {
+        let mut config = LMCacheEngineConfig::new();
+        config.set("extra_config", extra).unwrap();
+        config
+    }
+
+    fn url(query: &str) -> String {
+        format!("{ENTRY}?connector_name=Twice{query}")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn url_configuration_plugin_and_code_set_the_same_options() {
+        let retries = connector_core::layer::LayerOptions { retries: Some(2), ..Default::default() };
+        let none = serde_json::json!({});
+        let plugin = serde_json::json!({
+            "remote_storage_plugin.p.module_path": "test.layers",
+            "remote_storage_plugin.p.class_name": "Twice",
+            "remote_storage_plugin.p.retries": 2,
+        });
+        let manager = || ConnectorManager::new().with_adapter(Adapter);
+        for (builder, enough) in [
+            (ConnectorManager::builder(&url("")), false),
+            (ConnectorManager::builder(&url("&retries=1")), false),
+            (ConnectorManager::builder(&url("&retries=2")), true),
+            (ConnectorManager::builder(&url("")).config(config(serde_json::json!({"kvconn_retries": "2"}))), true),
+            (ConnectorManager::builder("plugin://p").config(config(plugin)), true),
+            (ConnectorManager::builder(&url("")).layers(retries.clone()), true),
+            (ConnectorManager::builder(&url("")).layer(RetryLayer::new(2)), true),
+            (ConnectorManager::builder("script://x?connector_name=Twice&retries=2").manager(manager()), true),
+            // The URL wins.
+            (ConnectorManager::builder(&url("&retries=0")).config(config(none)).layers(retries), false),
+        ] {
+            let connector = builder.clone().open().await.unwrap();
+            assert_eq!(connector.get(&key()).await.is_ok(), enough, "{builder:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_wrong_value_or_name_says_where_it_stands() {
+        let open = |query: &str| {
+            let url = url(query);
+            async move { ConnectorManager::builder(&url).open().await.unwrap_err().to_string() }
+        };
+        let e = open("&timeout_ms=soon").await;
+        assert!(e.contains("`timeout_ms` in the URL"), "{e}");
+        let e = open("&timeout_ms=0").await;
+        assert!(e.contains("leave it out"), "{e}");
+        let extra = config(serde_json::json!({"kvconn_retires": 2}));
+        let e = ConnectorManager::builder(&url("")).config(extra).open().await.unwrap_err().to_string();
+        assert!(e.contains("did you mean `kvconn_retries`?"), "{e}");
+    }
+}

@@ -1,0 +1,6 @@
+//! What the handle puts around every connector: layers, spans and metrics, the blocking face.
+
+mod blocking;
+mod layers;
+mod observe;
+mod scripted;

@@ -1,0 +1,145 @@
+//! What metrics and spans say of a call.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::scripted::{CHUNK, LOST, Scripted, Step};
+use connector_core::layer::{BreakerLayer, Layer, RetryLayer};
+use connector_core::{CacheKey, Connector, ErrorKind, MemoryObj, MemoryObjMut, observe};
+use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+
+fn key(name: &str) -> CacheKey {
+    format!("{name}@1@0@ff@half").parse().unwrap()
+}
+
+/// Runs `work` under a recorder and gives every metric that is not 0: `name{label=value,..}`. One thread, because the
+/// recorder is the thread's.
+fn recorded<F: Future<Output = ()>>(work: impl FnOnce() -> F) -> BTreeMap<String, f64> {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    metrics::with_local_recorder(&recorder, || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(work());
+    });
+    let mut found = BTreeMap::new();
+    for (name, _, _, value) in snapshotter.snapshot().into_vec() {
+        let mut labels: Vec<String> = name.key().labels().map(|l| format!("{}={}", l.key(), l.value())).collect();
+        labels.sort();
+        let value = match value {
+            DebugValue::Counter(n) => n as f64,
+            DebugValue::Gauge(n) => n.into_inner(),
+            DebugValue::Histogram(values) => values.len() as f64,
+        };
+        if value != 0.0 {
+            found.insert(format!("{}{{{}}}", name.key().name(), labels.join(",")), value);
+        }
+    }
+    found
+}
+
+#[test]
+fn hits_misses_bytes_and_failures_are_counted_apart() {
+    let seen = recorded(|| async {
+        let store = Scripted::new([]);
+        let connector = Connector::new("acme.kv/Acme", store.clone());
+        assert!(connector.get(&key("there")).await.unwrap().is_some());
+        assert!(connector.get(&key("missing")).await.unwrap().is_none());
+        store.then([Step::Fail(ErrorKind::Corrupt, false)]);
+        assert!(connector.get(&key("there")).await.is_err());
+        connector.put(&key("there"), MemoryObj::from(vec![0; 100])).await.unwrap();
+        let mut memory = MemoryObjMut::zeroed(10);
+        connector.get_into(&key("there"), &mut memory).await.unwrap();
+        assert_eq!(connector.batched_get(&[key("a"), key("missing"), key("c")]).await.len(), 3);
+        assert_eq!(connector.batched_contains(&[key("a"), key("b")]).await.unwrap(), 2);
+    });
+    let of = |metric: &str, operation: &str, more: &str| {
+        seen.get(&format!("{metric}{{connector=acme.kv/Acme,{more}operation={operation}}}")).copied()
+    };
+    let calls = |operation: &str, result: &str| {
+        seen.get(&format!("{}{{connector=acme.kv/Acme,operation={operation},result={result}}}", observe::CALLS))
+            .copied()
+    };
+    assert_eq!((calls("get", "ok"), calls("get", "error")), (Some(2.0), Some(1.0)));
+    assert_eq!((of(observe::HITS, "get", ""), of(observe::MISSES, "get", "")), (Some(1.0), Some(1.0)));
+    assert_eq!(of(observe::ERRORS, "get", "kind=corrupt,"), Some(1.0));
+    assert_eq!(of(observe::BYTES, "get", ""), Some(CHUNK.len() as f64));
+    assert_eq!(of(observe::BYTES, "put", ""), Some(100.0));
+    assert_eq!(of(observe::BYTES, "get_into", ""), Some(CHUNK.len() as f64));
+    assert_eq!(of(observe::BYTES, "batched_get", ""), Some(2.0 * CHUNK.len() as f64));
+    assert_eq!((of(observe::HITS, "batched_get", ""), of(observe::MISSES, "batched_get", "")), (Some(2.0), Some(1.0)));
+    assert_eq!(
+        (of(observe::HITS, "batched_contains", ""), of(observe::MISSES, "batched_contains", "")),
+        (Some(2.0), None)
+    );
+    assert_eq!(of(observe::SECONDS, "get", ""), Some(3.0), "a failure takes time, too");
+    assert_eq!(of(observe::IN_FLIGHT, "get", ""), None, "none is left");
+    assert!(seen.keys().all(|k| !k.contains("there") && !k.contains('@')), "no label holds a key: {seen:?}");
+}
+
+#[test]
+fn a_dropped_call_is_cancelled_and_no_longer_in_flight() {
+    let seen = recorded(|| async {
+        let connector = Connector::new("x", Scripted::new([Step::Wait(Duration::from_secs(9))]));
+        let key = key("there");
+        assert!(tokio::time::timeout(Duration::from_secs(1), connector.get(&key)).await.is_err());
+    });
+    assert_eq!(seen.get("kvconn_calls_total{connector=x,operation=get,result=cancelled}"), Some(&1.0));
+    assert_eq!(seen.get("kvconn_calls_in_flight{connector=x,operation=get}"), None);
+}
+
+#[test]
+fn calls_after_close_are_failures() {
+    let seen = recorded(|| async {
+        let connector = Connector::new("x", Scripted::new([]));
+        connector.close().await.unwrap();
+        assert!(connector.get(&key("there")).await.is_err());
+    });
+    assert_eq!(seen.get("kvconn_errors_total{connector=x,kind=closed,operation=get}"), Some(&1.0));
+}
+
+#[test]
+fn retries_and_a_lost_store_are_counted() {
+    let seen = recorded(|| async {
+        let layers = (BreakerLayer::new(1, Duration::from_secs(9)).named("x"), RetryLayer::new(2).named("x"));
+        let connector = Connector::new("x", layers.layer(Scripted::new([LOST; 3])));
+        assert!(connector.get(&key("there")).await.is_err());
+        assert!(connector.get(&key("there")).await.is_err());
+    });
+    assert_eq!(seen.get("kvconn_retries_total{connector=x,operation=get}"), Some(&2.0));
+    assert_eq!(seen.get("kvconn_breaker_opened_total{connector=x}"), Some(&1.0));
+    assert_eq!(seen.get("kvconn_errors_total{connector=x,kind=unavailable,operation=get}"), Some(&2.0));
+}
+
+#[test]
+fn a_span_names_connector_operation_and_key() {
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    tracing::subscriber::with_default(subscriber, || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let connector = Connector::new("acme.kv/Acme", Scripted::new([Step::Fail(ErrorKind::Corrupt, false)]));
+            assert!(connector.get(&key("there")).await.is_err());
+        });
+    });
+    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let wanted =
+        r#"kvconn{connector="acme.kv/Acme" operation="get" key="there@1@0@ff@half"}: connector_core::call: failed"#;
+    assert!(text.contains(wanted) && text.contains("kind=\"corrupt\""), "{text}");
+}

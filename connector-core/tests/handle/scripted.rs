@@ -1,0 +1,108 @@
+//! A connector that does as it is told: the next answers stand in a queue.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use connector_core::{CacheKey, Error, ErrorKind, MemoryObj, MemoryObjMut, RemoteConnector, Result};
+
+/// What one call does.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Step {
+    Fail(ErrorKind, bool),
+    Wait(Duration),
+    /// Takes the memory of a `get_into` and never gives it back.
+    Keep(Duration),
+}
+
+/// Follows its steps, one a call on one key; when none is left, all is well and every chunk is [`CHUNK`].
+#[derive(Clone, Default)]
+pub(crate) struct Scripted {
+    steps: Arc<Mutex<VecDeque<Step>>>,
+    calls: Arc<AtomicUsize>,
+    running: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+}
+
+pub(crate) const CHUNK: &[u8] = b"chunk";
+
+pub(crate) const LOST: Step = Step::Fail(ErrorKind::Unavailable, true);
+
+struct Running<'a>(&'a Scripted);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Scripted {
+    pub(crate) fn new(steps: impl IntoIterator<Item = Step>) -> Self {
+        let this = Self::default();
+        this.then(steps);
+        this
+    }
+
+    pub(crate) fn then(&self, steps: impl IntoIterator<Item = Step>) {
+        self.steps.lock().unwrap().extend(steps);
+    }
+
+    /// How many keys it was asked for.
+    pub(crate) fn calls(&self) -> usize {
+        self.calls.load(Ordering::SeqCst)
+    }
+
+    /// How many calls were there at once, at most.
+    pub(crate) fn most(&self) -> usize {
+        self.most.load(Ordering::SeqCst)
+    }
+
+    async fn step(&self, dst: Option<&mut MemoryObjMut>) -> Result<()> {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        let now = self.running.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(now, Ordering::SeqCst);
+        let _running = Running(self);
+        let step = self.steps.lock().unwrap().pop_front();
+        match step {
+            None => {}
+            Some(Step::Fail(kind, temporary)) => return Err(Error::new(kind, "as told").temporary(temporary)),
+            Some(Step::Wait(time)) => tokio::time::sleep(time).await,
+            Some(Step::Keep(time)) => {
+                let _kept = dst.map(MemoryObjMut::take);
+                tokio::time::sleep(time).await;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl RemoteConnector for Scripted {
+    async fn exists(&self, _: &CacheKey) -> Result<bool> {
+        self.step(None).await.map(|()| true)
+    }
+
+    async fn get(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
+        self.step(None).await?;
+        Ok((!key.as_str().contains("missing")).then(|| MemoryObj::from(CHUNK.to_vec())))
+    }
+
+    async fn put(&self, _: &CacheKey, _: MemoryObj) -> Result<()> {
+        self.step(None).await
+    }
+
+    async fn get_into(&self, _: &CacheKey, dst: &mut MemoryObjMut) -> Result<Option<usize>> {
+        self.step(Some(&mut *dst)).await?;
+        dst.set_layout(connector_core::ChunkLayout::binary(CHUNK.len()))?;
+        dst.copy_from_slice(CHUNK);
+        Ok(Some(CHUNK.len()))
+    }
+
+    async fn remove(&self, _: &CacheKey) -> Result<bool> {
+        self.step(None).await.map(|()| true)
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.step(None).await
+    }
+}
