@@ -118,6 +118,7 @@ impl<T: Send> Answer for Vec<Result<T>> {
 /// the second goes through.
 macro_rules! around_every_call {
     ($layered:ident, |$this:ident, $prefix:ident| $list:expr) => {
+        #[diagnostic::do_not_recommend]
         #[deny(
             clippy::missing_trait_methods,
             reason = "a method that is not forwarded would pass over the connector's own"

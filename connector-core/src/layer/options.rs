@@ -40,6 +40,7 @@ pub struct LayerOptions {
     pub min_reconnect_interval: Option<f64>,
 }
 
+#[diagnostic::do_not_recommend]
 impl ConnectorOptions for LayerOptions {
     const EXTRA_CONFIG_PREFIX: &'static str = "kvconn_";
 }

@@ -137,6 +137,7 @@ fn failed_for_now<T>(answers: &[Result<T>]) -> Vec<usize> {
     answers.iter().enumerate().filter(|(_, answer)| failed(answer)).map(|(i, _)| i).collect()
 }
 
+#[diagnostic::do_not_recommend]
 #[deny(clippy::missing_trait_methods, reason = "a method that is not forwarded would pass over the connector's own")]
 impl<C: RemoteConnector> RemoteConnector for Retry<C> {
     fn capabilities(&self) -> Capabilities {

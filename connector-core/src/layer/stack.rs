@@ -70,6 +70,7 @@ impl<L: Layer<BoxConnector> + Clone + Send + Sync + 'static> DynLayer for L {
     }
 }
 
+#[diagnostic::do_not_recommend]
 #[deny(clippy::missing_trait_methods, reason = "a method that is not forwarded would pass over the connector's own")]
 impl RemoteConnector for BoxConnector {
     fn capabilities(&self) -> Capabilities {
