@@ -238,3 +238,13 @@ fn check_model(text: &str, model: &str) -> Result<()> {
     }
     Ok(())
 }
+
+/// Checks a model's name that is not yet part of a text.
+pub(crate) fn check_model_alone(model: &str) -> Result<()> {
+    check_model(model, model)?;
+    if model.contains('@') || model.trim_start() != model {
+        let want = "a model's name holds no `@` and starts with no space";
+        return Err(bad_field(model, 1, "model", model, want));
+    }
+    Ok(())
+}

@@ -1,9 +1,11 @@
 //! What the engine knows about its cache: the shape of a chunk that a store keeps as bare bytes.
 
 use crate::chunk::{ChunkLayout, Dtype, Group, Groups, MemoryFormat, Shape};
+use crate::key::check_model_alone;
 use crate::{Error, ErrorKind, Result};
 
-/// Layers of equal structure. Source: `KVLayerGroupsManager` of LMCache 0.5.6.
+/// Layers of equal structure: what [`LMCacheMetadata::new`] is told, and checks. Source: `KVLayerGroupsManager` of
+/// LMCache 0.5.6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LayerGroup {
     /// 2 for keys and values, 1 for multi-head latent attention.
@@ -31,18 +33,11 @@ pub struct LayerGroup {
 /// # }
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct LMCacheMetadata {
-    /// The model's name.
-    pub model_name: String,
-    /// Number of workers.
-    pub world_size: u32,
-    /// Which of them this is.
-    pub worker_id: u32,
-    /// Tokens of a full chunk.
-    pub chunk_size: usize,
-    /// Whether the model uses multi-head latent attention.
-    pub use_mla: bool,
+    model_name: String,
+    world_size: u32,
+    worker_id: u32,
+    use_mla: bool,
     layout: RawLayout,
 }
 
@@ -50,7 +45,8 @@ impl LMCacheMetadata {
     /// Metadata of a model with these groups of layers. All groups with `kv_size` 1 mean multi-head latent attention.
     ///
     /// # Errors
-    /// `InvalidInput` for no group, a dimension of 0, or a chunk whose length overflows.
+    /// `InvalidKey` for a model's name that no key can hold. `InvalidInput` for 0 workers, no group, a `kv_size` other
+    /// than 1 and 2, a dimension of 0, or a chunk whose length overflows.
     pub fn new(
         model_name: impl Into<String>,
         world_size: u32,
@@ -58,9 +54,14 @@ impl LMCacheMetadata {
         chunk_size: usize,
         groups: &[LayerGroup],
     ) -> Result<Self> {
+        let model_name = model_name.into();
+        check_model_alone(&model_name)?;
+        if world_size == 0 {
+            return Err(bad("there is at least one worker, not 0"));
+        }
         let use_mla = groups.iter().all(|g| g.kv_size == 1);
         let layout = RawLayout::new(groups, chunk_size, use_mla)?;
-        Ok(Self { model_name: model_name.into(), world_size, worker_id, chunk_size, use_mla, layout })
+        Ok(Self { model_name, world_size, worker_id, use_mla, layout })
     }
 
     /// Metadata of LMCache's older form: `kv_shape` is `(num_layer, 2 or 1, chunk_size, num_kv_head, head_size)`.
@@ -83,6 +84,31 @@ impl LMCacheMetadata {
             chunk_size,
             &[LayerGroup { kv_size, num_layers, hidden_dim, dtype: kv_dtype }],
         )
+    }
+
+    /// The model's name.
+    pub fn model_name(&self) -> &str {
+        &self.model_name
+    }
+
+    /// Number of workers.
+    pub fn world_size(&self) -> u32 {
+        self.world_size
+    }
+
+    /// Which of them this is.
+    pub fn worker_id(&self) -> u32 {
+        self.worker_id
+    }
+
+    /// Tokens of a full chunk.
+    pub fn chunk_size(&self) -> usize {
+        self.layout.chunk_size
+    }
+
+    /// Whether the model uses multi-head latent attention.
+    pub fn use_mla(&self) -> bool {
+        self.use_mla
     }
 
     /// The layout of a chunk: shapes, dtypes, bytes of a full chunk and of one token.
@@ -120,6 +146,9 @@ impl RawLayout {
                 let dims = [g.kv_size, g.num_layers, chunk_size, g.hidden_dim];
                 if dims.contains(&0) {
                     return Err(bad(&format!("no dimension may be 0: {dims:?}")));
+                }
+                if g.kv_size > 2 {
+                    return Err(bad(&format!("`kv_size` is 2 (keys and values) or 1, not {}", g.kv_size)));
                 }
                 Ok(Group { shape: Shape::new(&dims)?, dtype: Some(g.dtype) })
             })
@@ -209,8 +238,24 @@ mod tests {
     }
 
     #[test]
+    fn parts_that_no_engine_has_are_refused() {
+        let group = |kv_size| LayerGroup { kv_size, num_layers: 1, hidden_dim: 8, dtype: Dtype::Float16 };
+        for (model, world_size, groups, kind, why) in [
+            ("", 1, vec![group(2)], ErrorKind::InvalidKey, "write the model's name"),
+            ("a@b", 1, vec![group(2)], ErrorKind::InvalidKey, "holds no `@`"),
+            ("m", 0, vec![group(2)], ErrorKind::InvalidInput, "at least one worker"),
+            ("m", 1, vec![], ErrorKind::InvalidInput, "at least one group"),
+            ("m", 1, vec![group(0)], ErrorKind::InvalidInput, "no dimension may be 0"),
+            ("m", 1, vec![group(2), group(3)], ErrorKind::InvalidInput, "`kv_size` is 2 (keys and values) or 1, not 3"),
+        ] {
+            let e = LMCacheMetadata::new(model, world_size, 0, 16, &groups).unwrap_err();
+            assert!(e.kind() == kind && e.to_string().contains(why), "{e}");
+        }
+    }
+
+    #[test]
     fn mla_has_its_own_format() {
         let m = LMCacheMetadata::from_kv_shape("m", 1, 0, [2, 1, 16, 1, 4], Dtype::Bfloat16).unwrap();
-        assert_eq!((m.use_mla, m.chunk_layout().full.format), (true, MemoryFormat::KvMlaFmt));
+        assert_eq!((m.use_mla(), m.chunk_layout().full.format), (true, MemoryFormat::KvMlaFmt));
     }
 }

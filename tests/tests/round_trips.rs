@@ -26,6 +26,11 @@ fn chunk_hash() -> impl Strategy<Value = ChunkHash> {
     ]
 }
 
+/// Any but those of eight digits, which no key takes: they would make it an object key.
+fn world_size() -> impl Strategy<Value = u32> {
+    prop_oneof![0..10_000_000_u32, 100_000_000..=u32::MAX]
+}
+
 fn tags() -> impl Strategy<Value = Vec<(String, String)>> {
     let value = "[^@]{0,12}".prop_filter("ends with a space", |v| v.trim_end() == v);
     vec(("[^@%]{0,12}", value), 0..4)
@@ -33,7 +38,7 @@ fn tags() -> impl Strategy<Value = Vec<(String, String)>> {
 
 prop_compose! {
     fn engine_key()(
-        model in model(), world_size: u32, worker_id: u32, hash in chunk_hash(), dtype in select(&Dtype::ALL),
+        model in model(), world_size in world_size(), worker_id: u32, hash in chunk_hash(), dtype in select(&Dtype::ALL),
         tags in tags(),
     ) -> CacheEngineKey {
         let key = CacheEngineKey::new(model, world_size, worker_id, hash, dtype).unwrap();
@@ -63,12 +68,6 @@ fn layout() -> impl Strategy<Value = ChunkLayout> {
             .collect();
         ChunkLayout { format, groups: Groups::new(&groups).unwrap(), len }
     })
-}
-
-/// World sizes that `CacheKey::parse` takes for one: eight hex digits mean an object key. LMCache has no ten million
-/// workers.
-fn is_told_apart(world_size: u32) -> bool {
-    world_size.to_string().len() != 8
 }
 
 /// Texts near to what the parsers expect: they go deeper than any text would.
@@ -104,10 +103,8 @@ proptest! {
         prop_assert_eq!(any.to_engine(), Some(key.clone()));
         prop_assert_eq!(&CacheKey::parse_as(any.as_str(), KeyKind::Engine).unwrap(), &any);
         prop_assert_eq!(&any.as_str().parse::<CacheEngineKey>().unwrap(), &key);
-        if is_told_apart(key.world_size) {
-            let read = CacheKey::parse(any.as_str()).unwrap();
-            prop_assert_eq!((read.as_str(), read.kind()), (any.as_str(), KeyKind::Engine));
-        }
+        let read = CacheKey::parse(any.as_str()).unwrap();
+        prop_assert_eq!((read.as_str(), read.kind()), (any.as_str(), KeyKind::Engine));
     }
 
     #[test]
@@ -117,10 +114,8 @@ proptest! {
         prop_assert_eq!(any.as_str(), key.to_string());
         prop_assert_eq!(any.to_layer(), Some(key.clone()));
         prop_assert_eq!(&CacheKey::parse_as(any.as_str(), KeyKind::Layer).unwrap(), &any);
-        if is_told_apart(key.key.world_size) {
-            let read = CacheKey::parse(any.as_str()).unwrap();
-            prop_assert_eq!((read.as_str(), read.kind()), (any.as_str(), KeyKind::Layer));
-        }
+        let read = CacheKey::parse(any.as_str()).unwrap();
+        prop_assert_eq!((read.as_str(), read.kind()), (any.as_str(), KeyKind::Layer));
     }
 
     /// Whatever the constructor takes has a text that is read back: else a chunk is stored that no key finds again.
@@ -148,8 +143,6 @@ proptest! {
         ),
     ]) {
         let text = key.as_str();
-        prop_assume!(key.to_engine().is_none_or(|k| is_told_apart(k.world_size)));
-        prop_assume!(key.to_layer().is_none_or(|k| is_told_apart(k.key.world_size)));
         match file_name(&key) {
             Ok(name) => {
                 prop_assert!(name.len() <= NAME_MAX && !name.contains(['/', '\0']), "{}", name);

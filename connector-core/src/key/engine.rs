@@ -3,36 +3,42 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{CacheKey, ChunkHash, KeyKind, bad_field, bad_key, check_model, check_outer_spaces, decimal, hash};
+use super::{
+    CacheKey, ChunkHash, KeyKind, bad_field, bad_key, check_model, check_model_alone, check_outer_spaces, decimal, hash,
+};
 use crate::chunk::Dtype;
 use crate::{Error, Result};
 
 /// `model@world_size@worker_id@hash@dtype[@tag%value..]`: one chunk of all layers.
 ///
-/// [`new`](Self::new), [`with_tag`](Self::with_tag) and parsing check that LMCache reads the text back; who writes to a
-/// field keeps to what stands at it.
+/// Whatever stands in it has a text that is read back: [`new`](Self::new) and [`with_tag`](Self::with_tag) check it.
+///
+/// ```
+/// # fn main() -> connector_core::Result<()> {
+/// use connector_core::{CacheEngineKey, Dtype};
+/// let key = CacheEngineKey::new("facebook/opt-125m", 2, 1, 0x1f2e3d_u64, Dtype::Float16)?.with_tag("user", "a")?;
+/// assert_eq!(key.to_string(), "facebook/opt-125m@2@1@1f2e3d@half@user%a");
+/// assert_eq!((key.world_size(), key.worker_id(), key.dtype()), (2, 1, Dtype::Float16));
+/// assert_eq!(key.layer(7).to_string(), "facebook/opt-125m@2@1@1f2e3d@half@7@user%a");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-#[non_exhaustive]
 pub struct CacheEngineKey {
-    /// The model's name; holds no `@`.
-    pub model_name: String,
-    /// Number of workers.
-    pub world_size: u32,
-    /// Which of them wrote the chunk.
-    pub worker_id: u32,
-    /// Hash of the chunk's tokens and all before them.
-    pub chunk_hash: ChunkHash,
-    /// Type of the cache's elements.
-    pub dtype: Dtype,
-    /// `(name, value)` of each `lmcache.tag.<name>` of the request. A name holds no `%`, neither holds `@`.
-    pub tags: Vec<(String, String)>,
+    model_name: String,
+    world_size: u32,
+    worker_id: u32,
+    chunk_hash: ChunkHash,
+    dtype: Dtype,
+    tags: Vec<(String, String)>,
 }
 
 impl CacheEngineKey {
-    /// A key without tags.
+    /// A key without tags, of the chunk that worker `worker_id` of `world_size` workers wrote.
     ///
     /// # Errors
-    /// `InvalidKey` if the model's name is empty, holds `@`, or starts with a space.
+    /// `InvalidKey` if the model's name is empty, holds `@`, or starts with a space, and for a world size of eight
+    /// digits: its text would be that of an [`ObjectKey`](super::ObjectKey).
     pub fn new(
         model_name: impl Into<String>,
         world_size: u32,
@@ -41,17 +47,10 @@ impl CacheEngineKey {
         dtype: Dtype,
     ) -> Result<Self> {
         let model_name = model_name.into();
-        check_model(&model_name, &model_name)?;
-        if model_name.contains('@') || model_name.trim_start() != model_name {
-            return Err(bad_field(
-                &model_name,
-                1,
-                "model",
-                &model_name,
-                "a model's name holds no `@` and starts with no space",
-            ));
-        }
-        Ok(Self { model_name, world_size, worker_id, chunk_hash: chunk_hash.into(), dtype, tags: Vec::new() })
+        check_model_alone(&model_name)?;
+        let key = Self { model_name, world_size, worker_id, chunk_hash: chunk_hash.into(), dtype, tags: Vec::new() };
+        check_world_size(&key, world_size)?;
+        Ok(key)
     }
 
     /// The same key with one more tag.
@@ -72,7 +71,37 @@ impl CacheEngineKey {
 
     /// The key of one layer of this chunk.
     pub fn layer(&self, layer_id: u32) -> LayerCacheEngineKey {
-        LayerCacheEngineKey { key: self.clone(), layer_id }
+        LayerCacheEngineKey::new(self.clone(), layer_id)
+    }
+
+    /// The model's name; holds no `@`.
+    pub fn model_name(&self) -> &str {
+        &self.model_name
+    }
+
+    /// Number of workers.
+    pub fn world_size(&self) -> u32 {
+        self.world_size
+    }
+
+    /// Which of them wrote the chunk.
+    pub fn worker_id(&self) -> u32 {
+        self.worker_id
+    }
+
+    /// Hash of the chunk's tokens and all before them.
+    pub fn chunk_hash(&self) -> &ChunkHash {
+        &self.chunk_hash
+    }
+
+    /// Type of the cache's elements.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// `(name, value)` of each `lmcache.tag.<name>` of the request, in the order of the text.
+    pub fn tags(&self) -> &[(String, String)] {
+        &self.tags
     }
 
     /// LMCache's `split_layers`: the keys of all `num_layers` layers.
@@ -91,13 +120,29 @@ impl CacheEngineKey {
 }
 
 /// `model@world_size@worker_id@hash@dtype@layer_id[@tag%value..]`: one chunk of one layer.
+///
+/// Made by [`CacheEngineKey::layer`], or of its parts.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-#[non_exhaustive]
 pub struct LayerCacheEngineKey {
-    /// All but the layer.
-    pub key: CacheEngineKey,
+    key: CacheEngineKey,
+    layer_id: u32,
+}
+
+impl LayerCacheEngineKey {
+    /// Layer `layer_id` (from 0) of the chunk that `key` names.
+    pub fn new(key: CacheEngineKey, layer_id: u32) -> Self {
+        Self { key, layer_id }
+    }
+
+    /// All but the layer: the key of the chunk of all layers.
+    pub fn key(&self) -> &CacheEngineKey {
+        &self.key
+    }
+
     /// Which layer, from 0.
-    pub layer_id: u32,
+    pub fn layer_id(&self) -> u32 {
+        self.layer_id
+    }
 }
 
 impl fmt::Display for CacheEngineKey {
@@ -170,6 +215,7 @@ fn fields(text: &str) -> Result<Fields<'_>> {
     let tail = rest.next();
     check_model(text, model)?;
     let world_size = decimal(text, 2, "world size", world_size)?;
+    check_world_size(text, world_size)?;
     let worker_id = decimal(text, 3, "worker id", worker_id)?;
     hash::check(text, hash_text)?;
     let dtype = Dtype::from_key_name(dtype).ok_or_else(|| {
@@ -200,6 +246,16 @@ fn fields(text: &str) -> Result<Fields<'_>> {
     Ok(Fields { model, world_size, worker_id, hash: hash_text, dtype, layer_id, tags: tags.unwrap_or_default() })
 }
 
+/// Eight digits mean an object key's rank to whoever reads a key without knowing its kind. LMCache has no ten million
+/// workers.
+fn check_world_size(key: impl fmt::Display, world_size: u32) -> Result<()> {
+    if (10_000_000..100_000_000).contains(&world_size) {
+        let want = "eight digits there make it an object key";
+        return Err(bad_field(&key.to_string(), 2, "world size", &world_size.to_string(), want));
+    }
+    Ok(())
+}
+
 pub(super) fn validate(text: &str) -> Result<KeyKind> {
     fields(text).map(|f| if f.layer_id.is_some() { KeyKind::Layer } else { KeyKind::Engine })
 }
@@ -217,4 +273,29 @@ fn read(text: &str) -> Result<(CacheEngineKey, Option<u32>)> {
         tags,
     };
     Ok((key, f.layer_id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+
+    #[test]
+    fn a_key_whose_text_would_not_be_read_back_is_not_made() {
+        let new = |model, world_size| CacheEngineKey::new(model, world_size, 0, 0xff_u64, Dtype::Float16);
+        for (made, why) in [
+            (new("", 1), "write the model's name"),
+            (new("a@b", 1), "holds no `@`"),
+            (new(" m", 1), "starts with no space"),
+            (new("m", 12_345_678), "field 2 (world size) is `12345678`; eight digits there make it an object key"),
+            (new("m", 1).unwrap().with_tag("a%b", "c"), "no `%`"),
+            (new("m", 1).unwrap().with_tag("a", "b@c"), "its value no `@`"),
+            (new("m", 1).unwrap().with_tag("a", "b "), "no trailing space"),
+        ] {
+            let e = made.unwrap_err();
+            assert!(e.kind() == ErrorKind::InvalidKey && e.to_string().contains(why), "{e}");
+        }
+        assert!("m@12345678@0@ff@half".parse::<CacheEngineKey>().is_err());
+        assert_eq!(new("m", 123_456_789).unwrap().to_string(), "m@123456789@0@ff@half");
+    }
 }

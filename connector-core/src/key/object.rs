@@ -8,20 +8,27 @@ use super::{CacheKey, KeyKind, bad_field, bad_key, check_model, check_outer_spac
 use crate::{Error, Result};
 
 /// `model@%08x(kv_rank)@%x(object_group)@hash_hex[@salt]`: a chunk in LMCache's multiprocess mode.
+///
+/// Whatever stands in it has a text that is read back: the constructors check it.
+///
+/// ```
+/// # fn main() -> connector_core::Result<()> {
+/// use connector_core::ObjectKey;
+/// let key = ObjectKey::new("facebook/opt-125m", ObjectKey::compute_kv_rank(1, 5, 8, 5), [0x1f, 0x2e])?
+///     .with_object_group(2)
+///     .with_cache_salt("user-a")?;
+/// assert_eq!(key.to_string(), "facebook/opt-125m@01050805@2@1f2e@user-a");
+/// assert_eq!((key.kv_rank(), key.chunk_hash(), key.cache_salt()), (0x0105_0805, &[0x1f, 0x2e][..], "user-a"));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-#[non_exhaustive]
 pub struct ObjectKey {
-    /// Hash of the chunk's tokens and all before them.
-    pub chunk_hash: Vec<u8>,
-    /// The model's name; holds no `@`.
-    pub model_name: String,
-    /// `world_size << 24 | rank << 16 | local_world_size << 8 | local_rank`. Signed, because LMCache reads `-1` from a
-    /// file name without complaint.
-    pub kv_rank: i64,
-    /// Which object group the chunk belongs to.
-    pub object_group_id: u64,
-    /// Keeps users apart; empty for none. No `@`, `/`, `\`, NUL; at most 128 characters.
-    pub cache_salt: String,
+    chunk_hash: Vec<u8>,
+    model_name: String,
+    kv_rank: i64,
+    object_group_id: u64,
+    cache_salt: String,
 }
 
 /// What a salt must not hold, and how long it may be, as LMCache checks it.
@@ -72,6 +79,32 @@ impl ObjectKey {
     /// `world_size << 24 | rank << 16 | local_world_size << 8 | local_rank`, LMCache's `ComputeKVRank`.
     pub const fn compute_kv_rank(world_size: u8, rank: u8, local_world_size: u8, local_rank: u8) -> i64 {
         i64::from_be_bytes([0, 0, 0, 0, world_size, rank, local_world_size, local_rank])
+    }
+
+    /// Hash of the chunk's tokens and all before them.
+    pub fn chunk_hash(&self) -> &[u8] {
+        &self.chunk_hash
+    }
+
+    /// The model's name; holds no `@`.
+    pub fn model_name(&self) -> &str {
+        &self.model_name
+    }
+
+    /// `world_size << 24 | rank << 16 | local_world_size << 8 | local_rank`. Signed, because LMCache reads `-1` from a
+    /// file name without complaint.
+    pub fn kv_rank(&self) -> i64 {
+        self.kv_rank
+    }
+
+    /// Which object group the chunk belongs to.
+    pub fn object_group_id(&self) -> u64 {
+        self.object_group_id
+    }
+
+    /// Keeps users apart; empty for none. No `@`, `/`, `\`, NUL; at most 128 characters.
+    pub fn cache_salt(&self) -> &str {
+        &self.cache_salt
     }
 
     /// The hash in hex.
