@@ -38,6 +38,8 @@
 // A store that is not named is not linked, in silence: an unused dependency must not compile. (Tests have more of them.)
 #![cfg_attr(not(test), deny(unused_crate_dependencies))]
 
+#[cfg(feature = "audit")]
+pub mod audit;
 #[cfg(feature = "blackhole")]
 pub mod blackhole;
 #[cfg(feature = "fs")]
