@@ -48,6 +48,8 @@ pub mod fs;
 pub mod memory;
 #[cfg(feature = "mock")]
 pub mod mock;
+#[cfg(feature = "tiered")]
+pub mod tiered;
 
 mod compiled_out;
 #[cfg(any(feature = "memory", feature = "mock", feature = "tiered"))]

@@ -132,7 +132,10 @@ async fn a_chunk_that_changed_is_corrupt_names_both_checksums_and_is_never_given
                 assert!(read != put && read.len() == 8, "{event}");
                 assert_says(&e.to_string(), &[put, read, key(1).as_str()]);
                 let count = format!("mismatches={}", n + 1);
-                assert_says(event, &["ERROR", &format!("expected={put}"), &count, &format!("size={len}"), key(1).as_str()]);
+                assert_says(
+                    event,
+                    &["ERROR", &format!("expected={put}"), &count, &format!("size={len}"), key(1).as_str()],
+                );
             }
         }
     }
@@ -228,7 +231,8 @@ async fn a_chunk_that_another_put_or_that_was_removed_or_forgotten_is_not_judged
 
 #[tokio::test]
 async fn every_operation_is_logged_with_its_outcome_and_excluded_ones_are_not() {
-    for (name, excluded) in [("logged", ""), ("excluded", "&exclude_cmds=exists,get,batched_async_contains,unheard_of")] {
+    for (name, excluded) in [("logged", ""), ("excluded", "&exclude_cmds=exists,get,batched_async_contains,unheard_of")]
+    {
         let (connector, behind) = audited(name, excluded).await;
         let (events, _guard) = Events::collect();
         let mut memory = MemoryObjMut::zeroed(10);

@@ -88,7 +88,14 @@ impl Call<'_> {
     }
 
     /// Logged also for operations that are not: it is what one audits for. The call may go on, if it is a batch.
-    pub(super) fn mismatch(&self, key: &CacheKey, size: usize, expected: Checksum, checksum: Checksum, mismatches: u64) {
+    pub(super) fn mismatch(
+        &self,
+        key: &CacheKey,
+        size: usize,
+        expected: Checksum,
+        checksum: Checksum,
+        mismatches: u64,
+    ) {
         tracing::error!(
             target: "kvconn::audit",
             store = %self.log.store,

@@ -108,7 +108,8 @@ impl Registry {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
+    #[cfg(test)]
+    fn len(&self) -> usize {
         lock(&self.0).keys.len()
     }
 }

@@ -38,8 +38,11 @@ impl MockOptions {
         let hint = "write `mock://100/` for 100 GB";
         let capacity = match (host, self.capacity) {
             (Some(host), _) => host.parse().map_err(|_| {
-                Error::new(ErrorKind::InvalidUrl, format!("`{url}` has `{host}` where its capacity should be, a number"))
-                    .with_hint(hint)
+                Error::new(
+                    ErrorKind::InvalidUrl,
+                    format!("`{url}` has `{host}` where its capacity should be, a number"),
+                )
+                .with_hint(hint)
             })?,
             (None, Some(capacity)) => capacity,
             (None, None) => {
