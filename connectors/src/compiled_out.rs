@@ -18,6 +18,10 @@ macro_rules! compiled_out {
 }
 
 compiled_out! {
+    "audit": "kvconn.audit" "AuditConnector" ["audit"];
+    "blackhole": "kvconn.blackhole" "BlackholeConnector" ["blackhole"];
     "fs": "kvconn.fs" "FSConnector" ["fs"];
     "memory": "kvconn.memory" "MemoryConnector" ["memory"];
+    "mock": "kvconn.mock" "MockConnector" ["mock"];
+    "tiered": "kvconn.tiered" "TieredConnector" ["tiered"];
 }

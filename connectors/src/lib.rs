@@ -24,22 +24,38 @@
 //! |---|---|---|
 //! | `memory` | [`kvconn.memory`](memory): chunks in this process's memory | `memory://name` |
 //! | `fs` | [`kvconn.fs`](fs): one file a chunk, LMCache's layout | `fs:///path`, `fs://host:port/path[,path..]` |
+//! | `tiered` | [`kvconn.tiered`](tiered): a small store near by in front of another | `tiered://?front=URL&back=URL` |
+//! | `audit` | [`kvconn.audit`](audit): logs and checksums what another store does | `audit://?actual_remote_url=URL` |
+//! | `mock` | [`kvconn.mock`](mock): memory with a stated latency and throughput | `mock://GB` |
+//! | `blackhole` | [`kvconn.blackhole`](blackhole): nothing | `blackhole://` |
 //!
 //! | bundle | features |
 //! |---|---|
-//! | `local` (default) | `memory`, `fs` |
+//! | `local` (default) | all of these |
 //! | `full` | everything |
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 #![forbid(unsafe_code)]
 // A store that is not named is not linked, in silence: an unused dependency must not compile. (Tests have more of them.)
 #![cfg_attr(not(test), deny(unused_crate_dependencies))]
 
+#[cfg(feature = "audit")]
+pub mod audit;
+#[cfg(feature = "blackhole")]
+pub mod blackhole;
 #[cfg(feature = "fs")]
 pub mod fs;
 #[cfg(feature = "memory")]
 pub mod memory;
+#[cfg(feature = "mock")]
+pub mod mock;
+#[cfg(feature = "tiered")]
+pub mod tiered;
 
 mod compiled_out;
+#[cfg(any(feature = "memory", feature = "mock", feature = "tiered"))]
+mod copies;
+#[cfg(any(feature = "memory", feature = "mock"))]
+mod lru_chunks;
 
 pub use connector_core::*;
 

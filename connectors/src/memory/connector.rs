@@ -7,7 +7,8 @@ use connector_core::{
 use futures::stream::{self, StreamExt};
 
 use super::MemoryOptions;
-use super::store::Store;
+use super::store;
+use crate::lru_chunks::LruChunks;
 
 /// Chunks in this process's memory.
 ///
@@ -15,7 +16,7 @@ use super::store::Store;
 /// longest ago goes first. The chunks are gone when the last connector is dropped.
 #[external_connector(module = "kvconn.memory", name = "MemoryConnector", scheme = "memory", options = MemoryOptions)]
 pub struct MemoryConnector {
-    store: Arc<Store>,
+    store: Arc<LruChunks>,
 }
 
 impl FromContext for MemoryConnector {
@@ -24,7 +25,7 @@ impl FromContext for MemoryConnector {
         // `plugin://name` is no host, but a name all the same.
         let plugin = ctx.plugin_name().filter(|_| ctx.url().scheme() == "plugin");
         let name = plugin.or_else(|| ctx.url().host());
-        Ok(Self { store: Store::open(name, options.capacity)? })
+        Ok(Self { store: store::open(name, options.capacity)? })
     }
 }
 

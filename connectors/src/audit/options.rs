@@ -1,0 +1,105 @@
+use std::collections::HashSet;
+
+use connector_core::{ConnectorContext, ConnectorOptions, Error, ErrorKind, RemoteUrl, Result};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// Options of `audit://`.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct AuditOptions {
+    /// The URL of the store behind; `audit_actual_remote_url` of LMCache's configuration unless set. Required.
+    pub actual_remote_url: Option<String>,
+    /// Whether the checksums of chunks that are put and read are logged.
+    pub calc_checksum: bool,
+    /// Whether a chunk that is read must have a checksum that was put; false unless set. Calculates checksums, too.
+    pub verify_checksum: Option<bool>,
+    /// LMCache's old name for `verify_checksum`, which is stronger.
+    pub verify: bool,
+    /// Operations that are not logged, separated by commas. Their chunks are verified all the same.
+    pub exclude_cmds: Vec<String>,
+    /// How checksums are calculated: with BLAKE3, or faster, but not safe from forgery, with XXH3 of 128 bits.
+    #[schemars(with = "String", extend("enum" = ["blake3", "xxh3"]))]
+    pub checksum: ChecksumKind,
+    /// How many keys' checksums are remembered, at most.
+    pub max_checksums: usize,
+}
+
+/// How a checksum is calculated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChecksumKind {
+    /// BLAKE3, 256 bits.
+    #[default]
+    Blake3,
+    /// XXH3, 128 bits.
+    Xxh3,
+}
+
+impl Default for AuditOptions {
+    fn default() -> Self {
+        Self {
+            actual_remote_url: None,
+            calc_checksum: false,
+            verify_checksum: None,
+            verify: false,
+            exclude_cmds: Vec::new(),
+            checksum: ChecksumKind::default(),
+            max_checksums: 100_000,
+        }
+    }
+}
+
+impl ConnectorOptions for AuditOptions {
+    const EXTRA_CONFIG_PREFIX: &'static str = "audit_";
+}
+
+/// What can be left out of the log, and what LMCache calls the same.
+const OPERATIONS: [(&str, &[&str]); 14] = [
+    ("exists", &["exists_sync"]),
+    ("get", &[]),
+    ("put", &[]),
+    ("get_into", &[]),
+    ("remove", &["remove_sync"]),
+    ("list", &[]),
+    ("ping", &[]),
+    ("close", &[]),
+    ("batched_exists", &[]),
+    ("batched_contains", &["batched_async_contains"]),
+    ("batched_get", &["batched_get_non_blocking"]),
+    ("batched_get_into", &[]),
+    ("batched_put", &[]),
+    ("batched_remove", &[]),
+];
+
+impl AuditOptions {
+    pub(super) fn verifies(&self) -> bool {
+        self.verify_checksum.unwrap_or(self.verify)
+    }
+
+    /// The store behind.
+    pub(super) fn behind(&self, ctx: &ConnectorContext) -> Result<RemoteUrl> {
+        let configured = || ctx.config().audit_actual_remote_url.as_deref();
+        let set = self.actual_remote_url.as_deref().filter(|url| !url.is_empty()).or_else(configured);
+        let url = set.ok_or_else(|| {
+            Error::new(ErrorKind::InvalidUrl, format!("`{}` does not say which store to audit", ctx.url())).with_hint(
+                "set `audit_actual_remote_url` in LMCache's configuration, or write \
+                 `audit://?actual_remote_url=` and its URL with `:`, `/` and `?` percent-encoded",
+            )
+        })?;
+        RemoteUrl::parse(url).map_err(|e| e.at("option `actual_remote_url`"))
+    }
+
+    /// The operations that are not logged.
+    pub(super) fn excluded(&self) -> HashSet<&'static str> {
+        let find = |name: &str| {
+            let found = OPERATIONS.iter().find(|(ours, theirs)| *ours == name || theirs.contains(&name));
+            if found.is_none() && !name.is_empty() {
+                // LMCache takes any name, and has some for which there is no operation here.
+                tracing::warn!(name, "option `exclude_cmds` names no operation of a connector");
+            }
+            found.map(|(ours, _)| *ours)
+        };
+        self.exclude_cmds.iter().filter_map(|name| find(name.trim())).collect()
+    }
+}

@@ -1,0 +1,113 @@
+use std::time::Duration;
+
+use connector_core::{
+    BoxStream, CacheKey, Capabilities, ConnectorContext, FromContext, LocalCpuBackend, MemoryObj, MemoryObjMut,
+    RemoteConnector, Result, external_connector,
+};
+use futures::stream::{self, StreamExt};
+
+use super::MockOptions;
+use super::line::Line;
+use crate::lru_chunks::LruChunks;
+
+/// Memory that takes as long as a store far away: for measuring without one.
+///
+/// Looks take a stated latency, reads and writes a stated throughput each, on tokio's clock. The chunks are real, and are
+/// gone with the connector; when it is full, the chunk that was used longest ago goes first.
+#[external_connector(module = "kvconn.mock", name = "MockConnector", scheme = "mock", options = MockOptions)]
+pub struct MockConnector {
+    chunks: LruChunks,
+    backend: LocalCpuBackend,
+    latency: Duration,
+    reads: Line,
+    writes: Line,
+}
+
+impl FromContext for MockConnector {
+    async fn from_context(ctx: ConnectorContext) -> Result<Self> {
+        let options: MockOptions = ctx.options()?;
+        let line = |name, throughput| MockOptions::seconds_per_byte(name, throughput).map(Line::new);
+        Ok(Self {
+            chunks: LruChunks::new(options.capacity_bytes(&ctx)?),
+            backend: ctx.local_cpu_backend().clone(),
+            latency: options.latency()?,
+            reads: line("read_throughput", options.read_throughput)?,
+            writes: line("write_throughput", options.write_throughput)?,
+        })
+    }
+}
+
+impl MockConnector {
+    /// One round trip that carries no chunk.
+    async fn peek(&self) {
+        if !self.latency.is_zero() {
+            tokio::time::sleep(self.latency).await;
+        }
+    }
+}
+
+impl RemoteConnector for MockConnector {
+    async fn exists(&self, key: &CacheKey) -> Result<bool> {
+        self.peek().await;
+        Ok(self.chunks.contains(key))
+    }
+
+    /// Copies into pool memory, as a store that reads from a socket would.
+    async fn get(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
+        let Some(chunk) = self.chunks.get(key) else { return Ok(None) };
+        let mut memory = self.backend.allocate(chunk.layout()).await?;
+        self.reads.transfer(chunk.len()).await;
+        memory.copy_from_slice(&chunk);
+        Ok(Some(memory.freeze()))
+    }
+
+    /// Stored when the transfer has ended: one that is cancelled leaves the old chunk.
+    async fn put(&self, key: &CacheKey, chunk: MemoryObj) -> Result<()> {
+        self.chunks.check(&chunk)?;
+        self.writes.transfer(chunk.len()).await;
+        self.chunks.put(key, &chunk)
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let all = Capabilities::new().with_remove().with_list().with_ping().with_layout_kept();
+        all.with_max_chunk_bytes(self.chunks.capacity())
+    }
+
+    async fn get_into(&self, key: &CacheKey, dst: &mut MemoryObjMut) -> Result<Option<usize>> {
+        let Some(chunk) = self.chunks.get(key) else { return Ok(None) };
+        dst.set_layout(chunk.layout().clone())?;
+        self.reads.transfer(chunk.len()).await;
+        dst.copy_from_slice(&chunk);
+        Ok(Some(chunk.len()))
+    }
+
+    async fn remove(&self, key: &CacheKey) -> Result<bool> {
+        self.peek().await;
+        Ok(self.chunks.remove(key))
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
+        let keys = async move {
+            self.peek().await;
+            stream::iter(self.chunks.keys(prefix)).map(Ok)
+        };
+        stream::once(keys).flatten().boxed()
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.peek().await;
+        Ok(())
+    }
+
+    /// One round trip for all keys.
+    async fn batched_exists(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
+        self.peek().await;
+        keys.iter().map(|key| Ok(self.chunks.contains(key))).collect()
+    }
+
+    /// As [`batched_exists`](RemoteConnector::batched_exists).
+    async fn batched_remove(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
+        self.peek().await;
+        keys.iter().map(|key| Ok(self.chunks.remove(key))).collect()
+    }
+}

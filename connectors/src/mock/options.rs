@@ -1,0 +1,80 @@
+use std::time::Duration;
+
+use connector_core::{ConnectorContext, ConnectorOptions, Error, ErrorKind, Result};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// Options of `mock://`. A GB is 2^30 bytes.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct MockOptions {
+    /// Most bytes of chunks, in GB; the URL's host if it is `mock://`. Required.
+    pub capacity: Option<f64>,
+    /// How long a look takes, in milliseconds.
+    pub peeking_latency: f64,
+    /// GB that all reads together move in a second.
+    pub read_throughput: f64,
+    /// GB that all writes together move in a second.
+    pub write_throughput: f64,
+}
+
+impl Default for MockOptions {
+    fn default() -> Self {
+        Self { capacity: None, peeking_latency: 1.0, read_throughput: 2.0, write_throughput: 2.0 }
+    }
+}
+
+impl ConnectorOptions for MockOptions {
+    const EXTRA_CONFIG_PREFIX: &'static str = "mock_connector_";
+}
+
+const GB: f64 = (1_u64 << 30) as f64;
+
+impl MockOptions {
+    /// Bytes, from the URL's host (of `mock://`) or the option.
+    pub(super) fn capacity_bytes(&self, ctx: &ConnectorContext) -> Result<u64> {
+        let url = ctx.url();
+        let host = url.host().filter(|_| url.scheme() == "mock");
+        let hint = "write `mock://100/` for 100 GB";
+        let capacity = match (host, self.capacity) {
+            (Some(host), _) => host.parse().map_err(|_| {
+                Error::new(
+                    ErrorKind::InvalidUrl,
+                    format!("`{url}` has `{host}` where its capacity should be, a number"),
+                )
+                .with_hint(hint)
+            })?,
+            (None, Some(capacity)) => capacity,
+            (None, None) => {
+                let missing = format!("`{url}` does not say how large the store is");
+                return Err(Error::new(ErrorKind::InvalidUrl, missing).with_hint(hint));
+            }
+        };
+        let bytes = positive("capacity", capacity)? * GB;
+        Ok(bytes as u64)
+    }
+
+    pub(super) fn latency(&self) -> Result<Duration> {
+        if self.peeking_latency == 0.0 {
+            return Ok(Duration::ZERO);
+        }
+        seconds("peeking_latency", positive("peeking_latency", self.peeking_latency)? / 1000.0)
+    }
+
+    /// Seconds that a byte takes.
+    pub(super) fn seconds_per_byte(name: &str, throughput: f64) -> Result<f64> {
+        Ok(1.0 / (positive(name, throughput)? * GB))
+    }
+}
+
+fn seconds(name: &str, seconds: f64) -> Result<Duration> {
+    Duration::try_from_secs_f64(seconds)
+        .map_err(|e| Error::new(ErrorKind::InvalidOption, format!("option `{name}`: {e}")))
+}
+
+fn positive(name: &str, value: f64) -> Result<f64> {
+    if value.is_finite() && value > 0.0 {
+        return Ok(value);
+    }
+    Err(Error::new(ErrorKind::InvalidOption, format!("option `{name}`: `{value}` is not a number over 0")))
+}

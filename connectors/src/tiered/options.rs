@@ -1,0 +1,54 @@
+use connector_core::{ConnectorContext, ConnectorOptions, Error, ErrorKind, RemoteUrl, Result};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// Options of `tiered://`.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct TieredOptions {
+    /// The URL of the store in front. Required.
+    pub front: Option<String>,
+    /// The URL of the store behind. Required.
+    pub back: Option<String>,
+    /// Whether a put is answered by the store behind, or before it is there.
+    #[schemars(with = "String", extend("enum" = ["write_through", "write_back"]))]
+    pub mode: WriteMode,
+    /// Bytes of chunks that wait for the store behind, at most; for `write_back`.
+    pub write_back_bytes: u64,
+}
+
+/// When a put is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WriteMode {
+    /// When the store behind has the chunk.
+    #[default]
+    WriteThrough,
+    /// When the store in front has it.
+    WriteBack,
+}
+
+impl Default for TieredOptions {
+    fn default() -> Self {
+        Self { front: None, back: None, mode: WriteMode::default(), write_back_bytes: 256 << 20 }
+    }
+}
+
+impl ConnectorOptions for TieredOptions {
+    const EXTRA_CONFIG_PREFIX: &'static str = "tiered_connector_";
+}
+
+impl TieredOptions {
+    /// The URLs of front and back.
+    pub(super) fn urls(&self, ctx: &ConnectorContext) -> Result<(RemoteUrl, RemoteUrl)> {
+        let url = |name: &str, text: &Option<String>| {
+            let text = text.as_deref().filter(|text| !text.is_empty()).ok_or_else(|| {
+                Error::new(ErrorKind::InvalidUrl, format!("`{}` does not name its `{name}`", ctx.url())).with_hint(
+                    "write `tiered://?front=URL&back=URL` with `:`, `/`, `?` and `&` of both URLs percent-encoded",
+                )
+            })?;
+            RemoteUrl::parse(text).map_err(|e| e.at(format_args!("option `{name}`")))
+        };
+        Ok((url("front", &self.front)?, url("back", &self.back)?))
+    }
+}

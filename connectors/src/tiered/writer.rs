@@ -1,0 +1,66 @@
+//! Writes what waits in the buffer to the store behind.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use connector_core::{Error, Result};
+use futures::future::select;
+use futures::stream::{self, StreamExt};
+use tokio::time::sleep;
+
+use super::buffer::{Buffer, missing};
+use super::tiers::Tiers;
+
+/// How long a writer waits after a failure: doubled each time, to the second number.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// How many chunks `close` writes at once.
+const AT_ONCE: usize = 4;
+
+/// One writer, until nothing waits, or the back fails while the connector ends. Holds the stores: what was answered is
+/// written also if the connector is dropped.
+pub(super) async fn write_on(tiers: Arc<Tiers>) {
+    let Some(buffer) = &tiers.buffer else { return };
+    let mut pause = FIRST_PAUSE;
+    let mut writer = buffer.writer();
+    while let Some((again, write)) = writer.next() {
+        writer = again;
+        let answer = tiers.back.put(&write.key, write.chunk.clone()).await;
+        let failed = answer.as_ref().err().map(|e| e.again());
+        let key = write.key.clone();
+        write.end(answer);
+        let Some(error) = failed else {
+            pause = FIRST_PAUSE;
+            continue;
+        };
+        let (chunks, bytes) = buffer.rest();
+        if buffer.is_ending() {
+            tracing::error!(%key, %error, chunks, bytes, "the store behind failed at the end: these chunks are not in it");
+            return;
+        }
+        tracing::warn!(%key, %error, chunks, bytes, "the store behind failed: the chunk waits, and is tried again");
+        select(std::pin::pin!(sleep(pause)), std::pin::pin!(buffer.ending())).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+    // The last one has ended with `None`.
+}
+
+/// Writes everything; if the back fails, each chunk is tried once.
+pub(super) async fn flush(tiers: &Tiers, buffer: &Buffer) -> Result<()> {
+    buffer.end();
+    buffer.idle().await;
+    let tries = buffer.rest().0;
+    let errors = stream::iter(0..tries).map(|_| async {
+        let write = buffer.next()?;
+        let answer = tiers.back.put(&write.key, write.chunk.clone()).await;
+        let error = answer.as_ref().err().map(Error::again);
+        write.end(answer);
+        error
+    });
+    let errors: Vec<Error> = errors.buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await;
+    match errors.into_iter().next() {
+        Some(e) if buffer.rest().0 > 0 => Err(missing(buffer, &Arc::new(e))),
+        _ => Ok(()),
+    }
+}

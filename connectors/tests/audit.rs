@@ -1,0 +1,295 @@
+//! `audit://`: what it logs, what it refuses, and when it says nothing.
+
+mod controlled;
+
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+
+use connectors::{CacheKey, Connector, ErrorKind, LMCacheEngineConfig, MemoryObj, MemoryObjMut};
+use controlled::{Control, control};
+use futures::StreamExt;
+use futures::future::{join, poll_immediate};
+
+fn key(n: u32) -> CacheKey {
+    format!("facebook/opt-125m@1@0@{n:x}@half").parse().unwrap()
+}
+
+fn chunk(seed: u8, len: usize) -> MemoryObj {
+    MemoryObj::from((0..len).map(|i| (i % 251) as u8 ^ seed).collect::<Vec<_>>())
+}
+
+async fn audited(name: &str, options: &str) -> (Connector, Arc<Control>) {
+    let url = format!("audit://?actual_remote_url=controlled%3A%2F%2F{name}{options}");
+    (connectors::open(&url).await.unwrap(), control(name))
+}
+
+/// What is logged on this thread.
+#[derive(Clone, Default)]
+struct Events(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Events {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Events {
+    fn collect() -> (Self, tracing::subscriber::DefaultGuard) {
+        let events = Self::default();
+        let writer = events.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        (events, tracing::subscriber::set_default(subscriber))
+    }
+
+    /// The events so far; then none.
+    fn take(&self) -> Vec<String> {
+        let bytes = std::mem::take(&mut *self.0.lock().unwrap());
+        String::from_utf8(bytes).unwrap().lines().filter(|l| l.contains("kvconn::audit")).map(str::to_owned).collect()
+    }
+}
+
+#[track_caller]
+fn assert_says(line: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(line.contains(part), "no `{part}` in: {line}");
+    }
+}
+
+#[tokio::test]
+async fn the_store_behind_comes_from_lmcaches_configuration_or_from_the_url() {
+    let extra = "extra_config: {audit_actual_remote_url: 'controlled://from-extra', audit_verify_checksum: true}";
+    let both = "audit_actual_remote_url: controlled://from-config\n\
+                extra_config: {audit_actual_remote_url: 'controlled://from-extra'}";
+    let in_url = "audit://h:1?actual_remote_url=controlled%3A%2F%2Ffrom-url";
+    for (url, yaml, name) in [
+        ("audit://localhost:8080", "audit_actual_remote_url: controlled://from-config", "from-config"),
+        ("audit://127.0.0.1:8080?verify=true", "audit_actual_remote_url: controlled://from-config", "from-config"),
+        ("audit://localhost:8080", extra, "from-extra"),
+        ("audit://localhost:8080", both, "from-extra"),
+        (in_url, both, "from-url"),
+        ("plugin://audit", "audit_actual_remote_url: controlled://from-config", "from-config"),
+        (
+            "external://h:0/kvconn.audit/?connector_name=AuditConnector&actual_remote_url=controlled://from-url",
+            "{}",
+            "from-url",
+        ),
+    ] {
+        let config = LMCacheEngineConfig::from_yaml(yaml).unwrap();
+        let connector = connectors::builder(url).config(config).open().await.unwrap();
+        connector.put(&key(1), chunk(1, 10)).await.unwrap();
+        assert!(control(name).chunks.lock().unwrap().remove(&key(1)).is_some(), "{url} with {yaml}");
+        assert_eq!(connector.name(), "kvconn.audit/AuditConnector");
+    }
+}
+
+#[tokio::test]
+async fn a_store_behind_that_is_missing_or_wrong_says_where_to_name_it_and_no_password() {
+    for (url, says) in [
+        ("audit://h:1", "`audit_actual_remote_url`"),
+        ("audit://?actual_remote_url=nothing", "option `actual_remote_url`"),
+        ("audit://?actual_remote_url=redis%3A%2F%2Fu%3Ahunter2%40h%3A1%20", "option `actual_remote_url`"),
+        ("audit://?actual_remote_url=nobody%3A%2F%2Fu%3Ahunter2%40h%3A1", "nobody"),
+        ("audit://?actual_remote_uri=x", "did you mean `actual_remote_url`?"),
+        ("audit://?actual_remote_url=memory%3A%2F%2F&checksum=md5", "blake3"),
+        ("audit://?actual_remote_url=audit%3A%2F%2F", "does not say which store"),
+    ] {
+        let e = connectors::open(url).await.unwrap_err();
+        assert!(e.to_string().contains(says) && !e.to_string().contains("hunter2"), "{url}: {e}");
+    }
+}
+
+#[tokio::test]
+async fn a_chunk_that_changed_is_corrupt_names_both_checksums_and_is_never_given_out() {
+    for (name, options) in [("changed-b", "&verify=true"), ("changed-x", "&verify_checksum=1&checksum=xxh3")] {
+        for len in [1000, 3 << 20] {
+            let (connector, behind) = audited(name, options).await;
+            let (events, _guard) = Events::collect();
+            connector.put(&key(1), chunk(1, len)).await.unwrap();
+            assert_eq!(connector.get(&key(1)).await.unwrap().unwrap(), chunk(1, len));
+            let right = events.take();
+            behind.store(&key(1), chunk(2, len));
+
+            let mut memory = MemoryObjMut::zeroed(len);
+            let mut requests = [(key(1), MemoryObjMut::zeroed(len))];
+            let errors = [
+                connector.get(&key(1)).await.unwrap_err(),
+                connector.get_into(&key(1), &mut memory).await.unwrap_err(),
+                connector.batched_get(&[key(1)]).await.remove(0).unwrap_err(),
+                connector.batched_get_into(&mut requests).await.remove(0).unwrap_err(),
+            ];
+            assert!(!memory.is_taken() && !requests[0].1.is_taken());
+            let put = right[0].split_once("checksum=").unwrap().1.split(' ').next().unwrap();
+            assert_eq!(put.len(), 8, "{right:?}");
+            let wrong: Vec<String> = events.take().into_iter().filter(|e| e.contains("MISMATCH")).collect();
+            assert_eq!(wrong.len(), 4);
+            for (n, (e, event)) in errors.iter().zip(&wrong).enumerate() {
+                assert_eq!(e.kind(), ErrorKind::Corrupt);
+                let read = event.split_once(" checksum=").unwrap().1.split(' ').next().unwrap();
+                assert!(read != put && read.len() == 8, "{event}");
+                assert_says(&e.to_string(), &[put, read, key(1).as_str()]);
+                let count = format!("mismatches={}", n + 1);
+                assert_says(
+                    event,
+                    &["ERROR", &format!("expected={put}"), &count, &format!("size={len}"), key(1).as_str()],
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_verify_a_chunk_that_changed_is_given_out_with_its_checksum_in_the_log() {
+    let (connector, behind) = audited("calc", "&calc_checksum=true").await;
+    let (events, _guard) = Events::collect();
+    connector.put(&key(1), chunk(1, 10)).await.unwrap();
+    behind.store(&key(1), chunk(2, 10));
+    assert_eq!(connector.get(&key(1)).await.unwrap().unwrap(), chunk(2, 10));
+    let events = events.take();
+    assert_says(&events[0], &["operation=\"put\"", "SUCCESS", "size=10", " checksum="]);
+    assert_says(&events[1], &["operation=\"get\"", "SUCCESS", "size=10", " checksum="]);
+}
+
+#[tokio::test]
+async fn puts_of_one_key_that_overlap_raise_no_false_alarm_whichever_is_left() {
+    let (connector, behind) = audited("overlap", "&verify=true").await;
+    connector.put(&key(1), chunk(0, 1 << 20)).await.unwrap();
+    for left in [1, 2] {
+        behind.hold("put");
+        let k = key(1);
+        let (mut a, mut b) =
+            (Box::pin(connector.put(&k, chunk(1, 1 << 20))), Box::pin(connector.put(&k, chunk(2, 1 << 20))));
+        assert!(poll_immediate(&mut a).await.is_none() && poll_immediate(&mut b).await.is_none());
+        assert!(connector.get(&key(1)).await.unwrap().is_some(), "while they are in flight");
+        behind.let_go();
+        let (a, b) = join(a, b).await;
+        a.and(b).unwrap();
+        behind.store(&key(1), chunk(left, 1 << 20));
+        assert_eq!(connector.get(&key(1)).await.unwrap().unwrap(), chunk(left, 1 << 20));
+    }
+    behind.store(&key(1), chunk(3, 1 << 20));
+    assert_eq!(connector.get(&key(1)).await.unwrap_err().kind(), ErrorKind::Corrupt, "neither of them");
+}
+
+#[tokio::test]
+async fn a_put_that_failed_or_was_dropped_raises_no_false_alarm_whatever_it_left() {
+    let (connector, behind) = audited("undone", "&verify=true").await;
+    connector.put(&key(1), chunk(0, 1 << 20)).await.unwrap();
+    behind.fail("put");
+    connector.put(&key(1), chunk(1, 1 << 20)).await.unwrap_err();
+    behind.heal();
+    behind.hold("put");
+    let k = key(1);
+    let mut dropped = Box::pin(connector.put(&k, chunk(2, 1 << 20)));
+    assert!(poll_immediate(&mut dropped).await.is_none());
+    drop(dropped);
+    behind.let_go();
+    for left in [0, 1, 2] {
+        behind.store(&key(1), chunk(left, 1 << 20));
+        assert_eq!(connector.get(&key(1)).await.unwrap().unwrap(), chunk(left, 1 << 20));
+    }
+    connector.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_read_that_began_before_a_put_raises_no_false_alarm() {
+    let (connector, behind) = audited("old-read", "&verify=true").await;
+    connector.put(&key(1), chunk(1, 100)).await.unwrap();
+    behind.hold("get");
+    let k = key(1);
+    let mut get = Box::pin(connector.get(&k));
+    assert!(poll_immediate(&mut get).await.is_none());
+    connector.put(&key(1), chunk(2, 100)).await.unwrap();
+    behind.let_go();
+    assert_eq!(get.await.unwrap().unwrap(), chunk(1, 100));
+}
+
+#[tokio::test]
+async fn a_chunk_that_another_put_or_that_was_removed_or_forgotten_is_not_judged() {
+    let (connector, behind) = audited("others", "&verify=true&max_checksums=2").await;
+    behind.store(&key(1), chunk(1, 10));
+    assert!(connector.get(&key(1)).await.unwrap().is_some());
+    connector.put(&key(2), chunk(2, 10)).await.unwrap();
+    connector.remove(&key(2)).await.unwrap();
+    behind.store(&key(2), chunk(9, 10));
+    assert!(connector.get(&key(2)).await.unwrap().is_some());
+    let items = [3, 4, 5].map(|n| (key(n), chunk(n as u8, 10)));
+    connector.batched_put(&items).await.into_iter().collect::<Result<Vec<_>, _>>().unwrap();
+    for n in 3..6 {
+        behind.store(&key(n), chunk(99, 10));
+    }
+    let answers = connector.batched_get(&[key(3), key(4), key(5)]).await;
+    let verdicts: Vec<bool> = answers.iter().map(Result::is_ok).collect();
+    assert_eq!(verdicts, [true, false, false], "two are remembered");
+    connector.batched_remove(&[key(4)]).await.remove(0).unwrap();
+    behind.store(&key(4), chunk(99, 10));
+    assert!(connector.get(&key(4)).await.is_ok());
+}
+
+#[tokio::test]
+async fn every_operation_is_logged_with_its_outcome_and_excluded_ones_are_not() {
+    for (name, excluded) in [("logged", ""), ("excluded", "&exclude_cmds=exists,get,batched_async_contains,unheard_of")]
+    {
+        let (connector, behind) = audited(name, excluded).await;
+        let (events, _guard) = Events::collect();
+        let mut memory = MemoryObjMut::zeroed(10);
+        connector.put(&key(1), chunk(1, 10)).await.unwrap();
+        connector.exists(&key(1)).await.unwrap();
+        connector.get(&key(1)).await.unwrap();
+        connector.get(&key(2)).await.unwrap();
+        connector.get_into(&key(1), &mut memory).await.unwrap();
+        connector.batched_exists(&[key(1), key(2)]).await;
+        connector.batched_contains(&[key(1), key(2)]).await.unwrap();
+        connector.batched_get(&[key(1), key(2)]).await;
+        assert_eq!(connector.list("").count().await, 1);
+        connector.ping().await.unwrap();
+        behind.fail("remove");
+        connector.remove(&key(1)).await.unwrap_err();
+        behind.heal();
+        behind.hold("put");
+        let k = key(1);
+        let mut put = Box::pin(connector.put(&k, chunk(1, 10)));
+        assert!(poll_immediate(&mut put).await.is_none());
+        drop(put);
+        connector.close().await.unwrap();
+        assert_eq!(behind.count("close"), 1);
+
+        let of = |line: &str, field: &str| {
+            let rest = line.split_once(&format!(" {field}=\"")).unwrap_or_else(|| panic!("no {field} in {line}")).1;
+            rest.split('"').next().unwrap().to_owned()
+        };
+        let seen: Vec<String> =
+            events.take().iter().map(|line| format!("{} {}", of(line, "operation"), of(line, "outcome"))).collect();
+        let mut expected = vec![
+            "put SUCCESS",
+            "exists SUCCESS",
+            "get SUCCESS",
+            "get MISS",
+            "get_into SUCCESS",
+            "batched_exists SUCCESS",
+            "batched_contains SUCCESS",
+            "batched_get SUCCESS",
+            "list SUCCESS",
+            "ping SUCCESS",
+            "remove FAILED",
+            "put DROPPED",
+            "close SUCCESS",
+        ];
+        if !excluded.is_empty() {
+            expected.retain(|e| !["exists", "get", "batched_contains"].contains(&e.split(' ').next().unwrap()));
+        }
+        assert_eq!(seen, expected);
+    }
+}
+
+#[tokio::test]
+async fn what_the_store_behind_can_do_is_what_the_audit_can_do() {
+    let audit = connectors::open("audit://?actual_remote_url=memory%3A%2F%2F%3Fcapacity%3D1000").await.unwrap();
+    let memory = connectors::open("memory://?capacity=1000").await.unwrap();
+    assert_eq!(audit.capabilities(), memory.capabilities());
+    let e = audit.put(&key(1), chunk(1, 2000)).await.unwrap_err();
+    assert_eq!((e.kind(), e.connector()), (ErrorKind::OutOfMemory, Some("kvconn.memory/MemoryConnector")));
+}

@@ -1,0 +1,140 @@
+//! A store that tests control: it counts its calls, waits when it is told to, and fails on demand.
+//!
+//! `controlled://name` opens it; `control("name")` is the other end.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, LazyLock, Mutex};
+
+use connectors::{
+    BoxStream, CacheKey, Capabilities, ConnectorContext, Error, ErrorKind, FromContext, MemoryObj, RemoteConnector,
+    Result, external_connector,
+};
+use futures::stream::{self, StreamExt};
+use tokio::sync::watch;
+
+#[derive(Default)]
+pub(crate) struct Control {
+    pub(crate) chunks: Mutex<HashMap<CacheKey, MemoryObj>>,
+    /// Every call that has begun: `get KEY`, `batched_get 3`.
+    pub(crate) calls: Mutex<Vec<String>>,
+    failing: Mutex<HashSet<&'static str>>,
+    held: watch::Sender<HashSet<&'static str>>,
+}
+
+static ALL: LazyLock<Mutex<HashMap<String, Arc<Control>>>> = LazyLock::new(Mutex::default);
+
+pub(crate) fn control(name: &str) -> Arc<Control> {
+    ALL.lock().unwrap().entry(name.to_owned()).or_default().clone()
+}
+
+impl Control {
+    /// From now on, this operation fails.
+    pub(crate) fn fail(&self, operation: &'static str) {
+        self.failing.lock().unwrap().insert(operation);
+    }
+
+    pub(crate) fn heal(&self) {
+        self.failing.lock().unwrap().clear();
+    }
+
+    /// From now on, this operation begins and does not end.
+    pub(crate) fn hold(&self, operation: &'static str) {
+        self.held.send_modify(|held| {
+            held.insert(operation);
+        });
+    }
+
+    pub(crate) fn let_go(&self) {
+        self.held.send_modify(HashSet::clear);
+    }
+
+    /// How many calls have begun that start with `call`.
+    pub(crate) fn count(&self, call: &str) -> usize {
+        self.calls.lock().unwrap().iter().filter(|c| c.starts_with(call)).count()
+    }
+
+    pub(crate) fn stored(&self, key: &CacheKey) -> Option<MemoryObj> {
+        self.chunks.lock().unwrap().get(key).cloned()
+    }
+
+    pub(crate) fn store(&self, key: &CacheKey, chunk: MemoryObj) {
+        self.chunks.lock().unwrap().insert(key.clone(), chunk);
+    }
+
+    async fn enter(&self, operation: &'static str, what: impl std::fmt::Display) -> Result<()> {
+        self.calls.lock().unwrap().push(format!("{operation} {what}"));
+        let mut held = self.held.subscribe();
+        held.wait_for(|held| !held.contains(operation)).await.unwrap();
+        if self.failing.lock().unwrap().contains(operation) {
+            return Err(Error::new(ErrorKind::Unavailable, "told to fail").temporary(true));
+        }
+        Ok(())
+    }
+}
+
+#[external_connector(module = "test.controlled", name = "ControlledConnector", scheme = "controlled")]
+pub(crate) struct ControlledConnector(Arc<Control>);
+
+impl FromContext for ControlledConnector {
+    async fn from_context(ctx: ConnectorContext) -> Result<Self> {
+        Ok(Self(control(ctx.url().host().unwrap())))
+    }
+}
+
+impl RemoteConnector for ControlledConnector {
+    async fn exists(&self, key: &CacheKey) -> Result<bool> {
+        self.0.enter("exists", key).await?;
+        Ok(self.0.stored(key).is_some())
+    }
+
+    async fn get(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
+        // What was there when the call began, as a server that answers slowly.
+        let stored = self.0.stored(key);
+        self.0.enter("get", key).await?;
+        Ok(stored)
+    }
+
+    async fn put(&self, key: &CacheKey, chunk: MemoryObj) -> Result<()> {
+        self.0.enter("put", key).await?;
+        self.0.store(key, MemoryObj::from_vec(chunk.to_vec(), chunk.layout().clone())?);
+        Ok(())
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new().with_remove().with_list().with_ping().with_layout_kept()
+    }
+
+    async fn remove(&self, key: &CacheKey) -> Result<bool> {
+        self.0.enter("remove", key).await?;
+        Ok(self.0.chunks.lock().unwrap().remove(key).is_some())
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
+        stream::once(self.0.enter("list", prefix))
+            .map(move |entered| match entered {
+                Ok(()) => {
+                    let keys: Vec<CacheKey> = self.0.chunks.lock().unwrap().keys().cloned().collect();
+                    keys.into_iter().filter(|k| k.as_str().starts_with(prefix)).map(Ok).collect()
+                }
+                Err(e) => vec![Err(e)],
+            })
+            .flat_map(stream::iter)
+            .boxed()
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.0.enter("ping", "").await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.0.enter("close", "").await
+    }
+
+    async fn batched_get(&self, keys: &[CacheKey]) -> Vec<Result<Option<MemoryObj>>> {
+        let stored: Vec<_> = keys.iter().map(|key| self.0.stored(key)).collect();
+        match self.0.enter("batched_get", keys.len()).await {
+            Ok(()) => stored.into_iter().map(Ok).collect(),
+            Err(e) => keys.iter().map(|_| Err(e.again())).collect(),
+        }
+    }
+}
