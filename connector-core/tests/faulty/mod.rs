@@ -131,7 +131,7 @@ impl Faulty {
     }
 
     /// What a store that mixes things up does to a chunk.
-    fn spoil(&self, key: &CacheKey, bytes: &mut Vec<u8>, layout: &mut ChunkLayout) {
+    fn spoil(&self, key: &CacheKey, bytes: &mut [u8], layout: &mut ChunkLayout) {
         let relabel = |dtype: Dtype, shape: Shape| ChunkLayout::new(MemoryFormat::Kv2ltd, shape, dtype);
         match self.fault {
             Some(Fault::FlipsABit) if key.kind() == KeyKind::Object => bytes[0] ^= 1,
