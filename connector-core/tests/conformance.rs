@@ -55,7 +55,8 @@ async fn each_broken_rule_is_seen_by_its_check() {
         let kit = kit(*profile, Some(*fault)).limit(limit).grace(Duration::from_millis(300));
         let result = kit.run_check(name).await.unwrap_or_else(|| panic!("there is no check `{name}`"));
         println!("{fault:?}: {result}");
-        if !result.is_failure() {
+        // What is seen only when everything is put away proves nothing about the check itself.
+        if !result.is_failure() || result.to_string().contains("failed: after the check, ") {
             unseen.push(format!("{fault:?}: {result}"));
         }
     }

@@ -80,7 +80,8 @@ faults! {
     TakesLongChunks, chunks_over_the_limit_are_refused, Plain;
 
     CloseFails, closed_stores_refuse_calls, Full;
-    CloseHangs, close_waits_for_calls_in_flight, Full;
+    OneCallAtATime, close_waits_for_calls_in_flight, Full;
+    CloseHangs, closed_stores_refuse_calls, Full;
     WorksOnForEver, close_ends_the_work_of_dropped_calls, Full;
     CloseWorksOnce, a_dropped_close_can_be_called_again, Full;
     ClosesAllAtOnce, closing_one_leaves_the_others_open, Full;
