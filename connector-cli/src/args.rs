@@ -11,7 +11,7 @@ use crate::size::ByteSize;
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done
-  1    the answer is no (a key is missing), or some keys failed
+  1    the answer is no (a key is missing), or some keys or checks failed
   2    the command line is wrong
   3    the store, a file or the configuration failed
   130  interrupted
@@ -111,6 +111,16 @@ pub(crate) enum Command {
     /// Ask a store whether it is there, and show the round trip
     #[command(after_help = "Example:\n  kvconn ping fs:///var/cache/kv")]
     Ping(PingArgs),
+    /// Check that a store keeps the contract of every connector; exit code 1 if it breaks a rule
+    ///
+    /// Works on keys of its own (model `kvconn-conformance-..`) and removes them after each check, also when it is interrupted
+    /// or a check fails; a store that cannot remove keeps about 250 MiB. The store needs room for 200 MiB. A check that
+    /// does not apply to the store is skipped and says why.
+    #[command(after_help = "Examples:\n  \
+        kvconn check fs:///mnt/nvme/kv\n  \
+        kvconn check memory://x --filter batch --json | jq -r '.checks[] | select(.outcome == \"failed\")'\n  \
+        kvconn check --list")]
+    Check(CheckArgs),
     /// Measure puts, gets and exists, and verify every byte
     ///
     /// Works on keys of its own (model `kvconn-bench`) and removes them, also when it is interrupted. Making and verifying
@@ -228,6 +238,22 @@ pub(crate) struct CpArgs {
 pub(crate) struct PingArgs {
     /// The store
     pub(crate) url: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// The store
+    #[arg(required_unless_present = "list", conflicts_with = "list")]
+    pub(crate) url: Option<String>,
+    /// Only checks of this chapter, or with this text in their name
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) filter: Option<String>,
+    /// Show the checks and what each is for, without a store
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! One file for each group of commands.
 
 pub(crate) mod bench;
+pub(crate) mod check;
 pub(crate) mod chunk;
 pub(crate) mod copy;
 pub(crate) mod demo;

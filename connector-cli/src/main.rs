@@ -47,6 +47,7 @@ async fn run(cli: Cli, out: &mut Out) -> Result<Answer, Failure> {
         Command::Ls(args) => commands::chunk::ls(&setup, &args, out).await,
         Command::Cp(args) => commands::copy::run(&setup, &args, out).await,
         Command::Ping(args) => commands::ping::run(&setup, &args, out).await,
+        Command::Check(args) => commands::check::run(&setup, &args, out).await,
         Command::Bench(args) => commands::bench::run(&setup, &args, out).await,
         Command::Demo(args) => commands::demo::run(&setup, &args, out).await,
     }

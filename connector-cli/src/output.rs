@@ -17,14 +17,14 @@ const EXIT_FAILED: u8 = 3;
 pub(crate) const BOLD: &str = "\x1b[1m";
 pub(crate) const GREEN: &str = "\x1b[32m";
 pub(crate) const PLAIN: &str = "\x1b[0m";
-const RED: &str = "\x1b[31m";
+pub(crate) const RED: &str = "\x1b[31m";
 
 /// How a command that did its work ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
     /// Done, and yes if it was a question.
     Yes,
-    /// A key is missing, or some keys failed.
+    /// A key is missing, or some keys or checks failed.
     No,
     /// The user ended it.
     Interrupted,

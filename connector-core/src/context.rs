@@ -273,6 +273,12 @@ impl ContextBuilder {
         self
     }
 
+    /// The metadata that was set.
+    #[cfg(feature = "conformance")]
+    pub(crate) fn metadata_set(&self) -> Option<&Arc<LMCacheMetadata>> {
+        self.metadata.as_ref()
+    }
+
     /// Opens the connector.
     ///
     /// # Errors

@@ -61,12 +61,15 @@
 //! - [`layer`]: timeouts, retries, limits. [`observe`]: the spans and metrics of every connector.
 //! - [`config`], [`metadata`], [`options`]: what a connector is told when it is made.
 //! - [`error`]: the one error type.
+//! - `conformance` (feature `conformance`): the contract as checks, to run against a connector.
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
 pub mod adapter;
 pub mod allocator;
 pub mod chunk;
 pub mod config;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod connector;
 pub mod context;
 pub mod error;

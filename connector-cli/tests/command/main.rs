@@ -1,5 +1,6 @@
 //! The `kvconn` binary as a user runs it: what it prints, where, and how it exits.
 
+mod checking;
 mod chunks;
 mod configuration;
 mod copying;

@@ -1,5 +1,7 @@
 //! A connector in a crate of its own. A program links it with `use acme_kv as _;` and opens
 //! `external://localhost:0/acme.kv/?connector_name=AcmeConnector`, or `acme://localhost:0` for short.
+//!
+//! `mod conformance` below tests it: one line for a test of each rule that every connector keeps.
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
@@ -78,6 +80,12 @@ impl RemoteConnector for AcmeConnector {
     async fn remove(&self, key: &CacheKey) -> Result<bool> {
         Ok(self.chunks().remove(key).is_some())
     }
+}
+
+/// The contract of every connector, in one line: `cargo test` runs a test for each rule of it.
+#[cfg(test)]
+mod conformance {
+    connector_core::conformance_tests!("acme://localhost:0");
 }
 
 #[cfg(test)]

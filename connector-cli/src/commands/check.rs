@@ -1,0 +1,109 @@
+//! `kvconn check`: the conformance kit against a store.
+
+use std::io::Write;
+use std::time::Instant;
+
+use connectors::conformance::{Check, CheckResult, Kit, Outcome, Report, checks};
+use connectors::{Error, ErrorKind, redact};
+use serde::Serialize;
+
+use crate::args::CheckArgs;
+use crate::interrupt::Interrupt;
+use crate::output::{Answer, BOLD, Failure, GREEN, Out, PLAIN, RED, Time};
+use crate::setup::Setup;
+
+/// What `--json` shows.
+#[derive(Serialize)]
+struct Json<'a> {
+    url: String,
+    connector: &'a str,
+    passed: bool,
+    seconds: f64,
+    #[serde(flatten)]
+    report: &'a Report,
+}
+
+/// What `--list --json` shows.
+#[derive(Serialize)]
+struct Rule {
+    name: &'static str,
+    chapter: &'static str,
+    rule: &'static str,
+}
+
+pub(crate) async fn run(setup: &Setup, args: &CheckArgs, out: &mut Out) -> Result<Answer, Failure> {
+    let wanted = |c: &Check| args.filter.as_ref().is_none_or(|text| c.name().contains(&**text) || c.chapter() == text);
+    if !checks().iter().any(wanted) {
+        let text = args.filter.as_deref().unwrap_or_default();
+        return Err(Error::new(ErrorKind::InvalidInput, format!("no check has `{text}` in its name"))
+            .with_hint("`kvconn check --list` shows them all")
+            .into());
+    }
+    let Some(url) = &args.url else { return list(args, wanted, out) };
+    // Once before the checks: a wrong URL is one error and not one a check.
+    let name = setup.with_store(url, async |store| Ok(store.name().to_owned())).await?;
+    let interrupt = Interrupt::listen();
+    let start = Instant::now();
+    let width = checks().iter().filter(|c| wanted(c)).map(|c| c.name().len()).max().unwrap_or(0);
+    let mut shown = if args.json { Ok(()) } else { head(&name, width, out) };
+    let show = |result: &CheckResult| {
+        if !args.json && shown.is_ok() {
+            shown = row(result, width, out);
+        }
+        shown.is_ok() && !interrupt.is_set()
+    };
+    let report = Kit::builder(setup.builder(url)).run_some(wanted, show).await;
+    shown?;
+    if args.json {
+        let (connector, seconds) = (&*name, start.elapsed().as_secs_f64());
+        out.json(&Json { url: redact(url).into(), connector, passed: report.passed(), seconds, report: &report })?;
+    } else {
+        summary(&report, Time(start.elapsed()), out)?;
+    }
+    if interrupt.is_set() {
+        return Ok(Answer::Interrupted);
+    }
+    Ok(Answer::yes_if(report.passed()))
+}
+
+fn list(args: &CheckArgs, wanted: impl Fn(&Check) -> bool, out: &mut Out) -> Result<Answer, Failure> {
+    let rules: Vec<_> = checks().iter().filter(|c| wanted(c)).collect();
+    if args.json {
+        let rule = |c: &&Check| Rule { name: c.name(), chapter: c.chapter(), rule: c.rule() };
+        out.json(&rules.iter().map(rule).collect::<Vec<_>>())?;
+        return Ok(Answer::Yes);
+    }
+    for chapter in rules.chunk_by(|a, b| a.chapter() == b.chapter()) {
+        writeln!(out, "{BOLD}{}{PLAIN}", chapter[0].chapter())?;
+        for check in chapter {
+            writeln!(out, "  {}\n      {}", check.name(), check.rule())?;
+        }
+    }
+    Ok(Answer::Yes)
+}
+
+fn head(name: &str, width: usize, out: &mut Out) -> Result<(), Failure> {
+    Ok(writeln!(out, "{name}\n{BOLD}{:width$}  {:<7}  TIME{PLAIN}", "CHECK", "RESULT")?)
+}
+
+fn row(result: &CheckResult, width: usize, out: &mut Out) -> Result<(), Failure> {
+    let (colour, word, why) = match &result.outcome {
+        Outcome::Passed => (GREEN, "passed", None),
+        Outcome::Failed(why) => (RED, "FAILED", Some(why)),
+        Outcome::Skipped(why) => ("", "skipped", Some(why)),
+    };
+    writeln!(out, "{:width$}  {colour}{word:<7}{PLAIN}  {:>7}", result.name, Time(result.elapsed))?;
+    if let Some(why) = why {
+        writeln!(out, "    {why}")?;
+    }
+    if result.is_failure() {
+        writeln!(out, "    the rule: {}", result.rule)?;
+    }
+    // A check may take a while, and who reads a pipe wants to see where it is.
+    Ok(out.flush()?)
+}
+
+fn summary(report: &Report, time: Time, out: &mut Out) -> Result<(), Failure> {
+    let (all, failed, skipped) = (report.checks.len(), report.failures().count(), report.skipped().count());
+    Ok(writeln!(out, "{} passed, {failed} failed, {skipped} skipped in {time}", all - failed - skipped)?)
+}

@@ -1,0 +1,79 @@
+//! check.
+
+use super::{KEY, entries, kvconn, put, run, signal, store, wait_until};
+
+/// Names of the checks that ended so.
+fn ended(json: &serde_json::Value, outcome: &str) -> Vec<String> {
+    let checks = json["checks"].as_array().expect("there are checks");
+    let names = checks.iter().filter(|c| c["outcome"] == outcome).map(|c| c["name"].as_str().expect("a name"));
+    names.map(str::to_owned).collect()
+}
+
+#[test]
+fn a_store_in_memory_keeps_the_contract() {
+    let json = run(&["check", "memory://checked", "--json"]).exits(0).json();
+    assert_eq!((&json["connector"], &json["passed"]), (&"kvconn.memory/MemoryConnector".into(), &true.into()));
+    let (passed, skipped) = (ended(&json, "passed").len(), ended(&json, "skipped"));
+    assert!(passed > 45 && ended(&json, "failed").is_empty(), "{json}");
+    for check in json["checks"].as_array().expect("there are checks") {
+        let name = check["name"].as_str().expect("a name").to_owned();
+        assert_eq!(check["why"].is_string(), skipped.contains(&name), "whatever is skipped says why: {check}");
+        assert!(check["seconds"].is_f64() && check["rule"].is_string() && check["chapter"].is_string(), "{check}");
+    }
+}
+
+#[test]
+fn files_keep_the_contract_with_and_without_headers_and_nothing_is_left_of_it() {
+    for options in ["", "?save_chunk_meta=false"] {
+        let (dir, url) = store();
+        put(&url, KEY, b"somebody's");
+        let shown = run(&["check", &format!("{url}{options}")]).exits(0);
+        for part in ["kvconn.fs/FSConnector", "CHECK", "put_replaces ", "passed", "skipped", " 0 failed, "] {
+            assert!(shown.text().contains(part), "{part}: {}", shown.text());
+        }
+        assert_eq!(entries(dir.path()), [format!("{KEY}.data")]);
+    }
+}
+
+#[test]
+fn a_store_that_forgets_breaks_rules_and_the_table_says_which() {
+    let shown = run(&["check", "memory://small?capacity=4000", "--filter", "batches"]).exits(1);
+    for part in ["FAILED", "the rule: ", "thousands_of_keys_in_one_batch", " failed, "] {
+        assert!(shown.text().contains(part), "{part}: {}", shown.text());
+    }
+}
+
+#[test]
+fn a_filter_takes_a_chapter_or_a_part_of_a_name() {
+    let names = |filter| ended(&run(&["check", "memory://", "--filter", filter, "--json"]).exits(0).json(), "passed");
+    assert_eq!(names("removal"), ["remove_says_whether_it_was_there", "removal_leaves_the_others"]);
+    assert_eq!(names("put_rep"), ["put_replaces", "put_replaces_the_layout"]);
+    run(&["check", "memory://", "--filter", "nothing like it"]).fails_saying(&["nothing like it", "--list"]);
+}
+
+#[test]
+fn the_checks_are_listed_without_a_store() {
+    let shown = run(&["check", "--list"]).exits(0);
+    assert!(shown.text().contains("put_replaces\n      `put` replaces the value"), "{}", shown.text());
+    let json = run(&["check", "--list", "--json", "--filter", "closing"]).exits(0).json();
+    assert_eq!(json.as_array().map(Vec::len), Some(5), "{json}");
+    assert_eq!(json[0]["chapter"], "closing");
+}
+
+#[test]
+fn a_wrong_url_is_one_error_and_no_table() {
+    run(&["check", "nowhere://x"]).fails_saying(&["nowhere"]);
+    run(&["check", "no url"]).gets_refused_saying(&["no url"]);
+    let said = run(&["check"]).exits(2);
+    assert!(said.err.contains("<URL>"), "{}", said.err);
+}
+
+#[test]
+fn an_interrupted_check_leaves_nothing() {
+    let (dir, url) = store();
+    let mut child = kvconn(&["check", &url]).stdout(std::process::Stdio::null()).spawn().expect("the command starts");
+    wait_until(&mut child, || !entries(dir.path()).is_empty());
+    signal(&child, "INT");
+    assert_eq!(child.wait().expect("the command ends").code(), Some(130));
+    assert_eq!(entries(dir.path()), [""; 0]);
+}

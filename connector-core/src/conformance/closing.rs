@@ -1,0 +1,117 @@
+//! The end. The subject's own connector stays open, to clean up with.
+
+use std::pin::pin;
+
+use futures::future::{maybe_done, poll_immediate};
+use futures::stream::StreamExt;
+
+use super::cancellation::polled;
+use super::subject::{Checked, Subject, ensure, failed, spawn};
+use crate::{Error, ErrorKind, MemoryObjMut};
+
+pub(super) async fn closed_stores_refuse_calls(s: &Subject) -> Checked {
+    let s = &s.again().await?;
+    let (key, value) = s.stored(500).await?;
+    for when in ["first", "second"] {
+        s.store.close().await.map_err(|e| failed(format!("the {when} `close` fails: {e}")))?;
+    }
+    ensure!(s.store.is_closed(), "`is_closed` is false after `close`");
+    let keys = [key.clone()];
+    let chunk = s.chunk(&value)?;
+    let mut memory = [(key.clone(), MemoryObjMut::zeroed(500))];
+    let first = |call, mut answers: Vec<Option<Error>>| match answers.len() {
+        1 => (call, answers.pop().flatten()),
+        _ => (call, None),
+    };
+    let answers = [
+        ("exists", s.store.exists(&key).await.err()),
+        ("get", s.store.get(&key).await.err()),
+        ("put", s.store.put(&key, chunk.clone()).await.err()),
+        ("get_into", s.store.get_into(&key, &mut memory[0].1).await.err()),
+        ("remove", s.store.remove(&key).await.err()),
+        ("ping", s.store.ping().await.err()),
+        ("list", s.store.list("").next().await.and_then(Result::err)),
+        ("batched_contains", s.store.batched_contains(&keys).await.err()),
+        first("batched_get", s.store.batched_get(&keys).await.into_iter().map(Result::err).collect()),
+        first("batched_exists", s.store.batched_exists(&keys).await.into_iter().map(Result::err).collect()),
+        first("batched_remove", s.store.batched_remove(&keys).await.into_iter().map(Result::err).collect()),
+        first("batched_put", s.store.batched_put(&[(key, chunk)]).await.into_iter().map(Result::err).collect()),
+        first("batched_get_into", s.store.batched_get_into(&mut memory).await.into_iter().map(Result::err).collect()),
+    ];
+    for (call, e) in answers {
+        let kind = e.map(|e| e.kind());
+        ensure!(kind == Some(ErrorKind::Closed), "`{call}` after `close` is {kind:?}, not closed");
+    }
+    ensure!(!memory[0].1.is_taken(), "a refused `get_into` has taken the memory");
+    Ok(())
+}
+
+pub(super) async fn close_waits_for_calls_in_flight(s: &Subject) -> Checked {
+    // With one that has just begun, and one that is further on.
+    for polls in [1, 2] {
+        let s = &s.again().await?;
+        let (key, value) = s.stored(50_000).await?;
+        let (new, other) = (s.key(), s.value(60_000)?);
+        let mut putting = pin!(maybe_done(s.store.put(&new, s.chunk(&other)?)));
+        let mut getting = pin!(maybe_done(s.store.get(&key)));
+        for _ in 0..polls {
+            poll_immediate(putting.as_mut()).await;
+            poll_immediate(getting.as_mut()).await;
+        }
+        let closing = {
+            let store = s.store.clone();
+            spawn(async move { Ok(store.close().await?) })
+        };
+        ensure!(s.eventually(|| s.store.is_closed()).await, "`close` does not begin while a call is in flight");
+        putting.as_mut().await;
+        getting.as_mut().await;
+        let (Some(put), Some(got)) = (putting.take_output(), getting.take_output()) else {
+            return Err(failed("a call that has ended gives no answer"));
+        };
+        put.map_err(|e| failed(format!("a `put` in flight fails because of `close`: {e}")))?;
+        let got = got.map_err(|e| failed(format!("a `get` in flight fails because of `close`: {e}")))?;
+        s.is(&key, got, &value)?;
+        closing.await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn close_ends_the_work_of_dropped_calls(s: &Subject) -> Checked {
+    for n in 1..6 {
+        let s = &s.again().await?;
+        let (key, value) = s.stored(200_000).await?;
+        let mut memory = s.memory(&value.layout)?;
+        polled(s.store.get_into(&key, &mut memory), n).await;
+        drop(memory);
+        polled(s.store.get(&key), n).await;
+        polled(s.store.batched_get(&[key.clone(), key.clone()]), n).await;
+        polled(s.store.put(&s.key(), s.chunk(&value)?), n).await;
+        s.store.close().await?;
+        s.all_memory_is_back().await.map_err(|e| failed(format!("after `close`: {}", e.why())))?;
+    }
+    Ok(())
+}
+
+pub(super) async fn a_dropped_close_can_be_called_again(s: &Subject) -> Checked {
+    for n in 0..8 {
+        let s = &s.again().await?;
+        s.stored(500).await?;
+        polled(s.store.close(), n).await;
+        s.store.close().await.map_err(|e| failed(format!("`close` fails after one that was dropped: {e}")))?;
+    }
+    Ok(())
+}
+
+pub(super) async fn closing_one_leaves_the_others_open(s: &Subject) -> Checked {
+    let (key, value) = s.stored(500).await?;
+    for _ in 0..2 {
+        let other = s.again().await?;
+        let (theirs, their_value) = other.stored(700).await?;
+        other.expect(&theirs, &their_value).await?;
+        other.store.close().await?;
+        s.expect(&key, &value).await.map_err(|e| failed(format!("after another one was closed: {}", e.why())))?;
+        let (new, value) = s.stored(900).await?;
+        s.expect(&new, &value).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,263 @@
+//! Names: odd ones, long ones, and ones that look alike.
+
+use super::subject::{Checked, Subject, ensure, failed, is_refusal, skip};
+use crate::{CacheKey, KeyKind};
+
+/// What stands behind the model's name in odd keys.
+const ODD_MODELS: [&str; 22] = [
+    "/Llama-3.1-8B",
+    "/a/b/c//d/",
+    "/../../escape",
+    "/..",
+    "/.",
+    ".hidden",
+    " with spaces",
+    "%2F%00%s%",
+    "%",
+    "-模型-é-😀",
+    "e\u{301}",
+    "?x=1&y#z",
+    "\\back\\slash",
+    "'quote\"s`",
+    "*[a-z]{1}",
+    "$HOME;true",
+    ":6379",
+    "\ttab",
+    "line\nbreak",
+    "\u{7f}",
+    ".data",
+    "--",
+];
+
+/// What stands at the end of odd keys.
+const ODD_TAGS: [&str; 6] = ["@user%alice", "@t%", "@t%a%b", "@a%1@b%2", "@%", "@t%模型/.. x"];
+
+pub(super) async fn odd_keys_are_kept_or_refused(s: &Subject) -> Checked {
+    let model = s.names.model();
+    let models = ODD_MODELS.iter().map(|odd| format!("{model}{odd}@1@0@1f2e@half"));
+    let tags = ODD_TAGS.iter().map(|odd| format!("{model}@1@0@1f2e@half{odd}"));
+    let mut keys = Vec::new();
+    for text in models.chain(tags) {
+        keys.push(s.names.named(&text, KeyKind::Engine)?);
+    }
+    for odd in ODD_MODELS {
+        keys.push(s.names.named(&format!("{model}{odd}@01000100@0@1f2e"), KeyKind::Object)?);
+    }
+    keys.push(s.names.named(&format!("{model}@01000100@0@1f2e@salt of %2F 模"), KeyKind::Object)?);
+    let mut kept = Vec::new();
+    for key in keys {
+        let value = s.value_for(key.kind(), 600)?;
+        if kept_or_refused(s, &key, &value).await? {
+            kept.push((key, value));
+        }
+    }
+    // Once more when all are there: none has taken another's place.
+    for (key, value) in &kept {
+        s.expect(key, value).await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn long_keys_are_kept_or_refused(s: &Subject) -> Checked {
+    for len in [150, 250] {
+        for kind in [KeyKind::Engine, KeyKind::Layer, KeyKind::Object] {
+            let key = long(s, kind, len)?;
+            let value = s.value_for(kind, 600)?;
+            let kept = kept_or_refused(s, &key, &value).await?;
+            // Names that were cut are the same.
+            for at in [60, 128, len - 30] {
+                let text = key.as_str();
+                let neighbour = format!("{}n{}", &text[..at], &text[at + 1..]);
+                refused_or_a_miss(s, &s.names.named(&neighbour, kind)?).await?;
+            }
+            let declared = s.can.max_key_bytes.is_none_or(|limit| len <= limit);
+            // An object key may have a longer name in the store than its text.
+            ensure!(
+                kept || !declared || kind == KeyKind::Object,
+                "a key of {len} bytes is refused, but the store declares keys of up to {:?}",
+                s.can.max_key_bytes
+            );
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn keys_over_the_limit_are_refused(s: &Subject) -> Checked {
+    let Some(limit) = s.can.max_key_bytes else { skip!("the store declares no longest key") };
+    let shortest = s.key().as_str().len() + 1;
+    ensure!(limit >= shortest, "the store takes keys of {limit} bytes at most, less than this kit's {shortest}");
+    let value = s.value(600)?;
+    let longest = long(s, KeyKind::Engine, limit)?;
+    s.put(&longest, &value).await?;
+    s.expect(&longest, &value).await?;
+    for over in [1, 2, 100] {
+        let key = long(s, KeyKind::Engine, limit + over)?;
+        match s.store.put(&key, s.chunk(&s.value(500)?)?).await {
+            Err(e) if is_refusal(&e) => {}
+            Err(e) => return Err(e.into()),
+            Ok(()) => return Err(failed(format!("a key of {} bytes is taken; {limit} are declared", limit + over))),
+        }
+        refused_or_a_miss(s, &key).await?;
+    }
+    s.expect(&longest, &value).await
+}
+
+pub(super) async fn every_hash_is_a_name_of_its_own(s: &Subject) -> Checked {
+    let long = "fedcba98".repeat(8);
+    let hashes = ["0", "1f2e", "-1f2e", "001f2e", "00001f2e", "-1", "1", "7fffffffffffffff", "-8000000000000000"];
+    let mut texts = Vec::new();
+    for hash in hashes.into_iter().chain([&*long, &long[1..]]) {
+        texts.push(format!("{}@1@0@{hash}@half", s.names.model()));
+    }
+    // A spelling that keys do not have is none of the store's business.
+    texts.retain(|text| CacheKey::parse(text).is_ok());
+    ensure!(texts.len() > 8, "this kit's own keys cannot be read: only {texts:?}");
+    apart(s, &texts).await
+}
+
+pub(super) async fn similar_keys_are_kept_apart(s: &Subject) -> Checked {
+    let model = s.names.model();
+    let tails = [
+        "@1@0@1@half",
+        "@1@0@11@half",
+        "@1@0@111@half",
+        "@1@0@a@half",
+        "@1@1@1@half",
+        "@11@0@1@half",
+        "@1@10@1@half",
+        "@1@0@1@float",
+        "@1@0@1@bfloat16",
+        "@1@0@1@half@0",
+        "@1@0@1@half@1",
+        "@1@0@1@half@10",
+        "@1@0@1@half@a%1",
+        "@1@0@1@half@a%11",
+        "@1@0@1@half@b%1",
+        "@1@0@1@half@a%1@b%1",
+        "x@1@0@1@half",
+        "X@1@0@1@half",
+        "/x@1@0@1@half",
+        " x@1@0@1@half",
+        "@00000001@0@0001",
+        "@00000001@1@0001",
+        "@00000001@0@0001@s",
+        "@00000001@0@0001@S",
+        "@00000001@0@000001",
+        "@00000010@0@0001",
+    ];
+    apart(s, &tails.map(|tail| format!("{model}{tail}"))).await
+}
+
+pub(super) async fn escaped_keys_are_kept_apart(s: &Subject) -> Checked {
+    let model = s.names.model();
+    let pairs = [
+        ("/b", "-SEP-b"),
+        ("/c", "%2Fc"),
+        ("/d", "_d"),
+        ("/e", "\\e"),
+        ("%2Ff", "%252Ff"),
+        (" g", "%20g"),
+        (" h", "+h"),
+        (":i", "%3Ai"),
+        ("/j", "//j"),
+        ("/k", "/./k"),
+        ("/l/m/../n", "/l/n"),
+    ];
+    let mut mixed = None;
+    for (plain, escaped) in pairs {
+        for (first, second) in [(plain, escaped), (escaped, plain)] {
+            // Names of their own each time round: not every store can remove.
+            let n = s.names.number();
+            let named = |middle: &str| s.names.named(&format!("{model}{n}{middle}@1@0@1f2e@half"), KeyKind::Engine);
+            let (first, second) = (named(first)?, named(second)?);
+            let (value, other) = (s.value(700)?, s.value(800)?);
+            if !kept_or_refused(s, &first, &value).await? {
+                continue;
+            }
+            // The other may push it out, but never stand in for it.
+            let own = apart_from(s, &second, &[]).await.is_ok();
+            let stored = kept_or_refused(s, &second, &other).await?;
+            let apart = own && (!stored || apart_from(s, &first, &[&value]).await.is_ok());
+            if !apart {
+                ensure!(escaped.contains("-SEP-"), "the store takes `{first}` and `{second}` for one key");
+                mixed = Some((first.clone(), second.clone()));
+            }
+        }
+    }
+    if let Some((first, second)) = mixed {
+        skip!("the store takes `{first}` and `{second}` for one key, as LMCache's files do; all others are kept apart");
+    }
+    Ok(())
+}
+
+async fn apart_from(s: &Subject, key: &CacheKey, own: &[&super::subject::Value]) -> Checked {
+    match s.store.get(key).await {
+        Ok(got) => s.is_none_or_one_of(key, got, own),
+        Err(e) if is_refusal(&e) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Puts all, each with a value of its own, and reads all.
+async fn apart(s: &Subject, texts: &[String]) -> Checked {
+    let mut stored = Vec::new();
+    for text in texts {
+        let kind = CacheKey::parse(text)?.kind();
+        let (key, value) = (s.names.named(text, kind)?, s.value_for(kind, 600)?);
+        refused_or_a_miss(s, &key).await?;
+        s.put(&key, &value).await?;
+        stored.push((key, value));
+    }
+    for (key, value) in &stored {
+        s.expect(key, value).await?;
+    }
+    Ok(())
+}
+
+/// Whether the store takes the key: then it serves it as any other.
+async fn kept_or_refused(s: &Subject, key: &CacheKey, value: &super::subject::Value) -> Checked<bool> {
+    match s.store.put(key, s.chunk(value)?).await {
+        Err(e) if is_refusal(&e) => {
+            refused_or_a_miss(s, key).await?;
+            return Ok(false);
+        }
+        Err(e) => return Err(e.into()),
+        Ok(()) => {}
+    }
+    s.expect(key, value).await?;
+    ensure!(s.store.exists(key).await?, "`exists` is false of `{key}`, which was put");
+    if s.can.remove {
+        ensure!(s.store.remove(key).await?, "`remove` is false of `{key}`, which was put");
+        s.expect_none(key).await?;
+        s.put(key, value).await?;
+        s.expect(key, value).await?;
+    }
+    Ok(true)
+}
+
+async fn refused_or_a_miss(s: &Subject, key: &CacheKey) -> Checked {
+    let got = match s.store.get(key).await {
+        Ok(got) => got,
+        Err(e) if is_refusal(&e) => None,
+        Err(e) => return Err(e.into()),
+    };
+    ensure!(got.is_none(), "`{key}` is not stored, and yet gives {got:?}");
+    match s.store.exists(key).await {
+        Ok(exists) => ensure!(!exists, "`{key}` is not stored, and yet `exists`"),
+        Err(e) if is_refusal(&e) => {}
+        Err(e) => return Err(e.into()),
+    }
+    Ok(())
+}
+
+/// A key of just so many bytes.
+fn long(s: &Subject, kind: KeyKind, bytes: usize) -> Checked<CacheKey> {
+    let n = s.names.number();
+    let tail = match kind {
+        KeyKind::Engine => format!("@1@0@{n:x}@half"),
+        KeyKind::Layer => format!("@1@0@{n:x}@half@7"),
+        KeyKind::Object => format!("@01000100@0@{n:08x}"),
+    };
+    let padding = bytes.saturating_sub(s.names.model().len() + tail.len());
+    s.names.named(&format!("{}{}{tail}", s.names.model(), "m".repeat(padding)), kind)
+}

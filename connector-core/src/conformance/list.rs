@@ -1,0 +1,112 @@
+//! The one list of checks: the runner and [`conformance_tests!`](crate::conformance_tests) are both made from it.
+
+/// Calls a macro with the arguments behind it and every check: `chapter: name = "rule";`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __conformance_checks {
+    ([$($then:tt)*] $($with:tt)*) => {
+        $($then)*! { $($with)*
+            round_trip: bytes_come_back = "`get` after `put` gives the same bytes, under engine, layer and object keys";
+            round_trip: every_dtype_comes_back = "a chunk of every dtype that the store declares comes back as it was put";
+            round_trip: every_format_comes_back = "a chunk of every memory format comes back as it was put";
+            round_trip: every_rank_comes_back = "a chunk of one to four dimensions comes back as it was put";
+            round_trip: several_groups_come_back = "a chunk of several groups of layers is refused or comes back as it was put";
+            round_trip: every_size_comes_back = "chunks from 1 byte to 64 MiB come back as they were put, up to the declared limit";
+            round_trip: puts_are_refused_or_come_back = "`put` refuses what `get` could not give back, and leaves the old value or none";
+            round_trip: exists_agrees_with_get = "`exists` says true of what `get` gives, and false of what it does not";
+            round_trip: misses_are_no_errors = "a key that is not stored is `None` or `false` to every call, never an error";
+
+            overwriting: put_replaces = "`put` replaces the value, whatever the length of the old and the new one";
+            overwriting: put_replaces_the_layout = "`put` replaces shape, dtype and format together with the bytes";
+            overwriting: two_writers_leave_one_whole_value = "two puts of one key at once leave one of the two values, whole";
+            overwriting: readers_see_whole_values = "a `get` during a `put` gives the old or the new value, whole";
+            overwriting: hundreds_of_calls_at_once = "hundreds of calls at once on many keys all do what each alone does";
+
+            get_into: get_into_fills_exact_memory = "`get_into` fills memory of just the chunk's length";
+            get_into: get_into_fits_longer_memory = "`get_into` gives longer memory the chunk's length and layout, and keeps its capacity";
+            get_into: get_into_refuses_short_memory = "`get_into` of a chunk that does not fit is `SizeMismatch` with both sizes, and the memory is back";
+            get_into: get_into_of_a_miss_leaves_the_memory = "`get_into` of a key that is not stored is `None`, and the memory is back";
+
+            batches: batches_of_none_and_one = "a batch of no key gives no answer, a batch of one key gives one";
+            batches: batched_get_keeps_order_and_holes = "`batched_get` answers in the order asked, with `None` for a hole, also for a key asked twice";
+            batches: batched_exists_keeps_order_and_holes = "`batched_exists` answers in the order asked, also for a key asked twice";
+            batches: batched_contains_counts_the_leading_run = "`batched_contains` is the length of the leading run of keys that exist";
+            batches: batched_put_stores_each_chunk = "`batched_put` stores each chunk under its own key";
+            batches: batched_get_into_fills_each_memory = "`batched_get_into` fills each memory with its own chunk, and a failed one harms no other";
+            batches: batched_remove_answers_for_each_key = "`batched_remove` says of each key whether it was there";
+            batches: thousands_of_keys_in_one_batch = "a batch may have thousands of keys";
+
+            keys: odd_keys_are_kept_or_refused = "a key of odd characters is served as any other, or refused";
+            keys: long_keys_are_kept_or_refused = "a key of 150 or 250 bytes is served as any other, if that is within the declared limit";
+            keys: keys_over_the_limit_are_refused = "a key longer than the declared limit is refused, never cut short";
+            keys: every_hash_is_a_name_of_its_own = "negative, long and zero-padded hashes name chunks of their own";
+            keys: similar_keys_are_kept_apart = "keys that differ in one field, or begin with each other, name chunks of their own";
+            keys: escaped_keys_are_kept_apart = "a key that looks like another one escaped never gets the other's bytes";
+
+            removal: remove_says_whether_it_was_there = "`remove` is true once, false afterwards, and the chunk is gone until it is put again";
+            removal: removal_leaves_the_others = "`remove` takes away the one key and no other";
+
+            listing: list_gives_each_key_once = "`list` gives every key under the prefix once, and as it was put";
+            listing: list_keeps_to_the_prefix = "`list` gives no key whose text does not start with the prefix";
+            listing: list_works_while_others_write = "`list` misses no key that stays, while others come and go";
+
+            cancellation: dropped_gets_do_no_harm = "a `get` or `exists` that is dropped at any stage does no harm to the next call";
+            cancellation: dropped_puts_leave_whole_values = "a `put` that is dropped at any stage leaves the old value, the new one or none";
+            cancellation: dropped_removes_leave_whole_values = "a `remove` that is dropped at any stage leaves the value or none";
+            cancellation: dropped_get_into_gives_up_its_memory = "a `get_into` that is dropped leaves memory that can be used, or has taken it";
+            cancellation: dropped_batches_do_no_harm = "a batch that is dropped at any stage leaves whole values, and does no harm to the next call";
+            cancellation: dropped_lists_do_no_harm = "a listing that is dropped at any stage does no harm to the next one";
+
+            memory: a_full_pool_is_out_of_memory = "`get` without free memory is `OutOfMemory`, marked temporary, and works again when there is some";
+            memory: chunks_in_hand_do_not_change = "a chunk that was handed out stays as it is while its key is replaced or removed";
+            memory: put_does_not_keep_its_chunk = "`put` does not keep its chunk: its owner may write to the memory afterwards";
+            memory: memory_comes_back = "hits, misses, refusals and errors give all memory of the pool back";
+
+            capabilities: declared_operations_work = "what the store declares to have works";
+            capabilities: undeclared_operations_are_unsupported = "what the store does not declare is `Unsupported`, and the error names the operation";
+            capabilities: undeclared_dtypes_are_refused = "a chunk of a dtype that is not declared is refused, and leaves the old value or none";
+            capabilities: chunks_over_the_limit_are_refused = "a chunk longer than the declared limit is refused, and leaves the old value or none";
+
+            closing: closed_stores_refuse_calls = "`close` may be called twice, and every later call is `Closed`";
+            closing: close_waits_for_calls_in_flight = "`close` waits for a call in flight, which ends as if nothing had happened";
+            closing: close_ends_the_work_of_dropped_calls = "after `close` no work of dropped calls holds memory";
+            closing: a_dropped_close_can_be_called_again = "a `close` that is dropped at any stage can be called again";
+            closing: closing_one_leaves_the_others_open = "closing one connector leaves others of the same store open, and it can be opened again";
+
+            errors: errors_say_where = "an error names the operation, the key and the connector that it is about";
+        }
+    };
+}
+
+/// One `#[test]` for each check of the [conformance kit](crate::conformance), named as the check.
+///
+/// The argument is anything that makes a [`Kit`](crate::conformance::Kit): a URL, a [`ContextBuilder`](crate::ContextBuilder),
+/// or a kit; it is made anew for each test. The tests need no runtime of the crate they are in. A check that does not
+/// apply says why on stderr (`cargo test -- --show-output`).
+///
+/// ```
+/// # #[expect(unused)]
+/// mod conformance {
+///     connector_core::conformance_tests!("acme://localhost:0");
+/// }
+/// ```
+#[macro_export]
+macro_rules! conformance_tests {
+    ($kit:expr $(,)?) => {
+        $crate::__conformance_checks!([$crate::__conformance_test]($kit));
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __conformance_test {
+    (($kit:expr) $($chapter:ident: $name:ident = $rule:literal;)*) => {
+        $(
+            #[doc = $rule]
+            #[test]
+            fn $name() {
+                $crate::conformance::Kit::from($kit).test(stringify!($name));
+            }
+        )*
+    };
+}

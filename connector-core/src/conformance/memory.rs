@@ -1,0 +1,113 @@
+//! Whose memory is whose.
+
+use std::sync::{Mutex, PoisonError};
+
+use super::subject::{Checked, Subject, ensure, failed, skip};
+use crate::{ChunkLayout, ErrorKind, MemoryObjMut};
+
+const LEN: usize = 60_000;
+
+pub(super) async fn a_full_pool_is_out_of_memory(s: &Subject) -> Checked {
+    let (key, value) = s.stored(LEN).await?;
+    s.all_memory_is_back().await?;
+    let chunk = s.store.get(&key).await?;
+    if chunk.is_some() && s.pool.stats().in_use == 0 {
+        skip!("`get` takes no memory from the pool: the store gives out its own");
+    }
+    drop(chunk);
+    s.all_memory_is_back().await?;
+    let hog = s.memory(&ChunkLayout::binary(s.pool.stats().capacity))?;
+    let mut answers = s.store.batched_get(&[key.clone(), key.clone()]).await;
+    answers.push(s.store.get(&key).await);
+    for answer in answers {
+        match answer {
+            Err(e) if e.kind() == ErrorKind::OutOfMemory => {
+                ensure!(e.is_temporary(), "no memory now is not marked as temporary, though some may come: {e}");
+            }
+            Err(e) => return Err(failed(format!("a full pool is `{}`, not out_of_memory: {e}", e.kind()))),
+            Ok(got) => return Err(failed(format!("without free memory in the pool `get` gives {got:?}"))),
+        }
+    }
+    ensure!(s.store.exists(&key).await?, "`exists` is false of `{key}` while the pool is full");
+    s.expect_none(&s.key()).await?;
+    drop(hog);
+    s.expect(&key, &value).await
+}
+
+pub(super) async fn chunks_in_hand_do_not_change(s: &Subject) -> Checked {
+    for len in [500, 200_000] {
+        let (key, first) = s.stored(len).await?;
+        let (other, same_len) = s.stored(len).await?;
+        let in_hand = [s.store.get(&key).await?, s.store.get(&key).await?];
+        let others = s.store.get(&other).await?;
+        let second = s.value(len)?;
+        s.put(&key, &second).await?;
+        let third = s.store.get(&key).await?;
+        if s.can.remove {
+            s.store.remove(&key).await?;
+        }
+        // Whoever reuses memory too early does it now.
+        s.many_stored(8).await?;
+        s.stored(len).await?;
+        for got in in_hand {
+            s.is(&key, got, &first).map_err(|e| failed(format!("a chunk in hand changed: {}", e.why())))?;
+        }
+        s.is(&key, third, &second).map_err(|e| failed(format!("a chunk in hand changed: {}", e.why())))?;
+        s.is(&other, others, &same_len)?;
+    }
+    Ok(())
+}
+
+pub(super) async fn put_does_not_keep_its_chunk(s: &Subject) -> Checked {
+    for (len, batched) in [(500, false), (500, true), (300_000, false), (300_000, true)] {
+        let (key, value) = (s.key(), s.value(len)?);
+        let chunk = s.chunk(&value)?;
+        if batched {
+            for answer in s.store.batched_put(&[(key.clone(), chunk.clone())]).await {
+                answer?;
+            }
+        } else {
+            s.store.put(&key, chunk.clone()).await?;
+        }
+        // Work that has not ended yet may have it a little longer.
+        let held = Mutex::new(Some(chunk));
+        let mut memory = None;
+        let free = s
+            .eventually(|| {
+                let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
+                match held.take().map(crate::MemoryObj::try_into_mut) {
+                    Some(Ok(free)) => memory = Some(free),
+                    Some(Err(shared)) => *held = Some(shared),
+                    None => {}
+                }
+                memory.is_some()
+            })
+            .await;
+        ensure!(free, "`put` has ended, and its chunk of {} bytes is still held", value.layout.len);
+        if let Some(mut memory) = memory {
+            memory.fill(0xee);
+        }
+        s.expect(&key, &value).await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn memory_comes_back(s: &Subject) -> Checked {
+    let (key, value) = s.stored(LEN).await?;
+    let keys = [key.clone(), s.key(), key.clone()];
+    for _ in 0..5 {
+        s.put(&key, &value).await?;
+        s.expect(&key, &value).await?;
+        s.expect_none(&s.key()).await?;
+        drop(s.store.batched_get(&keys).await);
+        let mut exact = s.memory(&value.layout)?;
+        s.store.get_into(&key, &mut exact).await?;
+        s.store.get_into(&keys[1], &mut exact).await?;
+        // An error's way out is the one that is walked least.
+        let short = s.store.get_into(&key, &mut MemoryObjMut::zeroed(1)).await;
+        ensure!(short.is_err(), "`get_into` of {LEN} bytes fits memory of 1");
+        drop(exact);
+        s.all_memory_is_back().await?;
+    }
+    Ok(())
+}

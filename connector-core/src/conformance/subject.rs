@@ -1,0 +1,362 @@
+//! What a check works with: an open store, a pool of its own, names of its own, and values that tell whose they are.
+
+use std::collections::hash_map::RandomState;
+use std::future::Future;
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::{Kit, Outcome};
+use crate::{
+    CacheKey, Capabilities, ChunkLayout, Connector, Dtype, Error, ErrorKind, KeyKind, LocalCpuBackend, MemoryFormat,
+    MemoryObj, MemoryObjMut, PoolAllocator, Result, Shape,
+};
+
+/// Why a check ended early.
+#[derive(Debug)]
+pub(super) struct End(pub(super) Outcome);
+
+pub(super) type Checked<T = ()> = Result<T, End>;
+
+/// Ends the check as failed, unless the condition holds.
+macro_rules! ensure {
+    ($holds:expr, $($why:tt)+) => {
+        if !$holds {
+            return Err($crate::conformance::subject::failed(format!($($why)+)));
+        }
+    };
+}
+
+/// Ends the check as one that does not apply.
+macro_rules! skip {
+    ($($why:tt)+) => {
+        return Err($crate::conformance::subject::End($crate::conformance::Outcome::Skipped(format!($($why)+))))
+    };
+}
+
+pub(super) use {ensure, skip};
+
+impl End {
+    /// What was seen, to be told inside another sentence.
+    pub(super) fn why(self) -> String {
+        match self.0 {
+            Outcome::Failed(why) | Outcome::Skipped(why) => why,
+            Outcome::Passed => String::new(),
+        }
+    }
+}
+
+pub(super) fn failed(why: impl Into<String>) -> End {
+    End(Outcome::Failed(why.into()))
+}
+
+impl From<Error> for End {
+    fn from(e: Error) -> Self {
+        failed(e.to_string())
+    }
+}
+
+/// An open store and all that a check needs besides.
+#[derive(Clone)]
+pub(super) struct Subject {
+    pub(super) store: Connector,
+    /// What it declares.
+    pub(super) can: Capabilities,
+    /// Where the store reads into, and where chunks to put come from.
+    pub(super) pool: PoolAllocator,
+    pub(super) names: Arc<Names>,
+    kit: Kit,
+}
+
+impl Subject {
+    pub(super) async fn open(kit: &Kit, pool: &PoolAllocator, names: &Arc<Names>) -> Result<Self> {
+        let store = kit.open(LocalCpuBackend::with_allocator(pool.clone())).await?;
+        Ok(Self { can: store.capabilities(), store, pool: pool.clone(), names: names.clone(), kit: kit.clone() })
+    }
+
+    /// One more connector of the same store.
+    pub(super) async fn again(&self) -> Checked<Self> {
+        Self::open(&self.kit, &self.pool, &self.names)
+            .await
+            .map_err(|e| failed(format!("the store cannot be opened once more: {e}")))
+    }
+
+    /// A new key, which is removed when the check has ended.
+    pub(super) fn key(&self) -> CacheKey {
+        self.names.key(KeyKind::Engine)
+    }
+
+    pub(super) fn keys(&self, n: usize) -> Vec<CacheKey> {
+        (0..n).map(|_| self.key()).collect()
+    }
+
+    /// Whether shape, dtype and format come back.
+    pub(super) fn keeps_layout(&self) -> bool {
+        self.can.keeps_layout_of(KeyKind::Engine)
+    }
+
+    /// Whether values are raw and get the metadata's layout, whatever they were put as.
+    pub(super) fn takes_layout_from_metadata(&self) -> bool {
+        !self.keeps_layout() && self.kit.raw_metadata().is_some()
+    }
+
+    pub(super) fn needs_remove(&self) -> Checked {
+        if !self.can.remove {
+            skip!("the store declares no `remove`");
+        }
+        Ok(())
+    }
+
+    pub(super) fn needs_list(&self) -> Checked {
+        if !self.can.list {
+            skip!("the store declares no `list`");
+        }
+        Ok(())
+    }
+
+    pub(super) fn stores(&self, dtype: Dtype) -> bool {
+        self.can.dtypes.is_none_or(|all| all.contains(&dtype))
+    }
+
+    /// Some dtype that the store declares.
+    pub(super) fn dtype(&self) -> Dtype {
+        let first = self.can.dtypes.and_then(|all| all.first().copied());
+        if self.stores(Dtype::Bfloat16) { Dtype::Bfloat16 } else { first.unwrap_or(Dtype::Bfloat16) }
+    }
+
+    /// A layout of about `len` bytes that the store takes under such a key.
+    pub(super) fn layout(&self, kind: KeyKind, len: usize) -> Result<ChunkLayout> {
+        let limit = self.can.max_chunk_bytes.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
+        let len = len.min(limit).max(1);
+        if let (Some(metadata), false) = (self.kit.raw_metadata(), self.can.keeps_layout_of(kind)) {
+            // A raw value's length tells its tokens.
+            let layout = metadata.chunk_layout();
+            let tokens = len.div_ceil(layout.token_bytes).clamp(1, layout.chunk_size);
+            return layout.for_bytes(tokens * layout.token_bytes);
+        }
+        if self.stores(Dtype::Uint8) {
+            return Ok(ChunkLayout::binary(len));
+        }
+        let dtype = self.dtype();
+        let elements = (len.div_ceil(dtype.size())).min(limit / dtype.size()).max(1);
+        ChunkLayout::new(MemoryFormat::Undefined, Shape::new(&[elements])?, dtype)
+    }
+
+    /// A value of about `len` bytes for an engine key, unlike any other of this check.
+    pub(super) fn value(&self, len: usize) -> Checked<Value> {
+        self.value_for(KeyKind::Engine, len)
+    }
+
+    pub(super) fn value_for(&self, kind: KeyKind, len: usize) -> Checked<Value> {
+        Ok(self.value_of(self.layout(kind, len)?))
+    }
+
+    pub(super) fn value_of(&self, layout: ChunkLayout) -> Value {
+        Value { seed: self.names.number(), layout }
+    }
+
+    /// The value in memory of the pool.
+    pub(super) fn chunk(&self, value: &Value) -> Checked<MemoryObj> {
+        let mut memory = self.memory(&value.layout)?;
+        value.fill(&mut memory);
+        Ok(memory.freeze())
+    }
+
+    pub(super) fn memory(&self, layout: &ChunkLayout) -> Checked<MemoryObjMut> {
+        self.pool.allocate_now(layout).map_err(|e| failed(format!("the check itself has no memory: {e}")))
+    }
+
+    pub(super) async fn put(&self, key: &CacheKey, value: &Value) -> Checked {
+        Ok(self.store.put(key, self.chunk(value)?).await?)
+    }
+
+    /// A new key with a value of about `len` bytes.
+    pub(super) async fn stored(&self, len: usize) -> Checked<(CacheKey, Value)> {
+        let (key, value) = (self.key(), self.value(len)?);
+        self.put(&key, &value).await?;
+        Ok((key, value))
+    }
+
+    /// `n` new keys with a value each.
+    pub(super) async fn many_stored(&self, n: usize) -> Checked<Vec<(CacheKey, Value)>> {
+        let mut all = Vec::new();
+        for i in 0..n {
+            all.push(self.stored(100 + i).await?);
+        }
+        Ok(all)
+    }
+
+    /// `get` gives this value.
+    pub(super) async fn expect(&self, key: &CacheKey, value: &Value) -> Checked {
+        let got = self.store.get(key).await?;
+        self.is(key, got, value)
+    }
+
+    pub(super) async fn expect_none(&self, key: &CacheKey) -> Checked {
+        let (got, exists) = (self.store.get(key).await?, self.store.exists(key).await?);
+        ensure!(got.is_none() && !exists, "`{key}` is not stored, but `get` gives {got:?} and `exists` {exists}");
+        Ok(())
+    }
+
+    /// The answer is this value.
+    pub(super) fn is(&self, key: &CacheKey, got: Option<MemoryObj>, value: &Value) -> Checked {
+        let got = got.ok_or_else(|| failed(format!("`{key}` was put, and is a miss")))?;
+        self.same(key, &got, got.layout(), value)
+    }
+
+    /// The answer is none, or one of these values.
+    pub(super) fn is_none_or_one_of(&self, key: &CacheKey, got: Option<MemoryObj>, values: &[&Value]) -> Checked {
+        let Some(got) = got else { return Ok(()) };
+        let whole = values.iter().any(|value| self.same(key, &got, got.layout(), value).is_ok());
+        ensure!(whole, "`{key}` gives {got:?}, which is none of the values that were put, whole");
+        Ok(())
+    }
+
+    /// These bytes are this value.
+    pub(super) fn same(&self, key: &CacheKey, bytes: &[u8], layout: &ChunkLayout, value: &Value) -> Checked {
+        value.compare(bytes).map_err(|why| failed(format!("`{key}`, put as `{}`: {why}", value.layout)))?;
+        if self.can.keeps_layout_of(key.kind()) {
+            ensure!(*layout == value.layout, "`{key}` was put as `{}`, and comes back as `{layout}`", value.layout);
+        }
+        Ok(())
+    }
+
+    /// Work that a future started may go on for a while: whether it ends in time.
+    pub(super) async fn eventually(&self, mut done: impl FnMut() -> bool) -> bool {
+        let deadline = Instant::now() + self.kit.patience();
+        loop {
+            if done() {
+                return true;
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    pub(super) async fn all_memory_is_back(&self) -> Checked {
+        let back = self.eventually(|| self.pool.stats().in_use == 0).await;
+        ensure!(back, "{} bytes of the pool did not come back", self.pool.stats().in_use);
+        Ok(())
+    }
+}
+
+/// Runs work on another thread, with its panic as a failure.
+pub(super) fn spawn<T: Send + 'static>(
+    work: impl Future<Output = Checked<T>> + Send + 'static,
+) -> impl Future<Output = Checked<T>> {
+    let running = tokio::spawn(work);
+    async { running.await.unwrap_or_else(|e| Err(failed(format!("a call panicked or was lost: {e}")))) }
+}
+
+/// Whether a `put` says by this that it does not take such a chunk or key.
+pub(super) fn is_refusal(e: &Error) -> bool {
+    let kinds = [ErrorKind::Unsupported, ErrorKind::InvalidInput, ErrorKind::InvalidKey, ErrorKind::OutOfMemory];
+    kinds.contains(&e.kind())
+}
+
+/// Keys of one check: no other program, run or check has the same, so that the kit is safe against a store in use.
+pub(super) struct Names {
+    model: String,
+    next: AtomicU64,
+    made: Mutex<Vec<CacheKey>>,
+}
+
+impl Names {
+    pub(super) fn new() -> Self {
+        let random = RandomState::new().hash_one(std::process::id());
+        let model = format!("kvconn-conformance-{random:016x}");
+        Self { model, next: AtomicU64::new(1), made: Mutex::default() }
+    }
+
+    /// What every key of the check begins with.
+    pub(super) fn model(&self) -> &str {
+        &self.model
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn key(&self, kind: KeyKind) -> CacheKey {
+        let (model, n) = (&self.model, self.number());
+        let text = match kind {
+            KeyKind::Engine => format!("{model}@1@0@{n:x}@half"),
+            KeyKind::Layer => format!("{model}@1@0@{n:x}@half@3"),
+            KeyKind::Object => format!("{model}@01000100@0@{n:016x}"),
+        };
+        self.named(&text, kind).unwrap_or_else(|e| unreachable!("the kit makes only keys that can be read: {e:?}"))
+    }
+
+    /// A key of this text, which begins with the model.
+    pub(super) fn named(&self, text: &str, kind: KeyKind) -> Checked<CacheKey> {
+        ensure!(text.starts_with(&self.model), "the kit would touch the key `{text}`, which is not its own");
+        let key = CacheKey::parse_as(text, kind)?;
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).push(key.clone());
+        Ok(key)
+    }
+
+    /// All keys that were made.
+    pub(super) fn made(&self) -> Vec<CacheKey> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Bytes that tell whose they are and where they belong, made and compared block by block: 64 MiB take milliseconds.
+#[derive(Debug, Clone)]
+pub(super) struct Value {
+    seed: u64,
+    pub(super) layout: ChunkLayout,
+}
+
+const BLOCK: usize = 4096;
+
+impl Value {
+    pub(super) fn fill(&self, bytes: &mut [u8]) {
+        let block = self.block(bytes.len());
+        for (i, part) in bytes.chunks_mut(BLOCK).enumerate() {
+            part.copy_from_slice(&block[..part.len()]);
+            mark(part, i);
+        }
+    }
+
+    fn compare(&self, bytes: &[u8]) -> Result<(), String> {
+        if bytes.len() != self.layout.len {
+            return Err(format!("{} bytes come back", bytes.len()));
+        }
+        let mut block = self.block(bytes.len());
+        for (i, part) in bytes.chunks(BLOCK).enumerate() {
+            let block = &mut block[..part.len()];
+            mark(block, i);
+            if block != part {
+                let at = block.iter().zip(part).position(|(a, b)| a != b).unwrap_or(0);
+                return Err(format!("byte {} comes back as {}, not {}", i * BLOCK + at, part[at], block[at]));
+            }
+            mark(block, i);
+        }
+        Ok(())
+    }
+
+    /// The bytes that repeat.
+    fn block(&self, len: usize) -> Vec<u8> {
+        // Splitmix64: neighbouring seeds give unlike bytes.
+        let mut state = self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut next = || {
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut z = state;
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            (z ^ (z >> 31)).to_le_bytes()
+        };
+        (0..len.min(BLOCK).div_ceil(8)).flat_map(|_| next()).take(len.min(BLOCK)).collect()
+    }
+}
+
+/// Gives the block its number, or takes it away: blocks in a wrong order are seen.
+fn mark(block: &mut [u8], number: usize) {
+    for (byte, mark) in block.iter_mut().zip(number.to_le_bytes()) {
+        *byte ^= mark;
+    }
+}

@@ -1,0 +1,134 @@
+//! The conformance kit: a connector that keeps the contract passes, and each rule that is broken is seen.
+
+mod faulty;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use connector_core::conformance::{CheckResult, Kit, Outcome, checks};
+use connector_core::{Error, ErrorKind};
+use faulty::{FAULTS, Fault, Profile, kit};
+
+/// What the checks are called.
+fn names() -> BTreeSet<&'static str> {
+    checks().iter().map(|c| c.name()).collect()
+}
+
+fn skipped(results: &[CheckResult]) -> Vec<&str> {
+    results.iter().filter(|c| matches!(c.outcome, Outcome::Skipped(_))).map(|c| c.name).collect()
+}
+
+/// The macro, as an author uses it.
+mod as_tests {
+    connector_core::conformance_tests!(super::faulty::kit(super::Profile::Full, None));
+}
+
+#[tokio::test]
+async fn a_connector_that_keeps_the_contract_passes_every_check_that_applies() {
+    let full = kit(Profile::Full, None).run().await;
+    assert!(full.passed() && full.checks.len() == checks().len(), "{full}");
+    let limits = [
+        "keys_over_the_limit_are_refused",
+        "undeclared_operations_are_unsupported",
+        "undeclared_dtypes_are_refused",
+        "chunks_over_the_limit_are_refused",
+    ];
+    assert_eq!(skipped(&full.checks), limits);
+
+    let plain = kit(Profile::Plain, None).run().await;
+    assert!(plain.passed() && plain.checks.len() == checks().len(), "{plain}");
+    let skipped = skipped(&plain.checks);
+    assert!(skipped.iter().all(|name| !limits.contains(name)), "{skipped:?}");
+    // No `remove`, no `list`, no layouts.
+    assert_eq!(skipped.len(), 11, "{skipped:?}");
+}
+
+#[tokio::test]
+async fn each_broken_rule_is_seen_by_its_check() {
+    let mut unseen = Vec::new();
+    for (fault, name, profile) in FAULTS {
+        // Only what hangs or leaks needs these limits.
+        let hangs = [Fault::HangsInGet, Fault::BlocksInGet, Fault::CloseHangs].contains(fault);
+        let limit = Duration::from_secs(if hangs { 1 } else { 60 });
+        let kit = kit(*profile, Some(*fault)).limit(limit).grace(Duration::from_millis(300));
+        let result = kit.run_check(name).await.unwrap_or_else(|| panic!("there is no check `{name}`"));
+        println!("{fault:?}: {result}");
+        // What is seen only when everything is put away proves nothing about the check itself.
+        if !result.is_failure() || result.to_string().contains("failed: after the check, ") {
+            unseen.push(format!("{fault:?}: {result}"));
+        }
+    }
+    assert!(unseen.is_empty(), "{unseen:#?}");
+}
+
+#[test]
+fn every_check_is_proved_by_a_fault() {
+    let proved: BTreeSet<_> = FAULTS.iter().map(|(_, name, _)| *name).collect();
+    assert_eq!(proved, names());
+    assert_eq!(names().len(), checks().len(), "two checks have one name");
+}
+
+#[tokio::test]
+async fn panics_hangs_and_leaks_are_failures_that_say_what_happened() {
+    let run = async |fault, name| {
+        let kit = kit(Profile::Full, Some(fault)).limit(Duration::from_secs(1)).grace(Duration::from_millis(300));
+        kit.run_check(name).await.expect("the check exists").to_string()
+    };
+    for (fault, name, words) in [
+        (Fault::PanicsInGet, "put_replaces", "panicked: the author did not think of this"),
+        (Fault::HangsInGet, "put_replaces", "did not end within 1s"),
+        (Fault::BlocksInGet, "put_replaces", "did not end within 1s"),
+        (Fault::LeaksWhatItReads, "put_replaces", "bytes of the pool did not come back"),
+        (Fault::CloseFails, "put_replaces", "cannot be closed"),
+        (Fault::RemovesNothing, "bytes_come_back", "were not removed"),
+    ] {
+        let said = run(fault, name).await;
+        assert!(said.contains("failed: ") && said.contains(words), "`{words}` is missing: {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_opened_fails_and_says_why() {
+    let kit = Kit::new(|_| async { Err(Error::new(ErrorKind::Unavailable, "nobody listens")) });
+    let result = kit.run_check("bytes_come_back").await.expect("the check exists");
+    assert!(result.is_failure() && result.to_string().contains("nobody listens"), "{result}");
+    let unknown = Kit::url("nowhere://x").run_check("bytes_come_back").await.expect("the check exists");
+    assert!(unknown.to_string().contains("nowhere"), "{unknown}");
+    assert!(kit.run_check("no_such_check").await.is_none());
+}
+
+#[tokio::test]
+async fn a_run_shows_each_result_as_it_comes_and_can_be_ended() {
+    let shown = Arc::new(AtomicUsize::new(0));
+    let report = kit(Profile::Full, None)
+        .run_some(|c| c.chapter() == "get_into", |_| shown.fetch_add(1, Ordering::SeqCst) < 1)
+        .await;
+    assert_eq!((report.checks.len(), shown.load(Ordering::SeqCst)), (2, 2));
+}
+
+#[tokio::test]
+async fn a_report_is_json_with_a_reason_for_all_that_did_not_pass() {
+    let report = kit(Profile::Plain, None).run_some(|c| c.chapter() == "removal", |_| true).await;
+    let json = serde_json::to_value(&report).expect("a report is JSON");
+    let check = &json["checks"][0];
+    assert_eq!(check["name"], "remove_says_whether_it_was_there");
+    assert_eq!((&check["outcome"], &check["why"]), (&"skipped".into(), &"the store declares no `remove`".into()));
+    assert!(check["seconds"].is_f64() && check["rule"].is_string(), "{check}");
+    assert!(report.to_string().ends_with("0 passed, 0 failed, 2 skipped"), "{report}");
+}
+
+#[test]
+fn the_document_names_every_check_with_its_rule_and_no_others() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/CONTRACT.md");
+    let text = std::fs::read_to_string(path).expect("docs/CONTRACT.md is there");
+    let row = |line: &'static str| -> Option<(&'static str, &'static str)> {
+        let (name, rule) = line.strip_prefix("| `")?.strip_suffix(" |")?.split_once("` | ")?;
+        Some((name, rule))
+    };
+    let text: &'static str = text.leak();
+    let documented: BTreeMap<_, _> = text.lines().filter_map(row).collect();
+    let rules: BTreeMap<_, _> = checks().iter().map(|c| (c.name(), c.rule())).collect();
+    assert_eq!(documented, rules);
+}

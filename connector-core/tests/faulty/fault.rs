@@ -1,0 +1,90 @@
+//! The rules that can be broken, and who has to see it.
+
+use super::Profile;
+
+macro_rules! faults {
+    ($($fault:ident, $check:ident, $profile:ident;)*) => {
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(crate) enum Fault { $($fault),* }
+
+        /// Each fault, the check that catches it, and the profile that it is seen in.
+        pub(crate) const FAULTS: &[(Fault, &str, Profile)] =
+            &[$((Fault::$fault, stringify!($check), Profile::$profile)),*];
+    };
+}
+
+faults! {
+    FlipsABit, bytes_come_back, Full;
+    PanicsInGet, bytes_come_back, Full;
+    HangsInGet, bytes_come_back, Full;
+    BlocksInGet, bytes_come_back, Full;
+    Float64IsForgotten, every_dtype_comes_back, Full;
+    HiddenStatesAreForgotten, every_format_comes_back, Full;
+    RanksArePadded, every_rank_comes_back, Full;
+    SecondGroupIsLost, several_groups_come_back, Full;
+    FlipsABitOfLongChunks, every_size_comes_back, Full;
+    DimensionsOfZeroAreLost, puts_are_refused_or_come_back, Full;
+    RefusesAfterStoring, puts_are_refused_or_come_back, Full;
+    ExistsIsAlwaysTrue, exists_agrees_with_get, Full;
+    MissesAreErrors, misses_are_no_errors, Full;
+
+    KeepsTheFirst, put_replaces, Full;
+    KeepsTheFirstLayout, put_replaces_the_layout, Full;
+    StoresInHalves, two_writers_leave_one_whole_value, Full;
+    ShowsHalves, readers_see_whole_values, Full;
+    FewCallsAtOnce, hundreds_of_calls_at_once, Full;
+
+    ForgetsTheLastByte, get_into_fills_exact_memory, Full;
+    KeepsTheOldLength, get_into_fits_longer_memory, Full;
+    SaysOneSize, get_into_refuses_short_memory, Full;
+    TakesMemoryForMisses, get_into_of_a_miss_leaves_the_memory, Full;
+
+    PanicsOnEmptyBatches, batches_of_none_and_one, Full;
+    BatchedGetTurnsAround, batched_get_keeps_order_and_holes, Full;
+    BatchedExistsMovesHoles, batched_exists_keeps_order_and_holes, Full;
+    CountsBehindTheHole, batched_contains_counts_the_leading_run, Full;
+    BatchedPutMixesUp, batched_put_stores_each_chunk, Full;
+    OneFailureStopsTheBatch, batched_get_into_fills_each_memory, Full;
+    BatchedRemoveSaysYes, batched_remove_answers_for_each_key, Full;
+    AThousandKeysAreEnough, thousands_of_keys_in_one_batch, Full;
+
+    OddKeysBecomeOthers, odd_keys_are_kept_or_refused, Full;
+    CutsNames, long_keys_are_kept_or_refused, Full;
+    TakesLongKeys, keys_over_the_limit_are_refused, Plain;
+    HashAsNumber, every_hash_is_a_name_of_its_own, Full;
+    ForgetsTags, similar_keys_are_kept_apart, Full;
+    SlashAsUnderscore, escaped_keys_are_kept_apart, Full;
+
+    RemovesNothing, remove_says_whether_it_was_there, Full;
+    RemovesWhatBeginsWithIt, removal_leaves_the_others, Full;
+
+    ListsTwice, list_gives_each_key_once, Full;
+    ListsInAnyCase, list_keeps_to_the_prefix, Full;
+    ListLosesWhatMoves, list_works_while_others_write, Full;
+
+    GetsLeaveItBusy, dropped_gets_do_no_harm, Full;
+    PutsLeaveItBusy, dropped_puts_leave_whole_values, Full;
+    RemovesLeaveItBusy, dropped_removes_leave_whole_values, Full;
+    DropsLeaveLessMemory, dropped_get_into_gives_up_its_memory, Full;
+    BatchesLeaveItBusy, dropped_batches_do_no_harm, Full;
+    ListsLeaveItBusy, dropped_lists_do_no_harm, Full;
+
+    AFullPoolIsAMiss, a_full_pool_is_out_of_memory, Full;
+    WritesToWhatItGaveOut, chunks_in_hand_do_not_change, Full;
+    KeepsItsChunk, put_does_not_keep_its_chunk, Full;
+    LeaksWhatItReads, memory_comes_back, Full;
+
+    DeclaresPingInVain, declared_operations_work, Plain;
+    RemovesWithoutSaying, undeclared_operations_are_unsupported, Plain;
+    TakesEveryDtype, undeclared_dtypes_are_refused, Plain;
+    TakesLongChunks, chunks_over_the_limit_are_refused, Plain;
+
+    CloseFails, closed_stores_refuse_calls, Full;
+    OneCallAtATime, close_waits_for_calls_in_flight, Full;
+    CloseHangs, closed_stores_refuse_calls, Full;
+    WorksOnForEver, close_ends_the_work_of_dropped_calls, Full;
+    CloseWorksOnce, a_dropped_close_can_be_called_again, Full;
+    ClosesAllAtOnce, closing_one_leaves_the_others_open, Full;
+
+    NamesAnotherKey, errors_say_where, Full;
+}
