@@ -1,7 +1,7 @@
 //! The contract of every connector, kept by each built-in store.
 
 use connector_core::conformance::Kit;
-use connectors::{Dtype, LMCacheMetadata, LayerGroup};
+use connectors::{ContextBuilder, Dtype, LMCacheMetadata, LayerGroup};
 
 mod memory {
     connector_core::conformance_tests!(connectors::builder("memory://conformance"));
@@ -26,6 +26,82 @@ mod fs_raw_with_metadata {
 
 mod fs_on_several_directories {
     connector_core::conformance_tests!(super::fs(",b,c?relative_tmp_dir=tmp"));
+}
+
+mod mock {
+    // A latency and a throughput that take part, but no time worth speaking of.
+    connector_core::conformance_tests!(connectors::builder(
+        "mock://1?peeking_latency=0.01&read_throughput=100&write_throughput=100"
+    ));
+}
+
+mod audit_over_memory {
+    connector_core::conformance_tests!(super::audit("memory://audited"));
+}
+
+mod audit_over_fs {
+    connector_core::conformance_tests!(super::in_directory(|dir| super::audit(&format!("fs://{dir}"))));
+}
+
+mod audit_over_raw_fs {
+    connector_core::conformance_tests!(super::in_directory(|dir| {
+        super::audit(&format!("fs://{dir}?save_chunk_meta=false"))
+    }));
+}
+
+mod audit_over_mock {
+    connector_core::conformance_tests!(super::audit("mock://1?peeking_latency=0.01"));
+}
+
+mod audit_over_tiered {
+    connector_core::conformance_tests!(super::in_directory(|dir| {
+        let url = super::tiered("memory://front-of-audited", &format!("fs://{dir}"), "write_through");
+        super::audit(&url)
+    }));
+}
+
+mod tiered_write_through {
+    connector_core::conformance_tests!(super::in_directory(|dir| {
+        connectors::builder(&super::tiered("memory://front-1", &format!("fs://{dir}"), "write_through"))
+    }));
+}
+
+mod tiered_write_back {
+    connector_core::conformance_tests!(super::in_directory(|dir| {
+        connectors::builder(&super::tiered("memory://front-2", &format!("fs://{dir}"), "write_back"))
+    }));
+}
+
+mod all_layers {
+    connector_core::conformance_tests!(super::in_directory(|dir| {
+        let layers = "timeout_ms=30000&retries=2&max_in_flight=64&breaker_failures=5";
+        connectors::builder(&format!("fs://{dir}?{layers}"))
+    }));
+}
+
+/// A URL as another URL's option.
+fn encoded(url: &str) -> String {
+    url.bytes()
+        .map(|b| if b.is_ascii_alphanumeric() { char::from(b).to_string() } else { format!("%{b:02X}") })
+        .collect()
+}
+
+fn audit(behind: &str) -> ContextBuilder {
+    connectors::builder(&format!("audit://?actual_remote_url={}&verify_checksum=true", encoded(behind)))
+}
+
+fn tiered(front: &str, back: &str, mode: &str) -> String {
+    format!("tiered://?front={}&back={}&mode={mode}", encoded(front), encoded(back))
+}
+
+/// A store whose URL names a directory, which lives as long as the kit.
+fn in_directory(builder: impl FnOnce(&str) -> ContextBuilder) -> Kit {
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let builder = builder(&dir.path().display().to_string());
+    Kit::new(move |backend| {
+        let _lives = &dir;
+        builder.clone().local_cpu_backend(backend).open()
+    })
 }
 
 /// A store in a directory of its own, which lives as long as the kit.

@@ -30,7 +30,14 @@ const LINKERS: [Linker; 4] = [
 ];
 
 const ALPHA: &str = "alpha.kv/AlphaConnector";
-const STORES: [&str; 2] = ["kvconn.fs/FSConnector", "kvconn.memory/MemoryConnector"];
+const STORES: [&str; 6] = [
+    "kvconn.audit/AuditConnector",
+    "kvconn.blackhole/BlackholeConnector",
+    "kvconn.fs/FSConnector",
+    "kvconn.memory/MemoryConnector",
+    "kvconn.mock/MockConnector",
+    "kvconn.tiered/TieredConnector",
+];
 
 /// The tests build the same files with other choices: one after the other.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
