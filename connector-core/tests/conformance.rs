@@ -90,6 +90,13 @@ async fn panics_hangs_and_leaks_are_failures_that_say_what_happened() {
 }
 
 #[tokio::test]
+async fn what_a_report_says_stands_on_one_line() {
+    let kit = kit(Profile::Full, Some(Fault::OddKeysBecomeOthers));
+    let said = kit.run_check("odd_keys_are_kept_or_refused").await.expect("the check exists").to_string();
+    assert!(said.contains("\\ttab@") && !said.contains(char::is_control), "{said}");
+}
+
+#[tokio::test]
 async fn a_store_that_cannot_be_opened_fails_and_says_why() {
     let kit = Kit::new(|_| async { Err(Error::new(ErrorKind::Unavailable, "nobody listens")) });
     let result = kit.run_check("bytes_come_back").await.expect("the check exists");

@@ -32,7 +32,9 @@
 //! | bundle | features |
 //! |---|---|
 //! | `local` (default) | all of these |
-//! | `full` | everything |
+//! | `full` | every store |
+//!
+//! `conformance` (off by default) adds `conformance`: the contract of every connector as checks that can be run.
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 #![forbid(unsafe_code)]
 // A store that is not named is not linked, in silence: an unused dependency must not compile. (Tests have more of them.)

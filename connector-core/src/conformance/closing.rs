@@ -68,8 +68,8 @@ pub(super) async fn close_waits_for_calls_in_flight(s: &Subject) -> Checked {
         let (Some(put), Some(got)) = (putting.take_output(), getting.take_output()) else {
             return Err(failed("a call that has ended gives no answer"));
         };
-        put.map_err(|e| failed(format!("a `put` in flight fails because of `close`: {e}")))?;
-        let got = got.map_err(|e| failed(format!("a `get` in flight fails because of `close`: {e}")))?;
+        put.map_err(|e| failed(format!("a `put` in flight fails while `close` waits for it: {e}")))?;
+        let got = got.map_err(|e| failed(format!("a `get` in flight fails while `close` waits for it: {e}")))?;
         s.is(&key, got, &value)?;
         closing.await?;
     }

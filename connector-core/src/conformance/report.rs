@@ -38,6 +38,11 @@ pub struct CheckResult {
 
 impl CheckResult {
     pub(super) fn new(check: &Check, outcome: Outcome, elapsed: Duration) -> Self {
+        let outcome = match outcome {
+            Outcome::Passed => Outcome::Passed,
+            Outcome::Failed(why) => Outcome::Failed(on_one_line(&why)),
+            Outcome::Skipped(why) => Outcome::Skipped(on_one_line(&why)),
+        };
         Self { name: check.name(), chapter: check.chapter(), rule: check.rule(), outcome, elapsed }
     }
 
@@ -92,6 +97,12 @@ impl fmt::Display for Report {
         let (all, failed, skipped) = (self.checks.len(), self.failures().count(), self.skipped().count());
         write!(f, "{} passed, {failed} failed, {skipped} skipped", all - failed - skipped)
     }
+}
+
+/// Odd keys and panics may hold line breaks and worse, and a report goes to terminals and logs.
+fn on_one_line(why: &str) -> String {
+    let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    why.chars().map(shown).collect()
 }
 
 fn seconds<S: Serializer>(elapsed: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
