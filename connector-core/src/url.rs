@@ -204,9 +204,9 @@ fn parse_host(text: &str) -> Result<HostPort, String> {
     if text.is_empty() {
         return Err("a host is empty".into());
     }
-    // The `url` crate drops spaces at the end, so that `h:1 ` would be port 1.
-    if text.contains(char::is_whitespace) {
-        return Err("a host holds a space".into());
+    // The `url` crate drops spaces at the end and all behind a backslash, so that `h:1 ` would be port 1.
+    if let Some(c) = text.chars().find(|c| c.is_whitespace() || *c == '\\') {
+        return Err(format!("a host holds {c:?}"));
     }
     // The `url` crate takes `h:`, but `redis://u:/pw@h:1` is a password with a slash and no path.
     if text.ends_with(':') {
@@ -271,7 +271,8 @@ mod tests {
             ("redis://u:hunter2@[::1", "malformed"),
             ("redis://u:hunter2@,h:1", "a host is empty"),
             ("redis://u:1#hunter2@h:1", "write the `#` of a password as `%23`"),
-            ("redis://h:1 /0", "a host holds a space"),
+            ("redis://h:1 /0", "a host holds ' '"),
+            ("redis://h:\\/hunter2@h:1", "a host holds '\\\\'"),
             ("redis://u:/hunter2@h:1", "no number from 0 to 65535"),
         ] {
             let message = RemoteUrl::parse(text).unwrap_err().to_string();

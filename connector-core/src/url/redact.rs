@@ -42,7 +42,7 @@ pub(crate) fn is_secret_name(name: &str) -> bool {
 pub fn redact(text: &str) -> Cow<'_, str> {
     let Some(scheme_end) = text.find("://") else { return redact_malformed(text) };
     let mut out = String::with_capacity(text.len());
-    redact_from(text, scheme_end + 3, text.contains('#'), &mut out);
+    redact_from(text, scheme_end + 3, false, &mut out);
     if out == text { Cow::Borrowed(text) } else { Cow::Owned(out) }
 }
 
@@ -52,6 +52,7 @@ pub fn redact(text: &str) -> Cow<'_, str> {
 fn redact_from(text: &str, start: usize, open: bool, out: &mut String) {
     let (scheme, rest) = text.split_at(start);
     out.push_str(scheme);
+    let open = open || scheme.contains('#');
     let (rest, open) = match password(rest) {
         Some((from, to)) => {
             let _ = write!(out, "{}***", &rest[..from]);
@@ -64,9 +65,16 @@ fn redact_from(text: &str, start: usize, open: bool, out: &mut String) {
         return redact_from(rest, next + 3, open, out);
     }
     out.push_str(before);
-    if let Some(query) = query {
-        let pairs: Vec<_> = query.split('&').map(|pair| redact_pair(pair, open)).collect();
-        let _ = write!(out, "?{}", pairs.join("&"));
+    let Some(query) = query else { return };
+    let (query, fragment) = query.split_once('#').map_or((query, None), |(q, f)| (q, Some(f)));
+    let pairs = |text: &str, open| text.split('&').map(|pair| redact_pair(pair, open)).collect::<Vec<_>>().join("&");
+    let query = pairs(query, open || before.contains('#'));
+    let _ = write!(out, "?{query}");
+    match fragment {
+        // The end of a secret with an unescaped `#`.
+        Some(_) if query.ends_with("=***") => out.push_str("#***"),
+        Some(fragment) => out.extend(["#", &pairs(fragment, true)]),
+        None => {}
     }
 }
 
@@ -176,6 +184,8 @@ mod tests {
             ("redis://u:?p@h:1?password=x", "redis://u:***@h:1?password=***"),
             ("redis://u:pw@a:1,redis://u:pw@b:2/?token=t", "redis://u:***@a:1,redis://u:***@b:2/?token=***"),
             ("redis://h:x/?y=u:pw%40h", "redis://h:x/?y=u:***%40h"),
+            ("redis://h:1?a=u:p#/h:x@y", "redis://h:1?a=u:p#/h:x@y"),
+            ("redis://h:1?password=a#b&c", "redis://h:1?password=***#***"),
             ("redis://h:1/#?y=u:pw%40h", "redis://h:1/#?y=u:***%40h"),
             ("redis://h:1?&%70assword=x&y", "redis://h:1?&%70assword=***&y"),
             ("not a url", "not a url"),
