@@ -3,6 +3,7 @@
 //! Source: `lmcache/v1/config.py` and `config_base.py` of LMCache 0.5.6.
 
 mod keys;
+mod variables;
 
 use std::fmt;
 use std::path::Path;
@@ -83,7 +84,7 @@ impl LMCacheEngineConfig {
     }
 
     /// The configuration as LMCache would load it: the file that `LMCACHE_CONFIG_FILE` names, if it is set, with every
-    /// `LMCACHE_<KEY>` variable over it.
+    /// `LMCACHE_<KEY>` variable over it. A variable that looks like a misspelt one of these is logged.
     ///
     /// # Errors
     /// `InvalidOption` for a file that cannot be read and for a wrong value, naming the file or variable.
@@ -92,6 +93,10 @@ impl LMCacheEngineConfig {
             Some(path) if !path.is_empty() => Self::from_file(Path::new(&path))?,
             _ => Self::default(),
         };
+        let names: Vec<String> = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect();
+        for (variable, meant) in variables::misspelt(names.iter().map(String::as_str)) {
+            tracing::warn!(variable, "this environment variable sets nothing (did you mean `{meant}`?)");
+        }
         config.apply_variables(|name| std::env::var(name).ok())?;
         Ok(config)
     }
@@ -112,7 +117,8 @@ impl LMCacheEngineConfig {
     /// `InvalidOption` for text that is no YAML map, for a wrong value, and for an unknown key that looks like a
     /// misspelt one. Other unknown keys are LMCache's to come: they are logged, as LMCache does.
     pub fn from_yaml(text: &str) -> Result<Self> {
-        let value: Value = serde_norway::from_str(text).map_err(|e| invalid(format!("it is no YAML: {e}")))?;
+        let value: Value =
+            serde_norway::from_str(text).map_err(|e| invalid(format!("it is no YAML: {}", redact(&e.to_string()))))?;
         let map = match value {
             Value::Object(map) => map,
             Value::Null => Map::new(),
@@ -130,8 +136,8 @@ impl LMCacheEngineConfig {
     /// # Errors
     /// `InvalidOption` for a wrong value, naming the variable.
     pub fn apply_variables(&mut self, variable: impl Fn(&str) -> Option<String>) -> Result<()> {
-        for key in keys::KEYS.iter().chain(keys::ALIASES.iter().map(|(old, _)| old)) {
-            let name = format!("LMCACHE_{}", key.to_ascii_uppercase());
+        for key in variables::all_keys() {
+            let name = variables::variable_of(key);
             if let Some(text) = variable(&name) {
                 self.set(key, Value::String(unquote(&text).to_owned()))
                     .map_err(|e| e.at(format_args!("environment variable {name}")))?;
@@ -238,8 +244,11 @@ fn invalid(message: String) -> Error {
 }
 
 fn wrong(key: &str, value: &Value, want: &str) -> Error {
-    // A URL may hold a password.
-    let shown = if key.contains("url") { "what is there".to_owned() } else { format!("`{value}`") };
+    // A URL may hold a password, also where none belongs.
+    let shown = match value.to_string() {
+        text if key.contains("url") || text.contains("://") => "what is there".to_owned(),
+        text => format!("`{}`", redact(&text)),
+    };
     invalid(format!("key `{key}`: {shown} is not {want}"))
 }
 

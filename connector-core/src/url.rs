@@ -64,7 +64,9 @@ impl RemoteUrl {
     /// or with a port that is no number up to 65535.
     pub fn parse(text: &str) -> Result<Self> {
         let fail = |why: String| {
-            Error::new(ErrorKind::InvalidUrl, format!("`{}` is no remote URL: {why}", redact(text)))
+            // One line, whatever the text holds.
+            let shown: String = redact(text).chars().map(escape_control).collect();
+            Error::new(ErrorKind::InvalidUrl, format!("`{shown}` is no remote URL: {why}"))
                 .with_hint("write `scheme://host:port/path?option=value`")
         };
         if let Some(c) = text.chars().find(|c| c.is_control()) {
@@ -79,7 +81,10 @@ impl RemoteUrl {
         if !is_scheme(scheme) {
             return Err(fail("a scheme is letters, digits, `+`, `-` and `.`, and starts with a letter".into()));
         }
-        let rest = rest.split_once('#').map_or(rest, |(before, _fragment)| before);
+        let (rest, fragment) = rest.split_once('#').unwrap_or((rest, ""));
+        if fragment.contains('@') {
+            return Err(fail("an `@` stands behind a `#`; write the `#` of a password as `%23`".into()));
+        }
         let (before_query, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = before_query.find('/').map_or((before_query, ""), |i| before_query.split_at(i));
         let (userinfo, hosts) = authority.rsplit_once('@').map_or((None, authority), |(u, h)| (Some(u), h));
@@ -181,6 +186,10 @@ impl RemoteUrl {
     }
 }
 
+fn escape_control(c: char) -> String {
+    if c.is_control() { c.escape_default().to_string() } else { c.to_string() }
+}
+
 fn some(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
@@ -194,6 +203,14 @@ pub(crate) fn is_scheme(text: &str) -> bool {
 fn parse_host(text: &str) -> Result<HostPort, String> {
     if text.is_empty() {
         return Err("a host is empty".into());
+    }
+    // The `url` crate drops spaces at the end and all behind a backslash, so that `h:1 ` would be port 1.
+    if let Some(c) = text.chars().find(|c| c.is_whitespace() || *c == '\\') {
+        return Err(format!("a host holds {c:?}"));
+    }
+    // The `url` crate takes `h:`, but `redis://u:/pw@h:1` is a password with a slash and no path.
+    if text.ends_with(':') {
+        return Err("the port is no number from 0 to 65535".into());
     }
     let parsed = url::Url::parse(&format!("x://{text}")).map_err(|e| match e {
         url::ParseError::InvalidPort => "the port is no number from 0 to 65535".to_owned(),
@@ -253,10 +270,14 @@ mod tests {
             ("redis://u:hunt/er2@h:1", "no number"),
             ("redis://u:hunter2@[::1", "malformed"),
             ("redis://u:hunter2@,h:1", "a host is empty"),
+            ("redis://u:1#hunter2@h:1", "write the `#` of a password as `%23`"),
+            ("redis://h:1 /0", "a host holds ' '"),
+            ("redis://h:\\/hunter2@h:1", "a host holds '\\\\'"),
+            ("redis://u:/hunter2@h:1", "no number from 0 to 65535"),
         ] {
             let message = RemoteUrl::parse(text).unwrap_err().to_string();
             assert!(message.contains(why), "{text}: {message}");
-            assert!(!message.contains("er2"), "{text}: {message}");
+            assert!(!message.contains("er2") && !message.contains('\n'), "{text}: {message}");
         }
     }
 }

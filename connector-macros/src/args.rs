@@ -94,7 +94,12 @@ fn parse_one(attribute: Attribute, input: ParseStream<'_>, args: &mut Args) -> s
         input.parse::<TokenStream>()?;
         return Err(Error::new(
             key.span(),
-            format!("unknown argument `{text}` of {}: it knows {}", attribute.name(), known.join(", ")),
+            format!(
+                "unknown argument `{text}` of {}{}: it knows {}",
+                attribute.name(),
+                guess(attribute, &text),
+                known.join(", ")
+            ),
         ));
     }
     let form = if text == "options" || text == "crate" { "path" } else { "\"..\"" };
@@ -130,6 +135,20 @@ fn parse_one(attribute: Attribute, input: ParseStream<'_>, args: &mut Args) -> s
             }
         }
     }
+}
+
+/// ` (did you mean `X`?)`, or nothing.
+fn guess(attribute: Attribute, text: &str) -> String {
+    let nearest = attribute.known().iter().find(|known| is_near(text, known));
+    nearest.map_or_else(String::new, |known| format!(" (did you mean `{known}`?)"))
+}
+
+/// Whether two words differ in at most two letters that stand together: one too many, one too few, another, or swapped.
+fn is_near(text: &str, known: &str) -> bool {
+    let start = text.bytes().zip(known.bytes()).take_while(|(a, b)| a == b).count();
+    let (text, known) = (&text.as_bytes()[start..], &known.as_bytes()[start..]);
+    let end = text.iter().rev().zip(known.iter().rev()).take_while(|(a, b)| a == b).count();
+    text.len().max(known.len()) - end <= 2 && start + end > 1
 }
 
 fn set<T>(place: &mut Option<T>, value: T) -> Result<(), ()> {

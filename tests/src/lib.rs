@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `vectors` | bytes, names and URLs are LMCache's | `vectors/`, written by LMCache |
 //! | `round_trips` | what is written is read back, whatever it is; no text makes a parser panic | |
+//! | `fuzz_corpus` | no parser of foreign bytes panics or disagrees with a second reading of its format | `fuzz/corpus/` |
 //! | `errors` | what a caller is told about bad input | |
 //! | `compile_fail` | what an author is told about a wrong attribute | `ui/` |
 //! | `linking` | which connectors end up in a binary | `linking/`, small crates |

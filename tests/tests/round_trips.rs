@@ -4,8 +4,9 @@
 use connector_core::chunk::Groups;
 use connector_core::key::ChunkHash;
 use connector_core::{
-    CacheEngineKey, CacheKey, ChunkHeader, ChunkLayout, Dtype, Group, KeyKind, MemoryFormat, ObjectKey, RemoteUrl,
-    Shape, redact,
+    CacheEngineKey, CacheKey, ChunkHeader, ChunkLayout, ConnectorContext, ConnectorOptions, Dtype, Group, KeyKind,
+    LMCacheEngineConfig, LMCacheMetadata, LayerGroup, LocalCpuBackend, MemoryFormat, ObjectKey, RemoteUrl, Shape,
+    redact,
 };
 use connectors::fs::layout::{NAME_MAX, SLASH, file_name, key_of_file, object_key_of_file};
 use proptest::collection::vec;
@@ -70,6 +71,54 @@ fn layout() -> impl Strategy<Value = ChunkLayout> {
     })
 }
 
+/// What a model's metadata says of raw chunks: at most 3 groups of small layers.
+fn metadata() -> impl Strategy<Value = LMCacheMetadata> {
+    let group = (1..5_usize, 1..65_usize, select(&Dtype::ALL));
+    (1..=2_usize, 1..33_usize, vec(group, 1..4)).prop_map(|(kv_size, chunk_size, groups)| {
+        let group = |(num_layers, hidden_dim, dtype)| LayerGroup { kv_size, num_layers, hidden_dim, dtype };
+        let groups: Vec<_> = groups.into_iter().map(group).collect();
+        LMCacheMetadata::new("m", 1, 0, chunk_size, &groups).unwrap()
+    })
+}
+
+/// One option of each type that connectors have.
+#[derive(Debug, Clone, PartialEq, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
+struct SomeOptions {
+    capacity: u64,
+    offset: i64,
+    share: f64,
+    direct: bool,
+    folder: String,
+    hosts: Vec<String>,
+}
+
+impl ConnectorOptions for SomeOptions {
+    const EXTRA_CONFIG_PREFIX: &'static str = "some_";
+}
+
+prop_compose! {
+    /// Not empty: `folder=` in a query counts as absent. A list's texts hold no comma and no space at an end.
+    fn some_options()(
+        capacity: u64, offset: i64, share in -1e9..1e9_f64, direct: bool, folder in "[^\\p{Cc}]{1,20}",
+        hosts in vec("[^,\\s\\p{Cc}]{1,8}", 1..4),
+    ) -> SomeOptions {
+        SomeOptions { capacity, offset, share, direct, folder, hosts }
+    }
+}
+
+/// The options that a URL and a configuration set.
+fn read_options(query: &str, config: LMCacheEngineConfig) -> connector_core::Result<SomeOptions> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime without drivers");
+    let memory = LocalCpuBackend::with_capacity(4096);
+    let builder = ConnectorContext::builder(&format!("some://h:1?{query}")).handle(runtime.handle().clone());
+    builder.local_cpu_backend(memory).config(config).build()?.options()
+}
+
+/// Every byte as `%xx`, as any client may write any text.
+fn percent(text: &str) -> String {
+    text.bytes().map(|byte| format!("%{byte:02x}")).collect()
+}
+
 /// Texts near to what the parsers expect: they go deeper than any text would.
 fn near_key() -> impl Strategy<Value = String> {
     let field = prop_oneof![
@@ -112,7 +161,7 @@ proptest! {
         let key = key.layer(layer_id);
         let any = CacheKey::from(key.clone());
         prop_assert_eq!(any.as_str(), key.to_string());
-        prop_assert_eq!(any.to_layer(), Some(key.clone()));
+        prop_assert_eq!(any.to_layer(), Some(key));
         prop_assert_eq!(&CacheKey::parse_as(any.as_str(), KeyKind::Layer).unwrap(), &any);
         let read = CacheKey::parse(any.as_str()).unwrap();
         prop_assert_eq!((read.as_str(), read.kind()), (any.as_str(), KeyKind::Layer));
@@ -181,6 +230,75 @@ proptest! {
                 prop_assert_eq!(ChunkHeader::read(again.as_bytes()).unwrap(), layout);
             }
         }
+    }
+
+    #[test]
+    fn shapes_dtypes_and_formats_are_read_back_from_their_text(
+        dims in vec(any::<usize>(), 1..=Shape::MAX_RANK), dtype in select(&Dtype::ALL), format in select(&MemoryFormat::ALL),
+    ) {
+        let shape = Shape::new(&dims).unwrap();
+        prop_assert_eq!(shape.to_string().parse::<Shape>().unwrap(), shape);
+        prop_assert_eq!(dtype.to_string().parse::<Dtype>().unwrap(), dtype);
+        prop_assert_eq!(dtype.key_name().parse::<Dtype>().unwrap(), dtype);
+        prop_assert_eq!(format.to_string().parse::<MemoryFormat>().unwrap(), format);
+    }
+
+    /// A raw value has no header: how many tokens it has must follow from its length alone.
+    #[test]
+    fn layouts_of_raw_values_follow_from_their_length(metadata in metadata(), tokens in 1..33_usize, more in 1..99_usize) {
+        let raw = metadata.chunk_layout();
+        let tokens = tokens.min(metadata.chunk_size());
+        let layout = raw.for_tokens(tokens).unwrap();
+        prop_assert_eq!(layout.groups.iter().map(|g| g.bytes().unwrap()).sum::<usize>(), layout.len);
+        prop_assert!(layout.groups.iter().all(|g| g.shape[2] == tokens), "{}", layout);
+        prop_assert_eq!(&raw.for_bytes(layout.len).unwrap(), &layout);
+        prop_assert_eq!(layout == raw.full, tokens == metadata.chunk_size());
+        if more % raw.token_bytes != 0 || tokens + more / raw.token_bytes > metadata.chunk_size() {
+            prop_assert!(raw.for_bytes(layout.len + more).is_err());
+        }
+    }
+
+    #[test]
+    fn options_are_read_back_from_a_query_and_from_the_configuration(want in some_options()) {
+        let values = serde_json::to_value(&want).unwrap();
+        let values = values.as_object().unwrap();
+        let (mut pairs, mut typed, mut texts) = (Vec::new(), LMCacheEngineConfig::default(), LMCacheEngineConfig::default());
+        for (name, value) in values {
+            let text = match value {
+                serde_json::Value::String(text) => text.clone(),
+                serde_json::Value::Array(_) => want.hosts.join(","),
+                other => other.to_string(),
+            };
+            pairs.push(format!("{name}={}", percent(&text)));
+            typed = typed.with_extra_config(format!("some_{name}"), value.clone());
+            texts = texts.with_extra_config(format!("some_{name}"), text);
+        }
+        for (query, config) in [
+            (pairs.join("&"), LMCacheEngineConfig::default()),
+            (String::new(), typed),
+            (String::new(), texts),
+        ] {
+            prop_assert_eq!(&read_options(&query, config).unwrap(), &want);
+        }
+    }
+
+    #[test]
+    fn urls_are_read_back_as_their_parts(
+        scheme in "[a-z][a-z0-9+.-]{0,6}", user in "[a-z0-9%._-]{1,8}", password in "[a-z0-9%._!:-]{1,8}",
+        hosts in vec(("[a-z0-9]{0,6}[a-z]", any::<u16>()), 1..4), path in "(/[a-zA-Z0-9 %:._-]{0,6}){0,3}",
+        query in vec(("[a-z ]{1,6}", "[^\\p{Cc}]{1,6}"), 0..4),
+    ) {
+        let authority: Vec<_> = hosts.iter().map(|(host, port)| format!("{host}:{port}")).collect();
+        let pairs: Vec<_> = query.iter().map(|(name, value)| format!("{}={}", percent(name), percent(value))).collect();
+        let end = if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) };
+        let text = format!("{scheme}://{user}:{password}@{}{}{end}", authority.join(","), path.trim_end());
+        let url = RemoteUrl::parse(&text).unwrap();
+        prop_assert_eq!((url.scheme(), url.path(), url.expose()), (&*scheme, path.trim_end(), &*text));
+        prop_assert_eq!((url.username(), url.password()), (Some(&*user), Some(&*password)));
+        let read: Vec<_> = url.hosts().iter().map(|h| (h.host.clone(), h.port.unwrap())).collect();
+        prop_assert_eq!(read, hosts);
+        let read: Vec<_> = url.query_pairs().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        prop_assert_eq!(read, query);
     }
 
     #[test]

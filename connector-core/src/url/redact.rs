@@ -40,25 +40,42 @@ pub(crate) fn is_secret_name(name: &str) -> bool {
 /// assert_eq!(redact("audit://h:1?actual=redis%3A%2F%2Fu%3Ap%40h%3A2"), "audit://h:1?actual=redis://u:***@h:2");
 /// ```
 pub fn redact(text: &str) -> Cow<'_, str> {
-    let Some((scheme, rest)) = text.split_once("://") else {
-        return redact_malformed(text);
+    let Some(scheme_end) = text.find("://") else { return redact_malformed(text) };
+    let mut out = String::with_capacity(text.len());
+    redact_from(text, scheme_end + 3, false, &mut out);
+    if out == text { Cow::Borrowed(text) } else { Cow::Owned(out) }
+}
+
+/// Puts `text` behind `out` without the secrets of the URL whose authority starts at `start`, and of those behind it.
+///
+/// `open` says that an `@` would end a password that seems to have begun, or stand in a fragment: then none is decoded.
+fn redact_from(text: &str, start: usize, open: bool, out: &mut String) {
+    let (scheme, rest) = text.split_at(start);
+    out.push_str(scheme);
+    let open = open || scheme.contains('#');
+    let (rest, open) = match password(rest) {
+        Some((from, to)) => {
+            let _ = write!(out, "{}***", &rest[..from]);
+            (&rest[to..], open)
+        }
+        None => (rest, open || has_odd_port(authority(rest))),
     };
     let (before, query) = rest.split_once('?').map_or((rest, None), |(b, q)| (b, Some(q)));
-    let before = redact_userinfo(before);
-    // A password with an unescaped `?` in it puts the `@` behind the question mark.
-    let (before, query) = match query {
-        Some(q) if misplaced_at(&before, q) => (Cow::Owned(format!("{}***{}", user_part(&before), after_at(q))), None),
-        other => (before, other),
-    };
-    let query = query.map(redact_query);
-    if matches!(before, Cow::Borrowed(_)) && query.as_ref().is_none_or(|q| matches!(q, Cow::Borrowed(_))) {
-        return Cow::Borrowed(text);
+    if let Some(next) = before.find("://") {
+        return redact_from(rest, next + 3, open, out);
     }
-    let mut out = format!("{scheme}://{before}");
-    if let Some(query) = query {
-        let _ = write!(out, "?{query}");
+    out.push_str(before);
+    let Some(query) = query else { return };
+    let (query, fragment) = query.split_once('#').map_or((query, None), |(q, f)| (q, Some(f)));
+    let pairs = |text: &str, open| text.split('&').map(|pair| redact_pair(pair, open)).collect::<Vec<_>>().join("&");
+    let query = pairs(query, open || before.contains('#'));
+    let _ = write!(out, "?{query}");
+    match fragment {
+        // The end of a secret with an unescaped `#`.
+        Some(_) if query.ends_with("=***") => out.push_str("#***"),
+        Some(fragment) => out.extend(["#", &pairs(fragment, true)]),
+        None => {}
     }
-    Cow::Owned(out)
 }
 
 /// What lost its `://` (`redis//user:password@host`, `user:password@host`) was meant to be a URL all the same.
@@ -71,71 +88,65 @@ fn redact_malformed(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// `user:password@host/path` -> `user:***@host/path`.
+/// Where the password stands in `user:password@host/path?query`.
 ///
-/// The password ends at the authority's last `@`. If the authority has none but its port is no number, the password
-/// holds an unescaped slash: then it ends at the last `@` of all.
-fn redact_userinfo(text: &str) -> Cow<'_, str> {
-    let authority_end = text.find('/').unwrap_or(text.len());
-    let port_is_number =
-        text[..authority_end].rsplit_once(':').is_none_or(|(_, port)| port.chars().all(|c| c.is_ascii_digit()));
-    let at = match text[..authority_end].rfind('@') {
-        Some(at) => Some(at),
-        None if !port_is_number => text.rfind('@'),
-        None => None,
+/// It ends at the authority's last `@`. If the authority has none but a port is no number, the password holds an unescaped
+/// `/` or `?`: then it ends at the last `@` of all.
+fn password(rest: &str) -> Option<(usize, usize)> {
+    let at = match authority(rest).rfind('@') {
+        Some(at) => at,
+        None if has_odd_port(authority(rest)) => rest.rfind('@')?,
+        None => return None,
     };
-    match at.and_then(|at| text[..at].find(':').map(|colon| (colon, at))) {
-        Some((colon, at)) if colon + 1 < at => Cow::Owned(format!("{}:***{}", &text[..colon], &text[at..])),
-        _ => Cow::Borrowed(text),
-    }
+    let start = rest[..at].find(':')? + 1;
+    (start < at).then_some((start, at))
 }
 
-fn misplaced_at(before: &str, query: &str) -> bool {
-    let authority = before.split('/').next().unwrap_or_default();
-    !before.contains('@')
-        && authority.rsplit_once(':').is_some_and(|(_, p)| !p.chars().all(|c| c.is_ascii_digit()))
-        && query.contains('@')
+fn authority(rest: &str) -> &str {
+    &rest[..rest.find(['/', '?']).unwrap_or(rest.len())]
 }
 
-fn user_part(before: &str) -> &str {
-    &before[..before.find(':').map_or(0, |i| i + 1)]
+/// Whether something that is no number stands where a port would be, so that it may be a password's beginning.
+fn has_odd_port(authority: &str) -> bool {
+    authority.split(',').any(|host| {
+        // The colons in an IPv6 address are no port's.
+        let behind_address = host.rfind(']').map_or(host, |end| &host[end..]);
+        let port = behind_address.rsplit_once(':').map(|(_, port)| port);
+        port.is_some_and(|port| port.is_empty() || !port.bytes().all(|b| b.is_ascii_digit()))
+    })
 }
 
-fn after_at(query: &str) -> &str {
-    &query[query.rfind('@').unwrap_or(0)..]
+/// `name=value` of a query.
+fn redact_pair(pair: &str, encode_at: bool) -> Cow<'_, str> {
+    let Some((name, value)) = form_urlencoded::parse(pair.as_bytes()).next() else { return pair.into() };
+    let hidden = if value.is_empty() {
+        return pair.into();
+    } else if is_secret_name(&name) {
+        "***".to_owned()
+    } else {
+        // A URL within a URL.
+        match redact(&value) {
+            Cow::Owned(redacted) => encode(&redacted, encode_at),
+            Cow::Borrowed(_) => return pair.into(),
+        }
+    };
+    let name = pair.split_once('=').map_or(pair, |(name, _)| name);
+    format!("{name}={hidden}").into()
 }
 
-fn redact_query(query: &str) -> Cow<'_, str> {
-    let hide = |name: &str, value: &str| -> Option<String> {
-        if value.is_empty() {
-            None
-        } else if is_secret_name(name) {
-            Some("***".to_owned())
+/// Percent-encodes what would end a query's value or a line of a log; everything else stays readable.
+fn encode(value: &str, encode_at: bool) -> String {
+    let mut out = String::with_capacity(value.len());
+    for c in value.chars() {
+        if c.is_control() || c.is_whitespace() || matches!(c, '&' | '#' | '+' | '%') || (c == '@' && encode_at) {
+            c.encode_utf8(&mut [0; 4]).bytes().for_each(|byte| {
+                let _ = write!(out, "%{byte:02X}");
+            });
         } else {
-            // A URL within a URL.
-            match redact(value) {
-                Cow::Owned(redacted) => Some(redacted),
-                Cow::Borrowed(_) => None,
-            }
-        }
-    };
-    if !form_urlencoded::parse(query.as_bytes()).any(|(name, value)| hide(&name, &value).is_some()) {
-        return Cow::Borrowed(query);
-    }
-    let mut out = String::new();
-    for pair in query.split('&') {
-        if !out.is_empty() {
-            out.push('&');
-        }
-        let decoded = form_urlencoded::parse(pair.as_bytes()).next();
-        match decoded.as_ref().and_then(|(name, value)| Some((name, hide(name, value)?))) {
-            Some((name, hidden)) => {
-                let _ = write!(out, "{name}={hidden}");
-            }
-            None => out.push_str(pair),
+            out.push(c);
         }
     }
-    Cow::Owned(out)
+    out
 }
 
 #[cfg(test)]
@@ -161,13 +172,29 @@ mod tests {
             ),
             ("tiered://?front=memory://a&back=redis://u:pw@h:1", "tiered://?front=memory://a&back=redis://u:***@h:1"),
             ("tiered://?back=redis%3A%2F%2Fu%3Apw%40h%3A1", "tiered://?back=redis://u:***@h:1"),
+            (
+                "tiered://?back=redis%3A%2F%2Fu%3Apw%40h%3A1%3Fa=1%26b=%0A&c=1",
+                "tiered://?back=redis://u:***@h:1?a=1%26b=%0A&c=1",
+            ),
             ("fs://h:0/tmp/a@b", "fs://h:0/tmp/a@b"),
+            ("redis://[::1]/a:b@c", "redis://[::1]/a:b@c"),
+            ("redis://[::1]:/pw@h:1", "redis://[:***@h:1"),
+            ("redis://u:/pw@h:1", "redis://u:***@h:1"),
+            ("redis://u:p,w:1/x@h:1", "redis://u:***@h:1"),
+            ("redis://u:?p@h:1?password=x", "redis://u:***@h:1?password=***"),
+            ("redis://u:pw@a:1,redis://u:pw@b:2/?token=t", "redis://u:***@a:1,redis://u:***@b:2/?token=***"),
+            ("redis://h:x/?y=u:pw%40h", "redis://h:x/?y=u:***%40h"),
+            ("redis://h:1?a=u:p#/h:x@y", "redis://h:1?a=u:p#/h:x@y"),
+            ("redis://h:1?password=a#b&c", "redis://h:1?password=***#***"),
+            ("redis://h:1/#?y=u:pw%40h", "redis://h:1/#?y=u:***%40h"),
+            ("redis://h:1?&%70assword=x&y", "redis://h:1?&%70assword=***&y"),
             ("not a url", "not a url"),
             ("redis//u:pw@h:1", "redis//u:***@h:1"),
             ("redis:u:pw@h:1", "redis:***@h:1"),
             ("m@1@0@ff@half", "m@1@0@ff@half"),
         ] {
             assert_eq!(redact(text), shown);
+            assert_eq!(redact(shown), shown, "what is hidden stays hidden, and nothing else is");
         }
     }
 }

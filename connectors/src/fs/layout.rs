@@ -68,12 +68,12 @@ pub fn object_key_of_file(name: &str) -> Option<ObjectKey> {
     }
     let hash: Option<Vec<u8>> =
         (0..hash.len()).step_by(2).map(|i| u8::from_str_radix(&hash[i..i + 2], 16).ok()).collect();
-    let group = u64::from_str_radix(group.strip_prefix("0x").unwrap_or(group), 16).ok()?;
-    ObjectKey::from_parts(model.replace(SLASH, "/"), python_hex(rank)?, group, hash?, salt).ok()
+    let (rank, group) = (python_hex(rank)?.try_into().ok()?, python_hex(group)?.try_into().ok()?);
+    ObjectKey::from_parts(model.replace(SLASH, "/"), rank, group, hash?, salt).ok()
 }
 
 /// Python's `int(text, 16)`, without its underscores and spaces.
-fn python_hex(text: &str) -> Option<i64> {
+fn python_hex(text: &str) -> Option<i128> {
     let (negative, digits) = match text.strip_prefix('-') {
         Some(digits) => (true, digits),
         None => (false, text),
@@ -82,7 +82,7 @@ fn python_hex(text: &str) -> Option<i64> {
     if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
         return None;
     }
-    let value = i64::from_str_radix(digits, 16).ok()?;
+    let value = i128::from_str_radix(digits, 16).ok()?;
     Some(if negative { -value } else { value })
 }
 
@@ -106,6 +106,7 @@ mod tests {
     fn a_name_in_another_spelling_is_not_listed() {
         assert!(object_key_of_file("m@1@2@0a.data").is_some());
         assert_eq!(key_of_file("m@1@2@0a.data"), None);
+        assert_eq!(object_key_of_file("m@1@0x+2@0a.data"), None);
         assert_eq!(key_of_file("notes.txt"), None);
         assert_eq!(key_of_file(".kvconn-1-2-3.tmp"), None);
         assert_eq!(key_of_file("a-SEP-b@1@0@ff@half.data").unwrap().as_str(), "a/b@1@0@ff@half");

@@ -1,0 +1,85 @@
+//! A connector's options, out of a URL's query and of `extra_config`.
+
+use std::sync::OnceLock;
+
+use connector_core::options::{ConnectorOptions, OptionsSchema};
+use connector_core::{ConnectorContext, LMCacheEngineConfig, LocalCpuBackend};
+use serde_json::Value;
+
+use crate::{SECRET, text};
+
+/// One option of each type that connectors have.
+#[derive(Debug, Default, PartialEq, serde::Deserialize, schemars::JsonSchema)]
+#[serde(default)]
+struct Options {
+    /// A whole number.
+    capacity: Option<u64>,
+    /// A number.
+    share: Option<f64>,
+    /// A flag.
+    direct: Option<bool>,
+    /// A text.
+    folder: Option<String>,
+    /// A list.
+    hosts: Vec<String>,
+    /// One of some.
+    mode: Mode,
+    /// A secret.
+    password: Option<u8>,
+}
+
+#[derive(Debug, Default, PartialEq, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum Mode {
+    #[default]
+    Fast,
+    Safe,
+}
+
+impl ConnectorOptions for Options {
+    const EXTRA_CONFIG_PREFIX: &'static str = "acme_";
+}
+
+/// Reads options: the first line is a URL's query, the rest a JSON object, `extra_config`.
+///
+/// # Panics
+/// If an unknown option is taken, a value is another one than was written, or the password is shown.
+pub fn options(data: &[u8]) {
+    static OUTSIDE: OnceLock<(tokio::runtime::Runtime, LocalCpuBackend)> = OnceLock::new();
+    let Some(text) = text(data) else { return };
+    let (query, json) = text.split_once('\n').unwrap_or((text, ""));
+    let Value::Object(extra) = serde_json::from_str(json).unwrap_or_else(|_| Value::Object(serde_json::Map::new()))
+    else {
+        return;
+    };
+    let (runtime, memory) = OUTSIDE.get_or_init(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime without drivers");
+        (runtime, LocalCpuBackend::with_capacity(4096))
+    });
+    let config =
+        extra.into_iter().fold(LMCacheEngineConfig::default(), |c, (key, value)| c.with_extra_config(key, value));
+    let context = ConnectorContext::builder(&format!("acme://h:1/?{query}"))
+        .handle(runtime.handle().clone())
+        .local_cpu_backend(memory.clone())
+        .config(config)
+        .build();
+    let Ok(context) = context else { return };
+    let password = context.url().query("password").unwrap_or_default();
+    match context.options::<Options>() {
+        Ok(options) => {
+            let known = OptionsSchema::of::<Options>();
+            let names = || context.url().query_pairs().map(|(name, _)| name).filter(|name| *name != "connector_name");
+            assert!(names().all(|name| known.option(name).is_some()), "an unknown option is taken");
+            if let Some(folder) = context.url().query("folder") {
+                assert_eq!(options.folder.as_deref(), Some(folder));
+            }
+            if let Some(capacity) = context.url().query("capacity") {
+                assert_eq!(options.capacity, capacity.trim().parse().ok());
+            }
+        }
+        Err(e) if password.contains(SECRET) && text.matches(SECRET).count() == 1 => {
+            assert!(!format!("{e} {e:?}").contains(SECRET), "{e}");
+        }
+        Err(_) => {}
+    }
+}

@@ -1,0 +1,40 @@
+//! What is not found is answered with what there is.
+
+use super::*;
+
+#[tokio::test]
+async fn a_misspelt_name_is_answered_with_the_nearest_one() {
+    use ErrorKind::{InvalidOption, NotFound};
+    assert_refused(&[
+        (
+            "external://h:0/kvcon.memory/?connector_name=MemoryConnector",
+            NotFound,
+            &["no module `kvcon.memory`", "did you mean `kvconn.memory`?", "kvconn.memory/MemoryConnector"],
+        ),
+        (
+            "external://h:0/kvconn.memory/?connector_name=MemoryConector",
+            NotFound,
+            &["module `kvconn.memory` has no connector `MemoryConector`", "did you mean `MemoryConnector`?"],
+        ),
+        ("memroy://a", NotFound, &["scheme `memroy://`", "did you mean `memory`?", "memory://"]),
+        ("extrenal://h:0/m/?connector_name=C", NotFound, &["did you mean `external`?"]),
+        ("memory://?capcity=1", InvalidOption, &["unknown URL option `capcity`", "did you mean `capacity`?"]),
+        (
+            "external://h:0/kvconn.fs/?connector_name=FSConnector&base_paht=/tmp",
+            InvalidOption,
+            &["open (kvconn.fs/FSConnector)", "unknown URL option `base_paht`", "did you mean `base_path`?"],
+        ),
+    ])
+    .await;
+    let e = LMCacheEngineConfig::from_yaml("remote_ulr: fs:///tmp").unwrap_err();
+    assert_is(&e, InvalidOption, &["unknown key `remote_ulr`", "did you mean `remote_url`?"]);
+}
+
+#[tokio::test]
+async fn a_name_that_is_near_to_nothing_gets_no_guess_but_the_whole_list() {
+    for url in ["cassandra://h:1", "external://h:0/cassandra/?connector_name=CassandraConnector"] {
+        let e = connectors::open(url).await.unwrap_err();
+        assert_is(&e, ErrorKind::NotFound, &["linked", "memory", "add `use its_crate as _;`"]);
+        assert!(!e.to_string().contains("did you mean"), "{e}");
+    }
+}

@@ -1,0 +1,78 @@
+//! Options of the wrong type, under the wrong name, or against each other.
+
+use super::*;
+
+#[tokio::test]
+async fn an_option_of_the_wrong_type_is_refused_with_its_place_its_type_and_its_meaning() {
+    let folder = tempfile::tempdir().unwrap();
+    let fs = format!("fs://{}", folder.path().display());
+    let table = [
+        (
+            json!({}),
+            "memory://?capacity=lots".to_owned(),
+            vec!["option `capacity` in the URL", "lots", "it takes an integer"],
+        ),
+        (json!({}), "memory://?capacity=-1".to_owned(), vec!["option `capacity` in the URL", "-1"]),
+        (json!({}), "memory://?capacity=1.5".to_owned(), vec!["option `capacity` in the URL", "1.5"]),
+        (json!({}), "strict://h:0?connections=256".to_owned(), vec!["option `connections` in the URL", "256"]),
+        (
+            json!({"memory_connector_capacity": "lots"}),
+            "memory://".to_owned(),
+            vec!["in extra_config key `memory_connector_capacity`", "lots", "it takes an integer: Most bytes"],
+        ),
+        (
+            json!({"remote_storage_plugin.memory.capacity": [1]}),
+            "plugin://memory".to_owned(),
+            vec!["in extra_config key `remote_storage_plugin.memory.capacity`", "it takes an integer"],
+        ),
+        (
+            json!({}),
+            format!("{fs}?save_chunk_meta=perhaps"),
+            vec!["`save_chunk_meta` in the URL", "it takes a boolean"],
+        ),
+        (
+            json!({"save_chunk_meta": "perhaps"}),
+            fs.clone(),
+            vec!["option `save_chunk_meta` in extra_config key `save_chunk_meta`", "it takes a boolean"],
+        ),
+    ];
+    for (extra, url, parts) in table {
+        let e = connectors::builder(&url).config(config(&extra)).open().await.unwrap_err();
+        assert_is(&e, ErrorKind::InvalidOption, &parts);
+    }
+}
+
+#[tokio::test]
+async fn a_secret_option_of_the_wrong_type_is_refused_without_its_value() {
+    let e = connectors::open("strict://h:0?password=hunter2").await.unwrap_err();
+    assert_is(&e, ErrorKind::InvalidOption, &["option `password` in the URL", "it takes an integer"]);
+    assert!(!all_of(&e).contains(SECRET), "{e:?}");
+}
+
+#[tokio::test]
+async fn an_unknown_key_under_a_connectors_prefix_is_refused_and_foreign_keys_are_not() {
+    for (key, near) in [
+        ("memory_connector_capcity", "did you mean `memory_connector_capacity`?"),
+        ("memory_connector_ttl", "its options are capacity"),
+    ] {
+        let e = connectors::builder("memory://").config(config(&json!({key: 1}))).open().await.unwrap_err();
+        assert_is(&e, ErrorKind::InvalidOption, &[&format!("unknown extra_config key `{key}`"), near]);
+    }
+    // LMCache's extra_config is shared by all its parts: what another one reads is not this connector's business.
+    let foreign = json!({
+        "fs_connector_read_ahead_size": 4096,
+        "capcity": 1,
+        "capacity": "lots",
+        "save_chunk_meta": true,
+        "remote_storage_plugin.other.capcity": 1,
+        "internal_api_server_port": 7000,
+    });
+    connectors::builder("memory://").config(config(&foreign)).open().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_store_that_is_open_with_another_capacity_is_refused_with_both() {
+    let _open = connectors::open("memory://sized?capacity=10").await.unwrap();
+    let e = connectors::open("memory://sized?capacity=20").await.unwrap_err();
+    assert_is(&e, ErrorKind::InvalidOption, &["`memory://sized`", "10 bytes", "20", "leave `capacity` out"]);
+}
