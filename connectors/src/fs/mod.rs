@@ -18,10 +18,17 @@
 mod cached;
 mod commit;
 mod connector;
+mod direct;
 mod file;
+mod found;
 pub mod layout;
+mod listing;
 mod options;
+mod quota;
+mod record;
+mod scrub;
 mod writing;
 
 pub use connector::FSConnector;
-pub use options::FsOptions;
+pub use options::{FsOptions, Fsync};
+pub use scrub::{Finding, FindingKind, ScrubOptions, ScrubReport, scrub};
