@@ -357,4 +357,26 @@ mod tests {
         }
         assert_eq!(pool.stats().in_use, 0);
     }
+
+    #[tokio::test]
+    async fn names_are_as_long_as_the_file_system_takes_them() {
+        let pool = PoolAllocator::new(1 << 20);
+        let dir = tempfile::tempdir().unwrap();
+        let mut connector = on(dir.path(), Cache::Never, &pool);
+        // eCryptfs.
+        let files = Files { name_max: 143, ..Files::new(vec![dir.path().to_owned()]) };
+        connector.files = Arc::new(files);
+        assert_eq!(connector.capabilities().max_key_bytes, Some(138));
+        let key = |len: usize| -> CacheKey { format!("{}@1@0@1@half", "m".repeat(len - 11)).parse().unwrap() };
+        for refused in [
+            connector.put(&key(139), MemoryObj::from(vec![1])).await.map(|()| false),
+            connector.exists(&key(139)).await,
+            connector.remove(&key(139)).await,
+        ] {
+            let e = refused.unwrap_err();
+            assert!(e.to_string().contains("144 bytes") && e.to_string().contains("at most 143"), "{e}");
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        connector.put(&key(138), MemoryObj::from(vec![1])).await.unwrap();
+    }
 }

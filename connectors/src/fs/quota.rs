@@ -147,3 +147,25 @@ pub(super) fn note_use(file: &File) {
 fn file_size(path: &Path) -> u64 {
     path.symlink_metadata().map_or(0, |stat| if stat.is_file() { stat.len() } else { 0 })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::FileTimes;
+
+    use super::*;
+
+    #[test]
+    fn a_use_is_noted_when_the_last_one_is_some_time_ago() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = File::create(dir.path().join("x")).unwrap();
+        let used = |file: &File| file.metadata().unwrap().accessed().unwrap();
+        let long_ago = SystemTime::now() - USED_ANEW * 2;
+        let modified = long_ago - USED_ANEW;
+        file.set_times(FileTimes::new().set_accessed(long_ago).set_modified(modified)).unwrap();
+        assert!(is_stale(used(&file)));
+        note_use(&file);
+        assert!(!is_stale(used(&file)));
+        assert_eq!(file.metadata().unwrap().modified().unwrap(), modified, "the file itself is as it was");
+        assert!(!is_stale(SystemTime::now() + USED_ANEW), "another system's clock may be ahead");
+    }
+}
