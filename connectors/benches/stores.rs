@@ -34,7 +34,7 @@ const BLOCK: usize = 50;
 const WARM_UP: usize = 10;
 
 /// The medians of two pieces of work, and their ratio. They take turns in blocks.
-fn pair(names: [&str; 2], blocks: usize, mut ours: impl FnMut(), mut theirs: impl FnMut()) {
+fn pair(names: [&str; 2], bytes: usize, blocks: usize, mut ours: impl FnMut(), mut theirs: impl FnMut()) {
     fn block(work: &mut impl FnMut()) -> Vec<Duration> {
         let mut times: Vec<Duration> = (0..BLOCK)
             .map(|_| {
@@ -60,7 +60,7 @@ fn pair(names: [&str; 2], blocks: usize, mut ours: impl FnMut(), mut theirs: imp
     }
     ratios.sort_by(f64::total_cmp);
     for (name, time) in names.into_iter().zip([median(all_ours), median(all_theirs)]) {
-        let gib_per_s = CHUNK as f64 / time.as_secs_f64() / f64::from(1 << 30);
+        let gib_per_s = bytes as f64 / time.as_secs_f64() / f64::from(1 << 30);
         println!("{name:<26} median {:>8.1} µs  {gib_per_s:.2} GiB/s", time.as_secs_f64() * 1e6);
     }
     println!("{:<26} median {:>8.3}\n", "ratio of the blocks", ratios[blocks / 2]);
@@ -88,6 +88,7 @@ fn fs(_: &mut Criterion) {
     let mut buffer = vec![0; CHUNK];
     pair(
         ["fs/get_4MiB", "std/read_exact_4MiB"],
+        CHUNK,
         BLOCKS,
         || {
             black_box(runtime.block_on(connector.get(&key)).expect("a get").map(|c| c.len()));
@@ -100,6 +101,7 @@ fn fs(_: &mut Criterion) {
     let mut memory = connectors::MemoryObjMut::zeroed(CHUNK);
     pair(
         ["fs/get_into_4MiB", "std/read_exact_4MiB"],
+        CHUNK,
         BLOCKS,
         || {
             black_box(runtime.block_on(connector.get_into(&key, &mut memory)).expect("a get_into"));
@@ -112,6 +114,7 @@ fn fs(_: &mut Criterion) {
     let (tmp, done) = (path("tmp"), path("done"));
     pair(
         ["fs/put_4MiB", "std/write_rename_4MiB"],
+        CHUNK,
         BLOCKS,
         || runtime.block_on(connector.put(&key, chunk.clone())).expect("a put"),
         || {
@@ -148,8 +151,14 @@ fn fs_options(_: &mut Criterion) {
     let cached = open("cached", "save_chunk_meta=false");
     let synced = open("synced", "save_chunk_meta=false&fsync=file");
     let odd = MemoryObj::from(chunk.to_vec());
-    pair(["fs/put_4MiB, O_DIRECT", "fs/put_4MiB, fsync=file"], 8, || put(&direct, &chunk), || put(&synced, &chunk));
-    pair(["fs/put_4MiB, O_DIRECT", ".. from odd memory"], 8, || put(&direct, &chunk), || put(&direct, &odd));
+    pair(
+        ["fs/put_4MiB, O_DIRECT", "fs/put_4MiB, fsync=file"],
+        CHUNK,
+        8,
+        || put(&direct, &chunk),
+        || put(&synced, &chunk),
+    );
+    pair(["fs/put_4MiB, O_DIRECT", ".. from odd memory"], CHUNK, 8, || put(&direct, &chunk), || put(&direct, &odd));
     put(&cached, &chunk);
     let file = File::open(dir.path().join("cached/facebook-SEP-opt-125m@1@0@1f2e3d@half.data")).expect("a file");
     file.sync_all().expect("a sync");
@@ -157,12 +166,12 @@ fn fs_options(_: &mut Criterion) {
         rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("advice");
         get(&cached);
     };
-    pair(["fs/get_4MiB, O_DIRECT", "fs/get_4MiB, cold cache"], 8, || get(&direct), cold);
+    pair(["fs/get_4MiB, O_DIRECT", "fs/get_4MiB, cold cache"], CHUNK, 8, || get(&direct), cold);
     let mut odd = connectors::MemoryObjMut::zeroed(CHUNK);
     let get_odd = || {
         black_box(runtime.block_on(direct.get_into(&key, &mut odd)).expect("a get_into"));
     };
-    pair(["fs/get_4MiB, O_DIRECT", ".. into odd memory"], 8, || get(&direct), get_odd);
+    pair(["fs/get_4MiB, O_DIRECT", ".. into odd memory"], CHUNK, 8, || get(&direct), get_odd);
 
     let (bounded, free) = (open("bounded", "capacity=1073741824"), open("free", ""));
     let small = MemoryObj::from(vec![7; 4096]);
@@ -170,8 +179,8 @@ fn fs_options(_: &mut Criterion) {
         let other: CacheKey = format!("m@1@0@{n:x}@half").parse().expect("a key");
         runtime.block_on(bounded.put(&other, small.clone())).expect("a put");
     }
-    pair(["fs/put_4KiB, capacity", "fs/put_4KiB"], 20, || put(&bounded, &small), || put(&free, &small));
-    pair(["fs/get_4KiB, capacity", "fs/get_4KiB"], 20, || get(&bounded), || get(&free));
+    pair(["fs/put_4KiB, capacity", "fs/put_4KiB"], 4096, 20, || put(&bounded, &small), || put(&free, &small));
+    pair(["fs/get_4KiB, capacity", "fs/get_4KiB"], 4096, 20, || get(&bounded), || get(&free));
 }
 
 criterion_group!(benches, open, fs, fs_options);
