@@ -108,6 +108,17 @@ pub(crate) enum Command {
         kvconn cp fs:///var/cache/kv fs:///mnt/nfs/kv\n  \
         kvconn cp fs:///var/cache/kv fs:///mnt/nfs/kv --prefix facebook/opt-125m@ --concurrency 16")]
     Cp(CpArgs),
+    /// Look through a store of files for torn chunks and for what writers left behind
+    ///
+    /// Exit code 1 if something is left that is no chunk. Changes nothing unless --remove is given, and removes then only
+    /// temporary files of kvconn's own writers that are gone. A changed byte of a chunk's content cannot be seen: LMCache's
+    /// format has no checksum.
+    #[cfg(feature = "fs")]
+    #[command(after_help = "Examples:\n  \
+        kvconn scrub /var/cache/kv\n  \
+        kvconn scrub fs:///var/cache/kv --remove\n  \
+        kvconn scrub 'fs:///var/cache/kv?save_chunk_meta=false' --json")]
+    Scrub(ScrubArgs),
     /// Ask a store whether it is there, and show the round trip
     #[command(after_help = "Example:\n  kvconn ping fs:///var/cache/kv")]
     Ping(PingArgs),
@@ -232,6 +243,23 @@ pub(crate) struct CpArgs {
     /// Copy also what the destination has already, without a look at it
     #[arg(long)]
     pub(crate) overwrite: bool,
+}
+
+#[cfg(feature = "fs")]
+#[derive(Debug, Args)]
+pub(crate) struct ScrubArgs {
+    /// The store, or its directory
+    #[arg(value_name = "URL|PATH")]
+    pub(crate) store: String,
+    /// Remove the temporary files that kvconn's writers left behind
+    #[arg(long)]
+    pub(crate) remove: bool,
+    /// Take files that changed within so many seconds for files that are being written
+    #[arg(long, default_value = "60", value_name = "SECONDS")]
+    pub(crate) min_age: u64,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

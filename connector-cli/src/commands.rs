@@ -8,3 +8,5 @@ pub(crate) mod demo;
 pub(crate) mod describe;
 pub(crate) mod list;
 pub(crate) mod ping;
+#[cfg(feature = "fs")]
+pub(crate) mod scrub;

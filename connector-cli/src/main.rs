@@ -46,6 +46,8 @@ async fn run(cli: Cli, out: &mut Out) -> Result<Answer, Failure> {
         Command::Rm(args) => commands::chunk::rm(&setup, &args, out).await,
         Command::Ls(args) => commands::chunk::ls(&setup, &args, out).await,
         Command::Cp(args) => commands::copy::run(&setup, &args, out).await,
+        #[cfg(feature = "fs")]
+        Command::Scrub(args) => commands::scrub::run(&setup, &args, out).await,
         Command::Ping(args) => commands::ping::run(&setup, &args, out).await,
         Command::Check(args) => commands::check::run(&setup, &args, out).await,
         Command::Bench(args) => commands::bench::run(&setup, &args, out).await,

@@ -4,6 +4,8 @@
 //! cache, opened and read whole into memory that is reused; a file written under one name and renamed to another. The two of
 //! a pair take turns in blocks, so that a machine that drifts drifts for both; the last line of a pair is the median of the
 //! blocks' ratios. Budgets: get 1.05, put 1.10.
+//!
+//! `fs_options`: what O_DIRECT and a capacity cost or save, each beside the store without it.
 
 use std::fs::File;
 use std::hint::black_box;
@@ -32,7 +34,7 @@ const BLOCK: usize = 50;
 const WARM_UP: usize = 10;
 
 /// The medians of two pieces of work, and their ratio. They take turns in blocks.
-fn pair(names: [&str; 2], blocks: usize, mut ours: impl FnMut(), mut theirs: impl FnMut()) {
+fn pair(names: [&str; 2], bytes: usize, blocks: usize, mut ours: impl FnMut(), mut theirs: impl FnMut()) {
     fn block(work: &mut impl FnMut()) -> Vec<Duration> {
         let mut times: Vec<Duration> = (0..BLOCK)
             .map(|_| {
@@ -58,7 +60,7 @@ fn pair(names: [&str; 2], blocks: usize, mut ours: impl FnMut(), mut theirs: imp
     }
     ratios.sort_by(f64::total_cmp);
     for (name, time) in names.into_iter().zip([median(all_ours), median(all_theirs)]) {
-        let gib_per_s = CHUNK as f64 / time.as_secs_f64() / f64::from(1 << 30);
+        let gib_per_s = bytes as f64 / time.as_secs_f64() / f64::from(1 << 30);
         println!("{name:<26} median {:>8.1} µs  {gib_per_s:.2} GiB/s", time.as_secs_f64() * 1e6);
     }
     println!("{:<26} median {:>8.3}\n", "ratio of the blocks", ratios[blocks / 2]);
@@ -86,6 +88,7 @@ fn fs(_: &mut Criterion) {
     let mut buffer = vec![0; CHUNK];
     pair(
         ["fs/get_4MiB", "std/read_exact_4MiB"],
+        CHUNK,
         BLOCKS,
         || {
             black_box(runtime.block_on(connector.get(&key)).expect("a get").map(|c| c.len()));
@@ -98,6 +101,7 @@ fn fs(_: &mut Criterion) {
     let mut memory = connectors::MemoryObjMut::zeroed(CHUNK);
     pair(
         ["fs/get_into_4MiB", "std/read_exact_4MiB"],
+        CHUNK,
         BLOCKS,
         || {
             black_box(runtime.block_on(connector.get_into(&key, &mut memory)).expect("a get_into"));
@@ -110,6 +114,7 @@ fn fs(_: &mut Criterion) {
     let (tmp, done) = (path("tmp"), path("done"));
     pair(
         ["fs/put_4MiB", "std/write_rename_4MiB"],
+        CHUNK,
         BLOCKS,
         || runtime.block_on(connector.put(&key, chunk.clone())).expect("a put"),
         || {
@@ -119,5 +124,64 @@ fn fs(_: &mut Criterion) {
     );
 }
 
-criterion_group!(benches, open, fs);
+fn fs_options(_: &mut Criterion) {
+    let dir = tempfile::Builder::new().prefix("kvconn-bench-").tempdir().expect("a directory");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let backend = LocalCpuBackend::with_capacity(64 << 20);
+    let open = |name: &str, options: &str| {
+        let url = format!("fs://{}?{options}", dir.path().join(name).display());
+        let _inside = runtime.enter();
+        runtime.block_on(connectors::builder(&url).local_cpu_backend(backend.clone()).open()).expect("a store")
+    };
+    let key: CacheKey = "facebook/opt-125m@1@0@1f2e3d@half".parse().expect("a key");
+    // In memory of a pool, which is aligned.
+    let chunk = runtime.block_on(async {
+        let mut chunk = backend.allocate(&connectors::ChunkLayout::binary(CHUNK)).await.expect("memory");
+        chunk.iter_mut().enumerate().for_each(|(i, byte)| *byte = (i * 31 % 251) as u8);
+        chunk.freeze()
+    });
+    let put = |store: &connectors::Connector, chunk: &MemoryObj| {
+        runtime.block_on(store.put(&key, chunk.clone())).expect("a put");
+    };
+    let get = |store: &connectors::Connector| {
+        black_box(runtime.block_on(store.get(&key)).expect("a get").map(|c| c.len()));
+    };
+    let direct = open("direct", "save_chunk_meta=false&use_odirect=true");
+    let cached = open("cached", "save_chunk_meta=false");
+    let synced = open("synced", "save_chunk_meta=false&fsync=file");
+    let odd = MemoryObj::from(chunk.to_vec());
+    pair(
+        ["fs/put_4MiB, O_DIRECT", "fs/put_4MiB, fsync=file"],
+        CHUNK,
+        8,
+        || put(&direct, &chunk),
+        || put(&synced, &chunk),
+    );
+    pair(["fs/put_4MiB, O_DIRECT", ".. from odd memory"], CHUNK, 8, || put(&direct, &chunk), || put(&direct, &odd));
+    put(&cached, &chunk);
+    let file = File::open(dir.path().join("cached/facebook-SEP-opt-125m@1@0@1f2e3d@half.data")).expect("a file");
+    file.sync_all().expect("a sync");
+    let cold = || {
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("advice");
+        get(&cached);
+    };
+    pair(["fs/get_4MiB, O_DIRECT", "fs/get_4MiB, cold cache"], CHUNK, 8, || get(&direct), cold);
+    let mut odd = connectors::MemoryObjMut::zeroed(CHUNK);
+    let get_odd = || {
+        black_box(runtime.block_on(direct.get_into(&key, &mut odd)).expect("a get_into"));
+    };
+    pair(["fs/get_4MiB, O_DIRECT", ".. into odd memory"], CHUNK, 8, || get(&direct), get_odd);
+
+    let (bounded, free) = (open("bounded", "capacity=1073741824"), open("free", ""));
+    let small = MemoryObj::from(vec![7; 4096]);
+    for n in 0..1000 {
+        let other: CacheKey = format!("m@1@0@{n:x}@half").parse().expect("a key");
+        runtime.block_on(bounded.put(&other, small.clone())).expect("a put");
+    }
+    pair(["fs/put_4KiB, capacity", "fs/put_4KiB"], 4096, 20, || put(&bounded, &small), || put(&free, &small));
+    pair(["fs/get_4KiB, capacity", "fs/get_4KiB"], 4096, 20, || get(&bounded), || get(&free));
+}
+
+criterion_group!(benches, open, fs, fs_options);
 criterion_main!(benches);

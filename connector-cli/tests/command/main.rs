@@ -7,6 +7,7 @@ mod copying;
 mod demonstration;
 mod measuring;
 mod names;
+mod scrubbing;
 
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};

@@ -5,9 +5,10 @@
 //! say that they would have to wait; then a blocking thread does the work. (One thing has no such flag: the record of a
 //! name that two keys share, where it is too long for the file's inode.)
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, IoSliceMut};
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxFlags};
 use rustix::io::{Errno, ReadWriteFlags};
@@ -47,12 +48,30 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
     rustix::fs::openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED).map(File::from).map_err(or_would_block)
 }
 
-/// Whether it is a regular file, and its length.
-pub(super) fn stat(file: &File) -> io::Result<(bool, u64)> {
+/// What is asked of a file before it is read.
+pub(super) struct Stat {
+    pub(super) is_file: bool,
+    pub(super) len: u64,
+    /// When it was last read or written, whichever is later.
+    pub(super) used: SystemTime,
+}
+
+impl Stat {
+    pub(super) fn of(metadata: &Metadata) -> io::Result<Self> {
+        let used = metadata.accessed()?.max(metadata.modified()?);
+        Ok(Self { is_file: metadata.is_file(), len: metadata.len(), used })
+    }
+}
+
+/// As [`Stat::of`], without asking a server.
+pub(super) fn stat(file: &File) -> io::Result<Stat> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-    let stat = rustix::fs::statx(file, "", flags, StatxFlags::TYPE | StatxFlags::SIZE).map_err(or_would_block)?;
+    let wanted = StatxFlags::TYPE | StatxFlags::SIZE | StatxFlags::ATIME | StatxFlags::MTIME;
+    let stat = rustix::fs::statx(file, "", flags, wanted).map_err(or_would_block)?;
     let kind = rustix::fs::FileType::from_raw_mode(u32::from(stat.stx_mode));
-    Ok((kind.is_file(), stat.stx_size))
+    let seconds = u64::try_from(stat.stx_atime.tv_sec.max(stat.stx_mtime.tv_sec)).unwrap_or(0);
+    let used = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+    Ok(Stat { is_file: kind.is_file(), len: stat.stx_size, used })
 }
 
 /// Fills the buffer, if all of it is in the page cache.

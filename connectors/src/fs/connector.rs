@@ -1,21 +1,20 @@
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use connector_core::connector::{Gate, Pass};
 use connector_core::{
-    BoxStream, CacheKey, Capabilities, ConnectorContext, Dtype, Error, ErrorKind, FromContext, LocalCpuBackend,
-    MemoryObj, MemoryObjMut, RemoteConnector, Result, external_connector,
+    BoxStream, CacheKey, Capabilities, ChunkHeader, ConnectorContext, Dtype, Error, ErrorKind, FromContext,
+    LocalCpuBackend, MemoryObj, MemoryObjMut, RemoteConnector, Result, external_connector,
 };
 use futures::future::FutureExt;
 use futures::stream::{self, StreamExt};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
 use tokio::task::JoinError;
 
 use super::cached::Cache;
 use super::commit::{Work, cancellable};
-use super::file::{Files, Found, Look, Wait};
-use super::{FsOptions, layout};
+use super::file::Files;
+use super::found::{Found, Look, Wait};
+use super::{FsOptions, layout, listing};
 
 /// One file a chunk, byte for byte as LMCache writes it.
 ///
@@ -44,31 +43,9 @@ const HEADER_DTYPES: &[Dtype] = &[
 /// How many chunks of a batch are read or written at once.
 const AT_ONCE: usize = 8;
 
-/// How many keys `list` reads ahead of its caller.
-const LIST_AHEAD: usize = 256;
-
-/// What the thread that lists sends.
-enum Listed {
-    Item(Result<CacheKey>),
-    End,
-}
-
 impl FromContext for FSConnector {
     async fn from_context(ctx: ConnectorContext) -> Result<Self> {
-        let options: FsOptions = ctx.options()?;
-        if options.use_odirect {
-            tracing::warn!(url = %ctx.url(), "option `use_odirect` is not there yet: files go through the page cache");
-        }
-        let files = Files {
-            base_paths: options.base_paths(&ctx)?,
-            tmp_dir: options.tmp_dir()?,
-            with_header: ctx.config().use_layerwise || options.save_chunk_meta.unwrap_or(true),
-            metadata: ctx.metadata().cloned(),
-            read_ahead_size: options.read_ahead_size,
-            cache: Cache::Never,
-            made: AtomicBool::new(false),
-            turns: Default::default(),
-        };
+        let files = Files::of(&ctx)?;
         let files = ctx.handle().spawn_blocking(|| files.prepare()).await.map_err(lost)??;
         let (backend, handle) = (ctx.local_cpu_backend().clone(), ctx.handle().clone());
         Ok(Self { files: Arc::new(files), backend, handle, gate: Gate::new() })
@@ -104,7 +81,24 @@ impl FSConnector {
         };
         let Some(memory) = self.backend.try_allocate(&found.layout) else { return Ok(None) };
         let mut memory = memory?;
-        Ok(found.read_cached(self.files.cache, &mut memory).await.then(|| Some(memory.freeze())))
+        if !found.read_cached(self.files.cache, &mut memory).await {
+            return Ok(None);
+        }
+        self.note_use(found);
+        Ok(Some(Some(memory.freeze())))
+    }
+
+    /// Notes that the chunk was used, if that is to be noted. Nobody waits for it.
+    fn note_use(&self, found: Found) {
+        if !found.is_stale {
+        } else if self.files.cache == Cache::Memory {
+            found.note_use();
+        } else if let Ok(pass) = self.gate.enter() {
+            self.handle.spawn_blocking(move || {
+                found.note_use();
+                drop(pass);
+            });
+        }
     }
 
     async fn put_blocking(&self, key: &CacheKey, chunk: MemoryObj) -> Result<()> {
@@ -145,7 +139,7 @@ impl FSConnector {
             match backend.try_allocate(&found.layout) {
                 Some(memory) => {
                     let mut memory = memory?;
-                    found.read(&mut memory)?;
+                    found.read(files, &mut memory)?;
                     Ok(Step::Done(memory.freeze()))
                 }
                 None => Ok(Step::NeedsMemory(found)),
@@ -156,7 +150,7 @@ impl FSConnector {
             Step::Done(chunk) => Ok(Some(chunk)),
             Step::NeedsMemory(found) => {
                 let mut memory = self.backend.allocate(&found.layout).await?;
-                let chunk = self.blocking(move |_, _| found.read(&mut memory).map(|()| memory.freeze()));
+                let chunk = self.blocking(move |files, _| found.read(files, &mut memory).map(|()| memory.freeze()));
                 chunk.await.map(Some)
             }
         }
@@ -184,7 +178,7 @@ impl RemoteConnector for FSConnector {
     }
 
     async fn put(&self, key: &CacheKey, chunk: MemoryObj) -> Result<()> {
-        if self.files.cache == Cache::Memory {
+        if self.files.writes_on_the_spot() {
             let header = self.files.check(key, chunk.layout())?;
             return self.files.write_cached(key, header.as_ref(), &chunk).await;
         }
@@ -197,9 +191,14 @@ impl RemoteConnector for FSConnector {
             .with_list()
             .with_ping()
             .with_raw_object_keys()
-            .with_max_key_bytes(layout::NAME_MAX - layout::EXTENSION.len());
+            .with_max_key_bytes(self.files.name_max - layout::EXTENSION.len());
+        let capacity = self.files.quota.as_ref().map(|quota| quota.capacity);
         if self.files.with_header {
-            all.with_layout_kept().with_dtypes(HEADER_DTYPES).with_max_chunk_bytes(i32::MAX as u64)
+            let file_max = capacity.unwrap_or(u64::MAX);
+            let chunk_max = file_max.saturating_sub(ChunkHeader::len_for(1) as u64).min(i32::MAX as u64);
+            all.with_layout_kept().with_dtypes(HEADER_DTYPES).with_max_chunk_bytes(chunk_max)
+        } else if let Some(bytes) = capacity {
+            all.with_max_chunk_bytes(bytes)
         } else {
             all
         }
@@ -212,6 +211,7 @@ impl RemoteConnector for FSConnector {
                 Look::Found(found) => {
                     dst.set_layout(found.layout.clone())?;
                     if found.read_cached(self.files.cache, dst).await {
+                        self.note_use(found);
                         return Ok(Some(dst.len()));
                     }
                 }
@@ -227,42 +227,7 @@ impl RemoteConnector for FSConnector {
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
-        enum State {
-            Begin(String),
-            Goes(mpsc::Receiver<Listed>),
-            Ended,
-        }
-        // Begins when it is first polled, and ends when the caller drops the stream: then nobody receives. No pass of the
-        // gate, because a caller may also keep the stream and never poll it again.
-        let begin = move |prefix: String| {
-            let (send, receive) = mpsc::channel(LIST_AHEAD);
-            let files = self.files.clone();
-            self.handle.spawn_blocking(move || {
-                files.list(&prefix, |item| send.blocking_send(Listed::Item(item)).is_ok());
-                // A listing that just stops would pass for a whole one.
-                let _ = send.blocking_send(Listed::End);
-            });
-            receive
-        };
-        stream::unfold(State::Begin(prefix.to_owned()), move |state| {
-            let receive = match state {
-                State::Begin(prefix) => Some(begin(prefix)),
-                State::Goes(receive) => Some(receive),
-                State::Ended => None,
-            };
-            async {
-                let mut receive = receive?;
-                match receive.recv().await {
-                    Some(Listed::Item(item)) => Some((item, State::Goes(receive))),
-                    Some(Listed::End) => None,
-                    None => {
-                        let e = Error::new(ErrorKind::Other, "the listing ended before it was whole");
-                        Some((Err(e), State::Ended))
-                    }
-                }
-            }
-        })
-        .boxed()
+        listing::keys(self.files.clone(), self.handle.clone(), prefix).boxed()
     }
 
     async fn ping(&self) -> Result<()> {
@@ -331,7 +296,7 @@ fn exists(files: &Files, key: &CacheKey) -> Result<bool> {
 }
 
 /// The error of work that did not come back from its blocking thread.
-fn lost(e: JoinError) -> Error {
+pub(super) fn lost(e: JoinError) -> Error {
     if e.is_panic() {
         Error::new(ErrorKind::Other, "the work on a blocking thread panicked")
     } else {
@@ -342,7 +307,7 @@ fn lost(e: JoinError) -> Error {
 fn read_into(files: &Files, key: &CacheKey, memory: &mut MemoryObjMut) -> Result<Option<usize>> {
     let Look::Found(found) = files.find(key, Wait::Yes)? else { return Ok(None) };
     memory.set_layout(found.layout.clone())?;
-    found.read(memory)?;
+    found.read(files, memory)?;
     Ok(Some(memory.len()))
 }
 
@@ -353,18 +318,7 @@ mod tests {
     use super::*;
 
     fn on(dir: &std::path::Path, cache: Cache, pool: &PoolAllocator) -> FSConnector {
-        let made = AtomicBool::new(true);
-        let base_paths = vec![dir.to_owned()];
-        let files = Files {
-            base_paths,
-            tmp_dir: None,
-            with_header: true,
-            metadata: None,
-            read_ahead_size: Some(1 << 20),
-            cache,
-            made,
-            turns: Default::default(),
-        };
+        let files = Files { cache, read_ahead_size: Some(1 << 20), ..Files::new(vec![dir.to_owned()]) };
         let backend = LocalCpuBackend::with_allocator(pool.clone());
         FSConnector { files: Arc::new(files), backend, handle: Handle::current(), gate: Gate::new() }
     }
@@ -402,5 +356,27 @@ mod tests {
             }
         }
         assert_eq!(pool.stats().in_use, 0);
+    }
+
+    #[tokio::test]
+    async fn names_are_as_long_as_the_file_system_takes_them() {
+        let pool = PoolAllocator::new(1 << 20);
+        let dir = tempfile::tempdir().unwrap();
+        let mut connector = on(dir.path(), Cache::Never, &pool);
+        // eCryptfs.
+        let files = Files { name_max: 143, ..Files::new(vec![dir.path().to_owned()]) };
+        connector.files = Arc::new(files);
+        assert_eq!(connector.capabilities().max_key_bytes, Some(138));
+        let key = |len: usize| -> CacheKey { format!("{}@1@0@1@half", "m".repeat(len - 11)).parse().unwrap() };
+        for refused in [
+            connector.put(&key(139), MemoryObj::from(vec![1])).await.map(|()| false),
+            connector.exists(&key(139)).await,
+            connector.remove(&key(139)).await,
+        ] {
+            let e = refused.unwrap_err();
+            assert!(e.to_string().contains("144 bytes") && e.to_string().contains("at most 143"), "{e}");
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        connector.put(&key(138), MemoryObj::from(vec![1])).await.unwrap();
     }
 }

@@ -1,26 +1,21 @@
-//! One chunk's file: written under a name of its own and renamed, read in place. What takes [`Wait::Yes`] or no [`Wait`] at
-//! all may block.
+//! The files of a store: where they are, and how they are written and removed.
 
-use std::fs::File;
 use std::io;
-use std::num::NonZeroU64;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use connector_core::metadata::raw_layout;
 use connector_core::{
-    CacheKey, ChunkHeader, ChunkLayout, Error, ErrorKind, KeyKind, LMCacheMetadata, MemoryObj, MemoryObjMut, Result,
+    CacheKey, ChunkHeader, ChunkLayout, ConnectorContext, Error, ErrorKind, KeyKind, LMCacheMetadata, MemoryObj, Result,
 };
 
-use super::cached::Cache;
+use super::cached::{self, Cache};
 use super::commit::Work;
-use super::writing::Writing;
-use super::{cached, layout};
-
-/// Holds the key of a file whose name another key could have, too.
-const KEY_ATTRIBUTE: &str = "user.kvconn.key";
+use super::direct::Direct;
+use super::quota::Quota;
+use super::writing::{self, Writing};
+use super::{FsOptions, Fsync, found, layout, record};
 
 /// What the files of a store have in common.
 pub(super) struct Files {
@@ -28,41 +23,59 @@ pub(super) struct Files {
     pub(super) tmp_dir: Option<PathBuf>,
     /// Whether an in-process key's file starts with a header.
     pub(super) with_header: bool,
-    pub(super) metadata: Option<std::sync::Arc<LMCacheMetadata>>,
-    /// How many bytes the kernel is asked to read ahead.
+    pub(super) metadata: Option<Arc<LMCacheMetadata>>,
+    /// How many bytes of a raw file are read first.
     pub(super) read_ahead_size: Option<u64>,
+    /// If values pass the page cache by.
+    pub(super) direct: Option<Direct>,
+    pub(super) fsync: Fsync,
+    pub(super) quota: Option<Quota>,
     /// How the page cache can be asked on the spot: found out by [`prepare`](Self::prepare).
     pub(super) cache: Cache,
+    /// Longest file name: found out by [`prepare`](Self::prepare).
+    pub(super) name_max: usize,
     /// Whether all directories were there at some time.
     pub(super) made: AtomicBool,
     /// Whoever renames or removes holds the one of the key's hash.
     pub(super) turns: [Mutex<()>; 16],
 }
 
-/// Whether the disk may be waited for: only on a blocking thread.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wait {
-    Yes,
-    No,
-}
-
-/// What a look for a chunk finds.
-pub(super) enum Look {
-    Miss,
-    Found(Found),
-    /// Only with [`Wait::No`].
-    WouldBlock,
-}
-
-/// A file that is open and understood, to be read into memory.
-pub(super) struct Found {
-    file: File,
-    path: PathBuf,
-    offset: u64,
-    pub(super) layout: ChunkLayout,
-}
-
 impl Files {
+    /// Files with headers, and without anything that is an option.
+    pub(super) fn new(base_paths: Vec<PathBuf>) -> Self {
+        Self {
+            base_paths,
+            tmp_dir: None,
+            with_header: true,
+            metadata: None,
+            read_ahead_size: None,
+            direct: None,
+            fsync: Fsync::Never,
+            quota: None,
+            cache: Cache::Never,
+            name_max: layout::NAME_MAX,
+            made: AtomicBool::new(false),
+            turns: Default::default(),
+        }
+    }
+
+    /// The files that a URL and its options speak of. Touches no disk yet.
+    pub(super) fn of(ctx: &ConnectorContext) -> Result<Self> {
+        let options: FsOptions = ctx.options()?;
+        options.check(ctx)?;
+        let base_paths = options.base_paths(ctx)?;
+        Ok(Self {
+            tmp_dir: options.tmp_dir()?,
+            with_header: options.with_header(ctx),
+            metadata: ctx.metadata().cloned(),
+            read_ahead_size: options.read_ahead_size,
+            direct: options.use_odirect.then(Direct::default),
+            fsync: options.fsync,
+            quota: options.capacity.map(|bytes| Quota::new(bytes, base_paths.clone())),
+            ..Self::new(base_paths)
+        })
+    }
+
     /// Looks whether the directories are there, or could be made, and what they lie on. They are made by the first put: a
     /// look into a store that is not there should not leave one behind.
     pub(super) fn prepare(mut self) -> Result<Self> {
@@ -82,9 +95,15 @@ impl Files {
                 rustix::fs::access(there, writable).map_err(|e| cannot(e.into()))?;
             }
             caches.push(Cache::of(there));
+            self.name_max = self.name_max.min(name_max(there)?);
+            if let Some(tmp) = &self.tmp_dir {
+                same_file_system(base, &base.join(tmp))?;
+            }
         }
         let first = caches.first().copied().unwrap_or(Cache::Never);
-        self.cache = if caches.iter().all(|other| *other == first) { first } else { Cache::Never };
+        // What should pass the page cache by is not asked of it.
+        let may_ask = self.direct.is_none() && caches.iter().all(|other| *other == first);
+        self.cache = if may_ask { first } else { Cache::Never };
         self.made = AtomicBool::new(all_there);
         Ok(self)
     }
@@ -96,7 +115,13 @@ impl Files {
         }
         for base in &self.base_paths {
             let dir = self.tmp_dir.as_ref().map_or_else(|| base.clone(), |tmp| base.join(tmp));
+            let there = nearest_existing(&dir).to_owned();
             std::fs::create_dir_all(&dir).map_err(|e| Error::io(e, format_args!("create `{}`", dir.display())))?;
+            if self.fsync == Fsync::Full {
+                // The names of the new directories, each of which lies in the one above.
+                let above = dir.ancestors().skip(1).take_while(|above| above.starts_with(&there));
+                above.filter(|dir| !dir.as_os_str().is_empty()).try_for_each(sync_dir)?;
+            }
         }
         self.made.store(true, Ordering::Release);
         Ok(())
@@ -109,73 +134,19 @@ impl Files {
         }
     }
 
-    fn path(&self, key: &CacheKey) -> Result<PathBuf> {
-        Ok(self.base(key).join(layout::file_name(key)?))
+    pub(super) fn path(&self, key: &CacheKey) -> Result<PathBuf> {
+        Ok(self.base(key).join(layout::file_name_within(key, self.name_max)?))
     }
 
-    fn is_raw(&self, key: &CacheKey) -> bool {
+    pub(super) fn is_raw(&self, key: &CacheKey) -> bool {
         !self.with_header || key.kind() == KeyKind::Object
-    }
-
-    /// Whether the key's file is there and holds what can be a chunk; `None` if only waiting can tell.
-    pub(super) fn exists(&self, key: &CacheKey, wait: Wait) -> Result<Option<bool>> {
-        match self.find(key, wait) {
-            Ok(Look::Found(_)) => Ok(Some(true)),
-            Ok(Look::Miss) => Ok(Some(false)),
-            Ok(Look::WouldBlock) => Ok(None),
-            // A prefix ends before it.
-            Err(e) if e.kind() == ErrorKind::Corrupt => Ok(Some(false)),
-            Err(e) => Err(e),
-        }
-    }
-
-    /// Opens the key's file and finds out what it holds.
-    pub(super) fn find(&self, key: &CacheKey, wait: Wait) -> Result<Look> {
-        let path = self.path(key)?;
-        let opened = match wait {
-            Wait::Yes => open(&path).and_then(|file| {
-                let stat = file.metadata()?;
-                Ok((file, stat.is_file(), stat.len()))
-            }),
-            Wait::No => cached::open(&path).and_then(|file| {
-                let (is_file, len) = cached::stat(&file)?;
-                Ok((file, is_file, len))
-            }),
-        };
-        let (file, is_file, len) = match opened {
-            Ok(opened) => opened,
-            Err(e) if is_absent(&e) => return Ok(Look::Miss),
-            Err(_) if wait == Wait::No => return Ok(Look::WouldBlock),
-            Err(e) => return Err(Error::io(e, format_args!("open `{}`", path.display()))),
-        };
-        if let (Some(bytes), Wait::Yes) = (self.read_ahead_size, wait) {
-            // Only a hint.
-            let _ = rustix::fs::fadvise(&file, 0, NonZeroU64::new(bytes), rustix::fs::Advice::WillNeed);
-        }
-        if !is_file || self.is_others(key, || attribute_of_file(&file)) {
-            return Ok(Look::Miss);
-        }
-        let bytes = usize::try_from(len).unwrap_or(usize::MAX);
-        let (header_len, layout) = if self.is_raw(key) {
-            (0, raw_layout(self.metadata.as_deref(), bytes).map_err(|e| in_file(e, &path))?)
-        } else {
-            match read_header(bytes, |buffer| self.read_start(&file, buffer, wait)) {
-                Ok((_, layout)) if !is_consistent(&layout) => {
-                    let why = format!("its header speaks of `{layout}`, which does not agree with itself");
-                    return Err(corrupt(&path, &why));
-                }
-                Ok(header) => header,
-                Err(_) if wait == Wait::No => return Ok(Look::WouldBlock),
-                Err(e) => return Err(in_file(e, &path)),
-            }
-        };
-        Ok(Look::Found(Found { file, path, offset: header_len as u64, layout }))
     }
 
     /// Refuses a chunk that a get could not give back, and makes its header.
     pub(super) fn check(&self, key: &CacheKey, chunk: &ChunkLayout) -> Result<Option<ChunkHeader>> {
-        layout::file_name(key)?;
+        self.path(key)?;
         if self.is_raw(key) {
+            self.quota.as_ref().map_or(Ok(()), |quota| quota.check(chunk.len as u64))?;
             return match raw_layout(self.metadata.as_deref(), chunk.len) {
                 Ok(_) => Ok(None),
                 Err(e) => Err(Error::new(
@@ -186,7 +157,7 @@ impl Files {
         }
         let header = ChunkHeader::new(chunk)?;
         let back = ChunkHeader::read(header.as_bytes())?;
-        if !is_consistent(chunk) {
+        if !found::is_consistent(chunk) {
             return Err(Error::new(
                 ErrorKind::InvalidInput,
                 format!("`{chunk}` does not agree with itself: shapes and dtypes do not make that length"),
@@ -199,6 +170,8 @@ impl Files {
             )
             .with_hint("a binary chunk has the shape [bytes, 0, 0, 0], any other no dimension of 0 at its end"));
         }
+        let bytes = header.as_bytes().len() + chunk.len;
+        self.quota.as_ref().map_or(Ok(()), |quota| quota.check(bytes as u64))?;
         Ok(Some(header))
     }
 
@@ -214,10 +187,27 @@ impl Files {
             return Ok(());
         }
         let mut writing = self.begin(key)?;
-        writing.write(header.map_or(&[], ChunkHeader::as_bytes), chunk)?;
-        self.record(key, &writing);
+        let header = header.map_or(&[][..], ChunkHeader::as_bytes);
+        match &self.direct {
+            // No file has a header then.
+            Some(direct) => writing.write_direct(direct, chunk)?,
+            None => writing.write(header, chunk)?,
+        }
+        record::record(key, writing.file());
+        if self.fsync != Fsync::Never {
+            writing.sync()?;
+        }
         let _renaming = self.turn(key);
-        if work.commit() { writing.finish() } else { Ok(()) }
+        let Some(quota) = &self.quota else {
+            return if work.commit() { self.finish(writing) } else { Ok(()) };
+        };
+        let (path, bytes) = (writing.path().to_owned(), (header.len() + chunk.len()) as u64);
+        quota.replace(&path, bytes, work, || self.finish(writing))
+    }
+
+    /// Whether a put waits for nothing but memory, so that [`write_cached`](Self::write_cached) has it.
+    pub(super) fn writes_on_the_spot(&self) -> bool {
+        self.cache == Cache::Memory && self.quota.is_none() && self.fsync == Fsync::Never
     }
 
     /// As [`write`](Self::write), on the spot: for a file system that is memory. Lets other tasks run in between; if the
@@ -235,7 +225,7 @@ impl Files {
             tokio::task::yield_now().await;
         }
         writing.write(header, &[])?;
-        self.record(key, &writing);
+        record::record(key, writing.file());
         let _renaming = self.turn(key);
         writing.finish()
     }
@@ -253,56 +243,37 @@ impl Files {
         Writing::begin(&dir, self.path(key)?)
     }
 
-    /// Records the key of a file whose name another key could have, too.
-    fn record(&self, key: &CacheKey, writing: &Writing) {
-        if layout::shares_its_name(key) {
-            // Best effort: not every file system has extended attributes.
-            let flags = rustix::fs::XattrFlags::empty();
-            let _ = rustix::fs::fsetxattr(writing.file(), KEY_ATTRIBUTE, key.as_str().as_bytes(), flags);
+    fn finish(&self, writing: Writing) -> Result<()> {
+        let path = writing.path().to_owned();
+        writing.finish()?;
+        if self.fsync == Fsync::Full
+            && let Some(dir) = path.parent()
+            && let Err(e) = sync_dir(dir)
+        {
+            // A put that failed leaves the old chunk or none.
+            let _ = std::fs::remove_file(&path);
+            return Err(e);
         }
+        Ok(())
     }
 
     pub(super) fn remove(&self, key: &CacheKey, work: &Work) -> Result<bool> {
         let path = self.path(key)?;
         let _removing = self.turn(key);
-        if !work.commit() {
-            return Ok(false);
-        }
-        if self.is_others(key, || attribute_of_path(&path)) {
-            return Ok(false);
-        }
-        match std::fs::remove_file(&path) {
-            Ok(()) => Ok(true),
-            Err(e) if is_absent(&e) => Ok(false),
-            Err(e) => Err(Error::io(e, format_args!("remove `{}`", path.display()))),
-        }
-    }
-
-    /// Gives every key to `each`, until it says `false`.
-    pub(super) fn list(&self, prefix: &str, mut each: impl FnMut(Result<CacheKey>) -> bool) {
-        for base in &self.base_paths {
-            let failed = |e| Error::io(e, format_args!("list `{}`", base.display()));
-            let entries = match std::fs::read_dir(base) {
-                Ok(entries) => entries,
-                // Nothing was put yet.
-                Err(e) if is_absent(&e) && !self.made.load(Ordering::Acquire) => continue,
-                Err(e) => {
-                    each(Err(failed(e)));
-                    return;
-                }
-            };
-            for entry in entries {
-                let goes_on = match entry {
-                    Err(e) => each(Err(failed(e))),
-                    Ok(entry) => match entry.file_name().to_str().and_then(|name| key_of_entry(name, &entry.path())) {
-                        Some(key) if key.as_str().starts_with(prefix) => each(Ok(key)),
-                        _ => true,
-                    },
-                };
-                if !goes_on {
-                    return;
-                }
+        let remove = || {
+            if !work.commit() || record::is_others_path(key, &path) {
+                return Ok(false);
             }
+            match std::fs::remove_file(&path) {
+                Ok(()) if self.fsync == Fsync::Full => path.parent().map_or(Ok(()), sync_dir).map(|()| true),
+                Ok(()) => Ok(true),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+                Err(e) => Err(Error::io(e, format_args!("remove `{}`", path.display()))),
+            }
+        };
+        match &self.quota {
+            Some(quota) => quota.remove(&path, remove),
+            None => remove(),
         }
     }
 
@@ -312,94 +283,6 @@ impl Files {
             std::fs::read_dir(base).map(drop).map_err(unreachable)
         })
     }
-
-    /// Fills the buffer from the file's beginning.
-    fn read_start(&self, file: &File, buffer: &mut [u8], wait: Wait) -> io::Result<()> {
-        match wait {
-            Wait::Yes => file.read_exact_at(buffer, 0),
-            Wait::No => cached::read_exact_at(self.cache, file, buffer, 0),
-        }
-    }
-
-    /// Whether the file's record names another key.
-    fn is_others(&self, key: &CacheKey, recorded: impl FnOnce() -> Option<Vec<u8>>) -> bool {
-        layout::shares_its_name(key) && recorded().is_some_and(|other| other != key.as_str().as_bytes())
-    }
-}
-
-impl Found {
-    /// Reads the chunk if the page cache has all of it, and lets other tasks run in between. `memory` already has its
-    /// layout; after `false` its bytes are unspecified.
-    pub(super) async fn read_cached(&self, cache: Cache, memory: &mut MemoryObjMut) -> bool {
-        let mut offset = self.offset;
-        for (n, slice) in memory.chunks_mut(cached::SLICE).enumerate() {
-            if n > 0 {
-                tokio::task::yield_now().await;
-            }
-            if cached::read_exact_at(cache, &self.file, slice, offset).is_err() {
-                return false;
-            }
-            offset += slice.len() as u64;
-        }
-        true
-    }
-
-    /// Reads the chunk; `memory` already has its layout.
-    pub(super) fn read(&self, memory: &mut MemoryObjMut) -> Result<()> {
-        self.file.read_exact_at(memory, self.offset).map_err(|e| match e.kind() {
-            io::ErrorKind::UnexpectedEof => corrupt(&self.path, "it became shorter while it was read"),
-            _ => Error::io(e, format_args!("read `{}`", self.path.display())),
-        })
-    }
-}
-
-/// Opens a file to read. Not blocking, because a pipe of that name would wait for a writer; a file does not care.
-fn open(path: &Path) -> io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    File::options().read(true).custom_flags(flags).open(path)
-}
-
-/// Whether shapes and dtypes say the length, too. LMCache reads as many bytes as they say, so a file where they do not was
-/// torn, or never one of its.
-fn is_consistent(layout: &ChunkLayout) -> bool {
-    ChunkLayout::from_groups(layout.format, &layout.groups).is_ok_and(|by_groups| by_groups.len == layout.len)
-}
-
-/// The header's length and what it says. The number of groups follows from the file's length and the chunk's.
-fn read_header(bytes: usize, read_exact: impl Fn(&mut [u8]) -> io::Result<()>) -> Result<(usize, ChunkLayout)> {
-    let short = || Error::new(ErrorKind::Corrupt, format!("{bytes} bytes are too few for a chunk header"));
-    let io =
-        |e: io::Error| if e.kind() == io::ErrorKind::UnexpectedEof { short() } else { Error::io(e, "read the header") };
-    const ONE_GROUP: usize = ChunkHeader::len_for(1);
-    let mut first = [0; ONE_GROUP];
-    if bytes < ONE_GROUP {
-        return Err(short());
-    }
-    read_exact(&mut first).map_err(io)?;
-    let chunk = i32::from_le_bytes([first[0], first[1], first[2], first[3]]);
-    let header = usize::try_from(chunk).ok().and_then(|chunk| bytes.checked_sub(chunk));
-    match header.filter(|len| ChunkHeader::groups_for(*len).is_some()) {
-        Some(ONE_GROUP) => Ok((ONE_GROUP, ChunkHeader::read(&first)?)),
-        Some(len) => {
-            let mut all = vec![0; len];
-            read_exact(&mut all).map_err(io)?;
-            Ok((len, ChunkHeader::read(&all)?))
-        }
-        None => Err(Error::new(
-            ErrorKind::Corrupt,
-            format!("the file has {bytes} bytes, but its header speaks of a chunk of {chunk} bytes"),
-        )
-        .with_hint("a file without a header is read with `save_chunk_meta=false`")),
-    }
-}
-
-fn corrupt(path: &Path, why: &str) -> Error {
-    Error::new(ErrorKind::Corrupt, format!("file `{}`: {why}", path.display()))
-}
-
-fn in_file(e: Error, path: &Path) -> Error {
-    e.at(format_args!("file `{}`", path.display()))
 }
 
 /// The path itself, or what there is of it.
@@ -408,32 +291,35 @@ fn nearest_existing(path: &Path) -> &Path {
     there.unwrap_or(Path::new("."))
 }
 
-fn is_absent(e: &io::Error) -> bool {
-    e.kind() == io::ErrorKind::NotFound
-}
-
-fn key_of_entry(name: &str, path: &Path) -> Option<CacheKey> {
-    let key = layout::key_of_file(name)?;
-    if !layout::shares_its_name(&key) {
-        return Some(key);
+/// Longest file name below the path, in bytes: 143 on eCryptfs, for one.
+fn name_max(path: &Path) -> Result<usize> {
+    let failed = |e: rustix::io::Errno| Error::io(e.into(), format_args!("ask about `{}`", path.display()));
+    let max = rustix::fs::statvfs(path).map_err(failed)?.f_namemax;
+    // Some file systems of user space say 0, because they do not know.
+    let max = if max == 0 { layout::NAME_MAX } else { usize::try_from(max).unwrap_or(layout::NAME_MAX) };
+    if max < writing::NAME_MAX {
+        let (path, needed) = (path.display(), writing::NAME_MAX);
+        let why = format!("file names below `{path}` have at most {max} bytes, and a store needs {needed}");
+        return Err(Error::new(ErrorKind::Unsupported, why));
     }
-    let recorded = attribute_of_path(path).and_then(|bytes| CacheKey::parse(std::str::from_utf8(&bytes).ok()?).ok());
-    Some(recorded.filter(|r| layout::file_name(r).is_ok_and(|n| n == name)).unwrap_or(key))
+    Ok(max)
 }
 
-fn attribute_of_file(file: &File) -> Option<Vec<u8>> {
-    let mut buffer = vec![0; KEY_MAX];
-    let len = rustix::fs::fgetxattr(file, KEY_ATTRIBUTE, &mut buffer[..]).ok()?;
-    buffer.truncate(len);
-    Some(buffer)
+/// Refuses a directory for temporary files from which nothing can be renamed into the base path.
+fn same_file_system(base: &Path, tmp: &Path) -> Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let (Ok(base_stat), Ok(tmp_stat)) = (base.metadata(), tmp.metadata()) else { return Ok(()) };
+    if base_stat.dev() == tmp_stat.dev() {
+        return Ok(());
+    }
+    let (base, tmp) = (base.display(), tmp.display());
+    let why = format!("option `relative_tmp_dir`: `{tmp}` is on another file system than `{base}`");
+    Err(Error::new(ErrorKind::InvalidOption, why)
+        .with_hint("a file cannot be renamed from there; leave the option out"))
 }
 
-fn attribute_of_path(path: &Path) -> Option<Vec<u8>> {
-    let mut buffer = vec![0; KEY_MAX];
-    let len = rustix::fs::getxattr(path, KEY_ATTRIBUTE, &mut buffer[..]).ok()?;
-    buffer.truncate(len);
-    Some(buffer)
+/// Waits until the directory's names are on the disk.
+fn sync_dir(dir: &Path) -> Result<()> {
+    let synced = std::fs::File::open(dir).and_then(|dir| dir.sync_all());
+    synced.map_err(|e| Error::io(e, format_args!("sync the directory `{}`", dir.display())))
 }
-
-/// No key that has a file is longer.
-const KEY_MAX: usize = layout::NAME_MAX;

@@ -22,6 +22,11 @@ pub const NAME_MAX: usize = 255;
 /// # Errors
 /// `InvalidKey` for a name of more than 255 bytes (saying both sizes) and for a key that holds NUL.
 pub fn file_name(key: &CacheKey) -> Result<String> {
+    file_name_within(key, NAME_MAX)
+}
+
+/// As [`file_name`], on a file system whose names have at most `max` bytes.
+pub(super) fn file_name_within(key: &CacheKey, max: usize) -> Result<String> {
     let mut name = key.as_str().replace('/', SLASH);
     if key.kind() == KeyKind::Object {
         // The rank is the second field: `01050805` becomes `0x01050805`, `-0000001` becomes `-0x0000001`.
@@ -33,10 +38,10 @@ pub fn file_name(key: &CacheKey) -> Result<String> {
     if name.contains('\0') {
         return Err(Error::new(ErrorKind::InvalidKey, "a key with a NUL character cannot be a file's name"));
     }
-    if name.len() > NAME_MAX {
+    if name.len() > max {
         return Err(Error::new(
             ErrorKind::InvalidKey,
-            format!("the key's file name has {} bytes, and a file system takes at most {NAME_MAX}", name.len()),
+            format!("the key's file name has {} bytes, and the file system takes at most {max}", name.len()),
         ));
     }
     Ok(name)
@@ -84,6 +89,11 @@ fn python_hex(text: &str) -> Option<i128> {
     }
     let value = i128::from_str_radix(digits, 16).ok()?;
     Some(if negative { -value } else { value })
+}
+
+/// Whether LMCache gives this name to a file that it is writing: the chunk's with another ending.
+pub(super) fn is_unfinished(name: &str) -> bool {
+    name.strip_suffix(".tmp").is_some_and(|stem| key_of_file(&format!("{stem}{EXTENSION}")).is_some())
 }
 
 /// Whether LMCache's layout writes another key to the same file.

@@ -11,17 +11,30 @@
 //!
 //! **Options.** [`FsOptions`].
 //!
-//! **Limits.** A file name has at most 255 bytes: `.data` takes 5 of them, each `/` of a key 5. LMCache's layout writes
-//! `a/b` and `a-SEP-b` to one file; this store records such a key in the file's extended attribute `user.kvconn.key` where
-//! the file system has those, and a file of the other key is a miss. Files that LMCache wrote carry no such record.
+//! **Who shares it.** Any number of processes, LMCache among them. With `capacity` they keep one sum, in a file
+//! `.kvconn-quota` that they lock; what has no such option is seen by a look at all files, at most a minute late.
+//!
+//! **What is left behind.** A writer that is killed leaves its temporary file. [`scrub`] finds those, and torn files.
+//!
+//! **Limits.** A file name has at most 255 bytes, or what the file system says: `.data` takes 5 of them, each `/` of a key
+//! 5. LMCache's layout writes `a/b` and `a-SEP-b` to one file; this store records such a key in the file's extended
+//! attribute `user.kvconn.key` where the file system has those, and a file of the other key is a miss. Files that LMCache
+//! wrote carry no such record. Nothing in the format is a checksum: a changed byte of the content is not seen.
 
 mod cached;
 mod commit;
 mod connector;
+mod direct;
 mod file;
+mod found;
 pub mod layout;
+mod listing;
 mod options;
+mod quota;
+mod record;
+mod scrub;
 mod writing;
 
 pub use connector::FSConnector;
-pub use options::FsOptions;
+pub use options::{FsOptions, Fsync};
+pub use scrub::{Finding, FindingKind, ScrubOptions, ScrubReport, scrub};

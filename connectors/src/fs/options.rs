@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::path::{Component, PathBuf};
 
 use connector_core::{ConnectorContext, ConnectorOptions, Error, ErrorKind, Result};
 use schemars::JsonSchema;
@@ -13,13 +13,38 @@ pub struct FsOptions {
     /// Whether an in-process key's file starts with the chunk header, which keeps shape, dtype and format; true unless
     /// set. Layerwise mode forces it.
     pub save_chunk_meta: Option<bool>,
-    /// Directory for files that are being written, relative to each base path; the base path itself unless set.
+    /// Directory for files that are being written, relative to each base path and on its file system; the base path
+    /// itself unless set.
     pub relative_tmp_dir: Option<PathBuf>,
-    /// How many bytes of a file the kernel is asked to read ahead when it is not in the page cache, at most.
+    /// A raw file's first so many bytes are read by a call of their own, which makes some file systems read ahead.
     pub read_ahead_size: Option<u64>,
-    /// LMCache's switch to pass the page cache by. Accepted, but not there yet: a warning is logged, and the page cache is
-    /// used.
+    /// Whether values pass the page cache by (`O_DIRECT`). Needs `save_chunk_meta=false`. A value whose size is no multiple
+    /// of the file system's block goes through the page cache all the same.
     pub use_odirect: bool,
+    /// When a put is on the disk: `never` waits for nothing, `file` waits for the file, `full` for its name, too.
+    #[schemars(schema_with = "fsync_schema")]
+    pub fsync: Fsync,
+    /// Most bytes of chunk files, in all base paths together; the chunk used longest ago goes first. No limit unless set.
+    pub capacity: Option<u64>,
+}
+
+/// What a put waits for before it says that it is done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fsync {
+    /// Nothing, as LMCache. Every put survives the end of the process. After a power cut a chunk that was put in the last
+    /// half minute may be gone, empty or zeros (then it is `Corrupt` if it has a header).
+    #[default]
+    Never,
+    /// The file's bytes are on the disk before it gets its name: after a power cut a chunk is whole or gone.
+    File,
+    /// The name is, too: a put or remove that has ended survives a power cut.
+    Full,
+}
+
+/// Its values alone: a schema of the enum would make three types of its documentation.
+fn fsync_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "type": "string", "enum": ["never", "file", "full"] })
 }
 
 impl ConnectorOptions for FsOptions {
@@ -62,14 +87,38 @@ impl FsOptions {
     /// The directory for temporary files, checked as LMCache checks it.
     pub(super) fn tmp_dir(&self) -> Result<Option<PathBuf>> {
         match &self.relative_tmp_dir {
-            Some(dir) if dir.is_absolute() || dir.components().any(|c| c == std::path::Component::ParentDir) => {
-                Err(Error::new(
-                    ErrorKind::InvalidOption,
-                    format!("option `relative_tmp_dir`: `{}` does not lie below the base path", dir.display()),
-                )
-                .with_hint("write a relative path without `..`: a rename works within one file system only"))
-            }
+            Some(dir) if dir.is_absolute() || dir.components().any(|c| c == Component::ParentDir) => Err(Error::new(
+                ErrorKind::InvalidOption,
+                format!("option `relative_tmp_dir`: `{}` does not lie below the base path", dir.display()),
+            )
+            .with_hint("write a relative path without `..`: a rename works within one file system only")),
             other => Ok(other.clone()),
         }
+    }
+
+    /// Whether an in-process key's file starts with a header.
+    pub(super) fn with_header(&self, ctx: &ConnectorContext) -> bool {
+        ctx.config().use_layerwise || self.save_chunk_meta.unwrap_or(true)
+    }
+
+    /// Refuses what cannot be had together.
+    pub(super) fn check(&self, ctx: &ConnectorContext) -> Result<()> {
+        if self.use_odirect && self.with_header(ctx) {
+            let hint = if ctx.config().use_layerwise {
+                "layerwise mode forces headers: turn off `use_layerwise` or `use_odirect`"
+            } else {
+                "set `save_chunk_meta=false`, or turn off `use_odirect`"
+            };
+            return Err(Error::new(
+                ErrorKind::InvalidOption,
+                "option `use_odirect` needs files without a header, whose length is no multiple of a disk's block",
+            )
+            .with_hint(hint));
+        }
+        if self.capacity == Some(0) {
+            return Err(Error::new(ErrorKind::InvalidOption, "option `capacity`: a store of 0 bytes holds no chunk")
+                .with_hint("leave it out for no limit"));
+        }
+        Ok(())
     }
 }

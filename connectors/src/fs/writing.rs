@@ -1,16 +1,29 @@
 //! A file while it is written: under a name that no other writer has and no reader looks for, renamed when it is whole.
 
 use std::collections::hash_map::RandomState;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::hash::BuildHasher;
 use std::io::{self, IoSlice, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use connector_core::{Error, Result};
 
+use super::direct::Direct;
+
+const PREFIX: &str = ".kvconn-";
+const SUFFIX: &str = ".tmp";
+
+/// Longest name that a writer gives to its file, in bytes.
+pub(super) const NAME_MAX: usize = PREFIX.len() + 10 + 1 + 16 + 1 + 20 + SUFFIX.len();
+
 /// Removes what it wrote when it is dropped before [`finish`](Self::finish).
+///
+/// The file is locked (`flock`) as long as it is written, which ends with the process however that ends: so
+/// [`scrub`](super::scrub) tells the file of a live writer from one that was left behind, also across containers, where
+/// process ids say nothing.
 pub(super) struct Writing {
     file: File,
     tmp: PathBuf,
@@ -24,14 +37,23 @@ impl Writing {
         /// Tells processes apart that share a process id, as containers on one directory do.
         static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(std::process::id()));
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let tmp = dir.join(format!(".kvconn-{}-{:016x}-{n}.tmp", std::process::id(), *PROCESS));
-        let file = File::create_new(&tmp).map_err(|e| failed(e, "create", &tmp, &path))?;
-        Ok(Self { file, tmp, path, renamed: false })
+        loop {
+            let n = NEXT.fetch_add(1, Ordering::Relaxed);
+            let tmp = dir.join(format!("{PREFIX}{}-{:016x}-{n}{SUFFIX}", std::process::id(), *PROCESS));
+            let file = File::create_new(&tmp).map_err(|e| failed(e, "create", &tmp, &path))?;
+            if is_ours(&file) {
+                return Ok(Self { file, tmp, path, renamed: false });
+            }
+        }
     }
 
     pub(super) fn file(&self) -> &File {
         &self.file
+    }
+
+    /// What the file becomes.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Writes both, one behind the other: by one system call in the usual case.
@@ -51,9 +73,27 @@ impl Writing {
         write_both().map_err(|e| failed(e, "write", &self.tmp, &self.path))
     }
 
+    /// Writes a file that has nothing else, past the page cache if that can be.
+    pub(super) fn write_direct(&mut self, direct: &Direct, bytes: &[u8]) -> Result<()> {
+        direct.write(&self.file, bytes).map_err(|e| failed(e, "write", &self.tmp, &self.path))
+    }
+
+    /// Waits until the bytes are on the disk.
+    pub(super) fn sync(&self) -> Result<()> {
+        self.file.sync_all().map_err(|e| failed(e, "sync", &self.tmp, &self.path))
+    }
+
     /// Gives the file its name, in place of one that had it.
     pub(super) fn finish(mut self) -> Result<()> {
-        std::fs::rename(&self.tmp, &self.path).map_err(|e| failed(e, "rename", &self.tmp, &self.path))?;
+        std::fs::rename(&self.tmp, &self.path).map_err(|e| {
+            let other_disk = e.kind() == io::ErrorKind::CrossesDevices;
+            let error = failed(e, "rename", &self.tmp, &self.path);
+            if other_disk {
+                error.with_hint("`relative_tmp_dir` leads to another file system than the base path's; leave it out")
+            } else {
+                error
+            }
+        })?;
         self.renamed = true;
         Ok(())
     }
@@ -67,6 +107,54 @@ impl Drop for Writing {
     }
 }
 
+/// Whether the file has a name that only this crate's writers give.
+pub(super) fn is_name(name: &str) -> bool {
+    let Some(middle) = name.strip_prefix(PREFIX).and_then(|rest| rest.strip_suffix(SUFFIX)) else { return false };
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let parts: Vec<&str> = middle.split('-').collect();
+    let [process, random, n] = parts[..] else { return false };
+    is_number(process) && is_number(n) && random.len() == 16 && random.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+/// Locks the new file. `false` if a scrub came between its making and its lock, and took it for one that was left behind.
+fn is_ours(file: &File) -> bool {
+    match file.try_lock() {
+        Ok(()) => file.metadata().is_ok_and(|stat| stat.nlink() > 0),
+        Err(TryLockError::WouldBlock) => false,
+        // A file system without locks: there a scrub cannot lock either, and removes nothing.
+        Err(TryLockError::Error(_)) => true,
+    }
+}
+
 fn failed(e: io::Error, step: &str, tmp: &Path, path: &Path) -> Error {
     Error::io(e, format_args!("{step} `{}` for `{}`", tmp.display(), path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_writers_name_is_known_and_no_longer_than_it_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let writing = Writing::begin(dir.path(), dir.path().join("x")).unwrap();
+        let name = writing.tmp.file_name().unwrap().to_str().unwrap();
+        assert!(is_name(name) && name.len() <= NAME_MAX, "{name}");
+        let longest = format!("{PREFIX}{}-{:016x}-{}{SUFFIX}", u32::MAX, u64::MAX, u64::MAX);
+        assert!(is_name(&longest) && longest.len() == NAME_MAX);
+        for other in [".kvconn-1-2-3.tmp", ".kvconn-quota", "x.tmp", ".kvconn-1-0123456789abcdef-3.tmp.data"] {
+            assert!(!is_name(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_locked_while_it_is_written_and_gone_if_it_is_not_finished() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writing = Writing::begin(dir.path(), dir.path().join("x")).unwrap();
+        writing.write(b"head", b"body").unwrap();
+        let tmp = writing.tmp.clone();
+        assert!(matches!(File::open(&tmp).unwrap().try_lock(), Err(TryLockError::WouldBlock)));
+        drop(writing);
+        assert!(!tmp.exists() && !dir.path().join("x").exists());
+    }
 }

@@ -1,0 +1,90 @@
+//! `kvconn scrub`: what is in a directory of chunks that is no chunk.
+
+use std::io::Write;
+use std::time::Duration;
+
+use connectors::fs::{Finding, ScrubOptions, ScrubReport, scrub};
+use connectors::{Error, ErrorKind};
+use serde::Serialize;
+
+use crate::args::ScrubArgs;
+use crate::output::{Answer, Failure, Out, count};
+use crate::setup::Setup;
+use crate::size::ByteSize;
+
+#[derive(Serialize)]
+struct Scrubbed<'a> {
+    chunks: u64,
+    chunk_bytes: u64,
+    being_written: u64,
+    findings: Vec<ScrubbedFile<'a>>,
+}
+
+#[derive(Serialize)]
+struct ScrubbedFile<'a> {
+    path: String,
+    bytes: u64,
+    kind: &'static str,
+    reason: &'a str,
+    removed: bool,
+}
+
+pub(crate) async fn run(setup: &Setup, args: &ScrubArgs, out: &mut Out) -> Result<Answer, Failure> {
+    let url = if args.store.contains("://") {
+        args.store.clone()
+    } else {
+        let path = std::path::absolute(&args.store)
+            .map_err(|e| Error::io(e, format_args!("find the directory `{}`", args.store)))?;
+        // A look at what is not there finds nothing wrong with it.
+        if !path.is_dir() {
+            let why = format!("`{}` is not a directory", path.display());
+            return Err(Error::new(ErrorKind::InvalidInput, why).into());
+        }
+        format!("fs://{}", path.display())
+    };
+    let store = setup.builder(&url).build()?;
+    let options = ScrubOptions { remove: args.remove, min_age: Duration::from_secs(args.min_age) };
+    let scrubbed = tokio::task::spawn_blocking(move || scrub(&store, &options)).await;
+    let report = scrubbed.map_err(|_| Error::new(ErrorKind::Other, "the scrub panicked"))??;
+    if args.json {
+        out.json(&Scrubbed::of(&report))?;
+    } else {
+        show(&report, out)?;
+    }
+    Ok(Answer::yes_if(report.left().next().is_none()))
+}
+
+impl<'a> Scrubbed<'a> {
+    fn of(report: &'a ScrubReport) -> Self {
+        let file = |found: &'a Finding| ScrubbedFile {
+            path: found.path.to_string_lossy().into_owned(),
+            bytes: found.bytes,
+            kind: found.kind.as_str(),
+            reason: &found.reason,
+            removed: found.removed,
+        };
+        Self {
+            chunks: report.chunks,
+            chunk_bytes: report.chunk_bytes,
+            being_written: report.being_written,
+            findings: report.findings.iter().map(file).collect(),
+        }
+    }
+}
+
+fn show(report: &ScrubReport, out: &mut Out) -> Result<(), Failure> {
+    let size = |bytes: u64| ByteSize(usize::try_from(bytes).unwrap_or(usize::MAX));
+    for found in &report.findings {
+        let Finding { path, bytes, kind, reason, removed, .. } = found;
+        let removed = if *removed { "; removed" } else { "" };
+        writeln!(out, "{}: {} ({}, {reason}{removed})", kind.as_str(), path.display(), size(*bytes))?;
+    }
+    let whole = count(usize::try_from(report.chunks).unwrap_or(usize::MAX), "chunk");
+    writeln!(out, "{whole}, {}", size(report.chunk_bytes))?;
+    if report.being_written > 0 {
+        writeln!(out, "{} being written", report.being_written)?;
+    }
+    let (all, left) = (report.findings.len(), report.left().count());
+    writeln!(out, "{}, {} removed", count(all, "other file"), all - left)?;
+    Ok(())
+}

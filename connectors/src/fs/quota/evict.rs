@@ -1,0 +1,82 @@
+//! Which chunk files there are, and which of them go first.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use connector_core::{Error, Result};
+
+use super::super::cached::Stat;
+use super::super::layout;
+
+/// All chunk files of a store, as of one look.
+pub(super) struct Chunks<'a> {
+    base_paths: &'a [PathBuf],
+    files: Vec<ChunkFile>,
+    sum: u64,
+}
+
+struct ChunkFile {
+    base: usize,
+    name: OsString,
+    bytes: u64,
+    used: SystemTime,
+}
+
+/// Looks at every file whose name is a key's, whoever wrote it.
+pub(super) fn look(base_paths: &[PathBuf]) -> Result<Chunks<'_>> {
+    let mut chunks = Chunks { base_paths, files: Vec::new(), sum: 0 };
+    for (base, dir) in base_paths.iter().enumerate() {
+        let failed = |e: io::Error| Error::io(e, format_args!("look at the files of `{}`", dir.display()));
+        for entry in std::fs::read_dir(dir).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name();
+            if name.to_str().and_then(layout::key_of_file).is_none() {
+                continue;
+            }
+            let stat = match entry.metadata().and_then(|stat| Stat::of(&stat)) {
+                Ok(stat) if stat.is_file => stat,
+                Ok(_) => continue,
+                // Removed by one that has no quota.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(failed(e)),
+            };
+            chunks.sum += stat.len;
+            chunks.files.push(ChunkFile { base, name, bytes: stat.len, used: stat.used });
+        }
+    }
+    Ok(chunks)
+}
+
+impl Chunks<'_> {
+    /// Bytes of all of them.
+    pub(super) fn sum(&self) -> u64 {
+        self.sum
+    }
+
+    /// Removes files, the one used longest ago first, until all but `kept` have at most `others` bytes. Who reads one of
+    /// them meanwhile has it open, and reads it whole. Gives the last error of a file that could not be removed.
+    pub(super) fn evict(&mut self, kept: &Path, others: u64) -> Option<io::Error> {
+        // The oldest comes last.
+        self.files.sort_by(|a, b| (b.used, &b.name).cmp(&(a.used, &a.name)));
+        let kept = self.files.iter().position(|file| self.base_paths[file.base].join(&file.name) == kept);
+        let kept_bytes = kept.map_or(0, |at| self.files.remove(at).bytes);
+        let (mut gone, mut refused) = (0_usize, None);
+        while self.sum - kept_bytes > others {
+            let Some(oldest) = self.files.pop() else { break };
+            match std::fs::remove_file(self.base_paths[oldest.base].join(&oldest.name)) {
+                Ok(()) => gone += 1,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                // Another user's, in a directory where only owners remove: the next one, then.
+                Err(e) => {
+                    refused = Some(e);
+                    continue;
+                }
+            }
+            self.sum -= oldest.bytes;
+        }
+        tracing::debug!(files = gone, bytes_left = self.sum, "made room for a chunk");
+        refused
+    }
+}

@@ -1,0 +1,97 @@
+//! Processes that write and can be killed: this test program, started anew to do one thing.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Command, Stdio};
+
+use connectors::{Connector, MemoryObj};
+
+use super::{Random, key};
+
+/// Says what the process is for: work, URL, number.
+const JOB: &str = "KVCONN_FS_TEST_JOB";
+
+/// How many keys the writers share.
+pub(crate) const KEYS: u32 = 32;
+
+/// A chunk that tells whether it is whole: its version, and what follows from key and version.
+pub(crate) fn chunk(key: u32, version: u64) -> MemoryObj {
+    let mut state = Random(version.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ u64::from(key) | 1);
+    let len = 100 + state.below(8000) as usize;
+    let words = (1..len).map(|_| state.below(u64::MAX));
+    MemoryObj::from(std::iter::once(version).chain(words).flat_map(u64::to_le_bytes).collect::<Vec<u8>>())
+}
+
+/// The version of a chunk that is whole.
+pub(crate) fn version(of: u32, found: &MemoryObj) -> u64 {
+    let version = u64::from_le_bytes(found[..8].try_into().unwrap());
+    assert!(**found == *chunk(of, version), "the chunk of key {of} is torn");
+    version
+}
+
+pub(crate) fn command(work: &str, url: &str, number: u64) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    job(&mut command, work, url, number);
+    command
+}
+
+/// Makes the command, which starts this program, do the work.
+pub(crate) fn job(command: &mut Command, work: &str, url: &str, number: u64) {
+    command
+        .args(["--exact", "child::does_what_another_test_started_it_for", "--nocapture"])
+        .env(JOB, format!("{work} {number} {url}"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+}
+
+/// The lines that the process says, from the one that it says when it is ready.
+pub(crate) fn lines(child: &mut Child) -> impl Iterator<Item = String> + use<> {
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.ends_with("ready")), "the process ended before it began");
+    lines
+}
+
+#[tokio::test]
+async fn does_what_another_test_started_it_for() {
+    let Ok(job) = std::env::var(JOB) else { return };
+    let [work, number, url] = job.splitn(3, ' ').collect::<Vec<_>>()[..] else { panic!("{job}") };
+    let number = number.parse().unwrap();
+    let store = connectors::open(url).await.unwrap();
+    println!("ready");
+    match work {
+        "put_until_killed" => put_until_killed(&store, number).await,
+        "put_and_get" => put_and_get(&store, number).await,
+        "put_one" => put_one(&store, number).await,
+        _ => panic!("{job}"),
+    }
+}
+
+/// Says `put KEY VERSION` after each put that is done.
+async fn put_until_killed(store: &Connector, first_version: u64) {
+    for version in first_version.. {
+        let of = (version % u64::from(KEYS)) as u32;
+        store.put(&key(of), chunk(of, version)).await.unwrap();
+        // One write, so that a line is whole or missing.
+        std::io::stdout().write_all(format!("put {of} {version}\n").as_bytes()).unwrap();
+    }
+}
+
+/// Puts many chunks, and gets others meanwhile.
+async fn put_and_get(store: &Connector, seed: u64) {
+    let mut random = Random::new(seed);
+    for n in 0..200 {
+        let of = random.below(500) as u32;
+        store.put(&key(of), chunk(of, seed * 1000 + n)).await.unwrap();
+        let of = random.below(500) as u32;
+        if let Some(found) = store.get(&key(of)).await.unwrap() {
+            version(of, &found);
+        }
+    }
+    store.close().await.unwrap();
+}
+
+/// Puts one chunk of so many bytes, and says how that ended.
+async fn put_one(store: &Connector, bytes: u64) {
+    let put = store.put(&key(1), MemoryObj::from(vec![7; bytes as usize])).await;
+    let answer = put.map_or_else(|e| format!("{}: {e}", e.kind()), |()| "done".into());
+    println!("{answer}");
+}

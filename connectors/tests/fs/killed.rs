@@ -1,0 +1,80 @@
+//! Writers that are killed at any moment.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use connectors::fs::{FindingKind, ScrubOptions, scrub};
+use connectors::{ConnectorContext, LocalCpuBackend};
+
+use super::child::{self, KEYS};
+use super::{Place, Random, chunk_bytes, files, key, quota};
+
+/// Starts a writer, kills it within ten milliseconds, and does that so many times. Gives what the writers said they put:
+/// the last version of each key.
+fn kill_writers(url: &str, times: u64, mut after_each: impl FnMut()) -> BTreeMap<u32, u64> {
+    let mut random = Random::new(std::process::id().into());
+    let mut put = BTreeMap::new();
+    for run in 0..times {
+        // Each begins with another key.
+        let first_version = run * 1_000_007;
+        let mut writer = child::command("put_until_killed", url, first_version).spawn().unwrap();
+        let lines = child::lines(&mut writer);
+        std::thread::sleep(Duration::from_micros(random.below(10_000)));
+        writer.kill().unwrap();
+        for line in lines {
+            let words: Vec<&str> = line.split(' ').collect();
+            let ["put", of, version] = words[..] else { continue };
+            put.insert(of.parse().unwrap(), version.parse().unwrap());
+        }
+        writer.wait().unwrap();
+        after_each();
+    }
+    put
+}
+
+async fn scrub_all(url: &str, remove: bool) -> connectors::fs::ScrubReport {
+    let store = ConnectorContext::builder(url).local_cpu_backend(LocalCpuBackend::with_capacity(0)).build().unwrap();
+    scrub(&store, &ScrubOptions { remove, min_age: Duration::ZERO }).unwrap()
+}
+
+#[tokio::test]
+async fn what_200_killed_writers_put_is_whole_and_scrub_finds_what_they_left_behind() {
+    let place = Place::new();
+    let put = kill_writers(&place.url(""), 200, || {});
+    assert!(put.len() == KEYS as usize, "the writers were killed before they wrote: {put:?}");
+
+    let store = place.open("").await;
+    for of in 0..KEYS {
+        let found = store.get(&key(of)).await.unwrap().expect("what was put is there");
+        let found = child::version(of, &found);
+        assert!(found >= put[&of], "key {of}: {} was put, {found} is there", put[&of]);
+    }
+    let left = files(&place.dir()).iter().filter(|name| name.starts_with(".kvconn-")).count();
+    assert!(left > 0, "no writer was killed while it wrote");
+    let seen = scrub_all(&place.url(""), false).await;
+    assert!(seen.findings.iter().all(|f| f.kind == FindingKind::LeftBehind && !f.removed), "{seen:?}");
+    assert_eq!((seen.chunks, seen.being_written, seen.findings.len()), (KEYS.into(), 0, left));
+    assert_eq!(scrub_all(&place.url(""), true).await.left().count(), 0);
+    assert_eq!(files(&place.dir()).len(), KEYS as usize, "only chunks are left");
+    assert_eq!(scrub_all(&place.url(""), true).await.findings, []);
+}
+
+#[tokio::test]
+async fn killed_writers_leave_a_quota_that_holds() {
+    let place = Place::new();
+    let options = "?capacity=300000";
+    let mut sums = Vec::new();
+    kill_writers(&place.url(options), 40, || sums.push(chunk_bytes(&place.dir())));
+    assert!(sums.iter().all(|sum| *sum <= 300_000) && sums.iter().any(|sum| *sum > 200_000), "{sums:?}");
+
+    let store = place.open(options).await;
+    store.put(&key(1), child::chunk(1, 1)).await.unwrap();
+    assert_eq!(quota::ledger(&place.dir()), Some(chunk_bytes(&place.dir())));
+    for of in 0..KEYS {
+        if let Some(found) = store.get(&key(of)).await.unwrap() {
+            child::version(of, &found);
+        }
+    }
+    scrub_all(&place.url(options), true).await;
+    assert!(files(&place.dir()).iter().all(|name| name.ends_with(".data") || name == ".kvconn-quota"));
+}

@@ -1,0 +1,119 @@
+//! Where chunks are, and by which URLs they are found.
+
+use std::path::Path;
+
+use connectors::{
+    CacheKey, ChunkLayout, Dtype, ErrorKind, LMCacheEngineConfig, LMCacheMetadata, LayerGroup, MemoryObj,
+};
+
+use super::{Place, file_name, files, key, keys, kv, object_key};
+
+#[tokio::test]
+async fn raw_files_take_their_layout_from_the_metadata() {
+    let place = Place::new();
+    let group = LayerGroup { kv_size: 2, num_layers: 3, hidden_dim: 8, dtype: Dtype::Bfloat16 };
+    let metadata = LMCacheMetadata::new("facebook/opt-125m", 1, 0, 16, &[group]).unwrap();
+    let url = format!("{}?save_chunk_meta=false", place.url(""));
+    let connector = connectors::builder(&url).metadata(metadata.clone()).open().await.unwrap();
+    assert!(!connector.capabilities().keeps_layout);
+    for (tokens, key) in [(16, key(1)), (5, key(2)), (16, object_key(1))] {
+        connector.put(&key, kv(tokens, 1)).await.unwrap();
+        assert_eq!(connector.get(&key).await.unwrap(), Some(kv(tokens, 1)));
+    }
+    let file = place.dir().join(file_name(2));
+    assert_eq!(std::fs::read(&file).unwrap(), &*kv(5, 1));
+
+    // What a get could not give back, a put refuses.
+    let e = connector.put(&key(3), MemoryObj::from(vec![0; 7])).await.unwrap_err();
+    assert!(e.kind() == ErrorKind::InvalidInput && e.to_string().contains("one token has 96 bytes"), "{e}");
+    std::fs::write(&file, [0; 7]).unwrap();
+    assert_eq!(connector.get(&key(2)).await.unwrap_err().kind(), ErrorKind::Corrupt);
+
+    let without = connectors::open(&url).await.unwrap();
+    assert_eq!(without.get(&key(1)).await.unwrap().unwrap().layout(), &ChunkLayout::binary(16 * 96));
+}
+
+#[tokio::test]
+async fn keys_that_share_a_file_name_are_told_apart_where_attributes_work() {
+    let place = Place::new();
+    let connector = place.open("").await;
+    let (slash, sep): (CacheKey, CacheKey) = ("a/b@1@0@1@half".parse().unwrap(), "a-SEP-b@1@0@1@half".parse().unwrap());
+    connector.put(&slash, kv(1, 1)).await.unwrap();
+    assert!(!connector.exists(&sep).await.unwrap());
+    assert_eq!(connector.get(&sep).await.unwrap(), None);
+    assert!(!connector.remove(&sep).await.unwrap());
+    connector.put(&sep, kv(1, 2)).await.unwrap();
+    assert_eq!(connector.get(&slash).await.unwrap(), None);
+    assert_eq!(keys(&connector, "").await, ["a-SEP-b@1@0@1@half"]);
+}
+
+#[tokio::test]
+async fn several_base_paths_share_the_chunks_by_hash() {
+    let place = Place::new();
+    let connector = connectors::open(&format!("fs://host:0{},{}", place.text("a"), place.text("b"))).await.unwrap();
+    for n in 0..10 {
+        connector.put(&key(n), kv(1, n)).await.unwrap();
+    }
+    for (dir, parity) in [("a", 0), ("b", 1)] {
+        let found = files(&place.path(dir));
+        let expected: Vec<_> =
+            (0..10).filter(|n| n % 2 == parity).map(|n| format!("facebook-SEP-opt-125m@1@0@{n:x}@half.data")).collect();
+        assert_eq!(found, expected);
+    }
+    assert_eq!(keys(&connector, "").await.len(), 10);
+}
+
+#[tokio::test]
+async fn takes_several_base_paths_in_an_external_url_if_the_comma_is_escaped() {
+    let place = Place::new();
+    let url = |comma: &str| {
+        let (a, b) = (place.text("a"), place.text("b"));
+        format!("external://localhost:0/kvconn.fs/?connector_name=FSConnector&base_path={a}{comma}{b}")
+    };
+    connectors::open(&url("%2C")).await.unwrap().put(&key(1), kv(1, 1)).await.unwrap();
+    assert_eq!(files(place.0.path()), ["a", "b"]);
+    let e = connectors::open(&url(",")).await.unwrap_err();
+    assert!(e.to_string().contains("only one host") && e.to_string().contains("%2C"), "{e}");
+}
+
+#[tokio::test]
+async fn opens_by_every_url_that_names_it() {
+    let place = Place::new();
+    let path = place.text("fs");
+    let config = LMCacheEngineConfig::new()
+        .with_extra_config("remote_storage_plugin.fs.primary.base_path", path.as_str())
+        .with_extra_config("remote_storage_plugin.mine.module_path", "kvconn.fs")
+        .with_extra_config("remote_storage_plugin.mine.class_name", "FSConnector")
+        .with_extra_config("remote_storage_plugin.other.url", format!("fs://{path}"))
+        .with_extra_config("fs_base_path", path.as_str());
+    for url in [
+        format!("fs://{path}"),
+        format!("fs://localhost:0{path}"),
+        format!("external://localhost:0/kvconn.fs/?connector_name=FSConnector&base_path={path}"),
+        "plugin://fs.primary".to_owned(),
+        "plugin://mine".to_owned(),
+        "plugin://other".to_owned(),
+        "plugin://fs".to_owned(),
+    ] {
+        let connector = connectors::builder(&url).config(config.clone()).open().await.unwrap();
+        connector.put(&key(1), kv(1, 7)).await.unwrap();
+        connector.ping().await.unwrap();
+        assert_eq!(connector.name(), "kvconn.fs/FSConnector");
+        std::fs::remove_file(Path::new(&path).join(file_name(1))).expect(&url);
+    }
+}
+
+#[tokio::test]
+async fn a_look_into_a_store_that_is_not_there_leaves_none_behind() {
+    let place = Place::new();
+    let connector = place.open("").await;
+    assert_eq!(connector.get(&key(1)).await.unwrap(), None);
+    assert!(keys(&connector, "").await.is_empty());
+    let e = connector.ping().await.unwrap_err();
+    assert!(e.to_string().contains(&place.text("fs")), "{e}");
+    assert!(!Path::new(&place.text("fs")).exists());
+
+    std::fs::write(place.text("file"), "").unwrap();
+    let e = connectors::open(&format!("fs://{}/store", place.text("file"))).await.unwrap_err();
+    assert!(e.to_string().contains(&format!("below `{}`: not a directory", place.text("file"))), "{e}");
+}

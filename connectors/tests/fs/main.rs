@@ -1,0 +1,115 @@
+//! What the fs store promises beyond what every store does.
+
+mod child;
+mod damage;
+mod dropped;
+mod killed;
+mod layout;
+mod options;
+mod quota;
+mod refused;
+mod scrub;
+
+use std::path::{Path, PathBuf};
+
+use connectors::{CacheKey, ChunkLayout, Connector, Dtype, MemoryFormat, MemoryObj, Result, Shape};
+use futures::{StreamExt, TryStreamExt};
+
+fn key(n: u32) -> CacheKey {
+    format!("facebook/opt-125m@1@0@{n:x}@half").parse().unwrap()
+}
+
+fn object_key(n: u32) -> CacheKey {
+    format!("facebook/opt-125m@01000100@0@{n:08x}").parse().unwrap()
+}
+
+/// The name of `key(n)`'s file.
+fn file_name(n: u32) -> String {
+    format!("facebook-SEP-opt-125m@1@0@{n:x}@half.data")
+}
+
+fn bytes(len: usize, seed: u32) -> Vec<u8> {
+    (0..len as u32).map(|i| (i.wrapping_mul(2_654_435_761).wrapping_add(seed) >> 11) as u8).collect()
+}
+
+/// A chunk with a shape: 96 bytes a token.
+fn kv(tokens: usize, seed: u32) -> MemoryObj {
+    let shape = Shape::new(&[2, 3, tokens, 8]).unwrap();
+    let layout = ChunkLayout::new(MemoryFormat::Kv2ltd, shape, Dtype::Bfloat16).unwrap();
+    MemoryObj::from_vec(bytes(layout.len, seed), layout).unwrap()
+}
+
+/// A directory for a store, which is not there yet.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.path("fs")
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.path(name).display().to_string()
+    }
+
+    /// With options: `?capacity=1000`.
+    fn url(&self, options: &str) -> String {
+        format!("fs://{}{options}", self.dir().display())
+    }
+
+    async fn open(&self, options: &str) -> Connector {
+        connectors::open(&self.url(options)).await.unwrap()
+    }
+}
+
+async fn keys(connector: &Connector, prefix: &str) -> Vec<String> {
+    let mut all: Vec<String> = connector.list(prefix).map(|k| k.unwrap().to_string()).collect().await;
+    all.sort();
+    all
+}
+
+/// Whether a listing comes to its end.
+async fn keys_or_error(connector: &Connector) -> Result<Vec<CacheKey>> {
+    connector.list("").try_collect().await
+}
+
+fn files(dir: &Path) -> Vec<String> {
+    let mut all: Vec<String> =
+        std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    all.sort();
+    all
+}
+
+/// Bytes of all files that may be chunks.
+fn chunk_bytes(dir: &Path) -> u64 {
+    let is_chunk = |e: &std::fs::DirEntry| e.file_name().to_string_lossy().ends_with(".data");
+    // Nothing was put yet.
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    let entries = entries.map(std::result::Result::unwrap).filter(is_chunk);
+    // What is gone since the directory was read has no bytes.
+    entries.filter_map(|e| e.metadata().ok()).map(|stat| stat.len()).sum()
+}
+
+/// Numbers that look random: the same ones from the same seed, which a failed test shows.
+struct Random(u64);
+
+impl Random {
+    fn new(seed: u64) -> Self {
+        println!("seed {seed}");
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % end
+    }
+}

@@ -1,0 +1,186 @@
+//! What the options do.
+
+use connectors::{CacheKey, ErrorKind, LMCacheEngineConfig, LocalCpuBackend, MemoryObj, MemoryObjMut, PoolAllocator};
+
+use super::{Place, bytes, file_name, files, key, keys, kv, object_key};
+
+#[tokio::test]
+async fn opens_with_every_setting_that_lmcache_has_for_it() {
+    let place = Place::new();
+    let config = LMCacheEngineConfig::new()
+        .with_extra_config("fs_connector_read_ahead_size", 8192)
+        .with_extra_config("fs_connector_use_odirect", true)
+        .with_extra_config("save_chunk_meta", false)
+        .with_extra_config("fs_connector_relative_tmp_dir", "tmp");
+    let connector = connectors::builder(&place.url("")).config(config).open().await.unwrap();
+    connector.put(&key(1), kv(1, 1)).await.unwrap();
+    assert_eq!(connector.batched_get(&[key(1), key(1)]).await.remove(1).unwrap().as_deref(), Some(&*kv(1, 1)));
+}
+
+#[tokio::test]
+async fn save_chunk_meta_comes_from_the_configuration_and_layerwise_forces_it() {
+    let place = Place::new();
+    for (yaml, keeps) in [
+        ("extra_config: {save_chunk_meta: false}", false),
+        ("{}", true),
+        ("{use_layerwise: true, extra_config: {save_chunk_meta: false}}", true),
+    ] {
+        let config = LMCacheEngineConfig::from_yaml(yaml).unwrap();
+        let connector = connectors::builder(&place.url("")).config(config).open().await.unwrap();
+        assert_eq!(connector.capabilities().keeps_layout, keeps, "{yaml}");
+    }
+}
+
+#[tokio::test]
+async fn writes_through_a_temporary_directory_if_told_to() {
+    let place = Place::new();
+    let url = format!("{}?relative_tmp_dir=being/written", place.url(""));
+    let connector = connectors::open(&url).await.unwrap();
+    connector.put(&key(1), kv(1, 7)).await.unwrap();
+    assert_eq!(files(&place.0.path().join("fs/being/written")), [""; 0]);
+    assert_eq!(keys(&connector, "").await, ["facebook/opt-125m@1@0@1@half"]);
+    for outside in ["/tmp", "../up"] {
+        let e = connectors::open(&format!("{}?relative_tmp_dir={outside}", place.url(""))).await.unwrap_err();
+        assert!(e.to_string().contains("does not lie below the base path"), "{e}");
+    }
+}
+
+#[tokio::test]
+async fn values_that_pass_the_page_cache_by_come_back_whole_whatever_their_size_and_memory() {
+    for dir in [std::env::temp_dir(), "/dev/shm".into()] {
+        let place = Place(tempfile::tempdir_in(dir).unwrap());
+        let pool = PoolAllocator::new(64 << 20);
+        let backend = LocalCpuBackend::with_allocator(pool.clone());
+        let url = place.url("?save_chunk_meta=false&use_odirect=true");
+        let store = connectors::builder(&url).local_cpu_backend(backend.clone()).open().await.unwrap();
+        let cached = place.open("?save_chunk_meta=false").await;
+        for len in [0, 1, 4096, 65_536, 70_000, (1 << 20) + 4096, 3 << 20] {
+            let content = bytes(len, len as u32);
+            let mut aligned = backend.allocate(&connectors::ChunkLayout::binary(len)).await.unwrap();
+            aligned.copy_from_slice(&content);
+            for (n, chunk) in [(1, aligned.freeze()), (2, MemoryObj::from(content.clone()))] {
+                for key in [key(n), object_key(n)] {
+                    store.put(&key, chunk.clone()).await.unwrap();
+                    // Through the page cache, and past it.
+                    assert!(cached.get(&key).await.unwrap().unwrap() == chunk, "{len}");
+                    assert!(store.get(&key).await.unwrap().unwrap() == chunk, "{len}");
+                    let mut odd = MemoryObjMut::zeroed(len + 1);
+                    assert_eq!(store.get_into(&key, &mut odd).await.unwrap(), Some(len));
+                    assert!(*odd == *chunk, "{len}");
+                    assert!(store.exists(&key).await.unwrap());
+                }
+            }
+        }
+        let all: Vec<CacheKey> = vec![key(1), key(3), key(2)];
+        let found = store.batched_get(&all).await;
+        assert!(found[0].is_ok() && matches!(found[1], Ok(None)) && found[2].is_ok());
+        drop(found);
+        store.close().await.unwrap();
+        assert_eq!(pool.stats().in_use, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_direct_read_leaves_nothing_in_the_page_cache() {
+    // `mincore` tells, and util-linux's `fincore` shows it: on a disk, not on a file system that is memory.
+    let place = Place::new();
+    let store = place.open("?save_chunk_meta=false&use_odirect=true").await;
+    let cached = place.open("?save_chunk_meta=false").await;
+    for store in [&store, &cached] {
+        store.put(&key(1), MemoryObj::from(bytes(1 << 20, 1))).await.unwrap();
+        store.get(&key(1)).await.unwrap().unwrap();
+        let pages = std::process::Command::new("fincore")
+            .args(["--noheadings", "--bytes", "--output", "RES"])
+            .arg(place.dir().join(file_name(1)))
+            .output()
+            .expect("`fincore` of util-linux is needed");
+        let resident: u64 = String::from_utf8_lossy(&pages.stdout).trim().parse().unwrap();
+        let is_memory = place.dir().starts_with("/dev/shm");
+        let expected = if std::ptr::eq(store, &raw const cached) || is_memory { 1 << 20 } else { 0 };
+        assert_eq!(resident, expected);
+    }
+}
+
+#[tokio::test]
+async fn o_direct_with_headers_is_refused_and_says_what_to_set() {
+    let config = |yaml| LMCacheEngineConfig::from_yaml(yaml).unwrap();
+    for (options, yaml, hint) in [
+        ("?use_odirect=true", "{}", "set `save_chunk_meta=false`"),
+        ("?use_odirect=true&save_chunk_meta=true", "{}", "set `save_chunk_meta=false`"),
+        ("?use_odirect=true&save_chunk_meta=false", "use_layerwise: true", "turn off `use_layerwise`"),
+    ] {
+        let e = connectors::builder(&Place::new().url(options)).config(config(yaml)).open().await.unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::InvalidOption);
+        assert!(e.to_string().contains("use_odirect") && e.to_string().contains(hint), "{e}");
+    }
+}
+
+#[tokio::test]
+async fn every_fsync_policy_stores_and_another_word_is_refused() {
+    for policy in ["never", "file", "full"] {
+        let place = Place::new();
+        let store = place.open(&format!("/deep/er?fsync={policy}&relative_tmp_dir=t")).await;
+        for n in 0..3 {
+            store.put(&key(n), kv(3, n)).await.unwrap();
+        }
+        assert!(store.remove(&key(0)).await.unwrap());
+        assert_eq!((store.get(&key(1)).await.unwrap(), keys(&store, "").await.len()), (Some(kv(3, 1)), 2));
+    }
+    let e = connectors::open(&Place::new().url("?fsync=always")).await.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::InvalidOption);
+    assert!(["never", "file", "full", "always"].iter().all(|word| e.to_string().contains(word)), "{e}");
+}
+
+#[tokio::test]
+async fn a_read_ahead_of_any_size_gives_the_same_bytes() {
+    let place = Place::new();
+    for size in [0, 1, 4096, 4999, 5000, 5001, u64::MAX] {
+        for meta in [true, false] {
+            let store = place.open(&format!("?read_ahead_size={size}&save_chunk_meta={meta}")).await;
+            store.put(&key(1), MemoryObj::from(bytes(5000, 1))).await.unwrap();
+            for found in store.batched_get(&[key(1), key(1)]).await {
+                assert_eq!(found.unwrap().as_deref(), Some(&bytes(5000, 1)[..]), "{size}");
+            }
+        }
+    }
+}
+
+/// Two directories that no file can be renamed between.
+fn two_file_systems() -> (tempfile::TempDir, tempfile::TempDir) {
+    use std::os::unix::fs::MetadataExt;
+    let all = [std::env::temp_dir(), "/dev/shm".into(), env!("CARGO_TARGET_TMPDIR").into(), "/var/tmp".into()];
+    let dev = |dir: &std::path::PathBuf| dir.metadata().map(|stat| stat.dev()).ok();
+    let first = dev(&all[0]).expect("a directory for temporary files");
+    let other = all.iter().find(|dir| dev(dir).is_some_and(|dev| dev != first));
+    let other = other.expect("this test needs two file systems, and all of these are on one: /tmp, /dev/shm, /var/tmp");
+    (tempfile::tempdir_in(&all[0]).unwrap(), tempfile::tempdir_in(other).unwrap())
+}
+
+#[tokio::test]
+async fn a_temporary_directory_on_another_file_system_is_refused() {
+    let (base, other) = two_file_systems();
+    let place = Place(base);
+    std::fs::create_dir(place.dir()).unwrap();
+    let late = place.open("?relative_tmp_dir=tmp").await;
+    std::os::unix::fs::symlink(other.path(), place.dir().join("tmp")).unwrap();
+    let e = connectors::open(&place.url("?relative_tmp_dir=tmp")).await.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::InvalidOption);
+    assert!(e.to_string().contains("is on another file system than"), "{e}");
+    // One that was made since the store was opened shows when a file is renamed.
+    let e = late.put(&key(1), kv(1, 1)).await.unwrap_err();
+    assert!(e.to_string().contains("`relative_tmp_dir` leads to another file system"), "{e}");
+    assert_eq!((files(other.path()).len(), files(&place.dir())), (0, vec!["tmp".to_owned()]));
+}
+
+#[tokio::test]
+async fn a_name_that_is_too_long_is_refused_before_any_file_is_made() {
+    let place = Place::new();
+    let store = place.open("").await;
+    let longest = store.capabilities().max_key_bytes.unwrap();
+    let of_length = |len: usize| -> CacheKey { format!("{}@1@0@ff@half", "m".repeat(len - 12)).parse().unwrap() };
+    let e = store.put(&of_length(longest + 1), kv(1, 1)).await.unwrap_err();
+    assert!(e.kind() == ErrorKind::InvalidKey && e.to_string().contains("256 bytes"), "{e}");
+    assert!(!place.dir().exists());
+    store.put(&of_length(longest), kv(1, 1)).await.unwrap();
+    assert_eq!(files(&place.dir())[0].len(), 255);
+}

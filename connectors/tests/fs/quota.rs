@@ -1,0 +1,202 @@
+//! `capacity`: the sum of all chunk files, whoever writes them.
+
+use std::fs::{File, FileTimes};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use connectors::{CacheKey, ErrorKind, MemoryObj, MemoryObjMut};
+
+use super::{Place, bytes, child, chunk_bytes, file_name, files, key, keys, object_key};
+
+/// The sum that the ledger has, if it can be trusted.
+pub(crate) fn ledger(dir: &Path) -> Option<u64> {
+    let text = std::fs::read_to_string(dir.join(".kvconn-quota")).unwrap();
+    text.strip_prefix('=').map(|rest| rest.split(' ').next().unwrap().parse().unwrap())
+}
+
+/// Makes a file's last use so many seconds ago.
+fn backdate(path: &Path, seconds: u64) {
+    let at = SystemTime::now() - Duration::from_secs(seconds);
+    File::options()
+        .write(true)
+        .open(path)
+        .unwrap()
+        .set_times(FileTimes::new().set_accessed(at).set_modified(at))
+        .unwrap();
+}
+
+/// A file of 1000 bytes with a header.
+fn thousand(seed: u32) -> MemoryObj {
+    MemoryObj::from(bytes(1000 - 28, seed))
+}
+
+#[tokio::test]
+async fn what_was_used_longest_ago_goes_first_and_a_get_is_a_use() {
+    // On a disk and in memory a use is noted in other ways; by each call that reads.
+    for dir in [std::env::temp_dir(), "/dev/shm".into()] {
+        let place = Place(tempfile::tempdir_in(dir).unwrap());
+        let store = place.open("?capacity=10000").await;
+        for n in 0..10 {
+            store.put(&key(n), thousand(n)).await.unwrap();
+            backdate(&place.dir().join(file_name(n)), 1000 - u64::from(n));
+        }
+        store.get(&key(0)).await.unwrap().unwrap();
+        store.get_into(&key(1), &mut MemoryObjMut::zeroed(1000)).await.unwrap().unwrap();
+        store.batched_get(&[key(2), key(3)]).await;
+        // Waits until the uses are noted.
+        store.close().await.unwrap();
+        let store = place.open("?capacity=10000").await;
+        store.put(&key(10), thousand(10)).await.unwrap();
+        let mut expected: Vec<String> = [0, 1, 2, 3, 6, 7, 8, 9, 10].map(|n| key(n).to_string()).into();
+        expected.sort();
+        assert_eq!(keys(&store, "").await, expected, "a tenth is made free");
+        assert_eq!(ledger(&place.dir()), Some(9000));
+    }
+}
+
+#[tokio::test]
+async fn a_chunk_larger_than_the_store_is_refused_with_both_sizes_and_evicts_nothing() {
+    let place = Place::new();
+    let store = place.open("?capacity=2000").await;
+    store.put(&key(1), thousand(1)).await.unwrap();
+    assert_eq!(store.capabilities().max_chunk_bytes, Some(2000 - 28));
+    let e = store.put(&key(2), MemoryObj::from(vec![0; 1973])).await.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::OutOfMemory);
+    assert!(e.to_string().contains("2001") && e.to_string().contains("2000"), "{e}");
+    assert!(store.exists(&key(1)).await.unwrap());
+    // One that fills the store does go in, and everything else goes.
+    store.put(&key(2), MemoryObj::from(vec![0; 1972])).await.unwrap();
+    assert_eq!(files(&place.dir()), [".kvconn-quota", &file_name(2)]);
+    let raw = place.open("?capacity=2000&save_chunk_meta=false").await;
+    assert_eq!(raw.capabilities().max_chunk_bytes, Some(2000));
+}
+
+#[tokio::test]
+async fn replacing_and_removing_a_chunk_frees_its_bytes() {
+    let place = Place::new();
+    let store = place.open("?capacity=3500").await;
+    for n in [1, 2, 3, 3, 3, 3] {
+        store.put(&key(n), thousand(n)).await.unwrap();
+    }
+    assert_eq!((keys(&store, "").await.len(), ledger(&place.dir())), (3, Some(3000)));
+    assert!(store.remove(&key(1)).await.unwrap() && !store.remove(&key(1)).await.unwrap());
+    assert_eq!(ledger(&place.dir()), Some(2000));
+    store.put(&key(4), thousand(4)).await.unwrap();
+    assert_eq!(keys(&store, "").await.len(), 3);
+}
+
+#[tokio::test]
+async fn files_that_others_wrote_count_and_go_and_what_is_no_chunk_stays() {
+    let place = Place::new();
+    let dir = place.dir();
+    std::fs::create_dir_all(dir.join("m@1@0@1@half.data")).unwrap();
+    // As LMCache leaves them: two chunks, one of multiprocess mode, and one that it did not finish.
+    for (name, age) in [("m@1@0@2@half.data", 500), ("m@0x01000100@0@0000000a.data", 400), ("m@1@0@3@half.tmp", 900)] {
+        std::fs::write(dir.join(name), [0; 1000]).unwrap();
+        backdate(&dir.join(name), age);
+    }
+    for name in ["notes.txt", "m@1@2@0a.data"] {
+        std::fs::write(dir.join(name), [0; 5000]).unwrap();
+        backdate(&dir.join(name), 900);
+    }
+    let store = place.open("?capacity=2500").await;
+    store.put(&key(1), thousand(1)).await.unwrap();
+    let stay = ["m@1@0@1@half.data", "m@1@0@3@half.tmp", "m@1@2@0a.data", "notes.txt"];
+    let new = file_name(1);
+    let mut expected = [&stay[..], &[".kvconn-quota", &new, "m@0x01000100@0@0000000a.data"]].concat();
+    expected.sort();
+    assert_eq!(files(&dir), expected);
+    store.put(&object_key(2), MemoryObj::from(vec![1; 1000])).await.unwrap();
+    assert!(!dir.join("m@0x01000100@0@0000000a.data").exists());
+    assert_eq!(ledger(&dir), Some(2000));
+}
+
+#[tokio::test]
+async fn several_base_paths_have_one_quota() {
+    let place = Place::new();
+    let (a, b) = (place.path("a"), place.path("b"));
+    let store = connectors::open(&format!("fs://{},{}?capacity=4500", a.display(), b.display())).await.unwrap();
+    for n in 0..20 {
+        store.put(&key(n), thousand(n)).await.unwrap();
+        assert!(chunk_bytes(&a) + chunk_bytes(&b) <= 4500);
+    }
+    assert!(chunk_bytes(&a) >= 1000 && chunk_bytes(&b) >= 1000);
+    assert!(a.join(".kvconn-quota").exists() && !b.join(".kvconn-quota").exists());
+}
+
+#[tokio::test]
+async fn a_ledger_that_is_wrong_lost_or_half_written_is_found_out() {
+    let place = Place::new();
+    let store = place.open("?capacity=5000").await;
+    let ledger_path = place.dir().join(".kvconn-quota");
+    for n in 0..4 {
+        store.put(&key(n), thousand(n)).await.unwrap();
+    }
+    let whole = std::fs::read(&ledger_path).unwrap();
+    let killed_meanwhile = [b"?", &whole[1..]].concat();
+    for (n, text) in [(10, killed_meanwhile), (20, Vec::new()), (30, whole[..9].to_vec()), (40, b"nonsense".to_vec())] {
+        // Another's file, which the ledger does not know.
+        std::fs::write(place.dir().join(file_name(n)), vec![0; 1000]).unwrap();
+        std::fs::write(&ledger_path, text).unwrap();
+        store.put(&key(n + 1), thousand(n)).await.unwrap();
+        let sum = chunk_bytes(&place.dir());
+        assert!(sum <= 5000 && ledger(&place.dir()) == Some(sum), "{sum}");
+    }
+    std::fs::remove_file(&ledger_path).unwrap();
+    store.put(&key(50), thousand(50)).await.unwrap();
+    assert_eq!(ledger(&place.dir()), Some(chunk_bytes(&place.dir())));
+}
+
+#[tokio::test]
+async fn a_store_of_no_bytes_is_refused() {
+    let e = connectors::open(&Place::new().url("?capacity=0")).await.unwrap_err();
+    assert!(e.kind() == ErrorKind::InvalidOption && e.to_string().contains("capacity"), "{e}");
+}
+
+#[test]
+fn the_quota_holds_at_every_moment_while_four_processes_write() {
+    const CAPACITY: u64 = 1_000_000;
+    let place = Place::new();
+    let url = place.url(&format!("?capacity={CAPACITY}"));
+    let mut writers: Vec<_> = (1..=4).map(|seed| child::command("put_and_get", &url, seed).spawn().unwrap()).collect();
+    let lines: Vec<_> = writers.iter_mut().map(child::lines).collect();
+    let (mut looks, mut most) = (0, 0);
+    while writers.iter_mut().any(|writer| writer.try_wait().unwrap().is_none()) {
+        // Without the lock this look would see files of different moments.
+        let Ok(ledger) = File::open(place.dir().join(".kvconn-quota")) else { continue };
+        ledger.lock_shared().unwrap();
+        let sum = chunk_bytes(&place.dir());
+        ledger.unlock().unwrap();
+        assert!(sum <= CAPACITY, "{sum}");
+        (looks, most) = (looks + 1, most.max(sum));
+        // Leaves the lock to the writers.
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    for (writer, lines) in writers.iter_mut().zip(lines) {
+        assert!(writer.wait().unwrap().success(), "{:?}", lines.collect::<Vec<_>>());
+    }
+    assert!(looks > 10 && most > CAPACITY * 8 / 10, "{looks} looks, at most {most} bytes");
+    assert_eq!(ledger(&place.dir()), Some(chunk_bytes(&place.dir())));
+    let rest: Vec<_> = files(&place.dir()).into_iter().filter(|name| !name.ends_with(".data")).collect();
+    assert_eq!(rest, [".kvconn-quota"], "no temporary file is left");
+}
+
+#[tokio::test]
+async fn what_is_evicted_while_it_is_read_is_read_whole() {
+    let place = Place::new();
+    let store = place.open("?capacity=3000000").await;
+    let chunk = |n| MemoryObj::from(bytes(1 << 20, n));
+    let reading: Vec<CacheKey> = (0..2).map(key).collect();
+    for round in 0..20 {
+        store.batched_put(&[(key(0), chunk(0)), (key(1), chunk(1))]).await;
+        let reads = store.batched_get(&reading);
+        let puts = [(key(2 + round), chunk(9)), (key(100 + round), chunk(9))];
+        let writes = store.batched_put(&puts);
+        let (found, written) = futures::join!(reads, writes);
+        assert!(written.iter().all(Result::is_ok), "{written:?}");
+        for (n, found) in found.into_iter().enumerate() {
+            assert!(found.unwrap().is_none_or(|found| found == chunk(n as u32)));
+        }
+        assert!(chunk_bytes(&place.dir()) <= 3_000_000);
+    }
+}

@@ -1,0 +1,92 @@
+//! Disks that are full and directories that nobody may write into.
+
+use std::process::{Child, Command};
+
+use connectors::ErrorKind;
+
+use super::{Place, child, file_name, files, key, kv};
+
+/// What the process said how its put ended.
+fn answer(mut child: Child) -> String {
+    let said: Vec<String> = child::lines(&mut child).collect();
+    assert!(child.wait().unwrap().success(), "{said:?}");
+    said[0].clone()
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_grow_is_an_error_and_leaves_the_old_chunk_and_no_other_file() {
+    for options in ["", "?capacity=9000000", "?save_chunk_meta=false&use_odirect=true", "?fsync=full"] {
+        let place = Place::new();
+        let store = place.open(options).await;
+        store.put(&key(1), kv(9, 1)).await.unwrap();
+        let old = std::fs::read(place.dir().join(file_name(1))).unwrap();
+        // No file may have more than 256 or, by another shell's count, 512 blocks of 512 bytes; the signal that would end
+        // the process is ignored, so that the write fails as on a full disk, after a part was written.
+        let put = |bytes| {
+            let mut limited = Command::new("sh");
+            limited
+                .args(["-c", "trap '' XFSZ; ulimit -f 256; exec \"$0\" \"$@\""])
+                .arg(std::env::current_exe().unwrap());
+            child::job(&mut limited, "put_one", &place.url(options), bytes);
+            answer(limited.spawn().unwrap())
+        };
+        let said = put(1 << 20);
+        assert!(said.starts_with("io: ") && said.contains("cannot write"), "{options}: {said}");
+        assert_eq!(std::fs::read(place.dir().join(file_name(1))).unwrap(), old);
+        assert_eq!(files(&place.dir()).iter().filter(|name| name.ends_with(".tmp")).count(), 0);
+        assert_eq!(put(4096), "done", "the store works on");
+    }
+}
+
+#[tokio::test]
+async fn a_directory_that_may_only_be_read_is_denied_to_writers_and_serves_readers() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::os::unix::process::CommandExt;
+    let place = Place::new();
+    place.open("").await.put(&key(2), kv(1, 1)).await.unwrap();
+    // Permissions do not bind root.
+    let is_root = place.dir().metadata().unwrap().uid() == 0;
+    let mode = |path: &std::path::Path, bits| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(bits)).unwrap();
+    };
+    mode(place.0.path(), 0o755);
+    mode(&place.dir(), 0o555);
+    let program = if is_root {
+        // Nobody does it, with a copy of this program where nobody can reach it.
+        let copy = place.path("program");
+        std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+        mode(&copy, 0o755);
+        copy
+    } else {
+        std::env::current_exe().unwrap()
+    };
+    for options in ["", "?capacity=9000000", "?relative_tmp_dir=tmp"] {
+        let mut writer = Command::new(&program);
+        if is_root {
+            writer.uid(65_534).gid(65_534).current_dir("/");
+        }
+        child::job(&mut writer, "put_one", &place.url(options), 100);
+        let said = answer(writer.spawn().unwrap());
+        assert!(said.starts_with("denied: "), "{options}: {said}");
+    }
+    assert_eq!(files(&place.dir()), [file_name(2)]);
+    assert_eq!(place.open("").await.get(&key(2)).await.unwrap(), Some(kv(1, 1)));
+    mode(&place.dir(), 0o755);
+}
+
+#[tokio::test]
+async fn a_base_path_that_cannot_be_a_directory_is_refused_when_the_store_is_opened() {
+    let place = Place::new();
+    std::fs::write(place.path("file"), "").unwrap();
+    for base in [place.path("file"), place.path("file/below"), "/proc/kvconn".into()] {
+        let opened = connectors::open(&format!("fs://{}", base.display())).await;
+        match opened {
+            Err(e) => assert!(matches!(e.kind(), ErrorKind::Io | ErrorKind::Denied), "{e}"),
+            // Root may write into /proc, by its mode; the first put knows better.
+            Ok(store) => {
+                let e = store.put(&key(1), kv(1, 1)).await.unwrap_err();
+                assert!(matches!(e.kind(), ErrorKind::Io | ErrorKind::Denied), "{e}");
+            }
+        }
+    }
+}
