@@ -490,6 +490,23 @@ async fn real_stores_stand_in_front_and_behind_and_the_list_has_no_key_twice() {
 }
 
 #[tokio::test]
+async fn a_key_that_the_back_cannot_name_stays_in_front_and_holds_up_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let fs = format!("fs%3A%2F%2F{}", dir.path().display().to_string().replace('/', "%2F"));
+    let url = format!("tiered://?front=memory%3A%2F%2F&back={fs}&mode=write_back");
+    let connector = connectors::open(&url).await.unwrap();
+    // Each `/` takes five bytes of a file's name: only the back itself knows that this is too long for it.
+    let long: CacheKey = format!("{}m@1@0@ff@half", "a/".repeat(60)).parse().unwrap();
+    connector.put(&long, chunk(1)).await.unwrap();
+    connector.put(&key(2), chunk(2)).await.unwrap();
+    assert_eq!(connector.get(&long).await.unwrap().unwrap(), chunk(1));
+    assert!(connector.remove(&long).await.unwrap());
+    connector.put(&long, chunk(1)).await.unwrap();
+    connector.close().await.unwrap();
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "the other chunk was written");
+}
+
+#[tokio::test]
 async fn urls_that_are_missing_or_wrong_say_which_and_no_password() {
     for (url, says) in [
         ("tiered://", "does not name its `front`"),

@@ -211,7 +211,8 @@ impl RemoteConnector for TieredConnector {
             keys => tiers.back.batched_exists(keys).await,
         }
         .into_iter();
-        there.into_iter().map(|t| if t { Ok(true) } else { far.next().unwrap_or(Ok(false)) }).collect()
+        let answer = |near| if near { Ok(true) } else { tiers.from_back(far.next().unwrap_or(Ok(false))) };
+        there.into_iter().map(answer).collect()
     }
 
     async fn batched_contains(&self, keys: &[CacheKey]) -> Result<usize> {

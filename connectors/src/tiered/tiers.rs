@@ -38,6 +38,15 @@ impl Tiers {
         })
     }
 
+    /// What the back answers. With `write_back`, a key that it cannot even name may have been put all the same, and be gone
+    /// from the front: then it is a miss.
+    pub(super) fn from_back<T: Default>(&self, answer: Result<T>) -> Result<T> {
+        match answer {
+            Err(e) if e.kind() == ErrorKind::InvalidKey && self.buffer.is_some() => Ok(T::default()),
+            other => other,
+        }
+    }
+
     /// The chunk that waits for the back.
     pub(super) fn buffered(&self, key: &CacheKey) -> Option<MemoryObj> {
         self.buffer.as_ref()?.get(key)

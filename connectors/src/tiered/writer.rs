@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use connector_core::{Error, Result};
+use connector_core::{CacheKey, Error, ErrorKind, Result};
 use futures::future::select;
 use futures::stream::{self, StreamExt};
 use tokio::time::sleep;
@@ -26,7 +26,7 @@ pub(super) async fn write_on(tiers: Arc<Tiers>) {
     let mut writer = buffer.writer();
     while let Some((again, write)) = writer.next() {
         writer = again;
-        let answer = tiers.back.put(&write.key, write.chunk.clone()).await;
+        let answer = settled(&write.key, tiers.back.put(&write.key, write.chunk.clone()).await);
         let failed = answer.as_ref().err().map(|e| e.again());
         let key = write.key.clone();
         write.end(answer);
@@ -46,6 +46,23 @@ pub(super) async fn write_on(tiers: Arc<Tiers>) {
     // The last one has ended with `None`.
 }
 
+/// What the back refuses for good (a key that cannot be its file's name) would wait for ever: it is given up, and stays in
+/// the front as long as there is room. Most of it is refused when it is put, by what the back says it can do.
+fn settled(key: &CacheKey, answer: Result<()>) -> Result<()> {
+    match answer {
+        Err(error) if refuses(&error) => {
+            tracing::error!(%key, %error, "the store behind refuses the chunk: it stays in front only");
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+/// Whether the error is about this key or chunk, and not about the store.
+fn refuses(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::InvalidKey | ErrorKind::InvalidInput | ErrorKind::Unsupported)
+}
+
 /// Writes everything; if the back fails, each chunk is tried once.
 pub(super) async fn flush(tiers: &Tiers, buffer: &Buffer) -> Result<()> {
     buffer.end();
@@ -53,7 +70,7 @@ pub(super) async fn flush(tiers: &Tiers, buffer: &Buffer) -> Result<()> {
     let tries = buffer.rest().0;
     let errors = stream::iter(0..tries).map(|_| async {
         let write = buffer.next()?;
-        let answer = tiers.back.put(&write.key, write.chunk.clone()).await;
+        let answer = settled(&write.key, tiers.back.put(&write.key, write.chunk.clone()).await);
         let error = answer.as_ref().err().map(Error::again);
         write.end(answer);
         error
