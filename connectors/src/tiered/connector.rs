@@ -211,7 +211,7 @@ impl RemoteConnector for TieredConnector {
             keys => tiers.back.batched_exists(keys).await,
         }
         .into_iter();
-        let answer = |near| if near { Ok(true) } else { tiers.from_back(far.next().unwrap_or(Ok(false))) };
+        let answer = |near| if near { Ok(true) } else { tiers.behind(far.next().unwrap_or(Ok(false))) };
         there.into_iter().map(answer).collect()
     }
 

@@ -67,7 +67,7 @@ impl Tiers {
             if let Some(chunk) = self.buffered(key) {
                 return vec![(Ok(Some(chunk)), true)];
             }
-            return vec![(self.from_back(self.back.get(key).await).map_err(Arc::new), true)];
+            return vec![(self.behind(self.back.get(key).await).map_err(Arc::new), true)];
         }
         let keys: Vec<CacheKey> = flights.iter().map(|flight| flight.key().clone()).collect();
         let mut found: Vec<Option<(Found, bool)>> =
@@ -84,7 +84,7 @@ impl Tiers {
         if !missing.is_empty() {
             let (places, keys): (Vec<usize>, Vec<CacheKey>) = missing.into_iter().unzip();
             for (n, answer) in places.into_iter().zip(self.back.batched_get(&keys).await) {
-                found[n] = Some((self.from_back(answer).map_err(Arc::new), true));
+                found[n] = Some((self.behind(answer).map_err(Arc::new), true));
             }
         }
         found.into_iter().map(|f| f.unwrap_or_else(|| (Err(Arc::new(lost())), false))).collect()

@@ -40,7 +40,7 @@ impl Tiers {
 
     /// What the back answers. With `write_back`, a key that it cannot even name may have been put all the same, and be gone
     /// from the front: then it is a miss.
-    pub(super) fn from_back<T: Default>(&self, answer: Result<T>) -> Result<T> {
+    pub(super) fn behind<T: Default>(&self, answer: Result<T>) -> Result<T> {
         match answer {
             Err(e) if e.kind() == ErrorKind::InvalidKey && self.buffer.is_some() => Ok(T::default()),
             other => other,

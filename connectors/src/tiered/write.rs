@@ -112,7 +112,7 @@ impl Tiers {
             None => false,
         };
         let in_front = self.take_out(key).await;
-        let in_back = self.from_back(self.back.remove(key).await)?;
+        let in_back = self.behind(self.back.remove(key).await)?;
         Ok(in_back || in_front || waited)
     }
 }
