@@ -2,8 +2,9 @@
 
 mod controlled;
 
+use std::cell::RefCell;
 use std::io::Write;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Once};
 
 use connectors::{CacheKey, Connector, ErrorKind, LMCacheEngineConfig, MemoryObj, MemoryObjMut};
 use controlled::{Control, control};
@@ -23,13 +24,17 @@ async fn audited(name: &str, options: &str) -> (Connector, Arc<Control>) {
     (connectors::open(&url).await.unwrap(), control(name))
 }
 
-/// What is logged on this thread.
-#[derive(Clone, Default)]
-struct Events(Arc<Mutex<Vec<u8>>>);
+thread_local! {
+    /// What was logged on this thread: each test has its own.
+    static LOGGED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
-impl Write for Events {
+/// Writes to this thread's log.
+struct Here;
+
+impl Write for Here {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend(bytes);
+        LOGGED.with_borrow_mut(|log| log.extend(bytes));
         Ok(bytes.len())
     }
     fn flush(&mut self) -> std::io::Result<()> {
@@ -37,17 +42,21 @@ impl Write for Events {
     }
 }
 
+/// The events of this test.
+struct Events;
+
 impl Events {
-    fn collect() -> (Self, tracing::subscriber::DefaultGuard) {
-        let events = Self::default();
-        let writer = events.clone();
-        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-        (events, tracing::subscriber::set_default(subscriber))
+    /// One subscriber for all tests: with one each, a test that begins can make another one miss an event.
+    fn collect() -> Self {
+        static SET: Once = Once::new();
+        SET.call_once(|| tracing_subscriber::fmt().with_ansi(false).with_writer(|| Here).init());
+        LOGGED.take();
+        Self
     }
 
     /// The events so far; then none.
     fn take(&self) -> Vec<String> {
-        let bytes = std::mem::take(&mut *self.0.lock().unwrap());
+        let bytes = LOGGED.take();
         String::from_utf8(bytes).unwrap().lines().filter(|l| l.contains("kvconn::audit")).map(str::to_owned).collect()
     }
 }
@@ -107,7 +116,7 @@ async fn a_chunk_that_changed_is_corrupt_names_both_checksums_and_is_never_given
     for (name, options) in [("changed-b", "&verify=true"), ("changed-x", "&verify_checksum=1&checksum=xxh3")] {
         for len in [1000, 3 << 20] {
             let (connector, behind) = audited(name, options).await;
-            let (events, _guard) = Events::collect();
+            let events = Events::collect();
             connector.put(&key(1), chunk(1, len)).await.unwrap();
             assert_eq!(connector.get(&key(1)).await.unwrap().unwrap(), chunk(1, len));
             let right = events.take();
@@ -144,7 +153,7 @@ async fn a_chunk_that_changed_is_corrupt_names_both_checksums_and_is_never_given
 #[tokio::test]
 async fn without_verify_a_chunk_that_changed_is_given_out_with_its_checksum_in_the_log() {
     let (connector, behind) = audited("calc", "&calc_checksum=true").await;
-    let (events, _guard) = Events::collect();
+    let events = Events::collect();
     connector.put(&key(1), chunk(1, 10)).await.unwrap();
     behind.store(&key(1), chunk(2, 10));
     assert_eq!(connector.get(&key(1)).await.unwrap().unwrap(), chunk(2, 10));
@@ -234,7 +243,7 @@ async fn every_operation_is_logged_with_its_outcome_and_excluded_ones_are_not() 
     for (name, excluded) in [("logged", ""), ("excluded", "&exclude_cmds=exists,get,batched_async_contains,unheard_of")]
     {
         let (connector, behind) = audited(name, excluded).await;
-        let (events, _guard) = Events::collect();
+        let events = Events::collect();
         let mut memory = MemoryObjMut::zeroed(10);
         connector.put(&key(1), chunk(1, 10)).await.unwrap();
         connector.exists(&key(1)).await.unwrap();

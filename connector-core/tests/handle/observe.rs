@@ -1,7 +1,7 @@
 //! What metrics and spans say of a call.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::scripted::{CHUNK, LOST, Scripted, Step};
@@ -113,32 +113,28 @@ fn retries_and_a_lost_store_are_counted() {
 
 #[test]
 fn a_span_names_connector_operation_and_key() {
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-    impl std::io::Write for Lines {
+    thread_local! {
+        static LOGGED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+    struct Here;
+    impl std::io::Write for Here {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
+            LOGGED.with_borrow_mut(|log| log.extend(bytes));
             Ok(bytes.len())
         }
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
         }
     }
-    let lines = Lines::default();
-    let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::DEBUG)
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .finish();
-    tracing::subscriber::with_default(subscriber, || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let connector = Connector::new("acme.kv/Acme", Scripted::new([Step::Fail(ErrorKind::Corrupt, false)]));
-            assert!(connector.get(&key("there")).await.is_err());
-        });
+    // For the whole process: with a subscriber of a thread, tests that begin or end meanwhile can make it miss an event.
+    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_ansi(false);
+    subscriber.with_writer(|| Here).init();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let connector = Connector::new("acme.kv/Acme", Scripted::new([Step::Fail(ErrorKind::Corrupt, false)]));
+        assert!(connector.get(&key("there")).await.is_err());
     });
-    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let text = String::from_utf8(LOGGED.take()).unwrap();
     let wanted =
         r#"kvconn{connector="acme.kv/Acme" operation="get" key="there@1@0@ff@half"}: connector_core::call: failed"#;
     assert!(text.contains(wanted) && text.contains("kind=\"corrupt\""), "{text}");
