@@ -70,7 +70,7 @@ async fn create_entry(entry: &'static crate::registry::ConnectorEntry, ctx: Conn
             crate::options::check_query(ctx.url(), &schema)?;
         }
         match entry.create(ctx.clone()) {
-            Some(created) => Ok(Connector::over(&*name, crate::layer::all(&ctx, &name, created.await?)?)),
+            Some(created) => created.await.map(|connector| Connector::over(&*name, connector)),
             None => Err(crate::Error::new(crate::ErrorKind::NotFound, "this entry makes no connector")),
         }
     };

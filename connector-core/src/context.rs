@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::adapter::PluginAdapter;
 use crate::allocator::LocalCpuBackend;
 use crate::config::LMCacheEngineConfig;
 use crate::connector::Connector;
@@ -33,6 +34,8 @@ struct Parts {
     /// Whether another store opened this one.
     behind: bool,
     layer_options: LayerOptions,
+    /// Those of the URLs that led here.
+    layers_of_urls: LayerOptions,
     layers: Vec<Arc<dyn DynLayer>>,
 }
 
@@ -120,9 +123,13 @@ impl ConnectorContext {
         options::read(&self.0.url, &self.0.config, self.plugin_name())
     }
 
-    /// The same context for another URL: how an adapter opens the store that it chose.
+    /// The same context for another URL: how an adapter opens the store that it chose. The [layers](crate::layer) that this
+    /// URL asks for are put around that store, where its own URL does not say otherwise.
     pub fn with_url(&self, url: RemoteUrl) -> Self {
         self.changed(|parts| {
+            // A wrong option was reported when that URL was opened.
+            let of_url = options::read_layers(&parts.url, None, None).unwrap_or_default();
+            parts.layers_of_urls = of_url.or(&parts.layers_of_urls);
             parts.url = url;
             parts.entry = None;
             parts.depth += 1;
@@ -138,6 +145,7 @@ impl ConnectorContext {
         self.with_url(url)
             .changed(|parts| {
                 parts.plugin_name = None;
+                parts.layers_of_urls = LayerOptions::default();
                 parts.behind = true;
             })
             .open()
@@ -161,13 +169,16 @@ impl ConnectorContext {
         Box::pin(manager.create_connector(self)).await
     }
 
-    /// What puts layers around this store: its URL, and unless another store opened it, the configuration and the builder.
+    /// What puts layers around this store: its URL, the URLs that led to it, and unless another store opened it, the
+    /// configuration and the builder.
     pub(crate) fn layer_options(&self) -> Result<LayerOptions> {
+        let set = options::read_layers(&self.0.url, None, None)?.or(&self.0.layers_of_urls);
         if self.0.behind {
-            return options::read_layers(&self.0.url, None, None);
+            return Ok(set);
         }
-        let set: LayerOptions = options::read_layers(&self.0.url, Some(&self.0.config), self.plugin_name())?;
-        Ok(set.or(&self.0.layer_options))
+        let plugin = self.plugin_name().or_else(|| PluginAdapter::name_of(&self.0.url));
+        let all = options::read_layers(&self.0.url, Some(&self.0.config), plugin)?;
+        Ok(set.or(&all).or(&self.0.layer_options))
     }
 
     /// The layers that the builder adds, innermost first.
@@ -251,6 +262,7 @@ impl ContextBuilder {
             depth: 0,
             behind: false,
             layer_options: self.layer_options,
+            layers_of_urls: LayerOptions::default(),
             layers: self.layers,
         })))
     }

@@ -23,8 +23,8 @@
 //! // Right: each try has its own time, and a refusal by the breaker is not tried again.
 //! let layers = (
 //!     LimitLayer::new(64),
-//!     BreakerLayer::new(5, Duration::from_secs(10)),
-//!     RetryLayer::new(2),
+//!     BreakerLayer::new(5, Duration::from_secs(10)).named("acme.kv/AcmeConnector"),
+//!     RetryLayer::new(2).named("acme.kv/AcmeConnector"),
 //!     TimeoutLayer::new(Duration::from_millis(500)),
 //! );
 //! connector_core::Connector::new("acme.kv/AcmeConnector", layers.layer(store))
@@ -66,13 +66,17 @@ pub use retry::{Retry, RetryLayer};
 pub use stack::BoxConnector;
 pub use timeout::{Timeout, TimeoutLayer};
 
-pub(crate) use options::{all, is_layer_option};
+pub(crate) use options::{Layers, NAMES, is_layer_option};
 pub(crate) use stack::DynLayer;
 
 use crate::connector::RemoteConnector;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Something that can be put around a connector.
+///
+/// A layer of one's own is a connector that holds another one and forwards every method: one that is forgotten falls back to
+/// the trait's default, and passes over what the store does better. `#[deny(clippy::missing_trait_methods)]` on its
+/// `impl RemoteConnector` finds those.
 pub trait Layer<C: RemoteConnector> {
     /// The connector with the layer around it.
     type Layered: RemoteConnector;
@@ -86,8 +90,18 @@ trait Answer: Send {
     /// The answer of an operation on `keys` keys that failed as a whole.
     fn failed(error: Error, keys: usize) -> Self;
 
-    /// The error, if nothing of it succeeded.
-    fn error(&self) -> Option<&Error>;
+    /// What it says about the store.
+    fn verdict(&self) -> Verdict<'_>;
+}
+
+/// What an answer says about the store.
+enum Verdict<'a> {
+    /// It is there: it answered.
+    Found,
+    /// It could not be reached.
+    Lost(&'a Error),
+    /// Nothing: the call may have failed before it came that far (a key that no store takes, a pool without memory).
+    Nothing,
 }
 
 impl<T: Send> Answer for Result<T> {
@@ -95,8 +109,15 @@ impl<T: Send> Answer for Result<T> {
         Err(error)
     }
 
-    fn error(&self) -> Option<&Error> {
-        self.as_ref().err()
+    fn verdict(&self) -> Verdict<'_> {
+        match self {
+            Ok(_) => Verdict::Found,
+            Err(e) => match e.kind() {
+                ErrorKind::Unavailable | ErrorKind::Timeout => Verdict::Lost(e),
+                ErrorKind::Corrupt | ErrorKind::Denied => Verdict::Found,
+                _ => Verdict::Nothing,
+            },
+        }
     }
 }
 
@@ -105,11 +126,13 @@ impl<T: Send> Answer for Vec<Result<T>> {
         (0..keys).map(|_| Err(error.again())).collect()
     }
 
-    fn error(&self) -> Option<&Error> {
-        if self.iter().any(Result::is_ok) {
-            return None;
-        }
-        self.first().and_then(Answer::error)
+    /// One key that was answered tells that the store is there.
+    fn verdict(&self) -> Verdict<'_> {
+        self.iter().fold(Verdict::Nothing, |so_far, answer| match (so_far, answer.verdict()) {
+            (Verdict::Found, _) | (_, Verdict::Found) => Verdict::Found,
+            (Verdict::Lost(e), _) | (_, Verdict::Lost(e)) => Verdict::Lost(e),
+            _ => Verdict::Nothing,
+        })
     }
 }
 

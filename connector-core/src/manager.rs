@@ -6,6 +6,7 @@ use crate::Result;
 use crate::adapter::{ConnectorAdapter, DynAdapter, ExternalConnectorAdapter, PluginAdapter, SchemeAdapter};
 use crate::connector::Connector;
 use crate::context::{ConnectorContext, ContextBuilder};
+use crate::layer::Layers;
 use crate::registry;
 
 /// Finds the adapter of a URL and has it make the connector: LMCache's `ConnectorManager`.
@@ -61,7 +62,13 @@ impl ConnectorManager {
     pub async fn create_connector(&self, ctx: ConnectorContext) -> Result<Connector> {
         let ctx = ctx.with_manager(self);
         match self.adapters.iter().find(|a| a.can_parse(ctx.url())) {
-            Some(adapter) => adapter.create_connector(ctx).await,
+            Some(adapter) => {
+                // Checked first: a connector that is opened and then dropped may leave something behind.
+                let layers = Layers::of(&ctx).map_err(|e| e.with_operation("open"))?;
+                let handle = ctx.handle().clone();
+                let connector = adapter.create_connector(ctx).await?;
+                Ok(connector.layered(&handle, |name, inner| layers.around(name, inner)))
+            }
             None => Err(registry::index().no_scheme(ctx.url().scheme())),
         }
     }

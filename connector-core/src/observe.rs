@@ -1,8 +1,8 @@
 //! What can be seen of every connector: spans and metrics, always on, outside of all layers.
 //!
 //! A call is one `tracing` span `kvconn` of level DEBUG, target `connector_core::call`, with the fields `connector`, `operation` and, for an
-//! operation on one key, `key`. A failure is an event of level DEBUG in it: who asked has the error, and knows better
-//! what it is worth.
+//! operation on one key, `key`. A failure is an event of level DEBUG in it, one for each key that failed: who asked has
+//! the error, and knows better what it is worth.
 //!
 //! Metrics go to the recorder of the [`metrics`](https://docs.rs/metrics) facade that the program has installed when the
 //! connector has its first call of an operation. Labels are `connector` (`module/Name`), `operation` (the method's name) and
@@ -33,7 +33,7 @@ use tracing::Span;
 use crate::chunk::MemoryObj;
 use crate::connector::Operation;
 use crate::key::CacheKey;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Counter of calls that ended, by `result`.
 pub const CALLS: &str = "kvconn_calls_total";
@@ -151,37 +151,55 @@ impl Instruments {
         vec![Label::new("connector", self.connector.clone()), Label::from_static_parts("operation", operation.as_str())]
     }
 
-    /// Counts one failure.
+    /// Counts failures of one kind.
     #[cold]
-    pub(crate) fn failed(&self, operation: Operation, error: &Error) {
+    fn failed(&self, operation: Operation, kind: ErrorKind, n: u64) {
         let mut labels = self.labels(operation);
-        labels.push(Label::from_static_parts("kind", error.kind().as_str()));
-        metrics::counter!(ERRORS, labels).increment(1);
-        tracing::debug!(target: "connector_core::call", kind = error.kind().as_str(), %error, "failed");
+        labels.push(Label::from_static_parts("kind", kind.as_str()));
+        metrics::counter!(ERRORS, labels).increment(n);
     }
+}
+
+#[cold]
+fn log_failure(error: &Error, key: Option<&CacheKey>) {
+    let (kind, key) = (error.kind().as_str(), key.map(CacheKey::as_str));
+    tracing::debug!(target: "connector_core::call", kind, key, %error, "failed");
 }
 
 impl Observed<'_> {
     /// The call has this answer.
-    pub(crate) fn end<T: Answered>(&mut self, answer: &Result<T>) {
+    pub(crate) fn end<T: Answered>(&mut self, answer: &Result<T>, key: Option<&CacheKey>) {
         let mut tally = Tally::default();
         match answer {
             Ok(value) => value.tally(&mut tally),
-            Err(e) => self.instruments.failed(self.operation, e),
+            Err(e) => {
+                log_failure(e, key);
+                self.instruments.failed(self.operation, e.kind(), 1);
+            }
         }
         self.count(answer.is_ok(), &tally);
     }
 
     /// The batch has these answers.
-    pub(crate) fn end_batch<T: Answered>(&mut self, answers: &[Result<T>]) {
+    pub(crate) fn end_batch<'k, T: Answered>(&mut self, answers: &[Result<T>], key: impl Fn(usize) -> &'k CacheKey) {
         let mut tally = Tally::default();
-        for answer in answers {
+        let mut failures: Vec<(ErrorKind, u64)> = Vec::new();
+        for (i, answer) in answers.iter().enumerate() {
             match answer {
                 Ok(value) => value.tally(&mut tally),
-                Err(e) => self.instruments.failed(self.operation, e),
+                Err(e) => {
+                    log_failure(e, Some(key(i)));
+                    match failures.iter_mut().find(|(kind, _)| *kind == e.kind()) {
+                        Some((_, n)) => *n += 1,
+                        None => failures.push((e.kind(), 1)),
+                    }
+                }
             }
         }
-        self.count(answers.iter().all(Result::is_ok), &tally);
+        for (kind, n) in &failures {
+            self.instruments.failed(self.operation, *kind, *n);
+        }
+        self.count(failures.is_empty(), &tally);
     }
 
     fn count(&mut self, ok: bool, tally: &Tally) {

@@ -39,8 +39,9 @@ mod schema;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use crate::adapter::PLUGIN_KEY_PREFIX;
 use crate::config::LMCacheEngineConfig;
-use crate::layer::{LayerOptions, is_layer_option};
+use crate::layer::{LayerOptions, NAMES, is_layer_option};
 use crate::registry::did_you_mean;
 use crate::url::{RemoteUrl, redact};
 use crate::{Error, ErrorKind, Result};
@@ -120,7 +121,7 @@ fn fill<O: ConnectorOptions>(
     let extra = config.map_or(&nothing, LMCacheEngineConfig::extra_config);
     let mut prefixes: Vec<String> = Vec::new();
     if let Some(plugin) = plugin_name {
-        prefixes.push(format!("{}{plugin}.", crate::adapter::PLUGIN_KEY_PREFIX));
+        prefixes.push(format!("{}{plugin}.", PLUGIN_KEY_PREFIX));
     }
     if !O::EXTRA_CONFIG_PREFIX.is_empty() {
         prefixes.push(O::EXTRA_CONFIG_PREFIX.to_owned());
@@ -194,11 +195,20 @@ impl OptionsSchema {
         if self.option(name).is_some() {
             return Ok(());
         }
-        let guess = did_you_mean(name, self.options().iter().map(|o| o.name.as_str()));
+        let own = self.options().iter().map(|o| o.name.as_str());
+        // In a URL and among a plugin's keys stand every connector's options, too.
+        let shared: &[&str] = if prefix.is_empty() || prefix.starts_with(PLUGIN_KEY_PREFIX) { &NAMES } else { &[] };
+        let guess = did_you_mean(name, own.clone().chain(shared.iter().copied()));
         let guess = if prefix.is_empty() { guess } else { guess.replace("mean `", &format!("mean `{prefix}")) };
-        let known: Vec<&str> = self.options().iter().map(|o| o.name.as_str()).collect();
-        let known =
-            if known.is_empty() { "it has none".to_owned() } else { format!("its options are {}", known.join(", ")) };
+        let own: Vec<&str> = own.collect();
+        let mut known = if own.is_empty() {
+            "it has none of its own".to_owned()
+        } else {
+            format!("its options are {}", own.join(", "))
+        };
+        if !shared.is_empty() {
+            known.push_str(&format!("; every connector has {}", shared.join(", ")));
+        }
         Err(Error::new(ErrorKind::InvalidOption, format!("unknown {what} `{prefix}{name}`{guess}")).with_hint(known))
     }
 }

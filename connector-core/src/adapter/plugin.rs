@@ -20,6 +20,13 @@ pub struct PluginAdapter;
 impl PluginAdapter {
     /// The scheme it serves.
     pub const SCHEME: &'static str = "plugin";
+
+    /// The plugin's name in such a URL. As LMCache: everything behind `plugin://` is the name, so it is not read as a host.
+    pub(crate) fn name_of(url: &RemoteUrl) -> Option<&str> {
+        let (scheme, rest) = url.expose().split_once("://")?;
+        let name = rest.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
+        (scheme == Self::SCHEME).then_some(name)
+    }
 }
 
 #[diagnostic::do_not_recommend]
@@ -29,11 +36,8 @@ impl ConnectorAdapter for PluginAdapter {
     }
 
     async fn create_connector(&self, ctx: ConnectorContext) -> Result<Connector> {
-        // As LMCache: everything behind `plugin://` is the name, so it is not read as a host.
         let url = ctx.url().clone();
-        let text = url.expose();
-        let name = text.split_once("://").map_or("", |(_, rest)| rest);
-        let name = name.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
+        let name = Self::name_of(&url).unwrap_or_default();
         // What looks like a host may hold a password, and the name stands in errors.
         if name.is_empty() || name.contains([':', '@', '/']) {
             return Err(Error::new(ErrorKind::InvalidUrl, format!("`{}` names no plugin", ctx.url()))

@@ -1,15 +1,19 @@
 //! The same operations for callers without async.
 
-use std::pin::Pin;
-use std::sync::LazyLock;
+use std::panic::AssertUnwindSafe;
+use std::pin::{Pin, pin};
+use std::sync::OnceLock;
+use std::sync::mpsc::RecvTimeoutError;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
+use futures::future::{Either, FutureExt, select};
 use futures::stream::StreamExt;
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime, RuntimeFlavor};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::{Capabilities, Connector};
+use super::{Capabilities, Connector, Operation};
 use crate::chunk::{MemoryObj, MemoryObjMut};
 use crate::context::ContextBuilder;
 use crate::key::CacheKey;
@@ -22,9 +26,13 @@ use crate::{Error, ErrorKind, Result};
 /// wait, it goes on on a runtime that has a thread of its own. Inside a task it still keeps that task's thread from
 /// other work.
 ///
-/// A connector that was opened on somebody's runtime may need that runtime to answer (its sockets live there). Where its only
-/// thread is the one that waits here, nothing would ever come: so a program without async opens its stores with
-/// [`open_blocking`](ContextBuilder::open_blocking), which puts all of it on the runtime of its own.
+/// A connector that was opened on somebody's runtime may need that runtime to answer (its tasks run there). Where its only
+/// thread is the one that waits here, nothing would ever come, and the call ends with `Timeout` after 10 seconds: so a program
+/// without async opens its stores with [`open_blocking`](ContextBuilder::open_blocking), which puts all of it on the runtime
+/// of its own. A child of `fork` opens its own stores; the parent's are bound to threads that the child does not have.
+///
+/// A call that panics is an error ([`Other`](ErrorKind::Other)). Inside tokio's `LocalSet` on a runtime of several threads a
+/// call that has to wait panics, as every blocking call there (`block_in_place`).
 ///
 /// ```
 /// # use connector_core::{BlockingConnector, CacheKey, Result};
@@ -35,13 +43,31 @@ use crate::{Error, ErrorKind, Result};
 #[derive(Debug, Clone)]
 pub struct BlockingConnector(Connector);
 
-static RUNTIME: LazyLock<Result<Runtime>> = LazyLock::new(|| {
-    let built = Builder::new_multi_thread().worker_threads(1).thread_name("kvconn-blocking").enable_all().build();
-    built.map_err(|e| Error::io(e, "start a thread for blocking calls"))
-});
+/// A runtime with a thread of its own, made by one process. A child of `fork` has no threads, and makes another one.
+struct OwnRuntime {
+    process: u32,
+    runtime: Result<Runtime>,
+    of_child: OnceLock<Box<OwnRuntime>>,
+}
+
+static RUNTIME: OnceLock<OwnRuntime> = OnceLock::new();
+
+impl OwnRuntime {
+    fn new() -> Self {
+        let mut builder = Builder::new_multi_thread();
+        builder.worker_threads(1).thread_name("kvconn-blocking").enable_all();
+        let runtime = builder.build().map_err(|e| Error::io(e, "start a thread for blocking calls"));
+        Self { process: std::process::id(), runtime, of_child: OnceLock::new() }
+    }
+}
 
 fn runtime() -> Result<&'static Handle> {
-    RUNTIME.as_ref().map(Runtime::handle).map_err(Error::again)
+    let process = std::process::id();
+    let mut own = RUNTIME.get_or_init(OwnRuntime::new);
+    while own.process != process {
+        own = own.of_child.get_or_init(|| Box::new(OwnRuntime::new()));
+    }
+    own.runtime.as_ref().map(Runtime::handle).map_err(Error::again)
 }
 
 /// How many keys a listing reads ahead of its caller.
@@ -51,6 +77,7 @@ const KEYS_AHEAD: usize = 256;
 struct Keys {
     listing: Option<(mpsc::Receiver<Result<CacheKey>>, JoinHandle<()>)>,
     ready: std::vec::IntoIter<Result<CacheKey>>,
+    home: Option<tokio::runtime::Id>,
 }
 
 impl Iterator for Keys {
@@ -70,21 +97,31 @@ impl Iterator for Keys {
             let end = task.await.err().map(|_| Err(Error::new(ErrorKind::Other, "the listing panicked")));
             (Vec::from_iter(end), None)
         };
-        let (keys, listing) = wait(more).unwrap_or_else(|e| (vec![Err(e)], None));
+        let (keys, listing) = wait(self.home, more).unwrap_or_else(|e| (vec![Err(e)], None));
         (self.ready, self.listing) = (keys.into_iter(), listing);
         self.ready.next()
     }
 }
 
-/// Runs a future to its end, wherever this thread is.
-fn wait<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> Result<T> {
+/// How long a call waits for a runtime whose only thread is the one that waits. What needs that runtime never comes; what
+/// does not (a file that is read on another thread) comes sooner.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Runs a future to its end, wherever this thread is. `home` is the runtime that the connector may need.
+fn wait<T: Send + 'static>(
+    home: Option<tokio::runtime::Id>,
+    future: impl Future<Output = T> + Send + 'static,
+) -> Result<T> {
+    let here = Handle::try_current().ok();
     let runtime = runtime()?;
-    let mut future: Pin<Box<dyn Future<Output = T> + Send>> = Box::pin(future);
+    let future = AssertUnwindSafe(future).catch_unwind();
+    let mut future: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(future);
+    let panicked = |_| Error::new(ErrorKind::Other, "the call panicked");
     {
         // What is ready at once (a chunk in memory, a file in the page cache) needs no other thread: two wake-ups are saved.
         let _inside = runtime.enter();
         if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            return Ok(value);
+            return value.map_err(panicked);
         }
     }
     let (send, receive) = std::sync::mpsc::sync_channel(1);
@@ -92,7 +129,27 @@ fn wait<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> 
     runtime.spawn(async move {
         let _ = send.send(future.await);
     });
-    receive.recv().map_err(|_| Error::new(ErrorKind::Other, "the call panicked"))
+    let received = match here {
+        // The call may need this thread's other tasks, also on the runtime of its own: they go on elsewhere.
+        Some(here) if here.runtime_flavor() == RuntimeFlavor::MultiThread => {
+            tokio::task::block_in_place(|| receive.recv()).map_err(drop)
+        }
+        Some(here) if home == Some(here.id()) => match receive.recv_timeout(PATIENCE) {
+            Err(RecvTimeoutError::Timeout) => return Err(waits_for_itself()),
+            received => received.map_err(drop),
+        },
+        _ => receive.recv().map_err(drop),
+    };
+    let closed = |()| Error::new(ErrorKind::Closed, "the thread for blocking calls is gone");
+    received.map_err(closed)?.map_err(panicked)
+}
+
+#[cold]
+fn waits_for_itself() -> Error {
+    let message =
+        format!("no answer within {PATIENCE:?}: the thread that waits is the only one of the connector's runtime");
+    Error::new(ErrorKind::Timeout, message)
+        .with_hint("open the connector with `open_blocking`, or call it from another thread")
 }
 
 impl Connector {
@@ -109,7 +166,7 @@ impl ContextBuilder {
     /// As [`open`](Self::open).
     pub fn open_blocking(self) -> Result<BlockingConnector> {
         let ctx = self.handle(runtime()?.clone()).build()?;
-        wait(ctx.open())?.map(BlockingConnector)
+        wait(None, ctx.open())?.map(BlockingConnector)
     }
 }
 
@@ -138,7 +195,7 @@ impl BlockingConnector {
     /// As there.
     pub fn exists(&self, key: &CacheKey) -> Result<bool> {
         let (this, key) = (self.0.clone(), key.clone());
-        wait(async move { this.exists(&key).await })?
+        self.run(Operation::Exists, async move { this.exists(&key).await })?
     }
 
     /// As [`Connector::get`].
@@ -147,7 +204,7 @@ impl BlockingConnector {
     /// As there.
     pub fn get(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
         let (this, key) = (self.0.clone(), key.clone());
-        wait(async move { this.get(&key).await })?
+        self.run(Operation::Get, async move { this.get(&key).await })?
     }
 
     /// As [`Connector::put`].
@@ -156,7 +213,7 @@ impl BlockingConnector {
     /// As there.
     pub fn put(&self, key: &CacheKey, chunk: MemoryObj) -> Result<()> {
         let (this, key) = (self.0.clone(), key.clone());
-        wait(async move { this.put(&key, chunk).await })?
+        self.run(Operation::Put, async move { this.put(&key, chunk).await })?
     }
 
     /// As [`Connector::get_into`]. Should the call panic, `dst` is left [taken](MemoryObjMut::is_taken).
@@ -165,7 +222,7 @@ impl BlockingConnector {
     /// As there.
     pub fn get_into(&self, key: &CacheKey, dst: &mut MemoryObjMut) -> Result<Option<usize>> {
         let (this, key, mut memory) = (self.0.clone(), key.clone(), dst.take());
-        let (memory, answer) = wait(async move {
+        let (memory, answer) = self.run(Operation::GetInto, async move {
             let answer = this.get_into(&key, &mut memory).await;
             (memory, answer)
         })?;
@@ -179,7 +236,7 @@ impl BlockingConnector {
     /// As there.
     pub fn remove(&self, key: &CacheKey) -> Result<bool> {
         let (this, key) = (self.0.clone(), key.clone());
-        wait(async move { this.remove(&key).await })?
+        self.run(Operation::Remove, async move { this.remove(&key).await })?
     }
 
     /// As [`Connector::list`]. Reads a few hundred keys ahead; drop the iterator to end the listing.
@@ -188,7 +245,8 @@ impl BlockingConnector {
         let (send, receive) = mpsc::channel(KEYS_AHEAD);
         let listing = async move {
             let mut keys = this.list(&prefix);
-            while let Some(key) = keys.next().await {
+            // A store that has nothing to say must not keep a listing that nobody wants.
+            while let Either::Left((Some(key), _)) = select(keys.next(), pin!(send.closed())).await {
                 if send.send(key).await.is_err() {
                     return;
                 }
@@ -198,7 +256,7 @@ impl BlockingConnector {
             Ok(runtime) => (Some((receive, runtime.spawn(listing))), None),
             Err(e) => (None, Some(Err(e))),
         };
-        Keys { listing, ready: Vec::from_iter(error).into_iter() }
+        Keys { listing, ready: Vec::from_iter(error).into_iter(), home: self.0.home() }
     }
 
     /// As [`Connector::ping`].
@@ -207,7 +265,7 @@ impl BlockingConnector {
     /// As there.
     pub fn ping(&self) -> Result<()> {
         let this = self.0.clone();
-        wait(async move { this.ping().await })?
+        self.run(Operation::Ping, async move { this.ping().await })?
     }
 
     /// As [`Connector::close`].
@@ -216,12 +274,12 @@ impl BlockingConnector {
     /// As there.
     pub fn close(&self) -> Result<()> {
         let this = self.0.clone();
-        wait(async move { this.close().await })?
+        self.run(Operation::Close, async move { this.close().await })?
     }
 
     /// As [`Connector::batched_exists`].
     pub fn batched_exists(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
-        self.batch(keys, |this, keys| async move { this.batched_exists(&keys).await })
+        self.batch(Operation::BatchedExists, keys, |this, keys| async move { this.batched_exists(&keys).await })
     }
 
     /// As [`Connector::batched_contains`].
@@ -230,12 +288,12 @@ impl BlockingConnector {
     /// As there.
     pub fn batched_contains(&self, keys: &[CacheKey]) -> Result<usize> {
         let (this, keys) = (self.0.clone(), keys.to_vec());
-        wait(async move { this.batched_contains(&keys).await })?
+        self.run(Operation::BatchedContains, async move { this.batched_contains(&keys).await })?
     }
 
     /// As [`Connector::batched_get`].
     pub fn batched_get(&self, keys: &[CacheKey]) -> Vec<Result<Option<MemoryObj>>> {
-        self.batch(keys, |this, keys| async move { this.batched_get(&keys).await })
+        self.batch(Operation::BatchedGet, keys, |this, keys| async move { this.batched_get(&keys).await })
     }
 
     /// As [`Connector::batched_get_into`]. Should the call panic, the destinations are left
@@ -243,7 +301,7 @@ impl BlockingConnector {
     pub fn batched_get_into(&self, requests: &mut [(CacheKey, MemoryObjMut)]) -> Vec<Result<Option<usize>>> {
         let this = self.0.clone();
         let mut taken: Vec<_> = requests.iter_mut().map(|(key, dst)| (key.clone(), dst.take())).collect();
-        let done = wait(async move {
+        let done = self.run(Operation::BatchedGetInto, async move {
             let answers = this.batched_get_into(&mut taken).await;
             (taken, answers)
         });
@@ -260,23 +318,33 @@ impl BlockingConnector {
 
     /// As [`Connector::batched_put`].
     pub fn batched_put(&self, items: &[(CacheKey, MemoryObj)]) -> Vec<Result<()>> {
-        self.batch(items, |this, items| async move { this.batched_put(&items).await })
+        self.batch(Operation::BatchedPut, items, |this, items| async move { this.batched_put(&items).await })
     }
 
     /// As [`Connector::batched_remove`].
     pub fn batched_remove(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
-        self.batch(keys, |this, keys| async move { this.batched_remove(&keys).await })
+        self.batch(Operation::BatchedRemove, keys, |this, keys| async move { this.batched_remove(&keys).await })
+    }
+
+    /// Runs a call to its end; the error of a call that never came to one says which it was.
+    fn run<T: Send + 'static>(
+        &self,
+        operation: Operation,
+        call: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T> {
+        wait(self.0.home(), call).map_err(|e| e.with_operation(operation.as_str()).with_connector(self.0.name()))
     }
 
     fn batch<I: Clone, T: Send + 'static, F>(
         &self,
+        operation: Operation,
         items: &[I],
         ask: impl FnOnce(Connector, Vec<I>) -> F,
     ) -> Vec<Result<T>>
     where
         F: Future<Output = Vec<Result<T>>> + Send + 'static,
     {
-        let answers = wait(ask(self.0.clone(), items.to_vec()));
+        let answers = self.run(operation, ask(self.0.clone(), items.to_vec()));
         answers.unwrap_or_else(|e| items.iter().map(|_| Err(e.again())).collect())
     }
 }

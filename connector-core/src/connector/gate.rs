@@ -19,6 +19,7 @@ struct State {
     /// Twice the number of passes, plus 1 once closed: one word, so that entering races with closing on one atomic.
     word: AtomicUsize,
     empty: Notify,
+    closed: Notify,
 }
 
 const CLOSED: usize = 1;
@@ -61,6 +62,7 @@ impl Gate {
     /// Refuses new calls and waits until the last one in flight has left. May be called again, by several.
     pub async fn close(&self) {
         self.0.word.fetch_or(CLOSED, Ordering::AcqRel);
+        self.0.closed.notify_waiters();
         loop {
             let left = self.0.empty.notified();
             tokio::pin!(left);
@@ -70,6 +72,16 @@ impl Gate {
                 return;
             }
             left.await;
+        }
+    }
+
+    /// Waits until [`close`](Self::close) is called.
+    pub async fn closed(&self) {
+        let closed = self.0.closed.notified();
+        tokio::pin!(closed);
+        closed.as_mut().enable();
+        if !self.is_closed() {
+            closed.await;
         }
     }
 

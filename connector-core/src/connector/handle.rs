@@ -1,11 +1,13 @@
 //! What a caller holds.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 
+use futures::future::{Either, select};
 use futures::stream::{self, BoxStream, StreamExt};
 use tokio::sync::OnceCell;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 use super::erased::DynConnector;
 use super::{Capabilities, Gate, Operation, RemoteConnector};
@@ -31,6 +33,10 @@ struct Inner {
     gate: Gate,
     closed: OnceCell<()>,
     instruments: Instruments,
+    /// Whether the layers of its URL are on.
+    layered: bool,
+    /// The runtime it was opened on, if that has one thread only.
+    home: Option<tokio::runtime::Id>,
     connector: Box<dyn DynConnector>,
 }
 
@@ -43,7 +49,43 @@ impl Connector {
     pub(crate) fn over(name: impl Into<Box<str>>, BoxConnector(connector): BoxConnector) -> Self {
         let name = name.into();
         let instruments = Instruments::new(&name);
-        Self(Arc::new(Inner { name, gate: Gate::new(), closed: OnceCell::new(), instruments, connector }))
+        Self(Arc::new(Inner {
+            name,
+            gate: Gate::new(),
+            closed: OnceCell::new(),
+            instruments,
+            layered: false,
+            home: None,
+            connector,
+        }))
+    }
+
+    /// The same connector with layers on, unless it has them: an adapter that opened another URL had them put on there.
+    pub(crate) fn layered(
+        self,
+        home: &tokio::runtime::Handle,
+        layers: impl FnOnce(&str, BoxConnector) -> BoxConnector,
+    ) -> Self {
+        if self.0.layered {
+            return self;
+        }
+        let name = self.0.name.clone();
+        let inner = match Arc::try_unwrap(self.0) {
+            Ok(inner) => BoxConnector(inner.connector),
+            // Its adapter kept a handle, whose gate and metrics stay.
+            Err(shared) => BoxConnector::new(Self(shared)),
+        };
+        let mut this = Self::over(&*name, layers(&name, inner));
+        if let Some(inner) = Arc::get_mut(&mut this.0) {
+            inner.layered = true;
+            let single = home.runtime_flavor() == tokio::runtime::RuntimeFlavor::CurrentThread;
+            inner.home = single.then(|| home.id());
+        }
+        this
+    }
+
+    pub(super) fn home(&self) -> Option<tokio::runtime::Id> {
+        self.0.home
     }
 
     /// The connector's name: `module/Name`.
@@ -114,19 +156,25 @@ impl Connector {
         struct Listing<'a> {
             items: Option<BoxStream<'a, Result<CacheKey>>>,
             seen: Observed<'a>,
+            span: Span,
             keys: usize,
             error: Option<Error>,
         }
         let items = match self.0.gate.enter_ref() {
             Ok(_) => self.0.connector.list(prefix),
-            Err(e) => stream::once(async { Err(e) }).boxed(),
+            Err(_) => stream::empty().boxed(),
         };
-        let seen = self.0.instruments.begin(Operation::List);
-        let begin = Listing { items: Some(items), seen, keys: 0, error: None };
+        let (seen, span) = (self.0.instruments.begin(Operation::List), self.0.instruments.span(Operation::List, None));
+        let begin = Listing { items: Some(items), seen, span, keys: 0, error: None };
         stream::unfold(begin, move |mut listing| async move {
-            let item = match listing.items.as_mut()?.next().await {
-                Some(Ok(_)) if self.is_closed() => Some(Err(Error::closed())),
-                other => other,
+            let next = listing.items.as_mut()?.next().instrument(listing.span.clone());
+            let item = match select(pin!(next), pin!(self.0.gate.closed())).await {
+                // A listing that was cut short must not pass for a whole one, however the store ended it.
+                Either::Left((Some(Ok(_)) | None, _)) | Either::Right(_) if self.is_closed() => {
+                    Some(Err(Error::closed()))
+                }
+                Either::Left((item, _)) => item,
+                Either::Right(_) => None,
             };
             match &item {
                 Some(Ok(_)) => listing.keys += 1,
@@ -138,7 +186,8 @@ impl Connector {
             if item.is_none() || self.is_closed() {
                 listing.items = None;
                 let whole = Run { found: listing.keys, asked: listing.keys };
-                listing.seen.end(&listing.error.take().map_or(Ok(whole), Err));
+                let answer = listing.error.take().map_or(Ok(whole), Err);
+                listing.span.in_scope(|| listing.seen.end(&answer, None));
             }
             item.map(|item| (item.map_err(|e| self.explain(e, Operation::List, None)), listing))
         })
@@ -160,10 +209,11 @@ impl Connector {
     /// Whatever the connector reports while it ends.
     pub async fn close(&self) -> Result<()> {
         let mut seen = self.0.instruments.begin(Operation::Close);
+        let span = self.0.instruments.span(Operation::Close, None);
         self.0.gate.close().await;
-        let end = || async { self.0.connector.close().await };
-        let answer = self.0.closed.get_or_try_init(end).await.map(|_| ());
-        seen.end(&answer);
+        let end = || self.0.connector.close();
+        let answer = self.0.closed.get_or_try_init(end).instrument(span.clone()).await.map(|_| ());
+        span.in_scope(|| seen.end(&answer, None));
         answer.map_err(|e| self.explain(e, Operation::Close, None))
     }
 
@@ -199,13 +249,15 @@ impl Connector {
     pub async fn batched_get_into(&self, requests: &mut [(CacheKey, MemoryObjMut)]) -> Vec<Result<Option<usize>>> {
         let keys: Vec<CacheKey> = requests.iter().map(|(key, _)| key.clone()).collect();
         let get = async {
-            let before: Option<Vec<usize>> = requests.iter().map(|(_, dst)| dst.identity()).collect();
-            let Some(before) = before else { return requests.iter().map(|_| Err(taken())).collect() };
+            let before: Vec<Option<usize>> = requests.iter().map(|(_, dst)| dst.identity()).collect();
+            if before.contains(&None) {
+                return self.get_into_some(requests, &before).await;
+            }
             let answers = self.0.connector.batched_get_into(requests).await;
             let mut after = before.into_iter().zip(&*requests);
             let checked = answers.into_iter().map(|answer| match after.next() {
-                Some((before, (_, dst))) => answer.and_then(|n| same_memory(n, before, dst)),
-                None => answer,
+                Some((Some(before), (_, dst))) => answer.and_then(|n| same_memory(n, before, dst)),
+                _ => answer,
             });
             checked.collect()
         };
@@ -228,6 +280,22 @@ impl Connector {
         self.batch(Operation::BatchedRemove, keys.len(), |i| &keys[i], self.0.connector.batched_remove(keys)).await
     }
 
+    /// A batch in which some destinations have no memory: the others are read all the same.
+    async fn get_into_some(
+        &self,
+        requests: &mut [(CacheKey, MemoryObjMut)],
+        before: &[Option<usize>],
+    ) -> Vec<Result<Option<usize>>> {
+        let mut answers = Vec::with_capacity(requests.len());
+        for ((key, dst), before) in requests.iter_mut().zip(before) {
+            answers.push(match before {
+                Some(before) => self.0.connector.get_into(key, dst).await.and_then(|n| same_memory(n, *before, dst)),
+                None => Err(taken()),
+            });
+        }
+        answers
+    }
+
     /// One call: let in, seen, and its error explained.
     async fn call<T: Answered>(
         &self,
@@ -243,7 +311,7 @@ impl Connector {
             Ok(_pass) => ask.instrument(span.clone()).await,
             Err(closed) => Err(closed),
         };
-        span.in_scope(|| seen.end(&answer));
+        span.in_scope(|| seen.end(&answer, key));
         answer.map_err(|e| self.explain(e, operation, key))
     }
 
@@ -267,7 +335,7 @@ impl Connector {
             answers.truncate(asked);
             answers.resize_with(asked, || Err(wrong_count(got, asked)));
         }
-        span.in_scope(|| seen.end_batch(&answers));
+        span.in_scope(|| seen.end_batch(&answers, &key));
         for (i, answer) in answers.iter_mut().enumerate() {
             if let Err(e) = answer {
                 let bare = std::mem::replace(e, Error::closed());

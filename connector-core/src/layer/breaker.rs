@@ -8,7 +8,7 @@ use futures::stream::{self, StreamExt};
 use metrics::SharedString;
 use tokio::time::Instant;
 
-use super::{Answer, Layer, around_every_call};
+use super::{Answer, Layer, Verdict, around_every_call};
 use crate::connector::{Operation, RemoteConnector};
 use crate::observe;
 use crate::{Error, ErrorKind, Result};
@@ -16,6 +16,9 @@ use crate::{Error, ErrorKind, Result};
 /// Refuses calls while the store is lost: after so many calls in a row that ended with
 /// [`Unavailable`](ErrorKind::Unavailable) or [`Timeout`](ErrorKind::Timeout), every call is `Unavailable` at once, until an
 /// interval has passed. Then one call goes through: if it finds the store, the others follow; if not, the next interval begins.
+/// A call that fails before it reaches the store (a key that no store takes, a pool without memory) says nothing, and neither
+/// does one whose caller drops it: put a [`TimeoutLayer`](super::TimeoutLayer) inside. A `list` is refused while the
+/// store is lost, but finds nothing out.
 ///
 /// LMCache does the same with an interval of 10 s (`min_reconnect_interval` of its `RemoteBackend`, 0.5.6). The time is
 /// tokio's, which no change of the system's clock moves.
@@ -46,10 +49,17 @@ pub struct Breaker<C> {
     limits: BreakerLayer,
     /// Failures in a row.
     failures: AtomicU32,
-    /// Whether `open` holds something: the way of every call while all is well is one look here.
+    /// Whether it is open: the way of every call while all is well is one look here.
     is_open: AtomicBool,
-    open: Mutex<Option<Open>>,
+    state: Mutex<State>,
     inner: C,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    open: Option<Open>,
+    /// How often it was opened: a probe of an earlier time has nothing to say.
+    times: u64,
 }
 
 #[derive(Debug)]
@@ -66,24 +76,30 @@ impl<C: RemoteConnector> Layer<C> for BreakerLayer {
 
     fn layer(self, inner: C) -> Breaker<C> {
         let is_open = AtomicBool::new(false);
-        Breaker { limits: self, failures: AtomicU32::new(0), is_open, open: Mutex::new(None), inner }
+        Breaker { limits: self, failures: AtomicU32::new(0), is_open, state: Mutex::default(), inner }
     }
 }
 
 /// The one call that finds out. Dropped without an answer, it lets the next one try.
-struct Probe<'a>(&'a Mutex<Option<Open>>);
+struct Probe<'a> {
+    state: &'a Mutex<State>,
+    time: u64,
+}
 
 impl Drop for Probe<'_> {
     fn drop(&mut self) {
-        if let Some(open) = &mut *lock(self.0) {
+        let mut state = lock(self.state);
+        if state.times == self.time
+            && let Some(open) = &mut state.open
+        {
             open.probing = false;
         }
     }
 }
 
-fn lock(open: &Mutex<Option<Open>>) -> MutexGuard<'_, Option<Open>> {
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     // Nothing panics while it is held.
-    open.lock().unwrap_or_else(PoisonError::into_inner)
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<C> Breaker<C> {
@@ -96,9 +112,12 @@ impl<C> Breaker<C> {
             Err(refused) => return T::failed(refused, keys),
         };
         let answer = call.await;
-        match answer.error() {
-            Some(e) if matches!(e.kind(), ErrorKind::Unavailable | ErrorKind::Timeout) => self.lost(e, probe.is_some()),
-            _ => self.found(),
+        match answer.verdict() {
+            // Nobody asked the store for no keys.
+            _ if keys == 0 => {}
+            Verdict::Lost(e) => self.lost(e, probe.as_ref()),
+            Verdict::Found => self.found(),
+            Verdict::Nothing => {}
         }
         drop(probe);
         answer
@@ -109,32 +128,43 @@ impl<C> Breaker<C> {
         if !self.is_open.load(Ordering::Acquire) {
             return Ok(None);
         }
-        let mut open = lock(&self.open);
-        let Some(state) = &mut *open else { return Ok(None) };
-        let waited = state.since.elapsed();
-        if waited >= self.limits.interval && !state.probing {
-            state.probing = true;
-            return Ok(Some(Probe(&self.open)));
+        let mut state = lock(&self.state);
+        let time = state.times;
+        let Some(open) = &mut state.open else { return Ok(None) };
+        let waited = open.since.elapsed();
+        if waited >= self.limits.interval && !open.probing {
+            open.probing = true;
+            return Ok(Some(Probe { state: &self.state, time }));
         }
-        let left = self.limits.interval.saturating_sub(waited);
-        let message = format!("the store is lost: {}; the next call goes through in {left:.1?}", state.why);
+        let next = match self.limits.interval.checked_sub(waited) {
+            Some(left) if !open.probing => format!("the next call goes through in {left:.1?}"),
+            _ => "a call is on its way to find out".to_owned(),
+        };
+        let message = format!("the store is lost: {}; {next}", open.why);
         Err(Error::new(ErrorKind::Unavailable, message).temporary(true))
     }
 
-    fn lost(&self, error: &Error, is_probe: bool) {
+    fn lost(&self, error: &Error, probe: Option<&Probe<'_>>) {
         let failures = self.failures.fetch_add(1, Ordering::AcqRel).saturating_add(1);
-        let mut open = lock(&self.open);
-        let probing = match &*open {
-            // A call that was on its way when the breaker opened says nothing new.
-            Some(_) if !is_probe => return,
-            None if failures < self.limits.failures => return,
-            Some(state) => state.probing,
-            None => false,
-        };
         let (connector, interval) = (&self.limits.connector, self.limits.interval);
+        let mut state = lock(&self.state);
+        let (time, why) = (state.times, error.message().to_owned());
+        match &mut state.open {
+            // A call that was on its way when the breaker opened says nothing new.
+            Some(open) => {
+                if probe.is_some_and(|probe| probe.time == time) {
+                    tracing::debug!(%connector, %error, "the store is still lost");
+                    (open.since, open.why) = (Instant::now(), why);
+                }
+                return;
+            }
+            None if failures < self.limits.failures => return,
+            None => {}
+        }
         tracing::warn!(%connector, %error, failures, "the store is lost: calls are refused for {interval:?}");
         metrics::counter!(observe::BREAKER_OPENED, "connector" => connector.clone()).increment(1);
-        *open = Some(Open { since: Instant::now(), probing, why: error.message().to_owned() });
+        state.open = Some(Open { since: Instant::now(), probing: false, why });
+        state.times += 1;
         self.is_open.store(true, Ordering::Release);
     }
 
@@ -143,8 +173,8 @@ impl<C> Breaker<C> {
             self.failures.store(0, Ordering::Release);
         }
         if self.is_open.load(Ordering::Acquire) {
-            let mut open = lock(&self.open);
-            if open.take().is_some() {
+            let mut state = lock(&self.state);
+            if state.open.take().is_some() {
                 tracing::info!(connector = %self.limits.connector, "the store is back");
             }
             self.is_open.store(false, Ordering::Release);

@@ -1,11 +1,12 @@
 //! The layers' options: those of every connector.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{BoxConnector, BreakerLayer, Layer, LimitLayer, RetryLayer, TimeoutLayer};
+use super::{BoxConnector, BreakerLayer, DynLayer, Layer, LimitLayer, RetryLayer, TimeoutLayer};
 use crate::context::ConnectorContext;
 use crate::options::ConnectorOptions;
 use crate::{Error, ErrorKind, Result};
@@ -16,10 +17,11 @@ use crate::{Error, ErrorKind, Result};
 ///
 /// ```
 /// use connector_core::layer::LayerOptions;
-/// let layers = LayerOptions { timeout_ms: Some(500), retries: Some(2), ..LayerOptions::default() };
+/// let layers = LayerOptions::new().with_timeout_ms(500).with_retries(2);
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct LayerOptions {
     /// Milliseconds that a call may take, each try of its own.
     pub timeout_ms: Option<u64>,
@@ -46,7 +48,7 @@ impl ConnectorOptions for LayerOptions {
 }
 
 /// Names of the fields: a connector's own options must have other names.
-const NAMES: [&str; 8] = [
+pub(crate) const NAMES: [&str; 8] = [
     "timeout_ms",
     "batch_timeout_ms",
     "retries",
@@ -67,6 +69,67 @@ pub(crate) fn is_layer_option(name: &str) -> bool {
 }
 
 impl LayerOptions {
+    /// Nothing is set.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets [`timeout_ms`](Self::timeout_ms).
+    #[must_use]
+    pub fn with_timeout_ms(mut self, timeout_ms: u64) -> Self {
+        self.timeout_ms = Some(timeout_ms);
+        self
+    }
+
+    /// Sets [`batch_timeout_ms`](Self::batch_timeout_ms).
+    #[must_use]
+    pub fn with_batch_timeout_ms(mut self, batch_timeout_ms: u64) -> Self {
+        self.batch_timeout_ms = Some(batch_timeout_ms);
+        self
+    }
+
+    /// Sets [`retries`](Self::retries).
+    #[must_use]
+    pub fn with_retries(mut self, retries: u32) -> Self {
+        self.retries = Some(retries);
+        self
+    }
+
+    /// Sets [`retry_min_delay_ms`](Self::retry_min_delay_ms).
+    #[must_use]
+    pub fn with_retry_min_delay_ms(mut self, retry_min_delay_ms: u64) -> Self {
+        self.retry_min_delay_ms = Some(retry_min_delay_ms);
+        self
+    }
+
+    /// Sets [`retry_max_delay_ms`](Self::retry_max_delay_ms).
+    #[must_use]
+    pub fn with_retry_max_delay_ms(mut self, retry_max_delay_ms: u64) -> Self {
+        self.retry_max_delay_ms = Some(retry_max_delay_ms);
+        self
+    }
+
+    /// Sets [`max_in_flight`](Self::max_in_flight).
+    #[must_use]
+    pub fn with_max_in_flight(mut self, max_in_flight: usize) -> Self {
+        self.max_in_flight = Some(max_in_flight);
+        self
+    }
+
+    /// Sets [`breaker_failures`](Self::breaker_failures).
+    #[must_use]
+    pub fn with_breaker_failures(mut self, breaker_failures: u32) -> Self {
+        self.breaker_failures = Some(breaker_failures);
+        self
+    }
+
+    /// Sets [`min_reconnect_interval`](Self::min_reconnect_interval).
+    #[must_use]
+    pub fn with_min_reconnect_interval(mut self, min_reconnect_interval: f64) -> Self {
+        self.min_reconnect_interval = Some(min_reconnect_interval);
+        self
+    }
+
     /// These options, and `other`'s where these set nothing.
     #[must_use]
     pub fn or(self, other: &Self) -> Self {
@@ -128,28 +191,45 @@ impl LayerOptions {
         Ok(Some(BreakerLayer::new(self.breaker_failures.unwrap_or(DEFAULT_FAILURES), interval)))
     }
 
-    /// Puts the layers that are set around a connector, as one: `None` of them costs nothing.
-    fn around(&self, name: &str, connector: BoxConnector) -> Result<BoxConnector> {
+    /// The layers that are set, checked.
+    fn built(&self) -> Result<Option<(LimitLayer, BreakerLayer, RetryLayer, TimeoutLayer)>> {
         let (timeout, retry, breaker) = (self.timeout()?, self.retry()?, self.breaker()?);
         let most = self.max_in_flight.unwrap_or(0);
         if timeout.is_none() && retry.is_none() && breaker.is_none() && most == 0 {
-            return Ok(connector);
+            return Ok(None);
         }
         // The others pass calls through: four layers of one type, whichever are on, cost one allocation.
-        let layers = (
+        Ok(Some((
             LimitLayer::new(most),
-            breaker.unwrap_or(BreakerLayer::new(0, Duration::ZERO)).named(name.to_owned()),
-            retry.unwrap_or(RetryLayer::new(0)).named(name.to_owned()),
+            breaker.unwrap_or(BreakerLayer::new(0, Duration::ZERO)),
+            retry.unwrap_or(RetryLayer::new(0)),
             timeout.unwrap_or(TimeoutLayer::OFF),
-        );
-        Ok(BoxConnector::new(layers.layer(connector)))
+        )))
     }
 }
 
-/// The layers that URL, configuration and builder ask for.
-pub(crate) fn all(ctx: &ConnectorContext, name: &str, connector: BoxConnector) -> Result<BoxConnector> {
-    let options = ctx.layer_options()?;
-    Ok(ctx.layers().iter().fold(options.around(name, connector)?, |connector, layer| layer.layer(connector)))
+/// The layers that URL, configuration and builder ask for, checked before anything is opened.
+pub(crate) struct Layers {
+    of_options: Option<(LimitLayer, BreakerLayer, RetryLayer, TimeoutLayer)>,
+    added: Vec<Arc<dyn DynLayer>>,
+}
+
+impl Layers {
+    pub(crate) fn of(ctx: &ConnectorContext) -> Result<Self> {
+        Ok(Self { of_options: ctx.layer_options()?.built()?, added: ctx.layers().to_vec() })
+    }
+
+    /// Puts them around the connector of this name.
+    pub(crate) fn around(self, name: &str, connector: BoxConnector) -> BoxConnector {
+        let connector = match self.of_options {
+            Some((limit, breaker, retry, timeout)) => {
+                let (breaker, retry) = (breaker.named(name.to_owned()), retry.named(name.to_owned()));
+                BoxConnector::new((limit, breaker, retry, timeout).layer(connector))
+            }
+            None => connector,
+        };
+        self.added.iter().fold(connector, |connector, layer| layer.layer(connector))
+    }
 }
 
 fn invalid(option: &str, why: &str, hint: &str) -> Error {

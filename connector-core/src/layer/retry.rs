@@ -214,8 +214,11 @@ impl<C: RemoteConnector> RemoteConnector for Retry<C> {
             }
             let mut some: Vec<_> = failed.iter().map(|i| (requests[*i].0.clone(), requests[*i].1.take())).collect();
             let again = self.inner.batched_get_into(&mut some).await;
-            for ((i, (_, dst)), answer) in failed.into_iter().zip(some).zip(again) {
-                requests[i].1 = dst;
+            // All memory comes back, however few answers there are.
+            for (i, (_, dst)) in failed.iter().zip(some) {
+                requests[*i].1 = dst;
+            }
+            for (i, answer) in failed.into_iter().zip(again) {
                 answers[i] = answer;
             }
         }

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use crate::scripted::{CHUNK, LOST, Scripted, Step};
 use connector_core::layer::{Layer, TimeoutLayer};
-use connector_core::{BlockingConnector, CacheKey, Connector, ErrorKind, MemoryObj, MemoryObjMut};
+use connector_core::{
+    BlockingConnector, CacheKey, Connector, ErrorKind, MemoryObj, MemoryObjMut, RemoteConnector, Result,
+};
 
 const KEY: &str = "m@1@0@ff@half";
 /// Long enough that the call has to wait for another thread's timer.
@@ -32,7 +34,9 @@ fn all_operations(connector: &BlockingConnector, store: &Scripted) {
     let answers = connector.batched_get_into(&mut requests);
     assert!(answers[0].is_ok() && answers[1].as_ref().is_err_and(|e| e.kind() == ErrorKind::SizeMismatch));
     assert!(!requests[1].1.is_taken(), "the memory is back after an error");
-    assert_eq!(connector.list("").next().unwrap().unwrap_err().kind(), ErrorKind::Unsupported);
+    let mut listed = connector.list("");
+    assert_eq!(listed.next().unwrap().unwrap(), key());
+    drop(listed);
     store.then([LOST]);
     let e = connector.get(&key()).unwrap_err();
     assert_eq!((e.kind(), e.operation(), e.key()), (ErrorKind::Unavailable, Some("get"), Some(KEY)));
@@ -87,4 +91,51 @@ fn a_store_is_opened_and_waited_for_without_any_runtime() {
     let connector = BlockingConnector::open(url).unwrap();
     assert!(connector.exists(&key()).unwrap(), "after two retries, which wait");
     assert_eq!(BlockingConnector::open("nothing://x").unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn a_call_inside_a_call_on_the_thread_of_its_own_goes_on() {
+    struct Outer(BlockingConnector);
+    impl RemoteConnector for Outer {
+        async fn exists(&self, key: &CacheKey) -> Result<bool> {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            self.0.exists(key)
+        }
+        async fn get(&self, _: &CacheKey) -> Result<Option<MemoryObj>> {
+            Ok(None)
+        }
+        async fn put(&self, _: &CacheKey, _: MemoryObj) -> Result<()> {
+            Ok(())
+        }
+    }
+    let (inner, store) = made();
+    store.then([WHILE]);
+    assert!(Connector::new("outer", Outer(inner)).blocking().exists(&key()).unwrap());
+}
+
+#[test]
+fn a_panic_is_an_error_of_that_call_whenever_it_comes() {
+    let (connector, store) = made();
+    for steps in [[Step::Panic, WHILE], [WHILE, Step::Panic]] {
+        store.then(steps);
+        let errors: Vec<_> =
+            [connector.get(&key()), connector.get(&key())].into_iter().filter_map(Result::err).collect();
+        assert_eq!(errors.len(), 1);
+        assert_eq!((errors[0].kind(), errors[0].operation()), (ErrorKind::Other, Some("get")));
+    }
+}
+
+#[test]
+fn a_listing_that_nobody_wants_any_more_ends() {
+    let (connector, store) = made();
+    let mut listed = connector.list("");
+    assert!(listed.next().unwrap().is_ok());
+    drop(listed);
+    // It held a handle of the store: once that is gone, this one is the last.
+    drop(connector);
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while store.handles() > 1 {
+        assert!(std::time::Instant::now() < deadline, "the listing still holds the connector");
+        std::thread::yield_now();
+    }
 }

@@ -229,6 +229,24 @@ mod breaker {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_never_reached_the_store_says_nothing_of_it() {
+        let refused = Step::Fail(ErrorKind::InvalidKey, false);
+        let store = Scripted::new([LOST, refused, LOST]);
+        let connector = over(BreakerLayer::new(2, INTERVAL), &store);
+        for _ in 0..3 {
+            assert!(connector.get(&key()).await.is_err() && connector.batched_get(&[]).await.is_empty());
+        }
+        assert!(connector.get(&key()).await.unwrap_err().to_string().contains("the store is lost"));
+        tokio::time::advance(INTERVAL).await;
+        // As the call that finds out, it finds out nothing either: the next one does.
+        store.then([refused]);
+        assert_eq!(connector.get(&key()).await.unwrap_err().kind(), ErrorKind::InvalidKey);
+        store.then([LOST]);
+        assert_eq!(connector.get(&key()).await.unwrap_err().message(), "as told");
+        assert!(connector.get(&key()).await.unwrap_err().to_string().contains("the store is lost"));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_batch_is_lost_only_if_all_of_it_is() {
         let store = Scripted::new([LOST, Step::Wait(SECOND)]);
         let connector = over(BreakerLayer::new(1, INTERVAL), &store);
@@ -293,7 +311,7 @@ mod options {
 
     #[tokio::test(start_paused = true)]
     async fn url_configuration_plugin_and_code_set_the_same_options() {
-        let retries = connector_core::layer::LayerOptions { retries: Some(2), ..Default::default() };
+        let retries = connector_core::layer::LayerOptions::new().with_retries(2);
         let none = serde_json::json!({});
         let plugin = serde_json::json!({
             "remote_storage_plugin.p.module_path": "test.layers",
@@ -318,6 +336,27 @@ mod options {
         }
     }
 
+    /// `made://`: an adapter that makes its connector by itself.
+    struct Maker;
+
+    impl ConnectorAdapter for Maker {
+        fn can_parse(&self, url: &RemoteUrl) -> bool {
+            url.scheme() == "made"
+        }
+        async fn create_connector(&self, ctx: ConnectorContext) -> Result<Connector> {
+            Ok(Connector::new(ctx.connector_name(), Scripted::new([LOST, LOST])))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connector_that_its_adapter_made_has_layers_too() {
+        for (url, enough) in [("made://x?retries=2", true), ("made://x?retries=1", false)] {
+            let manager = ConnectorManager::new().with_adapter(Maker);
+            let connector = ConnectorManager::builder(url).manager(manager).open().await.unwrap();
+            assert_eq!(connector.get(&key()).await.is_ok(), enough, "{url}");
+        }
+    }
+
     #[tokio::test]
     async fn a_wrong_value_or_name_says_where_it_stands() {
         let open = |query: &str| {
@@ -328,8 +367,38 @@ mod options {
         assert!(e.contains("`timeout_ms` in the URL"), "{e}");
         let e = open("&timeout_ms=0").await;
         assert!(e.contains("leave it out"), "{e}");
+        let manager = ConnectorManager::new().with_adapter(Maker);
+        let e = ConnectorManager::builder("made://x?timeout_ms=0").manager(manager).open().await.unwrap_err();
+        assert_eq!((e.kind(), e.operation()), (ErrorKind::InvalidOption, Some("open")));
         let extra = config(serde_json::json!({"kvconn_retires": 2}));
         let e = ConnectorManager::builder(&url("")).config(extra).open().await.unwrap_err().to_string();
         assert!(e.contains("did you mean `kvconn_retries`?"), "{e}");
+    }
+}
+
+/// What the handle itself does.
+mod handle {
+    use futures::StreamExt;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn close_ends_a_listing_that_waits_and_it_does_not_pass_for_a_whole_one() {
+        let connector = Connector::new("test", Scripted::new([]));
+        let mut listed = connector.list("");
+        assert_eq!(listed.next().await.unwrap().unwrap(), key());
+        let (next, closed) = tokio::join!(listed.next(), connector.close());
+        assert_eq!(next.unwrap().unwrap_err().kind(), ErrorKind::Closed);
+        assert!(closed.is_ok() && listed.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn one_destination_without_memory_fails_alone() {
+        let connector = Connector::new("test", Scripted::new([]));
+        let mut requests: Vec<_> = keys(3).into_iter().map(|key| (key, MemoryObjMut::zeroed(16))).collect();
+        let _elsewhere = requests[1].1.take();
+        let answers = connector.batched_get_into(&mut requests).await;
+        let kinds: Vec<_> = answers.iter().map(|a| a.as_ref().err().map(connector_core::Error::kind)).collect();
+        assert_eq!(kinds, [None, Some(ErrorKind::InvalidInput), None]);
     }
 }

@@ -5,13 +5,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use connector_core::{CacheKey, Error, ErrorKind, MemoryObj, MemoryObjMut, RemoteConnector, Result};
+use connector_core::{BoxStream, CacheKey, Error, ErrorKind, MemoryObj, MemoryObjMut, RemoteConnector, Result};
+use futures::stream::{self, StreamExt};
 
 /// What one call does.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Step {
     Fail(ErrorKind, bool),
     Wait(Duration),
+    Panic,
     /// Takes the memory of a `get_into` and never gives it back.
     Keep(Duration),
 }
@@ -58,6 +60,11 @@ impl Scripted {
         self.most.load(Ordering::SeqCst)
     }
 
+    /// How many hold it.
+    pub(crate) fn handles(&self) -> usize {
+        Arc::strong_count(&self.calls)
+    }
+
     async fn step(&self, dst: Option<&mut MemoryObjMut>) -> Result<()> {
         self.calls.fetch_add(1, Ordering::SeqCst);
         let now = self.running.fetch_add(1, Ordering::SeqCst) + 1;
@@ -67,6 +74,7 @@ impl Scripted {
         match step {
             None => {}
             Some(Step::Fail(kind, temporary)) => return Err(Error::new(kind, "as told").temporary(temporary)),
+            Some(Step::Panic) => panic!("as told"),
             Some(Step::Wait(time)) => tokio::time::sleep(time).await,
             Some(Step::Keep(time)) => {
                 let _kept = dst.map(MemoryObjMut::take);
@@ -96,6 +104,12 @@ impl RemoteConnector for Scripted {
         dst.set_layout(connector_core::ChunkLayout::binary(CHUNK.len()))?;
         dst.copy_from_slice(CHUNK);
         Ok(Some(CHUNK.len()))
+    }
+
+    /// Silent for ever, after one key.
+    fn list<'a>(&'a self, _: &'a str) -> BoxStream<'a, Result<CacheKey>> {
+        let key = "m@1@0@ff@half".parse::<CacheKey>();
+        stream::iter([key]).chain(stream::pending()).boxed()
     }
 
     async fn remove(&self, _: &CacheKey) -> Result<bool> {
