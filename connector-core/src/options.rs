@@ -161,7 +161,7 @@ fn fill<O: ConnectorOptions>(
         let error = Error::new(ErrorKind::InvalidOption, format!("{message}: {why}"));
         match e.field.as_deref().and_then(|f| schema.option(f)) {
             Some(option) => error.with_hint(format!(
-                "it takes {} {}: {}",
+                "it takes {}{}: {}",
                 article(&option.type_name),
                 option.type_name,
                 option.summary()
@@ -172,7 +172,11 @@ fn fill<O: ConnectorOptions>(
 }
 
 fn article(word: &str) -> &'static str {
-    if word.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" }
+    match word {
+        _ if word.starts_with("one of ") => "",
+        _ if word.starts_with(['a', 'e', 'i', 'o', 'u']) => "an ",
+        _ => "a ",
+    }
 }
 
 /// Refuses the query parameters that are no options of `schema`.

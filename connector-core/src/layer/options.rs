@@ -33,9 +33,10 @@ pub struct LayerOptions {
     pub retry_min_delay_ms: Option<u64>,
     /// Milliseconds before a retry at most. 2000 unless set.
     pub retry_max_delay_ms: Option<u64>,
-    /// How many calls may be in flight at once; the others wait.
+    /// How many calls may be in flight at once; the others wait. 0 for no limit.
     pub max_in_flight: Option<usize>,
-    /// After how many calls in a row that did not reach the store calls are refused; 5 if `min_reconnect_interval` is set.
+    /// After how many calls in a row that did not reach the store calls are refused, 0 for never; 5 if
+    /// `min_reconnect_interval` is set.
     pub breaker_failures: Option<u32>,
     /// Seconds between two tries to reach a lost store; calls in between are refused. 10, as in LMCache, if
     /// `breaker_failures` is set.

@@ -12,7 +12,7 @@ pub struct AuditOptions {
     pub actual_remote_url: Option<String>,
     /// Whether the checksums of chunks that are put and read are logged.
     pub calc_checksum: bool,
-    /// Whether a chunk that is read must have a checksum that was put; false unless set. Calculates checksums, too.
+    /// Whether a chunk that is read must be the one that was put through this connector, if that is known; false unless set. Calculates checksums, too.
     pub verify_checksum: Option<bool>,
     /// LMCache's old name for `verify_checksum`, which is stronger.
     pub verify: bool,
