@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use connector_core::conformance::{CheckResult, Kit, Outcome, checks};
 use connector_core::{Error, ErrorKind};
-use faulty::{FAULTS, Fault, Profile, kit};
+use faulty::{FAULTS, Fault, Profile, Untidy, Wrong, kit};
 
 /// What the checks are called.
 fn names() -> BTreeSet<&'static str> {
@@ -87,6 +87,50 @@ async fn panics_hangs_and_leaks_are_failures_that_say_what_happened() {
         let said = run(fault, name).await;
         assert!(said.contains("failed: ") && said.contains(words), "`{words}` is missing: {said}");
     }
+}
+
+/// A check that leaves 2000 keys to clean up: what is said of it, how many keys are left, how many connectors open.
+async fn after_thousands_of_keys(wrong: Wrong) -> (CheckResult, usize, usize) {
+    let store = Untidy::new(wrong, None);
+    let result = store.kit().run_check("thousands_of_keys_in_one_batch").await.expect("the check exists");
+    (result, store.left(), store.open())
+}
+
+#[tokio::test]
+async fn a_removal_that_fails_for_a_moment_is_tried_again() {
+    let (result, left, open) = after_thousands_of_keys(Wrong::OneHiccup).await;
+    assert_eq!((&result.outcome, left, open), (&Outcome::Passed, 0, 0));
+}
+
+#[tokio::test]
+async fn keys_that_cannot_be_removed_do_not_keep_the_others_nor_the_connector_open() {
+    // 2000 keys are seven times 256 and 208.
+    let (result, left, open) = after_thousands_of_keys(Wrong::RemovalsOf(256)).await;
+    assert_eq!((left, open), (1792, 0), "{result}");
+    let said = result.to_string();
+    assert!(said.contains("1792 of its 2000 keys may be left") && said.contains("no removal of 256"), "{said}");
+    let (result, left, open) = after_thousands_of_keys(Wrong::RemovalsOf(208)).await;
+    assert_eq!((left, open, result.is_failure()), (208, 0, true), "{result}");
+}
+
+#[tokio::test]
+async fn what_a_broken_connector_leaves_is_removed_by_a_new_one() {
+    let (result, left, open) = after_thousands_of_keys(Wrong::FirstRemovesPanic).await;
+    assert_eq!((left, open), (0, 0), "{result}");
+    let said = result.to_string();
+    assert!(said.contains("the first connector is broken") && said.contains("A new connector could"), "{said}");
+
+    let store = Untidy::new(Wrong::SecondOpenHangs, None);
+    let kit = store.kit().limit(Duration::from_secs(1));
+    let result = kit.run_check("closing_one_leaves_the_others_open").await.expect("the check exists");
+    assert_eq!(store.left(), 0, "{result}");
+}
+
+#[tokio::test]
+async fn a_limit_of_keys_beyond_all_reason_is_not_tried() {
+    let kit = Untidy::new(Wrong::Nothing, Some(usize::MAX)).kit();
+    let result = kit.run_check("keys_over_the_limit_are_refused").await.expect("the check exists");
+    assert!(matches!(&result.outcome, Outcome::Skipped(why) if why.contains("too long to try")), "{result}");
 }
 
 #[tokio::test]

@@ -18,10 +18,12 @@ mod fault;
 mod lent;
 mod profile;
 mod store;
+mod untidy;
 
 pub(crate) use fault::{FAULTS, Fault};
 use lent::Lent;
 pub(crate) use profile::Profile;
+pub(crate) use untidy::{Untidy, Wrong};
 
 /// The store behind all connectors of one kit.
 #[derive(Default)]
