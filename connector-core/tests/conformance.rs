@@ -157,6 +157,18 @@ async fn a_run_shows_each_result_as_it_comes_and_can_be_ended() {
         .run_some(|c| c.chapter() == "get_into", |_| shown.fetch_add(1, Ordering::SeqCst) < 1)
         .await;
     assert_eq!((report.checks.len(), shown.load(Ordering::SeqCst)), (2, 2));
+    assert!(report.interrupted && report.failures().next().is_none() && !report.passed(), "{report}");
+    assert!(report.to_string().ends_with("2 passed, 0 failed, 0 skipped; interrupted"), "{report}");
+}
+
+#[tokio::test]
+async fn a_run_without_a_check_that_passed_has_not_passed() {
+    let kit = kit(Profile::Plain, None);
+    let none = kit.run_some(|_| false, |_| true).await;
+    let skipped = kit.run_some(|c| c.chapter() == "removal", |_| true).await;
+    for (report, checks) in [(none, 0), (skipped, 2)] {
+        assert_eq!((report.checks.len(), report.passed(), report.interrupted), (checks, false, false), "{report}");
+    }
 }
 
 #[tokio::test]
@@ -167,7 +179,7 @@ async fn a_report_is_json_with_a_reason_for_all_that_did_not_pass() {
     assert_eq!(check["name"], "remove_says_whether_it_was_there");
     assert_eq!((&check["outcome"], &check["why"]), (&"skipped".into(), &"the store declares no `remove`".into()));
     assert!(check["seconds"].is_f64() && check["rule"].is_string(), "{check}");
-    assert!(report.to_string().ends_with("0 passed, 0 failed, 2 skipped"), "{report}");
+    assert!(report.to_string().ends_with("0 passed, 0 failed, 2 skipped; nothing was checked"), "{report}");
 }
 
 #[test]
