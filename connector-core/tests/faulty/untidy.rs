@@ -23,12 +23,14 @@ pub(crate) enum Wrong {
     SecondOpenHangs,
 }
 
+type Chunks = HashMap<CacheKey, (Vec<u8>, ChunkLayout)>;
+
 /// A store of its own, and what the kit has done to it.
 #[derive(Clone)]
 pub(crate) struct Untidy {
     wrong: Wrong,
     longest_key: Option<usize>,
-    chunks: Arc<Mutex<HashMap<CacheKey, (Vec<u8>, ChunkLayout)>>>,
+    chunks: Arc<Mutex<Chunks>>,
     opened: Arc<AtomicUsize>,
     closed: Arc<AtomicUsize>,
     removals: Arc<AtomicUsize>,
@@ -70,7 +72,7 @@ impl Untidy {
         self.opened.load(Ordering::SeqCst) - self.closed.load(Ordering::SeqCst)
     }
 
-    fn chunks(&self) -> MutexGuard<'_, HashMap<CacheKey, (Vec<u8>, ChunkLayout)>> {
+    fn chunks(&self) -> MutexGuard<'_, Chunks> {
         self.chunks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
