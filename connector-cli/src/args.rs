@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
@@ -125,8 +125,9 @@ pub(crate) enum Command {
     /// Check that a store keeps the contract of every connector; exit code 1 if it breaks a rule
     ///
     /// Works on keys of its own (model `kvconn-conformance-..`) and removes them after each check, also when it is interrupted
-    /// or a check fails; a store that cannot remove keeps about 250 MiB. The store needs room for 200 MiB. A check that
-    /// does not apply to the store is skipped and says why.
+    /// or a check fails; a store that cannot remove keeps about 250 MiB. The store needs room for 200 MiB. A bounded store
+    /// (a capacity, the front of a tiered store, any LRU) makes that room: it evicts chunks of others. A check that does not
+    /// apply to the store is skipped and says why; a run in which no check passed has not passed.
     #[command(after_help = "Examples:\n  \
         kvconn check fs:///mnt/nvme/kv\n  \
         kvconn check memory://x --filter batch --json | jq -r '.checks[] | select(.outcome == \"failed\")'\n  \
@@ -276,6 +277,9 @@ pub(crate) struct CheckArgs {
     /// Only checks of this chapter, or with this text in their name
     #[arg(long, value_name = "TEXT")]
     pub(crate) filter: Option<String>,
+    /// How long one check may take before it counts as one that hangs
+    #[arg(long, value_name = "SECONDS", default_value = "60")]
+    pub(crate) timeout: NonZeroU64,
     /// Show the checks and what each is for, without a store
     #[arg(long)]
     pub(crate) list: bool,

@@ -15,7 +15,8 @@
 //!
 //! **Safe against a store in use.** Keys have a model name that no other program, run or check has
 //! (`kvconn-conformance-<random>`); each check removes the keys that it made when it has ended, also when it failed, and
-//! nothing else. A store that cannot remove keeps them.
+//! nothing else. A store that cannot remove keeps them. **But a bounded store makes room:** where chunks are evicted (a
+//! capacity, the front of a tiered store, any LRU), the kit's own, of up to 64 MiB, push out those of others.
 //!
 //! **What it asks of a store.** Room for about 200 MiB, which is what the largest chunks take. A store that may forget a
 //! chunk right after it was put (a cache that is too small, a black hole) fails, and rightly so.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use connector_core::conformance::{CheckResult, Kit, Outcome, checks};
 use connector_core::{Error, ErrorKind};
-use faulty::{FAULTS, Fault, Profile, kit};
+use faulty::{FAULTS, Fault, Profile, Untidy, Wrong, kit};
 
 /// What the checks are called.
 fn names() -> BTreeSet<&'static str> {
@@ -89,6 +89,50 @@ async fn panics_hangs_and_leaks_are_failures_that_say_what_happened() {
     }
 }
 
+/// A check that leaves 2000 keys to clean up: what is said of it, how many keys are left, how many connectors open.
+async fn after_thousands_of_keys(wrong: Wrong) -> (CheckResult, usize, usize) {
+    let store = Untidy::new(wrong, None);
+    let result = store.kit().run_check("thousands_of_keys_in_one_batch").await.expect("the check exists");
+    (result, store.left(), store.open())
+}
+
+#[tokio::test]
+async fn a_removal_that_fails_for_a_moment_is_tried_again() {
+    let (result, left, open) = after_thousands_of_keys(Wrong::OneHiccup).await;
+    assert_eq!((&result.outcome, left, open), (&Outcome::Passed, 0, 0));
+}
+
+#[tokio::test]
+async fn keys_that_cannot_be_removed_do_not_keep_the_others_nor_the_connector_open() {
+    // 2000 keys are seven times 256 and 208.
+    let (result, left, open) = after_thousands_of_keys(Wrong::RemovalsOf(256)).await;
+    assert_eq!((left, open), (1792, 0), "{result}");
+    let said = result.to_string();
+    assert!(said.contains("1792 of its 2000 keys may be left") && said.contains("no removal of 256"), "{said}");
+    let (result, left, open) = after_thousands_of_keys(Wrong::RemovalsOf(208)).await;
+    assert_eq!((left, open, result.is_failure()), (208, 0, true), "{result}");
+}
+
+#[tokio::test]
+async fn what_a_broken_connector_leaves_is_removed_by_a_new_one() {
+    let (result, left, open) = after_thousands_of_keys(Wrong::FirstRemovesPanic).await;
+    assert_eq!((left, open), (0, 0), "{result}");
+    let said = result.to_string();
+    assert!(said.contains("the first connector is broken") && said.contains("A new connector could"), "{said}");
+
+    let store = Untidy::new(Wrong::SecondOpenHangs, None);
+    let kit = store.kit().limit(Duration::from_secs(1));
+    let result = kit.run_check("closing_one_leaves_the_others_open").await.expect("the check exists");
+    assert_eq!(store.left(), 0, "{result}");
+}
+
+#[tokio::test]
+async fn a_limit_of_keys_beyond_all_reason_is_not_tried() {
+    let kit = Untidy::new(Wrong::Nothing, Some(usize::MAX)).kit();
+    let result = kit.run_check("keys_over_the_limit_are_refused").await.expect("the check exists");
+    assert!(matches!(&result.outcome, Outcome::Skipped(why) if why.contains("too long to try")), "{result}");
+}
+
 #[tokio::test]
 async fn what_a_report_says_stands_on_one_line() {
     let kit = kit(Profile::Full, Some(Fault::OddKeysBecomeOthers));
@@ -113,6 +157,18 @@ async fn a_run_shows_each_result_as_it_comes_and_can_be_ended() {
         .run_some(|c| c.chapter() == "get_into", |_| shown.fetch_add(1, Ordering::SeqCst) < 1)
         .await;
     assert_eq!((report.checks.len(), shown.load(Ordering::SeqCst)), (2, 2));
+    assert!(report.interrupted && report.failures().next().is_none() && !report.passed(), "{report}");
+    assert!(report.to_string().ends_with("2 passed, 0 failed, 0 skipped; interrupted"), "{report}");
+}
+
+#[tokio::test]
+async fn a_run_without_a_check_that_passed_has_not_passed() {
+    let kit = kit(Profile::Plain, None);
+    let none = kit.run_some(|_| false, |_| true).await;
+    let skipped = kit.run_some(|c| c.chapter() == "removal", |_| true).await;
+    for (report, checks) in [(none, 0), (skipped, 2)] {
+        assert_eq!((report.checks.len(), report.passed(), report.interrupted), (checks, false, false), "{report}");
+    }
 }
 
 #[tokio::test]
@@ -123,7 +179,7 @@ async fn a_report_is_json_with_a_reason_for_all_that_did_not_pass() {
     assert_eq!(check["name"], "remove_says_whether_it_was_there");
     assert_eq!((&check["outcome"], &check["why"]), (&"skipped".into(), &"the store declares no `remove`".into()));
     assert!(check["seconds"].is_f64() && check["rule"].is_string(), "{check}");
-    assert!(report.to_string().ends_with("0 passed, 0 failed, 2 skipped"), "{report}");
+    assert!(report.to_string().ends_with("0 passed, 0 failed, 2 skipped; nothing was checked"), "{report}");
 }
 
 #[test]

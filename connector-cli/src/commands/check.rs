@@ -1,7 +1,7 @@
 //! `kvconn check`: the conformance kit against a store.
 
 use std::io::Write;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use connectors::conformance::{Check, CheckResult, Kit, Outcome, Report, checks};
 use connectors::{Error, ErrorKind, redact};
@@ -52,7 +52,8 @@ pub(crate) async fn run(setup: &Setup, args: &CheckArgs, out: &mut Out) -> Resul
         }
         shown.is_ok() && !interrupt.is_set()
     };
-    let report = Kit::builder(setup.builder(url)).run_some(wanted, show).await;
+    let limit = Duration::from_secs(args.timeout.get());
+    let report = Kit::builder(setup.builder(url)).limit(limit).run_some(wanted, show).await;
     shown?;
     if args.json {
         let (connector, seconds) = (&*name, start.elapsed().as_secs_f64());
@@ -60,7 +61,8 @@ pub(crate) async fn run(setup: &Setup, args: &CheckArgs, out: &mut Out) -> Resul
     } else {
         summary(&report, Time(start.elapsed()), out)?;
     }
-    if interrupt.is_set() {
+    // Not the signal itself: one behind the last check has ended nothing.
+    if report.interrupted {
         return Ok(Answer::Interrupted);
     }
     Ok(Answer::yes_if(report.passed()))
@@ -105,5 +107,10 @@ fn row(result: &CheckResult, width: usize, out: &mut Out) -> Result<(), Failure>
 
 fn summary(report: &Report, time: Time, out: &mut Out) -> Result<(), Failure> {
     let (all, failed, skipped) = (report.checks.len(), report.failures().count(), report.skipped().count());
-    Ok(writeln!(out, "{} passed, {failed} failed, {skipped} skipped in {time}", all - failed - skipped)?)
+    let note = match report.interrupted {
+        true => "; interrupted",
+        false if all == skipped => "; nothing was checked",
+        false => "",
+    };
+    Ok(writeln!(out, "{} passed, {failed} failed, {skipped} skipped in {time}{note}", all - failed - skipped)?)
 }

@@ -69,6 +69,38 @@ fn a_wrong_url_is_one_error_and_no_table() {
 }
 
 #[test]
+fn a_run_that_checked_nothing_has_not_passed() {
+    let check = |more: &[&str]| run(&[&["check", "memory://", "--filter", "undeclared_"], more].concat()).exits(1);
+    let json = check(&["--json"]).json();
+    assert_eq!((&json["passed"], &json["interrupted"]), (&false.into(), &false.into()), "{json}");
+    assert_eq!(ended(&json, "skipped").len(), json["checks"].as_array().map_or(0, Vec::len), "{json}");
+    assert!(check(&[]).text().contains("; nothing was checked\n"));
+}
+
+#[test]
+fn a_check_has_as_long_as_the_caller_says() {
+    // A get that takes minutes.
+    let slow = "mock://1?peeking_latency=600000";
+    let json = run(&["check", slow, "--filter", "exists_agrees", "--timeout", "1", "--json"]).exits(1).json();
+    let why = json["checks"][0]["why"].as_str().expect("a reason");
+    assert!(why.contains("did not end within 1s"), "{why}");
+    run(&["check", slow, "--timeout", "0"]).exits(2);
+}
+
+#[test]
+fn an_interrupted_check_has_not_passed() {
+    let (dir, url) = store();
+    let mut child = kvconn(&["check", &url, "--json"]).stdout(std::process::Stdio::piped()).spawn().expect("it starts");
+    wait_until(&mut child, || !entries(dir.path()).is_empty());
+    signal(&child, "INT");
+    let said = child.wait_with_output().expect("the command ends");
+    assert_eq!(said.status.code(), Some(130));
+    let json: serde_json::Value = serde_json::from_slice(&said.stdout).expect("a report");
+    assert_eq!((&json["passed"], &json["interrupted"]), (&false.into(), &true.into()), "{json}");
+    assert!(ended(&json, "failed").is_empty(), "{json}");
+}
+
+#[test]
 fn an_interrupted_check_leaves_nothing() {
     let (dir, url) = store();
     let mut child = kvconn(&["check", &url]).stdout(std::process::Stdio::null()).spawn().expect("the command starts");

@@ -6,11 +6,16 @@ use std::task::Poll;
 
 use futures::stream::{StreamExt, TryStreamExt};
 
-use super::subject::{Checked, Subject, ensure};
+use super::subject::{Checked, Subject, ensure, failed};
 
-/// A call that needs more polls than this is dropped at these stages only.
-const STAGES: usize = 24;
+/// A call of this kit that takes more polls is not waiting for its store, but spinning.
+pub(super) const MOST_POLLS: usize = 1000;
 const LEN: usize = 40_000;
+
+/// The failure of a call that no number of polls brings to its end.
+pub(super) fn never_ends<T>(call: &str) -> Checked<T> {
+    Err(failed(format!("{call} does not end within {MOST_POLLS} polls")))
+}
 
 /// Drives the future to its `n`th poll and drops it; its output if it had one by then.
 pub(super) async fn polled<F: Future>(future: F, n: usize) -> Option<F::Output> {
@@ -43,20 +48,20 @@ async fn next_calls_work(s: &Subject) -> Checked {
 
 pub(super) async fn dropped_gets_do_no_harm(s: &Subject) -> Checked {
     let (key, value) = s.stored(LEN).await?;
-    for n in 0..STAGES {
+    for n in 0..MOST_POLLS {
         let got = polled(s.store.get(&key), n).await;
         let exists = polled(s.store.exists(&key), n).await;
         s.expect(&key, &value).await?;
         next_calls_work(s).await?;
         if got.is_some() && exists.is_some() {
-            break;
+            return Ok(());
         }
     }
-    Ok(())
+    never_ends("`get` or `exists`")
 }
 
 pub(super) async fn dropped_puts_leave_whole_values(s: &Subject) -> Checked {
-    for n in 0..STAGES {
+    for n in 0..MOST_POLLS {
         let (key, old) = s.stored(LEN).await?;
         let fresh = s.key();
         let (new, first) = (s.value(LEN + 5000)?, s.value(LEN)?);
@@ -69,30 +74,30 @@ pub(super) async fn dropped_puts_leave_whole_values(s: &Subject) -> Checked {
             replaced?;
             stored?;
             s.expect(&key, &new).await?;
-            break;
+            return Ok(());
         }
     }
-    Ok(())
+    never_ends("`put`")
 }
 
 pub(super) async fn dropped_removes_leave_whole_values(s: &Subject) -> Checked {
     s.needs_remove()?;
-    for n in 0..STAGES {
+    for n in 0..MOST_POLLS {
         let (key, value) = s.stored(LEN).await?;
         let removed = polled(s.store.remove(&key), n).await;
         s.is_none_or_one_of(&key, s.store.get(&key).await?, &[&value])?;
         next_calls_work(s).await?;
         if let Some(removed) = removed {
             ensure!(removed?, "`remove` is false of `{key}`, which was put");
-            break;
+            return Ok(());
         }
     }
-    Ok(())
+    never_ends("`remove`")
 }
 
 pub(super) async fn dropped_get_into_gives_up_its_memory(s: &Subject) -> Checked {
     let (key, value) = s.stored(LEN).await?;
-    for n in 0..STAGES {
+    for n in 0..MOST_POLLS {
         let mut memory = s.memory(&value.layout)?;
         let capacity = memory.capacity();
         let ended = polled(s.store.get_into(&key, &mut memory), n).await;
@@ -106,16 +111,16 @@ pub(super) async fn dropped_get_into_gives_up_its_memory(s: &Subject) -> Checked
         drop(memory);
         s.all_memory_is_back().await?;
         if ended.is_some() {
-            break;
+            return Ok(());
         }
     }
-    Ok(())
+    never_ends("`get_into`")
 }
 
 pub(super) async fn dropped_batches_do_no_harm(s: &Subject) -> Checked {
     let stored = s.many_stored(12).await?;
     let keys: Vec<_> = stored.iter().map(|(key, _)| key.clone()).collect();
-    for n in 0..STAGES {
+    for n in 0..MOST_POLLS {
         let new = (0..6).map(|_| Ok((s.key(), s.value(LEN)?))).collect::<Checked<Vec<_>>>()?;
         let items = new.iter().map(|(k, v)| Ok((k.clone(), s.chunk(v)?))).collect::<Checked<Vec<_>>>()?;
         let mut requests = Vec::new();
@@ -137,17 +142,22 @@ pub(super) async fn dropped_batches_do_no_harm(s: &Subject) -> Checked {
         }
         next_calls_work(s).await?;
         if ended.into_iter().all(|e| e) {
-            break;
+            return Ok(());
         }
     }
-    Ok(())
+    never_ends("a batch")
 }
 
 pub(super) async fn dropped_lists_do_no_harm(s: &Subject) -> Checked {
     s.needs_list()?;
     let stored = s.many_stored(20).await?;
     let prefix = format!("{}@", s.names.model());
-    for n in 0..STAGES {
+    let all_are_listed = async || {
+        let found: Vec<_> = s.store.list(&prefix).try_collect().await?;
+        ensure!(found.len() == stored.len(), "after a dropped listing, `list` gives {} of 20 keys", found.len());
+        Ok(())
+    };
+    for n in 0..=stored.len() {
         let mut keys = s.store.list(&prefix);
         let mut read = 0;
         // Some items, and then a part of the next one. A stream that has ended is not asked again.
@@ -158,8 +168,14 @@ pub(super) async fn dropped_lists_do_no_harm(s: &Subject) -> Checked {
             polled(keys.next(), 1).await;
         }
         drop(keys);
-        let found: Vec<_> = s.store.list(&prefix).try_collect().await?;
-        ensure!(found.len() == stored.len(), "after a dropped listing, `list` gives {} of 20 keys", found.len());
+        all_are_listed().await?;
     }
-    next_calls_work(s).await
+    for n in 0..MOST_POLLS {
+        let ended = polled(s.store.list(&prefix).try_collect::<Vec<_>>(), n).await;
+        all_are_listed().await?;
+        if ended.is_some() {
+            return next_calls_work(s).await;
+        }
+    }
+    never_ends("`list`")
 }

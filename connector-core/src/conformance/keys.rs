@@ -3,6 +3,9 @@
 use super::subject::{Checked, Subject, ensure, failed, is_refusal, skip};
 use crate::{CacheKey, KeyKind};
 
+/// A longer limit is not tried: keys of that length would fill memory, the store and the report.
+const LARGEST_TRIED: usize = 1 << 20;
+
 /// What stands behind the model's name in odd keys.
 const ODD_MODELS: [&str; 22] = [
     "/Llama-3.1-8B",
@@ -83,7 +86,11 @@ pub(super) async fn long_keys_are_kept_or_refused(s: &Subject) -> Checked {
 }
 
 pub(super) async fn keys_over_the_limit_are_refused(s: &Subject) -> Checked {
-    let Some(limit) = s.can.max_key_bytes else { skip!("the store declares no longest key") };
+    let limit = match s.can.max_key_bytes {
+        None => skip!("the store declares no longest key"),
+        Some(limit) if limit > LARGEST_TRIED => skip!("the longest key of {limit} bytes is too long to try"),
+        Some(limit) => limit,
+    };
     let shortest = s.key().as_str().len() + 1;
     ensure!(limit >= shortest, "the store takes keys of {limit} bytes at most, less than this kit's {shortest}");
     let value = s.value(600)?;

@@ -97,7 +97,8 @@ impl Kit {
         self.run_some(|_| true, |_| true).await
     }
 
-    /// Runs the checks that are `wanted`, and shows each result as it comes; ends early when `show` answers false.
+    /// Runs the checks that are `wanted`, and shows each result as it comes; ends when `show` answers false, and such
+    /// a report has not passed.
     ///
     /// **Cancellation.** If the future is dropped, the running check goes on to its end in the background, and cleans up.
     pub async fn run_some(
@@ -105,12 +106,13 @@ impl Kit {
         wanted: impl Fn(&Check) -> bool,
         mut show: impl FnMut(&CheckResult) -> bool,
     ) -> Report {
-        let mut report = Report { checks: Vec::new() };
+        let mut report = Report { checks: Vec::new(), interrupted: false };
         for check in checks().iter().filter(|c| wanted(c)) {
             let result = self.run_one(check).await;
             let go_on = show(&result);
             report.checks.push(result);
             if !go_on {
+                report.interrupted = true;
                 break;
             }
         }

@@ -67,8 +67,8 @@ macro_rules! __conformance_checks {
             capabilities: undeclared_dtypes_are_refused = "a chunk of a dtype that is not declared is refused, and leaves the old value or none";
             capabilities: chunks_over_the_limit_are_refused = "a chunk longer than the declared limit is refused, and leaves the old value or none";
 
-            closing: closed_stores_refuse_calls = "`close` may be called twice, and every later call is `Closed`";
-            closing: close_waits_for_calls_in_flight = "`close` waits for a call in flight, which ends as if nothing had happened";
+            closing: close_succeeds_once_for_all = "`close` of an idle store succeeds, and so does closing it again";
+            closing: close_finishes_what_was_put = "`close` succeeds behind calls in flight, and what they put is there for other connectors of the store";
             closing: close_ends_the_work_of_dropped_calls = "after `close` no work of dropped calls holds memory";
             closing: a_dropped_close_can_be_called_again = "a `close` that is dropped at any stage can be called again";
             closing: closing_one_leaves_the_others_open = "closing one connector leaves others of the same store open, and it can be opened again";

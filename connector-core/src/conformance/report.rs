@@ -58,12 +58,17 @@ impl CheckResult {
 pub struct Report {
     /// One for each check that was run.
     pub checks: Vec<CheckResult>,
+    /// Whether the run was ended early, so that checks are missing.
+    pub interrupted: bool,
 }
 
 impl Report {
-    /// Whether no check failed. Look at [`skipped`](Self::skipped), too: what was not checked did not pass.
+    /// Whether the run came to its end, some check passed, and none failed. Look at [`skipped`](Self::skipped), too: what
+    /// was not checked did not pass.
     pub fn passed(&self) -> bool {
-        self.failures().next().is_none()
+        !self.interrupted
+            && self.checks.iter().any(|c| c.outcome == Outcome::Passed)
+            && self.failures().next().is_none()
     }
 
     /// The checks that failed.
@@ -95,7 +100,13 @@ impl fmt::Display for Report {
             writeln!(f, "{result}")?;
         }
         let (all, failed, skipped) = (self.checks.len(), self.failures().count(), self.skipped().count());
-        write!(f, "{} passed, {failed} failed, {skipped} skipped", all - failed - skipped)
+        write!(f, "{} passed, {failed} failed, {skipped} skipped", all - failed - skipped)?;
+        if self.interrupted {
+            f.write_str("; interrupted")?;
+        } else if all == skipped {
+            f.write_str("; nothing was checked")?;
+        }
+        Ok(())
     }
 }
 

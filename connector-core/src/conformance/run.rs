@@ -11,7 +11,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::subject::{Names, Subject, is_refusal};
 use super::{Check, CheckResult, Kit, Outcome};
-use crate::PoolAllocator;
+use crate::{CacheKey, Error, PoolAllocator};
 
 /// The pool of each check, in bytes: room for two chunks of the largest size, and some. Taken only as it is needed.
 const POOL_BYTES: usize = 256 << 20;
@@ -28,12 +28,19 @@ pub(super) fn supervise(kit: &Kit, check: &'static Check) -> CheckResult {
     let start = Instant::now();
     let names = Arc::new(Names::new());
     let outcome = match on_runtime(kit.time_limit(), run(kit.clone(), check, names.clone())) {
-        Ran::Ended(outcome) => outcome,
+        Ran::Ended(Ok(outcome)) => outcome,
+        Ran::Ended(Err(untidy)) => {
+            let then = rescue(kit, &names).map_or_else(|why| why, |()| " A new connector could remove them.".into());
+            Outcome::Failed(format!("{untidy}.{then}"))
+        }
         Ran::TooLong => {
-            let left = rescue(kit, names);
+            let left = rescue(kit, &names).err().unwrap_or_default();
             Outcome::Failed(format!("did not end within {:?}; does a call hang?{left}", kit.time_limit()))
         }
-        Ran::Lost(why) => Outcome::Failed(why),
+        Ran::Lost(why) => {
+            let left = rescue(kit, &names).err().unwrap_or_default();
+            Outcome::Failed(format!("{why}{left}"))
+        }
     };
     CheckResult::new(check, outcome, start.elapsed())
 }
@@ -51,7 +58,7 @@ fn on_runtime<T: Send + 'static>(limit: Duration, work: impl Future<Output = T> 
     };
     let (send, receive) = mpsc::channel();
     runtime.spawn(async move {
-        let ended = AssertUnwindSafe(work).catch_unwind().await;
+        let ended = caught(work).await;
         let _ = send.send(ended);
     });
     let ended = receive.recv_timeout(limit);
@@ -59,76 +66,150 @@ fn on_runtime<T: Send + 'static>(limit: Duration, work: impl Future<Output = T> 
     runtime.shutdown_background();
     match ended {
         Ok(Ok(answer)) => Ran::Ended(answer),
-        Ok(Err(panic)) => Ran::Lost(said(&*panic)),
+        Ok(Err(panic)) => Ran::Lost(panic),
         Err(RecvTimeoutError::Timeout) => Ran::TooLong,
         Err(RecvTimeoutError::Disconnected) => Ran::Lost("the check was lost".into()),
     }
 }
 
-async fn run(kit: Kit, check: &'static Check, names: Arc<Names>) -> Outcome {
+/// How the check ended; an error says what went wrong if its keys could not be removed.
+async fn run(kit: Kit, check: &'static Check, names: Arc<Names>) -> Result<Outcome, String> {
     let pool = PoolAllocator::new(POOL_BYTES);
     let subject = match Subject::open(&kit, &pool, &names).await {
         Ok(subject) => subject,
-        Err(e) => return Outcome::Failed(format!("the store cannot be opened: {e}")),
+        Err(e) => return Ok(Outcome::Failed(format!("the store cannot be opened: {e}"))),
     };
-    let ended = AssertUnwindSafe((check.run)(&subject)).catch_unwind().await;
-    let outcome = match ended {
+    let outcome = match caught((check.run)(&subject)).await {
         Ok(Ok(())) => Outcome::Passed,
         Ok(Err(end)) => end.0,
-        Err(panic) => Outcome::Failed(said(&*panic)),
+        Err(panic) => Outcome::Failed(panic),
     };
-    let tidied = async {
-        // A put that was dropped may still be at work, and would come after the removal.
-        let _ = subject.all_memory_is_back().await;
-        remove_all(&subject).await?;
-        subject.store.close().await.map_err(|e| format!("it cannot be closed: {e}"))?;
-        subject.all_memory_is_back().await.map_err(|_| leaked(&pool))
+    // A put that was dropped may still be at work, and would come after the removal.
+    let _ = subject.all_memory_is_back().await;
+    let removed = remove_all(&subject).await;
+    // Also if keys are left: connections and background work are not.
+    let closed = close(&subject).await;
+    let back = match &closed {
+        Ok(()) => subject.all_memory_is_back().await.map_err(|_| leaked(&pool)),
+        // Then whatever is still held is no news.
+        Err(_) => Ok(()),
     };
-    match (tidied.await, outcome) {
-        (Ok(()), outcome) => outcome,
-        (Err(why), Outcome::Failed(first)) => Outcome::Failed(format!("{first}; and then, {why}")),
-        (Err(why), _) => Outcome::Failed(format!("after the check, {why}")),
-    }
+    let tidy = removed.is_ok();
+    let wrong: Vec<_> = [removed, closed, back].into_iter().filter_map(Result::err).collect();
+    let outcome = match (wrong.is_empty(), outcome) {
+        (true, outcome) => return Ok(outcome),
+        (false, Outcome::Failed(first)) => format!("{first}; and then, {}", wrong.join("; and then, ")),
+        (false, _) => format!("after the check, {}", wrong.join("; and then, ")),
+    };
+    if tidy { Ok(Outcome::Failed(outcome)) } else { Err(outcome) }
+}
+
+async fn close(subject: &Subject) -> Result<(), String> {
+    let closed = caught(subject.store.close()).await;
+    closed.and_then(|closed| closed.map_err(|e| e.to_string())).map_err(|why| format!("it cannot be closed: {why}"))
 }
 
 fn leaked(pool: &PoolAllocator) -> String {
     format!("{} bytes of the pool did not come back, although everything is dropped and closed", pool.stats().in_use)
 }
 
-/// Removes what the check put. A key that the store refuses was never put.
+/// Removes what the check put, as much of it as can be removed. The first error, and how much is left.
 async fn remove_all(subject: &Subject) -> Result<(), String> {
     if !subject.can.remove {
         return Ok(());
     }
-    for keys in subject.names.made().chunks(REMOVED_AT_ONCE) {
-        for answer in subject.store.batched_remove(keys).await {
-            if let Err(e) = answer
-                && !is_refusal(&e)
-            {
-                return Err(format!("its keys cannot be removed: {e}"));
-            }
+    let made = subject.names.made();
+    let (mut why, mut count) = (None, 0);
+    for keys in made.chunks(REMOVED_AT_ONCE) {
+        let mut left = remove(subject, keys).await;
+        if left.temporary {
+            left = remove(subject, &left.keys).await;
         }
-        if subject.store.batched_exists(keys).await.into_iter().any(|there| matches!(there, Ok(true))) {
-            return Err("its keys were not removed, although `remove` says so".into());
-        }
+        why = why.or(left.why);
+        count += left.count;
     }
-    Ok(())
+    match (why, count) {
+        (Some(why), 0) => Err(format!("an error while its keys were removed: {why}")),
+        (Some(why), n) => Err(format!("{n} of its {} keys may be left, which cannot be removed: {why}", made.len())),
+        (None, 0) => Ok(()),
+        (None, n) => Err(format!("{n} of its {} keys were not removed, although `remove` says so", made.len())),
+    }
 }
 
-/// Cleans up with a connector that nothing has happened to. What is left to say.
-fn rescue(kit: &Kit, names: Arc<Names>) -> String {
-    let (kit, kit_limit) = (kit.clone(), kit.time_limit());
+/// What a removal has left.
+#[derive(Default)]
+struct Left {
+    /// Those to ask for once more.
+    keys: Vec<CacheKey>,
+    /// How many are there, or may be.
+    count: usize,
+    why: Option<String>,
+    temporary: bool,
+}
+
+impl Left {
+    /// Whether this is an error. A key that the store refuses was never put.
+    fn is_error<T>(&mut self, answer: &Result<T, Error>) -> bool {
+        let Err(e) = answer else { return false };
+        if is_refusal(e) {
+            return false;
+        }
+        self.why.get_or_insert_with(|| e.to_string());
+        self.temporary |= e.is_temporary();
+        true
+    }
+
+    /// The answers, or none after a panic.
+    fn answers<T>(&mut self, answers: Result<Vec<T>, String>) -> Vec<T> {
+        answers.unwrap_or_else(|panic| {
+            self.why.get_or_insert(panic);
+            Vec::new()
+        })
+    }
+}
+
+async fn remove(subject: &Subject, keys: &[CacheKey]) -> Left {
+    let mut left = Left::default();
+    let removed = caught(subject.store.batched_remove(keys)).await;
+    let removed = left.answers(removed);
+    let there = caught(subject.store.batched_exists(keys)).await;
+    let there = left.answers(there);
+    for (i, key) in keys.iter().enumerate() {
+        let failed = removed.get(i).is_some_and(|answer| left.is_error(answer));
+        let may_be_there = match there.get(i) {
+            Some(answer) => left.is_error(answer) || matches!(answer, Ok(true)),
+            None => true,
+        };
+        if failed || may_be_there {
+            left.keys.push(key.clone());
+        }
+        left.count += usize::from(may_be_there);
+    }
+    left
+}
+
+/// Cleans up with a connector that nothing has happened to. An error is what is left to say.
+fn rescue(kit: &Kit, names: &Arc<Names>) -> Result<(), String> {
+    if names.made().is_empty() {
+        return Ok(());
+    }
+    let (kit, names, limit) = (kit.clone(), names.clone(), RESCUE.min(kit.time_limit()));
     let work = async move {
         let pool = PoolAllocator::new(POOL_BYTES);
         let subject = Subject::open(&kit, &pool, &names).await.map_err(|e| e.to_string())?;
-        remove_all(&subject).await?;
-        subject.store.close().await.map_err(|e| e.to_string())
+        let removed = remove_all(&subject).await;
+        close(&subject).await.and(removed)
     };
-    match on_runtime(RESCUE.min(kit_limit), work) {
-        Ran::Ended(Ok(())) => String::new(),
-        Ran::Ended(Err(why)) | Ran::Lost(why) => format!(" Its keys may be left: {why}"),
-        Ran::TooLong => " Its keys may be left: removing them hangs, too".into(),
+    match on_runtime(limit, work) {
+        Ran::Ended(Ok(())) => Ok(()),
+        Ran::Ended(Err(why)) | Ran::Lost(why) => Err(format!(" Its keys may be left: {why}")),
+        Ran::TooLong => Err(" Its keys may be left: removing them hangs, too".into()),
     }
+}
+
+/// The output, or what a panic said.
+async fn caught<T>(work: impl Future<Output = T>) -> Result<T, String> {
+    AssertUnwindSafe(work).catch_unwind().await.map_err(|panic| said(&*panic))
 }
 
 /// What a panic said.

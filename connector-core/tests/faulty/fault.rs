@@ -62,6 +62,7 @@ faults! {
     ListsInAnyCase, list_keeps_to_the_prefix, Full;
     ListLosesWhatMoves, list_works_while_others_write, Full;
 
+    LongGetsLeaveItBusy, dropped_gets_do_no_harm, Full;
     GetsLeaveItBusy, dropped_gets_do_no_harm, Full;
     PutsLeaveItBusy, dropped_puts_leave_whole_values, Full;
     RemovesLeaveItBusy, dropped_removes_leave_whole_values, Full;
@@ -79,10 +80,12 @@ faults! {
     TakesEveryDtype, undeclared_dtypes_are_refused, Plain;
     TakesLongChunks, chunks_over_the_limit_are_refused, Plain;
 
-    CloseFails, closed_stores_refuse_calls, Full;
-    OneCallAtATime, close_waits_for_calls_in_flight, Full;
-    CloseHangs, closed_stores_refuse_calls, Full;
+    CloseFails, close_succeeds_once_for_all, Full;
+    CloseHangs, close_succeeds_once_for_all, Full;
+    CloseLosesTheLastPut, close_finishes_what_was_put, Full;
+    LongPutsWorkOnForEver, close_ends_the_work_of_dropped_calls, Full;
     WorksOnForEver, close_ends_the_work_of_dropped_calls, Full;
+    LongCloseWorksOnce, a_dropped_close_can_be_called_again, Full;
     CloseWorksOnce, a_dropped_close_can_be_called_again, Full;
     ClosesAllAtOnce, closing_one_leaves_the_others_open, Full;
 

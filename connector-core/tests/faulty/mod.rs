@@ -18,10 +18,12 @@ mod fault;
 mod lent;
 mod profile;
 mod store;
+mod untidy;
 
 pub(crate) use fault::{FAULTS, Fault};
 use lent::Lent;
 pub(crate) use profile::Profile;
+pub(crate) use untidy::{Untidy, Wrong};
 
 /// The store behind all connectors of one kit.
 #[derive(Default)]
@@ -49,6 +51,15 @@ pub(crate) struct Faulty {
     /// What is left of a call that was dropped.
     busy: AtomicBool,
     closing: AtomicBool,
+    /// What was put, and is not in the store yet.
+    waiting: Mutex<Option<(CacheKey, Vec<u8>, ChunkLayout)>>,
+}
+
+/// Longer than a few polls, shorter than a test.
+async fn long() {
+    for _ in 0..40 {
+        yield_now().await;
+    }
 }
 
 /// A kit over a store of its own.
@@ -58,7 +69,8 @@ pub(crate) fn kit(profile: Profile, fault: Option<Fault>) -> Kit {
         let store = store.clone();
         async move {
             let (busy, closing) = (AtomicBool::new(false), AtomicBool::new(false));
-            Ok(Connector::new("test/Faulty", Faulty { store, backend, profile, fault, busy, closing }))
+            let waiting = Mutex::default();
+            Ok(Connector::new("test/Faulty", Faulty { store, backend, profile, fault, busy, closing, waiting }))
         }
     })
 }
@@ -74,6 +86,10 @@ impl RemoteConnector for Faulty {
 
     async fn get(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
         self.begin(Fault::GetsLeaveItBusy).await?;
+        if self.has(Fault::LongGetsLeaveItBusy) {
+            long().await;
+            self.begin(Fault::LongGetsLeaveItBusy).await?;
+        }
         if self.has(Fault::PanicsInGet) {
             panic!("the author did not think of this");
         }
@@ -90,10 +106,6 @@ impl RemoteConnector for Faulty {
             }
         }
         let others = self.store.running.fetch_add(1, Ordering::SeqCst);
-        if self.has(Fault::OneCallAtATime) && others > 0 {
-            self.store.running.fetch_sub(1, Ordering::SeqCst);
-            return Err(Error::new(ErrorKind::Other, "another call is in flight"));
-        }
         let found = self.find(key);
         yield_now().await;
         self.store.running.fetch_sub(1, Ordering::SeqCst);
@@ -127,14 +139,17 @@ impl RemoteConnector for Faulty {
         self.begin(Fault::PutsLeaveItBusy).await?;
         match self.fault {
             Some(Fault::StoresInHalves | Fault::ShowsHalves) => self.store_in_halves(key, &chunk).await,
-            Some(Fault::OneCallAtATime) => {
-                self.store.running.fetch_add(1, Ordering::SeqCst);
+            Some(Fault::CloseLosesTheLastPut) => {
+                self.write_what_waits();
                 yield_now().await;
-                yield_now().await;
-                self.store.running.fetch_sub(1, Ordering::SeqCst);
-                self.store(key, &chunk);
+                // Written behind the answer, by the next call.
+                *self.waiting.lock().expect("no test panics here") =
+                    Some((key.clone(), chunk.to_vec(), chunk.layout().clone()));
             }
-            Some(Fault::WorksOnForEver) => {
+            Some(Fault::WorksOnForEver | Fault::LongPutsWorkOnForEver) => {
+                if self.has(Fault::LongPutsWorkOnForEver) {
+                    long().await;
+                }
                 let (ended, is_over) = oneshot::channel::<()>();
                 let held = chunk.clone();
                 tokio::spawn(async move {
@@ -254,7 +269,11 @@ impl RemoteConnector for Faulty {
         if self.has(Fault::CloseFails) {
             return Err(Error::new(ErrorKind::Other, "the connection was never opened"));
         }
-        if self.has(Fault::CloseWorksOnce) && self.closing.swap(true, Ordering::SeqCst) {
+        if self.has(Fault::LongCloseWorksOnce) {
+            long().await;
+        }
+        let once = self.has(Fault::CloseWorksOnce) || self.has(Fault::LongCloseWorksOnce);
+        if once && self.closing.swap(true, Ordering::SeqCst) {
             return Err(Error::new(ErrorKind::Other, "it is closing already"));
         }
         yield_now().await;

@@ -134,6 +134,14 @@ impl Faulty {
         chunks.insert(place, stored);
     }
 
+    /// Puts what waits into the store.
+    pub(super) fn write_what_waits(&self) {
+        let waiting = self.waiting.lock().expect("no test panics here").take();
+        if let Some((key, bytes, layout)) = waiting {
+            self.chunks().insert(key, Stored { bytes, layout, kept: None, lent: None });
+        }
+    }
+
     /// Half of the bytes first, the rest at the end: two writers, or a writer and a reader, get in each other's way.
     pub(super) async fn store_in_halves(&self, key: &CacheKey, chunk: &MemoryObj) {
         let half = chunk.len() / 2;
@@ -152,6 +160,7 @@ impl Faulty {
 
     /// At the start of each call: what dropped calls have left behind.
     pub(super) async fn begin(&self, fault: Fault) -> Result<()> {
+        self.write_what_waits();
         if self.has(fault) {
             if self.busy.swap(true, Ordering::SeqCst) {
                 return Err(Error::new(ErrorKind::Other, "a call that was dropped has left the connection busy"));
