@@ -5,7 +5,6 @@ use std::sync::Arc;
 use connector_core::connector::Gate;
 use connector_core::{CacheKey, Connector, Error, ErrorKind, MemoryObj, Result};
 use tokio::runtime::Handle;
-use tokio::sync::OwnedMutexGuard;
 
 use super::buffer::Buffer;
 use super::keys::Keys;
@@ -52,9 +51,9 @@ impl Tiers {
         self.buffer.as_ref()?.get(key)
     }
 
-    /// Puts a chunk into the front. The caller holds the key's lock, which is held until the front has ended, also if this
-    /// future is dropped: a put that ended late would lie over a newer one.
-    pub(super) async fn fill(self: &Arc<Self>, key: &CacheKey, chunk: MemoryObj, lock: OwnedMutexGuard<()>) {
+    /// Puts a chunk into the front. `held` is the key's lock, and the change if it is one: both are held until the front has
+    /// ended, also if this future is dropped: a put that ended late would lie over a newer one.
+    pub(super) async fn fill(self: &Arc<Self>, key: &CacheKey, chunk: MemoryObj, held: impl Send + 'static) {
         if self.keys.front_is_off() {
             return;
         }
@@ -67,7 +66,7 @@ impl Tiers {
                 Err(e) => tiers.front_failed("put", &e),
             }
             drop(tiers);
-            drop((lock, pass));
+            drop((held, pass));
         });
         if filled.await.is_err() {
             tracing::error!("filling the store in front panicked, or the tokio runtime is shutting down");

@@ -18,7 +18,7 @@ pub(crate) struct Control {
     /// Every call that has begun: `get KEY`, `batched_get 3`.
     pub(crate) calls: Mutex<Vec<String>>,
     failing: Mutex<HashSet<&'static str>>,
-    held: watch::Sender<HashSet<&'static str>>,
+    held: watch::Sender<HashSet<String>>,
 }
 
 static ALL: LazyLock<Mutex<HashMap<String, Arc<Control>>>> = LazyLock::new(Mutex::default);
@@ -37,10 +37,10 @@ impl Control {
         self.failing.lock().unwrap().clear();
     }
 
-    /// From now on, this operation begins and does not end.
-    pub(crate) fn hold(&self, operation: &'static str) {
+    /// From now on, this operation (`put`), or this one call of it (`put KEY`), begins and does not end.
+    pub(crate) fn hold(&self, call: &str) {
         self.held.send_modify(|held| {
-            held.insert(operation);
+            held.insert(call.to_owned());
         });
     }
 
@@ -62,9 +62,10 @@ impl Control {
     }
 
     async fn enter(&self, operation: &'static str, what: impl std::fmt::Display) -> Result<()> {
-        self.calls.lock().unwrap().push(format!("{operation} {what}"));
+        let call = format!("{operation} {what}");
+        self.calls.lock().unwrap().push(call.clone());
         let mut held = self.held.subscribe();
-        held.wait_for(|held| !held.contains(operation)).await.unwrap();
+        held.wait_for(|held| !held.contains(operation) && !held.contains(&call)).await.unwrap();
         if self.failing.lock().unwrap().contains(operation) {
             return Err(Error::new(ErrorKind::Unavailable, "told to fail").temporary(true));
         }
