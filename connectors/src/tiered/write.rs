@@ -14,7 +14,7 @@ use super::writer;
 /// A key that is being changed, locked. The change ends before the lock is free, as the fields are dropped in this order: a
 /// read that took the lock in between would believe to be current, and fill the front with what it read before.
 struct Locked {
-    _change: Change,
+    change: Change,
     _lock: OwnedMutexGuard<()>,
 }
 
@@ -22,14 +22,16 @@ impl Tiers {
     async fn locked(&self, key: &CacheKey) -> Locked {
         let change = self.keys.change(key);
         let lock = change.lock().lock_owned().await;
-        Locked { _change: change, _lock: lock }
+        Locked { change, _lock: lock }
     }
 
     /// Out of the front, to the back, into the front. Dropped anywhere, the front has nothing of it, or what the back has.
     pub(super) async fn put_through(self: &Arc<Self>, key: &CacheKey, chunk: MemoryObj) -> Result<()> {
-        let locked = self.locked(key).await;
+        let mut locked = self.locked(key).await;
         self.take_out(key).await;
+        locked.change.ask_back();
         self.back.put(key, chunk.clone()).await?;
+        locked.change.done_in_back();
         self.fill(key, chunk, locked).await;
         Ok(())
     }
@@ -45,10 +47,18 @@ impl Tiers {
             locks.push((key, Some(self.locked(key).await), 0));
         }
         join_all(keys.iter().map(|key| self.take_out(key))).await;
+        let changes = |locks: &mut Vec<(_, Option<Locked>, _)>, what: fn(&mut Change)| {
+            locks.iter_mut().filter_map(|(_, locked, _)| locked.as_mut()).for_each(|locked| what(&mut locked.change));
+        };
+        changes(&mut locks, Change::ask_back);
         let answers = self.back.batched_put(items).await;
-        for (key, _) in items {
+        changes(&mut locks, Change::done_in_back);
+        for ((key, _), answer) in items.iter().zip(&answers) {
             if let Ok(n) = locks.binary_search_by(|(k, ..)| (*k).cmp(key)) {
                 locks[n].2 += 1;
+                if let (Err(_), Some(locked)) = (answer, &mut locks[n].1) {
+                    locked.change.ask_back();
+                }
             }
         }
         let mut fills = Vec::new();
@@ -103,13 +113,15 @@ impl Tiers {
 
     /// Out of the buffer, the front and the back; says whether it was in any of them.
     pub(super) async fn remove(self: &Arc<Self>, key: &CacheKey) -> Result<bool> {
-        let _locked = self.locked(key).await;
+        let mut locked = self.locked(key).await;
         let waited = match &self.buffer {
             Some(buffer) => buffer.cancel(key).await,
             None => false,
         };
         let in_front = self.take_out(key).await;
+        locked.change.ask_back();
         let in_back = self.behind(self.back.remove(key).await)?;
+        locked.change.done_in_back();
         Ok(in_back || in_front || waited)
     }
 }

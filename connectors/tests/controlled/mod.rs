@@ -17,7 +17,7 @@ pub(crate) struct Control {
     pub(crate) chunks: Mutex<HashMap<CacheKey, MemoryObj>>,
     /// Every call that has begun: `get KEY`, `batched_get 3`.
     pub(crate) calls: Mutex<Vec<String>>,
-    failing: Mutex<HashSet<&'static str>>,
+    failing: Mutex<HashMap<&'static str, fn() -> Error>>,
     held: watch::Sender<HashSet<String>>,
 }
 
@@ -30,7 +30,12 @@ pub(crate) fn control(name: &str) -> Arc<Control> {
 impl Control {
     /// From now on, this operation fails.
     pub(crate) fn fail(&self, operation: &'static str) {
-        self.failing.lock().unwrap().insert(operation);
+        self.fail_with(operation, || Error::new(ErrorKind::Unavailable, "told to fail").temporary(true));
+    }
+
+    /// From now on, this operation fails in this way.
+    pub(crate) fn fail_with(&self, operation: &'static str, error: fn() -> Error) {
+        self.failing.lock().unwrap().insert(operation, error);
     }
 
     pub(crate) fn heal(&self) {
@@ -66,10 +71,8 @@ impl Control {
         self.calls.lock().unwrap().push(call.clone());
         let mut held = self.held.subscribe();
         held.wait_for(|held| !held.contains(operation) && !held.contains(&call)).await.unwrap();
-        if self.failing.lock().unwrap().contains(operation) {
-            return Err(Error::new(ErrorKind::Unavailable, "told to fail").temporary(true));
-        }
-        Ok(())
+        let failing = self.failing.lock().unwrap().get(operation).copied();
+        failing.map_or(Ok(()), |error| Err(error()))
     }
 }
 

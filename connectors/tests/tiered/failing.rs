@@ -1,7 +1,10 @@
 //! A front or a back that fails.
 
-use connectors::{CacheKey, ErrorKind, MemoryObjMut};
+use std::time::Duration;
+
+use connectors::{CacheKey, Error, ErrorKind, MemoryObjMut};
 use futures::StreamExt;
+use tokio::time::sleep;
 
 use super::{Tiered, WRITE_BACK, chunk, key, open};
 
@@ -73,4 +76,52 @@ async fn a_back_that_fails_leaves_the_hits_of_the_front_and_makes_no_misses() {
     connector.remove(&key(2)).await.unwrap_err();
     back.heal();
     assert_eq!(connector.get(&key(1)).await.unwrap().unwrap(), chunk(1), "the old chunk");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_front_that_is_back_is_set_right_without_help() {
+    let Tiered { connector, front, .. } = open("healed", "").await;
+    connector.put(&key(1), chunk(1)).await.unwrap();
+    front.fail("remove");
+    front.fail("put");
+    connector.put(&key(1), chunk(2)).await.unwrap();
+    sleep(Duration::from_secs(600)).await;
+    assert!(front.count("remove") < 50, "with pauses");
+    front.heal();
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(front.stored(&key(1)), None, "the old one is gone");
+    let removes = front.count("remove");
+    sleep(Duration::from_secs(3600)).await;
+    assert_eq!(front.count("remove"), removes, "nothing is left to do");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_front_that_failed_to_remove_more_keys_than_are_remembered_is_emptied_and_used_again() {
+    let Tiered { connector, front, back } = open("outage", "").await;
+    connector.put(&key(0), chunk(1)).await.unwrap();
+    connector.put(&key(200_000), chunk(1)).await.unwrap();
+    front.fail("remove");
+    front.fail("put");
+    for n in 0..100_001 {
+        connector.put(&key(n), chunk(2)).await.unwrap();
+        if n > 0 {
+            back.chunks.lock().unwrap().remove(&key(n));
+        }
+    }
+    assert_eq!(connector.get(&key(0)).await.unwrap(), Some(chunk(2)), "not the front's");
+    sleep(Duration::from_secs(60)).await;
+    front.heal();
+    sleep(Duration::from_secs(60)).await;
+    assert!(front.chunks.lock().unwrap().is_empty());
+    assert_eq!(connector.get(&key(0)).await.unwrap(), Some(chunk(2)));
+    assert_eq!(front.stored(&key(0)), Some(chunk(2)), "the front is used again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_the_front_cannot_name_is_no_failure_of_the_front() {
+    let Tiered { connector, front, .. } = open("unnamed", "").await;
+    front.fail_with("remove", || Error::new(ErrorKind::InvalidKey, "too long"));
+    connector.put(&key(1), chunk(1)).await.unwrap();
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(front.count("remove"), 1, "nothing is set right that was not wrong");
 }

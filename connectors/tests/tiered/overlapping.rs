@@ -163,3 +163,24 @@ async fn a_read_that_began_during_a_batch_does_not_fill_while_the_batch_fills_it
     reader.await.unwrap();
     assert_eq!(connector.get(&key(1)).await.unwrap(), Some(chunk(2)));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_put_that_is_dropped_and_comes_late_is_not_hidden_by_an_old_chunk_in_front() {
+    let Tiered { connector, front, back } = open("late", "").await;
+    connector.put(&key(1), chunk(1)).await.unwrap();
+    back.hold("put");
+    let k = key(1);
+    let mut put = Box::pin(connector.put(&k, chunk(2)));
+    assert!(poll_immediate(&mut put).await.is_none());
+    drop(put);
+    assert_eq!(connector.get(&k).await.unwrap(), Some(chunk(1)));
+    // What the store had begun ends now.
+    back.store(&k, chunk(2));
+    assert_eq!(connector.get(&k).await.unwrap(), Some(chunk(2)));
+    assert_eq!(front.stored(&k), None);
+    back.let_go();
+    connector.put(&k, chunk(3)).await.unwrap();
+    front.chunks.lock().unwrap().clear();
+    assert_eq!(connector.get(&k).await.unwrap(), Some(chunk(3)));
+    assert_eq!(front.stored(&k), Some(chunk(3)), "reads fill the front again");
+}

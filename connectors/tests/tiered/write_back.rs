@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use connectors::{CacheKey, ErrorKind, PoolAllocator};
+use connectors::{CacheKey, Error, ErrorKind, PoolAllocator};
 use futures::StreamExt;
 use tokio::time::{sleep, timeout};
 
@@ -154,4 +154,62 @@ async fn a_key_that_the_back_cannot_name_stays_in_front_and_holds_up_nothing() {
     connector.put(&long, chunk(1)).await.unwrap();
     connector.close().await.unwrap();
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "the other chunk was written");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chunk_that_the_back_never_takes_holds_up_nothing_and_leaves_no_older_one() {
+    for (name, refusal) in [
+        ("too-large", (|| Error::new(ErrorKind::OutOfMemory, "larger than the store")) as fn() -> Error),
+        ("mismatch", || Error::new(ErrorKind::SizeMismatch, "not the size of a chunk")),
+    ] {
+        let Tiered { connector, front, back } = open(name, WRITE_BACK).await;
+        back.store(&key(1), chunk(1));
+        back.fail_with("put", refusal);
+        connector.put(&key(1), chunk(2)).await.unwrap();
+        settle().await;
+        assert_eq!(back.stored(&key(1)), None, "the old chunk is not left");
+        assert_eq!(connector.get(&key(1)).await.unwrap(), Some(chunk(2)));
+        front.chunks.lock().unwrap().clear();
+        assert_eq!(connector.get(&key(1)).await.unwrap(), None, "it was given up");
+        connector.close().await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_chunk_waits_until_the_back_has_removed_the_older_one() {
+    let Tiered { connector, front, back } = open("unremoved", WRITE_BACK).await;
+    back.store(&key(1), chunk(1));
+    back.fail_with("put", || Error::new(ErrorKind::Unsupported, "no such chunks"));
+    back.fail("remove");
+    connector.put(&key(1), chunk(2)).await.unwrap();
+    sleep(Duration::from_secs(60)).await;
+    front.chunks.lock().unwrap().clear();
+    assert_eq!(connector.get(&key(1)).await.unwrap(), Some(chunk(2)), "from the buffer");
+    back.heal();
+    back.fail_with("put", || Error::new(ErrorKind::Unsupported, "no such chunks"));
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(back.stored(&key(1)), None);
+    connector.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_behind_is_tried_again() {
+    let Tiered { connector, back, .. } = open("disk", WRITE_BACK).await;
+    back.fail_with("put", || Error::io(std::io::ErrorKind::StorageFull.into(), "write"));
+    connector.put(&key(1), chunk(1)).await.unwrap();
+    sleep(Duration::from_secs(60)).await;
+    back.heal();
+    connector.close().await.unwrap();
+    assert_eq!(back.stored(&key(1)), Some(chunk(1)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_back_that_panics_is_tried_again() {
+    let Tiered { connector, back, .. } = open("panics", WRITE_BACK).await;
+    back.fail_with("put", || panic!("told to panic"));
+    connector.put(&key(1), chunk(1)).await.unwrap();
+    settle().await;
+    back.heal();
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(back.stored(&key(1)), Some(chunk(1)), "without another put or a close");
 }
