@@ -12,12 +12,14 @@ use connectors::{
 use futures::stream::{self, StreamExt};
 use tokio::sync::watch;
 
+type MakeError = fn() -> Error;
+
 #[derive(Default)]
 pub(crate) struct Control {
     pub(crate) chunks: Mutex<HashMap<CacheKey, MemoryObj>>,
     /// Every call that has begun: `get KEY`, `batched_get 3`.
     pub(crate) calls: Mutex<Vec<String>>,
-    failing: Mutex<HashMap<&'static str, fn() -> Error>>,
+    failing: Mutex<HashMap<&'static str, MakeError>>,
     held: watch::Sender<HashSet<String>>,
 }
 
@@ -34,7 +36,7 @@ impl Control {
     }
 
     /// From now on, this operation fails in this way.
-    pub(crate) fn fail_with(&self, operation: &'static str, error: fn() -> Error) {
+    pub(crate) fn fail_with(&self, operation: &'static str, error: MakeError) {
         self.failing.lock().unwrap().insert(operation, error);
     }
 
