@@ -7,8 +7,15 @@ use lru::LruCache;
 
 use crate::copies::Copies;
 
+/// What a chunk has to have on average, in bytes: its key and its place take memory too, also if it is empty.
+const LEAST_AVERAGE: u64 = 512;
+
+/// So many chunks are kept whatever their size: little enough to need no bound.
+const ALWAYS_KEPT: usize = 1024;
+
 pub(crate) struct LruChunks {
     capacity: u64,
+    most_chunks: usize,
     copies: Copies,
     state: Mutex<State>,
 }
@@ -21,7 +28,8 @@ struct State {
 impl LruChunks {
     pub(crate) fn new(capacity: u64) -> Self {
         let state = State { chunks: LruCache::unbounded(), bytes: 0 };
-        Self { capacity, copies: Copies::new(capacity), state: Mutex::new(state) }
+        let most_chunks = usize::try_from(capacity / LEAST_AVERAGE).unwrap_or(usize::MAX).max(ALWAYS_KEPT);
+        Self { capacity, most_chunks, copies: Copies::new(capacity), state: Mutex::new(state) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -67,7 +75,7 @@ impl LruChunks {
             gone.push(old);
         }
         state.bytes += chunk.len() as u64;
-        while state.bytes > self.capacity {
+        while state.bytes > self.capacity || state.chunks.len() > self.most_chunks {
             let Some((_, oldest)) = state.chunks.pop_lru() else { break };
             state.bytes -= oldest.len() as u64;
             gone.push(oldest);

@@ -308,6 +308,16 @@ async fn memory_drops_what_was_used_longest_ago_and_counts_bytes() {
 }
 
 #[tokio::test]
+async fn memory_bounds_the_number_of_empty_chunks_too() {
+    let connector = connectors::open("memory://?capacity=1000000").await.unwrap();
+    for n in 0..3000 {
+        connector.put(&key(n), MemoryObj::from(Vec::new())).await.unwrap();
+    }
+    assert_eq!(connector.list("").count().await, 1_000_000 / 512);
+    assert!(connector.exists(&key(2999)).await.unwrap() && !connector.exists(&key(0)).await.unwrap());
+}
+
+#[tokio::test]
 async fn memory_is_shared_by_name_within_a_process_and_copies_what_it_keeps() {
     let stores = Stores::new();
     let (a, b) = (connectors::open(&stores.memory()).await.unwrap(), connectors::open(&stores.memory()).await.unwrap());

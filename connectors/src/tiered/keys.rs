@@ -3,28 +3,63 @@
 //! Each key has a lock, which puts, removes and the filling of the front hold: whoever changes the front holds it. And it
 //! has a version, which a put or remove changes when it begins and when it ends: a read that began at another version knows
 //! that what it read may be old, gives it to those who asked before, and keeps it out of the front.
+//!
+//! And there are keys in doubt: what the front failed to remove is *distrusted*, and is not asked of it; what the back did
+//! not answer is *unsettled*, because that change may still come, and is not filled into the front.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use connector_core::{CacheKey, Error, ErrorKind, MemoryObj, Result};
+use lru::LruCache;
 use tokio::sync::watch;
 
 /// What a read found, for all that wait for it.
 pub(super) type Answer = Option<Result<Option<MemoryObj>, Arc<Error>>>;
 
-/// Keys that the front may have wrong, at most; then it is passed by for good.
+/// Keys that the front may have wrong, at most; then it is passed by until it was emptied.
 const MOST_DISTRUSTED: usize = 100_000;
+
+/// Keys whose change the back did not answer, at most; then the oldest is settled: nothing comes that late.
+const MOST_UNSETTLED: usize = 100_000;
+
+/// Keys that are healed between two looks at what is in doubt.
+const HEALED_AT_ONCE: usize = 64;
 
 #[derive(Default)]
 pub(super) struct Keys(Mutex<State>);
 
-#[derive(Default)]
 struct State {
     busy: HashMap<CacheKey, Busy>,
     /// The front may have another chunk than the back: it failed to remove what was replaced.
     distrusted: HashSet<CacheKey>,
     front_is_off: bool,
+    /// Whether the front failed to remove something since the look at what is in doubt.
+    failed_again: bool,
+    healing: bool,
+    unsettled: LruCache<CacheKey, ()>,
+}
+
+/// What the front may have wrong.
+pub(super) enum Doubts {
+    None,
+    /// Some of these keys.
+    Keys(Vec<CacheKey>),
+    All,
+}
+
+/// The one task that makes the front right again, until dropped.
+pub(super) struct Healing {
+    keys: Arc<Keys>,
+    over: bool,
+}
+
+/// What is known of a change in the back.
+enum InBack {
+    Unasked,
+    /// It may come as long as this is not answered, or if it failed.
+    Asked,
+    Done,
 }
 
 #[derive(Default)]
@@ -43,7 +78,10 @@ pub(super) struct Use {
 }
 
 /// A change of a key, from before its first step until dropped.
-pub(super) struct Change(Use);
+pub(super) struct Change {
+    used: Use,
+    in_back: InBack,
+}
 
 /// A read of the stores for all that ask for a key meanwhile.
 pub(super) struct Flight {
@@ -72,7 +110,7 @@ impl Keys {
         let mut state = self.lock();
         let used = self.used(&mut state, key);
         state.touch(key);
-        Change(used)
+        Change { used, in_back: InBack::Unasked }
     }
 
     /// Joins the read that is in flight, or begins one: then the flight has to be flown.
@@ -106,18 +144,71 @@ impl Keys {
         self.lock().distrusted.remove(key);
     }
 
-    /// The front may be wrong about this key; `false` if it is passed by for good from now on.
-    pub(super) fn distrust(&self, key: &CacheKey) -> bool {
+    /// The front may be wrong about this key. The first time, gives the task that sets it right. A front that can be
+    /// emptied is passed by when there are too many such keys; of any other, all of them have to be remembered.
+    pub(super) fn distrust(self: &Arc<Self>, key: &CacheKey, can_be_emptied: bool) -> Option<Healing> {
         let mut state = self.lock();
-        if state.distrusted.len() >= MOST_DISTRUSTED {
+        state.failed_again = true;
+        if can_be_emptied && state.distrusted.len() >= MOST_DISTRUSTED {
             state.front_is_off = true;
-            tracing::error!("the store in front failed to remove {MOST_DISTRUSTED} keys: it is passed by from now on");
+            tracing::error!(
+                "the store in front failed to remove {MOST_DISTRUSTED} keys: it is passed by until emptied"
+            );
             state.distrusted = HashSet::new();
         }
         if !state.front_is_off {
             state.distrusted.insert(key.clone());
         }
-        !state.front_is_off
+        (!std::mem::replace(&mut state.healing, true)).then(|| Healing { keys: self.clone(), over: false })
+    }
+
+    /// Keeps the key's lock.
+    pub(super) fn use_of(self: &Arc<Self>, key: &CacheKey) -> Use {
+        self.used(&mut self.lock(), key)
+    }
+
+    /// The back has this key's newest chunk: nothing older comes any more.
+    pub(super) fn settle(&self, key: &CacheKey) {
+        self.lock().unsettled.pop(key);
+    }
+}
+
+impl Healing {
+    /// What is to be healed next. With nothing, another task is begun when something is in doubt again.
+    pub(super) fn next(&mut self) -> Doubts {
+        let mut state = self.keys.lock();
+        state.failed_again = false;
+        if state.front_is_off {
+            return Doubts::All;
+        }
+        let keys: Vec<CacheKey> = state.distrusted.iter().take(HEALED_AT_ONCE).cloned().collect();
+        if !keys.is_empty() {
+            return Doubts::Keys(keys);
+        }
+        // In one step with the look: what is in doubt from now on finds no task, and begins one.
+        (state.healing, self.over) = (false, true);
+        Doubts::None
+    }
+
+    /// All that was in the front when [`next`](Self::next) was called is out of it.
+    pub(super) fn emptied(&self) {
+        let mut state = self.keys.lock();
+        if !state.failed_again && std::mem::take(&mut state.front_is_off) {
+            tracing::info!("the store in front was emptied: it is used again");
+        }
+    }
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            busy: HashMap::new(),
+            distrusted: HashSet::new(),
+            front_is_off: false,
+            failed_again: false,
+            healing: false,
+            unsettled: LruCache::unbounded(),
+        }
     }
 }
 
@@ -130,19 +221,57 @@ impl State {
     }
 }
 
+impl Use {
+    pub(super) fn lock(&self) -> Arc<tokio::sync::Mutex<()>> {
+        self.lock.clone()
+    }
+}
+
 impl Change {
     pub(super) fn lock(&self) -> Arc<tokio::sync::Mutex<()>> {
-        self.0.lock.clone()
+        self.used.lock()
+    }
+
+    /// From now on the back may be changed, also later than this change ends, unless it is done before.
+    pub(super) fn ask_back(&mut self) {
+        self.in_back = InBack::Asked;
+    }
+
+    /// The back has answered that it is changed.
+    pub(super) fn done_in_back(&mut self) {
+        self.in_back = InBack::Done;
     }
 }
 
 impl Drop for Change {
     /// Who asks from now on must not be given what a read found that began before.
     fn drop(&mut self) {
-        let mut state = self.0.keys.lock();
-        state.touch(&self.0.key);
-        if let Some(busy) = state.busy.get_mut(&self.0.key) {
+        let key = &self.used.key;
+        let mut state = self.used.keys.lock();
+        state.touch(key);
+        if let Some(busy) = state.busy.get_mut(key) {
             busy.flight = None;
+        }
+        match self.in_back {
+            InBack::Unasked => {}
+            InBack::Done => {
+                state.unsettled.pop(key);
+            }
+            InBack::Asked => {
+                state.unsettled.put(key.clone(), ());
+                if state.unsettled.len() > MOST_UNSETTLED {
+                    state.unsettled.pop_lru();
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Healing {
+    /// Also if the front panicked: the next failure begins another task.
+    fn drop(&mut self) {
+        if !self.over {
+            self.keys.lock().healing = false;
         }
     }
 }
@@ -164,12 +293,14 @@ impl Flight {
     }
 
     pub(super) fn lock(&self) -> Arc<tokio::sync::Mutex<()>> {
-        self.used.lock.clone()
+        self.used.lock()
     }
 
-    /// Whether no put or remove began or ended since this read began.
+    /// Whether no put or remove began or ended since this read began, and none may come late.
     pub(super) fn is_current(&self) -> bool {
-        self.used.keys.lock().busy.get(&self.used.key).is_some_and(|busy| busy.version == self.version)
+        let state = self.used.keys.lock();
+        state.busy.get(&self.used.key).is_some_and(|busy| busy.version == self.version)
+            && !state.unsettled.contains(&self.used.key)
     }
 
     /// Waits until nobody waits. Somebody may still join then: see [`is_abandoned`](Self::is_abandoned).

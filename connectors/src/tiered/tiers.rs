@@ -5,9 +5,9 @@ use std::sync::Arc;
 use connector_core::connector::Gate;
 use connector_core::{CacheKey, Connector, Error, ErrorKind, MemoryObj, Result};
 use tokio::runtime::Handle;
-use tokio::sync::OwnedMutexGuard;
 
 use super::buffer::Buffer;
+use super::heal::heal;
 use super::keys::Keys;
 
 pub(super) struct Tiers {
@@ -52,9 +52,9 @@ impl Tiers {
         self.buffer.as_ref()?.get(key)
     }
 
-    /// Puts a chunk into the front. The caller holds the key's lock, which is held until the front has ended, also if this
-    /// future is dropped: a put that ended late would lie over a newer one.
-    pub(super) async fn fill(self: &Arc<Self>, key: &CacheKey, chunk: MemoryObj, lock: OwnedMutexGuard<()>) {
+    /// Puts a chunk into the front. `held` is the key's lock, and the change if it is one: both are held until the front has
+    /// ended, also if this future is dropped: a put that ended late would lie over a newer one.
+    pub(super) async fn fill(self: &Arc<Self>, key: &CacheKey, chunk: MemoryObj, held: impl Send + 'static) {
         if self.keys.front_is_off() {
             return;
         }
@@ -67,7 +67,7 @@ impl Tiers {
                 Err(e) => tiers.front_failed("put", &e),
             }
             drop(tiers);
-            drop((lock, pass));
+            drop((held, pass));
         });
         if filled.await.is_err() {
             tracing::error!("filling the store in front panicked, or the tokio runtime is shutting down");
@@ -75,21 +75,45 @@ impl Tiers {
     }
 
     /// Takes a key out of the front, and says whether it was there; the caller holds the key's lock. A front that fails may
-    /// keep the chunk, and is not asked about this key any more.
-    pub(super) async fn take_out(&self, key: &CacheKey) -> bool {
-        // A future that is dropped in here leaves the key distrusted until the front is right about it again.
-        if !self.keys.distrust(key) {
-            return false;
-        }
-        match self.front.remove(key).await {
-            Ok(there) => {
-                self.keys.trust(key);
-                there
-            }
+    /// keep the chunk, and is not asked about this key until it is right again.
+    pub(super) async fn take_out(self: &Arc<Self>, key: &CacheKey) -> bool {
+        self.try_take_out(key).await.unwrap_or(false)
+    }
+
+    /// The same, with the front's error, which is logged.
+    pub(super) async fn try_take_out(self: &Arc<Self>, key: &CacheKey) -> Result<bool> {
+        // Also of a future that is dropped in here.
+        let mut doubt = Doubt { tiers: self, key, gone: false };
+        let there = match self.front.remove(key).await {
+            // What the front cannot name, it cannot have.
+            Err(e) if matches!(e.kind(), ErrorKind::InvalidKey | ErrorKind::InvalidInput) => false,
             Err(e) => {
                 self.front_failed("remove", &e);
-                false
+                return Err(e);
             }
+            Ok(there) => there,
+        };
+        doubt.gone = true;
+        self.keys.trust(key);
+        Ok(there)
+    }
+}
+
+/// A key that the front may have wrong, unless it is gone from there.
+struct Doubt<'a> {
+    tiers: &'a Arc<Tiers>,
+    key: &'a CacheKey,
+    gone: bool,
+}
+
+impl Drop for Doubt<'_> {
+    fn drop(&mut self) {
+        if self.gone {
+            return;
+        }
+        let tiers = self.tiers;
+        if let Some(healing) = tiers.keys.distrust(self.key, tiers.front.capabilities().list) {
+            tiers.handle.spawn(heal(Arc::downgrade(tiers), healing));
         }
     }
 }

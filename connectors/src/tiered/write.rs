@@ -11,27 +11,28 @@ use super::keys::Change;
 use super::tiers::Tiers;
 use super::writer;
 
-/// A key that is being changed, locked. Unlocked before the change ends: a read that begins then is a current one.
+/// A key that is being changed, locked. The change ends before the lock is free, as the fields are dropped in this order: a
+/// read that took the lock in between would believe to be current, and fill the front with what it read before.
 struct Locked {
-    lock: Option<OwnedMutexGuard<()>>,
-    _change: Change,
+    change: Change,
+    _lock: OwnedMutexGuard<()>,
 }
 
 impl Tiers {
     async fn locked(&self, key: &CacheKey) -> Locked {
         let change = self.keys.change(key);
         let lock = change.lock().lock_owned().await;
-        Locked { lock: Some(lock), _change: change }
+        Locked { change, _lock: lock }
     }
 
     /// Out of the front, to the back, into the front. Dropped anywhere, the front has nothing of it, or what the back has.
     pub(super) async fn put_through(self: &Arc<Self>, key: &CacheKey, chunk: MemoryObj) -> Result<()> {
         let mut locked = self.locked(key).await;
         self.take_out(key).await;
+        locked.change.ask_back();
         self.back.put(key, chunk.clone()).await?;
-        if let Some(lock) = locked.lock.take() {
-            self.fill(key, chunk, lock).await;
-        }
+        locked.change.done_in_back();
+        self.fill(key, chunk, locked).await;
         Ok(())
     }
 
@@ -43,13 +44,21 @@ impl Tiers {
         // In one order, so that two batches never each hold what the other waits for.
         let mut locks = Vec::with_capacity(keys.len());
         for &key in &keys {
-            locks.push((key, self.locked(key).await, 0));
+            locks.push((key, Some(self.locked(key).await), 0));
         }
         join_all(keys.iter().map(|key| self.take_out(key))).await;
+        let changes = |locks: &mut Vec<(_, Option<Locked>, _)>, what: fn(&mut Change)| {
+            locks.iter_mut().filter_map(|(_, locked, _)| locked.as_mut()).for_each(|locked| what(&mut locked.change));
+        };
+        changes(&mut locks, Change::ask_back);
         let answers = self.back.batched_put(items).await;
-        for (key, _) in items {
+        changes(&mut locks, Change::done_in_back);
+        for ((key, _), answer) in items.iter().zip(&answers) {
             if let Ok(n) = locks.binary_search_by(|(k, ..)| (*k).cmp(key)) {
                 locks[n].2 += 1;
+                if let (Err(_), Some(locked)) = (answer, &mut locks[n].1) {
+                    locked.change.ask_back();
+                }
             }
         }
         let mut fills = Vec::new();
@@ -58,9 +67,9 @@ impl Tiers {
             // Of two chunks under one key, nobody knows which the back has.
             if answer.is_ok()
                 && locks[n].2 == 1
-                && let Some(lock) = locks[n].1.lock.take()
+                && let Some(locked) = locks[n].1.take()
             {
-                fills.push(self.fill(key, chunk.clone(), lock));
+                fills.push(self.fill(key, chunk.clone(), locked));
             }
         }
         join_all(fills).await;
@@ -71,16 +80,14 @@ impl Tiers {
     pub(super) async fn put_later(self: &Arc<Self>, buffer: &Buffer, key: &CacheKey, chunk: MemoryObj) -> Result<()> {
         self.check(key, &chunk)?;
         let room = buffer.room(&chunk).await?;
-        let mut locked = self.locked(key).await;
+        let locked = self.locked(key).await;
         let copy = buffer.copy(&chunk)?;
         drop(chunk);
         self.take_out(key).await;
         if buffer.insert(key, copy.clone(), room) {
             self.handle.spawn(writer::write_on(self.clone()));
         }
-        if let Some(lock) = locked.lock.take() {
-            self.fill(key, copy, lock).await;
-        }
+        self.fill(key, copy, locked).await;
         Ok(())
     }
 
@@ -106,13 +113,15 @@ impl Tiers {
 
     /// Out of the buffer, the front and the back; says whether it was in any of them.
     pub(super) async fn remove(self: &Arc<Self>, key: &CacheKey) -> Result<bool> {
-        let _locked = self.locked(key).await;
+        let mut locked = self.locked(key).await;
         let waited = match &self.buffer {
             Some(buffer) => buffer.cancel(key).await,
             None => false,
         };
         let in_front = self.take_out(key).await;
+        locked.change.ask_back();
         let in_back = self.behind(self.back.remove(key).await)?;
+        locked.change.done_in_back();
         Ok(in_back || in_front || waited)
     }
 }

@@ -1,10 +1,12 @@
 //! Writes what waits in the buffer to the store behind.
 
+use std::error::Error as _;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use connector_core::{CacheKey, Error, ErrorKind, Result};
-use futures::future::select;
+use connector_core::{CacheKey, Error, ErrorKind, MemoryObj, Result};
+use futures::future::{FutureExt, select};
 use futures::stream::{self, StreamExt};
 use tokio::time::sleep;
 
@@ -26,7 +28,7 @@ pub(super) async fn write_on(tiers: Arc<Tiers>) {
     let mut writer = buffer.writer();
     while let Some((again, write)) = writer.next() {
         writer = again;
-        let answer = settled(&write.key, tiers.back.put(&write.key, write.chunk.clone()).await);
+        let answer = put(&tiers, &write.key, &write.chunk).await;
         let failed = answer.as_ref().err().map(|e| e.again());
         let key = write.key.clone();
         write.end(answer);
@@ -46,21 +48,43 @@ pub(super) async fn write_on(tiers: Arc<Tiers>) {
     // The last one has ended with `None`.
 }
 
-/// What the back refuses for good (a key that cannot be its file's name) would wait for ever: it is given up, and stays in
-/// the front as long as there is room. Most of it is refused when it is put, by what the back says it can do.
-fn settled(key: &CacheKey, answer: Result<()>) -> Result<()> {
-    match answer {
-        Err(error) if refuses(&error) => {
-            tracing::error!(%key, %error, "the store behind refuses the chunk: it stays in front only");
-            Ok(())
+/// Writes one chunk. A back that panics has failed: the writer lives on, and tries again.
+async fn put(tiers: &Tiers, key: &CacheKey, chunk: &MemoryObj) -> Result<()> {
+    let work = async {
+        match tiers.back.put(key, chunk.clone()).await {
+            Err(error) if refuses(&error) => give_up(tiers, key, &error).await,
+            answer => answer,
         }
-        other => other,
-    }
+    };
+    let answer = AssertUnwindSafe(work).catch_unwind().await;
+    answer.unwrap_or_else(|_| Err(Error::new(ErrorKind::Other, "the store behind panicked")))?;
+    tiers.keys.settle(key);
+    Ok(())
 }
 
-/// Whether the error is about this key or chunk, and not about the store.
+/// What the back refuses for good (a key that cannot be its file's name) would wait for ever: it is given up, and stays in
+/// the front as long as there is room. Most of it is refused when it is put, by what the back says it can do. The back must
+/// not keep the key's old chunk: that would be given out when the front has dropped the new one.
+async fn give_up(tiers: &Tiers, key: &CacheKey, error: &Error) -> Result<()> {
+    if tiers.back.capabilities().remove {
+        match tiers.back.remove(key).await {
+            Err(e) if !refuses(&e) => return Err(e),
+            _ => {}
+        }
+    }
+    tracing::error!(%key, %error, "the store behind refuses the chunk: it stays in front only");
+    Ok(())
+}
+
+/// Whether the error is about this key or chunk, and not about the store: a full disk is about the store.
 fn refuses(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::InvalidKey | ErrorKind::InvalidInput | ErrorKind::Unsupported)
+    match error.kind() {
+        ErrorKind::InvalidKey | ErrorKind::InvalidInput | ErrorKind::Unsupported | ErrorKind::SizeMismatch => true,
+        ErrorKind::OutOfMemory => {
+            !error.is_temporary() && !error.source().is_some_and(|source| source.is::<std::io::Error>())
+        }
+        _ => false,
+    }
 }
 
 /// Writes everything; if the back fails, each chunk is tried once.
@@ -70,7 +94,7 @@ pub(super) async fn flush(tiers: &Tiers, buffer: &Buffer) -> Result<()> {
     let tries = buffer.rest().0;
     let errors = stream::iter(0..tries).map(|_| async {
         let write = buffer.next()?;
-        let answer = settled(&write.key, tiers.back.put(&write.key, write.chunk.clone()).await);
+        let answer = put(tiers, &write.key, &write.chunk).await;
         let error = answer.as_ref().err().map(Error::again);
         write.end(answer);
         error

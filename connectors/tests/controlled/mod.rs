@@ -12,13 +12,15 @@ use connectors::{
 use futures::stream::{self, StreamExt};
 use tokio::sync::watch;
 
+type MakeError = fn() -> Error;
+
 #[derive(Default)]
 pub(crate) struct Control {
     pub(crate) chunks: Mutex<HashMap<CacheKey, MemoryObj>>,
     /// Every call that has begun: `get KEY`, `batched_get 3`.
     pub(crate) calls: Mutex<Vec<String>>,
-    failing: Mutex<HashSet<&'static str>>,
-    held: watch::Sender<HashSet<&'static str>>,
+    failing: Mutex<HashMap<&'static str, MakeError>>,
+    held: watch::Sender<HashSet<String>>,
 }
 
 static ALL: LazyLock<Mutex<HashMap<String, Arc<Control>>>> = LazyLock::new(Mutex::default);
@@ -30,17 +32,22 @@ pub(crate) fn control(name: &str) -> Arc<Control> {
 impl Control {
     /// From now on, this operation fails.
     pub(crate) fn fail(&self, operation: &'static str) {
-        self.failing.lock().unwrap().insert(operation);
+        self.fail_with(operation, || Error::new(ErrorKind::Unavailable, "told to fail").temporary(true));
+    }
+
+    /// From now on, this operation fails in this way.
+    pub(crate) fn fail_with(&self, operation: &'static str, error: MakeError) {
+        self.failing.lock().unwrap().insert(operation, error);
     }
 
     pub(crate) fn heal(&self) {
         self.failing.lock().unwrap().clear();
     }
 
-    /// From now on, this operation begins and does not end.
-    pub(crate) fn hold(&self, operation: &'static str) {
+    /// From now on, this operation (`put`), or this one call of it (`put KEY`), begins and does not end.
+    pub(crate) fn hold(&self, call: &str) {
         self.held.send_modify(|held| {
-            held.insert(operation);
+            held.insert(call.to_owned());
         });
     }
 
@@ -62,13 +69,12 @@ impl Control {
     }
 
     async fn enter(&self, operation: &'static str, what: impl std::fmt::Display) -> Result<()> {
-        self.calls.lock().unwrap().push(format!("{operation} {what}"));
+        let call = format!("{operation} {what}");
+        self.calls.lock().unwrap().push(call.clone());
         let mut held = self.held.subscribe();
-        held.wait_for(|held| !held.contains(operation)).await.unwrap();
-        if self.failing.lock().unwrap().contains(operation) {
-            return Err(Error::new(ErrorKind::Unavailable, "told to fail").temporary(true));
-        }
-        Ok(())
+        held.wait_for(|held| !held.contains(operation) && !held.contains(&call)).await.unwrap();
+        let failing = self.failing.lock().unwrap().get(operation).copied();
+        failing.map_or(Ok(()), |error| Err(error()))
     }
 }
 

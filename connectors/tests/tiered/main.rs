@@ -1,0 +1,97 @@
+//! `tiered://`: reads that are shared, and two stores that never disagree for long.
+
+#[path = "../controlled/mod.rs"]
+mod controlled;
+mod failing;
+mod overlapping;
+mod sharing;
+mod write_back;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use connectors::{CacheKey, Connector, LMCacheEngineConfig, MemoryObj};
+use controlled::{Control, control};
+use futures::StreamExt;
+use tokio::time::sleep;
+
+fn key(n: u32) -> CacheKey {
+    format!("facebook/opt-125m@1@0@{n:x}@half").parse().unwrap()
+}
+
+fn chunk(seed: u8) -> MemoryObj {
+    sized(seed, 1000)
+}
+
+fn sized(seed: u8, len: usize) -> MemoryObj {
+    MemoryObj::from((0..len).map(|i| (i % 251) as u8 ^ seed).collect::<Vec<_>>())
+}
+
+struct Tiered {
+    connector: Connector,
+    front: Arc<Control>,
+    back: Arc<Control>,
+}
+
+async fn open(name: &str, options: &str) -> Tiered {
+    let url = format!("tiered://?front=controlled%3A%2F%2F{name}-front&back=controlled%3A%2F%2F{name}-back{options}");
+    let connector = connectors::open(&url).await.unwrap();
+    Tiered { connector, front: control(&format!("{name}-front")), back: control(&format!("{name}-back")) }
+}
+
+const WRITE_BACK: &str = "&mode=write_back";
+
+/// Lets everything run that can run now.
+async fn settle() {
+    // Paused time moves on only when nothing is left to do.
+    sleep(Duration::from_millis(1)).await;
+}
+
+#[tokio::test]
+async fn real_stores_stand_in_front_and_behind_and_the_list_has_no_key_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let fs = format!("fs%3A%2F%2F{}", dir.path().join("kv").display().to_string().replace('/', "%2F"));
+    let query = format!("front=memory%3A%2F%2F%3Fcapacity%3D3000&back={fs}");
+    let config = LMCacheEngineConfig::new()
+        .with_extra_config("remote_storage_plugin.tiered.one.front", "memory://?capacity=3000")
+        .with_extra_config("remote_storage_plugin.tiered.one.back", format!("fs://{}", dir.path().join("kv").display()))
+        .with_extra_config("remote_storage_plugin.tiered.one.mode", "write_back");
+    for url in [
+        format!("tiered://?{query}"),
+        format!("tiered:///?{query}"),
+        format!("tiered://h:1/?{query}&mode=write_back&write_back_bytes=100000"),
+        format!("external://h:0/kvconn.tiered/?connector_name=TieredConnector&{query}"),
+        "plugin://tiered.one".to_owned(),
+    ] {
+        let connector = connectors::builder(&url).config(config.clone()).open().await.unwrap();
+        for n in 0..10 {
+            connector.put(&key(n), chunk(n as u8)).await.unwrap();
+        }
+        let mut listed: Vec<CacheKey> = connector.list("").map(Result::unwrap).collect().await;
+        listed.sort();
+        assert_eq!(listed, (0..10).map(key).collect::<Vec<_>>(), "{url}");
+        for n in (0..10).rev() {
+            assert_eq!(connector.get(&key(n)).await.unwrap().unwrap(), chunk(n as u8), "{url}");
+        }
+        let gone = connector.batched_remove(&(0..11).map(key).collect::<Vec<_>>()).await;
+        assert_eq!(gone.into_iter().filter(|g| *g.as_ref().unwrap()).count(), 10);
+        assert_eq!(connector.get(&key(0)).await.unwrap(), None);
+        connector.close().await.unwrap();
+        assert_eq!(std::fs::read_dir(dir.path().join("kv")).unwrap().count(), 0);
+    }
+}
+
+#[tokio::test]
+async fn urls_that_are_missing_or_wrong_say_which_and_no_password() {
+    for (url, says) in [
+        ("tiered://", "does not name its `front`"),
+        ("tiered://?front=memory%3A%2F%2F", "does not name its `back`"),
+        ("tiered://?front=x&back=memory%3A%2F%2F", "option `front`"),
+        ("tiered://?front=memory%3A%2F%2F&back=redis%3A%2F%2Fu%3Ahunter2%40h%3A99999", "option `back`"),
+        ("tiered://?front=memory%3A%2F%2F&back=memory%3A%2F%2F&mode=write_around", "write_through"),
+        ("tiered://?frond=memory%3A%2F%2F", "did you mean `front`?"),
+    ] {
+        let e = connectors::open(url).await.unwrap_err();
+        assert!(e.to_string().contains(says) && !e.to_string().contains("hunter2"), "{url}: {e}");
+    }
+}
