@@ -1,10 +1,11 @@
 //! `kvconn scrub`: what is in a directory of chunks that is no chunk.
 
 use std::io::Write;
+use std::path::Path;
 use std::time::Duration;
 
 use connectors::fs::{Finding, ScrubOptions, ScrubReport, scrub};
-use connectors::{Error, ErrorKind};
+use connectors::{ConnectorContext, Error, ErrorKind};
 use serde::Serialize;
 
 use crate::args::ScrubArgs;
@@ -30,8 +31,8 @@ struct ScrubbedFile<'a> {
 }
 
 pub(crate) async fn run(setup: &Setup, args: &ScrubArgs, out: &mut Out) -> Result<Answer, Failure> {
-    let url = if args.store.contains("://") {
-        args.store.clone()
+    let store = if args.store.contains("://") {
+        setup.builder(&args.store).build()?
     } else {
         let path = std::path::absolute(&args.store)
             .map_err(|e| Error::io(e, format_args!("find the directory `{}`", args.store)))?;
@@ -40,9 +41,17 @@ pub(crate) async fn run(setup: &Setup, args: &ScrubArgs, out: &mut Out) -> Resul
             let why = format!("`{}` is not a directory", path.display());
             return Err(Error::new(ErrorKind::InvalidInput, why).into());
         }
-        format!("fs://{}", path.display())
+        let store = setup.builder(&format!("fs://{}", path.display())).build()?;
+        if !names_only(&store, &path) {
+            let why = format!("the path `{}` cannot be written as a store's URL", path.display());
+            return Err(Error::new(ErrorKind::InvalidInput, why)
+                .with_hint(
+                    "scrub it by a path without `,`, `?`, `#` and without spaces at its end: a symbolic link will do",
+                )
+                .into());
+        }
+        store
     };
-    let store = setup.builder(&url).build()?;
     let options = ScrubOptions { remove: args.remove, min_age: Duration::from_secs(args.min_age) };
     let scrubbed = tokio::task::spawn_blocking(move || scrub(&store, &options)).await;
     let report = scrubbed.map_err(|_| Error::new(ErrorKind::Other, "the scrub panicked"))??;
@@ -52,6 +61,12 @@ pub(crate) async fn run(setup: &Setup, args: &ScrubArgs, out: &mut Out) -> Resul
         show(&report, out)?;
     }
     Ok(Answer::yes_if(report.left().next().is_none()))
+}
+
+/// Whether the store is this directory and nothing else: in a URL `?` ends the path, and `,` begins another directory.
+fn names_only(store: &ConnectorContext, path: &Path) -> bool {
+    let in_url = store.url().path();
+    Path::new(in_url) == path && !in_url.contains(',') && in_url.trim() == in_url
 }
 
 impl<'a> Scrubbed<'a> {

@@ -10,8 +10,10 @@ use std::io::{self, IoSliceMut};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxFlags};
+use rustix::fs::{AtFlags, CWD, Mode, ResolveFlags, StatxFlags};
 use rustix::io::{Errno, ReadWriteFlags};
+
+use super::found::For;
 
 /// Read at a time between two yields to the executor: about 100 µs of copying.
 pub(super) const SLICE: usize = 1 << 20;
@@ -42,10 +44,9 @@ impl Cache {
 }
 
 /// Opens the file to read, if that takes no waiting.
-pub(super) fn open(path: &Path) -> io::Result<File> {
-    // A pipe of that name would make the open itself wait.
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    rustix::fs::openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED).map(File::from).map_err(or_would_block)
+pub(super) fn open(path: &Path, read_for: For) -> io::Result<File> {
+    let open = |flags| rustix::fs::openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED).map(File::from);
+    read_for.open(open).map_err(or_would_block)
 }
 
 /// What is asked of a file before it is read.

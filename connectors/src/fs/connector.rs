@@ -13,7 +13,7 @@ use tokio::task::JoinError;
 use super::cached::Cache;
 use super::commit::{Work, cancellable};
 use super::file::Files;
-use super::found::{Found, Look, Wait};
+use super::found::{For, Found, Look, Wait};
 use super::{FsOptions, layout, listing};
 
 /// One file a chunk, byte for byte as LMCache writes it.
@@ -74,7 +74,7 @@ impl FSConnector {
 
     /// Finds and reads the chunk on the spot, if that takes no waiting; `None` if it does.
     async fn read_cached(&self, key: &CacheKey) -> Result<Option<Option<MemoryObj>>> {
-        let found = match self.files.find(key, Wait::No)? {
+        let found = match self.files.find(key, Wait::No, For::Get)? {
             Look::Miss => return Ok(Some(None)),
             Look::WouldBlock => return Ok(None),
             Look::Found(found) => found,
@@ -135,7 +135,7 @@ impl FSConnector {
             if work.is_cancelled() {
                 return Ok(Step::Miss);
             }
-            let Look::Found(found) = files.find(&wanted, Wait::Yes)? else { return Ok(Step::Miss) };
+            let Look::Found(found) = files.find(&wanted, Wait::Yes, For::Get)? else { return Ok(Step::Miss) };
             match backend.try_allocate(&found.layout) {
                 Some(memory) => {
                     let mut memory = memory?;
@@ -206,7 +206,7 @@ impl RemoteConnector for FSConnector {
 
     async fn get_into(&self, key: &CacheKey, dst: &mut MemoryObjMut) -> Result<Option<usize>> {
         if self.files.cache != Cache::Never {
-            match self.files.find(key, Wait::No)? {
+            match self.files.find(key, Wait::No, For::Get)? {
                 Look::Miss => return Ok(None),
                 Look::Found(found) => {
                     dst.set_layout(found.layout.clone())?;
@@ -305,7 +305,7 @@ pub(super) fn lost(e: JoinError) -> Error {
 }
 
 fn read_into(files: &Files, key: &CacheKey, memory: &mut MemoryObjMut) -> Result<Option<usize>> {
-    let Look::Found(found) = files.find(key, Wait::Yes)? else { return Ok(None) };
+    let Look::Found(found) = files.find(key, Wait::Yes, For::Get)? else { return Ok(None) };
     memory.set_layout(found.layout.clone())?;
     found.read(files, memory)?;
     Ok(Some(memory.len()))

@@ -36,14 +36,18 @@ impl Direct {
     /// Fills the buffer from the beginning of the file, which was opened without `O_DIRECT`.
     pub(super) fn read(&self, file: &File, buffer: &mut [u8]) -> io::Result<()> {
         let Some(align) = self.turn_on(file, buffer.len()) else { return file.read_exact_at(buffer, 0) };
+        let rest = |slice: &mut [u8], offset: u64| {
+            page_cache_only(file)?;
+            file.read_exact_at(slice, offset)
+        };
         let read = if buffer.as_ptr().addr().is_multiple_of(align.memory) {
-            read_blocks(align, file, buffer, 0)
+            read_blocks(align, buffer, 0, |slice, offset| file.read_at(slice, offset), rest)
         } else {
             let mut bounce = Bounce::new(align, buffer.len());
             let mut slices = buffer.chunks_mut(bounce.len).zip((0_u64..).step_by(bounce.len));
             slices.try_for_each(|(slice, offset)| {
                 let aligned = bounce.slice(slice.len());
-                read_blocks(align, file, aligned, offset)?;
+                read_blocks(align, aligned, offset, |slice, offset| file.read_at(slice, offset), rest)?;
                 slice.copy_from_slice(aligned);
                 Ok(())
             })
@@ -103,8 +107,7 @@ impl Direct {
             return Err(e);
         }
         self.no_direct(&e);
-        let flags = rustix::fs::fcntl_getfl(file)?;
-        Ok(rustix::fs::fcntl_setfl(file, flags - OFlags::DIRECT)?)
+        page_cache_only(file)
     }
 
     fn no_direct(&self, why: &dyn std::fmt::Display) -> Option<Align> {
@@ -131,14 +134,30 @@ impl Align {
     }
 }
 
-/// Reads whole blocks. A read that ends within a block has met the end of the file.
-fn read_blocks(align: Align, file: &File, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
+/// From here on the file takes any number of bytes.
+fn page_cache_only(file: &File) -> io::Result<()> {
+    let flags = rustix::fs::fcntl_getfl(file)?;
+    Ok(rustix::fs::fcntl_setfl(file, flags - OFlags::DIRECT)?)
+}
+
+/// Reads whole blocks by `read`. One that ends within a block has met the end of the file, or a file system of the network
+/// that gave what it had: `rest` reads on from there, where no block begins, and tells which.
+fn read_blocks(
+    align: Align,
+    mut buffer: &mut [u8],
+    mut offset: u64,
+    mut read: impl FnMut(&mut [u8], u64) -> io::Result<usize>,
+    rest: impl FnOnce(&mut [u8], u64) -> io::Result<()>,
+) -> io::Result<()> {
     while !buffer.is_empty() {
-        match file.read_at(buffer, offset) {
-            Ok(n) if n == 0 || !n.is_multiple_of(align.block) => return Err(io::ErrorKind::UnexpectedEof.into()),
+        match read(buffer, offset) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(n) => {
                 buffer = &mut buffer[n..];
                 offset += n as u64;
+                if !n.is_multiple_of(align.block) {
+                    return rest(buffer, offset);
+                }
             }
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(e),
@@ -202,6 +221,32 @@ mod tests {
             let mut buffer = vec![0; 1 << 20];
             let e = Direct::default().read(&File::open(&path).unwrap(), &mut buffer).unwrap_err();
             assert_eq!(e.kind(), io::ErrorKind::UnexpectedEof, "{len}");
+        }
+    }
+
+    #[test]
+    fn a_read_that_ends_within_a_block_goes_on_from_there() {
+        let align = Align { memory: 1, block: 512 };
+        let content: Vec<u8> = (0..4096_u32).map(|i| (i % 253) as u8).collect();
+        let copy = |to: &mut [u8], offset: u64| {
+            let from = &content[offset as usize..];
+            to.copy_from_slice(&from[..to.len()]);
+        };
+        for first in [1, 511, 512, 700, 4095] {
+            let mut buffer = vec![0; 4096];
+            let mut reads = Vec::new();
+            let read = |to: &mut [u8], offset: u64| {
+                let n = if reads.is_empty() { first } else { to.len() };
+                reads.push(offset);
+                copy(&mut to[..n], offset);
+                Ok(n)
+            };
+            let rest = |to: &mut [u8], offset: u64| {
+                copy(to, offset);
+                Ok(())
+            };
+            read_blocks(align, &mut buffer, 0, read, rest).unwrap();
+            assert!(buffer == content && reads.iter().all(|offset| offset % 512 == 0), "{first}");
         }
     }
 

@@ -36,6 +36,8 @@ pub(super) struct Files {
     pub(super) name_max: usize,
     /// Whether all directories were there at some time.
     pub(super) made: AtomicBool,
+    /// Whether the directories' own names are on the disk, or need not be.
+    pub(super) named: AtomicBool,
     /// Whoever renames or removes holds the one of the key's hash.
     pub(super) turns: [Mutex<()>; 16],
 }
@@ -55,6 +57,7 @@ impl Files {
             cache: Cache::Never,
             name_max: layout::NAME_MAX,
             made: AtomicBool::new(false),
+            named: AtomicBool::new(true),
             turns: Default::default(),
         }
     }
@@ -63,15 +66,16 @@ impl Files {
     pub(super) fn of(ctx: &ConnectorContext) -> Result<Self> {
         let options: FsOptions = ctx.options()?;
         options.check(ctx)?;
-        let base_paths = options.base_paths(ctx)?;
+        let (base_paths, tmp_dir) = (options.base_paths(ctx)?, options.tmp_dir()?);
         Ok(Self {
-            tmp_dir: options.tmp_dir()?,
+            named: AtomicBool::new(options.fsync != Fsync::Full),
             with_header: options.with_header(ctx),
             metadata: ctx.metadata().cloned(),
             read_ahead_size: options.read_ahead_size,
             direct: options.use_odirect.then(Direct::default),
             fsync: options.fsync,
-            quota: options.capacity.map(|bytes| Quota::new(bytes, base_paths.clone())),
+            quota: options.capacity.map(|bytes| Quota::new(bytes, base_paths.clone(), tmp_dir.as_deref())),
+            tmp_dir,
             ..Self::new(base_paths)
         })
     }
@@ -82,18 +86,8 @@ impl Files {
         let mut caches = Vec::new();
         let mut all_there = true;
         for base in &self.base_paths {
-            let there = nearest_existing(base);
+            let there = there_or_above(base)?;
             all_there &= there == base && self.tmp_dir.as_ref().is_none_or(|tmp| base.join(tmp).is_dir());
-            let cannot = |e: io::Error| {
-                Error::io(e, format_args!("create the base path `{}` below `{}`", base.display(), there.display()))
-            };
-            if !there.is_dir() {
-                return Err(cannot(io::ErrorKind::NotADirectory.into()));
-            }
-            if there != base {
-                let writable = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
-                rustix::fs::access(there, writable).map_err(|e| cannot(e.into()))?;
-            }
             caches.push(Cache::of(there));
             self.name_max = self.name_max.min(name_max(there)?);
             if let Some(tmp) = &self.tmp_dir {
@@ -110,20 +104,22 @@ impl Files {
 
     /// Makes the directories, once: one that was there and is gone (an unmounted disk) is not made again in its place.
     fn make(&self) -> Result<()> {
-        if self.made.load(Ordering::Acquire) {
+        let (made, named) = (self.made.load(Ordering::Acquire), self.named.load(Ordering::Acquire));
+        if made && named {
             return Ok(());
         }
         for base in &self.base_paths {
             let dir = self.tmp_dir.as_ref().map_or_else(|| base.clone(), |tmp| base.join(tmp));
             let there = nearest_existing(&dir).to_owned();
-            std::fs::create_dir_all(&dir).map_err(|e| Error::io(e, format_args!("create `{}`", dir.display())))?;
-            if self.fsync == Fsync::Full {
-                // The names of the new directories, each of which lies in the one above.
-                let above = dir.ancestors().skip(1).take_while(|above| above.starts_with(&there));
-                above.filter(|dir| !dir.as_os_str().is_empty()).try_for_each(sync_dir)?;
+            if !made {
+                std::fs::create_dir_all(&dir).map_err(|e| Error::io(e, format_args!("create `{}`", dir.display())))?;
+            }
+            if !named {
+                sync_names(&dir, &there, sync_dir)?;
             }
         }
         self.made.store(true, Ordering::Release);
+        self.named.store(true, Ordering::Release);
         Ok(())
     }
 
@@ -277,12 +273,32 @@ impl Files {
         }
     }
 
+    /// Whether the base paths can be listed or, before the first put, could be made.
     pub(super) fn ping(&self) -> Result<()> {
-        self.base_paths.iter().try_for_each(|base| {
-            let unreachable = |e| Error::io(e, format_args!("reach the base path `{}`", base.display()));
-            std::fs::read_dir(base).map(drop).map_err(unreachable)
+        self.base_paths.iter().try_for_each(|base| match std::fs::read_dir(base) {
+            Ok(_) => Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound && !self.made.load(Ordering::Acquire) => {
+                there_or_above(base).map(drop)
+            }
+            Err(e) => Err(Error::io(e, format_args!("reach the base path `{}`", base.display()))),
         })
     }
+}
+
+/// The path itself, or the directory above in which it can be made.
+fn there_or_above(base: &Path) -> Result<&Path> {
+    let there = nearest_existing(base);
+    let cannot = |e: io::Error| {
+        Error::io(e, format_args!("create the base path `{}` below `{}`", base.display(), there.display()))
+    };
+    if !there.is_dir() {
+        return Err(cannot(io::ErrorKind::NotADirectory.into()));
+    }
+    if there != base {
+        let writable = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+        rustix::fs::access(there, writable).map_err(|e| cannot(e.into()))?;
+    }
+    Ok(there)
 }
 
 /// The path itself, or what there is of it.
@@ -318,8 +334,47 @@ fn same_file_system(base: &Path, tmp: &Path) -> Result<()> {
         .with_hint("a file cannot be renamed from there; leave the option out"))
 }
 
+/// Syncs every directory above `dir`, each of which has the name of the one below. Those above `there` were not made here,
+/// but maybe by another process a moment ago: of them, one that cannot be synced (it may not be read) is nobody's error.
+fn sync_names(dir: &Path, there: &Path, mut sync: impl FnMut(&Path) -> Result<()>) -> Result<()> {
+    dir.ancestors().skip(1).try_for_each(|above| match sync(above) {
+        Err(_) if !above.starts_with(there) || dir == there => Ok(()),
+        done => done,
+    })
+}
+
 /// Waits until the directory's names are on the disk.
 fn sync_dir(dir: &Path) -> Result<()> {
     let synced = std::fs::File::open(dir).and_then(|dir| dir.sync_all());
     synced.map_err(|e| Error::io(e, format_args!("sync the directory `{}`", dir.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use connector_core::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn the_names_of_all_directories_above_are_synced_and_those_that_were_made_must_be() {
+        let dir = Path::new("/a/b/c/d");
+        for there in ["/a/b", "/a/b/c/d"] {
+            let mut synced = Vec::new();
+            sync_names(dir, Path::new(there), |above| {
+                synced.push(above.to_owned());
+                Ok(())
+            })
+            .unwrap();
+            assert_eq!(synced, ["/a/b/c", "/a/b", "/a", "/"].map(PathBuf::from), "{there}");
+        }
+        let fails = |at: &'static str, there: &'static str| {
+            sync_names(dir, Path::new(there), |above| match above == Path::new(at) {
+                true => Err(Error::new(ErrorKind::Denied, "not this one")),
+                false => Ok(()),
+            })
+            .is_err()
+        };
+        assert!(fails("/a/b/c", "/a/b") && fails("/a/b", "/a/b"), "a new name that is not on the disk");
+        assert!(!fails("/a", "/a/b") && !fails("/a/b/c", "/a/b/c/d"), "somebody else's");
+    }
 }

@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use connector_core::metadata::raw_layout;
 use connector_core::{CacheKey, ChunkHeader, ChunkLayout, Error, ErrorKind, MemoryObjMut, Result};
 
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
 use super::cached::{self, Cache};
 use super::file::Files;
 use super::{quota, record};
@@ -17,6 +20,31 @@ use super::{quota, record};
 pub(super) enum Wait {
     Yes,
     No,
+}
+
+/// What a file is read for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum For {
+    /// A get, which is a use of the chunk.
+    Get,
+    /// A look at its header, which is none: the kernel must not take it for one, because an eviction would believe it.
+    Look,
+}
+
+impl For {
+    /// Opens a file by the flags that it should have.
+    pub(super) fn open(self, mut open: impl FnMut(OFlags) -> rustix::io::Result<File>) -> rustix::io::Result<File> {
+        // Not blocking, because a pipe of that name would wait for a writer; a file does not care.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        if self == Self::Look {
+            match open(flags | OFlags::NOATIME) {
+                // Only a file's owner may say so.
+                Err(Errno::PERM) => {}
+                opened => return opened,
+            }
+        }
+        open(flags)
+    }
 }
 
 /// What a look for a chunk finds.
@@ -40,7 +68,7 @@ pub(super) struct Found {
 impl Files {
     /// Whether the key's file is there and holds what can be a chunk; `None` if only waiting can tell.
     pub(super) fn exists(&self, key: &CacheKey, wait: Wait) -> Result<Option<bool>> {
-        match self.find(key, wait) {
+        match self.find(key, wait, For::Look) {
             Ok(Look::Found(_)) => Ok(Some(true)),
             Ok(Look::Miss) => Ok(Some(false)),
             Ok(Look::WouldBlock) => Ok(None),
@@ -51,11 +79,11 @@ impl Files {
     }
 
     /// Opens the key's file and finds out what it holds.
-    pub(super) fn find(&self, key: &CacheKey, wait: Wait) -> Result<Look> {
+    pub(super) fn find(&self, key: &CacheKey, wait: Wait, read_for: For) -> Result<Look> {
         let path = self.path(key)?;
         let opened = match wait {
-            Wait::Yes => open(&path).and_then(|file| Ok((cached::Stat::of(&file.metadata()?)?, file))),
-            Wait::No => cached::open(&path).and_then(|file| Ok((cached::stat(&file)?, file))),
+            Wait::Yes => open(&path, read_for).and_then(|file| Ok((cached::Stat::of(&file.metadata()?)?, file))),
+            Wait::No => cached::open(&path, read_for).and_then(|file| Ok((cached::stat(&file)?, file))),
         };
         let (stat, file) = match opened {
             Ok(opened) => opened,
@@ -147,11 +175,18 @@ fn in_two(buffer: &mut [u8], first: u64, mut read: impl FnMut(&mut [u8], u64) ->
     if rest.is_empty() { Ok(()) } else { read(rest, first as u64) }
 }
 
-/// Opens a file to read. Not blocking, because a pipe of that name would wait for a writer; a file does not care.
-fn open(path: &Path) -> io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    File::options().read(true).custom_flags(flags).open(path)
+/// Opens a file to read.
+fn open(path: &Path, read_for: For) -> io::Result<File> {
+    read_for
+        .open(|flags| {
+            loop {
+                match rustix::fs::open(path, flags, Mode::empty()) {
+                    Err(Errno::INTR) => {}
+                    opened => return opened.map(File::from),
+                }
+            }
+        })
+        .map_err(io::Error::from)
 }
 
 /// Whether shapes and dtypes say the length, too. LMCache reads as many bytes as they say, so a file where they do not was

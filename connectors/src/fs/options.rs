@@ -81,7 +81,12 @@ impl FsOptions {
         if paths.iter().any(|p| p.as_os_str().is_empty()) {
             return Err(Error::new(ErrorKind::InvalidUrl, format!("one of the directories in `{text}` is empty")));
         }
-        Ok(paths)
+        // Where they were when the store was opened, also after the process went to another directory.
+        let absolute = |path: PathBuf| {
+            std::path::absolute(&path)
+                .map_err(|e| Error::io(e, format_args!("find the directory `{}`", path.display())))
+        };
+        paths.into_iter().map(absolute).collect()
     }
 
     /// The directory for temporary files, checked as LMCache checks it.

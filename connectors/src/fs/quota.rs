@@ -36,13 +36,17 @@ const LOW_WATER: (u64, u64) = (9, 10);
 pub(super) struct Quota {
     pub(super) capacity: u64,
     base_paths: Vec<PathBuf>,
+    /// Where files are that are being written.
+    tmp_dirs: Vec<PathBuf>,
     /// A lock of this process's threads; the file's lock is the whole process's.
     ledger: Mutex<Option<Ledger>>,
 }
 
 impl Quota {
-    pub(super) fn new(capacity: u64, base_paths: Vec<PathBuf>) -> Self {
-        Self { capacity, base_paths, ledger: Mutex::new(None) }
+    pub(super) fn new(capacity: u64, base_paths: Vec<PathBuf>, tmp_dir: Option<&Path>) -> Self {
+        let tmp_dirs = base_paths.iter().map(|base| tmp_dir.map_or_else(|| base.clone(), |tmp| base.join(tmp)));
+        let tmp_dirs = tmp_dirs.collect();
+        Self { capacity, base_paths, tmp_dirs, ledger: Mutex::new(None) }
     }
 
     /// Refuses a file that is larger than the whole store.
@@ -76,9 +80,11 @@ impl Quota {
             let fits = |sum: u64| sum.saturating_sub(replaced).saturating_add(bytes) <= self.capacity;
             if book.sum.is_none_or(|sum| !fits(sum)) {
                 let mut chunks = evict::look(&self.base_paths)?;
+                evict::remove_left_behind(&self.tmp_dirs);
                 let mut sum = chunks.sum();
                 if !fits(sum) {
-                    ledger.distrust()?;
+                    // On a full disk this alone may fail, and what goes makes room for it.
+                    let _ = ledger.distrust();
                     let (part, whole) = LOW_WATER;
                     let others = (self.capacity / whole * part).max(bytes) - bytes;
                     let refused = chunks.evict(path, others);
@@ -94,27 +100,40 @@ impl Quota {
             ledger.distrust()?;
             rename()?;
             book.sum = book.sum.map(|sum| sum.saturating_sub(replaced) + bytes);
-            ledger.write(&book)
+            // The chunk is there. If the sum cannot be written, the mark says so to the next one.
+            let _ = ledger.write(&book);
+            Ok(())
         })
     }
 
     /// Removes the file; `false` if `remove` says so.
+    ///
+    /// No error of the ledger stops it: a full disk that takes no ledger is the time to remove, and a sum that still counts
+    /// what is gone is put right by the look at all files that comes before anything is evicted.
     pub(super) fn remove(&self, path: &Path, remove: impl FnOnce() -> Result<bool>) -> Result<bool> {
-        if !path.exists() {
+        if !path.symlink_metadata().is_ok_and(|stat| stat.is_file()) {
             // Also where no store is: a remove leaves none behind.
             return remove();
         }
-        self.with_ledger(|ledger| {
-            let mut book = ledger.read(SystemTime::now())?;
+        let mut remove = Some(remove);
+        let mut removed = Ok(false);
+        let noted = self.with_ledger(|ledger| {
+            let book = ledger.read(SystemTime::now());
             let bytes = file_size(path);
-            ledger.distrust()?;
-            let removed = remove()?;
-            if removed {
+            let marked = ledger.distrust();
+            removed = remove.take().map_or(Ok(false), |remove| remove());
+            let mut book = book?;
+            if matches!(removed, Ok(true)) {
                 book.sum = book.sum.map(|sum| sum.saturating_sub(bytes));
             }
-            ledger.write(&book)?;
-            Ok(removed)
-        })
+            marked?;
+            ledger.write(&book)
+        });
+        if let Err(e) = noted {
+            tracing::debug!(error = %e, "the quota's ledger does not know of a remove");
+        }
+        // Still there if the ledger could not be had at all.
+        remove.map_or(removed, |remove| remove())
     }
 
     /// Nobody else changes the store's files while `work` runs. If it fails, the ledger is as it left it.

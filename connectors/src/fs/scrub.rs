@@ -1,15 +1,18 @@
 //! Looks through a store's directories for what is no chunk: torn files, and what writers left behind.
 
-use std::fs::{File, Metadata, TryLockError};
+use std::fs::Metadata;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use connector_core::{ConnectorContext, Error, ErrorKind, Result};
 
 use super::file::Files;
-use super::found::{Look, Wait};
-use super::{layout, quota, record, writing};
+use super::found::{For, Look, Wait};
+use super::writing::{self, Writer};
+use super::{layout, quota, record};
+
+const NO_FILE: &str = "it has a chunk's name, but is no file";
 
 /// What a scrub does with what it finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +72,8 @@ pub enum FindingKind {
     Unfinished,
     /// Any other name that no key has.
     Foreign,
+    /// The system says that it cannot be opened, read or removed.
+    Unreadable,
 }
 
 impl FindingKind {
@@ -79,6 +84,7 @@ impl FindingKind {
             Self::LeftBehind => "left_behind",
             Self::Unfinished => "unfinished",
             Self::Foreign => "foreign",
+            Self::Unreadable => "unreadable",
         }
     }
 }
@@ -105,7 +111,7 @@ impl FindingKind {
 ///
 /// # Errors
 /// `Unsupported` for another store's URL, as for opening the store if the URL or an option is wrong, and what the system
-/// says if a directory cannot be read.
+/// says if a directory cannot be listed. A file that cannot be read is a finding.
 pub fn scrub(store: &ConnectorContext, options: &ScrubOptions) -> Result<ScrubReport> {
     let url = store.url();
     let is_fs = match url.scheme() {
@@ -121,9 +127,12 @@ pub fn scrub(store: &ConnectorContext, options: &ScrubOptions) -> Result<ScrubRe
     let mut report = ScrubReport::default();
     let tmp_dir = files.tmp_dir.clone().filter(|dir| dir.components().next().is_some());
     for base in &files.base_paths {
-        each_file(base, |path, name, stat| report.look_in_base(&files, options, path, name, stat))?;
+        report.each_file(base, |report, path, name, stat| report.look_in_base(&files, options, path, name, stat))?;
         if let Some(tmp) = &tmp_dir {
-            match each_file(&base.join(tmp), |path, name, stat| report.look_in_tmp(options, path, name, stat)) {
+            let look = |report: &mut ScrubReport, path: &Path, name: &str, stat: &Metadata| {
+                report.look_in_tmp(options, path, name, stat);
+            };
+            match report.each_file(&base.join(tmp), look) {
                 // The first put makes it.
                 Err(e) if is_not_found(&e) => {}
                 done => done?,
@@ -139,119 +148,107 @@ impl ScrubReport {
         self.findings.iter().filter(|found| !found.removed)
     }
 
-    fn look_in_base(
-        &mut self,
-        files: &Files,
-        options: &ScrubOptions,
-        path: &Path,
-        name: &str,
-        stat: &Metadata,
-    ) -> Result<()> {
+    fn look_in_base(&mut self, files: &Files, options: &ScrubOptions, path: &Path, name: &str, stat: &Metadata) {
         let Some(key) = record::key_of_entry(name, path) else {
             return match name {
-                quota::LEDGER => Ok(()),
+                quota::LEDGER => {}
                 _ if writing::is_name(name) => self.look_at_ours(options, path, stat),
                 _ if layout::is_unfinished(name) => {
-                    self.add(path, stat.len(), FindingKind::Unfinished, "LMCache writes under such a name");
-                    Ok(())
+                    self.add(path, stat, FindingKind::Unfinished, "LMCache writes under such a name");
                 }
-                _ => {
-                    self.add(path, stat.len(), FindingKind::Foreign, "no key has a file of this name");
-                    Ok(())
-                }
+                _ => self.add(path, stat, FindingKind::Foreign, "no key has a file of this name"),
             };
         };
-        if files.path(&key)? != path {
-            let elsewhere = "a get of its key looks into another base path";
-            self.add(path, stat.len(), FindingKind::Foreign, elsewhere);
-            return Ok(());
+        if files.path(&key).is_ok_and(|expected| expected != path) {
+            self.add(path, stat, FindingKind::Foreign, "a get of its key looks into another base path");
+            return;
         }
-        match files.find(&key, Wait::Yes) {
+        // A link may lead to a file. Anything else is no file, and need not even open.
+        if !stat.is_file() && !stat.is_symlink() {
+            self.add(path, stat, FindingKind::Foreign, NO_FILE);
+            return;
+        }
+        match files.find(&key, Wait::Yes, For::Look) {
             Ok(Look::Found(_)) => {
                 self.chunks += 1;
                 self.chunk_bytes += stat.len();
             }
+            // Removed meanwhile.
             Ok(_) if stat.is_file() => {}
-            Ok(_) => self.add(path, stat.len(), FindingKind::Foreign, "it has a chunk's name, but is no file"),
+            Ok(_) => self.add(path, stat, FindingKind::Foreign, NO_FILE),
             Err(e) if e.kind() == ErrorKind::Corrupt => {
                 let reason = e.hint().map_or_else(|| e.message().into(), |hint| format!("{}; {hint}", e.message()));
-                self.add(path, stat.len(), FindingKind::Torn, &reason);
+                self.add(path, stat, FindingKind::Torn, &reason);
             }
-            Err(e) => return Err(e),
+            Err(e) => self.add(path, stat, FindingKind::Unreadable, &format!("cannot be read: {e}")),
         }
-        Ok(())
     }
 
-    fn look_in_tmp(&mut self, options: &ScrubOptions, path: &Path, name: &str, stat: &Metadata) -> Result<()> {
+    fn look_in_tmp(&mut self, options: &ScrubOptions, path: &Path, name: &str, stat: &Metadata) {
         if writing::is_name(name) {
-            return self.look_at_ours(options, path, stat);
-        }
-        if layout::key_of_file(name).is_some() {
-            self.add(path, stat.len(), FindingKind::Unfinished, "LMCache writes in this directory");
+            self.look_at_ours(options, path, stat);
+        } else if layout::key_of_file(name).is_some() {
+            self.add(path, stat, FindingKind::Unfinished, "LMCache writes in this directory");
         } else {
-            self.add(path, stat.len(), FindingKind::Foreign, "not a file that is being written");
+            self.add(path, stat, FindingKind::Foreign, "not a file that is being written");
         }
-        Ok(())
     }
 
-    /// A file with a name that only this crate's writers give. They hold its lock as long as they live.
-    fn look_at_ours(&mut self, options: &ScrubOptions, path: &Path, stat: &Metadata) -> Result<()> {
-        let failed = |step: &str, e: io::Error| Error::io(e, format_args!("{step} `{}`", path.display()));
-        let age = stat.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok()).unwrap_or_default();
-        if age < options.min_age {
-            self.being_written += 1;
-            return Ok(());
-        }
-        let file = match File::open(path) {
-            Ok(file) => file,
-            // It was finished meanwhile.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(e) => return Err(failed("open", e)),
-        };
-        match file.try_lock() {
-            Err(TryLockError::WouldBlock) => self.being_written += 1,
-            Err(TryLockError::Error(e)) => {
+    /// A file with a name that only this crate's writers give.
+    fn look_at_ours(&mut self, options: &ScrubOptions, path: &Path, stat: &Metadata) {
+        match writing::writer_of(path, stat, options.min_age) {
+            Ok(Writer::Lives) => self.being_written += 1,
+            Ok(Writer::Finished) => {}
+            Ok(Writer::Unknown(e)) => {
                 let reason = format!("its writer may live: the file system has no locks ({e})");
-                self.add(path, stat.len(), FindingKind::Unfinished, &reason);
+                self.add(path, stat, FindingKind::Unfinished, &reason);
             }
-            // It was finished before it was locked.
-            Ok(()) if path.symlink_metadata().is_err() => {}
-            Ok(()) => {
-                self.add(path, stat.len(), FindingKind::LeftBehind, "its writer is gone");
-                // While it is locked: a writer that has just made it sees that, and takes another name.
-                if options.remove {
-                    match std::fs::remove_file(path) {
-                        Ok(()) => {}
-                        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                        Err(e) => return Err(failed("remove", e)),
-                    }
-                    self.findings.iter_mut().rev().take(1).for_each(|found| found.removed = true);
+            Ok(Writer::Gone(left)) => {
+                let mut reason = "its writer is gone".to_owned();
+                let removed = options.remove.then(|| left.remove());
+                if let Some(Err(e)) = &removed {
+                    reason = format!("{reason}, and it cannot be removed: {e}");
+                }
+                self.add(path, stat, FindingKind::LeftBehind, &reason);
+                self.findings
+                    .iter_mut()
+                    .rev()
+                    .take(1)
+                    .for_each(|found| found.removed = matches!(removed, Some(Ok(()))));
+            }
+            Err(e) => self.add(path, stat, FindingKind::Unreadable, &format!("cannot be opened: {e}")),
+        }
+    }
+
+    fn add(&mut self, path: &Path, stat: &Metadata, kind: FindingKind, reason: &str) {
+        let (path, bytes, reason) = (path.to_owned(), stat.len(), reason.to_owned());
+        self.findings.push(Finding { path, bytes, kind, reason, removed: false });
+    }
+
+    /// Gives every entry that is no directory to `look`.
+    fn each_file(&mut self, dir: &Path, look: impl Fn(&mut Self, &Path, &str, &Metadata)) -> Result<()> {
+        let failed = |e: io::Error| Error::io(e, format_args!("look at the files of `{}`", dir.display()));
+        for entry in std::fs::read_dir(dir).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            match entry.metadata() {
+                Ok(stat) if stat.is_dir() => {}
+                Ok(stat) => look(self, &entry.path(), &entry.file_name().to_string_lossy(), &stat),
+                // Renamed or removed meanwhile.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => {
+                    let (path, reason) = (entry.path(), format!("cannot be read: {e}"));
+                    self.findings.push(Finding {
+                        path,
+                        bytes: 0,
+                        kind: FindingKind::Unreadable,
+                        reason,
+                        removed: false,
+                    });
                 }
             }
         }
         Ok(())
     }
-
-    fn add(&mut self, path: &Path, bytes: u64, kind: FindingKind, reason: &str) {
-        let (path, reason) = (path.to_owned(), reason.to_owned());
-        self.findings.push(Finding { path, bytes, kind, reason, removed: false });
-    }
-}
-
-/// Gives every entry that is no directory to `each`.
-fn each_file(dir: &Path, mut each: impl FnMut(&Path, &str, &Metadata) -> Result<()>) -> Result<()> {
-    let failed = |e: io::Error| Error::io(e, format_args!("look at the files of `{}`", dir.display()));
-    for entry in std::fs::read_dir(dir).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        match entry.metadata() {
-            Ok(stat) if stat.is_dir() => {}
-            Ok(stat) => each(&entry.path(), &entry.file_name().to_string_lossy(), &stat)?,
-            // Renamed or removed meanwhile.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(failed(e)),
-        }
-    }
-    Ok(())
 }
 
 fn is_not_found(e: &Error) -> bool {

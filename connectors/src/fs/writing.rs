@@ -1,13 +1,14 @@
 //! A file while it is written: under a name that no other writer has and no reader looks for, renamed when it is whole.
 
 use std::collections::hash_map::RandomState;
-use std::fs::{File, TryLockError};
+use std::fs::{File, Metadata, TryLockError};
 use std::hash::BuildHasher;
 use std::io::{self, IoSlice, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use connector_core::{Error, Result};
 
@@ -41,7 +42,7 @@ impl Writing {
             let n = NEXT.fetch_add(1, Ordering::Relaxed);
             let tmp = dir.join(format!("{PREFIX}{}-{:016x}-{n}{SUFFIX}", std::process::id(), *PROCESS));
             let file = File::create_new(&tmp).map_err(|e| failed(e, "create", &tmp, &path))?;
-            if is_ours(&file) {
+            if is_ours(&file, &tmp) {
                 return Ok(Self { file, tmp, path, renamed: false });
             }
         }
@@ -116,13 +117,76 @@ pub(super) fn is_name(name: &str) -> bool {
     is_number(process) && is_number(n) && random.len() == 16 && random.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-/// Locks the new file. `false` if a scrub came between its making and its lock, and took it for one that was left behind.
-fn is_ours(file: &File) -> bool {
-    match file.try_lock() {
+/// Who looks at the files that writers left behind finds this out about one.
+pub(super) enum Writer {
+    /// Or it wrote just now.
+    Lives,
+    /// The file has got its chunk's name, or was removed.
+    Finished,
+    Gone(LeftBehind),
+    /// The file system cannot tell.
+    Unknown(io::Error),
+}
+
+/// A file that no writer has in hand. Locked: a writer that has just made it sees that, and takes another name.
+pub(super) struct LeftBehind {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl LeftBehind {
+    pub(super) fn remove(self) -> io::Result<()> {
+        remove_if_there(&self.path)
+    }
+}
+
+/// What became of the writer of a file that [`is_name`] knows. One that was changed within `min_age` counts as being written.
+pub(super) fn writer_of(path: &Path, stat: &Metadata, min_age: Duration) -> io::Result<Writer> {
+    let age = stat.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok()).unwrap_or_default();
+    if age < min_age {
+        return Ok(Writer::Lives);
+    }
+    // To write: NFS makes the lock of a whole file out of `flock`, and gives that to nobody who may only read.
+    let opened = match File::options().read(true).write(true).open(path) {
+        Err(e) if matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) => {
+            File::open(path)
+        }
+        other => other,
+    };
+    let file = match opened {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Writer::Finished),
+        Err(e) => return Err(e),
+    };
+    Ok(match file.try_lock() {
+        Err(TryLockError::WouldBlock) => Writer::Lives,
+        Err(TryLockError::Error(e)) => Writer::Unknown(e),
+        // It was finished before it was locked.
+        Ok(()) if path.symlink_metadata().is_err() => Writer::Finished,
+        Ok(()) => Writer::Gone(LeftBehind { path: path.to_owned(), _lock: file }),
+    })
+}
+
+/// Locks the new file. `false` if a scrub came between its making and its lock, and took it for one that was left behind;
+/// then it is gone, because a scrub that only looks leaves it.
+fn is_ours(file: &File, tmp: &Path) -> bool {
+    let is_ours = match file.try_lock() {
         Ok(()) => file.metadata().is_ok_and(|stat| stat.nlink() > 0),
         Err(TryLockError::WouldBlock) => false,
         // A file system without locks: there a scrub cannot lock either, and removes nothing.
         Err(TryLockError::Error(_)) => true,
+    };
+    if !is_ours {
+        // What cannot be removed is left behind, and found by the next scrub.
+        let _ = remove_if_there(tmp);
+    }
+    is_ours
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
     }
 }
 
@@ -145,6 +209,31 @@ mod tests {
         for other in [".kvconn-1-2-3.tmp", ".kvconn-quota", "x.tmp", ".kvconn-1-0123456789abcdef-3.tmp.data"] {
             assert!(!is_name(other), "{other}");
         }
+    }
+
+    #[test]
+    fn a_new_file_that_a_scrub_looks_at_is_given_up_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let tmp = dir.path().join("new");
+        let file = File::create_new(&tmp).unwrap();
+        let looked_at = File::open(&tmp).unwrap();
+        looked_at.lock().unwrap();
+        assert!(!is_ours(&file, &tmp) && !tmp.exists());
+        drop(looked_at);
+        assert!(!is_ours(&file, &tmp), "the scrub has removed it");
+    }
+
+    #[test]
+    fn the_lock_of_a_file_that_was_left_behind_is_asked_for_as_one_who_may_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("left");
+        std::fs::write(&path, [0; 9]).unwrap();
+        let stat = path.metadata().unwrap();
+        let Ok(Writer::Gone(left)) = writer_of(&path, &stat, Duration::ZERO) else { panic!("nobody has it") };
+        // Nothing is written; `set_len` to the same length shows that it could be.
+        left._lock.set_len(9).unwrap();
+        left.remove().unwrap();
+        assert!(!path.exists());
     }
 
     #[test]

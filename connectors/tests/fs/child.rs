@@ -61,6 +61,14 @@ async fn does_what_another_test_started_it_for() {
         "put_until_killed" => put_until_killed(&store, number).await,
         "put_and_get" => put_and_get(&store, number).await,
         "put_one" => put_one(&store, number).await,
+        "put_elsewhere" => {
+            std::env::set_current_dir("/").unwrap();
+            put_one(&store, number).await;
+        }
+        "remove_one" => {
+            let removed = store.remove(&key(number as u32)).await;
+            println!("{removed:?}");
+        }
         _ => panic!("{job}"),
     }
 }

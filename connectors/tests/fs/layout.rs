@@ -109,8 +109,12 @@ async fn a_look_into_a_store_that_is_not_there_leaves_none_behind() {
     let connector = place.open("").await;
     assert_eq!(connector.get(&key(1)).await.unwrap(), None);
     assert!(keys(&connector, "").await.is_empty());
+    connector.ping().await.unwrap();
+    // It could not be made any more.
+    std::fs::write(place.text("fs"), "").unwrap();
     let e = connector.ping().await.unwrap_err();
     assert!(e.to_string().contains(&place.text("fs")), "{e}");
+    std::fs::remove_file(place.text("fs")).unwrap();
     assert!(!Path::new(&place.text("fs")).exists());
 
     std::fs::write(place.text("file"), "").unwrap();

@@ -15,7 +15,7 @@ pub(crate) fn ledger(dir: &Path) -> Option<u64> {
 }
 
 /// Makes a file's last use so many seconds ago.
-fn backdate(path: &Path, seconds: u64) {
+pub(crate) fn backdate(path: &Path, seconds: u64) {
     let at = SystemTime::now() - Duration::from_secs(seconds);
     File::options()
         .write(true)
@@ -109,6 +109,26 @@ async fn files_that_others_wrote_count_and_go_and_what_is_no_chunk_stays() {
     store.put(&object_key(2), MemoryObj::from(vec![1; 1000])).await.unwrap();
     assert!(!dir.join("m@0x01000100@0@0000000a.data").exists());
     assert_eq!(ledger(&dir), Some(2000));
+}
+
+#[tokio::test]
+async fn what_killed_writers_left_behind_goes_with_a_look_at_all_files() {
+    for options in ["?capacity=9000", "?capacity=9000&relative_tmp_dir=tmp"] {
+        let place = Place::new();
+        let tmp = if options.contains("tmp") { place.dir().join("tmp") } else { place.dir() };
+        std::fs::create_dir_all(&tmp).unwrap();
+        let path = |n: u32| tmp.join(format!(".kvconn-4711-00112233445566ff-{n}.tmp"));
+        for n in 0..3 {
+            std::fs::write(path(n), [0; 700]).unwrap();
+        }
+        backdate(&path(0), 10_000);
+        backdate(&path(1), 10_000);
+        let live = File::open(path(1)).unwrap();
+        live.lock().unwrap();
+        place.open(options).await.put(&key(1), thousand(1)).await.unwrap();
+        let there = [0, 1, 2].map(|n| path(n).exists());
+        assert_eq!(there, [false, true, true], "{options}: one has a writer, one is young");
+    }
 }
 
 #[tokio::test]

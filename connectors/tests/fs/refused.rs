@@ -56,6 +56,13 @@ async fn a_directory_that_may_only_be_read_is_denied_to_writers_and_serves_reade
         let copy = place.path("program");
         std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
         mode(&copy, 0o755);
+        let mut probe = Command::new(&copy);
+        let ran = probe.arg("--list").uid(65_534).gid(65_534).current_dir("/").output();
+        assert!(
+            ran.as_ref().is_ok_and(|ran| ran.status.success()),
+            "as root this test needs a TMPDIR that every user can reach and run programs from, and `{}` is none: {ran:?}",
+            std::env::temp_dir().display()
+        );
         copy
     } else {
         std::env::current_exe().unwrap()
@@ -72,6 +79,29 @@ async fn a_directory_that_may_only_be_read_is_denied_to_writers_and_serves_reade
     assert_eq!(files(&place.dir()), [file_name(2)]);
     assert_eq!(place.open("").await.get(&key(2)).await.unwrap(), Some(kv(1, 1)));
     mode(&place.dir(), 0o755);
+}
+
+#[tokio::test]
+async fn a_disk_that_takes_no_ledger_takes_a_remove() {
+    let place = Place::new();
+    place.open("").await.put(&key(1), kv(1, 1)).await.unwrap();
+    // No file may have a byte more than it has, as on a full disk.
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "trap '' XFSZ; ulimit -f 0; exec \"$0\" \"$@\""]).arg(std::env::current_exe().unwrap());
+    child::job(&mut limited, "remove_one", &place.url("?capacity=9000000"), 1);
+    assert_eq!(answer(limited.spawn().unwrap()), "Ok(true)");
+    assert!(!place.dir().join(file_name(1)).exists());
+}
+
+#[tokio::test]
+async fn a_relative_base_path_is_where_it_was_when_the_store_was_opened() {
+    let place = Place::new();
+    let url = "external://h:0/kvconn.fs/?connector_name=FSConnector&base_path=rel%2Fkv&fsync=full";
+    let mut writer = Command::new(std::env::current_exe().unwrap());
+    writer.current_dir(place.0.path());
+    child::job(&mut writer, "put_elsewhere", url, 100);
+    assert_eq!(answer(writer.spawn().unwrap()), "done");
+    assert_eq!(files(&place.path("rel/kv")), [file_name(1)]);
 }
 
 #[tokio::test]

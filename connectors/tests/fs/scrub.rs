@@ -58,6 +58,42 @@ async fn a_scrub_names_torn_unfinished_and_foreign_files_and_removes_none_of_the
 }
 
 #[tokio::test]
+async fn a_file_that_cannot_be_read_is_a_finding_and_the_scrub_goes_on() {
+    let place = Place::new();
+    place.open("").await.put(&key(1), kv(5, 1)).await.unwrap();
+    for (link, ours) in [(file_name(2), false), (OURS.to_owned(), true)] {
+        let path = place.dir().join(&link);
+        std::os::unix::fs::symlink(&link, &path).unwrap();
+        assert!(File::open(&path).is_err(), "it leads to itself, ours: {ours}");
+    }
+    let _socket = std::os::unix::net::UnixListener::bind(place.dir().join(file_name(3))).unwrap();
+    let report = scrub_now(&place.url(""), true).unwrap();
+    let found: Vec<_> = kinds(&report).into_iter().map(|(kind, name, _)| (kind, name)).collect();
+    let expected = [
+        (FindingKind::Unreadable, OURS.to_owned()),
+        (FindingKind::Unreadable, file_name(2)),
+        (FindingKind::Foreign, file_name(3)),
+    ];
+    assert_eq!((report.chunks, found), (1, expected.to_vec()));
+    assert!(report.findings.iter().all(|f| !f.removed), "{report:?}");
+}
+
+#[tokio::test]
+async fn neither_a_scrub_nor_exists_is_a_use() {
+    let place = Place::new();
+    let store = place.open("?capacity=10000").await;
+    let path = place.dir().join(file_name(1));
+    store.put(&key(1), kv(5, 1)).await.unwrap();
+    super::quota::backdate(&path, 1000);
+    let used = || path.metadata().unwrap().accessed().unwrap();
+    let before = used();
+    scrub_now(&place.url("?capacity=10000"), false).unwrap();
+    assert!(store.exists(&key(1)).await.unwrap());
+    assert_eq!(store.batched_contains(&[key(1)]).await.unwrap(), 1);
+    assert_eq!(used(), before);
+}
+
+#[tokio::test]
 async fn only_a_dead_writers_file_is_removed_and_only_when_told_to() {
     let place = Place::new();
     place.open("").await.put(&key(1), kv(5, 1)).await.unwrap();

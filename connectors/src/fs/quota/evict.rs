@@ -3,12 +3,17 @@
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use connector_core::{Error, Result};
 
 use super::super::cached::Stat;
 use super::super::layout;
+use super::super::writing::{self, Writer};
+
+/// Unchanged for so long, a writer's file whose lock is free is taken for one that was left behind. Longer than a scrub
+/// waits, because nobody told this store to remove anything.
+const LEFT_BEHIND: Duration = Duration::from_secs(600);
 
 /// All chunk files of a store, as of one look.
 pub(super) struct Chunks<'a> {
@@ -47,6 +52,23 @@ pub(super) fn look(base_paths: &[PathBuf]) -> Result<Chunks<'_>> {
         }
     }
     Ok(chunks)
+}
+
+/// Removes what killed writers left behind, which no sum counts. Best effort: a chunk's room does not depend on it.
+pub(super) fn remove_left_behind(tmp_dirs: &[PathBuf]) {
+    for entry in tmp_dirs.iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().flatten() {
+        if !entry.file_name().to_str().is_some_and(writing::is_name) {
+            continue;
+        }
+        let (path, stat) = (entry.path(), entry.metadata());
+        if let Ok(stat) = stat
+            && stat.is_file()
+            && let Ok(Writer::Gone(left)) = writing::writer_of(&path, &stat, LEFT_BEHIND)
+            && left.remove().is_ok()
+        {
+            tracing::debug!(file = %path.display(), bytes = stat.len(), "removed what a killed writer left behind");
+        }
+    }
 }
 
 impl Chunks<'_> {
