@@ -121,7 +121,10 @@ async fn a_front_that_failed_to_remove_more_keys_than_are_remembered_is_emptied_
 async fn a_key_that_the_front_cannot_name_is_no_failure_of_the_front() {
     let Tiered { connector, front, .. } = open("unnamed", "").await;
     front.fail_with("remove", || Error::new(ErrorKind::InvalidKey, "too long"));
+    front.fail_with("put", || Error::new(ErrorKind::InvalidKey, "too long"));
     connector.put(&key(1), chunk(1)).await.unwrap();
     sleep(Duration::from_secs(60)).await;
     assert_eq!(front.count("remove"), 1, "nothing is set right that was not wrong");
+    connector.exists(&key(1)).await.unwrap();
+    assert_eq!(front.count("exists"), 1, "the key is not remembered as one that the front has wrong");
 }
