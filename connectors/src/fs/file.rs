@@ -37,7 +37,7 @@ pub(super) struct Files {
     /// Whether all directories were there at some time.
     pub(super) made: AtomicBool,
     /// Whether the directories' own names are on the disk, or need not be.
-    named: AtomicBool,
+    pub(super) named: AtomicBool,
     /// Whoever renames or removes holds the one of the key's hash.
     pub(super) turns: [Mutex<()>; 16],
 }
