@@ -77,8 +77,16 @@ pub(crate) async fn get(setup: &Setup, args: &GetArgs, out: &mut Out) -> Result<
         .await
 }
 
-/// A store that is not there lists nothing, as an empty one does; who mistyped its path wants to know.
-pub(super) async fn must_be_there(store: &Connector) -> Result<(), Error> {
+/// A store that is not there lists nothing, as an empty one does; who mistyped its path wants to know. A store of files that
+/// nothing was put into answers a ping, so there the directories are looked for.
+pub(super) async fn must_be_there(store: &Connector, url: &str) -> Result<(), Error> {
+    if let Ok(url) = connectors::RemoteUrl::parse(url)
+        && url.scheme() == "fs"
+    {
+        for dir in url.path().split(',').map(str::trim).filter(|dir| !dir.is_empty()) {
+            std::fs::read_dir(dir).map_err(|e| Error::io(e, format_args!("reach the store `{dir}`")))?;
+        }
+    }
     if store.capabilities().ping { store.ping().await } else { Ok(()) }
 }
 
@@ -159,7 +167,7 @@ struct ListedKey<'a> {
 pub(crate) async fn ls(setup: &Setup, args: &LsArgs, out: &mut Out) -> Result<Answer, Failure> {
     setup
         .with_store(&args.url, async |store| {
-            must_be_there(store).await?;
+            must_be_there(store, &args.url).await?;
             let mut keys = store.list(&args.prefix);
             while let Some(key) = keys.next().await {
                 let key = key?;

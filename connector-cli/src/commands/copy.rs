@@ -63,7 +63,7 @@ async fn copy(
     interrupt: &Interrupt,
     out: &mut Out,
 ) -> Result<Answer, Failure> {
-    must_be_there(source).await?;
+    must_be_there(source, &args.source).await?;
     let keeps = [source, target].map(|store| store.capabilities().keeps_layout);
     if let [false, true] = keeps {
         note(format_args!("{} keeps no shapes and dtypes: the copies are plain bytes", source.name()));
