@@ -106,7 +106,7 @@ pub trait RemoteConnector: Send + Sync + 'static {
         stream::once(async { Err(Error::unsupported("list")) }).boxed()
     }
 
-    /// Asks the store whether it is there.
+    /// Asks the store whether it is there. One that nothing was put into is, if it could be used.
     fn ping(&self) -> impl Future<Output = Result<()>> + Send {
         async { Err(Error::unsupported("ping")) }
     }
