@@ -10,6 +10,7 @@
 //! | `pool` | the connections of one store |
 //! | `exchange` | [`Exchange`]: one thing to ask, alone or many at once |
 //! | `chunks` | what reads and writes chunks |
+//! | `scan` | names in the database |
 //! | `errors` | what a server's errors mean |
 
 mod chunks;
@@ -22,11 +23,26 @@ mod pool;
 mod reactor;
 pub mod reply;
 mod request;
+mod scan;
 mod stream;
 mod token;
 
+#[cfg(feature = "resp")]
 pub(crate) use chunks::{Get, GetInto, Memory, Set};
+#[cfg(feature = "redis")]
+pub(crate) use chunks::{ok, read_payload, read_payload_into};
+#[cfg(feature = "redis")]
+pub(crate) use connection::Connection;
+#[cfg(feature = "redis")]
+pub(crate) use errors::server_error;
+#[cfg(feature = "redis")]
+pub(crate) use exchange::Exchange;
 pub(crate) use options::{Protocol, WireOptions, decoded};
 pub(crate) use pool::Wire;
+#[cfg(feature = "redis")]
+pub(crate) use reply::Head;
 pub(crate) use reply::{Limits, Reply};
+#[cfg(feature = "redis")]
+pub(crate) use request::{Arg, Request};
+pub(crate) use scan::Scan;
 pub(crate) use stream::Address;
