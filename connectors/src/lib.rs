@@ -50,6 +50,8 @@ pub mod fs;
 pub mod memory;
 #[cfg(feature = "mock")]
 pub mod mock;
+#[cfg(feature = "redis")]
+pub mod redis;
 #[cfg(feature = "resp")]
 pub mod resp;
 #[cfg(feature = "tiered")]
@@ -60,13 +62,13 @@ mod compiled_out;
 mod copies;
 #[cfg(any(feature = "memory", feature = "mock"))]
 mod lru_chunks;
-#[cfg(feature = "resp")]
+#[cfg(any(feature = "redis", feature = "resp"))]
 mod resp_wire;
 
 pub use connector_core::*;
 
 /// What the fuzzer drives.
-#[cfg(feature = "resp")]
+#[cfg(any(feature = "redis", feature = "resp"))]
 #[doc(hidden)]
 pub mod __fuzz {
     pub use crate::resp_wire::reply;

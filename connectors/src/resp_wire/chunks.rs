@@ -9,6 +9,7 @@ use super::reply::{Head, Reply};
 use super::request::{Arg, Request};
 
 /// Where memory for a value comes from: its length says the layout, the backend gives the memory.
+#[cfg_attr(not(feature = "resp"), expect(dead_code, reason = "what `resp` needs"))]
 pub(crate) struct Memory<'a, L> {
     /// Gives the memory.
     pub(crate) backend: &'a LocalCpuBackend,
@@ -17,6 +18,7 @@ pub(crate) struct Memory<'a, L> {
 }
 
 /// `GET key` into fresh memory.
+#[cfg_attr(not(feature = "resp"), expect(dead_code, reason = "what `resp` needs"))]
 pub(crate) struct Get<'a, L> {
     /// The key, as the server knows it.
     pub(crate) key: &'a [u8],
@@ -43,6 +45,7 @@ impl<L: Fn(usize) -> Result<ChunkLayout> + Send + Sync> Exchange for Get<'_, L> 
 }
 
 /// `GET key` into the caller's memory.
+#[cfg_attr(not(feature = "resp"), expect(dead_code, reason = "what `resp` needs"))]
 pub(crate) struct GetInto<'a, L> {
     /// The key, as the server knows it.
     pub(crate) key: &'a [u8],
@@ -71,6 +74,7 @@ impl<L: Fn(usize) -> Result<ChunkLayout> + Send + Sync> Exchange for GetInto<'_,
 }
 
 /// `SET key chunk`.
+#[cfg_attr(not(feature = "resp"), expect(dead_code, reason = "what `resp` needs"))]
 pub(crate) struct Set<'a> {
     /// The key, as the server knows it.
     pub(crate) key: &'a [u8],
@@ -156,6 +160,7 @@ pub(crate) fn ok(reply: Reply) -> Result<()> {
     }
 }
 
+#[cfg_attr(not(feature = "resp"), expect(dead_code, reason = "what `resp` needs"))]
 fn miss_or_error<T>(head: Head) -> Result<Option<T>> {
     match head {
         Head::Reply(Reply::Null) => Ok(None),

@@ -8,7 +8,7 @@ pub(crate) enum Arg<'a> {
     /// These bytes.
     Bytes(&'a [u8]),
     /// These, one behind the other: a key and its suffix.
-    #[cfg_attr(not(test), expect(dead_code, reason = "what `redis` needs"))]
+    #[cfg_attr(not(any(test, feature = "redis")), expect(dead_code, reason = "what `redis` needs"))]
     Joined(&'a [u8], &'a [u8]),
     /// A number in decimal.
     Int(u64),

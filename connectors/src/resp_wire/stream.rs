@@ -21,7 +21,7 @@ pub(crate) enum Address {
         port: u16,
     },
     /// A socket in the file system.
-    #[cfg_attr(not(test), expect(dead_code, reason = "what `redis` needs"))]
+    #[cfg_attr(not(any(test, feature = "redis")), expect(dead_code, reason = "what `redis` needs"))]
     Unix(PathBuf),
 }
 

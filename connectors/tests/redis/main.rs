@@ -1,0 +1,4 @@
+//! `redis://` on real servers.
+#![forbid(unsafe_code)]
+
+mod conformance;
