@@ -24,6 +24,8 @@
 //! |---|---|---|
 //! | `memory` | [`kvconn.memory`](memory): chunks in this process's memory | `memory://name` |
 //! | `fs` | [`kvconn.fs`](fs): one file a chunk, LMCache's layout | `fs:///path`, `fs://host:port/path[,path..]` |
+//! | `redis` | [`kvconn.redis`](redis): header and bytes of a chunk on a redis or valkey server | `redis://host:port/database`, `unix:///path` |
+//! | `resp` | [`kvconn.resp`](resp): plain values on a redis or valkey server | `resp://host:port` |
 //! | `tiered` | [`kvconn.tiered`](tiered): a small store near by in front of another | `tiered://?front=URL&back=URL` |
 //! | `audit` | [`kvconn.audit`](audit): logs and checksums what another store does | `audit://?actual_remote_url=URL` |
 //! | `mock` | [`kvconn.mock`](mock): memory with a stated latency and throughput | `mock://GB` |
@@ -31,7 +33,8 @@
 //!
 //! | bundle | features |
 //! |---|---|
-//! | `local` (default) | all of these |
+//! | `local` (default) | `audit`, `blackhole`, `fs`, `memory`, `mock`, `tiered` |
+//! | `remote` | `redis`, `resp` |
 //! | `full` | every store |
 //!
 //! `conformance` (off by default) adds `conformance`: the contract of every connector as checks that can be run.

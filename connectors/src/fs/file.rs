@@ -15,7 +15,7 @@ use super::commit::Work;
 use super::direct::Direct;
 use super::quota::Quota;
 use super::writing::{self, Writing};
-use super::{FsOptions, Fsync, found, layout, record};
+use super::{FsOptions, Fsync, layout, record};
 
 /// What the files of a store have in common.
 pub(super) struct Files {
