@@ -50,6 +50,8 @@ pub mod fs;
 pub mod memory;
 #[cfg(feature = "mock")]
 pub mod mock;
+#[cfg(feature = "resp")]
+pub mod resp;
 #[cfg(feature = "tiered")]
 pub mod tiered;
 
@@ -58,8 +60,17 @@ mod compiled_out;
 mod copies;
 #[cfg(any(feature = "memory", feature = "mock"))]
 mod lru_chunks;
+#[cfg(feature = "resp")]
+mod resp_wire;
 
 pub use connector_core::*;
+
+/// What the fuzzer drives.
+#[cfg(feature = "resp")]
+#[doc(hidden)]
+pub mod __fuzz {
+    pub use crate::resp_wire::reply;
+}
 
 /// Opens the store that `url` names, with LMCache's defaults for everything else.
 ///
