@@ -108,7 +108,7 @@ impl<'a> Ask<'a> {
         match *self {
             Self::Type(key, suffix) => request.command(&["STRLEN".into(), name(key, suffix)]),
             Self::Remove(key, there, gone) => {
-                request.command(&["EVAL".into(), REMOVE_ORPHAN.into(), "2".into(), name(key, there), name(key, gone)])
+                request.command(&["EVAL".into(), REMOVE_ORPHAN.into(), "2".into(), name(key, there), name(key, gone)]);
             }
         }
     }

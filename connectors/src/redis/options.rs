@@ -34,7 +34,7 @@ pub struct RedisOptions {
     /// `2` or `3` for RESP2 or RESP3; `auto` for RESP3 where the server knows it.
     #[schemars(schema_with = "protocol_schema")]
     pub protocol: String,
-    /// What `CLIENT LIST` on the server calls the connections; empty for nothing.
+    /// What `CLIENT LIST` on the server calls the connections; empty (in `extra_config`) for nothing.
     pub client_name: String,
     /// Largest chunk that is read or written, in bytes.
     pub max_value_bytes: u64,

@@ -79,10 +79,14 @@ async fn passwords_and_users_are_percent_decoded() {
 #[tokio::test]
 async fn the_server_knows_the_connections_by_name_and_protocol() {
     let server = RedisServer::start(&[]);
-    for (options, name, protocol) in
-        [("", "kvconn", 3), ("?protocol=2&client_name=me", "me", 2), ("?protocol=3&client_name=", "", 3)]
+    // A URL cannot say that an option is empty.
+    let nameless = LMCacheEngineConfig::from_yaml("extra_config: { redis_connector_client_name: '' }").unwrap();
+    let named = LMCacheEngineConfig::default();
+    for (options, config, name, protocol) in
+        [("", &named, "kvconn", 3), ("?protocol=2&client_name=me", &named, "me", 2), ("?protocol=3", &nameless, "", 3)]
     {
-        let store = open(&format!("{}{options}", server.url("redis"))).await;
+        let url = format!("{}{options}", server.url("redis"));
+        let store = connectors::builder(&url).config(config.clone()).open().await.unwrap();
         store.put(&key(1), kv(5, 1)).await.unwrap();
         let list = server.cli(&["CLIENT", "LIST"]);
         let list = String::from_utf8_lossy(list.bytes().expect("a list")).into_owned();
