@@ -137,9 +137,12 @@ pub(crate) enum Command {
     ///
     /// Works on keys of its own (model `kvconn-bench`) and removes them, also when it is interrupted. Making and verifying
     /// content does not count, neither does a first pass that warms up store and memory. A store inside this process may
-    /// give out the memory it holds: then a get moves no bytes, and its rate says so.
+    /// give out the memory it holds: then a get moves no bytes, and its rate says so. CPU is what this process used, all
+    /// threads together: seconds for a GiB, or time for a question.
     #[command(after_help = "Examples:\n  \
         kvconn bench fs:///mnt/nvme/kv\n  \
+        kvconn bench fs:///mnt/nvme/kv --vs fs:///mnt/nfs/kv    in turn, and how many times as fast\n  \
+        kvconn bench fs:///mnt/nvme/kv --batch 16 --concurrency 1\n  \
         kvconn bench memory://bench --chunk-size 64KiB --keys 1024 --concurrency 4 --json")]
     Bench(BenchArgs),
     /// Show kvconn at work: a file as a chain of chunks in a store, read back and verified
@@ -292,13 +295,19 @@ pub(crate) struct CheckArgs {
 pub(crate) struct BenchArgs {
     /// The store
     pub(crate) url: String,
+    /// A second store, measured in turn with the first in each round
+    #[arg(long, value_name = "URL")]
+    pub(crate) vs: Option<String>,
     /// Bytes of a chunk: 64KiB, 4MiB, 1GiB, 1000
     #[arg(long, default_value = "4MiB", value_name = "SIZE")]
     pub(crate) chunk_size: ByteSize,
     /// How many chunks
     #[arg(long, default_value = "64", value_name = "N")]
     pub(crate) keys: NonZeroUsize,
-    /// Operations in flight
+    /// Chunks of one call; a latency is that of a call
+    #[arg(long, default_value = "1", value_name = "N")]
+    pub(crate) batch: NonZeroUsize,
+    /// Calls in flight
     #[arg(long, default_value = "8", value_name = "N")]
     pub(crate) concurrency: NonZeroUsize,
     /// How often each chunk is put and got

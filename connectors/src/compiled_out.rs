@@ -23,5 +23,7 @@ compiled_out! {
     "fs": "kvconn.fs" "FSConnector" ["fs"];
     "memory": "kvconn.memory" "MemoryConnector" ["memory"];
     "mock": "kvconn.mock" "MockConnector" ["mock"];
+    "redis": "kvconn.redis" "RedisConnector" ["redis", "unix"];
+    "resp": "kvconn.resp" "RESPConnector" ["resp"];
     "tiered": "kvconn.tiered" "TieredConnector" ["tiered"];
 }

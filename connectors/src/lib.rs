@@ -24,6 +24,8 @@
 //! |---|---|---|
 //! | `memory` | [`kvconn.memory`](memory): chunks in this process's memory | `memory://name` |
 //! | `fs` | [`kvconn.fs`](fs): one file a chunk, LMCache's layout | `fs:///path`, `fs://host:port/path[,path..]` |
+//! | `redis` | [`kvconn.redis`](redis): header and bytes of a chunk on a redis or valkey server | `redis://host:port/database`, `unix:///path` |
+//! | `resp` | [`kvconn.resp`](resp): plain values on a redis or valkey server | `resp://host:port` |
 //! | `tiered` | [`kvconn.tiered`](tiered): a small store near by in front of another | `tiered://?front=URL&back=URL` |
 //! | `audit` | [`kvconn.audit`](audit): logs and checksums what another store does | `audit://?actual_remote_url=URL` |
 //! | `mock` | [`kvconn.mock`](mock): memory with a stated latency and throughput | `mock://GB` |
@@ -31,7 +33,8 @@
 //!
 //! | bundle | features |
 //! |---|---|
-//! | `local` (default) | all of these |
+//! | `local` (default) | `audit`, `blackhole`, `fs`, `memory`, `mock`, `tiered` |
+//! | `remote` | `redis`, `resp` |
 //! | `full` | every store |
 //!
 //! `conformance` (off by default) adds `conformance`: the contract of every connector as checks that can be run.
@@ -50,6 +53,10 @@ pub mod fs;
 pub mod memory;
 #[cfg(feature = "mock")]
 pub mod mock;
+#[cfg(feature = "redis")]
+pub mod redis;
+#[cfg(feature = "resp")]
+pub mod resp;
 #[cfg(feature = "tiered")]
 pub mod tiered;
 
@@ -58,8 +65,17 @@ mod compiled_out;
 mod copies;
 #[cfg(any(feature = "memory", feature = "mock"))]
 mod lru_chunks;
+#[cfg(any(feature = "redis", feature = "resp"))]
+mod resp_wire;
 
 pub use connector_core::*;
+
+/// What the fuzzer drives.
+#[cfg(any(feature = "redis", feature = "resp"))]
+#[doc(hidden)]
+pub mod __fuzz {
+    pub use crate::resp_wire::reply;
+}
 
 /// Opens the store that `url` names, with LMCache's defaults for everything else.
 ///

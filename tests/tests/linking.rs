@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::sync::LazyLock;
 
+use kvconn_redis_server::RedisServer;
 use kvconn_tests::linking::{Printed, REFRESH_LOCK, Workspace, call_in_python};
 use kvconn_tests::{assert_says, package_dir};
 
@@ -38,7 +39,7 @@ fn a_crate_that_the_program_never_names_is_not_linked_and_the_error_says_how_to(
 }
 
 /// Each set of features, and the connectors that it must link: no fewer, and no more.
-const FEATURE_SETS: [(&str, &[&str]); 9] = [
+const FEATURE_SETS: [(&str, &[&str]); 12] = [
     ("", &[]),
     ("memory", &["kvconn.memory/MemoryConnector"]),
     ("fs", &["kvconn.fs/FSConnector"]),
@@ -46,8 +47,11 @@ const FEATURE_SETS: [(&str, &[&str]); 9] = [
     ("blackhole", &["kvconn.blackhole/BlackholeConnector"]),
     ("mock", &["kvconn.mock/MockConnector"]),
     ("tiered", &["kvconn.tiered/TieredConnector"]),
+    ("redis", &["kvconn.redis/RedisConnector"]),
+    ("resp", &["kvconn.resp/RESPConnector"]),
     ("local", LOCAL),
-    ("full", LOCAL),
+    ("remote", &["kvconn.redis/RedisConnector", "kvconn.resp/RESPConnector"]),
+    ("full", FULL),
 ];
 
 const LOCAL: &[&str] = &[
@@ -59,9 +63,20 @@ const LOCAL: &[&str] = &[
     "kvconn.tiered/TieredConnector",
 ];
 
+const FULL: &[&str] = &[
+    "kvconn.audit/AuditConnector",
+    "kvconn.blackhole/BlackholeConnector",
+    "kvconn.fs/FSConnector",
+    "kvconn.memory/MemoryConnector",
+    "kvconn.mock/MockConnector",
+    "kvconn.redis/RedisConnector",
+    "kvconn.resp/RESPConnector",
+    "kvconn.tiered/TieredConnector",
+];
+
 /// The connectors of the facade: feature, name, a URL of each form. Those that stand before another store have
-/// `memory://` there.
-const STORES: [(&str, &str, [&str; 2]); 6] = [
+/// `memory://` there, and `SERVER` is one that is started.
+const STORES: [(&str, &str, [&str; 2]); 8] = [
     ("memory", MEMORY, ["memory://a", "external://a:0/kvconn.memory/?connector_name=MemoryConnector"]),
     (
         "fs",
@@ -87,6 +102,16 @@ const STORES: [(&str, &str, [&str; 2]); 6] = [
         ["mock://1", "external://a:0/kvconn.mock/?connector_name=MockConnector&capacity=1"],
     ),
     (
+        "redis",
+        "kvconn.redis/RedisConnector",
+        ["redis://SERVER", "external://SERVER/kvconn.redis/?connector_name=RedisConnector"],
+    ),
+    (
+        "resp",
+        "kvconn.resp/RESPConnector",
+        ["resp://SERVER", "external://SERVER/kvconn.resp/?connector_name=RESPConnector"],
+    ),
+    (
         "tiered",
         "kvconn.tiered/TieredConnector",
         [
@@ -102,9 +127,13 @@ const MEMORY: &str = "kvconn.memory/MemoryConnector";
 #[test]
 fn calling_the_facade_links_exactly_the_stores_of_its_features() {
     let folder = tempfile::tempdir().expect("a folder");
+    let server = RedisServer::start(&[]);
     let url = |url: &str| match url {
         "fs://." => format!("fs://{}", folder.path().display()),
-        other => other.replace("FOLDER", &folder.path().display().to_string()),
+        other => {
+            let other = other.replace("FOLDER", &folder.path().display().to_string());
+            other.replace("SERVER", &server.address().to_string())
+        }
     };
     for (features, stores) in FEATURE_SETS {
         BUILT.cargo(&["build", "--package", "facade", "--features", features], &[]);

@@ -30,12 +30,14 @@ const LINKERS: [Linker; 4] = [
 ];
 
 const ALPHA: &str = "alpha.kv/AlphaConnector";
-const STORES: [&str; 6] = [
+const STORES: [&str; 8] = [
     "kvconn.audit/AuditConnector",
     "kvconn.blackhole/BlackholeConnector",
     "kvconn.fs/FSConnector",
     "kvconn.memory/MemoryConnector",
     "kvconn.mock/MockConnector",
+    "kvconn.redis/RedisConnector",
+    "kvconn.resp/RESPConnector",
     "kvconn.tiered/TieredConnector",
 ];
 

@@ -1,7 +1,6 @@
 //! The golden vectors, which the real LMCache wrote: every row of every table that this project has code for.
 //!
-//! `lm_messages.json` waits for the `lm` store. The `redis_kv` and `redis_metadata` columns of `storage_names.json` wait
-//! for the redis store: they are the key with a suffix, and there is no code yet that adds it.
+//! `lm_messages.json` waits for the `lm` store.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -14,6 +13,8 @@ use connector_core::{
     ObjectKey, RemoteUrl, Shape,
 };
 use connectors::fs::layout::{file_name, key_of_file, object_key_of_file};
+use connectors::redis::layout::{key_of_kv_bytes, kv_bytes_name, metadata_name};
+use kvconn_redis_server::RedisServer;
 use kvconn_tests::{assert_says, hex, number, rows, text, vectors};
 use serde_json::{Value, json};
 
@@ -93,6 +94,48 @@ fn files_of_keys_have_lmcaches_names() {
         assert_eq!(file_name(&key).unwrap(), text(&row, "fs_file_name"));
         assert_eq!(key_of_file(text(&row, "fs_file_name")), Some(key));
     }
+}
+
+#[test]
+fn values_of_keys_on_redis_have_lmcaches_names() {
+    for row in rows(&vectors("storage_names"), "names") {
+        let key: CacheKey = text(&row, "key").parse().unwrap();
+        assert_eq!(kv_bytes_name(&key), text(&row, "redis_kv"));
+        assert_eq!(metadata_name(&key), text(&row, "redis_metadata"));
+        assert_eq!(key_of_kv_bytes(text(&row, "redis_kv").as_bytes()), Some(key));
+    }
+}
+
+#[tokio::test]
+async fn chunks_that_lmcache_wrote_to_redis_are_read_and_written_back_as_they_were() {
+    const MOST: usize = 1 << 20;
+    let server = RedisServer::start(&[]);
+    let store = connectors::open(&server.url("redis")).await.unwrap();
+    let names = rows(&vectors("storage_names"), "names");
+    let mut written_back = 0;
+    for (row, name) in rows(&vectors("remote_metadata"), "records").iter().zip(names.iter().cycle()) {
+        let key: CacheKey = text(name, "key").parse().unwrap();
+        let (kv, metadata) = (text(name, "redis_kv"), text(name, "redis_metadata"));
+        // The lengths in the vectors are no real chunks': each gets a small one of its own.
+        let mut header = hex(row, "hex");
+        let layout = ChunkHeader::read(&header).unwrap();
+        let by_groups = ChunkLayout::from_groups(layout.format, &layout.groups).ok().map(|layout| layout.len);
+        let len = by_groups.filter(|len| *len <= MOST).unwrap_or(100 + header[0] as usize);
+        header[..4].copy_from_slice(&i32::try_from(len).unwrap().to_le_bytes());
+        let bytes: Vec<u8> = (0..len).map(|i| (i * 31 % 253) as u8).collect();
+        server.cli(&[b"SET", kv.as_bytes(), &bytes]);
+        server.cli(&[b"SET", metadata.as_bytes(), &header]);
+        let chunk = store.get(&key).await.unwrap().expect("it is there");
+        assert_eq!((chunk.layout(), &*chunk), (&ChunkLayout { len, ..layout }, &*bytes), "{row}");
+
+        // What agrees with itself can be written, too.
+        if store.put(&key, chunk).await.is_ok() {
+            assert_eq!(server.cli(&["GET", metadata]).bytes(), Some(&header[..]), "{row}");
+            assert_eq!(server.cli(&["GET", kv]).bytes(), Some(&bytes[..]));
+            written_back += 1;
+        }
+    }
+    assert!(written_back > 0, "no record could be written back");
 }
 
 #[tokio::test]

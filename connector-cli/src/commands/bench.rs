@@ -1,6 +1,7 @@
 //! `kvconn bench`: puts, gets and exists of a store, every byte verified.
 
 mod content;
+mod figures;
 mod measure;
 
 use std::io::Write;
@@ -17,7 +18,8 @@ use crate::output::{Answer, BOLD, Failure, Out, PLAIN, Time, complain, count, no
 use crate::setup::Setup;
 use crate::size::ByteSize;
 use content::mix;
-use measure::{Figures, Measured};
+use figures::{Clocked, Measured, Ratio};
+use measure::Bench;
 
 /// The model that the command's own keys name.
 const MODEL: &str = "kvconn-bench";
@@ -33,6 +35,9 @@ const REMOVE_BATCH: usize = 256;
 struct Plan {
     chunk_bytes: usize,
     keys: usize,
+    /// Chunks of one call.
+    batch: usize,
+    /// Calls in flight.
     concurrency: usize,
     rounds: usize,
     /// Chunks between two stops of the clock, in which content is made and verified.
@@ -49,41 +54,77 @@ struct Report {
     measured: Measured,
 }
 
+/// The first store's rates by the second's.
+#[derive(Debug, Serialize)]
+struct Ratios {
+    put: Option<Ratio>,
+    get: Option<Ratio>,
+    exists: Option<Ratio>,
+}
+
 #[derive(Serialize)]
 struct Reports<'a> {
     plan: &'a Plan,
     stores: &'a [Report],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ratios: Option<Ratios>,
 }
 
 pub(crate) async fn run(setup: &Setup, args: &BenchArgs, out: &mut Out) -> Result<Answer, Failure> {
     let plan = Plan::new(args, setup.pool_bytes())?;
     let interrupt = Interrupt::listen();
-    let mut reports = Vec::new();
-    for url in [&args.url] {
-        match setup.with_store(url, async |store| bench(store, url, &plan, &interrupt).await).await? {
-            Some(report) => reports.push(report),
-            None => return Ok(Answer::Interrupted),
+    let work = async |url: &str, store: &Connector| match &args.vs {
+        None => bench(&[(url, store)], &plan, &interrupt).await,
+        Some(vs) => {
+            setup.with_store(vs, async |other| bench(&[(url, store), (vs, other)], &plan, &interrupt).await).await
         }
-    }
+    };
+    let Some(reports) = setup.with_store(&args.url, async |store| work(&args.url, store).await).await? else {
+        return Ok(Answer::Interrupted);
+    };
+    let ratios = match &reports[..] {
+        [first, second] => Some(Ratios::of(&first.measured, &second.measured)),
+        _ => None,
+    };
     if args.json {
-        out.json(&Reports { plan: &plan, stores: &reports })?;
+        out.json(&Reports { plan: &plan, stores: &reports, ratios })?;
     } else {
         plan.print(out)?;
         reports.iter().try_for_each(|report| report.print(out))?;
+        ratios.map_or(Ok(()), |ratios| ratios.print(out))?;
     }
     Ok(Answer::Yes)
 }
 
 /// `None` if the user ended it. What was put is removed in every case.
-async fn bench(store: &Connector, url: &str, plan: &Plan, interrupt: &Interrupt) -> Result<Option<Report>, Failure> {
+async fn bench(
+    stores: &[(&str, &Connector)],
+    plan: &Plan,
+    interrupt: &Interrupt,
+) -> Result<Option<Vec<Report>>, Failure> {
     let run = run_id();
-    let keys = keys(run, plan.keys)?;
-    let bar = progress(plan);
-    let measured = measure::measure(store, plan, &keys, run, interrupt, &bar).await;
+    let bar = progress(plan, stores.len());
+    let mut benches = Vec::new();
+    for (n, (_, store)) in stores.iter().enumerate() {
+        // Two URLs may name one store.
+        let run = mix(run ^ n as u64);
+        benches.push(Bench::new(store, plan, (run, keys(run, plan.keys)?), interrupt, &bar)?);
+    }
+    let measured = measure::measure(&mut benches, plan).await;
     bar.finish_and_clear();
-    remove(store, &keys).await;
-    let measured = measured?;
-    Ok(measured.map(|measured| Report { connector: store.name().to_owned(), url: redact(url).into_owned(), measured }))
+    for bench in &benches {
+        remove(bench.store, &bench.keys).await;
+    }
+    measured?;
+    if interrupt.is_set() {
+        return Ok(None);
+    }
+    let report = |(bench, (url, store)): (Bench<'_>, &(&str, &Connector))| Report {
+        connector: store.name().to_owned(),
+        url: redact(url).into_owned(),
+        measured: bench.measured,
+    };
+    Ok(Some(benches.into_iter().zip(stores).map(report).collect()))
 }
 
 /// Says so if something is left. The measurement's own error matters more than one of the cleaning.
@@ -119,29 +160,40 @@ fn keys(run: u64, n: usize) -> Result<Vec<CacheKey>, Error> {
 impl Plan {
     fn new(args: &BenchArgs, pool_bytes: usize) -> Result<Self, Error> {
         let (chunk_bytes, keys) = (args.chunk_size.0, args.keys.get());
-        let concurrency = args.concurrency.get().min(keys);
+        let batch = args.batch.get().min(keys);
+        let concurrency = args.concurrency.get().min(keys.div_ceil(batch));
+        let at_once = concurrency.saturating_mul(batch);
         let block = chunk_bytes.checked_next_multiple_of(POOL_PAGE).unwrap_or(usize::MAX);
-        let window = (WINDOW_BYTES / block).max(concurrency).min(pool_bytes / block).min(keys);
-        if window < concurrency {
+        let fits = pool_bytes / block;
+        if fits < at_once.min(keys) {
             return Err(Error::new(
                 ErrorKind::InvalidInput,
                 format!(
                     "{} of {} in flight do not fit the pool of {}",
-                    count(concurrency, "chunk"),
+                    count(at_once, "chunk"),
                     args.chunk_size,
                     ByteSize(pool_bytes)
                 ),
             )
-            .with_hint("lower --concurrency or --chunk-size, or raise `max_local_cpu_size` in the configuration"));
+            .with_hint(
+                "lower --concurrency, --batch or --chunk-size, or raise `max_local_cpu_size` in the configuration",
+            ));
         }
-        Ok(Self { chunk_bytes, keys, concurrency, rounds: args.rounds.get(), window })
+        // Whole batches, so that every call but the last asks for as many.
+        let window = (WINDOW_BYTES / block).max(at_once).min(fits);
+        let window = (window - window % batch).min(keys);
+        Ok(Self { chunk_bytes, keys, batch, concurrency, rounds: args.rounds.get(), window })
     }
 
     fn print(&self, out: &mut Out) -> Result<(), Failure> {
         let (chunks, rounds) = (count(self.keys, "chunk"), count(self.rounds, "round"));
+        let calls = match self.batch {
+            1 => String::new(),
+            batch => format!(" batches of {batch}"),
+        };
         writeln!(
             out,
-            "{chunks} of {}, {} in flight, {rounds} after one to warm up; every byte verified",
+            "{chunks} of {}, {}{calls} in flight, {rounds} after one to warm up; every byte verified",
             ByteSize(self.chunk_bytes),
             self.concurrency
         )?;
@@ -152,28 +204,57 @@ impl Plan {
 impl Report {
     fn print(&self, out: &mut Out) -> Result<(), Failure> {
         writeln!(out, "\n{BOLD}{}{PLAIN}  {}\n", self.connector, self.url)?;
-        writeln!(out, "{:10}{:>14}{:>12}{:>12}", "", "rate", "p50", "p99")?;
+        writeln!(out, "{:10}{:>14}{:>12}{:>12}{:>12}{:>14}", "", "rate", "p50", "p99", "p99.9", "CPU")?;
         let Measured { put, get, exists, .. } = &self.measured;
         for (name, figures) in [("put", put), ("get", get), ("exists", exists)] {
-            let (rate, p50, p99) = (figures.rate(), figures.latency(0.5), figures.latency(0.99));
-            writeln!(out, "{name:10}{rate:>14}{:>12}{:>12}", Time(p50), Time(p99))?;
+            let [p50, p99, p999] = [0.5, 0.99, 0.999].map(|share| Time(figures.latency(share)));
+            let total = figures.total();
+            writeln!(out, "{name:10}{:>14}{p50:>12}{p99:>12}{p999:>12}{:>14}", total.rate(), total.cpu())?;
         }
         Ok(())
     }
 }
 
-impl Figures {
-    fn rate(&self) -> String {
+impl Ratios {
+    fn of(a: &Measured, b: &Measured) -> Self {
+        Self { put: Ratio::of(&a.put, &b.put), get: Ratio::of(&a.get, &b.get), exists: Ratio::of(&a.exists, &b.exists) }
+    }
+
+    fn print(&self, out: &mut Out) -> Result<(), Failure> {
+        writeln!(
+            out,
+            "\n{BOLD}ratio{PLAIN}  the first store's rate by the second's: median and range of the rounds\n"
+        )?;
+        for (name, ratio) in [("put", self.put), ("get", self.get), ("exists", self.exists)] {
+            let Some(Ratio { median, min, max }) = ratio else { continue };
+            let [median, min, max] = [median, min, max].map(three_digits);
+            writeln!(out, "{name:10}{median:>14}{:>24}", format!("{min} to {max}"))?;
+        }
+        Ok(())
+    }
+}
+
+impl Clocked {
+    fn rate(self) -> String {
         match self.gib_per_s() {
             Some(rate) => format!("{} GiB/s", three_digits(rate)),
             None => format!("{:.0} /s", self.per_s()),
         }
     }
+
+    /// For a GiB, or for each operation that moves nothing.
+    fn cpu(self) -> String {
+        match (self.cpu_s_per_gib(), self.cpu_each()) {
+            (Some(cpu), _) => format!("{} s/GiB", three_digits(cpu)),
+            (None, Some(cpu)) => Time(cpu).to_string(),
+            (None, None) => "unknown".into(),
+        }
+    }
 }
 
 /// On stderr, and only if that is a terminal. One step for each chunk put or got.
-fn progress(plan: &Plan) -> ProgressBar {
-    let bar = ProgressBar::new((2 * plan.keys * plan.rounds) as u64);
+fn progress(plan: &Plan, stores: usize) -> ProgressBar {
+    let bar = ProgressBar::new((2 * stores * plan.keys * plan.rounds) as u64);
     if let Ok(style) = ProgressStyle::with_template("{msg:8} [{bar:40}] {percent}%  {elapsed}") {
         bar.set_style(style.progress_chars("=> "));
     }

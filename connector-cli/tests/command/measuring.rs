@@ -18,18 +18,76 @@ fn bench_measures_verifies_and_cleans_up() {
             |name: &str| store[operation][name].as_f64().unwrap_or_else(|| panic!("{operation} {name}: {json}"));
         assert!(figure("per_s") > 0.0 && figure("seconds") > 0.0, "{json}");
         assert!(figure("p50_us") > 0.0 && figure("p50_us") <= figure("p99_us"), "{json}");
+        assert!(figure("p99_us") <= figure("p999_us"), "{json}");
+        assert!(figure("cpu_s") >= 0.0, "{json}");
     }
     assert!(store["get"]["gib_per_s"].as_f64().is_some_and(|rate| rate > 0.0), "{json}");
+    assert!(store["get"]["cpu_s_per_gib"].as_f64().is_some_and(|cpu| cpu >= 0.0), "{json}");
+    assert_eq!((json["stores"].as_array().map(Vec::len), &json["ratios"]), (Some(1), &serde_json::Value::Null));
     assert_eq!(entries(dir.path()), [format!("{KEY}.data")]);
+}
+
+#[test]
+fn two_stores_are_measured_in_one_run_and_set_in_relation() {
+    let (dir, url) = store();
+    let args = ["bench", "memory://b", "--vs", &url, "--chunk-size", "10001", "--keys", "6", "--rounds", "3", "--json"];
+    let json = run(&args).exits(0).json();
+    let of = |n: usize, field: &str| json["stores"][n][field].clone();
+    assert_eq!((of(0, "url"), of(1, "url")), ("memory://b".into(), url.as_str().into()));
+    for n in 0..2 {
+        assert_eq!(of(n, "verified_bytes"), 3 * 6 * 10_001, "{json}");
+        assert_eq!(of(n, "put")["operations"], 18, "{json}");
+    }
+    for operation in ["put", "get", "exists"] {
+        let ratio = |name: &str| json["ratios"][operation][name].as_f64().unwrap_or_else(|| panic!("{json}"));
+        assert!(0.0 < ratio("min") && ratio("min") <= ratio("median") && ratio("median") <= ratio("max"), "{json}");
+    }
+    assert!(entries(dir.path()).is_empty());
+}
+
+#[test]
+fn a_store_beside_itself_does_not_mix_up_its_chunks() {
+    let (dir, url) = store();
+    run(&["bench", &url, "--vs", &url, "--chunk-size", "1000", "--keys", "9", "--rounds", "2", "--json"]).exits(0);
+    assert!(entries(dir.path()).is_empty());
+}
+
+#[test]
+fn a_second_store_that_fails_is_an_error_and_leaves_nothing_in_the_first() {
+    let (dir, url) = store();
+    let small = "memory://b?capacity=10000";
+    let args = ["bench", &url, "--vs", small, "--chunk-size", "1000", "--keys", "20"];
+    run(&args).fails_saying(&["is gone", "kvconn-bench@"]);
+    assert!(entries(dir.path()).is_empty());
+    run(&["bench", &url, "--vs", "no-such-scheme://x"]).exits(3);
+}
+
+#[test]
+fn batches_are_whole_but_the_last_and_verified() {
+    let (dir, url) = store();
+    for (batch, concurrency) in [("4", "2"), ("10", "1"), ("100", "8")] {
+        let args = ["--chunk-size", "1001", "--keys", "10", "--rounds", "2", "--json", "--batch", batch];
+        let json = run(&[&["bench", &url, "--concurrency", concurrency], &args[..]].concat()).exits(0).json();
+        let store = &json["stores"][0];
+        assert_eq!((&store["put"]["operations"], &store["get"]["operations"]), (&20.into(), &20.into()), "{json}");
+        assert_eq!(store["verified_bytes"], 20 * 1001);
+    }
+    assert!(entries(dir.path()).is_empty());
 }
 
 #[test]
 fn bench_shows_a_table() {
     let shown = run(&["bench", "memory://b", "--chunk-size", "64KiB", "--keys", "4", "--rounds", "1"]).exits(0);
-    for part in ["4 chunks of 64 KiB", "put", "GiB/s", "p99", "exists", "memory://b"] {
+    for part in ["4 chunks of 64 KiB", "put", "GiB/s", "p99", "p99.9", "s/GiB", "exists", "memory://b"] {
         assert!(shown.text().contains(part), "{part}: {}", shown.text());
     }
     assert_eq!(shown.err, "", "no progress bar without a terminal");
+    assert!(!shown.text().contains("ratio"), "{}", shown.text());
+    let args = ["bench", "memory://b", "--vs", "memory://c", "--chunk-size", "64KiB", "--keys", "4", "--rounds", "2"];
+    let shown = run(&[&args[..], &["--batch", "2"]].concat()).exits(0);
+    for part in ["2 batches of 2 in flight", "memory://b", "memory://c", "ratio", "median", " to "] {
+        assert!(shown.text().contains(part), "{part}: {}", shown.text());
+    }
 }
 
 #[test]

@@ -22,6 +22,17 @@ pub struct ChunkHeader {
 impl ChunkHeader {
     const INLINE: usize = Self::len_for(4);
 
+    /// The dtypes that a header can name: those with a [code](Dtype::code).
+    pub const DTYPES: &[Dtype] = &[
+        Dtype::Float16,
+        Dtype::Bfloat16,
+        Dtype::Float32,
+        Dtype::Float64,
+        Dtype::Uint8,
+        Dtype::Float8E4m3fn,
+        Dtype::Float8E5m2,
+    ];
+
     /// Bytes of a header of `groups` groups: `4 * (2 + 5 * groups)`.
     pub const fn len_for(groups: usize) -> usize {
         4 * (2 + 5 * groups)
@@ -68,6 +79,31 @@ impl ChunkHeader {
             for dim in group.shape.padded() {
                 push(to_i32(dim, "a dimension")?);
             }
+        }
+        Ok(header)
+    }
+
+    /// As [`new`](Self::new), for a store that keeps nothing else about the chunk: only if a reader would get the same
+    /// layout back.
+    ///
+    /// # Errors
+    /// As there; also `InvalidInput` for a layout that does not [agree with itself](ChunkLayout::is_consistent), and
+    /// `Unsupported` for one that the header would give back as another.
+    pub fn faithful(layout: &ChunkLayout) -> Result<Self> {
+        let header = Self::new(layout)?;
+        let back = Self::read(header.as_bytes())?;
+        if !layout.is_consistent() {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                format!("`{layout}` does not agree with itself: shapes and dtypes do not make that length"),
+            ));
+        }
+        if back != *layout {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("the chunk header would give `{layout}` back as `{back}`"),
+            )
+            .with_hint("a binary chunk has the shape [bytes, 0, 0, 0], any other no dimension of 0 at its end"));
         }
         Ok(header)
     }
@@ -168,6 +204,25 @@ mod tests {
         }
         for len in [0, 8, 27, 29, 8 + 20 * (MAX_HEADER_GROUPS + 1)] {
             assert_eq!(ChunkHeader::read(&vec![0; len]).unwrap_err().kind(), ErrorKind::Corrupt);
+        }
+    }
+
+    #[test]
+    fn the_list_of_dtypes_is_that_of_those_with_a_code() {
+        let coded: Vec<Dtype> = Dtype::ALL.into_iter().filter(|d| d.code().is_some()).collect();
+        assert_eq!(ChunkHeader::DTYPES, coded);
+    }
+
+    #[test]
+    fn a_faithful_header_is_refused_for_what_it_could_not_give_back() {
+        let group = |dims: &[usize]| Group { shape: Shape::new(dims).unwrap(), dtype: Some(Dtype::Uint8) };
+        let layout =
+            |dims: &[usize], len| ChunkLayout { format: MemoryFormat::Kv2ltd, groups: group(dims).into(), len };
+        assert!(ChunkHeader::faithful(&layout(&[2, 3], 6)).is_ok());
+        for (wrong, kind) in
+            [(layout(&[2, 3], 7), ErrorKind::InvalidInput), (layout(&[2, 0], 0), ErrorKind::Unsupported)]
+        {
+            assert_eq!(ChunkHeader::faithful(&wrong).unwrap_err().kind(), kind, "{wrong}");
         }
     }
 

@@ -119,6 +119,11 @@ impl ChunkLayout {
         Self { format: MemoryFormat::Binary, groups: group.into(), len }
     }
 
+    /// Whether shapes and dtypes say the length, too. LMCache takes memory by what they say.
+    pub fn is_consistent(&self) -> bool {
+        Self::from_groups(self.format, &self.groups).is_ok_and(|by_groups| by_groups.len == self.len)
+    }
+
     /// The first group's shape.
     pub fn shape(&self) -> Shape {
         self.groups[0].shape

@@ -2,8 +2,8 @@ use std::sync::Arc;
 
 use connector_core::connector::{Gate, Pass};
 use connector_core::{
-    BoxStream, CacheKey, Capabilities, ChunkHeader, ConnectorContext, Dtype, Error, ErrorKind, FromContext,
-    LocalCpuBackend, MemoryObj, MemoryObjMut, RemoteConnector, Result, external_connector,
+    BoxStream, CacheKey, Capabilities, ChunkHeader, ConnectorContext, Error, ErrorKind, FromContext, LocalCpuBackend,
+    MemoryObj, MemoryObjMut, RemoteConnector, Result, external_connector,
 };
 use futures::future::FutureExt;
 use futures::stream::{self, StreamExt};
@@ -28,17 +28,6 @@ pub struct FSConnector {
     /// Blocking work outlives the futures that started it.
     gate: Gate,
 }
-
-/// The dtypes that a header can name.
-const HEADER_DTYPES: &[Dtype] = &[
-    Dtype::Float16,
-    Dtype::Bfloat16,
-    Dtype::Float32,
-    Dtype::Float64,
-    Dtype::Uint8,
-    Dtype::Float8E4m3fn,
-    Dtype::Float8E5m2,
-];
 
 /// How many chunks of a batch are read or written at once.
 const AT_ONCE: usize = 8;
@@ -196,7 +185,7 @@ impl RemoteConnector for FSConnector {
         if self.files.with_header {
             let file_max = capacity.unwrap_or(u64::MAX);
             let chunk_max = file_max.saturating_sub(ChunkHeader::len_for(1) as u64).min(i32::MAX as u64);
-            all.with_layout_kept().with_dtypes(HEADER_DTYPES).with_max_chunk_bytes(chunk_max)
+            all.with_layout_kept().with_dtypes(ChunkHeader::DTYPES).with_max_chunk_bytes(chunk_max)
         } else if let Some(bytes) = capacity {
             all.with_max_chunk_bytes(bytes)
         } else {

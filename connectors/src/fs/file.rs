@@ -15,7 +15,7 @@ use super::commit::Work;
 use super::direct::Direct;
 use super::quota::Quota;
 use super::writing::{self, Writing};
-use super::{FsOptions, Fsync, found, layout, record};
+use super::{FsOptions, Fsync, layout, record};
 
 /// What the files of a store have in common.
 pub(super) struct Files {
@@ -151,21 +151,7 @@ impl Files {
                 )),
             };
         }
-        let header = ChunkHeader::new(chunk)?;
-        let back = ChunkHeader::read(header.as_bytes())?;
-        if !found::is_consistent(chunk) {
-            return Err(Error::new(
-                ErrorKind::InvalidInput,
-                format!("`{chunk}` does not agree with itself: shapes and dtypes do not make that length"),
-            ));
-        }
-        if back != *chunk {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!("the chunk header would give `{chunk}` back as `{back}`"),
-            )
-            .with_hint("a binary chunk has the shape [bytes, 0, 0, 0], any other no dimension of 0 at its end"));
-        }
+        let header = ChunkHeader::faithful(chunk)?;
         let bytes = header.as_bytes().len() + chunk.len;
         self.quota.as_ref().map_or(Ok(()), |quota| quota.check(bytes as u64))?;
         Ok(Some(header))

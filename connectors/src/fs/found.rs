@@ -99,7 +99,8 @@ impl Files {
             (0, raw_layout(self.metadata.as_deref(), bytes).map_err(|e| in_file(e, &path))?)
         } else {
             match read_header(bytes, |buffer| self.read_start(&file, buffer, wait)) {
-                Ok((_, layout)) if !is_consistent(&layout) => {
+                // LMCache reads as many bytes as shapes and dtypes say: the file was torn, or never one of its.
+                Ok((_, layout)) if !layout.is_consistent() => {
                     let why = format!("its header speaks of `{layout}`, which does not agree with itself");
                     return Err(corrupt(&path, &why));
                 }
@@ -187,12 +188,6 @@ fn open(path: &Path, read_for: For) -> io::Result<File> {
             }
         })
         .map_err(io::Error::from)
-}
-
-/// Whether shapes and dtypes say the length, too. LMCache reads as many bytes as they say, so a file where they do not was
-/// torn, or never one of its.
-pub(super) fn is_consistent(layout: &ChunkLayout) -> bool {
-    ChunkLayout::from_groups(layout.format, &layout.groups).is_ok_and(|by_groups| by_groups.len == layout.len)
 }
 
 /// The header's length and what it says. The number of groups follows from the file's length and the chunk's.

@@ -1,0 +1,40 @@
+//! Keys of the chunks in the database.
+
+use std::collections::HashSet;
+
+use connector_core::{CacheKey, Result};
+use futures::stream::{self, Stream, StreamExt};
+
+use super::connector::exist;
+use super::layout::{KV_BYTES, key_of_kv_bytes};
+use crate::resp_wire::{Scan, Wire};
+
+/// The keys of chunks whose text starts with `prefix`, each once, and only if both halves are there.
+pub(super) fn keys<'a>(wire: &'a Wire, prefix: &'a str) -> impl Stream<Item = Result<CacheKey>> + Send + 'a {
+    // A scan gives a name more than once now and then.
+    let begin = (Scan::new(wire, prefix, KV_BYTES), HashSet::new());
+    let pages = stream::unfold(begin, move |(mut scan, mut seen)| async move {
+        let page = match scan.page().await? {
+            Ok(names) => {
+                // Others may keep things in this database, too.
+                let keys = names.iter().filter_map(|name| key_of_kv_bytes(name));
+                // `*` may match the last letters of the prefix and the first of the suffix in one.
+                let keys = keys.filter(|key| key.as_str().starts_with(prefix));
+                whole(wire, keys.filter(|key| seen.insert(key.clone())).collect()).await
+            }
+            Err(e) => vec![Err(e)],
+        };
+        Some((stream::iter(page), (scan, seen)))
+    });
+    pages.flatten()
+}
+
+/// Those of which both halves are there.
+async fn whole(wire: &Wire, keys: Vec<CacheKey>) -> Vec<Result<CacheKey>> {
+    let there = exist(wire, &keys).await;
+    let answers = keys.into_iter().zip(there).filter_map(|(key, there)| match there {
+        Ok(there) => there.then_some(Ok(key)),
+        Err(e) => Some(Err(e)),
+    });
+    answers.collect()
+}

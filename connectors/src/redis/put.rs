@@ -1,0 +1,54 @@
+//! Writes a chunk: both values in one atomic step.
+
+use connector_core::{ChunkHeader, Error, ErrorKind, Result};
+
+use super::layout::{KV_BYTES, METADATA};
+use crate::resp_wire::{Arg, Connection, Exchange, Reply, Request, ok, server_error};
+
+/// `MSET`, or a transaction of two `SET .. EX`.
+pub(super) struct Put<'a> {
+    pub(super) key: &'a [u8],
+    pub(super) header: ChunkHeader,
+    pub(super) chunk: &'a [u8],
+    /// Seconds until the server drops it.
+    pub(super) ttl_sec: Option<u64>,
+}
+
+impl Exchange for Put<'_> {
+    type Answer = ();
+
+    fn request<'a>(&'a self, request: &mut Request<'a>) {
+        let bytes = [Arg::Joined(self.key, KV_BYTES.as_bytes()), Arg::Payload(self.chunk)];
+        let header = [Arg::Joined(self.key, METADATA.as_bytes()), self.header.as_bytes().into()];
+        let Some(secs) = self.ttl_sec else {
+            request.command(&["MSET".into(), bytes[0], bytes[1], header[0], header[1]]);
+            return;
+        };
+        request.command(&["MULTI".into()]);
+        for [name, value] in [bytes, header] {
+            request.command(&["SET".into(), name, value, "EX".into(), secs.into()]);
+        }
+        request.command(&["EXEC".into()]);
+    }
+
+    async fn read(&mut self, connection: &mut Connection) -> Result<Result<()>> {
+        if self.ttl_sec.is_none() {
+            return Ok(ok(connection.reply().await?));
+        }
+        // The first error says why; those behind it only that there was one.
+        let mut said = Ok(());
+        for _ in 0..3 {
+            said = said.and(ok(connection.reply().await?));
+        }
+        Ok(said.and(executed(connection.reply().await?)))
+    }
+}
+
+/// What `EXEC` answered.
+fn executed(reply: Reply) -> Result<()> {
+    match reply {
+        Reply::Array(answers) => answers.into_iter().try_for_each(ok),
+        Reply::Error(said) => Err(server_error(&said)),
+        other => Err(Error::new(ErrorKind::Corrupt, format!("the server answers {other:?} to a transaction"))),
+    }
+}

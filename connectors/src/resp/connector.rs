@@ -1,0 +1,146 @@
+use std::sync::Arc;
+
+use connector_core::metadata::raw_layout;
+use connector_core::{
+    BoxStream, CacheKey, Capabilities, ChunkLayout, ConnectorContext, Error, ErrorKind, FromContext, LMCacheMetadata,
+    LocalCpuBackend, MemoryObj, MemoryObjMut, RemoteConnector, Result, external_connector,
+};
+use futures::stream::StreamExt;
+
+use super::{RespOptions, listing};
+use crate::resp_wire::{Get, GetInto, Memory, Reply, Set, Wire};
+
+/// Chunks on a redis or valkey server, one plain value each.
+///
+/// Chunks go straight from the socket into pool memory, or the caller's, and from their memory to the socket. Other
+/// operations have connections of their own, and batches go many commands at a time.
+#[external_connector(module = "kvconn.resp", name = "RESPConnector", scheme = "resp", options = RespOptions)]
+pub struct RESPConnector {
+    wire: Wire,
+    backend: LocalCpuBackend,
+    metadata: Option<Arc<LMCacheMetadata>>,
+}
+
+impl FromContext for RESPConnector {
+    async fn from_context(ctx: ConnectorContext) -> Result<Self> {
+        let options: RespOptions = ctx.options()?;
+        let wire = Wire::open(options.wire(&ctx)?, ctx.handle()).await?;
+        Ok(Self { wire, backend: ctx.local_cpu_backend().clone(), metadata: ctx.metadata().cloned() })
+    }
+}
+
+impl RESPConnector {
+    fn layout(&self) -> impl Fn(usize) -> Result<ChunkLayout> + Send + Sync + '_ {
+        |len| raw_layout(self.metadata.as_deref(), len)
+    }
+
+    fn memory(&self) -> Memory<'_, impl Fn(usize) -> Result<ChunkLayout> + Send + Sync + '_> {
+        Memory { backend: &self.backend, layout: self.layout() }
+    }
+
+    /// Refuses a chunk that a get could not give back.
+    fn check(&self, chunk: &MemoryObj) -> Result<()> {
+        let limit = self.wire.options().limits.payload;
+        if chunk.len() > limit {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                format!("a chunk of {} bytes is over the limit of {limit}", chunk.len()),
+            )
+            .with_hint("`max_value_bytes` is the limit, redis' own is 512 MiB"));
+        }
+        raw_layout(self.metadata.as_deref(), chunk.len()).map(drop).map_err(|e| {
+            Error::new(ErrorKind::InvalidInput, format!("a raw value could not give it back: {}", e.message()))
+        })
+    }
+
+    /// One command for each key, many in one go, each answered by how many keys it found.
+    async fn ask_each(&self, command: &'static str, keys: &[CacheKey]) -> Vec<Result<bool>> {
+        let answers = self.wire.commands(keys.len(), |i, request| {
+            request.command(&[command.into(), keys[i].as_str().into()]);
+        });
+        answers.await.into_iter().map(|answer| answer.and_then(is_one)).collect()
+    }
+
+    async fn ask(&self, command: &'static str, key: &CacheKey) -> Result<bool> {
+        is_one(self.wire.command(&[command.into(), key.as_str().into()]).await?)
+    }
+}
+
+impl RemoteConnector for RESPConnector {
+    async fn exists(&self, key: &CacheKey) -> Result<bool> {
+        self.ask("EXISTS", key).await
+    }
+
+    async fn get(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
+        self.wire.exchange(Get { key: key.as_str().as_bytes(), memory: &self.memory() }).await
+    }
+
+    async fn put(&self, key: &CacheKey, chunk: MemoryObj) -> Result<()> {
+        self.check(&chunk)?;
+        self.wire.exchange(Set { key: key.as_str().as_bytes(), chunk: &chunk, ttl_secs: None }).await
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let limit = self.wire.options().limits.payload as u64;
+        Capabilities::new().with_remove().with_list().with_ping().with_max_chunk_bytes(limit)
+    }
+
+    async fn get_into(&self, key: &CacheKey, dst: &mut MemoryObjMut) -> Result<Option<usize>> {
+        self.wire.exchange(GetInto { key: key.as_str().as_bytes(), dst, layout: &self.layout() }).await
+    }
+
+    async fn remove(&self, key: &CacheKey) -> Result<bool> {
+        self.ask("UNLINK", key).await
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
+        listing::keys(&self.wire, prefix).boxed()
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.wire.command(&["PING".into()]).await.map(drop)
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.wire.close();
+        Ok(())
+    }
+
+    async fn batched_exists(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
+        self.ask_each("EXISTS", keys).await
+    }
+
+    async fn batched_get(&self, keys: &[CacheKey]) -> Vec<Result<Option<MemoryObj>>> {
+        let memory = self.memory();
+        let gets = keys.iter().map(|key| Get { key: key.as_str().as_bytes(), memory: &memory }).collect();
+        self.wire.exchange_all(gets).await
+    }
+
+    async fn batched_get_into(&self, requests: &mut [(CacheKey, MemoryObjMut)]) -> Vec<Result<Option<usize>>> {
+        let layout = self.layout();
+        let gets = requests.iter_mut().map(|(key, dst)| GetInto { key: key.as_str().as_bytes(), dst, layout: &layout });
+        self.wire.exchange_all(gets.collect()).await
+    }
+
+    async fn batched_put(&self, items: &[(CacheKey, MemoryObj)]) -> Vec<Result<()>> {
+        let mut answers: Vec<Result<()>> = items.iter().map(|(_, chunk)| self.check(chunk)).collect();
+        let good = items.iter().zip(&answers).filter(|(_, checked)| checked.is_ok());
+        let sets = good.map(|((key, chunk), _)| Set { key: key.as_str().as_bytes(), chunk, ttl_secs: None }).collect();
+        let mut done = self.wire.exchange_all(sets).await.into_iter();
+        for answer in answers.iter_mut().filter(|answer| answer.is_ok()) {
+            *answer = done.next().unwrap_or_else(|| Err(Error::closed()));
+        }
+        answers
+    }
+
+    async fn batched_remove(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
+        self.ask_each("UNLINK", keys).await
+    }
+}
+
+fn is_one(reply: Reply) -> Result<bool> {
+    match reply {
+        Reply::Int(n) => Ok(n > 0),
+        other => Err(Error::new(ErrorKind::Corrupt, format!("the server answers {other:?} where a number belongs"))),
+    }
+}

@@ -1,0 +1,271 @@
+//! One connection: sends requests, reads replies, and gives up on a server that stands still.
+
+use std::future::poll_fn;
+use std::io::{self, IoSliceMut};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use connector_core::{Error, ErrorKind, Result};
+use tokio::runtime::Handle;
+use tokio::time::{Instant, Sleep};
+
+use super::errors::{bad_reply, hung_up, server_error};
+use super::reply::{BadReply, Head, Limits, Reply, ReplyReader};
+use super::request::Request;
+use super::stream::{Address, Ready, Stream};
+
+/// A connection to a server. Whoever gets an error of the outer kind from one of its methods must not use it again; and
+/// a future that is dropped in the middle leaves it in the middle. [`is_at_rest`](Self::is_at_rest) tells.
+pub(crate) struct Connection {
+    stream: Stream,
+    reader: ReplyReader,
+    address: Address,
+    /// Longest time without a byte.
+    patience: Duration,
+    /// Kept from wait to wait, and set anew only when it went off: most waits end long before.
+    alarm: Pin<Box<Sleep>>,
+    /// Replies that were asked for and not read.
+    owed: usize,
+    /// Bytes that ever arrived.
+    arrived: u64,
+    failed: bool,
+}
+
+impl Connection {
+    /// Connects on the current runtime.
+    pub(super) async fn connect(address: &Address, limits: Limits, room: usize, patience: Duration) -> Result<Self> {
+        let stream = Stream::connect(address).await.map_err(|e| {
+            let e = Error::io(e, format_args!("connect to {address}"));
+            // Whatever it was (no such host, no such socket): it is the server that is not there.
+            if e.kind() == ErrorKind::Io { unavailable(e) } else { e }
+        })?;
+        Ok(Self {
+            stream,
+            reader: ReplyReader::new(limits, room),
+            address: address.clone(),
+            patience,
+            alarm: Box::pin(tokio::time::sleep(patience)),
+            owed: 0,
+            arrived: 0,
+            failed: false,
+        })
+    }
+
+    /// The same connection, its socket waited for by another runtime. Its clock stays where it is.
+    pub(super) fn moved_to(mut self, runtime: &Handle) -> Result<Self> {
+        let address = &self.address;
+        self.stream = self
+            .stream
+            .moved_to(runtime)
+            .map_err(|e| Error::io(e, format_args!("wait for the server at {address}")))?;
+        Ok(self)
+    }
+
+    /// Whether every reply was read, and nothing went wrong: the next request may follow.
+    pub(super) fn is_at_rest(&self) -> bool {
+        !self.failed && self.owed == 0 && self.reader.is_at_rest()
+    }
+
+    /// Whether it can be used after a rest: the server neither hung up nor sent anything.
+    pub(super) fn is_alive(&self) -> bool {
+        self.is_at_rest() && !self.stream.is_disturbed()
+    }
+
+    /// Bytes that ever arrived on it.
+    pub(super) fn arrived(&self) -> u64 {
+        self.arrived
+    }
+
+    /// What was received and not understood, or not read yet.
+    pub(super) fn unread(&self) -> &[u8] {
+        self.reader.unread()
+    }
+
+    /// Sends all of the request. Replies may be on their way before it returns.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Timeout`. If the server said why it hung up, that.
+    pub(crate) async fn send(&mut self, request: &Request<'_>) -> Result<()> {
+        self.owed += request.commands();
+        let len = request.len();
+        let mut sent = 0;
+        while sent < len {
+            match request.with_slices(sent, |slices| self.stream.try_write(slices)) {
+                Ok(n) => sent += n,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait(Ready::Write).await?,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(self.write_failed(e)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The next reply, whole. A server's error is a [`Reply::Error`].
+    ///
+    /// # Errors
+    /// `Corrupt`, `Unavailable`, `Timeout`.
+    pub(crate) async fn reply(&mut self) -> Result<Reply> {
+        let reply = self.element().await?;
+        self.owed = self.owed.saturating_sub(1);
+        Ok(reply)
+    }
+
+    /// As [`reply`](Self::reply), for an element of an array whose [`Head`] was read.
+    pub(crate) async fn element(&mut self) -> Result<Reply> {
+        loop {
+            match self.reader.reply() {
+                Ok(Some(reply)) => return Ok(reply),
+                Ok(None) => self.fill(&mut []).await.map(drop)?,
+                Err(e) => return Err(self.not_understood(&e)),
+            }
+        }
+    }
+
+    /// The beginning of the next reply. [`Head::Bulk`] must be followed by [`payload`](Self::payload) or
+    /// [`skip`](Self::skip), [`Head::Array`] by its elements.
+    ///
+    /// # Errors
+    /// As [`reply`](Self::reply).
+    pub(crate) async fn head(&mut self) -> Result<Head> {
+        let head = self.element_head().await?;
+        self.owed = self.owed.saturating_sub(1);
+        Ok(head)
+    }
+
+    /// As [`head`](Self::head), for an element of an array.
+    pub(crate) async fn element_head(&mut self) -> Result<Head> {
+        loop {
+            match self.reader.head() {
+                Ok(Some(head)) => return Ok(head),
+                Ok(None) => self.fill(&mut []).await.map(drop)?,
+                Err(e) => return Err(self.not_understood(&e)),
+            }
+        }
+    }
+
+    /// Reads the payload that was announced by [`Head::Bulk`] to where it belongs. `to` has exactly its length.
+    ///
+    /// # Errors
+    /// As [`reply`](Self::reply).
+    pub(crate) async fn payload(&mut self, to: &mut [u8]) -> Result<()> {
+        let mut done = self.reader.take_payload(to);
+        while done < to.len() {
+            let n = self.fill(&mut to[done..]).await?;
+            self.reader.payload_arrived(n);
+            done += n;
+        }
+        self.end_of_payload().await
+    }
+
+    /// Reads the announced payload, and drops it.
+    ///
+    /// # Errors
+    /// As [`reply`](Self::reply).
+    pub(crate) async fn skip(&mut self) -> Result<()> {
+        while self.reader.drop_payload() > 0 {
+            self.fill(&mut []).await?;
+        }
+        self.end_of_payload().await
+    }
+
+    /// Counts as an answer that was read: for an array whose elements were.
+    async fn end_of_payload(&mut self) -> Result<()> {
+        loop {
+            match self.reader.end_payload() {
+                Ok(true) => return Ok(()),
+                Ok(false) => self.fill(&mut []).await.map(drop)?,
+                Err(e) => return Err(self.not_understood(&e)),
+            }
+        }
+    }
+
+    /// Waits for bytes. The first go to `to`, and those behind to the reader; says how many `to` got.
+    async fn fill(&mut self, to: &mut [u8]) -> Result<usize> {
+        loop {
+            let room = self.reader.room();
+            let wanted = to.len();
+            let tried = if to.is_empty() {
+                self.stream.try_read(&mut [IoSliceMut::new(room)])
+            } else {
+                self.stream.try_read(&mut [IoSliceMut::new(to), IoSliceMut::new(room)])
+            };
+            match tried {
+                Ok(0) => {
+                    self.failed = true;
+                    return Err(hung_up(&self.address));
+                }
+                Ok(n) => {
+                    self.arrived += n as u64;
+                    self.reader.arrived(n.saturating_sub(wanted));
+                    return Ok(n.min(wanted));
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait(Ready::Read).await?,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(self.io_failed(e, "read from")),
+            }
+        }
+    }
+
+    /// Waits until the socket may get on, but not for ever.
+    async fn wait(&mut self, ready: Ready) -> Result<()> {
+        let until = Instant::now() + self.patience;
+        match poll_fn(|cx| self.poll_wait(ready, until, cx)).await {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                self.failed = true;
+                let (address, ms) = (&self.address, self.patience.as_millis());
+                let what = if ready == Ready::Read { "sent no byte" } else { "took no byte" };
+                Err(Error::new(ErrorKind::Timeout, format!("the server at {address} {what} for {ms} ms"))
+                    .temporary(true)
+                    .with_hint("is it overloaded or stopped? `io_timeout_ms` says how long to wait"))
+            }
+            Err(e) => Err(self.io_failed(e, "wait for")),
+        }
+    }
+
+    /// Ready with `false` when time is up.
+    fn poll_wait(&mut self, ready: Ready, until: Instant, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        if let Poll::Ready(answer) = self.stream.poll_ready(ready, cx) {
+            return Poll::Ready(answer.map(|()| true));
+        }
+        while self.alarm.as_mut().poll(cx).is_ready() {
+            if Instant::now() >= until {
+                return Poll::Ready(Ok(false));
+            }
+            self.alarm.as_mut().reset(until);
+        }
+        Poll::Pending
+    }
+
+    fn not_understood(&mut self, why: &BadReply) -> Error {
+        self.failed = true;
+        bad_reply(&self.address, why)
+    }
+
+    fn io_failed(&mut self, e: io::Error, what: &str) -> Error {
+        self.failed = true;
+        let gone = tokio::runtime::is_rt_shutdown_err(&e);
+        let e = Error::io(e, format_args!("{what} the server at {}", self.address));
+        if gone { unavailable(e) } else { e }
+    }
+
+    /// A server that refuses a connection or a request says why and hangs up, maybe before it has read all of it.
+    fn write_failed(&mut self, e: io::Error) -> Error {
+        let room = self.reader.room();
+        if let Ok(n) = self.stream.try_read(&mut [IoSliceMut::new(room)]) {
+            self.reader.arrived(n);
+            if let Ok(Some(Reply::Error(said))) = self.reader.reply() {
+                self.failed = true;
+                return server_error(&said);
+            }
+        }
+        self.io_failed(e, "write to")
+    }
+}
+
+/// The same error, as that of a server that is not there.
+fn unavailable(e: Error) -> Error {
+    let message = e.message().to_owned();
+    Error::new(ErrorKind::Unavailable, message).temporary(true).with_source(e)
+}

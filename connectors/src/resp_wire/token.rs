@@ -1,0 +1,72 @@
+//! One line of RESP: a value, or the beginning of one.
+
+use super::partial::StringKind;
+use super::reply::{BadReply, Reply, bad};
+
+/// What a line begins, or is.
+#[derive(Debug)]
+pub(super) enum Token {
+    Value(Reply),
+    /// So many bytes and CR LF follow.
+    String(StringKind, usize),
+    /// So many values follow.
+    Open(Aggregate, usize),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Aggregate {
+    Array,
+    Map,
+    /// Out of band; dropped.
+    Push,
+    /// Before any value; dropped.
+    Attributes,
+}
+
+/// Reads a line, without its CR LF.
+pub(super) fn parse(line: &[u8]) -> Result<Token, BadReply> {
+    let Some((kind, rest)) = line.split_first() else { return bad("an empty line") };
+    let value = |reply| Ok(Token::Value(reply));
+    let malformed = || BadReply(format!("the malformed line `{}`", line[..line.len().min(64)].escape_ascii()));
+    let open = |kind, each: usize| {
+        let n = length(rest).ok_or_else(malformed)?;
+        Ok(Token::Open(kind, n.checked_mul(each).ok_or_else(malformed)?))
+    };
+    match kind {
+        b'+' => value(Reply::Simple(rest.to_vec())),
+        b'-' => value(Reply::Error(rest.to_vec())),
+        b':' => value(Reply::Int(integer(rest).ok_or_else(malformed)?)),
+        b'$' | b'*' if rest == b"-1" => value(Reply::Null),
+        b'$' => Ok(Token::String(StringKind::Bulk, length(rest).ok_or_else(malformed)?)),
+        b'!' => Ok(Token::String(StringKind::Error, length(rest).ok_or_else(malformed)?)),
+        b'=' => Ok(Token::String(StringKind::Verbatim, length(rest).ok_or_else(malformed)?)),
+        b'*' | b'~' => open(Aggregate::Array, 1),
+        b'%' => open(Aggregate::Map, 2),
+        b'>' => open(Aggregate::Push, 1),
+        b'|' => open(Aggregate::Attributes, 2),
+        b'_' if rest.is_empty() => value(Reply::Null),
+        b'#' if rest == b"t" => value(Reply::Bool(true)),
+        b'#' if rest == b"f" => value(Reply::Bool(false)),
+        b',' => value(Reply::Double(double(rest).ok_or_else(malformed)?)),
+        b'(' if is_number(rest) => value(Reply::Bulk(rest.to_vec())),
+        _ => Err(malformed()),
+    }
+}
+
+fn length(digits: &[u8]) -> Option<usize> {
+    digits.iter().all(u8::is_ascii_digit).then(|| str::from_utf8(digits).ok()?.parse().ok())?
+}
+
+fn integer(text: &[u8]) -> Option<i64> {
+    is_number(text).then(|| str::from_utf8(text).ok()?.parse().ok())?
+}
+
+fn is_number(text: &[u8]) -> bool {
+    let digits = text.strip_prefix(b"-").or(text.strip_prefix(b"+")).unwrap_or(text);
+    !digits.is_empty() && digits.iter().all(u8::is_ascii_digit)
+}
+
+/// `1.5`, `-2e9`, `inf`, `nan`: what Rust reads, too.
+fn double(text: &[u8]) -> Option<f64> {
+    str::from_utf8(text).ok()?.parse().ok()
+}

@@ -1,0 +1,51 @@
+//! What a real redis server and the network before it do to a store: they die, stand still, cut, split, lie, refuse and
+//! forget. Each fault ends in an error or a miss, never in a wrong chunk, a hang or a leak, and the next call is right.
+//!
+//! The faults know nothing of a connector but its URL: `faults!` gives each store a test for each.
+#![forbid(unsafe_code)]
+
+mod access;
+mod dropped;
+mod network;
+mod server;
+mod store;
+
+/// A module of tests for one store.
+macro_rules! faults {
+    ($module:ident, $kind:expr) => {
+        mod $module {
+            faults!(@tests $kind;
+                access::a_user_with_few_rights_is_denied_the_rest_and_nothing_else,
+                access::a_wrong_password_is_denied_and_not_shown,
+                access::a_server_that_lets_nobody_in_is_unavailable_until_it_does,
+                access::connections_that_are_refused_are_done_without,
+                dropped::a_get_that_is_dropped_anywhere_leaves_the_next_call_right,
+                dropped::a_put_that_is_dropped_anywhere_leaves_a_whole_value,
+                dropped::a_batch_that_is_dropped_anywhere_leaves_the_next_call_right,
+                network::a_reply_that_is_cut_is_an_error_and_the_next_call_is_right,
+                network::a_request_that_is_cut_stores_the_old_chunk_or_none,
+                network::a_stalled_reply_is_a_timeout_and_holds_up_nobody_for_ever,
+                network::bytes_that_come_one_by_one_are_the_same_chunks,
+                network::bytes_that_come_late_are_the_same_chunks,
+                network::a_corrupt_length_is_an_error_and_never_a_chunk,
+                network::a_corrupt_length_in_a_batch_spoils_no_other_answer,
+                server::a_server_that_is_killed_under_load_is_an_error_until_it_is_back,
+                server::a_server_that_was_restarted_between_calls_is_not_noticed,
+                server::a_server_that_stands_still_is_a_timeout_until_it_goes_on,
+                server::a_value_over_the_limit_is_an_error_and_the_next_call_is_right,
+                server::a_value_of_another_type_is_an_error_and_the_next_call_is_right,
+                server::a_full_server_is_out_of_memory_and_still_answers,
+                server::eviction_under_writers_never_tears_a_chunk,
+            );
+        }
+    };
+    (@tests $kind:expr; $($file:ident::$fault:ident),+ $(,)?) => {$(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $fault() {
+            crate::store::within(crate::$file::$fault($kind)).await;
+        }
+    )+};
+}
+
+faults!(resp, crate::store::Kind { scheme: "resp", value_key: |key| key.as_str().to_owned() });
+faults!(redis, crate::store::Kind { scheme: "redis", value_key: |key| format!("{key}kv_bytes") });

@@ -1,0 +1,155 @@
+//! The network cuts, stalls, splits and lies.
+
+use std::time::Duration;
+
+use connectors::MemoryObjMut;
+use kvconn_redis_server::{Corruption, Fault, Proxy, RedisServer};
+
+use crate::store::{Kind, Store, is_lost, key};
+
+const MIB: usize = 1 << 20;
+
+async fn behind_proxy(kind: Kind, options: &str) -> (RedisServer, Proxy, Store) {
+    let server = RedisServer::start(&[]);
+    let proxy = Proxy::start(server.address()).await;
+    let store = Store::open(&format!("{}{options}", proxy.url(kind.scheme))).await;
+    (server, proxy, store)
+}
+
+pub(crate) async fn a_reply_that_is_cut_is_an_error_and_the_next_call_is_right(kind: Kind) {
+    let (_server, proxy, store) = behind_proxy(kind, "").await;
+    for n in 0..8 {
+        store.put(n, 1, MIB).await.unwrap();
+    }
+    // Within a length, a payload, its last bytes.
+    for bytes in [1, 3, 9, 10, 1000, 500_000, MIB as u64, MIB as u64 + 10, MIB as u64 + 11] {
+        let before = proxy.struck();
+        proxy.replies(Fault::CutAfter(bytes));
+        is_lost(store.get(1).await);
+        assert!(proxy.struck() > before);
+        proxy.heal();
+        assert_eq!(store.get(1).await.unwrap(), Some(1), "after a cut behind {bytes} bytes");
+    }
+    proxy.replies(Fault::CutAfter(3 * MIB as u64 / 2));
+    for answer in store.batched_get(&[0, 1, 2, 3, 4, 5, 6, 7]).await {
+        assert!(!matches!(answer, Ok(None)), "a stored chunk is no miss");
+    }
+    let mut dst = MemoryObjMut::zeroed(MIB);
+    proxy.replies(Fault::CutAfter(MIB as u64 / 2));
+    is_lost(store.connector.get_into(&key(1), &mut dst).await);
+    proxy.heal();
+    assert_eq!(store.connector.get_into(&key(1), &mut dst).await.unwrap(), Some(MIB));
+    store.is_right().await;
+    store.leaks_nothing().await;
+}
+
+pub(crate) async fn a_request_that_is_cut_stores_the_old_chunk_or_none(kind: Kind) {
+    let (_server, proxy, store) = behind_proxy(kind, "").await;
+    store.put(1, 1, MIB).await.unwrap();
+    for bytes in [1, 20, 60, 1000, 500_000, MIB as u64] {
+        proxy.requests(Fault::CutAfter(bytes));
+        is_lost(store.put(1, 2, MIB).await);
+        is_lost(store.put(2, 2, MIB).await);
+        proxy.heal();
+        let (old, none) = (store.get(1).await.unwrap(), store.get(2).await.unwrap());
+        assert!(matches!(old, Some(1) | None) && none.is_none(), "{old:?}, {none:?} after a cut behind {bytes} bytes");
+    }
+    store.is_right().await;
+    store.leaks_nothing().await;
+}
+
+pub(crate) async fn a_stalled_reply_is_a_timeout_and_holds_up_nobody_for_ever(kind: Kind) {
+    let (_server, proxy, store) = behind_proxy(kind, "?io_timeout_ms=200&connect_timeout_ms=200").await;
+    store.put(1, 1, MIB).await.unwrap();
+    store.put(4, 4, MIB).await.unwrap();
+    for _ in 0..2 {
+        proxy.replies(Fault::Stall);
+        is_lost(store.get(1).await);
+        is_lost(store.put(2, 1, MIB).await);
+        is_lost(store.connector.exists(&key(1)).await);
+        is_lost(store.connector.ping().await);
+        for answer in store.batched_get(&[1, 2, 3]).await {
+            is_lost(answer);
+        }
+        // What was held back comes now, to nobody: an old answer must not be taken for a new one.
+        proxy.heal();
+        assert_eq!(store.get(4).await.unwrap(), Some(4));
+    }
+    store.is_right().await;
+    store.leaks_nothing().await;
+}
+
+pub(crate) async fn bytes_that_come_one_by_one_are_the_same_chunks(kind: Kind) {
+    let server = RedisServer::start(&[]);
+    let proxy = Proxy::start(server.address()).await;
+    proxy.requests(Fault::SingleBytes);
+    proxy.replies(Fault::SingleBytes);
+    let store = Store::open(&proxy.url(kind.scheme)).await;
+    for n in 0..4 {
+        store.put(n, n, 3000).await.unwrap();
+    }
+    let found: Vec<_> = store.batched_get(&[0, 1, 7, 2, 3]).await.into_iter().map(Result::unwrap).collect();
+    assert_eq!(found, [Some(0), Some(1), None, Some(2), Some(3)]);
+    let keys: Vec<_> = [0, 7, 3].map(key).into();
+    let there: Vec<_> = store.connector.batched_exists(&keys).await.into_iter().map(Result::unwrap).collect();
+    assert_eq!(there, [true, false, true]);
+    proxy.heal();
+    store.is_right().await;
+    store.leaks_nothing().await;
+}
+
+pub(crate) async fn bytes_that_come_late_are_the_same_chunks(kind: Kind) {
+    let (_server, proxy, store) = behind_proxy(kind, "").await;
+    proxy.requests(Fault::Delay(Duration::from_millis(5)));
+    proxy.replies(Fault::Delay(Duration::from_millis(5)));
+    for n in 0..4 {
+        store.put(n, n, 300_000).await.unwrap();
+    }
+    let found: Vec<_> = store.batched_get(&[3, 2, 7, 1]).await.into_iter().map(Result::unwrap).collect();
+    assert_eq!(found, [Some(3), Some(2), None, Some(1)]);
+    store.leaks_nothing().await;
+}
+
+pub(crate) async fn a_corrupt_length_is_an_error_and_never_a_chunk(kind: Kind) {
+    let (_server, proxy, store) = behind_proxy(kind, "?io_timeout_ms=300").await;
+    for n in 0..4 {
+        store.put(n, 1, 100_000).await.unwrap();
+    }
+    for corruption in Corruption::ALL {
+        let before = proxy.struck();
+        proxy.replies(Fault::Corrupt(corruption));
+        let e = store.get(1).await.expect_err("the length is wrong");
+        assert!(proxy.struck() > before, "{corruption:?}");
+        assert!(!e.message().is_empty(), "{corruption:?}");
+        let mut dst = MemoryObjMut::zeroed(200_000);
+        store.connector.get_into(&key(2), &mut dst).await.expect_err("the length is wrong");
+        assert!(!dst.is_taken(), "{corruption:?}: the memory is back after an error");
+        proxy.heal();
+        for n in 0..4 {
+            assert_eq!(store.get(n).await.unwrap(), Some(1), "after {corruption:?}");
+        }
+    }
+    store.is_right().await;
+    store.leaks_nothing().await;
+}
+
+pub(crate) async fn a_corrupt_length_in_a_batch_spoils_no_other_answer(kind: Kind) {
+    let (_server, proxy, store) = behind_proxy(kind, "?io_timeout_ms=300&connections=2").await;
+    let numbers: Vec<u64> = (0..24).collect();
+    for &n in &numbers {
+        store.put(n, 1, 50_000).await.unwrap();
+    }
+    for corruption in Corruption::ALL {
+        proxy.replies(Fault::Corrupt(corruption));
+        // Each answer that is a chunk has been checked to be that key's.
+        let answers = store.batched_get(&numbers).await;
+        assert!(answers.iter().all(|answer| !matches!(answer, Ok(None))), "a stored chunk is no miss: {corruption:?}");
+        assert!(answers.iter().any(Result::is_err), "{corruption:?}");
+        proxy.heal();
+        for (n, answer) in store.batched_get(&numbers).await.into_iter().enumerate() {
+            assert_eq!(answer.unwrap(), Some(1), "{n} after {corruption:?}");
+        }
+    }
+    store.is_right().await;
+    store.leaks_nothing().await;
+}

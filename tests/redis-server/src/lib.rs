@@ -1,0 +1,21 @@
+//! Real redis servers, and a network that fails on demand, for kvconn's tests.
+//!
+//! ```
+//! use kvconn_redis_server::{RedisServer, Reply};
+//!
+//! let server = RedisServer::start(&["--maxmemory", "64mb"]);
+//! assert_eq!(server.cli(&["SET", "key", "value"]), Reply::Simple("OK".into()));
+//! assert_eq!(server.url("redis"), format!("redis://127.0.0.1:{}", server.port()));
+//! ```
+//!
+//! Everything here panics instead of giving errors: a test without its server has tested nothing.
+#![forbid(unsafe_code)]
+
+mod client;
+mod process;
+pub mod proxy;
+mod server;
+
+pub use client::{Client, Reply};
+pub use proxy::{Corruption, Fault, Proxy};
+pub use server::RedisServer;

@@ -1,0 +1,280 @@
+//! A `redis-server` of one's own.
+
+use std::fs::{self, File};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::process;
+use crate::{Client, Reply};
+
+/// A server is up in milliseconds; a busy machine takes longer.
+const STARTS_WITHIN: Duration = Duration::from_secs(30);
+/// Below the ports that Linux gives to clients, so that no connection of another test takes one between two starts.
+const PORTS: std::ops::Range<u16> = 10_000..32_768;
+
+/// A running `redis-server` in a directory of its own, on loopback and a unix socket. Dropping it kills it; so does the end
+/// of this process, however it ends.
+///
+/// Nothing is saved: a restarted server is empty.
+#[derive(Debug)]
+pub struct RedisServer {
+    args: Vec<String>,
+    port: u16,
+    dir: TempDir,
+    child: Option<Child>,
+}
+
+impl RedisServer {
+    /// Starts a server with further arguments: `["--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru"]`,
+    /// `["--requirepass", "secret"]`, `["--user", "reader", "on", ">secret", "~*", "+get", "+exists"]`.
+    ///
+    /// It listens on 127.0.0.1, on `::1` where there is one, and on [`socket_path`](Self::socket_path); it has answered
+    /// already.
+    ///
+    /// # Panics
+    /// If `redis-server` is not installed, does not know an argument, or does not answer in time.
+    pub fn start(args: &[&str]) -> Self {
+        let dir = TempDir::with_prefix("kvconn-redis-").expect("a directory can be made");
+        let mut server = Self { args: args.iter().map(|&a| a.to_owned()).collect(), port: 0, dir, child: None };
+        let deadline = Instant::now() + STARTS_WITHIN;
+        loop {
+            server.port = free_port();
+            match server.try_start(deadline) {
+                Ok(()) => return server,
+                // Another process took the port in between.
+                Err(log) if log.contains("already in use") && Instant::now() < deadline => {}
+                Err(log) => panic!("redis-server does not start with {args:?}:\n{log}"),
+            }
+        }
+    }
+
+    /// The TCP port on 127.0.0.1, and on `::1` where there is one.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// `127.0.0.1` with the port.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), self.port)
+    }
+
+    /// `::1` with the port, if this machine has IPv6 on loopback.
+    pub fn address_v6(&self) -> Option<SocketAddr> {
+        let localhost = IpAddr::V6(Ipv6Addr::LOCALHOST);
+        TcpListener::bind((localhost, 0)).ok().map(|_| SocketAddr::new(localhost, self.port))
+    }
+
+    /// `scheme://127.0.0.1:port`.
+    pub fn url(&self, scheme: &str) -> String {
+        format!("{scheme}://{}", self.address())
+    }
+
+    /// The unix socket.
+    pub fn socket_path(&self) -> PathBuf {
+        self.dir.path().join("socket")
+    }
+
+    /// The process.
+    ///
+    /// # Panics
+    /// If the server was killed.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the server was killed").id()
+    }
+
+    /// What the server has logged since it was started last.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// A connection over the unix socket, authenticated if the server was started with `--requirepass`. Keep one to
+    /// configure a server that lets nobody in any more.
+    ///
+    /// # Panics
+    /// If the server does not answer.
+    pub fn client(&self) -> Client {
+        let mut client =
+            Client::unix(&self.socket_path()).unwrap_or_else(|e| panic!("{e}; it logged:\n{}", self.log()));
+        if let Some(password) = self.args.iter().skip_while(|arg| *arg != "--requirepass").nth(1) {
+            let reply = client.command(&["AUTH", password]);
+            assert_eq!(reply.expect("the server answers"), Reply::Simple("OK".into()));
+        }
+        client
+    }
+
+    /// Runs one command on a connection of its own: `["CONFIG", "SET", "maxmemory", "1mb"]`.
+    ///
+    /// # Panics
+    /// If the server does not answer, or with an error: a test whose preparation failed has tested nothing. Use
+    /// [`client`](Self::client) to see an error.
+    #[track_caller]
+    pub fn cli<A: AsRef<[u8]>>(&self, words: &[A]) -> Reply {
+        match self.client().command(words) {
+            Ok(Reply::Error(e)) => panic!("the server refuses: {e}"),
+            Ok(reply) => reply,
+            Err(e) => panic!("{e}; it logged:\n{}", self.log()),
+        }
+    }
+
+    /// Kills the server on the spot, as a crash would.
+    pub fn kill9(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // It may have ended by itself.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Starts the server again on the same port, empty. Kills it first if it runs.
+    ///
+    /// # Panics
+    /// As [`start`](Self::start).
+    pub fn restart(&mut self) {
+        self.kill9();
+        let deadline = Instant::now() + STARTS_WITHIN;
+        while let Err(log) = self.try_start(deadline) {
+            assert!(
+                log.contains("already in use") && Instant::now() < deadline,
+                "redis-server does not restart:\n{log}"
+            );
+        }
+    }
+
+    /// Stops the process without ending it (SIGSTOP): connections stay, nobody answers. Returns when it has stopped.
+    ///
+    /// # Panics
+    /// If the server was killed.
+    pub fn stop_signal(&self) {
+        self.signal(Signal::STOP);
+        let stat = format!("/proc/{}/stat", self.pid());
+        let stopped =
+            || fs::read_to_string(&stat).is_ok_and(|stat| stat.rsplit(')').next().unwrap_or("").contains(" T "));
+        wait_until("the server stops", stopped);
+    }
+
+    /// Lets a stopped process go on (SIGCONT).
+    ///
+    /// # Panics
+    /// If the server was killed.
+    pub fn cont(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).expect("a process has a positive id");
+        kill_process(pid, signal).expect("the server runs");
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.dir.path().join("log")
+    }
+
+    /// Gives the log if the server ended.
+    fn try_start(&mut self, deadline: Instant) -> Result<(), String> {
+        let socket = self.socket_path();
+        // A killed server leaves its socket behind.
+        let _ = fs::remove_file(&socket);
+        let log = File::create(self.log_path()).expect("a log can be written");
+        let errors = log.try_clone().expect("a file can be cloned");
+        // The address with `-` in front may be missing.
+        let always = ["--bind", "127.0.0.1", "-::1", "--save", "", "--appendonly", "no", "--daemonize", "no"];
+        let started = process::start(&find("redis-server", "redis-server"), |command| {
+            command.current_dir(self.dir.path()).args(always).args(["--port", &self.port.to_string()]);
+            command.arg("--unixsocket").arg(&socket).args(&self.args);
+            command.stdin(Stdio::null()).stdout(log).stderr(errors);
+        });
+        let child = self
+            .child
+            .insert(started.unwrap_or_else(|e| panic!("`setpriv` does not start: {e}; {}", install("util-linux"))));
+        loop {
+            if child.try_wait().expect("the server can be asked").is_some() {
+                self.child = None;
+                return Err(self.log());
+            }
+            // The socket is this server's alone. Somebody else's server may answer on the port.
+            if answers(&socket) {
+                return Ok(());
+            }
+            assert!(Instant::now() < deadline, "redis-server does not answer; it logged:\n{}", self.log());
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        self.kill9();
+    }
+}
+
+/// A server that wants a password is up, too.
+fn answers(socket: &Path) -> bool {
+    let reply = Client::unix(socket).and_then(|mut client| client.command(&["PING"]));
+    match reply {
+        Ok(Reply::Simple(_)) => true,
+        Ok(Reply::Error(e)) => e.starts_with("NOAUTH") || e.starts_with("NOPERM"),
+        _ => false,
+    }
+}
+
+fn free_port() -> u16 {
+    loop {
+        let port = fastrand::u16(PORTS);
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// Where the program is, or a panic that says how to get it: `setpriv` would only say that it cannot start something.
+fn find(program: &str, package: &str) -> String {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file());
+    match found {
+        Some(file) => file.to_string_lossy().into_owned(),
+        None => panic!("`{program}` is missing; {}", install(package)),
+    }
+}
+
+fn install(package: &str) -> String {
+    format!("install Debian's package `{package}`, or run `./tests/run`, which does")
+}
+
+/// # Panics
+/// If it has not come true when a test would have to give up.
+fn wait_until(what: &str, done: impl Fn() -> bool) {
+    let deadline = Instant::now() + STARTS_WITHIN;
+    while !done() {
+        assert!(Instant::now() < deadline, "in vain: {what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[should_panic(
+        expected = "`no-such-server` is missing; install Debian's package `no-such-package`, or run `./tests/run`"
+    )]
+    fn a_missing_server_says_how_to_get_it() {
+        find("no-such-server", "no-such-package");
+    }
+
+    #[test]
+    fn a_taken_port_is_another_try() {
+        let mut server = RedisServer::start(&[]);
+        let other = RedisServer::start(&[]);
+        server.kill9();
+        server.port = other.port;
+        let log = server.try_start(Instant::now() + STARTS_WITHIN).expect_err("the port is taken");
+        assert!(log.contains("already in use"), "{log}");
+    }
+}
