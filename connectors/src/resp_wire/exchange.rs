@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::{Mutex, PoisonError};
 
 use connector_core::{Error, ErrorKind, Result};
-use futures::future::join_all;
+use futures::stream::{FuturesUnordered, StreamExt};
 
 use super::connection::Connection;
 use super::errors::server_error;
@@ -65,9 +65,14 @@ impl Wire {
         let lanes = self.bulk.size.min(items.len());
         let answers: Answers<E> = Mutex::new(items.iter().map(|_| None).collect());
         let queue: Queue<E> = Mutex::new(items.into_iter().enumerate());
-        let failures = join_all((0..lanes).map(|_| self.work(&queue, &answers, lanes))).await;
+        // Not `join_all`: it looks at all of a few when one is woken.
+        let mut working: FuturesUnordered<_> = (0..lanes).map(|_| self.work(&queue, &answers, lanes)).collect();
+        let mut failure = None;
+        while let Some(ended) = working.next().await {
+            failure = failure.or(ended.err());
+        }
+        drop(working);
         // Only what no connection could be had for is left.
-        let failure = failures.into_iter().find_map(Result::err);
         let left = || failure.as_ref().map_or_else(Error::closed, Error::again);
         let answers = answers.into_inner().unwrap_or_else(PoisonError::into_inner);
         answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(left()))).collect()

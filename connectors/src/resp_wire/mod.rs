@@ -3,7 +3,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | [`reply`], `token` | reads replies out of bytes; no socket |
+//! | [`reply`], `token`, `partial` | reads replies out of bytes; no socket |
 //! | `request` | commands with payloads that are not copied |
 //! | `stream`, `reactor` | sockets, and which runtime waits for them |
 //! | `connection`, `handshake` | one connection, its timeouts and its first words |
@@ -18,6 +18,7 @@ mod errors;
 mod exchange;
 mod handshake;
 mod options;
+mod partial;
 mod pool;
 mod reactor;
 pub mod reply;

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use super::partial::{Open, PartialString, StringKind};
 use super::token::{Aggregate, Token, parse};
 
 /// A whole reply.
@@ -89,32 +90,14 @@ pub struct ReplyReader {
     taken: usize,
 }
 
-#[derive(Debug)]
-struct Open {
-    kind: Aggregate,
-    left: usize,
-    items: Vec<Reply>,
-}
-
-#[derive(Debug)]
-struct PartialString {
-    bytes: Vec<u8>,
-    left: usize,
-    kind: StringKind,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum StringKind {
-    Bulk,
-    Error,
-    Verbatim,
-}
+#[cfg(test)]
+mod tests;
 
 /// Longest line: an error's text. Everything else on a line is a number.
 const MAX_LINE: usize = 64 << 10;
 
-/// What a value costs beside its bytes.
-const VALUE: usize = size_of::<Reply>();
+/// What a value counts for beside its bytes: about what it takes.
+const VALUE: usize = 32;
 
 enum Step {
     More,
@@ -307,8 +290,11 @@ impl ReplyReader {
                 if self.open.len() >= self.limits.depth {
                     return bad(format!("more than {} levels of arrays", self.limits.depth));
                 }
-                // Before anything is set aside for them.
-                self.charge(left.saturating_add(1).saturating_mul(VALUE))?;
+                self.charge(VALUE)?;
+                // They count when they come, but too many are refused at once.
+                if left.saturating_mul(VALUE) > self.limits.reply - self.taken {
+                    return bad(format!("a reply of more than {} bytes", self.limits.reply));
+                }
                 let open = Open { kind, left, items: Vec::new() };
                 if left > 0 {
                     self.open.push(open);
@@ -400,31 +386,6 @@ impl ReplyReader {
     fn skip_bytes(&mut self, n: usize) {
         self.start += n;
         self.scanned = 0;
-    }
-}
-
-impl Open {
-    fn finish(self) -> Option<Reply> {
-        match self.kind {
-            Aggregate::Array => Some(Reply::Array(self.items)),
-            Aggregate::Map => {
-                let mut items = self.items.into_iter();
-                let pairs = std::iter::from_fn(|| Some((items.next()?, items.next()?)));
-                Some(Reply::Map(pairs.collect()))
-            }
-            Aggregate::Push | Aggregate::Attributes => None,
-        }
-    }
-}
-
-impl PartialString {
-    fn finish(self) -> Result<Reply, BadReply> {
-        match self.kind {
-            StringKind::Bulk => Ok(Reply::Bulk(self.bytes)),
-            StringKind::Error => Ok(Reply::Error(self.bytes)),
-            StringKind::Verbatim if self.bytes.get(3) == Some(&b':') => Ok(Reply::Bulk(self.bytes[4..].to_vec())),
-            StringKind::Verbatim => bad("a verbatim string without a type"),
-        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! One line of RESP: a value, or the beginning of one.
 
-use super::reply::{BadReply, Reply, StringKind, bad};
+use super::partial::StringKind;
+use super::reply::{BadReply, Reply, bad};
 
 /// What a line begins, or is.
 #[derive(Debug)]

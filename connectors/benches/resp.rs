@@ -1,0 +1,111 @@
+//! `resp://` against a running server: `cargo bench -p connectors --features resp --bench resp -- resp://host:port`.
+//!
+//! Prints GiB/s and the client's CPU seconds per GiB: batches of chunks into memory that is there already, single calls
+//! eight at a time, and how many keys a batch of `exists` asks in a second. Keys of its own are removed at the end.
+
+use std::time::{Duration, Instant};
+
+use connectors::{CacheKey, Connector, MemoryObj, MemoryObjMut};
+use futures::future::join_all;
+
+/// How long each measurement runs.
+const RUN: Duration = Duration::from_secs(2);
+/// Chunks in one batch take so many bytes.
+const BATCH: usize = 128 << 20;
+
+/// Runs a round again and again. (A macro: the compiler does not see that a closure's future may change threads.)
+macro_rules! measure {
+    ($what:expr, $size:expr, $n:expr, $round:expr) => {
+        $round;
+        let (begin, cpu_before) = (Instant::now(), cpu());
+        let mut rounds = 0;
+        while begin.elapsed() < RUN {
+            $round;
+            rounds += 1;
+        }
+        report($what, $size, rounds * $n * $size, begin.elapsed(), cpu() - cpu_before);
+    };
+}
+
+fn main() {
+    // `cargo test` and `cargo bench` pass options of their own.
+    let Some(url) = std::env::args().skip(1).find(|arg| arg.contains("://")) else {
+        println!("name a server: cargo bench -p connectors --features resp --bench resp -- resp://127.0.0.1:6379");
+        return;
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    // As a program does: on one of the runtime's own threads.
+    runtime.block_on(async { tokio::spawn(all(url)).await.expect("no panic") });
+}
+
+async fn all(url: String) {
+    let store = connectors::open(&url).await.expect("the server is there");
+    for size in [64 << 10, 1 << 20, 4 << 20] {
+        chunks(&store, size).await;
+    }
+    exists(&store).await;
+    store.close().await.expect("it closes");
+}
+
+async fn chunks(store: &Connector, size: usize) {
+    let n = (BATCH / size).min(256);
+    let keys: Vec<CacheKey> = (0..n).map(|i| key(size, i)).collect();
+    let chunk = MemoryObj::from((0..size).map(|i| (i % 251) as u8).collect::<Vec<u8>>());
+    let items: Vec<_> = keys.iter().map(|key| (key.clone(), MemoryObj::from(chunk.to_vec()))).collect();
+    measure!("batched_put", size, n, {
+        store.batched_put(&items).await.into_iter().for_each(|answer| answer.expect("it is stored"));
+    });
+    let mut requests: Vec<_> = keys.iter().map(|key| (key.clone(), MemoryObjMut::from(vec![1; size]))).collect();
+    measure!("batched_get_into", size, n, {
+        let answers = store.batched_get_into(&mut requests).await;
+        assert!(answers.into_iter().all(|n| n.expect("it is read") == Some(size)));
+    });
+    assert!(requests.iter().all(|(_, memory)| memory[..] == chunk[..]));
+    measure!("8 x get_into", size, n, {
+        let at_once = requests.chunks_mut(n.div_ceil(8)).map(|part| async {
+            for (key, memory) in part {
+                store.get_into(key, memory).await.expect("it is read");
+            }
+        });
+        join_all(at_once).await;
+    });
+    measure!("get", size, n, {
+        for key in &keys {
+            store.get(key).await.expect("it is read");
+        }
+    });
+    store.batched_remove(&keys).await;
+}
+
+async fn exists(store: &Connector) {
+    let keys: Vec<CacheKey> = (0..1000).map(|i| key(1, i)).collect();
+    let (begin, cpu) = (Instant::now(), cpu());
+    let mut asked = 0;
+    while begin.elapsed() < RUN {
+        store.batched_exists(&keys).await.into_iter().for_each(|answer| assert!(!answer.expect("an answer")));
+        asked += keys.len();
+    }
+    let per_second = asked as f64 / begin.elapsed().as_secs_f64();
+    println!(
+        "batched_exists of 1000: {per_second:.0}/s, {:.2} CPU s per million",
+        (self::cpu() - cpu) / asked as f64 * 1e6
+    );
+}
+
+fn report(what: &str, size: usize, bytes: usize, took: Duration, cpu: f64) {
+    let gib = bytes as f64 / (1u64 << 30) as f64;
+    let speed = gib / took.as_secs_f64();
+    println!("{:>5} KiB {what:<17} {speed:6.2} GiB/s {:6.3} CPU s/GiB", size >> 10, cpu / gib);
+}
+
+/// CPU seconds of this process so far.
+fn cpu() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("Linux");
+    // Behind the name, which may hold anything.
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    (fields[11].parse::<f64>().unwrap_or(0.0) + fields[12].parse::<f64>().unwrap_or(0.0)) / 100.0
+}
+
+fn key(size: usize, i: usize) -> CacheKey {
+    format!("bench/model@1@0@{:x}@half", size * 100_000 + i).parse().expect("a key")
+}
