@@ -1,0 +1,1 @@
+"""kvconn beside the real LMCache."""

@@ -1,0 +1,139 @@
+"""LMCache's side: its connectors on a CPU, without an inference engine."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import torch
+from lmcache.utils import parse_cache_key
+from lmcache.v1.config import LMCacheEngineConfig
+from lmcache.v1.memory_management import MemoryFormat
+from lmcache.v1.metadata import LMCacheMetadata
+from lmcache.v1.storage_backend.connector import CreateConnector
+from lmcache.v1.storage_backend.local_cpu_backend import LocalCPUBackend
+
+from .chunks import Chunk, Model
+
+WITHIN_S = 60
+POOL_GB = 0.1
+
+
+class Remote:
+    """One of LMCache's connectors, called from outside its event loop."""
+
+    def __init__(self, connector, backend: LocalCPUBackend, loop: asyncio.AbstractEventLoop) -> None:
+        self.connector = connector
+        self.backend = backend
+        self.loop = loop
+
+    def put(self, key: str, chunk: Chunk) -> None:
+        """Writes a chunk as the engine would."""
+        obj = self.backend.allocate(shapes(chunk), dtypes(chunk), MemoryFormat[chunk.format])
+        view(obj)[:] = chunk.data
+        # LMCache's own wrapper gives the memory back.
+        self._run(self.connector.put(parse_cache_key(key), obj))
+
+    def get(self, key: str, like: Chunk) -> Chunk | None:
+        """Reads a chunk; `like` says nothing but what to name it."""
+        obj = self._run(self.connector.get(parse_cache_key(key)))
+        if obj is None:
+            return None
+        groups = tuple(
+            (tuple(shape), str(dtype).removeprefix("torch."))
+            for shape, dtype in zip(obj.get_shapes(), obj.get_dtypes(), strict=True)
+        )
+        read = Chunk(like.name, bytes(view(obj)), groups, obj.get_memory_format().name)
+        obj.ref_count_down()
+        return read
+
+    def exists(self, key: str) -> bool:
+        """Whether LMCache finds the key."""
+        return self._run(self.connector.exists(parse_cache_key(key)))
+
+    def _run(self, work):
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(WITHIN_S)
+
+
+@contextmanager
+def remote(url: str, model: Model, **options) -> Iterator[Remote]:
+    """Opens LMCache's connector for `url`. `options` are its `extra_config`.
+
+    Only one may be open at a time: LMCache keeps the number of groups in a global variable.
+    """
+    config = LMCacheEngineConfig.from_defaults(
+        chunk_size=model.chunk_tokens,
+        local_cpu=False,
+        max_local_cpu_size=POOL_GB,
+        remote_url=url,
+        remote_serde="naive",
+        save_unfull_chunk=options.get("save_chunk_meta", True),
+        extra_config=options or None,
+    )
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    metadata = metadata_of(model)
+    backend = LocalCPUBackend(config, metadata, dst_device="cpu")
+    connector = CreateConnector(url, loop, backend, config, metadata)
+    try:
+        yield Remote(connector, backend, loop)
+    finally:
+        # Not `connector.close()`: that of `redis://` waits for workers that never end.
+        asyncio.run_coroutine_threadsafe(_end(), loop).result(WITHIN_S)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(WITHIN_S)
+        native = getattr(connector.getWrappedConnector(), "client", None)
+        if native is not None:
+            native.close()
+        backend.memory_allocator.close()
+
+
+async def _end() -> None:
+    running = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+
+
+def metadata_of(model: Model) -> LMCacheMetadata:
+    """What an engine would tell LMCache about its cache."""
+    first = model.groups[0]
+    groups = [
+        SimpleNamespace(
+            dtype=getattr(torch, group.dtype),
+            num_layers=group.layers,
+            hidden_dim_size=group.hidden,
+            shape_desc=SimpleNamespace(kv_size=group.kv_size),
+        )
+        for group in model.groups
+    ]
+    return LMCacheMetadata(
+        model_name="interop",
+        world_size=1,
+        local_world_size=1,
+        worker_id=0,
+        local_worker_id=0,
+        kv_dtype=getattr(torch, first.dtype),
+        kv_shape=(first.layers, first.kv_size, model.chunk_tokens, 1, first.hidden),
+        use_mla=first.kv_size == 1,
+        chunk_size=model.chunk_tokens,
+        kv_layer_groups_manager=SimpleNamespace(kernel_groups=groups, num_kernel_groups=len(groups)),
+    )
+
+
+def view(obj) -> memoryview:
+    """A memory object's bytes."""
+    array = obj.byte_array
+    return (array if isinstance(array, memoryview) else memoryview(array)).cast("B")
+
+
+def shapes(chunk: Chunk) -> list[torch.Size]:
+    """As LMCache takes them."""
+    return [torch.Size(shape) for shape, _ in chunk.groups]
+
+
+def dtypes(chunk: Chunk) -> list[torch.dtype]:
+    """As LMCache takes them."""
+    return [getattr(torch, dtype) for _, dtype in chunk.groups]

@@ -1,0 +1,106 @@
+"""A redis server of one's own, and the smallest client that can ask it anything."""
+
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+STARTS_WITHIN_S = 30
+ATTEMPTS = 20
+
+
+class RedisServer:
+    """Listens on 127.0.0.1 and a unix socket; nothing is saved. Ends with the `with` block."""
+
+    def __init__(self, *args: str) -> None:
+        self.args = args
+        self.directory = Path(tempfile.mkdtemp(prefix="kvconn-interop-"))
+        self.socket = self.directory / "socket"
+        self.port = 0
+        self.process: subprocess.Popen | None = None
+
+    def __enter__(self) -> "RedisServer":
+        for _ in range(ATTEMPTS):
+            with socket.create_server(("127.0.0.1", 0)) as free:
+                self.port = free.getsockname()[1]
+            if self._start():
+                return self
+        self.__exit__()
+        raise RuntimeError(f"no free port for redis-server in {ATTEMPTS} attempts")
+
+    def __exit__(self, *_: object) -> None:
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _start(self) -> bool:
+        log = self.directory / "log"
+        options = ["--bind", "127.0.0.1", "--port", str(self.port), "--unixsocket", str(self.socket)]
+        options += ["--save", "", "--appendonly", "no", "--daemonize", "no", *self.args]
+        with log.open("w") as out:
+            self.process = subprocess.Popen(
+                ["redis-server", *options], cwd=self.directory, stdin=subprocess.DEVNULL, stdout=out, stderr=out
+            )
+        deadline = time.monotonic() + STARTS_WITHIN_S
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                if "already in use" in log.read_text():
+                    return False
+                break
+            try:
+                self.ask("PING")
+            except (OSError, EOFError):
+                time.sleep(0.01)
+            except RedisError:
+                return True  # it wants a password
+            else:
+                return True
+        raise RuntimeError(f"redis-server does not start; it logged:\n{log.read_text()}")
+
+    def ask(self, *words: str | bytes, password: str = "") -> object:
+        """One command on a connection of its own: bytes, a number, text, a list or None."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(STARTS_WITHIN_S)
+            connection.connect(str(self.socket))
+            stream = connection.makefile("rwb")
+            if password:
+                _command(stream, "AUTH", password)
+            return _command(stream, *words)
+
+    def keys(self) -> set[str]:
+        """Every key there is."""
+        return {key.decode() for key in self.ask("KEYS", "*")}
+
+
+class RedisError(Exception):
+    """What the server refused, in its words."""
+
+
+def _command(stream, *words: str | bytes) -> object:
+    parts = [word.encode() if isinstance(word, str) else word for word in words]
+    stream.write(b"*%d\r\n" % len(parts))
+    for part in parts:
+        stream.write(b"$%d\r\n%s\r\n" % (len(part), part))
+    stream.flush()
+    return _reply(stream)
+
+
+def _reply(stream) -> object:
+    line = stream.readline()
+    if not line.endswith(b"\r\n"):
+        raise EOFError("the server has closed the connection")
+    kind, rest = line[:1], line[1:-2]
+    if kind == b"+":
+        return rest.decode()
+    if kind == b"-":
+        raise RedisError(rest.decode())
+    if kind == b":":
+        return int(rest)
+    if kind == b"$":
+        return None if rest == b"-1" else stream.read(int(rest) + 2)[:-2]
+    if kind == b"*":
+        return None if rest == b"-1" else [_reply(stream) for _ in range(int(rest))]
+    raise RedisError(f"a reply of unknown type: {line!r}")
