@@ -22,10 +22,10 @@ SIZES = {"64KiB": 64 << 10, "1MiB": 1 << 20, "4MiB": 4 << 20}
 CONNECTIONS = 8
 # Bytes of one batch: they stay within every pool, and a batch takes long enough to be timed.
 BATCH_BYTES = 256 << 20
-BATCH_AT_MOST = 512
+BATCH_AT_MOST = 2048
 # Questions about a batch are quick: so many make a figure. LMCache's Python asks for one key after the other.
-EXISTS_CALLS = 100
-EXISTS_CALLS_PYTHON = 5
+EXISTS_CALLS = 20
+EXISTS_CALLS_PYTHON = 1
 WITHIN_S = 120
 
 
