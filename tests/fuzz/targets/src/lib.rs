@@ -11,6 +11,7 @@ mod file_name;
 mod key;
 mod object_key;
 mod options;
+mod resp_reply;
 mod url;
 
 pub use chunk_header::chunk_header;
@@ -19,13 +20,14 @@ pub use file_name::file_name;
 pub use key::key;
 pub use object_key::object_key;
 pub use options::options;
+pub use resp_reply::resp_reply;
 pub use url::url;
 
 /// A function that takes whatever the fuzzer makes up.
 pub type Target = fn(&[u8]);
 
 /// All of them, by the name of their corpus.
-pub const TARGETS: [(&str, Target); 7] = [
+pub const TARGETS: [(&str, Target); 8] = [
     ("url", url),
     ("key", key),
     ("object_key", object_key),
@@ -33,6 +35,7 @@ pub const TARGETS: [(&str, Target); 7] = [
     ("chunk_header", chunk_header),
     ("config", config),
     ("options", options),
+    ("resp_reply", resp_reply),
 ];
 
 /// What stands for a password in the corpora: no parser may show it.

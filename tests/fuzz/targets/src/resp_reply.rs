@@ -1,0 +1,243 @@
+//! Replies of a redis server.
+
+use connectors::__fuzz::reply::{Head, Limits, Reply, ReplyReader};
+
+/// Small, so that the fuzzer comes to them.
+const LIMITS: Limits = Limits { payload: 600, reply: 1000, depth: 3 };
+/// What a value counts for beside its bytes.
+const VALUE: usize = 32;
+
+/// What comes out of the bytes, in order.
+#[derive(Debug, PartialEq)]
+enum Event {
+    /// As text, because one double is not equal to itself.
+    Reply(String),
+    Payload(Vec<u8>),
+    Array(usize),
+}
+
+/// How it ends.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum End {
+    /// All was read.
+    Rest,
+    /// In the middle of something.
+    More,
+    Bad,
+}
+
+/// Reads replies: the first two bytes say how the rest is cut, and whether payloads are read apart.
+///
+/// # Panics
+/// If the second reading of the bytes comes to something else, however they are cut.
+pub fn resp_reply(data: &[u8]) {
+    let [cut, mode, bytes @ ..] = data else { return };
+    let heads = mode % 2 == 1;
+    let expected = second_reading(bytes, heads);
+    let whole = drive(bytes, heads, || usize::MAX);
+    assert_eq!(whole, expected, "{} at once", bytes.escape_ascii());
+    let mut step = usize::from(*cut);
+    let pieces = drive(bytes, heads, || {
+        step = (step * 5 + 1) % 61;
+        step % 17 + 1
+    });
+    assert_eq!(pieces, expected, "{} in pieces", bytes.escape_ascii());
+}
+
+/// Drives the reader as a connection does: what goes past the buffer goes to the payload's place.
+fn drive(bytes: &[u8], heads: bool, mut step: impl FnMut() -> usize) -> (Vec<Event>, End) {
+    let mut reader = ReplyReader::new(LIMITS, 64);
+    let mut events = Vec::new();
+    let mut rest = bytes;
+    let mut fill = |reader: &mut ReplyReader, to: &mut [u8]| {
+        let n = step().min(rest.len());
+        let direct = n.min(to.len());
+        to[..direct].copy_from_slice(&rest[..direct]);
+        let room = reader.room();
+        let buffered = (n - direct).min(room.len());
+        room[..buffered].copy_from_slice(&rest[direct..direct + buffered]);
+        reader.arrived(buffered);
+        rest = &rest[direct + buffered..];
+        (n > 0).then_some(direct)
+    };
+    loop {
+        let next = if heads { reader.head() } else { reader.reply().map(|reply| reply.map(Head::Reply)) };
+        let len = match next {
+            Err(_) => return (events, End::Bad),
+            Ok(Some(Head::Reply(reply))) => {
+                events.push(Event::Reply(format!("{reply:?}")));
+                continue;
+            }
+            Ok(Some(Head::Array(n))) => {
+                events.push(Event::Array(n));
+                continue;
+            }
+            Ok(Some(Head::Bulk(len))) => len,
+            Ok(None) => match fill(&mut reader, &mut []) {
+                Some(_) => continue,
+                None => return (events, if reader.is_at_rest() { End::Rest } else { End::More }),
+            },
+        };
+        let mut payload = vec![0; len];
+        let mut done = reader.take_payload(&mut payload);
+        while done < len {
+            let Some(n) = fill(&mut reader, &mut payload[done..]) else { return (events, End::More) };
+            reader.payload_arrived(n);
+            done += n;
+        }
+        loop {
+            match reader.end_payload() {
+                Err(_) => return (events, End::Bad),
+                Ok(true) => break,
+                Ok(false) if fill(&mut reader, &mut []).is_none() => return (events, End::More),
+                Ok(false) => {}
+            }
+        }
+        events.push(Event::Payload(payload));
+    }
+}
+
+/// Reads all at once, from the protocol's description.
+fn second_reading(bytes: &[u8], heads: bool) -> (Vec<Event>, End) {
+    let mut second = Second { rest: bytes, counted: 0 };
+    let mut events = Vec::new();
+    while !second.rest.is_empty() {
+        second.counted = 0;
+        let event = if heads { second.head() } else { second.value(0).map(|v| v.map(Event::reply)) };
+        match event {
+            Ok(event) => events.extend(event),
+            Err(end) => return (events, end),
+        }
+    }
+    (events, End::Rest)
+}
+
+impl Event {
+    fn reply(reply: Reply) -> Self {
+        Self::Reply(format!("{reply:?}"))
+    }
+}
+
+struct Second<'a> {
+    rest: &'a [u8],
+    counted: usize,
+}
+
+impl<'a> Second<'a> {
+    fn head(&mut self) -> Result<Option<Event>, End> {
+        let before = self.rest;
+        let (kind, line) = self.line()?;
+        let text = ascii(line);
+        match kind {
+            b'$' if text != "-1" => {
+                let len = number(text).filter(|len| *len <= LIMITS.payload).ok_or(End::Bad)?;
+                Ok(Some(Event::Payload(self.string(len)?.to_vec())))
+            }
+            b'*' | b'~' if text != "-1" => Ok(Some(Event::Array(number(text).ok_or(End::Bad)?))),
+            _ => {
+                self.rest = before;
+                Ok(self.value(0)?.map(Event::reply))
+            }
+        }
+    }
+
+    /// A value, or none where something stands that nobody asked for.
+    fn value(&mut self, depth: usize) -> Result<Option<Reply>, End> {
+        let (kind, line) = self.line()?;
+        let text = ascii(line);
+        let value = match kind {
+            b'$' | b'*' if text == "-1" => Reply::Null,
+            b'_' if text.is_empty() => Reply::Null,
+            b'+' => Reply::Simple(line.to_vec()),
+            b'-' => Reply::Error(line.to_vec()),
+            b':' => Reply::Int(is_integer(text).then(|| text.parse().ok()).flatten().ok_or(End::Bad)?),
+            b'(' if is_integer(text) => Reply::Bulk(text.as_bytes().to_vec()),
+            b'#' if text == "t" || text == "f" => Reply::Bool(text == "t"),
+            b',' => Reply::Double(text.parse().map_err(|_| End::Bad)?),
+            b'$' | b'!' | b'=' => {
+                let len = number(text).ok_or(End::Bad)?;
+                self.count(VALUE.saturating_add(len))?;
+                let bytes = self.string(len)?.to_vec();
+                return match kind {
+                    b'$' => Ok(Some(Reply::Bulk(bytes))),
+                    b'!' => Ok(Some(Reply::Error(bytes))),
+                    _ if bytes.get(3) == Some(&b':') => Ok(Some(Reply::Bulk(bytes[4..].to_vec()))),
+                    _ => Err(End::Bad),
+                };
+            }
+            b'*' | b'~' | b'%' | b'>' | b'|' => return self.aggregate(kind, text, depth),
+            _ => return Err(End::Bad),
+        };
+        self.count(VALUE)?;
+        Ok(Some(value))
+    }
+
+    fn aggregate(&mut self, kind: u8, text: &str, depth: usize) -> Result<Option<Reply>, End> {
+        let each = if matches!(kind, b'%' | b'|') { 2 } else { 1 };
+        let n = number(text).and_then(|n| n.checked_mul(each)).ok_or(End::Bad)?;
+        if depth >= LIMITS.depth || (kind == b'>' && depth > 0) {
+            return Err(End::Bad);
+        }
+        self.count(VALUE)?;
+        if n.saturating_mul(VALUE) > LIMITS.reply - self.counted {
+            return Err(End::Bad);
+        }
+        let mut items = Vec::new();
+        while items.len() < n {
+            items.extend(self.value(depth + 1)?);
+        }
+        Ok(match kind {
+            b'*' | b'~' => Some(Reply::Array(items)),
+            b'%' => Some(Reply::Map(items.chunks(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect())),
+            _ => None,
+        })
+    }
+
+    fn count(&mut self, bytes: usize) -> Result<(), End> {
+        self.counted = self.counted.saturating_add(bytes);
+        if self.counted > LIMITS.reply { Err(End::Bad) } else { Ok(()) }
+    }
+
+    /// A type and what follows it up to CR LF; neither of the two stands in a line alone.
+    fn line(&mut self) -> Result<(u8, &'a [u8]), End> {
+        let (kind, _) = self.rest.split_first().ok_or(End::More)?;
+        if !"+-:$*_#,(!=%~>|".contains(char::from(*kind)) {
+            return Err(End::Bad);
+        }
+        let end = self.rest.iter().position(|b| *b == b'\r' || *b == b'\n').ok_or(End::More)?;
+        match &self.rest[end..] {
+            [b'\r'] => return Err(End::More),
+            [b'\r', b'\n', ..] => {}
+            _ => return Err(End::Bad),
+        }
+        let line = &self.rest[1..end];
+        self.rest = &self.rest[end + 2..];
+        Ok((*kind, line))
+    }
+
+    fn string(&mut self, len: usize) -> Result<&'a [u8], End> {
+        let (string, rest) = self.rest.split_at_checked(len).ok_or(End::More)?;
+        match rest {
+            [b'\r', b'\n', after @ ..] => {
+                self.rest = after;
+                Ok(string)
+            }
+            [] | [b'\r'] => Err(End::More),
+            _ => Err(End::Bad),
+        }
+    }
+}
+
+/// What is no text is no number either.
+fn ascii(line: &[u8]) -> &str {
+    str::from_utf8(line).ok().filter(|text| text.is_ascii()).unwrap_or("?")
+}
+
+fn number(text: &str) -> Option<usize> {
+    text.chars().all(|c| c.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+fn is_integer(text: &str) -> bool {
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    !digits.is_empty() && digits.chars().all(|c| c.is_ascii_digit())
+}
