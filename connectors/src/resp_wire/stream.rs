@@ -139,3 +139,33 @@ impl Stream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_unix_socket_sends_and_hears_that_the_other_side_hung_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let stream = Stream::connect(&Address::Unix(path)).await.unwrap().moved_to(&Handle::current()).unwrap();
+        let (mut other, _) = listener.accept().unwrap();
+        assert!(!stream.is_disturbed());
+        std::future::poll_fn(|cx| stream.poll_ready(Ready::Write, cx)).await.unwrap();
+        assert_eq!(stream.try_write(&[IoSlice::new(b"o"), IoSlice::new(b"k")]).unwrap(), 2);
+        let mut got = [0; 2];
+        io::Read::read_exact(&mut other, &mut got).unwrap();
+        assert_eq!(&got, b"ok");
+        drop(other);
+        assert!(stream.is_disturbed());
+        std::future::poll_fn(|cx| stream.poll_ready(Ready::Read, cx)).await.unwrap();
+        assert_eq!(stream.try_read(&mut [IoSliceMut::new(&mut got)]).unwrap(), 0);
+    }
+
+    #[test]
+    fn addresses_are_shown_as_a_url_has_them() {
+        let tcp = |host: &str| Address::Tcp { host: host.to_owned(), port: 1 }.to_string();
+        assert_eq!((tcp("::1"), tcp("a.b")), ("[::1]:1".to_owned(), "a.b:1".to_owned()));
+    }
+}

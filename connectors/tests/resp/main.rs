@@ -2,4 +2,8 @@
 #![forbid(unsafe_code)]
 
 mod conformance;
+mod connecting;
+mod fake;
+mod runtimes;
 mod server;
+mod values;

@@ -1,0 +1,157 @@
+//! URLs, options, and who is at the other end.
+
+use connectors::{Connector, ErrorKind, LMCacheEngineConfig, MemoryObj};
+
+use crate::fake;
+use crate::server::{RedisServer, key};
+
+async fn refused(url: &str) -> connectors::Error {
+    connectors::open(url).await.expect_err("it is refused")
+}
+
+#[tokio::test]
+async fn what_is_no_redis_server_is_refused_with_what_it_said() {
+    let http = fake::listen(|mut stream| {
+        use std::io::{Read, Write};
+        let _ = stream.read(&mut [0; 100]);
+        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n\x1b[31m");
+        let _ = stream.read(&mut [0; 100]);
+    });
+    let e = refused(&format!("resp://127.0.0.1:{http}")).await;
+    assert_eq!((e.kind(), e.is_temporary()), (ErrorKind::Unavailable, false));
+    let said = e.to_string();
+    assert!(said.contains(&format!("127.0.0.1:{http} is no RESP server")), "{said}");
+    assert!(said.contains("HTTP/1.1 400 Bad Request") && !said.contains(char::is_control), "{said}");
+
+    let hangs_up = fake::listen(drop);
+    let e = refused(&format!("resp://127.0.0.1:{hangs_up}")).await;
+    assert_eq!((e.kind(), e.is_temporary()), (ErrorKind::Unavailable, true));
+
+    let silent = fake::answering(|_| None);
+    let e = refused(&format!("resp://127.0.0.1:{silent}?connect_timeout_ms=50")).await;
+    assert_eq!(e.kind(), ErrorKind::Timeout);
+    assert!(e.to_string().contains(&format!("127.0.0.1:{silent} did not answer")), "{e}");
+}
+
+#[tokio::test]
+async fn nobody_at_the_port_is_unavailable() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let e = refused(&format!("resp://127.0.0.1:{port}")).await;
+    assert_eq!((e.kind(), e.is_temporary()), (ErrorKind::Unavailable, true));
+    let e = refused("resp://no-such-host.invalid:6379").await;
+    assert_eq!(e.kind(), ErrorKind::Unavailable, "{e}");
+}
+
+#[tokio::test]
+async fn an_old_server_is_greeted_in_its_own_words_and_no_error_shows_the_password() {
+    let old = |knows_password: bool| {
+        fake::answering(move |words| {
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            Some(
+                match words[..] {
+                    // As redis 5 does.
+                    ["HELLO", ..] => {
+                        format!(
+                            "-ERR unknown command `HELLO`, with args beginning with: `{}`\r\n",
+                            words[1..].join("`, `")
+                        )
+                    }
+                    ["AUTH", "hunter2"] if knows_password => "+OK\r\n".into(),
+                    ["AUTH", ..] => format!("-ERR invalid password {}\r\n", words[1..].join(" ")),
+                    ["CLIENT", ..] => "-ERR unknown command\r\n".into(),
+                    ["SELECT", "3"] => "+OK\r\n".into(),
+                    ["EXISTS", ..] => ":0\r\n".into(),
+                    _ => "+PONG\r\n".into(),
+                }
+                .into_bytes(),
+            )
+        })
+    };
+    let store = connectors::open(&format!("resp://:hunter2@127.0.0.1:{}/3", old(true))).await.unwrap();
+    assert!(!store.exists(&key(1)).await.unwrap());
+
+    let e = refused(&format!("resp://:hunter2@127.0.0.1:{}", old(false))).await;
+    assert_eq!(e.kind(), ErrorKind::Denied);
+    assert!(!format!("{e} {e:?}").contains("hunter2"), "{e:?}");
+
+    let e = refused(&format!("resp://:hunter2@127.0.0.1:{}?protocol=3", old(true))).await;
+    assert_eq!(e.kind(), ErrorKind::Unsupported);
+    assert!(!format!("{e} {e:?}").contains("hunter2"), "{e:?}");
+}
+
+#[tokio::test]
+async fn small_operations_do_not_wait_behind_a_chunk() {
+    let port = fake::answering(|words| match words[0].as_str() {
+        "HELLO" => Some(b"%1\r\n+proto\r\n:3\r\n".to_vec()),
+        "EXISTS" => Some(b":1\r\n".to_vec()),
+        // A chunk that begins and does not end.
+        "GET" => Some(b"$1000000\r\nbytes".to_vec()),
+        other => panic!("{other}"),
+    });
+    let store = connectors::open(&format!("resp://127.0.0.1:{port}?connections=1")).await.unwrap();
+    let (one, two) = (key(1), key(2));
+    let mut stuck = [store.get(&one), store.get(&two)].map(Box::pin);
+    for _ in 0..100 {
+        for get in &mut stuck {
+            assert!(futures::poll!(get).is_pending());
+        }
+        assert!(store.exists(&one).await.unwrap());
+    }
+}
+
+#[tokio::test]
+async fn addresses_of_ipv6_are_served() {
+    let server = RedisServer::start(&[]);
+    let store = connectors::open(&format!("resp://[::1]:{}", server.port())).await.unwrap();
+    store.ping().await.unwrap();
+}
+
+#[tokio::test]
+async fn user_password_and_database_come_from_the_url_or_from_lmcaches_names() {
+    let server = RedisServer::start(&["--user", "a@b", "on", ">p:w/%2F", "~*", "+@all", "--requirepass", "other"]);
+    let stores = [
+        connectors::open(&format!("resp://a%40b:p%3Aw%2F%252F@127.0.0.1:{}/5", server.port())).await.unwrap(),
+        connectors::builder(&server.url("?database=5"))
+            .config(
+                LMCacheEngineConfig::default()
+                    .with_extra_config("username", "a@b")
+                    .with_extra_config("password", "p:w/%2F")
+                    .with_extra_config("resp_num_threads", 3),
+            )
+            .open()
+            .await
+            .unwrap(),
+        connectors::open(&format!("resp://:other@127.0.0.1:{}/5?protocol=2", server.port())).await.unwrap(),
+        connectors::open(&format!("resp://default:other@127.0.0.1:{}", server.port())).await.unwrap(),
+    ];
+    stores[0].put(&key(1), MemoryObj::from(vec![7])).await.unwrap();
+    let seen = |store: &Connector| {
+        let store = store.clone();
+        async move { store.exists(&key(1)).await.unwrap() }
+    };
+    assert!(seen(&stores[1]).await && seen(&stores[2]).await);
+    assert!(!seen(&stores[3]).await, "another database");
+}
+
+#[tokio::test]
+async fn wrong_urls_and_options_say_what_to_write() {
+    for (url, kind, says) in [
+        ("resp://h:1/x", ErrorKind::InvalidUrl, "the path `x` is no database's number"),
+        ("resp://", ErrorKind::InvalidUrl, "names 0 servers"),
+        ("resp://a:1,b:2", ErrorKind::InvalidUrl, "names 2 servers"),
+        ("resp://u:%FF@h:1", ErrorKind::InvalidUrl, "password is no UTF-8"),
+        ("resp://h:1?save_chunk_meta=true", ErrorKind::InvalidOption, "the chunk's bytes and nothing else"),
+        ("resp://h:1?protocol=4", ErrorKind::InvalidOption, "`auto`, `2` or `3`"),
+        ("resp://h:1?connections=0", ErrorKind::InvalidOption, "`connections`: 0"),
+        ("resp://h:1?io_timeout_ms=0", ErrorKind::InvalidOption, "`io_timeout_ms`: 0"),
+        ("resp://h:1?max_value_bytes=536870913", ErrorKind::InvalidOption, "`max_value_bytes`: 536870913"),
+        ("resp://h:1?client_name=a%20b", ErrorKind::InvalidOption, "`client_name`"),
+        ("resp://h:1?conections=2", ErrorKind::InvalidOption, "did you mean `connections`"),
+    ] {
+        let e = refused(url).await;
+        assert!(e.kind() == kind && e.to_string().contains(says), "{url}: {e}");
+    }
+    let config = LMCacheEngineConfig::default().with_extra_config("save_chunk_meta", true);
+    let e = connectors::builder("resp://h:1").config(config).open().await.unwrap_err();
+    assert!(e.kind() == ErrorKind::InvalidOption && e.to_string().contains("save_chunk_meta"), "{e}");
+}

@@ -1,0 +1,75 @@
+//! What is on the server.
+
+use std::sync::Arc;
+
+use connectors::{Dtype, ErrorKind, LMCacheMetadata, LayerGroup, MemoryObj};
+use futures::TryStreamExt;
+
+use crate::server::{RedisServer, key};
+
+#[tokio::test]
+async fn the_value_is_the_chunks_bytes_under_the_keys_text() {
+    let server = RedisServer::start(&[]);
+    let store = connectors::open(&server.url("")).await.unwrap();
+    let object: connectors::CacheKey = "org/m@00000100@0@1f2e@salt".parse().unwrap();
+    for key in [key(1), object] {
+        store.put(&key, MemoryObj::from(b"\r\n\0chunk".to_vec())).await.unwrap();
+        assert_eq!(server.cli(&["GET", key.as_str()]), b"\r\n\0chunk\n");
+        assert_eq!(server.cli(&["TTL", key.as_str()]), b"-1\n");
+    }
+    server.cli(&["SET", key(2).as_str(), "written by another"]);
+    assert_eq!(store.get(&key(2)).await.unwrap().as_deref(), Some(&b"written by another"[..]));
+}
+
+#[tokio::test]
+async fn a_partial_chunk_has_as_many_tokens_as_its_length_says() {
+    let server = RedisServer::start(&[]);
+    let group = LayerGroup { kv_size: 2, num_layers: 3, hidden_dim: 8, dtype: Dtype::Bfloat16 };
+    let metadata = Arc::new(LMCacheMetadata::new("opt", 1, 0, 256, &[group]).unwrap());
+    let token = metadata.chunk_layout().token_bytes;
+    let store = connectors::builder(&server.url("")).metadata(metadata).open().await.unwrap();
+    for tokens in [1, 17, 256] {
+        server.cli(&["SET", key(1).as_str(), &"x".repeat(tokens * token)]);
+        let chunk = store.get(&key(1)).await.unwrap().unwrap();
+        assert_eq!((&chunk.shape()[..], chunk.dtype()), (&[2, 3, tokens, 8][..], Some(Dtype::Bfloat16)));
+    }
+    for wrong in [0, 1, token + 1, 257 * token] {
+        server.cli(&["SET", key(1).as_str(), &"x".repeat(wrong)]);
+        for answer in [store.get(&key(1)).await, store.batched_get(&[key(1)]).await.remove(0)] {
+            assert_eq!(answer.unwrap_err().kind(), ErrorKind::Corrupt, "{wrong} bytes");
+        }
+        // The connection read it all the same.
+        assert_eq!(store.get(&key(2)).await.unwrap(), None);
+    }
+    let e = store.put(&key(1), MemoryObj::from(vec![0; token + 1])).await.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::InvalidInput);
+}
+
+#[tokio::test]
+async fn a_listing_takes_the_prefix_as_it_stands_and_leaves_other_names_out() {
+    let server = RedisServer::start(&[]);
+    let store = connectors::open(&server.url("")).await.unwrap();
+    for name in ["a*b@1@0@1@half", "axb@1@0@1@half", "a*b", "a*b@1@0@1@halfmetadata", "a*b@1@0@1@half@00"] {
+        server.cli(&["SET", name, "x"]);
+    }
+    let found: Vec<_> = store.list("a*").try_collect().await.unwrap();
+    assert_eq!(found.iter().map(|key| key.as_str()).collect::<Vec<_>>(), ["a*b@1@0@1@half"]);
+}
+
+#[tokio::test]
+async fn a_thousand_keys_are_asked_in_a_few_writes() {
+    let server = RedisServer::start(&[]);
+    let store = connectors::open(&server.url("")).await.unwrap();
+    let keys: Vec<_> = (0..1000).map(key).collect();
+    server.cli(&["CONFIG", "RESETSTAT"]);
+    assert_eq!(store.batched_contains(&keys).await.unwrap(), 0);
+    let stats = String::from_utf8(server.cli(&["INFO", "all"])).unwrap();
+    let stat = |name: &str| -> u64 {
+        let line = stats.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("no {name}"));
+        line.trim().split(',').next().unwrap().parse().unwrap()
+    };
+    assert_eq!(stat("cmdstat_exists:calls="), 1000);
+    // Redis reads 16 KiB at a time.
+    let bytes: usize = keys.iter().map(|key| key.as_str().len() + 40).sum();
+    assert!(stat("total_reads_processed:") as usize <= 8 + bytes.div_ceil(16 << 10), "{stats}");
+}
