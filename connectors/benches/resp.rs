@@ -1,12 +1,12 @@
 //! `resp://` against a running server: `cargo bench -p connectors --features resp --bench resp -- resp://host:port`.
 //!
 //! Prints GiB/s and the client's CPU seconds per GiB: batches of chunks into memory that is there already, single calls
-//! eight at a time, and how many keys a batch of `exists` asks in a second. Keys of its own are removed at the end.
+//! eight at a time, and how many keys a batch of `exists` asks in a second. Words behind the URL choose some of it (`"64 KiB"
+//! put`). Keys of its own are removed at the end.
 
 use std::time::{Duration, Instant};
 
 use connectors::{CacheKey, Connector, MemoryObj, MemoryObjMut};
-use futures::future::join_all;
 
 /// How long each measurement runs.
 const RUN: Duration = Duration::from_secs(2);
@@ -16,14 +16,16 @@ const BATCH: usize = 128 << 20;
 /// Runs a round again and again. (A macro: the compiler does not see that a closure's future may change threads.)
 macro_rules! measure {
     ($what:expr, $size:expr, $n:expr, $round:expr) => {
-        $round;
-        let (begin, cpu_before) = (Instant::now(), cpu());
-        let mut rounds = 0;
-        while begin.elapsed() < RUN {
+        if chosen($what, $size) {
             $round;
-            rounds += 1;
+            let (begin, cpu_before) = (Instant::now(), cpu());
+            let mut rounds = 0;
+            while begin.elapsed() < RUN {
+                $round;
+                rounds += 1;
+            }
+            report($what, $size, rounds * $n * $size, begin.elapsed(), cpu() - cpu_before);
         }
-        report($what, $size, rounds * $n * $size, begin.elapsed(), cpu() - cpu_before);
     };
 }
 
@@ -43,7 +45,9 @@ async fn all(url: String) {
     for size in [64 << 10, 1 << 20, 4 << 20] {
         chunks(&store, size).await;
     }
-    exists(&store).await;
+    if chosen("batched_exists", 0) {
+        exists(&store).await;
+    }
     store.close().await.expect("it closes");
 }
 
@@ -55,19 +59,29 @@ async fn chunks(store: &Connector, size: usize) {
     measure!("batched_put", size, n, {
         store.batched_put(&items).await.into_iter().for_each(|answer| answer.expect("it is stored"));
     });
+    // They may not have been chosen.
+    store.batched_put(&items).await.into_iter().for_each(|answer| answer.expect("it is stored"));
     let mut requests: Vec<_> = keys.iter().map(|key| (key.clone(), MemoryObjMut::from(vec![1; size]))).collect();
     measure!("batched_get_into", size, n, {
         let answers = store.batched_get_into(&mut requests).await;
         assert!(answers.into_iter().all(|n| n.expect("it is read") == Some(size)));
     });
-    assert!(requests.iter().all(|(_, memory)| memory[..] == chunk[..]));
-    measure!("8 x get_into", size, n, {
-        let at_once = requests.chunks_mut(n.div_ceil(8)).map(|part| async {
-            for (key, memory) in part {
-                store.get_into(key, memory).await.expect("it is read");
-            }
-        });
-        join_all(at_once).await;
+    assert!(!chosen("batched_get_into", size) || requests.iter().all(|(_, memory)| memory[..] == chunk[..]));
+    measure!("8 tasks, get_into", size, n, {
+        let tasks: Vec<_> = (0..8)
+            .map(|i| {
+                let (store, mut part) = (store.clone(), requests.split_off(requests.len() - requests.len() / (8 - i)));
+                tokio::spawn(async move {
+                    for (key, memory) in &mut part {
+                        store.get_into(key, memory).await.expect("it is read");
+                    }
+                    part
+                })
+            })
+            .collect();
+        for task in tasks {
+            requests.extend(task.await.expect("no panic"));
+        }
     });
     measure!("get", size, n, {
         for key in &keys {
@@ -90,6 +104,16 @@ async fn exists(store: &Connector) {
         "batched_exists of 1000: {per_second:.0}/s, {:.2} CPU s per million",
         (self::cpu() - cpu) / asked as f64 * 1e6
     );
+}
+
+/// Whether every word behind the URL is part of the measurement's name.
+fn chosen(what: &str, size: usize) -> bool {
+    let name = format!("{} KiB {what}", size >> 10);
+    std::env::args()
+        .skip_while(|arg| !arg.contains("://"))
+        .skip(1)
+        .filter(|arg| arg != "--bench")
+        .all(|word| name.contains(&word))
 }
 
 fn report(what: &str, size: usize, bytes: usize, took: Duration, cpu: f64) {
