@@ -66,6 +66,15 @@ async fn create_entry(entry: &'static crate::registry::ConnectorEntry, ctx: Conn
     let ctx = ctx.with_entry(entry);
     let name = entry.full_name();
     let created = async {
+        if ctx.url().fragment().is_some() {
+            return Err(crate::Error::new(
+                crate::ErrorKind::InvalidUrl,
+                format!("`{}` has a `#`, and what stands behind it would be left out", ctx.url()),
+            )
+            .with_hint(
+                "leave it out; in an option's value or a password write `%23`, also for a `#` in `base_path=`",
+            ));
+        }
         if let Some(schema) = entry.options() {
             crate::options::check_query(ctx.url(), &schema)?;
         }

@@ -179,8 +179,17 @@ fn article(word: &str) -> &'static str {
     }
 }
 
-/// Refuses the query parameters that are no options of `schema`.
+/// Refuses the query parameters that are no options of `schema`, and those that would set nothing.
 pub(crate) fn check_query(url: &RemoteUrl, schema: &OptionsSchema) -> Result<()> {
+    if let Some(name) = url.query_without_value().next() {
+        return Err(Error::new(ErrorKind::InvalidOption, format!("URL option `{name}` has no value"))
+            .with_hint(format!("write `{name}=value`, or leave it out")));
+    }
+    let names: Vec<&str> = query_options(url).map(|(name, _)| name).collect();
+    if let Some((_, name)) = names.iter().enumerate().find(|(n, name)| names[..*n].contains(name)) {
+        return Err(Error::new(ErrorKind::InvalidOption, format!("URL option `{name}` is set more than once"))
+            .with_hint("leave one of its values"));
+    }
     let mut own = query_options(url).filter(|(name, _)| !is_layer_option(name));
     own.try_for_each(|(name, _)| schema.check(name, "URL option"))
 }

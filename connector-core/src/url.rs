@@ -51,6 +51,8 @@ struct Parts {
     username: Option<String>,
     password: Option<String>,
     query: Vec<(String, String)>,
+    without_value: Vec<String>,
+    fragment: Option<String>,
 }
 
 impl RemoteUrl {
@@ -66,8 +68,13 @@ impl RemoteUrl {
         let fail = |why: String| {
             // One line, whatever the text holds.
             let shown: String = redact(text).chars().map(escape_control).collect();
-            Error::new(ErrorKind::InvalidUrl, format!("`{shown}` is no remote URL: {why}"))
-                .with_hint("write `scheme://host:port/path?option=value`")
+            Error::new(ErrorKind::InvalidUrl, format!("`{shown}` is no remote URL: {why}")).with_hint(
+                if text.starts_with(['/', '.', '~']) {
+                    "for a directory write `fs:///path`"
+                } else {
+                    "write `scheme://host:port/path?option=value`"
+                },
+            )
         };
         if let Some(c) = text.chars().find(|c| c.is_control()) {
             return Err(fail(format!("it holds the control character {c:?}")));
@@ -81,8 +88,8 @@ impl RemoteUrl {
         if !is_scheme(scheme) {
             return Err(fail("a scheme is letters, digits, `+`, `-` and `.`, and starts with a letter".into()));
         }
-        let (rest, fragment) = rest.split_once('#').unwrap_or((rest, ""));
-        if fragment.contains('@') {
+        let (rest, fragment) = rest.split_once('#').map_or((rest, None), |(rest, fragment)| (rest, Some(fragment)));
+        if fragment.is_some_and(|fragment| fragment.contains('@')) {
             return Err(fail("an `@` stands behind a `#`; write the `#` of a password as `%23`".into()));
         }
         let (before_query, query) = rest.split_once('?').unwrap_or((rest, ""));
@@ -98,10 +105,10 @@ impl RemoteUrl {
             several => several.split(',').map(|one| parse_host(one).map_err(fail)).collect::<Result<_>>()?,
         };
         // As Python's parse_qs: `a=` and `a` carry no value and are left out.
-        let query = form_urlencoded::parse(query.as_bytes())
-            .filter(|(_, value)| !value.is_empty())
-            .map(|(name, value)| (name.into_owned(), value.into_owned()))
-            .collect();
+        let pairs = form_urlencoded::parse(query.as_bytes());
+        let (query, without_value): (Vec<_>, Vec<_>) =
+            pairs.into_owned().partition(|(_, value): &(String, String)| !value.is_empty());
+        let without_value = without_value.into_iter().map(|(name, _)| name).collect();
         Ok(Self(Arc::new(Parts {
             text: text.to_owned(),
             scheme: scheme.to_ascii_lowercase(),
@@ -110,6 +117,8 @@ impl RemoteUrl {
             username,
             password,
             query,
+            without_value,
+            fragment: fragment.map(str::to_owned),
         })))
     }
 
@@ -156,6 +165,17 @@ impl RemoteUrl {
     /// All query parameters that have a value, decoded, in the order written.
     pub fn query_pairs(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.query.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// The names of query parameters that have no value, decoded.
+    pub(crate) fn query_without_value(&self) -> impl Iterator<Item = &str> {
+        self.0.without_value.iter().map(String::as_str)
+    }
+
+    /// What stands behind the first `#`, if there is one. LMCache reads such a URL and drops it; kvconn opens none, because
+    /// what was meant as the end of a path or as options would be lost without a word.
+    pub fn fragment(&self) -> Option<&str> {
+        self.0.fragment.as_deref()
     }
 
     /// The text as it was given, secrets and all: for the connection, not for a log.

@@ -39,7 +39,6 @@
 //!
 //! `conformance` (off by default) adds `conformance`: the contract of every connector as checks that can be run.
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
-#![forbid(unsafe_code)]
 // A store that is not named is not linked, in silence: an unused dependency must not compile. (Tests have more of them.)
 #![cfg_attr(not(test), deny(unused_crate_dependencies))]
 

@@ -11,6 +11,9 @@ use crate::args::{GetArgs, KeysArgs, LayoutArgs, LsArgs, PutArgs};
 use crate::output::{Answer, Failure, Out, complain, note};
 use crate::setup::Setup;
 
+/// Stores in which nobody will find what this command puts.
+const IN_THIS_PROCESS: [&str; 2] = ["kvconn.memory/MemoryConnector", "kvconn.mock/MockConnector"];
+
 pub(crate) async fn put(setup: &Setup, args: &PutArgs, out: &mut Out) -> Result<Answer, Failure> {
     let key = setup.key(&args.key)?;
     let bytes = read_input(&args.file)?;
@@ -23,6 +26,9 @@ pub(crate) async fn put(setup: &Setup, args: &PutArgs, out: &mut Out) -> Result<
         .with_store(&args.url, async |store| {
             store.put(&key, chunk.clone()).await?;
             writeln!(out, "stored {key}: {}", chunk.layout())?;
+            if IN_THIS_PROCESS.contains(&store.name()) {
+                note("this store's chunks live in the process that put them, and it ends here");
+            }
             Ok(Answer::Yes)
         })
         .await

@@ -90,7 +90,11 @@ async fn by_type(name: &str, ctx: ConnectorContext) -> Result<Connector> {
         let rest = key.strip_prefix(PLUGIN_KEY_PREFIX)?;
         Some(rest.rsplit_once('.')?.0)
     });
-    let guess = did_you_mean(name, configured);
+    let configured: Vec<&str> = configured.collect();
+    let mut guess = did_you_mean(name, configured.iter().copied());
+    if guess.is_empty() {
+        guess = did_you_mean(scheme, registry::index().schemes());
+    }
     Err(Error::new(ErrorKind::InvalidOption, format!("extra_config does not say what plugin `{name}` is{guess}"))
         .with_hint(format!(
             "set `{PLUGIN_KEY_PREFIX}{name}.url`, or `.module_path` and `.class_name`, in extra_config"

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt};
@@ -47,6 +48,8 @@ pub struct Kit {
     metadata: Option<Arc<LMCacheMetadata>>,
     limit: Duration,
     patience: Duration,
+    /// Whether memory leaked in a check of this kit.
+    leaked: Arc<AtomicBool>,
 }
 
 impl Kit {
@@ -56,7 +59,8 @@ impl Kit {
         open: impl Fn(LocalCpuBackend) -> F + Send + Sync + 'static,
     ) -> Self {
         let open = Arc::new(move |backend| open(backend).boxed());
-        Self { open, metadata: None, limit: Duration::from_secs(60), patience: Duration::from_secs(5) }
+        let (limit, patience) = (Duration::from_secs(60), Duration::from_secs(5));
+        Self { open, metadata: None, limit, patience, leaked: Arc::default() }
     }
 
     /// Checks the store of this URL, with LMCache's defaults for everything else.
@@ -86,6 +90,7 @@ impl Kit {
     }
 
     /// How long work may go on after its future has ended before the memory it holds counts as leaked; 5 s unless set.
+    /// Behind a check in which memory leaked it is a tenth, so that one mistake does not make every check wait.
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         self.patience = grace;
@@ -166,6 +171,15 @@ impl Kit {
 
     pub(super) fn patience(&self) -> Duration {
         self.patience
+    }
+
+    /// How long memory may take to come back.
+    pub(super) fn patience_for_memory(&self) -> Duration {
+        if self.leaked.load(Ordering::Relaxed) { self.patience / 10 } else { self.patience }
+    }
+
+    pub(super) fn memory_leaked(&self) {
+        self.leaked.store(true, Ordering::Relaxed);
     }
 }
 

@@ -90,7 +90,10 @@ async fn run(kit: Kit, check: &'static Check, names: Arc<Names>) -> Result<Outco
     // Also if keys are left: connections and background work are not.
     let closed = close(&subject).await;
     let back = match &closed {
-        Ok(()) => subject.all_memory_is_back().await.map_err(|_| leaked(&pool)),
+        Ok(()) => subject.all_memory_is_back().await.map_err(|_| {
+            kit.memory_leaked();
+            leaked(&pool)
+        }),
         // Then whatever is still held is no news.
         Err(_) => Ok(()),
     };

@@ -223,23 +223,27 @@ impl Subject {
     }
 
     /// Work that a future started may go on for a while: whether it ends in time.
-    pub(super) async fn eventually(&self, mut done: impl FnMut() -> bool) -> bool {
-        let deadline = Instant::now() + self.kit.patience();
-        loop {
-            if done() {
-                return true;
-            }
-            if Instant::now() >= deadline {
-                return false;
-            }
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+    pub(super) async fn eventually(&self, done: impl FnMut() -> bool) -> bool {
+        within(self.kit.patience(), done).await
     }
 
     pub(super) async fn all_memory_is_back(&self) -> Checked {
-        let back = self.eventually(|| self.pool.stats().in_use == 0).await;
+        let back = within(self.kit.patience_for_memory(), || self.pool.stats().in_use == 0).await;
         ensure!(back, "{} bytes of the pool did not come back", self.pool.stats().in_use);
         Ok(())
+    }
+}
+
+async fn within(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + limit;
+    loop {
+        if done() {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 

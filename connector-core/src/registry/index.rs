@@ -88,6 +88,11 @@ impl Index {
         &self.connectors
     }
 
+    /// All schemes that somebody claims, in no order.
+    pub(crate) fn schemes(&self) -> impl Iterator<Item = &'static str> {
+        self.by_scheme.keys().copied()
+    }
+
     /// All adapters, sorted by scheme.
     pub fn adapters(&self) -> &[&'static AdapterEntry] {
         &self.adapters
@@ -158,7 +163,7 @@ impl Index {
 
     /// The error of a scheme that nobody serves: `NotFound` with the nearest one and what is linked.
     pub fn no_scheme(&self, scheme: &str) -> Error {
-        let known: Vec<&str> = RESERVED_SCHEMES.into_iter().chain(self.by_scheme.keys().copied()).collect();
+        let known: Vec<&str> = RESERVED_SCHEMES.into_iter().chain(self.schemes()).collect();
         let mut message = format!("no connector serves the scheme `{scheme}://`");
         if let Some(hint) = self.hints.iter().find(|h| h.schemes.contains(&scheme)) {
             return Error::new(ErrorKind::NotFound, message).with_hint(compiled_out(hint));

@@ -25,6 +25,8 @@ pub(crate) struct Connection {
     patience: Duration,
     /// Kept from wait to wait, and set anew only when it went off: most waits end long before.
     alarm: Pin<Box<Sleep>>,
+    /// How many bytes must be there before the socket counts as readable.
+    low_mark: u32,
     /// Replies that were asked for and not read.
     owed: usize,
     /// Bytes that ever arrived.
@@ -46,6 +48,7 @@ impl Connection {
             address: address.clone(),
             patience,
             alarm: Box::pin(tokio::time::sleep(patience)),
+            low_mark: 1,
             owed: 0,
             arrived: 0,
             failed: false,
@@ -75,6 +78,11 @@ impl Connection {
     /// Bytes that ever arrived on it.
     pub(super) fn arrived(&self) -> u64 {
         self.arrived
+    }
+
+    /// Bytes that arrived since it was `before`.
+    pub(super) fn arrived_since(&self, before: u64) -> usize {
+        usize::try_from(self.arrived - before).unwrap_or(usize::MAX)
     }
 
     /// What was received and not understood, or not read yet.
@@ -200,27 +208,46 @@ impl Connection {
                     self.reader.arrived(n.saturating_sub(wanted));
                     return Ok(n.min(wanted));
                 }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait(Ready::Read).await?,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.mark(if wanted < LOW_MARK.0 { 1 } else { wanted.min(LOW_MARK.1) as u32 })?;
+                    self.wait(Ready::Read).await?;
+                }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(self.io_failed(e, "read from")),
             }
         }
     }
 
+    /// Wakes up only when so many bytes are there.
+    fn mark(&mut self, bytes: u32) -> Result<()> {
+        if self.low_mark != bytes {
+            self.stream.set_low_mark(bytes).map_err(|e| self.io_failed(e, "wait for"))?;
+            self.low_mark = bytes;
+        }
+        Ok(())
+    }
+
     /// Waits until the socket may get on, but not for ever.
     async fn wait(&mut self, ready: Ready) -> Result<()> {
-        let until = Instant::now() + self.patience;
-        match poll_fn(|cx| self.poll_wait(ready, until, cx)).await {
-            Ok(true) => Ok(()),
-            Ok(false) => {
-                self.failed = true;
-                let (address, ms) = (&self.address, self.patience.as_millis());
-                let what = if ready == Ready::Read { "sent no byte" } else { "took no byte" };
-                Err(Error::new(ErrorKind::Timeout, format!("the server at {address} {what} for {ms} ms"))
-                    .temporary(true)
-                    .with_hint("is it overloaded or stopped? `io_timeout_ms` says how long to wait"))
+        let mut until = Instant::now() + self.patience;
+        loop {
+            match poll_fn(|cx| self.poll_wait(ready, until, cx)).await {
+                Ok(true) => return Ok(()),
+                // Something is there, and too little to wake anybody.
+                Ok(false) if ready == Ready::Read && self.low_mark > 1 && self.stream.is_disturbed() => {
+                    self.mark(1)?;
+                    until = Instant::now() + self.patience;
+                }
+                Ok(false) => {
+                    self.failed = true;
+                    let (address, ms) = (&self.address, self.patience.as_millis());
+                    let what = if ready == Ready::Read { "sent no byte" } else { "took no byte" };
+                    return Err(Error::new(ErrorKind::Timeout, format!("the server at {address} {what} for {ms} ms"))
+                        .temporary(true)
+                        .with_hint("is it overloaded or stopped? `io_timeout_ms` says how long to wait"));
+                }
+                Err(e) => return Err(self.io_failed(e, "wait for")),
             }
-            Err(e) => Err(self.io_failed(e, "wait for")),
         }
     }
 
@@ -263,6 +290,9 @@ impl Connection {
         self.io_failed(e, "write to")
     }
 }
+
+/// From how many bytes on, and at most how many, of a payload that is under way must be there before its reader is woken.
+const LOW_MARK: (usize, usize) = (128 << 10, 1 << 20);
 
 /// The same error, as that of a server that is not there.
 fn unavailable(e: Error) -> Error {

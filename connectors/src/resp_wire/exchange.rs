@@ -48,10 +48,12 @@ impl Wire {
     /// # Errors
     /// The exchange's own, and `Unavailable`, `Timeout`, `Corrupt` if the connection fails.
     pub(crate) async fn exchange<E: Exchange>(&self, mut one: E) -> Result<E::Answer> {
-        let mut lease = self.lease(&self.bulk).await?;
+        let mut lease = self.lease_for_chunks().await?;
         loop {
+            let before = lease.connection.arrived();
             match ask(&mut lease.connection, &mut one).await {
-                Ok(answer) => {
+                Ok((sent, answer)) => {
+                    self.moved(sent.max(lease.connection.arrived_since(before)));
                     lease.done();
                     return answer;
                 }
@@ -81,7 +83,7 @@ impl Wire {
 
     /// Does a part of the queue on one connection.
     async fn work<E: Exchange>(&self, queue: &Queue<E>, answers: &Answers<E>, lanes: usize) -> Result<()> {
-        let mut lease = self.lease(&self.bulk).await?;
+        let mut lease = self.lease_for_chunks().await?;
         let mut sent: VecDeque<(usize, E)> = VecDeque::new();
         let (mut window, mut each_sent) = (1, 0);
         loop {
@@ -107,8 +109,9 @@ impl Wire {
                 Ok(answer) => {
                     put(answers, *at, answer);
                     sent.pop_front();
-                    let each = usize::try_from(lease.connection.arrived() - before).unwrap_or(usize::MAX);
-                    window = (AHEAD / each.max(each_sent).max(1)).clamp(1, WINDOW);
+                    let each = each_sent.max(lease.connection.arrived_since(before));
+                    self.moved(each);
+                    window = (AHEAD / each.max(1)).clamp(1, WINDOW);
                 }
                 Err(e) => lease = self.after_failure(lease, e, &mut sent, answers).await?,
             }
@@ -201,12 +204,14 @@ async fn run(connection: &mut Connection, request: &Request<'_>, answers: &mut V
     Ok(())
 }
 
-async fn ask<E: Exchange>(connection: &mut Connection, one: &mut E) -> Result<Result<E::Answer>> {
+/// Also says how many bytes were sent.
+async fn ask<E: Exchange>(connection: &mut Connection, one: &mut E) -> Result<(usize, Result<E::Answer>)> {
     let mut request = Request::new();
     one.request(&mut request);
     connection.send(&request).await?;
+    let sent = request.len();
     drop(request);
-    one.read(connection).await
+    Ok((sent, one.read(connection).await?))
 }
 
 /// Sends them in one go; says how many bytes that were.

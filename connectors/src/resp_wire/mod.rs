@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`reply`], `token`, `partial` | reads replies out of bytes; no socket |
 //! | `request` | commands with payloads that are not copied |
-//! | `stream`, `reactor` | sockets, and which runtime waits for them |
+//! | `stream`, `low_mark`, `reactor` | sockets, when they count as readable, and which runtime waits for them |
 //! | `connection`, `handshake` | one connection, its timeouts and its first words |
 //! | `pool` | the connections of one store |
 //! | `exchange` | [`Exchange`]: one thing to ask, alone or many at once |
@@ -18,6 +18,7 @@ mod connection;
 mod errors;
 mod exchange;
 mod handshake;
+mod low_mark;
 mod options;
 mod partial;
 mod pool;

@@ -1,6 +1,6 @@
 //! The connections to one server: some for chunks, some for everything else.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +26,10 @@ pub(crate) struct Wire {
     backoff: Mutex<Backoff>,
     pub(super) bulk: Lane,
     pub(super) small: Lane,
+    /// What may be on its way at once, in [`UNIT`]s.
+    on_the_way: Semaphore,
+    /// Length of the chunk that was moved last: the chunks of a store are mostly of one length.
+    usual_len: AtomicUsize,
 }
 
 /// Some connections, each used by one call at a time.
@@ -45,6 +49,7 @@ pub(super) struct Lease<'a> {
     /// What had arrived when the lease began, if the connection was used before.
     arrived_before: Option<u64>,
     permit: SemaphorePermit<'a>,
+    share: Option<SemaphorePermit<'a>>,
 }
 
 #[derive(Default)]
@@ -57,6 +62,12 @@ struct Backoff {
 const BULK_ROOM: usize = 4 << 10;
 /// Small replies come many at a time.
 const SMALL_ROOM: usize = 16 << 10;
+/// Bytes of chunks that are asked for or sent at once over all connections, about. A server makes an answer whole in its
+/// memory and reads a request whole before it does anything, and what does not stay in its processor's cache is slower.
+/// (Measured, 4 MiB, batches: 8 connections with 32 MiB on their way read at 1.3 GiB/s, 4 with 16 MiB at 1.8.)
+const ON_THE_WAY: usize = 16 << 20;
+/// In what it is counted.
+const UNIT: usize = 64 << 10;
 /// Longest pause between two attempts to connect.
 const MAX_PAUSE: Duration = Duration::from_millis(500);
 
@@ -72,6 +83,8 @@ impl Wire {
             backoff: Mutex::default(),
             bulk: Lane::new(options.connections, BULK_ROOM),
             small: Lane::new(options.small_connections, SMALL_ROOM),
+            on_the_way: Semaphore::new(ON_THE_WAY / UNIT),
+            usual_len: AtomicUsize::new(0),
             options: Arc::new(options),
         };
         wire.lease(&wire.small).await?.done();
@@ -89,6 +102,22 @@ impl Wire {
             lane.permits.close();
             lane.idle().clear();
         }
+        self.on_the_way.close();
+    }
+
+    /// A connection for chunks, once one is free and few enough bytes are on their way. At least two get one.
+    pub(super) async fn lease_for_chunks(&self) -> Result<Lease<'_>> {
+        let mut lease = self.lease(&self.bulk).await?;
+        let share = self.usual_len.load(Ordering::Relaxed).min(ON_THE_WAY / 2).div_ceil(UNIT);
+        // It fits: the limit is small.
+        let share = self.on_the_way.acquire_many(u32::try_from(share).unwrap_or(1)).await;
+        lease.share = Some(share.map_err(|_| Error::closed())?);
+        Ok(lease)
+    }
+
+    /// Remembers how long a chunk was.
+    pub(super) fn moved(&self, len: usize) {
+        self.usual_len.store(len, Ordering::Relaxed);
     }
 
     /// A connection of the lane, once one is free.
@@ -96,18 +125,18 @@ impl Wire {
         let permit = lane.permits.acquire().await.map_err(|_| Error::closed())?;
         if let Some(connection) = lane.take_alive() {
             let arrived_before = Some(connection.arrived());
-            return Ok(Lease { lane, connection, arrived_before, permit });
+            return Ok(Lease { lane, connection, arrived_before, permit, share: None });
         }
         let connection = self.connect(lane.room).await?;
-        Ok(Lease { lane, connection, arrived_before: None, permit })
+        Ok(Lease { lane, connection, arrived_before: None, permit, share: None })
     }
 
     /// A new connection in place of another one.
     pub(super) async fn renew<'a>(&self, lease: Lease<'a>) -> Result<Lease<'a>> {
-        let Lease { lane, connection, permit, .. } = lease;
+        let Lease { lane, connection, permit, share, .. } = lease;
         drop(connection);
         let connection = self.connect(lane.room).await?;
-        Ok(Lease { lane, connection, arrived_before: None, permit })
+        Ok(Lease { lane, connection, arrived_before: None, permit, share })
     }
 
     async fn connect(&self, room: usize) -> Result<Connection> {

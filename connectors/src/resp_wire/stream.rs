@@ -10,6 +10,8 @@ use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::Handle;
 
+use super::low_mark;
+
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Address {
@@ -127,6 +129,14 @@ impl Stream {
             Self::Unix(unix) => unix.try_io(interest, || once(unix.as_fd())),
         };
         done.map_or(answer, Ok)
+    }
+
+    /// Says how many bytes must be there before it counts as readable. A unix socket knows nothing of that.
+    pub(super) fn set_low_mark(&self, bytes: u32) -> io::Result<()> {
+        match self {
+            Self::Tcp(tcp) => low_mark::set(tcp.as_fd(), bytes),
+            Self::Unix(_) => Ok(()),
+        }
     }
 
     /// Ready once a try may get on.

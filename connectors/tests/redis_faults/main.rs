@@ -27,6 +27,7 @@ macro_rules! faults {
                 network::a_stalled_reply_is_a_timeout_and_holds_up_nobody_for_ever,
                 network::bytes_that_come_one_by_one_are_the_same_chunks,
                 network::bytes_that_come_late_are_the_same_chunks,
+                network::a_reply_that_trickles_is_read_and_one_that_stops_is_a_timeout,
                 network::a_corrupt_length_is_an_error_and_never_a_chunk,
                 network::a_corrupt_length_in_a_batch_spoils_no_other_answer,
                 server::a_server_that_is_killed_under_load_is_an_error_until_it_is_back,

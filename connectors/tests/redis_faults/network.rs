@@ -1,8 +1,8 @@
 //! The network cuts, stalls, splits and lies.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use connectors::MemoryObjMut;
+use connectors::{ErrorKind, MemoryObjMut};
 use kvconn_redis_server::{Corruption, Fault, Proxy, RedisServer};
 
 use crate::store::{Kind, Store, is_lost, key};
@@ -107,6 +107,25 @@ pub(crate) async fn bytes_that_come_late_are_the_same_chunks(kind: Kind) {
     }
     let found: Vec<_> = store.batched_get(&[3, 2, 7, 1]).await.into_iter().map(Result::unwrap).collect();
     assert_eq!(found, [Some(3), Some(2), None, Some(1)]);
+    store.leaks_nothing().await;
+}
+
+/// Every part of a large chunk comes in time, and all of it takes many times longer than the server may be silent.
+pub(crate) async fn a_reply_that_trickles_is_read_and_one_that_stops_is_a_timeout(kind: Kind) {
+    let (_server, proxy, store) = behind_proxy(kind, "?io_timeout_ms=300").await;
+    store.put(1, 1, 2 * MIB).await.unwrap();
+    proxy.replies(Fault::Delay(Duration::from_millis(50)));
+    let begin = Instant::now();
+    assert_eq!(store.get(1).await.unwrap(), Some(1));
+    assert!(begin.elapsed() > Duration::from_secs(1), "the network was slow");
+    let stop = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        proxy.replies(Fault::Stall);
+    };
+    let (got, ()) = tokio::join!(store.get(1), stop);
+    assert_eq!(got.unwrap_err().kind(), ErrorKind::Timeout);
+    proxy.heal();
+    store.is_right().await;
     store.leaks_nothing().await;
 }
 

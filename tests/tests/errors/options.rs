@@ -43,6 +43,18 @@ async fn an_option_of_the_wrong_type_is_refused_with_its_place_its_type_and_its_
 }
 
 #[tokio::test]
+async fn an_option_that_would_set_nothing_is_refused() {
+    use ErrorKind::InvalidOption;
+    assert_refused(&[
+        ("memory://?capacity=", InvalidOption, &["URL option `capacity` has no value", "write `capacity=value`"]),
+        ("memory://?capacity", InvalidOption, &["URL option `capacity` has no value"]),
+        ("memory://?capacity=1&capacity=2", InvalidOption, &["URL option `capacity` is set more than once"]),
+        ("memory://?retries=1&retries=1", InvalidOption, &["URL option `retries` is set more than once"]),
+    ])
+    .await;
+}
+
+#[tokio::test]
 async fn a_secret_option_of_the_wrong_type_is_refused_without_its_value() {
     let e = connectors::open("strict://h:0?password=hunter2").await.unwrap_err();
     assert_is(&e, ErrorKind::InvalidOption, &["option `password` in the URL", "it takes an integer"]);

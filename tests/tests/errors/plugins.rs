@@ -18,6 +18,7 @@ async fn a_plugin_that_the_configuration_does_not_describe_is_refused_with_the_k
             InvalidOption,
             vec!["plugin `mian`", "did you mean `main`?"],
         ),
+        (json!({}), "plugin://memry", InvalidOption, vec!["plugin `memry`", "did you mean `memory`?"]),
         (
             json!({"remote_storage_plugin.mine.module_path": "kvconn.memory"}),
             "plugin://mine",

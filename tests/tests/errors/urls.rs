@@ -22,6 +22,7 @@ async fn a_url_that_lacks_a_part_is_refused_with_the_part_and_the_form_to_write(
     assert_refused(&[
         ("", InvalidUrl, &["no `scheme://`", "write `scheme://host:port/path?option=value`"]),
         ("localhost:6379", InvalidUrl, &["no `scheme://`"]),
+        ("/tmp/kv", InvalidUrl, &["no `scheme://`", "for a directory write `fs:///path`"]),
         ("://h:1", InvalidUrl, &["a scheme is letters"]),
         (" memory://a", InvalidUrl, &["starts or ends with a space"]),
         ("memory://a\u{7}", InvalidUrl, &["control character '\\u{7}'"]),
@@ -33,6 +34,8 @@ async fn a_url_that_lacks_a_part_is_refused_with_the_part_and_the_form_to_write(
         ("fs://tmp/kv", InvalidUrl, &["host `tmp`, but no port", "`fs:///tmp/kv`"]),
         ("fs:///tmp/a,,/tmp/b", InvalidUrl, &["`/tmp/a,,/tmp/b` is empty"]),
         ("fs:///tmp/a?base_path=/tmp/b", InvalidUrl, &["gives the directory twice"]),
+        ("fs:///tmp/kv#2", InvalidUrl, &["has a `#`", "write `%23`"]),
+        ("memory://a?capacity=1#x", InvalidUrl, &["has a `#`"]),
         ("plugin://", InvalidUrl, &["names no plugin", "write `plugin://name`"]),
     ])
     .await;
