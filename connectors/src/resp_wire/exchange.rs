@@ -111,7 +111,9 @@ impl Wire {
                     sent.pop_front();
                     let each = each_sent.max(lease.connection.arrived_since(before));
                     self.moved(each);
-                    window = (AHEAD / each.max(1)).clamp(1, WINDOW);
+                    // A chunk that is sent ahead waits in the sockets, where the server finds it as soon as it has answered.
+                    let at_least = if each_sent == each { 2 } else { 1 };
+                    window = (AHEAD / each.max(1)).clamp(at_least, WINDOW);
                 }
                 Err(e) => lease = self.after_failure(lease, e, &mut sent, answers).await?,
             }
