@@ -1,11 +1,12 @@
 use std::path::PathBuf;
-use std::time::Duration;
 
 use connector_core::{ConnectorContext, ConnectorOptions, Error, ErrorKind, RemoteUrl, Result};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::resp_wire::{Address, Limits, Protocol, WireOptions, decoded};
+use crate::resp_wire::{
+    Address, MAX_VALUE, PORT, Settings, WireOptions, check_range, database_in, decoded, protocol_schema,
+};
 
 /// Options of `redis://` and `unix://`.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -29,21 +30,18 @@ pub struct RedisOptions {
     pub redis_url: Option<String>,
     /// Longest time until a new connection is ready, in milliseconds.
     pub connect_timeout_ms: u64,
-    /// Longest time without a byte in the middle of a call, in milliseconds.
+    /// Longest time without a byte in the middle of a call, in milliseconds. A large chunk that stops half-way may take twice
+    /// as long to fail.
     pub io_timeout_ms: u64,
     /// `2` or `3` for RESP2 or RESP3; `auto` for RESP3 where the server knows it.
     #[schemars(schema_with = "protocol_schema")]
     pub protocol: String,
-    /// What `CLIENT LIST` on the server calls the connections; empty (in `extra_config`) for nothing.
+    /// What `CLIENT LIST` on the server calls the connections.
     pub client_name: String,
     /// Largest chunk that is read or written, in bytes.
     pub max_value_bytes: u64,
 }
 
-/// Redis' own limit.
-const MAX_VALUE: u64 = 512 << 20;
-/// Where redis listens.
-const PORT: u16 = 6379;
 /// Ten years: what the server takes for a time and nobody for a mistake.
 const MAX_TTL: u64 = 315_360_000;
 
@@ -67,10 +65,6 @@ impl Default for RedisOptions {
     }
 }
 
-fn protocol_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({ "type": "string", "enum": ["auto", "2", "3"] })
-}
-
 impl ConnectorOptions for RedisOptions {
     const EXTRA_CONFIG_PREFIX: &'static str = "redis_connector_";
     const EXTRA_CONFIG_SHARED: &'static [(&'static str, &'static str)] = &[("redis_url", "redis_url")];
@@ -91,17 +85,14 @@ impl RedisOptions {
             None => self.username.clone(),
         };
         wire.database = self.database(&url)?;
-        wire.client_name = Some(self.client_name.clone()).filter(|name| !name.is_empty());
-        wire.protocol = match self.protocol.as_str() {
-            "2" => Protocol::Resp2,
-            "3" => Protocol::Resp3,
-            _ => Protocol::Auto,
-        };
-        wire.connections = self.connections;
-        wire.connect_timeout = Duration::from_millis(self.connect_timeout_ms);
-        wire.io_timeout = Duration::from_millis(self.io_timeout_ms);
-        let payload = usize::try_from(self.max_value_bytes).unwrap_or(usize::MAX);
-        wire.limits = Limits { payload, ..Limits::default() };
+        wire.set(Settings {
+            connections: self.connections,
+            protocol: self.protocol.clone(),
+            client_name: self.client_name.clone(),
+            connect_timeout_ms: self.connect_timeout_ms,
+            io_timeout_ms: self.io_timeout_ms,
+            max_value_bytes: self.max_value_bytes,
+        })?;
         Ok(wire)
     }
 
@@ -143,14 +134,10 @@ impl RedisOptions {
 
     /// As LMCache: the option in the URL, then the path.
     fn database(&self, url: &RemoteUrl) -> Result<u32> {
-        let path = url.path().trim_matches('/');
-        if url.query("db").is_some() || url.scheme() != "redis" || path.is_empty() {
+        if url.query("db").is_some() || url.scheme() != "redis" {
             return Ok(self.db.unwrap_or(0));
         }
-        path.parse().map_err(|_| {
-            Error::new(ErrorKind::InvalidUrl, format!("`{url}`: the path `{path}` is no database's number"))
-                .with_hint("write `redis://host:port/0`, or leave it out")
-        })
+        Ok(database_in(url)?.or(self.db).unwrap_or(0))
     }
 
     /// Refuses what cannot be had.
@@ -160,26 +147,7 @@ impl RedisOptions {
             return Err(wrong("option `refresh_ttl` has nothing to renew".into())
                 .with_hint("set `ttl_sec`, the seconds that a chunk lives"));
         }
-        if !matches!(self.protocol.as_str(), "auto" | "2" | "3") {
-            return Err(
-                wrong(format!("option `protocol`: `{}` is none", self.protocol)).with_hint("write `auto`, `2` or `3`")
-            );
-        }
-        for (name, value, most) in [
-            ("connections", self.connections as u64, 1024),
-            ("ttl_sec", self.ttl_sec.unwrap_or(1), MAX_TTL),
-            ("connect_timeout_ms", self.connect_timeout_ms, 3_600_000),
-            ("io_timeout_ms", self.io_timeout_ms, 3_600_000),
-            ("max_value_bytes", self.max_value_bytes, MAX_VALUE),
-        ] {
-            if value == 0 || value > most {
-                return Err(wrong(format!("option `{name}`: {value} is not between 1 and {most}")));
-            }
-        }
-        if let Some(c) = self.client_name.chars().find(|c| !c.is_ascii_graphic()) {
-            return Err(wrong(format!("option `client_name`: it holds {c:?}, which redis does not take")));
-        }
-        Ok(())
+        check_range("ttl_sec", self.ttl_sec.unwrap_or(1), MAX_TTL)
     }
 }
 

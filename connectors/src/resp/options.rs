@@ -1,10 +1,8 @@
-use std::time::Duration;
-
 use connector_core::{ConnectorContext, ConnectorOptions, Error, ErrorKind, Result};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::resp_wire::{Address, Limits, Protocol, WireOptions, decoded};
+use crate::resp_wire::{Address, MAX_VALUE, PORT, Settings, WireOptions, database_in, decoded, protocol_schema};
 
 /// Options of `resp://`.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -21,23 +19,19 @@ pub struct RespOptions {
     pub database: Option<u32>,
     /// Longest time until a new connection is ready, in milliseconds.
     pub connect_timeout_ms: u64,
-    /// Longest time without a byte in the middle of a call, in milliseconds.
+    /// Longest time without a byte in the middle of a call, in milliseconds. A large chunk that stops half-way may take twice
+    /// as long to fail.
     pub io_timeout_ms: u64,
     /// `2` or `3` for RESP2 or RESP3; `auto` for RESP3 where the server knows it.
     #[schemars(schema_with = "protocol_schema")]
     pub protocol: String,
-    /// What `CLIENT LIST` on the server calls the connections; empty for nothing.
+    /// What `CLIENT LIST` on the server calls the connections.
     pub client_name: String,
     /// Largest value that is read or written, in bytes.
     pub max_value_bytes: u64,
     /// Must be false, as for LMCache: a value has no room for it.
     pub save_chunk_meta: bool,
 }
-
-/// Redis' own limit.
-const MAX_VALUE: u64 = 512 << 20;
-/// Where redis listens.
-const PORT: u16 = 6379;
 
 impl Default for RespOptions {
     fn default() -> Self {
@@ -54,10 +48,6 @@ impl Default for RespOptions {
             save_chunk_meta: false,
         }
     }
-}
-
-fn protocol_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({ "type": "string", "enum": ["auto", "2", "3"] })
 }
 
 impl ConnectorOptions for RespOptions {
@@ -93,25 +83,16 @@ impl RespOptions {
             Some(username) => Some(decoded(username, "user name", url)?),
             None => self.username.or_else(|| variable("LMCACHE_RESP_USERNAME")),
         };
-        let in_url = (url.scheme() == "resp").then(|| url.path().trim_matches('/')).filter(|path| !path.is_empty());
-        wire.database = match in_url {
-            Some(path) => path.parse().map_err(|_| {
-                Error::new(ErrorKind::InvalidUrl, format!("`{url}`: the path `{path}` is no database's number"))
-                    .with_hint("write `resp://host:port/0`, or leave it out")
-            })?,
-            None => self.database.unwrap_or(0),
-        };
-        wire.client_name = Some(self.client_name).filter(|name| !name.is_empty());
-        wire.protocol = match self.protocol.as_str() {
-            "2" => Protocol::Resp2,
-            "3" => Protocol::Resp3,
-            _ => Protocol::Auto,
-        };
-        wire.connections = self.connections;
-        wire.connect_timeout = Duration::from_millis(self.connect_timeout_ms);
-        wire.io_timeout = Duration::from_millis(self.io_timeout_ms);
-        let payload = usize::try_from(self.max_value_bytes).unwrap_or(usize::MAX);
-        wire.limits = Limits { payload, ..Limits::default() };
+        let in_url = if url.scheme() == "resp" { database_in(url)? } else { None };
+        wire.database = in_url.or(self.database).unwrap_or(0);
+        wire.set(Settings {
+            connections: self.connections,
+            protocol: self.protocol,
+            client_name: self.client_name,
+            connect_timeout_ms: self.connect_timeout_ms,
+            io_timeout_ms: self.io_timeout_ms,
+            max_value_bytes: self.max_value_bytes,
+        })?;
         Ok(wire)
     }
 
@@ -123,24 +104,6 @@ impl RespOptions {
                 "option `save_chunk_meta`: a value of `resp://` is the chunk's bytes and nothing else".into(),
             )
             .with_hint("leave it out or set it to false; `redis://` keeps shape, dtype and format"));
-        }
-        if !matches!(self.protocol.as_str(), "auto" | "2" | "3") {
-            return Err(
-                wrong(format!("option `protocol`: `{}` is none", self.protocol)).with_hint("write `auto`, `2` or `3`")
-            );
-        }
-        for (name, value, most) in [
-            ("connections", self.connections as u64, 1024),
-            ("connect_timeout_ms", self.connect_timeout_ms, 3_600_000),
-            ("io_timeout_ms", self.io_timeout_ms, 3_600_000),
-            ("max_value_bytes", self.max_value_bytes, MAX_VALUE),
-        ] {
-            if value == 0 || value > most {
-                return Err(wrong(format!("option `{name}`: {value} is not between 1 and {most}")));
-            }
-        }
-        if let Some(c) = self.client_name.chars().find(|c| !c.is_ascii_graphic()) {
-            return Err(wrong(format!("option `client_name`: it holds {c:?}, which redis does not take")));
         }
         Ok(())
     }

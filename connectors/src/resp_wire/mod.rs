@@ -39,11 +39,13 @@ pub(crate) use connection::Connection;
 pub(crate) use errors::server_error;
 #[cfg(feature = "redis")]
 pub(crate) use exchange::Exchange;
-pub(crate) use options::{Protocol, WireOptions, decoded};
+#[cfg(feature = "redis")]
+pub(crate) use options::check_range;
+pub(crate) use options::{MAX_VALUE, PORT, Settings, WireOptions, database_in, decoded, protocol_schema};
 pub(crate) use pool::Wire;
 #[cfg(feature = "redis")]
 pub(crate) use reply::Head;
-pub(crate) use reply::{Limits, Reply};
+pub(crate) use reply::Reply;
 #[cfg(feature = "redis")]
 pub(crate) use request::{Arg, Request};
 pub(crate) use scan::Scan;

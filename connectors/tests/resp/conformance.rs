@@ -5,7 +5,7 @@ use std::sync::Arc;
 use connector_core::conformance::Kit;
 use connectors::{Dtype, LMCacheMetadata, LayerGroup};
 
-use crate::server::RedisServer;
+use kvconn_redis_server::RedisServer;
 
 mod resp {
     connector_core::conformance_tests!(super::resp(""));
@@ -21,7 +21,7 @@ mod resp_with_metadata {
 
 fn resp(rest: &str) -> Kit {
     let server = RedisServer::start(&[]);
-    let url = server.url(rest);
+    let url = format!("{}{rest}", server.url("resp"));
     Kit::new(move |backend| {
         let _lives = &server;
         connectors::builder(&url).local_cpu_backend(backend).open()
@@ -33,7 +33,7 @@ fn resp_with_metadata() -> Kit {
     let group = LayerGroup { kv_size: 2, num_layers: 3, hidden_dim: 8, dtype: Dtype::Bfloat16 };
     let metadata = Arc::new(LMCacheMetadata::new("opt", 1, 0, 256, &[group]).expect("the metadata agrees"));
     let server = RedisServer::start(&[]);
-    let (url, opened_with) = (server.url(""), metadata.clone());
+    let (url, opened_with) = (server.url("resp"), metadata.clone());
     let kit = Kit::new(move |backend| {
         let _lives = &server;
         connectors::builder(&url).metadata(opened_with.clone()).local_cpu_backend(backend).open()

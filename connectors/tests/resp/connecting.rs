@@ -3,7 +3,9 @@
 use connectors::{Connector, ErrorKind, LMCacheEngineConfig, MemoryObj};
 
 use crate::fake;
-use crate::server::{RedisServer, key};
+use kvconn_redis_server::RedisServer;
+
+use crate::key;
 
 async fn refused(url: &str) -> connectors::Error {
     connectors::open(url).await.expect_err("it is refused")
@@ -111,7 +113,7 @@ async fn user_password_and_database_come_from_the_url_or_from_lmcaches_names() {
     let server = RedisServer::start(&["--user", "a@b", "on", ">p:w/%2F", "~*", "+@all", "--requirepass", "other"]);
     let stores = [
         connectors::open(&format!("resp://a%40b:p%3Aw%2F%252F@127.0.0.1:{}/5", server.port())).await.unwrap(),
-        connectors::builder(&server.url("?database=5"))
+        connectors::builder(&format!("{}?database=5", server.url("resp")))
             .config(
                 LMCacheEngineConfig::default()
                     .with_extra_config("username", "a@b")

@@ -5,5 +5,9 @@ mod conformance;
 mod connecting;
 mod fake;
 mod runtimes;
-mod server;
 mod values;
+
+/// The text of a key, by number.
+fn key(n: usize) -> connectors::CacheKey {
+    format!("org/model@1@0@{n:x}@bfloat16").parse().expect("a key")
+}

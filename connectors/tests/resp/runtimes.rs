@@ -9,7 +9,9 @@ use std::time::Duration;
 use connectors::{Connector, MemoryObj, MemoryObjMut};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::server::{RedisServer, key};
+use kvconn_redis_server::RedisServer;
+
+use crate::key;
 
 const SIZE: usize = 3_000_000;
 
@@ -70,7 +72,7 @@ fn ends(test: impl FnOnce() + Send + 'static) {
 #[test]
 fn a_thread_without_a_runtime_is_served() {
     let server = RedisServer::start(&[]);
-    let url = server.url("");
+    let url = server.url("resp");
     ends(move || {
         for runtime in [single(), several()] {
             let store = runtime.block_on(connectors::open(&url)).unwrap();
@@ -82,7 +84,7 @@ fn a_thread_without_a_runtime_is_served() {
 #[test]
 fn a_runtime_that_is_blocked_by_its_own_call_is_served() {
     let server = RedisServer::start(&[]);
-    let url = server.url("");
+    let url = server.url("resp");
     ends(move || {
         single().block_on(async {
             let store = connectors::open(&url).await.unwrap();
@@ -99,7 +101,7 @@ fn a_runtime_that_is_blocked_by_its_own_call_is_served() {
 #[test]
 fn a_store_outlives_the_runtime_that_it_was_opened_on() {
     let server = RedisServer::start(&[]);
-    let url = server.url("");
+    let url = server.url("resp");
     ends(move || {
         for runtime in [single(), several()] {
             let store = runtime.block_on(connectors::open(&url)).unwrap();
@@ -116,7 +118,7 @@ fn a_store_outlives_the_runtime_that_it_was_opened_on() {
 #[test]
 fn two_runtimes_share_a_store() {
     let server = RedisServer::start(&[]);
-    let url = server.url("?connections=2");
+    let url = format!("{}?connections=2", server.url("resp"));
     ends(move || {
         let opened_on = several();
         let store = opened_on.block_on(connectors::open(&url)).unwrap();

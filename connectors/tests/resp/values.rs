@@ -5,17 +5,19 @@ use std::sync::Arc;
 use connectors::{Dtype, ErrorKind, LMCacheMetadata, LayerGroup, MemoryObj};
 use futures::TryStreamExt;
 
-use crate::server::{RedisServer, key};
+use kvconn_redis_server::RedisServer;
+
+use crate::key;
 
 #[tokio::test]
 async fn the_value_is_the_chunks_bytes_under_the_keys_text() {
     let server = RedisServer::start(&[]);
-    let store = connectors::open(&server.url("")).await.unwrap();
+    let store = connectors::open(&server.url("resp")).await.unwrap();
     let object: connectors::CacheKey = "org/m@00000100@0@1f2e@salt".parse().unwrap();
     for key in [key(1), object] {
         store.put(&key, MemoryObj::from(b"\r\n\0chunk".to_vec())).await.unwrap();
-        assert_eq!(server.cli(&["GET", key.as_str()]), b"\r\n\0chunk\n");
-        assert_eq!(server.cli(&["TTL", key.as_str()]), b"-1\n");
+        assert_eq!(server.cli(&["GET", key.as_str()]).bytes(), Some(&b"\r\n\0chunk"[..]));
+        assert_eq!(server.cli(&["TTL", key.as_str()]).integer(), Some(-1));
     }
     server.cli(&["SET", key(2).as_str(), "written by another"]);
     assert_eq!(store.get(&key(2)).await.unwrap().as_deref(), Some(&b"written by another"[..]));
@@ -27,7 +29,7 @@ async fn a_partial_chunk_has_as_many_tokens_as_its_length_says() {
     let group = LayerGroup { kv_size: 2, num_layers: 3, hidden_dim: 8, dtype: Dtype::Bfloat16 };
     let metadata = Arc::new(LMCacheMetadata::new("opt", 1, 0, 256, &[group]).unwrap());
     let token = metadata.chunk_layout().token_bytes;
-    let store = connectors::builder(&server.url("")).metadata(metadata).open().await.unwrap();
+    let store = connectors::builder(&server.url("resp")).metadata(metadata).open().await.unwrap();
     for tokens in [1, 17, 256] {
         server.cli(&["SET", key(1).as_str(), &"x".repeat(tokens * token)]);
         let chunk = store.get(&key(1)).await.unwrap().unwrap();
@@ -48,7 +50,7 @@ async fn a_partial_chunk_has_as_many_tokens_as_its_length_says() {
 #[tokio::test]
 async fn a_listing_takes_the_prefix_as_it_stands_and_leaves_other_names_out() {
     let server = RedisServer::start(&[]);
-    let store = connectors::open(&server.url("")).await.unwrap();
+    let store = connectors::open(&server.url("resp")).await.unwrap();
     for name in ["a*b@1@0@1@half", "axb@1@0@1@half", "a*b", "a*b@1@0@1@halfmetadata", "a*b@1@0@1@half@00"] {
         server.cli(&["SET", name, "x"]);
     }
@@ -59,11 +61,11 @@ async fn a_listing_takes_the_prefix_as_it_stands_and_leaves_other_names_out() {
 #[tokio::test]
 async fn a_thousand_keys_are_asked_in_a_few_writes() {
     let server = RedisServer::start(&[]);
-    let store = connectors::open(&server.url("")).await.unwrap();
+    let store = connectors::open(&server.url("resp")).await.unwrap();
     let keys: Vec<_> = (0..1000).map(key).collect();
     server.cli(&["CONFIG", "RESETSTAT"]);
     assert_eq!(store.batched_contains(&keys).await.unwrap(), 0);
-    let stats = String::from_utf8(server.cli(&["INFO", "all"])).unwrap();
+    let stats = String::from_utf8(server.cli(&["INFO", "all"]).bytes().expect("a text").to_vec()).unwrap();
     let stat = |name: &str| -> u64 {
         let line = stats.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("no {name}"));
         line.trim().split(',').next().unwrap().parse().unwrap()
