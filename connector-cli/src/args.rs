@@ -12,8 +12,8 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0    done
   1    the answer is no (a key is missing), or some keys or checks failed
-  2    the command line, a URL, a key or an option is wrong
-  3    the store or a file failed
+  2    the command line, a URL or a key is wrong
+  3    the store, one of its options, a file or the configuration failed
   130  interrupted
 
 Start here:

@@ -62,8 +62,7 @@ impl Failure {
             Self::Stdout(e) if e.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
             Self::Stdout(e) => complain(Error::io(e, "write to stdout")),
             Self::Error(e) => {
-                let usage =
-                    matches!(e.kind(), ErrorKind::InvalidUrl | ErrorKind::InvalidKey | ErrorKind::InvalidOption);
+                let usage = matches!(e.kind(), ErrorKind::InvalidUrl | ErrorKind::InvalidKey);
                 complain(e);
                 if usage {
                     return EXIT_USAGE.into();

@@ -79,6 +79,16 @@ fn a_missing_key_exits_with_1_and_a_sentence() {
 }
 
 #[test]
+fn a_put_that_ends_with_the_process_is_said_to() {
+    let (dir, url) = store();
+    let path = dir.path().join("chunk").display().to_string();
+    std::fs::write(&path, b"chunk").unwrap();
+    let forgotten = "the process that put them";
+    assert!(run(&["put", "memory://x", KEY, &path]).exits(0).err.contains(forgotten));
+    assert!(!run(&["put", &url, KEY, &path]).exits(0).err.contains(forgotten));
+}
+
+#[test]
 fn exists_answers_for_each_key() {
     let (_dir, url) = store();
     put(&url, KEY, b"x");

@@ -61,7 +61,8 @@ fn a_misspelt_name_is_answered_with_the_nearest() {
 fn a_wrong_url_says_what_is_wrong_with_it() {
     for (url, why) in [
         ("fs://host:70000/x", "70000"),
-        ("/var/cache/kv", "scheme://"),
+        ("/var/cache/kv", "for a directory write `fs:///path`"),
+        ("fs:///var/cache/kv#1", "has a `#`"),
         ("external://localhost:0/kvconn.fs/", "connector_name"),
         ("external://localhost/kvconn.fs/?connector_name=FSConnector", "port"),
         ("external://a:1,b:2/kvconn.fs/?connector_name=FSConnector", "only one host"),
