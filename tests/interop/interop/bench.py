@@ -48,11 +48,16 @@ class Native:
     needs = None
 
     def __init__(self, server: RedisServer, size: int, keys: list[str]) -> None:
-        self.client = LMCacheRedisClient("127.0.0.1", server.port, CONNECTIONS)
+        self.port, self.client = server.port, None
         self.keys = keys
         self.data = [bytearray(chunks.Chunk.of(key, (((size,), "uint8"),), "BINARY").data) for key in keys]
         self.buffers = [bytearray(size) for _ in keys]
         self.bytes = size * len(keys)
+
+    def connect(self) -> None:
+        """New connections, as every round of `kvconn bench` has them."""
+        self.close()
+        self.client = LMCacheRedisClient("127.0.0.1", self.port, CONNECTIONS)
 
     def round(self) -> Round:
         """Each operation once."""
@@ -71,7 +76,8 @@ class Native:
         return {"put": put, "get": get, "exists": _clocked(EXISTS_CALLS * len(self.keys), exists, cpu_per=1e6)}
 
     def close(self) -> None:
-        self.client.close()
+        if self.client is not None:
+            self.client.close()
 
     def _wait(self, call: int) -> None:
         while True:
@@ -98,6 +104,9 @@ class Python:
         self.keys = [parse_cache_key(key) for key in keys]
         self.chunk = [model.chunk(key) for key in keys]
         self.bytes = size * len(keys)
+
+    def connect(self) -> None:
+        """It keeps its own: a second one would need a second pool."""
 
     def round(self) -> Round:
         """Each operation once."""
@@ -184,6 +193,7 @@ def measure(size: int, names: list[str], rounds: int) -> dict[str, list[Round]]:
             for client in clients[first:] + clients[:first]:
                 if client.needs is None:
                     # As `kvconn bench` does: the server has its memory, and the client its connections.
+                    client.connect()
                     client.round()
                 figures = client.round()
                 # What a client has left would be in the next one's way.
