@@ -1,10 +1,10 @@
 //! Chunks of which a half is missing, or belongs to another version.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use connectors::{ErrorKind, MemoryObj, MemoryObjMut};
-use kvconn_redis_server::RedisServer;
+use kvconn_redis_server::{RedisServer, fake};
 
 use super::{header, key, keys, kv, kv_bytes, metadata, names, open, raw, set};
 
@@ -205,4 +205,52 @@ async fn a_value_of_another_type_is_corrupt_in_either_place_and_a_put_replaces_i
     }
     store.put(&key(1), kv(5, 1)).await.unwrap();
     assert_eq!(raw(&server, &bytes).unwrap(), &*kv(5, 1));
+}
+
+/// A server on which LMCache is between its two steps for the first `torn` reads: the bytes are new, the header is old.
+fn between_two_steps(torn: usize) -> (u16, Arc<AtomicUsize>) {
+    let reads = Arc::new(AtomicUsize::new(0));
+    let (counted, old, new) = (reads.clone(), kv(2, 1), kv(5, 2));
+    let port = fake::answering(move |words| {
+        Some(match words[0].as_str() {
+            "HELLO" => b"%1\r\n+proto\r\n:3\r\n".to_vec(),
+            "MGET" => {
+                let header = header(if counted.fetch_add(1, Ordering::SeqCst) < torn { &old } else { &new });
+                let mut answer = format!("*2\r\n${}\r\n", header.len()).into_bytes();
+                answer.extend(header);
+                answer.extend(format!("\r\n${}\r\n", new.len()).into_bytes());
+                answer.extend_from_slice(&new);
+                answer.extend(b"\r\n");
+                answer
+            }
+            other => panic!("the store asks for {other}"),
+        })
+    });
+    (port, reads)
+}
+
+#[tokio::test]
+async fn a_chunk_whose_header_comes_a_moment_after_its_bytes_is_read_once_more() {
+    let expected = kv(5, 2);
+    for how in ["get", "get_into", "batched_get", "batched_get_into"] {
+        let (port, reads) = between_two_steps(1);
+        let store = open(&format!("redis://127.0.0.1:{port}")).await;
+        let mut memory = [(key(1), MemoryObjMut::zeroed(expected.len()))];
+        let got = match how {
+            "get" => store.get(&key(1)).await.unwrap().map(|chunk| chunk.to_vec()),
+            "get_into" => store.get_into(&key(1), &mut memory[0].1).await.unwrap().map(|_| memory[0].1.to_vec()),
+            "batched_get" => store.batched_get(&[key(1)]).await.remove(0).unwrap().map(|chunk| chunk.to_vec()),
+            _ => store.batched_get_into(&mut memory).await.remove(0).unwrap().map(|_| memory[0].1.to_vec()),
+        };
+        assert_eq!((got.as_deref(), reads.load(Ordering::SeqCst)), (Some(&expected[..]), 2), "{how}");
+    }
+}
+
+#[tokio::test]
+async fn a_chunk_that_stays_torn_is_corrupt_and_not_read_for_ever() {
+    let (port, reads) = between_two_steps(usize::MAX);
+    let store = open(&format!("redis://127.0.0.1:{port}")).await;
+    assert_eq!(store.get(&key(1)).await.unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(store.batched_get(&[key(1)]).await.remove(0).unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(reads.load(Ordering::SeqCst), 4);
 }

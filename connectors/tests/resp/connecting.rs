@@ -2,8 +2,7 @@
 
 use connectors::{Connector, ErrorKind, LMCacheEngineConfig, MemoryObj};
 
-use crate::fake;
-use kvconn_redis_server::RedisServer;
+use kvconn_redis_server::{RedisServer, fake};
 
 use crate::key;
 

@@ -3,7 +3,6 @@
 
 mod conformance;
 mod connecting;
-mod fake;
 mod runtimes;
 mod values;
 

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod client;
+pub mod fake;
 mod process;
 pub mod proxy;
 mod server;

@@ -4,7 +4,10 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
 /// Listens, and hands each connection to `serve` on a thread of its own; gives the port. Ends with the test program.
-pub(crate) fn listen(serve: impl Fn(TcpStream) + Clone + Send + 'static) -> u16 {
+///
+/// # Panics
+/// If this machine has no loopback.
+pub fn listen(serve: impl Fn(TcpStream) + Clone + Send + 'static) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = listener.local_addr().expect("its address").port();
     std::thread::spawn(move || {
@@ -16,8 +19,12 @@ pub(crate) fn listen(serve: impl Fn(TcpStream) + Clone + Send + 'static) -> u16 
     port
 }
 
-/// Answers each command by what `answer` says to its words, or not at all.
-pub(crate) fn answering(answer: impl Fn(&[String]) -> Option<Vec<u8>> + Clone + Send + 'static) -> u16 {
+/// A server that answers each command by what `answer` says to its words, or not at all; gives its port. Commands of short
+/// words only.
+///
+/// # Panics
+/// As [`listen`]; on a thread of its own if it is sent something else than words.
+pub fn answering(answer: impl Fn(&[String]) -> Option<Vec<u8>> + Clone + Send + 'static) -> u16 {
     listen(move |mut stream| {
         let mut got = Vec::new();
         let mut some = [0; 4096];
