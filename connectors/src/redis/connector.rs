@@ -94,7 +94,10 @@ impl RedisConnector {
     ) -> Result<Option<A>> {
         let found = if let Found::Torn(_) = found { again.await? } else { found };
         let half = match found {
-            Found::Chunk(chunk) => return Ok(Some(chunk)),
+            Found::Chunk(chunk) => {
+                self.orphans.forget([key].into_iter());
+                return Ok(Some(chunk));
+            }
             Found::Torn(e) => return Err(e),
             Found::Half(half) => Some(half),
             Found::Nothing => None,
@@ -118,7 +121,10 @@ impl RedisConnector {
                 Ok(Found::Nothing) => None,
                 other => {
                     answers.push(match other {
-                        Ok(Found::Chunk(chunk)) => Ok(Some(chunk)),
+                        Ok(Found::Chunk(chunk)) => {
+                            self.orphans.forget([key].into_iter());
+                            Ok(Some(chunk))
+                        }
                         Ok(Found::Torn(e)) | Err(e) => Err(e),
                         Ok(Found::Half(_) | Found::Nothing) => Ok(None),
                     });
@@ -139,7 +145,7 @@ impl RedisConnector {
     /// Removes both halves of each key in one command; a whole chunk counts.
     async fn remove_all(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
         if !self.is_old.load(Ordering::Relaxed) {
-            let answers = two(&self.wire, "UNLINK", keys).await;
+            let answers = both_removed(&self.wire, "UNLINK", keys).await;
             let unknown =
                 |answer: &Result<bool>| answer.as_ref().is_err_and(|e| e.message().contains("unknown command"));
             if !answers.iter().any(unknown) {
@@ -147,7 +153,7 @@ impl RedisConnector {
             }
             self.is_old.store(true, Ordering::Relaxed);
         }
-        two(&self.wire, "DEL", keys).await
+        both_removed(&self.wire, "DEL", keys).await
     }
 }
 
@@ -162,7 +168,9 @@ impl RemoteConnector for RedisConnector {
     }
 
     async fn put(&self, key: &CacheKey, chunk: MemoryObj) -> Result<()> {
-        self.wire.exchange(self.write(key, &chunk)?).await
+        let put = self.write(key, &chunk)?;
+        self.orphans.forget([key].into_iter());
+        self.wire.exchange(put).await
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -185,7 +193,7 @@ impl RemoteConnector for RedisConnector {
     }
 
     async fn ping(&self) -> Result<()> {
-        self.wire.command(&["PING".into()]).await.map(drop)
+        self.wire.ping().await
     }
 
     async fn close(&self) -> Result<()> {
@@ -222,6 +230,7 @@ impl RemoteConnector for RedisConnector {
         for (key, chunk) in items {
             answers.push(self.write(key, chunk).map(|put| puts.push(put)));
         }
+        self.orphans.forget(items.iter().map(|(key, _)| key));
         let mut done = self.wire.exchange_all(puts).await.into_iter();
         for answer in answers.iter_mut().filter(|answer| answer.is_ok()) {
             *answer = done.next().unwrap_or_else(|| Err(Error::closed()));
@@ -236,16 +245,24 @@ impl RemoteConnector for RedisConnector {
 
 /// Whether both halves of each key are there.
 pub(super) async fn exist(wire: &Wire, keys: &[CacheKey]) -> Vec<Result<bool>> {
-    two(wire, "EXISTS", keys).await
+    two(wire.commands(keys.len(), both_names("EXISTS", keys)).await)
 }
 
-/// One command for the two names of each key, many in one go: whether it says that there were two.
-async fn two<'k>(wire: &Wire, command: &'static str, keys: &'k [CacheKey]) -> Vec<Result<bool>> {
-    let add = |i: usize, request: &mut Request<'k>| {
+/// Removes both; asked twice, the answer would be another one.
+async fn both_removed(wire: &Wire, command: &'static str, keys: &[CacheKey]) -> Vec<Result<bool>> {
+    two(wire.commands_once(keys.len(), both_names(command, keys)).await)
+}
+
+/// One command for the two names of each key.
+fn both_names<'k>(command: &'static str, keys: &'k [CacheKey]) -> impl Fn(usize, &mut Request<'k>) + Send + Sync {
+    move |i, request| {
         let name = |suffix: &'static str| Arg::Joined(keys[i].as_str().as_bytes(), suffix.as_bytes());
         request.command(&[command.into(), name(METADATA), name(KV_BYTES)]);
-    };
-    let answers = wire.commands(keys.len(), add).await;
+    }
+}
+
+/// Whether each says that there were two.
+fn two(answers: Vec<Result<Reply>>) -> Vec<Result<bool>> {
     let is_two = |reply| match reply {
         Reply::Int(n) => Ok(n == 2),
         other => Err(Error::new(ErrorKind::Corrupt, format!("the server answers {other:?} where a number belongs"))),

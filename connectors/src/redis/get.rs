@@ -16,6 +16,11 @@ pub(super) trait Destination: Send {
     /// What its reader gets.
     type Answer: Send;
 
+    /// Bytes that it has room for, if it is there already.
+    fn room(&self) -> usize {
+        0
+    }
+
     /// Reads the announced payload of `len` bytes, or drops it and gives the inner error.
     fn fill(
         &mut self,
@@ -40,6 +45,10 @@ impl Destination for &LocalCpuBackend {
 
 impl Destination for &mut MemoryObjMut {
     type Answer = usize;
+
+    fn room(&self) -> usize {
+        self.len()
+    }
 
     async fn fill(&mut self, connection: &mut Connection, len: usize, layout: ChunkLayout) -> Result<Result<usize>> {
         read_payload_into(connection, len, Ok(layout), self).await
@@ -84,6 +93,10 @@ impl<D: Destination> Exchange for Get<'_, D> {
         if let Some(secs) = self.refresh_sec {
             names.into_iter().for_each(|name| request.command(&["EXPIRE".into(), name, secs.into()]));
         }
+    }
+
+    fn expected_len(&self) -> usize {
+        self.to.room()
     }
 
     async fn read(&mut self, connection: &mut Connection) -> Result<Result<Self::Answer>> {

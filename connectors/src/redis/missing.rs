@@ -1,6 +1,7 @@
 //! A second look at what was not found: whether something else lies there, and what is to be cleared away.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,9 @@ const REMOVE_ORPHAN: &str =
 /// Keys of orphans that are remembered at most.
 const REMEMBERED: usize = 4096;
 
+/// A sighting counts for so long beyond the grace.
+const STALE: Duration = Duration::from_secs(60);
+
 /// A key that gave no chunk, and what there was of it.
 pub(super) struct Missing<'a> {
     pub(super) key: &'a CacheKey,
@@ -28,6 +32,8 @@ pub(super) struct Missing<'a> {
 pub(super) struct Orphans {
     grace: Duration,
     seen: Mutex<HashMap<CacheKey, Instant>>,
+    /// Whether `seen` has any: then nothing needs to be forgotten.
+    any: AtomicBool,
 }
 
 enum Ask<'a> {
@@ -39,7 +45,7 @@ enum Ask<'a> {
 
 impl Orphans {
     pub(super) fn new(grace: Duration) -> Self {
-        Self { grace, seen: Mutex::default() }
+        Self { grace, seen: Mutex::default(), any: AtomicBool::new(false) }
     }
 
     /// Whether the key's bytes have been without a header for long enough to be removed.
@@ -48,21 +54,36 @@ impl Orphans {
             return true;
         }
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        match seen.get(key) {
-            Some(since) if now.duration_since(*since) >= self.grace => {
+        let age = seen.get(key).map(|since| now.duration_since(*since));
+        match age {
+            Some(age) if age < self.grace => false,
+            // In so long a time the key may have been whole, and be written anew now.
+            Some(age) if age < self.grace + STALE => {
                 seen.remove(key);
                 true
             }
-            Some(_) => false,
-            None => {
+            _ => {
                 // Nobody asked for the others again: the server evicts them one day.
                 if seen.len() >= REMEMBERED {
                     seen.clear();
                 }
                 seen.insert(key.clone(), now);
+                self.any.store(true, Ordering::Relaxed);
                 false
             }
         }
+    }
+
+    /// Forgets what was seen of keys that are whole, or gone: the next half of such a key is a new one.
+    pub(super) fn forget<'k>(&self, keys: impl Iterator<Item = &'k CacheKey>) {
+        if !self.any.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        for key in keys {
+            seen.remove(key);
+        }
+        self.any.store(!seen.is_empty(), Ordering::Relaxed);
     }
 
     /// Looks at all of them in one go, and clears away halves whose other half was evicted. Whoever may not do that leaves
@@ -74,6 +95,7 @@ impl Orphans {
     /// `Corrupt` for a key under which something else than a chunk lies. All others are a miss.
     pub(super) async fn look(&self, wire: &Wire, missing: &[Missing<'_>]) -> Vec<Result<()>> {
         let now = Instant::now();
+        self.forget(missing.iter().filter(|missing| missing.half.is_none()).map(|missing| missing.key));
         let mut asks: Vec<(usize, Ask<'_>)> = Vec::with_capacity(missing.len() * 2);
         for (at, &Missing { key, half }) in missing.iter().enumerate() {
             if half != Some(Half::Metadata) {
@@ -135,6 +157,12 @@ mod tests {
         assert!(orphans.may_go(&key, after(10)));
         // It may be written again: the time begins anew.
         assert!(!orphans.may_go(&key, after(11)));
+        // Nobody looked for long.
+        assert!(!orphans.may_go(&other, after(3600)));
+        assert!(orphans.may_go(&other, after(3611)));
+        // It was whole in between.
+        orphans.forget([&key].into_iter());
+        assert!(!orphans.may_go(&key, after(22)));
     }
 
     #[test]

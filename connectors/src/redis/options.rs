@@ -9,7 +9,7 @@ use crate::resp_wire::{
 };
 
 /// Options of `redis://` and `unix://`.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Clone, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct RedisOptions {
     /// Connections for chunks: so many are read or written at once. A few more serve everything else.
@@ -62,6 +62,16 @@ impl Default for RedisOptions {
             client_name: "kvconn".to_owned(),
             max_value_bytes: MAX_VALUE,
         }
+    }
+}
+
+/// Without user, password and URL.
+impl std::fmt::Debug for RedisOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RedisOptions")
+            .field("connections", &self.connections)
+            .field("protocol", &self.protocol)
+            .finish_non_exhaustive()
     }
 }
 

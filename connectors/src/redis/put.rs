@@ -31,14 +31,19 @@ impl Exchange for Put<'_> {
         request.command(&["EXEC".into()]);
     }
 
+    fn expected_len(&self) -> usize {
+        self.chunk.len()
+    }
+
     async fn read(&mut self, connection: &mut Connection) -> Result<Result<()>> {
         if self.ttl_sec.is_none() {
             return Ok(ok(connection.reply().await?));
         }
         // The first error says why; those behind it only that there was one.
         let mut said = Ok(());
-        for _ in 0..3 {
-            said = said.and(ok(connection.reply().await?));
+        for step in 0..3 {
+            let word = if step == 0 { "OK" } else { "QUEUED" };
+            said = said.and(crate::resp_wire::said(connection.reply().await?, word));
         }
         Ok(said.and(executed(connection.reply().await?)))
     }

@@ -54,21 +54,25 @@ impl RESPConnector {
     }
 
     /// One command for each key, many in one go, each answered by how many keys it found.
-    async fn ask_each(&self, command: &'static str, keys: &[CacheKey]) -> Vec<Result<bool>> {
+    async fn exist(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
         let answers = self.wire.commands(keys.len(), |i, request| {
-            request.command(&[command.into(), keys[i].as_str().into()]);
+            request.command(&["EXISTS".into(), keys[i].as_str().into()]);
         });
         answers.await.into_iter().map(|answer| answer.and_then(is_one)).collect()
     }
 
-    async fn ask(&self, command: &'static str, key: &CacheKey) -> Result<bool> {
-        is_one(self.wire.command(&[command.into(), key.as_str().into()]).await?)
+    /// Asked twice, the answer would be another one.
+    async fn remove_each(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
+        let answers = self.wire.commands_once(keys.len(), |i, request| {
+            request.command(&["UNLINK".into(), keys[i].as_str().into()]);
+        });
+        answers.await.into_iter().map(|answer| answer.and_then(is_one)).collect()
     }
 }
 
 impl RemoteConnector for RESPConnector {
     async fn exists(&self, key: &CacheKey) -> Result<bool> {
-        self.ask("EXISTS", key).await
+        is_one(self.wire.command(&["EXISTS".into(), key.as_str().into()]).await?)
     }
 
     async fn get(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
@@ -90,7 +94,7 @@ impl RemoteConnector for RESPConnector {
     }
 
     async fn remove(&self, key: &CacheKey) -> Result<bool> {
-        self.ask("UNLINK", key).await
+        self.remove_each(std::slice::from_ref(key)).await.pop().unwrap_or_else(|| Err(Error::closed()))
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
@@ -98,7 +102,7 @@ impl RemoteConnector for RESPConnector {
     }
 
     async fn ping(&self) -> Result<()> {
-        self.wire.command(&["PING".into()]).await.map(drop)
+        self.wire.ping().await
     }
 
     async fn close(&self) -> Result<()> {
@@ -107,7 +111,7 @@ impl RemoteConnector for RESPConnector {
     }
 
     async fn batched_exists(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
-        self.ask_each("EXISTS", keys).await
+        self.exist(keys).await
     }
 
     async fn batched_get(&self, keys: &[CacheKey]) -> Vec<Result<Option<MemoryObj>>> {
@@ -134,7 +138,7 @@ impl RemoteConnector for RESPConnector {
     }
 
     async fn batched_remove(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
-        self.ask_each("UNLINK", keys).await
+        self.remove_each(keys).await
     }
 }
 

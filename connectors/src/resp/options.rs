@@ -5,7 +5,7 @@ use serde::Deserialize;
 use crate::resp_wire::{Address, MAX_VALUE, PORT, Settings, WireOptions, database_in, decoded, protocol_schema};
 
 /// Options of `resp://`.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Clone, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct RespOptions {
     /// Connections for chunks: so many are read or written at once. A few more serve everything else.
@@ -47,6 +47,16 @@ impl Default for RespOptions {
             max_value_bytes: MAX_VALUE,
             save_chunk_meta: false,
         }
+    }
+}
+
+/// Without user, password and URL.
+impl std::fmt::Debug for RespOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RespOptions")
+            .field("connections", &self.connections)
+            .field("protocol", &self.protocol)
+            .finish_non_exhaustive()
     }
 }
 

@@ -3,7 +3,7 @@
 use connector_core::{ChunkLayout, Error, ErrorKind, LocalCpuBackend, MemoryObj, MemoryObjMut, Result};
 
 use super::connection::Connection;
-use super::errors::server_error;
+use super::errors::{server_error, unexpected};
 use super::exchange::Exchange;
 use super::reply::{Head, Reply};
 use super::request::{Arg, Request};
@@ -39,7 +39,7 @@ impl<L: Fn(usize) -> Result<ChunkLayout> + Send + Sync> Exchange for Get<'_, L> 
                 let layout = (self.memory.layout)(len);
                 Ok(read_payload(connection, len, layout, self.memory.backend).await?.map(Some))
             }
-            head => Ok(miss_or_error(head)),
+            head => miss_or_error(head),
         }
     }
 }
@@ -68,8 +68,12 @@ impl<L: Fn(usize) -> Result<ChunkLayout> + Send + Sync> Exchange for GetInto<'_,
                 let layout = (self.layout)(len);
                 Ok(read_payload_into(connection, len, layout, self.dst).await?.map(Some))
             }
-            head => Ok(miss_or_error(head)),
+            head => miss_or_error(head),
         }
+    }
+
+    fn expected_len(&self) -> usize {
+        self.dst.len()
     }
 }
 
@@ -97,6 +101,10 @@ impl Exchange for Set<'_> {
 
     async fn read(&mut self, connection: &mut Connection) -> Result<Result<()>> {
         Ok(ok(connection.reply().await?))
+    }
+
+    fn expected_len(&self) -> usize {
+        self.chunk.len()
     }
 }
 
@@ -152,19 +160,29 @@ pub(crate) async fn read_payload_into(
 /// `OK`, or the server's error.
 ///
 /// # Errors
-/// That one.
+/// That one; `Corrupt` for anything else, which is no word that something is stored.
 pub(crate) fn ok(reply: Reply) -> Result<()> {
+    said(reply, "OK")
+}
+
+/// This word, or the server's error.
+///
+/// # Errors
+/// As [`ok`].
+pub(crate) fn said(reply: Reply, word: &str) -> Result<()> {
     match reply {
+        Reply::Simple(said) if said == word.as_bytes() => Ok(()),
         Reply::Error(said) => Err(server_error(&said)),
-        _ => Ok(()),
+        other => Err(unexpected(&other, &format!("`{word}`"))),
     }
 }
 
 #[cfg_attr(not(feature = "resp"), expect(dead_code, reason = "what `resp` needs"))]
-fn miss_or_error<T>(head: Head) -> Result<Option<T>> {
+fn miss_or_error<T>(head: Head) -> Result<Result<Option<T>>> {
     match head {
-        Head::Reply(Reply::Null) => Ok(None),
-        Head::Reply(Reply::Error(said)) => Err(server_error(&said)),
+        Head::Reply(Reply::Null) => Ok(Ok(None)),
+        Head::Reply(Reply::Error(said)) => Ok(Err(server_error(&said))),
+        // An error of the connection: what follows may be taken for the next answer.
         _ => Err(Error::new(ErrorKind::Corrupt, "the server answers a GET with something that is no string")),
     }
 }

@@ -209,7 +209,7 @@ impl Connection {
                     return Ok(n.min(wanted));
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    self.mark(if wanted < LOW_MARK.0 { 1 } else { wanted.min(LOW_MARK.1) as u32 })?;
+                    self.mark(if wanted < LOW_MARK.0 { 1 } else { wanted.min(LOW_MARK.1) as u32 });
                     self.wait(Ready::Read).await?;
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -219,12 +219,11 @@ impl Connection {
     }
 
     /// Wakes up only when so many bytes are there.
-    fn mark(&mut self, bytes: u32) -> Result<()> {
+    fn mark(&mut self, bytes: u32) {
         if self.low_mark != bytes {
-            self.stream.set_low_mark(bytes).map_err(|e| self.io_failed(e, "wait for"))?;
-            self.low_mark = bytes;
+            // A system that does not know it wakes for every byte.
+            self.low_mark = if self.stream.set_low_mark(bytes).is_ok() { bytes } else { 1 };
         }
-        Ok(())
     }
 
     /// Waits until the socket may get on, but not for ever.
@@ -235,7 +234,7 @@ impl Connection {
                 Ok(true) => return Ok(()),
                 // Something is there, and too little to wake anybody.
                 Ok(false) if ready == Ready::Read && self.low_mark > 1 && self.stream.is_disturbed() => {
-                    self.mark(1)?;
+                    self.mark(1);
                     until = Instant::now() + self.patience;
                 }
                 Ok(false) => {

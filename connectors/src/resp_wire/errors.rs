@@ -2,7 +2,7 @@
 
 use connector_core::{Error, ErrorKind};
 
-use super::reply::BadReply;
+use super::reply::{BadReply, Reply};
 use super::stream::Address;
 
 /// The error that a server answered with: its code and text.
@@ -44,6 +44,13 @@ pub(crate) fn server_error(said: &[u8]) -> Error {
         }
         _ => new(ErrorKind::Other),
     }
+}
+
+/// The error of a reply that does not belong there.
+#[cold]
+pub(crate) fn unexpected(reply: &Reply, wanted: &str) -> Error {
+    let shown = shorten(format!("{reply:?}").as_bytes());
+    Error::new(ErrorKind::Corrupt, format!("the server answers {shown} where {wanted} belongs"))
 }
 
 /// The error of bytes that are no reply.

@@ -8,7 +8,7 @@ use connector_core::{Error, ErrorKind, Result};
 use futures::stream::{FuturesUnordered, StreamExt};
 
 use super::connection::Connection;
-use super::errors::server_error;
+use super::errors::{server_error, unexpected};
 use super::pool::{Lease, Wire};
 use super::reply::Reply;
 use super::request::{Arg, Request};
@@ -21,6 +21,11 @@ pub(crate) trait Exchange: Send {
 
     /// Adds the commands: one or more.
     fn request<'a>(&'a self, request: &mut Request<'a>);
+
+    /// Bytes of the chunk, if that is known before: how much will be on its way.
+    fn expected_len(&self) -> usize {
+        0
+    }
 
     /// Reads the reply to each of the commands.
     ///
@@ -48,7 +53,8 @@ impl Wire {
     /// # Errors
     /// The exchange's own, and `Unavailable`, `Timeout`, `Corrupt` if the connection fails.
     pub(crate) async fn exchange<E: Exchange>(&self, mut one: E) -> Result<E::Answer> {
-        let mut lease = self.lease_for_chunks().await?;
+        let _share = self.share(one.expected_len()).await?;
+        let mut lease = self.lease(&self.bulk).await?;
         loop {
             let before = lease.connection.arrived();
             match ask(&mut lease.connection, &mut one).await {
@@ -58,14 +64,17 @@ impl Wire {
                     return answer;
                 }
                 Err(e) if lease.was_dead(&e) => lease = self.renew(lease).await?,
-                Err(e) => return Err(e),
+                Err(e) => {
+                    self.failed(&self.bulk, &e);
+                    return Err(e);
+                }
             }
         }
     }
 
     /// Asks several things, over all connections for chunks and several ahead on each. Answers in the order asked.
     pub(crate) async fn exchange_all<E: Exchange>(&self, items: Vec<E>) -> Vec<Result<E::Answer>> {
-        let lanes = self.bulk.size.min(items.len());
+        let lanes = self.lanes(items.len(), items.first().map_or(0, Exchange::expected_len));
         let answers: Answers<E> = Mutex::new(items.iter().map(|_| None).collect());
         let queue: Queue<E> = Mutex::new(items.into_iter().enumerate());
         // Not `join_all`: it looks at all of a few when one is woken.
@@ -83,11 +92,19 @@ impl Wire {
 
     /// Does a part of the queue on one connection.
     async fn work<E: Exchange>(&self, queue: &Queue<E>, answers: &Answers<E>, lanes: usize) -> Result<()> {
-        let mut lease = self.lease_for_chunks().await?;
+        let mut lease = self.lease(&self.bulk).await?;
         let mut sent: VecDeque<(usize, E)> = VecDeque::new();
         let (mut window, mut each_sent) = (1, 0);
         loop {
-            if sent.len() <= window / 2 {
+            if self.bulk.is_wanted() && each_sent > 0 {
+                // Other calls go on between two chunks of this batch.
+                if sent.is_empty() {
+                    lease.done();
+                    lease = self.lease(&self.bulk).await?;
+                    each_sent = 0;
+                    continue;
+                }
+            } else if sent.len() <= window / 2 {
                 let known = sent.len();
                 take(queue, window - known, lanes, &mut sent);
                 if sent.is_empty() {
@@ -128,6 +145,7 @@ impl Wire {
         sent: &mut VecDeque<(usize, E)>,
         answers: &Answers<E>,
     ) -> Result<Lease<'a>> {
+        self.failed(&self.bulk, &e);
         if !lease.was_dead(&e) {
             // An answer that cannot be understood is no fault of those that wait behind it.
             let failed = if e.kind() == ErrorKind::Corrupt { 1 } else { sent.len() };
@@ -158,6 +176,26 @@ impl Wire {
         answers.pop().unwrap_or_else(|| Err(Error::closed()))
     }
 
+    /// Asks whether it is there.
+    ///
+    /// # Errors
+    /// As [`command`](Self::command).
+    pub(crate) async fn ping(&self) -> Result<()> {
+        match self.command(&["PING".into()]).await? {
+            Reply::Simple(said) if said == b"PONG" => Ok(()),
+            other => Err(unexpected(&other, "`PONG`")),
+        }
+    }
+
+    /// As [`commands`](Self::commands), for what must not be done twice because its answer would be another one.
+    pub(crate) async fn commands_once<'a>(
+        &self,
+        n: usize,
+        add: impl Fn(usize, &mut Request<'a>) + Send + Sync,
+    ) -> Vec<Result<Reply>> {
+        self.all_commands(n, add, false).await
+    }
+
     /// `n` small commands, hundreds in one go; `add` adds the command of that number. Answers in their order, a server's
     /// error as an error.
     pub(crate) async fn commands<'a>(
@@ -165,8 +203,17 @@ impl Wire {
         n: usize,
         add: impl Fn(usize, &mut Request<'a>) + Send + Sync,
     ) -> Vec<Result<Reply>> {
+        self.all_commands(n, add, true).await
+    }
+
+    async fn all_commands<'a>(
+        &self,
+        n: usize,
+        add: impl Fn(usize, &mut Request<'a>) + Send + Sync,
+        may_repeat: bool,
+    ) -> Vec<Result<Reply>> {
         let mut answers = Vec::with_capacity(n);
-        if let Err(e) = self.run_commands(n, add, &mut answers).await {
+        if let Err(e) = self.run_commands(n, add, may_repeat, &mut answers).await {
             answers.resize_with(n, || Err(e.again()));
         }
         answers
@@ -176,6 +223,7 @@ impl Wire {
         &self,
         n: usize,
         add: impl Fn(usize, &mut Request<'a>) + Send + Sync,
+        may_repeat: bool,
         answers: &mut Vec<Result<Reply>>,
     ) -> Result<()> {
         let mut lease = self.lease(&self.small).await?;
@@ -185,8 +233,11 @@ impl Wire {
             some.clone().for_each(|i| add(i, &mut request));
             match run(&mut lease.connection, &request, answers).await {
                 Ok(()) => {}
-                Err(e) if lease.was_dead(&e) => lease = self.renew(lease).await?,
-                Err(e) => return Err(e),
+                Err(e) if may_repeat && lease.was_dead(&e) => lease = self.renew(lease).await?,
+                Err(e) => {
+                    self.failed(&self.small, &e);
+                    return Err(e);
+                }
             }
         }
         lease.done();

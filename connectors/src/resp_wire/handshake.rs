@@ -28,7 +28,7 @@ async fn greet_by_hello(connection: &mut Connection, options: &WireOptions) -> R
         args.extend([Arg::from("SETNAME"), name.as_str().into()]);
     }
     match first_answer(connection, options, &Request::of(&args)).await? {
-        Reply::Map(_) | Reply::Array(_) => Ok(true),
+        Reply::Map(pairs) if pairs.iter().any(|(name, _)| is_text(name, b"proto")) => Ok(true),
         Reply::Error(said) => {
             let unknown = said.starts_with(b"NOPROTO") || said.starts_with(b"ERR unknown command");
             // Old servers do not have the command; a user may not have the right to it.
@@ -47,14 +47,20 @@ async fn greet_by_hello(connection: &mut Connection, options: &WireOptions) -> R
     }
 }
 
+fn is_text(reply: &Reply, text: &[u8]) -> bool {
+    matches!(reply, Reply::Bulk(bytes) | Reply::Simple(bytes) if bytes == text)
+}
+
 /// RESP2.
 async fn greet_as_of_old(connection: &mut Connection, options: &WireOptions) -> Result<()> {
     if let Some(password) = &options.password {
         let mut args: Vec<Arg<'_>> = vec!["AUTH".into()];
         args.extend(options.username.as_deref().map(Arg::from));
         args.push(password.as_str().into());
-        if let Reply::Error(said) = first_answer(connection, options, &Request::of(&args)).await? {
-            return Err(refused(&said, options));
+        match first_answer(connection, options, &Request::of(&args)).await? {
+            Reply::Error(said) => return Err(refused(&said, options)),
+            ok if is_text(&ok, b"OK") => {}
+            other => return Err(no_server(options, format!("{other:?}").as_bytes())),
         }
     }
     if let Some(name) = &options.client_name {
@@ -66,7 +72,8 @@ async fn greet_as_of_old(connection: &mut Connection, options: &WireOptions) -> 
         // It is there. What it says to later commands, those report.
         Reply::Error(said) if said.starts_with(b"LOADING") || said.starts_with(b"NOPERM") => Ok(()),
         Reply::Error(said) => Err(refused(&said, options)),
-        _ => Ok(()),
+        pong if is_text(&pong, b"PONG") => Ok(()),
+        other => Err(no_server(options, format!("{other:?}").as_bytes())),
     }
 }
 
@@ -87,7 +94,8 @@ async fn select(connection: &mut Connection, options: &WireOptions) -> Result<()
 async fn first_answer(connection: &mut Connection, options: &WireOptions, request: &Request<'_>) -> Result<Reply> {
     connection.send(request).await?;
     match connection.reply().await {
-        Err(e) if e.kind() == ErrorKind::Corrupt => Err(no_server(options, connection.unread()).with_source(e)),
+        // Not with `e` as the source: it quotes what was sent, which may be our own words.
+        Err(e) if e.kind() == ErrorKind::Corrupt => Err(no_server(options, connection.unread())),
         Err(e) if e.kind() == ErrorKind::Unavailable => {
             Err(e.with_hint("is it a redis or valkey server without TLS, and below its limit of clients?"))
         }
@@ -96,17 +104,68 @@ async fn first_answer(connection: &mut Connection, options: &WireOptions, reques
 }
 
 fn no_server(options: &WireOptions, said: &[u8]) -> Error {
-    let said = shorten(&said[..said.len().min(64)]);
+    let said = match quotes_password(said, options) {
+        true => "what holds the password".to_owned(),
+        false => shorten(&said[..said.len().min(64)]),
+    };
     Error::new(ErrorKind::Unavailable, format!("{} is no RESP server: it answers `{said}`", options.address))
         .with_hint("name host and port of a redis or valkey server")
 }
 
-/// Old servers quote the command that they refuse, password and all.
+/// Old servers quote the command that they refuse, password and all, or as much of it as fits.
 fn refused(said: &[u8], options: &WireOptions) -> Error {
-    let said = String::from_utf8_lossy(said);
-    let said = match options.password.as_deref() {
-        Some(password) if !password.is_empty() => said.replace(password, "***"),
-        _ => said.into_owned(),
+    if !quotes_password(said, options) {
+        return server_error(said);
+    }
+    let code = said.split(|b| *b == b' ').next().unwrap_or_default();
+    // By the whole text, so that its kind is right.
+    let e = server_error(said);
+    Error::new(e.kind(), format!("the server answers `{} ..`, and quotes the password", shorten(code)))
+        .temporary(e.is_temporary())
+        .with_hint("check user and password in the URL: `//user:password@host`")
+}
+
+/// Whether what was said holds the password or a part of it that would help to guess it.
+fn quotes_password(said: &[u8], options: &WireOptions) -> bool {
+    const TELLING: usize = 4;
+    let Some(password) = options.password.as_deref().map(str::as_bytes).filter(|password| !password.is_empty()) else {
+        return false;
     };
-    server_error(said.as_bytes())
+    let part = password.len().min(TELLING);
+    let parts: std::collections::HashSet<&[u8]> = password.windows(part).collect();
+    said.windows(part).any(|part| parts.contains(part))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resp_wire::Address;
+
+    fn with_password(password: &str) -> WireOptions {
+        let mut options = WireOptions::new(Address::Tcp { host: "h".into(), port: 1 });
+        options.password = Some(password.into());
+        options
+    }
+
+    #[test]
+    fn no_error_quotes_a_part_of_the_password() {
+        let long = (0..200).map(|i| char::from(b'a' + (i * 7 % 26) as u8)).collect::<String>();
+        for (password, said) in [
+            ("hunter2", "ERR invalid password hunter2".to_owned()),
+            ("hunt", "ERR unknown command `AUTH`, with args beginning with: `hunt`".into()),
+            ("x", "ERR x".into()),
+            (&long, format!("ERR unknown command `AUTH`, with args beginning with: `{}`", &long[..128])),
+            ("line\r\nbreaks", "ERR args: `line  breaks`".into()),
+        ] {
+            let options = with_password(password);
+            for e in [refused(said.as_bytes(), &options), no_server(&options, said.as_bytes())] {
+                let shown = format!("{e} {e:?}");
+                let part = &password[..password.len().min(4)];
+                assert!(password == "x" || !shown.contains(part), "{password}: {shown}");
+                assert!(shown.contains("password"), "{shown}");
+            }
+        }
+        let kept = refused(b"ERR AUTH <password> called without any password configured", &with_password("hunter2"));
+        assert!(kept.to_string().contains("called without any"), "{kept}");
+    }
 }

@@ -32,7 +32,7 @@ mod token;
 #[cfg(feature = "resp")]
 pub(crate) use chunks::{Get, GetInto, Memory, Set};
 #[cfg(feature = "redis")]
-pub(crate) use chunks::{ok, read_payload, read_payload_into};
+pub(crate) use chunks::{ok, read_payload, read_payload_into, said};
 #[cfg(feature = "redis")]
 pub(crate) use connection::Connection;
 #[cfg(feature = "redis")]

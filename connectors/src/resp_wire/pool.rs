@@ -1,12 +1,14 @@
 //! The connections to one server: some for chunks, some for everything else.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use connector_core::{Error, ErrorKind, Result};
+use futures::future::{Either, select};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Semaphore, SemaphorePermit, TryAcquireError};
 use tokio::time::Instant;
 
 use super::connection::Connection;
@@ -26,11 +28,14 @@ pub(crate) struct Wire {
     backoff: Mutex<Backoff>,
     pub(super) bulk: Lane,
     pub(super) small: Lane,
-    /// What may be on its way at once, in [`UNIT`]s.
+    /// What may be on its way at once by single calls, in [`UNIT`]s.
     on_the_way: Semaphore,
     /// Length of the chunk that was moved last: the chunks of a store are mostly of one length.
     usual_len: AtomicUsize,
 }
+
+/// A part of what may be on its way.
+pub(super) type Share<'a> = SemaphorePermit<'a>;
 
 /// Some connections, each used by one call at a time.
 pub(super) struct Lane {
@@ -39,7 +44,13 @@ pub(super) struct Lane {
     idle: Mutex<Vec<Connection>>,
     /// Read ahead of a payload at most.
     room: usize,
-    pub(super) size: usize,
+    size: usize,
+    /// Calls that wait for a connection.
+    waiting: AtomicUsize,
+    /// Grows whenever a call gets on.
+    turns: AtomicUsize,
+    /// When a server last stood still, and what that call got. Who waited already gets it, too.
+    stalled: Mutex<Option<(Instant, Error)>>,
 }
 
 /// One connection for one call. Dropped without [`done`](Self::done), it is closed.
@@ -49,13 +60,13 @@ pub(super) struct Lease<'a> {
     /// What had arrived when the lease began, if the connection was used before.
     arrived_before: Option<u64>,
     permit: SemaphorePermit<'a>,
-    share: Option<SemaphorePermit<'a>>,
 }
 
 #[derive(Default)]
 struct Backoff {
     failures: u32,
     until: Option<Instant>,
+    last: Option<Error>,
 }
 
 /// Read ahead of a payload, and then copied, at most.
@@ -68,6 +79,10 @@ const SMALL_ROOM: usize = 16 << 10;
 const ON_THE_WAY: usize = 16 << 20;
 /// In what it is counted.
 const UNIT: usize = 64 << 10;
+/// Longest wait for a share of it. It only serves speed, and those who have it may be futures that nobody polls.
+const SHARE_WAIT: Duration = Duration::from_millis(20);
+/// What is shorter is an answer without a chunk.
+const CHUNK_AT_LEAST: usize = 512;
 /// Longest pause between two attempts to connect.
 const MAX_PAUSE: Duration = Duration::from_millis(500);
 
@@ -105,58 +120,136 @@ impl Wire {
         self.on_the_way.close();
     }
 
-    /// A connection for chunks, once one is free and few enough bytes are on their way. At least two get one.
-    pub(super) async fn lease_for_chunks(&self) -> Result<Lease<'_>> {
-        let mut lease = self.lease(&self.bulk).await?;
-        let share = self.usual_len.load(Ordering::Relaxed).min(ON_THE_WAY / 2).div_ceil(UNIT);
+    /// How many connections a batch of so many chunks takes.
+    pub(super) fn lanes(&self, items: usize, len: usize) -> usize {
+        let len = if len > 0 { len } else { self.usual_len.load(Ordering::Relaxed) };
+        self.bulk.size.min((ON_THE_WAY / len.max(1)).max(2)).min(items)
+    }
+
+    /// A share of what may be on its way, for one chunk of about that length; none after a short wait.
+    pub(super) async fn share(&self, len: usize) -> Result<Option<Share<'_>>> {
+        let len = if len > 0 { len } else { self.usual_len.load(Ordering::Relaxed) };
         // It fits: the limit is small.
-        let share = self.on_the_way.acquire_many(u32::try_from(share).unwrap_or(1)).await;
-        lease.share = Some(share.map_err(|_| Error::closed())?);
-        Ok(lease)
+        let units = u32::try_from(len.min(ON_THE_WAY / 2).div_ceil(UNIT)).unwrap_or(1);
+        if let Ok(share) = self.on_the_way.try_acquire_many(units) {
+            return Ok(Some(share));
+        }
+        let waited = {
+            let _inside = reactor::own()?.enter();
+            tokio::time::timeout(SHARE_WAIT, self.on_the_way.acquire_many(units))
+        };
+        Ok(waited.await.ok().and_then(|share| share.ok()))
     }
 
     /// Remembers how long a chunk was.
     pub(super) fn moved(&self, len: usize) {
-        self.usual_len.store(len, Ordering::Relaxed);
+        self.bulk.turns.fetch_add(1, Ordering::Relaxed);
+        if len >= CHUNK_AT_LEAST {
+            self.usual_len.store(len, Ordering::Relaxed);
+        }
     }
 
     /// A connection of the lane, once one is free.
     pub(super) async fn lease<'a>(&self, lane: &'a Lane) -> Result<Lease<'a>> {
-        let permit = lane.permits.acquire().await.map_err(|_| Error::closed())?;
+        let permit = match lane.permits.try_acquire() {
+            Ok(permit) => permit,
+            Err(TryAcquireError::Closed) => return Err(Error::closed()),
+            Err(TryAcquireError::NoPermits) => self.wait_for(lane).await?,
+        };
         if let Some(connection) = lane.take_alive() {
             let arrived_before = Some(connection.arrived());
-            return Ok(Lease { lane, connection, arrived_before, permit, share: None });
+            return Ok(Lease { lane, connection, arrived_before, permit });
         }
-        let connection = self.connect(lane.room).await?;
-        Ok(Lease { lane, connection, arrived_before: None, permit, share: None })
+        let connection = self.connect(lane.room).await.inspect_err(|e| self.failed(lane, e))?;
+        Ok(Lease { lane, connection, arrived_before: None, permit })
+    }
+
+    /// Waits for a turn. Not for ever: those who have the connections may be futures that nobody polls.
+    async fn wait_for<'a>(&self, lane: &'a Lane) -> Result<SemaphorePermit<'a>> {
+        let asked = Instant::now();
+        let _waiting = lane.wait();
+        let patience = self.options.connect_timeout + self.options.io_timeout;
+        let mut permit = pin!(lane.permits.acquire());
+        loop {
+            let turns = lane.turns.load(Ordering::Relaxed);
+            let alarm = {
+                let _inside = reactor::own()?.enter();
+                tokio::time::sleep(patience)
+            };
+            match select(permit.as_mut(), pin!(alarm)).await {
+                Either::Left((permit, _)) => {
+                    let permit = permit.map_err(|_| Error::closed())?;
+                    return match &*lane.stalled() {
+                        Some((at, e)) if *at >= asked => Err(e.again()),
+                        _ => Ok(permit),
+                    };
+                }
+                Either::Right(_) if lane.turns.load(Ordering::Relaxed) != turns => {}
+                Either::Right(_) => {
+                    let (size, ms) = (lane.size, patience.as_millis());
+                    let why =
+                        format!("no call on the {size} connections to {} got on for {ms} ms", self.options.address);
+                    return Err(Error::new(ErrorKind::Timeout, why)
+                        .temporary(true)
+                        .with_hint("a call holds its connection until its future is polled to its end or dropped"));
+                }
+            }
+        }
+    }
+
+    /// Remembers a server that stands still: who waits for a connection to it need not find out again, and the other
+    /// connections at rest are as dead as this one.
+    pub(super) fn failed(&self, lane: &Lane, e: &Error) {
+        if e.kind() == ErrorKind::Timeout {
+            *lane.stalled() = Some((Instant::now(), e.again()));
+            for lane in [&self.bulk, &self.small] {
+                lane.idle().clear();
+            }
+        }
     }
 
     /// A new connection in place of another one.
     pub(super) async fn renew<'a>(&self, lease: Lease<'a>) -> Result<Lease<'a>> {
-        let Lease { lane, connection, permit, share, .. } = lease;
+        let Lease { lane, connection, permit, .. } = lease;
         drop(connection);
         let connection = self.connect(lane.room).await?;
-        Ok(Lease { lane, connection, arrived_before: None, permit, share })
+        Ok(Lease { lane, connection, arrived_before: None, permit })
     }
 
+    /// Connects, one attempt at a time once attempts fail. Who waits for its turn gets the error of the one before.
     async fn connect(&self, room: usize) -> Result<Connection> {
-        let pause = self.backoff().until;
-        if let Some(until) = pause {
+        let failures = self.backoff().failures;
+        let mut waited = false;
+        loop {
+            let until = {
+                let mut backoff = self.backoff();
+                match backoff.until.filter(|until| *until > Instant::now()) {
+                    Some(until) => match &backoff.last {
+                        Some(e) if waited && backoff.failures > failures => return Err(e.again()),
+                        _ => until,
+                    },
+                    None => {
+                        backoff.until = backoff.pause().map(|pause| Instant::now() + pause);
+                        break;
+                    }
+                }
+            };
             let pause = {
                 let _inside = reactor::own()?.enter();
                 tokio::time::sleep_until(until)
             };
             pause.await;
+            waited = true;
         }
         let connected = self.connect_now(room).await;
         let mut backoff = self.backoff();
-        if connected.is_ok() {
-            *backoff = Backoff::default();
-        } else {
-            backoff.failures = backoff.failures.saturating_add(1);
-            // None after the first failure: it may have been a restart.
-            let pause = Duration::from_millis(5 << backoff.failures.min(8)).min(MAX_PAUSE);
-            backoff.until = (backoff.failures > 1).then(|| Instant::now() + pause);
+        match &connected {
+            Ok(_) => *backoff = Backoff::default(),
+            Err(e) => {
+                backoff.failures = backoff.failures.saturating_add(1);
+                backoff.until = backoff.pause().map(|pause| Instant::now() + pause);
+                backoff.last = Some(e.again());
+            }
         }
         connected
     }
@@ -208,10 +301,47 @@ async fn establish(runtime: &Handle, options: &Arc<WireOptions>, room: usize) ->
     greeting.await.map_err(|_| Error::new(ErrorKind::Other, "connecting to the server panicked"))?
 }
 
+impl Backoff {
+    /// None after the first failure: it may have been a restart.
+    fn pause(&self) -> Option<Duration> {
+        let pause = Duration::from_millis(5 << self.failures.min(8)).min(MAX_PAUSE);
+        (self.failures > 1).then_some(pause)
+    }
+}
+
 impl Lane {
     fn new(size: usize, room: usize) -> Self {
         let size = size.max(1);
-        Self { permits: Semaphore::new(size), idle: Mutex::default(), room, size }
+        Self {
+            permits: Semaphore::new(size),
+            idle: Mutex::default(),
+            room,
+            size,
+            waiting: AtomicUsize::new(0),
+            turns: AtomicUsize::new(0),
+            stalled: Mutex::default(),
+        }
+    }
+
+    fn stalled(&self) -> MutexGuard<'_, Option<(Instant, Error)>> {
+        self.stalled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a call waits for a connection.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// Counts as waiting until it is dropped.
+    fn wait(&self) -> impl Drop + use<'_> {
+        struct Waiting<'a>(&'a AtomicUsize);
+        impl Drop for Waiting<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        Waiting(&self.waiting)
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
@@ -238,6 +368,8 @@ impl Lease<'_> {
     /// Gives the connection back, if the next call can use it.
     pub(super) fn done(self) {
         let Self { lane, connection, permit, .. } = self;
+        lane.turns.fetch_add(1, Ordering::Relaxed);
+        *lane.stalled() = None;
         if connection.is_at_rest() {
             let mut idle = lane.idle();
             if !lane.permits.is_closed() {
