@@ -12,7 +12,7 @@ use super::layout::{KV_BYTES, METADATA};
 use super::missing::{Missing, Orphans};
 use super::put::Put;
 use super::{RedisOptions, listing};
-use crate::resp_wire::{Arg, Reply, Request, Wire};
+use crate::resp_wire::{Arg, Reply, Request, Wire, unexpected};
 
 /// Chunks on a redis or valkey server, two keys each, byte for byte as LMCache writes them.
 ///
@@ -73,6 +73,9 @@ impl RedisConnector {
     }
 
     fn write<'a>(&self, key: &'a CacheKey, chunk: &'a MemoryObj) -> Result<Put<'a>> {
+        if chunk.is_empty() {
+            return Err(Error::new(ErrorKind::InvalidInput, "a chunk of no bytes cannot be told from none"));
+        }
         let limit = self.wire.options().limits.payload;
         if chunk.len() > limit {
             return Err(Error::new(
@@ -243,9 +246,37 @@ impl RemoteConnector for RedisConnector {
     }
 }
 
-/// Whether both halves of each key are there.
+/// Whether there is a chunk under each key that can be read: a header, and as many bytes as it says.
 pub(super) async fn exist(wire: &Wire, keys: &[CacheKey]) -> Vec<Result<bool>> {
-    two(wire.commands(keys.len(), both_names("EXISTS", keys)).await)
+    let replies = wire.commands(keys.len() * 2, |i, request| {
+        let name = |suffix: &'static str| Arg::Joined(keys[i / 2].as_str().as_bytes(), suffix.as_bytes());
+        match i % 2 {
+            // Not `GET`: what is no string is no header, and no error.
+            0 => request.command(&["MGET".into(), name(METADATA)]),
+            _ => request.command(&["STRLEN".into(), name(KV_BYTES)]),
+        }
+    });
+    let replies = &mut replies.await.into_iter();
+    let mut next = || replies.next().unwrap_or_else(|| Err(Error::closed()));
+    keys.iter().map(|_| (next(), next())).map(|(header, bytes)| is_chunk(header?, bytes)).collect()
+}
+
+fn is_chunk(header: Reply, bytes: Result<Reply>) -> Result<bool> {
+    let len = match bytes {
+        Ok(Reply::Int(len)) => usize::try_from(len).unwrap_or(0),
+        Ok(other) => return Err(unexpected(&other, "a number")),
+        // No string lies there.
+        Err(e) if e.kind() == ErrorKind::Corrupt => return Ok(false),
+        Err(e) => return Err(e),
+    };
+    match header {
+        Reply::Array(mut values) if values.len() == 1 => match values.remove(0) {
+            Reply::Bulk(header) => Ok(len > 0 && ChunkHeader::read(&header).is_ok_and(|layout| layout.len == len)),
+            Reply::Null => Ok(false),
+            other => Err(unexpected(&other, "a header")),
+        },
+        other => Err(unexpected(&other, "a header")),
+    }
 }
 
 /// Removes both; asked twice, the answer would be another one.
@@ -265,7 +296,7 @@ fn both_names<'k>(command: &'static str, keys: &'k [CacheKey]) -> impl Fn(usize,
 fn two(answers: Vec<Result<Reply>>) -> Vec<Result<bool>> {
     let is_two = |reply| match reply {
         Reply::Int(n) => Ok(n == 2),
-        other => Err(Error::new(ErrorKind::Corrupt, format!("the server answers {other:?} where a number belongs"))),
+        other => Err(unexpected(&other, "a number")),
     };
     answers.into_iter().map(|answer| answer.and_then(is_two)).collect()
 }

@@ -8,7 +8,7 @@ use connector_core::{
 use futures::stream::StreamExt;
 
 use super::{RespOptions, listing};
-use crate::resp_wire::{Get, GetInto, Memory, Reply, Set, Wire};
+use crate::resp_wire::{Get, GetInto, Memory, Reply, Set, Wire, unexpected};
 
 /// Chunks on a redis or valkey server, one plain value each.
 ///
@@ -31,7 +31,10 @@ impl FromContext for RESPConnector {
 
 impl RESPConnector {
     fn layout(&self) -> impl Fn(usize) -> Result<ChunkLayout> + Send + Sync + '_ {
-        |len| raw_layout(self.metadata.as_deref(), len)
+        |len| match len {
+            0 => Err(Error::new(ErrorKind::Corrupt, "an empty value is no chunk")),
+            len => raw_layout(self.metadata.as_deref(), len),
+        }
     }
 
     fn memory(&self) -> Memory<'_, impl Fn(usize) -> Result<ChunkLayout> + Send + Sync + '_> {
@@ -40,6 +43,9 @@ impl RESPConnector {
 
     /// Refuses a chunk that a get could not give back.
     fn check(&self, chunk: &MemoryObj) -> Result<()> {
+        if chunk.is_empty() {
+            return Err(Error::new(ErrorKind::InvalidInput, "a chunk of no bytes cannot be told from none"));
+        }
         let limit = self.wire.options().limits.payload;
         if chunk.len() > limit {
             return Err(Error::new(
@@ -56,9 +62,23 @@ impl RESPConnector {
     /// One command for each key, many in one go, each answered by how many keys it found.
     async fn exist(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
         let answers = self.wire.commands(keys.len(), |i, request| {
-            request.command(&["EXISTS".into(), keys[i].as_str().into()]);
+            request.command(&["STRLEN".into(), keys[i].as_str().into()]);
         });
-        answers.await.into_iter().map(|answer| answer.and_then(is_one)).collect()
+        answers.await.into_iter().map(|answer| self.is_chunk(answer)).collect()
+    }
+
+    /// Whether a value of this length can be read. One that is not there has none.
+    fn is_chunk(&self, answer: Result<Reply>) -> Result<bool> {
+        match answer {
+            Ok(Reply::Int(len)) => {
+                let len = usize::try_from(len).unwrap_or(0);
+                Ok(len > 0 && raw_layout(self.metadata.as_deref(), len).is_ok())
+            }
+            Ok(other) => Err(unexpected(&other, "a number")),
+            // No string lies there.
+            Err(e) if e.kind() == ErrorKind::Corrupt => Ok(false),
+            Err(e) => Err(e),
+        }
     }
 
     /// Asked twice, the answer would be another one.
@@ -72,7 +92,7 @@ impl RESPConnector {
 
 impl RemoteConnector for RESPConnector {
     async fn exists(&self, key: &CacheKey) -> Result<bool> {
-        is_one(self.wire.command(&["EXISTS".into(), key.as_str().into()]).await?)
+        self.is_chunk(self.wire.command(&["STRLEN".into(), key.as_str().into()]).await)
     }
 
     async fn get(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
@@ -145,6 +165,6 @@ impl RemoteConnector for RESPConnector {
 fn is_one(reply: Reply) -> Result<bool> {
     match reply {
         Reply::Int(n) => Ok(n > 0),
-        other => Err(Error::new(ErrorKind::Corrupt, format!("the server answers {other:?} where a number belongs"))),
+        other => Err(unexpected(&other, "a number")),
     }
 }

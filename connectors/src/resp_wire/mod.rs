@@ -37,6 +37,7 @@ pub(crate) use chunks::{ok, read_payload, read_payload_into, said};
 pub(crate) use connection::Connection;
 #[cfg(feature = "redis")]
 pub(crate) use errors::server_error;
+pub(crate) use errors::unexpected;
 #[cfg(feature = "redis")]
 pub(crate) use exchange::Exchange;
 #[cfg(feature = "redis")]

@@ -254,3 +254,38 @@ async fn a_chunk_that_stays_torn_is_corrupt_and_not_read_for_ever() {
     assert_eq!(store.batched_get(&[key(1)]).await.remove(0).unwrap_err().kind(), ErrorKind::Corrupt);
     assert_eq!(reads.load(Ordering::SeqCst), 4);
 }
+
+#[tokio::test]
+async fn bytes_that_were_seen_alone_in_an_earlier_life_of_the_key_are_no_orphan() {
+    let server = RedisServer::start(&[]);
+    let store = open(&format!("{}?orphan_grace_sec=1", server.url("redis"))).await;
+    let begin = std::time::Instant::now();
+    // A get comes between LMCache's two steps.
+    set(&server, &kv_bytes(&key(1)), &kv(5, 1));
+    assert_eq!(store.get(&key(1)).await.unwrap(), None);
+    set(&server, &metadata(&key(1)), &header(&kv(5, 1)));
+    assert_eq!(store.get(&key(1)).await.unwrap(), Some(kv(5, 1)));
+    // Past the grace; it was evicted, and LMCache writes it anew.
+    tokio::time::sleep_until((begin + std::time::Duration::from_millis(1001)).into()).await;
+    server.cli(&["DEL", &kv_bytes(&key(1)), &metadata(&key(1))]);
+    set(&server, &kv_bytes(&key(1)), &kv(5, 2));
+    assert_eq!(store.get(&key(1)).await.unwrap(), None);
+    set(&server, &metadata(&key(1)), &header(&kv(5, 2)));
+    assert_eq!(store.get(&key(1)).await.unwrap(), Some(kv(5, 2)), "its bytes were removed under LMCache's hands");
+}
+
+#[tokio::test]
+async fn halves_that_do_not_fit_each_other_do_not_exist() {
+    let server = RedisServer::start(&[]);
+    let store = open(&server.url("redis")).await;
+    for n in 1..=3 {
+        store.put(&key(n), kv(5, 1)).await.unwrap();
+    }
+    set(&server, &kv_bytes(&key(2)), b"short");
+    assert_eq!(store.get(&key(2)).await.unwrap_err().kind(), ErrorKind::Corrupt);
+    assert!(!store.exists(&key(2)).await.unwrap());
+    assert_eq!(store.batched_contains(&[key(1), key(2), key(3)]).await.unwrap(), 1);
+    server.cli(&["DEL", &kv_bytes(&key(2))]);
+    server.cli(&["LPUSH", &kv_bytes(&key(2)), "x"]);
+    assert!(!store.exists(&key(2)).await.unwrap());
+}

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use connectors::MemoryObjMut;
+use futures::stream::{self, StreamExt};
 use kvconn_redis_server::RedisServer;
 use tokio::time::timeout;
 
@@ -90,5 +91,26 @@ pub(crate) async fn a_batch_that_is_dropped_anywhere_leaves_the_next_call_right(
     assert!(dropped > 0, "no batch took long enough to be dropped");
     drop(items);
     store.is_right().await;
+    store.leaks_nothing().await;
+}
+
+/// A stream of gets that rest while its consumer awaits something else on the same store.
+pub(crate) async fn calls_that_nobody_polls_stop_no_others(kind: Kind) {
+    const LEN: usize = 8 << 20;
+    let server = RedisServer::start(&[]);
+    let store = Store::open(&server.url(kind.scheme)).await;
+    for n in 0..6 {
+        store.put(n, n, LEN).await.unwrap();
+    }
+    let mut gets = stream::iter(0..6).map(|n| store.get(n)).buffered(4);
+    let mut n = 0;
+    while let Some(got) = gets.next().await {
+        assert_eq!(got.unwrap(), Some(n));
+        store.put(100 + n, n, LEN).await.unwrap();
+        assert_eq!(store.get(7).await.unwrap(), None);
+        n += 1;
+    }
+    assert_eq!(n, 6);
+    drop(gets);
     store.leaks_nothing().await;
 }

@@ -152,7 +152,7 @@ pub(crate) async fn a_corrupt_length_is_an_error_and_never_a_chunk(kind: Kind) {
     store.leaks_nothing().await;
 }
 
-pub(crate) async fn a_corrupt_length_in_a_batch_spoils_no_other_answer(kind: Kind) {
+pub(crate) async fn corrupt_lengths_in_a_batch_are_errors_and_the_next_batch_is_right(kind: Kind) {
     let (_server, proxy, store) = behind_proxy(kind, "?io_timeout_ms=300&connections=2").await;
     let numbers: Vec<u64> = (0..24).collect();
     for &n in &numbers {

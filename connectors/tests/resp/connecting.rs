@@ -61,7 +61,7 @@ async fn an_old_server_is_greeted_in_its_own_words_and_no_error_shows_the_passwo
                     ["AUTH", ..] => format!("-ERR invalid password {}\r\n", words[1..].join(" ")),
                     ["CLIENT", ..] => "-ERR unknown command\r\n".into(),
                     ["SELECT", "3"] => "+OK\r\n".into(),
-                    ["EXISTS", ..] => ":0\r\n".into(),
+                    ["STRLEN", ..] => ":0\r\n".into(),
                     _ => "+PONG\r\n".into(),
                 }
                 .into_bytes(),
@@ -81,10 +81,59 @@ async fn an_old_server_is_greeted_in_its_own_words_and_no_error_shows_the_passwo
 }
 
 #[tokio::test]
+async fn what_answers_and_is_no_redis_server_is_refused() {
+    let echo = fake::listen(|mut stream| {
+        let mut copy = stream.try_clone().expect("a second handle");
+        let _ = std::io::copy(&mut copy, &mut stream);
+    });
+    for protocol in ["auto", "2", "3"] {
+        let e = refused(&format!("resp://127.0.0.1:{echo}?protocol={protocol}")).await;
+        assert_eq!((e.kind(), e.is_temporary()), (ErrorKind::Unavailable, false), "{e}");
+        let e = refused(&format!("resp://:hunter2@127.0.0.1:{echo}?protocol={protocol}")).await;
+        assert!(!format!("{e} {e:?}").contains("hunt"), "{e:?}");
+    }
+}
+
+#[tokio::test]
+async fn only_ok_is_a_success() {
+    let port = fake::answering(|words| match words[0].as_str() {
+        "HELLO" => Some(b"%1\r\n+proto\r\n:3\r\n".to_vec()),
+        "SET" => Some(b"$-1\r\n".to_vec()),
+        _ => Some(b":1\r\n".to_vec()),
+    });
+    let store = connectors::open(&format!("resp://127.0.0.1:{port}")).await.unwrap();
+    let chunk = MemoryObj::from(b"chunk".to_vec());
+    assert_eq!(store.put(&key(1), chunk.clone()).await.unwrap_err().kind(), ErrorKind::Corrupt);
+    let answer = store.batched_put(&[(key(1), chunk)]).await.remove(0);
+    assert_eq!(answer.unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(store.ping().await.unwrap_err().kind(), ErrorKind::Corrupt);
+}
+
+#[tokio::test]
+async fn an_array_in_answer_to_a_get_is_never_taken_for_the_next_chunk() {
+    let port = fake::answering(|words| match (words[0].as_str(), words.last().map(String::as_str)) {
+        ("HELLO", _) => Some(b"%1\r\n+proto\r\n:3\r\n".to_vec()),
+        ("GET", Some("org/model@1@0@1@bfloat16")) => Some(b"*2\r\n$1\r\na\r\n$1\r\nb\r\n".to_vec()),
+        ("GET", _) => Some(b"$5\r\nright\r\n".to_vec()),
+        other => panic!("{other:?}"),
+    });
+    let store = connectors::open(&format!("resp://127.0.0.1:{port}?connections=1")).await.unwrap();
+    assert_eq!(store.get(&key(1)).await.unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(store.get(&key(2)).await.unwrap().as_deref(), Some(&b"right"[..]));
+    let answers = store.batched_get(&[key(2), key(1), key(3), key(4)]).await;
+    for (n, answer) in answers.into_iter().enumerate() {
+        match answer {
+            Ok(chunk) => assert!(n != 1 && chunk.as_deref() == Some(&b"right"[..])),
+            Err(e) => assert_eq!(e.kind(), ErrorKind::Corrupt),
+        }
+    }
+}
+
+#[tokio::test]
 async fn small_operations_do_not_wait_behind_a_chunk() {
     let port = fake::answering(|words| match words[0].as_str() {
         "HELLO" => Some(b"%1\r\n+proto\r\n:3\r\n".to_vec()),
-        "EXISTS" => Some(b":1\r\n".to_vec()),
+        "STRLEN" => Some(b":1\r\n".to_vec()),
         // A chunk that begins and does not end.
         "GET" => Some(b"$1000000\r\nbytes".to_vec()),
         other => panic!("{other}"),
