@@ -1,6 +1,11 @@
 //! `kvconn._kvconn`: what the Python package `kvconn` is made of. The module only; each file below says what it adds.
 
+mod buffer;
+mod call;
 mod errors;
+mod logging;
+mod native;
+mod open;
 mod runtime;
 
 use pyo3::prelude::*;
@@ -8,5 +13,6 @@ use pyo3::prelude::*;
 #[pymodule]
 fn _kvconn(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    m.add_class::<native::NativeClient>()?;
     runtime::add_to(m)
 }

@@ -4,7 +4,7 @@
 //! that was made before the fork remembers its process and refuses to be used in another one: nothing waits for a thread
 //! that is not there.
 
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -13,8 +13,13 @@ use connectors::{Error, ErrorKind, Result};
 use pyo3::prelude::*;
 use tokio::runtime::{Builder, Handle, Runtime};
 
+use crate::errors::OrRaise;
+
 /// How long the interpreter's exit waits for what cannot be cut off, such as a read from a disk.
 const EXIT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often a call that waits looks whether Ctrl-C was pressed.
+const SIGNALS_EVERY: Duration = Duration::from_millis(100);
 
 type News = Box<dyn FnOnce(Python<'_>) + Send>;
 
@@ -68,15 +73,22 @@ impl Process {
         self.id == std::process::id()
     }
 
+    /// # Errors
+    /// `Closed` in a child that was forked since.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.is_current() {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Closed, "the store was opened before this process was forked")
+            .with_hint("open it again in the child"))
+    }
+
     /// The runtime.
     ///
     /// # Errors
     /// `Io` if threads could not be started, `Closed` if the interpreter exits, or in a child that was forked since.
     pub(crate) fn handle(&self) -> Result<&Handle> {
-        if !self.is_current() {
-            return Err(Error::new(ErrorKind::Closed, "the store was opened before this process was forked")
-                .with_hint("open it again in the child"));
-        }
+        self.check()?;
         if self.exiting.get().is_some() {
             return Err(Error::new(ErrorKind::Closed, "the interpreter exits"));
         }
@@ -133,6 +145,44 @@ fn bring(news: &Receiver<News>) {
                 next(py);
             }
         });
+    }
+}
+
+/// Waits for a future without the interpreter's lock. Ctrl-C ends the wait, and the future.
+///
+/// # Errors
+/// `KeyboardInterrupt`, or whatever the signal's handler raises; `Closed` if the runtime is gone.
+pub(crate) fn block_on<T: Send + 'static>(
+    py: Python<'_>,
+    future: impl Future<Output = T> + Send + 'static,
+) -> PyResult<T> {
+    let handle = Process::current().handle().or_raise(py)?;
+    let (send, receive) = sync_channel(1);
+    let task = handle.spawn(async move {
+        let _ = send.send(future.await);
+    });
+    let answer = wait_for(py, receive);
+    if answer.is_err() {
+        task.abort();
+    }
+    answer
+}
+
+/// Waits for an answer without the interpreter's lock.
+///
+/// # Errors
+/// Whatever a signal's handler raises meanwhile; `Closed` if nobody is left to answer.
+pub(crate) fn wait_for<T: Send>(py: Python<'_>, answers: Receiver<T>) -> PyResult<T> {
+    // A lock only because it is shared with the closure.
+    let receiver = Mutex::new(answers);
+    loop {
+        match py.detach(|| lock(&receiver).recv_timeout(SIGNALS_EVERY)) {
+            Ok(answer) => return Ok(answer),
+            Err(RecvTimeoutError::Timeout) => py.check_signals()?,
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(Error::new(ErrorKind::Closed, "the call was cut off")).or_raise(py);
+            }
+        }
     }
 }
 
