@@ -2,11 +2,16 @@
 
 mod buffer;
 mod call;
+mod chunk;
 mod errors;
+mod face;
+mod listing;
 mod logging;
 mod native;
 mod open;
+mod registry;
 mod runtime;
+mod store;
 
 use pyo3::prelude::*;
 
@@ -14,5 +19,8 @@ use pyo3::prelude::*;
 fn _kvconn(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     m.add_class::<native::NativeClient>()?;
+    m.add_class::<chunk::Chunk>()?;
+    store::add_to(m)?;
+    registry::add_to(m)?;
     runtime::add_to(m)
 }
