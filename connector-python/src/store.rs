@@ -31,7 +31,12 @@ fn connect(
     options: Option<&Bound<'_, PyDict>>,
 ) -> PyResult<Py<PyAny>> {
     let opening = open(py, url, options, pool_bytes)?;
-    face.run(py, Views::none(), |_| opening, move |py, connector| AnyStore::show(py, face, Arc::new(Opened::new(connector))))
+    face.run(
+        py,
+        Views::none(),
+        |_| opening,
+        move |py, connector| AnyStore::show(py, face, Arc::new(Opened::new(connector))),
+    )
 }
 
 #[pyfunction(name = "connect")]
