@@ -1,0 +1,372 @@
+//! `NativeClient`: LMCache's interface for native connectors in multiprocess mode (`native_plugin`).
+//!
+//! A submit gives an id at once. When the store has answered, or never will, one completion for that id waits to be
+//! drained, and the eventfd says so. LMCache lends its memory from a submit to that completion, and not longer.
+#![expect(unsafe_code, reason = "lends Python's memory to the store")]
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use connectors::{CacheKey, ChunkLayout, Connector, Error, ErrorKind, KeyKind, Result};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use rustix::event::{EventfdFlags, eventfd};
+use tokio::sync::watch;
+
+use crate::buffer::Views;
+use crate::call::Call;
+use crate::errors::OrRaise;
+use crate::open::{Opened, open};
+use crate::runtime::{Process, block_on, lock};
+
+/// How long `close` lets calls go on before it cuts them off.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// LMCache's `native_plugin` interface over any store.
+///
+/// ``{"type": "native_plugin", "module_path": "kvconn", "class_name": "NativeClient",
+/// "adapter_params": {"url": "resp://127.0.0.1:6379"}}``
+///
+/// All parameters beside ``url`` are the store's options, as they could stand in the URL's query.
+#[pyclass(module = "kvconn", frozen)]
+pub(crate) struct NativeClient {
+    store: Opened,
+    shared: Arc<Shared>,
+    next_id: AtomicU64,
+    /// Becomes true when calls in flight are to be cut off.
+    cut: watch::Sender<bool>,
+}
+
+/// What the calls in flight hold, so that it outlives the client. In here the eventfd cannot become another file's number.
+struct Shared {
+    process: &'static Process,
+    event: OwnedFd,
+    done: Mutex<Vec<Completion>>,
+    state: Mutex<State>,
+    idle: Condvar,
+}
+
+struct State {
+    closed: bool,
+    in_flight: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Get,
+    Set,
+    Exists,
+    Delete,
+}
+
+/// What a batch gave.
+struct Outcome {
+    /// Per key: loaded, stored, there, removed.
+    yes: Vec<bool>,
+    failed: usize,
+    first_error: Option<String>,
+}
+
+struct Completion {
+    id: u64,
+    ok: bool,
+    error: String,
+    yes: Option<Vec<bool>>,
+    /// Released when it is drained: on a thread that is attached.
+    views: Views,
+}
+
+type Drained = (u64, bool, String, Option<Vec<bool>>);
+
+#[pymethods]
+impl NativeClient {
+    #[new]
+    #[pyo3(signature = (url, **options))]
+    fn new(py: Python<'_>, url: &str, options: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
+        let process = Process::current();
+        let event = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)
+            .map_err(|e| Error::io(e.into(), "make an eventfd"))
+            .or_raise(py)?;
+        let connector = block_on(py, open(py, url, options, None)?)?.or_raise(py)?;
+        let shared = Shared {
+            process,
+            event,
+            done: Mutex::default(),
+            state: Mutex::new(State { closed: false, in_flight: 0 }),
+            idle: Condvar::new(),
+        };
+        Ok(Self {
+            store: Opened::new(connector),
+            shared: Arc::new(shared),
+            next_id: AtomicU64::new(1),
+            cut: watch::Sender::new(false),
+        })
+    }
+
+    /// The file descriptor that is readable while completions wait to be drained.
+    fn event_fd(&self) -> i32 {
+        self.shared.event.as_raw_fd()
+    }
+
+    /// Reads each key's chunk into its buffer. The completion's bools say which were loaded: a chunk whose length is not
+    /// the buffer's is not.
+    fn submit_batch_get(&self, py: Python<'_>, keys: Vec<String>, views: Vec<Bound<'_, PyAny>>) -> PyResult<u64> {
+        same_length(&keys, &views)?;
+        let (views, spans) = Views::to_write(&views)?;
+        self.submit(py, Kind::Get, keys, views, move |call, connector, keys| async move {
+            let mut requests = Vec::with_capacity(keys.len());
+            for (i, key) in keys {
+                // SAFETY: the completion holds the exports, and comes after the last holder of `call` is gone. LMCache
+                // promises to leave the memory alone until then, as `submit_batch_get` documents.
+                requests.push((i, key, unsafe { spans[i].lend_to_write(call.clone())? }));
+            }
+            let places: Vec<_> = requests.iter().map(|(i, ..)| *i).collect();
+            let mut requests: Vec<_> = requests.into_iter().map(|(_, key, memory)| (key, memory)).collect();
+            let answers = connector.batched_get_into(&mut requests).await;
+            let whole = |i: usize, answer: Result<Option<usize>>| match answer? {
+                Some(read) if read == spans[i].len() => Ok(true),
+                Some(read) => {
+                    let message = format!("the chunk has {read} bytes, its buffer {}", spans[i].len());
+                    Err(Error::new(ErrorKind::SizeMismatch, message))
+                }
+                None => Ok(false),
+            };
+            Ok(places.iter().zip(answers).map(|(&i, answer)| (i, whole(i, answer))).collect())
+        })
+    }
+
+    /// Stores each buffer's bytes under its key.
+    fn submit_batch_set(&self, py: Python<'_>, keys: Vec<String>, views: Vec<Bound<'_, PyAny>>) -> PyResult<u64> {
+        same_length(&keys, &views)?;
+        let (views, spans) = Views::to_read(&views)?;
+        self.submit(py, Kind::Set, keys, views, move |call, connector, keys| async move {
+            let (mut places, mut items) = (Vec::with_capacity(keys.len()), Vec::with_capacity(keys.len()));
+            for (i, key) in keys {
+                // SAFETY: as in `submit_batch_get`; LMCache promises not to write to the memory until the completion.
+                let chunk = unsafe { spans[i].lend_to_read(ChunkLayout::binary(spans[i].len()), call.clone())? };
+                places.push(i);
+                items.push((key, chunk));
+            }
+            let answers = connector.batched_put(&items).await;
+            Ok(places.into_iter().zip(answers).map(|(i, answer)| (i, answer.map(|()| true))).collect())
+        })
+    }
+
+    /// Asks which keys are there. The completion is `ok` if any could be answered; one that could not counts as missing.
+    fn submit_batch_exists(&self, py: Python<'_>, keys: Vec<String>) -> PyResult<u64> {
+        self.submit(py, Kind::Exists, keys, Views::none(), |_, connector, keys| async move {
+            let (places, keys): (Vec<_>, Vec<_>) = keys.into_iter().unzip();
+            Ok(places.into_iter().zip(connector.batched_exists(&keys).await).collect())
+        })
+    }
+
+    /// Removes the keys. The completion's bools say which were there.
+    fn submit_batch_delete(&self, py: Python<'_>, keys: Vec<String>) -> PyResult<u64> {
+        self.submit(py, Kind::Delete, keys, Views::none(), |_, connector, keys| async move {
+            let (places, keys): (Vec<_>, Vec<_>) = keys.into_iter().unzip();
+            Ok(places.into_iter().zip(connector.batched_remove(&keys).await).collect())
+        })
+    }
+
+    /// All completions since the last call, as `(id, ok, error, bools)`, and an eventfd that waits for the next.
+    fn drain_completions(&self, py: Python<'_>) -> PyResult<Vec<Drained>> {
+        // A child that was forked shares the eventfd: it would take the parent's news.
+        self.shared.process.check().or_raise(py)?;
+        let done = py.detach(|| {
+            // Before the queue: what comes in between is found by the next call.
+            let _ = rustix::io::read(&self.shared.event, &mut [0; 8]);
+            std::mem::take(&mut *lock(&self.shared.done))
+        });
+        Ok(done.into_iter().map(|done| done.drained(py)).collect())
+    }
+
+    /// Refuses new submits, lets the work in flight end (for five seconds, then it is cut off), and returns when no buffer
+    /// is touched any more. What completed can still be drained. May be called twice.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        if self.shared.process.check().is_err() {
+            // Its calls belong to the parent, and end there.
+            return Ok(());
+        }
+        py.detach(|| {
+            lock(&self.shared.state).closed = true;
+            if !self.shared.wait_until_idle(Some(CLOSE_PATIENCE)) {
+                self.cut.send_replace(true);
+                // What cannot be cut off (a read from a disk) still writes to LMCache's memory.
+                self.shared.wait_until_idle(None);
+            }
+        });
+        let mut done = std::mem::take(&mut *lock(&self.shared.done));
+        for completion in &mut done {
+            // LMCache drains no more before it closes; the memory is to be its own again.
+            std::mem::replace(&mut completion.views, Views::none()).release(py);
+        }
+        lock(&self.shared.done).splice(..0, done);
+        let connector = self.store.connector().or_raise(py)?.clone();
+        match self.shared.process.handle() {
+            Ok(_) => {
+                let closing = async move { tokio::time::timeout(CLOSE_PATIENCE, connector.close()).await };
+                block_on(py, closing)?.unwrap_or(Ok(())).or_raise(py)
+            }
+            // The runtime is gone, and its connections with it.
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<kvconn.NativeClient of {}>", self.store.name())
+    }
+}
+
+impl NativeClient {
+    fn submit<F>(
+        &self,
+        py: Python<'_>,
+        kind: Kind,
+        keys: Vec<String>,
+        views: Views,
+        ask: impl FnOnce(Arc<Call<Outcome>>, Connector, Vec<(usize, CacheKey)>) -> F + Send,
+    ) -> PyResult<u64>
+    where
+        F: Future<Output = Result<Vec<(usize, Result<bool>)>>> + Send + 'static,
+    {
+        let submitted = py.detach(move || {
+            let handle = self.shared.process.handle()?;
+            self.shared.begin()?;
+            let (id, asked, shared) = (self.next_id.fetch_add(1, Ordering::Relaxed), keys.len(), self.shared.clone());
+            let call =
+                Arc::new(Call::new(move |outcome| shared.complete(Completion::new(id, kind, asked, outcome, views))));
+            let mut outcome = Outcome::new(asked);
+            let mut readable = Vec::with_capacity(asked);
+            for (i, text) in keys.iter().enumerate() {
+                match key(text) {
+                    Ok(key) => readable.push((i, key)),
+                    Err(e) => outcome.put(i, Err(e)),
+                }
+            }
+            let work = ask(call.clone(), self.store.connector()?.clone(), readable);
+            let mut cut = self.cut.subscribe();
+            handle.spawn(async move {
+                tokio::select! {
+                    answers = work => {
+                        outcome.take_in(answers);
+                        call.set(outcome);
+                    }
+                    _ = cut.wait_for(|cut| *cut) => {}
+                }
+            });
+            Ok(id)
+        });
+        submitted.or_raise(py)
+    }
+}
+
+impl Drop for NativeClient {
+    fn drop(&mut self) {
+        // Nobody can drain any more: what is in flight need not go on. In a child that was forked since, nothing is.
+        if self.shared.process.is_current() {
+            self.cut.send_replace(true);
+        }
+    }
+}
+
+impl Shared {
+    fn begin(&self) -> Result<()> {
+        let mut state = lock(&self.state);
+        if state.closed {
+            return Err(Error::new(ErrorKind::Closed, "the client is closed"));
+        }
+        state.in_flight += 1;
+        Ok(())
+    }
+
+    fn complete(&self, completion: Completion) {
+        lock(&self.done).push(completion);
+        // It fails only when the counter is full, and then the poller is awake.
+        let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
+        lock(&self.state).in_flight -= 1;
+        self.idle.notify_all();
+    }
+
+    /// Whether nothing is in flight, within this time.
+    fn wait_until_idle(&self, patience: Option<Duration>) -> bool {
+        let state = lock(&self.state);
+        let busy = |state: &mut State| state.in_flight > 0;
+        match patience {
+            Some(patience) => {
+                let waited = self.idle.wait_timeout_while(state, patience, busy);
+                !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+            }
+            None => {
+                drop(self.idle.wait_while(state, busy).unwrap_or_else(PoisonError::into_inner));
+                true
+            }
+        }
+    }
+}
+
+impl Outcome {
+    fn new(asked: usize) -> Self {
+        Self { yes: vec![false; asked], failed: 0, first_error: None }
+    }
+
+    fn put(&mut self, i: usize, answer: Result<bool>) {
+        match answer {
+            Ok(yes) => self.yes[i] = yes,
+            Err(e) => {
+                self.failed += 1;
+                self.first_error.get_or_insert_with(|| e.to_string());
+            }
+        }
+    }
+
+    fn take_in(&mut self, answers: Result<Vec<(usize, Result<bool>)>>) {
+        match answers {
+            Ok(answers) => answers.into_iter().for_each(|(i, answer)| self.put(i, answer)),
+            Err(e) => {
+                self.failed = self.yes.len();
+                self.first_error = Some(e.to_string());
+            }
+        }
+    }
+}
+
+impl Completion {
+    fn new(id: u64, kind: Kind, asked: usize, outcome: Option<Outcome>, views: Views) -> Self {
+        let outcome = outcome.unwrap_or_else(|| Outcome {
+            yes: vec![false; asked],
+            failed: asked.max(1),
+            first_error: Some("the call was cut off: the client was closed, or the process exits".into()),
+        });
+        let ok = match kind {
+            // LMCache reads the bools only if it is ok: one key's error must not hide the others.
+            Kind::Exists => outcome.failed == 0 || outcome.failed < asked,
+            _ => outcome.failed == 0,
+        };
+        let error = match outcome.first_error {
+            Some(first) if outcome.failed > 1 => format!("{} of {asked} keys failed, first: {first}", outcome.failed),
+            Some(first) => first,
+            None => String::new(),
+        };
+        Self { id, ok, error, yes: (kind != Kind::Set).then_some(outcome.yes), views }
+    }
+
+    fn drained(self, py: Python<'_>) -> Drained {
+        self.views.release(py);
+        (self.id, self.ok, self.error, self.yes)
+    }
+}
+
+/// LMCache gives object keys here. What is none may be a key of the in-process mode.
+fn key(text: &str) -> Result<CacheKey> {
+    CacheKey::parse_as(text, KeyKind::Object).or_else(|as_object| CacheKey::parse(text).map_err(|_| as_object))
+}
+
+fn same_length(keys: &[String], views: &[Bound<'_, PyAny>]) -> PyResult<()> {
+    if keys.len() != views.len() {
+        return Err(PyValueError::new_err(format!("{} keys, but {} buffers", keys.len(), views.len())));
+    }
+    Ok(())
+}

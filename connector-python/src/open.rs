@@ -1,0 +1,112 @@
+//! From a URL and Python's options to an open store.
+#![expect(unsafe_code, reason = "drops a connector in one process only")]
+
+use std::mem::ManuallyDrop;
+
+use connectors::{Connector, LocalCpuBackend, RemoteUrl};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyString};
+
+use crate::errors::OrRaise;
+use crate::logging;
+use crate::runtime::Process;
+
+/// What a name in a query escapes.
+const NAME: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_');
+
+/// An open store, and the process that opened it. A child that was forked since only forgets it: the child shares its
+/// parent's sockets and their registration, so to close them there would close them here.
+pub(crate) struct Opened {
+    pub(crate) process: &'static Process,
+    connector: ManuallyDrop<Connector>,
+}
+
+impl Opened {
+    pub(crate) fn new(connector: Connector) -> Self {
+        Self { process: Process::current(), connector: ManuallyDrop::new(connector) }
+    }
+
+    /// The store.
+    ///
+    /// # Errors
+    /// `Closed` in a child that was forked since.
+    pub(crate) fn connector(&self) -> connectors::Result<&Connector> {
+        self.process.check()?;
+        Ok(&self.connector)
+    }
+
+    /// `module/Name`.
+    pub(crate) fn name(&self) -> &str {
+        self.connector.name()
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        if self.process.is_current() {
+            // SAFETY: it is not used any more.
+            unsafe { ManuallyDrop::drop(&mut self.connector) };
+        }
+    }
+}
+
+/// Starts to open the store. The future runs on the runtime of this process.
+pub(crate) fn open(
+    py: Python<'_>,
+    url: &str,
+    options: Option<&Bound<'_, PyDict>>,
+    pool_bytes: Option<usize>,
+) -> PyResult<impl Future<Output = connectors::Result<Connector>> + Send + 'static> {
+    logging::start(py)?;
+    let url = match options {
+        Some(options) => with_options(url, options)?,
+        None => url.to_owned(),
+    };
+    let handle = Process::current().handle().or_raise(py)?;
+    let mut builder = connectors::builder(&url).handle(handle.clone());
+    if let Some(bytes) = pool_bytes {
+        builder = builder.local_cpu_backend(LocalCpuBackend::with_capacity(bytes));
+    }
+    Ok(builder.open())
+}
+
+/// The URL with the options in its query, where every connector finds them.
+fn with_options(url: &str, options: &Bound<'_, PyDict>) -> PyResult<String> {
+    let parsed = RemoteUrl::parse(url).or_raise(options.py())?;
+    let (before, fragment) = url.split_once('#').map_or((url, None), |(before, fragment)| (before, Some(fragment)));
+    let mut all = before.to_owned();
+    for (name, value) in options {
+        let name = name.extract::<String>()?;
+        let Some(value) = text_of(&name, &value)? else { continue };
+        if parsed.query(&name).is_some() {
+            let message = format!("the option `{name}` stands in the URL and beside it; write it once");
+            return Err(PyValueError::new_err(message));
+        }
+        all.push(if all.contains('?') { '&' } else { '?' });
+        all.extend(utf8_percent_encode(&name, NAME));
+        all.push('=');
+        all.extend(utf8_percent_encode(&value, NON_ALPHANUMERIC));
+    }
+    if let Some(fragment) = fragment {
+        all.push('#');
+        all.push_str(fragment);
+    }
+    Ok(all)
+}
+
+/// The value as a URL has it; `None` says nothing, as in Python.
+fn text_of(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
+    if value.is_none() {
+        return Ok(None);
+    }
+    if value.is_instance_of::<PyBool>() {
+        return Ok(Some(value.extract::<bool>()?.to_string()));
+    }
+    if value.is_instance_of::<PyString>() || value.is_instance_of::<PyInt>() || value.is_instance_of::<PyFloat>() {
+        return Ok(Some(value.str()?.extract()?));
+    }
+    let class = value.get_type().name()?;
+    Err(PyTypeError::new_err(format!("the option `{name}` is a {class}; an option is a str, int, float or bool")))
+}
