@@ -3,6 +3,7 @@
 mod buffer;
 mod call;
 mod errors;
+mod lmcache;
 mod logging;
 mod native;
 mod open;
@@ -14,5 +15,6 @@ use pyo3::prelude::*;
 fn _kvconn(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     m.add_class::<native::NativeClient>()?;
+    lmcache::add_to(m)?;
     runtime::add_to(m)
 }

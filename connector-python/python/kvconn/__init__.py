@@ -1,5 +1,6 @@
 """Remote KV-cache stores for LLM servers, in Rust."""
 
+from kvconn import _modules
 from kvconn._errors import ClosedError, InvalidError, KvconnError, TimedOutError, UnavailableError
 from kvconn._kvconn import NativeClient, __version__
 
@@ -12,3 +13,6 @@ __all__ = [
     "UnavailableError",
     "__version__",
 ]
+
+# `import kvconn.redis`, and every other connector that is compiled in.
+_modules.install()
