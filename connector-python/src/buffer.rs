@@ -140,3 +140,19 @@ impl Span {
         MemoryObj::from_region(Lent { span: self, _call: call }, layout)
     }
 }
+
+/// Whether a buffer holds these bytes; `None` if the object is no buffer, or none of plain bytes in a row.
+pub(crate) fn bytes_equal(bytes: &[u8], other: &Bound<'_, PyAny>) -> PyResult<Option<bool>> {
+    let Ok(view) = PyUntypedBuffer::get(other) else { return Ok(None) };
+    if !view.is_c_contiguous() || view.item_size() != 1 {
+        return Ok(None);
+    }
+    let equal = view.len_bytes() == bytes.len()
+        && match NonNull::new(view.buf_ptr().cast::<u8>()) {
+            // SAFETY: the export keeps the memory valid, and it is read while this thread holds the interpreter's lock.
+            Some(start) => unsafe { std::slice::from_raw_parts(start.as_ptr(), bytes.len()) == bytes },
+            None => true,
+        };
+    view.release(other.py());
+    Ok(Some(equal))
+}

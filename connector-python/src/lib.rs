@@ -2,12 +2,17 @@
 
 mod buffer;
 mod call;
+mod chunk;
 mod errors;
+mod face;
+mod listing;
 mod lmcache;
 mod logging;
 mod native;
 mod open;
+mod registry;
 mod runtime;
+mod store;
 
 use pyo3::prelude::*;
 
@@ -15,6 +20,9 @@ use pyo3::prelude::*;
 fn _kvconn(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     m.add_class::<native::NativeClient>()?;
+    m.add_class::<chunk::Chunk>()?;
+    store::add_to(m)?;
+    registry::add_to(m)?;
     lmcache::add_to(m)?;
     runtime::add_to(m)
 }

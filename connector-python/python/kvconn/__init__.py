@@ -1,17 +1,41 @@
-"""Remote KV-cache stores for LLM servers, in Rust."""
+"""Remote KV-cache stores for LLM servers, in Rust.
+
+>>> import kvconn
+>>> with kvconn.connect("memory://example") as store:
+...     store.put("meta-llama/Llama-3.1-8B@1@0@1f2e3d@bfloat16", b"hello")
+...     bytes(store.get("meta-llama/Llama-3.1-8B@1@0@1f2e3d@bfloat16"))
+b'hello'
+"""
 
 from kvconn import _modules
 from kvconn._errors import ClosedError, InvalidError, KvconnError, TimedOutError, UnavailableError
-from kvconn._kvconn import NativeClient, __version__
+from kvconn._kvconn import (
+    AsyncStore,
+    Chunk,
+    ConnectorInfo,
+    NativeClient,
+    Store,
+    __version__,
+    connect,
+    connect_async,
+    connectors,
+)
 
 __all__ = [
+    "AsyncStore",
+    "Chunk",
     "ClosedError",
+    "ConnectorInfo",
     "InvalidError",
     "KvconnError",
     "NativeClient",
+    "Store",
     "TimedOutError",
     "UnavailableError",
     "__version__",
+    "connect",
+    "connect_async",
+    "connectors",
 ]
 
 # `import kvconn.redis`, and every other connector that is compiled in.

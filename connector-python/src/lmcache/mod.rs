@@ -10,9 +10,9 @@ mod memory;
 mod pool;
 mod remote;
 
+use connectors::RemoteUrl;
 use connectors::adapter::ExternalConnectorAdapter;
 use connectors::registry::{self, SchemeOwner};
-use connectors::RemoteUrl;
 use pyo3::prelude::*;
 
 use crate::errors::OrRaise;

@@ -230,7 +230,10 @@ impl ChunkAllocator for NoMemory {
 }
 
 fn no_memory() -> Error {
-    Error::new(ErrorKind::Unsupported, "there is no CPU backend to read into: LMCache's scheduler only asks what exists")
+    Error::new(
+        ErrorKind::Unsupported,
+        "there is no CPU backend to read into: LMCache's scheduler only asks what exists",
+    )
 }
 
 /// Stands in for the `close` of LMCache's memory allocator: the memory goes only after all I/O into it has ended.

@@ -54,7 +54,8 @@ impl LMCacheRemote {
             Some(pool) => LocalCpuBackend::with_allocator(LMCacheAllocator(pool.clone())),
             None => LocalCpuBackend::with_allocator(NoMemory),
         };
-        let mut builder = connectors::builder(url).handle(handle.clone()).config(config).local_cpu_backend(memory.clone());
+        let mut builder =
+            connectors::builder(url).handle(handle.clone()).config(config).local_cpu_backend(memory.clone());
         if let Some(metadata) = metadata {
             builder = builder.metadata(metadata_of(metadata).or_raise(py)?);
         }
@@ -98,7 +99,8 @@ impl LMCacheRemote {
     }
 
     fn get(&self, key: &str, future: &Bound<'_, PyAny>) -> PyResult<Call> {
-        let (connector, memory, key) = (self.connector(future.py())?.clone(), self.memory.clone(), key_of(future.py(), key)?);
+        let (connector, memory, key) =
+            (self.connector(future.py())?.clone(), self.memory.clone(), key_of(future.py(), key)?);
         start(self.store.process, future, async move {
             let chunk = match connector.get(&key).await? {
                 Some(chunk) => Some(in_lmcache(&memory, chunk).await?),
@@ -110,7 +112,8 @@ impl LMCacheRemote {
 
     /// A list with a chunk, None or an exception for each key.
     fn batched_get(&self, keys: Vec<String>, future: &Bound<'_, PyAny>) -> PyResult<Call> {
-        let (connector, memory, keys) = (self.connector(future.py())?.clone(), self.memory.clone(), keys_of(future.py(), &keys)?);
+        let (connector, memory, keys) =
+            (self.connector(future.py())?.clone(), self.memory.clone(), keys_of(future.py(), &keys)?);
         start(self.store.process, future, async move {
             let chunks = all_in_lmcache(&memory, connector.batched_get(&keys).await).await;
             Ok(Answer::Chunks(chunks))

@@ -1,0 +1,114 @@
+"""What the tests share: a redis server of their own, completions, child processes."""
+
+import os
+import select
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+DEADLINE = 30.0
+
+
+def object_key(i, model="test-model"):
+    """A key as LMCache's multiprocess mode writes it."""
+    return f"{model}@00000001@0@{i:016x}"
+
+
+def engine_key(i, model="test-model"):
+    """A key as LMCache's in-process mode writes it."""
+    return f"{model}@1@0@{i + 1:x}@bfloat16"
+
+
+class RedisServer:
+    """A redis server on a free port. A machine without redis-server fails the test."""
+
+    def __init__(self):
+        program = shutil.which("redis-server")
+        if program is None:
+            raise AssertionError("redis-server is missing; install Debian's package 'redis-server'")
+        self.dir = tempfile.mkdtemp(prefix="kvconn-redis-")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.process = subprocess.Popen(
+            [program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", self.dir],
+            stdout=subprocess.DEVNULL,
+        )
+        wait_until(self._answers, "redis-server answers")
+
+    def _answers(self):
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1) as s:
+                s.sendall(b"PING\r\n")
+                return s.recv(16).startswith(b"+PONG")
+        except OSError:
+            return False
+
+    def stop_answering(self):
+        self.process.send_signal(19)  # SIGSTOP
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def close(self):
+        self.kill()
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+
+def wait_until(true, what):
+    end = time.monotonic() + DEADLINE
+    while not true():
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {DEADLINE} s: {what}")
+        time.sleep(0.005)
+
+
+def completions(client, count=1):
+    """Waits for so many completions, as LMCache does: by the eventfd."""
+    poller = select.poll()
+    poller.register(client.event_fd(), select.POLLIN)
+    found = []
+    end = time.monotonic() + DEADLINE
+    while len(found) < count:
+        left = end - time.monotonic()
+        if left <= 0:
+            raise AssertionError(f"{len(found)} of {count} completions within {DEADLINE} s")
+        poller.poll(left * 1000)
+        found += client.drain_completions()
+    return found
+
+
+def run_child(code, *args):
+    """Runs a Python program of its own and gives what it printed; it must end well, and in time."""
+    child = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", code, *args],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    if child.returncode != 0:
+        raise AssertionError(f"the child ended with {child.returncode}: {child.stdout}{child.stderr}")
+    return child.stdout
+
+
+def resident_bytes():
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+class TestCase(unittest.TestCase):
+    def directory(self):
+        path = tempfile.mkdtemp(prefix="kvconn-test-")
+        self.addCleanup(shutil.rmtree, path, ignore_errors=True)
+        return path
+
+    def redis(self):
+        server = RedisServer()
+        self.addCleanup(server.close)
+        return server

@@ -1,0 +1,305 @@
+"""kvconn.connect: the plain API, blocking and on asyncio."""
+
+import asyncio
+import gc
+import logging
+import os
+import pickle
+import threading
+import unittest
+
+import kvconn
+from support import TestCase, engine_key, run_child, wait_until
+
+KEY = engine_key(1)
+
+
+class Blocking(TestCase):
+    def store(self, url=None, **options):
+        store = kvconn.connect(url or f"memory://{self.id()}", **options)
+        self.addCleanup(store.close)
+        return store
+
+    def test_what_was_put_comes_back_as_bytes_like(self):
+        store = self.store()
+        for data in [b"hello", bytearray(b"hello"), memoryview(b"hello"), memoryview(b"..hello..")[2:7]]:
+            store.put(KEY, data)
+            chunk = store.get(KEY)
+            self.assertIsInstance(chunk, kvconn.Chunk)
+            self.assertEqual(chunk, b"hello")
+            self.assertEqual((bytes(chunk), chunk.tobytes(), len(chunk)), (b"hello", b"hello", 5))
+            view = memoryview(chunk)
+            self.assertTrue(view.readonly and view.contiguous)
+            with self.assertRaises(TypeError):
+                view[0] = 1
+        self.assertNotEqual(chunk, b"hellO")
+        self.assertNotEqual(chunk, "hello")
+        self.assertIsNone(store.get(engine_key(2)))
+
+    def test_a_chunk_outlives_its_store(self):
+        store = self.store(f"fs://{self.directory()}")
+        store.put(KEY, b"hello")
+        view = memoryview(store.get(KEY))
+        store.close()
+        del store
+        gc.collect()
+        self.assertEqual(bytes(view), b"hello")
+
+    def test_shape_dtype_and_format_come_back_where_the_store_keeps_them(self):
+        store = self.store(f"fs://{self.directory()}")
+        store.put(KEY, bytes(2 * 3 * 4 * 5 * 2), shape=(2, 3, 4, 5), dtype="bfloat16", format="KV_2LTD")
+        chunk = store.get(KEY)
+        self.assertEqual((chunk.shapes, chunk.dtypes, chunk.format), ([(2, 3, 4, 5)], ["bfloat16"], "KV_2LTD"))
+        store.put(KEY, b"hello")
+        chunk = store.get(KEY)
+        self.assertEqual((chunk.shapes, chunk.format), ([(5, 0, 0, 0)], "BINARY"))
+        for wrong in [
+            {"shape": (2, 3)},
+            {"shape": (2, 3), "dtype": "bfloat17", "format": "KV_2LTD"},
+            {"shape": (2, 3), "dtype": "bfloat16", "format": "KV"},
+            {"shape": (2, 3), "dtype": "bfloat16", "format": "KV_2LTD"},
+        ]:
+            with self.assertRaises(ValueError):
+                store.put(KEY, b"hello", **wrong)
+
+    def test_get_into_fills_the_callers_memory(self):
+        store = self.store()
+        store.put(KEY, b"hello")
+        memory = bytearray(8)
+        self.assertEqual(store.get_into(KEY, memory), 5)
+        self.assertEqual(memory[:5], b"hello")
+        self.assertIsNone(store.get_into(engine_key(2), memory))
+        with self.assertRaises(kvconn.KvconnError) as raised:
+            store.get_into(KEY, bytearray(4))
+        self.assertEqual((raised.exception.kind, raised.exception.operation), ("size_mismatch", "get_into"))
+        with self.assertRaises(ValueError):
+            store.get_into(KEY, bytes(8))
+        # Nothing is held after the call.
+        memory.append(1)
+
+    def test_the_rest_of_the_operations(self):
+        store = self.store()
+        self.assertFalse(store.exists(KEY))
+        store.put(KEY, b"hello")
+        self.assertTrue(store.exists(KEY))
+        store.ping()
+        self.assertTrue(store.remove(KEY))
+        self.assertFalse(store.remove(KEY))
+        self.assertTrue(store.capabilities["remove"])
+        self.assertEqual(store.name, "kvconn.memory/MemoryConnector")
+
+    def test_batches_keep_order_and_length(self):
+        store = self.store()
+        keys = [engine_key(i) for i in range(5)]
+        self.assertEqual(store.batched_put([(k, k.encode()) for k in keys[:3]]), [None] * 3)
+        self.assertEqual(store.batched_get(keys), [k.encode() for k in keys[:3]] + [None] * 2)
+        memory = [bytearray(100) for _ in keys]
+        self.assertEqual(store.batched_get_into(keys, memory), [len(k) for k in keys[:3]] + [None] * 2)
+        self.assertTrue(memory[2].startswith(keys[2].encode()))
+        self.assertEqual(store.batched_exists(keys[::-1]), [False] * 2 + [True] * 3)
+        self.assertEqual(store.batched_contains(keys), 3)
+        small = [bytearray(100), bytearray(1)]
+        with self.assertRaises(kvconn.KvconnError):
+            store.batched_get_into(keys[:2], small)
+        first, second = store.batched_get_into(keys[:2], small, return_exceptions=True)
+        self.assertEqual((first, second.kind), (len(keys[0]), "size_mismatch"))
+        self.assertEqual(store.batched_remove(keys), [True] * 3 + [False] * 2)
+        with self.assertRaisesRegex(ValueError, "overlap"):
+            store.batched_get_into(keys[:2], [small[0], small[0]])
+
+    def test_list_gives_every_key_once(self):
+        store = self.store()
+        keys = {engine_key(i) for i in range(700)}
+        store.batched_put([(k, b"x") for k in keys])
+        listed = list(store.list())
+        self.assertEqual((set(listed), len(listed)), (keys, 700))
+        self.assertEqual(list(store.list("no-such-model")), [])
+        self.assertIn(next(store.list("test-model")), keys)
+
+    def test_a_closed_store_says_so_and_may_be_closed_again(self):
+        with kvconn.connect(f"memory://{self.id()}") as store:
+            store.put(KEY, b"x")
+        with self.assertRaises(kvconn.ClosedError):
+            store.get(KEY)
+        store.close()
+
+    def test_errors_say_what_where_and_what_to_do(self):
+        with self.assertRaises(kvconn.KvconnError) as raised:
+            kvconn.connect("external://localhost:0/kvconn.fss/?connector_name=FSConnector")
+        e = raised.exception
+        self.assertEqual(e.kind, "not_found")
+        self.assertIn("kvconn.fs", str(e) + (e.hint or ""))
+        again = pickle.loads(pickle.dumps(e))
+        self.assertEqual((type(again), str(again), again.hint), (type(e), str(e), e.hint))
+        store = self.store()
+        with self.assertRaises(kvconn.InvalidError) as raised:
+            store.get("m@01@0@ff@half")
+        self.assertIsInstance(raised.exception, ValueError)
+        self.assertIn("write `1`", str(raised.exception))
+
+    def test_a_lost_server_is_an_error_that_can_be_caught(self):
+        server = self.redis()
+        store = self.store(f"redis://127.0.0.1:{server.port}")
+        store.put(KEY, b"hello")
+        self.assertEqual(store.get(KEY), b"hello")
+        server.kill()
+        with self.assertRaises(kvconn.UnavailableError) as raised:
+            store.get(KEY)
+        self.assertIsInstance(raised.exception, ConnectionError)
+        self.assertTrue(raised.exception.temporary)
+
+    def test_the_pool_is_bounded_and_chunks_that_are_dropped_make_room(self):
+        store = self.store(f"fs://{self.directory()}", pool_bytes=1 << 20)
+        store.put(KEY, bytes(600 << 10))
+        held = store.get(KEY)
+        with self.assertRaises(kvconn.KvconnError) as raised:
+            store.get(KEY)
+        self.assertEqual((raised.exception.kind, raised.exception.temporary), ("out_of_memory", True))
+        del held
+        self.assertEqual(len(store.get(KEY)), 600 << 10)
+
+    def test_many_threads_share_a_store(self):
+        store = self.store(f"resp://127.0.0.1:{self.redis().port}")
+        failures = []
+
+        def work(n):
+            try:
+                for i in range(30):
+                    key = engine_key(n * 100 + i)
+                    store.put(key, key.encode())
+                    assert store.get(key) == key.encode()
+            except BaseException as e:
+                failures.append(e)
+
+        threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEqual(failures, [])
+
+    def test_other_threads_run_while_a_call_waits(self):
+        server = self.redis()
+        store = self.store(f"resp://127.0.0.1:{server.port}?timeout_ms=20000")
+        server.stop_answering()
+        raised = []
+        waiting = threading.Thread(target=lambda: raised.append(self.assertRaises(kvconn.KvconnError, store.get, KEY)))
+        waiting.start()
+        # This line is reached only if the waiting thread does not hold the interpreter.
+        server.kill()
+        waiting.join(30)
+        self.assertFalse(waiting.is_alive())
+
+    def test_ctrl_c_ends_a_call_that_waits(self):
+        server = self.redis()
+        code = """
+import os, signal, sys, threading, kvconn
+store = kvconn.connect(f"resp://127.0.0.1:{sys.argv[1]}")
+os.kill(int(sys.argv[2]), signal.SIGSTOP)
+threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+try:
+    store.get_into("m@1@0@ff@half", bytearray(10))
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+        self.assertEqual(run_child(code, str(server.port), str(server.process.pid)), "interrupted\n")
+
+    def test_connectors_lists_what_is_in_the_wheel(self):
+        found = {(c.module, c.name): c for c in kvconn.connectors()}
+        redis = found["kvconn.redis", "RedisConnector"]
+        self.assertIn("redis", redis.schemes)
+        self.assertTrue(redis.summary)
+        self.assertIn("type", next(iter(found["kvconn.fs", "FSConnector"].options.values())))
+
+    def test_warnings_reach_pythons_logging(self):
+        class Keep(logging.Handler):
+            def __init__(self):
+                super().__init__()
+                self.records = []
+
+            def emit(self, record):
+                self.records.append(record)
+
+        keep, logger = Keep(), logging.getLogger("kvconn")
+        level = logger.level
+        logger.addHandler(keep)
+        logger.setLevel(logging.DEBUG)
+        self.addCleanup(logger.removeHandler, keep)
+        self.addCleanup(logger.setLevel, level)
+        store = self.store(f"audit://?actual_remote_url=memory%3A%2F%2F{self.id()}")
+        store.put(KEY, b"hello")
+        store.get(KEY)
+        wait_until(lambda: keep.records, "a log line")
+        self.assertTrue(all(r.name.startswith("kvconn.") for r in keep.records))
+        self.assertTrue(all(r.getMessage() for r in keep.records))
+
+    def test_it_imports_fast_and_alone(self):
+        code = "import sys, kvconn; print(kvconn.__version__, 'asyncio' in sys.modules, 'lmcache' in sys.modules)"
+        self.assertEqual(run_child(code), f"{kvconn.__version__} False False\n")
+
+
+class OnAsyncio(TestCase, unittest.IsolatedAsyncioTestCase):
+    async def test_every_operation_can_be_awaited(self):
+        async with await kvconn.connect_async(f"fs://{self.directory()}") as store:
+            await store.put(KEY, b"hello")
+            self.assertEqual(await store.get(KEY), b"hello")
+            memory = bytearray(5)
+            self.assertEqual(await store.get_into(KEY, memory), 5)
+            memory.append(1)
+            self.assertTrue(await store.exists(KEY))
+            keys = [engine_key(i) for i in range(300)]
+            await store.batched_put([(k, k.encode()) for k in keys])
+            self.assertEqual(await store.batched_get(keys), [k.encode() for k in keys])
+            self.assertEqual(await store.batched_contains(keys), 300)
+            self.assertEqual({k async for k in store.list()}, set(keys))
+            self.assertEqual(await store.batched_remove(keys[:2]), [True, True])
+            self.assertFalse(await store.remove(keys[0]))
+            self.assertEqual(store.blocking.exists(keys[5]), True)
+            with self.assertRaises(TypeError):
+                iter(store.list())
+        with self.assertRaises(kvconn.ClosedError):
+            await store.get(KEY)
+
+    async def test_calls_run_side_by_side_without_a_thread_each(self):
+        store = await kvconn.connect_async("mock://1?peeking_latency=20")
+        await asyncio.gather(*(store.exists(engine_key(i)) for i in range(8)))
+        before = len(os.listdir("/proc/self/task"))
+        await asyncio.gather(*(store.exists(engine_key(i)) for i in range(500)))
+        self.assertLessEqual(len(os.listdir("/proc/self/task")) - before, 4)
+        await store.close()
+
+    async def test_errors_come_out_of_the_await(self):
+        with self.assertRaises(kvconn.UnavailableError):
+            await kvconn.connect_async("resp://127.0.0.1:1")
+        store = await kvconn.connect_async(f"memory://{self.id()}")
+        await store.put(KEY, b"hello")
+        with self.assertRaises(kvconn.KvconnError):
+            await store.get_into(KEY, bytearray(1))
+        await store.close()
+
+    async def test_cancelled_calls_harm_nothing(self):
+        server = self.redis()
+        store = await kvconn.connect_async(f"resp://127.0.0.1:{server.port}")
+        await store.put(KEY, b"hello" * 1000)
+        for round in range(20):
+            memory = [bytearray(5000) for _ in range(50)]
+            tasks = [asyncio.ensure_future(store.get_into(KEY, m)) for m in memory]
+            if round % 2:
+                await asyncio.sleep(0)
+            for task in tasks[::2]:
+                task.cancel()
+            done = await asyncio.gather(*tasks, return_exceptions=True)
+            self.assertTrue(all(isinstance(d, asyncio.CancelledError) or d == 5000 for d in done), done)
+            self.assertEqual(done[1::2], [5000] * 25)
+        self.assertEqual(await store.get(KEY), b"hello" * 1000)
+        await store.close()
+
+    async def test_a_call_outside_of_a_loop_says_so(self):
+        store = await kvconn.connect_async(f"memory://{self.id()}")
+        with self.assertRaisesRegex(RuntimeError, "event loop"):
+            await asyncio.to_thread(lambda: store.exists(KEY))
+        await store.close()
+
+
+if __name__ == "__main__":
+    unittest.main()
