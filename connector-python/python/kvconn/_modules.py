@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import cached_property
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -22,16 +23,14 @@ def install() -> None:
         sys.meta_path.append(_Finder())
 
 
-def class_of(module: str, name: str) -> type:
-    """The class of a registered connector. Imports LMCache."""
-    return getattr(sys.modules.get(module) or __import__(module, fromlist=[name]), name)
-
-
 class _Finder(MetaPathFinder, Loader):
-    def __init__(self) -> None:
-        self.modules: dict[str, dict[str, str]] = {}
-        for module, name, doc in _kvconn._registered():
-            self.modules.setdefault(module, {})[name] = doc
+    @cached_property
+    def modules(self) -> dict[str, dict[str, str]]:
+        """By module, then by name: what the connector's author says of it."""
+        modules: dict[str, dict[str, str]] = {}
+        for info in _kvconn.connectors():
+            modules.setdefault(info.module, {})[info.name] = info.doc
+        return modules
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None

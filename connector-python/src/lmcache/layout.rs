@@ -21,10 +21,12 @@ pub(super) fn of_object(object: &Bound<'_, PyAny>, len: usize) -> PyResult<Chunk
     let mut groups = Vec::new();
     for (shape, dtype) in shapes.try_iter()?.zip(dtypes.try_iter()?) {
         let dims: Vec<usize> = shape?.extract()?;
-        groups.push(Group { shape: Shape::new(&dims).or_raise(py)?, dtype: dtype_of(&dtype?)? });
+        let dtype = dtype_of(&dtype?)?;
+        // LMCache's plain bytes have none; a store that writes a header needs one, and LMCache reads either.
+        let dtype = if format.is_binary() { dtype.or(Some(Dtype::Uint8)) } else { dtype };
+        groups.push(Group { shape: Shape::new(&dims).or_raise(py)?, dtype });
     }
     let groups = connectors::chunk::Groups::new(&groups).or_raise(py)?;
-    // Plain bytes have no dtype in LMCache, and one in kvconn's own label for them.
     Ok(ChunkLayout { format, groups, len })
 }
 

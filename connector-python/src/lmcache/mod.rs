@@ -21,14 +21,7 @@ use crate::errors::OrRaise;
 pub(crate) fn add_to(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<remote::LMCacheRemote>()?;
     m.add_function(wrap_pyfunction!(answer::give_back, m)?)?;
-    m.add_function(wrap_pyfunction!(_registered, m)?)?;
     m.add_function(wrap_pyfunction!(_entry_of, m)?)
-}
-
-/// Module, name and doc of every connector that is linked.
-#[pyfunction]
-fn _registered() -> Vec<(&'static str, &'static str, &'static str)> {
-    registry::connectors().iter().map(|entry| (entry.module(), entry.name(), entry.doc())).collect()
 }
 
 /// Module and name of the connector that opens `url`; None for a URL that an adapter opens.

@@ -253,7 +253,8 @@ impl PoolClose {
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let pool = lock(&self.pool).upgrade();
-        if let Some(pool) = pool {
+        // The calls of a parent that was forked are not this process's to wait for.
+        if let Some(pool) = pool.filter(|pool| pool.process.is_current()) {
             pool.closed.store(true, Ordering::Release);
             py.detach(|| {
                 let deadline = Instant::now() + CLOSE_PATIENCE;
