@@ -3,17 +3,21 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import yaml
+
 from .report import Failed, Report, equal
 from .server import RedisServer
 from .wheel import external, plugin
 
 WITHIN_S = 300
+DOCUMENT = Path(__file__).parents[3] / "docs" / "LMCACHE.md"
 BENCH = "--no-skip-verify --num-keys 32 --in-flight 4 --data-size-kb 256 --rounds 2 --lookup-max-hit-rate 1.0".split()
 
 
@@ -32,6 +36,8 @@ def run(report: Report) -> None:
             config = {"remote_storage_plugins": ["kv", "kv.files"], "extra_config": plugins}
             _basic_check("test_storage_manager", root, config)
             equal("files that the second plugin wrote", any((root / "plugin").glob("*.data")), True)
+        with report.check("tools: every configuration of docs/LMCACHE.md"):
+            _as_documented(root, address)
         stores = {
             "resp": f"resp://{address}",
             "fs": f"fs://{root}/l2",
@@ -51,6 +57,22 @@ def run(report: Report) -> None:
                 _basic_check("test_l2_adapter", root, {}, "--l2-adapter", adapter)
             with report.check(f"tools: lmcache bench l2 --no-skip-verify, {name}"):
                 _bench(adapter)
+
+
+def _as_documented(root: Path, address: str) -> None:
+    """Each configuration of docs/LMCACHE.md, on a server and a directory of the test's."""
+    text = DOCUMENT.read_text().replace("127.0.0.1:6379", address).replace("/var/cache/kvconn", str(root / "documented"))
+    configs = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+    equal("configurations in docs/LMCACHE.md", len(configs), 4)
+    for config in configs:
+        # `test_remote` opens what `remote_url` names, and looks at attributes that LMCache's audit connector does not have.
+        remote = config.get("remote_url", "").startswith("external://")
+        mode = "test_remote" if remote else "test_storage_manager"
+        _basic_check(mode, root, config | {"max_local_cpu_size": 0.5})
+    adapters = {shlex.split(words)[0] for words in re.findall(r"--l2-adapter ('.*?')", text, re.DOTALL)}
+    equal("adapters in docs/LMCACHE.md", len(adapters), 1)
+    for adapter in adapters:
+        _basic_check("test_l2_adapter", root, {}, "--l2-adapter", adapter)
 
 
 def _basic_check(mode: str, root: Path, config: dict, *args: str) -> None:

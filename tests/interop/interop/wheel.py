@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lmcache.utils import parse_cache_key
 from lmcache.v1.config import LMCacheEngineConfig
+from lmcache.v1.memory_management import BytesBufferMemoryObj
 from lmcache.v1.storage_backend.connector import ConnectorManager, CreateConnector
 
 from . import chunks
@@ -94,6 +95,8 @@ def _methods(report: Report, root: Path, server: RedisServer) -> None:
         with report.check(f"wheel: every method, {name}"):
             server.ask("FLUSHALL")
             with remote(url, chunks.PLAIN) as store:
+                _plain_bytes(store)
+                equal("remove_sync", store.connector.remove_sync(parse_cache_key(chunks.key("plain bytes"))), True)
                 all_methods(store, chunks.with_header())
 
 
@@ -139,6 +142,14 @@ def all_given_back(store: Remote, wanted: int) -> None:
     while store.free() != wanted and time.monotonic() < deadline:
         time.sleep(0.01)
     equal("bytes free in LMCache's pool", store.free(), wanted)
+
+
+def _plain_bytes(store: Remote) -> None:
+    """What LMCache's serdes make: bytes outside its pool, without a shape or dtype."""
+    key, data = parse_cache_key(chunks.key("plain bytes")), b"not a tensor" * 99
+    store.run(store.connector.put(key, BytesBufferMemoryObj(data)))
+    read = store.run(store.connector.get(key))
+    equal("plain bytes", (bytes(read.byte_array), read.get_memory_format().name), (data, "BINARY_BUFFER"))
 
 
 def _plugins(report: Report, root: Path, server: RedisServer) -> None:
