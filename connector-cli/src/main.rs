@@ -1,71 +1,8 @@
 //! `kvconn`: remote KV-cache stores from a shell.
 #![forbid(unsafe_code)]
 
-mod args;
-mod commands;
-mod interrupt;
-mod output;
-mod setup;
-mod size;
-
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::Parser;
-use tracing_subscriber::EnvFilter;
-
-use args::{Cli, Command};
-use output::{Answer, Failure, Out};
-use setup::Setup;
-
-#[tokio::main]
-async fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(e) => return output::wrong_usage(&e),
-    };
-    log_to_stderr(cli.global.verbose);
-    let mut out = Out::new();
-    let answer = run(cli, &mut out).await;
-    // First, so that what was shown comes before what failed.
-    let shown = out.finish();
-    match answer.and_then(|answer| shown.map(|()| answer)) {
-        Ok(answer) => answer.into(),
-        Err(failure) => failure.report(),
-    }
-}
-
-async fn run(cli: Cli, out: &mut Out) -> Result<Answer, Failure> {
-    let setup = Setup::new(cli.global)?;
-    match cli.command {
-        Command::List(args) => commands::list::run(&args, out),
-        Command::Describe(args) => commands::describe::run(&args, out),
-        Command::Put(args) => commands::chunk::put(&setup, &args, out).await,
-        Command::Get(args) => commands::chunk::get(&setup, &args, out).await,
-        Command::Exists(args) => commands::chunk::exists(&setup, &args, out).await,
-        Command::Rm(args) => commands::chunk::rm(&setup, &args, out).await,
-        Command::Ls(args) => commands::chunk::ls(&setup, &args, out).await,
-        Command::Cp(args) => commands::copy::run(&setup, &args, out).await,
-        #[cfg(feature = "fs")]
-        Command::Scrub(args) => commands::scrub::run(&setup, &args, out).await,
-        Command::Ping(args) => commands::ping::run(&setup, &args, out).await,
-        Command::Check(args) => commands::check::run(&setup, &args, out).await,
-        Command::Bench(args) => commands::bench::run(&setup, &args, out).await,
-        Command::Demo(args) => commands::demo::run(&setup, &args, out).await,
-    }
-}
-
-/// Warnings unless `-v` or `RUST_LOG` asks for more: a misread configuration key must not pass unseen.
-fn log_to_stderr(verbose: u8) {
-    let level = match verbose {
-        0 => "warn",
-        1 => "debug",
-        _ => "trace",
-    };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+fn main() -> ExitCode {
+    connector_cli::command(std::env::args_os()).into()
 }

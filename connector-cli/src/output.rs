@@ -2,13 +2,13 @@
 
 use std::fmt;
 use std::io::{self, BufWriter, IsTerminal, Write};
-use std::process::ExitCode;
 use std::time::Duration;
 
 use connectors::{Error, ErrorKind, redact};
 use serde::Serialize;
 
 pub(crate) const EXIT_INTERRUPTED: u8 = 130;
+const EXIT_YES: u8 = 0;
 const EXIT_NO: u8 = 1;
 /// clap's, too.
 const EXIT_USAGE: u8 = 2;
@@ -34,14 +34,12 @@ impl Answer {
     pub(crate) fn yes_if(yes: bool) -> Self {
         if yes { Self::Yes } else { Self::No }
     }
-}
 
-impl From<Answer> for ExitCode {
-    fn from(answer: Answer) -> Self {
-        match answer {
-            Answer::Yes => Self::SUCCESS,
-            Answer::No => EXIT_NO.into(),
-            Answer::Interrupted => EXIT_INTERRUPTED.into(),
+    pub(crate) fn exit_code(self) -> u8 {
+        match self {
+            Self::Yes => EXIT_YES,
+            Self::No => EXIT_NO,
+            Self::Interrupted => EXIT_INTERRUPTED,
         }
     }
 }
@@ -57,20 +55,20 @@ pub(crate) enum Failure {
 
 impl Failure {
     /// Says it on stderr. A reader that has seen enough (`| head`) is none.
-    pub(crate) fn report(self) -> ExitCode {
+    pub(crate) fn report(self) -> u8 {
         match self {
-            Self::Stdout(e) if e.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
+            Self::Stdout(e) if e.kind() == io::ErrorKind::BrokenPipe => return EXIT_YES,
             Self::Stdout(e) => complain(Error::io(e, "write to stdout")),
             Self::Error(e) => {
                 let usage =
                     matches!(e.kind(), ErrorKind::InvalidUrl | ErrorKind::InvalidKey | ErrorKind::InvalidOption);
                 complain(e);
                 if usage {
-                    return EXIT_USAGE.into();
+                    return EXIT_USAGE;
                 }
             }
         }
-        EXIT_FAILED.into()
+        EXIT_FAILED
     }
 }
 
@@ -153,10 +151,10 @@ pub(crate) fn note(what: impl fmt::Display) {
 }
 
 /// clap's message, help or version. The message repeats arguments, and a URL among them may hold a password.
-pub(crate) fn wrong_usage(e: &clap::Error) -> ExitCode {
+pub(crate) fn wrong_usage(e: &clap::Error) -> u8 {
     if !e.use_stderr() {
         let _ = e.print();
-        return ExitCode::SUCCESS;
+        return EXIT_YES;
     }
     let mut text = e.render().ansi().to_string();
     for arg in std::env::args_os().skip(1) {
@@ -167,7 +165,7 @@ pub(crate) fn wrong_usage(e: &clap::Error) -> ExitCode {
         }
     }
     let _ = write!(anstream::stderr(), "{text}");
-    u8::try_from(e.exit_code()).unwrap_or(EXIT_FAILED).into()
+    u8::try_from(e.exit_code()).unwrap_or(EXIT_FAILED)
 }
 
 /// `12.3 µs`: three digits that count.

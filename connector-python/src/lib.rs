@@ -3,6 +3,7 @@
 mod buffer;
 mod call;
 mod chunk;
+mod command;
 mod errors;
 mod face;
 mod listing;
@@ -23,6 +24,7 @@ fn _kvconn(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<chunk::Chunk>()?;
     store::add_to(m)?;
     registry::add_to(m)?;
+    command::add_to(m)?;
     lmcache::add_to(m)?;
     runtime::add_to(m)
 }

@@ -293,6 +293,37 @@ print("parent")
         out = run_child(code, str(server.port), os.path.dirname(os.path.abspath(__file__)))
         self.assertEqual(out, "child\nparent\n")
 
+    def test_memory_that_is_unmapped_after_its_completion_is_never_touched_again(self):
+        code = """
+import mmap, sys
+sys.path.insert(0, sys.argv[3])
+from support import completions, object_key
+from kvconn import NativeClient
+stored = NativeClient(sys.argv[1])
+keys = [object_key(i) for i in range(8)]
+stored.submit_batch_set(keys, [bytes([i]) * (1 << 20) for i in range(8)])
+assert completions(stored)[0][1]
+client = NativeClient(sys.argv[1], batch_timeout_ms=int(sys.argv[2]))
+wrong = 0
+for round in range(15):
+    asked = {}
+    for _ in range(3):
+        memory = [mmap.mmap(-1, 1 << 20) for _ in keys]
+        asked[client.submit_batch_get(keys, [memoryview(m) for m in memory])] = memory
+    for id, ok, error, loaded in completions(client, 3):
+        for i, m in enumerate(asked.pop(id)):
+            wrong += loaded[i] and m[:] != bytes([i]) * (1 << 20)
+            m.close()  # Unmaps it; BufferError if it were still held.
+client.close()
+print("wrong", wrong)
+"""
+        here = os.path.dirname(os.path.abspath(__file__))
+        # A write into memory that is gone ends the child. With little time, calls are given up on the way.
+        for url in [f"fs://{self.directory()}", "memory://unmapped", f"resp://127.0.0.1:{self.redis().port}"]:
+            for milliseconds in [1, 8, 20000]:
+                with self.subTest(url=url, milliseconds=milliseconds):
+                    self.assertEqual(run_child(code, url, str(milliseconds), here), "wrong 0\n")
+
     def test_a_client_that_is_dropped_with_work_in_flight_lets_the_memory_go(self):
         server = self.redis()
         client = NativeClient(f"resp://127.0.0.1:{server.port}")

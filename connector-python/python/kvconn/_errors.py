@@ -37,7 +37,7 @@ class KvconnError(Exception):
         self.temporary = temporary
 
     def __str__(self) -> str:
-        return self.args[0]
+        return str(self.args[0])
 
 
 class InvalidError(KvconnError, ValueError):

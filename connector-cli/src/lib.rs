@@ -1,0 +1,79 @@
+//! `kvconn`: remote KV-cache stores from a shell. A library, so that the Python package has the command, too.
+#![forbid(unsafe_code)]
+
+mod args;
+mod commands;
+mod interrupt;
+mod output;
+mod setup;
+mod size;
+
+use std::ffi::OsString;
+use std::io::IsTerminal;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use args::{Cli, Command};
+use output::{Answer, Failure, Out};
+use setup::Setup;
+
+/// Runs the command with these arguments, the first of which is its name, and gives its exit code. Takes over stdout, stderr,
+/// logging and signals: for a process that does nothing else.
+pub fn command(args: impl IntoIterator<Item = OsString>) -> u8 {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(e) => return output::wrong_usage(&e),
+    };
+    log_to_stderr(cli.global.verbose);
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(answer(cli)),
+        Err(e) => Failure::Error(connectors::Error::io(e, "start threads")).report(),
+    }
+}
+
+async fn answer(cli: Cli) -> u8 {
+    let mut out = Out::new();
+    let answer = run(cli, &mut out).await;
+    // First, so that what was shown comes before what failed.
+    let shown = out.finish();
+    match answer.and_then(|answer| shown.map(|()| answer)) {
+        Ok(answer) => answer.exit_code(),
+        Err(failure) => failure.report(),
+    }
+}
+
+async fn run(cli: Cli, out: &mut Out) -> Result<Answer, Failure> {
+    let setup = Setup::new(cli.global)?;
+    match cli.command {
+        Command::List(args) => commands::list::run(&args, out),
+        Command::Describe(args) => commands::describe::run(&args, out),
+        Command::Put(args) => commands::chunk::put(&setup, &args, out).await,
+        Command::Get(args) => commands::chunk::get(&setup, &args, out).await,
+        Command::Exists(args) => commands::chunk::exists(&setup, &args, out).await,
+        Command::Rm(args) => commands::chunk::rm(&setup, &args, out).await,
+        Command::Ls(args) => commands::chunk::ls(&setup, &args, out).await,
+        Command::Cp(args) => commands::copy::run(&setup, &args, out).await,
+        #[cfg(feature = "fs")]
+        Command::Scrub(args) => commands::scrub::run(&setup, &args, out).await,
+        Command::Ping(args) => commands::ping::run(&setup, &args, out).await,
+        Command::Check(args) => commands::check::run(&setup, &args, out).await,
+        Command::Bench(args) => commands::bench::run(&setup, &args, out).await,
+        Command::Demo(args) => commands::demo::run(&setup, &args, out).await,
+    }
+}
+
+/// Warnings unless `-v` or `RUST_LOG` asks for more: a misread configuration key must not pass unseen.
+fn log_to_stderr(verbose: u8) {
+    let level = match verbose {
+        0 => "warn",
+        1 => "debug",
+        _ => "trace",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+}

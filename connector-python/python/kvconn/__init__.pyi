@@ -1,0 +1,260 @@
+# Under another name: the stores have a method `list`.
+from builtins import list as List
+from collections.abc import AsyncIterator, Iterator, Sequence
+from types import TracebackType
+from typing import Literal, TypedDict, overload
+
+from typing_extensions import Buffer, Self
+
+from kvconn._errors import ClosedError as ClosedError
+from kvconn._errors import InvalidError as InvalidError
+from kvconn._errors import KvconnError as KvconnError
+from kvconn._errors import TimedOutError as TimedOutError
+from kvconn._errors import UnavailableError as UnavailableError
+
+__version__: str
+
+Option = str | int | float | bool | None
+
+class Capabilities(TypedDict):
+    remove: bool
+    list: bool
+    ping: bool
+    keeps_layout: bool
+    max_key_bytes: int | None
+    max_chunk_bytes: int | None
+
+class OptionInfo(TypedDict):
+    type: str
+    default: str | None
+    doc: str
+    secret: bool
+
+class ConnectorInfo:
+    """One connector of this wheel."""
+
+    @property
+    def module(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def schemes(self) -> List[str]: ...
+    @property
+    def summary(self) -> str: ...
+    @property
+    def doc(self) -> str: ...
+    @property
+    def package(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def options(self) -> dict[str, OptionInfo]: ...
+
+def connectors() -> List[ConnectorInfo]:
+    """Every connector of this wheel, sorted by module and name."""
+
+class Chunk:
+    """A chunk's bytes, read-only: ``memoryview(chunk)`` is the memory that the store read into, ``bytes(chunk)`` a copy.
+
+    Equal to any bytes-like object with the same bytes.
+    """
+
+    @property
+    def shapes(self) -> List[tuple[int, ...]]:
+        """Shape of each group of layers; ``[(bytes, 0, 0, 0)]`` if the store keeps none."""
+    @property
+    def dtypes(self) -> List[str | None]:
+        """Element type of each group of layers, by torch's name: ``"bfloat16"``."""
+    @property
+    def format(self) -> str:
+        """LMCache's name for the arrangement of the bytes: ``"KV_2LTD"``, or ``"BINARY"`` if the store keeps none."""
+    def tobytes(self) -> bytes:
+        """A copy of the bytes."""
+    def __len__(self) -> int: ...
+    def __bool__(self) -> Literal[True]: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+def connect(url: str, *, pool_bytes: int | None = None, **options: Option) -> Store:
+    """Opens the store that ``url`` names.
+
+    Args:
+        url: as LMCache's ``remote_url``: ``redis://host:6379``, ``fs:///path``, ``external://..``
+        pool_bytes: the most memory that chunks from ``get`` hold at once; 5 GiB unless set.
+        options: the store's options, as they could stand in the URL's query; see ``connectors()``.
+
+    Raises:
+        KvconnError: the store cannot be opened; it says why, and what to write instead.
+    """
+
+async def connect_async(url: str, *, pool_bytes: int | None = None, **options: Option) -> AsyncStore:
+    """``connect``, for asyncio."""
+
+class Store:
+    """A store whose methods return when they are done. Usable from any thread, not across ``fork``.
+
+    Every method may raise ``KvconnError``. Methods wait without the interpreter's lock; Ctrl-C ends the wait.
+    """
+
+    @property
+    def name(self) -> str:
+        """``module/Name`` of the connector."""
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the store can do beyond get, put and exists."""
+    @property
+    def aio(self) -> AsyncStore:
+        """The same store, for asyncio."""
+    @property
+    def blocking(self) -> Store: ...
+    def put(
+        self,
+        key: str,
+        data: Buffer,
+        *,
+        shape: Sequence[int] | None = None,
+        dtype: str | None = None,
+        format: str | None = None,
+    ) -> None:
+        """Stores the bytes under the key, replacing what was there. ``data`` must not change meanwhile.
+
+        Shape, dtype and format (all three, or none) come back from stores that keep them.
+        """
+    def get(self, key: str) -> Chunk | None:
+        """The key's chunk, or None if it is not stored."""
+    def get_into(self, key: str, buffer: Buffer) -> int | None:
+        """Reads the chunk into the writable buffer and gives its length in bytes; None if it is not stored.
+
+        A chunk longer than the buffer is an error of kind ``size_mismatch``. The buffer is the store's meanwhile.
+        """
+    def exists(self, key: str) -> bool:
+        """Whether the key's chunk is stored."""
+    def remove(self, key: str) -> bool:
+        """Removes the chunk; says whether it was there."""
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """All keys whose text starts with ``prefix``, in no order."""
+    def ping(self) -> None:
+        """Asks the store whether it is there."""
+    def close(self) -> None:
+        """Waits for the calls in flight and ends connections. Later calls raise ``ClosedError``."""
+    @overload
+    def batched_put(self, items: Sequence[tuple[str, Buffer]]) -> List[None]: ...
+    @overload
+    def batched_put(
+        self, items: Sequence[tuple[str, Buffer]], *, return_exceptions: bool
+    ) -> List[KvconnError | None]:
+        """Stores each pair. The first error is raised, unless ``return_exceptions`` puts errors into the list."""
+    @overload
+    def batched_get(self, keys: Sequence[str]) -> List[Chunk | None]: ...
+    @overload
+    def batched_get(self, keys: Sequence[str], *, return_exceptions: bool) -> List[Chunk | KvconnError | None]:
+        """``get`` of each key, in the order asked."""
+    @overload
+    def batched_get_into(self, keys: Sequence[str], buffers: Sequence[Buffer]) -> List[int | None]: ...
+    @overload
+    def batched_get_into(
+        self, keys: Sequence[str], buffers: Sequence[Buffer], *, return_exceptions: bool
+    ) -> List[int | KvconnError | None]:
+        """``get_into`` of each pair, in the order asked."""
+    @overload
+    def batched_exists(self, keys: Sequence[str]) -> List[bool]: ...
+    @overload
+    def batched_exists(self, keys: Sequence[str], *, return_exceptions: bool) -> List[bool | KvconnError]:
+        """``exists`` of each key, in the order asked."""
+    def batched_contains(self, keys: Sequence[str]) -> int:
+        """The length of the leading run of keys that exist."""
+    @overload
+    def batched_remove(self, keys: Sequence[str]) -> List[bool]: ...
+    @overload
+    def batched_remove(self, keys: Sequence[str], *, return_exceptions: bool) -> List[bool | KvconnError]:
+        """``remove`` of each key, in the order asked."""
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+
+class AsyncStore:
+    """A store whose methods are awaited on asyncio: `Store` has the same ones, and says what they do.
+
+    A call that is cancelled harms nothing; it may hold its buffer a little longer.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def capabilities(self) -> Capabilities: ...
+    @property
+    def aio(self) -> AsyncStore: ...
+    @property
+    def blocking(self) -> Store:
+        """The same store, for code without an event loop."""
+    async def put(
+        self,
+        key: str,
+        data: Buffer,
+        *,
+        shape: Sequence[int] | None = None,
+        dtype: str | None = None,
+        format: str | None = None,
+    ) -> None: ...
+    async def get(self, key: str) -> Chunk | None: ...
+    async def get_into(self, key: str, buffer: Buffer) -> int | None: ...
+    async def exists(self, key: str) -> bool: ...
+    async def remove(self, key: str) -> bool: ...
+    def list(self, prefix: str = "") -> AsyncIterator[str]: ...
+    async def ping(self) -> None: ...
+    async def close(self) -> None: ...
+    @overload
+    async def batched_put(self, items: Sequence[tuple[str, Buffer]]) -> List[None]: ...
+    @overload
+    async def batched_put(
+        self, items: Sequence[tuple[str, Buffer]], *, return_exceptions: bool
+    ) -> List[KvconnError | None]: ...
+    @overload
+    async def batched_get(self, keys: Sequence[str]) -> List[Chunk | None]: ...
+    @overload
+    async def batched_get(self, keys: Sequence[str], *, return_exceptions: bool) -> List[Chunk | KvconnError | None]: ...
+    @overload
+    async def batched_get_into(self, keys: Sequence[str], buffers: Sequence[Buffer]) -> List[int | None]: ...
+    @overload
+    async def batched_get_into(
+        self, keys: Sequence[str], buffers: Sequence[Buffer], *, return_exceptions: bool
+    ) -> List[int | KvconnError | None]: ...
+    @overload
+    async def batched_exists(self, keys: Sequence[str]) -> List[bool]: ...
+    @overload
+    async def batched_exists(self, keys: Sequence[str], *, return_exceptions: bool) -> List[bool | KvconnError]: ...
+    async def batched_contains(self, keys: Sequence[str]) -> int: ...
+    @overload
+    async def batched_remove(self, keys: Sequence[str]) -> List[bool]: ...
+    @overload
+    async def batched_remove(self, keys: Sequence[str], *, return_exceptions: bool) -> List[bool | KvconnError]: ...
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+
+class NativeClient:
+    """LMCache's ``native_plugin`` interface over any store.
+
+    ``{"type": "native_plugin", "module_path": "kvconn", "class_name": "NativeClient",
+    "adapter_params": {"url": "resp://127.0.0.1:6379"}}``
+
+    A submit gives an id at once; exactly one completion for it waits to be drained when the store has answered, or never
+    will. Buffers belong to the store from the submit to that completion.
+    """
+
+    def __init__(self, url: str, **options: Option) -> None: ...
+    def event_fd(self) -> int:
+        """An eventfd that is readable while completions wait to be drained."""
+    def submit_batch_get(self, keys: Sequence[str], views: Sequence[Buffer]) -> int:
+        """Reads each chunk into its writable buffer. One whose length is not the buffer's is not loaded."""
+    def submit_batch_set(self, keys: Sequence[str], views: Sequence[Buffer]) -> int:
+        """Stores each buffer's bytes."""
+    def submit_batch_exists(self, keys: Sequence[str]) -> int:
+        """Asks which keys are there."""
+    def submit_batch_delete(self, keys: Sequence[str]) -> int:
+        """Removes the keys."""
+    def drain_completions(self) -> List[tuple[int, bool, str, List[bool] | None]]:
+        """What completed since the last call: id, whether all went well, the first error, a bool for each key."""
+    def close(self) -> None:
+        """Refuses new submits, ends what is in flight, and returns when no buffer is touched any more."""
