@@ -7,6 +7,7 @@ mod command;
 mod errors;
 mod face;
 mod listing;
+mod lmcache;
 mod logging;
 mod native;
 mod open;
@@ -24,5 +25,6 @@ fn _kvconn(m: &Bound<'_, PyModule>) -> PyResult<()> {
     store::add_to(m)?;
     registry::add_to(m)?;
     command::add_to(m)?;
+    lmcache::add_to(m)?;
     runtime::add_to(m)
 }

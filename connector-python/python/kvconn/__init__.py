@@ -7,6 +7,7 @@
 b'hello'
 """
 
+from kvconn import _modules
 from kvconn._errors import ClosedError, InvalidError, KvconnError, TimedOutError, UnavailableError
 from kvconn._kvconn import (
     AsyncStore,
@@ -36,3 +37,6 @@ __all__ = [
     "connect_async",
     "connectors",
 ]
+
+# `import kvconn.redis`, and every other connector that is compiled in.
+_modules.install()

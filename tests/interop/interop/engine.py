@@ -28,16 +28,21 @@ class Remote:
         self.backend = backend
         self.loop = loop
 
-    def put(self, key: str, chunk: Chunk) -> None:
-        """Writes a chunk as the engine would."""
+    def allocate(self, chunk: Chunk):
+        """A memory object with the chunk's bytes."""
         obj = self.backend.allocate(shapes(chunk), dtypes(chunk), MemoryFormat[chunk.format])
         view(obj)[:] = chunk.data
+        return obj
+
+    def put(self, key: str, chunk: Chunk) -> None:
+        """Writes a chunk as the engine would."""
+        obj = self.allocate(chunk)
         # LMCache's own wrapper gives the memory back.
-        self._run(self.connector.put(parse_cache_key(key), obj))
+        self.run(self.connector.put(parse_cache_key(key), obj))
 
     def get(self, key: str, like: Chunk) -> Chunk | None:
         """Reads a chunk; `like` says nothing but what to name it."""
-        obj = self._run(self.connector.get(parse_cache_key(key)))
+        obj = self.run(self.connector.get(parse_cache_key(key)))
         if obj is None:
             return None
         groups = tuple(
@@ -48,25 +53,33 @@ class Remote:
         obj.ref_count_down()
         return read
 
+    def free(self) -> int:
+        """Bytes of LMCache's pool that nobody holds."""
+        return self.backend.memory_allocator.pin_allocator.address_manager.get_free_size()
+
     def exists(self, key: str) -> bool:
         """Whether LMCache finds the key."""
-        return self._run(self.connector.exists(parse_cache_key(key)))
+        return self.run(self.connector.exists(parse_cache_key(key)))
 
-    def _run(self, work):
+    def run(self, work):
+        """What a coroutine gives that runs on LMCache's loop."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(WITHIN_S)
 
 
 @contextmanager
 def remote(url: str, model: Model, **options) -> Iterator[Remote]:
-    """Opens LMCache's connector for `url`. `options` are its `extra_config`.
+    """Opens LMCache's connector for `url`, which may be `plugin://name`. `options` are its `extra_config`.
 
     Only one may be open at a time: LMCache keeps the number of groups in a global variable.
     """
+    plugin = url.removeprefix("plugin://") if url.startswith("plugin://") else None
+    plugins = sorted({key.split(".", 1)[1].rsplit(".", 1)[0] for key in options if key.startswith("remote_storage_plugin.")})
     config = LMCacheEngineConfig.from_defaults(
         chunk_size=model.chunk_tokens,
         local_cpu=False,
         max_local_cpu_size=POOL_GB,
-        remote_url=url,
+        remote_url=None if plugin else url,
+        remote_storage_plugins=plugins,
         remote_serde="naive",
         save_unfull_chunk=options.get("save_chunk_meta", True),
         extra_config=options or None,
@@ -76,7 +89,7 @@ def remote(url: str, model: Model, **options) -> Iterator[Remote]:
     thread.start()
     metadata = metadata_of(model)
     backend = LocalCPUBackend(config, metadata, dst_device="cpu")
-    connector = CreateConnector(url, loop, backend, config, metadata)
+    connector = CreateConnector(url, loop, backend, config, metadata, plugin_name=plugin)
     try:
         yield Remote(connector, backend, loop)
     finally:

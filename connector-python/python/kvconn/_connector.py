@@ -1,0 +1,298 @@
+"""The base of all connector classes: LMCache's ``RemoteConnector`` over a store in Rust.
+
+Imports LMCache; nothing that works without LMCache imports this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from kvconn import _kvconn
+from kvconn._errors import InvalidError, KvconnError
+
+logger = logging.getLogger("kvconn.lmcache")
+
+#: The first LMCache whose connectors look like this, and the first that was not tried.
+LMCACHE_FROM = (0, 5)
+LMCACHE_BEFORE = (0, 6)
+
+
+def check_version(found: str) -> None:
+    """Refuses an LMCache that is too old, and warns of one that is newer than all that were tried."""
+    digits = [part for part in found.split(".")[:2] if part.isdigit()]
+    installed = tuple(int(part) for part in digits)
+    first, last = (".".join(map(str, limit)) for limit in (LMCACHE_FROM, LMCACHE_BEFORE))
+    if installed < LMCACHE_FROM:
+        raise KvconnError(
+            f"kvconn {_kvconn.__version__} needs LMCache {first} or newer, not {found} (run `pip install -U lmcache`)",
+            kind="unsupported",
+            operation="open",
+            hint="run `pip install -U lmcache`",
+        )
+    if installed >= LMCACHE_BEFORE:
+        logger.warning("kvconn %s was tested with LMCache before %s, not with %s", _kvconn.__version__, last, found)
+
+
+try:
+    from lmcache.utils import CacheEngineKey
+    from lmcache.v1.config import LMCacheEngineConfig
+    from lmcache.v1.memory_management import MemoryObj
+    from lmcache.v1.metadata import LMCacheMetadata
+    from lmcache.v1.storage_backend.connector.base_connector import RemoteConnector
+except ModuleNotFoundError as e:
+    if (e.name or "").split(".")[0] != "lmcache":
+        raise
+    try:
+        check_version(version("lmcache"))
+    except PackageNotFoundError:
+        raise ImportError("the connector classes of kvconn are LMCache's: run `pip install lmcache`") from e
+    raise
+try:
+    check_version(version("lmcache"))
+except PackageNotFoundError:
+    # A source tree on the path: nothing says which version it is.
+    logger.info("LMCache is imported, but not installed: its version is not known")
+
+#: What connectors read of LMCache's configuration.
+_SETTINGS = (
+    "chunk_size",
+    "max_local_cpu_size",
+    "remote_url",
+    "remote_serde",
+    "use_layerwise",
+    "save_unfull_chunk",
+    "blocking_timeout_secs",
+    "audit_actual_remote_url",
+    "remote_storage_plugins",
+    "extra_config",
+)
+_PLUGIN = "remote_storage_plugin.%s.%s"
+
+
+class KvconnConnector(RemoteConnector):
+    """A store of kvconn's, as LMCache calls it: as ``external://`` does, with ``loop``, ``local_cpu_backend``, ``config``.
+
+    Which store, the configuration says: its ``remote_url``, or, if LMCache opens this class behind ``audit://`` or as a
+    plugin, what stands there. `open` is for those who know the URL.
+    """
+
+    #: Module and name in the registry; None for a class that opens any URL.
+    entry: tuple[str, str] | None = None
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop | None = None,
+        local_cpu_backend: Any = None,
+        config: LMCacheEngineConfig | None = None,
+    ) -> None:
+        if config is None:
+            config = getattr(local_cpu_backend, "config", None)
+        url, plugin = self._find_url(config)
+        self._open(url, loop, local_cpu_backend, config, None, plugin)
+
+    @classmethod
+    def open(
+        cls,
+        url: str,
+        loop: asyncio.AbstractEventLoop | None = None,
+        local_cpu_backend: Any = None,
+        config: LMCacheEngineConfig | None = None,
+        metadata: LMCacheMetadata | None = None,
+        plugin_name: str | None = None,
+    ) -> KvconnConnector:
+        """The connector of ``url``, whatever the configuration names."""
+        self = cls.__new__(cls)
+        self._open(url, loop, local_cpu_backend, config, metadata, plugin_name)
+        return self
+
+    def _open(
+        self,
+        url: str,
+        loop: asyncio.AbstractEventLoop | None,
+        backend: Any,
+        config: LMCacheEngineConfig | None,
+        metadata: LMCacheMetadata | None,
+        plugin_name: str | None,
+    ) -> None:
+        try:
+            # The scheduler has a stub of a backend, with nothing in it: it only asks what exists.
+            has_memory = getattr(backend, "memory_allocator", None) is not None
+            if metadata is None:
+                metadata = getattr(backend, "metadata", None)
+            if has_memory and config is not None and metadata is not None:
+                super().__init__(config, metadata)
+            self.loop = loop
+            self.local_cpu_backend = backend
+            self._remote = _kvconn.LMCacheRemote(
+                url, backend if has_memory else None, _settings(config), _metadata(metadata), plugin_name
+            )
+        except AttributeError as e:
+            # LMCache would say that there is no such class.
+            raise RuntimeError(f"kvconn does not understand this LMCache: {e}") from e
+
+    def _find_url(self, config: LMCacheEngineConfig | None) -> tuple[str, str | None]:
+        """The URL that the configuration has for this class, and the plugin's name if it is one."""
+        unreadable: Exception | None = None
+        for url in _urls(config):
+            try:
+                if _kvconn._entry_of(url) == self.entry:
+                    return url, None
+            except KvconnError as e:
+                unreadable = unreadable or e
+        extra = (config and config.extra_config) or {}
+        plugins = [
+            name
+            for name in (config and config.remote_storage_plugins) or []
+            if (extra.get(_PLUGIN % (name, "module_path")), extra.get(_PLUGIN % (name, "class_name"))) == self.entry
+        ]
+        if len(plugins) == 1:
+            return f"plugin://{plugins[0]}", plugins[0]
+        module, name = self.entry or ("?", "?")
+        if plugins:
+            raise InvalidError(
+                f"{module}.{name} is the class of {len(plugins)} plugins ({', '.join(plugins)}), and LMCache does not tell "
+                "it which one it is (set `class_name: KvconnAdapter`, `module_path: kvconn.lmcache` and a `url` for each)",
+                kind="invalid_option",
+                operation="open",
+                hint="set `class_name: KvconnAdapter`, `module_path: kvconn.lmcache` and a `url` for each",
+            )
+        if unreadable is not None:
+            raise unreadable
+        hint = (
+            f"set `remote_url: external://host:port/{module}/?connector_name={name}`; behind `audit://` set that as "
+            "`audit_actual_remote_url`"
+        )
+        raise InvalidError(
+            f"LMCache's configuration has no URL for {module}.{name} ({hint})",
+            kind="invalid_option",
+            operation="open",
+            hint=hint,
+        )
+
+    async def exists(self, key: CacheEngineKey) -> bool:
+        return await self._ask(self._remote.exists, key.to_string())
+
+    def exists_sync(self, key: CacheEngineKey) -> bool:
+        return self._remote.exists_sync(key.to_string())
+
+    async def get(self, key: CacheEngineKey) -> MemoryObj | None:
+        return await self._ask(self._remote.get, key.to_string())
+
+    async def put(self, key: CacheEngineKey, memory_obj: MemoryObj) -> None:
+        await self._ask(self._remote.put, key.to_string(), memory_obj)
+
+    async def list(self) -> list[str]:
+        return await self._ask(self._remote.list)
+
+    async def close(self) -> None:
+        await self._ask(self._remote.close)
+
+    def support_ping(self) -> bool:
+        return self._remote.can_ping
+
+    async def ping(self) -> int:
+        await self._ask(self._remote.ping)
+        return 0
+
+    def support_batched_get(self) -> bool:
+        return True
+
+    async def batched_get(self, keys: list[CacheEngineKey]) -> list[MemoryObj | None]:
+        return _without_errors(await self._ask(self._remote.batched_get, _texts(keys)))
+
+    def support_batched_put(self) -> bool:
+        return True
+
+    async def batched_put(self, keys: list[CacheEngineKey], memory_objs: list[MemoryObj]) -> None:
+        errors = await self._ask(self._remote.batched_put, _texts(keys), [*memory_objs])
+        failed = [e for e in errors if e is not None]
+        if len(failed) > 1:
+            logger.warning("%d of %d chunks were not stored", len(failed), len(errors))
+        if failed:
+            raise failed[0]
+
+    def support_batched_contains(self) -> bool:
+        return True
+
+    def batched_contains(self, keys: list[CacheEngineKey]) -> int:
+        return self._remote.contains_sync(_texts(keys))
+
+    def support_batched_async_contains(self) -> bool:
+        return True
+
+    async def batched_async_contains(self, lookup_id: str, keys: list[CacheEngineKey], pin: bool = False) -> int:
+        return await self._ask(self._remote.contains, _texts(keys))
+
+    def support_batched_get_non_blocking(self) -> bool:
+        return True
+
+    async def batched_get_non_blocking(self, lookup_id: str, keys: list[CacheEngineKey]) -> list[MemoryObj]:
+        chunks = _without_errors(await self._ask(self._remote.batched_get, _texts(keys)))
+        run = chunks.index(None) if None in chunks else len(chunks)
+        _kvconn._give_back(chunks[run:])
+        return chunks[:run]
+
+    def remove_sync(self, key: CacheEngineKey) -> bool:
+        return self._remote.remove_sync(key.to_string())
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of kvconn: {self._remote.name}>"
+
+    async def _ask(self, ask: Callable[..., Any], *arguments: Any) -> Any:
+        future = asyncio.get_running_loop().create_future()
+        call = ask(*arguments, future)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            call.cancel()
+            # The answer may have come just before: nobody else will take it.
+            if not future.cancelled() and future.exception() is None:
+                _kvconn._give_back(future.result())
+            raise
+
+
+def class_of_entry(module: str, name: str, doc: str) -> type[KvconnConnector]:
+    """The class of one registered connector."""
+    return type(KvconnConnector)(
+        name, (KvconnConnector,), {"__module__": module, "__doc__": doc, "entry": (module, name)}
+    )
+
+
+def _texts(keys: list[CacheEngineKey]) -> list[str]:
+    return [key.to_string() for key in keys]
+
+
+def _without_errors(chunks: list) -> list[MemoryObj | None]:
+    errors = [chunk for chunk in chunks if isinstance(chunk, BaseException)]
+    if errors:
+        logger.warning("%d of %d chunks were not read: %s", len(errors), len(chunks), errors[0])
+    return [None if isinstance(chunk, BaseException) else chunk for chunk in chunks]
+
+
+def _urls(config: LMCacheEngineConfig | None) -> Iterator[str]:
+    if config is None:
+        return
+    extra = config.extra_config or {}
+    for url in (config.remote_url, extra.get("audit_actual_remote_url"), config.audit_actual_remote_url):
+        if url:
+            yield url
+
+
+def _settings(config: LMCacheEngineConfig | None) -> list[tuple[str, str]]:
+    values = ((key, getattr(config, key, None)) for key in _SETTINGS)
+    return [(key, json.dumps(value, default=str)) for key, value in values if value is not None]
+
+
+def _metadata(metadata: LMCacheMetadata | None) -> tuple | None:
+    if metadata is None:
+        return None
+    groups = [
+        (shape[0], shape[1], shape[3], str(dtype))
+        for shape, dtype in zip(metadata.get_shapes(), metadata.get_dtypes(), strict=True)
+    ]
+    return metadata.model_name, metadata.world_size, metadata.worker_id, metadata.chunk_size, groups

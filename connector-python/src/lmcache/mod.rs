@@ -1,0 +1,39 @@
+//! LMCache's in-process mode: its connector classes, over the registry's stores and LMCache's own memory.
+//!
+//! - `remote`: one store, as the Python class of `kvconn._modules` calls it.
+//! - `pool`, `memory`: LMCache's CPU backend as an allocator, its memory objects as chunks.
+//! - `layout`: shapes, dtypes and formats. `answer`: futures of asyncio.
+
+mod answer;
+mod layout;
+mod memory;
+mod pool;
+mod remote;
+
+use connectors::RemoteUrl;
+use connectors::adapter::ExternalConnectorAdapter;
+use connectors::registry::{self, SchemeOwner};
+use pyo3::prelude::*;
+
+use crate::errors::OrRaise;
+
+/// Adds what `kvconn._modules` and `kvconn.lmcache` are made of.
+pub(crate) fn add_to(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<remote::LMCacheRemote>()?;
+    m.add_function(wrap_pyfunction!(answer::give_back, m)?)?;
+    m.add_function(wrap_pyfunction!(_entry_of, m)?)
+}
+
+/// Module and name of the connector that opens `url`; None for a URL that an adapter opens.
+#[pyfunction]
+fn _entry_of(py: Python<'_>, url: &str) -> PyResult<Option<(&'static str, &'static str)>> {
+    let url = RemoteUrl::parse(url).or_raise(py)?;
+    if url.scheme() == ExternalConnectorAdapter::SCHEME {
+        let entry = ExternalConnectorAdapter::resolve(&url).or_raise(py)?;
+        return Ok(Some((entry.module(), entry.name())));
+    }
+    match registry::index().find_scheme(url.scheme()).or_raise(py)? {
+        Some(SchemeOwner::Connector(entry)) => Ok(Some((entry.module(), entry.name()))),
+        _ => Ok(None),
+    }
+}

@@ -1,0 +1,278 @@
+//! Memory from LMCache's own CPU backend.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
+
+use connectors::{ChunkAllocator, ChunkLayout, Error, ErrorKind, MemoryFormat, MemoryObjMut, Result};
+use futures::future::{BoxFuture, FutureExt};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+use pyo3::{PyTraverseError, PyVisit};
+use tokio::sync::oneshot;
+
+use super::{layout, memory};
+use crate::runtime::{Process, lock};
+
+/// How often memory is asked for again when none of ours was given back: LMCache has no way to say that others gave
+/// theirs back.
+const RETRY: Duration = Duration::from_millis(100);
+/// How long LMCache's shutdown waits for calls in flight before it leaves the pool's memory to the operating system.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// LMCache's `LocalCPUBackend`, as connectors take memory from it.
+///
+/// All calls to Python are made by the one thread that is attached to the interpreter: waiting in LMCache's own `allocate`
+/// would hold a thread of the runtime, for ever if need be.
+pub(super) struct Pool {
+    /// `backend.allocate`
+    allocate: Py<PyAny>,
+    /// Its keywords: evict, but do not wait.
+    keywords: Py<PyDict>,
+    heap: Option<usize>,
+    patience: Duration,
+    waiting: Mutex<VecDeque<Request>>,
+    last_try: Mutex<Instant>,
+    /// Objects of LMCache's that connectors hold.
+    lent: AtomicUsize,
+    closed: AtomicBool,
+    process: &'static Process,
+}
+
+struct Request {
+    layouts: Vec<ChunkLayout>,
+    reply: oneshot::Sender<Result<Vec<MemoryObjMut>>>,
+}
+
+impl Pool {
+    /// The pool of `backend`: all connectors on one backend share it. `patience` is how long a call waits for memory.
+    pub(super) fn of(backend: &Bound<'_, PyAny>, patience: Duration, process: &'static Process) -> PyResult<Arc<Self>> {
+        let py = backend.py();
+        let allocator = backend.getattr(intern!(py, "memory_allocator"))?;
+        let close = allocator.getattr(intern!(py, "close"))?;
+        let wrapped = close.cast::<PoolClose>().ok().cloned();
+        if let Some(pool) = wrapped.as_ref().and_then(|close| lock(&close.get().pool).upgrade()) {
+            return Ok(pool);
+        }
+        let keywords = PyDict::new(py);
+        keywords.set_item("eviction", true)?;
+        keywords.set_item("busy_loop", false)?;
+        let pool = Arc::new(Self {
+            allocate: backend.getattr(intern!(py, "allocate"))?.unbind(),
+            keywords: keywords.unbind(),
+            heap: heap_of(&allocator),
+            patience,
+            waiting: Mutex::default(),
+            last_try: Mutex::new(Instant::now()),
+            lent: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
+            process,
+        });
+        match wrapped {
+            Some(close) => *lock(&close.get().pool) = Arc::downgrade(&pool),
+            // LMCache frees its pool before it closes its connectors.
+            None => {
+                let close = PoolClose { pool: Mutex::new(Arc::downgrade(&pool)), original: close.unbind() };
+                allocator.setattr(intern!(py, "close"), Bound::new(py, close)?)?;
+            }
+        }
+        Ok(pool)
+    }
+
+    /// One more object is held by a connector.
+    pub(super) fn lent(&self) {
+        self.lent.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// One fewer.
+    pub(super) fn given_back(&self) {
+        self.lent.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Gives memory to those who wait, in their order, for as long as there is some.
+    pub(super) fn serve(self: &Arc<Self>, py: Python<'_>) {
+        loop {
+            // Not held while Python runs.
+            let Some(request) = lock(&self.waiting).pop_front() else { return };
+            if request.reply.is_closed() {
+                continue;
+            }
+            *lock(&self.last_try) = Instant::now();
+            match self.take(py, &request.layouts) {
+                Ok(Some(chunks)) => drop(request.reply.send(Ok(chunks))),
+                Ok(None) => {
+                    lock(&self.waiting).push_front(request);
+                    return;
+                }
+                Err(e) => drop(request.reply.send(Err(e))),
+            }
+        }
+    }
+
+    /// All of the chunks, or none.
+    fn take(self: &Arc<Self>, py: Python<'_>, layouts: &[ChunkLayout]) -> Result<Option<Vec<MemoryObjMut>>> {
+        let mut chunks = Vec::with_capacity(layouts.len());
+        for layout in layouts {
+            if self.closed.load(Ordering::Acquire) {
+                return Err(Error::new(ErrorKind::Closed, "LMCache's CPU backend was closed"));
+            }
+            match self.take_one(py, layout) {
+                Ok(Some(chunk)) => chunks.push(chunk),
+                Ok(None) => return Ok(None),
+                Err(e) => {
+                    let message = format!("LMCache's CPU backend gives no memory for {layout}: {e}");
+                    return Err(Error::new(ErrorKind::Other, message));
+                }
+            }
+        }
+        Ok(Some(chunks))
+    }
+
+    fn take_one(self: &Arc<Self>, py: Python<'_>, layout: &ChunkLayout) -> PyResult<Option<MemoryObjMut>> {
+        let arguments = layout::arguments(py, layout)?;
+        let object = self.allocate.bind(py).call(arguments, Some(self.keywords.bind(py)))?;
+        if object.is_none() {
+            return Ok(None);
+        }
+        memory::allocated(&object, layout, self, self.process).map(Some)
+    }
+
+    /// What no waiting would help against.
+    fn check(&self, layouts: &[ChunkLayout]) -> Result<()> {
+        for layout in layouts {
+            if matches!(layout.format, MemoryFormat::Binary | MemoryFormat::Undefined) {
+                return Err(Error::new(ErrorKind::Unsupported, format!("LMCache holds no chunk of format {layout}")));
+            }
+            if layout.format != MemoryFormat::BinaryBuffer && !layout.is_consistent() {
+                let message = format!("LMCache takes memory by shape and dtype, which give another length: {layout}");
+                return Err(Error::new(ErrorKind::Corrupt, message));
+            }
+        }
+        // Asking all the same would make LMCache evict everything it has.
+        let bytes: usize = layouts.iter().map(|layout| layout.len).sum();
+        match self.heap {
+            Some(heap) if bytes > heap => Err(Error::new(
+                ErrorKind::OutOfMemory,
+                format!("{bytes} bytes are more than LMCache's whole CPU backend of {heap} bytes"),
+            )
+            .with_hint("raise `max_local_cpu_size`")),
+            _ => Ok(()),
+        }
+    }
+
+    async fn wait_for(self: Arc<Self>, layouts: Vec<ChunkLayout>) -> Result<Vec<MemoryObjMut>> {
+        self.check(&layouts)?;
+        let bytes: usize = layouts.iter().map(|layout| layout.len).sum();
+        let (reply, mut answer) = oneshot::channel();
+        lock(&self.waiting).push_back(Request { layouts, reply });
+        let deadline = tokio::time::Instant::now() + self.patience;
+        loop {
+            let pool = self.clone();
+            self.process.tell(move |py| pool.serve(py));
+            let gone = |_| Error::new(ErrorKind::Closed, "the interpreter exits");
+            // Also somebody else's turn may have come to nothing since: whoever waits asks again, one for all.
+            loop {
+                if let Ok(answer) = tokio::time::timeout(RETRY, &mut answer).await {
+                    return answer.map_err(gone)?;
+                }
+                if tokio::time::Instant::now() >= deadline {
+                    return Err(self.full(bytes));
+                }
+                if lock(&self.last_try).elapsed() >= RETRY {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn full(&self, bytes: usize) -> Error {
+        let message = format!("LMCache's CPU backend had no room for {bytes} bytes within {:?}", self.patience);
+        Error::new(ErrorKind::OutOfMemory, message)
+            .temporary(true)
+            .with_hint("raise `max_local_cpu_size`, or see what pins its chunks")
+    }
+}
+
+/// Bytes of the whole pool, where LMCache says so.
+fn heap_of(allocator: &Bound<'_, PyAny>) -> Option<usize> {
+    let size = allocator.getattr(intern!(allocator.py(), "size")).ok()?;
+    size.extract().ok().filter(|size| *size > 0)
+}
+
+/// The pool behind `ChunkAllocator`.
+pub(super) struct LMCacheAllocator(pub(super) Arc<Pool>);
+
+impl ChunkAllocator for LMCacheAllocator {
+    fn allocate<'a>(&'a self, layout: &'a ChunkLayout) -> BoxFuture<'a, Result<MemoryObjMut>> {
+        let one = self.0.clone().wait_for(vec![layout.clone()]);
+        let missing = || Error::new(ErrorKind::Other, "no memory came");
+        async move { one.await?.pop().ok_or_else(missing) }.boxed()
+    }
+
+    fn allocate_many<'a>(&'a self, layouts: &'a [ChunkLayout]) -> BoxFuture<'a, Result<Vec<MemoryObjMut>>> {
+        self.0.clone().wait_for(layouts.to_vec()).boxed()
+    }
+}
+
+/// The allocator of LMCache's scheduler, which has no memory: it only asks what exists.
+pub(super) struct NoMemory;
+
+impl ChunkAllocator for NoMemory {
+    fn allocate<'a>(&'a self, _layout: &'a ChunkLayout) -> BoxFuture<'a, Result<MemoryObjMut>> {
+        async { Err(no_memory()) }.boxed()
+    }
+
+    fn allocate_many<'a>(&'a self, _layouts: &'a [ChunkLayout]) -> BoxFuture<'a, Result<Vec<MemoryObjMut>>> {
+        async { Err(no_memory()) }.boxed()
+    }
+}
+
+fn no_memory() -> Error {
+    Error::new(
+        ErrorKind::Unsupported,
+        "there is no CPU backend to read into: LMCache's scheduler only asks what exists",
+    )
+}
+
+/// Stands in for the `close` of LMCache's memory allocator: the memory goes only after all I/O into it has ended.
+#[pyclass(frozen, module = "kvconn._kvconn")]
+struct PoolClose {
+    pool: Mutex<Weak<Pool>>,
+    original: Py<PyAny>,
+}
+
+#[pymethods]
+impl PoolClose {
+    #[pyo3(signature = (*args, **kwargs))]
+    fn __call__<'py>(
+        &self,
+        py: Python<'py>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let pool = lock(&self.pool).upgrade();
+        // The calls of a parent that was forked are not this process's to wait for.
+        if let Some(pool) = pool.filter(|pool| pool.process.is_current()) {
+            pool.closed.store(true, Ordering::Release);
+            py.detach(|| {
+                let deadline = Instant::now() + CLOSE_PATIENCE;
+                while pool.lent.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            });
+            let lent = pool.lent.load(Ordering::Acquire);
+            if lent > 0 {
+                // Freed memory would be written to: what the process leaves behind, the system takes.
+                tracing::error!(chunks = lent, "LMCache's CPU memory is not freed: connectors still use it");
+                return Ok(py.None().into_bound(py));
+            }
+        }
+        self.original.bind(py).call(args, kwargs)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.original)
+    }
+}

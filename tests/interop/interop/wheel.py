@@ -1,0 +1,277 @@
+"""The wheel in LMCache's in-process mode: every kind of URL, every method, and both directions with LMCache's own."""
+
+import asyncio
+import logging
+import tempfile
+import time
+from importlib import import_module
+from pathlib import Path
+
+from lmcache.utils import parse_cache_key
+from lmcache.v1.config import LMCacheEngineConfig
+from lmcache.v1.memory_management import BytesBufferMemoryObj
+from lmcache.v1.storage_backend.connector import ConnectorManager, CreateConnector
+
+from . import chunks
+from .engine import Remote, metadata_of, remote
+from .report import Failed, Report, equal
+from .server import RedisServer
+
+RAW = {"save_chunk_meta": False}
+TWO_GROUPS = [
+    (chunks.key(name), chunks.TWO_GROUPS.chunk(name, tokens))
+    for name, tokens in (("two groups", None), ("two groups, partial", 5))
+]
+PARTIAL = [(chunks.key("raw, partial"), chunks.PLAIN.chunk("raw, partial", tokens=5))]
+GIVEN_BACK_WITHIN_S = 20
+
+
+def external(module: str, name: str, host: str = "localhost:0", **options: str) -> str:
+    """A URL that LMCache imports the class for."""
+    more = "".join(f"&{key}={value}" for key, value in options.items())
+    return f"external://{host}/kvconn.{module}/?connector_name={name}{more}"
+
+
+def plugin(name: str, url: str, **options: object) -> dict[str, object]:
+    """The `extra_config` of a plugin that kvconn opens."""
+    keys = {"module_path": "kvconn.lmcache", "class_name": "KvconnAdapter", "url": url, **options}
+    return {f"remote_storage_plugin.{name}.{key}": value for key, value in keys.items()}
+
+
+def run(report: Report) -> None:
+    """Everything of this group."""
+    with tempfile.TemporaryDirectory(prefix="kvconn-interop-") as root, RedisServer() as server:
+        _exchange(report, Path(root), server)
+        _methods(report, Path(root), server)
+        _plugins(report, Path(root), server)
+        _other_roles(report, Path(root), server)
+
+
+def _exchange(report: Report, root: Path, server: RedisServer) -> None:
+    """What LMCache's own connector writes, the wheel reads on the same store, and the other way round."""
+    address = f"127.0.0.1:{server.port}"
+    redis = (f"redis://{address}", external("redis", "RedisConnector", address))
+    resp = (f"resp://{address}", external("resp", "RESPConnector", address))
+
+    def files(name: str) -> tuple[str, str]:
+        folder = root / name
+        return f"fs://localhost:0{folder}", external("fs", "FSConnector", base_path=str(folder))
+
+    for name, urls, model, pairs, options in (
+        ("fs", files, chunks.PLAIN, chunks.with_header(), {}),
+        ("fs, two groups", files, chunks.TWO_GROUPS, TWO_GROUPS, {}),
+        ("fs, raw", files, chunks.PLAIN, chunks.raw(), RAW),
+        ("redis", redis, chunks.PLAIN, chunks.with_header(), {}),
+        ("redis, two groups", redis, chunks.TWO_GROUPS, TWO_GROUPS, {}),
+        ("resp", resp, chunks.PLAIN, chunks.raw(), RAW),
+    ):
+        for direction, flip in (("LMCache writes, the wheel reads", False), ("the wheel writes, LMCache reads", True)):
+            with report.check(f"wheel: external://, {name}: {direction}"):
+                server.ask("FLUSHALL")
+                pair = urls(f"{name}-{flip}".replace(", ", "-")) if callable(urls) else urls
+                writer, reader = reversed(pair) if flip else pair
+                with remote(writer, model, **options) as one:
+                    _write(one, pairs)
+                with remote(reader, model, **options) as other:
+                    _read(other, pairs)
+    # One direction: what LMCache itself reads of these has the shape of a full chunk.
+    with report.check("wheel: external://, fs, raw and partial: LMCache writes, the wheel reads"):
+        theirs, ours = files("partial")
+        with remote(theirs, chunks.PLAIN, **RAW) as one:
+            _write(one, PARTIAL)
+        with remote(ours, chunks.PLAIN, **RAW) as other:
+            _read(other, PARTIAL)
+
+
+def _methods(report: Report, root: Path, server: RedisServer) -> None:
+    """Every method, on stores that read into LMCache's memory and on those that copy."""
+    stores = {
+        "fs": external("fs", "FSConnector", base_path=str(root / "methods")),
+        "redis": external("redis", "RedisConnector", f"127.0.0.1:{server.port}"),
+        "memory": external("memory", "MemoryConnector"),
+        "tiered": external("tiered", "TieredConnector", front="memory://f", back=f"fs://{root}/tiered"),
+    }
+    for name, url in stores.items():
+        with report.check(f"wheel: every method, {name}"):
+            server.ask("FLUSHALL")
+            with remote(url, chunks.PLAIN) as store:
+                _plain_bytes(store)
+                equal("remove_sync", store.connector.remove_sync(parse_cache_key(chunks.key("plain bytes"))), True)
+                all_methods(store, chunks.with_header())
+
+
+def all_methods(store: Remote, pairs: list) -> None:
+    """Each method that LMCache calls gives what it should, and LMCache has all of its memory back."""
+    before = store.free()
+    _write(store, pairs)
+    _read(store, pairs)
+    connector = store.connector
+    keys = [parse_cache_key(text) for text, _ in pairs]
+    missing = parse_cache_key(chunks.key("nobody has put this"))
+    if store.get(chunks.key("nobody has put this"), pairs[0][1]) is not None:
+        raise Failed("a miss gives a chunk")
+    equal("exists_sync", [connector.exists_sync(keys[0]), connector.exists_sync(missing)], [True, False])
+    for asked, wanted in ((keys, len(keys)), ([*keys[:2], missing, *keys[2:]], 2), ([missing], 0)):
+        equal("batched_contains", connector.batched_contains(asked), wanted)
+        equal("batched_async_contains", store.run(connector.batched_async_contains("id", asked)), wanted)
+        run = store.run(connector.batched_get_non_blocking("id", asked))
+        equal("batched_get_non_blocking: chunks", len(run), wanted)
+        for obj in run:
+            obj.ref_count_down()
+    got = store.run(connector.batched_get([keys[0], missing, keys[1]]))
+    equal("batched_get: holes", [obj is None for obj in got], [False, True, False])
+    for obj in filter(None, got):
+        obj.ref_count_down()
+    for supported in ("batched_get", "batched_put", "batched_contains", "batched_async_contains", "ping"):
+        equal(f"support_{supported}", getattr(connector, f"support_{supported}")(), True)
+    equal("ping", store.run(connector.ping()), 0)
+    equal("list", set(store.run(connector.list())), {text for text, _ in pairs})
+    equal("remove_sync", [connector.remove_sync(keys[0]), connector.remove_sync(keys[0])], [True, False])
+    equal("exists after remove_sync", store.exists(pairs[0][0]), False)
+    obj = store.allocate(pairs[0][1])
+    store.run(connector.batched_put(keys[:1], [obj]))
+    equal("exists after batched_put", store.exists(pairs[0][0]), True)
+    all_given_back(store, before)
+    store.run(connector.close())
+    store.run(connector.close())
+
+
+def all_given_back(store: Remote, wanted: int) -> None:
+    """LMCache has its memory back: shortly, because the last of it is given back behind the answer."""
+    deadline = time.monotonic() + GIVEN_BACK_WITHIN_S
+    while store.free() != wanted and time.monotonic() < deadline:
+        time.sleep(0.01)
+    equal("bytes free in LMCache's pool", store.free(), wanted)
+
+
+def _plain_bytes(store: Remote) -> None:
+    """What LMCache's serdes make: bytes outside its pool, without a shape or dtype."""
+    key, data = parse_cache_key(chunks.key("plain bytes")), b"not a tensor" * 99
+    store.run(store.connector.put(key, BytesBufferMemoryObj(data)))
+    read = store.run(store.connector.get(key))
+    equal("plain bytes", (bytes(read.byte_array), read.get_memory_format().name), (data, "BINARY_BUFFER"))
+
+
+def _plugins(report: Report, root: Path, server: RedisServer) -> None:
+    address = f"127.0.0.1:{server.port}"
+    pairs = chunks.with_header()
+    for name, url, options in (
+        ("kv", f"redis://{address}", {}),
+        ("kv.files", f"fs://{root}/plugin", {}),
+        ("kv.options", "fs://", {"base_path": f"{root}/options"}),
+    ):
+        with report.check(f"wheel: plugin://{name}"):
+            server.ask("FLUSHALL")
+            others = plugin("beside", "memory://beside")
+            with remote(f"plugin://{name}", chunks.PLAIN, **others, **plugin(name, url, **options)) as store:
+                all_methods(store, pairs)
+    with report.check("wheel: a plugin with a connector class of kvconn's"):
+        server.ask("FLUSHALL")
+        keys = {"module_path": "kvconn.fs", "class_name": "FSConnector", "base_path": f"{root}/class"}
+        options = {f"remote_storage_plugin.kv.{key}": value for key, value in keys.items()}
+        with remote("plugin://kv", chunks.PLAIN, **options) as store:
+            all_methods(store, pairs)
+    with report.check("wheel: a plugin's name that LMCache's own adapters take is refused with a hint"):
+        said = _logged(
+            "lmcache.v1.storage_backend.connector",
+            lambda: ConnectorManager("plugin://redis.a", None, None, _config(plugin("redis.a", f"redis://{address}"))),
+        )
+        if not any("kv-redis.a" in line for line in said):
+            raise Failed(f"LMCache logs no hint: {said}")
+        # Its neighbours are not disturbed.
+        manager = ConnectorManager("plugin://kv", None, None, _config(plugin("kv", "memory://a") | plugin("kv.b", "memory://b")))
+        ours = [adapter for adapter in manager.adapters if type(adapter).__name__ == "KvconnAdapter"]
+        urls = ["plugin://kv", "plugin://kv.b", "plugin://other", "redis://h:1"]
+        equal("who opens what", sorted([a.can_parse(url) for url in urls] for a in ours), [
+            [False, True, False, False],
+            [True, False, False, False],
+        ])
+    with report.check("wheel: a plugin without a url says what to set"):
+        broken = plugin("kv", "")
+        _refused(Exception, "remote_storage_plugin.kv.url", lambda: _open_and_end("plugin://kv", broken))
+
+
+def _other_roles(report: Report, root: Path, server: RedisServer) -> None:
+    url = external("fs", "FSConnector", base_path=str(root / "roles"))
+    pairs = chunks.with_header()[:2]
+    with report.check("wheel: the scheduler, which has no memory, asks what exists"):
+        with remote(url, chunks.PLAIN) as worker:
+            _write(worker, pairs)
+        config = LMCacheEngineConfig.from_defaults(remote_url=url, chunk_size=chunks.PLAIN.chunk_tokens)
+        for metadata in (None, metadata_of(chunks.PLAIN)):
+            asyncio.run(_scheduler(url, config, metadata, [parse_cache_key(text) for text, _ in pairs]))
+    with report.check("wheel: behind LMCache's audit://"):
+        options = {"audit_actual_remote_url": url, "audit_verify_checksum": True}
+        with remote("audit://localhost:0", chunks.PLAIN, **options) as store:
+            equal("the connector", type(store.connector.getWrappedConnector()).__name__, "AuditConnector")
+            _write(store, pairs)
+            _read(store, pairs)
+    with report.check("wheel: an LMCache that is too old is refused, a newer one is warned of"):
+        _versions()
+    with report.check("wheel: a class without a URL says what to set"):
+        _refused(
+            Exception,
+            "kvconn.memory/?connector_name=MemoryConnector",
+            lambda: import_module("kvconn.memory").MemoryConnector(config=LMCacheEngineConfig.from_defaults()),
+        )
+
+
+async def _scheduler(url: str, config, metadata, keys: list) -> None:
+    connector = CreateConnector(url, asyncio.get_running_loop(), None, config, metadata)
+    equal("exists", [await connector.exists(key) for key in keys], [True] * len(keys))
+    equal("batched_contains", connector.batched_contains(keys), len(keys))
+    await connector.close()
+
+
+def _config(options: dict) -> LMCacheEngineConfig:
+    names = sorted({key.split(".", 1)[1].rsplit(".", 1)[0] for key in options})
+    return LMCacheEngineConfig.from_defaults(remote_storage_plugins=names, extra_config=options)
+
+
+def _logged(logger: str, call) -> list[str]:
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logging.getLogger(logger).addHandler(handler)
+    try:
+        call()
+    finally:
+        logging.getLogger(logger).removeHandler(handler)
+    return lines
+
+
+def _versions() -> None:
+    from kvconn import KvconnError
+    from kvconn._connector import check_version
+
+    for good in ("0.5.6", "0.5.6.post1", "0.5.7rc1"):
+        equal(f"what is said of LMCache {good}", _logged("kvconn.lmcache", lambda good=good: check_version(good)), [])
+    _refused(KvconnError, "needs LMCache 0.5 or newer, not 0.4.2", lambda: check_version("0.4.2"))
+    for new in ("0.6.0", "0.10", "1.0"):
+        equal(f"lines about LMCache {new}", len(_logged("kvconn.lmcache", lambda new=new: check_version(new))), 1)
+
+
+def _open_and_end(url: str, options: dict) -> None:
+    with remote(url, chunks.PLAIN, **options):
+        pass
+
+
+def _refused(error: type[Exception], says: str, call) -> None:
+    try:
+        call()
+    except error as e:
+        if says not in str(e):
+            raise Failed(f"the error does not say {says!r}: {e}") from e
+    else:
+        raise Failed(f"nothing was refused, where {says!r} was to be said")
+
+
+def _write(store: Remote, pairs: list) -> None:
+    for text, chunk in pairs:
+        store.put(text, chunk)
+
+
+def _read(store: Remote, pairs: list) -> None:
+    for text, chunk in pairs:
+        equal(f"{chunk.name}: exists", store.exists(text), True)
+        equal(f"{chunk.name}: the chunk that is read", store.get(text, chunk), chunk)

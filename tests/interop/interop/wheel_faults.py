@@ -1,0 +1,201 @@
+"""What must not happen to LMCache when its calls are cut off, its server dies, or it ends in the middle of its work."""
+
+import asyncio
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+from lmcache.utils import parse_cache_key
+
+from . import chunks
+from .engine import remote
+from .report import Failed, Report, equal
+from .server import RedisServer
+from .wheel import all_given_back, external
+
+CANCELLED_GETS = 10_000
+#: 1.5 MiB a chunk: it is still on its way when its caller has gone.
+LARGE = chunks.Model((chunks.Group(2, 3, 8192, "bfloat16"),))
+CHILD_WITHIN_S = 60
+
+
+def run(report: Report) -> None:
+    """Everything of this group."""
+    for name, scheme in (("redis", "redis"), ("fs", "fs"), ("memory", "memory")):
+        with report.check(f"wheel: {CANCELLED_GETS} cancelled gets, {name}"):
+            with tempfile.TemporaryDirectory(prefix="kvconn-interop-") as root, RedisServer() as server:
+                _cancelled(_url(scheme, root, server), CANCELLED_GETS)
+    with report.check("wheel: the server dies in the middle of a batch"):
+        _server_dies()
+    with report.check("wheel: a full pool is an error in time, and works again when there is room"):
+        _full_pool()
+    for how in ("LMCache frees its pool with work in flight", "the interpreter exits with work in flight", "a fork"):
+        with report.check(f"wheel: {how}"):
+            _child(how)
+
+
+def _url(scheme: str, root: str, server: RedisServer) -> str:
+    if scheme == "redis":
+        return external("redis", "RedisConnector", f"127.0.0.1:{server.port}")
+    if scheme == "fs":
+        return external("fs", "FSConnector", base_path=root)
+    return external("memory", "MemoryConnector")
+
+
+def _cancelled(url: str, count: int) -> None:
+    """Cancelled at any moment, a get leaves nothing behind, and the next one works."""
+    pairs = [(chunks.key(f"large {i}"), LARGE.chunk(f"large {i}")) for i in range(4)]
+    with remote(url, LARGE) as store:
+        before = store.free()
+        for text, chunk in pairs:
+            store.put(text, chunk)
+        keys = [parse_cache_key(text) for text, _ in pairs]
+        ended = store.run(_cancel_all(store.connector, keys, count))
+        if ended["cancelled"] < count // 10:
+            raise Failed(f"too few were cancelled to mean anything: {ended}")
+        if set(ended) - {"cancelled", "read"}:
+            raise Failed(f"some ended otherwise: {ended}")
+        for text, chunk in pairs:
+            equal("the chunk that is read afterwards", store.get(text, chunk), chunk)
+        all_given_back(store, before)
+        store.run(store.connector.close())
+
+
+async def _cancel_all(connector, keys: list, count: int) -> dict[str, int]:
+    ended: dict[str, int] = {}
+    chance = random.Random(1)
+    left = count
+
+    async def one(key) -> str:
+        asked = connector.get(key) if chance.random() < 0.7 else connector.batched_get([key, key])
+        task = asyncio.ensure_future(asked)
+        await asyncio.sleep(chance.choice((0, 0, 0.0005, 0.002, 0.01)))
+        task.cancel()
+        try:
+            got = await task
+        except asyncio.CancelledError:
+            return "cancelled"
+        except Exception as e:  # noqa: BLE001: told by its name
+            return repr(e)
+        for obj in got if isinstance(got, list) else [got]:
+            if obj is None:
+                return "a miss"
+            obj.ref_count_down()
+        return "read"
+
+    async def several() -> None:
+        nonlocal left
+        while left > 0:
+            left -= 1
+            how = await one(chance.choice(keys))
+            ended[how] = ended.get(how, 0) + 1
+
+    await asyncio.gather(*(several() for _ in range(16)))
+    return ended
+
+
+def _server_dies() -> None:
+    pairs = [(chunks.key(f"large {i}"), LARGE.chunk(f"large {i}")) for i in range(32)]
+    with RedisServer() as server:
+        url = external("redis", "RedisConnector", f"127.0.0.1:{server.port}")
+        with remote(url, LARGE) as store:
+            before = store.free()
+            for text, chunk in pairs:
+                store.put(text, chunk)
+            all_given_back(store, before)
+            keys = [parse_cache_key(text) for text, _ in pairs]
+            killer = threading.Timer(0.005, server.process.kill)
+            killer.start()
+            seen_dead = False
+            while not seen_dead:
+                got = store.run(store.connector.batched_get_non_blocking("id", keys))
+                for obj in got:
+                    obj.ref_count_down()
+                seen_dead = len(got) < len(keys)
+            killer.join()
+            all_given_back(store, before)
+
+
+def _full_pool() -> None:
+    with remote(external("memory", "MemoryConnector"), LARGE) as store:
+        before = store.free()
+        chunk = LARGE.chunk("large")
+        store.put(chunks.key("large"), chunk)
+        all_given_back(store, before)
+        held = []
+        while store.free() >= len(chunk.data):
+            held.append(store.allocate(chunk))
+        waiting = asyncio.run_coroutine_threadsafe(store.connector.get(parse_cache_key(chunks.key("large"))), store.loop)
+        start = time.monotonic()
+        try:
+            waiting.result(60)
+        except Exception as e:  # noqa: BLE001: its text is looked at
+            if "max_local_cpu_size" not in str(e):
+                raise Failed(f"a full pool gives: {e!r}") from e
+        else:
+            raise Failed("there was memory where there is none")
+        if time.monotonic() - start < 1:
+            raise Failed("it did not wait for memory")
+        again = asyncio.run_coroutine_threadsafe(store.connector.get(parse_cache_key(chunks.key("large"))), store.loop)
+        held.pop().ref_count_down()
+        again.result(60).ref_count_down()
+        for obj in held:
+            obj.ref_count_down()
+        all_given_back(store, before)
+
+
+def _child(how: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-m", "interop.wheel_faults", how],
+        capture_output=True,
+        text=True,
+        timeout=CHILD_WITHIN_S,
+        check=False,
+    )
+    if done.returncode != 0 or "as it should be" not in done.stdout:
+        raise Failed(f"the process ends with {done.returncode}: {done.stdout[-1000:]} {done.stderr[-3000:]}")
+
+
+def _in_child(how: str) -> None:
+    with RedisServer() as server:
+        url = external("redis", "RedisConnector", f"127.0.0.1:{server.port}")
+        pairs = [(chunks.key(f"large {i}"), LARGE.chunk(f"large {i}")) for i in range(16)]
+        keys = [parse_cache_key(text) for text, _ in pairs]
+        context = remote(url, LARGE)
+        store = context.__enter__()
+        for text, chunk in pairs:
+            store.put(text, chunk)
+        if how.startswith("a fork"):
+            _fork(store, keys)
+            context.__exit__(None, None, None)
+        else:
+            work = [
+                asyncio.run_coroutine_threadsafe(store.connector.batched_get(keys), store.loop) for _ in range(3)
+            ]
+            if how.startswith("LMCache"):
+                # As `StorageManager.close` does: first the memory, then the connectors.
+                store.backend.close()
+                for one in work:
+                    one.exception(CHILD_WITHIN_S)
+                store.run(store.connector.close())
+        print("as it should be", flush=True)
+
+
+def _fork(store, keys: list) -> None:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            store.connector.exists_sync(keys[0])
+        except Exception as e:  # noqa: BLE001: its text is looked at
+            os._exit(0 if "fork" in str(e) else 3)
+        os._exit(4)
+    equal("the child ends with", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 0)
+    equal("exists in the parent", store.connector.exists_sync(keys[0]), True)
+
+
+if __name__ == "__main__":
+    _in_child(sys.argv[1])
