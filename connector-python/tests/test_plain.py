@@ -277,20 +277,20 @@ class OnAsyncio(TestCase, unittest.IsolatedAsyncioTestCase):
             await store.get_into(KEY, bytearray(1))
         await store.close()
 
-    async def test_cancelled_calls_harm_nothing(self):
+    async def test_ten_thousand_cancelled_calls_harm_nothing(self):
         server = self.redis()
         store = await kvconn.connect_async(f"resp://127.0.0.1:{server.port}")
         await store.put(KEY, b"hello" * 1000)
-        for round in range(20):
-            memory = [bytearray(5000) for _ in range(50)]
+        for round in range(100):
+            memory = [bytearray(5000) for _ in range(101)]
             tasks = [asyncio.ensure_future(store.get_into(KEY, m)) for m in memory]
             if round % 2:
                 await asyncio.sleep(0)
-            for task in tasks[::2]:
+            for task in tasks[1:]:
                 task.cancel()
             done = await asyncio.gather(*tasks, return_exceptions=True)
             self.assertTrue(all(isinstance(d, asyncio.CancelledError) or d == 5000 for d in done), done)
-            self.assertEqual(done[1::2], [5000] * 25)
+            self.assertEqual(done[0], 5000)
         self.assertEqual(await store.get(KEY), b"hello" * 1000)
         await store.close()
 
