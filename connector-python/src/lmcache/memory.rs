@@ -14,6 +14,7 @@ use pyo3::types::PyMemoryView;
 
 use super::layout;
 use super::pool::Pool;
+use crate::errors::OrRaise;
 use crate::runtime::Process;
 
 /// The memory of one of LMCache's memory objects, with one count of its references.
@@ -142,7 +143,13 @@ pub(super) fn is_lent(chunk: &MemoryObj) -> bool {
 }
 
 /// LMCache's object behind a chunk, with a count for whoever gets it. `None` if the memory is not LMCache's.
+///
+/// # Errors
+/// `Closed` if LMCache is about to free its pool: it waits for connectors, but not for those who got a chunk from one.
 pub(super) fn hand_over(py: Python<'_>, chunk: MemoryObj) -> PyResult<Option<Py<PyAny>>> {
+    if let Some(pool) = chunk.region::<Lent>().and_then(|lent| lent.pool.as_ref()) {
+        pool.check_open().or_raise(py)?;
+    }
     match chunk.try_into_mut() {
         Ok(only) => {
             let Some(lent) = only.region::<Lent>() else { return Ok(None) };

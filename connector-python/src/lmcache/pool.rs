@@ -91,6 +91,17 @@ impl Pool {
         self.lent.fetch_sub(1, Ordering::AcqRel);
     }
 
+    /// Whether LMCache's memory is there to be used.
+    ///
+    /// # Errors
+    /// `Closed` since LMCache began to free it.
+    pub(super) fn check_open(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::new(ErrorKind::Closed, "LMCache's CPU backend was closed"));
+        }
+        Ok(())
+    }
+
     /// Gives memory to those who wait, in their order, for as long as there is some.
     pub(super) fn serve(self: &Arc<Self>, py: Python<'_>) {
         loop {
@@ -115,9 +126,7 @@ impl Pool {
     fn take(self: &Arc<Self>, py: Python<'_>, layouts: &[ChunkLayout]) -> Result<Option<Vec<MemoryObjMut>>> {
         let mut chunks = Vec::with_capacity(layouts.len());
         for layout in layouts {
-            if self.closed.load(Ordering::Acquire) {
-                return Err(Error::new(ErrorKind::Closed, "LMCache's CPU backend was closed"));
-            }
+            self.check_open()?;
             match self.take_one(py, layout) {
                 Ok(Some(chunk)) => chunks.push(chunk),
                 Ok(None) => return Ok(None),
