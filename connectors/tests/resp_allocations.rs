@@ -97,7 +97,7 @@ async fn count(store: &Connector) -> Counted {
 const BYTES: usize = 8 << 10;
 
 impl Counted {
-    /// Seen: one less of each, but for `batched_exists`.
+    /// Seen: one less of each, but for `resp`'s `batched_exists`.
     #[track_caller]
     fn is_at_most(&self, [put, get, get_into, exists, batched_get_into, batched_exists]: [usize; 6]) {
         for (what, counted, calls) in [

@@ -3,6 +3,8 @@
 use std::future::poll_fn;
 use std::io::{self, IoSliceMut};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -31,6 +33,8 @@ pub(crate) struct Connection {
     owed: usize,
     /// Bytes that ever arrived.
     arrived: u64,
+    /// Grows with everything that passes, for whoever waits for a connection.
+    turns: Arc<AtomicUsize>,
     failed: bool,
 }
 
@@ -51,6 +55,7 @@ impl Connection {
             low_mark: 1,
             owed: 0,
             arrived: 0,
+            turns: Arc::default(),
             failed: false,
         })
     }
@@ -63,6 +68,12 @@ impl Connection {
             .moved_to(runtime)
             .map_err(|e| Error::io(e, format_args!("wait for the server at {address}")))?;
         Ok(self)
+    }
+
+    /// The same connection, which counts in `turns` whenever something passes.
+    pub(super) fn counted_in(mut self, turns: &Arc<AtomicUsize>) -> Self {
+        self.turns = turns.clone();
+        self
     }
 
     /// Whether every reply was read, and nothing went wrong: the next request may follow.
@@ -100,7 +111,10 @@ impl Connection {
         let mut sent = 0;
         while sent < len {
             match request.with_slices(sent, |slices| self.stream.try_write(slices)) {
-                Ok(n) => sent += n,
+                Ok(n) => {
+                    sent += n;
+                    self.turns.fetch_add(1, Ordering::Relaxed);
+                }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait(Ready::Write).await?,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(self.write_failed(e)),
@@ -205,6 +219,7 @@ impl Connection {
                 }
                 Ok(n) => {
                     self.arrived += n as u64;
+                    self.turns.fetch_add(1, Ordering::Relaxed);
                     self.reader.arrived(n.saturating_sub(wanted));
                     return Ok(n.min(wanted));
                 }

@@ -47,8 +47,8 @@ pub(super) struct Lane {
     size: usize,
     /// Calls that wait for a connection.
     waiting: AtomicUsize,
-    /// Grows whenever a call gets on.
-    turns: AtomicUsize,
+    /// Grows whenever something passes on one of the connections.
+    turns: Arc<AtomicUsize>,
     /// When a server last stood still, and what that call got. Who waited already gets it, too.
     stalled: Mutex<Option<(Instant, Error)>>,
 }
@@ -143,7 +143,6 @@ impl Wire {
 
     /// Remembers how long a chunk was.
     pub(super) fn moved(&self, len: usize) {
-        self.bulk.turns.fetch_add(1, Ordering::Relaxed);
         if len >= CHUNK_AT_LEAST {
             self.usual_len.store(len, Ordering::Relaxed);
         }
@@ -160,7 +159,7 @@ impl Wire {
             let arrived_before = Some(connection.arrived());
             return Ok(Lease { lane, connection, arrived_before, permit });
         }
-        let connection = self.connect(lane.room).await.inspect_err(|e| self.failed(lane, e))?;
+        let connection = self.connect(lane).await.inspect_err(|e| self.failed(lane, e))?;
         Ok(Lease { lane, connection, arrived_before: None, permit })
     }
 
@@ -212,12 +211,12 @@ impl Wire {
     pub(super) async fn renew<'a>(&self, lease: Lease<'a>) -> Result<Lease<'a>> {
         let Lease { lane, connection, permit, .. } = lease;
         drop(connection);
-        let connection = self.connect(lane.room).await?;
+        let connection = self.connect(lane).await?;
         Ok(Lease { lane, connection, arrived_before: None, permit })
     }
 
     /// Connects, one attempt at a time once attempts fail. Who waits for its turn gets the error of the one before.
-    async fn connect(&self, room: usize) -> Result<Connection> {
+    async fn connect(&self, lane: &Lane) -> Result<Connection> {
         let failures = self.backoff().failures;
         let mut waited = false;
         loop {
@@ -241,7 +240,7 @@ impl Wire {
             pause.await;
             waited = true;
         }
-        let connected = self.connect_now(room).await;
+        let connected = self.connect_now(lane.room).await.map(|connection| connection.counted_in(&lane.turns));
         let mut backoff = self.backoff();
         match &connected {
             Ok(_) => *backoff = Backoff::default(),
@@ -318,7 +317,7 @@ impl Lane {
             room,
             size,
             waiting: AtomicUsize::new(0),
-            turns: AtomicUsize::new(0),
+            turns: Arc::default(),
             stalled: Mutex::default(),
         }
     }
@@ -368,7 +367,6 @@ impl Lease<'_> {
     /// Gives the connection back, if the next call can use it.
     pub(super) fn done(self) {
         let Self { lane, connection, permit, .. } = self;
-        lane.turns.fetch_add(1, Ordering::Relaxed);
         *lane.stalled() = None;
         if connection.is_at_rest() {
             let mut idle = lane.idle();

@@ -118,6 +118,11 @@ pub(crate) async fn a_reply_that_trickles_is_read_and_one_that_stops_is_a_timeou
     let begin = Instant::now();
     assert_eq!(store.get(1).await.unwrap(), Some(1));
     assert!(begin.elapsed() > Duration::from_secs(1), "the network was slow");
+    // Who waits for the only connection meanwhile waits longer than that, too, and is served.
+    let one = format!("{}?io_timeout_ms=300&connect_timeout_ms=300&connections=1", proxy.url(kind.scheme));
+    let narrow = Store::open(&one).await;
+    let (first, second) = tokio::join!(narrow.get(1), narrow.get(1));
+    assert_eq!((first.unwrap(), second.unwrap()), (Some(1), Some(1)));
     let stop = async {
         tokio::time::sleep(Duration::from_millis(500)).await;
         proxy.replies(Fault::Stall);
