@@ -17,15 +17,17 @@ pub(super) struct Put<'a> {
 impl Exchange for Put<'_> {
     type Answer = ();
 
+    /// The chunk last: the server reads a large argument up to its end and then answers, but would have to wait for the
+    /// socket once more for anything behind it (measured: a sixth of the throughput).
     fn request<'a>(&'a self, request: &mut Request<'a>) {
         let bytes = [Arg::Joined(self.key, KV_BYTES.as_bytes()), Arg::Payload(self.chunk)];
         let header = [Arg::Joined(self.key, METADATA.as_bytes()), self.header.as_bytes().into()];
         let Some(secs) = self.ttl_sec else {
-            request.command(&["MSET".into(), bytes[0], bytes[1], header[0], header[1]]);
+            request.command(&["MSET".into(), header[0], header[1], bytes[0], bytes[1]]);
             return;
         };
         request.command(&["MULTI".into()]);
-        for [name, value] in [bytes, header] {
+        for [name, value] in [header, bytes] {
             request.command(&["SET".into(), name, value, "EX".into(), secs.into()]);
         }
         request.command(&["EXEC".into()]);
