@@ -8,7 +8,7 @@ use futures::stream::{self, StreamExt};
 use kvconn_redis_server::RedisServer;
 use tokio::time::timeout;
 
-use crate::store::{Kind, Store, chunk, key};
+use crate::store::{Kind, Store, chunk, connections_are_at_most, key};
 
 const MIB: usize = 1 << 20;
 const ROUNDS: u64 = 150;
@@ -41,6 +41,7 @@ pub(crate) async fn a_get_that_is_dropped_anywhere_leaves_the_next_call_right(ki
     assert!(dropped > 0, "no get took long enough to be dropped");
     store.is_right().await;
     store.leaks_nothing().await;
+    connections_are_at_most(&server, 2).await;
 }
 
 pub(crate) async fn a_put_that_is_dropped_anywhere_leaves_a_whole_value(kind: Kind) {
@@ -63,6 +64,7 @@ pub(crate) async fn a_put_that_is_dropped_anywhere_leaves_a_whole_value(kind: Ki
     assert!(dropped > 0, "no put took long enough to be dropped");
     store.is_right().await;
     store.leaks_nothing().await;
+    connections_are_at_most(&server, 2).await;
 }
 
 pub(crate) async fn a_batch_that_is_dropped_anywhere_leaves_the_next_call_right(kind: Kind) {
@@ -92,6 +94,7 @@ pub(crate) async fn a_batch_that_is_dropped_anywhere_leaves_the_next_call_right(
     drop(items);
     store.is_right().await;
     store.leaks_nothing().await;
+    connections_are_at_most(&server, 3).await;
 }
 
 /// A stream of gets that rest while its consumer awaits something else on the same store.

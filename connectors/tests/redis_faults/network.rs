@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use connectors::{ErrorKind, MemoryObjMut};
+use futures::future::join_all;
 use kvconn_redis_server::{Corruption, Fault, Proxy, RedisServer};
 
 use crate::store::{Kind, Store, is_lost, key};
@@ -93,6 +94,10 @@ pub(crate) async fn bytes_that_come_one_by_one_are_the_same_chunks(kind: Kind) {
     let keys: Vec<_> = [0, 7, 3].map(key).into();
     let there: Vec<_> = store.connector.batched_exists(&keys).await.into_iter().map(Result::unwrap).collect();
     assert_eq!(there, [true, false, true]);
+    // More than a reader sleeps for before it looks.
+    proxy.requests(Fault::Pass);
+    store.put(4, 4, 300_000).await.unwrap();
+    assert_eq!(store.get(4).await.unwrap(), Some(4));
     proxy.heal();
     store.is_right().await;
     store.leaks_nothing().await;
@@ -174,6 +179,68 @@ pub(crate) async fn corrupt_lengths_in_a_batch_are_errors_and_the_next_batch_is_
             assert_eq!(answer.unwrap(), Some(1), "{n} after {corruption:?}");
         }
     }
+    store.is_right().await;
+    store.leaks_nothing().await;
+}
+
+pub(crate) async fn one_corrupt_length_in_a_batch_costs_one_chunk(kind: Kind) {
+    let (_server, proxy, store) = behind_proxy(kind, "?io_timeout_ms=300&connections=2").await;
+    let numbers: Vec<u64> = (0..24).collect();
+    for &n in &numbers {
+        store.put(n, 1, 50_000).await.unwrap();
+    }
+    for corruption in Corruption::ALL {
+        let before = proxy.struck();
+        proxy.replies(Fault::CorruptNext(corruption));
+        let answers = store.batched_get(&numbers).await;
+        assert_eq!(proxy.struck(), before + 1);
+        let wrong: Vec<_> = answers.iter().filter(|answer| !matches!(answer, Ok(Some(1)))).collect();
+        assert!(matches!(wrong[..], [Err(_)]), "{corruption:?}: {wrong:?}");
+    }
+    proxy.heal();
+    store.is_right().await;
+    store.leaks_nothing().await;
+}
+
+/// Done twice, it would say that nothing was there.
+pub(crate) async fn a_remove_whose_answer_is_lost_is_not_repeated(kind: Kind) {
+    let (server, proxy, store) = behind_proxy(kind, "").await;
+    for n in 1..=3 {
+        store.put(n, 1, 1000).await.unwrap();
+        // On a connection that has been used: one that was dead would have done nothing, and is replaced.
+        assert!(store.connector.exists(&key(n)).await.unwrap());
+        let before = proxy.struck();
+        let heal = async {
+            proxy.strikes(before).await;
+            proxy.heal();
+        };
+        proxy.replies(Fault::CutAfter(0));
+        let one = key(n);
+        let (removed, ()) = tokio::join!(store.connector.remove(&one), heal);
+        is_lost(removed);
+        assert_eq!(store.get(n).await.unwrap(), None, "the server had got it");
+        let asked = server.cli(&["INFO", "commandstats"]);
+        let asked = String::from_utf8_lossy(asked.bytes().expect("a text")).into_owned();
+        assert!(asked.contains(&format!("cmdstat_unlink:calls={n},")), "{asked}");
+    }
+    store.is_right().await;
+}
+
+/// The first to find out tell those who wait for their connections.
+pub(crate) async fn a_server_that_stands_still_is_found_out_once(kind: Kind) {
+    const CONNECTIONS: usize = 4;
+    let (_server, proxy, store) =
+        behind_proxy(kind, &format!("?io_timeout_ms=300&connect_timeout_ms=300&connections={CONNECTIONS}")).await;
+    for n in 0..64 {
+        store.put(n, 1, 1000).await.unwrap();
+    }
+    let before = proxy.accepted();
+    proxy.replies(Fault::Stall);
+    let gets = (0..64).map(|n| store.get(n));
+    join_all(gets).await.into_iter().for_each(is_lost);
+    let attempts = proxy.accepted() - before;
+    assert!(attempts <= CONNECTIONS, "64 calls made {attempts} new connections to a server that does not answer");
+    proxy.heal();
     store.is_right().await;
     store.leaks_nothing().await;
 }

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use connectors::{CacheKey, Connector, ErrorKind, LocalCpuBackend, MemoryObj, PoolAllocator, Result};
+use kvconn_redis_server::RedisServer;
 use tokio::time::timeout;
 
 /// Longer than every timeout of every connector here, and than a busy machine takes.
@@ -84,6 +85,16 @@ impl Store {
     pub(crate) async fn leaks_nothing(&self) {
         until("the memory comes back", async || self.pool.stats().in_use == 0).await;
     }
+}
+
+/// The server has no more connections than the URL allows: with `connections` for chunks, four for the rest, and the one
+/// that asks.
+pub(crate) async fn connections_are_at_most(server: &RedisServer, connections: usize) {
+    until("the server sees that connections were closed", async || {
+        let list = server.cli(&["CLIENT", "LIST"]);
+        list.bytes().expect("a text").split(|&b| b == b'\n').filter(|line| !line.is_empty()).count() <= connections + 5
+    })
+    .await;
 }
 
 /// # Panics

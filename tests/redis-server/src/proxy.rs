@@ -18,7 +18,7 @@ mod lines;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -47,6 +47,8 @@ pub enum Fault {
     SingleBytes,
     /// The first line of every bulk string that is a chunk's (see [`Corruption`]) is changed.
     Corrupt(Corruption),
+    /// The same with the next one only, on whichever connection it comes.
+    CorruptNext(Corruption),
     /// Nothing passes any more; what is sent piles up.
     Stall,
 }
@@ -66,6 +68,8 @@ struct Shared {
     /// How often `cut` was called: a connection ends when it changes.
     cut: watch::Sender<usize>,
     accepted: AtomicUsize,
+    /// A line is still to be changed by `CorruptNext`.
+    next: AtomicBool,
     /// How often a fault has cut a connection or changed a line.
     struck: watch::Sender<usize>,
 }
@@ -106,11 +110,13 @@ impl Proxy {
 
     /// From now on this happens to what clients send.
     pub fn requests(&self, fault: Fault) {
+        self.arm(fault);
         self.shared.requests.send_replace(fault);
     }
 
     /// From now on this happens to what the server sends.
     pub fn replies(&self, fault: Fault) {
+        self.arm(fault);
         self.shared.replies.send_replace(fault);
     }
 
@@ -118,6 +124,10 @@ impl Proxy {
     pub fn heal(&self) {
         self.requests(Fault::Pass);
         self.replies(Fault::Pass);
+    }
+
+    fn arm(&self, fault: Fault) {
+        self.shared.next.store(matches!(fault, Fault::CorruptNext(_)), Ordering::SeqCst);
     }
 
     /// Cuts every connection there is.
@@ -204,13 +214,18 @@ impl Shared {
                 }
                 passed = 0;
             };
-            let corruption = if let Fault::Corrupt(corruption) = now { Some(corruption) } else { None };
-            let (bytes, changed) = lines.pass(&piece[..len], corruption);
+            let (corruption, once) = match now {
+                Fault::Corrupt(corruption) => (Some(corruption), false),
+                Fault::CorruptNext(corruption) => (Some(corruption), true),
+                _ => (None, false),
+            };
+            let may = || !once || self.next.swap(false, Ordering::SeqCst);
+            let (bytes, changed) = lines.pass(&piece[..len], corruption, may);
             if changed {
                 self.strike();
             }
             match now {
-                Fault::Pass | Fault::Stall | Fault::Corrupt(_) => to.write_all(&bytes).await?,
+                Fault::Pass | Fault::Stall | Fault::Corrupt(_) | Fault::CorruptNext(_) => to.write_all(&bytes).await?,
                 Fault::CutAfter(limit) => {
                     let left = usize::try_from(limit.saturating_sub(passed)).unwrap_or(usize::MAX).min(bytes.len());
                     to.write_all(&bytes[..left]).await?;

@@ -51,8 +51,13 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    /// What of `piece` passes on, and whether a line in it was changed.
-    pub(super) fn pass<'a>(&mut self, mut piece: &'a [u8], corruption: Option<Corruption>) -> (Cow<'a, [u8]>, bool) {
+    /// What of `piece` passes on, and whether a line in it was changed. `may` is asked before each change.
+    pub(super) fn pass<'a>(
+        &mut self,
+        mut piece: &'a [u8],
+        corruption: Option<Corruption>,
+        mut may: impl FnMut() -> bool,
+    ) -> (Cow<'a, [u8]>, bool) {
         let mut passed = Cow::Borrowed(&piece[..0]);
         let mut changed = false;
         while !piece.is_empty() {
@@ -76,7 +81,7 @@ impl Lines {
             let whole = self.line.ends_with(b"\n");
             let chunk = bulk(&self.line).filter(|_| whole);
             match (chunk, corruption) {
-                (Some(len), Some(corruption)) if len >= CHUNK_AT_LEAST && self.gone == 0 => {
+                (Some(len), Some(corruption)) if len >= CHUNK_AT_LEAST && self.gone == 0 && may() => {
                     passed.to_mut().extend_from_slice(corruption.line(len).as_bytes());
                     changed = true;
                 }
@@ -121,7 +126,7 @@ mod tests {
         let mut all = Vec::new();
         let mut changes = 0;
         for piece in stream("$300\r\n").chunks(pieces) {
-            let (bytes, changed) = lines.pass(piece, corruption);
+            let (bytes, changed) = lines.pass(piece, corruption, || true);
             all.extend_from_slice(&bytes);
             changes += usize::from(changed);
         }
@@ -139,8 +144,15 @@ mod tests {
     #[test]
     fn a_line_that_has_partly_passed_is_not_changed() {
         let mut lines = Lines::default();
-        assert_eq!(lines.pass(b"$3", None), (b"$3"[..].into(), false));
-        assert_eq!(lines.pass(b"00\r\n$400\r\n", Some(Corruption::Huge)), (b"00\r\n$400\r\n"[..].into(), false));
+        assert_eq!(lines.pass(b"$3", None, || true), (b"$3"[..].into(), false));
+        let rest = b"00\r\n$400\r\n";
+        assert_eq!(lines.pass(rest, Some(Corruption::Huge), || true), (rest[..].into(), false));
+    }
+
+    #[test]
+    fn a_line_that_must_not_be_changed_passes_whole() {
+        let piece = b"$300\r\n";
+        assert_eq!(Lines::default().pass(piece, Some(Corruption::Huge), || false), (piece[..].into(), false));
     }
 
     #[test]
