@@ -1,4 +1,4 @@
-# What `run` and `bench` need: LMCache in a virtual environment of its own, a redis server, the command. Sourced by both.
+# What `run` and `bench` need: LMCache in a virtual environment of its own, a redis server, the command, the wheel. Sourced by both.
 #
 # Sets `python` and `kvconn`, and changes to this folder.
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -35,3 +35,10 @@ kvconn=$(cargo metadata --no-deps --format-version 1 |
 unset "${!LMCACHE_@}"
 export LMCACHE_LOG_LEVEL=ERROR LMCACHE_TRACK_USAGE=false
 export KVCONN=$kvconn PYTHONDONTWRITEBYTECODE=1
+
+echo "== building kvconn's wheel"
+site=${kvconn%/release/kvconn}/interop-site
+rm -rf "$site"
+# Beside the virtual environment, which may be shared, not in it. As a user does it, but for the folder.
+"$venv/bin/pip" install --quiet --no-cache-dir --no-deps --disable-pip-version-check --target "$site" ../../connector-python
+export PYTHONPATH=$site

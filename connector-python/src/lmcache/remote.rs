@@ -10,7 +10,7 @@ use futures::StreamExt;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use super::answer::{Answer, Call, start};
+use super::answer::{Answer, Call, ask, start};
 use super::memory;
 use super::pool::{LMCacheAllocator, NoMemory, Pool};
 use crate::errors::{OrRaise, to_py};
@@ -80,7 +80,7 @@ impl LMCacheRemote {
 
     fn exists(&self, key: &str, future: &Bound<'_, PyAny>) -> PyResult<Call> {
         let (connector, key) = (self.connector(future.py())?.clone(), key_of(future.py(), key)?);
-        start(self.store.process, future, async move { connector.exists(&key).await.map(Answer::Flag) })
+        ask(self.store.process, future, async move { connector.exists(&key).await.map(Answer::Flag) })
     }
 
     fn exists_sync(&self, py: Python<'_>, key: &str) -> PyResult<bool> {
@@ -90,7 +90,7 @@ impl LMCacheRemote {
 
     fn contains(&self, keys: Vec<String>, future: &Bound<'_, PyAny>) -> PyResult<Call> {
         let (connector, keys) = (self.connector(future.py())?.clone(), keys_of(future.py(), &keys)?);
-        start(self.store.process, future, async move { connector.batched_contains(&keys).await.map(Answer::Count) })
+        ask(self.store.process, future, async move { connector.batched_contains(&keys).await.map(Answer::Count) })
     }
 
     fn contains_sync(&self, py: Python<'_>, keys: Vec<String>) -> PyResult<usize> {
@@ -160,7 +160,7 @@ impl LMCacheRemote {
 
     fn ping(&self, future: &Bound<'_, PyAny>) -> PyResult<Call> {
         let connector = self.connector(future.py())?.clone();
-        start(self.store.process, future, async move { connector.ping().await.map(|()| Answer::Done) })
+        ask(self.store.process, future, async move { connector.ping().await.map(|()| Answer::Done) })
     }
 
     fn close(&self, future: &Bound<'_, PyAny>) -> PyResult<Call> {

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import torch
@@ -66,12 +67,34 @@ class Remote:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(WITHIN_S)
 
 
+@dataclass(frozen=True)
+class Side:
+    """What LMCache makes before it opens a connector."""
+
+    config: LMCacheEngineConfig
+    metadata: LMCacheMetadata
+    loop: asyncio.AbstractEventLoop
+    backend: LocalCPUBackend
+    plugin: str | None
+
+
 @contextmanager
 def remote(url: str, model: Model, **options) -> Iterator[Remote]:
     """Opens LMCache's connector for `url`, which may be `plugin://name`. `options` are its `extra_config`.
 
     Only one may be open at a time: LMCache keeps the number of groups in a global variable.
     """
+    with side(url, model, **options) as its:
+        connector = CreateConnector(url, its.loop, its.backend, its.config, its.metadata, plugin_name=its.plugin)
+        try:
+            yield Remote(connector, its.backend, its.loop)
+        finally:
+            end(connector, its.loop)
+
+
+@contextmanager
+def side(url: str, model: Model, **options) -> Iterator[Side]:
+    """LMCache's configuration, memory and event loop, without a connector."""
     plugin = url.removeprefix("plugin://") if url.startswith("plugin://") else None
     plugins = sorted({key.split(".", 1)[1].rsplit(".", 1)[0] for key in options if key.startswith("remote_storage_plugin.")})
     config = LMCacheEngineConfig.from_defaults(
@@ -89,18 +112,20 @@ def remote(url: str, model: Model, **options) -> Iterator[Remote]:
     thread.start()
     metadata = metadata_of(model)
     backend = LocalCPUBackend(config, metadata, dst_device="cpu")
-    connector = CreateConnector(url, loop, backend, config, metadata, plugin_name=plugin)
     try:
-        yield Remote(connector, backend, loop)
+        yield Side(config, metadata, loop, backend, plugin)
     finally:
-        # Not `connector.close()`: that of `redis://` waits for workers that never end.
-        asyncio.run_coroutine_threadsafe(_end(), loop).result(WITHIN_S)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(WITHIN_S)
-        native = getattr(connector.getWrappedConnector(), "client", None)
-        if native is not None:
-            native.close()
         backend.memory_allocator.close()
+
+
+def end(connector, loop: asyncio.AbstractEventLoop) -> None:
+    """Ends a connector. Not `connector.close()`: that of `redis://` waits for workers that never end."""
+    asyncio.run_coroutine_threadsafe(_end(), loop).result(WITHIN_S)
+    native = getattr(connector.getWrappedConnector(), "client", None)
+    if native is not None:
+        native.close()
 
 
 async def _end() -> None:

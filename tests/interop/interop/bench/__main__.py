@@ -1,0 +1,141 @@
+"""`tests/interop/bench`."""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .. import command
+from ..server import RedisServer
+from . import chart, native
+from .backend import Backend
+from .commands import Command
+from .figures import Table, show
+
+SIZES = {"64KiB": 64 << 10, "1MiB": 1 << 20, "4MiB": 4 << 20}
+# Bytes of one batch: they stay within every pool, and a batch takes long enough to be timed.
+BATCH_BYTES = 256 << 20
+BATCH_AT_MOST = 2048
+
+Makers = dict[str, Callable[[int, int], object]]
+"""By name: makes a client for chunks of that size, and so many of them."""
+Group = tuple[str, Makers, Callable[[], None]]
+"""A title, the clients (the first is what the others are compared with), and what clears the store between two of them."""
+
+
+@contextmanager
+def redis(_folder: Path) -> Iterator[Group]:
+    """Multiprocess mode on a redis server; and kvconn's stores there without Python."""
+    with RedisServer() as server:
+        address = f"127.0.0.1:{server.port}?connections={native.CONNECTIONS}"
+        clients = {
+            "c++": lambda size, n: native.Native(native.cpp_redis(server.port), size, n),
+            "native_plugin": lambda size, n: native.Native(native.kvconn(f"resp://{address}"), size, n),
+            "resp": lambda size, n: Command(f"resp://{address}", size, n),
+            "redis": lambda size, n: Command(f"redis://{address}", size, n),
+        }
+        title = "redis: LMCache's `resp` adapter (c++), kvconn's `native_plugin` on `resp://`, `kvconn bench` on `resp://` and `redis://`"
+        yield title, clients, lambda: server.ask("FLUSHALL")
+
+
+@contextmanager
+def fs(folder: Path) -> Iterator[Group]:
+    """Multiprocess mode on files."""
+    with tempfile.TemporaryDirectory(prefix="kvconn-interop-", dir=folder) as root:
+
+        def clear() -> None:
+            for file in Path(root).rglob("*"):
+                if file.is_file():
+                    file.unlink()
+
+        # LMCache's client does not write a file that is there.
+        clients = {
+            "c++": lambda size, n: native.Native(native.cpp_fs(f"{root}/c++"), size, n, clear),
+            "native_plugin": lambda size, n: native.Native(native.kvconn(f"fs://{root}/kvconn"), size, n, clear),
+        }
+        yield f"files in {folder}: LMCache's `fs_native` adapter (c++), kvconn's `native_plugin` on `fs://`", clients, clear
+
+
+@contextmanager
+def external(_folder: Path) -> Iterator[Group]:
+    """In-process mode on a redis server."""
+    with RedisServer() as server:
+        address = f"127.0.0.1:{server.port}"
+        ours = f"external://{address}/kvconn.redis/?connector_name=RedisConnector"
+        clients = {
+            "python": lambda size, n: Backend(f"redis://{address}", size, n),
+            "external": lambda size, n: Backend(ours, size, n),
+        }
+        yield "LMCache's RemoteBackend: on its `redis://` (python), on `external://..kvconn.redis`", clients, lambda: server.ask("FLUSHALL")
+
+
+GROUPS = {"redis": redis, "fs": fs, "external": external}
+
+
+def measure(title: str, makers: Makers, clear: Callable[[], None], size: str, rounds: int) -> Table:
+    """Rounds of each client in turn; who goes first alternates."""
+    n = min(BATCH_BYTES // SIZES[size], BATCH_AT_MOST)
+    clients = {name: make(SIZES[size], n) for name, make in makers.items()}
+    found = defaultdict(list)
+    for turn in range(rounds + 1):
+        first = turn % len(clients)
+        for name in [*clients][first:] + [*clients][:first]:
+            figures = clients[name].round()
+            # What a client has left would be in the next one's way.
+            clear()
+            if turn > 0:
+                found[name].append(figures)
+    for client in clients.values():
+        client.close()
+    return Table(title, size, next(iter(clients)), {name: found[name] for name in clients})
+
+
+def main() -> int:
+    """Exit code 2 for a wrong argument."""
+    parser = argparse.ArgumentParser(prog="tests/interop/bench", description="LMCache's clients and kvconn's, side by side")
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"of {', '.join(GROUPS)}; all unless given")
+    parser.add_argument("--rounds", type=int, default=7, help="after one to warm up")
+    parser.add_argument("--sizes", default=",".join(SIZES), help="of a chunk")
+    parser.add_argument("--clients", default="", help="some only, by the names in the tables")
+    parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="where `fs` makes its files; a tmpfs unless given")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every round there")
+    parser.add_argument("--chart", type=Path, metavar="FILE", help="draw the tables there, as SVG")
+    args = parser.parse_args()
+    groups, sizes = args.groups or [*GROUPS], args.sizes.split(",")
+    only = args.clients.split(",") if args.clients else None
+    for given, known in ((groups, GROUPS), (sizes, SIZES)):
+        if unknown := [name for name in given if name not in known]:
+            parser.error(f"{unknown[0]!r} is none of {', '.join(known)}")
+    if args.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    if not args.folder.is_dir():
+        parser.error(f"--folder: there is no directory {args.folder}")
+    for scheme in ("resp", "redis", "fs"):
+        command.require(scheme)
+    print(f"{args.rounds} rounds after one to warm up, in turn; median (range); ×: the median of the rounds' ratios")
+    tables = []
+    for group in groups:
+        for size in sizes:
+            with GROUPS[group](args.folder) as (title, makers, clear):
+                chosen = {name: make for name, make in makers.items() if only is None or name in only}
+                if only is not None and (unknown := [name for name in only if name not in makers]) and len(groups) == 1:
+                    parser.error(f"{unknown[0]!r} is none of {', '.join(makers)}")
+                if chosen:
+                    tables.append(measure(title, chosen, clear, size, args.rounds))
+                    show(tables[-1])
+    if args.json:
+        args.json.write_text(json.dumps([table.as_json() for table in tables], indent=1))
+    if args.chart:
+        args.chart.write_text(chart.svg(tables))
+    # On a machine that others use, eight threads get more of it than one: then only the CPU columns compare.
+    print(f"\nload {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; beyond a few a core, only the CPU columns can be compared")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

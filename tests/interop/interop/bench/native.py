@@ -1,0 +1,105 @@
+"""Clients of LMCache's native interface (multiprocess mode): its own in C++, and kvconn's."""
+
+import select
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from kvconn import NativeClient
+from lmcache.lmcache_fs import LMCacheFSClient
+from lmcache.lmcache_redis import LMCacheRedisClient
+from lmcache.v1.distributed.api import ObjectKey
+from lmcache.v1.distributed.l2_adapters.native_connector_l2_adapter import _object_key_to_string
+
+from .. import chunks
+from .figures import GIB, Figure, Round, clocked
+
+CONNECTIONS = 8
+# What LMCache's `fs_native` has unless told otherwise.
+WORKERS = 4
+# Questions about a batch are quick: so many make a figure.
+EXISTS_CALLS = 20
+WITHIN_S = 120
+
+
+def keys(n: int) -> list[str]:
+    """Keys of multiprocess mode."""
+    return [_object_key_to_string(ObjectKey(i.to_bytes(8, "big"), "meta-llama/Llama-3.1-8B", 0)) for i in range(n)]
+
+
+class Native:
+    """One batch at a time, waited for as LMCache's adapter does: by the eventfd."""
+
+    def __init__(self, make: Callable[[], object], size: int, n: int, clear: Callable[[], None] = lambda: None) -> None:
+        self.make, self.client, self.clear = make, None, clear
+        self.keys = keys(n)
+        self.data = [bytearray(chunks.Chunk.of(key, (((size,), "uint8"),), "BINARY").data) for key in self.keys]
+        self.buffers = [bytearray(size) for _ in self.keys]
+        self.bytes = size * n
+        self.held = 0.0
+
+    def round(self) -> Round:
+        """Each operation once, after one to warm up, with connections of this round's own."""
+        self.client = self.make()
+        try:
+            self._each_once()
+            self.clear()
+            return self._each_once()
+        finally:
+            self.client.close()
+            self.client = None
+
+    def close(self) -> None:
+        """Nothing is open between rounds."""
+
+    def _each_once(self) -> Round:
+        written, read = [memoryview(d) for d in self.data], [memoryview(b) for b in self.buffers]
+        put = self._clocked(self.bytes / GIB, lambda: self._do(self.client.submit_batch_set, self.keys, written))
+        get = self._clocked(self.bytes / GIB, lambda: self._do(self.client.submit_batch_get, self.keys, read))
+        if self.buffers != self.data:
+            raise RuntimeError("something else was read than was written")
+        for buffer in self.buffers:
+            buffer[:] = bytes(len(buffer))
+
+        def exists() -> None:
+            for _ in range(EXISTS_CALLS):
+                if not all(self._do(self.client.submit_batch_exists, self.keys)):
+                    raise RuntimeError("a key that was written does not exist")
+
+        return {"get": get, "put": put, "exists": self._clocked(EXISTS_CALLS * len(self.keys), exists, EXISTS_CALLS, 1e6)}
+
+    def _clocked(self, amount: float, work: Callable[[], None], calls: int = 1, cpu_per: float = 1.0) -> Figure:
+        self.held = 0.0
+        figure = clocked(amount, work, cpu_per)
+        return replace(figure, held=self.held / (calls * len(self.keys)) * 1e6)
+
+    def _do(self, submit: Callable[..., int], *args: object) -> list[bool]:
+        start = time.perf_counter()
+        call = submit(*args)
+        self.held += time.perf_counter() - start
+        while True:
+            if not select.select([self.client.event_fd()], [], [], WITHIN_S)[0]:
+                raise TimeoutError("the client does not answer")
+            start = time.perf_counter()
+            drained = self.client.drain_completions()
+            self.held += time.perf_counter() - start
+            for done, ok, error, bools in drained:
+                if not ok:
+                    raise RuntimeError(error)
+                if done == call:
+                    return bools or []
+
+
+def cpp_redis(port: int) -> Callable[[], object]:
+    """LMCache's `resp` adapter has this one."""
+    return lambda: LMCacheRedisClient("127.0.0.1", port, CONNECTIONS)
+
+
+def cpp_fs(folder: str) -> Callable[[], object]:
+    """LMCache's `fs_native` adapter has this one."""
+    return lambda: LMCacheFSClient(folder, WORKERS)
+
+
+def kvconn(url: str) -> Callable[[], object]:
+    """LMCache's `native_plugin` adapter has this one."""
+    return lambda: NativeClient(url)
