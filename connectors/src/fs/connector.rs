@@ -5,8 +5,7 @@ use connector_core::{
     BoxStream, CacheKey, Capabilities, ChunkHeader, ConnectorContext, Error, ErrorKind, FromContext, LocalCpuBackend,
     MemoryObj, MemoryObjMut, RemoteConnector, Result, external_connector,
 };
-use futures::future::FutureExt;
-use futures::stream::{self, StreamExt};
+use futures::stream::StreamExt;
 use tokio::runtime::Handle;
 use tokio::task::JoinError;
 
@@ -22,15 +21,12 @@ use super::{FsOptions, layout, listing};
 /// Reads go straight into pool memory, or into the caller's.
 #[external_connector(module = "kvconn.fs", name = "FSConnector", scheme = "fs", options = FsOptions)]
 pub struct FSConnector {
-    files: Arc<Files>,
-    backend: LocalCpuBackend,
+    pub(super) files: Arc<Files>,
+    pub(super) backend: LocalCpuBackend,
     handle: Handle,
     /// Blocking work outlives the futures that started it.
-    gate: Gate,
+    pub(super) gate: Gate,
 }
-
-/// How many chunks of a batch are read or written at once.
-const AT_ONCE: usize = 8;
 
 impl FromContext for FSConnector {
     async fn from_context(ctx: ConnectorContext) -> Result<Self> {
@@ -44,7 +40,7 @@ impl FromContext for FSConnector {
 impl FSConnector {
     /// Runs `job` on a blocking thread. If this future is dropped, `job` sees it and need not begin; if it began, it owns
     /// what it works on, and `close` waits for it.
-    async fn blocking<T: Send + 'static>(
+    pub(super) async fn blocking<T: Send + 'static>(
         &self,
         job: impl FnOnce(&Files, &Work) -> Result<T> + Send + 'static,
     ) -> Result<T> {
@@ -113,28 +109,9 @@ impl FSConnector {
     }
 
     /// Finds the chunk and reads it, in one visit to a blocking thread if the pool gives memory at once.
-    async fn read_blocking(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
-        enum Step {
-            Miss,
-            Done(MemoryObj),
-            NeedsMemory(Found),
-        }
+    pub(super) async fn read_blocking(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
         let (wanted, backend) = (key.clone(), self.backend.clone());
-        let step = self.blocking(move |files, work| {
-            if work.is_cancelled() {
-                return Ok(Step::Miss);
-            }
-            let Look::Found(found) = files.find(&wanted, Wait::Yes, For::Get)? else { return Ok(Step::Miss) };
-            match backend.try_allocate(&found.layout) {
-                Some(memory) => {
-                    let mut memory = memory?;
-                    found.read(files, &mut memory)?;
-                    Ok(Step::Done(memory.freeze()))
-                }
-                None => Ok(Step::NeedsMemory(found)),
-            }
-        });
-        match step.await? {
+        match self.blocking(move |files, work| Step::of(files, &backend, &wanted, work)).await? {
             Step::Miss => Ok(None),
             Step::Done(chunk) => Ok(Some(chunk)),
             Step::NeedsMemory(found) => {
@@ -143,6 +120,26 @@ impl FSConnector {
                 chunk.await.map(Some)
             }
         }
+    }
+}
+
+/// How far a read came without waiting for memory.
+pub(super) enum Step {
+    Miss,
+    Done(MemoryObj),
+    NeedsMemory(Found),
+}
+
+impl Step {
+    pub(super) fn of(files: &Files, backend: &LocalCpuBackend, key: &CacheKey, work: &Work) -> Result<Self> {
+        if work.is_cancelled() {
+            return Ok(Self::Miss);
+        }
+        let Look::Found(found) = files.find(key, Wait::Yes, For::Get)? else { return Ok(Self::Miss) };
+        let Some(memory) = backend.try_allocate(&found.layout) else { return Ok(Self::NeedsMemory(found)) };
+        let mut memory = memory?;
+        found.read(files, &mut memory)?;
+        Ok(Self::Done(memory.freeze()))
     }
 }
 
@@ -228,39 +225,30 @@ impl RemoteConnector for FSConnector {
         Ok(())
     }
 
-    /// Several at once on blocking threads: read on the spot, they would come one after the other.
+    /// On blocking threads: read on the spot, they would come one after the other.
     async fn batched_get(&self, keys: &[CacheKey]) -> Vec<Result<Option<MemoryObj>>> {
-        if let [key] = keys {
-            return vec![self.get(key).await];
+        match keys {
+            [key] => vec![self.get(key).await],
+            keys => self.each_get(keys).await,
         }
-        let reads: Vec<_> = keys.iter().map(|key| self.read_blocking(key).boxed()).collect();
-        stream::iter(reads).buffered(AT_ONCE).collect().await
     }
 
-    /// As [`batched_get`](RemoteConnector::batched_get).
     async fn batched_get_into(&self, requests: &mut [(CacheKey, MemoryObjMut)]) -> Vec<Result<Option<usize>>> {
-        if let [(key, dst)] = requests {
-            return vec![self.get_into(key, dst).await];
+        match requests {
+            [(key, dst)] => vec![self.get_into(key, dst).await],
+            requests => self.each_get_into(requests).await,
         }
-        let reads: Vec<_> = requests.iter_mut().map(|(key, dst)| self.read_into_blocking(key, dst).boxed()).collect();
-        stream::iter(reads).buffered(AT_ONCE).collect().await
     }
 
-    /// As [`batched_get`](RemoteConnector::batched_get).
     async fn batched_put(&self, items: &[(CacheKey, MemoryObj)]) -> Vec<Result<()>> {
-        let writes: Vec<_> = items.iter().map(|(key, chunk)| self.put_blocking(key, chunk.clone()).boxed()).collect();
-        stream::iter(writes).buffered(AT_ONCE).collect().await
+        match items {
+            [(key, chunk)] => vec![self.put(key, chunk.clone()).await],
+            items => self.each_put(items).await,
+        }
     }
 
-    /// One visit to a blocking thread for all keys.
     async fn batched_exists(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
-        let n = keys.len();
-        let keys = keys.to_vec();
-        let answers = self.blocking(move |files, work| {
-            let answer = |key: &CacheKey| if work.is_cancelled() { Ok(false) } else { exists(files, key) };
-            Ok(keys.iter().map(answer).collect::<Vec<_>>())
-        });
-        answers.await.unwrap_or_else(|e| (0..n).map(|_| Err(e.again())).collect())
+        self.each_exists(keys).await
     }
 
     /// Stops at the first key that is missing.
@@ -280,7 +268,7 @@ impl RemoteConnector for FSConnector {
     }
 }
 
-fn exists(files: &Files, key: &CacheKey) -> Result<bool> {
+pub(super) fn exists(files: &Files, key: &CacheKey) -> Result<bool> {
     files.exists(key, Wait::Yes).map(|there| there.unwrap_or(false))
 }
 
@@ -293,7 +281,7 @@ pub(super) fn lost(e: JoinError) -> Error {
     }
 }
 
-fn read_into(files: &Files, key: &CacheKey, memory: &mut MemoryObjMut) -> Result<Option<usize>> {
+pub(super) fn read_into(files: &Files, key: &CacheKey, memory: &mut MemoryObjMut) -> Result<Option<usize>> {
     let Look::Found(found) = files.find(key, Wait::Yes, For::Get)? else { return Ok(None) };
     memory.set_layout(found.layout.clone())?;
     found.read(files, memory)?;

@@ -68,6 +68,9 @@ pub(super) struct Found {
 impl Files {
     /// Whether the key's file is there and holds what can be a chunk; `None` if only waiting can tell.
     pub(super) fn exists(&self, key: &CacheKey, wait: Wait) -> Result<Option<bool>> {
+        if wait == Wait::Yes && self.is_raw(key) {
+            return self.raw_exists(key).map(Some);
+        }
         match self.find(key, wait, For::Look) {
             Ok(Look::Found(_)) => Ok(Some(true)),
             Ok(Look::Miss) => Ok(Some(false)),
@@ -75,6 +78,20 @@ impl Files {
             // A prefix ends before it.
             Err(e) if e.kind() == ErrorKind::Corrupt => Ok(Some(false)),
             Err(e) => Err(e),
+        }
+    }
+
+    /// What a raw file holds shows in its length: it need not be opened.
+    fn raw_exists(&self, key: &CacheKey) -> Result<bool> {
+        let path = self.path(key)?;
+        match std::fs::metadata(&path) {
+            Ok(stat) => {
+                let bytes = usize::try_from(stat.len()).unwrap_or(usize::MAX);
+                let is_chunk = stat.is_file() && raw_layout(self.metadata.as_deref(), bytes).is_ok();
+                Ok(is_chunk && !record::is_others_path(key, &path))
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(Error::io(e, format_args!("look at `{}`", path.display()))),
         }
     }
 

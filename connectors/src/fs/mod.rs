@@ -21,6 +21,7 @@
 //! attribute `user.kvconn.key` where the file system has those, and a file of the other key is a miss. Files that LMCache
 //! wrote carry no such record. Nothing in the format is a checksum: a changed byte of the content is not seen.
 
+mod batch;
 mod cached;
 mod commit;
 mod connector;
