@@ -11,10 +11,8 @@ Each has stores, a registry, threads and logging of its own, and knows nothing o
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Mapping
-from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from types import ModuleType
@@ -22,8 +20,6 @@ from typing import Any
 
 from kvconn import _kvconn, _modules
 from kvconn._errors import KvconnError
-
-logger = logging.getLogger("kvconn")
 
 #: Where an installed wheel says which package carries its library, in pyproject.toml.
 ENTRY_POINTS = "kvconn.libraries"
@@ -121,6 +117,8 @@ for _public in (carry, connect, connect_async, connectors, NativeClient):
 
 def _nearest(url: str) -> ModuleType:
     """The library that has a scheme like the URL's: its error offers that one."""
+    from difflib import get_close_matches
+
     schemes = {scheme: lib for lib in reversed(_libraries) for info in lib.connectors() for scheme in info.schemes}
     near = get_close_matches(url.partition("://")[0], schemes, 1)
     return schemes[near[0]] if near else _kvconn
@@ -129,11 +127,13 @@ def _nearest(url: str) -> ModuleType:
 @cache
 def _discover() -> None:
     """Imports every installed wheel that carries a library. One that cannot be imported harms nobody else."""
-    # Not at the top: it costs more than all of kvconn, and few need it.
+    # Not at the top: they cost more than all of kvconn, and few need them.
+    import logging
     from importlib.metadata import entry_points
 
     for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
         try:
             import_module(point.module)
         except Exception as e:
+            logger = logging.getLogger("kvconn")
             logger.warning("the connectors of %s are not there, it cannot be imported: %s", point.module, e)
