@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -46,7 +45,8 @@ def furnish(module: ModuleType) -> None:
     module.__dir__ = lambda: sorted({*module.__dict__, *connectors})  # type: ignore[method-assign]
 
 
-class _Finder(MetaPathFinder, Loader):
+# Finder and loader by their methods: `importlib.abc` takes as long to import as all of kvconn.
+class _Finder:
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
