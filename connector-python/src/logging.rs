@@ -26,7 +26,11 @@ pub(crate) fn start(py: Python<'_>) -> PyResult<()> {
     static STARTED: Once = Once::new();
     let logger = py.import("logging")?.call_method1("getLogger", ("kvconn",))?;
     let level: u32 = logger.call_method0("getEffectiveLevel")?.extract()?;
-    LEVEL.store(u8::try_from(level).unwrap_or(u8::MAX), Ordering::Relaxed);
+    let level = u8::try_from(level).unwrap_or(u8::MAX);
+    if LEVEL.swap(level, Ordering::Relaxed) != level {
+        // Each place that logs remembers whether anyone listens.
+        tracing::callsite::rebuild_interest_cache();
+    }
     STARTED.call_once(|| {
         // Somebody else's subscriber, in the same library, may stay.
         let _ = tracing::subscriber::set_global_default(ToPython);

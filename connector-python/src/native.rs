@@ -31,7 +31,7 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 /// "adapter_params": {"url": "resp://127.0.0.1:6379"}}``
 ///
 /// All parameters beside ``url`` are the store's options, as they could stand in the URL's query.
-#[pyclass(module = "kvconn", frozen)]
+#[pyclass(module = "kvconn", frozen, subclass)]
 pub(crate) struct NativeClient {
     store: Opened,
     shared: Arc<Shared>,

@@ -1,6 +1,8 @@
-//! What is linked into this wheel.
+//! What is linked into this library.
 
-use connectors::registry::{self, ConnectorEntry};
+use connectors::adapter::ExternalConnectorAdapter;
+use connectors::registry::{self, ConnectorEntry, SchemeOwner};
+use connectors::{ErrorKind, RemoteUrl, Result};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -61,7 +63,47 @@ fn info(py: Python<'_>, entry: &ConnectorEntry) -> PyResult<ConnectorInfo> {
     })
 }
 
+/// Who opens `url` in this library, and whether the library also has every store that the URL's options, and the URLs in
+/// `behind`, name. None for a URL that nobody here opens. What opens a URL in two libraries is the same if its text is.
+#[pyfunction]
+fn _opener_of(url: &str, behind: Vec<String>) -> Option<(String, bool)> {
+    // Whoever opens the URL says what is wrong with it.
+    let url = RemoteUrl::parse(url).ok()?;
+    // Two in one library: its own error names both.
+    let opener = match owner_of(&url) {
+        Ok(owner) => name_of(owner?),
+        Err(e) if e.kind() == ErrorKind::Conflict => e.message().to_owned(),
+        Err(_) => return None,
+    };
+    let named = url.query_pairs().map(|(_, value)| value).chain(behind.iter().map(String::as_str));
+    let whole =
+        named.filter(|text| text.contains("://")).all(|text| matches!(_opener_of(text, vec![]), Some((_, true))));
+    Some((opener, whole))
+}
+
+/// Who opens the URL, by its scheme or the name in it; None if nobody has the scheme.
+///
+/// # Errors
+/// As the registry's, for a URL that names a connector.
+pub(crate) fn owner_of(url: &RemoteUrl) -> Result<Option<SchemeOwner>> {
+    if url.scheme() == ExternalConnectorAdapter::SCHEME {
+        return ExternalConnectorAdapter::resolve(url).map(|entry| Some(SchemeOwner::Connector(entry)));
+    }
+    registry::index().find_scheme(url.scheme())
+}
+
+/// `acme.kv/AcmeConnector of acme-kv 1.0.0`
+fn name_of(owner: SchemeOwner) -> String {
+    let (what, origin) = match owner {
+        SchemeOwner::Connector(entry) => (entry.full_name(), entry.origin()),
+        SchemeOwner::Adapter(entry) => (format!("the adapter of {}://", entry.scheme()), entry.origin()),
+        _ => return String::new(),
+    };
+    format!("{what} of {} {}", origin.package, origin.version)
+}
+
 pub(crate) fn add_to(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(all, m)?)?;
+    m.add_function(wrap_pyfunction!(_opener_of, m)?)?;
     m.add_class::<ConnectorInfo>()
 }

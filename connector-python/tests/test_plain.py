@@ -233,6 +233,16 @@ except KeyboardInterrupt:
         self.assertTrue(all(r.name.startswith("kvconn.") for r in keep.records))
         self.assertTrue(all(r.getMessage() for r in keep.records))
 
+    def test_a_level_that_changes_counts_from_the_next_store_on(self):
+        logger = logging.getLogger("kvconn")
+        self.addCleanup(logger.setLevel, logger.level)
+        # Whether anyone listens is asked once, and remembered, by each place that logs.
+        logger.setLevel(logging.WARNING)
+        self.store("memory://quiet")
+        with self.assertLogs("kvconn", logging.DEBUG) as logged:
+            self.store("memory://loud")
+            wait_until(lambda: any("opened" in line for line in logged.output), "a log line")
+
     def test_it_imports_fast_and_alone(self):
         code = "import sys, kvconn; print(kvconn.__version__, 'asyncio' in sys.modules, 'lmcache' in sys.modules)"
         self.assertEqual(run_child(code), f"{kvconn.__version__} False False\n")

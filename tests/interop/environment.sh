@@ -1,4 +1,4 @@
-# What `run` and `bench` need: LMCache in a virtual environment of its own, a redis server, the command, the wheel. Sourced by both.
+# What `run` and `bench` need: LMCache in a virtual environment of its own, a redis server, the command, the wheels. Sourced by both.
 #
 # Sets `python` and `kvconn`, and changes to this folder.
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -36,9 +36,11 @@ unset "${!LMCACHE_@}"
 export LMCACHE_LOG_LEVEL=ERROR LMCACHE_TRACK_USAGE=false
 export KVCONN=$kvconn PYTHONDONTWRITEBYTECODE=1
 
-echo "== building kvconn's wheel"
+echo "== building kvconn's wheel, and one with a connector of its author's"
 site=${kvconn%/release/kvconn}/interop-site
 rm -rf "$site"
 # Beside the virtual environment, which may be shared, not in it. As a user does it, but for the folder.
-"$venv/bin/pip" install --quiet --no-cache-dir --no-deps --disable-pip-version-check --target "$site" ../../connector-python
+for wheel in connector-python examples/acme-kv-wheel; do
+    "$venv/bin/pip" install --quiet --no-cache-dir --no-deps --disable-pip-version-check --target "$site" "../../$wheel"
+done
 export PYTHONPATH=$site

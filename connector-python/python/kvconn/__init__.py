@@ -7,19 +7,10 @@
 b'hello'
 """
 
-from kvconn import _modules
+from kvconn import _kvconn, _modules
 from kvconn._errors import ClosedError, InvalidError, KvconnError, TimedOutError, UnavailableError
-from kvconn._kvconn import (
-    AsyncStore,
-    Chunk,
-    ConnectorInfo,
-    NativeClient,
-    Store,
-    __version__,
-    connect,
-    connect_async,
-    connectors,
-)
+from kvconn._kvconn import AsyncStore, Chunk, ConnectorInfo, Store, __version__
+from kvconn._libraries import NativeClient, carry, connect, connect_async, connectors
 
 __all__ = [
     "AsyncStore",
@@ -33,10 +24,11 @@ __all__ = [
     "TimedOutError",
     "UnavailableError",
     "__version__",
+    "carry",
     "connect",
     "connect_async",
     "connectors",
 ]
 
 # `import kvconn.redis`, and every other connector that is compiled in.
-_modules.install()
+_modules.add(_kvconn.connectors())

@@ -1,7 +1,7 @@
 # Under another name: the stores have a method `list`.
 from builtins import list as List
 from collections.abc import AsyncIterator, Iterator, Sequence
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Literal, TypedDict, overload
 
 from typing_extensions import Buffer, Self
@@ -31,7 +31,7 @@ class OptionInfo(TypedDict):
     secret: bool
 
 class ConnectorInfo:
-    """One connector of this wheel."""
+    """One connector of this wheel, or of another one that has some."""
 
     @property
     def module(self) -> str: ...
@@ -51,7 +51,16 @@ class ConnectorInfo:
     def options(self) -> dict[str, OptionInfo]: ...
 
 def connectors() -> List[ConnectorInfo]:
-    """Every connector of this wheel, sorted by module and name."""
+    """Every connector of this wheel, and of the others that are installed, sorted by module and name."""
+
+def carry(library: ModuleType) -> None:
+    """Has kvconn use the stores of another wheel's library, too: one that ``connector_python::wheel!`` made.
+
+    For the ``__init__.py`` of that wheel's package. Once is enough, twice is no harm.
+
+    Raises:
+        ImportError: the library was made with another version of kvconn than this one.
+    """
 
 class Chunk:
     """A chunk's bytes, read-only: ``memoryview(chunk)`` is the memory that the store read into, ``bytes(chunk)`` a copy.

@@ -10,9 +10,10 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
 from typing import Any
 
-from kvconn import _kvconn
+from kvconn import _kvconn, _libraries
 from kvconn._errors import InvalidError, KvconnError
 
 logger = logging.getLogger("kvconn.lmcache")
@@ -71,7 +72,7 @@ _SETTINGS = (
     "remote_storage_plugins",
     "extra_config",
 )
-_PLUGIN = "remote_storage_plugin.%s.%s"
+_PLUGIN = "remote_storage_plugin.%s."
 
 
 class KvconnConnector(RemoteConnector):
@@ -83,6 +84,8 @@ class KvconnConnector(RemoteConnector):
 
     #: Module and name in the registry; None for a class that opens any URL.
     entry: tuple[str, str] | None = None
+    #: The library that opens it.
+    _library: ModuleType = _kvconn
 
     def __init__(
         self,
@@ -107,6 +110,8 @@ class KvconnConnector(RemoteConnector):
     ) -> KvconnConnector:
         """The connector of ``url``, whatever the configuration names."""
         self = cls.__new__(cls)
+        options = _plugin_options(config, plugin_name)
+        self._library = _libraries.of_url(options.get("url", url), options)
         self._open(url, loop, local_cpu_backend, config, metadata, plugin_name)
         return self
 
@@ -128,7 +133,7 @@ class KvconnConnector(RemoteConnector):
                 super().__init__(config, metadata)
             self.loop = loop
             self.local_cpu_backend = backend
-            self._remote = _kvconn.LMCacheRemote(
+            self._remote = self._library.LMCacheRemote(
                 url, backend if has_memory else None, _settings(config), _metadata(metadata), plugin_name
             )
         except AttributeError as e:
@@ -140,16 +145,15 @@ class KvconnConnector(RemoteConnector):
         unreadable: Exception | None = None
         for url in _urls(config):
             try:
-                if _kvconn._entry_of(url) == self.entry:
+                if self._library._entry_of(url) == self.entry:
                     return url, None
             except KvconnError as e:
                 unreadable = unreadable or e
-        extra = (config and config.extra_config) or {}
-        plugins = [
-            name
-            for name in (config and config.remote_storage_plugins) or []
-            if (extra.get(_PLUGIN % (name, "module_path")), extra.get(_PLUGIN % (name, "class_name"))) == self.entry
-        ]
+        plugins = []
+        for name in (config and config.remote_storage_plugins) or []:
+            options = _plugin_options(config, name)
+            if (options.get("module_path"), options.get("class_name")) == self.entry:
+                plugins.append(name)
         if len(plugins) == 1:
             return f"plugin://{plugins[0]}", plugins[0]
         module, name = self.entry or ("?", "?")
@@ -256,11 +260,10 @@ class KvconnConnector(RemoteConnector):
             raise
 
 
-def class_of_entry(module: str, name: str, doc: str) -> type[KvconnConnector]:
-    """The class of one registered connector."""
-    return type(KvconnConnector)(
-        name, (KvconnConnector,), {"__module__": module, "__doc__": doc, "entry": (module, name)}
-    )
+def class_of_entry(module: str, name: str, doc: str, library: ModuleType) -> type[KvconnConnector]:
+    """The class of one connector that is registered in ``library``."""
+    about = {"__module__": module, "__doc__": doc, "entry": (module, name), "_library": library}
+    return type(KvconnConnector)(name, (KvconnConnector,), about)
 
 
 def _texts(keys: list[CacheEngineKey]) -> list[str]:
@@ -281,6 +284,15 @@ def _urls(config: LMCacheEngineConfig | None) -> Iterator[str]:
     for url in (config.remote_url, extra.get("audit_actual_remote_url"), config.audit_actual_remote_url):
         if url:
             yield url
+
+
+def _plugin_options(config: LMCacheEngineConfig | None, name: str | None) -> dict[str, Any]:
+    """What ``extra_config`` says of a plugin, and not of another one whose name goes on (``kv.disk``)."""
+    if name is None:
+        return {}
+    extra = (config and config.extra_config) or {}
+    named = ((key.removeprefix(_PLUGIN % name), value) for key, value in extra.items())
+    return {key: value for key, value in named if "." not in key}
 
 
 def _settings(config: LMCacheEngineConfig | None) -> list[tuple[str, str]]:

@@ -11,11 +11,11 @@ mod pool;
 mod remote;
 
 use connectors::RemoteUrl;
-use connectors::adapter::ExternalConnectorAdapter;
-use connectors::registry::{self, SchemeOwner};
+use connectors::registry::SchemeOwner;
 use pyo3::prelude::*;
 
 use crate::errors::OrRaise;
+use crate::registry::owner_of;
 
 /// Adds what `kvconn._modules` and `kvconn.lmcache` are made of.
 pub(crate) fn add_to(m: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -28,11 +28,7 @@ pub(crate) fn add_to(m: &Bound<'_, PyModule>) -> PyResult<()> {
 #[pyfunction]
 fn _entry_of(py: Python<'_>, url: &str) -> PyResult<Option<(&'static str, &'static str)>> {
     let url = RemoteUrl::parse(url).or_raise(py)?;
-    if url.scheme() == ExternalConnectorAdapter::SCHEME {
-        let entry = ExternalConnectorAdapter::resolve(&url).or_raise(py)?;
-        return Ok(Some((entry.module(), entry.name())));
-    }
-    match registry::index().find_scheme(url.scheme()).or_raise(py)? {
+    match owner_of(&url).or_raise(py)? {
         Some(SchemeOwner::Connector(entry)) => Ok(Some((entry.module(), entry.name()))),
         _ => Ok(None),
     }

@@ -52,7 +52,7 @@ impl Pool {
         let py = backend.py();
         let allocator = backend.getattr(intern!(py, "memory_allocator"))?;
         let close = allocator.getattr(intern!(py, "close"))?;
-        let wrapped = close.cast::<PoolClose>().ok().cloned();
+        let wrapped = PoolClose::of(&close)?;
         if let Some(pool) = wrapped.as_ref().and_then(|close| lock(&close.get().pool).upgrade()) {
             return Ok(pool);
         }
@@ -252,8 +252,29 @@ struct PoolClose {
     original: Py<PyAny>,
 }
 
+impl PoolClose {
+    /// The one that was put around `close` before, perhaps below those of other wheels' libraries: one is enough.
+    fn of<'py>(close: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, Self>>> {
+        let mut next = Some(close.clone());
+        while let Some(close) = next {
+            if let Ok(own) = close.cast::<Self>() {
+                return Ok(Some(own.clone()));
+            }
+            let theirs = close.get_type().name()? == "PoolClose";
+            next = if theirs { close.getattr_opt(intern!(close.py(), "original"))? } else { None };
+        }
+        Ok(None)
+    }
+}
+
 #[pymethods]
 impl PoolClose {
+    /// What this stands in for.
+    #[getter]
+    fn original(&self, py: Python<'_>) -> Py<PyAny> {
+        self.original.clone_ref(py)
+    }
+
     #[pyo3(signature = (*args, **kwargs))]
     fn __call__<'py>(
         &self,

@@ -43,12 +43,14 @@ def run(report: Report) -> None:
             "fs": f"fs://{root}/l2",
             "memory": "memory://l2",
             "tiered": f"tiered://?front=memory://front&back=fs://{root}/back",
+            # Of examples/acme-kv-wheel.
+            "acme": "acme://localhost:0",
         }
         for name, url in stores.items():
             adapter = json.dumps(
                 {
                     "type": "native_plugin",
-                    "module_path": "kvconn",
+                    "module_path": "acme" if name == "acme" else "kvconn",
                     "class_name": "NativeClient",
                     "adapter_params": {"url": url},
                 }

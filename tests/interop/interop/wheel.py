@@ -7,6 +7,7 @@ import time
 from importlib import import_module
 from pathlib import Path
 
+from kvconn.lmcache import KvconnConnector
 from lmcache.utils import parse_cache_key
 from lmcache.v1.config import LMCacheEngineConfig
 from lmcache.v1.memory_management import BytesBufferMemoryObj
@@ -45,6 +46,7 @@ def run(report: Report) -> None:
         _methods(report, Path(root), server)
         _plugins(report, Path(root), server)
         _other_roles(report, Path(root), server)
+        _authors(report)
 
 
 def _exchange(report: Report, root: Path, server: RedisServer) -> None:
@@ -214,6 +216,41 @@ def _other_roles(report: Report, root: Path, server: RedisServer) -> None:
             "kvconn.memory/?connector_name=MemoryConnector",
             lambda: import_module("kvconn.memory").MemoryConnector(config=LMCacheEngineConfig.from_defaults()),
         )
+
+
+def _authors(report: Report) -> None:
+    """The connector of another wheel, examples/acme-kv-wheel. Nothing here imports that wheel."""
+    by_class = {"module_path": "acme.kv", "class_name": "AcmeConnector"}
+    for name, url, options in (
+        ("external://", "external://localhost:0/acme.kv/?connector_name=AcmeConnector", {}),
+        ("a plugin", "plugin://kv", plugin("kv", "acme://localhost:0", max_chunks=99)),
+        ("a plugin with its class", "plugin://kv", {f"remote_storage_plugin.kv.{key}": by_class[key] for key in by_class}),
+    ):
+        with report.check(f"wheel: a connector of its author's wheel: {name}"):
+            with remote(url, chunks.PLAIN, **options) as store:
+                equal("the connector", "acme.kv/AcmeConnector" in repr(store.connector.getWrappedConnector()), True)
+                before = store.free()
+                _write(store, chunks.with_header())
+                _read(store, chunks.with_header())
+                all_given_back(store, before)
+    with report.check("wheel: the libraries of two wheels on one CPU backend, opened again and again"):
+        with remote("external://localhost:0/kvconn.memory/?connector_name=MemoryConnector", chunks.PLAIN) as store:
+            before = store.free()
+            for i in range(3):
+                for url in ("acme://localhost:0", f"memory://{i}"):
+                    opened = KvconnConnector.open(url, store.loop, store.backend, store.backend.config)
+                    other = Remote(opened, store.backend, store.loop)
+                    for text, chunk in chunks.with_header():
+                        obj = other.allocate(chunk)
+                        other.run(opened.put(parse_cache_key(text), obj))
+                        obj.ref_count_down()
+                    _read(other, chunks.with_header())
+                    other.run(opened.close())
+            all_given_back(store, before)
+            close, depth = store.backend.memory_allocator.close, 0
+            while type(close).__name__ == "PoolClose":
+                close, depth = close.original, depth + 1
+            equal("who waits before LMCache frees its pool", depth, 2)
 
 
 async def _scheduler(url: str, config, metadata, keys: list) -> None:

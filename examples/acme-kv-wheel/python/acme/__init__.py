@@ -1,0 +1,11 @@
+"""Acme's store: ``acme.connect("acme://localhost:0")``."""
+
+import kvconn
+
+from acme import _native
+from acme._native import NativeClient, connect, connect_async
+
+__all__ = ["NativeClient", "connect", "connect_async"]
+
+# `kvconn.connect("acme://..")`, `import acme.kv`, and everything of LMCache's.
+kvconn.carry(_native)
