@@ -54,10 +54,11 @@ impl FSConnector {
         answers.drain(..).map(|answer| answer.ok_or_else(lost)).collect()
     }
 
-    /// A file system that is memory keeps every thread busy; with a disk most of them wait.
+    /// A file system that is memory keeps every thread busy; with a disk most of them wait. A few more than processors,
+    /// because others want those, too.
     fn threads(&self) -> usize {
         match self.files.cache {
-            Cache::Memory => available_parallelism().map_or(1, usize::from).min(AT_ONCE),
+            Cache::Memory => available_parallelism().map_or(1, usize::from).clamp(AT_ONCE / 2, AT_ONCE),
             Cache::Never | Cache::NoWait => AT_ONCE,
         }
     }

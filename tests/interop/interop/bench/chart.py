@@ -4,7 +4,9 @@ from xml.sax.saxutils import escape
 
 from .figures import Table
 
-WIDTH, LEFT, RIGHT = 860, 130, 120
+WIDTH, LEFT = 860, 130
+# Room for the figures behind a bar.
+SAID = 85
 BAR, GAP, HEAD = 16, 4, 40
 COLOURS = ("#9aa5b1", "#d9632b", "#e8a33d", "#5a8f69")
 PANELS = {"get": "get, GiB/s", "put": "put, GiB/s"}
@@ -13,14 +15,14 @@ PANELS = {"get": "get, GiB/s", "put": "put, GiB/s"}
 def svg(tables: list[Table]) -> str:
     """Black on white, whatever the page behind it is."""
     parts, y = [], 10
-    panel = (WIDTH - LEFT - RIGHT) // len(PANELS)
+    panel = (WIDTH - LEFT) // len(PANELS) - SAID
     titles = list(dict.fromkeys(table.title for table in tables))
     for title in titles:
         some = [table for table in tables if table.title == title]
         parts.append(_text(10, y + 16, title.replace("`", ""), "bold", 12))
         y += HEAD
         for n, head in enumerate(PANELS.values()):
-            parts.append(_text(LEFT + n * (panel + 60), y - 6, head, size=11, fill="#52606d"))
+            parts.append(_text(LEFT + n * (panel + SAID), y - 6, head, size=11, fill="#52606d"))
         # One scale for a kind of store, so that sizes compare.
         scales = {op: max(f[op].rate for t in some for rounds in t.rounds.values() for f in rounds) for op in PANELS}
         for table in some:
@@ -28,10 +30,10 @@ def svg(tables: list[Table]) -> str:
             for colour, (name, rounds) in zip(COLOURS, table.rounds.items()):
                 parts.append(_text(LEFT - 8, y + BAR - 4, name, size=11, anchor="end"))
                 for n, op in enumerate(PANELS):
-                    x, scale = LEFT + n * (panel + 60), panel / scales[op]
+                    x, scale = LEFT + n * (panel + SAID), panel / scales[op]
                     rates = [figures[op].rate for figures in rounds]
                     median = table.median(name, op)
-                    said = f"{median:.2f}" + ("" if name == table.against else f"  × {table.ratio(name, op):.2f}")
+                    said = f"{median:.2f}" + ("" if name == table.against else f" ({table.ratio(name, op):.2f}×)")
                     parts.append(f'<rect x="{x}" y="{y}" width="{median * scale:.1f}" height="{BAR}" fill="{colour}"/>')
                     middle, low, high = y + BAR / 2, x + min(rates) * scale, x + max(rates) * scale
                     parts.append(f'<path d="M{low:.1f} {middle}H{high:.1f}" stroke="#1f2933" stroke-width="1"/>')
