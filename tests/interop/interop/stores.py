@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from . import cache_engine, chunks, command, native, tools, vectors, wheel, wheel_faults
+from . import cache_engine, chunks, churn, command, native, tools, vectors, wheel, wheel_faults
 from .engine import remote
 from .exchange import both_ways, kvconn_copies, lmcache_writes
 from .report import Report
@@ -71,6 +71,7 @@ GROUPS = {
     "wheel": wheel.run,
     "engine": cache_engine.run,
     "faults": wheel_faults.run,
+    "churn": churn.run,
     "tools": tools.run,
 }
 
