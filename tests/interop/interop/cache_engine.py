@@ -13,12 +13,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from kvconn.lmcache import KvconnConnector
 from lmcache.v1.cache_engine import LMCacheEngine, LMCacheEngineBuilder
 from lmcache.v1.config import LMCacheEngineConfig
 from lmcache.v1.gpu_connector.gpu_connectors import GPUConnectorInterface, VLLMPagedMemLayerwiseGPUConnector
 from lmcache.v1.storage_backend.remote_backend import RemoteBackend
-
-from kvconn.lmcache import KvconnConnector
 
 from . import chunks
 from .engine import POOL_GB, WITHIN_S, metadata_of
