@@ -13,6 +13,7 @@ use tokio::task::AbortHandle;
 
 use super::memory;
 use crate::errors::to_py;
+use crate::own::Own;
 use crate::runtime::Process;
 
 /// What a call gives.
@@ -62,13 +63,16 @@ fn object_of(py: Python<'_>, chunk: Option<MemoryObj>) -> PyResult<Bound<'_, PyA
 
 /// A call that was started for a future of asyncio.
 #[pyclass(frozen, module = "kvconn._kvconn")]
-pub(super) struct Call(AbortHandle);
+pub(super) struct Call(Own<AbortHandle>);
 
 #[pymethods]
 impl Call {
     /// Nobody waits any more: whatever the call holds is given back, now or when the I/O that runs has ended.
     fn cancel(&self) {
-        self.0.abort();
+        // In a child that was forked since, the call is not there.
+        if let Ok(call) = self.0.get() {
+            call.abort();
+        }
     }
 }
 
@@ -88,7 +92,7 @@ pub(super) fn start(
         let answer = AssertUnwindSafe(work).catch_unwind().await;
         caller.tell(answer.unwrap_or_else(|_| Err(Error::new(ErrorKind::Other, "the call panicked"))));
     });
-    Ok(Call(task.abort_handle()))
+    Ok(Call(Own::new(task.abort_handle())))
 }
 
 /// Who waits: an asyncio future and its loop.

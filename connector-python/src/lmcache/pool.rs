@@ -53,7 +53,9 @@ impl Pool {
         let allocator = backend.getattr(intern!(py, "memory_allocator"))?;
         let close = allocator.getattr(intern!(py, "close"))?;
         let wrapped = close.cast::<PoolClose>().ok().cloned();
-        if let Some(pool) = wrapped.as_ref().and_then(|close| lock(&close.get().pool).upgrade()) {
+        let pool = wrapped.as_ref().and_then(|close| lock(&close.get().pool).upgrade());
+        // A parent's that was forked since has no thread here.
+        if let Some(pool) = pool.filter(|pool| pool.process.is_current()) {
             return Ok(pool);
         }
         let keywords = PyDict::new(py);
