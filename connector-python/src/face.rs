@@ -14,6 +14,7 @@ use tokio::task::AbortHandle;
 use crate::buffer::Views;
 use crate::call::Call;
 use crate::errors::{OrRaise, to_py};
+use crate::own::Own;
 use crate::runtime::{Process, wait_for};
 
 /// How a store's calls are waited for.
@@ -140,7 +141,7 @@ where
     }));
     let work = work(call.clone());
     let task = handle.spawn(async move { call.set(work.await) });
-    future.call_method1("add_done_callback", (Canceller(task.abort_handle()),))?;
+    future.call_method1("add_done_callback", (Canceller(Own::new(task.abort_handle())),))?;
     Ok(future.unbind())
 }
 
@@ -171,13 +172,16 @@ fn settle(future: &Bound<'_, PyAny>, value: Py<PyAny>, failed: bool) -> PyResult
 
 /// Ends the call when its future is cancelled.
 #[pyclass(frozen)]
-struct Canceller(AbortHandle);
+struct Canceller(Own<AbortHandle>);
 
 #[pymethods]
 impl Canceller {
     fn __call__(&self, future: &Bound<'_, PyAny>) -> PyResult<()> {
         if future.call_method0("cancelled")?.extract()? {
-            self.0.abort();
+            // In a child that was forked since, the call is not there.
+            if let Ok(call) = self.0.get() {
+                call.abort();
+            }
         }
         Ok(())
     }

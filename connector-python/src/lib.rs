@@ -24,6 +24,7 @@ mod lmcache;
 mod logging;
 mod native;
 mod open;
+mod own;
 mod registry;
 mod runtime;
 mod store;

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use crate::buffer::Views;
 use crate::errors::OrRaise;
 use crate::face::Face;
+use crate::own::Own;
 use crate::runtime::{Process, lock};
 
 /// How many keys a listing reads ahead, and brings at once.
@@ -25,6 +26,10 @@ type Listed = Result<CacheKey>;
 #[pyclass(module = "kvconn", frozen)]
 pub(crate) struct Keys {
     face: Face,
+    listing: Own<Listing>,
+}
+
+struct Listing {
     ready: Arc<Mutex<VecDeque<Listed>>>,
     coming: Arc<tokio::sync::Mutex<mpsc::Receiver<Listed>>>,
 }
@@ -42,15 +47,16 @@ impl Keys {
                 }
             }
         });
-        Ok(Self { face, ready: Arc::default(), coming: Arc::new(tokio::sync::Mutex::new(receive)) })
+        let listing = Listing { ready: Arc::default(), coming: Arc::new(tokio::sync::Mutex::new(receive)) };
+        Ok(Self { face, listing: Own::new(listing) })
     }
 
     fn next(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        let face = self.face;
-        if let Some(listed) = lock(&self.ready).pop_front() {
+        let (face, listing) = (self.face, self.listing.get().or_raise(py)?);
+        if let Some(listed) = lock(&listing.ready).pop_front() {
             return face.ready(py, listed.or_raise(py).and_then(|key| key.as_str().into_py_any(py)));
         }
-        let (coming, ready) = (self.coming.clone(), self.ready.clone());
+        let (coming, ready) = (listing.coming.clone(), listing.ready.clone());
         let more = |_| async move {
             let mut keys = Vec::new();
             coming.lock().await.recv_many(&mut keys, KEYS_AHEAD).await;

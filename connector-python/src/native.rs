@@ -20,6 +20,7 @@ use crate::buffer::Views;
 use crate::call::Call;
 use crate::errors::OrRaise;
 use crate::open::{Opened, open};
+use crate::own::Own;
 use crate::runtime::{Process, block_on, lock};
 
 /// How long `close` lets calls go on before it cuts them off.
@@ -37,7 +38,7 @@ pub(crate) struct NativeClient {
     shared: Arc<Shared>,
     next_id: AtomicU64,
     /// Becomes true when calls in flight are to be cut off.
-    cut: watch::Sender<bool>,
+    cut: Own<watch::Sender<bool>>,
 }
 
 /// What the calls in flight hold, so that it outlives the client. In here the eventfd cannot become another file's number.
@@ -102,7 +103,7 @@ impl NativeClient {
             store: Opened::new(connector),
             shared: Arc::new(shared),
             next_id: AtomicU64::new(1),
-            cut: watch::Sender::new(false),
+            cut: Own::new(watch::Sender::new(false)),
         })
     }
 
@@ -193,7 +194,7 @@ impl NativeClient {
         py.detach(|| {
             lock(&self.shared.state).closed = true;
             if !self.shared.wait_until_idle(Some(CLOSE_PATIENCE)) {
-                self.cut.send_replace(true);
+                self.cut.look().send_replace(true);
                 // What cannot be cut off (a read from a disk) still writes to LMCache's memory.
                 self.shared.wait_until_idle(None);
             }
@@ -247,7 +248,7 @@ impl NativeClient {
                 }
             }
             let work = ask(call.clone(), self.store.connector()?.clone(), readable);
-            let mut cut = self.cut.subscribe();
+            let mut cut = self.cut.get()?.subscribe();
             handle.spawn(async move {
                 tokio::select! {
                     answers = work => {
@@ -266,8 +267,8 @@ impl NativeClient {
 impl Drop for NativeClient {
     fn drop(&mut self) {
         // Nobody can drain any more: what is in flight need not go on. In a child that was forked since, nothing is.
-        if self.shared.process.is_current() {
-            self.cut.send_replace(true);
+        if let Ok(cut) = self.cut.get() {
+            cut.send_replace(true);
         }
     }
 }

@@ -1,7 +1,4 @@
 //! From a URL and Python's options to an open store.
-#![expect(unsafe_code, reason = "drops a connector in one process only")]
-
-use std::mem::ManuallyDrop;
 
 use connectors::{Connector, LocalCpuBackend, RemoteUrl};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -11,21 +8,18 @@ use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyString};
 
 use crate::errors::OrRaise;
 use crate::logging;
+use crate::own::Own;
 use crate::runtime::Process;
 
 /// What a name in a query escapes.
 const NAME: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_');
 
-/// An open store, and the process that opened it. A child that was forked since only forgets it: the child shares its
-/// parent's sockets and their registration, so to close them there would close them here.
-pub(crate) struct Opened {
-    pub(crate) process: &'static Process,
-    connector: ManuallyDrop<Connector>,
-}
+/// An open store. A child that was forked since only forgets it.
+pub(crate) struct Opened(Own<Connector>);
 
 impl Opened {
     pub(crate) fn new(connector: Connector) -> Self {
-        Self { process: Process::current(), connector: ManuallyDrop::new(connector) }
+        Self(Own::new(connector))
     }
 
     /// The store.
@@ -33,22 +27,17 @@ impl Opened {
     /// # Errors
     /// `Closed` in a child that was forked since.
     pub(crate) fn connector(&self) -> connectors::Result<&Connector> {
-        self.process.check()?;
-        Ok(&self.connector)
+        self.0.get()
     }
 
     /// `module/Name`.
     pub(crate) fn name(&self) -> &str {
-        self.connector.name()
+        self.0.look().name()
     }
-}
 
-impl Drop for Opened {
-    fn drop(&mut self) {
-        if self.process.is_current() {
-            // SAFETY: it is not used any more.
-            unsafe { ManuallyDrop::drop(&mut self.connector) };
-        }
+    /// The process that opened it.
+    pub(crate) fn process(&self) -> &'static Process {
+        self.0.process()
     }
 }
 

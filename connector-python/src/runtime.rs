@@ -95,8 +95,13 @@ impl Process {
         self.handle.as_ref().map_err(Error::again)
     }
 
-    /// Has `news` called on a thread that is attached to the interpreter. After the exit it is dropped.
+    /// Has `news` called on a thread that is attached to the interpreter. After the exit it is dropped; in a child that was
+    /// forked since, forgotten: the thread is not there, and whoever held the lock at the fork isn't, either.
     pub(crate) fn tell(&'static self, news: impl FnOnce(Python<'_>) + Send + 'static) {
+        if !self.is_current() {
+            std::mem::forget(news);
+            return;
+        }
         let mut messenger = lock(&self.messenger);
         if messenger.is_none() && self.exiting.get().is_none() {
             *messenger = Messenger::start();

@@ -316,7 +316,7 @@ fn show_bool(py: Python<'_>, yes: bool) -> PyResult<Py<PyAny>> {
 
 fn show_chunk(py: Python<'_>, chunk: Option<MemoryObj>) -> PyResult<Py<PyAny>> {
     match chunk {
-        Some(chunk) => Ok(Py::new(py, Chunk(chunk))?.into_any()),
+        Some(chunk) => Ok(Py::new(py, Chunk::new(chunk))?.into_any()),
         None => Ok(py.None()),
     }
 }

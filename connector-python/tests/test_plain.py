@@ -211,27 +211,37 @@ except KeyboardInterrupt:
         self.assertTrue(redis.summary)
         self.assertIn("type", next(iter(found["kvconn.fs", "FSConnector"].options.values())))
 
-    def test_warnings_reach_pythons_logging(self):
-        class Keep(logging.Handler):
-            def __init__(self):
-                super().__init__()
-                self.records = []
-
-            def emit(self, record):
-                self.records.append(record)
-
-        keep, logger = Keep(), logging.getLogger("kvconn")
-        level = logger.level
-        logger.addHandler(keep)
-        logger.setLevel(logging.DEBUG)
+    def logged(self, level):
+        """The records that the logger `kvconn` gets, and the logger, at this level."""
+        records, logger = [], logging.getLogger("kvconn")
+        keep = logging.Handler()
+        keep.emit = records.append
+        self.addCleanup(logger.setLevel, logger.level)
         self.addCleanup(logger.removeHandler, keep)
-        self.addCleanup(logger.setLevel, level)
+        logger.addHandler(keep)
+        logger.setLevel(level)
+        return records, logger
+
+    def test_a_level_that_is_changed_while_a_store_is_open_counts(self):
+        records, logger = self.logged(logging.ERROR)
+        store = self.store(f"audit://?actual_remote_url=memory%3A%2F%2F{self.id()}")
+        store.put(KEY, b"hello")
+        logger.setLevel(logging.DEBUG)
+
+        def heard():
+            store.get(KEY)
+            return records
+
+        wait_until(heard, "a log line at the new level")
+
+    def test_warnings_reach_pythons_logging(self):
+        records, _ = self.logged(logging.DEBUG)
         store = self.store(f"audit://?actual_remote_url=memory%3A%2F%2F{self.id()}")
         store.put(KEY, b"hello")
         store.get(KEY)
-        wait_until(lambda: keep.records, "a log line")
-        self.assertTrue(all(r.name.startswith("kvconn.") for r in keep.records))
-        self.assertTrue(all(r.getMessage() for r in keep.records))
+        wait_until(lambda: records, "a log line")
+        self.assertTrue(all(r.name.startswith("kvconn.") for r in records))
+        self.assertTrue(all(r.getMessage() for r in records))
 
     def test_a_level_that_changes_counts_from_the_next_store_on(self):
         logger = logging.getLogger("kvconn")

@@ -83,15 +83,13 @@ class KvconnAdapter(ConnectorAdapter):
 def _configured_as() -> tuple[str | None, list[Any]]:
     """The plugin that LMCache makes this adapter for, and the other adapters that it asks before.
 
-    LMCache tells an adapter neither; both are variables of the method that makes it. Where it has none of these names, the
-    adapter answers for every plugin, and there is no hint.
+    LMCache tells an adapter neither; both are variables of the method that makes it, which is behind the constructors of
+    whatever subclasses there are. Where it has none of these names, the adapter answers for every plugin, and there is no hint.
     """
-    frame = inspect.currentframe()
-    maker = frame.f_back.f_back if frame is not None and frame.f_back is not None else None
+    maker = inspect.currentframe()
+    while maker is not None and not isinstance(maker.f_locals.get("remote_storage_plugin"), str):
+        maker = maker.f_back
     if maker is None:
         return None, []
-    name = maker.f_locals.get("remote_storage_plugin")
     others = getattr(maker.f_locals.get("self"), "adapters", [])
-    if not isinstance(name, str):
-        return None, []
-    return name, [other for other in others if not isinstance(other, KvconnAdapter)]
+    return maker.f_locals["remote_storage_plugin"], [other for other in others if not isinstance(other, KvconnAdapter)]

@@ -15,6 +15,7 @@ use tokio::task::AbortHandle;
 
 use super::memory;
 use crate::errors::to_py;
+use crate::own::Own;
 use crate::runtime::Process;
 
 /// What a call gives.
@@ -64,14 +65,15 @@ fn object_of(py: Python<'_>, chunk: Option<MemoryObj>) -> PyResult<Bound<'_, PyA
 
 /// A call that was started for a future of asyncio.
 #[pyclass(frozen, module = "kvconn._kvconn")]
-pub(super) struct Call(Option<AbortHandle>);
+pub(super) struct Call(Option<Own<AbortHandle>>);
 
 #[pymethods]
 impl Call {
     /// Nobody waits any more: whatever the call holds is given back, now or when the I/O that runs has ended.
     fn cancel(&self) {
-        if let Some(task) = &self.0 {
-            task.abort();
+        // In a child that was forked since, the call is not there.
+        if let Some(Ok(call)) = self.0.as_ref().map(Own::get) {
+            call.abort();
         }
     }
 }
@@ -133,7 +135,7 @@ fn go_on(
         let answer = or_panicked(work.await);
         caller.tell(answer);
     });
-    Ok(Call(Some(task.abort_handle())))
+    Ok(Call(Some(Own::new(task.abort_handle()))))
 }
 
 /// Who waits: an asyncio future and its loop.

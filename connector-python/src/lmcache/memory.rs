@@ -76,10 +76,8 @@ impl Lent {
         pool: Option<&Arc<Pool>>,
         process: &'static Process,
     ) -> PyResult<Self> {
-        if let Some(pool) = pool {
-            pool.lent();
-        }
-        // First of all, so that whatever fails gives the count back.
+        let open = pool.map_or(Ok(()), |pool| pool.lend());
+        // Before anything can fail, so that whatever fails gives the count back.
         let mut this = Self {
             object: Some(object.clone().unbind()),
             view: None,
@@ -91,6 +89,7 @@ impl Lent {
             process,
         };
         let py = object.py();
+        open.or_raise(py)?;
         let array = object.getattr(intern!(py, "byte_array"))?;
         let view = PyMemoryView::from(&array)?;
         let buffer = PyUntypedBuffer::get(&view)?;

@@ -53,7 +53,9 @@ impl Pool {
         let allocator = backend.getattr(intern!(py, "memory_allocator"))?;
         let close = allocator.getattr(intern!(py, "close"))?;
         let wrapped = PoolClose::of(&close)?;
-        if let Some(pool) = wrapped.as_ref().and_then(|close| lock(&close.get().pool).upgrade()) {
+        let pool = wrapped.as_ref().and_then(|close| lock(&close.get().pool).upgrade());
+        // A parent's that was forked since has no thread here.
+        if let Some(pool) = pool.filter(|pool| pool.process.is_current()) {
             return Ok(pool);
         }
         let keywords = PyDict::new(py);
@@ -81,14 +83,20 @@ impl Pool {
         Ok(pool)
     }
 
-    /// One more object is held by a connector.
-    pub(super) fn lent(&self) {
-        self.lent.fetch_add(1, Ordering::AcqRel);
+    /// One more object is held by a connector, until [`given_back`](Self::given_back).
+    ///
+    /// # Errors
+    /// `Closed` since LMCache began to free its memory: a put that waited in LMCache's loop meanwhile would read what is gone.
+    /// The object counts as lent all the same.
+    pub(super) fn lend(&self) -> Result<()> {
+        // In one order with `PoolClose`, which does it the other way round: at least one of the two sees the other.
+        self.lent.fetch_add(1, Ordering::SeqCst);
+        self.check_open()
     }
 
     /// One fewer.
     pub(super) fn given_back(&self) {
-        self.lent.fetch_sub(1, Ordering::AcqRel);
+        self.lent.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Whether LMCache's memory is there to be used.
@@ -96,7 +104,7 @@ impl Pool {
     /// # Errors
     /// `Closed` since LMCache began to free it.
     pub(super) fn check_open(&self) -> Result<()> {
-        if self.closed.load(Ordering::Acquire) {
+        if self.closed.load(Ordering::SeqCst) {
             return Err(Error::new(ErrorKind::Closed, "LMCache's CPU backend was closed"));
         }
         Ok(())
@@ -285,14 +293,14 @@ impl PoolClose {
         let pool = lock(&self.pool).upgrade();
         // The calls of a parent that was forked are not this process's to wait for.
         if let Some(pool) = pool.filter(|pool| pool.process.is_current()) {
-            pool.closed.store(true, Ordering::Release);
+            pool.closed.store(true, Ordering::SeqCst);
             py.detach(|| {
                 let deadline = Instant::now() + CLOSE_PATIENCE;
-                while pool.lent.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
+                while pool.lent.load(Ordering::SeqCst) > 0 && Instant::now() < deadline {
                     std::thread::sleep(Duration::from_millis(1));
                 }
             });
-            let lent = pool.lent.load(Ordering::Acquire);
+            let lent = pool.lent.load(Ordering::SeqCst);
             if lent > 0 {
                 // Freed memory would be written to: what the process leaves behind, the system takes.
                 tracing::error!(chunks = lent, "LMCache's CPU memory is not freed: connectors still use it");

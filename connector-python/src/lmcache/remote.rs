@@ -80,7 +80,7 @@ impl LMCacheRemote {
 
     fn exists(&self, key: &str, future: &Bound<'_, PyAny>) -> PyResult<Call> {
         let (connector, key) = (self.connector(future.py())?.clone(), key_of(future.py(), key)?);
-        ask(self.store.process, future, async move { connector.exists(&key).await.map(Answer::Flag) })
+        ask(self.store.process(), future, async move { connector.exists(&key).await.map(Answer::Flag) })
     }
 
     fn exists_sync(&self, py: Python<'_>, key: &str) -> PyResult<bool> {
@@ -90,7 +90,7 @@ impl LMCacheRemote {
 
     fn contains(&self, keys: Vec<String>, future: &Bound<'_, PyAny>) -> PyResult<Call> {
         let (connector, keys) = (self.connector(future.py())?.clone(), keys_of(future.py(), &keys)?);
-        ask(self.store.process, future, async move { connector.batched_contains(&keys).await.map(Answer::Count) })
+        ask(self.store.process(), future, async move { connector.batched_contains(&keys).await.map(Answer::Count) })
     }
 
     fn contains_sync(&self, py: Python<'_>, keys: Vec<String>) -> PyResult<usize> {
@@ -101,7 +101,7 @@ impl LMCacheRemote {
     fn get(&self, key: &str, future: &Bound<'_, PyAny>) -> PyResult<Call> {
         let (connector, memory, key) =
             (self.connector(future.py())?.clone(), self.memory.clone(), key_of(future.py(), key)?);
-        start(self.store.process, future, async move {
+        start(self.store.process(), future, async move {
             let chunk = match connector.get(&key).await? {
                 Some(chunk) => Some(in_lmcache(&memory, chunk).await?),
                 None => None,
@@ -114,7 +114,7 @@ impl LMCacheRemote {
     fn batched_get(&self, keys: Vec<String>, future: &Bound<'_, PyAny>) -> PyResult<Call> {
         let (connector, memory, keys) =
             (self.connector(future.py())?.clone(), self.memory.clone(), keys_of(future.py(), &keys)?);
-        start(self.store.process, future, async move {
+        start(self.store.process(), future, async move {
             let chunks = all_in_lmcache(&memory, connector.batched_get(&keys).await).await;
             Ok(Answer::Chunks(chunks))
         })
@@ -122,8 +122,8 @@ impl LMCacheRemote {
 
     fn put(&self, key: &str, object: &Bound<'_, PyAny>, future: &Bound<'_, PyAny>) -> PyResult<Call> {
         let (connector, key) = (self.connector(future.py())?.clone(), key_of(future.py(), key)?);
-        let chunk = memory::to_put(object, self.pool.as_ref(), self.store.process)?;
-        start(self.store.process, future, async move { connector.put(&key, chunk).await.map(|()| Answer::Done) })
+        let chunk = memory::to_put(object, self.pool.as_ref(), self.store.process())?;
+        start(self.store.process(), future, async move { connector.put(&key, chunk).await.map(|()| Answer::Done) })
     }
 
     /// A list with None or an exception for each key.
@@ -137,9 +137,9 @@ impl LMCacheRemote {
             return Err(PyValueError::new_err(format!("{} keys and {} chunks", keys.len(), objects.len())));
         }
         let (connector, keys) = (self.connector(future.py())?.clone(), keys_of(future.py(), &keys)?);
-        let chunks = objects.iter().map(|object| memory::to_put(object, self.pool.as_ref(), self.store.process));
+        let chunks = objects.iter().map(|object| memory::to_put(object, self.pool.as_ref(), self.store.process()));
         let items: Vec<(CacheKey, MemoryObj)> = keys.into_iter().zip(chunks.collect::<PyResult<Vec<_>>>()?).collect();
-        start(self.store.process, future, async move { Ok(Answer::Puts(connector.batched_put(&items).await)) })
+        start(self.store.process(), future, async move { Ok(Answer::Puts(connector.batched_put(&items).await)) })
     }
 
     fn remove_sync(&self, py: Python<'_>, key: &str) -> PyResult<bool> {
@@ -149,7 +149,7 @@ impl LMCacheRemote {
 
     fn list(&self, future: &Bound<'_, PyAny>) -> PyResult<Call> {
         let connector = self.connector(future.py())?.clone();
-        start(self.store.process, future, async move {
+        start(self.store.process(), future, async move {
             let (mut keys, mut listing) = (Vec::new(), connector.list(""));
             while let Some(key) = listing.next().await {
                 keys.push(key?.as_str().to_owned());
@@ -160,12 +160,12 @@ impl LMCacheRemote {
 
     fn ping(&self, future: &Bound<'_, PyAny>) -> PyResult<Call> {
         let connector = self.connector(future.py())?.clone();
-        ask(self.store.process, future, async move { connector.ping().await.map(|()| Answer::Done) })
+        ask(self.store.process(), future, async move { connector.ping().await.map(|()| Answer::Done) })
     }
 
     fn close(&self, future: &Bound<'_, PyAny>) -> PyResult<Call> {
         let connector = self.connector(future.py())?.clone();
-        start(self.store.process, future, async move { connector.close().await.map(|()| Answer::Done) })
+        start(self.store.process(), future, async move { connector.close().await.map(|()| Answer::Done) })
     }
 }
 
@@ -175,7 +175,7 @@ impl LMCacheRemote {
     }
 
     fn wait<T: Send>(&self, py: Python<'_>, work: impl Future<Output = Result<T>> + Send) -> PyResult<T> {
-        let handle = self.store.process.handle().or_raise(py)?;
+        let handle = self.store.process().handle().or_raise(py)?;
         py.detach(|| handle.block_on(work)).or_raise(py)
     }
 }

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from . import chunks, command, native, tools, vectors, wheel, wheel_faults
+from . import cache_engine, chunks, churn, command, native, tools, vectors, wheel, wheel_faults
 from .engine import remote
 from .exchange import both_ways, kvconn_copies, lmcache_writes
 from .report import Report
@@ -62,7 +62,19 @@ def resp(report: Report) -> None:
         )
 
 
-GROUPS = {"vectors": vectors.run, "fs": fs, "redis": redis, "resp": resp, "native": native.run, "wheel": wheel.run, "faults": wheel_faults.run, "tools": tools.run}
+GROUPS = {
+    "vectors": vectors.run,
+    "fs": fs,
+    "redis": redis,
+    "resp": resp,
+    "native": native.run,
+    "wheel": wheel.run,
+    "engine": cache_engine.run,
+    "faults": wheel_faults.run,
+    "churn": churn.run,
+    "tools": tools.run,
+}
+
 
 def _by_copy(report: Report, name: str, fresh, model: chunks.Model, pairs: list) -> None:
     """The command takes one group only from its user; it copies any."""

@@ -2,16 +2,18 @@
 
 import asyncio
 import logging
+import re
 import tempfile
 import time
 from importlib import import_module
 from pathlib import Path
 
-from kvconn.lmcache import KvconnConnector
+import kvconn.lmcache
+from kvconn.lmcache import KvconnAdapter, KvconnConnector
 from lmcache.utils import parse_cache_key
 from lmcache.v1.config import LMCacheEngineConfig
 from lmcache.v1.memory_management import BytesBufferMemoryObj
-from lmcache.v1.storage_backend.connector import ConnectorManager, CreateConnector
+from lmcache.v1.storage_backend.connector import ConnectorContext, ConnectorManager, CreateConnector
 
 from . import chunks
 from .engine import Remote, metadata_of, remote
@@ -25,6 +27,7 @@ TWO_GROUPS = [
 ]
 PARTIAL = [(chunks.key("raw, partial"), chunks.PLAIN.chunk("raw, partial", tokens=5))]
 GIVEN_BACK_WITHIN_S = 20
+CONNECTOR_LOGGER = "lmcache.v1.storage_backend.connector"
 
 
 def external(module: str, name: str, host: str = "localhost:0", **options: str) -> str:
@@ -45,6 +48,8 @@ def run(report: Report) -> None:
         _exchange(report, Path(root), server)
         _methods(report, Path(root), server)
         _plugins(report, Path(root), server)
+        _plugin_names(report)
+        _nameless(report, Path(root))
         _other_roles(report, Path(root), server)
         _authors(report)
 
@@ -173,13 +178,23 @@ def _plugins(report: Report, root: Path, server: RedisServer) -> None:
         options = {f"remote_storage_plugin.kv.{key}": value for key, value in keys.items()}
         with remote("plugin://kv", chunks.PLAIN, **options) as store:
             all_methods(store, pairs)
+    with report.check("wheel: a plugin without a url says what to set"):
+        broken = plugin("kv", "")
+        _refused(Exception, "remote_storage_plugin.kv.url", lambda: _open_and_end("plugin://kv", broken))
+
+
+def _plugin_names(report: Report) -> None:
+    """What LMCache's own adapters take for themselves, docs/LMCACHE.md says; kvconn says it of each, and what would do."""
     with report.check("wheel: a plugin's name that LMCache's own adapters take is refused with a hint"):
-        said = _logged(
-            "lmcache.v1.storage_backend.connector",
-            lambda: ConnectorManager("plugin://redis.a", None, None, _config(plugin("redis.a", f"redis://{address}"))),
-        )
-        if not any("kv-redis.a" in line for line in said):
-            raise Failed(f"LMCache logs no hint: {said}")
+        starts = ("redis", "redis.a", "redis-kv", "bigtable", "bigtables.a")
+        taken = (*starts, *(f"{name}{more}" for name in ("fs", "hf3fs", "hfbucket", "mooncakestore") for more in ("", ".a")))
+        for name in taken:
+            said = [line for line in _said_of(name) if f"takes every plugin of a name like `{name}`" in line]
+            equal(f"lines about {name}", len(said), 1)
+            (better,) = re.findall(r"name it `([^`]+)`", said[0])
+            equal(f"lines about {better}, which was proposed", _said_of(better), [])
+        for name in ("kv", "kv.redis", "my-redis", "fss", "files.fs", "bigtabl"):
+            equal(f"lines about {name}", _said_of(name), [])
         # Its neighbours are not disturbed.
         manager = ConnectorManager("plugin://kv", None, None, _config(plugin("kv", "memory://a") | plugin("kv.b", "memory://b")))
         ours = [adapter for adapter in manager.adapters if type(adapter).__name__ == "KvconnAdapter"]
@@ -188,9 +203,46 @@ def _plugins(report: Report, root: Path, server: RedisServer) -> None:
             [False, True, False, False],
             [True, False, False, False],
         ])
-    with report.check("wheel: a plugin without a url says what to set"):
-        broken = plugin("kv", "")
-        _refused(Exception, "remote_storage_plugin.kv.url", lambda: _open_and_end("plugin://kv", broken))
+    with report.check("wheel: a subclass of the adapter knows its plugin's name, too"):
+        config = _config(plugin("kv", "memory://a") | plugin("redis.a", "memory://b", class_name="_Deeper", module_path=__name__))
+        said = _logged(CONNECTOR_LOGGER, lambda: ConnectorManager("plugin://kv", None, None, config))
+        equal("lines with a hint", sum("kv-redis.a" in line for line in said), 1)
+
+
+def _said_of(name: str) -> list[str]:
+    """What LMCache logs when it makes the adapter of a plugin with this name."""
+    config = _config(plugin(name, "memory://named"))
+    return _logged(CONNECTOR_LOGGER, lambda: ConnectorManager(f"plugin://{name}", None, None, config))
+
+
+class _Deeper(KvconnAdapter):
+    def __init__(self) -> None:
+        super().__init__()
+
+
+def _nameless(report: Report, root: Path) -> None:
+    """An LMCache that calls its variables something else: adapters do not know their names, and each plugin opens all the same."""
+    learn = kvconn.lmcache._configured_as
+    kvconn.lmcache._configured_as = lambda: (None, [])
+    try:
+        options = plugin("kv", "memory://nameless") | plugin("kv.b", f"fs://{root}/nameless-b")
+        other = {"module_path": "kvconn.fs", "class_name": "FSConnector", "base_path": f"{root}/nameless"}
+        options |= {f"remote_storage_plugin.other.{key}": value for key, value in other.items()}
+        for name, kind in (("kv", "memory/MemoryConnector"), ("kv.b", "fs/FSConnector")):
+            with report.check(f"wheel: plugin://{name}, where LMCache does not say which plugin it makes"):
+                with remote(f"plugin://{name}", chunks.PLAIN, **options) as store:
+                    equal("the connector", store.connector.getWrappedConnector()._remote.name, f"kvconn.{kind}")
+                    all_methods(store, chunks.with_header())
+        with report.check("wheel: a nameless adapter hands what is another's on"), remote("plugin://kv", chunks.PLAIN, **options) as store:
+            backend = store.backend
+            context = ConnectorContext("plugin://other", store.loop, backend, backend.config, backend.metadata, "other")
+            handed_on = KvconnAdapter().create_connector(context)
+            equal("the connector", (type(handed_on).__name__, handed_on._remote.name), ("FSConnector", "kvconn.fs/FSConnector"))
+            store.run(handed_on.close())
+        with report.check("wheel: a nameless adapter takes no other URL"):
+            equal("what it takes", [KvconnAdapter().can_parse(url) for url in ("plugin://x", "redis://h:1")], [True, False])
+    finally:
+        kvconn.lmcache._configured_as = learn
 
 
 def _other_roles(report: Report, root: Path, server: RedisServer) -> None:

@@ -33,7 +33,12 @@ def run(report: Report) -> None:
         _server_dies()
     with report.check("wheel: a full pool is an error in time, and works again when there is room"):
         _full_pool()
-    for how in ("LMCache frees its pool with work in flight", "the interpreter exits with work in flight", "a fork"):
+    for how in (
+        "LMCache frees its pool with work in flight",
+        "LMCache frees its pool before a put that it has asked for begins",
+        "the interpreter exits with work in flight",
+        "a fork",
+    ):
         with report.check(f"wheel: {how}"):
             _child(how)
 
@@ -172,6 +177,8 @@ def _in_child(how: str) -> None:
         if how.startswith("a fork"):
             _fork(store, keys)
             context.__exit__(None, None, None)
+        elif "before a put" in how:
+            _put_too_late(store, keys[0], pairs[0][1])
         else:
             work = [
                 asyncio.run_coroutine_threadsafe(store.connector.batched_get(keys), store.loop) for _ in range(3)
@@ -183,6 +190,17 @@ def _in_child(how: str) -> None:
                     one.exception(CHILD_WITHIN_S)
                 store.run(store.connector.close())
         print("as it should be", flush=True)
+
+
+def _put_too_late(store, key, chunk) -> None:
+    """As when an engine stores and is closed at once: its loop comes to the put when the chunk's memory is gone."""
+    busy = threading.Event()
+    store.loop.call_soon_threadsafe(busy.wait)
+    put = asyncio.run_coroutine_threadsafe(store.connector.put(key, store.allocate(chunk)), store.loop)
+    store.backend.close()
+    busy.set()
+    error = put.exception(CHILD_WITHIN_S)
+    equal("the put ends with", (type(error).__name__, "was closed" in str(error)), ("ClosedError", True))
 
 
 def _fork(store, keys: list) -> None:

@@ -1,0 +1,110 @@
+"""A few seconds of every kind of call: what grows is left over by calls. `tests/interop/run churn` does it for longer, in LMCache."""
+
+import asyncio
+import os
+import random
+import statistics
+import time
+import unittest
+from collections import Counter
+
+import kvconn
+from support import TestCase, engine_key, resident_bytes
+
+SECONDS = 2.0
+SAMPLES = 90
+# Two KiB left over by each call would be more; the allocator's own noise is a twentieth of it.
+MORE_BYTES = 2 << 20
+MORE_FILES = 2
+CHUNKS = [bytes([i + 1]) * (32 << 10) for i in range(16)]
+KEYS = [engine_key(i) for i in range(16)]
+MISSING = engine_key(999)
+AT_ONCE = 8
+
+
+class Churn(TestCase):
+    def test_nothing_piles_up_over_every_kind_of_call(self):
+        for url in [f"fs://{self.directory()}", "memory://churn", f"redis://127.0.0.1:{self.redis().port}"]:
+            with self.subTest(url=url.split(":")[0]):
+                asyncio.run(self.churn(url))
+
+    async def churn(self, url):
+        chance, done = random.Random(1), Counter()
+        resident, files = [], []
+        deadline = time.monotonic() + SECONDS
+        store = await kvconn.connect_async(url)
+        await store.batched_put(list(zip(KEYS, CHUNKS, strict=True)))
+
+        def right(i, chunk):
+            # It may have been removed, but it is never something else.
+            self.assertTrue(chunk is None or chunk == CHUNKS[i])
+
+        async def put(i):
+            await store.put(KEYS[i], CHUNKS[i])
+
+        async def get(i):
+            right(i, await store.get(KEYS[i]))
+
+        async def get_into(i):
+            into = bytearray(len(CHUNKS[i]))
+            if await store.get_into(KEYS[i], into) is not None:
+                right(i, into)
+
+        async def batched_get(i):
+            some = [i, (i + 1) % len(KEYS)]
+            for j, chunk in zip(some, await store.batched_get([KEYS[j] for j in some]), strict=True):
+                right(j, chunk)
+
+        async def miss(i):
+            self.assertIsNone(await store.get(MISSING))
+
+        async def cancelled(i):
+            task = asyncio.ensure_future(get(i) if i % 2 else put(i))
+            await asyncio.sleep(chance.choice((0, 0, 0.0002, 0.001)))
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        async def remove(i):
+            await store.remove(KEYS[i])
+            await put(i)
+
+        async def asked(i):
+            await store.exists(KEYS[i])
+            await store.batched_contains(KEYS[i:])
+            if i == 0:
+                self.assertLessEqual({key async for key in store.list()}, set(KEYS))
+
+        async def blocking(i):
+            right(i, store.blocking.get(KEYS[i]))
+
+        async def opened(i):
+            async with await kvconn.connect_async(url) as other:
+                right(i, await other.get(KEYS[i]))
+
+        # Opening is rare, and dear.
+        kinds = [put, get, get_into, batched_get, miss, cancelled, remove, asked, blocking] * 4 + [opened]
+
+        async def one_after_another():
+            while time.monotonic() < deadline:
+                kind = chance.choice(kinds)
+                await kind(chance.randrange(len(KEYS)))
+                done[kind.__name__] += 1
+
+        async def watch():
+            while time.monotonic() < deadline:
+                resident.append(resident_bytes())
+                files.append(len(os.listdir("/proc/self/fd")))
+                await asyncio.sleep(SECONDS / SAMPLES)
+
+        await asyncio.gather(watch(), *(one_after_another() for _ in range(AT_ONCE)))
+        await store.close()
+        for kind in kinds:
+            self.assertGreater(done[kind.__name__], 0, done)
+        for what, values, more in (("bytes", resident, MORE_BYTES), ("files", files, MORE_FILES)):
+            third = len(values) // 3
+            second, last = statistics.median(values[third : 2 * third]), statistics.median(values[2 * third :])
+            self.assertLessEqual(last, second + more, f"{what} over {sum(done.values())} calls")
+
+
+if __name__ == "__main__":
+    unittest.main()
