@@ -199,12 +199,10 @@ impl NativeClient {
                 self.shared.wait_until_idle(None);
             }
         });
-        let mut done = std::mem::take(&mut *lock(&self.shared.done));
-        for completion in &mut done {
-            // LMCache drains no more before it closes; the memory is to be its own again.
-            std::mem::replace(&mut completion.views, Views::none()).release(py);
-        }
-        lock(&self.shared.done).splice(..0, done);
+        // LMCache drains no more before it closes; the memory is to be its own again.
+        let take = |completion: &mut Completion| std::mem::replace(&mut completion.views, Views::none());
+        let views: Vec<Views> = lock(&self.shared.done).iter_mut().map(take).collect();
+        views.into_iter().for_each(|views| views.release(py));
         let connector = self.store.connector().or_raise(py)?.clone();
         match self.shared.process.handle() {
             Ok(_) => {

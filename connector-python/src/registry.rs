@@ -63,21 +63,30 @@ fn info(py: Python<'_>, entry: &ConnectorEntry) -> PyResult<ConnectorInfo> {
     })
 }
 
-/// Who opens `url` in this library, and whether the library also has every store that the URL's options, and the URLs in
-/// `behind`, name. None for a URL that nobody here opens. What opens a URL in two libraries is the same if its text is.
+/// Who opens `url` in this library, and the stores that the URL's options, and the URLs in `behind`, name; and whether the
+/// library has all of those. None for a URL that nobody here opens. What opens a URL in two libraries is the same if its
+/// text is.
 #[pyfunction]
 fn _opener_of(url: &str, behind: Vec<String>) -> Option<(String, bool)> {
     // Whoever opens the URL says what is wrong with it.
     let url = RemoteUrl::parse(url).ok()?;
     // Two in one library: its own error names both.
-    let opener = match owner_of(&url) {
+    let mut opener = match owner_of(&url) {
         Ok(owner) => name_of(owner?),
         Err(e) if e.kind() == ErrorKind::Conflict => e.message().to_owned(),
         Err(_) => return None,
     };
     let named = url.query_pairs().map(|(_, value)| value).chain(behind.iter().map(String::as_str));
-    let whole =
-        named.filter(|text| text.contains("://")).all(|text| matches!(_opener_of(text, vec![]), Some((_, true))));
+    let mut whole = true;
+    for text in named.filter(|text| text.contains("://")) {
+        match _opener_of(text, vec![]) {
+            Some((behind, all)) => {
+                whole &= all;
+                opener = format!("{opener}, before {behind}");
+            }
+            None => whole = false,
+        }
+    }
     Some((opener, whole))
 }
 

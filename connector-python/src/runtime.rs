@@ -4,6 +4,7 @@
 //! that was made before the fork remembers its process and refuses to be used in another one: nothing waits for a thread
 //! that is not there.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
@@ -106,10 +107,15 @@ impl Process {
         if messenger.is_none() && self.exiting.get().is_none() {
             *messenger = Messenger::start();
         }
-        if let Some(messenger) = &*messenger {
-            // It fails only when the thread is gone, and then nobody listens any more.
-            let _ = messenger.news.send(Box::new(news));
-        }
+        let news: News = Box::new(news);
+        // It fails only when the thread is gone, and then nobody listens any more.
+        let unheard = match &*messenger {
+            Some(messenger) => messenger.news.send(news).err().map(|e| e.0),
+            None => Some(news),
+        };
+        // What is dropped with it may have news, too.
+        drop(messenger);
+        drop(unheard);
     }
 
     /// Ends everything, before the interpreter frees the memory that stores may still write to. Must not be attached.
@@ -145,9 +151,11 @@ fn bring(news: &Receiver<News>) {
     while let Ok(first) = news.recv() {
         // Attaching may take milliseconds: whatever came meanwhile is brought at once.
         Python::attach(|py| {
-            first(py);
-            for next in news.try_iter() {
-                next(py);
+            for next in std::iter::once(first).chain(news.try_iter()) {
+                // One that panics must not take the answers of all other calls with it.
+                if std::panic::catch_unwind(AssertUnwindSafe(|| next(py))).is_err() {
+                    tracing::error!("an answer was lost: to bring it to Python panicked");
+                }
             }
         });
     }

@@ -84,7 +84,7 @@ class KvconnConnector(RemoteConnector):
 
     #: Module and name in the registry; None for a class that opens any URL.
     entry: tuple[str, str] | None = None
-    #: The library that opens it.
+    #: The library whose registry has the entry.
     _library: ModuleType = _kvconn
 
     def __init__(
@@ -110,8 +110,6 @@ class KvconnConnector(RemoteConnector):
     ) -> KvconnConnector:
         """The connector of ``url``, whatever the configuration names."""
         self = cls.__new__(cls)
-        options = _plugin_options(config, plugin_name)
-        self._library = _libraries.of_url(options.get("url", url), options)
         self._open(url, loop, local_cpu_backend, config, metadata, plugin_name)
         return self
 
@@ -133,12 +131,27 @@ class KvconnConnector(RemoteConnector):
                 super().__init__(config, metadata)
             self.loop = loop
             self.local_cpu_backend = backend
-            self._remote = self._library.LMCacheRemote(
+            # The class's own library may lack a store that stands behind this one.
+            library = _libraries.of_url(*self._named(url, config, plugin_name))
+            self._remote = library.LMCacheRemote(
                 url, backend if has_memory else None, _settings(config), _metadata(metadata), plugin_name
             )
         except AttributeError as e:
             # LMCache would say that there is no such class.
             raise RuntimeError(f"kvconn does not understand this LMCache: {e}") from e
+
+    def _named(self, url: str, config: LMCacheEngineConfig | None, plugin: str | None) -> tuple[str, dict[str, Any]]:
+        """The URL that says whose store it is, and the options beside it."""
+        options = _plugin_options(config, plugin)
+        if plugin is not None:
+            url = options.get("url", url)
+        if self.entry is not None and url.startswith("plugin://"):
+            url = "external://localhost:0/{}/?connector_name={}".format(*self.entry)
+        # LMCache's own keys for options: `audit_actual_remote_url`, `tiered_connector_back`.
+        store = _libraries.module_of(url).rpartition(".")[2] or url.partition("://")[0]
+        extra = {**((config and config.extra_config) or {}), "audit_actual_remote_url": config and config.audit_actual_remote_url}
+        beside = {key: value for key, value in extra.items() if key.startswith(store + "_")}
+        return url, beside | options
 
     def _find_url(self, config: LMCacheEngineConfig | None) -> tuple[str, str | None]:
         """The URL that the configuration has for this class, and the plugin's name if it is one."""

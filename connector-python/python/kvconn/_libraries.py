@@ -115,10 +115,21 @@ for _public in (carry, connect, connect_async, connectors, NativeClient):
     _public.__module__ = "kvconn"
 
 
+def module_of(url: str) -> str:
+    """The module that an ``external://`` URL names; empty for another one."""
+    scheme, _, rest = url.partition("://")
+    path = rest.partition("?")[0].partition("/")[2]
+    return path.strip("/").replace("/", ".") if scheme == "external" else ""
+
+
 def _nearest(url: str) -> ModuleType:
-    """The library that has a scheme like the URL's: its error offers that one."""
+    """The library that has the module that the URL names, or a scheme like its: that one's error helps most."""
     from difflib import get_close_matches
 
+    module = module_of(url)
+    for library in _libraries:
+        if module and any(info.module == module for info in library.connectors()):
+            return library
     schemes = {scheme: lib for lib in reversed(_libraries) for info in lib.connectors() for scheme in info.schemes}
     near = get_close_matches(url.partition("://")[0], schemes, 1)
     return schemes[near[0]] if near else _kvconn

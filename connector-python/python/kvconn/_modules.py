@@ -28,9 +28,13 @@ def add(infos: Iterable[Any]) -> None:
 def furnish(module: ModuleType) -> None:
     """Gives the module the classes of its connectors."""
     connectors = _connectors.get(module.__name__, {})
+    # A package of its author's may have them for itself.
+    make_theirs, list_theirs = module.__dict__.get("__getattr__"), module.__dict__.get("__dir__")
 
-    def make(name: str) -> type:
+    def make(name: str) -> Any:
         if name not in connectors:
+            if make_theirs is not None:
+                return make_theirs(name)
             there = ", ".join(sorted(connectors)) or "none"
             raise AttributeError(f"module {module.__name__!r} has no connector {name!r}; it has {there}")
         from kvconn import _connector, _libraries
@@ -42,7 +46,7 @@ def furnish(module: ModuleType) -> None:
 
     module.__getattr__ = make  # type: ignore[method-assign]
     # Not `__all__`: `from kvconn.redis import *` would import LMCache.
-    module.__dir__ = lambda: sorted({*module.__dict__, *connectors})  # type: ignore[method-assign]
+    module.__dir__ = lambda: sorted({*(list_theirs() if list_theirs else module.__dict__), *connectors})  # type: ignore[method-assign]
 
 
 # Finder and loader by their methods: `importlib.abc` takes as long to import as all of kvconn.

@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyMemoryView;
 
 use super::layout;
-use super::pool::Pool;
+use super::pool::{GivenBack, Pool};
 use crate::errors::OrRaise;
 use crate::runtime::Process;
 
@@ -53,15 +53,18 @@ unsafe impl Sync for Lent {}
 impl Drop for Lent {
     fn drop(&mut self) {
         let handed_over = *self.handed_over.get_mut();
-        let (object, view, pool) = (self.object.take(), self.view.take(), self.pool.take());
+        let (object, view) = (self.object.take(), self.view.take());
+        // Given back also if the news reaches nobody, because the interpreter exits: nothing uses the memory any more.
+        let pool = self.pool.take().map(GivenBack);
         // Not attached here: this may be any thread, and somebody who waits for it may hold the interpreter's lock.
         self.process.tell(move |py| {
             if let (Some(object), false) = (object, handed_over) {
                 release(object.bind(py));
             }
             drop(view);
-            if let Some(pool) = pool {
-                pool.given_back();
+            if let Some(given_back) = pool {
+                let pool = given_back.0.clone();
+                drop(given_back);
                 pool.serve(py);
             }
         });

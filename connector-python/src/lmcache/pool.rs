@@ -95,7 +95,7 @@ impl Pool {
     }
 
     /// One fewer.
-    pub(super) fn given_back(&self) {
+    fn given_back(&self) {
         self.lent.fetch_sub(1, Ordering::SeqCst);
     }
 
@@ -132,28 +132,36 @@ impl Pool {
 
     /// All of the chunks, or none.
     fn take(self: &Arc<Self>, py: Python<'_>, layouts: &[ChunkLayout]) -> Result<Option<Vec<MemoryObjMut>>> {
+        let mut objects = Vec::with_capacity(layouts.len());
         let mut chunks = Vec::with_capacity(layouts.len());
-        for layout in layouts {
-            self.check_open()?;
-            match self.take_one(py, layout) {
-                Ok(Some(chunk)) => chunks.push(chunk),
-                Ok(None) => return Ok(None),
-                Err(e) => {
-                    let message = format!("LMCache's CPU backend gives no memory for {layout}: {e}");
-                    return Err(Error::new(ErrorKind::Other, message));
-                }
-            }
+        let taken = layouts.iter().try_for_each(|layout| {
+            self.check_open().map_err(Some)?;
+            let object = self.take_one(py, layout).map_err(|e| Some(gives_none(layout, &e)))?;
+            objects.push(object.ok_or(None)?);
+            Ok(())
+        });
+        let mut objects = objects.into_iter();
+        let taken = taken.and_then(|()| {
+            objects.by_ref().zip(layouts).try_for_each(|(object, layout)| {
+                let chunk = memory::allocated(&object, layout, self, self.process);
+                chunks.push(chunk.map_err(|e| Some(gives_none(layout, &e)))?);
+                Ok(())
+            })
+        });
+        // Here and now, not as chunks that are dropped: memory that comes back has those served who wait, and whoever got
+        // a part only would be served the same part again and again.
+        objects.for_each(|object| memory::release(&object));
+        match taken {
+            Ok(()) => Ok(Some(chunks)),
+            Err(None) => Ok(None),
+            Err(Some(e)) => Err(e),
         }
-        Ok(Some(chunks))
     }
 
-    fn take_one(self: &Arc<Self>, py: Python<'_>, layout: &ChunkLayout) -> PyResult<Option<MemoryObjMut>> {
+    fn take_one<'py>(&self, py: Python<'py>, layout: &ChunkLayout) -> PyResult<Option<Bound<'py, PyAny>>> {
         let arguments = layout::arguments(py, layout)?;
         let object = self.allocate.bind(py).call(arguments, Some(self.keywords.bind(py)))?;
-        if object.is_none() {
-            return Ok(None);
-        }
-        memory::allocated(&object, layout, self, self.process).map(Some)
+        Ok((!object.is_none()).then_some(object))
     }
 
     /// What no waiting would help against.
@@ -209,6 +217,19 @@ impl Pool {
         Error::new(ErrorKind::OutOfMemory, message)
             .temporary(true)
             .with_hint("raise `max_local_cpu_size`, or see what pins its chunks")
+    }
+}
+
+fn gives_none(layout: &ChunkLayout, e: &PyErr) -> Error {
+    Error::new(ErrorKind::Other, format!("LMCache's CPU backend gives no memory for {layout}: {e}"))
+}
+
+/// One object that a connector holds no more.
+pub(super) struct GivenBack(pub(super) Arc<Pool>);
+
+impl Drop for GivenBack {
+    fn drop(&mut self) {
+        self.0.given_back();
     }
 }
 

@@ -4,7 +4,7 @@
 //! chunks of 64 KiB on tmpfs are read and written with half the work.)
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::thread::available_parallelism;
 
 use connector_core::{CacheKey, Error, ErrorKind, MemoryObj, MemoryObjMut, Result};
@@ -18,6 +18,10 @@ use super::file::Files;
 
 /// How many chunks of a batch are read or written at once.
 const AT_ONCE: usize = 8;
+
+/// How many keep the processors busy. Found out once: to ask reads files.
+static BUSY: LazyLock<usize> =
+    LazyLock::new(|| available_parallelism().map_or(1, usize::from).clamp(AT_ONCE / 2, AT_ONCE));
 
 /// Questions are short: so many are one piece of work.
 const QUESTIONS: usize = 64;
@@ -58,7 +62,7 @@ impl FSConnector {
     /// because others want those, too.
     fn threads(&self) -> usize {
         match self.files.cache {
-            Cache::Memory => available_parallelism().map_or(1, usize::from).clamp(AT_ONCE / 2, AT_ONCE),
+            Cache::Memory => *BUSY,
             Cache::Never | Cache::NoWait => AT_ONCE,
         }
     }

@@ -2,13 +2,13 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use connector_core::metadata::raw_layout;
 use connector_core::{CacheKey, ChunkHeader, ChunkLayout, Error, ErrorKind, MemoryObjMut, Result};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::cached::{self, Cache};
@@ -68,7 +68,8 @@ pub(super) struct Found {
 impl Files {
     /// Whether the key's file is there and holds what can be a chunk; `None` if only waiting can tell.
     pub(super) fn exists(&self, key: &CacheKey, wait: Wait) -> Result<Option<bool>> {
-        if wait == Wait::Yes && self.is_raw(key) {
+        // Elsewhere a `stat` may be answered by what a client remembers, where an `open` asks the server.
+        if wait == Wait::Yes && self.cache != Cache::Never && self.is_raw(key) {
             return self.raw_exists(key).map(Some);
         }
         match self.find(key, wait, For::Look) {
@@ -84,7 +85,14 @@ impl Files {
     /// What a raw file holds shows in its length: it need not be opened.
     fn raw_exists(&self, key: &CacheKey) -> Result<bool> {
         let path = self.path(key)?;
-        match std::fs::metadata(&path) {
+        let readable = |stat: std::fs::Metadata| {
+            // Without a look if everyone may read it.
+            if stat.mode() & 0o444 != 0o444 {
+                rustix::fs::accessat(CWD, &path, Access::READ_OK, AtFlags::EACCESS)?;
+            }
+            Ok(stat)
+        };
+        match std::fs::metadata(&path).and_then(readable) {
             Ok(stat) => {
                 let bytes = usize::try_from(stat.len()).unwrap_or(usize::MAX);
                 let is_chunk = stat.is_file() && raw_layout(self.metadata.as_deref(), bytes).is_ok();

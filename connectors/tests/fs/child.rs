@@ -69,6 +69,11 @@ async fn does_what_another_test_started_it_for() {
             let removed = store.remove(&key(number as u32)).await;
             println!("{removed:?}");
         }
+        "exist" => {
+            let keys = [key(number as u32), key(number as u32 + 1)];
+            let said: Vec<_> = store.batched_exists(&keys).await.into_iter().map(|e| e.map_err(|e| e.kind())).collect();
+            println!("{said:?}");
+        }
         _ => panic!("{job}"),
     }
 }

@@ -79,6 +79,16 @@ async fn a_directory_that_may_only_be_read_is_denied_to_writers_and_serves_reade
     assert_eq!(files(&place.dir()), [file_name(2)]);
     assert_eq!(place.open("").await.get(&key(2)).await.unwrap(), Some(kv(1, 1)));
     mode(&place.dir(), 0o755);
+    // What nobody can read does not count as there, although a raw file need not be opened to know its length.
+    mode(&place.dir().join(file_name(2)), 0);
+    for options in ["", "?save_chunk_meta=false"] {
+        let mut asker = Command::new(&program);
+        if is_root {
+            asker.uid(65_534).gid(65_534).current_dir("/");
+        }
+        child::job(&mut asker, "exist", &place.url(options), 2);
+        assert_eq!(answer(asker.spawn().unwrap()), "[Err(Denied), Ok(false)]", "{options}");
+    }
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ import time
 from lmcache.utils import parse_cache_key
 
 from . import chunks
-from .engine import remote
+from .engine import remote, view
 from .report import Failed, Report, equal
 from .server import RedisServer
 from .wheel import all_given_back, external
@@ -31,6 +31,8 @@ def run(report: Report) -> None:
                 _cancelled(_url(scheme, root, server), CANCELLED_GETS)
     with report.check("wheel: the server dies in the middle of a batch"):
         _server_dies()
+    with report.check("wheel: room for a part of a batch is given back, and not asked for all the time"):
+        _room_for_a_part()
     with report.check("wheel: a full pool is an error in time, and works again when there is room"):
         _full_pool()
     for how in (
@@ -149,6 +151,33 @@ def _full_pool() -> None:
         held.pop().ref_count_down()
         again.result(60).ref_count_down()
         for obj in held:
+            obj.ref_count_down()
+        all_given_back(store, before)
+
+
+def _room_for_a_part() -> None:
+    with remote(external("memory", "MemoryConnector"), LARGE) as store:
+        before = store.free()
+        pairs = [(chunks.key(f"part {i}"), LARGE.chunk(f"part {i}")) for i in range(40)]
+        for key, chunk in pairs:
+            store.put(key, chunk)
+        all_given_back(store, before)
+        held = []
+        while store.free() >= 20 * len(pairs[0][1].data):
+            held.append(store.allocate(pairs[0][1]))
+        allocator, asked = store.backend.memory_allocator, []
+        allocate = allocator.allocate
+        allocator.allocate = lambda *args, **kwargs: (asked.append(1), allocate(*args, **kwargs))[1]
+        keys = [parse_cache_key(key) for key, _ in pairs]
+        equal("what a batch without room gives", store.run(store.connector.batched_get(keys)), [None] * len(keys))
+        # LMCache evicts and logs each time. The wait is ten seconds, and half of each batch is had before there is no more.
+        if len(asked) > 10_000:
+            raise Failed(f"LMCache was asked {len(asked)} times for memory that it does not have")
+        del allocator.allocate
+        for obj in held:
+            obj.ref_count_down()
+        for (_, chunk), obj in zip(pairs, store.run(store.connector.batched_get(keys)), strict=True):
+            equal("what is read when there is room", bytes(view(obj)), chunk.data)
             obj.ref_count_down()
         all_given_back(store, before)
 

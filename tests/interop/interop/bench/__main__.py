@@ -58,7 +58,8 @@ def fs(folder: Path) -> Iterator[Group]:
             "c++": lambda size, n: native.Native(native.cpp_fs(f"{root}/c++"), size, n, clear),
             "native_plugin": lambda size, n: native.Native(native.kvconn(f"fs://{root}/kvconn"), size, n, clear),
         }
-        yield f"files in {folder}: LMCache's `fs_native` adapter (c++), kvconn's `native_plugin` on `fs://`", clients, clear
+        title = f"files in {folder}: LMCache's `fs_native` adapter with its {native.WORKERS} workers (c++), kvconn's `native_plugin` on `fs://`"
+        yield title, clients, clear
 
 
 @contextmanager
