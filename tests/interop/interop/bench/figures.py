@@ -21,7 +21,7 @@ class Figure:
 
 
 Round = dict[str, Figure]
-"""By operation: get, put, exists; one: a single question, waited for."""
+"""By operation: get, put, exists; lookup, contains: of one key, waited for."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ HEADS = {
     "get": ("get GiB/s", "CPU s/GiB"),
     "put": ("put GiB/s", "CPU s/GiB"),
     "exists": ("exists/s", "CPU s/million"),
-    "one": ("one at a time/s", "CPU s/million"),
+    "lookup": ("lookups of one key/s", "CPU s/million"),
+    "contains": ("contains/s", "CPU s/million"),
 }
 
 
