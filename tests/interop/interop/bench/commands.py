@@ -3,17 +3,17 @@
 import json
 
 from .. import command
-from .figures import Figure, Round
+from .figures import BATCHES, Figure, Round
 
 
 class Command:
     """A process of its own in each round."""
 
     def __init__(self, url: str, size: int, n: int) -> None:
-        self.args = ["bench", url, "--chunk-size", str(size), "--keys", str(n), "--batch", str(n), "--rounds", "1", "--json"]
+        self.args = ["bench", url, "--chunk-size", str(size), "--keys", str(n), "--batch", str(n), "--rounds", str(BATCHES), "--json"]
 
     def round(self) -> Round:
-        """Each operation once, after one to warm up."""
+        """Each operation several times, after one to warm up."""
         store = json.loads(command.succeed(*self.args).stdout)["stores"][0]
         moved = {name: Figure(store[name]["gib_per_s"], store[name]["cpu_s_per_gib"]) for name in ("get", "put")}
         exists = store["exists"]
