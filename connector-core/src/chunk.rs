@@ -10,6 +10,7 @@ mod layout;
 mod memory;
 mod region;
 mod shape;
+mod witness;
 
 pub use dtype::Dtype;
 pub use format::MemoryFormat;
@@ -18,3 +19,4 @@ pub use layout::{ChunkLayout, Group, Groups};
 pub use memory::{MemoryObj, MemoryObjMut};
 pub use region::Region;
 pub use shape::Shape;
+pub use witness::{Piece, Pieces, Witness};

@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::io::Write;
 use std::sync::{Arc, Once};
 
+use connectors::chunk::Witness;
 use connectors::{CacheKey, Connector, ErrorKind, LMCacheEngineConfig, MemoryObj, MemoryObjMut};
 use controlled::{Control, control};
 use futures::StreamExt;
@@ -148,6 +149,79 @@ async fn a_chunk_that_changed_is_corrupt_names_both_checksums_and_is_never_given
             }
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_bit_of_a_file_that_is_hashed_while_it_is_read_counts() {
+    const LEN: usize = (3 << 20) + 77;
+    for (dir, options) in
+        [("/var/tmp", ""), ("/dev/shm", ""), ("/var/tmp", "%3Fuse_odirect=true%26save_chunk_meta=false")]
+    {
+        let dir = tempfile::tempdir_in(dir).unwrap();
+        let path = dir.path().join("facebook-SEP-opt-125m@1@0@1@half.data");
+        let url = format!("audit://?actual_remote_url=fs%3A%2F%2F{}{options}&verify=true", dir.path().display());
+        let connector = connectors::open(&url).await.unwrap();
+        connector.put(&key(1), chunk(1, LEN)).await.unwrap();
+        let header = std::fs::read(&path).unwrap().len() - LEN;
+        for flipped in [None, Some(0), Some(128 << 10), Some((1 << 20) + 5), Some(LEN - 78), Some(LEN - 1), None] {
+            let mut file = std::fs::read(&path).unwrap();
+            if let Some(at) = flipped {
+                file[header + at] ^= 0x10;
+                std::fs::write(&path, &file).unwrap();
+            }
+            let mut memory = MemoryObjMut::zeroed(LEN);
+            let mut requests = [(key(1), MemoryObjMut::zeroed(LEN)), (key(1), MemoryObjMut::zeroed(LEN + 5))];
+            let mut answers = vec![
+                connector.get(&key(1)).await.map(|chunk| chunk.unwrap().len()),
+                connector.get_into(&key(1), &mut memory).await.map(Option::unwrap),
+            ];
+            answers.extend(
+                connector.batched_get(&[key(1)]).await.into_iter().map(|a| a.map(|chunk| chunk.unwrap().len())),
+            );
+            answers.extend(connector.batched_get_into(&mut requests).await.into_iter().map(|a| a.map(Option::unwrap)));
+            for (n, answer) in answers.into_iter().enumerate() {
+                match flipped {
+                    None => assert_eq!(answer.unwrap(), LEN, "read {n}"),
+                    Some(at) => assert_eq!(answer.unwrap_err().kind(), ErrorKind::Corrupt, "read {n}, byte {at}"),
+                }
+            }
+            assert!(memory.witness().is_none() && requests.iter().all(|(_, memory)| memory.witness().is_none()));
+            if let Some(at) = flipped {
+                file[header + at] ^= 0x10;
+                std::fs::write(&path, &file).unwrap();
+            }
+        }
+    }
+}
+
+/// Sees nothing.
+struct Blind;
+
+impl Witness for Blind {
+    fn piece_len(&self) -> usize {
+        1 << 20
+    }
+    fn forget(&self) {}
+    fn arrived(&self, _offset: usize, _bytes: &[u8]) {}
+}
+
+#[tokio::test]
+async fn a_callers_own_witness_stays_on_its_memory() {
+    let (connector, _) = audited("witness", "&verify=true").await;
+    connector.put(&key(1), chunk(1, 1 << 20)).await.unwrap();
+    let blind: Arc<dyn Witness> = Arc::new(Blind);
+    let is_there = |memory: &MemoryObjMut| memory.witness().is_some_and(|witness| Arc::ptr_eq(witness, &blind));
+    let mut memory = MemoryObjMut::zeroed(1 << 20);
+    memory.set_witness(Some(blind.clone()));
+    let mut requests = [(key(1), memory)];
+    assert!(connector.batched_get_into(&mut requests).await.remove(0).unwrap().is_some());
+    let [(_, mut memory)] = requests;
+    assert!(is_there(&memory));
+    assert!(connector.get_into(&key(1), &mut memory).await.unwrap().is_some());
+    assert!(connector.get_into(&key(2), &mut memory).await.unwrap().is_none());
+    assert!(is_there(&memory));
+    drop(poll_immediate(connector.get_into(&key(1), &mut memory)).await);
+    assert!(is_there(&memory));
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! Checksums of chunks, calculated without keeping an executor's thread for long.
+//! Checksums of chunks, calculated without keeping an executor's thread for long. [`seen`](super::seen) has those of chunks
+//! that are read in pieces.
 
 use std::fmt;
 

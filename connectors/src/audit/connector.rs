@@ -2,8 +2,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use connector_core::connector::Gate;
 use connector_core::{
-    BoxStream, CacheKey, Capabilities, Connector, ConnectorContext, Error, ErrorKind, FromContext, MemoryObj,
-    MemoryObjMut, RemoteConnector, Result, external_connector,
+    BoxStream, CacheKey, Capabilities, Connector, ConnectorContext, Error, ErrorKind, FromContext, LocalCpuBackend,
+    MemoryObj, MemoryObjMut, RemoteConnector, Result, external_connector,
 };
 use futures::future::join;
 use futures::stream::{self, StreamExt};
@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 use super::checksum::Checksum;
 use super::log::{Call, Log, Tally};
 use super::registry::{Before, Put, Registry, Verdict};
+use super::seen::{Watched, Witnessed, checksum_of};
 use super::{AuditOptions, ChecksumKind};
 
 /// Logs what the store behind it does, and checks that it gives back what was put.
@@ -36,9 +37,14 @@ impl FromContext for AuditConnector {
         let options: AuditOptions = ctx.options()?;
         let url = options.behind(&ctx)?;
         let store = url.to_string();
-        let behind = ctx.open_behind(url).await?;
         let verifies = options.verifies();
         let checksums = (verifies || options.calc_checksum).then_some(options.checksum);
+        let behind = if checksums == Some(ChecksumKind::Blake3) {
+            let witnessed = Witnessed(ctx.local_cpu_backend().clone());
+            ctx.with_local_cpu_backend(LocalCpuBackend::with_allocator(witnessed)).open_behind(url).await?
+        } else {
+            ctx.open_behind(url).await?
+        };
         let registry = verifies.then(|| Registry::new(options.max_checksums));
         let excluded = options.excluded();
         tracing::info!(target: "kvconn::audit", store, ?checksums, verifies, ?excluded, "INITIALIZED");
@@ -53,16 +59,37 @@ impl AuditConnector {
         self.registry.as_ref().map(|registry| registry.read_begins(key))
     }
 
-    /// Hashes what was read, and compares.
+    /// Whether bytes can be hashed as they arrive.
+    fn watches(&self) -> bool {
+        self.checksums == Some(ChecksumKind::Blake3)
+    }
+
+    /// Checks a chunk that was read, by what was seen of it if it was seen arriving.
+    async fn check_chunk(
+        &self,
+        call: &Call<'_>,
+        key: &CacheKey,
+        before: Option<Before>,
+        chunk: &mut MemoryObj,
+    ) -> Result<Option<Checksum>> {
+        let seen = checksum_of(chunk);
+        self.check(call, key, before, seen, chunk).await
+    }
+
+    /// Compares the checksum of what was read; calculates it if nobody saw the bytes arrive.
     async fn check(
         &self,
         call: &Call<'_>,
         key: &CacheKey,
         before: Option<Before>,
+        seen: Option<Checksum>,
         bytes: &[u8],
     ) -> Result<Option<Checksum>> {
         let Some(kind) = self.checksums else { return Ok(None) };
-        let sum = Checksum::of_read(kind, bytes).await;
+        let sum = match seen {
+            Some(sum) => sum,
+            None => Checksum::of_read(kind, bytes).await,
+        };
         let Some((registry, before)) = self.registry.as_ref().zip(before) else { return Ok(Some(sum)) };
         match registry.read_ended(key, before, sum) {
             Verdict::Right | Verdict::Unknown => Ok(Some(sum)),
@@ -162,7 +189,7 @@ impl RemoteConnector for AuditConnector {
         let call = self.log.call("get", Some(key));
         let before = self.read_begins(key);
         match self.behind.get(key).await {
-            Ok(Some(chunk)) => match self.check(&call, key, before, &chunk).await {
+            Ok(Some(mut chunk)) => match self.check_chunk(&call, key, before, &mut chunk).await {
                 Ok(sum) => {
                     call.success(Some(chunk.len()), sum);
                     Ok(Some(chunk))
@@ -202,8 +229,11 @@ impl RemoteConnector for AuditConnector {
     async fn get_into(&self, key: &CacheKey, dst: &mut MemoryObjMut) -> Result<Option<usize>> {
         let call = self.log.call("get_into", Some(key));
         let before = self.read_begins(key);
-        match self.behind.get_into(key, dst).await {
-            Ok(Some(n)) => match self.check(&call, key, before, dst).await {
+        let watched = Watched::new(dst, self.watches());
+        let answer = self.behind.get_into(key, watched.dst).await;
+        let seen = watched.checksums().pop().flatten();
+        match answer {
+            Ok(Some(n)) => match self.check(&call, key, before, seen, dst).await {
                 Ok(sum) => {
                     call.success(Some(n), sum);
                     Ok(Some(n))
@@ -281,7 +311,7 @@ impl RemoteConnector for AuditConnector {
         let mut answers = self.behind.batched_get(keys).await;
         for ((answer, key), before) in answers.iter_mut().zip(keys).zip(before) {
             if let Ok(Some(chunk)) = answer
-                && let Err(e) = self.check(&call, key, before, chunk).await
+                && let Err(e) = self.check_chunk(&call, key, before, chunk).await
             {
                 *answer = Err(e);
             }
@@ -293,10 +323,12 @@ impl RemoteConnector for AuditConnector {
     async fn batched_get_into(&self, requests: &mut [(CacheKey, MemoryObjMut)]) -> Vec<Result<Option<usize>>> {
         let call = self.log.call("batched_get_into", None);
         let before: Vec<_> = requests.iter().map(|(key, _)| self.read_begins(key)).collect();
-        let mut answers = self.behind.batched_get_into(requests).await;
-        for ((answer, (key, dst)), before) in answers.iter_mut().zip(&*requests).zip(before) {
+        let watched = Watched::new(requests, self.watches());
+        let mut answers = self.behind.batched_get_into(watched.dst).await;
+        let seen = watched.checksums();
+        for (((answer, (key, dst)), before), seen) in answers.iter_mut().zip(&*requests).zip(before).zip(seen) {
             if let Ok(Some(_)) = answer
-                && let Err(e) = self.check(&call, key, before, dst).await
+                && let Err(e) = self.check(&call, key, before, seen, dst).await
             {
                 *answer = Err(e);
             }

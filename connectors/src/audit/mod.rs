@@ -18,6 +18,9 @@
 //! was forgotten; a chunk that is put, read and put again at once is right if it is any of these. After a put that failed or
 //! was dropped, the old chunk and the new one are both right, because nobody knows which is left.
 //!
+//! Where the store behind reads in pieces (`fs` does), BLAKE3 hashes them as they arrive, on the threads that read them;
+//! elsewhere, and XXH3 everywhere, the chunk when it has been read.
+//!
 //! **Options.** [`AuditOptions`].
 //!
 //! **Limits.** What another process puts cannot be known: verify only where one process writes. The memory for checksums is
@@ -28,6 +31,7 @@ mod connector;
 mod log;
 mod options;
 mod registry;
+mod seen;
 
 pub use connector::AuditConnector;
 pub use options::{AuditOptions, ChecksumKind};

@@ -1,3 +1,4 @@
+use std::borrow::Borrow;
 use std::sync::Arc;
 
 use connector_core::connector::{Gate, Pass};
@@ -23,7 +24,7 @@ use super::{FsOptions, layout, listing};
 pub struct FSConnector {
     pub(super) files: Arc<Files>,
     pub(super) backend: LocalCpuBackend,
-    handle: Handle,
+    pub(super) handle: Handle,
     /// Blocking work outlives the futures that started it.
     pub(super) gate: Gate,
 }
@@ -66,21 +67,37 @@ impl FSConnector {
         };
         let Some(memory) = self.backend.try_allocate(&found.layout) else { return Ok(None) };
         let mut memory = memory?;
-        if !found.read_cached(self.files.cache, &mut memory).await {
-            return Ok(None);
+        let whole = self.read_found_cached(found, &mut memory).await;
+        Ok(whole.then(|| Some(memory.freeze())))
+    }
+
+    /// Reads what was found if the page cache has all of it, and notes that it was used. `memory` already has its layout;
+    /// after `false` its bytes are unspecified.
+    async fn read_found_cached(&self, found: Found, memory: &mut MemoryObjMut) -> bool {
+        if memory.witness().is_none() {
+            let whole = found.read_cached(self.files.cache, memory).await;
+            if whole {
+                self.note_use(found);
+            }
+            return whole;
         }
-        self.note_use(found);
-        Ok(Some(Some(memory.freeze())))
+        let found = Arc::new(found);
+        let (back, whole) = self.read_witnessed(&found, memory.take()).await;
+        *memory = back;
+        if whole {
+            self.note_use(found);
+        }
+        whole
     }
 
     /// Notes that the chunk was used, if that is to be noted. Nobody waits for it.
-    fn note_use(&self, found: Found) {
-        if !found.is_stale {
+    fn note_use(&self, found: impl Borrow<Found> + Send + 'static) {
+        if !found.borrow().is_stale {
         } else if self.files.cache == Cache::Memory {
-            found.note_use();
+            found.borrow().note_use();
         } else if let Ok(pass) = self.gate.enter() {
             self.handle.spawn_blocking(move || {
-                found.note_use();
+                found.borrow().note_use();
                 drop(pass);
             });
         }
@@ -196,8 +213,7 @@ impl RemoteConnector for FSConnector {
                 Look::Miss => return Ok(None),
                 Look::Found(found) => {
                     dst.set_layout(found.layout.clone())?;
-                    if found.read_cached(self.files.cache, dst).await {
-                        self.note_use(found);
+                    if self.read_found_cached(found, dst).await {
                         return Ok(Some(dst.len()));
                     }
                 }

@@ -34,6 +34,7 @@ mod options;
 mod quota;
 mod record;
 mod scrub;
+mod witnessed;
 mod writing;
 
 pub use connector::FSConnector;

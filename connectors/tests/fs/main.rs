@@ -9,6 +9,7 @@ mod options;
 mod quota;
 mod refused;
 mod scrub;
+mod witnessed;
 
 use std::path::{Path, PathBuf};
 
