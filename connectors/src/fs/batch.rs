@@ -4,7 +4,7 @@
 //! chunks of 64 KiB on tmpfs are read and written with half the work.)
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread::available_parallelism;
 
 use connector_core::{CacheKey, Error, ErrorKind, MemoryObj, MemoryObjMut, Result};
@@ -23,8 +23,32 @@ const AT_ONCE: usize = 8;
 static BUSY: LazyLock<usize> =
     LazyLock::new(|| available_parallelism().map_or(1, usize::from).clamp(AT_ONCE / 2, AT_ONCE));
 
+/// So often a thread comes back for more, about: the last ones to end should end together.
+const TURNS: usize = 16;
+
 /// Questions are short: so many are one piece of work.
 const QUESTIONS: usize = 64;
+
+type Answers<R> = Arc<Mutex<Vec<Option<R>>>>;
+
+/// What one thread has done. Handed in when it is dropped: a job that panics does not take the answers before it along.
+struct Done<R> {
+    answers: Answers<R>,
+    mine: Vec<(usize, R)>,
+}
+
+impl<R> Drop for Done<R> {
+    fn drop(&mut self) {
+        let mut answers = lock(&self.answers);
+        for (i, answer) in self.mine.drain(..) {
+            answers[i] = Some(answer);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 impl FSConnector {
     /// Does `job` with each item, several at once. If this future is dropped, what has not begun need not begin: the job
@@ -35,25 +59,31 @@ impl FSConnector {
         job: impl Fn(&Files, T, &Work) -> R + Send + Sync + 'static,
     ) -> Vec<Result<R>> {
         let n = items.len();
-        let (cancels, works): (Vec<_>, Vec<_>) = items.iter().map(|_| cancellable()).unzip();
-        let queue = Arc::new(Mutex::new(items.into_iter().zip(works).enumerate()));
-        let answers: Arc<Mutex<Vec<Option<R>>>> = Arc::new(Mutex::new((0..n).map(|_| None).collect()));
-        let job = Arc::new(job);
         let threads = self.threads().min(n);
+        let at_once = (n / (threads.max(1) * TURNS)).clamp(1, AT_ONCE);
+        let (cancel, work) = cancellable();
+        let queue = Arc::new(Mutex::new(items.into_iter().enumerate()));
+        let answers: Answers<R> = Arc::new(Mutex::new((0..n).map(|_| None).collect()));
+        let job = Arc::new(job);
         let working = (0..threads).map(|_| {
-            let (queue, answers, job) = (queue.clone(), answers.clone(), job.clone());
+            let (queue, job, work) = (queue.clone(), job.clone(), work.clone());
+            let mut done = Done { answers: answers.clone(), mine: Vec::new() };
             self.blocking(move |files, _| {
-                let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-                while let Some((i, (item, work))) = next() {
-                    let answer = job(files, item, &work);
-                    answers.lock().unwrap_or_else(PoisonError::into_inner)[i] = Some(answer);
+                let mut mine = Vec::with_capacity(at_once);
+                loop {
+                    mine.extend(lock(&queue).by_ref().take(at_once));
+                    if mine.is_empty() {
+                        return Ok(());
+                    }
+                    for (i, item) in mine.drain(..) {
+                        done.mine.push((i, job(files, item, &work)));
+                    }
                 }
-                Ok(())
             })
         });
         let failed = join_all(working).await.into_iter().find_map(Result::err);
-        drop(cancels);
-        let mut answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(cancel);
+        let mut answers = lock(&answers);
         let lost = || failed.as_ref().map_or_else(|| Error::new(ErrorKind::Other, "the work was lost"), Error::again);
         answers.drain(..).map(|answer| answer.ok_or_else(lost)).collect()
     }

@@ -7,6 +7,7 @@
 
 use std::fs::{File, Metadata};
 use std::io::{self, IoSliceMut};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -52,6 +53,8 @@ pub(super) fn open(path: &Path, read_for: For) -> io::Result<File> {
 /// What is asked of a file before it is read.
 pub(super) struct Stat {
     pub(super) is_file: bool,
+    /// As stat(2) has it.
+    pub(super) mode: u32,
     pub(super) len: u64,
     /// When it was last read or written, whichever is later.
     pub(super) used: SystemTime,
@@ -60,19 +63,20 @@ pub(super) struct Stat {
 impl Stat {
     pub(super) fn of(metadata: &Metadata) -> io::Result<Self> {
         let used = metadata.accessed()?.max(metadata.modified()?);
-        Ok(Self { is_file: metadata.is_file(), len: metadata.len(), used })
+        Ok(Self { is_file: metadata.is_file(), mode: metadata.mode(), len: metadata.len(), used })
     }
 }
 
 /// As [`Stat::of`], without asking a server.
 pub(super) fn stat(file: &File) -> io::Result<Stat> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-    let wanted = StatxFlags::TYPE | StatxFlags::SIZE | StatxFlags::ATIME | StatxFlags::MTIME;
+    let wanted = StatxFlags::TYPE | StatxFlags::MODE | StatxFlags::SIZE | StatxFlags::ATIME | StatxFlags::MTIME;
     let stat = rustix::fs::statx(file, "", flags, wanted).map_err(or_would_block)?;
-    let kind = rustix::fs::FileType::from_raw_mode(u32::from(stat.stx_mode));
+    let mode = u32::from(stat.stx_mode);
+    let kind = rustix::fs::FileType::from_raw_mode(mode);
     let seconds = u64::try_from(stat.stx_atime.tv_sec.max(stat.stx_mtime.tv_sec)).unwrap_or(0);
     let used = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-    Ok(Stat { is_file: kind.is_file(), len: stat.stx_size, used })
+    Ok(Stat { is_file: kind.is_file(), mode, len: stat.stx_size, used })
 }
 
 /// Fills the buffer, if all of it is in the page cache.

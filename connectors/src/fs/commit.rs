@@ -1,20 +1,20 @@
-//! Lets a dropped future stop the work that it started on a blocking thread.
+//! Lets a dropped future stop the work that it started on blocking threads.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-const RUNNING: u8 = 0;
-const COMMITTED: u8 = 1;
-const CANCELLED: u8 = 2;
+const RUNNING: usize = 0;
+const CANCELLED: usize = 1;
 
 /// The future's side: cancels the work when it is dropped.
-pub(super) struct Cancel(Arc<AtomicU8>);
+pub(super) struct Cancel(Arc<AtomicUsize>);
 
-/// The work's side.
-pub(super) struct Work(Arc<AtomicU8>);
+/// The work's side; one for all that the future started.
+#[derive(Clone)]
+pub(super) struct Work(Arc<AtomicUsize>);
 
 pub(super) fn cancellable() -> (Cancel, Work) {
-    let state = Arc::new(AtomicU8::new(RUNNING));
+    let state = Arc::new(AtomicUsize::new(RUNNING));
     (Cancel(state.clone()), Work(state))
 }
 
@@ -24,15 +24,16 @@ impl Work {
         self.0.load(Ordering::Acquire) == CANCELLED
     }
 
-    /// The step that cannot be undone comes next: from here on the work is done, also if the future is dropped. `false`
-    /// if the future is gone already. The two cannot both win.
+    /// A step that cannot be undone comes next, and is done also if the future is dropped from here on. `false` if the
+    /// future is gone already.
     pub(super) fn commit(&self) -> bool {
-        self.0.compare_exchange(RUNNING, COMMITTED, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        // Not a load, which may be late: what was dropped before this is seen by it.
+        self.0.compare_exchange(RUNNING, RUNNING, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 }
 
 impl Drop for Cancel {
     fn drop(&mut self) {
-        let _ = self.0.compare_exchange(RUNNING, CANCELLED, Ordering::AcqRel, Ordering::Acquire);
+        self.0.store(CANCELLED, Ordering::Release);
     }
 }

@@ -1,5 +1,6 @@
 //! The files of a store: where they are, and how they are written and removed.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,7 +39,7 @@ pub(super) struct Files {
     pub(super) made: AtomicBool,
     /// Whether the directories' own names are on the disk, or need not be.
     pub(super) named: AtomicBool,
-    /// Whoever renames or removes holds the one of the key's hash.
+    /// Whoever renames or removes holds the one of the last digit of the key's hash.
     pub(super) turns: [Mutex<()>; 16],
 }
 
@@ -131,7 +132,7 @@ impl Files {
     }
 
     pub(super) fn path(&self, key: &CacheKey) -> Result<PathBuf> {
-        Ok(self.base(key).join(layout::file_name_within(key, self.name_max)?))
+        layout::path(self.base(key), key, self.name_max)
     }
 
     pub(super) fn is_raw(&self, key: &CacheKey) -> bool {
@@ -140,7 +141,7 @@ impl Files {
 
     /// Refuses a chunk that a get could not give back, and makes its header.
     pub(super) fn check(&self, key: &CacheKey, chunk: &ChunkLayout) -> Result<Option<ChunkHeader>> {
-        self.path(key)?;
+        layout::check(key, self.name_max)?;
         if self.is_raw(key) {
             self.quota.as_ref().map_or(Ok(()), |quota| quota.check(chunk.len as u64))?;
             return match raw_layout(self.metadata.as_deref(), chunk.len) {
@@ -175,7 +176,7 @@ impl Files {
             Some(direct) => writing.write_direct(direct, chunk)?,
             None => writing.write(header, chunk)?,
         }
-        record::record(key, writing.file());
+        record::record(key, writing.file(), writing.mode());
         if self.fsync != Fsync::Never {
             writing.sync()?;
         }
@@ -207,7 +208,7 @@ impl Files {
             tokio::task::yield_now().await;
         }
         writing.write(header, &[])?;
-        record::record(key, writing.file());
+        record::record(key, writing.file(), writing.mode());
         let _renaming = self.turn(key);
         writing.finish()
     }
@@ -215,14 +216,15 @@ impl Files {
     /// One at a time changes what a name stands for: work that was just past its last look at a dropped future must not
     /// undo what came after it.
     fn turn(&self, key: &CacheKey) -> MutexGuard<'_, ()> {
-        self.turns[key.hash_modulo(self.turns.len())].lock().unwrap_or_else(PoisonError::into_inner)
+        let last = key.chunk_hash_hex().chars().next_back().and_then(|digit| digit.to_digit(16)).unwrap_or(0);
+        self.turns[last as usize].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn begin(&self, key: &CacheKey) -> Result<Writing> {
         self.make()?;
         let base = self.base(key);
-        let dir = self.tmp_dir.as_ref().map_or_else(|| base.to_owned(), |tmp| base.join(tmp));
-        Writing::begin(&dir, self.path(key)?)
+        let dir = self.tmp_dir.as_ref().map_or(Cow::Borrowed(base), |tmp| base.join(tmp).into());
+        Writing::begin(&dir, self.path(key)?, record::mode_of_new_file(key))
     }
 
     fn finish(&self, writing: Writing) -> Result<()> {
@@ -243,7 +245,7 @@ impl Files {
         let path = self.path(key)?;
         let _removing = self.turn(key);
         let remove = || {
-            if !work.commit() || record::is_others_path(key, &path) {
+            if !work.commit() || record::is_others_at(key, &path) {
                 return Ok(false);
             }
             match std::fs::remove_file(&path) {

@@ -96,7 +96,7 @@ impl Files {
             Ok(stat) => {
                 let bytes = usize::try_from(stat.len()).unwrap_or(usize::MAX);
                 let is_chunk = stat.is_file() && raw_layout(self.metadata.as_deref(), bytes).is_ok();
-                Ok(is_chunk && !record::is_others_path(key, &path))
+                Ok(is_chunk && !record::is_others_path(key, &path, stat.mode()))
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(e) => Err(Error::io(e, format_args!("look at `{}`", path.display()))),
@@ -116,7 +116,7 @@ impl Files {
             Err(_) if wait == Wait::No => return Ok(Look::WouldBlock),
             Err(e) => return Err(Error::io(e, format_args!("open `{}`", path.display()))),
         };
-        if !stat.is_file || record::is_others_file(key, &file) {
+        if !stat.is_file || record::is_others_file(key, &file, stat.mode) {
             return Ok(Look::Miss);
         }
         let bytes = usize::try_from(stat.len).unwrap_or(usize::MAX);

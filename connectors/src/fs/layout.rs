@@ -8,6 +8,10 @@
 //! Source: `fs_connector.py` and `fs_l2_adapter.py` of LMCache 0.5.6; vectors in `storage_names.json` and
 //! `object_keys.json`.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
 use connector_core::{CacheKey, Error, ErrorKind, KeyKind, ObjectKey, Result};
 
 /// What stands for `/` in a file name.
@@ -22,29 +26,68 @@ pub const NAME_MAX: usize = 255;
 /// # Errors
 /// `InvalidKey` for a name of more than 255 bytes (saying both sizes) and for a key that holds NUL.
 pub fn file_name(key: &CacheKey) -> Result<String> {
-    file_name_within(key, NAME_MAX)
+    let mut name = String::with_capacity(check(key, NAME_MAX)?);
+    each_part(key, |part| name.push_str(part));
+    Ok(name)
 }
 
-/// As [`file_name`], on a file system whose names have at most `max` bytes.
-pub(super) fn file_name_within(key: &CacheKey, max: usize) -> Result<String> {
-    let mut name = key.as_str().replace('/', SLASH);
-    if key.kind() == KeyKind::Object {
-        // The rank is the second field: `01050805` becomes `0x01050805`, `-0000001` becomes `-0x0000001`.
-        let rank = name.find('@').map_or(0, |at| at + 1);
-        let digits = if name[rank..].starts_with('-') { rank + 1 } else { rank };
-        name.insert_str(digits, "0x");
+/// The path of the key's file below `base`, on a file system whose names have at most `max` bytes. One allocation: it is made
+/// for every chunk.
+pub(super) fn path(base: &Path, key: &CacheKey, max: usize) -> Result<PathBuf> {
+    let len = check(key, max)?;
+    let mut path = OsString::with_capacity(base.as_os_str().len() + 1 + len);
+    path.push(base);
+    if !path.is_empty() && !path.as_bytes().ends_with(b"/") {
+        path.push("/");
     }
-    name.push_str(EXTENSION);
-    if name.contains('\0') {
+    each_part(key, |part| path.push(part));
+    Ok(path.into())
+}
+
+/// The length of the name of the key's file.
+///
+/// # Errors
+/// As [`file_name`], for a limit of `max` bytes.
+pub(super) fn check(key: &CacheKey, max: usize) -> Result<usize> {
+    if key.as_str().contains('\0') {
         return Err(Error::new(ErrorKind::InvalidKey, "a key with a NUL character cannot be a file's name"));
     }
-    if name.len() > max {
+    let mut len = 0;
+    each_part(key, |part| len += part.len());
+    if len > max {
         return Err(Error::new(
             ErrorKind::InvalidKey,
-            format!("the key's file name has {} bytes, and the file system takes at most {max}", name.len()),
+            format!("the key's file name has {len} bytes, and the file system takes at most {max}"),
         ));
     }
-    Ok(name)
+    Ok(len)
+}
+
+/// The parts of the name, one behind the other.
+fn each_part<'k>(key: &'k CacheKey, mut part: impl FnMut(&'k str)) {
+    let text = key.as_str();
+    // The rank is the second field: `01050805` becomes `0x01050805`, `-0000001` becomes `-0x0000001`.
+    let digits = (key.kind() == KeyKind::Object).then(|| {
+        let rank = text.find('@').map_or(0, |at| at + 1);
+        if text[rank..].starts_with('-') { rank + 1 } else { rank }
+    });
+    let mut without_slashes = |text: &'k str| {
+        for (n, between) in text.split('/').enumerate() {
+            if n > 0 {
+                part(SLASH);
+            }
+            part(between);
+        }
+    };
+    match digits {
+        Some(digits) => {
+            without_slashes(&text[..digits]);
+            without_slashes("0x");
+            without_slashes(&text[digits..]);
+        }
+        None => without_slashes(text),
+    }
+    part(EXTENSION);
 }
 
 /// The key of a file, if it is one that [`file_name`] gives. Of the two keys that share a file name, the one with `/`.
@@ -110,6 +153,20 @@ mod tests {
         let key: CacheKey = format!("{}@1@0@ff@half", "m".repeat(300)).parse().unwrap();
         let e = file_name(&key).unwrap_err();
         assert!(e.to_string().contains("317") && e.to_string().contains("255"), "{e}");
+    }
+
+    #[test]
+    fn a_path_is_that_of_the_name_below_its_base() {
+        for key in ["org/sub/m@1@0@ff@half", "m@1@0@ff@half@t%a/b", "org/m@01050805@2@0a@salt", "m@-0000001@0@ff"] {
+            let key: CacheKey = key.parse().unwrap();
+            let name = file_name(&key).unwrap();
+            for base in ["/kv", "/kv/", "kv", "", "/"] {
+                assert_eq!(path(Path::new(base), &key, NAME_MAX).unwrap(), Path::new(base).join(&name));
+            }
+            assert_eq!(check(&key, name.len()).unwrap(), name.len());
+            assert!(path(Path::new("/kv"), &key, name.len() - 1).is_err());
+        }
+        assert_eq!(file_name(&"m@-0000001@0@ff".parse().unwrap()).unwrap(), "m@-0x0000001@0@ff.data");
     }
 
     #[test]

@@ -17,9 +17,9 @@
 //! **What is left behind.** A writer that is killed leaves its temporary file. [`scrub`] finds those, and torn files.
 //!
 //! **Limits.** A file name has at most 255 bytes, or what the file system says: `.data` takes 5 of them, each `/` of a key
-//! 5. LMCache's layout writes `a/b` and `a-SEP-b` to one file; this store records such a key in the file's extended
-//! attribute `user.kvconn.key` where the file system has those, and a file of the other key is a miss. Files that LMCache
-//! wrote carry no such record. Nothing in the format is a checksum: a changed byte of the content is not seen.
+//! 5. LMCache's layout writes `a/b` and `a-SEP-b` to one file; this store marks the file of the key with `/` (sticky bit), records
+//! any other one in the file's extended attribute `user.kvconn.key`, and a file of the other key is a miss. Files that LMCache
+//! wrote carry neither. Nothing in the format is a checksum: a changed byte of the content is not seen.
 
 mod batch;
 mod cached;

@@ -4,7 +4,7 @@ use std::collections::hash_map::RandomState;
 use std::fs::{File, Metadata, TryLockError};
 use std::hash::BuildHasher;
 use std::io::{self, IoSlice, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,29 +27,36 @@ pub(super) const NAME_MAX: usize = PREFIX.len() + 10 + 1 + 16 + 1 + 20 + SUFFIX.
 /// process ids say nothing.
 pub(super) struct Writing {
     file: File,
+    mode: u32,
     tmp: PathBuf,
     path: PathBuf,
     renamed: bool,
 }
 
 impl Writing {
-    /// Makes an empty file in `dir`, to become `path`.
-    pub(super) fn begin(dir: &Path, path: PathBuf) -> Result<Self> {
+    /// Makes an empty file of that mode in `dir`, to become `path`.
+    pub(super) fn begin(dir: &Path, path: PathBuf, mode: u32) -> Result<Self> {
         /// Tells processes apart that share a process id, as containers on one directory do.
         static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(std::process::id()));
         static NEXT: AtomicU64 = AtomicU64::new(0);
         loop {
             let n = NEXT.fetch_add(1, Ordering::Relaxed);
             let tmp = dir.join(format!("{PREFIX}{}-{:016x}-{n}{SUFFIX}", std::process::id(), *PROCESS));
-            let file = File::create_new(&tmp).map_err(|e| failed(e, "create", &tmp, &path))?;
-            if is_ours(&file, &tmp) {
-                return Ok(Self { file, tmp, path, renamed: false });
+            let made = File::options().read(true).write(true).create_new(true).mode(mode).open(&tmp);
+            let file = made.map_err(|e| failed(e, "create", &tmp, &path))?;
+            if let Some(mode) = locked(&file, &tmp) {
+                return Ok(Self { file, mode, tmp, path, renamed: false });
             }
         }
     }
 
     pub(super) fn file(&self) -> &File {
         &self.file
+    }
+
+    /// The mode that the file got, or 0 if that is not known.
+    pub(super) fn mode(&self) -> u32 {
+        self.mode
     }
 
     /// What the file becomes.
@@ -60,6 +67,9 @@ impl Writing {
     /// Writes both, one behind the other: by one system call in the usual case.
     pub(super) fn write(&mut self, header: &[u8], bytes: &[u8]) -> Result<()> {
         let mut write_both = || {
+            if header.is_empty() {
+                return self.file.write_all(bytes);
+            }
             let written = loop {
                 match self.file.write_vectored(&[IoSlice::new(header), IoSlice::new(bytes)]) {
                     Ok(n) => break n,
@@ -167,20 +177,20 @@ pub(super) fn writer_of(path: &Path, stat: &Metadata, min_age: Duration) -> io::
     })
 }
 
-/// Locks the new file. `false` if a scrub came between its making and its lock, and took it for one that was left behind;
-/// then it is gone, because a scrub that only looks leaves it.
-fn is_ours(file: &File, tmp: &Path) -> bool {
-    let is_ours = match file.try_lock() {
-        Ok(()) => file.metadata().is_ok_and(|stat| stat.nlink() > 0),
-        Err(TryLockError::WouldBlock) => false,
+/// Locks the new file; gives its mode, or 0. `None` if a scrub came between its making and its lock, and took it for one
+/// that was left behind; then it is gone, because a scrub that only looks leaves it.
+fn locked(file: &File, tmp: &Path) -> Option<u32> {
+    let mode = match file.try_lock() {
+        Ok(()) => file.metadata().ok().filter(|stat| stat.nlink() > 0).map(|stat| stat.mode()),
+        Err(TryLockError::WouldBlock) => None,
         // A file system without locks: there a scrub cannot lock either, and removes nothing.
-        Err(TryLockError::Error(_)) => true,
+        Err(TryLockError::Error(_)) => Some(0),
     };
-    if !is_ours {
+    if mode.is_none() {
         // What cannot be removed is left behind, and found by the next scrub.
         let _ = remove_if_there(tmp);
     }
-    is_ours
+    mode
 }
 
 fn remove_if_there(path: &Path) -> io::Result<()> {
@@ -201,7 +211,7 @@ mod tests {
     #[test]
     fn a_writers_name_is_known_and_no_longer_than_it_says() {
         let dir = tempfile::tempdir().unwrap();
-        let writing = Writing::begin(dir.path(), dir.path().join("x")).unwrap();
+        let writing = Writing::begin(dir.path(), dir.path().join("x"), 0o666).unwrap();
         let name = writing.tmp.file_name().unwrap().to_str().unwrap();
         assert!(is_name(name) && name.len() <= NAME_MAX, "{name}");
         let longest = format!("{PREFIX}{}-{:016x}-{}{SUFFIX}", u32::MAX, u64::MAX, u64::MAX);
@@ -218,9 +228,9 @@ mod tests {
         let file = File::create_new(&tmp).unwrap();
         let looked_at = File::open(&tmp).unwrap();
         looked_at.lock().unwrap();
-        assert!(!is_ours(&file, &tmp) && !tmp.exists());
+        assert!(locked(&file, &tmp).is_none() && !tmp.exists());
         drop(looked_at);
-        assert!(!is_ours(&file, &tmp), "the scrub has removed it");
+        assert!(locked(&file, &tmp).is_none(), "the scrub has removed it");
     }
 
     #[test]
@@ -239,7 +249,7 @@ mod tests {
     #[test]
     fn a_file_is_locked_while_it_is_written_and_gone_if_it_is_not_finished() {
         let dir = tempfile::tempdir().unwrap();
-        let mut writing = Writing::begin(dir.path(), dir.path().join("x")).unwrap();
+        let mut writing = Writing::begin(dir.path(), dir.path().join("x"), 0o666).unwrap();
         writing.write(b"head", b"body").unwrap();
         let tmp = writing.tmp.clone();
         assert!(matches!(File::open(&tmp).unwrap().try_lock(), Err(TryLockError::WouldBlock)));

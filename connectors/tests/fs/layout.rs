@@ -1,5 +1,6 @@
 //! Where chunks are, and by which URLs they are found.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use connectors::{
@@ -38,11 +39,15 @@ async fn keys_that_share_a_file_name_are_told_apart_where_attributes_work() {
     let place = Place::new();
     let connector = place.open("").await;
     let (slash, sep): (CacheKey, CacheKey) = ("a/b@1@0@1@half".parse().unwrap(), "a-SEP-b@1@0@1@half".parse().unwrap());
+    let is_marked = || place.dir().join("a-SEP-b@1@0@1@half.data").metadata().unwrap().mode() & 0o1000 != 0;
     connector.put(&slash, kv(1, 1)).await.unwrap();
+    assert!(is_marked() && connector.exists(&slash).await.unwrap());
     assert!(!connector.exists(&sep).await.unwrap());
     assert_eq!(connector.get(&sep).await.unwrap(), None);
     assert!(!connector.remove(&sep).await.unwrap());
+    assert_eq!(keys(&connector, "").await, ["a/b@1@0@1@half"]);
     connector.put(&sep, kv(1, 2)).await.unwrap();
+    assert!(!is_marked());
     assert_eq!(connector.get(&slash).await.unwrap(), None);
     assert_eq!(keys(&connector, "").await, ["a-SEP-b@1@0@1@half"]);
 }
