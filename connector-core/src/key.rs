@@ -73,7 +73,9 @@ impl CacheKey {
     /// `InvalidKey`, naming the field and what is allowed there. A spelling that LMCache never writes (`FF`, `01`,
     /// `+1`, spaces) is refused with the right one.
     pub fn parse(text: &str) -> Result<Self> {
-        if object::looks_like_object(text) {
+        if object::is_usual(text) {
+            Ok(Self { text: text.into(), kind: KeyKind::Object })
+        } else if object::looks_like_object(text) {
             Self::parse_as(text, KeyKind::Object)
         } else {
             engine::validate(text).map(|kind| Self { text: text.into(), kind })
@@ -86,6 +88,7 @@ impl CacheKey {
     /// As [`parse`](Self::parse).
     pub fn parse_as(text: &str, kind: KeyKind) -> Result<Self> {
         let found = match kind {
+            KeyKind::Object if object::is_usual(text) => Ok(KeyKind::Object),
             KeyKind::Object => object::validate(text).map(|_| KeyKind::Object),
             KeyKind::Engine | KeyKind::Layer => engine::validate(text),
         }?;

@@ -118,14 +118,14 @@ impl NativeClient {
         same_length(&keys, &views)?;
         let (views, spans) = Views::to_write(&views)?;
         self.submit(py, Kind::Get, keys, views, move |call, connector, keys| async move {
-            let mut requests = Vec::with_capacity(keys.len());
+            let (mut places, mut requests) = (Vec::with_capacity(keys.len()), Vec::with_capacity(keys.len()));
             for (i, key) in keys {
                 // SAFETY: the completion holds the exports, and comes after the last holder of `call` is gone. LMCache
                 // promises to leave the memory alone until then, as `submit_batch_get` documents.
-                requests.push((i, key, unsafe { spans[i].lend_to_write(call.clone())? }));
+                let memory = unsafe { spans[i].lend_to_write(call.clone())? };
+                places.push(i);
+                requests.push((key, memory));
             }
-            let places: Vec<_> = requests.iter().map(|(i, ..)| *i).collect();
-            let mut requests: Vec<_> = requests.into_iter().map(|(_, key, memory)| (key, memory)).collect();
             let answers = connector.batched_get_into(&mut requests).await;
             let whole = |i: usize, answer: Result<Option<usize>>| match answer? {
                 Some(read) if read == spans[i].len() => Ok(true),

@@ -173,6 +173,22 @@ pub(super) fn looks_like_object(text: &str) -> bool {
     })
 }
 
+/// Whether this is an object key as nearly all of them are: no salt, nothing unusual in the model's name. Takes no memory,
+/// and a fifth of the time of [`validate`], which looks at all others.
+pub(super) fn is_usual(text: &str) -> bool {
+    let mut fields = text.split('@');
+    let (Some(model), Some(rank), Some(group), Some(hash), None) =
+        (fields.next(), fields.next(), fields.next(), fields.next(), fields.next())
+    else {
+        return false;
+    };
+    let is_hex = |field: &str| field.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let is_number = group == "0" || (!group.starts_with('0') && (1..=16).contains(&group.len()) && is_hex(group));
+    let is_hash = !hash.is_empty() && hash.len().is_multiple_of(2) && is_hex(hash);
+    let is_model = !model.is_empty() && model.bytes().all(|b| b.is_ascii_graphic());
+    is_model && rank.len() == 8 && is_hex(rank) && is_number && is_hash
+}
+
 pub(super) fn validate(text: &str) -> Result<ObjectKey> {
     check_outer_spaces(text)?;
     let parts: Vec<&str> = text.split('@').collect();
@@ -262,6 +278,39 @@ mod tests {
         ] {
             let message = text.parse::<ObjectKey>().unwrap_err().to_string();
             assert!(message.contains(why), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn what_looks_usual_is_right_and_what_does_not_is_looked_at() {
+        for (text, usual) in [
+            ("meta-llama/Llama-3.1-8B@01050805@0@1f2e", true),
+            ("m@ffffffff@ffffffffffffffff@00", true),
+            ("m@01050805@2@1f2e@salt", false),
+            ("model with spaces@01050805@0@ff", false),
+            ("模型@01050805@0@ff", false),
+            ("m@-0000001@0@ff", false),
+        ] {
+            assert_eq!(is_usual(text), usual, "{text}");
+            assert_eq!(validate(text).unwrap().to_string(), text);
+        }
+        for wrong in [
+            "",
+            "m",
+            "@01050805@0@ff",
+            " m@01050805@0@ff",
+            "m@01050805@0@ff ",
+            "m@0105080F@0@ff",
+            "m@105080@0@ff",
+            "m@01050805@00@ff",
+            "m@01050805@@ff",
+            "m@01050805@10000000000000000@ff",
+            "m@01050805@0@",
+            "m@01050805@0@f",
+            "m@01050805@0@FF",
+            "m@01050805@0@ff@",
+        ] {
+            assert!(!is_usual(wrong) && validate(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use connector_core::metadata::raw_layout;
 use connector_core::{
@@ -15,7 +15,7 @@ use super::cached::{self, Cache};
 use super::commit::Work;
 use super::direct::Direct;
 use super::quota::Quota;
-use super::writing::{self, Writing};
+use super::writing::{self, Link, Writing};
 use super::{FsOptions, Fsync, layout, record};
 
 /// What the files of a store have in common.
@@ -33,6 +33,8 @@ pub(super) struct Files {
     pub(super) quota: Option<Quota>,
     /// How the page cache can be asked on the spot: found out by [`prepare`](Self::prepare).
     pub(super) cache: Cache,
+    /// How a file without a name gets one, if it can: found out by the first put.
+    pub(super) link: OnceLock<Option<Link>>,
     /// Longest file name: found out by [`prepare`](Self::prepare).
     pub(super) name_max: usize,
     /// Whether all directories were there at some time.
@@ -56,6 +58,7 @@ impl Files {
             fsync: Fsync::Never,
             quota: None,
             cache: Cache::Never,
+            link: OnceLock::new(),
             name_max: layout::NAME_MAX,
             made: AtomicBool::new(false),
             named: AtomicBool::new(true),
@@ -220,18 +223,22 @@ impl Files {
         self.turns[last as usize].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn begin(&self, key: &CacheKey) -> Result<Writing> {
+    fn begin(&self, key: &CacheKey) -> Result<Writing<'_>> {
         self.make()?;
         let base = self.base(key);
         let dir = self.tmp_dir.as_ref().map_or(Cow::Borrowed(base), |tmp| base.join(tmp).into());
-        Writing::begin(&dir, self.path(key)?, record::mode_of_new_file(key))
+        // Of other file systems it is not known what they make of it.
+        let link = if self.cache == Cache::Never { None } else { *self.link.get_or_init(|| Link::of(&dir)) };
+        Writing::begin(dir, self.path(key)?, record::mode_of_new_file(key), link)
     }
 
-    fn finish(&self, writing: Writing) -> Result<()> {
+    fn finish(&self, writing: Writing<'_>) -> Result<()> {
+        if self.fsync != Fsync::Full {
+            return writing.finish();
+        }
         let path = writing.path().to_owned();
         writing.finish()?;
-        if self.fsync == Fsync::Full
-            && let Some(dir) = path.parent()
+        if let Some(dir) = path.parent()
             && let Err(e) = sync_dir(dir)
         {
             // A put that failed leaves the old chunk or none.

@@ -128,7 +128,9 @@ mod tests {
         assert_eq!(stored(), None);
         record(&slashes, &file, 0o100_644);
         assert_eq!(stored(), Some(slashes.as_str().len()));
-        assert!(is_others(&key("a-SEP-b"), 0o100_644, |buffer| rustix::fs::fgetxattr(&file, KEY_ATTRIBUTE, buffer).ok()));
+        assert!(
+            is_others(&key("a-SEP-b"), 0o100_644, |buffer| rustix::fs::fgetxattr(&file, KEY_ATTRIBUTE, buffer).ok())
+        );
         assert_eq!(key_of_entry("a-SEP-b@1@0@1@half.data", &path), Some(slashes));
     }
 }
