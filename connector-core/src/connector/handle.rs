@@ -247,7 +247,7 @@ impl Connector {
 
     /// `get_into` of each pair, in the order asked.
     pub async fn batched_get_into(&self, requests: &mut [(CacheKey, MemoryObjMut)]) -> Vec<Result<Option<usize>>> {
-        let keys: Vec<CacheKey> = requests.iter().map(|(key, _)| key.clone()).collect();
+        let (operation, asked) = (Operation::BatchedGetInto, requests.len());
         let get = async {
             let before: Vec<Option<usize>> = requests.iter().map(|(_, dst)| dst.identity()).collect();
             if before.contains(&None) {
@@ -261,7 +261,8 @@ impl Connector {
             });
             checked.collect()
         };
-        self.batch(Operation::BatchedGetInto, keys.len(), |i| &keys[i], get).await
+        let asking = self.ask_batch(operation, asked, get).await;
+        self.end_batch(operation, asking, |i| &requests[i].0)
     }
 
     /// `put` of each pair, answered in the order given.
@@ -323,7 +324,19 @@ impl Connector {
         key: impl Fn(usize) -> &'k CacheKey,
         ask: impl Future<Output = Vec<Result<T>>>,
     ) -> Vec<Result<T>> {
-        let mut seen = self.0.instruments.begin(operation);
+        let asking = self.ask_batch(operation, asked, ask).await;
+        self.end_batch(operation, asking, key)
+    }
+
+    /// The first half of [`batch`](Self::batch): until every key is answered. The second one needs the keys, which until then
+    /// may be lent to the first.
+    async fn ask_batch<T>(
+        &self,
+        operation: Operation,
+        asked: usize,
+        ask: impl Future<Output = Vec<Result<T>>>,
+    ) -> (Observed<'_>, Span, Vec<Result<T>>) {
+        let seen = self.0.instruments.begin(operation);
         let span = self.0.instruments.span(operation, None);
         let mut answers = match self.0.gate.enter_ref() {
             Ok(_pass) if span.is_disabled() => ask.await,
@@ -335,6 +348,15 @@ impl Connector {
             answers.truncate(asked);
             answers.resize_with(asked, || Err(wrong_count(got, asked)));
         }
+        (seen, span, answers)
+    }
+
+    fn end_batch<'k, T: Answered>(
+        &self,
+        operation: Operation,
+        (mut seen, span, mut answers): (Observed<'_>, Span, Vec<Result<T>>),
+        key: impl Fn(usize) -> &'k CacheKey,
+    ) -> Vec<Result<T>> {
         span.in_scope(|| seen.end_batch(&answers, &key));
         for (i, answer) in answers.iter_mut().enumerate() {
             if let Err(e) = answer {

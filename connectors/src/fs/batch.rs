@@ -29,20 +29,29 @@ const TURNS: usize = 16;
 /// Questions are short: so many are one piece of work.
 const QUESTIONS: usize = 64;
 
-type Answers<R> = Arc<Mutex<Vec<Option<R>>>>;
+/// Items or answers that belong together, and the number of the first one.
+type Piece<T> = (usize, Vec<T>);
+type Pieces<T> = Arc<Mutex<Vec<Piece<T>>>>;
 
-/// What one thread has done. Handed in when it is dropped: a job that panics does not take the answers before it along.
+/// What a thread has done of a piece. Handed in when it is dropped: a job that panics does not take the answers before it
+/// along.
 struct Done<R> {
-    answers: Answers<R>,
-    mine: Vec<(usize, R)>,
+    answers: Pieces<R>,
+    piece: Piece<R>,
+}
+
+impl<R> Done<R> {
+    fn hand_in(&mut self) {
+        let (from, answers) = &mut self.piece;
+        if !answers.is_empty() {
+            lock(&self.answers).push((*from, std::mem::take(answers)));
+        }
+    }
 }
 
 impl<R> Drop for Done<R> {
     fn drop(&mut self) {
-        let mut answers = lock(&self.answers);
-        for (i, answer) in self.mine.drain(..) {
-            answers[i] = Some(answer);
-        }
+        self.hand_in();
     }
 }
 
@@ -50,42 +59,59 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The answers in the order of their items; `None` for those that nobody gave.
+fn in_order<R>(mut pieces: Vec<Piece<R>>, n: usize) -> impl Iterator<Item = Option<R>> {
+    pieces.sort_unstable_by_key(|(from, _)| *from);
+    let mut pieces = pieces.into_iter().peekable();
+    let mut current = Vec::new().into_iter();
+    (0..n).map(move |i| {
+        if let Some((_, answers)) = pieces.next_if(|(from, _)| *from == i) {
+            current = answers.into_iter();
+        }
+        current.next()
+    })
+}
+
 impl FSConnector {
+    /// Small pieces, because items are many and large: each is moved a few times while it is in the cache.
+    fn pieces<T>(&self, mut items: impl ExactSizeIterator<Item = T>) -> Vec<Piece<T>> {
+        let n = items.len();
+        let at_once = (n / (self.threads() * TURNS)).clamp(1, AT_ONCE);
+        (0..n).step_by(at_once).map(|from| (from, items.by_ref().take(at_once).collect())).collect()
+    }
+
     /// Does `job` with each item, several at once. If this future is dropped, what has not begun need not begin: the job
     /// asks its `Work`.
     async fn each<T: Send + 'static, R: Send + 'static>(
         &self,
-        items: Vec<T>,
+        pieces: Vec<Piece<T>>,
         job: impl Fn(&Files, T, &Work) -> R + Send + Sync + 'static,
-    ) -> Vec<Result<R>> {
-        let n = items.len();
-        let threads = self.threads().min(n);
-        let at_once = (n / (threads.max(1) * TURNS)).clamp(1, AT_ONCE);
+    ) -> impl Iterator<Item = Result<R>> {
+        let n = pieces.iter().map(|(_, items)| items.len()).sum();
+        let threads = self.threads().min(pieces.len());
         let (cancel, work) = cancellable();
-        let queue = Arc::new(Mutex::new(items.into_iter().enumerate()));
-        let answers: Answers<R> = Arc::new(Mutex::new((0..n).map(|_| None).collect()));
+        let answers: Pieces<R> = Arc::new(Mutex::new(Vec::with_capacity(pieces.len())));
+        let queue = Arc::new(Mutex::new(pieces.into_iter()));
         let job = Arc::new(job);
         let working = (0..threads).map(|_| {
             let (queue, job, work) = (queue.clone(), job.clone(), work.clone());
-            let mut done = Done { answers: answers.clone(), mine: Vec::new() };
+            let mut done = Done { answers: answers.clone(), piece: Piece::default() };
             self.blocking(move |files, _| {
-                let mut mine = Vec::with_capacity(at_once);
-                loop {
-                    mine.extend(lock(&queue).by_ref().take(at_once));
-                    if mine.is_empty() {
-                        return Ok(());
-                    }
-                    for (i, item) in mine.drain(..) {
-                        done.mine.push((i, job(files, item, &work)));
-                    }
+                let next = || lock(&queue).next();
+                while let Some((from, items)) = next() {
+                    done.piece = (from, Vec::with_capacity(items.len()));
+                    items.into_iter().for_each(|item| done.piece.1.push(job(files, item, &work)));
+                    done.hand_in();
                 }
+                Ok(())
             })
         });
         let failed = join_all(working).await.into_iter().find_map(Result::err);
         drop(cancel);
-        let mut answers = lock(&answers);
-        let lost = || failed.as_ref().map_or_else(|| Error::new(ErrorKind::Other, "the work was lost"), Error::again);
-        answers.drain(..).map(|answer| answer.ok_or_else(lost)).collect()
+        let pieces = std::mem::take(&mut *lock(&answers));
+        let lost =
+            move || failed.as_ref().map_or_else(|| Error::new(ErrorKind::Other, "the work was lost"), Error::again);
+        in_order(pieces, n).map(move |answer| answer.ok_or_else(&lost))
     }
 
     /// A file system that is memory keeps every thread busy; with a disk most of them wait. A few more than processors,
@@ -99,7 +125,7 @@ impl FSConnector {
 
     pub(super) async fn each_get(&self, keys: &[CacheKey]) -> Vec<Result<Option<MemoryObj>>> {
         let (backend, full) = (self.backend.clone(), AtomicBool::new(false));
-        let steps = self.each(keys.to_vec(), move |files, key, work| {
+        let steps = self.each(self.pieces(keys.iter().cloned()), move |files, key, work| {
             if full.load(Ordering::Relaxed) {
                 return Ok(None);
             }
@@ -113,7 +139,7 @@ impl FSConnector {
                 Step::Done(chunk) => Ok(Some(Some(chunk))),
             }
         });
-        let steps: Vec<Result<Option<_>>> = steps.await.into_iter().map(|step| step.and_then(|step| step)).collect();
+        let steps: Vec<Result<Option<_>>> = steps.await.map(|step| step.and_then(|step| step)).collect();
         let gets = keys.iter().zip(steps).map(|(key, step)| async move {
             match step.transpose() {
                 Some(answer) => answer,
@@ -130,8 +156,8 @@ impl FSConnector {
             return requests.iter().map(|_| Err(e.again())).collect();
         }
         // The blocking threads own the memory until the reads have ended, also if this future is dropped.
-        let items = requests.iter_mut().map(|(key, dst)| (key.clone(), dst.take())).collect();
-        let reads = self.each(items, |files, (key, mut memory), work| {
+        let pieces = self.pieces(requests.iter_mut().map(|(key, dst)| (key.clone(), dst.take())));
+        let reads = self.each(pieces, |files, (key, mut memory), work| {
             let answer = if work.is_cancelled() { Ok(None) } else { read_into(files, &key, &mut memory) };
             (memory, answer)
         });
@@ -140,27 +166,28 @@ impl FSConnector {
             *dst = memory;
             answer
         };
-        requests.iter_mut().zip(reads.await).map(put_back).collect()
+        let reads = reads.await;
+        requests.iter_mut().zip(reads).map(put_back).collect()
     }
 
     pub(super) async fn each_put(&self, items: &[(CacheKey, MemoryObj)]) -> Vec<Result<()>> {
-        let writes = self.each(items.to_vec(), |files, (key, chunk), work| {
+        let writes = self.each(self.pieces(items.iter().cloned()), |files, (key, chunk), work| {
             let header = files.check(&key, chunk.layout())?;
             files.write(&key, header.as_ref(), &chunk, work)
         });
-        writes.await.into_iter().map(|written| written.and_then(|written| written)).collect()
+        writes.await.map(|written| written.and_then(|written| written)).collect()
     }
 
     pub(super) async fn each_exists(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
         let pieces: Vec<_> = keys.chunks(QUESTIONS).map(<[CacheKey]>::to_vec).collect();
         let lens: Vec<_> = pieces.iter().map(Vec::len).collect();
-        let answers = self.each(pieces, |files, keys, work| {
+        let answers = self.each(self.pieces(pieces.into_iter()), |files, keys, work| {
             let answer = |key: &CacheKey| if work.is_cancelled() { Ok(false) } else { exists(files, key) };
             keys.iter().map(answer).collect::<Vec<_>>()
         });
         let whole = |(answers, len): (Result<Vec<_>>, usize)| {
             answers.unwrap_or_else(|e| (0..len).map(|_| Err(e.again())).collect())
         };
-        answers.await.into_iter().zip(lens).flat_map(whole).collect()
+        answers.await.zip(lens).flat_map(whole).collect()
     }
 }

@@ -107,7 +107,7 @@ impl Files {
     pub(super) fn find(&self, key: &CacheKey, wait: Wait, read_for: For) -> Result<Look> {
         let path = self.path(key)?;
         let opened = match wait {
-            Wait::Yes => open(&path, read_for).and_then(|file| Ok((cached::Stat::of(&file.metadata()?)?, file))),
+            Wait::Yes => open(&path, read_for).and_then(|file| Ok((self.stat(&file)?, file))),
             Wait::No => cached::open(&path, read_for).and_then(|file| Ok((cached::stat(&file)?, file))),
         };
         let (stat, file) = match opened {
@@ -136,6 +136,12 @@ impl Files {
         };
         let is_stale = self.quota.is_some() && quota::is_stale(stat.used);
         Ok(Look::Found(Found { file, path, offset: header_len as u64, layout, is_stale }))
+    }
+
+    fn stat(&self, file: &File) -> io::Result<cached::Stat> {
+        // Where a server may have to be asked, it is.
+        let at_once = (self.cache != Cache::Never).then(|| cached::stat(file).ok()).flatten();
+        at_once.map_or_else(|| cached::Stat::of(&file.metadata()?), Ok)
     }
 
     /// Fills the buffer from the file's beginning.
