@@ -29,22 +29,23 @@ Group = tuple[str, Makers, Callable[[], None]]
 
 
 @contextmanager
-def redis(_folder: Path) -> Iterator[Group]:
+def redis(_folder: Path, pause: float) -> Iterator[Group]:
     """Multiprocess mode on a redis server; and kvconn's stores there without Python."""
     with RedisServer() as server:
         address = f"127.0.0.1:{server.port}?connections={native.CONNECTIONS}"
         clients = {
-            "c++": lambda size, n: native.Native(native.cpp_redis(server.port), size, n),
-            "native_plugin": lambda size, n: native.Native(native.kvconn(f"resp://{address}"), size, n),
-            "resp": lambda size, n: Command(f"resp://{address}", size, n),
-            "redis": lambda size, n: Command(f"redis://{address}", size, n),
+            "c++": lambda size, n: native.Native(native.cpp_redis(server.port), size, n, pause),
+            "resp": lambda size, n: native.Native(native.kvconn(f"resp://{address}"), size, n, pause),
+            "redis": lambda size, n: native.Native(native.kvconn(f"redis://{address}"), size, n, pause),
+            "resp, command": lambda size, n: Command(f"resp://{address}", size, n),
+            "redis, command": lambda size, n: Command(f"redis://{address}", size, n),
         }
-        title = "redis: LMCache's `resp` adapter (c++), kvconn's `native_plugin` on `resp://`, `kvconn bench` on `resp://` and `redis://`"
+        title = "redis: LMCache's `resp` adapter (c++), kvconn's `native_plugin` on `resp://` and `redis://`, and `kvconn bench` (command)"
         yield title, clients, lambda: server.ask("FLUSHALL")
 
 
 @contextmanager
-def fs(folder: Path) -> Iterator[Group]:
+def fs(folder: Path, pause: float) -> Iterator[Group]:
     """Multiprocess mode on files."""
     with tempfile.TemporaryDirectory(prefix="kvconn-interop-", dir=folder) as root:
 
@@ -55,15 +56,15 @@ def fs(folder: Path) -> Iterator[Group]:
 
         # LMCache's client does not write a file that is there.
         clients = {
-            "c++": lambda size, n: native.Native(native.cpp_fs(f"{root}/c++"), size, n, clear),
-            "native_plugin": lambda size, n: native.Native(native.kvconn(f"fs://{root}/kvconn"), size, n, clear),
+            "c++": lambda size, n: native.Native(native.cpp_fs(f"{root}/c++"), size, n, pause, clear),
+            "fs": lambda size, n: native.Native(native.kvconn(f"fs://{root}/kvconn"), size, n, pause, clear),
         }
         title = f"files in {folder}: LMCache's `fs_native` adapter with its {native.WORKERS} workers (c++), kvconn's `native_plugin` on `fs://`"
         yield title, clients, clear
 
 
 @contextmanager
-def external(_folder: Path) -> Iterator[Group]:
+def external(_folder: Path, _pause: float) -> Iterator[Group]:
     """In-process mode on a redis server."""
     with RedisServer() as server:
         address = f"127.0.0.1:{server.port}"
@@ -102,6 +103,7 @@ def main() -> int:
     parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"of {', '.join(GROUPS)}; all unless given")
     parser.add_argument("--rounds", type=int, default=7, help="after one to warm up")
     parser.add_argument("--sizes", default=",".join(SIZES), help="of a chunk")
+    parser.add_argument("--pause", type=float, default=0.0, metavar="SECONDS", help="before each batch of a native client; 0 unless given")
     parser.add_argument("--clients", default="", help="some only, by the names in the tables")
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="where `fs` makes its files; a tmpfs unless given")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every round there")
@@ -122,7 +124,7 @@ def main() -> int:
     tables = []
     for group in groups:
         for size in sizes:
-            with GROUPS[group](args.folder) as (title, makers, clear):
+            with GROUPS[group](args.folder, args.pause) as (title, makers, clear):
                 chosen = {name: make for name, make in makers.items() if only is None or name in only}
                 if only is not None and (unknown := [name for name in only if name not in makers]) and len(groups) == 1:
                     parser.error(f"{unknown[0]!r} is none of {', '.join(makers)}")

@@ -8,7 +8,7 @@ WIDTH, LEFT = 860, 130
 # Room for the figures behind a bar.
 SAID = 85
 BAR, GAP, HEAD = 16, 4, 40
-COLOURS = ("#9aa5b1", "#d9632b", "#e8a33d", "#5a8f69")
+COLOURS = ("#9aa5b1", "#d9632b", "#e8a33d", "#5a8f69", "#3f6fa3")
 PANELS = {"get": "get, GiB/s", "put": "put, GiB/s"}
 
 

@@ -1,5 +1,6 @@
 """Clients of LMCache's native interface (multiprocess mode): its own in C++, and kvconn's."""
 
+import functools
 import select
 import statistics
 import time
@@ -28,14 +29,30 @@ def keys(n: int) -> list[str]:
     return [_object_key_to_string(ObjectKey(i.to_bytes(8, "big"), "meta-llama/Llama-3.1-8B", 0)) for i in range(n)]
 
 
-class Native:
-    """One batch at a time, waited for as LMCache's adapter does: by the eventfd."""
+class Memory:
+    """Chunks, and buffers for them: the same ones for all clients. Where memory lies makes a tenth of a copy's speed."""
 
-    def __init__(self, make: Callable[[], object], size: int, n: int, clear: Callable[[], None] = lambda: None) -> None:
-        self.make, self.client, self.clear = make, None, clear
+    def __init__(self, size: int, n: int) -> None:
         self.keys = keys(n)
         self.data = [bytearray(chunks.Chunk.of(key, (((size,), "uint8"),), "BINARY").data) for key in self.keys]
         self.buffers = [bytearray(size) for _ in self.keys]
+
+
+@functools.cache
+def memory(size: int, n: int) -> Memory:
+    """Made once."""
+    return Memory(size, n)
+
+
+class Native:
+    """One batch at a time, waited for as LMCache's adapter does: by the eventfd. `pause` is slept before each batch."""
+
+    def __init__(
+        self, make: Callable[[], object], size: int, n: int, pause: float, clear: Callable[[], None] = lambda: None
+    ) -> None:
+        self.make, self.client, self.pause, self.clear = make, None, pause, clear
+        its = memory(size, n)
+        self.keys, self.data, self.buffers = its.keys, its.data, its.buffers
         self.bytes = size * n
         self.held = 0.0
 
@@ -73,6 +90,7 @@ class Native:
         figures = []
         for _ in range(BATCHES):
             before()
+            time.sleep(self.pause)
             figures.append(self._clocked(self.bytes / GIB, lambda: self._do(submit, self.keys, views)))
         mean = {what: statistics.fmean(getattr(figure, what) for figure in figures) for what in ("cpu", "held")}
         return Figure(statistics.harmonic_mean(figure.rate for figure in figures), **mean)
