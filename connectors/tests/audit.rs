@@ -4,6 +4,7 @@ mod controlled;
 
 use std::cell::RefCell;
 use std::io::Write;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Once};
 
 use connectors::chunk::Witness;
@@ -194,34 +195,69 @@ async fn every_bit_of_a_file_that_is_hashed_while_it_is_read_counts() {
     }
 }
 
-/// Sees nothing.
-struct Blind;
-
-impl Witness for Blind {
-    fn piece_len(&self) -> usize {
-        1 << 20
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_audit_behind_another_raises_no_false_alarm_and_leaves_no_witness() {
+    const LEN: usize = (1 << 20) + 77;
+    let encoded = |url: &str| url.bytes().map(|byte| format!("%{byte:02X}")).collect::<String>();
+    for inner in ["verify=true", "verify=true&checksum=xxh3", "calc_checksum=true", "calc_checksum=false"] {
+        for outer in ["verify=true", "verify=true&checksum=xxh3", "calc_checksum=false"] {
+            let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+            let fs = format!("fs://{}", dir.path().display());
+            let behind = format!("audit://?actual_remote_url={}&{inner}", encoded(&fs));
+            let url = format!("audit://?actual_remote_url={}&{outer}", encoded(&behind));
+            let connector = connectors::open(&url).await.unwrap();
+            connector.put(&key(1), chunk(1, LEN)).await.unwrap();
+            let read = connector.get(&key(1)).await.unwrap().unwrap();
+            assert!(read == chunk(1, LEN) && read.witness().is_none(), "{outer} before {inner}");
+            let mut requests = [(key(1), MemoryObjMut::zeroed(LEN)), (key(1), MemoryObjMut::zeroed(LEN))];
+            assert!(connector.batched_get_into(&mut requests).await.into_iter().all(|n| n.unwrap() == Some(LEN)));
+            let [(_, mut memory), _] = requests;
+            assert_eq!(connector.get_into(&key(1), &mut memory).await.unwrap(), Some(LEN));
+            assert!(*memory == *chunk(1, LEN) && memory.witness().is_none(), "{outer} before {inner}");
+        }
     }
-    fn forget(&self) {}
-    fn arrived(&self, _offset: usize, _bytes: &[u8]) {}
+}
+
+/// Says what it has seen since it last forgot: bytes.
+#[derive(Default)]
+struct Counting(AtomicUsize);
+
+impl Witness for Counting {
+    fn piece_len(&self) -> usize {
+        100_000
+    }
+    fn forget(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+    fn arrived(&self, _offset: usize, bytes: &[u8]) {
+        self.0.fetch_add(bytes.len(), Ordering::Relaxed);
+    }
 }
 
 #[tokio::test]
-async fn a_callers_own_witness_stays_on_its_memory() {
-    let (connector, _) = audited("witness", "&verify=true").await;
-    connector.put(&key(1), chunk(1, 1 << 20)).await.unwrap();
-    let blind: Arc<dyn Witness> = Arc::new(Blind);
-    let is_there = |memory: &MemoryObjMut| memory.witness().is_some_and(|witness| Arc::ptr_eq(witness, &blind));
-    let mut memory = MemoryObjMut::zeroed(1 << 20);
-    memory.set_witness(Some(blind.clone()));
-    let mut requests = [(key(1), memory)];
-    assert!(connector.batched_get_into(&mut requests).await.remove(0).unwrap().is_some());
-    let [(_, mut memory)] = requests;
-    assert!(is_there(&memory));
-    assert!(connector.get_into(&key(1), &mut memory).await.unwrap().is_some());
-    assert!(connector.get_into(&key(2), &mut memory).await.unwrap().is_none());
-    assert!(is_there(&memory));
-    drop(poll_immediate(connector.get_into(&key(1), &mut memory)).await);
-    assert!(is_there(&memory));
+async fn a_callers_own_witness_stays_on_its_memory_and_sees_what_is_read() {
+    const LEN: usize = 1 << 20;
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let over_fs = format!("audit://?actual_remote_url=fs%3A%2F%2F{}&verify=true", dir.path().display());
+    let over_fs = (connectors::open(&over_fs).await.unwrap(), LEN);
+    // One that reads in pieces, and one that does not.
+    for (connector, seen) in [over_fs, (audited("witness", "&verify=true").await.0, 0)] {
+        connector.put(&key(1), chunk(1, LEN)).await.unwrap();
+        let counting = Arc::new(Counting::default());
+        let witness: Arc<dyn Witness> = counting.clone();
+        let is_there = |memory: &MemoryObjMut| memory.witness().is_some_and(|there| Arc::ptr_eq(there, &witness));
+        let saw = || counting.0.swap(0, Ordering::Relaxed);
+        let mut memory = MemoryObjMut::zeroed(LEN);
+        memory.set_witness(Some(witness.clone()));
+        let mut requests = [(key(1), memory)];
+        assert!(connector.batched_get_into(&mut requests).await.remove(0).unwrap().is_some());
+        let [(_, mut memory)] = requests;
+        assert!(is_there(&memory) && saw() == seen);
+        assert!(connector.get_into(&key(1), &mut memory).await.unwrap().is_some());
+        assert!(is_there(&memory) && saw() == seen);
+        assert!(connector.get_into(&key(2), &mut memory).await.unwrap().is_none());
+        assert!(is_there(&memory) && saw() == 0);
+    }
 }
 
 #[tokio::test]

@@ -86,9 +86,11 @@ impl MemoryObjMut {
     }
 
     /// Has `witness` see the bytes as they arrive, or nobody; gives back who saw them until now. It stays with the memory: it
-    /// is taken with it, and goes on into the frozen chunk.
+    /// is taken with it, and goes on into the frozen chunk. It forgets first: it has not seen what is there.
     pub fn set_witness(&mut self, witness: Option<Arc<dyn Witness>>) -> Option<Arc<dyn Witness>> {
-        std::mem::replace(&mut self.witness, witness)
+        let before = std::mem::replace(&mut self.witness, witness);
+        self.forget();
+        before
     }
 
     /// Who sees the bytes as they arrive. A store that can read in [`Pieces`](super::Pieces) does so if there is somebody.
@@ -174,7 +176,12 @@ impl MemoryObj {
         (&*self.region as &dyn Any).downcast_ref()
     }
 
-    /// Who saw the bytes arrive, if somebody did. Other handles of the chunk keep theirs.
+    /// Who saw the bytes arrive, if somebody did.
+    pub fn witness(&self) -> Option<&Arc<dyn Witness>> {
+        self.witness.as_ref()
+    }
+
+    /// The same, which this handle has no more. Other handles of the chunk keep theirs.
     pub fn take_witness(&mut self) -> Option<Arc<dyn Witness>> {
         self.witness.take()
     }

@@ -210,8 +210,13 @@ mod tests {
 
     #[test]
     fn whatever_else_may_have_changed_the_bytes_is_forgotten() {
-        let changes: [fn(&mut MemoryObjMut); 3] = [
+        let changes: [fn(&mut MemoryObjMut); 4] = [
             |memory| memory[3] = 9,
+            |memory| {
+                let seen = memory.set_witness(None);
+                memory[3] = 9;
+                memory.set_witness(seen);
+            },
             |memory| memory.set_layout(ChunkLayout::binary(9)).unwrap(),
             |memory| drop(Pieces::new(memory.take(), 1)),
         ];

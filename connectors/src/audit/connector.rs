@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use super::checksum::Checksum;
 use super::log::{Call, Log, Tally};
 use super::registry::{Before, Put, Registry, Verdict};
-use super::seen::{Watched, Witnessed, checksum_of};
+use super::seen::{Owner, Watched, Witnessed, checksum_of};
 use super::{AuditOptions, ChecksumKind};
 
 /// Logs what the store behind it does, and checks that it gives back what was put.
@@ -25,6 +25,7 @@ pub struct AuditConnector {
     handle: Handle,
     /// `None` if no checksums are calculated.
     checksums: Option<ChecksumKind>,
+    owner: Owner,
     /// `None` if none is verified.
     registry: Option<Registry>,
     mismatches: AtomicU64,
@@ -39,8 +40,9 @@ impl FromContext for AuditConnector {
         let store = url.to_string();
         let verifies = options.verifies();
         let checksums = (verifies || options.calc_checksum).then_some(options.checksum);
+        let owner = Owner::new();
         let behind = if checksums == Some(ChecksumKind::Blake3) {
-            let witnessed = Witnessed(ctx.local_cpu_backend().clone());
+            let witnessed = Witnessed { backend: ctx.local_cpu_backend().clone(), owner };
             ctx.with_local_cpu_backend(LocalCpuBackend::with_allocator(witnessed)).open_behind(url).await?
         } else {
             ctx.open_behind(url).await?
@@ -50,7 +52,7 @@ impl FromContext for AuditConnector {
         tracing::info!(target: "kvconn::audit", store, ?checksums, verifies, ?excluded, "INITIALIZED");
         let log = Log { store, excluded };
         let (handle, mismatches, gate) = (ctx.handle().clone(), AtomicU64::new(0), Gate::new());
-        Ok(Self { behind, log, handle, checksums, registry, mismatches, gate })
+        Ok(Self { behind, log, handle, checksums, owner, registry, mismatches, gate })
     }
 }
 
@@ -72,7 +74,7 @@ impl AuditConnector {
         before: Option<Before>,
         chunk: &mut MemoryObj,
     ) -> Result<Option<Checksum>> {
-        let seen = checksum_of(chunk);
+        let seen = if self.watches() { checksum_of(chunk, self.owner) } else { None };
         self.check(call, key, before, seen, chunk).await
     }
 
@@ -229,7 +231,7 @@ impl RemoteConnector for AuditConnector {
     async fn get_into(&self, key: &CacheKey, dst: &mut MemoryObjMut) -> Result<Option<usize>> {
         let call = self.log.call("get_into", Some(key));
         let before = self.read_begins(key);
-        let watched = Watched::new(dst, self.watches());
+        let watched = Watched::new(dst, self.owner, self.watches());
         let answer = self.behind.get_into(key, watched.dst).await;
         let seen = watched.checksums().pop().flatten();
         match answer {
@@ -323,7 +325,7 @@ impl RemoteConnector for AuditConnector {
     async fn batched_get_into(&self, requests: &mut [(CacheKey, MemoryObjMut)]) -> Vec<Result<Option<usize>>> {
         let call = self.log.call("batched_get_into", None);
         let before: Vec<_> = requests.iter().map(|(key, _)| self.read_begins(key)).collect();
-        let watched = Watched::new(requests, self.watches());
+        let watched = Watched::new(requests, self.owner, self.watches());
         let mut answers = self.behind.batched_get_into(watched.dst).await;
         let seen = watched.checksums();
         for (((answer, (key, dst)), before), seen) in answers.iter_mut().zip(&*requests).zip(before).zip(seen) {

@@ -4,6 +4,7 @@
 //! those. (Measured: what one core has just read it hashes at 7 GiB/s, what another one has read at 4 to 5.)
 
 use std::any::Any;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
@@ -17,15 +18,45 @@ use super::checksum::Checksum;
 const PIECE: usize = 128 << 10;
 
 /// The subtrees of one chunk that were seen.
-#[derive(Default)]
-pub(super) struct Seen(Mutex<Vec<Option<ChainingValue>>>);
+pub(super) struct Seen {
+    values: Mutex<Vec<Option<ChainingValue>>>,
+    /// The connector that put it on.
+    owner: Owner,
+}
 
-impl Seen {
-    /// One for a chunk of so many bytes, if that has several pieces.
-    pub(super) fn for_chunk(len: usize) -> Option<Arc<Self>> {
-        (len > PIECE).then(Arc::default)
+/// Tells connectors apart, one of which may stand behind another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Owner(u64);
+
+impl Owner {
+    pub(super) fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
     }
 
+    /// Puts a witness on the memory, if that has several pieces, and none yet: who has one wants it to see the bytes.
+    fn witness(self, mut memory: MemoryObjMut) -> MemoryObjMut {
+        self.put_on(&mut memory, |memory| memory.layout().len);
+        memory
+    }
+
+    fn put_on(self, memory: &mut MemoryObjMut, len: impl Fn(&MemoryObjMut) -> usize) {
+        if memory.witness().is_none() && len(memory) > PIECE {
+            memory.set_witness(Some(Arc::new(Seen { values: Mutex::default(), owner: self })));
+        }
+    }
+
+    fn is_of(self, witness: Option<&Arc<dyn Witness>>) -> bool {
+        seen(witness).is_some_and(|seen| seen.owner == self)
+    }
+}
+
+fn seen(witness: Option<&Arc<dyn Witness>>) -> Option<&Seen> {
+    let witness: &(dyn Any + Send + Sync) = &**witness?;
+    witness.downcast_ref()
+}
+
+impl Seen {
     /// The checksum of the chunk of `len` bytes, if all of its pieces were seen.
     fn checksum(&self, len: usize) -> Option<Checksum> {
         let values = self.values();
@@ -39,7 +70,7 @@ impl Seen {
     }
 
     fn values(&self) -> MutexGuard<'_, Vec<Option<ChainingValue>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.values.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -79,14 +110,14 @@ impl Witness for Seen {
     }
 }
 
-/// The checksum of a chunk that was read into memory of [`Witnessed`], if all of it was seen. It has no witness then.
-pub(super) fn checksum_of(chunk: &mut MemoryObj) -> Option<Checksum> {
-    checksum(chunk.take_witness(), chunk.len())
-}
-
-fn checksum(witness: Option<Arc<dyn Witness>>, len: usize) -> Option<Checksum> {
-    let witness: Arc<dyn Any + Send + Sync> = witness?;
-    witness.downcast::<Seen>().ok()?.checksum(len)
+/// The checksum of a chunk that was read into memory of [`Witnessed`], if all of it was seen. A witness of `owner`'s is on it
+/// no more.
+pub(super) fn checksum_of(chunk: &mut MemoryObj, owner: Owner) -> Option<Checksum> {
+    let checksum = seen(chunk.witness()).and_then(|seen| seen.checksum(chunk.len()));
+    if owner.is_of(chunk.witness()) {
+        chunk.take_witness();
+    }
+    checksum
 }
 
 /// Where a call reads to.
@@ -107,57 +138,58 @@ impl Destinations for [(CacheKey, MemoryObjMut)] {
     }
 }
 
-/// A caller's memory with witnesses of ours on it, instead of its own, until this is dropped.
+/// A caller's memory with witnesses of ours on it, where it had none, until this is dropped.
 pub(super) struct Watched<'a, D: Destinations + ?Sized> {
     pub(super) dst: &'a mut D,
-    callers: Vec<Option<Arc<dyn Witness>>>,
+    owner: Owner,
+    hashed: bool,
 }
 
 impl<'a, D: Destinations + ?Sized> Watched<'a, D> {
     /// Puts them on, if bytes are to be `hashed` as they arrive, and where the memory has room for several pieces.
-    pub(super) fn new(dst: &'a mut D, hashed: bool) -> Self {
-        let of = |dst: &MemoryObjMut| if hashed { Seen::for_chunk(dst.capacity()) } else { None };
-        let put = |dst: &mut MemoryObjMut| dst.set_witness(of(dst).map(|seen| seen as Arc<dyn Witness>));
-        let callers = dst.each().map(put).collect();
-        Self { dst, callers }
+    pub(super) fn new(dst: &'a mut D, owner: Owner, hashed: bool) -> Self {
+        if hashed {
+            dst.each().for_each(|dst| owner.put_on(dst, MemoryObjMut::capacity));
+        }
+        Self { dst, owner, hashed }
     }
 
     /// The checksum of each chunk that was read, if all of it was seen.
     pub(super) fn checksums(self) -> Vec<Option<Checksum>> {
-        self.dst.each().map(|dst| checksum(dst.set_witness(None), dst.len())).collect()
+        let checksum = |dst: &MemoryObjMut| seen(dst.witness())?.checksum(dst.layout().len);
+        self.dst.each().map(|dst| if self.hashed { checksum(dst) } else { None }).collect()
     }
 }
 
 impl<D: Destinations + ?Sized> Drop for Watched<'_, D> {
     fn drop(&mut self) {
-        for (dst, callers) in self.dst.each().zip(self.callers.drain(..)) {
-            dst.set_witness(callers);
+        for dst in self.dst.each() {
+            if self.owner.is_of(dst.witness()) {
+                dst.set_witness(None);
+            }
         }
     }
 }
 
 /// Memory of another allocator, with a witness on it.
-pub(super) struct Witnessed(pub(super) LocalCpuBackend);
-
-fn witnessed(mut memory: MemoryObjMut) -> MemoryObjMut {
-    if let Some(seen) = Seen::for_chunk(memory.layout().len) {
-        memory.set_witness(Some(seen));
-    }
-    memory
+pub(super) struct Witnessed {
+    pub(super) backend: LocalCpuBackend,
+    pub(super) owner: Owner,
 }
 
 impl ChunkAllocator for Witnessed {
     fn try_allocate(&self, layout: &ChunkLayout) -> Option<Result<MemoryObjMut>> {
-        self.0.try_allocate(layout).map(|memory| memory.map(witnessed))
+        self.backend.try_allocate(layout).map(|memory| memory.map(|memory| self.owner.witness(memory)))
     }
 
     fn allocate<'a>(&'a self, layout: &'a ChunkLayout) -> BoxFuture<'a, Result<MemoryObjMut>> {
-        self.0.allocate(layout).map(|memory| memory.map(witnessed)).boxed()
+        self.backend.allocate(layout).map(|memory| memory.map(|memory| self.owner.witness(memory))).boxed()
     }
 
     fn allocate_many<'a>(&'a self, layouts: &'a [ChunkLayout]) -> BoxFuture<'a, Result<Vec<MemoryObjMut>>> {
-        let all = self.0.allocate_many(layouts);
-        all.map(|all| all.map(|all| all.into_iter().map(witnessed).collect())).boxed()
+        let all = self.backend.allocate_many(layouts);
+        let witness = |memory| self.owner.witness(memory);
+        all.map(move |all| all.map(|all| all.into_iter().map(witness).collect())).boxed()
     }
 }
 
@@ -169,7 +201,8 @@ mod tests {
 
     fn read(len: usize, order: impl Fn(&mut Vec<usize>), leave_out: Option<usize>) -> (Option<Checksum>, Checksum) {
         let bytes: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
-        let pieces = Pieces::new(witnessed(MemoryObjMut::zeroed(len)), len);
+        let owner = Owner::new();
+        let pieces = Pieces::new(owner.witness(MemoryObjMut::zeroed(len)), len);
         let mut taken: Vec<_> = std::iter::from_fn(|| pieces.take()).map(Some).collect();
         let mut places: Vec<usize> = (0..taken.len()).collect();
         order(&mut places);
@@ -184,7 +217,10 @@ mod tests {
         }
         let mut chunk = pieces.into_memory().unwrap().freeze();
         assert_eq!(&chunk[..], bytes);
-        (checksum_of(&mut chunk), Checksum::Blake3(*blake3::hash(&bytes).as_bytes()))
+        assert_eq!(checksum_of(&mut chunk, Owner::new()).is_some(), leave_out.is_none() && len > PIECE);
+        let seen = checksum_of(&mut chunk, owner);
+        assert!(chunk.witness().is_none());
+        (seen, Checksum::Blake3(*blake3::hash(&bytes).as_bytes()))
     }
 
     #[test]

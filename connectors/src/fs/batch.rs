@@ -33,25 +33,41 @@ const QUESTIONS: usize = 64;
 type Piece<T> = (usize, Vec<T>);
 type Pieces<T> = Arc<Mutex<Vec<Piece<T>>>>;
 
-/// What a thread has done of a piece. Handed in when it is dropped: a job that panics does not take the answers before it
-/// along.
-struct Done<R> {
+/// A piece in the hands of a thread. What it has done is handed in when this is dropped, and what it has not goes back: a job
+/// that panics takes no others along.
+struct InHand<T, R> {
+    queue: Pieces<T>,
     answers: Pieces<R>,
-    piece: Piece<R>,
+    from: usize,
+    done: Vec<R>,
+    rest: std::vec::IntoIter<T>,
 }
 
-impl<R> Done<R> {
-    fn hand_in(&mut self) {
-        let (from, answers) = &mut self.piece;
-        if !answers.is_empty() {
-            lock(&self.answers).push((*from, std::mem::take(answers)));
+impl<T, R> InHand<T, R> {
+    /// The next piece of the queue.
+    fn take(queue: &Pieces<T>, answers: &Pieces<R>) -> Option<Self> {
+        let (from, items) = lock(queue).pop()?;
+        let (done, rest) = (Vec::with_capacity(items.len()), items.into_iter());
+        Some(Self { queue: queue.clone(), answers: answers.clone(), from, done, rest })
+    }
+
+    fn each(mut self, job: impl Fn(T) -> R) {
+        for item in self.rest.by_ref() {
+            self.done.push(job(item));
         }
     }
 }
 
-impl<R> Drop for Done<R> {
+impl<T, R> Drop for InHand<T, R> {
     fn drop(&mut self) {
-        self.hand_in();
+        if self.rest.len() > 0 {
+            // Behind the one that panicked.
+            let from = self.from + self.done.len() + 1;
+            lock(&self.queue).push((from, self.rest.by_ref().collect()));
+        }
+        if !self.done.is_empty() {
+            lock(&self.answers).push((self.from, std::mem::take(&mut self.done)));
+        }
     }
 }
 
@@ -73,11 +89,15 @@ fn in_order<R>(mut pieces: Vec<Piece<R>>, n: usize) -> impl Iterator<Item = Opti
 }
 
 impl FSConnector {
-    /// Small pieces, because items are many and large: each is moved a few times while it is in the cache.
+    /// Small pieces, because items are many and large: each is moved a few times while it is in the cache. The last one first:
+    /// they are taken from the end.
     fn pieces<T>(&self, mut items: impl ExactSizeIterator<Item = T>) -> Vec<Piece<T>> {
         let n = items.len();
         let at_once = (n / (self.threads() * TURNS)).clamp(1, AT_ONCE);
-        (0..n).step_by(at_once).map(|from| (from, items.by_ref().take(at_once).collect())).collect()
+        let mut pieces: Vec<_> =
+            (0..n).step_by(at_once).map(|from| (from, items.by_ref().take(at_once).collect())).collect();
+        pieces.reverse();
+        pieces
     }
 
     /// Does `job` with each item, several at once. If this future is dropped, what has not begun need not begin: the job
@@ -91,17 +111,13 @@ impl FSConnector {
         let threads = self.threads().min(pieces.len());
         let (cancel, work) = cancellable();
         let answers: Pieces<R> = Arc::new(Mutex::new(Vec::with_capacity(pieces.len())));
-        let queue = Arc::new(Mutex::new(pieces.into_iter()));
+        let queue = Arc::new(Mutex::new(pieces));
         let job = Arc::new(job);
         let working = (0..threads).map(|_| {
-            let (queue, job, work) = (queue.clone(), job.clone(), work.clone());
-            let mut done = Done { answers: answers.clone(), piece: Piece::default() };
+            let (queue, answers, job, work) = (queue.clone(), answers.clone(), job.clone(), work.clone());
             self.blocking(move |files, _| {
-                let next = || lock(&queue).next();
-                while let Some((from, items)) = next() {
-                    done.piece = (from, Vec::with_capacity(items.len()));
-                    items.into_iter().for_each(|item| done.piece.1.push(job(files, item, &work)));
-                    done.hand_in();
+                while let Some(piece) = InHand::take(&queue, &answers) {
+                    piece.each(|item| job(files, item, &work));
                 }
                 Ok(())
             })
@@ -189,5 +205,25 @@ impl FSConnector {
             answers.unwrap_or_else(|e| (0..len).map(|_| Err(e.again())).collect())
         };
         answers.await.zip(lens).flat_map(whole).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_that_panics_takes_no_others_along() {
+        let queue: Pieces<u32> = Arc::new(Mutex::new(vec![(8, (8..11).collect()), (0, (0..8).collect())]));
+        let answers: Pieces<u32> = Arc::default();
+        let job = |n| if [2, 7, 8].contains(&n) { panic!("this one") } else { n * 10 };
+        let mut panics = 0;
+        while let Some(piece) = InHand::take(&queue, &answers) {
+            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| piece.each(job)));
+            panics += u32::from(done.is_err());
+        }
+        let answers: Vec<_> = in_order(std::mem::take(&mut *lock(&answers)), 11).collect();
+        let expected: Vec<_> = (0..11).map(|n| (![2, 7, 8].contains(&n)).then_some(n * 10)).collect();
+        assert_eq!((answers, panics), (expected, 3));
     }
 }

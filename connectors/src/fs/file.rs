@@ -227,8 +227,9 @@ impl Files {
         self.make()?;
         let base = self.base(key);
         let dir = self.tmp_dir.as_ref().map_or(Cow::Borrowed(base), |tmp| base.join(tmp).into());
-        // Of other file systems it is not known what they make of it.
-        let link = if self.cache == Cache::Never { None } else { *self.link.get_or_init(|| Link::of(&dir)) };
+        // Of other file systems it is not known what they make of it; and btrfs forgets the sync of a file without a name.
+        let may_be_nameless = self.cache != Cache::Never && self.fsync == Fsync::Never;
+        let link = if may_be_nameless { *self.link.get_or_init(|| Link::of(&dir)) } else { None };
         Writing::begin(dir, self.path(key)?, record::mode_of_new_file(key), link)
     }
 

@@ -180,7 +180,8 @@ impl Found {
         let read = match &files.direct {
             // No file has a header then.
             Some(direct) => direct.read(&self.file, memory),
-            None if memory.witness().is_some() => {
+            // Elsewhere every piece may be a question to a server.
+            None if memory.witness().is_some() && files.cache != Cache::Never && files.read_ahead_size.is_none() => {
                 witnessed::in_pieces(memory, |bytes, at| self.file.read_exact_at(bytes, self.offset + at))
             }
             None => {

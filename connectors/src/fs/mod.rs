@@ -2,8 +2,8 @@
 //!
 //! **What it stores.** Under each base path, files named after the key ([`layout`]). An in-process key's file holds the
 //! chunk header and the bytes, or the bytes alone (`save_chunk_meta=false`); a multiprocess key's file holds the bytes
-//! alone. A file is written under a name of its own and renamed when it is whole, so a writer that is killed never leaves
-//! a torn chunk to read.
+//! alone. A file is written without a name, or under one of its own, and gets the chunk's when it is whole, so a writer that
+//! is killed never leaves a torn chunk to read.
 //!
 //! **How it connects.** `fs:///path[,path..]`, `fs://host:port/path[,path..]` as LMCache writes it (host and port mean
 //! nothing), `plugin://fs[.instance]`, or `external://localhost:0/kvconn.fs/?connector_name=FSConnector&base_path=/path`.
@@ -14,7 +14,8 @@
 //! **Who shares it.** Any number of processes, LMCache among them. With `capacity` they keep one sum, in a file
 //! `.kvconn-quota` that they lock; what has no such option is seen by a look at all files, at most a minute late.
 //!
-//! **What is left behind.** A writer that is killed leaves its temporary file. [`scrub`] finds those, and torn files.
+//! **What is left behind.** A writer that is killed leaves its temporary file, if that had a name. [`scrub`] finds those, and
+//! torn files.
 //!
 //! **Limits.** A file name has at most 255 bytes, or what the file system says: `.data` takes 5 of them, each `/` of a key
 //! 5. LMCache's layout writes `a/b` and `a-SEP-b` to one file; this store marks the file of the key with `/` (sticky bit), records

@@ -66,9 +66,10 @@ pub(super) fn key_of_entry(name: &str, path: &Path) -> Option<CacheKey> {
     Some(recorded.filter(|r| layout::file_name(r).is_ok_and(|n| n == name)).unwrap_or(key))
 }
 
-/// Whether the mark speaks of this key, among those that share its name.
+/// Whether the mark speaks of this key: of those that share its name, the one that the name is read back as. `a-SEP/b` is not:
+/// its `a-SEP-SEP-b` is read as `a/SEP-b`.
 fn is_marked(key: &CacheKey) -> bool {
-    !key.as_str().contains(layout::SLASH)
+    !key.as_str().contains(layout::SLASH) && !key.as_str().contains("-SEP/")
 }
 
 fn is_others(key: &CacheKey, mode: u32, read: impl FnOnce(&mut [u8]) -> Option<usize>) -> bool {
@@ -106,6 +107,10 @@ mod tests {
             ("a-SEP-b", PLAIN, Some("a/b"), true),
             ("a/b-SEP-c", PLAIN | MARK, None, true),
             ("a/b-SEP-c", PLAIN, Some("a-SEP-b/c"), true),
+            ("a/SEP-b", PLAIN | MARK, None, false),
+            ("a-SEP/b", PLAIN | MARK, None, true),
+            ("a-SEP/b", PLAIN, Some("a-SEP/b"), false),
+            ("a/SEP-b", PLAIN, Some("a-SEP/b"), true),
         ] {
             let read = |buffer: &mut [u8]| {
                 let recorded = key(recorded?);
@@ -114,6 +119,24 @@ mod tests {
                 Some(text.len())
             };
             assert_eq!(is_others(&key(mine), mode, read), others, "{mine}, {mode:o}, {recorded:?}");
+        }
+    }
+
+    #[test]
+    fn the_marked_key_is_the_one_that_a_name_is_read_back_as() {
+        // All models of up to five of these.
+        let parts = ["/", "-", "SEP", "a"];
+        let mut models = vec![String::new()];
+        let mut last = models.clone();
+        for _ in 0..5 {
+            last = last.iter().flat_map(|model| parts.map(|part| format!("{model}{part}"))).collect();
+            models.extend(last.iter().cloned());
+        }
+        for model in models.iter().filter(|model| !model.is_empty()) {
+            for key in [key(model), format!("{model}@01050805@0@1f2e").parse().unwrap()] {
+                let name = layout::file_name(&key).unwrap();
+                assert_eq!(is_marked(&key), layout::key_of_file(&name) == Some(key.clone()), "{key}");
+            }
         }
     }
 

@@ -5,11 +5,12 @@
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread::available_parallelism;
 
 use connector_core::MemoryObjMut;
 use connector_core::chunk::Pieces;
+use connector_core::connector::Pass;
 use tokio::task::{JoinHandle, yield_now};
 
 use super::cached;
@@ -44,17 +45,21 @@ impl Drop for Reading {
     }
 }
 
-/// Hands out no more pieces once the future that reads them is gone.
-struct StopOnDrop(Pieces);
+/// Work for a second thread, unless it is taken back before that begins. `close` waits for it.
+type Offer = Arc<Mutex<Option<(Arc<Found>, Pieces, Pass)>>>;
+
+/// Hands out no more pieces once the future that reads them is gone, and takes back what was offered.
+struct StopOnDrop {
+    pieces: Pieces,
+    offer: Offer,
+}
 
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
-        self.0.stop();
+        self.pieces.stop();
+        take(&self.offer);
     }
 }
-
-/// Work for a second thread, unless it is taken back before that begins.
-type Offer = Arc<Mutex<Option<(Arc<Found>, Pieces)>>>;
 
 impl FSConnector {
     /// As [`Found::read_cached`], of memory with a witness. The memory comes back in any case, unless the future is dropped.
@@ -62,13 +67,14 @@ impl FSConnector {
         let cache = self.files.cache;
         let mut pieces = Pieces::new(memory, cached::SLICE);
         let (_reading, idle) = Reading::begin();
-        let helper = (idle && pieces.count() >= WORTH_A_THREAD).then(|| self.help(found, &pieces)).flatten();
-        let stop = StopOnDrop(pieces.clone());
+        let stop = StopOnDrop { pieces: pieces.clone(), offer: Offer::default() };
+        let worth_it = idle && pieces.count() >= WORTH_A_THREAD;
+        let helper = worth_it.then(|| self.help(found, &pieces, &stop.offer)).flatten();
         while next_piece(&pieces, |bytes, at| found.read_piece_cached(cache, bytes, at)).is_some() {
             yield_now().await;
         }
-        if let Some((offer, helper)) = helper
-            && take(&offer).is_none()
+        if let Some(helper) = helper
+            && take(&stop.offer).is_none()
         {
             for _ in 0..TURNS {
                 if helper.is_finished() {
@@ -76,7 +82,10 @@ impl FSConnector {
                 }
                 yield_now().await;
             }
-            let _ = helper.await;
+            if helper.await.is_err() {
+                // It may have had a piece that it did not fill.
+                pieces.stop();
+            }
         }
         let whole = !pieces.is_stopped();
         drop(stop);
@@ -91,22 +100,24 @@ impl FSConnector {
     }
 
     /// Has a blocking thread take pieces, too.
-    fn help(&self, found: &Arc<Found>, pieces: &Pieces) -> Option<(Offer, JoinHandle<()>)> {
+    fn help(&self, found: &Arc<Found>, pieces: &Pieces, offer: &Offer) -> Option<JoinHandle<()>> {
         let (pass, cache) = (self.gate.enter().ok()?, self.files.cache);
-        let offer = Arc::new(Mutex::new(Some((found.clone(), pieces.clone()))));
-        let offered = offer.clone();
-        let helper = self.handle.spawn_blocking(move || {
-            if let Some((found, pieces)) = take(&offered) {
+        *lock(offer) = Some((found.clone(), pieces.clone(), pass));
+        let offer = offer.clone();
+        Some(self.handle.spawn_blocking(move || {
+            if let Some((found, pieces, _pass)) = take(&offer) {
                 while next_piece(&pieces, |bytes, at| found.read_piece_cached(cache, bytes, at)).is_some() {}
             }
-            drop(pass);
-        });
-        Some((offer, helper))
+        }))
     }
 }
 
-fn take(offer: &Offer) -> Option<(Arc<Found>, Pieces)> {
-    offer.lock().unwrap_or_else(PoisonError::into_inner).take()
+fn lock(offer: &Offer) -> MutexGuard<'_, Option<(Arc<Found>, Pieces, Pass)>> {
+    offer.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn take(offer: &Offer) -> Option<(Arc<Found>, Pieces, Pass)> {
+    lock(offer).take()
 }
 
 /// Reads the chunk on this thread, a piece at a time.

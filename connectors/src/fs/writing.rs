@@ -78,7 +78,9 @@ impl Link {
         match self.try_give(file, path) {
             Ok(()) => Ok(()),
             Err(Errno::EXIST) => Err(Errno::EXIST),
-            Err(e) if self == Self::Descriptor => Self::Proc.try_give(file, path).map_err(|_| e),
+            Err(e) if self == Self::Descriptor => {
+                Self::Proc.try_give(file, path).map_err(|other| if other == Errno::EXIST { other } else { e })
+            }
             Err(e) => Err(e),
         }
     }
@@ -365,6 +367,20 @@ mod tests {
         assert!(matches!(File::open(&tmp).unwrap().try_lock(), Err(TryLockError::WouldBlock)));
         drop(writing);
         assert!(!tmp.exists() && !dir.path().join("x").exists());
+    }
+
+    #[test]
+    fn a_link_that_is_tried_in_another_way_still_says_that_the_name_is_taken() {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let taken = dir.path().join("taken");
+        std::fs::write(&taken, "x").unwrap();
+        // A descriptor of another file system cannot be linked, in neither way.
+        let elsewhere = File::open("/proc/self/status").unwrap();
+        let file = nameless(dir.path(), 0o600).unwrap();
+        for link in [Link::Descriptor, Link::Proc] {
+            assert_eq!(link.give(&file, &taken), Err(Errno::EXIST), "{link:?}");
+            assert_ne!(link.give(&elsewhere, &dir.path().join("free")), Ok(()), "{link:?}");
+        }
     }
 
     #[test]

@@ -53,6 +53,20 @@ async fn keys_that_share_a_file_name_are_told_apart_where_attributes_work() {
 }
 
 #[tokio::test]
+async fn keys_whose_slashes_overlap_are_told_apart_as_well() {
+    let key = |model: &str| -> CacheKey { format!("{model}@1@0@1@half").parse().unwrap() };
+    for (one, other) in [("x-SEP/y", "x/SEP-y"), ("x/SEP-y", "x-SEP/y"), ("x-SEP-SEP-y", "x/SEP-y")] {
+        let place = Place::new();
+        let connector = place.open("").await;
+        connector.put(&key(one), kv(1, 1)).await.unwrap();
+        assert_eq!(connector.get(&key(one)).await.unwrap(), Some(kv(1, 1)));
+        assert_eq!(connector.get(&key(other)).await.unwrap(), None, "{other} after {one}");
+        assert!(!connector.exists(&key(other)).await.unwrap() && !connector.remove(&key(other)).await.unwrap());
+        assert_eq!(keys(&connector, "").await, [key(one).as_str()]);
+    }
+}
+
+#[tokio::test]
 async fn several_base_paths_share_the_chunks_by_hash() {
     let place = Place::new();
     let connector = connectors::open(&format!("fs://host:0{},{}", place.text("a"), place.text("b"))).await.unwrap();
