@@ -194,6 +194,8 @@ class Blocking(TestCase):
         server = self.redis()
         code = """
 import os, signal, sys, threading, kvconn
+# Python's own. What a shell runs in the background ignores Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 store = kvconn.connect(f"resp://127.0.0.1:{sys.argv[1]}")
 os.kill(int(sys.argv[2]), signal.SIGSTOP)
 threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
