@@ -19,9 +19,8 @@ use super::file::Files;
 /// How many chunks of a batch are read or written at once.
 const AT_ONCE: usize = 8;
 
-/// How many keep the processors busy. Found out once: to ask reads files.
-static BUSY: LazyLock<usize> =
-    LazyLock::new(|| available_parallelism().map_or(1, usize::from).clamp(AT_ONCE / 2, AT_ONCE));
+/// Processors that this process may use. Found out once: to ask reads files.
+pub(super) static PROCESSORS: LazyLock<usize> = LazyLock::new(|| available_parallelism().map_or(1, usize::from));
 
 /// So often a thread comes back for more, about: the last ones to end should end together.
 const TURNS: usize = 16;
@@ -30,22 +29,22 @@ const TURNS: usize = 16;
 const QUESTIONS: usize = 64;
 
 /// Items or answers that belong together, and the number of the first one.
-type Piece<T> = (usize, Vec<T>);
-type Pieces<T> = Arc<Mutex<Vec<Piece<T>>>>;
+type Part<T> = (usize, Vec<T>);
+type Parts<T> = Arc<Mutex<Vec<Part<T>>>>;
 
-/// A piece in the hands of a thread. What it has done is handed in when this is dropped, and what it has not goes back: a job
+/// A part in the hands of a thread. What it has done is handed in when this is dropped, and what it has not goes back: a job
 /// that panics takes no others along.
 struct InHand<T, R> {
-    queue: Pieces<T>,
-    answers: Pieces<R>,
+    queue: Parts<T>,
+    answers: Parts<R>,
     from: usize,
     done: Vec<R>,
     rest: std::vec::IntoIter<T>,
 }
 
 impl<T, R> InHand<T, R> {
-    /// The next piece of the queue.
-    fn take(queue: &Pieces<T>, answers: &Pieces<R>) -> Option<Self> {
+    /// The next part of the queue.
+    fn take(queue: &Parts<T>, answers: &Parts<R>) -> Option<Self> {
         let (from, items) = lock(queue).pop()?;
         let (done, rest) = (Vec::with_capacity(items.len()), items.into_iter());
         Some(Self { queue: queue.clone(), answers: answers.clone(), from, done, rest })
@@ -71,17 +70,17 @@ impl<T, R> Drop for InHand<T, R> {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The answers in the order of their items; `None` for those that nobody gave.
-fn in_order<R>(mut pieces: Vec<Piece<R>>, n: usize) -> impl Iterator<Item = Option<R>> {
-    pieces.sort_unstable_by_key(|(from, _)| *from);
-    let mut pieces = pieces.into_iter().peekable();
+fn in_order<R>(mut parts: Vec<Part<R>>, n: usize) -> impl Iterator<Item = Option<R>> {
+    parts.sort_unstable_by_key(|(from, _)| *from);
+    let mut parts = parts.into_iter().peekable();
     let mut current = Vec::new().into_iter();
     (0..n).map(move |i| {
-        if let Some((_, answers)) = pieces.next_if(|(from, _)| *from == i) {
+        if let Some((_, answers)) = parts.next_if(|(from, _)| *from == i) {
             current = answers.into_iter();
         }
         current.next()
@@ -89,59 +88,59 @@ fn in_order<R>(mut pieces: Vec<Piece<R>>, n: usize) -> impl Iterator<Item = Opti
 }
 
 impl FSConnector {
-    /// Small pieces, because items are many and large: each is moved a few times while it is in the cache. The last one first:
+    /// Small parts, because items are many and large: each is moved a few times while it is in the cache. The last one first:
     /// they are taken from the end.
-    fn pieces<T>(&self, mut items: impl ExactSizeIterator<Item = T>) -> Vec<Piece<T>> {
+    fn parts<T>(&self, mut items: impl ExactSizeIterator<Item = T>) -> Vec<Part<T>> {
         let n = items.len();
         let at_once = (n / (self.threads() * TURNS)).clamp(1, AT_ONCE);
-        let mut pieces: Vec<_> =
+        let mut parts: Vec<_> =
             (0..n).step_by(at_once).map(|from| (from, items.by_ref().take(at_once).collect())).collect();
-        pieces.reverse();
-        pieces
+        parts.reverse();
+        parts
     }
 
     /// Does `job` with each item, several at once. If this future is dropped, what has not begun need not begin: the job
     /// asks its `Work`.
     async fn each<T: Send + 'static, R: Send + 'static>(
         &self,
-        pieces: Vec<Piece<T>>,
+        parts: Vec<Part<T>>,
         job: impl Fn(&Files, T, &Work) -> R + Send + Sync + 'static,
     ) -> impl Iterator<Item = Result<R>> {
-        let n = pieces.iter().map(|(_, items)| items.len()).sum();
-        let threads = self.threads().min(pieces.len());
+        let n = parts.iter().map(|(_, items)| items.len()).sum();
+        let threads = self.threads().min(parts.len());
         let (cancel, work) = cancellable();
-        let answers: Pieces<R> = Arc::new(Mutex::new(Vec::with_capacity(pieces.len())));
-        let queue = Arc::new(Mutex::new(pieces));
+        let answers: Parts<R> = Arc::new(Mutex::new(Vec::with_capacity(parts.len())));
+        let queue = Arc::new(Mutex::new(parts));
         let job = Arc::new(job);
         let working = (0..threads).map(|_| {
             let (queue, answers, job, work) = (queue.clone(), answers.clone(), job.clone(), work.clone());
             self.blocking(move |files, _| {
-                while let Some(piece) = InHand::take(&queue, &answers) {
-                    piece.each(|item| job(files, item, &work));
+                while let Some(part) = InHand::take(&queue, &answers) {
+                    part.each(|item| job(files, item, &work));
                 }
                 Ok(())
             })
         });
         let failed = join_all(working).await.into_iter().find_map(Result::err);
         drop(cancel);
-        let pieces = std::mem::take(&mut *lock(&answers));
+        let parts = std::mem::take(&mut *lock(&answers));
         let lost =
             move || failed.as_ref().map_or_else(|| Error::new(ErrorKind::Other, "the work was lost"), Error::again);
-        in_order(pieces, n).map(move |answer| answer.ok_or_else(&lost))
+        in_order(parts, n).map(move |answer| answer.ok_or_else(&lost))
     }
 
     /// A file system that is memory keeps every thread busy; with a disk most of them wait. A few more than processors,
     /// because others want those, too.
     fn threads(&self) -> usize {
         match self.files.cache {
-            Cache::Memory => *BUSY,
+            Cache::Memory => PROCESSORS.clamp(AT_ONCE / 2, AT_ONCE),
             Cache::Never | Cache::NoWait => AT_ONCE,
         }
     }
 
     pub(super) async fn each_get(&self, keys: &[CacheKey]) -> Vec<Result<Option<MemoryObj>>> {
         let (backend, full) = (self.backend.clone(), AtomicBool::new(false));
-        let steps = self.each(self.pieces(keys.iter().cloned()), move |files, key, work| {
+        let steps = self.each(self.parts(keys.iter().cloned()), move |files, key, work| {
             if full.load(Ordering::Relaxed) {
                 return Ok(None);
             }
@@ -172,8 +171,8 @@ impl FSConnector {
             return requests.iter().map(|_| Err(e.again())).collect();
         }
         // The blocking threads own the memory until the reads have ended, also if this future is dropped.
-        let pieces = self.pieces(requests.iter_mut().map(|(key, dst)| (key.clone(), dst.take())));
-        let reads = self.each(pieces, |files, (key, mut memory), work| {
+        let parts = self.parts(requests.iter_mut().map(|(key, dst)| (key.clone(), dst.take())));
+        let reads = self.each(parts, |files, (key, mut memory), work| {
             let answer = if work.is_cancelled() { Ok(None) } else { read_into(files, &key, &mut memory) };
             (memory, answer)
         });
@@ -187,7 +186,7 @@ impl FSConnector {
     }
 
     pub(super) async fn each_put(&self, items: &[(CacheKey, MemoryObj)]) -> Vec<Result<()>> {
-        let writes = self.each(self.pieces(items.iter().cloned()), |files, (key, chunk), work| {
+        let writes = self.each(self.parts(items.iter().cloned()), |files, (key, chunk), work| {
             let header = files.check(&key, chunk.layout())?;
             files.write(&key, header.as_ref(), &chunk, work)
         });
@@ -195,9 +194,9 @@ impl FSConnector {
     }
 
     pub(super) async fn each_exists(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
-        let pieces: Vec<_> = keys.chunks(QUESTIONS).map(<[CacheKey]>::to_vec).collect();
-        let lens: Vec<_> = pieces.iter().map(Vec::len).collect();
-        let answers = self.each(self.pieces(pieces.into_iter()), |files, keys, work| {
+        let parts: Vec<_> = keys.chunks(QUESTIONS).map(<[CacheKey]>::to_vec).collect();
+        let lens: Vec<_> = parts.iter().map(Vec::len).collect();
+        let answers = self.each(self.parts(parts.into_iter()), |files, keys, work| {
             let answer = |key: &CacheKey| if work.is_cancelled() { Ok(false) } else { exists(files, key) };
             keys.iter().map(answer).collect::<Vec<_>>()
         });
@@ -214,12 +213,12 @@ mod tests {
 
     #[test]
     fn a_job_that_panics_takes_no_others_along() {
-        let queue: Pieces<u32> = Arc::new(Mutex::new(vec![(8, (8..11).collect()), (0, (0..8).collect())]));
-        let answers: Pieces<u32> = Arc::default();
+        let queue: Parts<u32> = Arc::new(Mutex::new(vec![(8, (8..11).collect()), (0, (0..8).collect())]));
+        let answers: Parts<u32> = Arc::default();
         let job = |n| if [2, 7, 8].contains(&n) { panic!("this one") } else { n * 10 };
         let mut panics = 0;
-        while let Some(piece) = InHand::take(&queue, &answers) {
-            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| piece.each(job)));
+        while let Some(part) = InHand::take(&queue, &answers) {
+            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| part.each(job)));
             panics += u32::from(done.is_err());
         }
         let answers: Vec<_> = in_order(std::mem::take(&mut *lock(&answers)), 11).collect();

@@ -5,14 +5,14 @@
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
-use std::thread::available_parallelism;
+use std::sync::{Arc, Mutex};
 
 use connector_core::MemoryObjMut;
 use connector_core::chunk::Pieces;
 use connector_core::connector::Pass;
 use tokio::task::{JoinHandle, yield_now};
 
+use super::batch::{PROCESSORS, lock};
 use super::cached;
 use super::connector::FSConnector;
 use super::found::Found;
@@ -26,7 +26,6 @@ const TURNS: usize = 200;
 
 /// Chunks that are being read so.
 static READING: AtomicUsize = AtomicUsize::new(0);
-static PROCESSORS: LazyLock<usize> = LazyLock::new(|| available_parallelism().map_or(1, usize::from));
 
 /// Counts as reading until it is dropped.
 struct Reading;
@@ -110,10 +109,6 @@ impl FSConnector {
             }
         }))
     }
-}
-
-fn lock(offer: &Offer) -> MutexGuard<'_, Option<(Arc<Found>, Pieces, Pass)>> {
-    offer.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn take(offer: &Offer) -> Option<(Arc<Found>, Pieces, Pass)> {
