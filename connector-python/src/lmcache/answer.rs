@@ -1,7 +1,8 @@
 //! From a call's end to a future of asyncio.
 
 use std::panic::AssertUnwindSafe;
-use std::task::{Context, Poll, Waker};
+use std::pin::Pin;
+use std::sync::{Arc, Weak};
 
 use connectors::{Error, ErrorKind, MemoryObj, Result};
 use futures::FutureExt;
@@ -13,8 +14,9 @@ use pyo3::types::{PyCFunction, PyList};
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
+use super::desk::{Asked, Desk};
 use super::memory;
-use crate::errors::to_py;
+use crate::errors::{OrRaise, to_py};
 use crate::own::Own;
 use crate::runtime::Process;
 
@@ -65,18 +67,37 @@ fn object_of(py: Python<'_>, chunk: Option<MemoryObj>) -> PyResult<Bound<'_, PyA
 
 /// A call that was started for a future of asyncio.
 #[pyclass(frozen, module = "kvconn._kvconn")]
-pub(super) struct Call(Option<Own<AbortHandle>>);
+pub(super) struct Call(State);
+
+enum State {
+    Answered,
+    InRuntime(Own<AbortHandle>),
+    AtDesk(Own<Weak<Desk>>, u64),
+}
 
 #[pymethods]
 impl Call {
     /// Nobody waits any more: whatever the call holds is given back, now or when the I/O that runs has ended.
     fn cancel(&self) {
         // In a child that was forked since, the call is not there.
-        if let Some(Ok(call)) = self.0.as_ref().map(Own::get) {
-            call.abort();
+        match &self.0 {
+            State::Answered => {}
+            State::InRuntime(task) => {
+                if let Ok(task) = task.get() {
+                    task.abort();
+                }
+            }
+            State::AtDesk(desk, id) => {
+                if let Some(desk) = desk.get().ok().and_then(Weak::upgrade) {
+                    desk.cancel(*id);
+                }
+            }
         }
     }
 }
+
+/// A call as it is polled. A panic is an answer, too.
+pub(super) type Work = Pin<Box<dyn Future<Output = std::thread::Result<Result<Answer>>> + Send>>;
 
 /// Starts `work`; when it has ended, `future` has its answer.
 pub(super) fn start(
@@ -84,74 +105,63 @@ pub(super) fn start(
     future: &Bound<'_, PyAny>,
     work: impl Future<Output = Result<Answer>> + Send + 'static,
 ) -> PyResult<Call> {
-    let handle = process.handle().map_err(|e| to_py(future.py(), &e))?;
-    go_on(process, handle, future, AssertUnwindSafe(work).catch_unwind())
+    let handle = process.handle().or_raise(future.py())?;
+    let event_loop = future.call_method0(intern!(future.py(), "get_loop"))?;
+    let caller = Caller::new(process, future, &event_loop);
+    Ok(go_on(handle, caller, AssertUnwindSafe(work).catch_unwind()))
 }
 
-/// As [`start`], for a question that moves no chunk: asked by this thread, before it goes on. Saves a switch between threads,
-/// and the whole way through them if the answer is known at once.
+/// As [`start`], for a question that moves no chunk: asked by this thread, before it goes on, and answered by it, if its loop
+/// can do that. Saves the switches between threads, and the loop if the answer is known at once.
 pub(super) fn ask(
     process: &'static Process,
     future: &Bound<'_, PyAny>,
     work: impl Future<Output = Result<Answer>> + Send + 'static,
 ) -> PyResult<Call> {
     let py = future.py();
-    let handle = process.handle().map_err(|e| to_py(py, &e))?;
-    let mut work = Box::pin(AssertUnwindSafe(work).catch_unwind());
-    let polled = py.detach(|| {
-        let _inside = handle.enter();
-        work.as_mut().poll(&mut Context::from_waker(Waker::noop()))
-    });
-    match polled {
-        Poll::Ready(answer) => {
-            let answer = or_panicked(answer).map_err(|e| to_py(py, &e)).and_then(|answer| answer.into_py(py));
-            match answer {
-                Ok(value) => future.call_method1(intern!(py, "set_result"), (value,))?,
-                Err(e) => future.call_method1(intern!(py, "set_exception"), (e.into_value(py),))?,
-            };
-            Ok(Call(None))
-        }
-        // Polled there again, so that it wakes that runtime.
-        Poll::Pending => go_on(process, handle, future, work),
+    let handle = process.handle().or_raise(py)?;
+    let event_loop = future.call_method0(intern!(py, "get_loop"))?;
+    let caller = Caller::new(process, future, &event_loop);
+    let work = Box::pin(AssertUnwindSafe(work).catch_unwind());
+    let Some(desk) = Desk::of(process, &event_loop)? else { return Ok(go_on(handle, caller, work)) };
+    match py.detach(|| desk.ask(handle, work, caller)) {
+        Asked::Answered(caller, answer) => caller.settle(py, answer).map(|()| Call(State::Answered)),
+        Asked::Waits(id) => Ok(Call(State::AtDesk(Own::new(Arc::downgrade(&desk)), id))),
     }
 }
 
-fn or_panicked(answer: std::thread::Result<Result<Answer>>) -> Result<Answer> {
+pub(super) fn or_panicked(answer: std::thread::Result<Result<Answer>>) -> Result<Answer> {
     answer.unwrap_or_else(|_| Err(Error::new(ErrorKind::Other, "the call panicked")))
 }
 
 fn go_on(
-    process: &'static Process,
     handle: &Handle,
-    future: &Bound<'_, PyAny>,
+    caller: Caller,
     work: impl Future<Output = std::thread::Result<Result<Answer>>> + Send + 'static,
-) -> PyResult<Call> {
-    let py = future.py();
-    let caller = Caller {
-        future_and_loop: Some((future.clone().unbind(), future.call_method0(intern!(py, "get_loop"))?.unbind())),
-        process,
-    };
+) -> Call {
     let task = handle.spawn(async move {
         let answer = or_panicked(work.await);
         caller.tell(answer);
     });
-    Ok(Call(Some(Own::new(task.abort_handle()))))
+    Call(State::InRuntime(Own::new(task.abort_handle())))
 }
 
 /// Who waits: an asyncio future and its loop.
-struct Caller {
+pub(super) struct Caller {
     future_and_loop: Option<(Py<PyAny>, Py<PyAny>)>,
     process: &'static Process,
 }
 
 impl Caller {
-    fn tell(mut self, answer: Result<Answer>) {
+    fn new(process: &'static Process, future: &Bound<'_, PyAny>, event_loop: &Bound<'_, PyAny>) -> Self {
+        Self { future_and_loop: Some((future.clone().unbind(), event_loop.clone().unbind())), process }
+    }
+
+    /// From any thread.
+    pub(super) fn tell(mut self, answer: Result<Answer>) {
         let Some((future, event_loop)) = self.future_and_loop.take() else { return };
         self.process.tell(move |py| {
-            let (value, error) = match answer.map_err(|e| to_py(py, &e)).and_then(|answer| answer.into_py(py)) {
-                Ok(value) => (Some(value), None),
-                Err(e) => (None, Some(e.into_value(py))),
-            };
+            let (value, error) = parts(py, answer);
             let told = settler(py).and_then(|settle| {
                 let call = (settle, future, value.as_ref(), error);
                 event_loop.call_method1(py, intern!(py, "call_soon_threadsafe"), call)
@@ -161,6 +171,21 @@ impl Caller {
                 give_back(&value);
             }
         });
+    }
+
+    /// On the loop's thread.
+    pub(super) fn settle(mut self, py: Python<'_>, answer: Result<Answer>) -> PyResult<()> {
+        let Some((future, _)) = self.future_and_loop.take() else { return Ok(()) };
+        let (value, error) = parts(py, answer);
+        settle(future.bind(py), value, error)
+    }
+}
+
+/// The value or the exception.
+fn parts(py: Python<'_>, answer: Result<Answer>) -> (Option<Bound<'_, PyAny>>, Option<Bound<'_, PyAny>>) {
+    match answer.or_raise(py).and_then(|answer| answer.into_py(py)) {
+        Ok(value) => (Some(value), None),
+        Err(e) => (None, Some(e.into_value(py).into_bound(py).into_any())),
     }
 }
 
@@ -172,18 +197,27 @@ impl Drop for Caller {
     }
 }
 
-/// On the loop's thread: the future gets its answer, unless nobody waits for it any more.
-#[pyfunction]
-fn _settle(future: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>, error: &Bound<'_, PyAny>) -> PyResult<()> {
+/// The future gets its answer, unless nobody waits for it any more.
+fn settle(future: &Bound<'_, PyAny>, value: Option<Bound<'_, PyAny>>, error: Option<Bound<'_, PyAny>>) -> PyResult<()> {
     let py = future.py();
     if future.call_method0(intern!(py, "done"))?.is_truthy()? {
-        give_back(value);
-    } else if error.is_none() {
-        future.call_method1(intern!(py, "set_result"), (value,))?;
-    } else {
+        value.iter().for_each(give_back);
+    } else if let Some(error) = error {
         future.call_method1(intern!(py, "set_exception"), (error,))?;
+    } else {
+        future.call_method1(intern!(py, "set_result"), (value,))?;
     }
     Ok(())
+}
+
+/// [`settle`], as the loop calls it. A value of `None` is one.
+#[pyfunction]
+fn _settle(
+    future: &Bound<'_, PyAny>,
+    value: Option<Bound<'_, PyAny>>,
+    error: Option<Bound<'_, PyAny>>,
+) -> PyResult<()> {
+    settle(future, value, error)
 }
 
 fn settler(py: Python<'_>) -> PyResult<&Bound<'_, PyCFunction>> {

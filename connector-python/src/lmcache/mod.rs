@@ -2,9 +2,10 @@
 //!
 //! - `remote`: one store, as the Python class of `kvconn._modules` calls it.
 //! - `pool`, `memory`: LMCache's CPU backend as an allocator, its memory objects as chunks.
-//! - `layout`: shapes, dtypes and formats. `answer`: futures of asyncio.
+//! - `layout`: shapes, dtypes and formats. `answer`, `desk`: futures of asyncio.
 
 mod answer;
+mod desk;
 mod layout;
 mod memory;
 mod pool;

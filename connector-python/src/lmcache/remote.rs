@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use connectors::{
-    CacheKey, Connector, Dtype, LMCacheEngineConfig, LMCacheMetadata, LayerGroup, LocalCpuBackend, MemoryObj, Result,
+    CacheKey, Connector, Dtype, Error, LMCacheEngineConfig, LMCacheMetadata, LayerGroup, LocalCpuBackend, MemoryObj,
+    Result, watch,
 };
 use futures::StreamExt;
 use pyo3::exceptions::PyValueError;
@@ -176,7 +177,11 @@ impl LMCacheRemote {
 
     fn wait<T: Send>(&self, py: Python<'_>, work: impl Future<Output = Result<T>> + Send) -> PyResult<T> {
         let handle = self.store.process().handle().or_raise(py)?;
-        py.detach(|| handle.block_on(work)).or_raise(py)
+        let waited = py.detach(|| {
+            let _inside = handle.enter();
+            watch::block_on(work)
+        });
+        waited.map_err(|e| Error::io(e, "wait for the store's sockets")).flatten().or_raise(py)
     }
 }
 

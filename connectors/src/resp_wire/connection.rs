@@ -86,6 +86,14 @@ impl Connection {
         self.is_at_rest() && !self.stream.is_disturbed()
     }
 
+    /// Ready for a call that is polled on this thread.
+    ///
+    /// # Errors
+    /// The runtime that waits for its socket has ended. Nothing can be done with it any more.
+    pub(super) fn settle(&mut self) -> io::Result<()> {
+        self.stream.settle()
+    }
+
     /// Bytes that ever arrived on it.
     pub(super) fn arrived(&self) -> u64 {
         self.arrived

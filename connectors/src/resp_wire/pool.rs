@@ -349,8 +349,8 @@ impl Lane {
 
     fn take_alive(&self) -> Option<Connection> {
         loop {
-            let connection = self.idle().pop()?;
-            if connection.is_alive() {
+            let mut connection = self.idle().pop()?;
+            if connection.is_alive() && connection.settle().is_ok() {
                 return Some(connection);
             }
         }

@@ -1,10 +1,11 @@
 //! A socket: TCP or unix. Reads and writes that never wait, and the wait for them.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::task::{Context, Poll};
 
+use connector_core::watch;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
@@ -38,10 +39,24 @@ impl std::fmt::Display for Address {
 }
 
 /// A connected socket. (TLS will be one more kind.)
+///
+/// A runtime waits for it, or, while nobody does or the thread that polls does so itself ([`watch`]), none: a runtime wakes
+/// one of its threads whenever something arrives, whoever waits for it.
 #[derive(Debug)]
-pub(super) enum Stream {
+pub(super) struct Stream {
+    socket: Socket,
+    /// Which runtime, if one does.
+    home: Handle,
+}
+
+#[derive(Debug)]
+enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
+    FreeTcp(std::net::TcpStream),
+    FreeUnix(std::os::unix::net::UnixStream),
+    /// The runtime did not take it.
+    Lost,
 }
 
 /// What to wait for.
@@ -51,33 +66,74 @@ pub(super) enum Ready {
     Write,
 }
 
+impl Socket {
+    fn into_free(self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Tcp(tcp) => Self::FreeTcp(tcp.into_std()?),
+            Self::Unix(unix) => Self::FreeUnix(unix.into_std()?),
+            free => free,
+        })
+    }
+
+    fn into_waited_for(self, runtime: &Handle) -> io::Result<Self> {
+        let _inside = runtime.enter();
+        Ok(match self {
+            Self::FreeTcp(tcp) => Self::Tcp(TcpStream::from_std(tcp)?),
+            Self::FreeUnix(unix) => Self::Unix(UnixStream::from_std(unix)?),
+            waited_for => waited_for,
+        })
+    }
+
+    /// If it fails, the socket is lost.
+    fn change(&mut self, to: impl FnOnce(Self) -> io::Result<Self>) -> io::Result<()> {
+        *self = to(std::mem::replace(self, Self::Lost))?;
+        Ok(())
+    }
+
+    fn descriptor(&self) -> io::Result<BorrowedFd<'_>> {
+        match self {
+            Self::Tcp(tcp) => Ok(tcp.as_fd()),
+            Self::Unix(unix) => Ok(unix.as_fd()),
+            Self::FreeTcp(tcp) => Ok(tcp.as_fd()),
+            Self::FreeUnix(unix) => Ok(unix.as_fd()),
+            Self::Lost => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+}
+
 impl Stream {
     /// Connects to the first address of the host that answers.
     pub(super) async fn connect(address: &Address) -> io::Result<Self> {
-        match address {
-            Address::Unix(path) => UnixStream::connect(path).await.map(Self::Unix),
+        let socket = match address {
+            Address::Unix(path) => Socket::Unix(UnixStream::connect(path).await?),
             Address::Tcp { host, port } => {
                 let tcp = TcpStream::connect((host.as_str(), *port)).await?;
                 tcp.set_nodelay(true)?;
-                Ok(Self::Tcp(tcp))
+                Socket::Tcp(tcp)
             }
-        }
+        };
+        Ok(Self { socket, home: Handle::current() })
     }
 
     /// The same socket, waited for by another runtime.
-    pub(super) fn moved_to(self, runtime: &Handle) -> io::Result<Self> {
-        match self {
-            Self::Tcp(tcp) => {
-                let tcp = tcp.into_std()?;
-                let _inside = runtime.enter();
-                TcpStream::from_std(tcp).map(Self::Tcp)
-            }
-            Self::Unix(unix) => {
-                let unix = unix.into_std()?;
-                let _inside = runtime.enter();
-                UnixStream::from_std(unix).map(Self::Unix)
-            }
-        }
+    pub(super) fn moved_to(mut self, runtime: &Handle) -> io::Result<Self> {
+        self.socket = self.socket.into_free()?.into_waited_for(runtime)?;
+        self.home = runtime.clone();
+        Ok(self)
+    }
+
+    /// Waited for by its runtime, or by nobody if this thread watches sockets itself. What is waited for later finds it where
+    /// it should be, or brings it there; but a runtime that has ended should be found out before anything is under way.
+    pub(super) fn settle(&mut self) -> io::Result<()> {
+        if watch::is_on() { self.leave() } else { self.come_home() }
+    }
+
+    fn leave(&mut self) -> io::Result<()> {
+        self.socket.change(Socket::into_free)
+    }
+
+    fn come_home(&mut self) -> io::Result<()> {
+        self.socket.change(|socket| socket.into_waited_for(&self.home))
     }
 
     /// Whether the other side sent something, or hung up, while nobody listened. Asks the system, because the runtime may
@@ -85,10 +141,8 @@ impl Stream {
     pub(super) fn is_disturbed(&self) -> bool {
         let mut byte = [0; 1];
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        let peeked = match self {
-            Self::Tcp(tcp) => rustix::net::recv(tcp, &mut byte[..], flags),
-            Self::Unix(unix) => rustix::net::recv(unix, &mut byte[..], flags),
-        };
+        let Ok(socket) = self.socket.descriptor() else { return true };
+        let peeked = rustix::net::recv(socket, &mut byte[..], flags);
         !matches!(peeked, Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR))
     }
 
@@ -101,7 +155,7 @@ impl Stream {
     /// Writes what the system takes.
     pub(super) fn try_write(&self, from: &[IoSlice<'_>]) -> io::Result<usize> {
         let len = from.iter().map(|b| b.len()).sum();
-        let send = |fd: std::os::fd::BorrowedFd<'_>| {
+        let send = |fd: BorrowedFd<'_>| {
             // Not `writev`: its signal ends a program that does not know of it.
             let mut no_files = SendAncillaryBuffer::default();
             Ok(rustix::net::sendmsg(fd, from, &mut no_files, SendFlags::NOSIGNAL)?)
@@ -109,12 +163,13 @@ impl Stream {
         self.try_io(Interest::WRITABLE, len, send)
     }
 
-    /// Less than was wanted means that there is no more: the next try needs no system call to learn that.
+    /// What a runtime knows already needs no system call. Less than was wanted means that there is no more, which the next
+    /// try need not find out.
     fn try_io(
         &self,
         interest: Interest,
         wanted: usize,
-        call: impl FnOnce(std::os::fd::BorrowedFd<'_>) -> io::Result<usize>,
+        call: impl FnOnce(BorrowedFd<'_>) -> io::Result<usize>,
     ) -> io::Result<usize> {
         let mut done = None;
         let once = |fd| match call(fd) {
@@ -124,28 +179,37 @@ impl Stream {
             }
             other => other,
         };
-        let answer = match self {
-            Self::Tcp(tcp) => tcp.try_io(interest, || once(tcp.as_fd())),
-            Self::Unix(unix) => unix.try_io(interest, || once(unix.as_fd())),
+        let answer = match &self.socket {
+            Socket::Tcp(tcp) => tcp.try_io(interest, || once(tcp.as_fd())),
+            Socket::Unix(unix) => unix.try_io(interest, || once(unix.as_fd())),
+            free => once(free.descriptor()?),
         };
         done.map_or(answer, Ok)
     }
 
     /// Says how many bytes must be there before it counts as readable. A unix socket knows nothing of that.
     pub(super) fn set_low_mark(&self, bytes: u32) -> io::Result<()> {
-        match self {
-            Self::Tcp(tcp) => low_mark::set(tcp.as_fd(), bytes),
-            Self::Unix(_) => Ok(()),
+        match &self.socket {
+            Socket::Tcp(_) | Socket::FreeTcp(_) => low_mark::set(self.socket.descriptor()?, bytes),
+            _ => Ok(()),
         }
     }
 
     /// Ready once a try may get on.
-    pub(super) fn poll_ready(&self, ready: Ready, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match (self, ready) {
-            (Self::Tcp(tcp), Ready::Read) => tcp.poll_read_ready(cx),
-            (Self::Tcp(tcp), Ready::Write) => tcp.poll_write_ready(cx),
-            (Self::Unix(unix), Ready::Read) => unix.poll_read_ready(cx),
-            (Self::Unix(unix), Ready::Write) => unix.poll_write_ready(cx),
+    pub(super) fn poll_ready(&mut self, ready: Ready, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if ready == Ready::Read && watch::is_on() {
+            self.leave()?;
+            if let Some(polled) = watch::poll_read_ready(self.socket.descriptor()?, cx) {
+                return polled;
+            }
+        }
+        self.come_home()?;
+        match (&self.socket, ready) {
+            (Socket::Tcp(tcp), Ready::Read) => tcp.poll_read_ready(cx),
+            (Socket::Tcp(tcp), Ready::Write) => tcp.poll_write_ready(cx),
+            (Socket::Unix(unix), Ready::Read) => unix.poll_read_ready(cx),
+            (Socket::Unix(unix), Ready::Write) => unix.poll_write_ready(cx),
+            _ => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
 }
@@ -159,7 +223,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        let stream = Stream::connect(&Address::Unix(path)).await.unwrap().moved_to(&Handle::current()).unwrap();
+        let mut stream = Stream::connect(&Address::Unix(path)).await.unwrap().moved_to(&Handle::current()).unwrap();
         let (mut other, _) = listener.accept().unwrap();
         assert!(!stream.is_disturbed());
         std::future::poll_fn(|cx| stream.poll_ready(Ready::Write, cx)).await.unwrap();

@@ -2,11 +2,13 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake};
 use std::thread::Thread;
 use std::time::Duration;
 
-use connectors::{Connector, MemoryObj, MemoryObjMut};
+use connectors::watch::Watcher;
+use connectors::{Connector, MemoryObj, MemoryObjMut, watch};
 use tokio::runtime::{Builder, Runtime};
 
 use kvconn_redis_server::RedisServer;
@@ -110,6 +112,7 @@ fn a_store_outlives_the_runtime_that_it_was_opened_on() {
             single().block_on(works(&store));
             several().block_on(works(&store));
             block_on(works(&store));
+            watch::block_on(works(&store)).unwrap();
             store.blocking().close().unwrap();
         }
     });
@@ -128,5 +131,53 @@ fn two_runtimes_share_a_store() {
         });
         single().block_on(works(&store));
         opened_on.block_on(there).unwrap();
+    });
+}
+
+#[test]
+fn a_thread_that_watches_sockets_itself_is_served() {
+    let server = RedisServer::start(&[]);
+    let url = server.url("resp");
+    ends(move || {
+        for runtime in [single(), several()] {
+            let store = runtime.block_on(connectors::open(&url)).unwrap();
+            watch::block_on(works(&store)).unwrap();
+            runtime.block_on(works(&store));
+            watch::block_on(works(&store)).unwrap();
+            drop(runtime);
+            // No runtime has the sockets, and the one that should take them back is gone.
+            block_on(works(&store));
+        }
+    });
+}
+
+#[test]
+fn a_call_goes_on_wherever_it_is_polled() {
+    let server = RedisServer::start(&[]);
+    let url = server.url("resp");
+    ends(move || {
+        let runtime = several();
+        let store = runtime.block_on(connectors::open(&url)).unwrap();
+        let watcher = Watcher::new().unwrap();
+        let over = Arc::new(AtomicBool::new(false));
+        let watching = std::thread::spawn({
+            let (watcher, over) = (watcher.clone(), over.clone());
+            move || {
+                while !over.load(Ordering::Relaxed) {
+                    let ready = watcher.wait(Some(Duration::from_millis(1))).unwrap();
+                    ready.into_iter().for_each(std::task::Waker::wake);
+                }
+            }
+        });
+        for each in 1..6 {
+            let (mut works, mut polls) = (pin!(works(&store)), 0);
+            runtime.block_on(std::future::poll_fn(|cx| {
+                polls += 1;
+                if polls % each == 0 { watcher.enter(|| works.as_mut().poll(cx)) } else { works.as_mut().poll(cx) }
+            }));
+            assert!(polls > each, "{polls} polls");
+        }
+        over.store(true, Ordering::Relaxed);
+        watching.join().unwrap();
     });
 }

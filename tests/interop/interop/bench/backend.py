@@ -1,5 +1,6 @@
 """LMCache's in-process mode: its own `RemoteBackend`, over its Python connector or over kvconn's."""
 
+import asyncio
 import threading
 import time
 from contextlib import ExitStack
@@ -19,6 +20,10 @@ WITHIN_S = 120
 OURS = "kvconn-python\n"
 
 
+async def _yes() -> bool:
+    return True
+
+
 class Backend:
     """What LMCache's engine calls: batches of chunks in LMCache's own memory, and questions from another thread."""
 
@@ -32,6 +37,7 @@ class Backend:
         self.stack = ExitStack()
         its = self.stack.enter_context(engine.side(url, model))
         self.loop, self.memory = its.loop, its.backend
+        self.extra = its.config.extra_config
         self.remote = RemoteBackend(its.config, its.metadata, its.loop, its.backend, dst_device="cpu")
         if self.remote.connection is None:
             raise RuntimeError(f"LMCache could not open {url}")
@@ -76,7 +82,19 @@ class Backend:
             "exists": self._clocked(len(self.keys), exists, 1e6),
             "lookup": self._clocked(ONES, lambda: ones(lambda key: self.remote.batched_contains([key])), 1e6, ONES),
             "contains": self._clocked(ONES, lambda: ones(self.remote.contains), 1e6, ONES),
+            "contains_sync": self._clocked(ONES, lambda: ones(self._contains_sync), 1e6, ONES),
+            "loop": self._clocked(ONES, lambda: ones(self._loop_and_back), 1e6, ONES),
         }
+
+    def _contains_sync(self, key: object) -> bool:
+        self.remote.config.extra_config = {**(self.extra or {}), "use_exists_sync": True}
+        try:
+            return self.remote.contains(key)
+        finally:
+            self.remote.config.extra_config = self.extra
+
+    def _loop_and_back(self, _key: object) -> bool:
+        return asyncio.run_coroutine_threadsafe(_yes(), self.loop).result()
 
     def _put(self, objects: list) -> None:
         left, done = [len(self.keys)], threading.Event()

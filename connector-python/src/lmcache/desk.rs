@@ -1,0 +1,266 @@
+//! Questions that an event loop's own thread asks and hears the answer of.
+//!
+//! The thread that runs the loop polls them, and the loop watches what they wait for, as it watches its own sockets: an
+//! answer wakes the one thread that needs it. Through the runtime it would wake a thread there, which wakes the one that
+//! brings news, which wakes the loop; and for a small question waking threads is most of the time.
+//!
+//! Nobody promises that a loop goes on: it may be stopped for good, or busy. So a question that has waited for a while goes
+//! on in the runtime, as every other call.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use connectors::Result;
+use connectors::watch::Watcher;
+use pyo3::exceptions::PyNotImplementedError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
+
+use super::answer::{Answer, Caller, Work, or_panicked};
+use crate::own::Own;
+use crate::runtime::{Process, lock};
+
+/// How long a question waits for the loop's thread, at least; at most twice as long.
+const PATIENCE: Duration = Duration::from_millis(20);
+
+/// The desk of one loop. The loop has the only lasting hold on it, so it is gone when the loop is closed or gone, and with
+/// it whatever nobody can be told any more.
+pub(super) struct Desk {
+    process: &'static Process,
+    watcher: Watcher,
+    /// Whether the loop still has it.
+    open: AtomicBool,
+    questions: Mutex<Questions>,
+    next_id: AtomicU64,
+    woken: Mutex<Vec<u64>>,
+    /// The loop knows that somebody was woken, or is about to look.
+    told: AtomicBool,
+    /// Somebody looks after those that wait for long.
+    minded: AtomicBool,
+}
+
+/// By number.
+#[derive(Default)]
+struct Questions {
+    here: HashMap<u64, Question>,
+    in_runtime: HashMap<u64, AbortHandle>,
+}
+
+struct Question {
+    work: Work,
+    caller: Caller,
+    since: Instant,
+}
+
+/// What came of asking.
+pub(super) enum Asked {
+    /// It is known.
+    Answered(Caller, Result<Answer>),
+    /// The caller will be told. The number of the question.
+    Waits(u64),
+}
+
+/// By the loop's address, which is no other loop's as long as the desk is open; none for a loop that cannot watch descriptors.
+static DESKS: Mutex<Option<HashMap<usize, Option<Weak<Desk>>>>> = Mutex::new(None);
+
+/// What the loop calls when somebody was woken.
+#[pyclass(frozen, module = "kvconn._kvconn")]
+struct Reader(Own<Arc<Desk>>);
+
+#[pymethods]
+impl Reader {
+    fn __call__(&self, py: Python<'_>) {
+        // A child that was forked since has a copy of the loop, whose descriptors are the parent's.
+        let Ok(desk) = self.0.get() else { return };
+        let Ok(handle) = desk.process.handle() else { return };
+        for (caller, answer) in py.detach(|| desk.turn(handle)) {
+            if let Err(e) = caller.settle(py, answer) {
+                e.write_unraisable(py, None);
+            }
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if let Ok(desk) = self.0.get() {
+            // Somebody else may have it for a moment more.
+            desk.open.store(false, Ordering::Release);
+        }
+    }
+}
+
+impl Desk {
+    /// The desk of a loop, on whose thread this is called; none if the loop cannot watch descriptors.
+    pub(super) fn of(process: &'static Process, event_loop: &Bound<'_, PyAny>) -> PyResult<Option<Arc<Self>>> {
+        let address = event_loop.as_ptr().addr();
+        // Only locked by who is attached, and not while Python is called: so by nobody else while a process is forked.
+        match lock(&DESKS).get_or_insert_default().get(&address) {
+            Some(None) => return Ok(None),
+            Some(Some(desk)) => {
+                let is_its =
+                    |desk: &Arc<Self>| std::ptr::eq(desk.process, process) && desk.open.load(Ordering::Acquire);
+                if let Some(desk) = desk.upgrade().filter(is_its) {
+                    return Ok(Some(desk));
+                }
+            }
+            None => {}
+        }
+        let desk = Self::start(process, event_loop)?;
+        let mut desks = lock(&DESKS);
+        let desks = desks.get_or_insert_default();
+        desks.retain(|_, desk| desk.as_ref().is_some_and(|desk| desk.strong_count() > 0));
+        desks.insert(address, desk.as_ref().map(Arc::downgrade));
+        Ok(desk)
+    }
+
+    fn start(process: &'static Process, event_loop: &Bound<'_, PyAny>) -> PyResult<Option<Arc<Self>>> {
+        let py = event_loop.py();
+        // No descriptor left, say: it goes without, too.
+        let Ok(watcher) = Watcher::new() else { return Ok(None) };
+        let fd = watcher.as_fd().as_raw_fd();
+        let desk = Arc::new(Self {
+            process,
+            watcher,
+            open: AtomicBool::new(true),
+            questions: Mutex::default(),
+            next_id: AtomicU64::new(0),
+            woken: Mutex::default(),
+            told: AtomicBool::new(false),
+            minded: AtomicBool::new(false),
+        });
+        match event_loop.call_method1(intern!(py, "add_reader"), (fd, Reader(Own::new(desk.clone())))) {
+            Ok(_) => Ok(Some(desk)),
+            Err(e) if e.is_instance_of::<PyNotImplementedError>(py) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Asks, on the loop's thread.
+    pub(super) fn ask(self: &Arc<Self>, handle: &Handle, work: Work, caller: Caller) -> Asked {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let answered = self.poll(handle, id, Question { work, caller, since: Instant::now() });
+        answered.map_or(Asked::Waits(id), |(caller, answer)| Asked::Answered(caller, answer))
+    }
+
+    /// Forgets a question. One that waits here has given back what it held when this returns.
+    pub(super) fn cancel(&self, id: u64) {
+        let mut questions = lock(&self.questions);
+        let (here, in_runtime) = (questions.here.remove(&id), questions.in_runtime.remove(&id));
+        drop(questions);
+        drop(here);
+        if let Some(task) = in_runtime {
+            task.abort();
+        }
+    }
+
+    /// Polls whoever was woken, on the loop's thread; says who is to be told what.
+    fn turn(self: &Arc<Self>, handle: &Handle) -> Vec<(Caller, Result<Answer>)> {
+        // From here on whoever wakes is seen below.
+        self.told.store(true, Ordering::Release);
+        match self.watcher.wait(Some(Duration::ZERO)) {
+            Ok(ready) => ready.into_iter().for_each(Waker::wake),
+            Err(e) => tracing::error!(error = %e, "the sockets of an event loop cannot be watched"),
+        }
+        // Once each: whoever wakes itself meanwhile lets the loop go on first.
+        let woken = std::mem::take(&mut *lock(&self.woken));
+        let mut answered = Vec::new();
+        for id in woken {
+            // Not here are those that the runtime has, or nobody waits for.
+            let question = lock(&self.questions).here.remove(&id);
+            answered.extend(question.and_then(|question| self.poll(handle, id, question)));
+        }
+        self.told.store(false, Ordering::Release);
+        if !lock(&self.woken).is_empty() {
+            self.tell();
+        }
+        answered
+    }
+
+    /// The question stays here if it has to wait.
+    fn poll(self: &Arc<Self>, handle: &Handle, id: u64, mut question: Question) -> Option<(Caller, Result<Answer>)> {
+        let waker = Waker::from(Arc::new(Turn { id, desk: Arc::downgrade(self) }));
+        let mut cx = Context::from_waker(&waker);
+        let polled = self.watcher.enter(|| {
+            let _inside = handle.enter();
+            question.work.as_mut().poll(&mut cx)
+        });
+        match polled {
+            Poll::Ready(answer) => Some((question.caller, or_panicked(answer))),
+            Poll::Pending => {
+                lock(&self.questions).here.insert(id, question);
+                if !self.minded.swap(true, Ordering::AcqRel) {
+                    handle.spawn(mind(Arc::downgrade(self)));
+                }
+                None
+            }
+        }
+    }
+
+    fn tell(&self) {
+        if !self.told.swap(true, Ordering::AcqRel) {
+            self.watcher.notify();
+        }
+    }
+
+    /// Hands those over to the runtime that wait for long. False when none is left here.
+    fn hand_over(self: &Arc<Self>, handle: &Handle) -> bool {
+        let mut questions = lock(&self.questions);
+        let late: Vec<_> = questions.here.extract_if(|_, question| question.since.elapsed() >= PATIENCE).collect();
+        for (id, Question { work, caller, .. }) in late {
+            let desk = Arc::downgrade(self);
+            // It cannot end before it is in the list: it needs the lock.
+            let task = handle.spawn(async move {
+                let answer = or_panicked(work.await);
+                if let Some(desk) = desk.upgrade() {
+                    lock(&desk.questions).in_runtime.remove(&id);
+                }
+                caller.tell(answer);
+            });
+            questions.in_runtime.insert(id, task.abort_handle());
+        }
+        !questions.here.is_empty()
+    }
+}
+
+/// Looks after the questions of a desk until there are none.
+async fn mind(desk: Weak<Desk>) {
+    let handle = Handle::current();
+    loop {
+        tokio::time::sleep(PATIENCE).await;
+        let Some(desk) = desk.upgrade() else { return };
+        if desk.hand_over(&handle) {
+            continue;
+        }
+        desk.minded.store(false, Ordering::Release);
+        // One may have come before that was said.
+        if lock(&desk.questions).here.is_empty() || desk.minded.swap(true, Ordering::AcqRel) {
+            return;
+        }
+    }
+}
+
+/// Wakes one question.
+struct Turn {
+    id: u64,
+    desk: Weak<Desk>,
+}
+
+impl Wake for Turn {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if let Some(desk) = self.desk.upgrade() {
+            lock(&desk.woken).push(self.id);
+            desk.tell();
+        }
+    }
+}
