@@ -35,14 +35,16 @@ pub fn is_on() -> bool {
     WATCHER.with_borrow(Option::is_some)
 }
 
-/// Ready once something can be read from `socket`, or was when it was asked the last time; `None` if nobody watches here.
+/// Ready once something can be read from `socket`, which must not block; `None` if nobody watches here.
 ///
-/// Wakes the task that asked last. To read before it is ready does no harm.
+/// Wakes the task that asked last. It may be ready by mistake, once: for a socket whose number was another's, or that was read
+/// from elsewhere since. Who then reads in vain asks again.
 ///
 /// # Errors
-/// What the system says when it refuses to watch the descriptor.
+/// What the system says when it refuses to watch the descriptor. A runtime may still be able to.
 pub fn poll_read_ready(socket: BorrowedFd<'_>, cx: &mut Context<'_>) -> Option<Poll<io::Result<()>>> {
-    WATCHER.with_borrow(|watcher| watcher.as_ref().map(|watcher| watcher.poll_read_ready(socket, cx)))
+    let watcher = WATCHER.with_borrow(Clone::clone)?;
+    Some(watcher.poll_read_ready(socket, cx))
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -61,13 +63,15 @@ mod linux {
     use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
     use std::pin::pin;
     use std::sync::atomic::{AtomicU8, Ordering};
-    use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+    use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
     use std::task::{Context, Poll, Wake, Waker};
+    use std::thread::{self, Thread};
     use std::time::Duration;
 
     use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
     use rustix::event::{EventfdFlags, Timespec, eventfd};
     use rustix::io::Errno;
+    use tokio::task::coop::unconstrained;
 
     use super::WATCHER;
 
@@ -76,7 +80,7 @@ mod linux {
     /// Its descriptor is readable while there is something to [`wait`](Self::wait) for that does not take any time: a loop
     /// of another library can watch that one in its turn. A child of `fork` must not use its parent's.
     #[derive(Clone)]
-    pub struct Watcher(Arc<Inner>);
+    pub struct Watcher(pub(super) Arc<Inner>);
 
     pub(super) struct Inner {
         epoll: OwnedFd,
@@ -147,23 +151,6 @@ mod linux {
             // It fails only when the counter is full, which is as good.
             let _ = rustix::io::write(&self.0.event, &1_u64.to_ne_bytes());
         }
-
-        /// Polls `future` to its end on this thread, which sleeps meanwhile.
-        ///
-        /// # Errors
-        /// As [`wait`](Self::wait); then the future is dropped.
-        pub fn block_on<F: Future>(&self, future: F) -> io::Result<F::Output> {
-            let sleeper = Arc::new(Sleeper { state: AtomicU8::new(AWAKE), watcher: self.clone() });
-            let waker = Waker::from(sleeper.clone());
-            let mut cx = Context::from_waker(&waker);
-            let mut future = pin!(future);
-            loop {
-                if let Poll::Ready(output) = self.enter(|| future.as_mut().poll(&mut cx)) {
-                    return Ok(output);
-                }
-                sleeper.sleep()?;
-            }
-        }
     }
 
     thread_local! {
@@ -171,22 +158,41 @@ mod linux {
         static OWN: Cell<Option<(u32, Watcher)>> = const { Cell::new(None) };
     }
 
-    /// Polls `future` to its end on this thread, with a watcher that the thread keeps.
+    /// Polls `future` to its end on this thread, which sleeps meanwhile and watches sockets, with a watcher that it keeps. If
+    /// the system has no descriptors left for one, their runtimes wait for them.
     ///
     /// It is not polled within a runtime, unless the caller is: who has one enters it.
-    ///
-    /// # Errors
-    /// As [`Watcher::new`], and then the future was not polled, and as [`Watcher::wait`].
-    pub fn block_on<F: Future>(future: F) -> io::Result<F::Output> {
+    pub fn block_on<F: Future>(future: F) -> F::Output {
         let process = std::process::id();
         // Whoever comes here again, from within the future, gets another one.
-        let watcher = match OWN.take() {
-            Some((made_by, watcher)) if made_by == process => watcher,
-            _ => Watcher::new()?,
+        let mut watcher = match OWN.take() {
+            Some((made_by, watcher)) if made_by == process => Some(watcher),
+            was => {
+                // Its numbers are the parent's, and may be other files' by now.
+                std::mem::forget(was);
+                Watcher::new().ok()
+            }
         };
-        let output = watcher.block_on(future)?;
-        OWN.set(Some((process, watcher)));
-        Ok(output)
+        let inner = watcher.as_ref().map_or_else(Weak::new, |watcher| Arc::downgrade(&watcher.0));
+        let sleeper = Arc::new(Sleeper { state: AtomicU8::new(AWAKE), thread: thread::current(), watcher: inner });
+        let waker = Waker::from(sleeper.clone());
+        let mut cx = Context::from_waker(&waker);
+        // The budget of a task that this thread may be in is not given back while it waits here.
+        let mut future = pin!(unconstrained(future));
+        loop {
+            let polled = match &watcher {
+                Some(watcher) => watcher.enter(|| future.as_mut().poll(&mut cx)),
+                None => future.as_mut().poll(&mut cx),
+            };
+            if let Poll::Ready(output) = polled {
+                OWN.set(watcher.map(|watcher| (process, watcher)));
+                return output;
+            }
+            if sleeper.sleep(watcher.as_ref()).is_err() {
+                // Polled again, sockets go to their runtimes.
+                watcher = None;
+            }
+        }
     }
 
     impl AsFd for Watcher {
@@ -205,8 +211,9 @@ mod linux {
         pub(super) fn poll_read_ready(&self, socket: BorrowedFd<'_>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
             let fd = socket.as_raw_fd();
             let mut sockets = self.sockets();
-            if let Some(Watched::Ready) = sockets.get(&fd) {
-                sockets.remove(&fd);
+            // What was there is dropped without the lock: the last waker of a task may drop anything.
+            let was = sockets.remove(&fd);
+            if let Some(Watched::Ready) = was {
                 return Poll::Ready(Ok(()));
             }
             // Before the system may answer.
@@ -219,11 +226,11 @@ mod linux {
                 Err(Errno::NOENT) => epoll::add(&self.epoll, socket, data, flags),
                 other => other,
             };
-            if let Err(e) = watched {
+            if watched.is_err() {
                 sockets.remove(&fd);
-                return Poll::Ready(Err(e.into()));
             }
-            Poll::Pending
+            drop(sockets);
+            watched.map_or_else(|e| Poll::Ready(Err(e.into())), |()| Poll::Pending)
         }
 
         fn sockets(&self) -> MutexGuard<'_, HashMap<RawFd, Watched>> {
@@ -231,10 +238,12 @@ mod linux {
         }
     }
 
-    /// A thread in `block_on`.
+    /// A thread in [`block_on`].
     struct Sleeper {
         state: AtomicU8,
-        watcher: Watcher,
+        thread: Thread,
+        /// Not held: the watcher holds wakers, and so this.
+        watcher: Weak<Inner>,
     }
 
     const AWAKE: u8 = 0;
@@ -243,14 +252,17 @@ mod linux {
 
     impl Sleeper {
         /// Returns when it was woken since it returned the last time.
-        fn sleep(&self) -> io::Result<()> {
+        fn sleep(&self, watcher: Option<&Watcher>) -> io::Result<()> {
             let change = |from, to| self.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok();
             while !change(WOKEN, AWAKE) {
                 if change(AWAKE, ASLEEP) {
-                    let wakers = self.watcher.wait(None);
-                    // From here on nobody needs to be told by the descriptor.
+                    let heard = watcher.map(|watcher| watcher.wait(None));
+                    if heard.is_none() {
+                        thread::park();
+                    }
+                    // From here on nobody has to end the sleep.
                     change(ASLEEP, AWAKE);
-                    wakers?.into_iter().for_each(Waker::wake);
+                    heard.transpose()?.into_iter().flatten().for_each(Waker::wake);
                 }
             }
             Ok(())
@@ -264,7 +276,10 @@ mod linux {
 
         fn wake_by_ref(self: &Arc<Self>) {
             if self.state.swap(WOKEN, Ordering::AcqRel) == ASLEEP {
-                self.watcher.notify();
+                if let Some(inner) = self.watcher.upgrade() {
+                    Watcher(inner).notify();
+                }
+                self.thread.unpark();
             }
         }
     }
@@ -274,7 +289,7 @@ mod linux {
 mod tests {
     use std::future::poll_fn;
     use std::io::{Read, Write};
-    use std::os::fd::{AsFd, AsRawFd};
+    use std::os::fd::{AsFd, AsRawFd, OwnedFd};
     use std::os::unix::net::UnixStream;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::{Wake, Waker};
@@ -354,11 +369,11 @@ mod tests {
         wait(&watcher);
         assert!(is_ready(poll(&watcher, &socket, &woken)));
         assert!(!is_ready(poll(&watcher, &socket, &woken)));
-        drop(socket);
-        // The lowest number that is free, unless another test is quicker.
-        let (socket, mut other) = std::iter::repeat_with(pair)
-            .find(|(a, b)| a.as_raw_fd() == number || b.as_raw_fd() == number || a.as_raw_fd() > number)
-            .unwrap();
+        let (next, mut other) = pair();
+        let mut socket = OwnedFd::from(socket);
+        rustix::io::dup2(next, &mut socket).unwrap();
+        let socket = UnixStream::from(socket);
+        assert_eq!(socket.as_raw_fd(), number);
         assert!(!is_ready(poll(&watcher, &socket, &woken)), "nothing is there");
         other.write_all(b"a").unwrap();
         wait(&watcher);
@@ -392,11 +407,39 @@ mod tests {
             poll_fn(|cx| poll_read_ready(socket.as_fd(), cx).unwrap()).await.unwrap();
             socket.read_exact(&mut text).unwrap();
             // From within: another watcher.
-            block_on(async { assert!(is_on()) }).unwrap();
+            block_on(async { assert!(is_on()) });
             receive.await.unwrap()
         });
-        assert_eq!((&text, said.unwrap()), (b"socket", "thread"));
+        assert_eq!((&text, said), (b"socket", "thread"));
         echo.join().unwrap();
+    }
+
+    #[test]
+    fn a_thread_that_waited_for_a_socket_in_vain_leaves_nothing() {
+        let kept = thread::spawn(|| {
+            let (socket, _other) = pair();
+            let mut polls = 0;
+            block_on(poll_fn(|cx| {
+                assert!(!poll_read_ready(socket.as_fd(), cx).unwrap().is_ready());
+                polls += 1;
+                cx.waker().wake_by_ref();
+                if polls == 2 { Poll::Ready(()) } else { Poll::Pending }
+            }));
+            block_on(async { WATCHER.with_borrow(|watcher| Arc::downgrade(watcher.as_ref().unwrap())) })
+        });
+        assert!(kept.join().unwrap().upgrade().is_none());
+    }
+
+    #[test]
+    fn a_task_that_has_used_up_its_budget_is_served() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().build().unwrap();
+        let all = tokio::sync::Semaphore::new(1);
+        let task = runtime.spawn(async move {
+            for _ in 0..1000 {
+                drop(block_on(all.acquire()).unwrap());
+            }
+        });
+        runtime.block_on(task).unwrap();
     }
 
     #[test]
@@ -405,7 +448,7 @@ mod tests {
             let (mut senders, receivers): (Vec<_>, Vec<_>) =
                 (0..3).map(|_| futures::channel::oneshot::channel::<u32>()).unzip();
             let waker = thread::spawn(move || senders.drain(..).for_each(|s| s.send(round).unwrap()));
-            let all = block_on(futures::future::join_all(receivers)).unwrap();
+            let all = block_on(futures::future::join_all(receivers));
             assert!(all.into_iter().all(|answer| answer == Ok(round)));
             waker.join().unwrap();
         }

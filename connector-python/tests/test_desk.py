@@ -1,15 +1,19 @@
 """Small questions on LMCache's loop: the loop's own thread asks and hears the answer, whatever becomes of the loop."""
 
 import asyncio
+import contextlib
+import contextvars
+import gc
 import os
+import resource
 import signal
 import threading
-import time
 import unittest
+import weakref
 
 import kvconn
 from kvconn import _kvconn
-from support import TestCase, engine_key, run_child
+from support import TestCase, engine_key, run_child, wait_until
 
 # Longer than a question waits at a desk before it goes on in the runtime.
 LONG_S = 0.1
@@ -20,6 +24,15 @@ CONNECTIONS = 8
 def threads():
     """The names of this process's threads."""
     return [open(f"/proc/self/task/{task}/comm").read().strip() for task in os.listdir("/proc/self/task")]
+
+
+def sockets():
+    """How many are open."""
+    targets = []
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            targets.append(os.readlink(f"/proc/self/fd/{fd}"))
+    return sum(target.startswith("socket:") for target in targets)
 
 
 def files():
@@ -43,8 +56,6 @@ class Desk(TestCase):
         self.server = self.redis()
         url = f"resp://127.0.0.1:{self.server.port}?{options}"
         remote = _kvconn.LMCacheRemote(url, None, [], None, None)
-        import kvconn
-
         kvconn.connect(url).put(engine_key(0), b"1")
         return remote
 
@@ -55,12 +66,11 @@ class Desk(TestCase):
         timer.start()
         self.addCleanup(timer.join)
 
-    def test_the_loops_thread_hears_the_answer_itself(self):
-        out = run_child(
-            """
-import asyncio, sys
+    def test_the_loops_thread_hears_the_answer_itself_unless_it_takes_long(self):
+        code = """
+import asyncio, os, signal, sys, threading
 sys.path.insert(0, sys.argv[1])
-from test_desk import ask, threads
+from test_desk import LONG_S, ask, threads
 from support import engine_key
 from kvconn import _kvconn
 async def main():
@@ -69,14 +79,17 @@ async def main():
         assert await ask(remote.exists, engine_key(i)) is False
         assert await ask(remote.contains, [engine_key(i), engine_key(i + 1)]) == 0
         await ask(remote.ping)
-    return remote
+    print("kvconn-python" in threads())
+    os.kill(int(sys.argv[3]), signal.SIGSTOP)
+    threading.Timer(LONG_S, os.kill, [int(sys.argv[3]), signal.SIGCONT]).start()
+    print(await ask(remote.exists, engine_key(0)), "kvconn-python" in threads())
 asyncio.run(main())
-print("kvconn-python" in threads())
-""",
-            os.path.dirname(os.path.abspath(__file__)),
-            f"resp://127.0.0.1:{self.redis().port}",
-        )
-        self.assertEqual(out, "False\n", "the thread that brings news was needed")
+"""
+        server = self.redis()
+        beside, url = os.path.dirname(os.path.abspath(__file__)), f"resp://127.0.0.1:{server.port}"
+        # A machine that stands still for 20 ms makes any question a long one.
+        outs = {run_child(code, beside, url, str(server.process.pid)) for _ in range(5)}
+        self.assertIn("False\nFalse True\n", outs, "the thread that brings news is for what takes long")
 
     def test_many_questions_at_once_on_few_connections(self):
         remote = self.remote()
@@ -119,18 +132,23 @@ print("kvconn-python" in threads())
             asyncio.run(ask(remote.exists, engine_key(0)))
 
     def test_a_question_is_cancelled_wherever_it_waits(self):
-        remote = self.remote()
+        # What gives the connection up is not the server's silence.
+        remote = self.remote("io_timeout_ms=60000")
 
         async def main(after):
-            self.stop_for(4 * LONG_S)
+            self.assertTrue(await ask(remote.exists, engine_key(0)))
+            before = sockets()
+            self.server.stop_answering()
             with self.assertRaises(TimeoutError):
                 await asyncio.wait_for(ask(remote.exists, engine_key(0)), after)
-            return await ask(remote.exists, engine_key(0))
+            # In the middle of an answer: nobody else can use the connection.
+            wait_until(lambda: sockets() == before - 1, "the connection is closed")
+            self.server.process.send_signal(signal.SIGCONT)
+            self.assertTrue(await ask(remote.exists, engine_key(0)))
 
         for after in (0.001, LONG_S):
             with self.subTest(after=after):
-                self.assertTrue(asyncio.run(main(after)))
-                time.sleep(4 * LONG_S)
+                asyncio.run(main(after))
 
     def test_a_loop_that_stops_keeps_no_connection(self):
         remote = self.remote()
@@ -144,18 +162,23 @@ print("kvconn-python" in threads())
         self.assertEqual(loop.run_until_complete(asyncio.gather(*tasks)), [True] * CONNECTIONS)
 
     def test_a_loop_that_is_closed_takes_its_questions_along(self):
-        remote = self.remote()
+        # What gives the connection up is not the server's silence.
+        remote = self.remote("io_timeout_ms=60000")
         before = files()
-        for _ in range(20):
-            loop = asyncio.new_event_loop()
-            self.stop_for(LONG_S / 10)
-            futures = [loop.create_future() for _ in range(CONNECTIONS)]
-            calls = [loop.run_until_complete(started(remote.exists, engine_key(0), future)) for future in futures]
-            loop.close()
-            self.assertTrue(remote.exists_sync(engine_key(0)))
-            for call in calls:
+        for waited in (0, LONG_S):
+            with self.subTest(waited=waited):
+                self.assertTrue(remote.exists_sync(engine_key(0)))
+                open_before = sockets()
+                self.server.stop_answering()
+                loop = asyncio.new_event_loop()
+                future = loop.create_future()
+                call = loop.run_until_complete(started(remote.exists, engine_key(0), future))
+                loop.run_until_complete(asyncio.sleep(waited))
+                loop.close()
+                wait_until(lambda: sockets() == open_before - 1, "the connection is closed")
                 call.cancel()
-            self.assertFalse(any(future.done() for future in futures))
+                self.server.process.send_signal(signal.SIGCONT)
+                self.assertTrue(remote.exists_sync(engine_key(0)))
         self.assertLessEqual(files(), before + 2)
 
     def test_loops_that_come_and_go_leave_nothing(self):
@@ -168,15 +191,61 @@ print("kvconn-python" in threads())
 
     def test_a_loop_that_cannot_watch_descriptors_is_told_by_another_thread(self):
         remote = self.remote()
+        for refusal in (NotImplementedError(), OSError(28, "no space")):
 
-        class Loop(asyncio.SelectorEventLoop):
-            def add_reader(self, fd, callback, *args):
-                raise NotImplementedError
+            class Loop(asyncio.SelectorEventLoop):
+                def add_reader(self, fd, callback, *args):
+                    raise refusal
 
-        loop = Loop()
-        self.addCleanup(loop.close)
-        for _ in range(3):
-            self.assertTrue(loop.run_until_complete(ask(remote.exists, engine_key(0))))
+            loop = Loop()
+            self.addCleanup(loop.close)
+            for _ in range(3):
+                self.assertTrue(loop.run_until_complete(ask(remote.exists, engine_key(0))))
+
+    def test_a_process_without_descriptors_left_asks(self):
+        remote = self.remote()
+        self.assertTrue(remote.exists_sync(engine_key(0)))
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        answers = []
+
+        def again():
+            loop = asyncio.new_event_loop()
+            resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+            try:
+                answers.append(remote.exists_sync(engine_key(0)))
+                answers.append(loop.run_until_complete(ask(remote.exists, engine_key(0))))
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+                loop.close()
+
+        # A thread that has nothing yet.
+        thread = threading.Thread(target=again)
+        thread.start()
+        thread.join()
+        self.assertEqual(answers, [True, True])
+
+    def test_a_desk_keeps_no_context_of_who_asked_first(self):
+        remote = self.remote()
+
+        class Request:
+            pass
+
+        async def main():
+            request = contextvars.ContextVar("request")
+
+            async def handle():
+                request.set(Request())
+                await ask(remote.exists, engine_key(0))
+                return weakref.ref(request.get())
+
+            about = await asyncio.create_task(handle())
+            # The loop has the task for a moment more.
+            await asyncio.sleep(0.001)
+            gc.collect()
+            self.assertIsNone(about())
+
+        asyncio.run(main())
 
     def test_a_child_asks_with_a_loop_and_a_store_of_its_own(self):
         remote = self.remote()

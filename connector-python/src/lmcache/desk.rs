@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use connectors::Result;
 use connectors::watch::Watcher;
-use pyo3::exceptions::PyNotImplementedError;
+use pyo3::exceptions::PyException;
 use pyo3::intern;
 use pyo3::prelude::*;
 use tokio::runtime::Handle;
@@ -29,8 +29,8 @@ use crate::runtime::{Process, lock};
 /// How long a question waits for the loop's thread, at least; at most twice as long.
 const PATIENCE: Duration = Duration::from_millis(20);
 
-/// The desk of one loop. The loop has the only lasting hold on it, so it is gone when the loop is closed or gone, and with
-/// it whatever nobody can be told any more.
+/// The desk of one loop. The loop has the only lasting hold on it, so it is gone when the loop is closed or gone, and all
+/// of its questions with it: nobody could be told any more.
 pub(super) struct Desk {
     process: &'static Process,
     watcher: Watcher,
@@ -66,8 +66,8 @@ pub(super) enum Asked {
     Waits(u64),
 }
 
-/// By the loop's address, which is no other loop's as long as the desk is open; none for a loop that cannot watch descriptors.
-static DESKS: Mutex<Option<HashMap<usize, Option<Weak<Desk>>>>> = Mutex::new(None);
+/// By the loop's address, which is no other loop's as long as the desk is open.
+static DESKS: Mutex<Option<HashMap<usize, Weak<Desk>>>> = Mutex::new(None);
 
 /// What the loop calls when somebody was woken.
 #[pyclass(frozen, module = "kvconn._kvconn")]
@@ -75,15 +75,20 @@ struct Reader(Own<Arc<Desk>>);
 
 #[pymethods]
 impl Reader {
-    fn __call__(&self, py: Python<'_>) {
+    fn __call__(&self, py: Python<'_>) -> PyResult<()> {
         // A child that was forked since has a copy of the loop, whose descriptors are the parent's.
-        let Ok(desk) = self.0.get() else { return };
-        let Ok(handle) = desk.process.handle() else { return };
+        let Ok(desk) = self.0.get() else { return Ok(()) };
+        let Ok(handle) = desk.process.handle() else {
+            // The interpreter exits. What was heard must not be there when the loop looks again.
+            let _ = desk.watcher.wait(Some(Duration::ZERO));
+            return Ok(());
+        };
+        let mut settled = Ok(());
         for (caller, answer) in py.detach(|| desk.turn(handle)) {
-            if let Err(e) = caller.settle(py, answer) {
-                e.write_unraisable(py, None);
-            }
+            // Python notices Ctrl-C in there, too. The others are told before the loop is.
+            settled = caller.settle(py, answer).and(settled);
         }
+        settled
     }
 }
 
@@ -101,23 +106,17 @@ impl Desk {
     pub(super) fn of(process: &'static Process, event_loop: &Bound<'_, PyAny>) -> PyResult<Option<Arc<Self>>> {
         let address = event_loop.as_ptr().addr();
         // Only locked by who is attached, and not while Python is called: so by nobody else while a process is forked.
-        match lock(&DESKS).get_or_insert_default().get(&address) {
-            Some(None) => return Ok(None),
-            Some(Some(desk)) => {
-                let is_its =
-                    |desk: &Arc<Self>| std::ptr::eq(desk.process, process) && desk.open.load(Ordering::Acquire);
-                if let Some(desk) = desk.upgrade().filter(is_its) {
-                    return Ok(Some(desk));
-                }
-            }
-            None => {}
+        let known = lock(&DESKS).get_or_insert_default().get(&address).and_then(Weak::upgrade);
+        let is_its = |desk: &Arc<Self>| std::ptr::eq(desk.process, process) && desk.open.load(Ordering::Acquire);
+        if let Some(desk) = known.filter(is_its) {
+            return Ok(Some(desk));
         }
-        let desk = Self::start(process, event_loop)?;
+        let Some(desk) = Self::start(process, event_loop)? else { return Ok(None) };
         let mut desks = lock(&DESKS);
         let desks = desks.get_or_insert_default();
-        desks.retain(|_, desk| desk.as_ref().is_some_and(|desk| desk.strong_count() > 0));
-        desks.insert(address, desk.as_ref().map(Arc::downgrade));
-        Ok(desk)
+        desks.retain(|_, desk| desk.strong_count() > 0);
+        desks.insert(address, Arc::downgrade(&desk));
+        Ok(Some(desk))
     }
 
     fn start(process: &'static Process, event_loop: &Bound<'_, PyAny>) -> PyResult<Option<Arc<Self>>> {
@@ -135,9 +134,16 @@ impl Desk {
             told: AtomicBool::new(false),
             minded: AtomicBool::new(false),
         });
-        match event_loop.call_method1(intern!(py, "add_reader"), (fd, Reader(Own::new(desk.clone())))) {
+        // In a context of its own: the loop would keep that of whoever asks first.
+        let context = py.import("contextvars")?.getattr("Context")?.call0()?;
+        let add_reader = event_loop.getattr(intern!(py, "add_reader"))?;
+        match context.call_method1("run", (add_reader, fd, Reader(Own::new(desk.clone())))) {
             Ok(_) => Ok(Some(desk)),
-            Err(e) if e.is_instance_of::<PyNotImplementedError>(py) => Ok(None),
+            // Not every loop can, and the system has limits of its own.
+            Err(e) if e.is_instance_of::<PyException>(py) => {
+                tracing::debug!(error = %e, "the event loop cannot watch what its questions wait for");
+                Ok(None)
+            }
             Err(e) => Err(e),
         }
     }
@@ -226,6 +232,13 @@ impl Desk {
             questions.in_runtime.insert(id, task.abort_handle());
         }
         !questions.here.is_empty()
+    }
+}
+
+impl Drop for Desk {
+    fn drop(&mut self) {
+        let questions = std::mem::take(&mut *lock(&self.questions));
+        questions.in_runtime.into_values().for_each(|task| task.abort());
     }
 }
 

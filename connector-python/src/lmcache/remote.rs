@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use connectors::{
-    CacheKey, Connector, Dtype, Error, LMCacheEngineConfig, LMCacheMetadata, LayerGroup, LocalCpuBackend, MemoryObj,
-    Result, watch,
+    CacheKey, Connector, Dtype, LMCacheEngineConfig, LMCacheMetadata, LayerGroup, LocalCpuBackend, MemoryObj, Result,
+    watch,
 };
 use futures::StreamExt;
 use pyo3::exceptions::PyValueError;
@@ -181,7 +181,7 @@ impl LMCacheRemote {
             let _inside = handle.enter();
             watch::block_on(work)
         });
-        waited.map_err(|e| Error::io(e, "wait for the store's sockets")).flatten().or_raise(py)
+        waited.or_raise(py)
     }
 }
 

@@ -89,7 +89,7 @@ impl Connection {
     /// Ready for a call that is polled on this thread.
     ///
     /// # Errors
-    /// The runtime that waits for its socket has ended. Nothing can be done with it any more.
+    /// The runtime to which its socket should go back has ended. Nothing can be done with it any more.
     pub(super) fn settle(&mut self) -> io::Result<()> {
         self.stream.settle()
     }

@@ -40,8 +40,8 @@ impl std::fmt::Display for Address {
 
 /// A connected socket. (TLS will be one more kind.)
 ///
-/// A runtime waits for it, or, while nobody does or the thread that polls does so itself ([`watch`]), none: a runtime wakes
-/// one of its threads whenever something arrives, whoever waits for it.
+/// A runtime waits for it, or, from when the thread that polls has waited itself ([`watch`]), none: a runtime wakes one of its
+/// threads whenever something arrives, whoever waits for it.
 #[derive(Debug)]
 pub(super) struct Stream {
     socket: Socket,
@@ -122,8 +122,8 @@ impl Stream {
         Ok(self)
     }
 
-    /// Waited for by its runtime, or by nobody if this thread watches sockets itself. What is waited for later finds it where
-    /// it should be, or brings it there; but a runtime that has ended should be found out before anything is under way.
+    /// Back in its runtime, or out of it if this thread watches sockets itself. To wait for it would do the same; but that its
+    /// runtime is gone, to which it should go back, is better known before anything is under way.
     pub(super) fn settle(&mut self) -> io::Result<()> {
         if watch::is_on() { self.leave() } else { self.come_home() }
     }
@@ -197,10 +197,15 @@ impl Stream {
 
     /// Ready once a try may get on.
     pub(super) fn poll_ready(&mut self, ready: Ready, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if ready == Ready::Read && watch::is_on() {
-            self.leave()?;
-            if let Some(polled) = watch::poll_read_ready(self.socket.descriptor()?, cx) {
-                return polled;
+        if ready == Ready::Read {
+            match watch::poll_read_ready(self.socket.descriptor()?, cx) {
+                Some(Poll::Ready(Ok(()))) => return Poll::Ready(Ok(())),
+                Some(Poll::Pending) => {
+                    self.leave()?;
+                    return Poll::Pending;
+                }
+                // Nobody watches it: the runtime waits.
+                Some(Poll::Ready(Err(_))) | None => {}
             }
         }
         self.come_home()?;
@@ -235,6 +240,34 @@ mod tests {
         assert!(stream.is_disturbed());
         std::future::poll_fn(|cx| stream.poll_ready(Ready::Read, cx)).await.unwrap();
         assert_eq!(stream.try_read(&mut [IoSliceMut::new(&mut got)]).unwrap(), 0);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_watched_socket_leaves_its_runtime_and_comes_back() {
+        let (socket, mut other) = UnixStream::pair().unwrap();
+        let mut stream = Stream { socket: Socket::Unix(socket), home: Handle::current() };
+        let watcher = watch::Watcher::new().unwrap();
+        let mut got = [0; 8];
+        let mut asleep = Context::from_waker(std::task::Waker::noop());
+        for _ in 0..2 {
+            assert!(watcher.enter(|| stream.poll_ready(Ready::Read, &mut asleep)).is_pending());
+            assert!(matches!(stream.socket, Socket::FreeUnix(_)));
+            tokio::io::AsyncWriteExt::write_all(&mut other, b"watched").await.unwrap();
+            watcher.wait(None).unwrap();
+            assert!(watcher.enter(|| stream.poll_ready(Ready::Read, &mut asleep)).is_ready());
+            let read = watcher.enter(|| stream.try_read(&mut [IoSliceMut::new(&mut got)]));
+            assert_eq!(read.unwrap(), 7);
+            // The runtime hears what arrives from then on, and what was there before.
+            tokio::io::AsyncWriteExt::write_all(&mut other, b"heard").await.unwrap();
+            std::future::poll_fn(|cx| stream.poll_ready(Ready::Read, cx)).await.unwrap();
+            assert!(matches!(stream.socket, Socket::Unix(_)));
+            assert_eq!(stream.try_read(&mut [IoSliceMut::new(&mut got)]).unwrap(), 5);
+        }
+        watcher.enter(|| stream.settle()).unwrap();
+        assert!(matches!(stream.socket, Socket::FreeUnix(_)));
+        stream.settle().unwrap();
+        assert!(matches!(stream.socket, Socket::Unix(_)));
     }
 
     #[test]
