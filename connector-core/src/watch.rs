@@ -61,12 +61,12 @@ mod linux {
     use std::io;
     use std::mem::MaybeUninit;
     use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-    use std::pin::pin;
-    use std::sync::atomic::{AtomicU8, Ordering};
+    use std::pin::{Pin, pin};
+    use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
     use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
     use std::task::{Context, Poll, Wake, Waker};
     use std::thread::{self, Thread};
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
     use rustix::event::{EventfdFlags, Timespec, eventfd};
@@ -123,6 +123,30 @@ mod linux {
             }
             let _before = Before(WATCHER.replace(Some(self.0.clone())));
             poll()
+        }
+
+        /// Polls `future` until it ends, or for so long, and does not sleep meanwhile: the processor is offered to other threads
+        /// between looks at the sockets. For answers that come sooner than a thread is woken.
+        ///
+        /// Whoever polls it later says anew whom it wakes. It is not polled within a runtime, unless the caller is.
+        pub fn poll_for<F: Future + ?Sized>(&self, at_most: Duration, mut future: Pin<&mut F>) -> Poll<F::Output> {
+            let woken = Arc::new(Woken(AtomicBool::new(true)));
+            let waker = Waker::from(woken.clone());
+            let mut cx = Context::from_waker(&waker);
+            let since = Instant::now();
+            loop {
+                if woken.0.swap(false, Ordering::AcqRel)
+                    && let Poll::Ready(output) = self.enter(|| future.as_mut().poll(&mut cx))
+                {
+                    return Poll::Ready(output);
+                }
+                if since.elapsed() >= at_most {
+                    return Poll::Pending;
+                }
+                thread::yield_now();
+                // What the system refuses it will refuse to whoever waits for longer, who can say so.
+                self.wait(Some(Duration::ZERO)).into_iter().flatten().for_each(Waker::wake);
+            }
         }
 
         /// Waits until a socket is ready, or [`notify`](Self::notify) is called, or the time is over; says whom to wake.
@@ -235,6 +259,19 @@ mod linux {
 
         fn sockets(&self) -> MutexGuard<'_, HashMap<RawFd, Watched>> {
             self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+    }
+
+    /// A future in [`Watcher::poll_for`].
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.wake_by_ref();
+        }
+
+        fn wake_by_ref(self: &Arc<Self>) {
+            self.0.store(true, Ordering::Release);
         }
     }
 
@@ -412,6 +449,43 @@ mod tests {
         });
         assert_eq!((&text, said), (b"socket", "thread"));
         echo.join().unwrap();
+    }
+
+    #[test]
+    fn a_future_is_polled_for_a_while_and_can_be_waited_for_after_that() {
+        let (mut socket, mut other) = pair();
+        let watcher = Watcher::new().unwrap();
+        let (send, receive) = futures::channel::oneshot::channel();
+        let mut polls = 0;
+        let mut said = Box::pin(async {
+            poll_fn(|cx| {
+                polls += 1;
+                poll_read_ready(socket.as_fd(), cx).unwrap()
+            })
+            .await
+            .unwrap();
+            socket.read_exact(&mut [0]).unwrap();
+            receive.await.unwrap()
+        });
+        assert!(watcher.poll_for(Duration::ZERO, said.as_mut()).is_pending());
+        assert!(watcher.poll_for(Duration::from_millis(5), said.as_mut()).is_pending());
+        let echo = thread::spawn(move || {
+            other.write_all(b"s").unwrap();
+            thread::sleep(Duration::from_millis(20));
+            send.send("thread").unwrap();
+        });
+        assert_eq!(watcher.poll_for(Duration::from_secs(60), said.as_mut()), Poll::Ready("thread"));
+        drop(said);
+        assert!(polls <= 4, "{polls} polls: only who was woken is polled again");
+        echo.join().unwrap();
+
+        let mut late = Box::pin(poll_fn(|cx| poll_read_ready(socket.as_fd(), cx).unwrap()));
+        assert!(watcher.poll_for(Duration::ZERO, late.as_mut()).is_pending());
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        assert!(watcher.enter(|| late.as_mut().poll(&mut Context::from_waker(&waker))).is_pending());
+        wait(&watcher);
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1, "the end of the other side wakes who polled last");
     }
 
     #[test]

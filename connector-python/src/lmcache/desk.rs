@@ -4,6 +4,9 @@
 //! answer wakes the one thread that needs it. Through the runtime it would wake a thread there, which wakes the one that
 //! brings news, which wakes the loop; and for a small question waking threads is most of the time.
 //!
+//! Even to wake one thread takes longer than a server on the same machine takes to answer. So a question that is alone may
+//! keep the loop's thread for a moment, without Python's lock: see [`Moments`].
+//!
 //! Nobody promises that a loop goes on: it may be stopped for good, or busy. So a question that has waited for a while goes
 //! on in the runtime, as every other call.
 
@@ -29,6 +32,15 @@ use crate::runtime::{Process, lock};
 /// How long a question waits for the loop's thread, at least; at most twice as long.
 const PATIENCE: Duration = Duration::from_millis(20);
 
+/// How long a question may keep the loop's thread at most: less than LMCache's own connector takes of it for one (70 µs of
+/// Python, where ours takes 11, the server's answer included).
+const MOMENT: Duration = Duration::from_micros(50);
+/// Questions that come sooner after the one before are asked by several at once, or the loop has more of them to ask: they
+/// wait together.
+const TOGETHER: Duration = Duration::from_micros(10);
+/// How many questions in a row are not waited for, at most, before it is tried again.
+const SKIP_AT_MOST: u32 = 64;
+
 /// The desk of one loop. The loop has the only lasting hold on it, so it is gone when the loop is closed or gone, and all
 /// of its questions with it: nobody could be told any more.
 pub(super) struct Desk {
@@ -43,6 +55,34 @@ pub(super) struct Desk {
     told: AtomicBool,
     /// Somebody looks after those that wait for long.
     minded: AtomicBool,
+    moments: Mutex<Moments>,
+}
+
+/// Which questions are given a moment of the loop's thread: those that are alone, as long as it pays. Servers that take
+/// longer are found out, and cost a moment once in [`SKIP_AT_MOST`] questions.
+#[derive(Default)]
+struct Moments {
+    skip: u32,
+    after_next_miss: u32,
+    last: Option<Instant>,
+}
+
+impl Moments {
+    /// Whether the question that is asked now has one.
+    fn has(&mut self, now: Instant) -> bool {
+        if self.last.is_some_and(|last| now.duration_since(last) < TOGETHER) {
+            return false;
+        }
+        let skips = self.skip > 0;
+        self.skip = self.skip.saturating_sub(1);
+        !skips
+    }
+
+    /// Whether it was enough.
+    fn was(&mut self, enough: bool) {
+        self.after_next_miss = if enough { 0 } else { (self.after_next_miss * 2).clamp(1, SKIP_AT_MOST) };
+        self.skip = self.after_next_miss;
+    }
 }
 
 /// By number.
@@ -133,6 +173,7 @@ impl Desk {
             woken: Mutex::default(),
             told: AtomicBool::new(false),
             minded: AtomicBool::new(false),
+            moments: Mutex::default(),
         });
         // In a context of its own: the loop would keep that of whoever asks first.
         let context = py.import("contextvars")?.getattr("Context")?.call0()?;
@@ -149,10 +190,36 @@ impl Desk {
     }
 
     /// Asks, on the loop's thread.
-    pub(super) fn ask(self: &Arc<Self>, handle: &Handle, work: Work, caller: Caller) -> Asked {
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let answered = self.poll(handle, id, Question { work, caller, since: Instant::now() });
-        answered.map_or(Asked::Waits(id), |(caller, answer)| Asked::Answered(caller, answer))
+    pub(super) fn ask(self: &Arc<Self>, handle: &Handle, mut work: Work, caller: Caller) -> Asked {
+        let now = Instant::now();
+        // Who waits here is not made to wait for others.
+        let alone = lock(&self.questions).here.is_empty();
+        let answer = if alone && lock(&self.moments).has(now) { self.wait_for(handle, &mut work) } else { None };
+        let asked = match answer {
+            Some(answer) => Asked::Answered(caller, answer),
+            None => {
+                let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+                let answered = self.poll(handle, id, Question { work, caller, since: now });
+                answered.map_or(Asked::Waits(id), |(caller, answer)| Asked::Answered(caller, answer))
+            }
+        };
+        lock(&self.moments).last = Some(Instant::now());
+        asked
+    }
+
+    /// Keeps the thread for a moment.
+    fn wait_for(&self, handle: &Handle, work: &mut Work) -> Option<Result<Answer>> {
+        let _inside = handle.enter();
+        let polled = self.watcher.poll_for(MOMENT, work.as_mut());
+        if self.told.load(Ordering::Acquire) {
+            // What was said to the loop may have been heard here.
+            self.watcher.notify();
+        }
+        lock(&self.moments).was(polled.is_ready());
+        match polled {
+            Poll::Ready(answer) => Some(or_panicked(answer)),
+            Poll::Pending => None,
+        }
     }
 
     /// Forgets a question. One that waits here has given back what it held when this returns.
