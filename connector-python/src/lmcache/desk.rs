@@ -4,8 +4,8 @@
 //! answer wakes the one thread that needs it. Through the runtime it would wake a thread there, which wakes the one that
 //! brings news, which wakes the loop; and for a small question waking threads is most of the time.
 //!
-//! Even to wake one thread takes longer than a server on the same machine takes to answer. So a question that is alone may
-//! keep the loop's thread for a moment, without Python's lock: see [`Moments`].
+//! Even to wake one thread may take longer than a server on the same machine takes to answer. So a question that is alone may
+//! keep the loop's thread for a moment, without Python's lock, as long as that pays.
 //!
 //! Nobody promises that a loop goes on: it may be stopped for good, or busy. So a question that has waited for a while goes
 //! on in the runtime, as every other call.
@@ -18,7 +18,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use connectors::Result;
-use connectors::watch::Watcher;
+use connectors::watch::{Moments, Watcher};
 use pyo3::exceptions::PyException;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -35,11 +35,6 @@ const PATIENCE: Duration = Duration::from_millis(20);
 /// How long a question may keep the loop's thread at most: less than LMCache's own connector takes of it for one (70 µs of
 /// Python, where ours takes 11, the server's answer included).
 const MOMENT: Duration = Duration::from_micros(50);
-/// Questions that come sooner after the one before are asked by several at once, or the loop has more of them to ask: they
-/// wait together.
-const TOGETHER: Duration = Duration::from_micros(10);
-/// How many questions in a row are not waited for, at most, before it is tried again.
-const SKIP_AT_MOST: u32 = 64;
 
 /// The desk of one loop. The loop has the only lasting hold on it, so it is gone when the loop is closed or gone, and all
 /// of its questions with it: nobody could be told any more.
@@ -56,33 +51,6 @@ pub(super) struct Desk {
     /// Somebody looks after those that wait for long.
     minded: AtomicBool,
     moments: Mutex<Moments>,
-}
-
-/// Which questions are given a moment of the loop's thread: those that are alone, as long as it pays. Servers that take
-/// longer are found out, and cost a moment once in [`SKIP_AT_MOST`] questions.
-#[derive(Default)]
-struct Moments {
-    skip: u32,
-    after_next_miss: u32,
-    last: Option<Instant>,
-}
-
-impl Moments {
-    /// Whether the question that is asked now has one.
-    fn has(&mut self, now: Instant) -> bool {
-        if self.last.is_some_and(|last| now.duration_since(last) < TOGETHER) {
-            return false;
-        }
-        let skips = self.skip > 0;
-        self.skip = self.skip.saturating_sub(1);
-        !skips
-    }
-
-    /// Whether it was enough.
-    fn was(&mut self, enough: bool) {
-        self.after_next_miss = if enough { 0 } else { (self.after_next_miss * 2).clamp(1, SKIP_AT_MOST) };
-        self.skip = self.after_next_miss;
-    }
 }
 
 /// By number.
@@ -203,7 +171,7 @@ impl Desk {
                 answered.map_or(Asked::Waits(id), |(caller, answer)| Asked::Answered(caller, answer))
             }
         };
-        lock(&self.moments).last = Some(Instant::now());
+        lock(&self.moments).asked(Instant::now());
         asked
     }
 
