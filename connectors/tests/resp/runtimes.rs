@@ -175,12 +175,15 @@ fn a_call_goes_on_wherever_it_is_polled() {
             }
         });
         for each in 1..6 {
-            let (mut works, mut polls) = (pin!(works(&store)), 0);
-            runtime.block_on(std::future::poll_fn(|cx| {
-                polls += 1;
-                if polls % each == 0 { watcher.enter(|| works.as_mut().poll(cx)) } else { works.as_mut().poll(cx) }
-            }));
-            assert!(polls > each, "{polls} polls");
+            let mut polls = 0;
+            // A server that is quick is waited for less often.
+            while polls <= each {
+                let mut works = pin!(works(&store));
+                runtime.block_on(std::future::poll_fn(|cx| {
+                    polls += 1;
+                    if polls % each == 0 { watcher.enter(|| works.as_mut().poll(cx)) } else { works.as_mut().poll(cx) }
+                }));
+            }
         }
         over.store(true, Ordering::Relaxed);
         watching.join().unwrap();
