@@ -5,19 +5,19 @@ use std::collections::HashMap;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
 use tokio::task::coop::unconstrained;
 
-use super::WATCHER;
+use super::{Before, Watching};
 
 /// Watches sockets for one thread, or for one loop. Cheap to clone; a clone is the same one.
 ///
@@ -59,38 +59,8 @@ impl Watcher {
 
     /// Calls `poll`; the sockets that are waited for by whatever it polls, on this thread, are watched.
     pub fn enter<R>(&self, poll: impl FnOnce() -> R) -> R {
-        struct Before(Option<Arc<Inner>>);
-        impl Drop for Before {
-            fn drop(&mut self) {
-                WATCHER.set(self.0.take());
-            }
-        }
-        let _before = Before(WATCHER.replace(Some(self.0.clone())));
+        let _before = Before::set(Watching::By(self.0.clone()));
         poll()
-    }
-
-    /// Polls `future` until it ends, or for so long, and does not sleep meanwhile: the processor is offered to other threads
-    /// between looks at the sockets. For answers that come sooner than a thread is woken.
-    ///
-    /// Whoever polls it later says anew whom it wakes. It is not polled within a runtime, unless the caller is.
-    pub fn poll_for<F: Future + ?Sized>(&self, at_most: Duration, mut future: Pin<&mut F>) -> Poll<F::Output> {
-        let woken = Arc::new(Woken(AtomicBool::new(true)));
-        let waker = Waker::from(woken.clone());
-        let mut cx = Context::from_waker(&waker);
-        let since = Instant::now();
-        loop {
-            if woken.0.swap(false, Ordering::AcqRel)
-                && let Poll::Ready(output) = self.enter(|| future.as_mut().poll(&mut cx))
-            {
-                return Poll::Ready(output);
-            }
-            if since.elapsed() >= at_most {
-                return Poll::Pending;
-            }
-            thread::yield_now();
-            // What the system refuses it will refuse to whoever waits for longer, who can say so.
-            self.wait(Some(Duration::ZERO)).into_iter().flatten().for_each(Waker::wake);
-        }
     }
 
     /// Waits until a socket is ready, or [`notify`](Self::notify) is called, or the time is over; says whom to wake.
@@ -112,6 +82,17 @@ impl Watcher {
             _ => None,
         });
         Ok(wakers.collect())
+    }
+
+    /// Wakes whoever waits for a socket here, to be polled anew: for who polls it from now on elsewhere, where nobody would hear
+    /// what arrives. A future that polls only those of its parts that were woken does not know.
+    pub fn wake_all(&self) {
+        let sockets = std::mem::take(&mut *self.0.sockets());
+        for watched in sockets.into_values() {
+            if let Watched::For(waker) = watched {
+                waker.wake();
+            }
+        }
     }
 
     /// Ends a [`wait`](Self::wait), now or the next one, and makes the descriptor readable until then. From any thread.
@@ -202,19 +183,6 @@ impl Inner {
 
     fn sockets(&self) -> MutexGuard<'_, HashMap<RawFd, Watched>> {
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A future in [`Watcher::poll_for`].
-struct Woken(AtomicBool);
-
-impl Wake for Woken {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.0.store(true, Ordering::Release);
     }
 }
 

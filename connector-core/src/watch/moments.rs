@@ -1,15 +1,64 @@
 //! When it pays not to sleep.
 
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread;
 use std::time::{Duration, Instant};
+
+use tokio::task::coop::unconstrained;
+
+use super::{Before, Watching};
+
+/// Polls `future` until it ends, or for so long, and does not sleep meanwhile: the processor is offered to other threads, and
+/// then whoever waits for a socket tries again. For answers that come sooner than a thread is woken.
+///
+/// It may take longer, as long as other threads keep the processor that they were offered, or `future` keeps this thread: an
+/// executor within it (not [`block_on`](super::block_on)) does as long as the answer takes. Whoever polls it later says anew whom
+/// it wakes. It is not polled within a runtime, unless the caller is.
+pub fn poll_for<F: Future + ?Sized>(at_most: Duration, future: Pin<&mut F>) -> Poll<F::Output> {
+    let woken = Arc::new(Woken(AtomicBool::new(true)));
+    let waker = Waker::from(woken.clone());
+    let mut cx = Context::from_waker(&waker);
+    // The budget of a task that this thread may be in is not given back meanwhile.
+    let mut future = pin!(unconstrained(future));
+    let _before = Before::set(Watching::WhoPolls(Vec::new()));
+    let since = Instant::now();
+    loop {
+        if woken.0.swap(false, Ordering::AcqRel)
+            && let Poll::Ready(output) = future.as_mut().poll(&mut cx)
+        {
+            return Poll::Ready(output);
+        }
+        if since.elapsed() >= at_most {
+            return Poll::Pending;
+        }
+        thread::yield_now();
+    }
+}
+
+/// A future in [`poll_for`].
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.store(true, Ordering::Release);
+    }
+}
 
 /// Who asks sooner than this after the question before is one of several, or has more of them: they wait together.
 const TOGETHER: Duration = Duration::from_micros(10);
 /// How many questions in a row are not given a moment, at most, before it is tried again.
 const SKIP_AT_MOST: u32 = 64;
 
-/// Which questions of a thread are given a moment of it ([`poll_for`](super::Watcher::poll_for) on Linux), instead of being
-/// waited for at once: those that come one by one, as long as it pays. Each that takes longer doubles the number of those
-/// that are waited for at once after it, up to 64; the first that does not ends that.
+/// Which questions of a thread are given a moment of it ([`poll_for`]), instead of being waited for at once: those that come
+/// one by one, as long as it pays. Each that takes longer doubles the number of those that are waited for at once after it, up
+/// to 64; the first that does not ends that.
 #[derive(Debug, Default)]
 pub struct Moments {
     to_skip: u32,

@@ -2,6 +2,7 @@ use std::future::poll_fn;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Wake, Waker};
 use std::thread;
@@ -127,39 +128,119 @@ fn a_thread_sleeps_until_its_socket_or_somebody_wakes_it() {
 
 #[test]
 fn a_future_is_polled_for_a_while_and_can_be_waited_for_after_that() {
-    let (mut socket, mut other) = pair();
+    let (socket, mut other) = pair();
     let watcher = Watcher::new().unwrap();
     let (send, receive) = futures::channel::oneshot::channel();
-    let mut polls = 0;
     let mut said = Box::pin(async {
-        poll_fn(|cx| {
-            polls += 1;
-            poll_read_ready(socket.as_fd(), cx).unwrap()
-        })
-        .await
-        .unwrap();
-        socket.read_exact(&mut [0]).unwrap();
-        receive.await.unwrap()
+        let byte = futures::future::join(read(&socket), read(&socket)).await;
+        (byte, receive.await.unwrap())
     });
-    assert!(watcher.poll_for(Duration::ZERO, said.as_mut()).is_pending());
-    assert!(watcher.poll_for(Duration::from_millis(5), said.as_mut()).is_pending());
+    assert!(poll_for(Duration::ZERO, said.as_mut()).is_pending());
+    assert!(poll_for(Duration::from_millis(5), said.as_mut()).is_pending());
     let echo = thread::spawn(move || {
+        other.write_all(b"s").unwrap();
+        thread::sleep(Duration::from_millis(5));
         other.write_all(b"s").unwrap();
         thread::sleep(Duration::from_millis(20));
         send.send("thread").unwrap();
     });
-    assert_eq!(watcher.poll_for(Duration::from_secs(60), said.as_mut()), Poll::Ready("thread"));
-    drop(said);
-    assert!(polls <= 4, "{polls} polls: only who was woken is polled again");
+    assert_eq!(poll_for(Duration::from_secs(60), said.as_mut()), Poll::Ready(((b's', b's'), "thread")));
+    assert!(!is_on());
     echo.join().unwrap();
 
     let mut late = Box::pin(poll_fn(|cx| poll_read_ready(socket.as_fd(), cx).unwrap()));
-    assert!(watcher.poll_for(Duration::ZERO, late.as_mut()).is_pending());
+    assert!(poll_for(Duration::ZERO, late.as_mut()).is_pending());
     let woken = Arc::new(Woken::default());
     let waker = Waker::from(woken.clone());
     assert!(watcher.enter(|| late.as_mut().poll(&mut Context::from_waker(&waker))).is_pending());
     wait(&watcher);
     assert_eq!(woken.0.load(Ordering::Relaxed), 1, "the end of the other side wakes who polled last");
+}
+
+/// A byte, however often it has to try.
+async fn read(mut socket: &UnixStream) -> u8 {
+    let mut byte = [0];
+    loop {
+        match socket.read(&mut byte) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                poll_fn(|cx| poll_read_ready(socket.as_fd(), cx).unwrap()).await.unwrap();
+            }
+            read => return read.map(|_| byte[0]).unwrap(),
+        }
+    }
+}
+
+#[test]
+fn only_who_was_woken_is_polled_again() {
+    let (_send, receive) = futures::channel::oneshot::channel::<()>();
+    let (mut receive, mut polls) = (pin!(receive), 0);
+    let mut waits = pin!(poll_fn(|cx| {
+        polls += 1;
+        receive.as_mut().poll(cx)
+    }));
+    assert!(poll_for(Duration::from_millis(5), waits.as_mut()).is_pending());
+    assert_eq!(polls, 1);
+}
+
+#[test]
+fn who_waits_for_a_socket_tries_again_whenever_it_is_polled() {
+    let (socket, _other) = pair();
+    let (mut asked, woken) = (Vec::new(), Arc::<Woken>::default());
+    let mut tries = pin!(poll_fn(|cx| {
+        let waker = Waker::from(woken.clone());
+        asked.push(is_ready(poll_read_ready(socket.as_fd(), &mut Context::from_waker(&waker))));
+        cx.waker().wake_by_ref();
+        if asked.len() < 5 { Poll::Pending } else { Poll::Ready(()) }
+    }));
+    assert!(poll_for(Duration::from_secs(60), tries.as_mut()).is_ready());
+    assert_eq!((&*asked, woken.0.load(Ordering::Relaxed)), (&[false, true, false, true, false][..], 3));
+}
+
+#[test]
+fn whoever_watches_last_does_and_then_who_did_before() {
+    let (socket, _other) = pair();
+    let watcher = Watcher::new().unwrap();
+    let ask = || is_ready(poll_read_ready(socket.as_fd(), &mut Context::from_waker(Waker::noop())));
+    let look = |then: &dyn Fn()| {
+        let polled = poll_for(
+            Duration::ZERO,
+            pin!(async {
+                [
+                    ask(),
+                    {
+                        then();
+                        ask()
+                    },
+                    ask(),
+                ]
+            }),
+        );
+        assert_eq!(polled, Poll::Ready([false, true, false]));
+    };
+    let watched = || assert!(!ask() && !ask(), "nothing is there");
+    watcher.enter(|| {
+        look(&|| Watcher::new().unwrap().enter(watched));
+        watched();
+    });
+    assert!(std::panic::catch_unwind(|| poll_for(Duration::ZERO, pin!(async { panic!("on purpose") }))).is_err());
+    assert!(!is_on());
+}
+
+#[test]
+fn the_parts_of_a_future_leave_a_watcher_with_it() {
+    let (socket, _other) = pair();
+    let (watcher, mut asleep) = (Watcher::new().unwrap(), Context::from_waker(Waker::noop()));
+    // It polls only those of its parts that were woken.
+    let mut parts = futures::stream::FuturesUnordered::new();
+    parts.push(poll_fn(|cx| match poll_read_ready(socket.as_fd(), cx) {
+        Some(polled) => polled.map(|_| "watched"),
+        None => Poll::Ready("not watched"),
+    }));
+    let mut next = || futures::StreamExt::poll_next_unpin(&mut parts, &mut asleep);
+    assert!(watcher.enter(&mut next).is_pending());
+    assert!(next().is_pending());
+    watcher.wake_all();
+    assert_eq!(next(), Poll::Ready(Some("not watched")));
 }
 
 #[test]
@@ -173,7 +254,7 @@ fn a_thread_that_waited_for_a_socket_in_vain_leaves_nothing() {
             cx.waker().wake_by_ref();
             if polls == 2 { Poll::Ready(()) } else { Poll::Pending }
         }));
-        block_on(async { WATCHER.with_borrow(|watcher| Arc::downgrade(watcher.as_ref().unwrap())) })
+        block_on(async { Arc::downgrade(&WATCHING.with_borrow(Watching::by).unwrap()) })
     });
     assert!(kept.join().unwrap().upgrade().is_none());
 }

@@ -261,15 +261,16 @@ class KvconnConnector(RemoteConnector):
         return f"<{type(self).__name__} of kvconn: {self._remote.name}>"
 
     async def _ask(self, ask: Callable[..., Any], *arguments: Any) -> Any:
-        future = asyncio.get_running_loop().create_future()
-        call = ask(*arguments, future)
+        answer, call = ask(*arguments, asyncio.get_running_loop())
+        if call is None:
+            return answer
         try:
-            return await future
+            return await answer
         except asyncio.CancelledError:
             call.cancel()
             # The answer may have come just before: nobody else will take it.
-            if not future.cancelled() and future.exception() is None:
-                _kvconn._give_back(future.result())
+            if not answer.cancelled() and answer.exception() is None:
+                _kvconn._give_back(answer.result())
             raise
 
 

@@ -14,7 +14,7 @@ use pyo3::types::{PyCFunction, PyList};
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
-use super::desk::{Asked, Desk};
+use super::desk::Desk;
 use super::memory;
 use crate::errors::{OrRaise, to_py};
 use crate::own::Own;
@@ -70,7 +70,6 @@ fn object_of(py: Python<'_>, chunk: Option<MemoryObj>) -> PyResult<Bound<'_, PyA
 pub(super) struct Call(State);
 
 enum State {
-    Answered,
     InRuntime(Own<AbortHandle>),
     AtDesk(Own<Weak<Desk>>, u64),
 }
@@ -81,7 +80,6 @@ impl Call {
     fn cancel(&self) {
         // In a child that was forked since, the call is not there.
         match &self.0 {
-            State::Answered => {}
             State::InRuntime(task) => {
                 if let Ok(task) = task.get() {
                     task.abort();
@@ -99,51 +97,56 @@ impl Call {
 /// A call as it is polled. A panic is an answer, too.
 pub(super) type Work = Pin<Box<dyn Future<Output = std::thread::Result<Result<Answer>>> + Send>>;
 
-/// Starts `work`; when it has ended, `future` has its answer.
-pub(super) fn start(
+/// What Python gets of a call: a future of the loop and what cancels the call, or, of one that has ended, the answer and
+/// nothing.
+pub(super) type Started<'py> = (Bound<'py, PyAny>, Option<Call>);
+
+/// Starts `work`; when it has ended, the future has its answer.
+pub(super) fn start<'py>(
     process: &'static Process,
-    future: &Bound<'_, PyAny>,
+    event_loop: &Bound<'py, PyAny>,
     work: impl Future<Output = Result<Answer>> + Send + 'static,
-) -> PyResult<Call> {
-    let handle = process.handle().or_raise(future.py())?;
-    let event_loop = future.call_method0(intern!(future.py(), "get_loop"))?;
-    let caller = Caller::new(process, future, &event_loop);
-    Ok(go_on(handle, caller, AssertUnwindSafe(work).catch_unwind()))
+) -> PyResult<Started<'py>> {
+    let handle = process.handle().or_raise(event_loop.py())?;
+    go_on(process, handle, event_loop, AssertUnwindSafe(work).catch_unwind())
 }
 
 /// As [`start`], for a question that moves no chunk: asked by this thread, before it goes on, and answered by it, if its loop
 /// can do that. Saves the switches between threads, and the loop if the answer is known at once.
-pub(super) fn ask(
+pub(super) fn ask<'py>(
     process: &'static Process,
-    future: &Bound<'_, PyAny>,
+    event_loop: &Bound<'py, PyAny>,
     work: impl Future<Output = Result<Answer>> + Send + 'static,
-) -> PyResult<Call> {
-    let py = future.py();
+) -> PyResult<Started<'py>> {
+    let py = event_loop.py();
     let handle = process.handle().or_raise(py)?;
-    let event_loop = future.call_method0(intern!(py, "get_loop"))?;
-    let caller = Caller::new(process, future, &event_loop);
-    let work = Box::pin(AssertUnwindSafe(work).catch_unwind());
-    let Some(desk) = Desk::of(process, &event_loop)? else { return Ok(go_on(handle, caller, work)) };
-    match py.detach(|| desk.ask(handle, work, caller)) {
-        Asked::Answered(caller, answer) => caller.settle(py, answer).map(|()| Call(State::Answered)),
-        Asked::Waits(id) => Ok(Call(State::AtDesk(Own::new(Arc::downgrade(&desk)), id))),
-    }
+    let mut work: Work = Box::pin(AssertUnwindSafe(work).catch_unwind());
+    let Some(desk) = Desk::of(process, event_loop)? else { return go_on(process, handle, event_loop, work) };
+    let id = match py.detach(|| desk.ask(handle, &mut work)) {
+        Ok(answer) => return Ok((answer.or_raise(py)?.into_py(py)?, None)),
+        Err(id) => id,
+    };
+    let (future, caller) = Caller::new(process, event_loop)?;
+    desk.keep(handle, id, work, caller);
+    Ok((future, Some(Call(State::AtDesk(Own::new(Arc::downgrade(&desk)), id)))))
 }
 
 pub(super) fn or_panicked(answer: std::thread::Result<Result<Answer>>) -> Result<Answer> {
     answer.unwrap_or_else(|_| Err(Error::new(ErrorKind::Other, "the call panicked")))
 }
 
-fn go_on(
+fn go_on<'py>(
+    process: &'static Process,
     handle: &Handle,
-    caller: Caller,
+    event_loop: &Bound<'py, PyAny>,
     work: impl Future<Output = std::thread::Result<Result<Answer>>> + Send + 'static,
-) -> Call {
+) -> PyResult<Started<'py>> {
+    let (future, caller) = Caller::new(process, event_loop)?;
     let task = handle.spawn(async move {
         let answer = or_panicked(work.await);
         caller.tell(answer);
     });
-    Call(State::InRuntime(Own::new(task.abort_handle())))
+    Ok((future, Some(Call(State::InRuntime(Own::new(task.abort_handle()))))))
 }
 
 /// Who waits: an asyncio future and its loop.
@@ -153,8 +156,11 @@ pub(super) struct Caller {
 }
 
 impl Caller {
-    fn new(process: &'static Process, future: &Bound<'_, PyAny>, event_loop: &Bound<'_, PyAny>) -> Self {
-        Self { future_and_loop: Some((future.clone().unbind(), event_loop.clone().unbind())), process }
+    /// With the future that it waits for.
+    fn new<'py>(process: &'static Process, event_loop: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyAny>, Self)> {
+        let future = event_loop.call_method0(intern!(event_loop.py(), "create_future"))?;
+        let future_and_loop = Some((future.clone().unbind(), event_loop.clone().unbind()));
+        Ok((future, Self { future_and_loop, process }))
     }
 
     /// From any thread.

@@ -18,7 +18,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use connectors::Result;
-use connectors::watch::{Moments, Watcher};
+use connectors::watch::{Moments, Watcher, poll_for};
 use pyo3::exceptions::PyException;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -32,9 +32,9 @@ use crate::runtime::{Process, lock};
 /// How long a question waits for the loop's thread, at least; at most twice as long.
 const PATIENCE: Duration = Duration::from_millis(20);
 
-/// How long a question may keep the loop's thread at most: less than LMCache's own connector takes of it for one (70 µs of
+/// How long a question may keep the loop's thread, about: not longer than LMCache's own connector takes of it for one (70 µs of
 /// Python, where ours takes 11, the server's answer included).
-const MOMENT: Duration = Duration::from_micros(50);
+const MOMENT: Duration = Duration::from_micros(60);
 
 /// The desk of one loop. The loop has the only lasting hold on it, so it is gone when the loop is closed or gone, and all
 /// of its questions with it: nobody could be told any more.
@@ -64,14 +64,6 @@ struct Question {
     work: Work,
     caller: Caller,
     since: Instant,
-}
-
-/// What came of asking.
-pub(super) enum Asked {
-    /// It is known.
-    Answered(Caller, Result<Answer>),
-    /// The caller will be told. The number of the question.
-    Waits(u64),
 }
 
 /// By the loop's address, which is no other loop's as long as the desk is open.
@@ -157,37 +149,31 @@ impl Desk {
         }
     }
 
-    /// Asks, on the loop's thread.
-    pub(super) fn ask(self: &Arc<Self>, handle: &Handle, mut work: Work, caller: Caller) -> Asked {
-        let now = Instant::now();
+    /// Asks, on the loop's thread: says the answer, or the number of the question, which is then to be [kept](Self::keep).
+    pub(super) fn ask(self: &Arc<Self>, handle: &Handle, work: &mut Work) -> std::result::Result<Result<Answer>, u64> {
         // Who waits here is not made to wait for others.
         let alone = lock(&self.questions).here.is_empty();
-        let answer = if alone && lock(&self.moments).has(now) { self.wait_for(handle, &mut work) } else { None };
-        let asked = match answer {
-            Some(answer) => Asked::Answered(caller, answer),
-            None => {
-                let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-                let answered = self.poll(handle, id, Question { work, caller, since: now });
-                answered.map_or(Asked::Waits(id), |(caller, answer)| Asked::Answered(caller, answer))
-            }
-        };
+        let mut polled = Poll::Pending;
+        if alone && lock(&self.moments).has(Instant::now()) {
+            let (_inside, since) = (handle.enter(), Instant::now());
+            polled = poll_for(MOMENT, work.as_mut());
+            // A thread that was offered the processor may have kept it.
+            lock(&self.moments).was(polled.is_ready() && since.elapsed() < 2 * MOMENT);
+        }
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        if polled.is_pending() {
+            polled = self.poll(handle, id, work);
+        }
         lock(&self.moments).asked(Instant::now());
-        asked
+        match polled {
+            Poll::Ready(answer) => Ok(or_panicked(answer)),
+            Poll::Pending => Err(id),
+        }
     }
 
-    /// Keeps the thread for a moment.
-    fn wait_for(&self, handle: &Handle, work: &mut Work) -> Option<Result<Answer>> {
-        let _inside = handle.enter();
-        let polled = self.watcher.poll_for(MOMENT, work.as_mut());
-        if self.told.load(Ordering::Acquire) {
-            // What was said to the loop may have been heard here.
-            self.watcher.notify();
-        }
-        lock(&self.moments).was(polled.is_ready());
-        match polled {
-            Poll::Ready(answer) => Some(or_panicked(answer)),
-            Poll::Pending => None,
-        }
+    /// Keeps a question that waits. On the loop's thread: whoever was woken meanwhile is polled later.
+    pub(super) fn keep(self: &Arc<Self>, handle: &Handle, id: u64, work: Work, caller: Caller) {
+        self.put_back(handle, id, Question { work, caller, since: Instant::now() });
     }
 
     /// Forgets a question. One that waits here has given back what it held when this returns.
@@ -214,8 +200,11 @@ impl Desk {
         let mut answered = Vec::new();
         for id in woken {
             // Not here are those that the runtime has, or nobody waits for.
-            let question = lock(&self.questions).here.remove(&id);
-            answered.extend(question.and_then(|question| self.poll(handle, id, question)));
+            let Some(mut question) = lock(&self.questions).here.remove(&id) else { continue };
+            match self.poll(handle, id, &mut question.work) {
+                Poll::Ready(answer) => answered.push((question.caller, or_panicked(answer))),
+                Poll::Pending => self.put_back(handle, id, question),
+            }
         }
         self.told.store(false, Ordering::Release);
         if !lock(&self.woken).is_empty() {
@@ -224,23 +213,18 @@ impl Desk {
         answered
     }
 
-    /// The question stays here if it has to wait.
-    fn poll(self: &Arc<Self>, handle: &Handle, id: u64, mut question: Question) -> Option<(Caller, Result<Answer>)> {
+    fn poll(self: &Arc<Self>, handle: &Handle, id: u64, work: &mut Work) -> Poll<<Work as Future>::Output> {
         let waker = Waker::from(Arc::new(Turn { id, desk: Arc::downgrade(self) }));
-        let mut cx = Context::from_waker(&waker);
-        let polled = self.watcher.enter(|| {
+        self.watcher.enter(|| {
             let _inside = handle.enter();
-            question.work.as_mut().poll(&mut cx)
-        });
-        match polled {
-            Poll::Ready(answer) => Some((question.caller, or_panicked(answer))),
-            Poll::Pending => {
-                lock(&self.questions).here.insert(id, question);
-                if !self.minded.swap(true, Ordering::AcqRel) {
-                    handle.spawn(mind(Arc::downgrade(self)));
-                }
-                None
-            }
+            work.as_mut().poll(&mut Context::from_waker(&waker))
+        })
+    }
+
+    fn put_back(self: &Arc<Self>, handle: &Handle, id: u64, question: Question) {
+        lock(&self.questions).here.insert(id, question);
+        if !self.minded.swap(true, Ordering::AcqRel) {
+            handle.spawn(mind(Arc::downgrade(self)));
         }
     }
 
@@ -254,6 +238,7 @@ impl Desk {
     fn hand_over(self: &Arc<Self>, handle: &Handle) -> bool {
         let mut questions = lock(&self.questions);
         let late: Vec<_> = questions.here.extract_if(|_, question| question.since.elapsed() >= PATIENCE).collect();
+        let any = !late.is_empty();
         for (id, Question { work, caller, .. }) in late {
             let desk = Arc::downgrade(self);
             // It cannot end before it is in the list: it needs the lock.
@@ -266,7 +251,12 @@ impl Desk {
             });
             questions.in_runtime.insert(id, task.abort_handle());
         }
-        !questions.here.is_empty()
+        let any_left = !questions.here.is_empty();
+        drop(questions);
+        if any {
+            self.watcher.wake_all();
+        }
+        any_left
     }
 }
 

@@ -11,7 +11,7 @@ use futures::StreamExt;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use super::answer::{Answer, Call, ask, start};
+use super::answer::{Answer, Started, ask, start};
 use super::memory;
 use super::pool::{LMCacheAllocator, NoMemory, Pool};
 use crate::errors::{OrRaise, to_py};
@@ -21,7 +21,8 @@ use crate::runtime::Process;
 
 /// A store that LMCache opened. Chunks come and go as LMCache's memory objects, keys as the text of theirs.
 ///
-/// The methods that take a future give it their answer on its own loop, and return what cancels them.
+/// The methods that take a loop, which runs on this thread, return a future of it and what cancels the call; or, if the answer is
+/// known already, the answer and None.
 #[pyclass(frozen, module = "kvconn._kvconn")]
 pub(super) struct LMCacheRemote {
     store: Opened,
@@ -79,9 +80,9 @@ impl LMCacheRemote {
         self.store.connector().is_ok_and(|connector| connector.capabilities().ping)
     }
 
-    fn exists(&self, key: &str, future: &Bound<'_, PyAny>) -> PyResult<Call> {
-        let (connector, key) = (self.connector(future.py())?.clone(), key_of(future.py(), key)?);
-        ask(self.store.process(), future, async move { connector.exists(&key).await.map(Answer::Flag) })
+    fn exists<'py>(&self, key: &str, event_loop: &Bound<'py, PyAny>) -> PyResult<Started<'py>> {
+        let (connector, key) = (self.connector(event_loop.py())?.clone(), key_of(event_loop.py(), key)?);
+        ask(self.store.process(), event_loop, async move { connector.exists(&key).await.map(Answer::Flag) })
     }
 
     fn exists_sync(&self, py: Python<'_>, key: &str) -> PyResult<bool> {
@@ -89,9 +90,9 @@ impl LMCacheRemote {
         self.wait(py, self.connector(py)?.exists(&key))
     }
 
-    fn contains(&self, keys: Vec<String>, future: &Bound<'_, PyAny>) -> PyResult<Call> {
-        let (connector, keys) = (self.connector(future.py())?.clone(), keys_of(future.py(), &keys)?);
-        ask(self.store.process(), future, async move { connector.batched_contains(&keys).await.map(Answer::Count) })
+    fn contains<'py>(&self, keys: Vec<String>, event_loop: &Bound<'py, PyAny>) -> PyResult<Started<'py>> {
+        let (connector, keys) = (self.connector(event_loop.py())?.clone(), keys_of(event_loop.py(), &keys)?);
+        ask(self.store.process(), event_loop, async move { connector.batched_contains(&keys).await.map(Answer::Count) })
     }
 
     fn contains_sync(&self, py: Python<'_>, keys: Vec<String>) -> PyResult<usize> {
@@ -99,10 +100,10 @@ impl LMCacheRemote {
         self.wait(py, self.connector(py)?.batched_contains(&keys))
     }
 
-    fn get(&self, key: &str, future: &Bound<'_, PyAny>) -> PyResult<Call> {
+    fn get<'py>(&self, key: &str, event_loop: &Bound<'py, PyAny>) -> PyResult<Started<'py>> {
         let (connector, memory, key) =
-            (self.connector(future.py())?.clone(), self.memory.clone(), key_of(future.py(), key)?);
-        start(self.store.process(), future, async move {
+            (self.connector(event_loop.py())?.clone(), self.memory.clone(), key_of(event_loop.py(), key)?);
+        start(self.store.process(), event_loop, async move {
             let chunk = match connector.get(&key).await? {
                 Some(chunk) => Some(in_lmcache(&memory, chunk).await?),
                 None => None,
@@ -112,35 +113,35 @@ impl LMCacheRemote {
     }
 
     /// A list with a chunk, None or an exception for each key.
-    fn batched_get(&self, keys: Vec<String>, future: &Bound<'_, PyAny>) -> PyResult<Call> {
+    fn batched_get<'py>(&self, keys: Vec<String>, event_loop: &Bound<'py, PyAny>) -> PyResult<Started<'py>> {
         let (connector, memory, keys) =
-            (self.connector(future.py())?.clone(), self.memory.clone(), keys_of(future.py(), &keys)?);
-        start(self.store.process(), future, async move {
+            (self.connector(event_loop.py())?.clone(), self.memory.clone(), keys_of(event_loop.py(), &keys)?);
+        start(self.store.process(), event_loop, async move {
             let chunks = all_in_lmcache(&memory, connector.batched_get(&keys).await).await;
             Ok(Answer::Chunks(chunks))
         })
     }
 
-    fn put(&self, key: &str, object: &Bound<'_, PyAny>, future: &Bound<'_, PyAny>) -> PyResult<Call> {
-        let (connector, key) = (self.connector(future.py())?.clone(), key_of(future.py(), key)?);
+    fn put<'py>(&self, key: &str, object: &Bound<'_, PyAny>, event_loop: &Bound<'py, PyAny>) -> PyResult<Started<'py>> {
+        let (connector, key) = (self.connector(event_loop.py())?.clone(), key_of(event_loop.py(), key)?);
         let chunk = memory::to_put(object, self.pool.as_ref(), self.store.process())?;
-        start(self.store.process(), future, async move { connector.put(&key, chunk).await.map(|()| Answer::Done) })
+        start(self.store.process(), event_loop, async move { connector.put(&key, chunk).await.map(|()| Answer::Done) })
     }
 
     /// A list with None or an exception for each key.
-    fn batched_put(
+    fn batched_put<'py>(
         &self,
         keys: Vec<String>,
         objects: Vec<Bound<'_, PyAny>>,
-        future: &Bound<'_, PyAny>,
-    ) -> PyResult<Call> {
+        event_loop: &Bound<'py, PyAny>,
+    ) -> PyResult<Started<'py>> {
         if keys.len() != objects.len() {
             return Err(PyValueError::new_err(format!("{} keys and {} chunks", keys.len(), objects.len())));
         }
-        let (connector, keys) = (self.connector(future.py())?.clone(), keys_of(future.py(), &keys)?);
+        let (connector, keys) = (self.connector(event_loop.py())?.clone(), keys_of(event_loop.py(), &keys)?);
         let chunks = objects.iter().map(|object| memory::to_put(object, self.pool.as_ref(), self.store.process()));
         let items: Vec<(CacheKey, MemoryObj)> = keys.into_iter().zip(chunks.collect::<PyResult<Vec<_>>>()?).collect();
-        start(self.store.process(), future, async move { Ok(Answer::Puts(connector.batched_put(&items).await)) })
+        start(self.store.process(), event_loop, async move { Ok(Answer::Puts(connector.batched_put(&items).await)) })
     }
 
     fn remove_sync(&self, py: Python<'_>, key: &str) -> PyResult<bool> {
@@ -148,9 +149,9 @@ impl LMCacheRemote {
         self.wait(py, self.connector(py)?.remove(&key))
     }
 
-    fn list(&self, future: &Bound<'_, PyAny>) -> PyResult<Call> {
-        let connector = self.connector(future.py())?.clone();
-        start(self.store.process(), future, async move {
+    fn list<'py>(&self, event_loop: &Bound<'py, PyAny>) -> PyResult<Started<'py>> {
+        let connector = self.connector(event_loop.py())?.clone();
+        start(self.store.process(), event_loop, async move {
             let (mut keys, mut listing) = (Vec::new(), connector.list(""));
             while let Some(key) = listing.next().await {
                 keys.push(key?.as_str().to_owned());
@@ -159,14 +160,14 @@ impl LMCacheRemote {
         })
     }
 
-    fn ping(&self, future: &Bound<'_, PyAny>) -> PyResult<Call> {
-        let connector = self.connector(future.py())?.clone();
-        ask(self.store.process(), future, async move { connector.ping().await.map(|()| Answer::Done) })
+    fn ping<'py>(&self, event_loop: &Bound<'py, PyAny>) -> PyResult<Started<'py>> {
+        let connector = self.connector(event_loop.py())?.clone();
+        ask(self.store.process(), event_loop, async move { connector.ping().await.map(|()| Answer::Done) })
     }
 
-    fn close(&self, future: &Bound<'_, PyAny>) -> PyResult<Call> {
-        let connector = self.connector(future.py())?.clone();
-        start(self.store.process(), future, async move { connector.close().await.map(|()| Answer::Done) })
+    fn close<'py>(&self, event_loop: &Bound<'py, PyAny>) -> PyResult<Started<'py>> {
+        let connector = self.connector(event_loop.py())?.clone();
+        start(self.store.process(), event_loop, async move { connector.close().await.map(|()| Answer::Done) })
     }
 }
 
