@@ -116,14 +116,15 @@ impl Connection {
     pub(crate) async fn send(&mut self, request: &Request<'_>) -> Result<()> {
         self.owed += request.commands();
         let len = request.len();
-        let mut sent = 0;
+        let (mut sent, mut until) = (0, None);
         while sent < len {
             match request.with_slices(sent, |slices| self.stream.try_write(slices)) {
                 Ok(n) => {
                     sent += n;
+                    until = None;
                     self.turns.fetch_add(1, Ordering::Relaxed);
                 }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait(Ready::Write).await?,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait(Ready::Write, &mut until).await?,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(self.write_failed(e)),
             }
@@ -212,6 +213,7 @@ impl Connection {
 
     /// Waits for bytes. The first go to `to`, and those behind to the reader; says how many `to` got.
     async fn fill(&mut self, to: &mut [u8]) -> Result<usize> {
+        let mut until = None;
         loop {
             let room = self.reader.room();
             let wanted = to.len();
@@ -233,7 +235,7 @@ impl Connection {
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     self.mark(if wanted < LOW_MARK.0 { 1 } else { wanted.min(LOW_MARK.1) as u32 });
-                    self.wait(Ready::Read).await?;
+                    self.wait(Ready::Read, &mut until).await?;
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(self.io_failed(e, "read from")),
@@ -249,16 +251,17 @@ impl Connection {
         }
     }
 
-    /// Waits until the socket may get on, but not for ever.
-    async fn wait(&mut self, ready: Ready) -> Result<()> {
-        let mut until = Instant::now() + self.patience;
+    /// Waits until the socket may get on, but not for ever: `until` a time that begins with the first wait, and not anew after a
+    /// try in vain.
+    async fn wait(&mut self, ready: Ready, until: &mut Option<Instant>) -> Result<()> {
+        let until = until.get_or_insert_with(|| Instant::now() + self.patience);
         loop {
-            match poll_fn(|cx| self.poll_wait(ready, until, cx)).await {
+            match poll_fn(|cx| self.poll_wait(ready, *until, cx)).await {
                 Ok(true) => return Ok(()),
                 // Something is there, and too little to wake anybody.
                 Ok(false) if ready == Ready::Read && self.low_mark > 1 && self.stream.is_disturbed() => {
                     self.mark(1);
-                    until = Instant::now() + self.patience;
+                    *until = Instant::now() + self.patience;
                 }
                 Ok(false) => {
                     self.failed = true;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 #[cfg(target_os = "linux")]
 use connectors::watch;
-use connectors::{Connector, MemoryObj, MemoryObjMut};
+use connectors::{Connector, ErrorKind, MemoryObj, MemoryObjMut};
 use tokio::runtime::{Builder, Runtime};
 
 use kvconn_redis_server::RedisServer;
@@ -16,6 +16,8 @@ use kvconn_redis_server::RedisServer;
 use crate::key;
 
 const SIZE: usize = 3_000_000;
+#[cfg(target_os = "linux")]
+const MOMENT: Duration = Duration::from_micros(50);
 
 fn single() -> Runtime {
     Builder::new_current_thread().enable_all().build().expect("a runtime")
@@ -155,6 +157,23 @@ fn a_thread_that_watches_sockets_itself_is_served() {
 
 #[cfg(target_os = "linux")]
 #[test]
+fn a_thread_that_tries_again_and_again_waits_no_longer_than_others() {
+    let server = RedisServer::start(&[]);
+    let url = format!("{}?io_timeout_ms=150", server.url("resp"));
+    let runtime = several();
+    let store = runtime.block_on(connectors::open(&url)).unwrap();
+    let exists = |at_most| watch::poll_for(at_most, pin!(store.exists(&key(0))));
+    assert_eq!(exists(Duration::from_secs(60)).map(Result::unwrap), Poll::Ready(false));
+    server.stop_signal();
+    assert_eq!(exists(MOMENT).map(Result::unwrap), Poll::Pending);
+    match exists(Duration::from_secs(60)) {
+        Poll::Ready(Err(e)) => assert_eq!(e.kind(), ErrorKind::Timeout),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
 fn a_call_goes_on_wherever_it_is_polled() {
     use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -181,6 +200,11 @@ fn a_call_goes_on_wherever_it_is_polled() {
                 let mut works = pin!(works(&store));
                 runtime.block_on(std::future::poll_fn(|cx| {
                     polls += 1;
+                    if polls % 3 == 1
+                        && let Poll::Ready(()) = watch::poll_for(each * MOMENT, works.as_mut())
+                    {
+                        return Poll::Ready(());
+                    }
                     if polls % each == 0 { watcher.enter(|| works.as_mut().poll(cx)) } else { works.as_mut().poll(cx) }
                 }));
             }
