@@ -201,21 +201,13 @@ fn whoever_watches_last_does_and_then_who_did_before() {
     let (socket, _other) = pair();
     let watcher = Watcher::new().unwrap();
     let ask = || is_ready(poll_read_ready(socket.as_fd(), &mut Context::from_waker(Waker::noop())));
-    let look = |then: &dyn Fn()| {
-        let polled = poll_for(
-            Duration::ZERO,
-            pin!(async {
-                [
-                    ask(),
-                    {
-                        then();
-                        ask()
-                    },
-                    ask(),
-                ]
-            }),
-        );
-        assert_eq!(polled, Poll::Ready([false, true, false]));
+    let look = |within: &dyn Fn()| {
+        let asked = async {
+            let before = ask();
+            within();
+            [before, ask(), ask()]
+        };
+        assert_eq!(poll_for(Duration::ZERO, pin!(asked)), Poll::Ready([false, true, false]));
     };
     let watched = || assert!(!ask() && !ask(), "nothing is there");
     watcher.enter(|| {

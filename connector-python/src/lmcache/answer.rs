@@ -14,7 +14,7 @@ use pyo3::types::{PyCFunction, PyList};
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
-use super::desk::Desk;
+use super::desk::{Asked, Desk};
 use super::memory;
 use crate::errors::{OrRaise, to_py};
 use crate::own::Own;
@@ -123,8 +123,8 @@ pub(super) fn ask<'py>(
     let mut work: Work = Box::pin(AssertUnwindSafe(work).catch_unwind());
     let Some(desk) = Desk::of(process, event_loop)? else { return go_on(process, handle, event_loop, work) };
     let id = match py.detach(|| desk.ask(handle, &mut work)) {
-        Ok(answer) => return Ok((answer.or_raise(py)?.into_py(py)?, None)),
-        Err(id) => id,
+        Asked::Answered(answer) => return Ok((answer.or_raise(py)?.into_py(py)?, None)),
+        Asked::Waits(id) => id,
     };
     let (future, caller) = Caller::new(process, event_loop)?;
     desk.keep(handle, id, work, caller);

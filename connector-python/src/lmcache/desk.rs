@@ -66,6 +66,14 @@ struct Question {
     since: Instant,
 }
 
+/// What came of asking.
+pub(super) enum Asked {
+    /// It is known.
+    Answered(Result<Answer>),
+    /// It is not. The number of the question, which is then to be [kept](Desk::keep).
+    Waits(u64),
+}
+
 /// By the loop's address, which is no other loop's as long as the desk is open.
 static DESKS: Mutex<Option<HashMap<usize, Weak<Desk>>>> = Mutex::new(None);
 
@@ -149,8 +157,8 @@ impl Desk {
         }
     }
 
-    /// Asks, on the loop's thread: says the answer, or the number of the question, which is then to be [kept](Self::keep).
-    pub(super) fn ask(self: &Arc<Self>, handle: &Handle, work: &mut Work) -> std::result::Result<Result<Answer>, u64> {
+    /// Asks, on the loop's thread.
+    pub(super) fn ask(self: &Arc<Self>, handle: &Handle, work: &mut Work) -> Asked {
         // Who waits here is not made to wait for others.
         let alone = lock(&self.questions).here.is_empty();
         let mut polled = Poll::Pending;
@@ -166,8 +174,8 @@ impl Desk {
         }
         lock(&self.moments).asked(Instant::now());
         match polled {
-            Poll::Ready(answer) => Ok(or_panicked(answer)),
-            Poll::Pending => Err(id),
+            Poll::Ready(answer) => Asked::Answered(or_panicked(answer)),
+            Poll::Pending => Asked::Waits(id),
         }
     }
 
