@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import Any
+from urllib.parse import parse_qs
 
 from kvconn import _kvconn, _libraries
 from kvconn._errors import InvalidError, KvconnError
@@ -73,6 +75,8 @@ _SETTINGS = (
     "extra_config",
 )
 _PLUGIN = "remote_storage_plugin.%s."
+#: Whether LMCache asks for a single chunk on the thread that wants to know, or on its event loop. In ``extra_config``.
+_EXISTS_SYNC = "use_exists_sync"
 
 
 class KvconnConnector(RemoteConnector):
@@ -139,6 +143,7 @@ class KvconnConnector(RemoteConnector):
         except AttributeError as e:
             # LMCache would say that there is no such class.
             raise RuntimeError(f"kvconn does not understand this LMCache: {e}") from e
+        _ask_without_loop(config)
 
     def _named(self, url: str, config: LMCacheEngineConfig | None, plugin: str | None) -> tuple[str, dict[str, Any]]:
         """The URL that says whose store it is, and the options beside it."""
@@ -307,6 +312,49 @@ def _plugin_options(config: LMCacheEngineConfig | None, name: str | None) -> dic
     extra = (config and config.extra_config) or {}
     named = ((key.removeprefix(_PLUGIN % name), value) for key, value in extra.items())
     return {key: value for key, value in named if "." not in key}
+
+
+def _ask_without_loop(config: LMCacheEngineConfig | None) -> None:
+    """Sets LMCache's ``use_exists_sync``, if the configuration does not say and every remote store of the engine is kvconn's.
+
+    LMCache reads it at each question, for all of its stores. Its loop takes ten times as long as the question, and is for
+    connectors that cannot be asked without it: so only where there are none.
+    """
+    extra = (config and config.extra_config) or {}
+    if config is None or _EXISTS_SYNC in extra:
+        return
+    classes = [*_classes(config)]
+    if classes and all(map(_is_kvconns, classes)):
+        # In a copy: the dict may be somebody else's, too.
+        config.extra_config = {**extra, _EXISTS_SYNC: True}
+        logger.info(
+            "`%s: true`: all remote stores are kvconn's, which are asked for single chunks without LMCache's event loop "
+            "(`false` in `extra_config` goes through it)",
+            _EXISTS_SYNC,
+        )
+
+
+def _classes(config: LMCacheEngineConfig) -> Iterator[Any]:
+    """The class that LMCache makes each remote store of; None for its own, and for what it has not imported yet."""
+    names = []
+    for plugin in config.remote_storage_plugins or []:
+        options = _plugin_options(config, plugin)
+        names.append((options.get("module_path"), options.get("class_name")))
+    if config.remote_url:
+        query = parse_qs(config.remote_url.partition("?")[2])
+        names.append((_libraries.module_of(config.remote_url), query.get("connector_name", [None])[0]))
+    for module, name in names:
+        yield getattr(sys.modules.get(module), "__dict__", {}).get(name)
+
+
+def _is_kvconns(made: Any) -> bool:
+    """Whether it asks as kvconn does: a subclass may have a way of its own."""
+    from kvconn.lmcache import KvconnAdapter
+
+    return (
+        getattr(made, "exists", None) is KvconnConnector.exists
+        or getattr(made, "create_connector", None) is KvconnAdapter.create_connector
+    )
 
 
 def _settings(config: LMCacheEngineConfig | None) -> list[tuple[str, str]]:

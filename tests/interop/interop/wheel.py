@@ -4,6 +4,7 @@ import asyncio
 import logging
 import re
 import tempfile
+import threading
 import time
 from importlib import import_module
 from pathlib import Path
@@ -14,9 +15,10 @@ from lmcache.utils import parse_cache_key
 from lmcache.v1.config import LMCacheEngineConfig
 from lmcache.v1.memory_management import BytesBufferMemoryObj
 from lmcache.v1.storage_backend.connector import ConnectorContext, ConnectorManager, CreateConnector
+from lmcache.v1.storage_backend.remote_backend import RemoteBackend
 
 from . import chunks
-from .engine import Remote, metadata_of, remote
+from .engine import Remote, end, metadata_of, remote, side
 from .report import Failed, Report, equal
 from .server import RedisServer
 
@@ -27,6 +29,7 @@ TWO_GROUPS = [
 ]
 PARTIAL = [(chunks.key("raw, partial"), chunks.PLAIN.chunk("raw, partial", tokens=5))]
 GIVEN_BACK_WITHIN_S = 20
+WITHIN_S = 60
 CONNECTOR_LOGGER = "lmcache.v1.storage_backend.connector"
 
 
@@ -38,7 +41,12 @@ def external(module: str, name: str, host: str = "localhost:0", **options: str) 
 
 def plugin(name: str, url: str, **options: object) -> dict[str, object]:
     """The `extra_config` of a plugin that kvconn opens."""
-    keys = {"module_path": "kvconn.lmcache", "class_name": "KvconnAdapter", "url": url, **options}
+    return plugin_of(name, "kvconn.lmcache", "KvconnAdapter", **{"url": url, **options})
+
+
+def plugin_of(name: str, module_path: str, class_name: str, **options: object) -> dict[str, object]:
+    """The `extra_config` of a plugin of that class."""
+    keys = {"module_path": module_path, "class_name": class_name, **options}
     return {f"remote_storage_plugin.{name}.{key}": value for key, value in keys.items()}
 
 
@@ -51,6 +59,7 @@ def run(report: Report) -> None:
         _plugin_names(report)
         _nameless(report, Path(root))
         _other_roles(report, Path(root), server)
+        _without_loop(report, Path(root), server)
         _authors(report)
 
 
@@ -174,8 +183,7 @@ def _plugins(report: Report, root: Path, server: RedisServer) -> None:
                 all_methods(store, pairs)
     with report.check("wheel: a plugin with a connector class of kvconn's"):
         server.ask("FLUSHALL")
-        keys = {"module_path": "kvconn.fs", "class_name": "FSConnector", "base_path": f"{root}/class"}
-        options = {f"remote_storage_plugin.kv.{key}": value for key, value in keys.items()}
+        options = plugin_of("kv", "kvconn.fs", "FSConnector", base_path=f"{root}/class")
         with remote("plugin://kv", chunks.PLAIN, **options) as store:
             all_methods(store, pairs)
     with report.check("wheel: a plugin without a url says what to set"):
@@ -204,7 +212,7 @@ def _plugin_names(report: Report) -> None:
             [True, False, False, False],
         ])
     with report.check("wheel: a subclass of the adapter knows its plugin's name, too"):
-        config = _config(plugin("kv", "memory://a") | plugin("redis.a", "memory://b", class_name="_Deeper", module_path=__name__))
+        config = _config(plugin("kv", "memory://a") | plugin_of("redis.a", __name__, "_Deeper", url="memory://b"))
         said = _logged(CONNECTOR_LOGGER, lambda: ConnectorManager("plugin://kv", None, None, config))
         equal("lines with a hint", sum("kv-redis.a" in line for line in said), 1)
 
@@ -226,8 +234,7 @@ def _nameless(report: Report, root: Path) -> None:
     kvconn.lmcache._configured_as = lambda: (None, [])
     try:
         options = plugin("kv", "memory://nameless") | plugin("kv.b", f"fs://{root}/nameless-b")
-        other = {"module_path": "kvconn.fs", "class_name": "FSConnector", "base_path": f"{root}/nameless"}
-        options |= {f"remote_storage_plugin.other.{key}": value for key, value in other.items()}
+        options |= plugin_of("other", "kvconn.fs", "FSConnector", base_path=f"{root}/nameless")
         for name, kind in (("kv", "memory/MemoryConnector"), ("kv.b", "fs/FSConnector")):
             with report.check(f"wheel: plugin://{name}, where LMCache does not say which plugin it makes"):
                 with remote(f"plugin://{name}", chunks.PLAIN, **options) as store:
@@ -270,13 +277,62 @@ def _other_roles(report: Report, root: Path, server: RedisServer) -> None:
         )
 
 
+class _OwnWay(KvconnAdapter):
+    def create_connector(self, context: ConnectorContext):
+        return super().create_connector(context)
+
+
+def _without_loop(report: Report, root: Path, server: RedisServer) -> None:
+    """LMCache's `use_exists_sync` is set where every store is kvconn's, and nowhere else."""
+    address = f"127.0.0.1:{server.port}"
+    url = external("redis", "RedisConnector", address)
+    kv, files = plugin("kv", f"redis://{address}"), plugin("kv.files", f"fs://{root}/without-loop")
+    by_class = plugin_of("kv", "kvconn.fs", "FSConnector", base_path=f"{root}/without-loop-class")
+    own_way = plugin_of("kv", __name__, "_OwnWay", url="memory://own-way")
+    theirs = plugin_of("other", "lmcache.v1.storage_backend.connector.fs_adapter", "FsConnectorAdapter")
+    for name, url_, options, wanted in (
+        ("external://", url, {}, True),
+        ("a plugin", "plugin://kv", kv, True),
+        ("two plugins", "plugin://kv", kv | files, True),
+        ("a plugin with a class of kvconn's", "plugin://kv", by_class, True),
+        ("external:// beside a plugin", url, files, True),
+        ("another wheel's connector", "external://localhost:0/acme.kv/?connector_name=AcmeConnector", {}, True),
+        ("the configuration says false", url, {"use_exists_sync": False}, False),
+        ("a plugin beside LMCache's own connector", "plugin://kv", kv | theirs, None),
+        ("external:// beside LMCache's own connector", url, theirs, None),
+        ("behind LMCache's audit://", "audit://localhost:0", {"audit_actual_remote_url": url}, None),
+        ("a class that may ask in a way of its own", "plugin://kv", own_way, None),
+    ):
+        with report.check(f"wheel: use_exists_sync, {name}: {wanted}"):
+            with side(url_, chunks.PLAIN, **options) as its:
+                given = its.config.extra_config or {}
+                connector = CreateConnector(url_, its.loop, its.backend, its.config, its.metadata, plugin_name=its.plugin)
+                end(connector, its.loop)
+                equal("use_exists_sync", (its.config.extra_config or {}).get("use_exists_sync"), wanted)
+                equal("the dict that LMCache was given", given.get("use_exists_sync"), options.get("use_exists_sync"))
+    with report.check("wheel: use_exists_sync, the loop is busy"), side(url, chunks.PLAIN) as its:
+        backend = RemoteBackend(its.config, its.metadata, its.loop, its.backend, dst_device="cpu")
+        text, chunk = chunks.with_header()[0]
+        store = Remote(backend.connection, its.backend, its.loop)
+        store.put(text, chunk)
+        keys = [parse_cache_key(text), parse_cache_key(chunks.key("nobody has put this, either"))]
+        answers: list[bool] = []
+        asking = threading.Thread(target=lambda: answers.extend(backend.contains(key) for key in keys))
+        go_on = threading.Event()
+        its.loop.call_soon_threadsafe(go_on.wait)
+        asking.start()
+        asking.join(WITHIN_S)
+        go_on.set()
+        end(backend.connection, its.loop)
+        equal("what it was told", answers, [True, False])
+
+
 def _authors(report: Report) -> None:
     """The connector of another wheel, examples/acme-kv-wheel. Nothing here imports that wheel."""
-    by_class = {"module_path": "acme.kv", "class_name": "AcmeConnector"}
     for name, url, options in (
         ("external://", "external://localhost:0/acme.kv/?connector_name=AcmeConnector", {}),
         ("a plugin", "plugin://kv", plugin("kv", "acme://localhost:0", max_chunks=99)),
-        ("a plugin with its class", "plugin://kv", {f"remote_storage_plugin.kv.{key}": by_class[key] for key in by_class}),
+        ("a plugin with its class", "plugin://kv", plugin_of("kv", "acme.kv", "AcmeConnector")),
     ):
         with report.check(f"wheel: a connector of its author's wheel: {name}"):
             with remote(url, chunks.PLAIN, **options) as store:

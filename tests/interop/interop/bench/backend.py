@@ -37,7 +37,6 @@ class Backend:
         self.stack = ExitStack()
         its = self.stack.enter_context(engine.side(url, model))
         self.loop, self.memory = its.loop, its.backend
-        self.extra = its.config.extra_config
         self.remote = RemoteBackend(its.config, its.metadata, its.loop, its.backend, dst_device="cpu")
         if self.remote.connection is None:
             raise RuntimeError(f"LMCache could not open {url}")
@@ -82,16 +81,18 @@ class Backend:
             "exists": self._clocked(len(self.keys), exists, 1e6),
             "lookup": self._clocked(ONES, lambda: ones(lambda key: self.remote.batched_contains([key])), 1e6, ONES),
             "contains": self._clocked(ONES, lambda: ones(self.remote.contains), 1e6, ONES),
-            "contains_sync": self._clocked(ONES, lambda: ones(self._contains_sync), 1e6, ONES),
+            "contains_loop": self._clocked(ONES, lambda: ones(self._contains_by_loop), 1e6, ONES),
             "loop": self._clocked(ONES, lambda: ones(self._loop_and_back), 1e6, ONES),
         }
 
-    def _contains_sync(self, key: object) -> bool:
-        self.remote.config.extra_config = {**(self.extra or {}), "use_exists_sync": True}
+    def _contains_by_loop(self, key: object) -> bool:
+        config = self.remote.config
+        extra = config.extra_config
+        config.extra_config = {**(extra or {}), "use_exists_sync": False}
         try:
             return self.remote.contains(key)
         finally:
-            self.remote.config.extra_config = self.extra
+            config.extra_config = extra
 
     def _loop_and_back(self, _key: object) -> bool:
         return asyncio.run_coroutine_threadsafe(_yes(), self.loop).result()

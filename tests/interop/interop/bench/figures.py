@@ -23,8 +23,8 @@ class Figure:
 
 
 Round = dict[str, Figure]
-"""By operation: get, put, exists; of one key, waited for: lookup, contains, contains_sync (LMCache's option, past its loop);
-loop: a coroutine that does nothing, on LMCache's loop."""
+"""By operation: get, put, exists; of one key, waited for: lookup, contains, contains_loop (`use_exists_sync: false`, LMCache's
+default: through its loop); loop: a coroutine that does nothing, on LMCache's loop."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ HEADS = {
     "exists": ("exists/s", "CPU s/million"),
     "lookup": ("lookups of one key/s", "CPU s/million"),
     "contains": ("contains/s", "CPU s/million"),
-    "contains_sync": ("contains/s, `use_exists_sync`", "CPU s/million"),
+    "contains_loop": ("contains/s, `use_exists_sync: false`", "CPU s/million"),
     "loop": ("loop and back/s", "CPU s/million"),
 }
 
