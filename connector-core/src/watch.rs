@@ -28,7 +28,7 @@ mod moments;
 mod tests;
 
 #[cfg(target_os = "linux")]
-pub use linux::{Watcher, block_on};
+pub use linux::{Watcher, block_on, try_block_on};
 pub use moments::{Moments, poll_for};
 
 thread_local! {

@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use connectors::{Error, ErrorKind, Result};
+use connectors::{Error, ErrorKind, Result, watch};
 use pyo3::prelude::*;
 use tokio::runtime::{Builder, Handle, Runtime};
 
@@ -179,6 +179,26 @@ pub(crate) fn block_on<T: Send + 'static>(
         task.abort();
     }
     answer
+}
+
+/// Waits for a future, without the interpreter's lock, on this thread, which watches its sockets. Ctrl-C ends the wait, and the
+/// future.
+///
+/// # Errors
+/// `KeyboardInterrupt`, or whatever the signal's handler raises.
+pub(crate) fn watch_on<T: Send>(
+    py: Python<'_>,
+    handle: &Handle,
+    future: impl Future<Output = T> + Send,
+) -> PyResult<T> {
+    py.detach(|| {
+        let _inside = handle.enter();
+        watch::try_block_on(future, SIGNALS_EVERY, || {
+            // Others have no signals to handle, and may still be here when the interpreter is gone.
+            let is_first = rustix::thread::gettid() == rustix::process::getpid();
+            if is_first { Python::attach(|py| py.check_signals()) } else { Ok(()) }
+        })
+    })
 }
 
 /// Waits for an answer without the interpreter's lock.

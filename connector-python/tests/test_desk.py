@@ -295,13 +295,37 @@ asyncio.run(main())
 
         asyncio.run(main())
 
+    def test_ctrl_c_ends_a_question_that_a_thread_waits_for(self):
+        server = self.redis()
+        code = """
+import os, signal, sys, threading
+sys.path.insert(0, sys.argv[1])
+from support import engine_key
+from kvconn import _kvconn
+# Python's own. What a shell runs in the background ignores Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+remote = _kvconn.LMCacheRemote(sys.argv[2], None, [], None, None)
+server = int(sys.argv[3])
+for ask, key in (remote.exists_sync, engine_key(0)), (remote.contains_sync, [engine_key(0)]), (remote.remove_sync, engine_key(0)):
+    os.kill(server, signal.SIGSTOP)
+    threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT]).start()
+    try:
+        ask(key)
+    except KeyboardInterrupt:
+        print("interrupted")
+    os.kill(server, signal.SIGCONT)
+    assert not ask(key)
+"""
+        beside, url = os.path.dirname(os.path.abspath(__file__)), f"resp://127.0.0.1:{server.port}"
+        self.assertEqual(run_child(code, beside, url, str(server.process.pid)), "interrupted\n" * 3)
+
     def test_a_process_ends_while_a_question_waits(self):
         server = self.redis()
         out = run_child(
             """
-import asyncio, os, signal, sys, threading
+import asyncio, os, signal, sys, threading, time
 sys.path.insert(0, sys.argv[1])
-from test_desk import started
+from test_desk import LONG_S, started
 from support import engine_key
 from kvconn import _kvconn
 remote = _kvconn.LMCacheRemote(sys.argv[2], None, [], None, None)
@@ -309,6 +333,9 @@ loop = asyncio.new_event_loop()
 threading.Thread(target=loop.run_forever, daemon=True).start()
 os.kill(int(sys.argv[3]), signal.SIGSTOP)
 asyncio.run_coroutine_threadsafe(started(remote.exists, engine_key(0), loop), loop).result()
+threading.Thread(target=remote.exists_sync, args=[engine_key(0)], daemon=True).start()
+# Long enough for a look at what the thread should not sleep through.
+time.sleep(2 * LONG_S)
 print("over")
 """,
             os.path.dirname(os.path.abspath(__file__)),

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -10,7 +11,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
@@ -112,6 +113,28 @@ thread_local! {
 ///
 /// It is not polled within a runtime, unless the caller is: who has one enters it.
 pub fn block_on<F: Future>(future: F) -> F::Output {
+    let Ok(output) = run(future, None, || Ok::<_, Infallible>(()));
+    output
+}
+
+/// As [`block_on`], but calls `check` each time that so long has passed without an answer, and no sooner. For what a thread
+/// should not sleep through, like signals that its program handles. If `check` fails the future is dropped where it is.
+///
+/// # Errors
+/// Those of `check`.
+pub fn try_block_on<F: Future, E>(
+    future: F,
+    every: Duration,
+    check: impl FnMut() -> Result<(), E>,
+) -> Result<F::Output, E> {
+    run(future, Some(every), check)
+}
+
+fn run<F: Future, E>(
+    future: F,
+    every: Option<Duration>,
+    mut check: impl FnMut() -> Result<(), E>,
+) -> Result<F::Output, E> {
     let process = std::process::id();
     // Whoever comes here again, from within the future, gets another one.
     let mut watcher = match OWN.take() {
@@ -128,6 +151,7 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
     let mut cx = Context::from_waker(&waker);
     // The budget of a task that this thread may be in is not given back while it waits here.
     let mut future = pin!(unconstrained(future));
+    let mut checked = Instant::now();
     loop {
         let polled = match &watcher {
             Some(watcher) => watcher.enter(|| future.as_mut().poll(&mut cx)),
@@ -135,9 +159,15 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
         };
         if let Poll::Ready(output) = polled {
             OWN.set(watcher.map(|watcher| (process, watcher)));
-            return output;
+            return Ok(output);
         }
-        if sleeper.sleep(watcher.as_ref()).is_err() {
+        let mut left = every.map(|every| every.saturating_sub(checked.elapsed()));
+        if left == Some(Duration::ZERO) {
+            check()?;
+            checked = Instant::now();
+            left = every;
+        }
+        if sleeper.sleep(watcher.as_ref(), left).is_err() {
             // Polled again, sockets go to their runtimes.
             watcher = None;
         }
@@ -186,7 +216,7 @@ impl Inner {
     }
 }
 
-/// A thread in [`block_on`].
+/// A thread in [`block_on`] or [`try_block_on`].
 struct Sleeper {
     state: AtomicU8,
     thread: Thread,
@@ -199,18 +229,24 @@ const ASLEEP: u8 = 1;
 const WOKEN: u8 = 2;
 
 impl Sleeper {
-    /// Returns when it was woken since it returned the last time.
-    fn sleep(&self, watcher: Option<&Watcher>) -> io::Result<()> {
+    /// Returns when it was woken since it returned the last time, or, at times for no reason, when the time is over.
+    fn sleep(&self, watcher: Option<&Watcher>, at_most: Option<Duration>) -> io::Result<()> {
         let change = |from, to| self.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok();
         while !change(WOKEN, AWAKE) {
             if change(AWAKE, ASLEEP) {
-                let heard = watcher.map(|watcher| watcher.wait(None));
-                if heard.is_none() {
-                    thread::park();
+                let heard = watcher.map(|watcher| watcher.wait(at_most));
+                match at_most {
+                    _ if heard.is_some() => (),
+                    Some(at_most) => thread::park_timeout(at_most),
+                    None => thread::park(),
                 }
                 // From here on nobody has to end the sleep.
                 change(ASLEEP, AWAKE);
                 heard.transpose()?.into_iter().flatten().for_each(Waker::wake);
+                if at_most.is_some() {
+                    change(WOKEN, AWAKE);
+                    break;
+                }
             }
         }
         Ok(())

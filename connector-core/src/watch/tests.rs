@@ -127,6 +127,32 @@ fn a_thread_sleeps_until_its_socket_or_somebody_wakes_it() {
 }
 
 #[test]
+fn a_thread_looks_up_from_its_sleep_now_and_then() {
+    let (socket, _other) = pair();
+    let every = Duration::from_millis(1);
+    let nothing = || poll_fn(|cx| poll_read_ready(socket.as_fd(), cx).unwrap());
+    let mut looked = 0;
+    let third = || {
+        looked += 1;
+        if looked == 3 { Err("enough") } else { Ok(()) }
+    };
+    assert!(matches!(try_block_on(nothing(), every, third), Err("enough")));
+    assert_eq!(looked, 3);
+    // Also where something always happens.
+    let busy = poll_fn(|cx| {
+        cx.waker().wake_by_ref();
+        Poll::<()>::Pending
+    });
+    assert_eq!(try_block_on(busy, every, || Err("busy")), Err("busy"));
+    // The socket that was left is nobody's trouble, and an answer needs no look.
+    assert_eq!(try_block_on(async { 1 }, Duration::ZERO, || Err("looked")), Ok(1));
+    let (send, receive) = futures::channel::oneshot::channel();
+    let mut send = Some(send);
+    let look = || send.take().map_or(Ok(()), |send| send.send("looked, and went on"));
+    assert_eq!(try_block_on(receive, every, look), Ok(Ok("looked, and went on")));
+}
+
+#[test]
 fn a_future_is_polled_for_a_while_and_can_be_waited_for_after_that() {
     let (socket, mut other) = pair();
     let watcher = Watcher::new().unwrap();

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use connectors::{
     CacheKey, Connector, Dtype, LMCacheEngineConfig, LMCacheMetadata, LayerGroup, LocalCpuBackend, MemoryObj, Result,
-    watch,
 };
 use futures::StreamExt;
 use pyo3::exceptions::PyValueError;
@@ -17,7 +16,7 @@ use super::pool::{LMCacheAllocator, NoMemory, Pool};
 use crate::errors::{OrRaise, to_py};
 use crate::logging;
 use crate::open::Opened;
-use crate::runtime::Process;
+use crate::runtime::{Process, watch_on};
 
 /// A store that LMCache opened. Chunks come and go as LMCache's memory objects, keys as the text of theirs.
 ///
@@ -178,11 +177,7 @@ impl LMCacheRemote {
 
     fn wait<T: Send>(&self, py: Python<'_>, work: impl Future<Output = Result<T>> + Send) -> PyResult<T> {
         let handle = self.store.process().handle().or_raise(py)?;
-        let waited = py.detach(|| {
-            let _inside = handle.enter();
-            watch::block_on(work)
-        });
-        waited.or_raise(py)
+        watch_on(py, handle, work)?.or_raise(py)
     }
 }
 
