@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use connectors::{Error, ErrorKind, Result, watch};
+use connectors::{Error, ErrorKind, Result};
 use pyo3::prelude::*;
 use tokio::runtime::{Builder, Handle, Runtime};
 
@@ -20,7 +20,7 @@ use crate::errors::OrRaise;
 const EXIT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often a call that waits looks whether Ctrl-C was pressed.
-const SIGNALS_EVERY: Duration = Duration::from_millis(100);
+pub(crate) const SIGNALS_EVERY: Duration = Duration::from_millis(100);
 
 type News = Box<dyn FnOnce(Python<'_>) + Send>;
 
@@ -181,24 +181,14 @@ pub(crate) fn block_on<T: Send + 'static>(
     answer
 }
 
-/// Waits for a future, without the interpreter's lock, on this thread, which watches its sockets. Ctrl-C ends the wait, and the
-/// future.
+/// Whether Ctrl-C was pressed, asked by a thread that is detached.
 ///
 /// # Errors
-/// `KeyboardInterrupt`, or whatever the signal's handler raises.
-pub(crate) fn watch_on<T: Send>(
-    py: Python<'_>,
-    handle: &Handle,
-    future: impl Future<Output = T> + Send,
-) -> PyResult<T> {
-    py.detach(|| {
-        let _inside = handle.enter();
-        watch::try_block_on(future, SIGNALS_EVERY, || {
-            // Others have no signals to handle, and may still be here when the interpreter is gone.
-            let is_first = rustix::thread::gettid() == rustix::process::getpid();
-            if is_first { Python::attach(|py| py.check_signals()) } else { Ok(()) }
-        })
-    })
+/// `KeyboardInterrupt`, or whatever a signal's handler raises.
+pub(crate) fn check_signals() -> PyResult<()> {
+    // The first thread handles them. The others may still be here when the interpreter is gone.
+    let is_first = rustix::thread::gettid() == rustix::process::getpid();
+    if is_first { Python::attach(|py| py.check_signals()) } else { Ok(()) }
 }
 
 /// Waits for an answer without the interpreter's lock.

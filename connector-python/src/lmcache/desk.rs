@@ -4,8 +4,7 @@
 //! answer wakes the one thread that needs it. Through the runtime it would wake a thread there, which wakes the one that
 //! brings news, which wakes the loop; and for a small question waking threads is most of the time.
 //!
-//! Even to wake one thread may take longer than a server on the same machine takes to answer. So a question that is alone may
-//! keep the loop's thread for a moment, without Python's lock, as long as that pays.
+//! A question that is alone may keep the loop's thread for a [moment](super::moment).
 //!
 //! Nobody promises that a loop goes on: it may be stopped for good, or busy. So a question that has waited for a while goes
 //! on in the runtime, as every other call.
@@ -18,7 +17,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use connectors::Result;
-use connectors::watch::{Moments, Watcher, poll_for};
+use connectors::watch::{Moments, Watcher};
 use pyo3::exceptions::PyException;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -26,15 +25,12 @@ use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
 use super::answer::{Answer, Caller, Work, or_panicked};
+use super::moment;
 use crate::own::Own;
 use crate::runtime::{Process, lock};
 
 /// How long a question waits for the loop's thread, at least; at most twice as long.
 const PATIENCE: Duration = Duration::from_millis(20);
-
-/// How long a question may keep the loop's thread, about: not longer than LMCache's own connector takes of it for one (70 µs of
-/// Python, where ours takes 11, the server's answer included).
-const MOMENT: Duration = Duration::from_micros(60);
 
 /// The desk of one loop. The loop has the only lasting hold on it, so it is gone when the loop is closed or gone, and all
 /// of its questions with it: nobody could be told any more.
@@ -162,11 +158,9 @@ impl Desk {
         // Who waits here is not made to wait for others.
         let alone = lock(&self.questions).here.is_empty();
         let mut polled = Poll::Pending;
-        if alone && lock(&self.moments).has(Instant::now()) {
-            let (_inside, since) = (handle.enter(), Instant::now());
-            polled = poll_for(MOMENT, work.as_mut());
-            // A thread that was offered the processor may have kept it.
-            lock(&self.moments).was(polled.is_ready() && since.elapsed() < 2 * MOMENT);
+        if alone {
+            let _inside = handle.enter();
+            polled = moment::poll(&self.moments, work.as_mut());
         }
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         if polled.is_pending() {

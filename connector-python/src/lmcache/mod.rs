@@ -2,12 +2,13 @@
 //!
 //! - `remote`: one store, as the Python class of `kvconn._modules` calls it.
 //! - `pool`, `memory`: LMCache's CPU backend as an allocator, its memory objects as chunks.
-//! - `layout`: shapes, dtypes and formats. `answer`, `desk`: futures of asyncio.
+//! - `layout`: shapes, dtypes and formats. `answer`, `desk`: futures of asyncio. `moment`: questions that are not slept for.
 
 mod answer;
 mod desk;
 mod layout;
 mod memory;
+mod moment;
 mod pool;
 mod remote;
 

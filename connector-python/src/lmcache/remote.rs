@@ -1,8 +1,11 @@
 //! One store, as LMCache's connector class calls it.
 
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
+use connectors::watch::{self, Moments};
 use connectors::{
     CacheKey, Connector, Dtype, LMCacheEngineConfig, LMCacheMetadata, LayerGroup, LocalCpuBackend, MemoryObj, Result,
 };
@@ -11,12 +14,12 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use super::answer::{Answer, Started, ask, start};
-use super::memory;
 use super::pool::{LMCacheAllocator, NoMemory, Pool};
+use super::{memory, moment};
 use crate::errors::{OrRaise, to_py};
 use crate::logging;
 use crate::open::Opened;
-use crate::runtime::{Process, watch_on};
+use crate::runtime::{Process, SIGNALS_EVERY, check_signals};
 
 /// A store that LMCache opened. Chunks come and go as LMCache's memory objects, keys as the text of theirs.
 ///
@@ -27,6 +30,8 @@ pub(super) struct LMCacheRemote {
     store: Opened,
     memory: LocalCpuBackend,
     pool: Option<Arc<Pool>>,
+    /// Of the questions that a thread waits for.
+    moments: Mutex<Moments>,
 }
 
 /// The model's name, workers, which of them, tokens of a chunk, and (kv size, layers, hidden, dtype) of each group.
@@ -64,7 +69,7 @@ impl LMCacheRemote {
             builder = builder.plugin_name(name);
         }
         let connector = py.detach(|| handle.block_on(builder.open())).or_raise(py)?;
-        Ok(Self { store: Opened::new(connector), memory, pool })
+        Ok(Self { store: Opened::new(connector), memory, pool, moments: Mutex::default() })
     }
 
     /// `module/Name`.
@@ -177,7 +182,16 @@ impl LMCacheRemote {
 
     fn wait<T: Send>(&self, py: Python<'_>, work: impl Future<Output = Result<T>> + Send) -> PyResult<T> {
         let handle = self.store.process().handle().or_raise(py)?;
-        watch_on(py, handle, work)?.or_raise(py)
+        let (mut work, moments) = (pin!(work), &self.moments);
+        let answer = py.detach(|| {
+            let _inside = handle.enter();
+            match moment::poll(moments, work.as_mut()) {
+                Poll::Ready(answer) => Ok(answer),
+                // Ctrl-C ends the wait, and the question.
+                Poll::Pending => watch::try_block_on(work, SIGNALS_EVERY, check_signals),
+            }
+        });
+        answer?.or_raise(py)
     }
 }
 
