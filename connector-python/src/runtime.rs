@@ -181,12 +181,13 @@ pub(crate) fn block_on<T: Send + 'static>(
     answer
 }
 
-/// Whether Ctrl-C was pressed, asked by a thread that is detached.
+/// Handles what signals have come, Ctrl-C for one. For a thread that is detached from Python.
 ///
 /// # Errors
 /// `KeyboardInterrupt`, or whatever a signal's handler raises.
 pub(crate) fn check_signals() -> PyResult<()> {
-    // The first thread handles them. The others may still be here when the interpreter is gone.
+    // Python handles them on its main thread, most often the process's first. The others do not attach for nothing: they may
+    // still be here when the interpreter is gone.
     let is_first = rustix::thread::gettid() == rustix::process::getpid();
     if is_first { Python::attach(|py| py.check_signals()) } else { Ok(()) }
 }

@@ -315,9 +315,14 @@ for ask, key in (remote.exists_sync, engine_key(0)), (remote.contains_sync, [eng
         print("interrupted")
     os.kill(server, signal.SIGCONT)
     assert not ask(key)
+# One that the program gets over.
+signal.signal(signal.SIGINT, lambda *_: os.kill(server, signal.SIGCONT))
+os.kill(server, signal.SIGSTOP)
+threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT]).start()
+print(remote.exists_sync(engine_key(0)))
 """
         beside, url = os.path.dirname(os.path.abspath(__file__)), f"resp://127.0.0.1:{server.port}"
-        self.assertEqual(run_child(code, beside, url, str(server.process.pid)), "interrupted\n" * 3)
+        self.assertEqual(run_child(code, beside, url, str(server.process.pid)), "interrupted\n" * 3 + "False\n")
 
     def test_a_process_ends_while_a_question_waits(self):
         server = self.redis()

@@ -69,7 +69,8 @@ impl Watcher {
     /// # Errors
     /// What the system says; never `Interrupted`.
     pub fn wait(&self, at_most: Option<Duration>) -> io::Result<Vec<Waker>> {
-        let timeout = at_most.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
+        // Longer than the system can count is for ever.
+        let timeout = at_most.and_then(|at_most| Timespec::try_from(at_most).ok());
         let mut events = [MaybeUninit::uninit(); AT_ONCE];
         let heard = match epoll::wait(&self.0.epoll, &mut events, timeout.as_ref()) {
             Ok((heard, _)) => heard,
@@ -118,7 +119,7 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
 }
 
 /// As [`block_on`], but calls `check` each time that so long has passed without an answer, and no sooner. For what a thread
-/// should not sleep through, like signals that its program handles. If `check` fails the future is dropped where it is.
+/// should not sleep through, like signals that its program handles. If `check` fails the future is not polled any more.
 ///
 /// # Errors
 /// Those of `check`.
@@ -169,7 +170,9 @@ fn run<F: Future, E>(
         }
         if sleeper.sleep(watcher.as_ref(), left).is_err() {
             // Polled again, sockets go to their runtimes.
-            watcher = None;
+            if let Some(watcher) = watcher.take() {
+                watcher.wake_all();
+            }
         }
     }
 }
@@ -234,15 +237,16 @@ impl Sleeper {
         let change = |from, to| self.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok();
         while !change(WOKEN, AWAKE) {
             if change(AWAKE, ASLEEP) {
-                let heard = watcher.map(|watcher| watcher.wait(at_most));
-                match at_most {
-                    _ if heard.is_some() => (),
-                    Some(at_most) => thread::park_timeout(at_most),
-                    None => thread::park(),
-                }
+                let heard = match watcher {
+                    Some(watcher) => watcher.wait(at_most),
+                    None => {
+                        thread::park_timeout(at_most.unwrap_or(Duration::MAX));
+                        Ok(Vec::new())
+                    }
+                };
                 // From here on nobody has to end the sleep.
                 change(ASLEEP, AWAKE);
-                heard.transpose()?.into_iter().flatten().for_each(Waker::wake);
+                heard?.into_iter().for_each(Waker::wake);
                 if at_most.is_some() {
                     change(WOKEN, AWAKE);
                     break;

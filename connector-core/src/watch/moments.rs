@@ -56,8 +56,8 @@ const TOGETHER: Duration = Duration::from_micros(10);
 /// How many questions in a row are not given a moment, at most, before it is tried again.
 const SKIP_AT_MOST: u32 = 64;
 
-/// Which questions of a thread are given a moment of it ([`poll_for`]), instead of being waited for at once: those that come
-/// one by one, as long as it pays. Each that takes longer doubles the number of those that are waited for at once after it, up
+/// Which questions are given a moment of their thread ([`poll_for`]), instead of being waited for at once: as long as it pays, and,
+/// where [`asked`](Self::asked) is called, only those that come one by one. Each that takes longer doubles the number of those that are waited for at once after it, up
 /// to 64; the first that does not ends that.
 #[derive(Debug, Default)]
 pub struct Moments {

@@ -150,6 +150,10 @@ fn a_thread_looks_up_from_its_sleep_now_and_then() {
     let mut send = Some(send);
     let look = || send.take().map_or(Ok(()), |send| send.send("looked, and went on"));
     assert_eq!(try_block_on(receive, every, look), Ok(Ok("looked, and went on")));
+    let (send, receive) = futures::channel::oneshot::channel();
+    let other = thread::spawn(move || send.send("woken"));
+    assert_eq!(try_block_on(receive, Duration::MAX, || Err("looked")), Ok(Ok("woken")));
+    other.join().unwrap().unwrap();
 }
 
 #[test]

@@ -8,12 +8,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import sys
+import weakref
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import Any
-from urllib.parse import parse_qs
 
 from kvconn import _kvconn, _libraries
 from kvconn._errors import InvalidError, KvconnError
@@ -101,6 +100,9 @@ class KvconnConnector(RemoteConnector):
             config = getattr(local_cpu_backend, "config", None)
         url, plugin = self._find_url(config)
         self._open(url, loop, local_cpu_backend, config, None, plugin)
+        own = type(self)
+        if (own.exists, own.exists_sync) == (KvconnConnector.exists, KvconnConnector.exists_sync):
+            ask_without_loop(config, url)
 
     @classmethod
     def open(
@@ -143,7 +145,6 @@ class KvconnConnector(RemoteConnector):
         except AttributeError as e:
             # LMCache would say that there is no such class.
             raise RuntimeError(f"kvconn does not understand this LMCache: {e}") from e
-        _ask_without_loop(config)
 
     def _named(self, url: str, config: LMCacheEngineConfig | None, plugin: str | None) -> tuple[str, dict[str, Any]]:
         """The URL that says whose store it is, and the options beside it."""
@@ -314,17 +315,29 @@ def _plugin_options(config: LMCacheEngineConfig | None, name: str | None) -> dic
     return {key: value for key, value in named if "." not in key}
 
 
-def _ask_without_loop(config: LMCacheEngineConfig | None) -> None:
-    """Sets LMCache's ``use_exists_sync``, if the configuration does not say and every remote store of the engine is kvconn's.
+#: The stores of each configuration that LMCache has opened through kvconn, as it names them; by the configuration's `id`.
+_opened: dict[int, set[str]] = {}
 
-    LMCache reads it at each question, for all of its stores. Its loop takes ten times as long as the question, and is for
-    connectors that cannot be asked without it: so only where there are none.
+
+def ask_without_loop(config: LMCacheEngineConfig | None, opened: str) -> None:
+    """Sets LMCache's ``use_exists_sync``, if the configuration does not say and, with ``opened``, all remote stores are kvconn's.
+
+    LMCache reads it at each question, for all remote stores of the engine. Its loop takes several times as long as the question,
+    and is for connectors that cannot be asked without it: so only where there are none. What counts is who opened a store: a
+    plugin's name may be one that LMCache's own adapters take.
     """
-    extra = (config and config.extra_config) or {}
+    extra = getattr(config, "extra_config", None) or {}
     if config is None or _EXISTS_SYNC in extra:
         return
-    classes = [*_classes(config)]
-    if classes and all(map(_is_kvconns, classes)):
+    if id(config) not in _opened:
+        _opened[id(config)] = set()
+        weakref.finalize(config, _opened.pop, id(config), None).atexit = False
+    ours = _opened[id(config)]
+    ours.add(opened)
+    stores = {f"plugin://{name}" for name in getattr(config, "remote_storage_plugins", None) or []}
+    if url := getattr(config, "remote_url", None):
+        stores.add(url)
+    if stores and stores <= ours:
         # In a copy: the dict may be somebody else's, too.
         config.extra_config = {**extra, _EXISTS_SYNC: True}
         logger.info(
@@ -332,29 +345,6 @@ def _ask_without_loop(config: LMCacheEngineConfig | None) -> None:
             "(`false` in `extra_config` goes through it)",
             _EXISTS_SYNC,
         )
-
-
-def _classes(config: LMCacheEngineConfig) -> Iterator[Any]:
-    """The class that LMCache makes each remote store of; None for its own, and for what it has not imported yet."""
-    names = []
-    for plugin in config.remote_storage_plugins or []:
-        options = _plugin_options(config, plugin)
-        names.append((options.get("module_path"), options.get("class_name")))
-    if config.remote_url:
-        query = parse_qs(config.remote_url.partition("?")[2])
-        names.append((_libraries.module_of(config.remote_url), query.get("connector_name", [None])[0]))
-    for module, name in names:
-        yield getattr(sys.modules.get(module), "__dict__", {}).get(name)
-
-
-def _is_kvconns(made: Any) -> bool:
-    """Whether it asks as kvconn does: a subclass may have a way of its own."""
-    from kvconn.lmcache import KvconnAdapter
-
-    return (
-        getattr(made, "exists", None) is KvconnConnector.exists
-        or getattr(made, "create_connector", None) is KvconnAdapter.create_connector
-    )
 
 
 def _settings(config: LMCacheEngineConfig | None) -> list[tuple[str, str]]:

@@ -15,7 +15,7 @@ import inspect
 from importlib import import_module
 from typing import Any
 
-from kvconn._connector import KvconnConnector
+from kvconn._connector import KvconnConnector, ask_without_loop
 from kvconn._errors import InvalidError
 
 from lmcache.v1.storage_backend.connector import ConnectorAdapter, ConnectorContext, DynamicConnectorAdapter
@@ -70,7 +70,7 @@ class KvconnAdapter(ConnectorAdapter):
                 operation="open",
                 hint=f"set `{key}.url` in `extra_config`",
             )
-        return KvconnConnector.open(
+        connector = KvconnConnector.open(
             _SCHEME + name,
             loop=context.loop,
             local_cpu_backend=context.local_cpu_backend,
@@ -78,6 +78,10 @@ class KvconnAdapter(ConnectorAdapter):
             metadata=context.metadata,
             plugin_name=name,
         )
+        # A subclass may put something before it.
+        if type(self).create_connector is KvconnAdapter.create_connector:
+            ask_without_loop(context.config, _SCHEME + name)
+        return connector
 
 
 def _configured_as() -> tuple[str | None, list[Any]]:

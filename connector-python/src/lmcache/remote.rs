@@ -182,9 +182,12 @@ impl LMCacheRemote {
 
     fn wait<T: Send>(&self, py: Python<'_>, work: impl Future<Output = Result<T>> + Send) -> PyResult<T> {
         let handle = self.store.process().handle().or_raise(py)?;
-        let (mut work, moments) = (pin!(work), &self.moments);
+        let moments = &self.moments;
         let answer = py.detach(|| {
             let _inside = handle.enter();
+            // Here, so that what is left of it is dropped within the runtime, and without Python's lock.
+            let mut work = pin!(work);
+            // Alone or not: a thread that waits keeps nobody else waiting.
             match moment::poll(moments, work.as_mut()) {
                 Poll::Ready(answer) => Ok(answer),
                 // Ctrl-C ends the wait, and the question.

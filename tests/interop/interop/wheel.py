@@ -277,7 +277,7 @@ def _other_roles(report: Report, root: Path, server: RedisServer) -> None:
         )
 
 
-class _OwnWay(KvconnAdapter):
+class _OwnAdapter(KvconnAdapter):
     def create_connector(self, context: ConnectorContext):
         return super().create_connector(context)
 
@@ -288,28 +288,51 @@ def _without_loop(report: Report, root: Path, server: RedisServer) -> None:
     url = external("redis", "RedisConnector", address)
     kv, files = plugin("kv", f"redis://{address}"), plugin("kv.files", f"fs://{root}/without-loop")
     by_class = plugin_of("kv", "kvconn.fs", "FSConnector", base_path=f"{root}/without-loop-class")
-    own_way = plugin_of("kv", __name__, "_OwnWay", url="memory://own-way")
-    theirs = plugin_of("other", "lmcache.v1.storage_backend.connector.fs_adapter", "FsConnectorAdapter")
+    own_adapter = plugin_of("kv", __name__, "_OwnAdapter", url="memory://own-adapter")
+    theirs = {"remote_storage_plugin.fs.base_path": f"{root}/without-loop-theirs"}
+    taken = theirs | plugin("fs", "memory://taken")
+    acme = "external://localhost:0/acme.kv/?connector_name=AcmeConnector"
     for name, url_, options, wanted in (
         ("external://", url, {}, True),
         ("a plugin", "plugin://kv", kv, True),
         ("two plugins", "plugin://kv", kv | files, True),
         ("a plugin with a class of kvconn's", "plugin://kv", by_class, True),
         ("external:// beside a plugin", url, files, True),
-        ("another wheel's connector", "external://localhost:0/acme.kv/?connector_name=AcmeConnector", {}, True),
+        ("another wheel's connector", acme, {}, True),
         ("the configuration says false", url, {"use_exists_sync": False}, False),
         ("a plugin beside LMCache's own connector", "plugin://kv", kv | theirs, None),
         ("external:// beside LMCache's own connector", url, theirs, None),
         ("behind LMCache's audit://", "audit://localhost:0", {"audit_actual_remote_url": url}, None),
-        ("a class that may ask in a way of its own", "plugin://kv", own_way, None),
+        ("an adapter that may have a way of its own", "plugin://kv", own_adapter, None),
+        ("a plugin that LMCache's own adapter takes", "plugin://kv", kv | taken, None),
     ):
         with report.check(f"wheel: use_exists_sync, {name}: {wanted}"):
             with side(url_, chunks.PLAIN, **options) as its:
                 given = its.config.extra_config or {}
-                connector = CreateConnector(url_, its.loop, its.backend, its.config, its.metadata, plugin_name=its.plugin)
-                end(connector, its.loop)
+                # As LMCache does: the plugins, then `remote_url`.
+                stores = {f"plugin://{plugged}": plugged for plugged in its.config.remote_storage_plugins} | {url_: its.plugin}
+                for store, plugged in stores.items():
+                    connector = CreateConnector(store, its.loop, its.backend, its.config, its.metadata, plugin_name=plugged)
+                    end(connector, its.loop)
                 equal("use_exists_sync", (its.config.extra_config or {}).get("use_exists_sync"), wanted)
                 equal("the dict that LMCache was given", given.get("use_exists_sync"), options.get("use_exists_sync"))
+    memory = import_module("kvconn.memory").MemoryConnector
+
+    class OwnWay(memory):
+        def exists_sync(self, key) -> bool:
+            return super().exists_sync(key)
+
+    with report.check("wheel: use_exists_sync, a class that asks in a way of its own: None, and a line in the log of another one"):
+        logger = logging.getLogger("kvconn.lmcache")
+        logger.setLevel(logging.INFO)
+        try:
+            for cls, wanted in ((OwnWay, 0), (memory, 1)):
+                config = LMCacheEngineConfig.from_defaults(remote_url=external("memory", "MemoryConnector"))
+                lines = _logged(logger.name, lambda cls=cls, config=config: cls(config=config))
+                equal("lines in the log", sum("use_exists_sync: true" in line for line in lines), wanted)
+                equal("use_exists_sync", "use_exists_sync" in (config.extra_config or {}), bool(wanted))
+        finally:
+            logger.setLevel(logging.NOTSET)
     with report.check("wheel: use_exists_sync, the loop is busy"), side(url, chunks.PLAIN) as its:
         backend = RemoteBackend(its.config, its.metadata, its.loop, its.backend, dst_device="cpu")
         text, chunk = chunks.with_header()[0]
