@@ -57,8 +57,8 @@ const TOGETHER: Duration = Duration::from_micros(10);
 const SKIP_AT_MOST: u32 = 64;
 
 /// Which questions are given a moment of their thread ([`poll_for`]), instead of being waited for at once: as long as it pays, and,
-/// where [`asked`](Self::asked) is called, only those that come one by one. Each that takes longer doubles the number of those that are waited for at once after it, up
-/// to 64; the first that does not ends that.
+/// where [`asked`](Self::asked) is called, only those that come one by one. Each that takes longer doubles the number of those that
+/// are waited for at once after it, up to 64; the first that does not ends that.
 #[derive(Debug, Default)]
 pub struct Moments {
     to_skip: u32,
