@@ -101,6 +101,7 @@ class KvconnConnector(RemoteConnector):
         url, plugin = self._find_url(config)
         self._open(url, loop, local_cpu_backend, config, None, plugin)
         own = type(self)
+        # A subclass may ask in a way of its own.
         if (own.exists, own.exists_sync) == (KvconnConnector.exists, KvconnConnector.exists_sync):
             ask_without_loop(config, url)
 
