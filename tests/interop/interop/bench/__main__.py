@@ -3,19 +3,23 @@
 import argparse
 import json
 import os
+import platform
 import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 
 from .. import command
 from ..server import RedisServer
-from . import chart, native
+from . import native
 from .backend import Backend
 from .commands import Command
-from .figures import Table, show
+from .figures import Table, batches, singles
 
 SIZES = {"64KiB": 64 << 10, "1MiB": 1 << 20, "4MiB": 4 << 20}
 # Bytes of one batch: they stay within every pool, and a batch takes long enough to be timed.
@@ -34,13 +38,13 @@ def redis(_folder: Path, pause: float) -> Iterator[Group]:
     with RedisServer() as server:
         address = f"127.0.0.1:{server.port}?connections={native.CONNECTIONS}"
         clients = {
-            "c++": lambda size, n: native.Native(native.cpp_redis(server.port), size, n, pause),
-            "resp": lambda size, n: native.Native(native.kvconn(f"resp://{address}"), size, n, pause),
-            "redis": lambda size, n: native.Native(native.kvconn(f"redis://{address}"), size, n, pause),
-            "resp, command": lambda size, n: Command(f"resp://{address}", size, n),
-            "redis, command": lambda size, n: Command(f"redis://{address}", size, n),
+            "LMCache C++": lambda size, n: native.Native(native.cpp_redis(server.port), size, n, pause),
+            "kvconn resp": lambda size, n: native.Native(native.kvconn(f"resp://{address}"), size, n, pause),
+            "kvconn redis": lambda size, n: native.Native(native.kvconn(f"redis://{address}"), size, n, pause),
+            "resp without Python": lambda size, n: Command(f"resp://{address}", size, n),
+            "redis without Python": lambda size, n: Command(f"redis://{address}", size, n),
         }
-        title = "redis: LMCache's `resp` adapter (c++), kvconn's `native_plugin` on `resp://` and `redis://`, and `kvconn bench` (command)"
+        title = "redis server: LMCache's `resp` adapter, kvconn's `native_plugin` on `resp://` and `redis://`, and `kvconn bench`"
         yield title, clients, lambda: server.ask("FLUSHALL")
 
 
@@ -56,10 +60,10 @@ def fs(folder: Path, pause: float) -> Iterator[Group]:
 
         # LMCache's client does not write a file that is there.
         clients = {
-            "c++": lambda size, n: native.Native(native.cpp_fs(f"{root}/c++"), size, n, pause, clear),
-            "fs": lambda size, n: native.Native(native.kvconn(f"fs://{root}/kvconn"), size, n, pause, clear),
+            "LMCache C++": lambda size, n: native.Native(native.cpp_fs(f"{root}/c++"), size, n, pause, clear),
+            "kvconn fs": lambda size, n: native.Native(native.kvconn(f"fs://{root}/kvconn"), size, n, pause, clear),
         }
-        title = f"files in {folder}: LMCache's `fs_native` adapter with its {native.WORKERS} workers (c++), kvconn's `native_plugin` on `fs://`"
+        title = f"files in {folder}: LMCache's `fs_native` adapter with {native.WORKERS} workers, kvconn's `native_plugin` on `fs://`"
         yield title, clients, clear
 
 
@@ -70,16 +74,17 @@ def external(_folder: Path, _pause: float) -> Iterator[Group]:
         address = f"127.0.0.1:{server.port}"
         ours = f"external://{address}/kvconn.redis/?connector_name=RedisConnector"
         clients = {
-            "python": lambda size, n: Backend(f"redis://{address}", size, n),
-            "external": lambda size, n: Backend(ours, size, n),
+            "LMCache Python": lambda size, n: Backend(f"redis://{address}", size, n),
+            "kvconn external": lambda size, n: Backend(ours, size, n),
         }
-        yield "LMCache's RemoteBackend: on its `redis://` (python), on `external://..kvconn.redis`", clients, lambda: server.ask("FLUSHALL")
+        title = "redis server, inside vLLM's process: LMCache's own `redis://`, kvconn's `external://..kvconn.redis`"
+        yield title, clients, lambda: server.ask("FLUSHALL")
 
 
 GROUPS = {"redis": redis, "fs": fs, "external": external}
 
 
-def measure(title: str, makers: Makers, clear: Callable[[], None], size: str, rounds: int) -> Table:
+def measure(group: str, title: str, makers: Makers, clear: Callable[[], None], size: str, rounds: int) -> Table:
     """Rounds of each client in turn; who goes first alternates."""
     n = min(BATCH_BYTES // SIZES[size], BATCH_AT_MOST)
     clients = {name: make(SIZES[size], n) for name, make in makers.items()}
@@ -94,7 +99,19 @@ def measure(title: str, makers: Makers, clear: Callable[[], None], size: str, ro
                 found[name].append(figures)
     for client in clients.values():
         client.close()
-    return Table(title, size, next(iter(clients)), {name: found[name] for name in clients})
+    return Table.of(group, title, size, {name: found[name] for name in clients})
+
+
+def results(tables: list[Table], rounds: int) -> dict:
+    """What `publish.py` needs to draw the tables and to say how they were measured."""
+    kernel = ".".join(platform.release().split(".")[:2])
+    return {
+        "measured": date.today().isoformat(),
+        "machine": f"{os.cpu_count()} cores, {platform.system()} {kernel}, {platform.machine()}",
+        "lmcache": version("lmcache"),
+        "rounds": rounds,
+        "tables": [asdict(table) for table in tables],
+    }
 
 
 def main() -> int:
@@ -106,8 +123,7 @@ def main() -> int:
     parser.add_argument("--pause", type=float, default=0.0, metavar="SECONDS", help="before each batch of a native client; 0 unless given")
     parser.add_argument("--clients", default="", help="some only, by the names in the tables")
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="where `fs` makes its files; a tmpfs unless given")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every round there")
-    parser.add_argument("--chart", type=Path, metavar="FILE", help="draw the tables there, as SVG")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, for tests/interop/publish.py")
     args = parser.parse_args()
     groups, sizes = args.groups or [*GROUPS], args.sizes.split(",")
     only = args.clients.split(",") if args.clients else None
@@ -129,12 +145,10 @@ def main() -> int:
                 if only is not None and (unknown := [name for name in only if name not in makers]) and len(groups) == 1:
                     parser.error(f"{unknown[0]!r} is none of {', '.join(makers)}")
                 if chosen:
-                    tables.append(measure(title, chosen, clear, size, args.rounds))
-                    show(tables[-1])
+                    tables.append(measure(group, title, chosen, clear, size, args.rounds))
+                    print(f"\n{title}\n\n{batches(tables[-1:])}\n\n{singles(tables[-1:])}", flush=True)
     if args.json:
-        args.json.write_text(json.dumps([table.as_json() for table in tables], indent=1))
-    if args.chart:
-        args.chart.write_text(chart.svg(tables))
+        args.json.write_text(json.dumps(results(tables, args.rounds), indent=1) + "\n")
     # On a machine that others use, eight threads get more of it than one: then only the CPU columns compare.
     print(f"\nload {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; beyond a few a core, only the CPU columns can be compared")
     return 0

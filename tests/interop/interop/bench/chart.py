@@ -1,43 +1,35 @@
-"""The tables as one picture: for each table a bar a client, get and put, and where its rounds lie."""
+"""Draws the tables as SVG. Each client has two bars, get and put, with a line from its slowest to its fastest round."""
 
 from xml.sax.saxutils import escape
 
-from .figures import Table
+from .figures import Summary, Table
 
-WIDTH, LEFT = 860, 130
+WIDTH, LEFT = 900, 180
 # Room for the figures behind a bar.
-SAID = 85
+FIGURES = 90
 BAR, GAP, HEAD = 16, 4, 40
-COLOURS = ("#9aa5b1", "#d9632b", "#e8a33d", "#5a8f69", "#3f6fa3")
-PANELS = {"get": "get, GiB/s", "put": "put, GiB/s"}
+LMCACHE, COLOURS = "#9aa5b1", ("#d9632b", "#e8a33d", "#5a8f69", "#3f6fa3")
+PANELS = ("get", "put")
+PANEL = (WIDTH - LEFT) // len(PANELS) - FIGURES
 
 
 def svg(tables: list[Table]) -> str:
-    """Black on white, whatever the page behind it is."""
+    """Dark text on white, so that the chart reads the same on a dark page."""
     parts, y = [], 10
-    panel = (WIDTH - LEFT) // len(PANELS) - SAID
-    titles = list(dict.fromkeys(table.title for table in tables))
-    for title in titles:
-        some = [table for table in tables if table.title == title]
-        parts.append(_text(10, y + 16, title.replace("`", ""), "bold", 12))
+    for group in dict.fromkeys(table.group for table in tables):
+        of_group = [table for table in tables if table.group == group]
+        parts.append(_text(10, y + 16, of_group[0].title.replace("`", ""), weight="bold", size=12))
         y += HEAD
-        for n, head in enumerate(PANELS.values()):
-            parts.append(_text(LEFT + n * (panel + SAID), y - 6, head, size=11, fill="#52606d"))
-        # One scale for a kind of store, so that sizes compare.
-        scales = {op: max(f[op].rate for t in some for rounds in t.rounds.values() for f in rounds) for op in PANELS}
-        for table in some:
-            parts.append(_text(10, y + BAR - 4, table.size, "bold", 11))
-            for colour, (name, rounds) in zip(COLOURS, table.rounds.items()):
-                parts.append(_text(LEFT - 8, y + BAR - 4, name, size=11, anchor="end"))
-                for n, op in enumerate(PANELS):
-                    x, scale = LEFT + n * (panel + SAID), panel / scales[op]
-                    rates = [figures[op].rate for figures in rounds]
-                    median = table.median(name, op)
-                    said = f"{median:.2f}" + ("" if name == table.against else f" ({table.ratio(name, op):.2f}×)")
-                    parts.append(f'<rect x="{x}" y="{y}" width="{median * scale:.1f}" height="{BAR}" fill="{colour}"/>')
-                    middle, low, high = y + BAR / 2, x + min(rates) * scale, x + max(rates) * scale
-                    parts.append(f'<path d="M{low:.1f} {middle}H{high:.1f}" stroke="#1f2933" stroke-width="1"/>')
-                    parts.append(_text(max(high, x + median * scale) + 5, y + BAR - 4, said, size=10))
+        for panel, op in enumerate(PANELS):
+            parts.append(_text(_left(panel), y - 6, f"{op}, GiB/s", fill="#52606d"))
+        # One scale for a store, so that chunk sizes compare.
+        scales = [PANEL / max(ops[op].high for table in of_group for ops in table.clients.values()) for op in PANELS]
+        for table in of_group:
+            parts.append(_text(10, y + BAR - 4, table.size, weight="bold"))
+            for colour, (name, ops) in zip((LMCACHE, *COLOURS), table.clients.items()):
+                parts.append(_text(LEFT - 8, y + BAR - 4, name, anchor="end"))
+                for panel, op in enumerate(PANELS):
+                    parts += _bar(_left(panel), y, ops[op], scales[panel], colour)
                 y += BAR + GAP
             y += 2 * GAP
         y += 4 * GAP
@@ -48,6 +40,21 @@ def svg(tables: list[Table]) -> str:
     )
 
 
-def _text(x: float, y: float, text: str, weight: str = "normal", size: int = 12, anchor: str = "start", fill: str = "#1f2933") -> str:
+def _left(panel: int) -> int:
+    return LEFT + panel * (PANEL + FIGURES)
+
+
+def _bar(x: int, y: int, summary: Summary, scale: float, colour: str) -> list[str]:
+    median, low, high = summary.rate * scale, x + summary.low * scale, x + summary.high * scale
+    figures = f"{summary.rate:.2f}" + ("" if summary.ratio is None else f" ({summary.ratio:.2f}×)")
+    middle = y + BAR // 2
+    return [
+        f'<rect x="{x}" y="{y}" width="{median:.1f}" height="{BAR}" fill="{colour}"/>',
+        f'<path d="M{low:.1f} {middle}H{high:.1f}" stroke="#1f2933" stroke-width="1"/>',
+        _text(max(high, x + median) + 5, y + BAR - 4, figures, size=10),
+    ]
+
+
+def _text(x: float, y: float, text: str, weight: str = "normal", size: int = 11, anchor: str = "start", fill: str = "#1f2933") -> str:
     style = f'font-size="{size}" font-weight="{weight}" text-anchor="{anchor}" fill="{fill}"'
     return f'<text x="{x:.0f}" y="{y:.0f}" {style}>{escape(text)}</text>'

@@ -1,0 +1,31 @@
+"""The benchmarks in docs/. `./tests/run` runs this; it needs no LMCache."""
+
+import json
+import unittest
+
+import publish
+from interop.bench.figures import Figure, Table, singles
+
+
+class Published(unittest.TestCase):
+    def test_chart_and_tables_are_those_of_the_results(self) -> None:
+        drawn, written = publish.render(json.loads(publish.RESULTS.read_text()), publish.PAGE.read_text())
+        hint = "run tests/interop/publish.py"
+        self.assertEqual(drawn, publish.CHART.read_text(), hint)
+        self.assertEqual(written, publish.PAGE.read_text(), hint)
+
+    def test_a_ratio_is_the_median_of_the_ratios_of_each_round(self) -> None:
+        rounds = {"slow": [1, 2, 4], "fast": [2, 2, 16]}
+        table = Table.of("group", "title", "1MiB", {name: [{"get": Figure(r, 0.1)} for r in of] for name, of in rounds.items()})
+        slow, fast = table.clients["slow"]["get"], table.clients["fast"]["get"]
+        self.assertEqual((slow.rate, slow.low, slow.high, slow.ratio), (2, 1, 4, None))
+        self.assertEqual((fast.rate, fast.ratio), (2, 2))
+
+    def test_single_calls_are_shown_as_times(self) -> None:
+        rate = {"LMCache": 2_000, "kvconn": 10_000}
+        rounds = {name: [dict.fromkeys(("lookup", "contains", "contains_loop", "loop"), Figure(r, 0.1))] for name, r in rate.items()}
+        self.assertIn("| 1MiB | kvconn | 100 | 0.20 |", singles([Table.of("group", "title", "1MiB", rounds)]))
+
+
+if __name__ == "__main__":
+    unittest.main()
