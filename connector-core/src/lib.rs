@@ -81,6 +81,8 @@ pub mod metadata;
 pub mod observe;
 pub mod options;
 pub mod registry;
+#[doc(hidden)]
+pub mod runtime;
 pub mod url;
 #[cfg(unix)]
 pub mod watch;

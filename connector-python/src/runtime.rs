@@ -10,9 +10,10 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use connectors::runtime::{self, PerProcess};
 use connectors::{Error, ErrorKind, Result};
 use pyo3::prelude::*;
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::Handle;
 
 use crate::errors::OrRaise;
 
@@ -24,15 +25,12 @@ pub(crate) const SIGNALS_EVERY: Duration = Duration::from_millis(100);
 
 type News = Box<dyn FnOnce(Python<'_>) + Send>;
 
-/// One process's runtime and threads.
+/// One process's thread that brings news to Python. Its runtime is [`runtime`].
 pub(crate) struct Process {
     id: u32,
-    handle: Result<Handle>,
-    runtime: Mutex<Option<Runtime>>,
     messenger: Mutex<Option<Messenger>>,
     /// Set at exit: from then on nothing new starts.
     exiting: OnceLock<()>,
-    of_child: OnceLock<Box<Process>>,
 }
 
 /// The one thread that attaches to the interpreter. No thread of the runtime ever does: it would stand still for as long
@@ -42,31 +40,12 @@ struct Messenger {
     thread: JoinHandle<()>,
 }
 
-static PROCESS: OnceLock<Process> = OnceLock::new();
+static PROCESS: PerProcess<Process> = PerProcess::new();
 
 impl Process {
     /// This process's own.
     pub(crate) fn current() -> &'static Self {
-        let id = std::process::id();
-        let mut process = PROCESS.get_or_init(|| Self::new(id));
-        while process.id != id {
-            process = process.of_child.get_or_init(|| Box::new(Self::new(id)));
-        }
-        process
-    }
-
-    fn new(id: u32) -> Self {
-        let built = Builder::new_multi_thread().thread_name("kvconn").enable_all().build();
-        let built = built.map_err(|e| Error::io(e, "start threads"));
-        let handle = built.as_ref().map(|runtime| runtime.handle().clone()).map_err(Error::again);
-        Self {
-            id,
-            handle,
-            runtime: Mutex::new(built.ok()),
-            messenger: Mutex::new(None),
-            exiting: OnceLock::new(),
-            of_child: OnceLock::new(),
-        }
+        PROCESS.get_or_init(|| Self { id: std::process::id(), messenger: Mutex::new(None), exiting: OnceLock::new() })
     }
 
     /// Whether this is the process that runs; not in a child that was forked since.
@@ -88,12 +67,9 @@ impl Process {
     ///
     /// # Errors
     /// `Io` if threads could not be started, `Closed` if the interpreter exits, or in a child that was forked since.
-    pub(crate) fn handle(&self) -> Result<&Handle> {
+    pub(crate) fn handle(&self) -> Result<&'static Handle> {
         self.check()?;
-        if self.exiting.get().is_some() {
-            return Err(Error::new(ErrorKind::Closed, "the interpreter exits"));
-        }
-        self.handle.as_ref().map_err(Error::again)
+        runtime::handle()
     }
 
     /// Has `news` called on a thread that is attached to the interpreter. After the exit it is dropped; in a child that was
@@ -120,15 +96,12 @@ impl Process {
 
     /// Ends everything, before the interpreter frees the memory that stores may still write to. Must not be attached.
     fn exit(&self) {
-        if !self.is_current() || self.exiting.set(()).is_err() {
+        if self.exiting.set(()).is_err() {
             return;
         }
         let deadline = Instant::now() + EXIT_PATIENCE;
-        let runtime = lock(&self.runtime).take();
-        if let Some(runtime) = runtime {
-            // Drops every call in flight where it waits, which ends it; waits for what runs.
-            runtime.shutdown_timeout(EXIT_PATIENCE);
-        }
+        // Drops every call in flight where it waits, which ends it; waits for what runs.
+        runtime::shut_down(EXIT_PATIENCE);
         let messenger = lock(&self.messenger).take();
         if let Some(Messenger { news, thread }) = messenger {
             drop(news);
@@ -218,10 +191,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[pyfunction]
 fn _exit(py: Python<'_>) {
     py.detach(|| {
-        if let Some(mut process) = PROCESS.get() {
-            while let Some(child) = process.of_child.get() {
-                process = child;
-            }
+        if let Some(process) = PROCESS.get() {
             process.exit();
         }
     });

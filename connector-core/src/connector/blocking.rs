@@ -2,14 +2,13 @@
 
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
-use std::sync::OnceLock;
 use std::sync::mpsc::RecvTimeoutError;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures::future::{Either, FutureExt, select};
 use futures::stream::StreamExt;
-use tokio::runtime::{Builder, Handle, Runtime, RuntimeFlavor};
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -17,6 +16,7 @@ use super::{Capabilities, Connector, Operation};
 use crate::chunk::{MemoryObj, MemoryObjMut};
 use crate::context::ContextBuilder;
 use crate::key::CacheKey;
+use crate::runtime;
 use crate::{Error, ErrorKind, Result};
 
 /// A [`Connector`] whose operations return when they are done. Made by [`Connector::blocking`] or
@@ -42,33 +42,6 @@ use crate::{Error, ErrorKind, Result};
 /// ```
 #[derive(Debug, Clone)]
 pub struct BlockingConnector(Connector);
-
-/// A runtime with a thread of its own, made by one process. A child of `fork` has no threads, and makes another one.
-struct OwnRuntime {
-    process: u32,
-    runtime: Result<Runtime>,
-    of_child: OnceLock<Box<OwnRuntime>>,
-}
-
-static RUNTIME: OnceLock<OwnRuntime> = OnceLock::new();
-
-impl OwnRuntime {
-    fn new() -> Self {
-        let mut builder = Builder::new_multi_thread();
-        builder.worker_threads(1).thread_name("kvconn-blocking").enable_all();
-        let runtime = builder.build().map_err(|e| Error::io(e, "start a thread for blocking calls"));
-        Self { process: std::process::id(), runtime, of_child: OnceLock::new() }
-    }
-}
-
-fn runtime() -> Result<&'static Handle> {
-    let process = std::process::id();
-    let mut own = RUNTIME.get_or_init(OwnRuntime::new);
-    while own.process != process {
-        own = own.of_child.get_or_init(|| Box::new(OwnRuntime::new()));
-    }
-    own.runtime.as_ref().map(Runtime::handle).map_err(Error::again)
-}
 
 /// How many keys a listing reads ahead of its caller.
 const KEYS_AHEAD: usize = 256;
@@ -113,7 +86,7 @@ fn wait<T: Send + 'static>(
     future: impl Future<Output = T> + Send + 'static,
 ) -> Result<T> {
     let here = Handle::try_current().ok();
-    let runtime = runtime()?;
+    let runtime = runtime::handle()?;
     let future = AssertUnwindSafe(future).catch_unwind();
     let mut future: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(future);
     let panicked = |_| Error::new(ErrorKind::Other, "the call panicked");
@@ -165,7 +138,7 @@ impl ContextBuilder {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_blocking(self) -> Result<BlockingConnector> {
-        let ctx = self.handle(runtime()?.clone()).build()?;
+        let ctx = self.handle(runtime::handle()?.clone()).build()?;
         wait(None, ctx.open())?.map(BlockingConnector)
     }
 }
@@ -252,7 +225,7 @@ impl BlockingConnector {
                 }
             }
         };
-        let (listing, error) = match runtime() {
+        let (listing, error) = match runtime::handle() {
             Ok(runtime) => (Some((receive, runtime.spawn(listing))), None),
             Err(e) => (None, Some(Err(e))),
         };
