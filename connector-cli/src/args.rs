@@ -11,7 +11,7 @@ use crate::size::ByteSize;
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done
-  1    the answer is no (a key is missing), or some keys or checks failed
+  1    a key is missing, or some keys or checks failed
   2    the command line, a URL or a key is wrong
   3    the store, one of its options, a file or the configuration failed
   130  interrupted
@@ -20,10 +20,10 @@ Start here:
   kvconn demo
   kvconn list";
 
-/// Remote KV-cache stores from a shell: list, inspect, copy, check and benchmark what a URL names.
+/// List, inspect, copy, check and benchmark remote KV-cache stores
 ///
-/// A store is named as LMCache names it: `external://host:port/module_path/?connector_name=Name`, `plugin://name`, or by a
-/// connector's own scheme: `fs:///var/cache/kv`.
+/// A URL names a store. Use LMCache's forms, `external://host:port/module_path/?connector_name=Name` and `plugin://name`, or
+/// a connector's own scheme, as in `fs:///var/cache/kv`.
 #[derive(Debug, Parser)]
 #[command(name = "kvconn", version, after_help = EXIT_CODES, arg_required_else_help = true, max_term_width = 100)]
 pub(crate) struct Cli {
@@ -36,21 +36,21 @@ pub(crate) struct Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// LMCache's configuration; else the file that LMCACHE_CONFIG_FILE names. `LMCACHE_<KEY>` variables lie over it
+    /// LMCache's configuration file [default: the file that LMCACHE_CONFIG_FILE names]. `LMCACHE_<KEY>` variables override it
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// The kind of key to read; else the text tells
+    /// Read every key as this kind of key [default: the kind that the key's text shows]
     #[arg(long, global = true, value_name = "KIND")]
     pub(crate) key_kind: Option<KeyKindArg>,
-    /// Log to stderr: -v debug, -vv trace; RUST_LOG goes first
+    /// Log to stderr: -v for debug, -vv for trace. RUST_LOG overrides it
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,
 }
 
-/// [`KeyKind`], as written on the command line.
+/// [`KeyKind`] on the command line.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum KeyKindArg {
-    // Without doc comments: they would blow up every command's help.
+    // No doc comments here: clap would add them to the help of every command.
     Engine,
     Layer,
     Object,
@@ -68,7 +68,7 @@ impl From<KeyKindArg> for KeyKind {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Show what is linked into this binary
+    /// List the connectors in this binary
     #[command(after_help = "Examples:\n  kvconn list\n  kvconn list --json | jq -r '.connectors[].schemes[]'")]
     List(ListArgs),
     /// Show a connector's documentation, URLs and options, without opening it
@@ -81,53 +81,53 @@ pub(crate) enum Command {
         --shape 2,12,256,768 --dtype float16 --format KV_2LTD\n  \
         head -c 4096 /dev/urandom | kvconn put fs:///tmp/kv opt@1@0@1f2e@half -")]
     Put(PutArgs),
-    /// Read a chunk's bytes; its layout goes to stderr
+    /// Read a chunk's bytes; print its layout to stderr
     #[command(after_help = "Examples:\n  \
         kvconn get fs:///tmp/kv opt@1@0@1f2e@half -o chunk.bin\n  \
         kvconn get fs:///tmp/kv opt@1@0@1f2e@half | sha256sum")]
     Get(GetArgs),
-    /// Ask whether chunks are stored; exit code 1 if one is not
+    /// Check whether chunks exist; exit code 1 if one does not
     #[command(after_help = "Example:\n  kvconn exists fs:///tmp/kv opt@1@0@1f2e@half opt@1@0@3d4c@half")]
     Exists(KeysArgs),
-    /// List the keys of a store, one a line, as they come
+    /// List the keys of a store, one a line, unsorted
     #[command(after_help = "Examples:\n  \
         kvconn ls fs:///tmp/kv --prefix facebook/opt-125m@ | head\n  \
         kvconn ls fs:///tmp/kv --json    one JSON object a line")]
     Ls(LsArgs),
-    /// Remove chunks; exit code 1 if one was not there
+    /// Remove chunks; exit code 1 if one did not exist
     #[command(after_help = "Examples:\n  \
         kvconn rm fs:///tmp/kv opt@1@0@1f2e@half\n  \
         kvconn ls fs:///tmp/kv --prefix opt@ | xargs kvconn rm fs:///tmp/kv")]
     Rm(KeysArgs),
     /// Copy all chunks of a store into another, verified and resumable
     ///
-    /// A key that the destination has already is read from both and compared: equal chunks are skipped, different ones are
-    /// copied. So the same command again goes on where it stopped. Every chunk that is written is read back and compared:
-    /// its bytes, and its shape, dtype and format if both stores keep them.
+    /// If the destination already has a key, kvconn reads the chunk from both stores and copies it only if the two differ.
+    /// So you can run the same command again after an interrupt. kvconn reads back every chunk that it writes and compares
+    /// the bytes, and the shape, dtype and format if both stores keep them.
     #[command(after_help = "Examples:\n  \
         kvconn cp fs:///var/cache/kv fs:///mnt/nfs/kv\n  \
         kvconn cp fs:///var/cache/kv fs:///mnt/nfs/kv --prefix facebook/opt-125m@ --concurrency 16")]
     Cp(CpArgs),
-    /// Look through a store of files for torn chunks and for what writers left behind
+    /// Find torn chunks and leftover temporary files in a store of files
     ///
-    /// Exit code 1 if something is left that is no chunk. Changes nothing unless --remove is given, and removes then only
-    /// temporary files of kvconn's own writers that are gone. A changed byte of a chunk's content cannot be seen: LMCache's
-    /// format has no checksum.
+    /// The exit code is 1 if the store still has a file that is not a whole chunk. Without --remove, scrub changes nothing.
+    /// With --remove, it removes only temporary files of kvconn writers that have ended. Scrub cannot detect a changed byte
+    /// in a chunk's content, because LMCache's format has no checksum.
     #[cfg(feature = "fs")]
     #[command(after_help = "Examples:\n  \
         kvconn scrub /var/cache/kv\n  \
         kvconn scrub fs:///var/cache/kv --remove\n  \
         kvconn scrub 'fs:///var/cache/kv?save_chunk_meta=false' --json")]
     Scrub(ScrubArgs),
-    /// Ask a store whether it is there, and show the round trip
+    /// Check that a store answers, and show the round trip time
     #[command(after_help = "Example:\n  kvconn ping fs:///var/cache/kv")]
     Ping(PingArgs),
     /// Check that a store keeps the contract of every connector; exit code 1 if it breaks a rule
     ///
-    /// Works on keys of its own (model `kvconn-conformance-..`) and removes them after each check, also when it is interrupted
-    /// or a check fails; a store that cannot remove keeps about 250 MiB. The store needs room for 200 MiB. A bounded store
-    /// (a capacity, the front of a tiered store, any LRU) makes that room: it evicts chunks of others. A check that does not
-    /// apply to the store is skipped and says why; a run in which no check passed has not passed.
+    /// The checks use their own keys (model `kvconn-conformance-..`) and remove them after each check, even after a failure
+    /// or an interrupt. A store that cannot remove chunks keeps about 250 MiB. The store needs 200 MiB of free room. A
+    /// bounded store (a capacity, the front of a tiered store, any LRU) evicts other chunks to make that room. A check that
+    /// does not apply to the store is skipped with a reason. A run passes only if at least one check passed.
     #[command(after_help = "Examples:\n  \
         kvconn check fs:///mnt/nvme/kv\n  \
         kvconn check memory://x --filter batch --json | jq -r '.checks[] | select(.outcome == \"failed\")'\n  \
@@ -135,19 +135,20 @@ pub(crate) enum Command {
     Check(CheckArgs),
     /// Measure puts, gets and exists, and verify every byte
     ///
-    /// Works on keys of its own (model `kvconn-bench`) and removes them, also when it is interrupted. Making and verifying
-    /// content does not count, neither does a first pass that warms up store and memory. A store inside this process may
-    /// give out the memory it holds: then a get moves no bytes, and its rate says so. CPU is what this process used, all
-    /// threads together: seconds for a GiB, or time for a question.
+    /// The benchmark uses its own keys (model `kvconn-bench`) and removes them, even after an interrupt. The figures exclude
+    /// a first pass that warms up the store and the memory, and the time to make and verify content. A store in this process
+    /// may return the memory that it holds: such a get moves no bytes, so its rate is very high. CPU is the time that all
+    /// threads of this process used: seconds per GiB, or time per `exists`.
     #[command(after_help = "Examples:\n  \
         kvconn bench fs:///mnt/nvme/kv\n  \
-        kvconn bench fs:///mnt/nvme/kv --vs fs:///mnt/nfs/kv    in turn, and how many times as fast\n  \
+        kvconn bench fs:///mnt/nvme/kv --vs fs:///mnt/nfs/kv    compare two stores\n  \
         kvconn bench fs:///mnt/nvme/kv --batch 16 --concurrency 1\n  \
         kvconn bench memory://bench --chunk-size 64KiB --keys 1024 --concurrency 4 --json")]
     Bench(BenchArgs),
-    /// Show kvconn at work: a file as a chain of chunks in a store, read back and verified
+    /// Store a file as a chain of chunks, read it back and verify it
     ///
-    /// Needs nothing: stores this command's own executable in a fresh directory as chunks of facebook/opt-125m's shape.
+    /// The demo needs no setup. It stores this command's own executable in a fresh directory, as chunks of the shape that
+    /// facebook/opt-125m has.
     #[command(after_help = "Examples:\n  \
         kvconn demo\n  \
         kvconn demo --keep /tmp/kv && kvconn ls fs:///tmp/kv")]
@@ -165,7 +166,7 @@ pub(crate) struct ListArgs {
 pub(crate) struct DescribeArgs {
     /// A connector's name, module, module/Name, scheme, or a URL
     #[arg(value_name = "NAME|URL")]
-    pub(crate) what: String,
+    pub(crate) name: String,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -183,17 +184,17 @@ pub(crate) struct PutArgs {
     pub(crate) layout: Option<LayoutArgs>,
 }
 
-/// All of them, or none: plain bytes then.
+/// Either all of these are set, or none. With none, the chunk is plain bytes.
 #[derive(Debug, Args)]
 #[group(requires_all = ["shape", "dtype", "format"])]
 pub(crate) struct LayoutArgs {
-    /// The chunk's dimensions, as 2,12,256,768; with --dtype and --format. Plain bytes unless given
+    /// The chunk's dimensions, as 2,12,256,768. Needs --dtype and --format. Without them the chunk is plain bytes
     #[arg(long, required = false)]
     pub(crate) shape: Shape,
-    /// The elements' type, as float16
+    /// The type of the elements, as float16
     #[arg(long, required = false)]
     pub(crate) dtype: Dtype,
-    /// What the dimensions mean, as KV_2LTD
+    /// The meaning of the dimensions, as KV_2LTD
     #[arg(long, required = false)]
     pub(crate) format: MemoryFormat,
 }
@@ -204,7 +205,7 @@ pub(crate) struct GetArgs {
     pub(crate) url: String,
     /// The chunk's name
     pub(crate) key: String,
-    /// Write to this file instead of stdout; it appears when it is whole
+    /// Write to this file instead of stdout. The file appears only when it is complete
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
 }
@@ -222,7 +223,7 @@ pub(crate) struct KeysArgs {
 pub(crate) struct LsArgs {
     /// The store
     pub(crate) url: String,
-    /// Only keys whose text starts with this
+    /// List only keys that start with this text
     #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) prefix: String,
     /// Print one JSON object a line: key, kind, model, hash
@@ -238,13 +239,13 @@ pub(crate) struct CpArgs {
     /// The store to copy to
     #[arg(value_name = "TO")]
     pub(crate) target: String,
-    /// Only keys whose text starts with this
+    /// Copy only keys that start with this text
     #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) prefix: String,
-    /// Chunks in flight; each takes the memory of two
+    /// Chunks in flight. Each one takes the memory of two chunks
     #[arg(long, default_value = "8", value_name = "N")]
     pub(crate) concurrency: NonZeroUsize,
-    /// Copy also what the destination has already, without a look at it
+    /// Overwrite chunks that the destination already has, without comparing them
     #[arg(long)]
     pub(crate) overwrite: bool,
 }
@@ -258,7 +259,7 @@ pub(crate) struct ScrubArgs {
     /// Remove the temporary files that kvconn's writers left behind
     #[arg(long)]
     pub(crate) remove: bool,
-    /// Take files that changed within so many seconds for files that are being written
+    /// Treat a file that changed within this time as one that a writer still writes
     #[arg(long, default_value = "60", value_name = "SECONDS")]
     pub(crate) min_age: u64,
     /// Print JSON
@@ -277,13 +278,13 @@ pub(crate) struct CheckArgs {
     /// The store
     #[arg(required_unless_present = "list", conflicts_with = "list")]
     pub(crate) url: Option<String>,
-    /// Only checks of this chapter, or with this text in their name
+    /// Run only the checks of this chapter, or with this text in their name
     #[arg(long, value_name = "TEXT")]
     pub(crate) filter: Option<String>,
-    /// How long one check may take before it counts as one that hangs
+    /// The time limit of one check. A check that takes longer fails
     #[arg(long, value_name = "SECONDS", default_value = "60")]
     pub(crate) timeout: NonZeroU64,
-    /// Show the checks and what each is for, without a store
+    /// List the checks and their rules. Needs no store
     #[arg(long)]
     pub(crate) list: bool,
     /// Print JSON
@@ -295,22 +296,22 @@ pub(crate) struct CheckArgs {
 pub(crate) struct BenchArgs {
     /// The store
     pub(crate) url: String,
-    /// A second store, measured in turn with the first in each round
+    /// A second store. Each round measures both
     #[arg(long, value_name = "URL")]
     pub(crate) vs: Option<String>,
-    /// Bytes of a chunk: 64KiB, 4MiB, 1GiB, 1000
+    /// Size of a chunk: 64KiB, 4MiB, 1GiB, 1000 (bytes)
     #[arg(long, default_value = "4MiB", value_name = "SIZE")]
     pub(crate) chunk_size: ByteSize,
-    /// How many chunks
+    /// Number of chunks
     #[arg(long, default_value = "64", value_name = "N")]
     pub(crate) keys: NonZeroUsize,
-    /// Chunks of one call; a latency is that of a call
+    /// Chunks per call. The latencies are those of calls
     #[arg(long, default_value = "1", value_name = "N")]
     pub(crate) batch: NonZeroUsize,
     /// Calls in flight
     #[arg(long, default_value = "8", value_name = "N")]
     pub(crate) concurrency: NonZeroUsize,
-    /// How often each chunk is put and got
+    /// Number of rounds. Each round puts and gets every chunk once
     #[arg(long, default_value = "3", value_name = "N")]
     pub(crate) rounds: NonZeroUsize,
     /// Print JSON
@@ -320,7 +321,7 @@ pub(crate) struct BenchArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// Store into this directory, and leave it there
+    /// Store into this directory, and keep it
     #[arg(long, value_name = "DIR")]
     pub(crate) keep: Option<PathBuf>,
 }

@@ -1,21 +1,21 @@
-//! Ctrl-C and SIGTERM, as something that work can look at and wait for.
+//! Ctrl-C and SIGTERM, as a flag that a command can read and wait for.
 
 use tokio::sync::watch;
 
 use crate::output;
 
-/// Becomes set when the user wants the command to end. The second time ends it on the spot.
+/// The first signal sets it. The second signal ends the process at once.
 #[derive(Clone)]
 pub(crate) struct Interrupt(watch::Receiver<bool>);
 
 impl Interrupt {
-    /// From here on the signals no longer end the process by themselves.
+    /// Starts to listen. From now on, the first signal does not end the process.
     pub(crate) fn listen() -> Self {
         let (set, is_set) = watch::channel(false);
         tokio::spawn(async move {
             signal().await;
             set.send_replace(true);
-            output::note("stopping; once more to stop at once");
+            output::print_note("stopping; interrupt again to stop at once");
             signal().await;
             std::process::exit(output::EXIT_INTERRUPTED.into());
         });
@@ -26,10 +26,10 @@ impl Interrupt {
         *self.0.borrow()
     }
 
-    /// Ends when the command should.
+    /// Returns when the flag is set.
     pub(crate) async fn wait(mut self) {
         if self.0.wait_for(|set| *set).await.is_err() {
-            // The listener is gone only if signals cannot be had: then nobody interrupts.
+            // The listener has ended, so no signal will come.
             std::future::pending::<()>().await;
         }
     }

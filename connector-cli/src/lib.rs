@@ -1,4 +1,4 @@
-//! `kvconn`: remote KV-cache stores from a shell. A library, so that the Python package has the command, too.
+//! The `kvconn` command, as a library for its binary and for the Python package.
 #![forbid(unsafe_code)]
 
 mod args;
@@ -18,8 +18,8 @@ use args::{Cli, Command};
 use output::{Answer, Failure, Out};
 use setup::Setup;
 
-/// Runs the command with these arguments, the first of which is its name, and gives its exit code. Takes over stdout, stderr,
-/// logging and signals: for a process that does nothing else.
+/// Runs the command and gives its exit code. The first argument is the command's name. Call it only from a process that does
+/// nothing else: it takes over stdout, stderr, logging and signals.
 pub fn command(args: impl IntoIterator<Item = OsString>) -> u8 {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
@@ -35,7 +35,7 @@ pub fn command(args: impl IntoIterator<Item = OsString>) -> u8 {
 async fn answer(cli: Cli) -> u8 {
     let mut out = Out::new();
     let answer = run(cli, &mut out).await;
-    // First, so that what was shown comes before what failed.
+    // Flushes stdout before stderr gets the error.
     let shown = out.finish();
     match answer.and_then(|answer| shown.map(|()| answer)) {
         Ok(answer) => answer.exit_code(),
@@ -63,7 +63,7 @@ async fn run(cli: Cli, out: &mut Out) -> Result<Answer, Failure> {
     }
 }
 
-/// Warnings unless `-v` or `RUST_LOG` asks for more: a misread configuration key must not pass unseen.
+/// Logs warnings even without `-v` and `RUST_LOG`, because they show a configuration key that kvconn ignores.
 fn log_to_stderr(verbose: u8) {
     let level = match verbose {
         0 => "warn",

@@ -1,4 +1,4 @@
-//! `kvconn`: remote KV-cache stores from a shell.
+//! `kvconn`: lists, inspects, copies, checks and benchmarks remote KV-cache stores.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! What the user sees: stdout that may be closed, sentences on stderr, exit codes, numbers.
+//! Output: stdout, messages on stderr, exit codes, formats of numbers.
 
 use std::fmt;
 use std::io::{self, BufWriter, IsTerminal, Write};
@@ -10,7 +10,7 @@ use serde::Serialize;
 pub(crate) const EXIT_INTERRUPTED: u8 = 130;
 const EXIT_YES: u8 = 0;
 const EXIT_NO: u8 = 1;
-/// clap's, too.
+/// The same number as clap's.
 const EXIT_USAGE: u8 = 2;
 const EXIT_FAILED: u8 = 3;
 
@@ -19,14 +19,14 @@ pub(crate) const GREEN: &str = "\x1b[32m";
 pub(crate) const PLAIN: &str = "\x1b[0m";
 pub(crate) const RED: &str = "\x1b[31m";
 
-/// How a command that did its work ended.
+/// The result of a command that did its work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// Done, and yes if it was a question.
+    /// The command is done. To a question, the answer is yes.
     Yes,
     /// A key is missing, or some keys or checks failed.
     No,
-    /// The user ended it.
+    /// The user interrupted the command.
     Interrupted,
 }
 
@@ -44,24 +44,24 @@ impl Answer {
     }
 }
 
-/// Why a command could not do its work.
+/// The reason why a command could not do its work.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The store, a file or the configuration.
+    /// The store, a file or the configuration failed.
     Error(Error),
-    /// Stdout cannot be written.
+    /// The command could not write to stdout.
     Stdout(io::Error),
 }
 
 impl Failure {
-    /// Says it on stderr. A reader that has seen enough (`| head`) is none.
+    /// Prints the error to stderr and gives the exit code. A closed pipe (`| head`) is not an error.
     pub(crate) fn report(self) -> u8 {
         match self {
             Self::Stdout(e) if e.kind() == io::ErrorKind::BrokenPipe => return EXIT_YES,
-            Self::Stdout(e) => complain(Error::io(e, "write to stdout")),
+            Self::Stdout(e) => print_error(Error::io(e, "write to stdout")),
             Self::Error(e) => {
                 let usage = matches!(e.kind(), ErrorKind::InvalidUrl | ErrorKind::InvalidKey);
-                complain(e);
+                print_error(e);
                 if usage {
                     return EXIT_USAGE;
                 }
@@ -77,14 +77,14 @@ impl From<Error> for Failure {
     }
 }
 
-/// Only stdout gives bare errors: every file's error is made by [`Error::io`], which says what was done.
+/// Only stdout gives an `io::Error`: a file's error is made by [`Error::io`], which names the action.
 impl From<io::Error> for Failure {
     fn from(e: io::Error) -> Self {
         Self::Stdout(e)
     }
 }
 
-/// Stdout: buffered for a pipe, line by line for a terminal, without colours for either if they are not wanted.
+/// Stdout: buffered for a pipe, line by line for a terminal. Drops colours if the environment or the pipe wants none.
 pub(crate) struct Out {
     stream: BufWriter<anstream::AutoStream<io::Stdout>>,
     is_terminal: bool,
@@ -100,7 +100,7 @@ impl Out {
         Ok(writeln!(self)?)
     }
 
-    /// A chunk's bytes, past everything that is meant for text.
+    /// Writes a chunk's bytes, without the filter for colours.
     pub(crate) fn raw(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         self.stream.flush()?;
         let mut stdout = io::stdout().lock();
@@ -108,7 +108,7 @@ impl Out {
         Ok(stdout.flush()?)
     }
 
-    /// Shows what is still held back. If nobody reads it, the command's answer stands all the same.
+    /// Flushes the buffer. A closed pipe is not an error, because the command's answer is known already.
     pub(crate) fn finish(&mut self) -> Result<(), Failure> {
         match self.stream.flush() {
             Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(e.into()),
@@ -131,10 +131,10 @@ impl Write for Out {
     }
 }
 
-/// An error on stderr, one line. If stderr is closed there is nobody left to tell.
-pub(crate) fn complain(what: impl fmt::Display) {
-    let mut text = what.to_string();
-    // A URL that stands where a file or a key belongs is repeated by whoever looked for that file.
+/// Prints an error to stderr, as one line. Ignores a closed stderr.
+pub(crate) fn print_error(text: impl fmt::Display) {
+    let mut text = text.to_string();
+    // If the user wrote a URL in place of a file or a key, the error repeats it.
     for arg in std::env::args_os().skip(1) {
         let arg = arg.to_string_lossy();
         if arg.contains("://") {
@@ -144,12 +144,12 @@ pub(crate) fn complain(what: impl fmt::Display) {
     let _ = writeln!(anstream::stderr(), "{RED}kvconn:{PLAIN} {text}");
 }
 
-/// A remark on stderr, one line.
-pub(crate) fn note(what: impl fmt::Display) {
-    let _ = writeln!(anstream::stderr(), "kvconn: {what}");
+/// Prints a remark to stderr, as one line.
+pub(crate) fn print_note(text: impl fmt::Display) {
+    let _ = writeln!(anstream::stderr(), "kvconn: {text}");
 }
 
-/// clap's message, help or version. The message repeats arguments, and a URL among them may hold a password.
+/// Prints clap's message, help or version, and gives the exit code. Redacts arguments that the message repeats.
 pub(crate) fn wrong_usage(e: &clap::Error) -> u8 {
     if !e.use_stderr() {
         let _ = e.print();
@@ -167,7 +167,7 @@ pub(crate) fn wrong_usage(e: &clap::Error) -> u8 {
     u8::try_from(e.exit_code()).unwrap_or(EXIT_FAILED)
 }
 
-/// `12.3 µs`: three digits that count.
+/// A time with three significant digits: `12.3 µs`.
 pub(crate) struct Time(pub(crate) Duration);
 
 impl fmt::Display for Time {
@@ -183,12 +183,12 @@ impl fmt::Display for Time {
     }
 }
 
-/// GiB a second.
+/// GiB per second.
 pub(crate) fn gib_per_s(bytes: usize, time: Duration) -> f64 {
     bytes as f64 / f64::from(1 << 30) / time.as_secs_f64().max(f64::MIN_POSITIVE)
 }
 
-/// `1.52`, `15.2`, `152`.
+/// A number with three significant digits: `1.52`, `15.2`, `152`.
 pub(crate) fn three_digits(value: f64) -> String {
     match value {
         v if v < 10.0 => format!("{v:.2}"),
@@ -197,9 +197,9 @@ pub(crate) fn three_digits(value: f64) -> String {
     }
 }
 
-/// `1 chunk`, `2 chunks`.
-pub(crate) fn count(n: usize, what: &str) -> String {
-    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+/// A number of things: `1 chunk`, `2 chunks`.
+pub(crate) fn count(n: usize, noun: &str) -> String {
+    if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
 }
 
 #[cfg(test)]
@@ -207,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_shown_in_a_unit_that_reads_well() {
+    fn a_time_has_three_digits_and_a_unit() {
         for (ns, shown) in [
             (0, "0 ns"),
             (999, "999 ns"),

@@ -1,4 +1,4 @@
-//! What the global options say: the configuration, and how keys are read. Opens stores with both.
+//! The settings from the global options. Opens stores and parses keys with them.
 
 use connectors::config::LMCacheEngineConfig;
 use connectors::{CacheKey, Connector, ContextBuilder, KeyKind, LocalCpuBackend};
@@ -6,11 +6,11 @@ use connectors::{CacheKey, Connector, ContextBuilder, KeyKind, LocalCpuBackend};
 use crate::args::Global;
 use crate::output::Failure;
 
-/// What every command starts from.
+/// The settings that all commands share.
 pub(crate) struct Setup {
     config: LMCacheEngineConfig,
     key_kind: Option<KeyKind>,
-    /// One pool for all stores of a command, so that the configured size bounds the command's memory.
+    /// One pool for all stores of a command, so the configured size bounds the command's memory.
     backend: LocalCpuBackend,
 }
 
@@ -28,7 +28,7 @@ impl Setup {
         Ok(Self { config, key_kind: global.key_kind.map(KeyKind::from), backend })
     }
 
-    /// Bytes of chunks that `get` may give out before they are dropped.
+    /// The capacity of the pool, in bytes. `get` takes its chunks from the pool.
     pub(crate) fn pool_bytes(&self) -> usize {
         self.config.max_local_cpu_bytes()
     }
@@ -37,7 +37,7 @@ impl Setup {
         connectors::builder(url).config(self.config.clone()).local_cpu_backend(self.backend.clone())
     }
 
-    /// Opens the store, works on it, and closes it also when the work failed.
+    /// Opens the store, runs `work` on it, and closes it even if `work` failed.
     pub(crate) async fn with_store<T>(
         &self,
         url: &str,
@@ -46,7 +46,7 @@ impl Setup {
         self.with_opened(self.builder(url), work).await
     }
 
-    /// [`with_store`](Self::with_store), for a store that needs more than its URL.
+    /// Does the same as [`with_store`](Self::with_store), for a store that needs more than its URL.
     pub(crate) async fn with_opened<T>(
         &self,
         builder: ContextBuilder,

@@ -1,9 +1,9 @@
-//! Sizes in bytes, as people write and read them.
+//! Sizes in bytes, with units.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// A number of bytes over 0. `64KiB`, `4M` (1024 to the power), `4MB` (1000 to the power), `1000`.
+/// A number of bytes, at least 1. `KiB`, `MiB`, `K` and `M` are powers of 1024, `KB` and `MB` are powers of 1000.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ByteSize(pub(crate) usize);
 
@@ -14,7 +14,7 @@ impl FromStr for ByteSize {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let text = text.trim();
-        let wrong = || format!("`{text}` is no size; write `64KiB`, `4MiB`, `1GiB` or a number of bytes over 0");
+        let wrong = || format!("`{text}` is not a size; write `64KiB`, `4MiB`, `1GiB` or a number of bytes over 0");
         let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
         let factor: usize = match unit.trim().to_ascii_lowercase().as_str() {
             "" | "b" => 1,
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_read_as_people_write_them() {
+    fn sizes_are_parsed_with_their_units() {
         for (text, bytes) in [
             ("1000", 1000),
             ("64KiB", 64 << 10),
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_size_is_refused_with_an_example() {
+    fn an_invalid_size_is_an_error_with_an_example() {
         for text in ["", "0", "0MiB", "-1", "4.5MiB", "MiB", "4 parsecs", "99999999999999999999", "99999999999G"] {
             let e = text.parse::<ByteSize>().expect_err(text);
             assert!(e.contains("write `64KiB`"), "{e}");
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_shown_in_the_largest_unit_that_fits() {
+    fn sizes_are_printed_in_the_largest_unit_that_fits() {
         for (bytes, shown) in [
             (0, "0 B"),
             (1023, "1023 B"),

@@ -1,4 +1,4 @@
-//! `kvconn bench`: puts, gets and exists of a store, every byte verified.
+//! `kvconn bench`: measures puts, gets and exists of a store, and verifies every byte.
 
 mod content;
 mod figures;
@@ -14,38 +14,38 @@ use serde::Serialize;
 
 use crate::args::BenchArgs;
 use crate::interrupt::Interrupt;
-use crate::output::{Answer, BOLD, Failure, Out, PLAIN, Time, complain, count, note, three_digits};
+use crate::output::{Answer, BOLD, Failure, Out, PLAIN, Time, count, print_error, print_note, three_digits};
 use crate::setup::Setup;
 use crate::size::ByteSize;
 use content::mix;
 use figures::{Clocked, Measured, Ratio};
 use measure::Bench;
 
-/// The model that the command's own keys name.
+/// The model name in the benchmark's keys.
 const MODEL: &str = "kvconn-bench";
-/// Chunks that are held at once to be put or verified, if the configured pool has room for them.
+/// Bytes of chunks to hold in memory at once, if the configured pool has room for them.
 const WINDOW_BYTES: usize = 512 << 20;
-/// Blocks of the pool are multiples of this.
+/// The pool's blocks are multiples of this many bytes.
 const POOL_PAGE: usize = 4096;
-/// Removals of one batch.
+/// Keys per batch of removals.
 const REMOVE_BATCH: usize = 256;
 
-/// What is measured: the same for every store, so that reports can be compared.
+/// The plan of a run. All stores of the run share it, so their reports are comparable.
 #[derive(Debug, Clone, Serialize)]
 struct Plan {
     chunk_bytes: usize,
     keys: usize,
-    /// Chunks of one call.
+    /// Chunks per call.
     batch: usize,
     /// Calls in flight.
     concurrency: usize,
     rounds: usize,
-    /// Chunks between two stops of the clock, in which content is made and verified.
+    /// Chunks that kvconn makes before it starts the clock, and verifies after it stops the clock.
     #[serde(skip)]
     window: usize,
 }
 
-/// What one store did.
+/// The results of one store.
 #[derive(Debug, Serialize)]
 struct Report {
     connector: String,
@@ -54,7 +54,7 @@ struct Report {
     measured: Measured,
 }
 
-/// The first store's rates by the second's.
+/// The first store's rates divided by the second's.
 #[derive(Debug, Serialize)]
 struct Ratios {
     put: Option<Ratio>,
@@ -96,7 +96,7 @@ pub(crate) async fn run(setup: &Setup, args: &BenchArgs, out: &mut Out) -> Resul
     Ok(Answer::Yes)
 }
 
-/// `None` if the user ended it. What was put is removed in every case.
+/// Gives `None` after an interrupt. Removes its chunks in every case.
 async fn bench(
     stores: &[(&str, &Connector)],
     plan: &Plan,
@@ -106,7 +106,7 @@ async fn bench(
     let bar = progress(plan, stores.len());
     let mut benches = Vec::new();
     for (n, (_, store)) in stores.iter().enumerate() {
-        // Two URLs may name one store.
+        // Two URLs may name one store, so each one gets its own keys.
         let run = mix(run ^ n as u64);
         benches.push(Bench::new(store, plan, (run, keys(run, plan.keys)?), interrupt, &bar)?);
     }
@@ -127,10 +127,11 @@ async fn bench(
     Ok(Some(benches.into_iter().zip(stores).map(report).collect()))
 }
 
-/// Says so if something is left. The measurement's own error matters more than one of the cleaning.
+/// Removes the chunks. Prints its errors instead of returning them, because an error of the measurement matters more.
 async fn remove(store: &Connector, keys: &[CacheKey]) {
     if !store.capabilities().remove {
-        note(format_args!("{} cannot remove: up to {} of {MODEL} are left", store.name(), count(keys.len(), "chunk")));
+        let chunks = count(keys.len(), "chunk");
+        print_note(format_args!("{} cannot remove chunks: up to {chunks} of {MODEL} remain", store.name()));
         return;
     }
     let mut failed = 0;
@@ -142,11 +143,11 @@ async fn remove(store: &Connector, keys: &[CacheKey]) {
         }
     }
     if let Some(e) = first {
-        complain(format_args!("{} of {MODEL} may be left: {e}", count(failed, "chunk")));
+        print_error(format_args!("{} of {MODEL} may remain: {e}", count(failed, "chunk")));
     }
 }
 
-/// Two runs on one store at once must not read each other's chunks.
+/// A number for this run's keys. Two runs on one store at the same time must not read each other's chunks.
 fn run_id() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     mix(now.as_nanos() as u64 ^ u64::from(std::process::id()).rotate_left(32))
@@ -179,7 +180,7 @@ impl Plan {
                 "lower --concurrency, --batch or --chunk-size, or raise `max_local_cpu_size` in the configuration",
             ));
         }
-        // Whole batches, so that every call but the last asks for as many.
+        // A window has whole batches, so every call but the last has `batch` chunks.
         let window = (WINDOW_BYTES / block).max(at_once).min(fits);
         let window = (window - window % batch).min(keys);
         Ok(Self { chunk_bytes, keys, batch, concurrency, rounds: args.rounds.get(), window })
@@ -193,7 +194,7 @@ impl Plan {
         };
         writeln!(
             out,
-            "{chunks} of {}, {}{calls} in flight, {rounds} after one to warm up; every byte verified",
+            "{chunks} of {}, {}{calls} in flight, {rounds} after a warm-up; every byte verified",
             ByteSize(self.chunk_bytes),
             self.concurrency
         )?;
@@ -223,7 +224,7 @@ impl Ratios {
     fn print(&self, out: &mut Out) -> Result<(), Failure> {
         writeln!(
             out,
-            "\n{BOLD}ratio{PLAIN}  the first store's rate by the second's: median and range of the rounds\n"
+            "\n{BOLD}ratio{PLAIN}  the first store's rate divided by the second's: median and range of the rounds\n"
         )?;
         for (name, ratio) in [("put", self.put), ("get", self.get), ("exists", self.exists)] {
             let Some(Ratio { median, min, max }) = ratio else { continue };
@@ -242,7 +243,7 @@ impl Clocked {
         }
     }
 
-    /// For a GiB, or for each operation that moves nothing.
+    /// CPU time per GiB, or per operation if operations move no bytes.
     fn cpu(self) -> String {
         match (self.cpu_s_per_gib(), self.cpu_each()) {
             (Some(cpu), _) => format!("{} s/GiB", three_digits(cpu)),
@@ -252,7 +253,7 @@ impl Clocked {
     }
 }
 
-/// On stderr, and only if that is a terminal. One step for each chunk put or got.
+/// A progress bar on stderr if stderr is a terminal. It advances by one for each chunk put or got.
 fn progress(plan: &Plan, stores: usize) -> ProgressBar {
     let bar = ProgressBar::new((2 * stores * plan.keys * plan.rounds) as u64);
     if let Ok(style) = ProgressStyle::with_template("{msg:8} [{bar:40}] {percent}%  {elapsed}") {

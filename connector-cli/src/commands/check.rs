@@ -1,4 +1,4 @@
-//! `kvconn check`: the conformance kit against a store.
+//! `kvconn check`: runs the conformance kit on a store.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::interrupt::Interrupt;
 use crate::output::{Answer, BOLD, Failure, GREEN, Out, PLAIN, RED, Time};
 use crate::setup::Setup;
 
-/// What `--json` shows.
+/// The output of `--json`.
 #[derive(Serialize)]
 struct Json<'a> {
     url: String,
@@ -23,7 +23,7 @@ struct Json<'a> {
     report: &'a Report,
 }
 
-/// What `--list --json` shows.
+/// An element of the output of `--list --json`.
 #[derive(Serialize)]
 struct Rule {
     name: &'static str,
@@ -36,11 +36,11 @@ pub(crate) async fn run(setup: &Setup, args: &CheckArgs, out: &mut Out) -> Resul
     if !checks().iter().any(wanted) {
         let text = args.filter.as_deref().unwrap_or_default();
         return Err(Error::new(ErrorKind::InvalidInput, format!("no check has `{text}` in its name"))
-            .with_hint("`kvconn check --list` shows them all")
+            .with_hint("`kvconn check --list` lists all checks")
             .into());
     }
     let Some(url) = &args.url else { return list(args, wanted, out) };
-    // Once before the checks: a wrong URL is one error and not one a check.
+    // Opens the store once before the checks, so a wrong URL gives one error instead of one for each check.
     let name = setup.with_store(url, async |store| Ok(store.name().to_owned())).await?;
     let interrupt = Interrupt::listen();
     let start = Instant::now();
@@ -61,7 +61,7 @@ pub(crate) async fn run(setup: &Setup, args: &CheckArgs, out: &mut Out) -> Resul
     } else {
         summary(&report, Time(start.elapsed()), out)?;
     }
-    // Not the signal itself: one behind the last check has ended nothing.
+    // The report counts, not the signal: a signal after the last check has interrupted nothing.
     if report.interrupted {
         return Ok(Answer::Interrupted);
     }
@@ -101,7 +101,7 @@ fn row(result: &CheckResult, width: usize, out: &mut Out) -> Result<(), Failure>
     if result.is_failure() {
         writeln!(out, "    the rule: {}", result.rule)?;
     }
-    // A check may take a while, and who reads a pipe wants to see where it is.
+    // A check may take long, so a reader of a pipe sees each result as soon as it exists.
     Ok(out.flush()?)
 }
 

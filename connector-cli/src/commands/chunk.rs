@@ -1,4 +1,4 @@
-//! `kvconn put`, `get`, `exists`, `rm` and `ls`: single chunks.
+//! `kvconn put`, `get`, `exists`, `rm` and `ls`: work on single chunks.
 
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::Path;
@@ -8,11 +8,11 @@ use futures::StreamExt;
 use serde::Serialize;
 
 use crate::args::{GetArgs, KeysArgs, LayoutArgs, LsArgs, PutArgs};
-use crate::output::{Answer, Failure, Out, complain, note};
+use crate::output::{Answer, Failure, Out, print_error, print_note};
 use crate::setup::Setup;
 
-/// Stores in which nobody will find what this command puts.
-const IN_THIS_PROCESS: [&str; 2] = ["kvconn.memory/MemoryConnector", "kvconn.mock/MockConnector"];
+/// Stores that lose their chunks when this process ends.
+const PROCESS_LOCAL: [&str; 2] = ["kvconn.memory/MemoryConnector", "kvconn.mock/MockConnector"];
 
 pub(crate) async fn put(setup: &Setup, args: &PutArgs, out: &mut Out) -> Result<Answer, Failure> {
     let key = setup.key(&args.key)?;
@@ -26,8 +26,8 @@ pub(crate) async fn put(setup: &Setup, args: &PutArgs, out: &mut Out) -> Result<
         .with_store(&args.url, async |store| {
             store.put(&key, chunk.clone()).await?;
             writeln!(out, "stored {key}: {}", chunk.layout())?;
-            if IN_THIS_PROCESS.contains(&store.name()) {
-                note("this store's chunks live in the process that put them, and it ends here");
+            if PROCESS_LOCAL.contains(&store.name()) {
+                print_note("this store keeps chunks in the memory of this process, so the chunk is lost now");
             }
             Ok(Answer::Yes)
         })
@@ -42,7 +42,7 @@ fn layout_for(args: &LayoutArgs, bytes: usize) -> Result<ChunkLayout, Error> {
     let (shape, dtype) = (args.shape, args.dtype);
     Err(Error::new(
         ErrorKind::InvalidInput,
-        format!("the input has {bytes} bytes, but {} {dtype} {shape} has {}", args.format, layout.len),
+        format!("the input has {bytes} bytes, but {} {dtype} {shape} needs {}", args.format, layout.len),
     ))
 }
 
@@ -58,7 +58,7 @@ fn read_input(path: &Path) -> Result<Vec<u8>, Error> {
 
 pub(crate) async fn get(setup: &Setup, args: &GetArgs, out: &mut Out) -> Result<Answer, Failure> {
     let key = setup.key(&args.key)?;
-    // As with `put`, `-` is the stream.
+    // `-` is stdout, as it is stdin for `put`.
     let file = args.output.as_deref().filter(|path| path.as_os_str() != "-");
     if file.is_none() && io::stdout().is_terminal() {
         return Err(Error::new(ErrorKind::InvalidInput, "a chunk is binary, and stdout is a terminal")
@@ -68,7 +68,7 @@ pub(crate) async fn get(setup: &Setup, args: &GetArgs, out: &mut Out) -> Result<
     setup
         .with_store(&args.url, async |store| {
             let Some(chunk) = store.get(&key).await? else {
-                complain(missing(store, &key));
+                print_error(format_args!("`{key}` is not in {}", store.name()));
                 return Ok(Answer::No);
             };
             match file {
@@ -77,15 +77,15 @@ pub(crate) async fn get(setup: &Setup, args: &GetArgs, out: &mut Out) -> Result<
                 }
                 None => out.raw(&chunk)?,
             }
-            note(format_args!("read {key}: {}", chunk.layout()));
+            print_note(format_args!("read {key}: {}", chunk.layout()));
             Ok(Answer::Yes)
         })
         .await
 }
 
-/// A store that is not there lists nothing, as an empty one does; who mistyped its path wants to know. A store of files that
-/// nothing was put into answers a ping, so there the directories are looked for.
-pub(super) async fn must_be_there(store: &Connector, url: &str) -> Result<(), Error> {
+/// Fails if the store does not exist. Without this check, a mistyped path would list nothing, as an empty store does.
+/// `fs` answers a ping even without its directories, so for `fs` this opens the directories.
+pub(super) async fn check_reachable(store: &Connector, url: &str) -> Result<(), Error> {
     if let Ok(url) = connectors::RemoteUrl::parse(url)
         && url.scheme() == "fs"
     {
@@ -96,11 +96,7 @@ pub(super) async fn must_be_there(store: &Connector, url: &str) -> Result<(), Er
     if store.capabilities().ping { store.ping().await } else { Ok(()) }
 }
 
-fn missing(store: &Connector, key: &CacheKey) -> String {
-    format!("`{key}` is not in {}", store.name())
-}
-
-/// Under a name of its own first: whoever looks at `path` sees all of the chunk or what was there before.
+/// Writes a temporary file and renames it, so a reader of `path` sees either the whole chunk or the old file.
 fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();
@@ -108,7 +104,7 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
-        // As any new file: the umask takes its part away.
+        // The mode of any new file, less the umask. `tempfile` would use 0o600.
         builder.permissions(std::fs::Permissions::from_mode(0o666));
     }
     let mut file = builder.tempfile_in(dir)?;
@@ -133,7 +129,7 @@ pub(crate) async fn rm(setup: &Setup, args: &KeysArgs, out: &mut Out) -> Result<
         .await
 }
 
-/// One line a key. All of them are shown before the first error ends the command.
+/// Prints one line a key, and all keys even if some fail. Prints all errors but the last, and returns that one.
 fn report(
     keys: &[CacheKey],
     answers: Vec<connectors::Result<bool>>,
@@ -151,7 +147,7 @@ fn report(
             }
             Err(e) => {
                 if let Some(earlier) = failed.replace(e) {
-                    complain(earlier);
+                    print_error(earlier);
                 }
             }
         }
@@ -173,7 +169,7 @@ struct ListedKey<'a> {
 pub(crate) async fn ls(setup: &Setup, args: &LsArgs, out: &mut Out) -> Result<Answer, Failure> {
     setup
         .with_store(&args.url, async |store| {
-            must_be_there(store, &args.url).await?;
+            check_reachable(store, &args.url).await?;
             let mut keys = store.list(&args.prefix);
             while let Some(key) = keys.next().await {
                 let key = key?;

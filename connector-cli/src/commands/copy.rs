@@ -1,4 +1,4 @@
-//! `kvconn cp`: all chunks of one store into another, verified and resumable.
+//! `kvconn cp`: copies all chunks of one store into another and verifies them. You can interrupt and resume it.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -7,28 +7,28 @@ use connectors::{CacheKey, Connector, Error, ErrorKind, MemoryObj};
 use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::chunk::must_be_there;
+use super::chunk::check_reachable;
 use crate::args::CpArgs;
 use crate::interrupt::Interrupt;
-use crate::output::{Answer, Failure, Out, Time, complain, count, gib_per_s, note, three_digits};
+use crate::output::{Answer, Failure, Out, Time, count, gib_per_s, print_error, print_note, three_digits};
 use crate::setup::Setup;
 use crate::size::ByteSize;
 
-/// What became of one key.
+/// The result for one key.
 enum Copied {
-    /// Written, read back and equal.
+    /// The chunk of this many bytes was written, read back and equal.
     Written(usize),
-    /// The destination has it already.
+    /// The destination already has the chunk.
     Equal,
-    /// Removed from the source since it was listed.
+    /// The source listed the key, but no longer has the chunk.
     Gone,
     Failed(CacheKey, Error),
-    /// The source stopped listing.
-    NoList(Error),
+    /// The source failed to list its keys.
+    ListFailed(Error),
 }
 
 #[derive(Default)]
-struct Tally {
+struct Totals {
     copied: usize,
     bytes: usize,
     equal: usize,
@@ -36,7 +36,7 @@ struct Tally {
     failed: usize,
 }
 
-/// Both stores, and how to copy between them. Cheap to clone.
+/// The two stores of a copy. Cheap to clone.
 #[derive(Clone)]
 struct Route {
     source: Connector,
@@ -46,7 +46,7 @@ struct Route {
 
 pub(crate) async fn run(setup: &Setup, args: &CpArgs, out: &mut Out) -> Result<Answer, Failure> {
     if args.source == args.target {
-        return Err(Error::new(ErrorKind::InvalidInput, "source and destination are one store").into());
+        return Err(Error::new(ErrorKind::InvalidInput, "source and destination are the same store").into());
     }
     let interrupt = Interrupt::listen();
     setup
@@ -63,51 +63,51 @@ async fn copy(
     interrupt: &Interrupt,
     out: &mut Out,
 ) -> Result<Answer, Failure> {
-    must_be_there(source, &args.source).await?;
+    check_reachable(source, &args.source).await?;
     let keeps = [source, target].map(|store| store.capabilities().keeps_layout);
     if let [false, true] = keeps {
-        note(format_args!("{} keeps no shapes and dtypes: the copies are plain bytes", source.name()));
+        print_note(format_args!("{} keeps no shapes and dtypes: the copies are plain bytes", source.name()));
     }
     let route = Route { source: source.clone(), target: target.clone(), overwrite: args.overwrite };
     let bar = progress();
     let start = Instant::now();
-    let mut tally = Tally::default();
-    let mut no_list = None;
+    let mut totals = Totals::default();
+    let mut list_failed = None;
 
-    // Once interrupted, no key is begun; those in flight end.
+    // An interrupt ends the list of keys. Copies in flight still finish.
     let keys = source.list(&args.prefix).take_until(Box::pin(interrupt.clone().wait()));
     let copies = keys.map(|key| {
         let route = route.clone();
         async move {
             match key {
                 Ok(key) => route.copy(key).await,
-                Err(e) => Copied::NoList(e),
+                Err(e) => Copied::ListFailed(e),
             }
         }
     });
     let mut copies = copies.map(tokio::spawn).buffer_unordered(args.concurrency.get());
     while let Some(done) = copies.next().await {
         match done {
-            Ok(Copied::NoList(e)) => no_list = Some(e),
-            Ok(done) => tally.add(done, &bar),
+            Ok(Copied::ListFailed(e)) => list_failed = Some(e),
+            Ok(done) => totals.add(done, &bar),
             Err(e) => {
-                tally.failed += 1;
-                bar.suspend(|| complain(format_args!("copying a chunk ended unexpectedly: {e}")));
+                totals.failed += 1;
+                bar.suspend(|| print_error(format_args!("copying a chunk ended unexpectedly: {e}")));
             }
         }
-        bar.set_message(tally.progress(start.elapsed()));
+        bar.set_message(totals.progress(start.elapsed()));
     }
     bar.finish_and_clear();
 
-    writeln!(out, "{}", tally.summary(start.elapsed()))?;
-    if let Some(e) = no_list {
+    writeln!(out, "{}", totals.summary(start.elapsed()))?;
+    if let Some(e) = list_failed {
         return Err(e.into());
     }
     if interrupt.is_set() {
-        note("interrupted; the same command again goes on: what was copied is compared and skipped");
+        print_note("interrupted; run the same command again to continue: it skips equal chunks");
         return Ok(Answer::Interrupted);
     }
-    Ok(Answer::yes_if(tally.failed == 0))
+    Ok(Answer::yes_if(totals.failed == 0))
 }
 
 impl Route {
@@ -132,9 +132,9 @@ impl Route {
         };
         match self.target.get(key).await? {
             None => Err(differs("is gone right after it was written").with_hint("the store may be full")),
-            Some(back) if *back != *chunk => Err(differs("has other bytes than were written")),
+            Some(back) if *back != *chunk => Err(differs("has different bytes")),
             Some(back) if !self.is_same(key, &chunk, &back) => {
-                Err(differs(&format!("came back as `{}`, but `{}` was written", back.layout(), chunk.layout())))
+                Err(differs(&format!("has the layout `{}` instead of `{}`", back.layout(), chunk.layout())))
             }
             Some(_) => Ok(Copied::Written(chunk.len())),
         }
@@ -142,8 +142,8 @@ impl Route {
 
     async fn has_equal(&self, key: &CacheKey, chunk: &MemoryObj) -> Result<bool, Error> {
         match self.target.get(key).await {
-            Ok(there) => Ok(there.is_some_and(|there| self.is_same(key, chunk, &there))),
-            // What cannot be read is replaced.
+            Ok(stored) => Ok(stored.is_some_and(|stored| self.is_same(key, chunk, &stored))),
+            // The copy replaces a corrupt chunk.
             Err(e) if e.kind() == ErrorKind::Corrupt => Ok(false),
             Err(e) => Err(e),
         }
@@ -156,7 +156,7 @@ impl Route {
     }
 }
 
-impl Tally {
+impl Totals {
     fn add(&mut self, done: Copied, bar: &ProgressBar) {
         match done {
             Copied::Written(bytes) => {
@@ -167,9 +167,9 @@ impl Tally {
             Copied::Gone => self.gone += 1,
             Copied::Failed(key, e) => {
                 self.failed += 1;
-                bar.suspend(|| complain(e.with_key(key)));
+                bar.suspend(|| print_error(e.with_key(key)));
             }
-            Copied::NoList(_) => {}
+            Copied::ListFailed(_) => {}
         }
     }
 
@@ -185,15 +185,15 @@ impl Tally {
             let rate = three_digits(gib_per_s(self.bytes, time));
             text.push_str(&format!(" ({} in {}, {rate} GiB/s), all verified", ByteSize(self.bytes), Time(time)));
         }
-        text.push_str(&format!("; skipped {} that are equal; failed {}", self.equal, self.failed));
+        text.push_str(&format!("; skipped {} equal; failed {}", self.equal, self.failed));
         if self.gone > 0 {
-            text.push_str(&format!("; {} gone from the source meanwhile", self.gone));
+            text.push_str(&format!("; {} removed from the source during the copy", self.gone));
         }
         text
     }
 }
 
-/// On stderr, and only if that is a terminal. How many keys there are is not known before they were listed.
+/// A spinner on stderr if stderr is a terminal. A bar would need the number of keys, which only a full listing tells.
 fn progress() -> ProgressBar {
     let bar = ProgressBar::new_spinner();
     if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {

@@ -1,4 +1,4 @@
-//! `kvconn demo`: a file as a chain of chunks in a store, read back and verified.
+//! `kvconn demo`: stores a file as a chain of chunks, reads it back and verifies it.
 
 mod prompt;
 
@@ -17,17 +17,17 @@ use crate::setup::Setup;
 use crate::size::ByteSize;
 use prompt::{CHUNK_TOKENS, MODEL, Prompt};
 
-/// How often existence is asked, to tell what one question takes.
-const QUESTIONS: usize = 1000;
+/// Calls of `exists` whose median time the demo shows.
+const EXISTS_CALLS: usize = 1000;
 
 pub(crate) async fn run(setup: &Setup, args: &DemoArgs, out: &mut Out) -> Result<Answer, Failure> {
     let interrupt = Interrupt::listen();
-    let place = Place::new(args.keep.as_deref())?;
-    let url = external_url(place.path())?;
+    let directory = Directory::new(args.keep.as_deref())?;
+    let url = external_url(directory.path())?;
     let metadata = prompt::metadata()?;
     let prompt = Prompt::of_this_executable(&metadata)?;
-    writeln!(out, "{BOLD}kvconn demo{PLAIN}: a file as the KV cache of a prompt, stored and read back\n")?;
-    prompt.introduce(out)?;
+    writeln!(out, "{BOLD}kvconn demo{PLAIN}: stores a file as the KV cache of a prompt and reads it back\n")?;
+    prompt.print(out)?;
     writeln!(out, "  store    {url}\n")?;
 
     let builder = setup.builder(&url).metadata(metadata);
@@ -38,29 +38,29 @@ pub(crate) async fn run(setup: &Setup, args: &DemoArgs, out: &mut Out) -> Result
         }
     });
     let shown = shown.await;
-    let ended = place.end(shown.is_ok(), out);
+    let removed = directory.finish(shown.is_ok(), out);
     let answer = shown?;
-    ended?;
+    removed?;
     Ok(answer)
 }
 
-/// Where the demo stores: a directory that ends with it, or the user's own.
-enum Place {
+/// The directory of the demo's store.
+enum Directory {
+    /// A temporary directory, which the demo removes.
     Fresh(TempDir),
+    /// The user's directory, which the demo keeps.
     Kept(PathBuf),
 }
 
-impl Place {
+impl Directory {
     fn new(keep: Option<&Path>) -> Result<Self, Error> {
         match keep {
             Some(dir) => std::path::absolute(dir)
                 .map(Self::Kept)
                 .map_err(|e| Error::io(e, format_args!("find `{}`", dir.display()))),
-            None => tempfile::Builder::new()
-                .prefix("kvconn-demo-")
-                .tempdir()
-                .map(Self::Fresh)
-                .map_err(|e| Error::io(e, "make a temporary directory").with_hint("name one: `--keep DIR`")),
+            None => tempfile::Builder::new().prefix("kvconn-demo-").tempdir().map(Self::Fresh).map_err(|e| {
+                Error::io(e, "make a temporary directory").with_hint("name a directory with `--keep DIR`")
+            }),
         }
     }
 
@@ -71,11 +71,11 @@ impl Place {
         }
     }
 
-    fn end(self, stored: bool, out: &mut Out) -> Result<(), Failure> {
+    fn finish(self, stored: bool, out: &mut Out) -> Result<(), Failure> {
         match self {
             Self::Fresh(dir) => {
-                let what = format!("remove `{}`", dir.path().display());
-                Ok(dir.close().map_err(|e| Error::io(e, what))?)
+                let action = format!("remove `{}`", dir.path().display());
+                Ok(dir.close().map_err(|e| Error::io(e, action))?)
             }
             Self::Kept(_) if !stored => Ok(()),
             Self::Kept(dir) => Ok(writeln!(out, "kept: kvconn ls fs://{}", dir.display())?),
@@ -83,7 +83,7 @@ impl Place {
     }
 }
 
-/// The URL that LMCache's users write, with the directory as an option.
+/// The `external://` URL that LMCache's users write, with the directory as an option.
 fn external_url(dir: &Path) -> Result<String, Error> {
     let refuse = |why: &str| Error::new(ErrorKind::InvalidInput, format!("`{}` {why}", dir.display()));
     let text = dir.to_str().ok_or_else(|| refuse("is not UTF-8, so no URL can name it"))?;
@@ -100,7 +100,7 @@ fn external_url(dir: &Path) -> Result<String, Error> {
     Ok(url)
 }
 
-/// The steps, each said in a line when it is done.
+/// Runs the steps of the demo and prints a line after each one.
 async fn show(store: &Connector, prompt: &Prompt, out: &mut Out) -> Result<(), Failure> {
     let keys: Vec<CacheKey> = prompt.chunks.iter().map(|(key, _)| key.clone()).collect();
     let bytes: usize = prompt.chunks.iter().map(|(_, chunk)| chunk.len()).sum();
@@ -118,14 +118,14 @@ async fn show(store: &Connector, prompt: &Prompt, out: &mut Out) -> Result<(), F
 
     let listed: Vec<CacheKey> = store.list(MODEL).try_collect().await?;
     if let Some(key) = keys.iter().find(|key| !listed.contains(key)) {
-        return Err(not_as_promised(format!("`{key}` was put, but is not listed")).into());
+        return Err(mismatch(format!("the demo put `{key}`, but the store does not list it")).into());
     }
-    writeln!(out, "  list     {}, all that were put among them", count(listed.len(), "key"))?;
+    writeln!(out, "  list     {}, every stored key among them", count(listed.len(), "key"))?;
 
     contains(store, prompt, &keys, out).await?;
 
-    let median = question_time(store, &keys).await?;
-    writeln!(out, "  exists   {} a question (median of {QUESTIONS})", Time(median))?;
+    let median = median_exists_time(store, &keys).await?;
+    writeln!(out, "  exists   {} a call (median of {EXISTS_CALLS})", Time(median))?;
 
     let start = Instant::now();
     let read: Result<Vec<_>, Error> = store.batched_get(&keys).await.into_iter().collect();
@@ -136,14 +136,14 @@ async fn show(store: &Connector, prompt: &Prompt, out: &mut Out) -> Result<(), F
     verify(prompt, &read)?;
     writeln!(
         out,
-        "\n{GREEN}verified{PLAIN}: all {} bytes of the prompt came back as the file has them, every chunk with its shape,\n\
+        "\n{GREEN}verified{PLAIN}: all {} bytes of the prompt are equal to the file's, and every chunk has its shape,\n\
          dtype and format",
         prompt.bytes.len()
     )?;
     Ok(())
 }
 
-/// What an engine asks: how much of this prompt's beginning is stored?
+/// The question of an engine: how many chunks of this prompt's beginning does the store have?
 async fn contains(store: &Connector, prompt: &Prompt, keys: &[CacheKey], out: &mut Out) -> Result<(), Failure> {
     let middle = keys.len() / 2;
     let (key, chunk) = &prompt.chunks[middle];
@@ -151,53 +151,53 @@ async fn contains(store: &Connector, prompt: &Prompt, keys: &[CacheKey], out: &m
     store.remove(key).await?;
     let broken = store.batched_contains(keys).await?;
     store.put(key, chunk.clone()).await?;
-    let mended = store.batched_contains(keys).await?;
-    if (whole, broken, mended) != (keys.len(), middle, keys.len()) {
-        let what = format!("of {} chunks the store found {whole}, {broken} and {mended}", keys.len());
-        return Err(not_as_promised(what).into());
+    let restored = store.batched_contains(keys).await?;
+    if (whole, broken, restored) != (keys.len(), middle, keys.len()) {
+        let text = format!("of {} chunks the store found {whole}, {broken} and {restored}", keys.len());
+        return Err(mismatch(text).into());
     }
     writeln!(
         out,
-        "  prefix   {whole} of {whole} chunks are stored; with chunk {} removed only the first {broken} count; put back: {mended}",
+        "  prefix   {whole} of {whole} chunks exist; without chunk {} the prefix is {broken} long; with it again {restored}",
         middle + 1
     )?;
     Ok(())
 }
 
-async fn question_time(store: &Connector, keys: &[CacheKey]) -> Result<Duration, Error> {
-    let mut times = Vec::with_capacity(QUESTIONS);
-    for key in keys.iter().cycle().take(QUESTIONS) {
+async fn median_exists_time(store: &Connector, keys: &[CacheKey]) -> Result<Duration, Error> {
+    let mut times = Vec::with_capacity(EXISTS_CALLS);
+    for key in keys.iter().cycle().take(EXISTS_CALLS) {
         let start = Instant::now();
-        let there = store.exists(key).await?;
+        let exists = store.exists(key).await?;
         times.push(start.elapsed());
-        if !there {
-            return Err(not_as_promised(format!("`{key}` was put, but does not exist")));
+        if !exists {
+            return Err(mismatch(format!("the demo put `{key}`, but it does not exist")));
         }
     }
     times.sort_unstable();
-    Ok(times[QUESTIONS / 2])
+    Ok(times[EXISTS_CALLS / 2])
 }
 
-/// Every byte against the file's, the padding of the last token against zeros, every layout against what was put.
+/// Compares every byte with the file, the padding of the last token with zeros, and every layout with the one that was put.
 fn verify(prompt: &Prompt, read: &[Option<MemoryObj>]) -> Result<(), Error> {
     let mut rest = &prompt.bytes[..];
     for ((key, put), got) in prompt.chunks.iter().zip(read) {
-        let Some(got) = got else { return Err(not_as_promised(format!("`{key}` was put, but is gone"))) };
+        let Some(got) = got else { return Err(mismatch(format!("the demo put `{key}`, but it is gone"))) };
         let (expected, later) = rest.split_at(rest.len().min(got.len()));
         rest = later;
         let (content, padding) = got.split_at(expected.len());
         if content != expected || padding.iter().any(|byte| *byte != 0) {
-            return Err(not_as_promised(format!("`{key}` came back with other bytes")));
+            return Err(mismatch(format!("`{key}` has different bytes")));
         }
         if got.layout() != put.layout() {
-            return Err(not_as_promised(format!("`{key}` came back as `{}`, not `{}`", got.layout(), put.layout())));
+            return Err(mismatch(format!("`{key}` has the layout `{}` instead of `{}`", got.layout(), put.layout())));
         }
     }
-    if rest.is_empty() { Ok(()) } else { Err(not_as_promised(format!("{} bytes did not come back", rest.len()))) }
+    if rest.is_empty() { Ok(()) } else { Err(mismatch(format!("{} bytes did not come back", rest.len()))) }
 }
 
-fn not_as_promised(what: String) -> Error {
-    Error::new(ErrorKind::Corrupt, what).with_operation("verify")
+fn mismatch(text: String) -> Error {
+    Error::new(ErrorKind::Corrupt, text).with_operation("verify")
 }
 
 fn rate(bytes: usize, time: Duration) -> String {
@@ -205,8 +205,8 @@ fn rate(bytes: usize, time: Duration) -> String {
 }
 
 impl Prompt {
-    fn introduce(&self, out: &mut Out) -> Result<(), Failure> {
-        let times = if self.times > 1 { format!(", {} times over", self.times) } else { String::new() };
+    fn print(&self, out: &mut Out) -> Result<(), Failure> {
+        let times = if self.times > 1 { format!(", repeated {} times", self.times) } else { String::new() };
         let (file, size, token) = (self.file.display(), ByteSize(self.file_bytes), ByteSize(self.token_bytes));
         let last = self.tokens - (self.chunks.len() - 1) * CHUNK_TOKENS;
         writeln!(out, "  file     {file}: {size}{times}")?;

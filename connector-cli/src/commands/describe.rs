@@ -1,4 +1,4 @@
-//! `kvconn describe`: a connector's documentation, URLs and options. Opens nothing.
+//! `kvconn describe`: prints a connector's documentation, URLs and options. Opens no store.
 
 use std::io::Write;
 
@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::args::DescribeArgs;
 use crate::output::{Answer, BOLD, Failure, Out, PLAIN};
 
-/// Where prose is broken.
+/// The longest line of wrapped text, in bytes.
 const WIDTH: usize = 96;
 
 #[derive(Serialize)]
@@ -25,9 +25,9 @@ struct Description {
     doc: &'static str,
     schemes: &'static [&'static str],
     urls: Vec<String>,
-    /// `None` if the connector does not say what its options are.
+    /// `None` if the connector does not declare its options.
     options: Option<Vec<OptionDescription>>,
-    /// Those that every connector has.
+    /// The options that every connector has.
     layers: Vec<OptionDescription>,
 }
 
@@ -42,14 +42,14 @@ struct OptionDescription {
     extra_config: Vec<String>,
 }
 
-/// What a name or URL stands for.
+/// The entries that a name or URL stands for.
 enum Subject {
     Connectors(Vec<&'static ConnectorEntry>),
     Adapter(&'static AdapterEntry),
 }
 
 pub(crate) fn run(args: &DescribeArgs, out: &mut Out) -> Result<Answer, Failure> {
-    let subject = if args.what.contains("://") { by_url(&args.what)? } else { by_name(&args.what)? };
+    let subject = if args.name.contains("://") { by_url(&args.name)? } else { by_name(&args.name)? };
     match subject {
         Subject::Connectors(entries) => {
             let all: Vec<Description> = entries.into_iter().map(Description::of).collect();
@@ -87,8 +87,9 @@ fn by_url(text: &str) -> Result<Subject, Failure> {
         return Ok(Subject::Connectors(vec![ExternalConnectorAdapter::resolve(&url)?]));
     }
     if url.scheme() == "plugin" {
-        return Err(Error::new(ErrorKind::InvalidUrl, format!("what `{}` is, only opening it tells", redact(text)))
-            .with_hint("describe the connector that its configuration names")
+        let text = format!("kvconn cannot describe `{}`: the configuration says which connector it is", redact(text));
+        return Err(Error::new(ErrorKind::InvalidUrl, text)
+            .with_hint("describe the connector that the configuration names")
             .into());
     }
     match registry::index().find_scheme(url.scheme())? {
@@ -98,32 +99,29 @@ fn by_url(text: &str) -> Result<Subject, Failure> {
     }
 }
 
-/// A scheme, a module with all its connectors, `module/Name`, or a name that any module may have.
-fn by_name(what: &str) -> Result<Subject, Failure> {
-    match registry::index().find_scheme(what)? {
+/// Takes a scheme, a module (for all its connectors), `module/Name`, or a connector's name (in any module).
+fn by_name(text: &str) -> Result<Subject, Failure> {
+    match registry::index().find_scheme(text)? {
         Some(SchemeOwner::Connector(entry)) => return Ok(Subject::Connectors(vec![entry])),
         Some(SchemeOwner::Adapter(entry)) => return Ok(Subject::Adapter(entry)),
         _ => {}
     }
-    if let Some((module, name)) = what.rsplit_once('/') {
+    if let Some((module, name)) = text.rsplit_once('/') {
         return Ok(Subject::Connectors(vec![registry::find(module, name)?]));
     }
-    let named = registry::connectors().iter().filter(|e| e.module() == what || e.name() == what);
+    let named = registry::connectors().iter().filter(|e| e.module() == text || e.name() == text);
     let named: Vec<_> = named.copied().collect();
-    if named.is_empty() { Err(unknown(what).into()) } else { Ok(Subject::Connectors(named)) }
+    if named.is_empty() { Err(unknown(text).into()) } else { Ok(Subject::Connectors(named)) }
 }
 
-fn unknown(what: &str) -> Error {
+fn unknown(text: &str) -> Error {
     let connectors = registry::connectors();
     let adapters = registry::adapters().iter().map(|a| a.scheme());
     let known = connectors.iter().flat_map(|e| [e.module(), e.name()].into_iter().chain(e.schemes().iter().copied()));
-    let nearest = registry::nearest(what, known.chain(adapters));
+    let nearest = registry::nearest(text, known.chain(adapters));
     let guess = nearest.map_or_else(String::new, |name| format!(" (did you mean `{name}`?)"));
     let all: Vec<String> = connectors.iter().map(|e| e.full_name()).collect();
-    Error::new(
-        ErrorKind::NotFound,
-        format!("nothing of the name `{what}` is linked into this binary{guess}; linked: {}", all.join(", ")),
-    )
+    Error::new(ErrorKind::NotFound, format!("this binary has no connector `{text}`{guess}; it has: {}", all.join(", ")))
 }
 
 impl Description {
@@ -135,7 +133,7 @@ impl Description {
             _ => format!("[{sep}OPTION=VALUE..]"),
         };
         let layers = OptionDescription::all_of(&OptionsSchema::of::<LayerOptions>());
-        let own = entry.schemes().iter().map(|s| format!("{s}://[HOST:PORT][/PATH]{}", query('?')));
+        let short = entry.schemes().iter().map(|s| format!("{s}://[HOST:PORT][/PATH]{}", query('?')));
         let external = format!("external://HOST:PORT/{module}/?connector_name={name}{}", query('&'));
         let plugin = entry.schemes().iter().map(|s| format!("plugin://{s}[.INSTANCE]"));
         Self {
@@ -145,7 +143,7 @@ impl Description {
             version: origin.version,
             doc: entry.doc(),
             schemes: entry.schemes(),
-            urls: own.chain([external]).chain(plugin).collect(),
+            urls: short.chain([external]).chain(plugin).collect(),
             options,
             layers,
         }
@@ -159,7 +157,7 @@ impl Description {
             writeln!(out, "  {url}")?;
         }
         match self.options.as_deref() {
-            None => writeln!(out, "\nThis connector does not say what its options are.")?,
+            None => writeln!(out, "\nThis connector does not declare its options.")?,
             Some([]) => writeln!(out, "\nIt has no options of its own.")?,
             Some(options) => {
                 writeln!(out, "\n{BOLD}Options{PLAIN}, in the URL's query or in the configuration's extra_config")?;
@@ -206,7 +204,7 @@ impl OptionDescription {
     }
 }
 
-/// Doc comments are broken where their source file is: fills their paragraphs anew.
+/// Wraps the paragraphs of a doc comment to [`WIDTH`], because the comment has the line breaks of its source file.
 fn prose(out: &mut Out, indent: &str, text: &str) -> Result<(), Failure> {
     for (n, paragraph) in text.trim().split("\n\n").enumerate() {
         if n > 0 {

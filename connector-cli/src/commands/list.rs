@@ -1,4 +1,4 @@
-//! `kvconn list`: what is linked into this binary.
+//! `kvconn list`: lists the connectors and adapters that are linked into this binary.
 
 use std::io::Write;
 
@@ -39,7 +39,7 @@ pub(crate) fn run(args: &ListArgs, out: &mut Out) -> Result<Answer, Failure> {
     } else {
         linked.table(out)?;
     }
-    // Shown first, so that the user sees what the conflict is about.
+    // After the table, so that the user sees both sides of a conflict.
     registry::validate()?;
     Ok(Answer::Yes)
 }
@@ -78,7 +78,7 @@ impl Linked {
         }
         writeln!(
             out,
-            "\nEach also opens as external://HOST:PORT/MODULE/?connector_name=NAME, and as plugin://SCHEME[.INSTANCE].\n\
+            "\nYou can also open each as external://HOST:PORT/MODULE/?connector_name=NAME or plugin://SCHEME[.INSTANCE].\n\
              `kvconn describe NAME` shows its options."
         )?;
         Ok(())

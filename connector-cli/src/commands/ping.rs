@@ -1,4 +1,4 @@
-//! `kvconn ping`: whether a store is there.
+//! `kvconn ping`: checks that a store answers.
 
 use std::io::Write;
 use std::time::Instant;
@@ -22,7 +22,7 @@ pub(crate) async fn run(setup: &Setup, args: &PingArgs, out: &mut Out) -> Result
                     Ok(Answer::Yes)
                 }
                 Err(e) if e.kind() == ErrorKind::Unsupported => {
-                    Err(e.with_hint("it was opened, but cannot be asked; try `kvconn exists`").into())
+                    Err(e.with_hint("kvconn opened the store, but it has no ping; try `kvconn exists`").into())
                 }
                 Err(e) => Err(e.into()),
             }

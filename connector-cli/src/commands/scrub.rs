@@ -1,4 +1,4 @@
-//! `kvconn scrub`: what is in a directory of chunks that is no chunk.
+//! `kvconn scrub`: finds the files in a directory of chunks that are not whole chunks.
 
 use std::io::Write;
 use std::path::Path;
@@ -36,18 +36,16 @@ pub(crate) async fn run(setup: &Setup, args: &ScrubArgs, out: &mut Out) -> Resul
     } else {
         let path = std::path::absolute(&args.store)
             .map_err(|e| Error::io(e, format_args!("find the directory `{}`", args.store)))?;
-        // A look at what is not there finds nothing wrong with it.
+        // Without this check, scrub would report a missing directory as clean.
         if !path.is_dir() {
             let why = format!("`{}` is not a directory", path.display());
             return Err(Error::new(ErrorKind::InvalidInput, why).into());
         }
         let store = setup.builder(&format!("fs://{}", path.display())).build()?;
-        if !names_only(&store, &path) {
+        if !is_only_directory(&store, &path) {
             let why = format!("the path `{}` cannot be written as a store's URL", path.display());
             return Err(Error::new(ErrorKind::InvalidInput, why)
-                .with_hint(
-                    "scrub it by a path without `,`, `?`, `#` and without spaces at its end: a symbolic link will do",
-                )
+                .with_hint("use a path without `,`, `?`, `#` and trailing spaces, for example a symbolic link")
                 .into());
         }
         store
@@ -63,8 +61,8 @@ pub(crate) async fn run(setup: &Setup, args: &ScrubArgs, out: &mut Out) -> Resul
     Ok(Answer::yes_if(report.left().next().is_none()))
 }
 
-/// Whether the store is this directory and nothing else: in a URL `?` ends the path, and `,` begins another directory.
-fn names_only(store: &ConnectorContext, path: &Path) -> bool {
+/// Whether the store consists of this directory alone. In a URL, `?` ends the path and `,` starts another directory.
+fn is_only_directory(store: &ConnectorContext, path: &Path) -> bool {
     let in_url = store.url().path();
     Path::new(in_url) == path && !in_url.contains(',') && in_url.trim() == in_url
 }

@@ -1,9 +1,9 @@
-//! check.
+//! `kvconn check`.
 
 use super::{KEY, entries, kvconn, put, run, signal, store, wait_until};
 
-/// Names of the checks that ended so.
-fn ended(json: &serde_json::Value, outcome: &str) -> Vec<String> {
+/// Names of the checks with this outcome.
+fn names_with(json: &serde_json::Value, outcome: &str) -> Vec<String> {
     let checks = json["checks"].as_array().expect("there are checks");
     let names = checks.iter().filter(|c| c["outcome"] == outcome).map(|c| c["name"].as_str().expect("a name"));
     names.map(str::to_owned).collect()
@@ -13,20 +13,20 @@ fn ended(json: &serde_json::Value, outcome: &str) -> Vec<String> {
 fn a_store_in_memory_keeps_the_contract() {
     let json = run(&["check", "memory://checked", "--json"]).exits(0).json();
     assert_eq!((&json["connector"], &json["passed"]), (&"kvconn.memory/MemoryConnector".into(), &true.into()));
-    let (passed, skipped) = (ended(&json, "passed").len(), ended(&json, "skipped"));
-    assert!(passed > 45 && ended(&json, "failed").is_empty(), "{json}");
+    let (passed, skipped) = (names_with(&json, "passed").len(), names_with(&json, "skipped"));
+    assert!(passed > 45 && names_with(&json, "failed").is_empty(), "{json}");
     for check in json["checks"].as_array().expect("there are checks") {
         let name = check["name"].as_str().expect("a name").to_owned();
-        assert_eq!(check["why"].is_string(), skipped.contains(&name), "whatever is skipped says why: {check}");
+        assert_eq!(check["why"].is_string(), skipped.contains(&name), "a skipped check has a reason: {check}");
         assert!(check["seconds"].is_f64() && check["rule"].is_string() && check["chapter"].is_string(), "{check}");
     }
 }
 
 #[test]
-fn files_keep_the_contract_with_and_without_headers_and_nothing_is_left_of_it() {
+fn files_keep_the_contract_with_and_without_headers_and_the_checks_leave_nothing() {
     for options in ["", "?save_chunk_meta=false"] {
         let (dir, url) = store();
-        put(&url, KEY, b"somebody's");
+        put(&url, KEY, b"the user's");
         let shown = run(&["check", &format!("{url}{options}")]).exits(0);
         for part in ["kvconn.fs/FSConnector", "CHECK", "put_replaces ", "passed", "skipped", " 0 failed, "] {
             assert!(shown.text().contains(part), "{part}: {}", shown.text());
@@ -36,7 +36,7 @@ fn files_keep_the_contract_with_and_without_headers_and_nothing_is_left_of_it() 
 }
 
 #[test]
-fn a_store_that_forgets_breaks_rules_and_the_table_says_which() {
+fn a_store_that_loses_chunks_breaks_rules_and_the_table_shows_which() {
     let shown = run(&["check", "memory://small?capacity=4000", "--filter", "batches"]).exits(1);
     for part in ["FAILED", "the rule: ", "thousands_of_keys_in_one_batch", " failed, "] {
         assert!(shown.text().contains(part), "{part}: {}", shown.text());
@@ -45,14 +45,15 @@ fn a_store_that_forgets_breaks_rules_and_the_table_says_which() {
 
 #[test]
 fn a_filter_takes_a_chapter_or_a_part_of_a_name() {
-    let names = |filter| ended(&run(&["check", "memory://", "--filter", filter, "--json"]).exits(0).json(), "passed");
+    let names =
+        |filter| names_with(&run(&["check", "memory://", "--filter", filter, "--json"]).exits(0).json(), "passed");
     assert_eq!(names("removal"), ["remove_says_whether_it_was_there", "removal_leaves_the_others"]);
     assert_eq!(names("put_rep"), ["put_replaces", "put_replaces_the_layout"]);
-    run(&["check", "memory://", "--filter", "nothing like it"]).fails_saying(&["nothing like it", "--list"]);
+    run(&["check", "memory://", "--filter", "nothing like it"]).fails_with(&["nothing like it", "--list"]);
 }
 
 #[test]
-fn the_checks_are_listed_without_a_store() {
+fn list_shows_the_checks_without_a_store() {
     let shown = run(&["check", "--list"]).exits(0);
     assert!(shown.text().contains("put_replaces\n      `put` replaces the value"), "{}", shown.text());
     let json = run(&["check", "--list", "--json", "--filter", "closing"]).exits(0).json();
@@ -61,11 +62,11 @@ fn the_checks_are_listed_without_a_store() {
 }
 
 #[test]
-fn a_wrong_url_is_one_error_and_no_table() {
-    run(&["check", "nowhere://x"]).fails_saying(&["nowhere"]);
-    run(&["check", "no url"]).gets_refused_saying(&["no url"]);
-    let said = run(&["check"]).exits(2);
-    assert!(said.err.contains("<URL>"), "{}", said.err);
+fn a_wrong_url_gives_one_error_and_no_table() {
+    run(&["check", "nowhere://x"]).fails_with(&["nowhere"]);
+    run(&["check", "no url"]).refuses_with(&["no url"]);
+    let result = run(&["check"]).exits(2);
+    assert!(result.err.contains("<URL>"), "{}", result.err);
 }
 
 #[test]
@@ -73,13 +74,13 @@ fn a_run_that_checked_nothing_has_not_passed() {
     let check = |more: &[&str]| run(&[&["check", "memory://", "--filter", "undeclared_"], more].concat()).exits(1);
     let json = check(&["--json"]).json();
     assert_eq!((&json["passed"], &json["interrupted"]), (&false.into(), &false.into()), "{json}");
-    assert_eq!(ended(&json, "skipped").len(), json["checks"].as_array().map_or(0, Vec::len), "{json}");
+    assert_eq!(names_with(&json, "skipped").len(), json["checks"].as_array().map_or(0, Vec::len), "{json}");
     assert!(check(&[]).text().contains("; nothing was checked\n"));
 }
 
 #[test]
-fn a_check_has_as_long_as_the_caller_says() {
-    // A get that takes minutes.
+fn a_check_fails_when_it_exceeds_the_time_limit() {
+    // An `exists` of this store takes ten minutes.
     let slow = "mock://1?peeking_latency=600000";
     let json = run(&["check", slow, "--filter", "exists_agrees", "--timeout", "1", "--json"]).exits(1).json();
     let why = json["checks"][0]["why"].as_str().expect("a reason");
@@ -93,11 +94,11 @@ fn an_interrupted_check_has_not_passed() {
     let mut child = kvconn(&["check", &url, "--json"]).stdout(std::process::Stdio::piped()).spawn().expect("it starts");
     wait_until(&mut child, || !entries(dir.path()).is_empty());
     signal(&child, "INT");
-    let said = child.wait_with_output().expect("the command ends");
-    assert_eq!(said.status.code(), Some(130));
-    let json: serde_json::Value = serde_json::from_slice(&said.stdout).expect("a report");
+    let result = child.wait_with_output().expect("the command ends");
+    assert_eq!(result.status.code(), Some(130));
+    let json: serde_json::Value = serde_json::from_slice(&result.stdout).expect("a report");
     assert_eq!((&json["passed"], &json["interrupted"]), (&false.into(), &true.into()), "{json}");
-    assert!(ended(&json, "failed").is_empty(), "{json}");
+    assert!(names_with(&json, "failed").is_empty(), "{json}");
 }
 
 #[test]

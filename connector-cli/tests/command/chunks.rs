@@ -1,4 +1,4 @@
-//! put, get, exists, ls, rm, ping.
+//! `kvconn put`, `get`, `exists`, `ls`, `rm` and `ping`.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
@@ -6,19 +6,19 @@ use std::process::Stdio;
 use super::{KEY, OTHER, entries, file, fill, kvconn, put, run, store};
 
 #[test]
-fn a_file_comes_back_as_it_was_put() {
+fn get_returns_the_bytes_that_were_put() {
     let (_dir, url) = store();
     let bytes: Vec<u8> = (0..=255).cycle().take(70_001).collect();
     let (_file, path) = file(&bytes);
-    let said = run(&["put", &url, KEY, &path]).exits(0);
-    assert!(said.text().contains("BINARY uint8 [70001, 0, 0, 0], 70001 bytes"), "{}", said.text());
+    let result = run(&["put", &url, KEY, &path]).exits(0);
+    assert!(result.text().contains("BINARY uint8 [70001, 0, 0, 0], 70001 bytes"), "{}", result.text());
 
     let got = run(&["get", &url, KEY]).exits(0);
     assert!(got.out == bytes && got.err.contains("BINARY uint8 [70001, 0, 0, 0]"), "{}", got.err);
 }
 
 #[test]
-fn shape_dtype_and_format_come_back_as_they_were_put() {
+fn get_returns_the_layout_that_was_put() {
     let (_dir, url) = store();
     let (_file, path) = file(&[3; 2 * 3 * 4 * 5 * 2]);
     let layout = ["--shape", "2,3,4,5", "--dtype", "float16", "--format", "KV_2LTD"];
@@ -28,19 +28,19 @@ fn shape_dtype_and_format_come_back_as_they_were_put() {
 }
 
 #[test]
-fn a_file_of_another_length_than_its_shape_is_refused_with_both_sizes() {
+fn a_file_that_does_not_fit_its_shape_is_refused_with_both_sizes() {
     let (dir, url) = store();
     let (_file, path) = file(&[0; 100]);
     let layout = ["--shape", "2,3,4,5", "--dtype", "half", "--format", "kv_2ltd"];
-    run(&[&["put", &url, KEY, &path][..], &layout].concat()).fails_saying(&["100 bytes", "240"]);
+    run(&[&["put", &url, KEY, &path][..], &layout].concat()).fails_with(&["100 bytes", "240"]);
     assert!(entries(dir.path()).is_empty());
 }
 
 #[test]
 fn a_shape_without_dtype_and_format_is_wrong_usage() {
     let (_file, path) = file(&[0; 4]);
-    let said = run(&["put", "memory://x", KEY, &path, "--shape", "4"]).exits(2);
-    assert!(said.err.contains("--dtype") && said.err.contains("--format"), "{}", said.err);
+    let result = run(&["put", "memory://x", KEY, &path, "--shape", "4"]).exits(2);
+    assert!(result.err.contains("--dtype") && result.err.contains("--format"), "{}", result.err);
 }
 
 #[test]
@@ -53,8 +53,8 @@ fn put_reads_stdin() {
 }
 
 #[test]
-fn a_file_that_is_not_there_is_an_error_that_names_it() {
-    run(&["put", "memory://x", KEY, "/nowhere/chunk.bin"]).fails_saying(&["cannot read `/nowhere/chunk.bin`"]);
+fn a_missing_file_is_an_error_that_names_the_file() {
+    run(&["put", "memory://x", KEY, "/nowhere/chunk.bin"]).fails_with(&["cannot read `/nowhere/chunk.bin`"]);
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn get_writes_a_whole_file_or_none() {
     let got = run(&["get", &url, KEY, "-o", &path]).exits(0);
     assert_eq!((std::fs::read(&path).expect("the file is there"), got.out), (b"new".to_vec(), vec![]));
     assert_eq!(entries(dir.path()), ["chunk.bin"]);
-    run(&["get", &url, KEY, "-o", "/nowhere/x"]).fails_saying(&["cannot write `/nowhere/x`"]);
+    run(&["get", &url, KEY, "-o", "/nowhere/x"]).fails_with(&["cannot write `/nowhere/x`"]);
 }
 
 #[test]
@@ -79,13 +79,13 @@ fn a_missing_key_exits_with_1_and_a_sentence() {
 }
 
 #[test]
-fn a_put_that_ends_with_the_process_is_said_to() {
+fn put_warns_if_the_chunk_is_lost_with_the_process() {
     let (dir, url) = store();
     let path = dir.path().join("chunk").display().to_string();
     std::fs::write(&path, b"chunk").unwrap();
-    let forgotten = "the process that put them";
-    assert!(run(&["put", "memory://x", KEY, &path]).exits(0).err.contains(forgotten));
-    assert!(!run(&["put", &url, KEY, &path]).exits(0).err.contains(forgotten));
+    let warning = "the chunk is lost";
+    assert!(run(&["put", "memory://x", KEY, &path]).exits(0).err.contains(warning));
+    assert!(!run(&["put", &url, KEY, &path]).exits(0).err.contains(warning));
 }
 
 #[test]
@@ -97,34 +97,34 @@ fn exists_answers_for_each_key() {
 }
 
 #[test]
-fn rm_says_which_keys_were_there() {
+fn rm_says_which_keys_existed() {
     let (_dir, url) = store();
     put(&url, KEY, b"x");
-    let said = run(&["rm", &url, KEY, OTHER]).exits(1);
-    assert_eq!(said.text(), format!("removed  {KEY}\nmissing  {OTHER}\n"));
+    let result = run(&["rm", &url, KEY, OTHER]).exits(1);
+    assert_eq!(result.text(), format!("removed  {KEY}\nmissing  {OTHER}\n"));
     run(&["exists", &url, KEY]).exits(1);
     put(&url, KEY, b"x");
     run(&["rm", &url, KEY]).exits(0);
 }
 
 #[test]
-fn ls_shows_the_keys_with_a_prefix() {
+fn ls_lists_the_keys_with_a_prefix() {
     let (_dir, url) = store();
     for key in [KEY, "facebook/opt-125m@1@0@aa@half", "m@00000000@1@ff"] {
         put(&url, key, b"x");
     }
     assert_eq!(run(&["ls", &url]).exits(0).text().lines().count(), 3);
     assert_eq!(run(&["ls", &url, "--prefix", "facebook/"]).exits(0).text(), "facebook/opt-125m@1@0@aa@half\n");
-    assert_eq!(run(&["ls", &url, "--prefix", "nobody"]).exits(0).text(), "");
+    assert_eq!(run(&["ls", &url, "--prefix", "absent"]).exits(0).text(), "");
 
     let object = run(&["ls", &url, "--prefix", "m@", "--json"]).exits(0).json();
     assert_eq!(object, serde_json::json!({"key": "m@00000000@1@ff", "kind": "object", "model": "m", "hash": "ff"}));
 }
 
 #[test]
-fn a_reader_who_has_seen_enough_is_no_error() {
+fn a_closed_pipe_is_not_an_error() {
     let (dir, url) = store();
-    // More than a pipe holds.
+    // The list is longer than a pipe's buffer.
     fill(dir.path(), 4000);
     let mut child =
         kvconn(&["ls", &url]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the command starts");
@@ -135,7 +135,7 @@ fn a_reader_who_has_seen_enough_is_no_error() {
 }
 
 #[test]
-fn an_answer_that_nobody_reads_is_still_the_exit_code() {
+fn a_closed_pipe_does_not_change_the_exit_code() {
     let (_dir, url) = store();
     let mut child = kvconn(&["exists", &url, KEY]).stdout(Stdio::piped()).spawn().expect("the command starts");
     drop(child.stdout.take());
@@ -145,16 +145,16 @@ fn an_answer_that_nobody_reads_is_still_the_exit_code() {
 #[test]
 fn ping_shows_the_round_trip() {
     let (dir, url) = store();
-    let said = run(&["ping", &url]).exits(0);
-    assert!(said.text().starts_with("kvconn.fs/FSConnector answered in "), "{}", said.text());
+    let result = run(&["ping", &url]).exits(0);
+    assert!(result.text().starts_with("kvconn.fs/FSConnector answered in "), "{}", result.text());
     drop(dir);
     run(&["ping", "memory://x"]).exits(0);
 }
 
 #[test]
-fn a_path_that_cannot_be_a_directory_is_an_error_that_names_it() {
+fn a_path_below_a_regular_file_is_an_error_that_names_the_path() {
     let (_dir, path) = file(b"a regular file");
     let url = format!("fs://{path}/below");
-    run(&["ping", &url]).fails_saying(&["kvconn.fs/FSConnector", &path]);
-    run(&["ls", &url]).fails_saying(&[&path]);
+    run(&["ping", &url]).fails_with(&["kvconn.fs/FSConnector", &path]);
+    run(&["ls", &url]).fails_with(&[&path]);
 }

@@ -1,11 +1,11 @@
-//! --config, LMCACHE_CONFIG_FILE, LMCACHE_* and -v.
+//! `--config`, `LMCACHE_CONFIG_FILE`, `LMCACHE_*` and `-v`.
 
 use super::{KEY, file, kvconn, put, run, store};
 
 const EXTERNAL: &str = "external://localhost:0/kvconn.fs/?connector_name=FSConnector";
 
 #[test]
-fn a_configuration_file_says_where_a_store_is() {
+fn a_configuration_file_gives_the_options_of_a_store() {
     let (dir, url) = store();
     put(&url, KEY, b"x");
     let base = dir.path().display();
@@ -22,11 +22,11 @@ fn a_configuration_file_says_where_a_store_is() {
         by_variable.env("LMCACHE_CONFIG_FILE", &path);
         assert_eq!(by_variable.output().expect("the command starts").stdout, listed.as_bytes());
     }
-    run(&["ls", EXTERNAL]).gets_refused_saying(&["names no directory"]);
+    run(&["ls", EXTERNAL]).refuses_with(&["names no directory"]);
 }
 
 #[test]
-fn variables_lie_over_the_file_that_config_names() {
+fn variables_override_the_configuration_file() {
     let (dir, url) = store();
     put(&url, KEY, b"x");
     let (_file, path) = file(b"extra_config: {fs_base_path: /nowhere}");
@@ -38,14 +38,14 @@ fn variables_lie_over_the_file_that_config_names() {
 #[test]
 fn a_wrong_configuration_names_the_file_and_the_key() {
     let (_file, path) = file(b"chunk_sise: 3");
-    run(&["ls", "memory://x", "--config", &path]).fails_saying(&[&path, "`chunk_sise`", "did you mean `chunk_size`?"]);
-    run(&["ls", "memory://x", "--config", "/nowhere.yaml"]).fails_saying(&["/nowhere.yaml"]);
+    run(&["ls", "memory://x", "--config", &path]).fails_with(&[&path, "`chunk_sise`", "did you mean `chunk_size`?"]);
+    run(&["ls", "memory://x", "--config", "/nowhere.yaml"]).fails_with(&["/nowhere.yaml"]);
     let output = kvconn(&["ls", "memory://x"]).env("LMCACHE_CHUNK_SIZE", "none").output();
-    super::Answer::from(output.expect("the command starts")).fails_saying(&["LMCACHE_CHUNK_SIZE"]);
+    super::Finished::from(output.expect("the command starts")).fails_with(&["LMCACHE_CHUNK_SIZE"]);
 }
 
 #[test]
-fn logs_go_to_stderr_when_asked_for() {
+fn logs_go_to_stderr_on_request() {
     assert_eq!(run(&["ls", "memory://x"]).exits(0).err, "");
     let logged = run(&["ls", "memory://x", "-v"]).exits(0);
     assert!(

@@ -1,14 +1,14 @@
-//! demo.
+//! `kvconn demo`.
 
 use tempfile::TempDir;
 
-use super::{Answer, entries, file, fs_url, kvconn, run};
+use super::{Finished, entries, file, fs_url, kvconn, run};
 
 #[test]
 fn the_demo_verifies_and_leaves_nothing() {
     let tmp = TempDir::new().expect("a directory can be made");
     let output = kvconn(&["demo"]).env("TMPDIR", tmp.path()).output().expect("the command starts");
-    let shown = Answer::from(output).exits(0);
+    let shown = Finished::from(output).exits(0);
     for part in ["verified", "GiB/s", "facebook/opt-125m", "KV_2LTD float16 [2, 12, 256, 768], 9437184 bytes"] {
         assert!(shown.text().contains(part), "{part}: {}", shown.text());
     }
@@ -18,7 +18,7 @@ fn the_demo_verifies_and_leaves_nothing() {
 #[test]
 fn a_kept_demo_can_be_listed() {
     let tmp = TempDir::new().expect("a directory can be made");
-    // What a URL would read as something else.
+    // Each of these characters has a meaning in a URL.
     let dir = tmp.path().join("a b&c=%41?#é");
     let path = dir.to_str().expect("it is UTF-8");
     let shown = run(&["demo", "--keep", path]).exits(0);
@@ -33,8 +33,8 @@ fn a_kept_demo_can_be_listed() {
 }
 
 #[test]
-fn a_demo_without_a_place_to_store_fails() {
+fn a_demo_fails_if_it_cannot_make_its_directory() {
     let (_dir, path) = file(b"a regular file");
-    let said = run(&["demo", "--keep", &format!("{path}/below")]).exits(3);
-    assert!(said.err.contains(&path) && !said.text().contains("verified"), "{said:?}");
+    let result = run(&["demo", "--keep", &format!("{path}/below")]).exits(3);
+    assert!(result.err.contains(&path) && !result.text().contains("verified"), "{result:?}");
 }

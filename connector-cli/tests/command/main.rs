@@ -1,4 +1,4 @@
-//! The `kvconn` binary as a user runs it: what it prints, where, and how it exits.
+//! Runs the `kvconn` binary and checks its stdout, its stderr and its exit code.
 
 mod checking;
 mod chunks;
@@ -18,15 +18,15 @@ use tempfile::TempDir;
 const KEY: &str = "opt@1@0@1f2e@half";
 const OTHER: &str = "opt@1@0@3d4c@half";
 
-/// What a command answered.
+/// The result of a command.
 #[derive(Debug)]
-struct Answer {
+struct Finished {
     code: Option<i32>,
     out: Vec<u8>,
     err: String,
 }
 
-impl Answer {
+impl Finished {
     fn text(&self) -> &str {
         std::str::from_utf8(&self.out).expect("the output is text")
     }
@@ -35,28 +35,28 @@ impl Answer {
         serde_json::from_slice(&self.out).unwrap_or_else(|e| panic!("{e}: {self:?}"))
     }
 
-    /// The one who asked for it checks what it said.
+    /// Checks the exit code, and gives the result for further checks.
     #[track_caller]
     fn exits(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "{}\n{}", String::from_utf8_lossy(&self.out), self.err);
         self
     }
 
-    /// The store, a file or the configuration is wrong.
+    /// Checks the exit code of a wrong store, file or configuration, and the words of the error.
     #[track_caller]
-    fn fails_saying(self, words: &[&str]) {
-        self.exits(3).says_on_stderr(words);
+    fn fails_with(self, words: &[&str]) {
+        self.exits(3).prints_one_error(words);
     }
 
-    /// A URL or a key on the command line is wrong.
+    /// Checks the exit code of a wrong URL or key, and the words of the error.
     #[track_caller]
-    fn gets_refused_saying(self, words: &[&str]) {
-        self.exits(2).says_on_stderr(words);
+    fn refuses_with(self, words: &[&str]) {
+        self.exits(2).prints_one_error(words);
     }
 
-    /// One sentence, on stderr alone.
+    /// Checks that the command printed one line on stderr with these words, and nothing on stdout.
     #[track_caller]
-    fn says_on_stderr(self, words: &[&str]) {
+    fn prints_one_error(self, words: &[&str]) {
         assert!(self.err.starts_with("kvconn: ") && self.err.lines().count() == 1, "{}", self.err);
         assert!(self.out.is_empty(), "{self:?}");
         for word in words {
@@ -65,7 +65,7 @@ impl Answer {
     }
 }
 
-impl From<Output> for Answer {
+impl From<Output> for Finished {
     fn from(output: Output) -> Self {
         let err = String::from_utf8(output.stderr).expect("stderr is text");
         assert!(!err.contains("panicked"), "{err}");
@@ -73,18 +73,18 @@ impl From<Output> for Answer {
     }
 }
 
-/// The command, without what the caller's environment would change.
+/// The command with an empty environment, because variables change its behaviour.
 fn kvconn(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kvconn"));
     command.args(args).env_clear().stdin(Stdio::null());
     command
 }
 
-fn run(args: &[&str]) -> Answer {
+fn run(args: &[&str]) -> Finished {
     kvconn(args).output().expect("the command starts").into()
 }
 
-/// A directory, and the URL of a store in it.
+/// A fresh directory, and the URL of a store in it.
 fn store() -> (TempDir, String) {
     let dir = TempDir::new().expect("a directory can be made");
     let url = fs_url(dir.path());
@@ -109,7 +109,7 @@ fn put(url: &str, key: &str, bytes: &[u8]) {
     run(&["put", url, key, &path]).exits(0);
 }
 
-/// Fills the directory of an fs store with many keys: the file of one chunk under many names.
+/// Fills the directory of an fs store with `n` keys, by copies of one chunk's file.
 fn fill(dir: &Path, n: usize) {
     put(&fs_url(dir), "many@1@0@0@half", &[7; 4096]);
     for i in 1..n {
@@ -118,14 +118,14 @@ fn fill(dir: &Path, n: usize) {
     }
 }
 
-/// As Ctrl-C, or what a service manager sends.
+/// Sends a signal: `INT` as Ctrl-C does, or `TERM` as a service manager does.
 fn signal(child: &Child, name: &str) {
     let pid = child.id().to_string();
     let sent = Command::new("kill").args([format!("-{name}"), pid]).status().expect("`kill` starts");
     assert!(sent.success(), "the command runs until it gets the signal");
 }
 
-/// Waits for what the command is to do first; it must not end before.
+/// Waits until `done`. The command must still run then.
 fn wait_until(child: &mut Child, done: impl Fn() -> bool) {
     while !done() {
         let ended = child.try_wait().expect("the command can be asked");

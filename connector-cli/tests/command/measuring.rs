@@ -1,13 +1,13 @@
-//! bench.
+//! `kvconn bench`.
 
 use std::process::Stdio;
 
-use super::{Answer, KEY, entries, kvconn, put, run, signal, store, wait_until};
+use super::{Finished, KEY, entries, kvconn, put, run, signal, store, wait_until};
 
 #[test]
 fn bench_measures_verifies_and_cleans_up() {
     let (dir, url) = store();
-    put(&url, KEY, b"not the bench's");
+    put(&url, KEY, b"the user's");
     let json = run(&["bench", &url, "--chunk-size", "10001", "--keys", "6", "--rounds", "2", "--json"]).exits(0).json();
     let store = &json["stores"][0];
     assert_eq!((&store["connector"], &store["url"]), (&"kvconn.fs/FSConnector".into(), &url.as_str().into()));
@@ -28,7 +28,7 @@ fn bench_measures_verifies_and_cleans_up() {
 }
 
 #[test]
-fn two_stores_are_measured_in_one_run_and_set_in_relation() {
+fn bench_compares_two_stores_in_one_run() {
     let (dir, url) = store();
     let args = ["bench", "memory://b", "--vs", &url, "--chunk-size", "10001", "--keys", "6", "--rounds", "3", "--json"];
     let json = run(&args).exits(0).json();
@@ -46,7 +46,7 @@ fn two_stores_are_measured_in_one_run_and_set_in_relation() {
 }
 
 #[test]
-fn a_store_beside_itself_does_not_mix_up_its_chunks() {
+fn a_store_compared_with_itself_uses_two_sets_of_keys() {
     let (dir, url) = store();
     run(&["bench", &url, "--vs", &url, "--chunk-size", "1000", "--keys", "9", "--rounds", "2", "--json"]).exits(0);
     assert!(entries(dir.path()).is_empty());
@@ -57,13 +57,13 @@ fn a_second_store_that_fails_is_an_error_and_leaves_nothing_in_the_first() {
     let (dir, url) = store();
     let small = "memory://b?capacity=10000";
     let args = ["bench", &url, "--vs", small, "--chunk-size", "1000", "--keys", "20"];
-    run(&args).fails_saying(&["is gone", "kvconn-bench@"]);
+    run(&args).fails_with(&["is gone", "kvconn-bench@"]);
     assert!(entries(dir.path()).is_empty());
     run(&["bench", &url, "--vs", "no-such-scheme://x"]).exits(3);
 }
 
 #[test]
-fn batches_are_whole_but_the_last_and_verified() {
+fn bench_verifies_every_batch_and_the_partial_last_one() {
     let (dir, url) = store();
     for (batch, concurrency) in [("4", "2"), ("10", "1"), ("100", "8")] {
         let args = ["--chunk-size", "1001", "--keys", "10", "--rounds", "2", "--json", "--batch", batch];
@@ -99,14 +99,14 @@ fn an_interrupted_bench_leaves_nothing() {
             kvconn(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the command starts");
         wait_until(&mut child, || !entries(dir.path()).is_empty());
         signal(&child, name);
-        let said = Answer::from(child.wait_with_output().expect("the command ends")).exits(130);
-        assert!(said.out.is_empty() && entries(dir.path()).is_empty(), "{said:?}");
+        let result = Finished::from(child.wait_with_output().expect("the command ends")).exits(130);
+        assert!(result.out.is_empty() && entries(dir.path()).is_empty(), "{result:?}");
     }
 }
 
 #[test]
-fn a_store_that_loses_chunks_is_an_error_and_no_figure() {
-    run(&["bench", "memory://b?capacity=10000", "--chunk-size", "1000", "--keys", "20"]).fails_saying(&[
+fn a_store_that_loses_chunks_gives_an_error_and_no_figures() {
+    run(&["bench", "memory://b?capacity=10000", "--chunk-size", "1000", "--keys", "20"]).fails_with(&[
         "is gone",
         "kvconn-bench@",
         "--keys",
@@ -114,9 +114,9 @@ fn a_store_that_loses_chunks_is_an_error_and_no_figure() {
 }
 
 #[test]
-fn chunks_that_do_not_fit_the_pool_are_refused_with_what_to_change() {
+fn chunks_that_do_not_fit_the_pool_are_refused_with_a_hint() {
     let output = kvconn(&["bench", "memory://b", "--keys", "8"]).env("LMCACHE_MAX_LOCAL_CPU_SIZE", "0.01").output();
-    Answer::from(output.expect("the command starts")).fails_saying(&[
+    Finished::from(output.expect("the command starts")).fails_with(&[
         "8 chunks of 4 MiB",
         "lower --concurrency",
         "max_local_cpu_size",
@@ -126,7 +126,7 @@ fn chunks_that_do_not_fit_the_pool_are_refused_with_what_to_change() {
 #[test]
 fn a_wrong_chunk_size_is_wrong_usage() {
     for size in ["0", "many", "4.5MiB"] {
-        let said = run(&["bench", "memory://b", "--chunk-size", size]).exits(2);
-        assert!(said.err.contains("write `64KiB`"), "{}", said.err);
+        let result = run(&["bench", "memory://b", "--chunk-size", size]).exits(2);
+        assert!(result.err.contains("write `64KiB`"), "{}", result.err);
     }
 }

@@ -1,4 +1,4 @@
-//! Connectors, modules, schemes, options and keys: found by name, and what a wrong one says.
+//! Names of connectors, modules, schemes, options and keys, and the errors for wrong ones.
 
 use super::{KEY, run};
 
@@ -41,7 +41,7 @@ fn described_options_have_type_default_and_keys() {
 }
 
 #[test]
-fn a_misspelt_name_is_answered_with_the_nearest() {
+fn a_misspelt_name_gives_a_suggestion() {
     let url = |module: &str, name: &str| format!("external://localhost:0/{module}/?connector_name={name}");
     for (args, nearest) in [
         (["describe", "FSConector"], "did you mean `FSConnector`?"),
@@ -53,12 +53,12 @@ fn a_misspelt_name_is_answered_with_the_nearest() {
         (["ls", &url("kvconn.fs", "FSConnecter")], "did you mean `FSConnector`?"),
         (["ls", "memory://x?capcity=1"], "did you mean `capacity`?"),
     ] {
-        run(&args).fails_saying(&[nearest]);
+        run(&args).fails_with(&[nearest]);
     }
 }
 
 #[test]
-fn a_wrong_url_says_what_is_wrong_with_it() {
+fn the_error_for_a_wrong_url_gives_the_reason() {
     for (url, why) in [
         ("fs://host:70000/x", "70000"),
         ("/var/cache/kv", "for a directory write `fs:///path`"),
@@ -67,28 +67,28 @@ fn a_wrong_url_says_what_is_wrong_with_it() {
         ("external://localhost/kvconn.fs/?connector_name=FSConnector", "port"),
         ("external://a:1,b:2/kvconn.fs/?connector_name=FSConnector", "only one host"),
     ] {
-        run(&["ls", url]).gets_refused_saying(&[why]);
+        run(&["ls", url]).refuses_with(&[why]);
     }
-    // An option may as well come from the configuration.
-    run(&["ls", "memory://x?capacity=many"]).fails_saying(&["`capacity`"]);
+    // A wrong option is a failure, not wrong usage, because it may come from the configuration.
+    run(&["ls", "memory://x?capacity=many"]).fails_with(&["`capacity`"]);
 }
 
 #[test]
-fn a_wrong_key_names_the_field() {
+fn the_error_for_a_wrong_key_names_the_field() {
     for (key, why) in [
         ("opt@01@0@ff@half", "field 2 (world size) is `01`; write `1`"),
         ("opt@1@0@FF@half", "`ff`"),
         ("opt@1@0@ff@float17", "float17"),
         ("opt", "`opt` is no key"),
     ] {
-        run(&["exists", "memory://x", key]).gets_refused_saying(&[why]);
+        run(&["exists", "memory://x", key]).refuses_with(&[why]);
     }
 }
 
 #[test]
-fn the_kind_of_key_can_be_demanded() {
+fn key_kind_sets_the_kind_of_key() {
     run(&["exists", "memory://x", KEY, "--key-kind", "engine"]).exits(1);
-    run(&["exists", "memory://x", KEY, "--key-kind", "layer"]).gets_refused_saying(&["as a layer key"]);
+    run(&["exists", "memory://x", KEY, "--key-kind", "layer"]).refuses_with(&["as a layer key"]);
     run(&["exists", "memory://x", KEY, "--key-kind", "chunk"]).exits(2);
 }
 
@@ -105,21 +105,21 @@ fn no_output_ever_holds_a_password() {
             &["cp", url, url],
             &["cp", "memory://x", url],
             &["bench", url, "--keys", "1"],
-            // Wrong usage repeats the argument.
+            // The error for wrong usage repeats the argument.
             &["list", url],
             &["bench", "memory://x", &format!("--chunk-size={url}")],
         ];
         for args in all {
-            let said = run(args);
-            // Describing opens nothing, so there nothing need be wrong.
-            assert!(said.code != Some(0) || args[0] == "describe", "{args:?}");
-            assert!(!said.err.contains("hunter2") && !said.text().contains("hunter2"), "{args:?}: {said:?}");
+            let result = run(args);
+            // Describe opens no store, so it may succeed.
+            assert!(result.code != Some(0) || args[0] == "describe", "{args:?}");
+            assert!(!result.err.contains("hunter2") && !result.text().contains("hunter2"), "{args:?}: {result:?}");
         }
     }
 }
 
 #[test]
-fn help_says_exit_codes_and_examples() {
+fn help_shows_exit_codes_and_examples() {
     let help = run(&["--help"]).exits(0);
     assert!(help.text().contains("Exit codes") && help.text().contains("kvconn demo"), "{}", help.text());
     for command in ["list", "describe", "put", "get", "exists", "ls", "rm", "cp", "ping", "bench", "demo"] {
@@ -130,9 +130,8 @@ fn help_says_exit_codes_and_examples() {
     run(&["exists", "memory://x"]).exits(2);
 }
 
-/// Not even where a file or a key belongs, or with a part of the URL missing.
 #[test]
-fn a_password_is_shown_nowhere() {
+fn no_output_holds_a_password_of_a_misplaced_or_broken_url() {
     let dir = tempfile::tempdir().expect("a directory");
     let store = format!("fs://{}", dir.path().display());
     for args in [
@@ -153,10 +152,10 @@ fn a_password_is_shown_nowhere() {
 }
 
 #[test]
-fn a_store_that_is_not_there_is_not_taken_for_an_empty_one() {
+fn a_missing_store_is_an_error_and_not_an_empty_store() {
     let dir = tempfile::tempdir().expect("a directory");
     let typo = format!("fs://{}/typo", dir.path().display());
-    run(&["ls", &typo]).fails_saying(&["typo"]);
-    run(&["cp", &typo, &format!("fs://{}/copy", dir.path().display())]).fails_saying(&["typo"]);
-    assert_eq!(std::fs::read_dir(dir.path()).expect("the directory").count(), 0, "nothing was made");
+    run(&["ls", &typo]).fails_with(&["typo"]);
+    run(&["cp", &typo, &format!("fs://{}/copy", dir.path().display())]).fails_with(&["typo"]);
+    assert_eq!(std::fs::read_dir(dir.path()).expect("the directory").count(), 0, "the command made no directory");
 }

@@ -1,23 +1,23 @@
-//! scrub.
+//! `kvconn scrub`.
 
 use super::{KEY, OTHER, entries, put, run, store};
 
-/// The name of a file that a writer of another process has in hand.
+/// The name of a temporary file of another process.
 const LEFT_BEHIND: &str = ".kvconn-4711-00112233445566ff-7.tmp";
 
 #[test]
-fn a_store_of_whole_chunks_is_all_right() {
+fn a_store_of_whole_chunks_has_no_findings() {
     let (dir, url) = store();
     put(&url, KEY, &[1; 5000]);
     put(&url, OTHER, &[2; 1000]);
     for place in [&*url, dir.path().to_str().unwrap()] {
-        let said = run(&["scrub", place]).exits(0);
-        assert!(said.text().contains("2 chunks, 5.9 KiB\n0 other files, 0 removed"), "{}", said.text());
+        let result = run(&["scrub", place]).exits(0);
+        assert!(result.text().contains("2 chunks, 5.9 KiB\n0 other files, 0 removed"), "{}", result.text());
     }
 }
 
 #[test]
-fn what_is_no_chunk_is_named_with_its_reason_and_only_kvconns_own_rest_is_removed() {
+fn scrub_reports_each_other_file_and_removes_only_kvconns_leftovers() {
     let (dir, url) = store();
     put(&url, KEY, &[1; 5000]);
     let torn = "opt@1@0@3d4c@half.data";
@@ -40,7 +40,7 @@ fn what_is_no_chunk_is_named_with_its_reason_and_only_kvconns_own_rest_is_remove
         assert!(found["path"].as_str().unwrap().ends_with(name) && found["bytes"] == bytes, "{found}");
         assert!(found["removed"] == false && !found["reason"].as_str().unwrap().is_empty(), "{found}");
     }
-    assert_eq!(entries(dir.path()).len(), 5, "a look removes nothing");
+    assert_eq!(entries(dir.path()).len(), 5, "without --remove, scrub removes nothing");
 
     let removing = run(&["scrub", &url, "--min-age", "0", "--remove"]).exits(1);
     assert!(
@@ -52,14 +52,14 @@ fn what_is_no_chunk_is_named_with_its_reason_and_only_kvconns_own_rest_is_remove
 }
 
 #[test]
-fn what_is_no_directory_of_chunks_is_refused() {
-    run(&["scrub", "memory://x"]).fails_saying(&["not a store of files", "fs:///path"]);
+fn scrub_refuses_a_store_that_is_not_a_directory_of_files() {
+    run(&["scrub", "memory://x"]).fails_with(&["not a store of files", "fs:///path"]);
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("notes.txt"), "").unwrap();
     for name in ["a,b", "a?capacity=1", "a#b"] {
         let path = dir.path().join(name);
         std::fs::create_dir(&path).unwrap();
-        run(&["scrub", path.to_str().unwrap()]).fails_saying(&["cannot be written as a store's URL", name]);
+        run(&["scrub", path.to_str().unwrap()]).fails_with(&["cannot be written as a store's URL", name]);
     }
-    run(&["scrub", "/no/such/directory"]).fails_saying(&["`/no/such/directory` is not a directory"]);
+    run(&["scrub", "/no/such/directory"]).fails_with(&["`/no/such/directory` is not a directory"]);
 }

@@ -1,13 +1,13 @@
-//! Bytes that look random, differ for every key and round, and can be made again to verify them.
+//! Pseudo-random content. Each key and round has its own, and kvconn makes it again to verify a chunk.
 
 /// The content of one key in one round.
 #[derive(Clone, Copy)]
 pub(super) struct Content(u64);
 
-/// The step of splitmix64's counter. Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014.
-const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+/// The increment of splitmix64's counter. Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014.
+const INCREMENT: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// splitmix64's finaliser: neighbours in, strangers out.
+/// splitmix64's finaliser. Inputs that differ in one bit give unrelated outputs.
 pub(super) const fn mix(mut x: u64) -> u64 {
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -16,7 +16,7 @@ pub(super) const fn mix(mut x: u64) -> u64 {
 
 impl Content {
     pub(super) fn new(run: u64, key: usize, round: usize) -> Self {
-        Self(mix(run ^ mix(key as u64 ^ mix(round as u64 ^ STEP))))
+        Self(mix(run ^ mix(key as u64 ^ mix(round as u64 ^ INCREMENT))))
     }
 
     pub(super) fn bytes(self, len: usize) -> Vec<u8> {
@@ -27,7 +27,7 @@ impl Content {
         bytes
     }
 
-    /// Where `bytes` first differ from this content of `len` bytes.
+    /// The first position, in steps of 8 bytes, at which `bytes` differ from this content of `len` bytes.
     pub(super) fn difference(self, bytes: &[u8], len: usize) -> Option<usize> {
         let same = |(word, made): &(&[u8], [u8; 8])| *word == &made[..word.len()];
         match bytes.chunks(8).zip(self.words()).position(|pair| !same(&pair)) {
@@ -37,7 +37,7 @@ impl Content {
     }
 
     fn words(self) -> impl Iterator<Item = [u8; 8]> {
-        (1u64..).map(move |n| mix(self.0.wrapping_add(n.wrapping_mul(STEP))).to_le_bytes())
+        (1u64..).map(move |n| mix(self.0.wrapping_add(n.wrapping_mul(INCREMENT))).to_le_bytes())
     }
 }
 
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn content_differs_for_every_key_and_round_and_is_found_again() {
+    fn content_differs_for_every_key_and_round_and_is_reproducible() {
         let a = Content::new(1, 2, 3);
         let bytes = a.bytes(1003);
         assert_eq!((bytes.len(), a.difference(&bytes, 1003)), (1003, None));
@@ -56,12 +56,12 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_byte_and_a_wrong_length_are_seen() {
+    fn difference_finds_a_wrong_byte_and_a_wrong_length() {
         let a = Content::new(7, 0, 0);
         let mut bytes = a.bytes(100);
         assert_eq!(a.difference(&bytes[..99], 100), Some(99));
         assert_eq!(a.difference(&a.bytes(101), 100), Some(100));
         bytes[98] ^= 1;
-        assert_eq!(a.difference(&bytes, 100), Some(96), "the word that holds it");
+        assert_eq!(a.difference(&bytes, 100), Some(96), "the start of the word that differs");
     }
 }

@@ -1,4 +1,4 @@
-//! What was measured, in figures.
+//! The figures of a measurement.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use serde::{Serialize, Serializer};
 
 use crate::output::gib_per_s;
 
-/// Digits of a latency that count.
+/// Significant digits of a latency.
 const LATENCY_DIGITS: u8 = 3;
-/// Longer ones count as this long.
+/// Longer latencies count as this one.
 const LATENCY_MAX: Duration = Duration::from_secs(3600);
 
-/// What one store did.
+/// All figures of one store.
 #[derive(Debug, Serialize)]
 pub(super) struct Measured {
     pub(super) put: Figures,
@@ -28,22 +28,22 @@ impl Measured {
     }
 }
 
-/// Of one kind of operation.
+/// The figures of one kind of operation.
 #[derive(Debug)]
 pub(super) struct Figures {
     rounds: Vec<Clocked>,
-    /// Nanoseconds; of a call, which asks for a batch of chunks if the plan says so.
+    /// Nanoseconds per call. A call has as many chunks as the plan's batch.
     latency: Histogram<u64>,
 }
 
-/// What ran while the clock did.
+/// The work done while the clock ran, and its cost.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Clocked {
     /// Chunks that were put, got or asked for.
     pub(super) operations: usize,
     pub(super) bytes: usize,
     pub(super) time: Duration,
-    /// Of this process, all threads together; nothing where the system does not say.
+    /// CPU time of all threads of this process. `None` where the system does not report it.
     pub(super) cpu: Option<Duration>,
 }
 
@@ -58,22 +58,22 @@ impl Figures {
         self.rounds.push(Clocked::NOTHING);
     }
 
-    /// Adds to the round that was begun last.
-    pub(super) fn count(&mut self, clocked: Clocked, laps: &[Duration]) {
+    /// Adds to the current round.
+    pub(super) fn count(&mut self, clocked: Clocked, latencies: &[Duration]) {
         if let Some(round) = self.rounds.last_mut() {
             *round = round.and(clocked);
         }
-        for lap in laps {
-            self.latency.saturating_record(lap.as_nanos() as u64);
+        for latency in latencies {
+            self.latency.saturating_record(latency.as_nanos() as u64);
         }
     }
 
-    /// All rounds together.
+    /// The sum of all rounds.
     pub(super) fn total(&self) -> Clocked {
         self.rounds.iter().fold(Clocked::NOTHING, |sum, &round| sum.and(round))
     }
 
-    /// The latency that this share of the calls stayed within.
+    /// The latency that this share (0 to 1) of the calls did not exceed.
     pub(super) fn latency(&self, share: f64) -> Duration {
         Duration::from_nanos(self.latency.value_at_quantile(share))
     }
@@ -111,7 +111,7 @@ impl Clocked {
     }
 }
 
-/// How many times as fast one store was as another in the rounds of one run.
+/// One store's rate divided by another's, over the rounds of one run.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(super) struct Ratio {
     pub(super) median: f64,
@@ -120,14 +120,11 @@ pub(super) struct Ratio {
 }
 
 impl Ratio {
-    /// Each round of one beside the same round of the other, so that what slows the machine down for a while slows
-    /// both. `None` if there is no round.
+    /// Compares the two stores round by round, because other load on the machine slows both stores in the same round.
+    /// `None` without a round.
     pub(super) fn of(a: &Figures, b: &Figures) -> Option<Self> {
         let each = a.rounds.iter().zip(&b.rounds).map(|(a, b)| a.per_s() / b.per_s().max(f64::MIN_POSITIVE));
-        Self::among(each.collect())
-    }
-
-    fn among(mut ratios: Vec<f64>) -> Option<Self> {
+        let mut ratios: Vec<f64> = each.collect();
         ratios.sort_by(f64::total_cmp);
         let (&min, &max) = (ratios.first()?, ratios.last()?);
         let upper = ratios.len() / 2;
@@ -174,7 +171,7 @@ impl Serialize for Figures {
 mod tests {
     use super::*;
 
-    /// Rounds of ten operations of 1 GiB together, that took so long.
+    /// One round for each of these times. A round has ten operations and 1 GiB.
     fn figures(seconds: &[u64]) -> Figures {
         let mut figures = Figures::new().unwrap();
         for &seconds in seconds {
@@ -188,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ratio_is_of_rates_round_by_round() {
+    fn a_ratio_compares_rates_round_by_round() {
         let ratio = Ratio::of(&figures(&[1, 2, 10, 3]), &figures(&[2, 2, 5, 9])).unwrap();
         assert_eq!(ratio, Ratio { median: 1.5, min: 0.5, max: 3.0 });
         let ratio = Ratio::of(&figures(&[1, 1, 1]), &figures(&[1, 5, 2])).unwrap();
@@ -207,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn cpu_time_that_one_part_does_not_know_is_not_known() {
+    fn one_part_of_unknown_cpu_time_makes_the_total_unknown() {
         let mut figures = figures(&[1]);
         figures.count(Clocked { cpu: None, ..Clocked::NOTHING }, &[]);
         assert_eq!((figures.total().cpu, figures.total().cpu_s_per_gib()), (None, None));

@@ -1,4 +1,4 @@
-//! The measurement itself. The clock runs only while operations do: content is made before it, and verified after it.
+//! The measurement. The clock runs only during operations: kvconn makes content before and verifies it after them.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use super::content::Content;
 use super::figures::{Clocked, Figures, Measured};
 use crate::interrupt::Interrupt;
 
-/// A round asks for existence at least this often: a question is too quick to be timed a few times.
-const EXISTS_AT_LEAST: usize = 1000;
-/// The same for questions about a batch of chunks.
-const BATCHED_EXISTS_AT_LEAST: usize = 100;
+/// The fewest `exists` calls of a round. One call is too short for a few of them to give a stable rate.
+const MIN_EXISTS_CALLS: usize = 1000;
+/// The fewest `batched_exists` calls of a round.
+const MIN_BATCHED_EXISTS_CALLS: usize = 100;
 
 /// One store under measurement.
 pub(super) struct Bench<'a> {
@@ -30,22 +30,22 @@ pub(super) struct Bench<'a> {
     bar: &'a ProgressBar,
 }
 
-/// What a round is made of.
 #[derive(Debug, Clone, Copy)]
-enum Step {
+enum Operation {
     Put,
     Get,
     Exists,
 }
 
-impl Step {
+impl Operation {
+    /// In the order of a round.
     const ALL: [Self; 3] = [Self::Put, Self::Get, Self::Exists];
 }
 
-/// Runs the plan on stores in turn, one step of one store after the other. Who goes first alternates: a disk or a cache
-/// that the one leaves behind in some state is the other's in the next round. Ends early if it is interrupted.
+/// Runs the plan on the stores in turn, one operation of one store after the other. The first store of a round alternates,
+/// because a store may leave a disk or a cache in a state that favours the next one. Ends early on an interrupt.
 pub(super) async fn measure(stores: &mut [Bench<'_>], plan: &Plan) -> Result<()> {
-    // Warms up connections and files, and the pool's memory; only the first window, so it stays short.
+    // Warms up connections, files and the pool's memory. One window is enough.
     round(stores, 0, plan.window).await?;
     for store in stores.iter_mut() {
         store.measured = Measured::new()?;
@@ -64,10 +64,10 @@ pub(super) async fn measure(stores: &mut [Bench<'_>], plan: &Plan) -> Result<()>
 }
 
 async fn round(stores: &mut [Bench<'_>], round: usize, keys: usize) -> Result<()> {
-    for step in Step::ALL {
-        for turn in 0..stores.len() {
-            let store = (turn + round) % stores.len();
-            stores[store].step(step, round, keys).await?;
+    for operation in Operation::ALL {
+        for n in 0..stores.len() {
+            let store = (n + round) % stores.len();
+            stores[store].run(operation, round, keys).await?;
         }
     }
     Ok(())
@@ -84,24 +84,24 @@ impl<'a> Bench<'a> {
         Ok(Self { store, plan, keys: keys.into(), measured: Measured::new()?, interrupt, bar, run })
     }
 
-    /// One step of the first `n` keys. Ends early if it is interrupted.
-    async fn step(&mut self, step: Step, round: usize, n: usize) -> Result<()> {
+    /// Runs one operation on the first `n` keys. Ends early on an interrupt.
+    async fn run(&mut self, operation: Operation, round: usize, n: usize) -> Result<()> {
         let window = self.plan.window;
         let windows = (0..n).step_by(window).map(|from| (from, window.min(n - from)));
-        match step {
-            Step::Put => {
+        match operation {
+            Operation::Put => {
                 self.measured.put.begin_round();
                 for (from, len) in windows {
                     self.put(round, from, len).await?;
                 }
             }
-            Step::Get => {
+            Operation::Get => {
                 self.measured.get.begin_round();
                 for (from, len) in windows {
                     self.get(round, from, len).await?;
                 }
             }
-            Step::Exists => {
+            Operation::Exists => {
                 self.measured.exists.begin_round();
                 self.exists(n).await?;
             }
@@ -119,13 +119,13 @@ impl<'a> Bench<'a> {
                 let (store, items) = (store.clone(), items.clone());
                 async move { store.put(&items[i].0, items[i].1.clone()).await.map(|()| [()]) }
             };
-            self.timed(len, true, put).await?.without_answers()
+            self.timed(len, true, put).await?
         } else {
             let put = move |i: usize| {
                 let (store, items) = (store.clone(), items.clone());
                 async move { store.batched_put(part(&items, i, batch)).await.into_iter().collect::<Result<Vec<()>>>() }
             };
-            self.timed(len.div_ceil(batch), true, put).await?.without_answers()
+            self.timed(len.div_ceil(batch), true, put).await?
         };
         timed.count(&mut self.measured.put, size);
         Ok(())
@@ -134,21 +134,21 @@ impl<'a> Bench<'a> {
     async fn get(&mut self, round: usize, from: usize, len: usize) -> Result<()> {
         let keys: Arc<[CacheKey]> = self.keys[from..from + len].into();
         let (store, batch) = (self.store.clone(), self.plan.batch);
-        let mut timed = if batch == 1 {
+        let timed = if batch == 1 {
             let get = move |i: usize| {
                 let (store, keys) = (store.clone(), keys.clone());
                 async move { store.get(&keys[i]).await.map(|chunk| [chunk]) }
             };
-            self.timed(len, true, get).await?.flat()
+            self.timed(len, true, get).await?
         } else {
             let get = move |i: usize| {
                 let (store, keys) = (store.clone(), keys.clone());
                 async move { store.batched_get(part(&keys, i, batch)).await.into_iter().collect::<Result<Vec<_>>>() }
             };
-            self.timed(len.div_ceil(batch), true, get).await?.flat()
+            self.timed(len.div_ceil(batch), true, get).await?
         };
         timed.count(&mut self.measured.get, self.plan.chunk_bytes);
-        for (call, nth, chunk) in timed.answers.drain(..) {
+        for (call, nth, chunk) in timed.answers {
             self.verify(round, from + call * batch + nth, chunk)?;
         }
         Ok(())
@@ -156,10 +156,10 @@ impl<'a> Bench<'a> {
 
     fn verify(&mut self, round: usize, i: usize, chunk: Option<MemoryObj>) -> Result<()> {
         let wrong =
-            |what: String| Error::new(ErrorKind::Corrupt, what).with_operation("verify").with_key(&self.keys[i]);
+            |text: String| Error::new(ErrorKind::Corrupt, text).with_operation("verify").with_key(&self.keys[i]);
         let len = self.plan.chunk_bytes;
         let Some(chunk) = chunk else {
-            return Err(wrong("a chunk that was put is gone".to_owned())
+            return Err(wrong("kvconn put this chunk, but it is gone".to_owned())
                 .with_hint("the store may be smaller than --keys times --chunk-size"));
         };
         match Content::new(self.run, i, round).difference(&chunk, len) {
@@ -168,7 +168,7 @@ impl<'a> Bench<'a> {
                 Ok(())
             }
             Some(at) => Err(wrong(format!(
-                "of {len} bytes that were put {} came back, and differ from byte {at} on",
+                "kvconn put {len} bytes, but {} bytes came back and they differ from byte {at} on",
                 chunk.len()
             ))),
         }
@@ -181,9 +181,9 @@ impl<'a> Bench<'a> {
         let timed = if batch == 1 {
             let exists = move |i: usize| {
                 let (store, keys) = (store.clone(), keys.clone());
-                async move { store.exists(&keys[i % n]).await.map(|there| [there]) }
+                async move { store.exists(&keys[i % n]).await.map(|exists| [exists]) }
             };
-            self.timed(n.max(EXISTS_AT_LEAST), false, exists).await?.flat()
+            self.timed(n.max(MIN_EXISTS_CALLS), false, exists).await?
         } else {
             let exists = move |i: usize| {
                 let (store, keys) = (store.clone(), keys.clone());
@@ -192,131 +192,102 @@ impl<'a> Bench<'a> {
                     answers.into_iter().collect::<Result<Vec<_>>>()
                 }
             };
-            self.timed(calls.max(BATCHED_EXISTS_AT_LEAST), false, exists).await?.flat()
+            self.timed(calls.max(MIN_BATCHED_EXISTS_CALLS), false, exists).await?
         };
         timed.count(&mut self.measured.exists, 0);
-        match timed.answers.iter().find(|(.., there)| !there) {
+        match timed.answers.iter().find(|(.., exists)| !exists) {
             Some((call, nth, _)) => {
                 let key = &self.keys[(call % calls) * batch + nth];
-                Err(Error::new(ErrorKind::Corrupt, format!("`{key}` was put, but the store says it is not there")))
+                let text = format!("kvconn put `{key}`, but the store says that it does not exist");
+                Err(Error::new(ErrorKind::Corrupt, text))
             }
             None => Ok(()),
         }
     }
 
-    async fn timed<A, F, R>(&self, calls: usize, shown: bool, call: F) -> Result<Timed<(usize, A)>>
+    /// Runs `call` for 0 to `calls`, in as many tasks as the plan wants in flight. Tasks, because a server's requests come on
+    /// several threads, too.
+    async fn timed<A, F, R>(&self, calls: usize, advances_bar: bool, call: F) -> Result<Timed<A::Item>>
     where
-        A: Send + 'static,
+        A: IntoIterator + Send + 'static,
         F: Fn(usize) -> R + Clone + Send + 'static,
         R: Future<Output = Result<A>> + Send,
     {
-        let bar = shown.then_some((self.bar, self.plan.batch as u64));
-        timed(calls, self.plan.concurrency, self.interrupt, bar, call).await
+        let Plan { batch, concurrency, .. } = *self.plan;
+        let next = Arc::new(AtomicUsize::new(0));
+        let mut workers = JoinSet::new();
+        let cpu_before = cpu_time();
+        let start = Instant::now();
+        for _ in 0..concurrency.min(calls) {
+            let (next, interrupt, call) = (next.clone(), self.interrupt.clone(), call.clone());
+            let bar = advances_bar.then(|| self.bar.clone());
+            workers.spawn(async move {
+                let mut done = Vec::new();
+                loop {
+                    let i = next.fetch_add(1, Ordering::Relaxed);
+                    if i >= calls || interrupt.is_set() {
+                        return Ok(done);
+                    }
+                    let start = Instant::now();
+                    let answer = call(i).await.inspect_err(|_| next.store(calls, Ordering::Relaxed))?;
+                    done.push((i, start.elapsed(), answer));
+                    if let Some(bar) = &bar {
+                        bar.inc(batch as u64);
+                    }
+                }
+            });
+        }
+        let mut done = Vec::with_capacity(concurrency);
+        let mut failed: Option<Error> = None;
+        while let Some(worker) = workers.join_next().await {
+            match worker {
+                Ok(Ok(calls)) => done.push(calls),
+                Ok(Err(e)) => {
+                    failed.get_or_insert(e);
+                }
+                Err(e) => {
+                    let text = format!("an operation ended unexpectedly: {e}");
+                    failed.get_or_insert(Error::new(ErrorKind::Other, text));
+                }
+            }
+        }
+        let time = start.elapsed();
+        let cpu = cpu_time().zip(cpu_before).map(|(after, before)| after.saturating_sub(before));
+        if let Some(e) = failed {
+            return Err(e);
+        }
+        let mut timed = Timed { answers: Vec::with_capacity(calls), latencies: Vec::with_capacity(calls), time, cpu };
+        for (i, latency, answer) in done.into_iter().flatten() {
+            timed.latencies.push(latency);
+            timed.answers.extend(answer.into_iter().enumerate().map(|(nth, item)| (i, nth, item)));
+        }
+        Ok(timed)
     }
 }
 
-/// The batch of this number.
+/// The `n`th batch.
 fn part<T>(all: &[T], n: usize, batch: usize) -> &[T] {
     &all[n * batch..all.len().min((n + 1) * batch)]
 }
 
-/// What calls answered, and what they took.
+/// The answers of some calls, and their cost.
 struct Timed<T> {
-    answers: Vec<T>,
-    /// Chunks that were put, got or asked for.
-    operations: usize,
-    laps: Vec<Duration>,
+    /// For each chunk: the number of the call, the chunk's position in that call, and the answer.
+    answers: Vec<(usize, usize, T)>,
+    /// One for each call.
+    latencies: Vec<Duration>,
     time: Duration,
     cpu: Option<Duration>,
 }
 
-impl<A: IntoIterator> Timed<(usize, A)> {
-    /// Each answer with the number of its call, and its own number within that.
-    fn flat(self) -> Timed<(usize, usize, A::Item)> {
-        let Self { answers, laps, time, cpu, .. } = self;
-        let each = |(call, all): (usize, A)| all.into_iter().enumerate().map(move |(nth, answer)| (call, nth, answer));
-        let answers: Vec<_> = answers.into_iter().flat_map(each).collect();
-        Timed { operations: answers.len(), answers, laps, time, cpu }
-    }
-
-    /// Only how many there were.
-    fn without_answers(self) -> Timed<(usize, usize, A::Item)> {
-        let mut timed = self.flat();
-        timed.answers.clear();
-        timed
-    }
-}
-
 impl<T> Timed<T> {
     fn count(&self, figures: &mut Figures, bytes_each: usize) {
-        let Self { operations, time, cpu, .. } = *self;
-        figures.count(Clocked { operations, bytes: operations * bytes_each, time, cpu }, &self.laps);
+        let (operations, time, cpu) = (self.answers.len(), self.time, self.cpu);
+        figures.count(Clocked { operations, bytes: operations * bytes_each, time, cpu }, &self.latencies);
     }
 }
 
-/// Runs `call` for 0 to `n`, by as many tasks as are to be in flight: a server's requests come on all threads, too.
-async fn timed<A, F, R>(
-    n: usize,
-    concurrency: usize,
-    interrupt: &Interrupt,
-    bar: Option<(&ProgressBar, u64)>,
-    call: F,
-) -> Result<Timed<(usize, A)>>
-where
-    A: Send + 'static,
-    F: Fn(usize) -> R + Clone + Send + 'static,
-    R: Future<Output = Result<A>> + Send,
-{
-    let next = Arc::new(AtomicUsize::new(0));
-    let mut workers = JoinSet::new();
-    let cpu_before = cpu_time();
-    let start = Instant::now();
-    for _ in 0..concurrency.min(n) {
-        let (next, interrupt, call) = (next.clone(), interrupt.clone(), call.clone());
-        let bar = bar.map(|(bar, by)| (bar.clone(), by));
-        workers.spawn(async move {
-            let mut done = Vec::new();
-            loop {
-                let i = next.fetch_add(1, Ordering::Relaxed);
-                if i >= n || interrupt.is_set() {
-                    return Ok(done);
-                }
-                let start = Instant::now();
-                let answer = call(i).await.inspect_err(|_| next.store(n, Ordering::Relaxed))?;
-                done.push((i, start.elapsed(), answer));
-                if let Some((bar, by)) = &bar {
-                    bar.inc(*by);
-                }
-            }
-        });
-    }
-    let mut done = Vec::with_capacity(concurrency);
-    let mut failed: Option<Error> = None;
-    while let Some(worker) = workers.join_next().await {
-        match worker {
-            Ok(Ok(calls)) => done.push(calls),
-            Ok(Err(e)) => {
-                failed.get_or_insert(e);
-            }
-            Err(e) => {
-                failed.get_or_insert(Error::new(ErrorKind::Other, format!("an operation ended unexpectedly: {e}")));
-            }
-        }
-    }
-    let time = start.elapsed();
-    let cpu = cpu_time().zip(cpu_before).map(|(after, before)| after.saturating_sub(before));
-    if let Some(e) = failed {
-        return Err(e);
-    }
-    let mut all = Timed { answers: Vec::with_capacity(n), operations: 0, laps: Vec::with_capacity(n), time, cpu };
-    for (i, lap, answer) in done.into_iter().flatten() {
-        all.laps.push(lap);
-        all.answers.push((i, answer));
-    }
-    Ok(all)
-}
-
-/// Of this process so far, user and system together.
+/// User and system time that this process has used so far.
 #[cfg(unix)]
 fn cpu_time() -> Option<Duration> {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);

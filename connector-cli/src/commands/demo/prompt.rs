@@ -1,4 +1,4 @@
-//! A file's bytes, taken for the keys and values of a prompt.
+//! A file's bytes as the keys and values of a prompt.
 
 use std::path::PathBuf;
 
@@ -10,22 +10,22 @@ pub(super) const MODEL: &str = "facebook/opt-125m";
 pub(super) const CHUNK_TOKENS: usize = 256;
 /// Source: `vocab_size` in the model's `config.json`.
 const VOCABULARY: u32 = 50_272;
-/// What LMCache's processes agree on (`PYTHONHASHSEED`).
+/// The hash seed that LMCache's processes share (`PYTHONHASHSEED`).
 const SEED: &str = "0";
 
 pub(super) struct Prompt {
     pub(super) file: PathBuf,
     pub(super) file_bytes: usize,
-    /// How often the file's bytes are repeated: a prompt has a few chunks.
+    /// Repetitions of the file's bytes, so that even a small file fills three chunks.
     pub(super) times: usize,
     pub(super) token_bytes: usize,
     pub(super) tokens: usize,
-    /// What is stored, without the zeros that fill the last token.
+    /// The stored bytes, without the zeros that pad the last token.
     pub(super) bytes: Vec<u8>,
     pub(super) chunks: Vec<(CacheKey, MemoryObj)>,
 }
 
-/// What an engine says of facebook/opt-125m.
+/// The metadata that an engine gives for facebook/opt-125m.
 pub(super) fn metadata() -> Result<LMCacheMetadata, Error> {
     let group = LayerGroup { kv_size: 2, num_layers: 12, hidden_dim: 12 * 64, dtype: Dtype::Float16 };
     LMCacheMetadata::new(MODEL, 1, 0, CHUNK_TOKENS, &[group])
@@ -45,7 +45,7 @@ impl Prompt {
         let times = (2 * full + 1).div_ceil(file_bytes.max(1));
         let mut bytes = once.repeat(times);
         if bytes.len().next_multiple_of(token_bytes).is_multiple_of(full) {
-            // The last chunk is to be a partial one.
+            // Shortens the input so that the last chunk is partial.
             bytes.truncate(bytes.len() - token_bytes);
         }
         let mut padded = bytes.clone();
@@ -62,7 +62,7 @@ impl Prompt {
     }
 }
 
-/// A pseudo token: what the first bytes of its keys and values say.
+/// A pseudo token, computed from the first bytes of its keys and values.
 fn token(slice: &[u8]) -> u32 {
     slice.first_chunk().map_or(0, |first| u32::from_le_bytes(*first) % VOCABULARY)
 }
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn one_file_gives_the_same_keys_again_and_another_other_ones() {
+    fn equal_files_give_equal_keys_and_different_files_different_keys() {
         let keys = |n| prompt(n).chunks.into_iter().map(|(key, _)| key).collect::<Vec<_>>();
         assert_eq!(keys(5_000_000), keys(5_000_000));
         assert_ne!(keys(5_000_000)[0], keys(5_000_001)[2]);
