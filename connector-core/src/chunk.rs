@@ -10,7 +10,6 @@ mod layout;
 mod memory;
 mod region;
 mod shape;
-mod witness;
 
 pub use dtype::Dtype;
 pub use format::MemoryFormat;
@@ -19,4 +18,3 @@ pub use layout::{ChunkLayout, Group, Groups};
 pub use memory::{MemoryObj, MemoryObjMut};
 pub use region::Region;
 pub use shape::Shape;
-pub use witness::{Piece, Pieces, Witness};

@@ -136,12 +136,6 @@ impl ConnectorContext {
         })
     }
 
-    /// The same context with other memory to read into: for a connector that wants to know, or decide, what the store behind
-    /// it reads into.
-    pub fn with_local_cpu_backend(&self, backend: LocalCpuBackend) -> Self {
-        self.changed(|parts| parts.local_cpu_backend = backend)
-    }
-
     /// Opens the store behind this one: another URL with everything else of this context, through the manager that makes
     /// this connector, so that adapters added by hand serve it, too. A plugin's own options are not the other's.
     ///

@@ -7,7 +7,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use super::region::Heap;
-use super::{ChunkLayout, Dtype, Group, MemoryFormat, Region, Shape, Witness};
+use super::{ChunkLayout, Dtype, Group, MemoryFormat, Region, Shape};
 use crate::{Error, ErrorKind, Result};
 
 /// A chunk's memory, owned by one and writable. Derefs to `[u8]`, `layout().len` bytes of it.
@@ -18,7 +18,6 @@ pub struct MemoryObjMut {
     /// `None` after [`take`](Self::take). The `Arc` is never shared while it is here.
     region: Option<Arc<dyn Region>>,
     layout: ChunkLayout,
-    witness: Option<Arc<dyn Witness>>,
 }
 
 /// A chunk's memory, shared and read-only. Derefs to `[u8]`; cheap to clone.
@@ -26,7 +25,6 @@ pub struct MemoryObjMut {
 pub struct MemoryObj {
     region: Arc<dyn Region>,
     layout: ChunkLayout,
-    witness: Option<Arc<dyn Witness>>,
     /// Lent to be read: stays read-only even when nobody else holds it.
     read_only: bool,
 }
@@ -39,7 +37,7 @@ impl MemoryObjMut {
     /// `SizeMismatch` if the layout is longer than the region.
     pub fn from_region(region: impl Region, layout: ChunkLayout) -> Result<Self> {
         // By value, so that the only `Arc` is made here: two objects over one region cannot be.
-        let mut this = Self { region: Some(Arc::new(region)), layout: ChunkLayout::binary(0), witness: None };
+        let mut this = Self { region: Some(Arc::new(region)), layout: ChunkLayout::binary(0) };
         this.set_layout(layout)?;
         Ok(this)
     }
@@ -68,7 +66,6 @@ impl MemoryObjMut {
         if layout.len > self.capacity() {
             return Err(does_not_fit(layout.len, self.capacity()));
         }
-        self.forget();
         self.layout = layout;
         Ok(())
     }
@@ -77,31 +74,12 @@ impl MemoryObjMut {
     /// blocking thread, io_uring) and must own the memory while it runs. Put it back with an assignment.
     #[must_use]
     pub fn take(&mut self) -> Self {
-        Self { region: self.region.take(), layout: self.layout.clone(), witness: self.witness.take() }
+        Self { region: self.region.take(), layout: self.layout.clone() }
     }
 
     /// Whether the memory was taken out and not put back.
     pub fn is_taken(&self) -> bool {
         self.region.is_none()
-    }
-
-    /// Has `witness` see the bytes as they arrive, or nobody; gives back who saw them until now. It stays with the memory: it
-    /// is taken with it, and goes on into the frozen chunk. It forgets first: it has not seen what is there.
-    pub fn set_witness(&mut self, witness: Option<Arc<dyn Witness>>) -> Option<Arc<dyn Witness>> {
-        let before = std::mem::replace(&mut self.witness, witness);
-        self.forget();
-        before
-    }
-
-    /// Who sees the bytes as they arrive. A store that can read in [`Pieces`](super::Pieces) does so if there is somebody.
-    pub fn witness(&self) -> Option<&Arc<dyn Witness>> {
-        self.witness.as_ref()
-    }
-
-    fn forget(&self) {
-        if let Some(witness) = &self.witness {
-            witness.forget();
-        }
     }
 
     /// Which memory this is, to see whether it is still the same.
@@ -112,7 +90,7 @@ impl MemoryObjMut {
     /// Makes the chunk shared and read-only.
     pub fn freeze(self) -> MemoryObj {
         match self.region {
-            Some(region) => MemoryObj { region, layout: self.layout, witness: self.witness, read_only: false },
+            Some(region) => MemoryObj { region, layout: self.layout, read_only: false },
             None => MemoryObj::from(Vec::new()),
         }
     }
@@ -133,7 +111,7 @@ impl MemoryObj {
         if layout.len > region.len() {
             return Err(does_not_fit(layout.len, region.len()));
         }
-        Ok(Self { region: Arc::new(region), layout, witness: None, read_only: true })
+        Ok(Self { region: Arc::new(region), layout, read_only: true })
     }
 
     /// The bytes of a `Vec`, labelled.
@@ -176,16 +154,6 @@ impl MemoryObj {
         (&*self.region as &dyn Any).downcast_ref()
     }
 
-    /// Who saw the bytes arrive, if somebody did.
-    pub fn witness(&self) -> Option<&Arc<dyn Witness>> {
-        self.witness.as_ref()
-    }
-
-    /// The same, which this handle has no more. Other handles of the chunk keep theirs.
-    pub fn take_witness(&mut self) -> Option<Arc<dyn Witness>> {
-        self.witness.take()
-    }
-
     /// The chunk as a writable one, if nobody else holds it and it was not lent [to be read](Self::from_region).
     ///
     /// # Errors
@@ -193,7 +161,7 @@ impl MemoryObj {
     pub fn try_into_mut(mut self) -> Result<MemoryObjMut, Self> {
         // `get_mut` also sees that there is no other handle that could be cloned meanwhile.
         if !self.read_only && Arc::get_mut(&mut self.region).is_some() {
-            Ok(MemoryObjMut { region: Some(self.region), layout: self.layout, witness: self.witness })
+            Ok(MemoryObjMut { region: Some(self.region), layout: self.layout })
         } else {
             Err(self)
         }
@@ -220,7 +188,6 @@ impl Deref for MemoryObjMut {
 
 impl DerefMut for MemoryObjMut {
     fn deref_mut(&mut self) -> &mut [u8] {
-        self.forget();
         match &self.region {
             // SAFETY: as in `deref`; the `Arc` is not shared while it is in a `MemoryObjMut`, so `&mut self` is the
             // only way to the memory.
@@ -244,7 +211,7 @@ impl From<Vec<u8>> for MemoryObjMut {
     /// BINARY, uint8, `[bytes, 0, 0, 0]`.
     fn from(bytes: Vec<u8>) -> Self {
         let layout = ChunkLayout::binary(bytes.len());
-        Self { region: Some(Arc::new(Heap::new(bytes.into_boxed_slice()))), layout, witness: None }
+        Self { region: Some(Arc::new(Heap::new(bytes.into_boxed_slice()))), layout }
     }
 }
 

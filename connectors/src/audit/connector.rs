@@ -1,18 +1,14 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use connector_core::connector::Gate;
 use connector_core::{
-    BoxStream, CacheKey, Capabilities, Connector, ConnectorContext, Error, ErrorKind, FromContext, LocalCpuBackend,
-    MemoryObj, MemoryObjMut, RemoteConnector, Result, external_connector,
+    BoxStream, CacheKey, Capabilities, Connector, ConnectorContext, Error, ErrorKind, FromContext, MemoryObj,
+    MemoryObjMut, RemoteConnector, Result, external_connector,
 };
-use futures::future::join;
 use futures::stream::{self, StreamExt};
-use tokio::runtime::Handle;
 
 use super::checksum::Checksum;
-use super::log::{Call, Log, Tally};
-use super::registry::{Before, Put, Registry, Verdict};
-use super::seen::{Owner, Watched, Witnessed, checksum_of};
+use super::known::{KnownChecksums, Put, ReadStart, Verdict};
+use super::log::{BatchCounts, Log, Operation};
 use super::{AuditOptions, ChecksumKind};
 
 /// Logs what the store behind it does, and checks that it gives back what was put.
@@ -22,15 +18,11 @@ use super::{AuditOptions, ChecksumKind};
 pub struct AuditConnector {
     behind: Connector,
     log: Log,
-    handle: Handle,
     /// `None` if no checksums are calculated.
     checksums: Option<ChecksumKind>,
-    owner: Owner,
-    /// `None` if none is verified.
-    registry: Option<Registry>,
+    /// `None` if no checksum is verified.
+    known: Option<KnownChecksums>,
     mismatches: AtomicU64,
-    /// A hash outlives the put that was dropped.
-    gate: Gate,
 }
 
 impl FromContext for AuditConnector {
@@ -40,186 +32,113 @@ impl FromContext for AuditConnector {
         let store = url.to_string();
         let verifies = options.verifies();
         let checksums = (verifies || options.calc_checksum).then_some(options.checksum);
-        let owner = Owner::new();
-        let behind = if checksums == Some(ChecksumKind::Blake3) {
-            let witnessed = Witnessed { backend: ctx.local_cpu_backend().clone(), owner };
-            ctx.with_local_cpu_backend(LocalCpuBackend::with_allocator(witnessed)).open_behind(url).await?
-        } else {
-            ctx.open_behind(url).await?
-        };
-        let registry = verifies.then(|| Registry::new(options.max_checksums));
+        let behind = ctx.open_behind(url).await?;
+        let known = verifies.then(|| KnownChecksums::new(options.max_checksums));
         let excluded = options.excluded();
         tracing::info!(target: "kvconn::audit", store, ?checksums, verifies, ?excluded, "INITIALIZED");
-        let log = Log { store, excluded };
-        let (handle, mismatches, gate) = (ctx.handle().clone(), AtomicU64::new(0), Gate::new());
-        Ok(Self { behind, log, handle, checksums, owner, registry, mismatches, gate })
+        Ok(Self { behind, log: Log { store, excluded }, checksums, known, mismatches: AtomicU64::new(0) })
     }
 }
 
 impl AuditConnector {
-    fn read_begins(&self, key: &CacheKey) -> Option<Before> {
-        self.registry.as_ref().map(|registry| registry.read_begins(key))
+    fn begin_read(&self, key: &CacheKey) -> Option<ReadStart> {
+        self.known.as_ref().map(|known| known.begin_read(key))
     }
 
-    /// Whether bytes can be hashed as they arrive.
-    fn watches(&self) -> bool {
-        self.checksums == Some(ChecksumKind::Blake3)
-    }
-
-    /// Checks a chunk that was read, by what was seen of it if it was seen arriving.
-    async fn check_chunk(
-        &self,
-        call: &Call<'_>,
-        key: &CacheKey,
-        before: Option<Before>,
-        chunk: &mut MemoryObj,
-    ) -> Result<Option<Checksum>> {
-        let seen = if self.watches() { checksum_of(chunk, self.owner) } else { None };
-        self.check(call, key, before, seen, chunk).await
-    }
-
-    /// Compares the checksum of what was read; calculates it if nobody saw the bytes arrive.
+    /// Hashes the bytes of a chunk that was read, and verifies the checksum.
     async fn check(
         &self,
-        call: &Call<'_>,
+        operation: &Operation<'_>,
         key: &CacheKey,
-        before: Option<Before>,
-        seen: Option<Checksum>,
+        start: Option<ReadStart>,
         bytes: &[u8],
     ) -> Result<Option<Checksum>> {
         let Some(kind) = self.checksums else { return Ok(None) };
-        let sum = match seen {
-            Some(sum) => sum,
-            None => Checksum::of_read(kind, bytes).await,
-        };
-        let Some((registry, before)) = self.registry.as_ref().zip(before) else { return Ok(Some(sum)) };
-        match registry.read_ended(key, before, sum) {
-            Verdict::Right | Verdict::Unknown => Ok(Some(sum)),
-            Verdict::Wrong(expected) => {
-                let mismatches = self.mismatches.fetch_add(1, Ordering::Relaxed) + 1;
-                call.mismatch(key, bytes.len(), expected, sum, mismatches);
-                let message = format!("the chunk's checksum is {sum}.., but a chunk of {expected}.. was put");
-                Err(Error::new(ErrorKind::Corrupt, message)
-                    .with_hint("it changed on its way or in the store, or another process has put another one"))
-            }
+        let sum = Checksum::of(kind, bytes).await;
+        if let Some((known, start)) = self.known.as_ref().zip(start)
+            && let Verdict::Wrong(expected) = known.end_read(key, start, sum)
+        {
+            let mismatches = self.mismatches.fetch_add(1, Ordering::Relaxed) + 1;
+            operation.mismatch(key, bytes.len(), expected, sum, mismatches);
+            let message = format!("the chunk's checksum is {sum}.., but a chunk of {expected}.. was put");
+            return Err(Error::new(ErrorKind::Corrupt, message)
+                .with_hint("the store or the way to it changed the chunk, or another process put another one"));
         }
+        Ok(Some(sum))
     }
 
-    /// Writes while the checksums are calculated. `stored` says of each item whether the answer calls it stored.
-    async fn put_all<T>(
-        &self,
-        items: &[(&CacheKey, &MemoryObj)],
-        write: impl Future<Output = T>,
-        stored: impl Fn(&T, usize) -> bool,
-    ) -> (T, Vec<Option<Checksum>>) {
-        let Some(kind) = self.checksums else { return (write.await, vec![None; items.len()]) };
-        let puts: Vec<Option<Put>> =
-            items.iter().map(|(key, _)| self.registry.as_ref().map(|r| r.put_begins(key))).collect();
-        let sums: Vec<_> = puts.iter().map(|put| put.as_ref().map(Put::sum).unwrap_or_default()).collect();
-        let known = {
-            let (sums, pass) = (sums.clone(), self.gate.enter().ok());
-            move |n: usize, sum| {
-                let _pass = &pass;
-                let _ = sums[n].set(sum);
-            }
-        };
-        let chunks = items.iter().map(|(_, chunk)| (*chunk).clone()).collect();
-        // A hash that is lost leaves its key unknown, and the chunk stored.
-        let (_, answer) = join(Checksum::of_put(&self.handle, kind, chunks, known), write).await;
-        for (n, put) in puts.into_iter().enumerate() {
-            if let Some(put) = put {
-                put.end(stored(&answer, n));
-            }
+    /// Hashes a chunk before it is put.
+    async fn begin_put(&self, key: &CacheKey, chunk: &MemoryObj) -> (Option<Checksum>, Option<Put>) {
+        let Some(kind) = self.checksums else { return (None, None) };
+        let sum = Checksum::of(kind, chunk).await;
+        (Some(sum), self.known.as_ref().map(|known| known.begin_put(key, sum)))
+    }
+
+    fn removed(&self, key: &CacheKey, answer: &Result<bool>) {
+        if let (Ok(_), Some(known)) = (answer, &self.known) {
+            known.remove(key);
         }
-        (answer, sums.iter().map(|sum| sum.get().copied()).collect())
     }
 
     /// Forwards a call that has no chunk in it.
-    async fn plain<T>(
+    async fn forward<T>(
         &self,
-        operation: &'static str,
+        name: &'static str,
         key: Option<&CacheKey>,
         work: impl Future<Output = Result<T>>,
         is_miss: impl Fn(&T) -> bool,
     ) -> Result<T> {
-        let call = self.log.call(operation, key);
+        let operation = self.log.begin(name, key);
         let answer = work.await;
         match &answer {
-            Ok(value) if is_miss(value) => call.miss(),
-            Ok(_) => call.success(None, None),
-            Err(e) => call.failed(e),
+            Ok(value) if is_miss(value) => operation.miss(),
+            Ok(_) => operation.success(None, None),
+            Err(e) => operation.failed(e),
         }
         answer
     }
 
-    /// The same for a batch.
-    async fn plain_batch<T>(
+    /// Forwards a batch that has no chunk in it.
+    async fn forward_batch(
         &self,
-        operation: &'static str,
-        work: impl Future<Output = Vec<Result<T>>>,
-        is_hit: impl Fn(&T) -> bool,
-    ) -> Vec<Result<T>> {
-        let call = self.log.call(operation, None);
+        name: &'static str,
+        work: impl Future<Output = Vec<Result<bool>>>,
+    ) -> Vec<Result<bool>> {
+        let operation = self.log.begin(name, None);
         let answers = work.await;
-        call.batch(&tally(&answers, |value| is_hit(value).then_some(0)));
+        operation.batch(&BatchCounts::of(&answers, |_, is_hit| is_hit.then_some(0)));
         answers
     }
 }
 
-fn tally<T>(answers: &[Result<T>], size_of_hit: impl Fn(&T) -> Option<usize>) -> Tally {
-    let mut tally = Tally { keys: answers.len(), ..Tally::default() };
-    for answer in answers {
-        match answer.as_ref().map(&size_of_hit) {
-            Ok(Some(size)) => {
-                tally.hits += 1;
-                tally.size += size;
-            }
-            Ok(None) => {}
-            Err(_) => tally.failed += 1,
-        }
-    }
-    tally
-}
-
-#[deny(clippy::missing_trait_methods, reason = "a method that is not forwarded would pass over the store's own")]
+#[deny(clippy::missing_trait_methods, reason = "a method that is not forwarded would bypass the store's own")]
 impl RemoteConnector for AuditConnector {
     async fn exists(&self, key: &CacheKey) -> Result<bool> {
-        self.plain("exists", Some(key), self.behind.exists(key), |there| !there).await
+        self.forward("exists", Some(key), self.behind.exists(key), |exists| !exists).await
     }
 
     async fn get(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
-        let call = self.log.call("get", Some(key));
-        let before = self.read_begins(key);
-        match self.behind.get(key).await {
-            Ok(Some(mut chunk)) => match self.check_chunk(&call, key, before, &mut chunk).await {
-                Ok(sum) => {
-                    call.success(Some(chunk.len()), sum);
-                    Ok(Some(chunk))
-                }
-                Err(e) => {
-                    call.said();
-                    Err(e)
-                }
-            },
-            Ok(None) => {
-                call.miss();
-                Ok(None)
-            }
-            Err(e) => {
-                call.failed(&e);
-                Err(e)
-            }
-        }
+        let operation = self.log.begin("get", Some(key));
+        let start = self.begin_read(key);
+        let answer = self.behind.get(key).await;
+        let checked = match &answer {
+            Ok(Some(chunk)) => self.check(&operation, key, start, chunk).await,
+            _ => Ok(None),
+        };
+        operation.read(answer, |chunk| chunk.len(), checked)
     }
 
     async fn put(&self, key: &CacheKey, chunk: MemoryObj) -> Result<()> {
-        let call = self.log.call("put", Some(key));
+        let operation = self.log.begin("put", Some(key));
         let size = chunk.len();
-        let items = [(key, &chunk)];
-        let (answer, sums) = self.put_all(&items, self.behind.put(key, chunk.clone()), |a, _| a.is_ok()).await;
+        let (sum, put) = self.begin_put(key, &chunk).await;
+        let answer = self.behind.put(key, chunk).await;
+        if let Some(put) = put {
+            put.end(answer.is_ok());
+        }
         match &answer {
-            Ok(()) => call.success(Some(size), sums[0]),
-            Err(e) => call.failed(e),
+            Ok(()) => operation.success(Some(size), sum),
+            Err(e) => operation.failed(e),
         }
         answer
     }
@@ -229,133 +148,114 @@ impl RemoteConnector for AuditConnector {
     }
 
     async fn get_into(&self, key: &CacheKey, dst: &mut MemoryObjMut) -> Result<Option<usize>> {
-        let call = self.log.call("get_into", Some(key));
-        let before = self.read_begins(key);
-        let watched = Watched::new(dst, self.owner, self.watches());
-        let answer = self.behind.get_into(key, watched.dst).await;
-        let seen = watched.checksums().pop().flatten();
-        match answer {
-            Ok(Some(n)) => match self.check(&call, key, before, seen, dst).await {
-                Ok(sum) => {
-                    call.success(Some(n), sum);
-                    Ok(Some(n))
-                }
-                Err(e) => {
-                    call.said();
-                    Err(e)
-                }
-            },
-            Ok(None) => {
-                call.miss();
-                Ok(None)
-            }
-            Err(e) => {
-                call.failed(&e);
-                Err(e)
-            }
-        }
+        let operation = self.log.begin("get_into", Some(key));
+        let start = self.begin_read(key);
+        let answer = self.behind.get_into(key, dst).await;
+        let checked = match answer {
+            Ok(Some(_)) => self.check(&operation, key, start, dst).await,
+            _ => Ok(None),
+        };
+        operation.read(answer, |len| *len, checked)
     }
 
     async fn remove(&self, key: &CacheKey) -> Result<bool> {
-        let answer = self.plain("remove", Some(key), self.behind.remove(key), |there| !there).await;
-        if let (Ok(_), Some(registry)) = (&answer, &self.registry) {
-            registry.removed(key);
-        }
+        let answer = self.forward("remove", Some(key), self.behind.remove(key), |existed| !existed).await;
+        self.removed(key, &answer);
         answer
     }
 
     /// Logged when it has ended.
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
-        let state = (self.behind.list(prefix), Some(self.log.call("list", None)), Tally::default());
-        stream::unfold(state, |(mut keys, mut call, mut tally)| async move {
+        let state = (self.behind.list(prefix), Some(self.log.begin("list", None)), BatchCounts::default());
+        stream::unfold(state, |(mut keys, mut operation, mut counts)| async move {
             let item = keys.next().await;
             match &item {
-                Some(Ok(_)) => tally.hits += 1,
-                Some(Err(_)) => tally.failed += 1,
+                Some(Ok(_)) => counts.hits += 1,
+                Some(Err(_)) => counts.failed += 1,
                 None => {
-                    if let Some(call) = call.take() {
-                        tally.keys = tally.hits;
-                        call.batch(&tally);
+                    if let Some(operation) = operation.take() {
+                        counts.keys = counts.hits;
+                        operation.batch(&counts);
                     }
                 }
             }
-            item.map(|item| (item, (keys, call, tally)))
+            item.map(|item| (item, (keys, operation, counts)))
         })
         .boxed()
     }
 
     async fn ping(&self) -> Result<()> {
-        self.plain("ping", None, self.behind.ping(), |()| false).await
+        self.forward("ping", None, self.behind.ping(), |()| false).await
     }
 
     async fn close(&self) -> Result<()> {
-        self.gate.close().await;
-        self.plain("close", None, self.behind.close(), |()| false).await
+        self.forward("close", None, self.behind.close(), |()| false).await
     }
 
     async fn batched_exists(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
-        self.plain_batch("batched_exists", self.behind.batched_exists(keys), |there| *there).await
+        self.forward_batch("batched_exists", self.behind.batched_exists(keys)).await
     }
 
     async fn batched_contains(&self, keys: &[CacheKey]) -> Result<usize> {
-        let call = self.log.call("batched_contains", None);
+        let operation = self.log.begin("batched_contains", None);
         let answer = self.behind.batched_contains(keys).await;
         match &answer {
-            Ok(hits) => call.batch(&Tally { keys: keys.len(), hits: *hits, ..Tally::default() }),
-            Err(e) => call.failed(e),
+            Ok(hits) => operation.batch(&BatchCounts { keys: keys.len(), hits: *hits, ..BatchCounts::default() }),
+            Err(e) => operation.failed(e),
         }
         answer
     }
 
     async fn batched_get(&self, keys: &[CacheKey]) -> Vec<Result<Option<MemoryObj>>> {
-        let call = self.log.call("batched_get", None);
-        let before: Vec<_> = keys.iter().map(|key| self.read_begins(key)).collect();
+        let operation = self.log.begin("batched_get", None);
+        let starts: Vec<_> = keys.iter().map(|key| self.begin_read(key)).collect();
         let mut answers = self.behind.batched_get(keys).await;
-        for ((answer, key), before) in answers.iter_mut().zip(keys).zip(before) {
+        for ((answer, key), start) in answers.iter_mut().zip(keys).zip(starts) {
             if let Ok(Some(chunk)) = answer
-                && let Err(e) = self.check_chunk(&call, key, before, chunk).await
+                && let Err(e) = self.check(&operation, key, start, chunk).await
             {
                 *answer = Err(e);
             }
         }
-        call.batch(&tally(&answers, |chunk| chunk.as_ref().map(|c| c.len())));
+        operation.batch(&BatchCounts::of(&answers, |_, chunk| chunk.as_ref().map(|chunk| chunk.len())));
         answers
     }
 
     async fn batched_get_into(&self, requests: &mut [(CacheKey, MemoryObjMut)]) -> Vec<Result<Option<usize>>> {
-        let call = self.log.call("batched_get_into", None);
-        let before: Vec<_> = requests.iter().map(|(key, _)| self.read_begins(key)).collect();
-        let watched = Watched::new(requests, self.owner, self.watches());
-        let mut answers = self.behind.batched_get_into(watched.dst).await;
-        let seen = watched.checksums();
-        for (((answer, (key, dst)), before), seen) in answers.iter_mut().zip(&*requests).zip(before).zip(seen) {
+        let operation = self.log.begin("batched_get_into", None);
+        let starts: Vec<_> = requests.iter().map(|(key, _)| self.begin_read(key)).collect();
+        let mut answers = self.behind.batched_get_into(requests).await;
+        for ((answer, (key, dst)), start) in answers.iter_mut().zip(&*requests).zip(starts) {
             if let Ok(Some(_)) = answer
-                && let Err(e) = self.check(&call, key, before, seen, dst).await
+                && let Err(e) = self.check(&operation, key, start, dst).await
             {
                 *answer = Err(e);
             }
         }
-        call.batch(&tally(&answers, |n| *n));
+        operation.batch(&BatchCounts::of(&answers, |_, len| *len));
         answers
     }
 
     async fn batched_put(&self, items: &[(CacheKey, MemoryObj)]) -> Vec<Result<()>> {
-        let call = self.log.call("batched_put", None);
-        let pairs: Vec<_> = items.iter().map(|(key, chunk)| (key, chunk)).collect();
-        let stored = |answers: &Vec<Result<()>>, n: usize| answers.get(n).is_some_and(Result::is_ok);
-        let (answers, _) = self.put_all(&pairs, self.behind.batched_put(items), stored).await;
-        let mut tally = tally(&answers, |()| Some(0));
-        tally.size = items.iter().zip(&answers).filter(|(_, a)| a.is_ok()).map(|((_, chunk), _)| chunk.len()).sum();
-        call.batch(&tally);
+        let operation = self.log.begin("batched_put", None);
+        let mut puts = Vec::with_capacity(items.len());
+        for (key, chunk) in items {
+            puts.push(self.begin_put(key, chunk).await.1);
+        }
+        let answers = self.behind.batched_put(items).await;
+        for (put, answer) in puts.into_iter().zip(&answers) {
+            if let Some(put) = put {
+                put.end(answer.is_ok());
+            }
+        }
+        operation.batch(&BatchCounts::of(&answers, |n, ()| Some(items[n].1.len())));
         answers
     }
 
     async fn batched_remove(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
-        let answers = self.plain_batch("batched_remove", self.behind.batched_remove(keys), |there| *there).await;
+        let answers = self.forward_batch("batched_remove", self.behind.batched_remove(keys)).await;
         for (key, answer) in keys.iter().zip(&answers) {
-            if let (Ok(_), Some(registry)) = (answer, &self.registry) {
-                registry.removed(key);
-            }
+            self.removed(key, answer);
         }
         answers
     }

@@ -1,7 +1,7 @@
 //! `kvconn.audit` `AuditConnector`: logs what another store does, and checks that it gives back what was put.
 //!
-//! **What it stores.** Nothing of its own: every call goes to the store behind. Of each chunk that is put it remembers the
-//! checksum, in this process, if it is told to verify.
+//! **What it stores.** Nothing: every call goes to the store behind. With `verify_checksum` it keeps the checksum of each
+//! chunk that is put, in this process.
 //!
 //! **How it connects.** `audit://host:port` with the URL of the store behind in LMCache's configuration
 //! (`audit_actual_remote_url`, there or in `extra_config`), or in the URL itself, percent-encoded:
@@ -9,29 +9,25 @@
 //! `external://localhost:0/kvconn.audit/?connector_name=AuditConnector&actual_remote_url=..`.
 //!
 //! **What it logs.** One `tracing` event for each call, target `kvconn::audit`, with the fields `operation`, `outcome`,
-//! `cost_ms`, and `key`, `size` (bytes), `checksum` (its first eight hex digits) where there are any; a batch is one event
+//! `cost_ms`, and `key`, `size` (bytes), `checksum` (its first eight hex digits) where there are any. A batch is one event
 //! with `keys`, `hits`, `failed` and `size`. `outcome` is `SUCCESS`, `MISS` or `DROPPED` (level info), `FAILED` with
 //! `error` (error), or `MISMATCH` with `expected` (error). `DROPPED` is a call whose future was dropped before it ended.
 //!
-//! **What it verifies.** A chunk that is read is hashed, and one that was never put is the error `Corrupt`, which names both
-//! checksums. Nothing is verified that cannot be known: a key that was not put through this connector, or whose checksum
-//! was forgotten; a chunk that is put, read and put again at once is right if it is any of these. After a put that failed or
-//! was dropped, the old chunk and the new one are both right, because nobody knows which is left.
-//!
-//! Where the store behind reads in pieces (`fs` does), BLAKE3 hashes them as they arrive, on the threads that read them;
-//! elsewhere, and XXH3 everywhere, the chunk when it has been read.
+//! **What it verifies.** A chunk is hashed before it is put and after it was read. If it is not the one that was put, the
+//! read fails with `Corrupt`, and the error holds both checksums. A read is not judged if this connector did not put the
+//! key, or has forgotten its checksum, or if the key changed during the read. If puts of one key overlap, each chunk is
+//! right. After a put that failed or was dropped, the old chunk and the new one are right.
 //!
 //! **Options.** [`AuditOptions`].
 //!
-//! **Limits.** What another process puts cannot be known: verify only where one process writes. The memory for checksums is
-//! bounded (about 300 bytes each); the key that was put longest ago goes first.
+//! **Limits.** This connector does not see what another process puts: verify only where one process writes. It keeps about
+//! 300 bytes for each of the `max_checksums` keys that were put last.
 
 mod checksum;
 mod connector;
+mod known;
 mod log;
 mod options;
-mod registry;
-mod seen;
 
 pub use connector::AuditConnector;
 pub use options::{AuditOptions, ChecksumKind};

@@ -12,20 +12,20 @@ pub struct AuditOptions {
     pub actual_remote_url: Option<String>,
     /// Whether the checksums of chunks that are put and read are logged.
     pub calc_checksum: bool,
-    /// Whether a chunk that is read must be the one that was put through this connector, if that is known; false unless set. Calculates checksums, too.
+    /// Whether a read fails with `Corrupt` if this connector put another chunk; false unless set. Calculates checksums, too.
     pub verify_checksum: Option<bool>,
-    /// LMCache's old name for `verify_checksum`, which is stronger.
+    /// LMCache's old name for `verify_checksum`, which overrides it.
     pub verify: bool,
-    /// Operations that are not logged, separated by commas. Their chunks are verified all the same.
+    /// Operations that are not logged, separated by commas. Their chunks are still verified.
     pub exclude_cmds: Vec<String>,
-    /// How checksums are calculated: with BLAKE3, or faster, but not safe from forgery, with XXH3 of 128 bits.
+    /// The hash: BLAKE3, or XXH3 of 128 bits, which is faster but not safe from forgery.
     #[schemars(with = "String", extend("enum" = ["blake3", "xxh3"]))]
     pub checksum: ChecksumKind,
-    /// How many keys' checksums are remembered, at most.
+    /// Limit of keys whose checksums are kept; the key put longest ago goes first.
     pub max_checksums: usize,
 }
 
-/// How a checksum is calculated.
+/// The hash of a checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ChecksumKind {
@@ -54,7 +54,7 @@ impl ConnectorOptions for AuditOptions {
     const EXTRA_CONFIG_PREFIX: &'static str = "audit_";
 }
 
-/// What can be left out of the log, and what LMCache calls the same.
+/// The operations, and LMCache's names for them.
 const OPERATIONS: [(&str, &[&str]); 14] = [
     ("exists", &["exists_sync"]),
     ("get", &[]),
@@ -82,7 +82,7 @@ impl AuditOptions {
         let configured = || ctx.config().audit_actual_remote_url.as_deref();
         let set = self.actual_remote_url.as_deref().filter(|url| !url.is_empty()).or_else(configured);
         let url = set.ok_or_else(|| {
-            Error::new(ErrorKind::InvalidUrl, format!("`{}` does not say which store to audit", ctx.url())).with_hint(
+            Error::new(ErrorKind::InvalidUrl, format!("`{}` does not name the store to audit", ctx.url())).with_hint(
                 "set `audit_actual_remote_url` in LMCache's configuration, or write \
                  `audit://?actual_remote_url=` and its URL with `:`, `/` and `?` percent-encoded",
             )
@@ -95,7 +95,7 @@ impl AuditOptions {
         let find = |name: &str| {
             let found = OPERATIONS.iter().find(|(ours, theirs)| *ours == name || theirs.contains(&name));
             if found.is_none() && !name.is_empty() {
-                // LMCache takes any name, and has some for which there is no operation here.
+                // LMCache accepts any name, and has operations that kvconn does not have.
                 tracing::warn!(name, "option `exclude_cmds` names no operation of a connector");
             }
             found.map(|(ours, _)| *ours)

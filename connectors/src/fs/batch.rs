@@ -20,7 +20,7 @@ use super::file::Files;
 const AT_ONCE: usize = 8;
 
 /// Processors that this process may use. Found out once: to ask reads files.
-pub(super) static PROCESSORS: LazyLock<usize> = LazyLock::new(|| available_parallelism().map_or(1, usize::from));
+static PROCESSORS: LazyLock<usize> = LazyLock::new(|| available_parallelism().map_or(1, usize::from));
 
 /// So often a thread comes back for more, about: the last ones to end should end together.
 const TURNS: usize = 16;
@@ -70,7 +70,7 @@ impl<T, R> Drop for InHand<T, R> {
     }
 }
 
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -1,4 +1,3 @@
-use std::borrow::Borrow;
 use std::sync::Arc;
 
 use connector_core::connector::{Gate, Pass};
@@ -71,33 +70,24 @@ impl FSConnector {
         Ok(whole.then(|| Some(memory.freeze())))
     }
 
-    /// Reads what was found if the page cache has all of it, and notes that it was used. `memory` already has its layout;
-    /// after `false` its bytes are unspecified.
+    /// Reads the chunk if the page cache has all of it, and notes the use. `memory` already has its layout; after `false` its
+    /// bytes are unspecified.
     async fn read_found_cached(&self, found: Found, memory: &mut MemoryObjMut) -> bool {
-        if memory.witness().is_none() {
-            let whole = found.read_cached(self.files.cache, memory).await;
-            if whole {
-                self.note_use(found);
-            }
-            return whole;
-        }
-        let found = Arc::new(found);
-        let (back, whole) = self.read_witnessed(&found, memory.take()).await;
-        *memory = back;
-        if whole {
+        let is_read = found.read_cached(self.files.cache, memory).await;
+        if is_read {
             self.note_use(found);
         }
-        whole
+        is_read
     }
 
-    /// Notes that the chunk was used, if that is to be noted. Nobody waits for it.
-    fn note_use(&self, found: impl Borrow<Found> + Send + 'static) {
-        if !found.borrow().is_stale {
+    /// Notes the use of a stale chunk, without waiting for the disk.
+    fn note_use(&self, found: Found) {
+        if !found.is_stale {
         } else if self.files.cache == Cache::Memory {
-            found.borrow().note_use();
+            found.note_use();
         } else if let Ok(pass) = self.gate.enter() {
             self.handle.spawn_blocking(move || {
-                found.borrow().note_use();
+                found.note_use();
                 drop(pass);
             });
         }

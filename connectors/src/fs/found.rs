@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::cached::{self, Cache};
 use super::file::Files;
-use super::{quota, record, witnessed};
+use super::{quota, record};
 
 /// Whether the disk may be waited for: only on a blocking thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,20 +170,11 @@ impl Found {
         true
     }
 
-    /// Reads some bytes of the chunk, from its byte `at` on, if the page cache has all of them.
-    pub(super) fn read_piece_cached(&self, cache: Cache, bytes: &mut [u8], at: u64) -> io::Result<()> {
-        cached::read_exact_at(cache, &self.file, bytes, self.offset + at)
-    }
-
     /// Reads the chunk; `memory` already has its layout.
     pub(super) fn read(&self, files: &Files, memory: &mut MemoryObjMut) -> Result<()> {
         let read = match &files.direct {
             // No file has a header then.
             Some(direct) => direct.read(&self.file, memory),
-            // Elsewhere every piece may be a question to a server.
-            None if memory.witness().is_some() && files.cache != Cache::Never && files.read_ahead_size.is_none() => {
-                witnessed::in_pieces(memory, |bytes, at| self.file.read_exact_at(bytes, self.offset + at))
-            }
             None => {
                 // A header was a read of its own already.
                 let first = if self.offset == 0 { files.read_ahead_size.unwrap_or(0) } else { 0 };

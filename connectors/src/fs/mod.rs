@@ -35,7 +35,6 @@ mod options;
 mod quota;
 mod record;
 mod scrub;
-mod witnessed;
 mod writing;
 
 pub use connector::FSConnector;

@@ -9,7 +9,6 @@ mod options;
 mod quota;
 mod refused;
 mod scrub;
-mod witnessed;
 
 use std::path::{Path, PathBuf};
 
