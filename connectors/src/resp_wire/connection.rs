@@ -15,20 +15,18 @@ use tokio::time::{Instant, Sleep};
 use super::errors::{bad_reply, hung_up, server_error};
 use super::reply::{BadReply, Head, Limits, Reply, ReplyReader};
 use super::request::Request;
-use super::stream::{Address, Ready, Stream};
+use super::transport::{Address, Ready, Transport};
 
 /// A connection to a server. Whoever gets an error of the outer kind from one of its methods must not use it again; and
 /// a future that is dropped in the middle leaves it in the middle. [`is_at_rest`](Self::is_at_rest) tells.
 pub(crate) struct Connection {
-    stream: Stream,
+    transport: Transport,
     reader: ReplyReader,
     address: Address,
     /// Longest time without a byte.
     patience: Duration,
     /// Kept from wait to wait, and set anew only when it went off: most waits end long before.
     alarm: Pin<Box<Sleep>>,
-    /// How many bytes must be there before the socket counts as readable.
-    low_mark: u32,
     /// Replies that were asked for and not read.
     owed: usize,
     /// Bytes that ever arrived.
@@ -39,35 +37,30 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Connects on the current runtime.
-    pub(super) async fn connect(address: &Address, limits: Limits, room: usize, patience: Duration) -> Result<Self> {
-        let stream = Stream::connect(address).await.map_err(|e| {
+    /// Connects. `sockets` waits for the socket, the current runtime for the clock.
+    pub(super) async fn connect(
+        address: &Address,
+        sockets: &Handle,
+        limits: Limits,
+        room: usize,
+        patience: Duration,
+    ) -> Result<Self> {
+        let transport = Transport::connect(address, sockets).await.map_err(|e| {
             let e = Error::io(e, format_args!("connect to {address}"));
             // Whatever it was (no such host, no such socket): it is the server that is not there.
             if e.kind() == ErrorKind::Io { unavailable(e) } else { e }
         })?;
         Ok(Self {
-            stream,
+            transport,
             reader: ReplyReader::new(limits, room),
             address: address.clone(),
             patience,
             alarm: Box::pin(tokio::time::sleep(patience)),
-            low_mark: 1,
             owed: 0,
             arrived: 0,
             turns: Arc::default(),
             failed: false,
         })
-    }
-
-    /// The same connection, its socket waited for by another runtime. Its clock stays where it is.
-    pub(super) fn moved_to(mut self, runtime: &Handle) -> Result<Self> {
-        let address = &self.address;
-        self.stream = self
-            .stream
-            .moved_to(runtime)
-            .map_err(|e| Error::io(e, format_args!("wait for the server at {address}")))?;
-        Ok(self)
     }
 
     /// The same connection, which counts in `turns` whenever something passes.
@@ -83,15 +76,7 @@ impl Connection {
 
     /// Whether it can be used after a rest: the server neither hung up nor sent anything.
     pub(super) fn is_alive(&self) -> bool {
-        self.is_at_rest() && !self.stream.is_disturbed()
-    }
-
-    /// Ready for a call that is polled on this thread.
-    ///
-    /// # Errors
-    /// The runtime to which its socket should go back has ended. Nothing can be done with it any more.
-    pub(super) fn settle(&mut self) -> io::Result<()> {
-        self.stream.settle()
+        self.is_at_rest() && self.transport.is_quiet()
     }
 
     /// Bytes that ever arrived on it.
@@ -118,7 +103,7 @@ impl Connection {
         let len = request.len();
         let (mut sent, mut until) = (0, None);
         while sent < len {
-            match request.with_slices(sent, |slices| self.stream.try_write(slices)) {
+            match request.with_slices(sent, |slices| self.transport.try_write(slices)) {
                 Ok(n) => {
                     sent += n;
                     until = None;
@@ -218,9 +203,9 @@ impl Connection {
             let room = self.reader.room();
             let wanted = to.len();
             let tried = if to.is_empty() {
-                self.stream.try_read(&mut [IoSliceMut::new(room)])
+                self.transport.try_read(&mut [IoSliceMut::new(room)])
             } else {
-                self.stream.try_read(&mut [IoSliceMut::new(to), IoSliceMut::new(room)])
+                self.transport.try_read(&mut [IoSliceMut::new(to), IoSliceMut::new(room)])
             };
             match tried {
                 Ok(0) => {
@@ -234,8 +219,7 @@ impl Connection {
                     return Ok(n.min(wanted));
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    self.mark(if wanted < LOW_MARK.0 { 1 } else { wanted.min(LOW_MARK.1) as u32 });
-                    self.wait(Ready::Read, &mut until).await?;
+                    self.wait(Ready::Read { at_least: wanted.max(1) }, &mut until).await?;
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(self.io_failed(e, "read from")),
@@ -243,30 +227,22 @@ impl Connection {
         }
     }
 
-    /// Wakes up only when so many bytes are there.
-    fn mark(&mut self, bytes: u32) {
-        if self.low_mark != bytes {
-            // A system that does not know it wakes for every byte.
-            self.low_mark = if self.stream.set_low_mark(bytes).is_ok() { bytes } else { 1 };
-        }
-    }
-
     /// Waits until the socket may get on, but not for ever: `until` a time that begins with the first wait, and not anew after a
     /// try in vain.
-    async fn wait(&mut self, ready: Ready, until: &mut Option<Instant>) -> Result<()> {
+    async fn wait(&mut self, mut ready: Ready, until: &mut Option<Instant>) -> Result<()> {
         let until = until.get_or_insert_with(|| Instant::now() + self.patience);
         loop {
             match poll_fn(|cx| self.poll_wait(ready, *until, cx)).await {
                 Ok(true) => return Ok(()),
-                // Something is there, and too little to wake anybody.
-                Ok(false) if ready == Ready::Read && self.low_mark > 1 && self.stream.is_disturbed() => {
-                    self.mark(1);
+                // Bytes are there, but fewer than it waited for.
+                Ok(false) if matches!(ready, Ready::Read { at_least: 2.. }) && !self.transport.is_quiet() => {
+                    ready = Ready::Read { at_least: 1 };
                     *until = Instant::now() + self.patience;
                 }
                 Ok(false) => {
                     self.failed = true;
                     let (address, ms) = (&self.address, self.patience.as_millis());
-                    let what = if ready == Ready::Read { "sent no byte" } else { "took no byte" };
+                    let what = if ready == Ready::Write { "took no byte" } else { "sent no byte" };
                     return Err(Error::new(ErrorKind::Timeout, format!("the server at {address} {what} for {ms} ms"))
                         .temporary(true)
                         .with_hint("is it overloaded or stopped? `io_timeout_ms` says how long to wait"));
@@ -278,7 +254,7 @@ impl Connection {
 
     /// Ready with `false` when time is up.
     fn poll_wait(&mut self, ready: Ready, until: Instant, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        if let Poll::Ready(answer) = self.stream.poll_ready(ready, cx) {
+        if let Poll::Ready(answer) = self.transport.poll_ready(ready, cx) {
             return Poll::Ready(answer.map(|()| true));
         }
         while self.alarm.as_mut().poll(cx).is_ready() {
@@ -305,7 +281,7 @@ impl Connection {
     /// A server that refuses a connection or a request says why and hangs up, maybe before it has read all of it.
     fn write_failed(&mut self, e: io::Error) -> Error {
         let room = self.reader.room();
-        if let Ok(n) = self.stream.try_read(&mut [IoSliceMut::new(room)]) {
+        if let Ok(n) = self.transport.try_read(&mut [IoSliceMut::new(room)]) {
             self.reader.arrived(n);
             if let Ok(Some(Reply::Error(said))) = self.reader.reply() {
                 self.failed = true;
@@ -315,9 +291,6 @@ impl Connection {
         self.io_failed(e, "write to")
     }
 }
-
-/// From how many bytes on, and at most how many, of a payload that is under way must be there before its reader is woken.
-const LOW_MARK: (usize, usize) = (128 << 10, 1 << 20);
 
 /// The same error, as that of a server that is not there.
 fn unavailable(e: Error) -> Error {

@@ -3,7 +3,7 @@
 use connector_core::{Error, ErrorKind};
 
 use super::reply::{BadReply, Reply};
-use super::stream::Address;
+use super::transport::Address;
 
 /// The error that a server answered with: its code and text.
 #[cold]

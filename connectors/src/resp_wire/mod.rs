@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`reply`], `token`, `partial` | reads replies out of bytes; no socket |
 //! | `request` | commands with payloads that are not copied |
-//! | `stream`, `low_mark`, `reactor` | sockets, when they count as readable, and which runtime waits for them |
+//! | `transport`, `reactor` | a socket, and the runtime that waits for it |
 //! | `connection`, `handshake` | one connection, its timeouts and its first words |
 //! | `pool` | the connections of one store |
 //! | `exchange` | [`Exchange`]: one thing to ask, alone or many at once |
@@ -18,7 +18,6 @@ mod connection;
 mod errors;
 mod exchange;
 mod handshake;
-mod low_mark;
 mod options;
 mod partial;
 mod pool;
@@ -26,8 +25,8 @@ mod reactor;
 pub mod reply;
 mod request;
 mod scan;
-mod stream;
 mod token;
+mod transport;
 
 #[cfg(feature = "resp")]
 pub(crate) use chunks::{Get, GetInto, Memory, Set};
@@ -50,4 +49,4 @@ pub(crate) use reply::Reply;
 #[cfg(feature = "redis")]
 pub(crate) use request::{Arg, Request};
 pub(crate) use scan::Scan;
-pub(crate) use stream::Address;
+pub(crate) use transport::Address;

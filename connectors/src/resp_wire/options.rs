@@ -6,7 +6,7 @@ use connector_core::{Error, ErrorKind, RemoteUrl, Result};
 use percent_encoding::percent_decode_str;
 
 use super::reply::Limits;
-use super::stream::Address;
+use super::transport::Address;
 
 /// What a [`Wire`](super::Wire) is made from. Has no `Debug`: it holds a password.
 #[derive(Clone)]

@@ -1,7 +1,7 @@
 //! The connections to one server: some for chunks, some for everything else.
 
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,8 +23,6 @@ use super::reactor;
 pub(crate) struct Wire {
     options: Arc<WireOptions>,
     sockets: Handle,
-    /// The runtime for the sockets is gone: they are on ours now.
-    moved: AtomicBool,
     backoff: Mutex<Backoff>,
     pub(super) bulk: Lane,
     pub(super) small: Lane,
@@ -94,7 +92,6 @@ impl Wire {
     pub(crate) async fn open(options: WireOptions, handle: &Handle) -> Result<Self> {
         let wire = Self {
             sockets: reactor::for_sockets(handle)?,
-            moved: AtomicBool::new(false),
             backoff: Mutex::default(),
             bulk: Lane::new(options.connections, BULK_ROOM),
             small: Lane::new(options.small_connections, SMALL_ROOM),
@@ -240,7 +237,9 @@ impl Wire {
             pause.await;
             waited = true;
         }
-        let connected = self.connect_now(lane.room).await.map(|connection| connection.counted_in(&lane.turns));
+        let connected = establish(&self.sockets, &self.options, lane.room)
+            .await
+            .map(|connection| connection.counted_in(&lane.turns));
         let mut backoff = self.backoff();
         match &connected {
             Ok(_) => *backoff = Backoff::default(),
@@ -253,39 +252,24 @@ impl Wire {
         connected
     }
 
-    async fn connect_now(&self, room: usize) -> Result<Connection> {
-        let own = reactor::own()?;
-        if self.moved.load(Ordering::Relaxed) {
-            return establish(own, &self.options, room).await;
-        }
-        match establish(own, &self.options, room).await?.moved_to(&self.sockets) {
-            Ok(connection) => Ok(connection),
-            // The runtime that the connector was opened on has ended.
-            Err(_) => {
-                self.moved.store(true, Ordering::Relaxed);
-                establish(own, &self.options, room).await
-            }
-        }
-    }
-
     fn backoff(&self) -> MutexGuard<'_, Backoff> {
         self.backoff.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Connects and greets on the given runtime, which has a clock whatever the caller's has.
-async fn establish(runtime: &Handle, options: &Arc<WireOptions>, room: usize) -> Result<Connection> {
+/// Connects and greets on kvconn's own runtime, which has a clock whatever the caller's has.
+async fn establish(sockets: &Handle, options: &Arc<WireOptions>, room: usize) -> Result<Connection> {
     struct Abort(tokio::task::AbortHandle);
     impl Drop for Abort {
         fn drop(&mut self) {
             self.0.abort();
         }
     }
-    let options = options.clone();
-    let greeting = runtime.spawn(async move {
+    let (options, sockets) = (options.clone(), sockets.clone());
+    let greeting = reactor::own()?.spawn(async move {
         let greet = async {
             let (address, patience) = (&options.address, options.io_timeout);
-            let mut connection = Connection::connect(address, options.limits, room, patience).await?;
+            let mut connection = Connection::connect(address, &sockets, options.limits, room, patience).await?;
             handshake(&mut connection, &options).await?;
             Ok(connection)
         };
@@ -349,8 +333,8 @@ impl Lane {
 
     fn take_alive(&self) -> Option<Connection> {
         loop {
-            let mut connection = self.idle().pop()?;
-            if connection.is_alive() && connection.settle().is_ok() {
+            let connection = self.idle().pop()?;
+            if connection.is_alive() {
                 return Some(connection);
             }
         }

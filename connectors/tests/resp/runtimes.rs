@@ -6,9 +6,7 @@ use std::task::{Context, Poll, Wake};
 use std::thread::Thread;
 use std::time::Duration;
 
-#[cfg(target_os = "linux")]
-use connectors::watch;
-use connectors::{Connector, ErrorKind, MemoryObj, MemoryObjMut};
+use connectors::{Connector, MemoryObj, MemoryObjMut};
 use tokio::runtime::{Builder, Runtime};
 
 use kvconn_redis_server::RedisServer;
@@ -16,8 +14,6 @@ use kvconn_redis_server::RedisServer;
 use crate::key;
 
 const SIZE: usize = 3_000_000;
-#[cfg(target_os = "linux")]
-const MOMENT: Duration = Duration::from_micros(50);
 
 fn single() -> Runtime {
     Builder::new_current_thread().enable_all().build().expect("a runtime")
@@ -114,8 +110,6 @@ fn a_store_outlives_the_runtime_that_it_was_opened_on() {
             single().block_on(works(&store));
             several().block_on(works(&store));
             block_on(works(&store));
-            #[cfg(target_os = "linux")]
-            watch::block_on(works(&store));
             store.blocking().close().unwrap();
         }
     });
@@ -134,82 +128,5 @@ fn two_runtimes_share_a_store() {
         });
         single().block_on(works(&store));
         opened_on.block_on(there).unwrap();
-    });
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn a_thread_that_watches_sockets_itself_is_served() {
-    let server = RedisServer::start(&[]);
-    let url = server.url("resp");
-    ends(move || {
-        for runtime in [single(), several()] {
-            let store = runtime.block_on(connectors::open(&url)).unwrap();
-            watch::block_on(works(&store));
-            runtime.block_on(works(&store));
-            watch::block_on(works(&store));
-            drop(runtime);
-            // No runtime has the sockets, and the one that should take them back is gone.
-            block_on(works(&store));
-        }
-    });
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn a_thread_that_tries_again_and_again_waits_no_longer_than_others() {
-    let server = RedisServer::start(&[]);
-    let url = format!("{}?io_timeout_ms=150", server.url("resp"));
-    let runtime = several();
-    let store = runtime.block_on(connectors::open(&url)).unwrap();
-    let exists = |at_most| watch::poll_for(at_most, pin!(store.exists(&key(0))));
-    assert_eq!(exists(Duration::from_secs(60)).map(Result::unwrap), Poll::Ready(false));
-    server.stop_signal();
-    assert_eq!(exists(MOMENT).map(Result::unwrap), Poll::Pending);
-    match exists(Duration::from_secs(60)) {
-        Poll::Ready(Err(e)) => assert_eq!(e.kind(), ErrorKind::Timeout),
-        other => panic!("{other:?}"),
-    }
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn a_call_goes_on_wherever_it_is_polled() {
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    let server = RedisServer::start(&[]);
-    let url = server.url("resp");
-    ends(move || {
-        let runtime = several();
-        let store = runtime.block_on(connectors::open(&url)).unwrap();
-        let watcher = watch::Watcher::new().unwrap();
-        let over = Arc::new(AtomicBool::new(false));
-        let watching = std::thread::spawn({
-            let (watcher, over) = (watcher.clone(), over.clone());
-            move || {
-                while !over.load(Ordering::Relaxed) {
-                    let ready = watcher.wait(Some(Duration::from_millis(1))).unwrap();
-                    ready.into_iter().for_each(std::task::Waker::wake);
-                }
-            }
-        });
-        for each in 1..6 {
-            let mut polls = 0;
-            // A server that is quick is waited for less often.
-            while polls <= each {
-                let mut works = pin!(works(&store));
-                runtime.block_on(std::future::poll_fn(|cx| {
-                    polls += 1;
-                    if polls % 3 == 1
-                        && let Poll::Ready(()) = watch::poll_for(each * MOMENT, works.as_mut())
-                    {
-                        return Poll::Ready(());
-                    }
-                    if polls % each == 0 { watcher.enter(|| works.as_mut().poll(cx)) } else { works.as_mut().poll(cx) }
-                }));
-            }
-        }
-        over.store(true, Ordering::Relaxed);
-        watching.join().unwrap();
     });
 }

@@ -1,0 +1,228 @@
+//! A connected socket, TCP or unix. Only this module knows its descriptor and its runtime.
+//!
+//! TLS fits behind the same methods: `try_read` and `try_write` then move bytes through the session, `poll_ready` is ready
+//! while decrypted bytes are buffered, and each method first sends what the session still has to send.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::PathBuf;
+use std::task::{Context, Poll};
+
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
+use tokio::io::Interest;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::runtime::{Handle, is_rt_shutdown_err};
+
+/// Where a server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Address {
+    /// A name or an IP address (IPv6 without brackets), and a port.
+    Tcp {
+        /// Name or address.
+        host: String,
+        /// Port.
+        port: u16,
+    },
+    /// A socket in the file system.
+    #[cfg_attr(not(any(test, feature = "redis")), expect(dead_code, reason = "only `redis` has unix sockets"))]
+    Unix(PathBuf),
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// The bytes to and from a server. Dropping it closes the socket.
+#[derive(Debug)]
+pub(super) struct Transport {
+    socket: Socket,
+    /// Bytes that must be there before the socket counts as readable.
+    low_mark: usize,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// The readiness to wait for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Ready {
+    /// Readable. The transport may wait until `at_least` bytes are there, if it can.
+    Read { at_least: usize },
+    /// Writable.
+    Write,
+}
+
+/// A reader waits for a mark only if it wants at least this many bytes.
+const SMALLEST_MARK: usize = 128 << 10;
+/// The highest mark: the receive buffer must have room for it.
+const LARGEST_MARK: usize = 1 << 20;
+
+impl Transport {
+    /// Connects to the first address of the host that answers. `runtime` waits for the socket from then on, or the current
+    /// runtime if that one has ended.
+    pub(super) async fn connect(address: &Address, runtime: &Handle) -> io::Result<Self> {
+        let socket = match Socket::connect(address, runtime).await {
+            Err(e) if is_rt_shutdown_err(&e) => Socket::connect(address, &Handle::current()).await?,
+            other => other?,
+        };
+        Ok(Self { socket, low_mark: 1 })
+    }
+
+    /// Whether the server neither sent anything nor hung up while no call used the connection. Asks the system, because
+    /// the runtime may not have seen it yet.
+    pub(super) fn is_quiet(&self) -> bool {
+        let peeked = rustix::net::recv(&self.socket, &mut [0; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        matches!(peeked, Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR))
+    }
+
+    /// Reads what is there, up to the buffers' length.
+    pub(super) fn try_read(&mut self, to: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        let wanted = to.iter().map(|b| b.len()).sum();
+        self.try_io(Interest::READABLE, wanted, |fd| rustix::io::readv(fd, to))
+    }
+
+    /// Writes what the system takes.
+    pub(super) fn try_write(&mut self, from: &[IoSlice<'_>]) -> io::Result<usize> {
+        let wanted = from.iter().map(|b| b.len()).sum();
+        // Not `writev`: on a closed connection its signal ends a program that does not handle it.
+        let mut no_files = SendAncillaryBuffer::default();
+        self.try_io(Interest::WRITABLE, wanted, |fd| rustix::net::sendmsg(fd, from, &mut no_files, SendFlags::NOSIGNAL))
+    }
+
+    /// Calls the system unless the runtime knows that the socket is not ready. A count below `wanted` also means "not ready
+    /// any more", which saves the next try.
+    fn try_io(
+        &self,
+        interest: Interest,
+        wanted: usize,
+        call: impl FnOnce(&Socket) -> rustix::io::Result<usize>,
+    ) -> io::Result<usize> {
+        let mut short = None;
+        let once = || match call(&self.socket) {
+            Ok(n) if 0 < n && n < wanted => {
+                short = Some(n);
+                Err(io::ErrorKind::WouldBlock.into())
+            }
+            other => Ok(other?),
+        };
+        let answer = match &self.socket {
+            Socket::Tcp(tcp) => tcp.try_io(interest, once),
+            Socket::Unix(unix) => unix.try_io(interest, once),
+        };
+        short.map_or(answer, Ok)
+    }
+
+    /// Ready once a try may succeed.
+    pub(super) fn poll_ready(&mut self, ready: Ready, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Ready::Read { at_least } = ready {
+            self.set_low_mark(if at_least < SMALLEST_MARK { 1 } else { at_least.min(LARGEST_MARK) });
+        }
+        match (&self.socket, ready) {
+            (Socket::Tcp(tcp), Ready::Read { .. }) => tcp.poll_read_ready(cx),
+            (Socket::Tcp(tcp), Ready::Write) => tcp.poll_write_ready(cx),
+            (Socket::Unix(unix), Ready::Read { .. }) => unix.poll_read_ready(cx),
+            (Socket::Unix(unix), Ready::Write) => unix.poll_write_ready(cx),
+        }
+    }
+
+    /// Sets `SO_RCVLOWAT`, which a unix socket ignores. A wake-up costs the server as much as a copy of tens of KiB, because its
+    /// own call wakes the reader.
+    ///
+    /// Linux reports a full receive buffer as readable however high the mark is, and checks a new mark at once. A system
+    /// without the option wakes the reader for every byte.
+    #[expect(unsafe_code, reason = "neither rustix nor socket2 has this option")]
+    fn set_low_mark(&mut self, bytes: usize) {
+        if self.low_mark == bytes {
+            return;
+        }
+        if let Socket::Tcp(tcp) = &self.socket {
+            let value = bytes as libc::c_int;
+            let len = size_of_val(&value) as libc::socklen_t;
+            let (fd, value_at) = (tcp.as_raw_fd(), (&raw const value).cast());
+            // SAFETY: the descriptor is open while `tcp` is borrowed, and `value` is a readable int of `len` bytes.
+            let status = unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT, value_at, len) };
+            self.low_mark = if status == 0 { bytes } else { 1 };
+        }
+    }
+}
+
+impl Socket {
+    async fn connect(address: &Address, runtime: &Handle) -> io::Result<Self> {
+        match address {
+            Address::Unix(path) => {
+                let unix = UnixStream::connect(path).await?.into_std()?;
+                let _inside = runtime.enter();
+                UnixStream::from_std(unix).map(Self::Unix)
+            }
+            Address::Tcp { host, port } => {
+                let tcp = TcpStream::connect((host.as_str(), *port)).await?;
+                tcp.set_nodelay(true)?;
+                let tcp = tcp.into_std()?;
+                let _inside = runtime.enter();
+                TcpStream::from_std(tcp).map(Self::Tcp)
+            }
+        }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(tcp) => tcp.as_fd(),
+            Self::Unix(unix) => unix.as_fd(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_unix_socket_sends_and_hears_that_the_other_side_hung_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let mut transport = Transport::connect(&Address::Unix(path), &Handle::current()).await.unwrap();
+        let (mut other, _) = listener.accept().unwrap();
+        assert!(transport.is_quiet());
+        std::future::poll_fn(|cx| transport.poll_ready(Ready::Write, cx)).await.unwrap();
+        assert_eq!(transport.try_write(&[IoSlice::new(b"o"), IoSlice::new(b"k")]).unwrap(), 2);
+        let mut got = [0; 2];
+        io::Read::read_exact(&mut other, &mut got).unwrap();
+        assert_eq!(&got, b"ok");
+        drop(other);
+        assert!(!transport.is_quiet());
+        std::future::poll_fn(|cx| transport.poll_ready(Ready::Read { at_least: 1 }, cx)).await.unwrap();
+        assert_eq!(transport.try_read(&mut [IoSliceMut::new(&mut got)]).unwrap(), 0);
+    }
+
+    #[test]
+    fn an_ended_runtime_leaves_the_socket_to_the_current_one() {
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let ended = runtime().handle().clone();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = Address::Tcp { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port() };
+        runtime().block_on(async {
+            let mut transport = Transport::connect(&address, &ended).await.unwrap();
+            let (mut other, _) = listener.accept().unwrap();
+            io::Write::write_all(&mut other, b"ok").unwrap();
+            std::future::poll_fn(|cx| transport.poll_ready(Ready::Read { at_least: 1 }, cx)).await.unwrap();
+        });
+    }
+
+    #[test]
+    fn addresses_are_shown_as_a_url_has_them() {
+        let tcp = |host: &str| Address::Tcp { host: host.to_owned(), port: 1 }.to_string();
+        assert_eq!((tcp("::1"), tcp("a.b")), ("[::1]:1".to_owned(), "a.b:1".to_owned()));
+    }
+}
