@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 
 use crate::chunk::{ChunkLayout, MemoryObjMut};
 use crate::config::LMCacheEngineConfig;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 pub use pool::{PoolAllocator, PoolStats};
 
@@ -19,8 +19,8 @@ pub use pool::{PoolAllocator, PoolStats};
 /// how. A future that is dropped gives up its place and releases whatever was being made for it.
 ///
 /// # Errors of every method
-/// `OutOfMemory`: marked [temporary](Error::is_temporary) if the memory is taken by others now, and not if the chunk is
-/// larger than all there is. `Unsupported` for a layout it cannot hold.
+/// `PoolFull`, marked [temporary](Error::is_temporary), if other chunks hold the memory now. `TooLarge` if the chunk is larger
+/// than the whole pool. `Unsupported` for a layout that it cannot hold.
 pub trait ChunkAllocator: Send + Sync + 'static {
     /// Memory for one chunk at once, or `None` if this allocator has to wait or block for an answer: then
     /// [`allocate`](Self::allocate) has it. Never blocks.
@@ -81,7 +81,7 @@ impl LocalCpuBackend {
     /// Memory for one chunk. Its bytes hold whatever was there.
     ///
     /// # Errors
-    /// `OutOfMemory` with both sizes; see [`ChunkAllocator`].
+    /// `PoolFull` and `TooLarge` with both sizes; see [`ChunkAllocator`].
     pub async fn allocate(&self, layout: &ChunkLayout) -> Result<MemoryObjMut> {
         match self.0.try_allocate(layout) {
             Some(answer) => answer,
@@ -92,7 +92,7 @@ impl LocalCpuBackend {
     /// Memory for several chunks, all or none.
     ///
     /// # Errors
-    /// `OutOfMemory` with both sizes; see [`ChunkAllocator`].
+    /// `PoolFull` and `TooLarge` with both sizes; see [`ChunkAllocator`].
     pub async fn allocate_many(&self, layouts: &[ChunkLayout]) -> Result<Vec<MemoryObjMut>> {
         self.0.allocate_many(layouts).await
     }
@@ -105,17 +105,14 @@ impl fmt::Debug for LocalCpuBackend {
 }
 
 /// The error of a chunk that needs `block` bytes, while `room` of `capacity` are free.
-fn out_of_memory(chunk: usize, block: usize, room: usize, capacity: usize) -> Error {
-    let kind = crate::ErrorKind::OutOfMemory;
+fn no_memory(chunk: usize, block: usize, room: usize, capacity: usize) -> Error {
     if block > capacity {
-        Error::new(kind, format!("a chunk of {chunk} bytes is larger than the whole pool of {capacity} bytes"))
-            .with_hint("raise `max_local_cpu_size`")
+        let message = format!("a chunk of {chunk} bytes is larger than the whole pool of {capacity} bytes");
+        Error::new(ErrorKind::TooLarge, message).with_hint("raise `max_local_cpu_size`")
     } else {
-        Error::new(
-            kind,
-            format!("no memory for a chunk of {chunk} bytes: {room} of the pool's {capacity} bytes are free"),
-        )
-        .temporary(true)
-        .with_hint("drop chunks that are no longer needed, or raise `max_local_cpu_size`")
+        let message = format!("no memory for a chunk of {chunk} bytes: {room} of the pool's {capacity} bytes are free");
+        Error::new(ErrorKind::PoolFull, message)
+            .temporary(true)
+            .with_hint("drop chunks that are no longer needed, or raise `max_local_cpu_size`")
     }
 }

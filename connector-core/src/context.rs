@@ -241,7 +241,7 @@ impl ContextBuilder {
     /// # Errors
     /// `InvalidUrl` for a URL that cannot be read, `InvalidInput` outside a tokio runtime if none was set.
     pub fn build(self) -> Result<ConnectorContext> {
-        let url = self.url.map_err(|e| Arc::try_unwrap(e).unwrap_or_else(|shared| shared.again()))?;
+        let url = self.url.map_err(|e| Arc::try_unwrap(e).unwrap_or_else(|shared| Error::clone(&shared)))?;
         let handle = match self.handle {
             Some(handle) => handle,
             None => tokio::runtime::Handle::try_current().map_err(|_| {

@@ -3,11 +3,10 @@
 use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
+use std::sync::Arc;
 
 /// A `Result` whose error is [`Error`] unless said.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
-
-type Source = Box<dyn StdError + Send + Sync + 'static>;
 
 /// What went wrong, coarse enough to match on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -15,40 +14,49 @@ type Source = Box<dyn StdError + Send + Sync + 'static>;
 pub enum ErrorKind {
     /// The URL cannot be read, or lacks a part that its connector needs.
     InvalidUrl,
-    /// The text is no key, or no key that this store can name.
+    /// The text is not a key, or the store cannot name this key.
     InvalidKey,
     /// An option, a configuration file or an environment variable is wrong or unknown.
     InvalidOption,
-    /// A chunk's layout, or a value given by the caller, is not what the call allows.
+    /// The call does not allow this layout or value.
     InvalidInput,
     /// No connector or adapter of that name or scheme is linked into this binary.
     NotFound,
     /// Two connectors claim one name, or one scheme is claimed twice.
     Conflict,
-    /// The connector does not have this operation, or does not store this kind of chunk.
+    /// The connector does not have this operation, or cannot store this kind of chunk.
     Unsupported,
     /// The connector was closed.
     Closed,
-    /// The pool or the store has no room.
-    OutOfMemory,
-    /// A chunk does not fit the memory it should be read into.
+    /// The local pool has no free memory to read into. It may have some when a chunk is dropped.
+    PoolFull,
+    /// The store has no room: a full disk, a quota, redis at its `maxmemory`.
+    StoreFull,
+    /// The chunk can never fit: it is larger than the pool, the store, or a limit of the server.
+    TooLarge,
+    /// A chunk does not fit the memory that the caller gave for it. Other memory may fit, unlike with
+    /// [`TooLarge`](Self::TooLarge).
     SizeMismatch,
-    /// The store gave bytes that are short, torn, or not a chunk at all.
+    /// The store returned bytes that are short, torn, or not a chunk.
     Corrupt,
     /// The store did not answer in time.
     Timeout,
-    /// The store cannot be reached, or went away.
+    /// The store cannot be reached, or the connection to it broke.
     Unavailable,
-    /// The store refused: a password, a permission, a read-only directory.
+    /// The store asks for fewer requests.
+    Throttled,
+    /// The store takes no writes: a read-only file system, a replica.
+    ReadOnly,
+    /// The store refused access: a wrong password, a missing permission.
     Denied,
-    /// An operating-system error that is none of the above.
+    /// Another error of the operating system.
     Io,
     /// Anything else that a connector reports.
     Other,
 }
 
 impl ErrorKind {
-    /// The kind in snake case, for logs and metrics: `out_of_memory`.
+    /// The kind in snake case, for logs and metrics: `pool_full`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::InvalidUrl => "invalid_url",
@@ -59,11 +67,15 @@ impl ErrorKind {
             Self::Conflict => "conflict",
             Self::Unsupported => "unsupported",
             Self::Closed => "closed",
-            Self::OutOfMemory => "out_of_memory",
+            Self::PoolFull => "pool_full",
+            Self::StoreFull => "store_full",
+            Self::TooLarge => "too_large",
             Self::SizeMismatch => "size_mismatch",
             Self::Corrupt => "corrupt",
             Self::Timeout => "timeout",
             Self::Unavailable => "unavailable",
+            Self::Throttled => "throttled",
+            Self::ReadOnly => "read_only",
             Self::Denied => "denied",
             Self::Io => "io",
             Self::Other => "other",
@@ -77,24 +89,48 @@ impl fmt::Display for ErrorKind {
     }
 }
 
+/// Whether another try may help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorStatus {
+    /// The same call fails again until the caller or an operator changes something.
+    Permanent,
+    /// The same call may succeed later by itself. A retry layer tries it again.
+    Temporary,
+    /// A temporary error that lasted through all retries. The call may succeed later, but no other retry layer tries it again.
+    Persistent,
+}
+
+impl ErrorStatus {
+    /// The status in lower case: `temporary`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Permanent => "permanent",
+            Self::Temporary => "temporary",
+            Self::Persistent => "persistent",
+        }
+    }
+}
+
 /// What went wrong, where, and what to do instead.
 ///
-/// `Display` is one line: what was done to which key of which connector, what happened, and a hint. `Debug` is the
-/// same over several lines, with the kind and the chain of causes. Neither ever holds a password: connectors put
-/// URLs in only through [`RemoteUrl`](crate::RemoteUrl), whose text is already redacted.
+/// `Display` is one line: the operation, the connector, the message, the key and a hint. `Debug` adds lines with the kind and
+/// the chain of causes. Neither contains a password: connectors add URLs only through [`RemoteUrl`](crate::RemoteUrl), whose
+/// text is redacted.
 ///
-/// One pointer wide, so a `Result` on the data path stays small.
+/// An error is one pointer wide, so a `Result` on the data path stays small. A clone shares its source with the original.
+#[derive(Clone)]
 pub struct Error(Box<Inner>);
 
+#[derive(Clone)]
 struct Inner {
     kind: ErrorKind,
-    temporary: bool,
+    status: ErrorStatus,
     message: Cow<'static, str>,
     hint: Option<Cow<'static, str>>,
     operation: Option<&'static str>,
     connector: Option<Box<str>>,
     key: Option<Box<str>>,
-    source: Option<Source>,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
 impl Error {
@@ -102,7 +138,7 @@ impl Error {
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
         Self(Box::new(Inner {
             kind,
-            temporary: false,
+            status: ErrorStatus::Permanent,
             message: message.into(),
             hint: None,
             operation: None,
@@ -122,13 +158,15 @@ impl Error {
         Self::new(ErrorKind::Closed, "the connector was closed")
     }
 
-    /// An operating-system error while doing `what` ("create directory `/kv`"), with the kind it stands for.
-    pub fn io(source: std::io::Error, what: impl fmt::Display) -> Self {
+    /// An error of the operating system during `action` ("create directory `/kv`"), with the kind that fits it.
+    pub fn io(source: std::io::Error, action: impl fmt::Display) -> Self {
         use std::io::ErrorKind as Io;
         let (kind, temporary) = match source.kind() {
-            Io::PermissionDenied | Io::ReadOnlyFilesystem => (ErrorKind::Denied, false),
+            Io::PermissionDenied => (ErrorKind::Denied, false),
+            Io::ReadOnlyFilesystem => (ErrorKind::ReadOnly, false),
             Io::TimedOut => (ErrorKind::Timeout, true),
-            Io::StorageFull | Io::QuotaExceeded | Io::OutOfMemory => (ErrorKind::OutOfMemory, false),
+            Io::StorageFull | Io::QuotaExceeded => (ErrorKind::StoreFull, false),
+            Io::FileTooLarge => (ErrorKind::TooLarge, false),
             Io::ConnectionRefused
             | Io::ConnectionReset
             | Io::ConnectionAborted
@@ -140,13 +178,19 @@ impl Error {
             Io::Interrupted | Io::WouldBlock | Io::ResourceBusy => (ErrorKind::Io, true),
             _ => (ErrorKind::Io, false),
         };
-        Self::new(kind, format!("cannot {what}: {source}")).temporary(temporary).with_source(source)
+        Self::new(kind, format!("cannot {action}: {source}")).temporary(temporary).with_source(source)
     }
 
-    /// Says whether trying again may help without anyone's doing.
+    /// Sets the status: `Temporary` if the same call may succeed later by itself, else `Permanent`, the default.
     #[must_use]
-    pub fn temporary(mut self, temporary: bool) -> Self {
-        self.0.temporary = temporary;
+    pub fn temporary(self, temporary: bool) -> Self {
+        self.with_status(if temporary { ErrorStatus::Temporary } else { ErrorStatus::Permanent })
+    }
+
+    /// Sets the status.
+    #[must_use]
+    pub fn with_status(mut self, status: ErrorStatus) -> Self {
+        self.0.status = status;
         self
     }
 
@@ -157,55 +201,39 @@ impl Error {
         self
     }
 
-    /// Puts where it happened before the message: "file `/kv/x.data`: ..". Everything else stays.
+    /// Puts a place before the message: "file `/kv/x.data`: ..".
     #[must_use]
     pub fn at(mut self, place: impl fmt::Display) -> Self {
         self.0.message = format!("{place}: {}", self.0.message).into();
         self
     }
 
-    /// Adds the operation, unless one is named already: the innermost knows best.
+    /// Adds the operation, unless the error names one already.
     #[must_use]
     pub fn with_operation(mut self, operation: &'static str) -> Self {
         self.0.operation.get_or_insert(operation);
         self
     }
 
-    /// Adds the key, unless one is named already.
+    /// Adds the key, unless the error names one already.
     #[must_use]
     pub fn with_key(mut self, key: impl fmt::Display) -> Self {
         self.0.key.get_or_insert_with(|| key.to_string().into());
         self
     }
 
-    /// Adds the connector's name, unless one is named already.
+    /// Adds the connector's name, unless the error names one already.
     #[must_use]
     pub fn with_connector(mut self, connector: impl fmt::Display) -> Self {
         self.0.connector.get_or_insert_with(|| connector.to_string().into());
         self
     }
 
-    /// Adds the cause. Its text is not repeated by `Display`: say in the message what a reader needs of it.
+    /// Adds the cause. `Display` does not repeat its text, so the message must say what a reader needs of it.
     #[must_use]
-    pub fn with_source(mut self, source: impl Into<Source>) -> Self {
-        self.0.source = Some(source.into());
+    pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.0.source = Some(source.into().into());
         self
-    }
-
-    /// The same error once more, for another who waited for the same work. Its cause stays with the first.
-    #[must_use]
-    pub fn again(&self) -> Self {
-        let e = &*self.0;
-        Self(Box::new(Inner {
-            kind: e.kind,
-            temporary: e.temporary,
-            message: e.message.clone(),
-            hint: e.hint.clone(),
-            operation: e.operation,
-            connector: e.connector.clone(),
-            key: e.key.clone(),
-            source: None,
-        }))
     }
 
     /// What went wrong, to match on.
@@ -213,9 +241,14 @@ impl Error {
         self.0.kind
     }
 
-    /// Whether the same call may succeed later without anyone's doing. Retries go by this alone.
+    /// Whether another try may help.
+    pub fn status(&self) -> ErrorStatus {
+        self.0.status
+    }
+
+    /// Whether the same call may succeed later by itself: the status is `Temporary` or `Persistent`.
     pub fn is_temporary(&self) -> bool {
-        self.0.temporary
+        self.0.status != ErrorStatus::Permanent
     }
 
     /// The bare message, without operation, key and hint.
@@ -270,7 +303,7 @@ impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}\n    kind: {}", self.kind())?;
         if self.is_temporary() {
-            f.write_str(" (temporary)")?;
+            write!(f, " ({})", self.status().as_str())?;
         }
         let mut cause = self.source();
         while let Some(c) = cause {
@@ -321,11 +354,32 @@ mod tests {
     }
 
     #[test]
-    fn io_errors_get_the_kind_they_stand_for() {
-        let denied = Error::io(std::io::ErrorKind::PermissionDenied.into(), "x");
-        assert_eq!((denied.kind(), denied.is_temporary()), (ErrorKind::Denied, false));
-        let reset = Error::io(std::io::ErrorKind::ConnectionReset.into(), "x");
-        assert_eq!((reset.kind(), reset.is_temporary()), (ErrorKind::Unavailable, true));
+    fn io_errors_get_the_kind_that_fits() {
+        use std::io::ErrorKind as Io;
+        for (of, kind, temporary) in [
+            (Io::PermissionDenied, ErrorKind::Denied, false),
+            (Io::ReadOnlyFilesystem, ErrorKind::ReadOnly, false),
+            (Io::StorageFull, ErrorKind::StoreFull, false),
+            (Io::QuotaExceeded, ErrorKind::StoreFull, false),
+            (Io::FileTooLarge, ErrorKind::TooLarge, false),
+            (Io::ConnectionReset, ErrorKind::Unavailable, true),
+            (Io::TimedOut, ErrorKind::Timeout, true),
+            (Io::OutOfMemory, ErrorKind::Io, false),
+        ] {
+            let e = Error::io(of.into(), "x");
+            assert_eq!((e.kind(), e.is_temporary()), (kind, temporary), "{of}");
+        }
+    }
+
+    #[test]
+    fn a_clone_shares_the_source_and_its_changes_are_its_own() {
+        let e = Error::io(std::io::Error::other("disk on fire"), "read `/x`").temporary(true);
+        let clone = e.clone().with_key("k").with_status(ErrorStatus::Persistent);
+        assert!(std::ptr::addr_eq(e.source().unwrap(), clone.source().unwrap()));
+        assert!(clone.source().unwrap().is::<std::io::Error>());
+        assert_eq!((e.key(), e.status()), (None, ErrorStatus::Temporary));
+        assert_eq!((clone.key(), clone.status()), (Some("k"), ErrorStatus::Persistent));
+        assert!(clone.is_temporary() && format!("{clone:?}").contains("kind: io (persistent)"));
     }
 
     #[test]

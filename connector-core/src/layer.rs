@@ -114,7 +114,11 @@ impl<T: Send> Answer for Result<T> {
             Ok(_) => Verdict::Found,
             Err(e) => match e.kind() {
                 ErrorKind::Unavailable | ErrorKind::Timeout => Verdict::Lost(e),
-                ErrorKind::Corrupt | ErrorKind::Denied => Verdict::Found,
+                ErrorKind::Corrupt
+                | ErrorKind::Denied
+                | ErrorKind::ReadOnly
+                | ErrorKind::StoreFull
+                | ErrorKind::Throttled => Verdict::Found,
                 _ => Verdict::Nothing,
             },
         }
@@ -123,7 +127,7 @@ impl<T: Send> Answer for Result<T> {
 
 impl<T: Send> Answer for Vec<Result<T>> {
     fn failed(error: Error, keys: usize) -> Self {
-        (0..keys).map(|_| Err(error.again())).collect()
+        (0..keys).map(|_| Err(error.clone())).collect()
     }
 
     /// One key that was answered tells that the store is there.

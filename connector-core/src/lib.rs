@@ -94,7 +94,7 @@ pub use config::LMCacheEngineConfig;
 pub use connector::{BlockingConnector, Capabilities, Connector, FromContext, RemoteConnector};
 pub use connector_macros::{connector_adapter, external_connector};
 pub use context::{ConnectorContext, ContextBuilder};
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Error, ErrorKind, ErrorStatus, Result};
 pub use key::{CacheEngineKey, CacheKey, KeyKind, LayerCacheEngineKey, ObjectKey};
 pub use manager::{ConnectorManager, create_connector};
 pub use metadata::{LMCacheMetadata, LayerGroup};

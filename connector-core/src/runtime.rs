@@ -85,7 +85,7 @@ static RUNTIME: PerProcess<Result<OwnRuntime>> = PerProcess::new();
 /// # Errors
 /// `Io` if the system starts no threads; `Closed` after [`shut_down`].
 pub fn handle() -> Result<&'static Handle> {
-    let own = RUNTIME.get_or_init(OwnRuntime::start).as_ref().map_err(Error::again)?;
+    let own = RUNTIME.get_or_init(OwnRuntime::start).as_ref().map_err(Error::clone)?;
     if own.ended.load(Ordering::Acquire) {
         return Err(Error::new(ErrorKind::Closed, "kvconn's runtime was shut down: the process exits"));
     }

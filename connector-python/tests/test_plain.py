@@ -154,7 +154,7 @@ class Blocking(TestCase):
         held = store.get(KEY)
         with self.assertRaises(kvconn.KvconnError) as raised:
             store.get(KEY)
-        self.assertEqual((raised.exception.kind, raised.exception.temporary), ("out_of_memory", True))
+        self.assertEqual((raised.exception.kind, raised.exception.temporary), ("pool_full", True))
         del held
         self.assertEqual(len(store.get(KEY)), 600 << 10)
 

@@ -57,7 +57,7 @@ impl LruChunks {
             return Ok(());
         }
         Err(Error::new(
-            ErrorKind::OutOfMemory,
+            ErrorKind::TooLarge,
             format!("a chunk of {bytes} bytes is larger than the whole store of {} bytes", self.capacity),
         )
         .with_hint("open it with a larger `capacity`"))

@@ -364,5 +364,5 @@ async fn what_the_store_behind_can_do_is_what_the_audit_can_do() {
     let memory = connectors::open("memory://?capacity=1000").await.unwrap();
     assert_eq!(audit.capabilities(), memory.capabilities());
     let e = audit.put(&key(1), chunk(1, 2000)).await.unwrap_err();
-    assert_eq!((e.kind(), e.connector()), (ErrorKind::OutOfMemory, Some("kvconn.memory/MemoryConnector")));
+    assert_eq!((e.kind(), e.connector()), (ErrorKind::TooLarge, Some("kvconn.memory/MemoryConnector")));
 }

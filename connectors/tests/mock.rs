@@ -164,7 +164,7 @@ async fn a_read_lands_in_the_pool_and_gives_its_memory_back() {
     let small = LocalCpuBackend::with_capacity(100);
     let connector = connectors::builder("mock://1").local_cpu_backend(small).open().await.unwrap();
     connector.put(&key(1), chunk(MIB, 1)).await.unwrap();
-    assert_eq!(connector.get(&key(1)).await.unwrap_err().kind(), ErrorKind::OutOfMemory);
+    assert_eq!(connector.get(&key(1)).await.unwrap_err().kind(), ErrorKind::TooLarge);
 }
 
 #[tokio::test(start_paused = true)]
@@ -181,7 +181,7 @@ async fn a_full_store_drops_what_was_used_longest_ago() {
     assert_eq!(there, [true, false, true, true, true]);
     let (time, refused) = takes(connector.put(&key(5), chunk(4 * MIB + 1, 1))).await;
     let e = refused.unwrap_err();
-    assert_eq!((time, e.kind()), (ms(0), ErrorKind::OutOfMemory));
+    assert_eq!((time, e.kind()), (ms(0), ErrorKind::TooLarge));
     assert_eq!(connector.capabilities().max_chunk_bytes, Some(4 * MIB as u64));
 }
 

@@ -239,7 +239,7 @@ async fn a_full_pool_is_an_error_and_never_a_leak() {
     connector.put(&key(1), MemoryObj::from(bytes(10 << 10, 1))).await.unwrap();
     let held = connector.get(&key(1)).await.unwrap().unwrap();
     let e = connector.get(&key(1)).await.unwrap_err();
-    assert_eq!((e.kind(), e.is_temporary()), (ErrorKind::OutOfMemory, true));
+    assert_eq!((e.kind(), e.is_temporary()), (ErrorKind::PoolFull, true));
     assert!(e.to_string().contains("get (kvconn.fs/FSConnector)") && e.to_string().contains("10240"), "{e}");
     drop(held);
     assert!(connector.get(&key(1)).await.unwrap().is_some());
@@ -301,10 +301,7 @@ async fn memory_drops_what_was_used_longest_ago_and_counts_bytes() {
         connector.batched_exists(&(0..11).map(key).collect::<Vec<_>>()).await.into_iter().flatten().collect();
     assert_eq!(there, [true, false, false, true, true, true, true, true, true, true, true]);
     let e = connector.put(&key(11), MemoryObj::from(bytes(1001, 1))).await.unwrap_err();
-    assert!(
-        e.kind() == ErrorKind::OutOfMemory && e.to_string().contains("1001") && e.to_string().contains("1000"),
-        "{e}"
-    );
+    assert!(e.kind() == ErrorKind::TooLarge && e.to_string().contains("1001") && e.to_string().contains("1000"), "{e}");
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::future::{BoxFuture, FutureExt, ready};
 
-use super::{ChunkAllocator, out_of_memory};
+use super::{ChunkAllocator, no_memory};
 use crate::Result;
 use crate::chunk::{ChunkLayout, MemoryObjMut, Region};
 
@@ -66,7 +66,7 @@ impl PoolAllocator {
     /// Memory for one chunk, at once or not at all.
     ///
     /// # Errors
-    /// `OutOfMemory` with both sizes.
+    /// `PoolFull` and `TooLarge` with both sizes.
     pub fn allocate_now(&self, layout: &ChunkLayout) -> Result<MemoryObjMut> {
         let wanted = layout.len.max(1).checked_next_multiple_of(ALIGN).unwrap_or(usize::MAX);
         let block = self.0.block(wanted, layout.len)?;
@@ -112,7 +112,7 @@ impl Pool {
             }
             let room = self.capacity - state.in_use;
             if wanted > room {
-                return Err(out_of_memory(chunk, wanted, room, self.capacity));
+                return Err(no_memory(chunk, wanted, room, self.capacity));
             }
             while state.in_use + state.kept + wanted > self.capacity {
                 to_free.extend(state.take_largest());
@@ -123,7 +123,7 @@ impl Pool {
         drop(to_free);
         Block::new(wanted).ok_or_else(|| {
             self.lock().in_use -= wanted;
-            out_of_memory(chunk, wanted, 0, self.capacity).with_hint("the system has no memory left")
+            no_memory(chunk, wanted, 0, self.capacity).with_hint("the system has no memory left")
         })
     }
 }
@@ -264,11 +264,11 @@ mod tests {
         let pool = pool(16);
         let held = get(&pool, 12).unwrap();
         let e = get(&pool, 8).unwrap_err();
-        assert_eq!((e.kind(), e.is_temporary()), (ErrorKind::OutOfMemory, true));
+        assert_eq!((e.kind(), e.is_temporary()), (ErrorKind::PoolFull, true));
         assert!(e.to_string().contains("8192") && e.to_string().contains("4096"), "{e}");
         drop(held);
         let e = get(&pool, 20).unwrap_err();
-        assert_eq!((e.kind(), e.is_temporary()), (ErrorKind::OutOfMemory, false));
+        assert_eq!((e.kind(), e.is_temporary()), (ErrorKind::TooLarge, false));
         assert!(e.to_string().contains("20480") && e.to_string().contains("16384"), "{e}");
     }
 
@@ -291,14 +291,14 @@ mod tests {
     #[test]
     fn a_size_that_overflows_is_refused() {
         let e = pool(64).allocate_now(&ChunkLayout::binary(usize::MAX)).unwrap_err();
-        assert_eq!((e.kind(), e.is_temporary()), (ErrorKind::OutOfMemory, false));
+        assert_eq!((e.kind(), e.is_temporary()), (ErrorKind::TooLarge, false));
     }
 
     #[tokio::test]
     async fn several_chunks_are_all_or_none() {
         let pool = pool(64);
         let layouts = vec![ChunkLayout::binary(20 << 10); 4];
-        assert_eq!(pool.allocate_many(&layouts).await.unwrap_err().kind(), ErrorKind::OutOfMemory);
+        assert_eq!(pool.allocate_many(&layouts).await.unwrap_err().kind(), ErrorKind::PoolFull);
         assert_eq!(pool.stats().in_use, 0);
         assert_eq!(pool.allocate_many(&layouts[..3]).await.unwrap().len(), 3);
     }

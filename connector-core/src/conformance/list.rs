@@ -57,7 +57,7 @@ macro_rules! __conformance_checks {
             cancellation: dropped_batches_do_no_harm = "a batch that is dropped at any stage leaves whole values, and does no harm to the next call";
             cancellation: dropped_lists_do_no_harm = "a listing that is dropped at any stage does no harm to the next one";
 
-            memory: a_full_pool_is_out_of_memory = "`get` without free memory is `OutOfMemory`, marked temporary, and works again when there is some";
+            memory: a_full_pool_is_an_error = "`get` without free memory is `PoolFull`, marked temporary, and works again when there is some";
             memory: chunks_in_hand_do_not_change = "a chunk that was handed out stays as it is while its key is replaced or removed";
             memory: put_does_not_keep_its_chunk = "`put` does not keep its chunk: its owner may write to the memory afterwards";
             memory: memory_comes_back = "hits, misses, refusals and errors give all memory of the pool back";

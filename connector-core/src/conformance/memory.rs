@@ -7,7 +7,7 @@ use crate::{ChunkLayout, ErrorKind, MemoryObjMut};
 
 const LEN: usize = 60_000;
 
-pub(super) async fn a_full_pool_is_out_of_memory(s: &Subject) -> Checked {
+pub(super) async fn a_full_pool_is_an_error(s: &Subject) -> Checked {
     let (key, value) = s.stored(LEN).await?;
     s.all_memory_is_back().await?;
     let chunk = s.store.get(&key).await?;
@@ -21,10 +21,10 @@ pub(super) async fn a_full_pool_is_out_of_memory(s: &Subject) -> Checked {
     answers.push(s.store.get(&key).await);
     for answer in answers {
         match answer {
-            Err(e) if e.kind() == ErrorKind::OutOfMemory => {
+            Err(e) if e.kind() == ErrorKind::PoolFull => {
                 ensure!(e.is_temporary(), "no memory now is not marked as temporary, though some may come: {e}");
             }
-            Err(e) => return Err(failed(format!("a full pool is `{}`, not out_of_memory: {e}", e.kind()))),
+            Err(e) => return Err(failed(format!("a full pool is `{}`, not pool_full: {e}", e.kind()))),
             Ok(got) => return Err(failed(format!("without free memory in the pool `get` gives {got:?}"))),
         }
     }

@@ -257,7 +257,7 @@ pub(super) fn spawn<T: Send + 'static>(
 
 /// Whether a `put` says by this that it does not take such a chunk or key.
 pub(super) fn is_refusal(e: &Error) -> bool {
-    let kinds = [ErrorKind::Unsupported, ErrorKind::InvalidInput, ErrorKind::InvalidKey, ErrorKind::OutOfMemory];
+    let kinds = [ErrorKind::Unsupported, ErrorKind::InvalidInput, ErrorKind::InvalidKey, ErrorKind::TooLarge];
     kinds.contains(&e.kind())
 }
 

@@ -285,7 +285,7 @@ impl BlockingConnector {
                 }
                 answers
             }
-            Err(e) => requests.iter().map(|_| Err(e.again())).collect(),
+            Err(e) => requests.iter().map(|_| Err(e.clone())).collect(),
         }
     }
 
@@ -318,6 +318,6 @@ impl BlockingConnector {
         F: Future<Output = Vec<Result<T>>> + Send + 'static,
     {
         let answers = self.run(operation, ask(self.0.clone(), items.to_vec()));
-        answers.unwrap_or_else(|e| items.iter().map(|_| Err(e.again())).collect())
+        answers.unwrap_or_else(|e| items.iter().map(|_| Err(e.clone())).collect())
     }
 }

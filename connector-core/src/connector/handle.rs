@@ -109,7 +109,7 @@ impl Connector {
     /// The key's chunk, or `None` if it is not stored.
     ///
     /// # Errors
-    /// `Corrupt` for a value that is no whole chunk, `OutOfMemory` if there is no memory to read into, and whatever the
+    /// `Corrupt` for a value that is no whole chunk, `PoolFull` if there is no memory to read into, and whatever the
     /// store reports.
     pub async fn get(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
         self.call(Operation::Get, Some(key), self.0.connector.get(key)).await
@@ -118,7 +118,7 @@ impl Connector {
     /// Stores the chunk under the key, replacing what was there.
     ///
     /// # Errors
-    /// `Unsupported` for a chunk that `get` could not give back, `OutOfMemory` if the store is full, and whatever the
+    /// `Unsupported` for a chunk that `get` could not give back, `StoreFull` if the store is full, and whatever the
     /// store reports. The old value or none is left then.
     pub async fn put(&self, key: &CacheKey, chunk: MemoryObj) -> Result<()> {
         let bytes = chunk.len();
@@ -179,7 +179,7 @@ impl Connector {
             match &item {
                 Some(Ok(_)) => listing.keys += 1,
                 Some(Err(e)) => {
-                    listing.error.get_or_insert_with(|| e.again());
+                    listing.error.get_or_insert_with(|| e.clone());
                 }
                 None => {}
             }

@@ -9,14 +9,17 @@ use crate::chunk::{MemoryObj, MemoryObjMut};
 use crate::connector::{Capabilities, Operation, RemoteConnector};
 use crate::key::CacheKey;
 use crate::observe;
-use crate::{BoxStream, Error, Result};
+use crate::{BoxStream, Error, ErrorStatus, Result};
 
-/// Asks again after an error that is marked [temporary](Error::is_temporary), and after no other.
+/// Tries a call again after an error whose status is [`Temporary`](ErrorStatus::Temporary).
 ///
-/// Between two tries lies a delay that doubles from try to try, up to a longest one, and of which a random half is left
-/// out: callers that failed together do not come back together. Of a batch only the keys that failed are asked again.
-/// `list` is never tried again, because its caller may have seen a part of it; nor is a `get_into` whose memory is still
-/// [with the try](MemoryObjMut::is_taken) that failed. A `remove` that is tried again answers for its last try.
+/// The delay doubles with each try, up to a longest one. A random part of it, at most half, is left out, so that callers that
+/// failed together do not come back together. Of a batch the layer asks again only for the keys that failed.
+/// It never tries `list` again, because the caller may have seen a part of it, nor a `get_into` whose failed try still has the
+/// [memory](MemoryObjMut::is_taken). A `remove` that is tried again answers for its last try.
+///
+/// An error that lasted through all retries becomes [`Persistent`](ErrorStatus::Persistent), so that an outer retry layer does
+/// not multiply the tries.
 #[derive(Debug, Clone)]
 pub struct RetryLayer {
     retries: u32,
@@ -62,9 +65,9 @@ impl RetryLayer {
         full.mul_f64(0.5 + 0.5 * fastrand::f64())
     }
 
-    /// Waits before the next try, unless there is none.
+    /// Waits before the next try. `false` if there is no next try.
     async fn pause(&self, operation: Operation, tried: u32, error: &Error) -> bool {
-        if tried >= self.retries || !error.is_temporary() {
+        if tried >= self.retries || error.status() != ErrorStatus::Temporary {
             return false;
         }
         let delay = self.delay(tried);
@@ -75,6 +78,19 @@ impl RetryLayer {
         metrics::counter!(observe::RETRIES, labels.to_vec()).increment(1);
         tokio::time::sleep(delay).await;
         true
+    }
+}
+
+impl RetryLayer {
+    /// The error after `tried` retries.
+    fn spent(&self, tried: u32, error: Error) -> Error {
+        let spent = self.retries > 0 && tried >= self.retries && error.status() == ErrorStatus::Temporary;
+        if spent { error.with_status(ErrorStatus::Persistent) } else { error }
+    }
+
+    /// The answers of a batch after `tried` retries.
+    fn all_spent<T>(&self, tried: u32, answers: Vec<Result<T>>) -> Vec<Result<T>> {
+        answers.into_iter().map(|answer| answer.map_err(|e| self.spent(tried, e))).collect()
     }
 }
 
@@ -100,7 +116,7 @@ macro_rules! again {
         loop {
             match $call.await {
                 Err(e) if $self.limits.pause($operation, tried, &e).await => tried += 1,
-                answer => break answer,
+                answer => break answer.map_err(|e| $self.limits.spent(tried, e)),
             }
         }
     }};
@@ -118,7 +134,7 @@ macro_rules! again_for_some {
             let failed = failed_for_now(&answers);
             match failed.first().and_then(|i| answers[*i].as_ref().err()) {
                 Some(e) if $self.limits.pause($operation, tried, e).await => tried += 1,
-                _ => break answers,
+                _ => break $self.limits.all_spent(tried, answers),
             }
             let some: Vec<_> = failed.iter().filter_map(|i| $items.get(*i).cloned()).collect();
             let again = {
@@ -133,7 +149,7 @@ macro_rules! again_for_some {
 }
 
 fn failed_for_now<T>(answers: &[Result<T>]) -> Vec<usize> {
-    let failed = |answer: &Result<T>| answer.as_ref().is_err_and(Error::is_temporary);
+    let failed = |answer: &Result<T>| answer.as_ref().is_err_and(|e| e.status() == ErrorStatus::Temporary);
     answers.iter().enumerate().filter(|(_, answer)| failed(answer)).map(|(i, _)| i).collect()
 }
 
@@ -169,7 +185,7 @@ impl<C: RemoteConnector> RemoteConnector for Retry<C> {
         loop {
             match self.inner.get_into(key, dst).await {
                 Err(e) if !dst.is_taken() && self.limits.pause(Operation::GetInto, tried, &e).await => tried += 1,
-                answer => return answer,
+                answer => return answer.map_err(|e| self.limits.spent(tried, e)),
             }
         }
     }
@@ -210,7 +226,7 @@ impl<C: RemoteConnector> RemoteConnector for Retry<C> {
             failed.retain(|i| requests.get(*i).is_some_and(|(_, dst)| !dst.is_taken()));
             match failed.first().and_then(|i| answers[*i].as_ref().err()) {
                 Some(e) if self.limits.pause(Operation::BatchedGetInto, tried, e).await => tried += 1,
-                _ => return answers,
+                _ => return self.limits.all_spent(tried, answers),
             }
             let mut some: Vec<_> = failed.iter().map(|i| (requests[*i].0.clone(), requests[*i].1.take())).collect();
             let again = self.inner.batched_get_into(&mut some).await;

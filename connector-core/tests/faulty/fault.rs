@@ -70,7 +70,7 @@ faults! {
     BatchesLeaveItBusy, dropped_batches_do_no_harm, Full;
     ListsLeaveItBusy, dropped_lists_do_no_harm, Full;
 
-    AFullPoolIsAMiss, a_full_pool_is_out_of_memory, Full;
+    AFullPoolIsAMiss, a_full_pool_is_an_error, Full;
     WritesToWhatItGaveOut, chunks_in_hand_do_not_change, Full;
     KeepsItsChunk, put_does_not_keep_its_chunk, Full;
     LeaksWhatItReads, memory_comes_back, Full;

@@ -307,7 +307,7 @@ impl RemoteConnector for Faulty {
 
     async fn batched_get(&self, keys: &[CacheKey]) -> Vec<Result<Option<MemoryObj>>> {
         if let Err(e) = self.begin(Fault::BatchesLeaveItBusy).await {
-            return keys.iter().map(|_| Err(e.again())).collect();
+            return keys.iter().map(|_| Err(e.clone())).collect();
         }
         if self.has(Fault::PanicsOnEmptyBatches) {
             let _ = &keys[0];

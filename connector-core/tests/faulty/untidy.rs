@@ -107,7 +107,7 @@ impl RemoteConnector for Opened {
                 return keys.iter().map(|key| Ok(chunks.remove(key).is_some())).collect();
             }
         };
-        keys.iter().map(|_| Err(error.again())).collect()
+        keys.iter().map(|_| Err(error.clone())).collect()
     }
 
     fn capabilities(&self) -> Capabilities {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use crate::scripted::{CHUNK, LOST, Scripted, Step};
 use connector_core::layer::{BreakerLayer, Layer, LimitLayer, RetryLayer, TimeoutLayer};
 use connector_core::{
-    CacheKey, Connector, ConnectorAdapter, ConnectorContext, ConnectorManager, ErrorKind, LMCacheEngineConfig,
-    MemoryObj, MemoryObjMut, RemoteConnector, RemoteUrl, Result,
+    CacheKey, Connector, ConnectorAdapter, ConnectorContext, ConnectorManager, ErrorKind, ErrorStatus,
+    LMCacheEngineConfig, MemoryObj, MemoryObjMut, RemoteConnector, RemoteUrl, Result,
 };
 use futures::future::join_all;
 use tokio::time::Instant;
@@ -80,6 +80,29 @@ mod retry {
         let store = Scripted::new([LOST; 9]);
         let e = over(RetryLayer::new(3), &store).put(&key(), MemoryObj::from(vec![1])).await.unwrap_err();
         assert_eq!((e.kind(), store.calls()), (ErrorKind::Unavailable, 4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outer_retry_does_not_try_again_when_the_inner_retries_are_spent() {
+        let store = Scripted::new([LOST; 20]);
+        let connector = over((RetryLayer::new(5), RetryLayer::new(1)), &store);
+        let e = connector.get(&key()).await.unwrap_err();
+        assert_eq!((e.status(), e.is_temporary(), store.calls()), (ErrorStatus::Persistent, true, 2));
+        let answers = connector.batched_get(&keys(2)).await;
+        assert!(answers.iter().all(|a| a.as_ref().is_err_and(|e| e.status() == ErrorStatus::Persistent)));
+        assert_eq!(store.calls(), 2 + 4);
+        let mut memory = MemoryObjMut::zeroed(16);
+        let e = connector.get_into(&key(), &mut memory).await.unwrap_err();
+        assert_eq!((e.status(), store.calls()), (ErrorStatus::Persistent, 2 + 4 + 2));
+        let mut requests = [(key(), memory)];
+        let e = connector.batched_get_into(&mut requests).await.remove(0).unwrap_err();
+        assert_eq!((e.status(), store.calls()), (ErrorStatus::Persistent, 2 + 4 + 2 + 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_retries_a_temporary_error_stays_temporary() {
+        let e = over(RetryLayer::new(0), &Scripted::new([LOST])).get(&key()).await.unwrap_err();
+        assert_eq!(e.status(), ErrorStatus::Temporary);
     }
 
     #[tokio::test(start_paused = true)]
@@ -220,12 +243,15 @@ mod breaker {
 
     #[tokio::test(start_paused = true)]
     async fn errors_of_a_store_that_answers_and_misses_do_not_count() {
-        let store = Scripted::new([LOST, Step::Fail(ErrorKind::Corrupt, false), LOST, Step::Wait(SECOND), LOST]);
+        use ErrorKind::{Corrupt, Denied, ReadOnly, StoreFull, Throttled};
+        let store = Scripted::new([LOST, Step::Wait(SECOND), LOST]);
+        store
+            .then([Corrupt, Denied, ReadOnly, StoreFull, Throttled].iter().flat_map(|k| [Step::Fail(*k, false), LOST]));
         let connector = over(BreakerLayer::new(2, INTERVAL), &store);
-        for _ in 0..6 {
+        for _ in 0..14 {
             let _ = connector.get(&key()).await;
         }
-        assert_eq!(store.calls(), 6);
+        assert_eq!(store.calls(), 14);
     }
 
     #[tokio::test(start_paused = true)]

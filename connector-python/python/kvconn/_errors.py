@@ -9,7 +9,7 @@ class KvconnError(Exception):
     ``str()`` is one line that says all of it; no attribute ever holds a password.
 
     Attributes:
-        kind: what went wrong, to compare with: ``"not_found"``, ``"corrupt"``, ``"out_of_memory"``, ..
+        kind: what went wrong, to compare with: ``"not_found"``, ``"corrupt"``, ``"pool_full"``, ..
         operation: what was being done: ``"get"``, ``"open"``, ..; ``None`` if that is not known.
         connector: which connector, as ``"module/Name"``; ``None`` if that is not known.
         key: the text of the key that it was about, if one was.

@@ -179,7 +179,7 @@ impl Pool {
         let bytes: usize = layouts.iter().map(|layout| layout.len).sum();
         match self.heap {
             Some(heap) if bytes > heap => Err(Error::new(
-                ErrorKind::OutOfMemory,
+                ErrorKind::TooLarge,
                 format!("{bytes} bytes are more than LMCache's whole CPU backend of {heap} bytes"),
             )
             .with_hint("raise `max_local_cpu_size`")),
@@ -214,7 +214,7 @@ impl Pool {
 
     fn full(&self, bytes: usize) -> Error {
         let message = format!("LMCache's CPU backend had no room for {bytes} bytes within {:?}", self.patience);
-        Error::new(ErrorKind::OutOfMemory, message)
+        Error::new(ErrorKind::PoolFull, message)
             .temporary(true)
             .with_hint("raise `max_local_cpu_size`, or see what pins its chunks")
     }

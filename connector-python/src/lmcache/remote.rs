@@ -230,7 +230,7 @@ async fn all_in_lmcache(
                 *chunk = Ok(Some(copy.freeze()));
             }
         }
-        Err(e) => to_copy.iter_mut().for_each(|chunk| **chunk = Err(e.again())),
+        Err(e) => to_copy.iter_mut().for_each(|chunk| **chunk = Err(e.clone())),
     }
     chunks
 }

@@ -125,7 +125,7 @@ impl FSConnector {
         drop(cancel);
         let parts = std::mem::take(&mut *lock(&answers));
         let lost =
-            move || failed.as_ref().map_or_else(|| Error::new(ErrorKind::Other, "the work was lost"), Error::again);
+            move || failed.as_ref().map_or_else(|| Error::new(ErrorKind::Other, "the work was lost"), Error::clone);
         in_order(parts, n).map(move |answer| answer.ok_or_else(&lost))
     }
 
@@ -168,7 +168,7 @@ impl FSConnector {
     pub(super) async fn each_get_into(&self, requests: &mut [(CacheKey, MemoryObjMut)]) -> Vec<Result<Option<usize>>> {
         // Refused with the memory in its place.
         if let Err(e) = self.gate.enter() {
-            return requests.iter().map(|_| Err(e.again())).collect();
+            return requests.iter().map(|_| Err(e.clone())).collect();
         }
         // The blocking threads own the memory until the reads have ended, also if this future is dropped.
         let parts = self.parts(requests.iter_mut().map(|(key, dst)| (key.clone(), dst.take())));
@@ -201,7 +201,7 @@ impl FSConnector {
             keys.iter().map(answer).collect::<Vec<_>>()
         });
         let whole = |(answers, len): (Result<Vec<_>>, usize)| {
-            answers.unwrap_or_else(|e| (0..len).map(|_| Err(e.again())).collect())
+            answers.unwrap_or_else(|e| (0..len).map(|_| Err(e.clone())).collect())
         };
         answers.await.zip(lens).flat_map(whole).collect()
     }

@@ -56,7 +56,7 @@ impl Quota {
         }
         let capacity = self.capacity;
         Err(Error::new(
-            ErrorKind::OutOfMemory,
+            ErrorKind::TooLarge,
             format!("a file of {bytes} bytes is larger than the whole store of {capacity} bytes"),
         )
         .with_hint("raise the option `capacity`"))
@@ -91,8 +91,8 @@ impl Quota {
                     sum = chunks.sum();
                     if !fits(sum) {
                         let why = format!("the store is full: {sum} bytes are in files that cannot be removed");
-                        let e = Error::new(ErrorKind::OutOfMemory, why);
-                        return Err(refused.map(|cause| e.again().with_source(cause)).unwrap_or(e));
+                        let e = Error::new(ErrorKind::StoreFull, why);
+                        return Err(refused.map(|cause| e.clone().with_source(cause)).unwrap_or(e));
                     }
                 }
                 book = Book { sum: Some(sum), looked: now };

@@ -13,16 +13,16 @@ pub(crate) fn server_error(said: &[u8]) -> Error {
     let new = |kind| Error::new(kind, format!("the server answers `{shown}`"));
     let later = |hint: &'static str| new(ErrorKind::Unavailable).temporary(true).with_hint(hint);
     match code {
-        b"OOM" => new(ErrorKind::OutOfMemory)
+        b"OOM" => new(ErrorKind::StoreFull)
             .temporary(true)
             .with_hint("raise the server's `maxmemory`, or set its `maxmemory-policy` to `allkeys-lru`"),
         b"LOADING" => later("it reads its data from disk: wait until it has"),
         b"BUSY" => later("a script keeps it busy"),
         b"TRYAGAIN" | b"CLUSTERDOWN" => later("its cluster is being changed"),
         b"MASTERDOWN" => later("it is a replica that lost its master"),
-        b"READONLY" => new(ErrorKind::Denied).with_hint("this is a replica: name the master in the URL"),
+        b"READONLY" => new(ErrorKind::ReadOnly).with_hint("this is a replica: name the master in the URL"),
         b"MISCONF" => {
-            new(ErrorKind::Denied).with_hint("it cannot save its data to disk, and takes no writes until it can")
+            new(ErrorKind::ReadOnly).with_hint("it cannot save its data to disk, and takes no writes until it can")
         }
         b"NOREPLICAS" => later("too few of its replicas are there"),
         b"NOAUTH" => new(ErrorKind::Denied).with_hint("put the password into the URL: `//user:password@host`"),
@@ -40,7 +40,7 @@ pub(crate) fn server_error(said: &[u8]) -> Error {
             new(ErrorKind::Denied).with_hint("check user and password in the URL: `//user:password@host`")
         }
         b"ERR" if contains(said, b"invalid bulk length") || contains(said, b"exceeds maximum allowed size") => {
-            new(ErrorKind::InvalidInput).with_hint("the chunk is larger than the server's `proto-max-bulk-len`")
+            new(ErrorKind::TooLarge).with_hint("the chunk is larger than the server's `proto-max-bulk-len`")
         }
         _ => new(ErrorKind::Other),
     }
@@ -79,4 +79,26 @@ pub(super) fn shorten(said: &[u8]) -> String {
 
 fn contains(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|w| w == part)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replies_of_a_server_have_the_kind_that_fits() {
+        for (said, kind, temporary) in [
+            ("OOM command not allowed when used memory > 'maxmemory'.", ErrorKind::StoreFull, true),
+            ("READONLY You can't write against a read only replica.", ErrorKind::ReadOnly, false),
+            ("MISCONF Redis is configured to save RDB snapshots", ErrorKind::ReadOnly, false),
+            ("ERR Protocol error: invalid bulk length", ErrorKind::TooLarge, false),
+            ("ERR string exceeds maximum allowed size (proto-max-bulk-len)", ErrorKind::TooLarge, false),
+            ("NOPERM this user has no permissions", ErrorKind::Denied, false),
+            ("LOADING Redis is loading the dataset in memory", ErrorKind::Unavailable, true),
+            ("ERR unknown command", ErrorKind::Other, false),
+        ] {
+            let e = server_error(said.as_bytes());
+            assert_eq!((e.kind(), e.is_temporary()), (kind, temporary), "{said}");
+        }
+    }
 }

@@ -85,7 +85,7 @@ impl Wire {
         }
         drop(working);
         // Only what no connection could be had for is left.
-        let left = || failure.as_ref().map_or_else(Error::closed, Error::again);
+        let left = || failure.as_ref().map_or_else(Error::closed, Error::clone);
         let answers = answers.into_inner().unwrap_or_else(PoisonError::into_inner);
         answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(left()))).collect()
     }
@@ -149,7 +149,7 @@ impl Wire {
         if !lease.was_dead(&e) {
             // An answer that cannot be understood is no fault of those that wait behind it.
             let failed = if e.kind() == ErrorKind::Corrupt { 1 } else { sent.len() };
-            sent.drain(..failed.min(sent.len())).for_each(|(at, _)| put(answers, at, Err(e.again())));
+            sent.drain(..failed.min(sent.len())).for_each(|(at, _)| put(answers, at, Err(e.clone())));
             if e.kind() == ErrorKind::Timeout {
                 // The others of the queue would each wait as long.
                 return Err(e);
@@ -162,7 +162,7 @@ impl Wire {
         };
         let again: Result<Lease<'a>> = again.await;
         if let Err(e) = &again {
-            sent.drain(..).for_each(|(at, _)| put(answers, at, Err(e.again())));
+            sent.drain(..).for_each(|(at, _)| put(answers, at, Err(e.clone())));
         }
         again
     }
@@ -214,7 +214,7 @@ impl Wire {
     ) -> Vec<Result<Reply>> {
         let mut answers = Vec::with_capacity(n);
         if let Err(e) = self.run_commands(n, add, may_repeat, &mut answers).await {
-            answers.resize_with(n, || Err(e.again()));
+            answers.resize_with(n, || Err(e.clone()));
         }
         answers
     }

@@ -121,7 +121,7 @@ fn refused(said: &[u8], options: &WireOptions) -> Error {
     // By the whole text, so that its kind is right.
     let e = server_error(said);
     Error::new(e.kind(), format!("the server answers `{} ..`, and quotes the password", shorten(code)))
-        .temporary(e.is_temporary())
+        .with_status(e.status())
         .with_hint("check user and password in the URL: `//user:password@host`")
 }
 

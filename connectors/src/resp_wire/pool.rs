@@ -176,7 +176,7 @@ impl Wire {
                 Either::Left((permit, _)) => {
                     let permit = permit.map_err(|_| Error::closed())?;
                     return match &*lane.stalled() {
-                        Some((at, e)) if *at >= asked => Err(e.again()),
+                        Some((at, e)) if *at >= asked => Err(e.clone()),
                         _ => Ok(permit),
                     };
                 }
@@ -197,7 +197,7 @@ impl Wire {
     /// connections at rest are as dead as this one.
     pub(super) fn failed(&self, lane: &Lane, e: &Error) {
         if e.kind() == ErrorKind::Timeout {
-            *lane.stalled() = Some((Instant::now(), e.again()));
+            *lane.stalled() = Some((Instant::now(), e.clone()));
             for lane in [&self.bulk, &self.small] {
                 lane.idle().clear();
             }
@@ -221,7 +221,7 @@ impl Wire {
                 let mut backoff = self.backoff();
                 match backoff.until.filter(|until| *until > Instant::now()) {
                     Some(until) => match &backoff.last {
-                        Some(e) if waited && backoff.failures > failures => return Err(e.again()),
+                        Some(e) if waited && backoff.failures > failures => return Err(e.clone()),
                         _ => until,
                     },
                     None => {
@@ -246,7 +246,7 @@ impl Wire {
             Err(e) => {
                 backoff.failures = backoff.failures.saturating_add(1);
                 backoff.until = backoff.pause().map(|pause| Instant::now() + pause);
-                backoff.last = Some(e.again());
+                backoff.last = Some(e.clone());
             }
         }
         connected

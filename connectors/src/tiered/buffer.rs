@@ -95,7 +95,7 @@ impl Buffer {
         let bytes = cost(chunk);
         if bytes > self.capacity {
             return Err(Error::new(
-                ErrorKind::OutOfMemory,
+                ErrorKind::TooLarge,
                 format!(
                     "a chunk of {bytes} bytes is larger than the whole write-back buffer of {} bytes",
                     self.capacity
@@ -292,5 +292,5 @@ impl Drop for Writer<'_> {
 pub(super) fn missing(buffer: &Buffer, error: &Arc<Error>) -> Error {
     let (chunks, bytes) = buffer.rest();
     let message = format!("{chunks} chunks of {bytes} bytes are not in the store behind, because {error}");
-    Error::new(error.kind(), message).temporary(error.is_temporary()).with_hint("close again to try once more")
+    Error::new(error.kind(), message).with_status(error.status()).with_hint("close again to try once more")
 }

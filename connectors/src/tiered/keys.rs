@@ -346,7 +346,7 @@ impl Waiter {
         let answer = self.0.wait_for(Option::is_some).await.map_err(|_| lost())?;
         match &*answer {
             Some(Ok(chunk)) => Ok(chunk.clone()),
-            Some(Err(e)) => Err(e.again()),
+            Some(Err(e)) => Err(Error::clone(e)),
             None => Err(lost()),
         }
     }

@@ -125,5 +125,5 @@ pub(super) fn lost() -> Error {
 
 /// One answer for each of several.
 pub(super) fn to_all<T>(error: &Error, n: usize) -> Vec<Result<T>> {
-    (0..n).map(|_| Err(error.again())).collect()
+    (0..n).map(|_| Err(error.clone())).collect()
 }

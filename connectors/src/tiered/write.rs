@@ -102,7 +102,7 @@ impl Tiers {
         }
         let bytes = chunk.len() as u64;
         if let Some(most) = can.max_chunk_bytes.filter(|most| bytes > *most) {
-            return refused(ErrorKind::OutOfMemory, format!("the chunk has {bytes} bytes, of at most {most}"));
+            return refused(ErrorKind::TooLarge, format!("the chunk has {bytes} bytes, of at most {most}"));
         }
         let storable = |dtypes: &[_]| chunk.groups().iter().all(|g| g.dtype.is_some_and(|d| dtypes.contains(&d)));
         if can.keeps_layout_of(key.kind()) && !can.dtypes.is_none_or(storable) {

@@ -1,6 +1,5 @@
 //! Writes what waits in the buffer to the store behind.
 
-use std::error::Error as _;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +28,7 @@ pub(super) async fn write_on(tiers: Arc<Tiers>) {
     while let Some((again, write)) = writer.next() {
         writer = again;
         let answer = put(&tiers, &write.key, &write.chunk).await;
-        let failed = answer.as_ref().err().map(|e| e.again());
+        let failed = answer.as_ref().err().cloned();
         let key = write.key.clone();
         write.end(answer);
         let Some(error) = failed else {
@@ -78,13 +77,8 @@ async fn give_up(tiers: &Tiers, key: &CacheKey, error: &Error) -> Result<()> {
 
 /// Whether the error is about this key or chunk, and not about the store: a full disk is about the store.
 fn refuses(error: &Error) -> bool {
-    match error.kind() {
-        ErrorKind::InvalidKey | ErrorKind::InvalidInput | ErrorKind::Unsupported | ErrorKind::SizeMismatch => true,
-        ErrorKind::OutOfMemory => {
-            !error.is_temporary() && !error.source().is_some_and(|source| source.is::<std::io::Error>())
-        }
-        _ => false,
-    }
+    use ErrorKind::{InvalidInput, InvalidKey, SizeMismatch, TooLarge, Unsupported};
+    matches!(error.kind(), InvalidKey | InvalidInput | Unsupported | SizeMismatch | TooLarge)
 }
 
 /// Writes everything; if the back fails, each chunk is tried once.
@@ -95,7 +89,7 @@ pub(super) async fn flush(tiers: &Tiers, buffer: &Buffer) -> Result<()> {
     let errors = stream::iter(0..tries).map(|_| async {
         let write = buffer.next()?;
         let answer = put(tiers, &write.key, &write.chunk).await;
-        let error = answer.as_ref().err().map(Error::again);
+        let error = answer.as_ref().err().cloned();
         write.end(answer);
         error
     });

@@ -140,7 +140,7 @@ impl RemoteConnector for ControlledConnector {
         let stored: Vec<_> = keys.iter().map(|key| self.0.stored(key)).collect();
         match self.0.enter("batched_get", keys.len()).await {
             Ok(()) => stored.into_iter().map(Ok).collect(),
-            Err(e) => keys.iter().map(|_| Err(e.again())).collect(),
+            Err(e) => keys.iter().map(|_| Err(e.clone())).collect(),
         }
     }
 }

@@ -61,7 +61,7 @@ async fn a_chunk_larger_than_the_store_is_refused_with_both_sizes_and_evicts_not
     store.put(&key(1), thousand(1)).await.unwrap();
     assert_eq!(store.capabilities().max_chunk_bytes, Some(2000 - 28));
     let e = store.put(&key(2), MemoryObj::from(vec![0; 1973])).await.unwrap_err();
-    assert_eq!(e.kind(), ErrorKind::OutOfMemory);
+    assert_eq!(e.kind(), ErrorKind::TooLarge);
     assert!(e.to_string().contains("2001") && e.to_string().contains("2000"), "{e}");
     assert!(store.exists(&key(1)).await.unwrap());
     // One that fills the store does go in, and everything else goes.

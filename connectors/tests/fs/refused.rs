@@ -1,5 +1,8 @@
 //! Disks that are full and directories that nobody may write into.
 
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command};
 
 use connectors::ErrorKind;
@@ -21,7 +24,7 @@ async fn a_file_that_cannot_grow_is_an_error_and_leaves_the_old_chunk_and_no_oth
         store.put(&key(1), kv(9, 1)).await.unwrap();
         let old = std::fs::read(place.dir().join(file_name(1))).unwrap();
         // No file may have more than 256 or, by another shell's count, 512 blocks of 512 bytes; the signal that would end
-        // the process is ignored, so that the write fails as on a full disk, after a part was written.
+        // the process is ignored, so that the write fails after a part was written.
         let put = |bytes| {
             let mut limited = Command::new("sh");
             limited
@@ -31,47 +34,70 @@ async fn a_file_that_cannot_grow_is_an_error_and_leaves_the_old_chunk_and_no_oth
             answer(limited.spawn().unwrap())
         };
         let said = put(1 << 20);
-        assert!(said.starts_with("io: ") && said.contains("cannot write"), "{options}: {said}");
+        assert!(said.starts_with("too_large: ") && said.contains("cannot write"), "{options}: {said}");
         assert_eq!(std::fs::read(place.dir().join(file_name(1))).unwrap(), old);
         assert_eq!(files(&place.dir()).iter().filter(|name| name.ends_with(".tmp")).count(), 0);
         assert_eq!(put(4096), "done", "the store works on");
     }
 }
 
+fn mode(path: &Path, bits: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(bits)).unwrap();
+}
+
+/// Starts this program as a user that permissions bind: root starts a copy of it as the user `nobody`.
+fn bound_by_permissions(place: &Place) -> impl Fn() -> Command {
+    let is_root = place.0.path().metadata().unwrap().uid() == 0;
+    let mut program = std::env::current_exe().unwrap();
+    mode(place.0.path(), 0o755);
+    if is_root {
+        let copy = place.path("program");
+        std::fs::copy(program, &copy).unwrap();
+        mode(&copy, 0o755);
+        program = copy;
+    }
+    let command = move || {
+        let mut command = Command::new(&program);
+        if is_root {
+            command.uid(65_534).gid(65_534).current_dir("/");
+        }
+        command
+    };
+    let ran = command().arg("--list").output();
+    assert!(
+        ran.as_ref().is_ok_and(|ran| ran.status.success()),
+        "as root this test needs a TMPDIR from which every user can run programs, unlike `{}`: {ran:?}",
+        std::env::temp_dir().display()
+    );
+    command
+}
+
+#[tokio::test]
+async fn a_store_that_can_evict_nothing_is_store_full() {
+    let place = Place::new();
+    // The last base path is read-only, and its chunk fills the store. `key(1)` belongs into one of the others.
+    let paths = [place.path("a"), place.path("b"), place.path("c")];
+    paths.iter().for_each(|dir| std::fs::create_dir(dir).unwrap());
+    std::fs::write(paths[2].join(file_name(2)), [0; 1000]).unwrap();
+    let command = bound_by_permissions(&place);
+    for (dir, bits) in paths.iter().zip([0o777, 0o777, 0o555]) {
+        mode(dir, bits);
+    }
+    let url = format!("fs://{},{},{}?capacity=1010", paths[0].display(), paths[1].display(), paths[2].display());
+    let mut writer = command();
+    child::job(&mut writer, "put_one", &url, 100);
+    let said = answer(writer.spawn().unwrap());
+    assert!(said.starts_with("store_full: ") && said.contains("1000 bytes"), "{said}");
+}
+
 #[tokio::test]
 async fn a_directory_that_may_only_be_read_is_denied_to_writers_and_serves_readers() {
-    use std::os::unix::fs::{MetadataExt, PermissionsExt};
-    use std::os::unix::process::CommandExt;
     let place = Place::new();
     place.open("").await.put(&key(2), kv(1, 1)).await.unwrap();
-    // Permissions do not bind root.
-    let is_root = place.dir().metadata().unwrap().uid() == 0;
-    let mode = |path: &std::path::Path, bits| {
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(bits)).unwrap();
-    };
-    mode(place.0.path(), 0o755);
+    let command = bound_by_permissions(&place);
     mode(&place.dir(), 0o555);
-    let program = if is_root {
-        // Nobody does it, with a copy of this program where nobody can reach it.
-        let copy = place.path("program");
-        std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
-        mode(&copy, 0o755);
-        let mut probe = Command::new(&copy);
-        let ran = probe.arg("--list").uid(65_534).gid(65_534).current_dir("/").output();
-        assert!(
-            ran.as_ref().is_ok_and(|ran| ran.status.success()),
-            "as root this test needs a TMPDIR that every user can reach and run programs from, and `{}` is none: {ran:?}",
-            std::env::temp_dir().display()
-        );
-        copy
-    } else {
-        std::env::current_exe().unwrap()
-    };
     for options in ["", "?capacity=9000000", "?relative_tmp_dir=tmp"] {
-        let mut writer = Command::new(&program);
-        if is_root {
-            writer.uid(65_534).gid(65_534).current_dir("/");
-        }
+        let mut writer = command();
         child::job(&mut writer, "put_one", &place.url(options), 100);
         let said = answer(writer.spawn().unwrap());
         assert!(said.starts_with("denied: "), "{options}: {said}");
@@ -82,10 +108,7 @@ async fn a_directory_that_may_only_be_read_is_denied_to_writers_and_serves_reade
     // What nobody can read does not count as there, although a raw file need not be opened to know its length.
     mode(&place.dir().join(file_name(2)), 0);
     for options in ["", "?save_chunk_meta=false"] {
-        let mut asker = Command::new(&program);
-        if is_root {
-            asker.uid(65_534).gid(65_534).current_dir("/");
-        }
+        let mut asker = command();
         child::job(&mut asker, "exist", &place.url(options), 2);
         assert_eq!(answer(asker.spawn().unwrap()), "[Err(Denied), Ok(false)]", "{options}");
     }

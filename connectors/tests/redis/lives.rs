@@ -78,7 +78,7 @@ async fn a_put_with_a_time_that_is_refused_leaves_the_old_chunk_and_says_why() {
     store.put(&key(1), kv(5, 1)).await.unwrap();
     server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
     let e = store.put(&key(1), kv(6, 2)).await.unwrap_err();
-    assert_eq!(e.kind(), ErrorKind::OutOfMemory, "{e}");
+    assert_eq!(e.kind(), ErrorKind::StoreFull, "{e}");
     assert_eq!(store.get(&key(1)).await.unwrap(), Some(kv(5, 1)));
     server.cli(&["CONFIG", "SET", "maxmemory", "0"]);
     store.put(&key(1), kv(6, 2)).await.unwrap();

@@ -39,7 +39,7 @@ macro_rules! faults {
                 server::a_server_that_stands_still_is_a_timeout_until_it_goes_on,
                 server::a_value_over_the_limit_is_an_error_and_the_next_call_is_right,
                 server::a_value_of_another_type_is_an_error_and_the_next_call_is_right,
-                server::a_full_server_is_out_of_memory_and_still_answers,
+                server::a_full_server_is_store_full_and_still_answers,
                 server::eviction_under_writers_never_tears_a_chunk,
             );
         }

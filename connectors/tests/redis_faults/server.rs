@@ -135,7 +135,7 @@ pub(crate) async fn a_value_of_another_type_is_an_error_and_the_next_call_is_rig
     store.leaks_nothing().await;
 }
 
-pub(crate) async fn a_full_server_is_out_of_memory_and_still_answers(kind: Kind) {
+pub(crate) async fn a_full_server_is_store_full_and_still_answers(kind: Kind) {
     let server = RedisServer::start(&["--maxmemory", "24mb", "--maxmemory-policy", "noeviction"]);
     let store = Store::open(&server.url(kind.scheme)).await;
     let mut stored = 0;
@@ -145,7 +145,7 @@ pub(crate) async fn a_full_server_is_out_of_memory_and_still_answers(kind: Kind)
             Err(e) => break e,
         }
     };
-    assert_eq!((e.kind(), e.is_temporary()), (ErrorKind::OutOfMemory, true), "{e}");
+    assert_eq!((e.kind(), e.is_temporary()), (ErrorKind::StoreFull, true), "{e}");
     assert!(e.hint().is_some(), "it says what to do: {e:?}");
     assert!((8..=24).contains(&stored), "{stored} MiB were stored");
     for n in 0..stored {

@@ -82,7 +82,7 @@ async fn a_full_buffer_makes_puts_wait_and_is_an_error_while_the_back_fails() {
     let Tiered { connector, back, .. } = open("full", "&mode=write_back&write_back_bytes=2500").await;
     assert_eq!(connector.capabilities().max_chunk_bytes, Some(2500));
     let e = connector.put(&key(1), sized(1, 2501)).await.unwrap_err();
-    assert!(e.kind() == ErrorKind::OutOfMemory && e.to_string().contains("`write_back_bytes`"), "{e}");
+    assert!(e.kind() == ErrorKind::TooLarge && e.to_string().contains("`write_back_bytes`"), "{e}");
     back.hold("put");
     connector.put(&key(1), chunk(1)).await.unwrap();
     connector.put(&key(2), chunk(2)).await.unwrap();
@@ -159,7 +159,7 @@ async fn a_key_that_the_back_cannot_name_stays_in_front_and_holds_up_nothing() {
 #[tokio::test(start_paused = true)]
 async fn a_chunk_that_the_back_never_takes_holds_up_nothing_and_leaves_no_older_one() {
     for (name, refusal) in [
-        ("too-large", (|| Error::new(ErrorKind::OutOfMemory, "larger than the store")) as fn() -> Error),
+        ("too-large", (|| Error::new(ErrorKind::TooLarge, "larger than the store")) as fn() -> Error),
         ("mismatch", || Error::new(ErrorKind::SizeMismatch, "not the size of a chunk")),
     ] {
         let Tiered { connector, front, back } = open(name, WRITE_BACK).await;

@@ -43,7 +43,7 @@ class Wheel(unittest.TestCase):
     def test_options_and_errors_are_the_connectors_own_and_kvconns(self):
         with kvconn.connect(URL, max_chunks=0) as store, self.assertRaises(kvconn.KvconnError) as raised:
             store.put(KEY, b"hello")
-        self.assertEqual(raised.exception.kind, "out_of_memory")
+        self.assertEqual(raised.exception.kind, "store_full")
         with self.assertRaisesRegex(kvconn.InvalidError, "max_chunk"):
             kvconn.connect(f"{URL}?max_chunk=1")
 

@@ -65,7 +65,7 @@ impl RemoteConnector for AcmeConnector {
         let copy = MemoryObj::from_vec(chunk.to_vec(), chunk.layout().clone())?;
         let mut chunks = self.chunks();
         if chunks.len() >= self.max_chunks && !chunks.contains_key(key) {
-            return Err(Error::new(ErrorKind::OutOfMemory, format!("the store holds {} chunks already", chunks.len()))
+            return Err(Error::new(ErrorKind::StoreFull, format!("the store holds {} chunks already", chunks.len()))
                 .with_hint("raise `max_chunks`"));
         }
         chunks.insert(key.clone(), copy);
@@ -107,7 +107,7 @@ mod tests {
 
         let other: CacheKey = "meta-llama/Llama-3.1-8B@1@0@1f2e3e@bfloat16".parse()?;
         let full = connector.put(&other, MemoryObj::from(b"hello".to_vec())).await.unwrap_err();
-        assert_eq!(full.kind(), ErrorKind::OutOfMemory);
+        assert_eq!(full.kind(), ErrorKind::StoreFull);
         assert!(connector.remove(&key).await?);
         Ok(())
     }

@@ -15,13 +15,13 @@ async fn a_full_pool_is_an_error_with_the_sizes_and_is_over_when_memory_is_free(
     let store = connectors::builder(&url).local_cpu_backend(pool).open().await.unwrap();
 
     let e = store.get(&large).await.unwrap_err();
-    assert_is(&e, ErrorKind::OutOfMemory, &["get", "larger than the whole pool of 12288 bytes", "max_local_cpu_size"]);
+    assert_is(&e, ErrorKind::TooLarge, &["get", "larger than the whole pool of 12288 bytes", "max_local_cpu_size"]);
     assert_eq!(e.key(), Some(large.as_str()));
     assert!(!e.is_temporary(), "waiting does not help");
 
     let held = store.get(&small).await.unwrap().unwrap();
     let e = store.get(&small).await.unwrap_err();
-    assert_is(&e, ErrorKind::OutOfMemory, &["8192 bytes", "4096 of the pool's 12288 bytes are free"]);
+    assert_is(&e, ErrorKind::PoolFull, &["8192 bytes", "4096 of the pool's 12288 bytes are free"]);
     assert!(e.is_temporary(), "somebody may drop a chunk");
 
     drop(held);
@@ -32,11 +32,7 @@ async fn a_full_pool_is_an_error_with_the_sizes_and_is_over_when_memory_is_free(
 async fn a_chunk_larger_than_the_whole_store_is_refused_with_both_sizes() {
     let store = connectors::open("memory://?capacity=10").await.unwrap();
     let e = store.put(&any_key(), MemoryObj::from(vec![0; 11])).await.unwrap_err();
-    assert_is(
-        &e,
-        ErrorKind::OutOfMemory,
-        &["put (kvconn.memory/MemoryConnector)", "11 bytes", "10 bytes", "`capacity`"],
-    );
+    assert_is(&e, ErrorKind::TooLarge, &["put (kvconn.memory/MemoryConnector)", "11 bytes", "10 bytes", "`capacity`"]);
     assert!(!store.exists(&any_key()).await.unwrap());
 }
 
