@@ -1,7 +1,7 @@
-//! A connector in a crate of its own. A program links it with `use acme_kv as _;` and opens
+//! A connector in its own crate. A program links it with `use acme_kv as _;` and opens
 //! `external://localhost:0/acme.kv/?connector_name=AcmeConnector`, or `acme://localhost:0` for short.
 //!
-//! `mod conformance` below tests it: one line for a test of each rule that every connector keeps.
+//! `mod conformance` below tests the connector. Its one line makes a test for each rule of the contract.
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
@@ -12,7 +12,7 @@ use connector_core::{
     RemoteConnector, Result, external_connector,
 };
 
-/// Options of `acme://`: what `kvconn describe` shows, and what a misspelt option is compared with.
+/// Options of `acme://`. `kvconn describe` shows them, and the error for a misspelt option suggests one of them.
 #[derive(Debug, serde::Deserialize, schemars::JsonSchema)]
 #[serde(default)]
 pub struct AcmeOptions {
@@ -61,7 +61,7 @@ impl RemoteConnector for AcmeConnector {
     }
 
     async fn put(&self, key: &CacheKey, chunk: MemoryObj) -> Result<()> {
-        // The chunk may be a view of somebody's pool: a store in memory keeps a copy of its own.
+        // The chunk may be a view of the caller's pool, so a store in memory must copy the bytes.
         let copy = MemoryObj::from_vec(chunk.to_vec(), chunk.layout().clone())?;
         let mut chunks = self.chunks();
         if chunks.len() >= self.max_chunks && !chunks.contains_key(key) {
@@ -72,7 +72,7 @@ impl RemoteConnector for AcmeConnector {
         Ok(())
     }
 
-    // The rest is optional: what a connector has, it declares.
+    // The other methods are optional. A connector declares the ones that it implements.
     fn capabilities(&self) -> Capabilities {
         Capabilities::new().with_layout_kept().with_remove()
     }
@@ -82,7 +82,7 @@ impl RemoteConnector for AcmeConnector {
     }
 }
 
-/// The contract of every connector, in one line: `cargo test` runs a test for each rule of it.
+/// Makes a test for each rule of the contract.
 #[cfg(test)]
 mod conformance {
     connector_core::conformance_tests!("acme://localhost:0");
@@ -92,14 +92,14 @@ mod conformance {
 mod tests {
     use super::*;
 
-    /// One line that finds two connectors of one name in everything this binary links.
+    /// Finds two connectors with the same name or scheme among all crates that this binary links.
     #[test]
-    fn no_name_is_claimed_twice() -> Result<()> {
+    fn every_name_and_scheme_is_unique() -> Result<()> {
         connector_core::registry::validate()
     }
 
     #[tokio::test]
-    async fn a_chunk_comes_back_as_it_was_put() -> Result<()> {
+    async fn get_returns_the_chunk_that_was_put_and_a_full_store_refuses_a_put() -> Result<()> {
         let connector = connector_core::create_connector("acme://localhost:0?max_chunks=1").await?;
         let key: CacheKey = "meta-llama/Llama-3.1-8B@1@0@1f2e3d@bfloat16".parse()?;
         connector.put(&key, MemoryObj::from(b"hello".to_vec())).await?;

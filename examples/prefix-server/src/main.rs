@@ -1,12 +1,12 @@
-//! Serves prompts from a store, the way an inference server would: hash the tokens chunk by chunk, ask how long a prefix
-//! is stored, load that, compute the rest and store it.
+//! Serves prompts from a store, as an inference server does. It hashes the tokens chunk by chunk, asks the store for the
+//! length of the stored prefix, loads that prefix, computes the other chunks and stores them.
 //!
 //!     cargo run -p prefix-server [URL]
 //!
-//! The default URL is the connector of the crate `acme-kv`; try `fs:///tmp/prefixes` twice.
+//! The default URL opens the connector of the crate `acme-kv`. Run it twice with `fs:///tmp/prefixes` to see hits.
 #![forbid(unsafe_code)]
 
-use acme_kv as _; // links the plugin
+use acme_kv as _; // Links the connector.
 
 use connectors::key::{PrefixHash, chain_prefix};
 use connectors::{
@@ -14,7 +14,7 @@ use connectors::{
 };
 
 const MODEL: &str = "acme/tiny-4-layers";
-/// Tokens of a chunk, LMCache's default.
+/// Tokens per chunk. LMCache's default.
 const CHUNK_SIZE: usize = 256;
 
 struct Server {
@@ -46,13 +46,13 @@ impl Server {
         let mut served = Served::default();
         let mut loaded_chunks = 0;
 
-        // One question for the whole prompt; what is stored after a hole is of no use.
+        // One call for the whole prompt. A chunk after a missing one is useless, so only the prefix counts.
         let hits = self.connector.batched_contains(&keys).await?;
         for (loaded, tokens) in self.connector.batched_get(&keys[..hits]).await.into_iter().zip(&chunks) {
-            // A chunk that was evicted since, or cannot be read, ends the prefix.
+            // A chunk that the store has evicted in the meantime, or cannot read, ends the prefix.
             let Ok(Some(cache)) = loaded else { break };
             if *cache != *self.compute(tokens).await? {
-                return Err(Error::new(ErrorKind::Corrupt, "the store gave a chunk of other tokens"));
+                return Err(Error::new(ErrorKind::Corrupt, "the store returned a chunk of different tokens"));
             }
             served.loaded_tokens += tokens.len();
             loaded_chunks += 1;
@@ -65,7 +65,7 @@ impl Server {
         Ok(served)
     }
 
-    /// Stands for the model: bytes that depend on every token.
+    /// Stands in for the model. Gives bytes that depend on every token.
     async fn compute(&self, tokens: &[u32]) -> Result<connectors::MemoryObj> {
         let raw = self.metadata.chunk_layout();
         let mut cache = self.backend.allocate(&raw.for_tokens(tokens.len())?).await?;
@@ -83,14 +83,14 @@ async fn run(url: &str) -> Result<()> {
     let system_prompt: Vec<u32> = (0..1000).collect();
     let with = |question: std::ops::Range<u32>| system_prompt.iter().copied().chain(question).collect::<Vec<_>>();
 
-    for (what, prompt) in [
+    for (name, prompt) in [
         ("a new prompt", with(5000..5100)),
         ("the same prompt again", with(5000..5100)),
-        ("another question after the same beginning", with(7000..7300)),
+        ("another question with the same beginning", with(7000..7300)),
     ] {
         let served = server.serve(&prompt).await?;
         println!(
-            "{what}: {} tokens, {} loaded from the store, {} computed and stored",
+            "{name}: {} tokens, {} loaded from the store, {} computed and stored",
             prompt.len(),
             served.loaded_tokens,
             served.computed_tokens
