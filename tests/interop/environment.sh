@@ -1,4 +1,4 @@
-# What `run` and `bench` need: LMCache in a virtual environment of its own, a redis server, the command, the wheels. Sourced by both.
+# `run` and `bench` source this file. It installs LMCache into a virtual environment and builds the command and the wheels.
 #
 # Sets `python` and `kvconn`, and changes to this folder.
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -18,9 +18,9 @@ installed() {
 }
 
 if ! installed; then
-    # The compiled parts of LMCache's wheels are for some versions of Python only.
-    command -v python3.11 >/dev/null || fail "\`python3.11\` is missing; LMCache $LMCACHE_VERSION is installed with it"
-    echo "== installing LMCache $LMCACHE_VERSION into $venv: about 5 GB with torch; KVCONN_INTEROP_VENV names another place"
+    # LMCache's wheels have compiled parts, which exist only for some versions of Python.
+    command -v python3.11 >/dev/null || fail "\`python3.11\` is missing; LMCache $LMCACHE_VERSION needs it"
+    echo "== installing LMCache $LMCACHE_VERSION into $venv: about 5 GB with torch; set KVCONN_INTEROP_VENV for another folder"
     python3.11 -m venv "$venv"
     "$venv/bin/pip" install --quiet "lmcache==$LMCACHE_VERSION"
     installed || fail "LMCache $LMCACHE_VERSION is not in $venv after pip has installed it"
@@ -31,15 +31,15 @@ cargo build --quiet --release --package connector-cli --bin kvconn
 kvconn=$(cargo metadata --no-deps --format-version 1 |
     "$python" -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')/release/kvconn
 
-# LMCache reads these: a test must not depend on who runs it.
+# LMCache reads these variables. A test must not depend on the user's environment.
 unset "${!LMCACHE_@}"
 export LMCACHE_LOG_LEVEL=ERROR LMCACHE_TRACK_USAGE=false
 export KVCONN=$kvconn PYTHONDONTWRITEBYTECODE=1
 
-echo "== building kvconn's wheel, and one with a connector of its author's"
+echo "== building kvconn's wheel and an author's wheel"
 site=${kvconn%/release/kvconn}/interop-site
 rm -rf "$site"
-# Beside the virtual environment, which may be shared, not in it. As a user does it, but for the folder.
+# Other checkouts may share the virtual environment, so the wheels go into a folder of this checkout.
 for wheel in connector-python examples/acme-kv-wheel; do
     "$venv/bin/pip" install --quiet --no-cache-dir --no-deps --disable-pip-version-check --target "$site" "../../$wheel"
 done

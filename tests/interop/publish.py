@@ -13,7 +13,7 @@ BEGIN, END = "<!-- tests/interop/publish.py writes from here -->", "<!-- to here
 
 
 def render(results: dict, page: str) -> tuple[str, str]:
-    """The chart, and the page with new tables between its markers."""
+    """Gives the chart, and the page with new tables between its markers."""
     tables = [Table.from_json(table) for table in results["tables"]]
     parts = [f"Measured on {results['measured']} ({results['machine']}), LMCache {results['lmcache']}, {results['rounds']} rounds."]
     parts.append(batches(tables))

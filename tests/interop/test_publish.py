@@ -1,4 +1,4 @@
-"""The benchmarks in docs/. `./tests/run` runs this; it needs no LMCache."""
+"""Tests of the benchmarks in docs/. `./tests/run` runs them. They need no LMCache."""
 
 import json
 import unittest
@@ -8,7 +8,7 @@ from interop.bench.figures import Figure, Table, singles
 
 
 class Published(unittest.TestCase):
-    def test_chart_and_tables_are_those_of_the_results(self) -> None:
+    def test_chart_and_tables_match_the_results(self) -> None:
         drawn, written = publish.render(json.loads(publish.RESULTS.read_text()), publish.PAGE.read_text())
         hint = "run tests/interop/publish.py"
         self.assertEqual(drawn, publish.CHART.read_text(), hint)

@@ -1,1 +1,1 @@
-"""kvconn beside the real LMCache."""
+"""Checks of kvconn against the real LMCache."""

@@ -1,4 +1,4 @@
-"""Runs the checks: all of them, or the groups that are named."""
+"""Runs all checks, or the groups in the arguments."""
 
 import sys
 
@@ -8,17 +8,17 @@ from .stores import GROUPS
 
 
 def main(names: list[str]) -> int:
-    """Exit code 1 if a check failed, 2 for a group that does not exist."""
+    """Gives the exit code: 1 if a check failed, 2 for an unknown group."""
     unknown = [name for name in names if name not in GROUPS]
     if unknown:
-        print(f"interop: no group {unknown[0]!r}; there are {', '.join(GROUPS)}", file=sys.stderr)
+        print(f"interop: unknown group {unknown[0]!r}; the groups are {', '.join(GROUPS)}", file=sys.stderr)
         return 2
     report = Report()
     for name in names or GROUPS:
         print(f"== {name}", flush=True)
         try:
             GROUPS[name](report)
-        except Exception as e:  # noqa: BLE001: the other groups go on
+        except Exception as e:  # noqa: BLE001: the other groups still run
             with report.check(f"{name}: the group runs"):
                 raise RuntimeError(f"the group ended early: {e}") from e
     print(f"== {report.passed} passed, {len(report.failed)} failed")

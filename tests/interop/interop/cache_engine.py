@@ -1,8 +1,8 @@
-"""LMCacheEngine itself: what one engine stores through kvconn, a fresh one retrieves, byte by byte.
+"""LMCacheEngine: one engine stores through kvconn, and a fresh engine retrieves the same bytes.
 
-All that a GPU would do is moved to the CPU: the caches of the inference engine are tensors in main memory, and `_Whole` and
-`_Layerwise` copy between them and LMCache's memory objects where LMCache's own GPU connectors launch kernels. The rest is
-LMCache's: token hashes, storage manager, CPU backend, remote backend, and kvconn's connector behind it.
+The CPU does the work of a GPU. The caches of the inference engine are tensors in main memory. `_Whole` and `_Layerwise` copy between
+them and LMCache's memory objects, where LMCache's GPU connectors launch kernels. All other parts are LMCache's: token hashes, storage
+manager, CPU backend, and the remote backend with kvconn's connector.
 """
 
 import tempfile
@@ -20,13 +20,13 @@ from lmcache.v1.gpu_connector.gpu_connectors import GPUConnectorInterface, VLLMP
 from lmcache.v1.storage_backend.remote_backend import RemoteBackend
 
 from . import chunks
-from .engine import POOL_GB, WITHIN_S, metadata_of
+from .engine import POOL_GB, TIMEOUT_S, metadata_of
 from .report import Failed, Report, equal
 from .server import RedisServer
 from .wheel import external, plugin
 
 SLOTS = 256
-#: Five chunks, and the beginning of a sixth.
+#: Five chunks and a part of a sixth.
 TOKENS = 5 * chunks.PLAIN.chunk_tokens + 7
 
 
@@ -40,7 +40,7 @@ class _Case:
     model: chunks.Model = chunks.PLAIN
     settings: dict = field(default_factory=dict)
     extra: dict = field(default_factory=dict)
-    #: LMCache's own connector on the same store, for the engine that stores, or for the one that retrieves.
+    #: The URL of LMCache's own connector on the same store, for the engine that stores or for the engine that retrieves.
     stored_by: str = ""
     retrieved_by: str = ""
 
@@ -53,12 +53,12 @@ class _Case:
 
     @property
     def stored(self) -> int:
-        """How many of `TOKENS` are kept."""
+        """The number of `TOKENS` that LMCache stores."""
         return TOKENS if self.config.save_unfull_chunk else TOKENS - TOKENS % self.model.chunk_tokens
 
 
 def run(report: Report) -> None:
-    """Everything of this group."""
+    """Runs all checks of this group."""
     with tempfile.TemporaryDirectory(prefix="kvconn-interop-") as folder, RedisServer() as server:
         for case in _cases(Path(folder), f"127.0.0.1:{server.port}"):
             with report.check(f"engine: {case.name}"):
@@ -84,8 +84,8 @@ def _cases(root: Path, address: str) -> Iterator[_Case]:
     yield _Case("external://, fs", fs())
     yield _Case("external://, fs, layerwise", fs(), settings=layerwise)
     yield _Case("external://, fs, no headers", fs(), extra=raw)
-    # LMCache writes headers all the same: no store could tell a layer's chunk from another's by its length.
-    yield _Case("external://, fs, layerwise, no headers asked for", fs(), settings=layerwise, extra=raw)
+    # LMCache ignores the option for layers and writes headers, because the length of a layer's chunk is ambiguous.
+    yield _Case("external://, fs, layerwise, headers in spite of the option", fs(), settings=layerwise, extra=raw)
     yield _Case("external://, resp, full chunks", resp, settings=full, extra=raw)
     yield _Case("plugin://, redis", plugin=f"redis://{address}")
     yield _Case("plugin://, redis, layerwise", plugin=f"redis://{address}", settings=layerwise)
@@ -100,7 +100,7 @@ def _cases(root: Path, address: str) -> Iterator[_Case]:
         path = files()
         theirs, ours = f"fs://localhost:0{path}", external("fs", "FSConnector", base_path=path)
         yield _Case(f"fs://, LMCache's own retrieves{name}", ours, settings=settings, retrieved_by=theirs)
-    # Rank 0 would hand its chunks to the other GPUs.
+    # Otherwise rank 0 would send its chunks to the other GPUs.
     mla = {"save_only_first_rank": False}
     yield _Case("external://, redis, MLA", redis, model=chunks.MLA, extra=mla)
     yield _Case("external://, redis, MLA, layerwise", redis, model=chunks.MLA, settings=layerwise, extra=mla)
@@ -118,9 +118,9 @@ def _one_stores_another_retrieves(case: _Case) -> None:
         before = _free(engine)
         equal("tokens found in an empty store", engine.lookup(tokens), 0)
         _store(engine, tokens, written, from_slots)
-        # Not in the memory cache, which would have all of it at once.
+        # Leaves out the memory cache, which has all chunks at once.
         remote = [name for name in engine.storage_manager.storage_backends if name != "LocalCPUBackend"]
-        _until("all is stored", lambda: engine.lookup(tokens, search_range=remote) == case.stored)
+        _until("all tokens are stored", lambda: engine.lookup(tokens, search_range=remote) == case.stored)
         if not case.config.local_cpu:
             _until("LMCache has its memory back after a store", lambda: _free(engine) == before)
     to_slots = torch.randperm(SLOTS, generator=torch.Generator().manual_seed(3))[:TOKENS]
@@ -130,18 +130,18 @@ def _one_stores_another_retrieves(case: _Case) -> None:
         read = _Cache.zeros(case.model)
         equal("tokens that are retrieved", _retrieve(engine, tokens, read, to_slots), case.stored)
         written.require_same(from_slots[: case.stored], read, to_slots[: case.stored])
-        equal("bytes beside them that were changed", read.changed_beside(to_slots[: case.stored]), 0)
+        equal("changed bytes in other slots", read.changed_outside(to_slots[: case.stored]), 0)
         if not case.config.local_cpu:
             _until("LMCache has its memory back after a retrieve", lambda: _free(engine) == before)
-        _retrieve_less(engine, case, tokens, written, from_slots)
+        _retrieve_prefix(engine, case, tokens, written, from_slots)
         if not engine.use_layerwise and not case.retrieved_by:
-            # Layers are not cleared by LMCache 0.5.6: it asks for the whole chunk's key.
+            # LMCache 0.5.6 does not clear layers: it removes the key of the whole chunk.
             engine.clear(tokens)
             equal("tokens found after a clear", engine.lookup(tokens), 0)
 
 
-def _retrieve_less(engine: LMCacheEngine, case: _Case, tokens: torch.Tensor, written: "_Cache", slots: torch.Tensor) -> None:
-    """Another request with the same beginning gets that, in full chunks; one with another beginning gets nothing."""
+def _retrieve_prefix(engine: LMCacheEngine, case: _Case, tokens: torch.Tensor, written: "_Cache", slots: torch.Tensor) -> None:
+    """A request with the same beginning gets the full chunks of that beginning. A request with another beginning gets nothing."""
     shared = 2 * case.model.chunk_tokens
     other = tokens.clone()
     other[shared + 3 :] += 1
@@ -149,16 +149,16 @@ def _retrieve_less(engine: LMCacheEngine, case: _Case, tokens: torch.Tensor, wri
     read = _Cache.zeros(case.model)
     equal("tokens retrieved of a common beginning", _retrieve(engine, other, read, slots), shared)
     written.require_same(slots[:shared], read, slots[:shared])
-    equal("bytes beside the common beginning that were changed", read.changed_beside(slots[:shared]), 0)
+    equal("changed bytes outside the common beginning", read.changed_outside(slots[:shared]), 0)
     equal("tokens found of another text", engine.lookup(tokens + 1), 0)
     if not engine.use_layerwise and not engine.async_loading:
-        # By layers and ahead, LMCache 0.5.6 fails where nothing is found: engines look first.
+        # With layers or async loading, LMCache 0.5.6 fails if it finds nothing, so engines look up first.
         equal("tokens retrieved of another text", _retrieve(engine, tokens + 1, read, slots), 0)
 
 
 def _store(engine: LMCacheEngine, tokens: torch.Tensor, cache: "_Cache", slots: torch.Tensor) -> None:
     if engine.use_layerwise:
-        # One step before the first layer, and one after each.
+        # The generator has a step before the first layer, and a step after each layer.
         for _ in engine.store_layer(tokens, cache=cache, slots=slots):
             pass
     else:
@@ -166,7 +166,7 @@ def _store(engine: LMCacheEngine, tokens: torch.Tensor, cache: "_Cache", slots: 
 
 
 def _retrieve(engine: LMCacheEngine, tokens: torch.Tensor, cache: "_Cache", slots: torch.Tensor) -> int:
-    """How many tokens came: the first ones."""
+    """Retrieves the tokens and gives their number."""
     request = f"request {time.monotonic_ns()}"
     if engine.use_layerwise:
         *_, mask = engine.retrieve_layer(tokens, cache=cache, slots=slots, req_id=request)
@@ -175,14 +175,14 @@ def _retrieve(engine: LMCacheEngine, tokens: torch.Tensor, cache: "_Cache", slot
             engine.async_lookup_and_prefetch(request, tokens)
             _until("the prefetch has ended", lambda: request in engine.answered)
         mask = engine.retrieve(tokens, cache=cache, slots=slots, req_id=request)
-    came = int(mask.sum())
-    equal("the tokens that came are the first ones", bool(mask[:came].all()), True)
-    return came
+    count = int(mask.sum())
+    equal("the retrieved tokens are the first ones", bool(mask[:count].all()), True)
+    return count
 
 
 @contextmanager
 def _engine(case: _Case, theirs: str = "") -> Iterator[LMCacheEngine]:
-    """A fresh engine, with nothing in its memory; `theirs` is the URL of LMCache's own connector, if it is to have that."""
+    """Makes a fresh engine with empty memory. `theirs` is the URL of LMCache's own connector, for an engine without kvconn."""
     if theirs:
         case = replace(case, url=theirs)
     connector = _Layerwise(case.model) if case.config.use_layerwise else _Whole()
@@ -201,11 +201,11 @@ def _engine(case: _Case, theirs: str = "") -> Iterator[LMCacheEngine]:
     finally:
         thread = engine.storage_manager.thread
         LMCacheEngineBuilder.destroy("interop")
-        equal("the storage manager's thread lives on", thread.is_alive(), False)
+        equal("the storage manager's thread is alive", thread.is_alive(), False)
 
 
 class _Scheduler:
-    """Where an engine that loads ahead says how much it has."""
+    """Receives the number of tokens that an engine with async loading has."""
 
     def __init__(self, answered: dict[str, int]) -> None:
         self.answered = answered
@@ -215,75 +215,75 @@ class _Scheduler:
 
 
 class _Cache:
-    """An inference engine's paged cache: of each group of layers, (keys and values, layers, slots, hidden)."""
+    """An inference engine's paged cache: for each group of layers, (keys and values, layers, slots, hidden)."""
 
     def __init__(self, groups: list[torch.Tensor]) -> None:
         self.groups = groups
 
     @staticmethod
     def zeros(model: chunks.Model) -> "_Cache":
-        """A cache that nothing was ever in."""
+        """Makes an empty cache."""
         return _Cache([torch.zeros((g.kv_size, g.layers, SLOTS, g.hidden), dtype=_dtype(g)) for g in model.groups])
 
     @staticmethod
     def random(model: chunks.Model, seed: int) -> "_Cache":
-        """Any bits, also those that are no number."""
+        """Makes a cache of random bytes, which include NaNs."""
         cache, chance = _Cache.zeros(model), torch.Generator().manual_seed(seed)
         for group in cache.groups:
             _bytes(group).random_(1, 256, generator=chance)
         return cache
 
     def require_same(self, slots: torch.Tensor, other: "_Cache", other_slots: torch.Tensor) -> None:
-        """Every byte of these slots is that of the other's."""
+        """Fails unless the other cache has the same bytes in its slots."""
         for mine, theirs in zip(self.groups, other.groups, strict=True):
             wrong = int((_bytes(mine)[:, :, slots] != _bytes(theirs)[:, :, other_slots]).sum())
             if wrong:
-                raise Failed(f"{wrong} bytes of {_bytes(mine)[:, :, slots].numel()} are not what was stored")
+                raise Failed(f"{wrong} bytes of {_bytes(mine)[:, :, slots].numel()} differ from the stored bytes")
 
-    def changed_beside(self, slots: torch.Tensor) -> int:
-        """How many bytes of the other slots are no longer zero."""
-        beside = torch.ones(SLOTS, dtype=torch.bool)
-        beside[slots] = False
-        return sum(int((_bytes(group)[:, :, beside] != 0).sum()) for group in self.groups)
+    def changed_outside(self, slots: torch.Tensor) -> int:
+        """Counts the bytes of the other slots that are not zero."""
+        outside = torch.ones(SLOTS, dtype=torch.bool)
+        outside[slots] = False
+        return sum(int((_bytes(group)[:, :, outside] != 0).sum()) for group in self.groups)
 
 
 class _Whole(GPUConnectorInterface):
-    """Copies whole chunks, (keys and values, layers, tokens, hidden) of each group."""
+    """Copies whole chunks: for each group, (keys and values, layers, tokens, hidden)."""
 
     def batched_from_gpu(self, memory_objs, starts, ends, *, cache: _Cache, slots: torch.Tensor, **kwargs) -> None:
-        """From the inference engine to LMCache."""
+        """Copies from the inference engine to LMCache."""
         for obj, start, end in zip(memory_objs, starts, ends, strict=True):
             for number, group in enumerate(cache.groups):
                 _bytes(obj.get_tensor(number))[:] = _bytes(group)[:, :, slots[start:end]]
 
     def batched_to_gpu(self, memory_objs, starts, ends, *, cache: _Cache, slots: torch.Tensor, **kwargs) -> None:
-        """From LMCache to the inference engine."""
+        """Copies from LMCache to the inference engine."""
         for obj, start, end in zip(memory_objs, starts, ends, strict=True):
             for number, group in enumerate(cache.groups):
                 _bytes(group)[:, :, slots[start:end]] = _bytes(obj.get_tensor(number))
 
     def from_gpu(self, memory_obj, start, end, **kwargs) -> None:
-        """One chunk."""
+        """Copies one chunk."""
         self.batched_from_gpu([memory_obj], [start], [end], **kwargs)
 
     def to_gpu(self, memory_obj, start, end, **kwargs) -> None:
-        """One chunk."""
+        """Copies one chunk."""
         self.batched_to_gpu([memory_obj], [start], [end], **kwargs)
 
     def get_shape(self, num_tokens: int) -> torch.Size:
-        """Not asked for: LMCache has the shapes of whole chunks from its metadata."""
+        """LMCache never calls this: it takes the shapes of whole chunks from its metadata."""
         raise NotImplementedError
 
 
 class _Layerwise(VLLMPagedMemLayerwiseGPUConnector):
-    """Copies one layer at a time, (tokens, keys and values, hidden). LMCache takes a subclass of its own only."""
+    """Copies one layer at a time, (tokens, keys and values, hidden). LMCache accepts only a subclass of this class."""
 
     def __init__(self, model: chunks.Model) -> None:
-        # Not LMCache's: it makes CUDA streams.
+        # Does not call the base class, which makes CUDA streams.
         (self.group,) = model.groups
 
     def batched_from_gpu(self, memory_objs, starts, ends, *, cache: _Cache, slots: torch.Tensor, **kwargs) -> Iterator[None]:
-        """From the inference engine to LMCache, a layer for each step."""
+        """Copies from the inference engine to LMCache, one layer per step."""
         for layer, objs in enumerate(memory_objs):
             for obj, start, end in zip(objs, starts, ends, strict=True):
                 _by_token(obj)[:] = _bytes(cache.groups[0])[:, layer, slots[start:end]].transpose(0, 1)
@@ -291,7 +291,7 @@ class _Layerwise(VLLMPagedMemLayerwiseGPUConnector):
         yield
 
     def batched_to_gpu(self, starts, ends, *, cache: _Cache, slots: torch.Tensor, **kwargs) -> Iterator[None]:
-        """From LMCache to the inference engine, a layer for each that is sent."""
+        """Copies from LMCache to the inference engine, one layer for each list that the caller sends."""
         for layer in range(self.group.layers):
             objs = yield
             for obj, start, end in zip(objs, starts, ends, strict=True):
@@ -300,19 +300,19 @@ class _Layerwise(VLLMPagedMemLayerwiseGPUConnector):
         yield
 
     def get_shape(self, num_tokens: int) -> torch.Size:
-        """Of one layer."""
+        """The shape of one layer."""
         hidden = self.group.hidden
         return torch.Size([num_tokens, hidden] if self.group.kv_size == 1 else [num_tokens, self.group.kv_size, hidden])
 
 
 def _by_token(obj) -> torch.Tensor:
-    """The bytes of one layer's object, with a dimension for keys and values also where there is only one of both."""
+    """The bytes of one layer's object. They always have a dimension for keys and values."""
     layer = _bytes(obj.tensor)
     return layer if layer.dim() == 3 else layer.unsqueeze(1)
 
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:
-    """The same memory: numbers would be compared as such, and a NaN is never the same."""
+    """A view of the same memory as bytes. Floats cannot be compared, because a NaN differs from itself."""
     return tensor.view(torch.uint8)
 
 
@@ -324,9 +324,9 @@ def _free(engine: LMCacheEngine) -> int:
     return engine.storage_manager.local_cpu_backend.memory_allocator.pin_allocator.address_manager.get_free_size()
 
 
-def _until(what: str, true) -> None:
-    deadline = time.monotonic() + WITHIN_S
-    while not true():
+def _until(name: str, done) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while not done():
         if time.monotonic() > deadline:
-            raise Failed(f"not within {WITHIN_S} s: {what}")
+            raise Failed(f"not within {TIMEOUT_S} s: {name}")
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Chunks and keys that are exchanged."""
+"""Chunks and keys that LMCache and kvconn exchange."""
 
 import hashlib
 import math
@@ -17,7 +17,7 @@ BYTES = {
 
 @dataclass(frozen=True)
 class Group:
-    """Layers of one kind."""
+    """Layers with the same shape and dtype."""
 
     kv_size: int
     layers: int
@@ -27,13 +27,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Model:
-    """What an engine says about its cache."""
+    """An engine's description of its cache."""
 
     groups: tuple[Group, ...]
     chunk_tokens: int = 16
 
     def chunk(self, name: str, tokens: int | None = None, fmt: str = "") -> "Chunk":
-        """A chunk of so many tokens, or a full one."""
+        """Makes a chunk of this many tokens, or a full chunk."""
         tokens = tokens or self.chunk_tokens
         groups = tuple(((g.kv_size, g.layers, tokens, g.hidden), g.dtype) for g in self.groups)
         return Chunk.of(name, groups, fmt or ("KV_MLA_FMT" if self.groups[0].kv_size == 1 else "KV_2LTD"))
@@ -50,25 +50,25 @@ class Chunk:
 
     @staticmethod
     def of(name: str, groups: tuple, fmt: str) -> "Chunk":
-        """Content that no other chunk has."""
+        """Makes a chunk whose content depends on its name."""
         size = sum(math.prod(shape) * BYTES[dtype] for shape, dtype in groups)
         return Chunk(name, hashlib.shake_128(name.encode()).digest(size), groups, fmt)
 
     @property
     def layout(self) -> list[str]:
-        """As the command takes it: one group only."""
+        """The arguments of `kvconn put` for the layout of one group."""
         ((shape, dtype),) = self.groups
         return ["--shape", ",".join(map(str, shape)), "--dtype", dtype, "--format", self.format]
 
     @property
-    def said(self) -> str:
-        """As the command says it."""
+    def layout_text(self) -> str:
+        """The layout as `kvconn get` prints it."""
         groups = " ".join(f"{dtype} [{', '.join(map(str, shape))}]" for shape, dtype in self.groups)
         return f"{self.format} {groups}, {len(self.data)} bytes"
 
     @property
-    def said_raw(self) -> str:
-        """As the command says it if the store keeps only the bytes."""
+    def raw_layout_text(self) -> str:
+        """The layout that `kvconn get` prints if the store keeps only the bytes."""
         return f"BINARY uint8 [{len(self.data)}, 0, 0, 0], {len(self.data)} bytes"
 
 
@@ -81,7 +81,7 @@ KEY_DTYPES = {"float16": "half", "float32": "float", "float64": "double"}
 
 
 def key(name: str, dtype: str = "bfloat16", rest: str = "") -> str:
-    """An in-process key of its own for each name."""
+    """Makes a different in-process key for each name."""
     digest = hashlib.sha256(name.encode()).hexdigest()
     number = int(digest[: 64 if "wide" in name else 16], 16)
     dtype = KEY_DTYPES.get(dtype, dtype.replace("float8", "fp8"))
@@ -89,7 +89,7 @@ def key(name: str, dtype: str = "bfloat16", rest: str = "") -> str:
 
 
 def with_header() -> list[tuple[str, Chunk]]:
-    """Keys and chunks of one group for stores that keep the layout."""
+    """Makes keys and chunks of one group for stores that keep the layout."""
     pairs = []
     for dtype in BYTES:
         name = f"a chunk of {dtype}"
@@ -108,6 +108,6 @@ def with_header() -> list[tuple[str, Chunk]]:
 
 
 def raw() -> list[tuple[str, Chunk]]:
-    """Keys and full chunks of `PLAIN` for stores that keep only the bytes."""
+    """Makes keys and full chunks of `PLAIN` for stores that keep only the bytes."""
     names = {"a full chunk": "", "tags": "@tenant%a", "a wide hash": "", "a negative hash": ""}
     return [(key(f"raw: {name}", rest=rest), PLAIN.chunk(f"raw: {name}")) for name, rest in names.items()]

@@ -1,8 +1,7 @@
-"""An hour of work in a minute or two: nothing may pile up, in LMCache's pool, in memory, in open files or in threads.
+"""Finds leaks in LMCache's pool, in memory, in open files and in threads.
 
-Every kind of call at once, on stores that hold a fixed set of keys: so whatever grows is left over by calls. In the second
-third of the time and in the last one the process is to look the same. `KVCONN_INTEROP_CHURN_S` gives each store another
-number of seconds than 20: an hour, say.
+Makes every kind of call at the same time on stores with a fixed set of keys, so only a leak can make the process grow. Compares the
+second third of the time with the last third. `KVCONN_INTEROP_CHURN_S` sets the seconds per store (default 20).
 """
 
 import asyncio
@@ -24,25 +23,25 @@ from . import chunks
 from .engine import Remote, remote, view
 from .report import Failed, Report, equal
 from .server import RedisServer
-from .wheel import all_given_back, external
+from .wheel import require_all_freed, external
 
 SECONDS = float(os.environ.get("KVCONN_INTEROP_CHURN_S", "20"))
 SAMPLES = 150
-#: How much more the median of the last third may be than that of the second: a KiB left over by each call would be more.
-#: The allocator's own noise is below one MiB.
+#: The allowed growth of the median from the second third to the last. A leak of one KiB per call exceeds it, and the allocator's
+#: noise of less than one MiB does not.
 MORE_BYTES, MORE_FILES = 4 << 20, 2
-#: 192 KiB a chunk.
+#: A chunk has 192 KiB.
 MODEL = chunks.Model((chunks.Group(2, 3, 1024, "bfloat16"),))
 CHUNKS = [MODEL.chunk(f"churn {i}") for i in range(24)]
 KEYS = [chunks.key(chunk.name) for chunk in CHUNKS]
 AT_ONCE, BATCH = 16, 4
-#: Files are read on threads, one for each chunk that is on its way, kept for a while: as many as it takes, but a thread
-#: that one call in fifty leaves behind would be more.
+#: `fs` reads files on threads, one for each chunk in flight, and keeps them for a while. A leak of one thread in fifty calls exceeds
+#: this limit.
 MORE_THREADS = 2 * AT_ONCE * BATCH
 
 
 def run(report: Report) -> None:
-    """Everything of this group."""
+    """Runs all checks of this group."""
     with tempfile.TemporaryDirectory(prefix="kvconn-interop-") as folder, RedisServer() as server:
         address = f"127.0.0.1:{server.port}"
         for name, url in {
@@ -63,24 +62,24 @@ def _external(url: str) -> None:
         before = store.free()
         for key, chunk in zip(KEYS, CHUNKS, strict=True):
             store.put(key, chunk)
-        churn = _Calls(store)
-        work = asyncio.run_coroutine_threadsafe(churn.until(time.monotonic() + SECONDS), store.loop)
-        watched = _watch(work.done)
+        calls = _Calls(store)
+        work = asyncio.run_coroutine_threadsafe(calls.until(time.monotonic() + SECONDS), store.loop)
+        samples = _sample(work.done)
         work.result()
-        all_given_back(store, before)
+        require_all_freed(store, before)
         store.run(store.connector.close())
-    churn.require_every_kind()
-    watched.require_flat(sum(churn.done.values()))
+    calls.require_every_kind()
+    samples.require_flat(sum(calls.done.values()))
 
 
 class _Calls:
-    """What LMCache may ask of a connector, in any order."""
+    """Makes every call of LMCache's, in random order."""
 
     def __init__(self, store: Remote) -> None:
         self.store = store
         self.connector = store.connector
         self.keys = [parse_cache_key(text) for text in KEYS]
-        self.missing = parse_cache_key(chunks.key("nobody has put this"))
+        self.missing = parse_cache_key(chunks.key("never stored"))
         self.chance = random.Random(1)
         self.done: Counter[str] = Counter()
         self.kinds = {
@@ -91,11 +90,11 @@ class _Calls:
             "miss": self.miss,
             "cancelled": self.cancelled,
             "remove": self.remove,
-            "asked": self.asked,
+            "exists": self.exists,
         }
 
     async def until(self, deadline: float) -> None:
-        """Several of them at a time."""
+        """Makes several calls at a time."""
 
         async def one_after_another() -> None:
             while time.monotonic() < deadline:
@@ -106,7 +105,7 @@ class _Calls:
         await asyncio.gather(*(one_after_another() for _ in range(AT_ONCE)))
 
     def require_every_kind(self) -> None:
-        """Too few of a kind would say nothing of it."""
+        """Fails if there were too few calls of a kind to find a leak."""
         few = {kind: self.done[kind] for kind in self.kinds if self.done[kind] < 20 * SECONDS}
         if few:
             raise Failed(f"less than 20 calls a second: {few}")
@@ -130,7 +129,7 @@ class _Calls:
             got = await self.connector.batched_get(keys)
         else:
             got = await self.connector.batched_get_non_blocking("id", keys)
-        # The latter gives what comes before the first miss.
+        # `batched_get_non_blocking` gives the chunks before the first miss.
         for i, obj in zip(some, got, strict=False):
             self.take(i, obj)
 
@@ -152,7 +151,7 @@ class _Calls:
         self.connector.remove_sync(self.keys[i])
         await self.connector.put(self.keys[i], self.store.allocate(CHUNKS[i]))
 
-    async def asked(self) -> None:
+    async def exists(self) -> None:
         some = self.chance.sample(self.keys, BATCH)
         await self.connector.exists(some[0])
         self.connector.exists_sync(some[1])
@@ -162,7 +161,7 @@ class _Calls:
             await self.connector.list()
 
     def take(self, i: int, obj) -> None:
-        """It may have been removed, but it is never something else."""
+        """Checks the bytes, and frees the chunk. `None` is correct, because another call may have removed the key."""
         if obj is not None:
             same = view(obj) == CHUNKS[i].data
             obj.ref_count_down()
@@ -170,7 +169,7 @@ class _Calls:
 
 
 def _native(url: str) -> None:
-    """Buffers are chunks of LMCache's pool, as in its multiprocess mode."""
+    """Uses chunks of LMCache's pool as buffers, as LMCache's multiprocess mode does."""
     with remote(external("memory", "MemoryConnector"), MODEL) as pool:
         before = pool.free()
         calls = {"done": 0, "reopened": 0}
@@ -179,19 +178,19 @@ def _native(url: str) -> None:
         def work() -> None:
             try:
                 _submit(url, pool, time.monotonic() + SECONDS, calls)
-            except BaseException as e:  # noqa: BLE001: raised by the thread that waits
+            except BaseException as e:  # noqa: BLE001: the main thread raises it
                 failed.append(e)
 
         thread = threading.Thread(target=work)
         thread.start()
-        watched = _watch(lambda: not thread.is_alive())
+        samples = _sample(lambda: not thread.is_alive())
         thread.join()
         if failed:
             raise failed[0]
-        all_given_back(pool, before)
+        require_all_freed(pool, before)
     if calls["done"] < 100 * SECONDS or calls["reopened"] < SECONDS:
-        raise Failed(f"too little was done: {calls}")
-    watched.require_flat(calls["done"])
+        raise Failed(f"too few calls: {calls}")
+    samples.require_flat(calls["done"])
 
 
 def _submit(url: str, pool: Remote, until: float, calls: dict[str, int]) -> None:
@@ -199,7 +198,7 @@ def _submit(url: str, pool: Remote, until: float, calls: dict[str, int]) -> None
     keys = [f"interop@00000001@0@{i:016x}" for i in range(len(CHUNKS))]
     client, reopen = NativeClient(url), 0.0
     while time.monotonic() < until:
-        asked: dict[int, tuple[str, list[int], list]] = {}
+        submitted: dict[int, tuple[str, list[int], list]] = {}
         for _ in range(AT_ONCE):
             kind = chance.choice(("set", "get", "get", "exists", "delete", "miss"))
             some = chance.sample(range(len(keys)), BATCH)
@@ -212,26 +211,26 @@ def _submit(url: str, pool: Remote, until: float, calls: dict[str, int]) -> None
                     memory[:] = bytes(len(memory))
                 id = client.submit_batch_get(named, views)
             elif kind == "miss":
-                id = client.submit_batch_get([f"{key}@nobody" for key in named], views)
+                id = client.submit_batch_get([f"{key}@absent" for key in named], views)
             elif kind == "exists":
                 id = client.submit_batch_exists(named)
             else:
                 id = client.submit_batch_delete(named)
-            asked[id] = (kind, some, objects)
+            submitted[id] = (kind, some, objects)
         if time.monotonic() > reopen:
-            # With all that in flight: it ends, or is cut off, and completes.
+            # The calls are still in flight. Each one must complete, with or without its I/O.
             client.close()
             done = client.drain_completions()
             client, reopen = NativeClient(url), time.monotonic() + 0.5
             calls["reopened"] += 1
         else:
-            done = _completions(client, len(asked))
-        equal("completions", sorted(id for id, *_ in done), sorted(asked))
+            done = _completions(client, len(submitted))
+        equal("completions", sorted(id for id, *_ in done), sorted(submitted))
         for id, ok, error, yes in done:
-            kind, some, objects = asked[id]
+            kind, some, objects = submitted[id]
             equal(f"{kind}: ok and error", (ok, error), (True, ""))
             if kind == "miss":
-                equal("loaded of what nobody has put", yes, [False] * len(some))
+                equal("missing keys that were loaded", yes, [False] * len(some))
             for i, obj, loaded in zip(some, objects, yes or [], strict=False):
                 equal(f"{kind}: the bytes are right", not loaded or view(obj) == CHUNKS[i].data, True)
             for obj in objects:
@@ -251,34 +250,34 @@ def _completions(client: NativeClient, count: int) -> list:
 
 
 @dataclass
-class _Watched:
-    """What the process held, at moments that are as far from each other; the first is from its beginning."""
+class _Samples:
+    """The resources of the process, sampled at equal intervals."""
 
     resident: list[int]
     files: list[int]
     threads: list[int]
 
     def require_flat(self, calls: int) -> None:
-        """The last third is as the second."""
+        """Fails if the last third exceeds the second."""
         found = []
-        for what, values, more in (("bytes resident", self.resident, MORE_BYTES), ("open files", self.files, MORE_FILES)):
+        for name, values, more in (("bytes resident", self.resident, MORE_BYTES), ("open files", self.files, MORE_FILES)):
             third = len(values) // 3
             second, last = statistics.median(values[third : 2 * third]), statistics.median(values[2 * third :])
-            found.append(f"{what} {second:.0f} -> {last:.0f}")
+            found.append(f"{name} {second:.0f} -> {last:.0f}")
             if last > second + more:
-                raise Failed(f"{what} grew from {second:.0f} to {last:.0f} (medians), by more than {more}, in {calls} calls")
+                raise Failed(f"{name} grew from {second:.0f} to {last:.0f} (medians), by more than {more}, in {calls} calls")
         found.append(f"threads {self.threads[0]} -> {max(self.threads)} at most")
         if max(self.threads) > self.threads[0] + MORE_THREADS:
             raise Failed(f"{found[-1]}, in {calls} calls")
         print(f"      {calls} calls; {', '.join(found)}", flush=True)
 
 
-def _watch(ended: Callable[[], bool]) -> _Watched:
-    watched = _Watched([], [], [])
+def _sample(ended: Callable[[], bool]) -> _Samples:
+    samples = _Samples([], [], [])
     while not ended():
         with open("/proc/self/statm") as statm:
-            watched.resident.append(int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
-        watched.files.append(len(os.listdir("/proc/self/fd")))
-        watched.threads.append(len(os.listdir("/proc/self/task")))
+            samples.resident.append(int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+        samples.files.append(len(os.listdir("/proc/self/fd")))
+        samples.threads.append(len(os.listdir("/proc/self/task")))
         time.sleep(SECONDS / SAMPLES)
-    return watched
+    return samples

@@ -1,4 +1,4 @@
-"""The `kvconn` command, as a user runs it."""
+"""Runs the `kvconn` command, as a user does."""
 
 import json
 import os
@@ -9,34 +9,34 @@ from pathlib import Path
 
 from .report import Failed
 
-WITHIN_S = 120
+TIMEOUT_S = 120
 
 
 class CommandFailed(Failed):
-    """What the command said on stderr."""
+    """The command failed. The message has its stderr."""
 
 
 @dataclass(frozen=True)
 class Read:
-    """A chunk that the command read: its bytes, and its layout as the command says it."""
+    """A chunk that the command read: the bytes, and the layout as the command prints it."""
 
     data: bytes
     layout: str
 
 
 def path() -> Path:
-    """The command."""
+    """The path of the command."""
     return Path(os.environ["KVCONN"])
 
 
 def run(*args: str, data: bytes = b"") -> subprocess.CompletedProcess:
     """Runs the command; `data` is its stdin."""
     command = [path(), *args]
-    return subprocess.run(command, input=data, capture_output=True, timeout=WITHIN_S, check=False)
+    return subprocess.run(command, input=data, capture_output=True, timeout=TIMEOUT_S, check=False)
 
 
 def succeed(*args: str, data: bytes = b"") -> subprocess.CompletedProcess:
-    """As `run`, for a command that must succeed."""
+    """Runs the command, and fails if it fails."""
     done = run(*args, data=data)
     if done.returncode != 0:
         raise CommandFailed(f"`kvconn {' '.join(args)}` ends with {done.returncode}: {done.stderr.decode().strip()}")
@@ -44,7 +44,7 @@ def succeed(*args: str, data: bytes = b"") -> subprocess.CompletedProcess:
 
 
 def put(url: str, key: str, data: bytes, layout: list[str] | None = None) -> None:
-    """Stores a chunk; `layout` is `--shape .. --dtype .. --format ..`, or nothing for plain bytes."""
+    """Stores a chunk. `layout` is `--shape .. --dtype .. --format ..`, or `None` for plain bytes."""
     succeed("put", url, key, "-", *(layout or []), data=data)
 
 
@@ -52,14 +52,14 @@ def get(url: str, key: str) -> Read:
     """Reads a chunk."""
     done = succeed("get", url, key)
     prefix = f"kvconn: read {key}: "
-    said = done.stderr.decode().strip()
-    if not said.startswith(prefix):
-        raise CommandFailed(f"`kvconn get` says `{said}` instead of `{prefix}..`")
-    return Read(done.stdout, said.removeprefix(prefix))
+    message = done.stderr.decode().strip()
+    if not message.startswith(prefix):
+        raise CommandFailed(f"`kvconn get` prints `{message}` instead of `{prefix}..`")
+    return Read(done.stdout, message.removeprefix(prefix))
 
 
 def exists(url: str, key: str) -> bool:
-    """Whether the store has the key; exit code 1 is the answer no."""
+    """Whether the store has the key. The command exits with 1 if it has not."""
     done = run("exists", url, key)
     if done.returncode not in (0, 1):
         raise CommandFailed(f"`kvconn exists` ends with {done.returncode}: {done.stderr.decode().strip()}")
@@ -67,7 +67,7 @@ def exists(url: str, key: str) -> bool:
 
 
 def keys(url: str) -> set[str]:
-    """Every key of the store."""
+    """All keys of the store."""
     return set(succeed("ls", url).stdout.decode().split("\n")) - {""}
 
 
@@ -78,13 +78,12 @@ def copy(source: str, target: str) -> None:
 
 @cache
 def schemes() -> frozenset[str]:
-    """The URL schemes that are linked into the command."""
+    """The URL schemes of the connectors in the command."""
     linked = json.loads(succeed("list", "--json").stdout)
     return frozenset(scheme for connector in linked["connectors"] for scheme in connector["schemes"])
 
 
 def require(scheme: str) -> None:
-    """A store that the command does not have is a failure, not something to skip."""
+    """Fails if the command lacks this store, because a skipped check would pass unnoticed."""
     if scheme not in schemes():
-        have = ", ".join(sorted(schemes()))
-        raise CommandFailed(f"no connector for {scheme}:// is linked into {path()}; it has {have}")
+        raise CommandFailed(f"{path()} has no connector for {scheme}://; it has {', '.join(sorted(schemes()))}")

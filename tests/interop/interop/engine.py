@@ -1,4 +1,4 @@
-"""LMCache's side: its connectors on a CPU, without an inference engine."""
+"""LMCache's connectors on a CPU, without an inference engine."""
 
 import asyncio
 import threading
@@ -17,12 +17,12 @@ from lmcache.v1.storage_backend.local_cpu_backend import LocalCPUBackend
 
 from .chunks import Chunk, Model
 
-WITHIN_S = 60
+TIMEOUT_S = 60
 POOL_GB = 0.1
 
 
 class Remote:
-    """One of LMCache's connectors, called from outside its event loop."""
+    """Calls one of LMCache's connectors from outside its event loop."""
 
     def __init__(self, connector, backend: LocalCPUBackend, loop: asyncio.AbstractEventLoop) -> None:
         self.connector = connector
@@ -30,19 +30,19 @@ class Remote:
         self.loop = loop
 
     def allocate(self, chunk: Chunk):
-        """A memory object with the chunk's bytes."""
+        """Makes a memory object with the chunk's bytes."""
         obj = self.backend.allocate(shapes(chunk), dtypes(chunk), MemoryFormat[chunk.format])
         view(obj)[:] = chunk.data
         return obj
 
     def put(self, key: str, chunk: Chunk) -> None:
-        """Writes a chunk as the engine would."""
+        """Writes a chunk as the engine does."""
         obj = self.allocate(chunk)
-        # LMCache's own wrapper gives the memory back.
+        # LMCache's wrapper around the connector frees the memory.
         self.run(self.connector.put(parse_cache_key(key), obj))
 
     def get(self, key: str, like: Chunk) -> Chunk | None:
-        """Reads a chunk; `like` says nothing but what to name it."""
+        """Reads a chunk. `like` gives only its name."""
         obj = self.run(self.connector.get(parse_cache_key(key)))
         if obj is None:
             return None
@@ -55,7 +55,7 @@ class Remote:
         return read
 
     def free(self) -> int:
-        """Bytes of LMCache's pool that nobody holds."""
+        """The free bytes of LMCache's pool."""
         return self.backend.memory_allocator.pin_allocator.address_manager.get_free_size()
 
     def exists(self, key: str) -> bool:
@@ -63,13 +63,13 @@ class Remote:
         return self.run(self.connector.exists(parse_cache_key(key)))
 
     def run(self, work):
-        """What a coroutine gives that runs on LMCache's loop."""
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(WITHIN_S)
+        """Runs a coroutine on LMCache's loop and gives its result."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(TIMEOUT_S)
 
 
 @dataclass(frozen=True)
 class Side:
-    """What LMCache makes before it opens a connector."""
+    """The objects that LMCache makes before it opens a connector."""
 
     config: LMCacheEngineConfig
     metadata: LMCacheMetadata
@@ -80,21 +80,21 @@ class Side:
 
 @contextmanager
 def remote(url: str, model: Model, **options) -> Iterator[Remote]:
-    """Opens LMCache's connector for `url`, which may be `plugin://name`. `options` are its `extra_config`.
+    """Opens LMCache's connector for `url`, which may be `plugin://name`. `options` are the `extra_config`.
 
-    Only one may be open at a time: LMCache keeps the number of groups in a global variable.
+    Open only one at a time, because LMCache keeps the number of groups in a global variable.
     """
-    with side(url, model, **options) as its:
-        connector = CreateConnector(url, its.loop, its.backend, its.config, its.metadata, plugin_name=its.plugin)
+    with side(url, model, **options) as made:
+        connector = CreateConnector(url, made.loop, made.backend, made.config, made.metadata, plugin_name=made.plugin)
         try:
-            yield Remote(connector, its.backend, its.loop)
+            yield Remote(connector, made.backend, made.loop)
         finally:
-            end(connector, its.loop)
+            end(connector, made.loop)
 
 
 @contextmanager
 def side(url: str, model: Model, **options) -> Iterator[Side]:
-    """LMCache's configuration, memory and event loop, without a connector."""
+    """Makes LMCache's configuration, memory and event loop, without a connector."""
     plugin = url.removeprefix("plugin://") if url.startswith("plugin://") else None
     plugins = sorted({key.split(".", 1)[1].rsplit(".", 1)[0] for key in options if key.startswith("remote_storage_plugin.")})
     config = LMCacheEngineConfig.from_defaults(
@@ -116,13 +116,13 @@ def side(url: str, model: Model, **options) -> Iterator[Side]:
         yield Side(config, metadata, loop, backend, plugin)
     finally:
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(WITHIN_S)
+        thread.join(TIMEOUT_S)
         backend.memory_allocator.close()
 
 
 def end(connector, loop: asyncio.AbstractEventLoop) -> None:
-    """Ends a connector. Not `connector.close()`: that of `redis://` waits for workers that never end."""
-    asyncio.run_coroutine_threadsafe(_end(), loop).result(WITHIN_S)
+    """Ends a connector without `connector.close()`, because `redis://` waits there for workers that never end."""
+    asyncio.run_coroutine_threadsafe(_end(), loop).result(TIMEOUT_S)
     native = getattr(connector.getWrappedConnector(), "client", None)
     if native is not None:
         native.close()
@@ -136,7 +136,7 @@ async def _end() -> None:
 
 
 def metadata_of(model: Model) -> LMCacheMetadata:
-    """What an engine would tell LMCache about its cache."""
+    """Makes the metadata that an engine gives to LMCache."""
     first = model.groups[0]
     groups = [
         SimpleNamespace(
@@ -162,16 +162,16 @@ def metadata_of(model: Model) -> LMCacheMetadata:
 
 
 def view(obj) -> memoryview:
-    """A memory object's bytes."""
+    """The bytes of a memory object."""
     array = obj.byte_array
     return (array if isinstance(array, memoryview) else memoryview(array)).cast("B")
 
 
 def shapes(chunk: Chunk) -> list[torch.Size]:
-    """As LMCache takes them."""
+    """The shapes of a chunk, as LMCache takes them."""
     return [torch.Size(shape) for shape, _ in chunk.groups]
 
 
 def dtypes(chunk: Chunk) -> list[torch.dtype]:
-    """As LMCache takes them."""
+    """The dtypes of a chunk, as LMCache takes them."""
     return [getattr(torch, dtype) for _, dtype in chunk.groups]

@@ -1,4 +1,4 @@
-"""Both directions of one store: LMCache writes and kvconn reads, kvconn writes and LMCache reads."""
+"""Exchanges chunks in both directions: LMCache writes and kvconn reads, kvconn writes and LMCache reads."""
 
 import tempfile
 from pathlib import Path
@@ -12,7 +12,7 @@ Pairs = list[tuple[str, Chunk]]
 
 
 def lmcache_writes(lmcache: Remote, url: str, pairs: Pairs, raw: bool = False) -> None:
-    """What LMCache has stored, kvconn finds, lists and reads: bytes, and the layout where the store has it."""
+    """LMCache stores chunks. kvconn must find, list and read them, with the layout if the store keeps it."""
     for text, chunk in pairs:
         lmcache.put(text, chunk)
     equal("the keys that `kvconn ls` shows", command.keys(url), {text for text, _ in pairs})
@@ -21,26 +21,26 @@ def lmcache_writes(lmcache: Remote, url: str, pairs: Pairs, raw: bool = False) -
             raise Failed(f"{chunk.name}: kvconn does not find {text}")
         read = command.get(url, text)
         equal(f"{chunk.name}: the bytes that kvconn reads", read.data, chunk.data)
-        equal(f"{chunk.name}: the layout that kvconn reads", read.layout, chunk.said_raw if raw else chunk.said)
-    if command.exists(url, key("nobody has put this")):
-        raise Failed("kvconn finds what nobody has put")
+        equal(f"{chunk.name}: the layout that kvconn reads", read.layout, chunk.raw_layout_text if raw else chunk.layout_text)
+    if command.exists(url, key("never stored")):
+        raise Failed("kvconn finds a key that was never stored")
 
 
 def kvconn_writes(lmcache: Remote, url: str, pairs: Pairs, raw: bool = False) -> None:
-    """What kvconn has stored, LMCache finds and reads: bytes, shapes, dtypes and format."""
+    """kvconn stores chunks. LMCache must find and read them, with shapes, dtypes and format."""
     for text, chunk in pairs:
         command.put(url, text, chunk.data, None if raw else chunk.layout)
     lmcache_has(lmcache, pairs)
 
 
 def kvconn_copies(source: str, lmcache: Remote, url: str, pairs: Pairs) -> None:
-    """What kvconn has copied from a store that LMCache wrote, LMCache reads."""
+    """kvconn copies chunks from a store that LMCache wrote. LMCache must read the copies."""
     command.copy(source, url)
     lmcache_has(lmcache, pairs)
 
 
 def lmcache_has(lmcache: Remote, pairs: Pairs) -> None:
-    """LMCache finds and reads each of them."""
+    """Fails unless LMCache finds and reads every chunk."""
     for text, chunk in pairs:
         if not lmcache.exists(text):
             raise Failed(f"{chunk.name}: LMCache does not find {text}")
@@ -48,7 +48,7 @@ def lmcache_has(lmcache: Remote, pairs: Pairs) -> None:
 
 
 def both_ways(report: Report, name: str, fresh, model: Model, pairs: Pairs, raw: bool = False, **options) -> None:
-    """Both directions, each on an empty store: `fresh()` gives the URLs for LMCache and for kvconn of one."""
+    """Checks both directions. Each starts with an empty store: `fresh()` gives its URLs for LMCache and for kvconn."""
     scheme = fresh()[1].split("://")[0]
     if not report.has(f"{name}: kvconn has it", lambda: command.require(scheme)):
         return
@@ -66,7 +66,7 @@ def both_ways(report: Report, name: str, fresh, model: Model, pairs: Pairs, raw:
             for text, chunk in pairs:
                 lmcache.put(text, chunk)
         with tempfile.TemporaryDirectory(prefix="kvconn-interop-") as folder:
-            # By way of files, so that one server is enough.
+            # Copies through files, so that one server is enough.
             between = f"fs://{Path(folder) / 'kv'}" + ("?save_chunk_meta=false" if raw else "")
             command.copy(source[1], between)
             theirs, ours = fresh()

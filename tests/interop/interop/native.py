@@ -1,4 +1,4 @@
-"""LMCache's C++ client of its multiprocess mode: raw values under object keys, and under any other."""
+"""LMCache's C++ client of its multiprocess mode: raw values with object keys and with in-process keys."""
 
 import select
 
@@ -10,12 +10,12 @@ from . import chunks, command
 from .report import Failed, Report, equal
 from .server import RedisServer
 
-WITHIN_S = 30
+TIMEOUT_S = 30
 THREADS = 4
 
 
 class Client:
-    """The C++ client, one call at a time."""
+    """Calls the C++ client, one call at a time."""
 
     def __init__(self, port: int) -> None:
         self.client = LMCacheRedisClient("127.0.0.1", port, THREADS)
@@ -27,9 +27,9 @@ class Client:
         self.client.close()
 
     def set(self, items: dict[str, bytes]) -> None:
-        """Writes all, one call each: the values of a batch must be of one length."""
+        """Writes each value in a separate call, because the values of a batch must have the same length."""
         for key, data in items.items():
-            # The client keeps no reference to memory that its threads still read.
+            # The client's threads read this memory, but the client keeps no reference to it.
             memory = bytearray(data)
             self._wait(self.client.submit_batch_set([key], [memoryview(memory)]))
 
@@ -41,13 +41,13 @@ class Client:
         return {key: bytes(buffer) for key, buffer in buffers.items()}
 
     def exists(self, keys: list[str]) -> list[bool]:
-        """Which of them are there."""
-        return [bool(there) for there in self._wait(self.client.submit_batch_exists(keys))]
+        """Whether the store has each key."""
+        return [bool(found) for found in self._wait(self.client.submit_batch_exists(keys))]
 
     def _wait(self, call: int) -> list[bool]:
         while True:
-            if not select.select([self.client.event_fd()], [], [], WITHIN_S)[0]:
-                raise Failed(f"LMCache's client does not answer within {WITHIN_S} s")
+            if not select.select([self.client.event_fd()], [], [], TIMEOUT_S)[0]:
+                raise Failed(f"LMCache's client did not answer within {TIMEOUT_S} s")
             for done, ok, error, bools in self.client.drain_completions():
                 if done == call:
                     if not ok:
@@ -56,7 +56,7 @@ class Client:
 
 
 def items() -> dict[str, bytes]:
-    """Object keys with and without group and salt, and in-process keys; values of odd lengths."""
+    """Makes object keys with and without group and salt, and in-process keys. The values have unusual lengths."""
     keys = [
         ObjectKey(bytes.fromhex("9b259e14"), "meta-llama/Llama-3.1-8B", 0x01050805),
         ObjectKey(bytes.fromhex("00ff10"), "opt", 0, 0x1F),
@@ -69,7 +69,7 @@ def items() -> dict[str, bytes]:
 
 
 def run(report: Report) -> None:
-    """Both directions on `resp://`."""
+    """Checks both directions on `resp://`."""
     if not report.has("native: kvconn has resp", lambda: command.require("resp")):
         return
     wanted = items()
@@ -85,7 +85,7 @@ def run(report: Report) -> None:
             for key, data in wanted.items():
                 command.put(url, key, data)
             equal("the keys on the server", server.keys(), set(wanted))
-            equal("what exists", client.exists([*wanted, "nobody"]), [True] * len(wanted) + [False])
+            equal("the keys that exist", client.exists([*wanted, "absent"]), [True] * len(wanted) + [False])
             read = client.get({key: len(data) for key, data in wanted.items()})
             for key, data in wanted.items():
                 equal(f"{key}: the bytes that LMCache's client reads", read[key], data)

@@ -1,4 +1,4 @@
-"""What was checked, and what came of it."""
+"""Runs checks and reports their results."""
 
 import time
 import traceback
@@ -7,14 +7,14 @@ from contextlib import contextmanager
 
 
 class Report:
-    """Prints each check as it ends."""
+    """Prints each check when it ends."""
 
     def __init__(self) -> None:
         self.passed = 0
         self.failed: list[str] = []
 
     def has(self, name: str, require: Callable[[], None]) -> bool:
-        """A check that the others of a store need: without it they would only fail for the same reason."""
+        """Runs a check that other checks need. The caller skips those if this one fails."""
         failed = len(self.failed)
         with self.check(name):
             require()
@@ -22,11 +22,11 @@ class Report:
 
     @contextmanager
     def check(self, name: str) -> Iterator[None]:
-        """A check fails if its block raises."""
+        """Runs a check. The check fails if its block raises."""
         start = time.monotonic()
         try:
             yield
-        except Exception as e:  # noqa: BLE001: whatever it is, the other checks go on
+        except Exception as e:  # noqa: BLE001: the other checks still run
             self.failed.append(name)
             where = "" if isinstance(e, Failed) else f"\n{traceback.format_exc()}"
             print(f"FAIL  {name}: {e}{where}", flush=True)
@@ -36,13 +36,13 @@ class Report:
 
 
 class Failed(Exception):
-    """What is not as it should be."""
+    """A check has failed."""
 
 
-def equal(what: str, found: object, wanted: object) -> None:
-    """Fails with both values, shortened."""
+def equal(name: str, found: object, wanted: object) -> None:
+    """Fails unless the two values are equal. The error shows both, shortened."""
     if found != wanted:
-        raise Failed(f"{what}: {_short(found)} instead of {_short(wanted)}")
+        raise Failed(f"{name}: {_short(found)} instead of {_short(wanted)}")
 
 
 def _short(value: object) -> str:

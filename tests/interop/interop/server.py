@@ -1,4 +1,4 @@
-"""A redis server of one's own, and the smallest client that can ask it anything."""
+"""A redis server for one check, and a minimal client."""
 
 import shutil
 import socket
@@ -7,12 +7,12 @@ import tempfile
 import time
 from pathlib import Path
 
-STARTS_WITHIN_S = 30
+START_TIMEOUT_S = 30
 ATTEMPTS = 20
 
 
 class RedisServer:
-    """Listens on 127.0.0.1 and a unix socket; nothing is saved. Ends with the `with` block."""
+    """Listens on 127.0.0.1 and a unix socket, and saves nothing. Ends with the `with` block."""
 
     def __init__(self, *args: str) -> None:
         self.args = args
@@ -44,7 +44,7 @@ class RedisServer:
             self.process = subprocess.Popen(
                 ["redis-server", *options], cwd=self.directory, stdin=subprocess.DEVNULL, stdout=out, stderr=out
             )
-        deadline = time.monotonic() + STARTS_WITHIN_S
+        deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 if "already in use" in log.read_text():
@@ -55,15 +55,15 @@ class RedisServer:
             except (OSError, EOFError):
                 time.sleep(0.01)
             except RedisError:
-                return True  # it wants a password
+                return True  # The server runs and requires a password.
             else:
                 return True
-        raise RuntimeError(f"redis-server does not start; it logged:\n{log.read_text()}")
+        raise RuntimeError(f"redis-server does not start; its log:\n{log.read_text()}")
 
     def ask(self, *words: str | bytes, password: str = "") -> object:
-        """One command on a connection of its own: bytes, a number, text, a list or None."""
+        """Sends one command on a new connection. Gives bytes, a number, text, a list or None."""
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(STARTS_WITHIN_S)
+            connection.settimeout(START_TIMEOUT_S)
             connection.connect(str(self.socket))
             stream = connection.makefile("rwb")
             if password:
@@ -71,12 +71,12 @@ class RedisServer:
             return _command(stream, *words)
 
     def keys(self) -> set[str]:
-        """Every key there is."""
+        """All keys of database 0."""
         return {key.decode() for key in self.ask("KEYS", "*")}
 
 
 class RedisError(Exception):
-    """What the server refused, in its words."""
+    """The server's error. The message is the server's."""
 
 
 def _command(stream, *words: str | bytes) -> object:

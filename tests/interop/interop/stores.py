@@ -1,4 +1,4 @@
-"""The stores that both have, as groups of checks."""
+"""The groups of checks. Has the checks of the stores that LMCache and kvconn both have."""
 
 import tempfile
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ TWO_GROUPS = [
 
 
 def fs(report: Report) -> None:
-    """Files: with header, raw, with several groups, on several directories."""
+    """Checks files: with header, raw, with several groups, in several directories."""
     with _folders() as fresh:
         both_ways(report, "fs", fresh, chunks.PLAIN, chunks.with_header())
         _by_copy(report, "fs, two groups", fresh, chunks.TWO_GROUPS, TWO_GROUPS)
@@ -31,7 +31,7 @@ def fs(report: Report) -> None:
 
 
 def redis(report: Report) -> None:
-    """Two keys for each chunk; over TCP with password and database, and over a unix socket."""
+    """Checks the two keys of each chunk: over TCP, with password and database, and over a unix socket."""
     with RedisServer() as server:
         fresh = _flushed(server, f"redis://127.0.0.1:{server.port}")
         both_ways(report, "redis", fresh, chunks.PLAIN, chunks.with_header())
@@ -45,7 +45,7 @@ def redis(report: Report) -> None:
 
 
 def resp(report: Report) -> None:
-    """One plain value for each full chunk."""
+    """Checks the one plain value of each full chunk."""
     with RedisServer() as server:
         fresh = _flushed(server, f"resp://127.0.0.1:{server.port}")
         both_ways(report, "resp", fresh, chunks.PLAIN, chunks.raw(), raw=True, **RAW)
@@ -77,7 +77,7 @@ GROUPS = {
 
 
 def _by_copy(report: Report, name: str, fresh, model: chunks.Model, pairs: list) -> None:
-    """The command takes one group only from its user; it copies any."""
+    """Checks chunks of several groups by a copy, because `kvconn put` takes only one group."""
     scheme = fresh()[1].split("://")[0]
     if not report.has(f"{name}: kvconn has it", lambda: command.require(scheme)):
         return

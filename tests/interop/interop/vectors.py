@@ -1,4 +1,4 @@
-"""The golden vectors of the project's own tests, beside what this LMCache writes."""
+"""Compares the golden vectors of kvconn's tests with the bytes that this LMCache writes."""
 
 import json
 from pathlib import Path
@@ -16,20 +16,20 @@ FOLDER = Path(__file__).parents[2] / "vectors"
 
 
 def run(report: Report) -> None:
-    """Keys and headers on a redis server are those of the vectors."""
+    """Checks the keys and headers that LMCache writes to a redis server."""
     with RedisServer() as server:
         with report.check("vectors: the keys that LMCache writes to redis"):
             names = _rows("storage_names", "names")
             with remote(f"redis://127.0.0.1:{server.port}", chunks.PLAIN) as lmcache:
                 for row in names:
-                    # LMCache's own parser drops zeros of a hash: the key that it asks for then is another one.
+                    # LMCache's parser drops leading zeros of a hash, and would then store under a different key.
                     if parse_cache_key(row["key"]).to_string() != row["key"]:
                         continue
                     server.ask("FLUSHALL")
                     lmcache.put(row["key"], chunks.PLAIN.chunk("a chunk"))
                     equal(row["key"], server.keys(), {row["redis_kv"], row["redis_metadata"]})
         for model in (chunks.PLAIN, chunks.TWO_GROUPS):
-            with report.check(f"vectors: what LMCache writes to redis, groups: {len(model.groups)}"):
+            with report.check(f"vectors: the values that LMCache writes to redis, groups: {len(model.groups)}"):
                 server.ask("FLUSHALL")
                 key, chunk = chunks.key("vectors"), model.chunk("vectors", tokens=7)
                 with remote(f"redis://127.0.0.1:{server.port}", model) as lmcache:
@@ -46,7 +46,7 @@ def run(report: Report) -> None:
 
 
 def _header(chunk: chunks.Chunk) -> bytes:
-    """As words say it in the project's documentation: length, format, then dtype and four dimensions a group."""
+    """Encodes a header: length, format, then the dtype and four dimensions of each group."""
     codes = json.loads((FOLDER / "remote_metadata.json").read_text())
     numbers = [len(chunk.data), codes["format_codes"][chunk.format]]
     for shape, dtype in chunk.groups:

@@ -1,4 +1,4 @@
-"""The wheel in LMCache's in-process mode: every kind of URL, every method, and both directions with LMCache's own."""
+"""The wheel in LMCache's in-process mode: every kind of URL, every method, and exchange with LMCache's connectors."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ from lmcache.v1.storage_backend.connector import ConnectorContext, ConnectorMana
 from lmcache.v1.storage_backend.remote_backend import RemoteBackend
 
 from . import chunks
-from .engine import WITHIN_S, Remote, end, metadata_of, remote, side
+from .engine import TIMEOUT_S, Remote, end, metadata_of, remote, side
 from .report import Failed, Report, equal
 from .server import RedisServer
 
@@ -28,29 +28,29 @@ TWO_GROUPS = [
     for name, tokens in (("two groups", None), ("two groups, partial", 5))
 ]
 PARTIAL = [(chunks.key("raw, partial"), chunks.PLAIN.chunk("raw, partial", tokens=5))]
-GIVEN_BACK_WITHIN_S = 20
+FREED_WITHIN_S = 20
 CONNECTOR_LOGGER = "lmcache.v1.storage_backend.connector"
 
 
 def external(module: str, name: str, host: str = "localhost:0", **options: str) -> str:
-    """A URL that LMCache imports the class for."""
+    """Makes a URL. LMCache imports the class that it names."""
     more = "".join(f"&{key}={value}" for key, value in options.items())
     return f"external://{host}/kvconn.{module}/?connector_name={name}{more}"
 
 
 def plugin(name: str, url: str, **options: object) -> dict[str, object]:
-    """The `extra_config` of a plugin that kvconn opens."""
+    """Makes the `extra_config` of a plugin that kvconn opens by `url`."""
     return plugin_of(name, "kvconn.lmcache", "KvconnAdapter", **{"url": url, **options})
 
 
 def plugin_of(name: str, module_path: str, class_name: str, **options: object) -> dict[str, object]:
-    """The `extra_config` of a plugin of that class."""
+    """Makes the `extra_config` of a plugin with this class."""
     keys = {"module_path": module_path, "class_name": class_name, **options}
     return {f"remote_storage_plugin.{name}.{key}": value for key, value in keys.items()}
 
 
 def run(report: Report) -> None:
-    """Everything of this group."""
+    """Runs all checks of this group."""
     with tempfile.TemporaryDirectory(prefix="kvconn-interop-") as root, RedisServer() as server:
         _exchange(report, Path(root), server)
         _methods(report, Path(root), server)
@@ -63,7 +63,7 @@ def run(report: Report) -> None:
 
 
 def _exchange(report: Report, root: Path, server: RedisServer) -> None:
-    """What LMCache's own connector writes, the wheel reads on the same store, and the other way round."""
+    """Exchanges chunks between LMCache's connector and the wheel on one store, in both directions."""
     address = f"127.0.0.1:{server.port}"
     redis = (f"redis://{address}", external("redis", "RedisConnector", address))
     resp = (f"resp://{address}", external("resp", "RESPConnector", address))
@@ -89,7 +89,7 @@ def _exchange(report: Report, root: Path, server: RedisServer) -> None:
                     _write(one, pairs)
                 with remote(reader, model, **options) as other:
                     _read(other, pairs)
-    # One direction: what LMCache itself reads of these has the shape of a full chunk.
+    # One direction only, because LMCache reads such a chunk with the shape of a full one.
     with report.check("wheel: external://, fs, raw and partial: LMCache writes, the wheel reads"):
         theirs, ours = files("partial")
         with remote(theirs, chunks.PLAIN, **RAW) as one:
@@ -99,7 +99,7 @@ def _exchange(report: Report, root: Path, server: RedisServer) -> None:
 
 
 def _methods(report: Report, root: Path, server: RedisServer) -> None:
-    """Every method, on stores that read into LMCache's memory and on those that copy."""
+    """Checks every method, on stores that read into LMCache's memory and on stores that copy."""
     stores = {
         "fs": external("fs", "FSConnector", base_path=str(root / "methods")),
         "redis": external("redis", "RedisConnector", f"127.0.0.1:{server.port}"),
@@ -116,22 +116,22 @@ def _methods(report: Report, root: Path, server: RedisServer) -> None:
 
 
 def all_methods(store: Remote, pairs: list) -> None:
-    """Each method that LMCache calls gives what it should, and LMCache has all of its memory back."""
+    """Checks the result of each method that LMCache calls, and that LMCache has all of its memory back."""
     before = store.free()
     _write(store, pairs)
     _read(store, pairs)
     connector = store.connector
     keys = [parse_cache_key(text) for text, _ in pairs]
-    missing = parse_cache_key(chunks.key("nobody has put this"))
-    if store.get(chunks.key("nobody has put this"), pairs[0][1]) is not None:
+    missing = parse_cache_key(chunks.key("never stored"))
+    if store.get(chunks.key("never stored"), pairs[0][1]) is not None:
         raise Failed("a miss gives a chunk")
     equal("exists_sync", [connector.exists_sync(keys[0]), connector.exists_sync(missing)], [True, False])
-    for asked, wanted in ((keys, len(keys)), ([*keys[:2], missing, *keys[2:]], 2), ([missing], 0)):
-        equal("batched_contains", connector.batched_contains(asked), wanted)
-        equal("batched_async_contains", store.run(connector.batched_async_contains("id", asked)), wanted)
-        run = store.run(connector.batched_get_non_blocking("id", asked))
-        equal("batched_get_non_blocking: chunks", len(run), wanted)
-        for obj in run:
+    for batch, wanted in ((keys, len(keys)), ([*keys[:2], missing, *keys[2:]], 2), ([missing], 0)):
+        equal("batched_contains", connector.batched_contains(batch), wanted)
+        equal("batched_async_contains", store.run(connector.batched_async_contains("id", batch)), wanted)
+        prefix = store.run(connector.batched_get_non_blocking("id", batch))
+        equal("batched_get_non_blocking: chunks", len(prefix), wanted)
+        for obj in prefix:
             obj.ref_count_down()
     got = store.run(connector.batched_get([keys[0], missing, keys[1]]))
     equal("batched_get: holes", [obj is None for obj in got], [False, True, False])
@@ -146,21 +146,21 @@ def all_methods(store: Remote, pairs: list) -> None:
     obj = store.allocate(pairs[0][1])
     store.run(connector.batched_put(keys[:1], [obj]))
     equal("exists after batched_put", store.exists(pairs[0][0]), True)
-    all_given_back(store, before)
+    require_all_freed(store, before)
     store.run(connector.close())
     store.run(connector.close())
 
 
-def all_given_back(store: Remote, wanted: int) -> None:
-    """LMCache has its memory back: shortly, because the last of it is given back behind the answer."""
-    deadline = time.monotonic() + GIVEN_BACK_WITHIN_S
+def require_all_freed(store: Remote, wanted: int) -> None:
+    """Waits until LMCache has its memory back. kvconn frees the last chunks shortly after a call returns."""
+    deadline = time.monotonic() + FREED_WITHIN_S
     while store.free() != wanted and time.monotonic() < deadline:
         time.sleep(0.01)
     equal("bytes free in LMCache's pool", store.free(), wanted)
 
 
 def _plain_bytes(store: Remote) -> None:
-    """What LMCache's serdes make: bytes outside its pool, without a shape or dtype."""
+    """Exchanges bytes as LMCache's serdes make them: outside of the pool, without a shape or dtype."""
     key, data = parse_cache_key(chunks.key("plain bytes")), b"not a tensor" * 99
     store.run(store.connector.put(key, BytesBufferMemoryObj(data)))
     read = store.run(store.connector.get(key))
@@ -180,12 +180,12 @@ def _plugins(report: Report, root: Path, server: RedisServer) -> None:
             others = plugin("beside", "memory://beside")
             with remote(f"plugin://{name}", chunks.PLAIN, **others, **plugin(name, url, **options)) as store:
                 all_methods(store, pairs)
-    with report.check("wheel: a plugin with a connector class of kvconn's"):
+    with report.check("wheel: a plugin with one of kvconn's connector classes"):
         server.ask("FLUSHALL")
         options = plugin_of("kv", "kvconn.fs", "FSConnector", base_path=f"{root}/class")
         with remote("plugin://kv", chunks.PLAIN, **options) as store:
             all_methods(store, pairs)
-    with report.check("wheel: a plugin without a url says what to set"):
+    with report.check("wheel: the error for a plugin without a url names the option to set"):
         broken = plugin("kv", "")
         _refused(Exception, "remote_storage_plugin.kv.url", lambda: _open_and_end("plugin://kv", broken))
 
@@ -254,7 +254,7 @@ def _nameless(report: Report, root: Path) -> None:
 def _other_roles(report: Report, root: Path, server: RedisServer) -> None:
     url = external("fs", "FSConnector", base_path=str(root / "roles"))
     pairs = chunks.with_header()[:2]
-    with report.check("wheel: the scheduler, which has no memory, asks what exists"):
+    with report.check("wheel: the scheduler, which has no memory, calls exists"):
         with remote(url, chunks.PLAIN) as worker:
             _write(worker, pairs)
         config = LMCacheEngineConfig.from_defaults(remote_url=url, chunk_size=chunks.PLAIN.chunk_tokens)
@@ -266,9 +266,9 @@ def _other_roles(report: Report, root: Path, server: RedisServer) -> None:
             equal("the connector", type(store.connector.getWrappedConnector()).__name__, "AuditConnector")
             _write(store, pairs)
             _read(store, pairs)
-    with report.check("wheel: an LMCache that is too old is refused, a newer one is warned of"):
+    with report.check("wheel: an LMCache that is too old is an error, a newer one gives a warning"):
         _versions()
-    with report.check("wheel: a class without a URL says what to set"):
+    with report.check("wheel: the error for a class without a URL names the URL to set"):
         _refused(
             Exception,
             "kvconn.memory/?connector_name=MemoryConnector",
@@ -337,13 +337,13 @@ def _without_loop(report: Report, root: Path, server: RedisServer) -> None:
         text, chunk = chunks.with_header()[0]
         store = Remote(backend.connection, its.backend, its.loop)
         store.put(text, chunk)
-        keys = [parse_cache_key(text), parse_cache_key(chunks.key("nobody has put this, either"))]
+        keys = [parse_cache_key(text), parse_cache_key(chunks.key("never stored, either"))]
         answers: list[bool] = []
         asking = threading.Thread(target=lambda: answers.extend(backend.contains(key) for key in keys))
         go_on = threading.Event()
         its.loop.call_soon_threadsafe(go_on.wait)
         asking.start()
-        asking.join(WITHIN_S)
+        asking.join(TIMEOUT_S)
         # Before the loop goes on, which would answer, too.
         told = [*answers]
         go_on.set()
@@ -353,20 +353,20 @@ def _without_loop(report: Report, root: Path, server: RedisServer) -> None:
 
 
 def _authors(report: Report) -> None:
-    """The connector of another wheel, examples/acme-kv-wheel. Nothing here imports that wheel."""
+    """Checks the connector of an author's wheel, examples/acme-kv-wheel. These checks do not import that wheel."""
     for name, url, options in (
         ("external://", "external://localhost:0/acme.kv/?connector_name=AcmeConnector", {}),
         ("a plugin", "plugin://kv", plugin("kv", "acme://localhost:0", max_chunks=99)),
         ("a plugin with its class", "plugin://kv", plugin_of("kv", "acme.kv", "AcmeConnector")),
     ):
-        with report.check(f"wheel: a connector of its author's wheel: {name}"):
+        with report.check(f"wheel: a connector of an author's wheel: {name}"):
             with remote(url, chunks.PLAIN, **options) as store:
                 equal("the connector", "acme.kv/AcmeConnector" in repr(store.connector.getWrappedConnector()), True)
                 before = store.free()
                 _write(store, chunks.with_header())
                 _read(store, chunks.with_header())
-                all_given_back(store, before)
-    with report.check("wheel: the libraries of two wheels on one CPU backend, opened again and again"):
+                require_all_freed(store, before)
+    with report.check("wheel: the libraries of two wheels share one CPU backend and open stores repeatedly"):
         with remote("external://localhost:0/kvconn.memory/?connector_name=MemoryConnector", chunks.PLAIN) as store:
             before = store.free()
             for i in range(3):
@@ -379,11 +379,11 @@ def _authors(report: Report) -> None:
                         obj.ref_count_down()
                     _read(other, chunks.with_header())
                     other.run(opened.close())
-            all_given_back(store, before)
+            require_all_freed(store, before)
             close, depth = store.backend.memory_allocator.close, 0
             while type(close).__name__ == "PoolClose":
                 close, depth = close.original, depth + 1
-            equal("who waits before LMCache frees its pool", depth, 2)
+            equal("the number of libraries that wait before LMCache frees its pool", depth, 2)
 
 
 async def _scheduler(url: str, config, metadata, keys: list) -> None:
@@ -415,7 +415,7 @@ def _versions() -> None:
     from kvconn._connector import check_version
 
     for good in ("0.5.6", "0.5.6.post1", "0.5.7rc1"):
-        equal(f"what is said of LMCache {good}", _logged("kvconn.lmcache", lambda good=good: check_version(good)), [])
+        equal(f"lines about LMCache {good}", _logged("kvconn.lmcache", lambda good=good: check_version(good)), [])
     _refused(KvconnError, "needs LMCache 0.5 or newer, not 0.4.2", lambda: check_version("0.4.2"))
     for new in ("0.6.0", "0.10", "1.0"):
         equal(f"lines about LMCache {new}", len(_logged("kvconn.lmcache", lambda new=new: check_version(new))), 1)
@@ -426,14 +426,14 @@ def _open_and_end(url: str, options: dict) -> None:
         pass
 
 
-def _refused(error: type[Exception], says: str, call) -> None:
+def _refused(error: type[Exception], text: str, call) -> None:
     try:
         call()
     except error as e:
-        if says not in str(e):
-            raise Failed(f"the error does not say {says!r}: {e}") from e
+        if text not in str(e):
+            raise Failed(f"the error does not contain {text!r}: {e}") from e
     else:
-        raise Failed(f"nothing was refused, where {says!r} was to be said")
+        raise Failed(f"the call gives no error; expected an error with {text!r}")
 
 
 def _write(store: Remote, pairs: list) -> None:

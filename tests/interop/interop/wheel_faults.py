@@ -1,4 +1,4 @@
-"""What must not happen to LMCache when its calls are cut off, its server dies, or it ends in the middle of its work."""
+"""Faults in LMCache's in-process mode: cancelled calls, a dead server, a full pool, and a process that ends with work in flight."""
 
 import asyncio
 import os
@@ -15,34 +15,34 @@ from . import chunks
 from .engine import remote, view
 from .report import Failed, Report, equal
 from .server import RedisServer
-from .wheel import all_given_back, external
+from .wheel import require_all_freed, external
 
 CANCELLED_GETS = 10_000
-#: 1.5 MiB a chunk: it is still on its way when its caller has gone.
+#: A chunk has 1.5 MiB, so that it is still in flight when its caller cancels.
 LARGE = chunks.Model((chunks.Group(2, 3, 8192, "bfloat16"),))
-CHILD_WITHIN_S = 60
+CHILD_TIMEOUT_S = 60
 
 
 def run(report: Report) -> None:
-    """Everything of this group."""
+    """Runs all checks of this group."""
     for name, scheme in (("redis", "redis"), ("fs", "fs"), ("memory", "memory")):
         with report.check(f"wheel: {CANCELLED_GETS} cancelled gets, {name}"):
             with tempfile.TemporaryDirectory(prefix="kvconn-interop-") as root, RedisServer() as server:
                 _cancelled(_url(scheme, root, server), CANCELLED_GETS)
     with report.check("wheel: the server dies in the middle of a batch"):
         _server_dies()
-    with report.check("wheel: room for a part of a batch is given back, and not asked for all the time"):
-        _room_for_a_part()
-    with report.check("wheel: a full pool is an error in time, and works again when there is room"):
+    with report.check("wheel: a batch that the pool cannot hold frees its memory, and does not poll for more"):
+        _pool_holds_part_of_a_batch()
+    with report.check("wheel: a full pool is an error after a wait, and works again with free memory"):
         _full_pool()
-    for how in (
+    for scenario in (
         "LMCache frees its pool with work in flight",
-        "LMCache frees its pool before a put that it has asked for begins",
+        "LMCache frees its pool before a pending put starts",
         "the interpreter exits with work in flight",
         "a fork",
     ):
-        with report.check(f"wheel: {how}"):
-            _child(how)
+        with report.check(f"wheel: {scenario}"):
+            _child(scenario)
 
 
 def _url(scheme: str, root: str, server: RedisServer) -> str:
@@ -54,7 +54,7 @@ def _url(scheme: str, root: str, server: RedisServer) -> str:
 
 
 def _cancelled(url: str, count: int) -> None:
-    """Cancelled at any moment, a get leaves nothing behind, and the next one works."""
+    """Cancels gets at random times. A cancelled get must leak nothing, and the next get must work."""
     pairs = [(chunks.key(f"large {i}"), LARGE.chunk(f"large {i}")) for i in range(4)]
     with remote(url, LARGE) as store:
         before = store.free()
@@ -63,12 +63,12 @@ def _cancelled(url: str, count: int) -> None:
         keys = [parse_cache_key(text) for text, _ in pairs]
         ended = store.run(_cancel_all(store.connector, keys, count))
         if ended["cancelled"] < count // 10:
-            raise Failed(f"too few were cancelled to mean anything: {ended}")
+            raise Failed(f"too few gets were cancelled: {ended}")
         if set(ended) - {"cancelled", "read"}:
-            raise Failed(f"some ended otherwise: {ended}")
+            raise Failed(f"some gets ended with something else: {ended}")
         for text, chunk in pairs:
             equal("the chunk that is read afterwards", store.get(text, chunk), chunk)
-        all_given_back(store, before)
+        require_all_freed(store, before)
         store.run(store.connector.close())
 
 
@@ -78,15 +78,15 @@ async def _cancel_all(connector, keys: list, count: int) -> dict[str, int]:
     left = count
 
     async def one(key) -> str:
-        asked = connector.get(key) if chance.random() < 0.7 else connector.batched_get([key, key])
-        task = asyncio.ensure_future(asked)
+        call = connector.get(key) if chance.random() < 0.7 else connector.batched_get([key, key])
+        task = asyncio.ensure_future(call)
         await asyncio.sleep(chance.choice((0, 0, 0.0005, 0.002, 0.01)))
         task.cancel()
         try:
             got = await task
         except asyncio.CancelledError:
             return "cancelled"
-        except Exception as e:  # noqa: BLE001: told by its name
+        except Exception as e:  # noqa: BLE001: the caller reports it
             return repr(e)
         for obj in got if isinstance(got, list) else [got]:
             if obj is None:
@@ -98,8 +98,8 @@ async def _cancel_all(connector, keys: list, count: int) -> dict[str, int]:
         nonlocal left
         while left > 0:
             left -= 1
-            how = await one(chance.choice(keys))
-            ended[how] = ended.get(how, 0) + 1
+            result = await one(chance.choice(keys))
+            ended[result] = ended.get(result, 0) + 1
 
     await asyncio.gather(*(several() for _ in range(16)))
     return ended
@@ -113,7 +113,7 @@ def _server_dies() -> None:
             before = store.free()
             for text, chunk in pairs:
                 store.put(text, chunk)
-            all_given_back(store, before)
+            require_all_freed(store, before)
             keys = [parse_cache_key(text) for text, _ in pairs]
             killer = threading.Timer(0.005, server.process.kill)
             killer.start()
@@ -124,7 +124,7 @@ def _server_dies() -> None:
                     obj.ref_count_down()
                 seen_dead = len(got) < len(keys)
             killer.join()
-            all_given_back(store, before)
+            require_all_freed(store, before)
 
 
 def _full_pool() -> None:
@@ -132,7 +132,7 @@ def _full_pool() -> None:
         before = store.free()
         chunk = LARGE.chunk("large")
         store.put(chunks.key("large"), chunk)
-        all_given_back(store, before)
+        require_all_freed(store, before)
         held = []
         while store.free() >= len(chunk.data):
             held.append(store.allocate(chunk))
@@ -140,61 +140,61 @@ def _full_pool() -> None:
         start = time.monotonic()
         try:
             waiting.result(60)
-        except Exception as e:  # noqa: BLE001: its text is looked at
+        except Exception as e:  # noqa: BLE001: the text shows which error it is
             if "max_local_cpu_size" not in str(e):
                 raise Failed(f"a full pool gives: {e!r}") from e
         else:
-            raise Failed("there was memory where there is none")
+            raise Failed("the get succeeded with a full pool")
         if time.monotonic() - start < 1:
-            raise Failed("it did not wait for memory")
+            raise Failed("the get did not wait for memory")
         again = asyncio.run_coroutine_threadsafe(store.connector.get(parse_cache_key(chunks.key("large"))), store.loop)
         held.pop().ref_count_down()
         again.result(60).ref_count_down()
         for obj in held:
             obj.ref_count_down()
-        all_given_back(store, before)
+        require_all_freed(store, before)
 
 
-def _room_for_a_part() -> None:
+def _pool_holds_part_of_a_batch() -> None:
     with remote(external("memory", "MemoryConnector"), LARGE) as store:
         before = store.free()
         pairs = [(chunks.key(f"part {i}"), LARGE.chunk(f"part {i}")) for i in range(40)]
         for key, chunk in pairs:
             store.put(key, chunk)
-        all_given_back(store, before)
+        require_all_freed(store, before)
         held = []
         while store.free() >= 20 * len(pairs[0][1].data):
             held.append(store.allocate(pairs[0][1]))
-        allocator, asked = store.backend.memory_allocator, []
+        allocator, calls = store.backend.memory_allocator, []
         allocate = allocator.allocate
-        allocator.allocate = lambda *args, **kwargs: (asked.append(1), allocate(*args, **kwargs))[1]
+        allocator.allocate = lambda *args, **kwargs: (calls.append(1), allocate(*args, **kwargs))[1]
         keys = [parse_cache_key(key) for key, _ in pairs]
-        equal("what a batch without room gives", store.run(store.connector.batched_get(keys)), [None] * len(keys))
-        # LMCache evicts and logs each time. The wait is ten seconds, and half of each batch is had before there is no more.
-        if len(asked) > 10_000:
-            raise Failed(f"LMCache was asked {len(asked)} times for memory that it does not have")
+        equal("a batch that the pool cannot hold", store.run(store.connector.batched_get(keys)), [None] * len(keys))
+        # LMCache evicts and logs at each call. kvconn waits for ten seconds, and each attempt allocates half of the batch.
+        if len(calls) > 10_000:
+            raise Failed(f"kvconn called the allocator of a full pool {len(calls)} times")
         del allocator.allocate
         for obj in held:
             obj.ref_count_down()
         for (_, chunk), obj in zip(pairs, store.run(store.connector.batched_get(keys)), strict=True):
-            equal("what is read when there is room", bytes(view(obj)), chunk.data)
+            equal("the chunk that is read with free memory", bytes(view(obj)), chunk.data)
             obj.ref_count_down()
-        all_given_back(store, before)
+        require_all_freed(store, before)
 
 
-def _child(how: str) -> None:
+def _child(scenario: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-m", "interop.wheel_faults", how],
+        [sys.executable, "-X", "faulthandler", "-m", "interop.wheel_faults", scenario],
         capture_output=True,
         text=True,
-        timeout=CHILD_WITHIN_S,
+        timeout=CHILD_TIMEOUT_S,
         check=False,
     )
-    if done.returncode != 0 or "as it should be" not in done.stdout:
+    if done.returncode != 0 or "passed" not in done.stdout:
         raise Failed(f"the process ends with {done.returncode}: {done.stdout[-1000:]} {done.stderr[-3000:]}")
 
 
-def _in_child(how: str) -> None:
+def _in_child(scenario: str) -> None:
     with RedisServer() as server:
         url = external("redis", "RedisConnector", f"127.0.0.1:{server.port}")
         pairs = [(chunks.key(f"large {i}"), LARGE.chunk(f"large {i}")) for i in range(16)]
@@ -203,32 +203,32 @@ def _in_child(how: str) -> None:
         store = context.__enter__()
         for text, chunk in pairs:
             store.put(text, chunk)
-        if how.startswith("a fork"):
+        if scenario == "a fork":
             _fork(store, keys)
             context.__exit__(None, None, None)
-        elif "before a put" in how:
+        elif "pending put" in scenario:
             _put_too_late(store, keys[0], pairs[0][1])
         else:
             work = [
                 asyncio.run_coroutine_threadsafe(store.connector.batched_get(keys), store.loop) for _ in range(3)
             ]
-            if how.startswith("LMCache"):
-                # As `StorageManager.close` does: first the memory, then the connectors.
+            if scenario.startswith("LMCache"):
+                # `StorageManager.close` frees the memory before it closes the connectors.
                 store.backend.close()
                 for one in work:
-                    one.exception(CHILD_WITHIN_S)
+                    one.exception(CHILD_TIMEOUT_S)
                 store.run(store.connector.close())
-        print("as it should be", flush=True)
+        print("passed", flush=True)
 
 
 def _put_too_late(store, key, chunk) -> None:
-    """As when an engine stores and is closed at once: its loop comes to the put when the chunk's memory is gone."""
+    """Closes an engine right after a store: its loop starts the put after the engine has freed the chunk's memory."""
     busy = threading.Event()
     store.loop.call_soon_threadsafe(busy.wait)
     put = asyncio.run_coroutine_threadsafe(store.connector.put(key, store.allocate(chunk)), store.loop)
     store.backend.close()
     busy.set()
-    error = put.exception(CHILD_WITHIN_S)
+    error = put.exception(CHILD_TIMEOUT_S)
     equal("the put ends with", (type(error).__name__, "was closed" in str(error)), ("ClosedError", True))
 
 
@@ -237,7 +237,7 @@ def _fork(store, keys: list) -> None:
     if pid == 0:
         try:
             store.connector.exists_sync(keys[0])
-        except Exception as e:  # noqa: BLE001: its text is looked at
+        except Exception as e:  # noqa: BLE001: the text shows which error it is
             os._exit(0 if "fork" in str(e) else 3)
         os._exit(4)
     equal("the child ends with", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 0)

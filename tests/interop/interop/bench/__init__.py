@@ -1,1 +1,1 @@
-"""LMCache's clients and kvconn's in turn, side by side."""
+"""Measures LMCache's clients and kvconn's in turn."""

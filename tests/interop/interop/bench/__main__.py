@@ -22,19 +22,19 @@ from .commands import Command
 from .figures import Table, batches, singles
 
 SIZES = {"64KiB": 64 << 10, "1MiB": 1 << 20, "4MiB": 4 << 20}
-# Bytes of one batch: they stay within every pool, and a batch takes long enough to be timed.
+# Bytes of one batch. Small enough for every pool, and large enough to be timed.
 BATCH_BYTES = 256 << 20
-BATCH_AT_MOST = 2048
+MAX_BATCH = 2048
 
 Makers = dict[str, Callable[[int, int], object]]
-"""By name: makes a client for chunks of that size, and so many of them."""
+"""By the client's name: makes a client for a chunk size and a number of chunks."""
 Group = tuple[str, Makers, Callable[[], None]]
-"""A title, the clients (the first is what the others are compared with), and what clears the store between two of them."""
+"""A title, the clients, and a function that clears the store. The bench compares all clients with the first one."""
 
 
 @contextmanager
 def redis(_folder: Path, pause: float) -> Iterator[Group]:
-    """Multiprocess mode on a redis server; and kvconn's stores there without Python."""
+    """Multiprocess mode on a redis server, and kvconn's stores on the same server without Python."""
     with RedisServer() as server:
         address = f"127.0.0.1:{server.port}?connections={native.CONNECTIONS}"
         clients = {
@@ -58,7 +58,7 @@ def fs(folder: Path, pause: float) -> Iterator[Group]:
                 if file.is_file():
                     file.unlink()
 
-        # LMCache's client does not write a file that is there.
+        # LMCache's client does not overwrite a file.
         clients = {
             "LMCache C++": lambda size, n: native.Native(native.cpp_fs(f"{root}/c++"), size, n, pause, clear),
             "kvconn fs": lambda size, n: native.Native(native.kvconn(f"fs://{root}/kvconn"), size, n, pause, clear),
@@ -85,17 +85,17 @@ GROUPS = {"redis": redis, "fs": fs, "external": external}
 
 
 def measure(group: str, title: str, makers: Makers, clear: Callable[[], None], size: str, rounds: int) -> Table:
-    """Rounds of each client in turn; who goes first alternates."""
-    n = min(BATCH_BYTES // SIZES[size], BATCH_AT_MOST)
+    """Measures the clients in turn. The first client of a round alternates."""
+    n = min(BATCH_BYTES // SIZES[size], MAX_BATCH)
     clients = {name: make(SIZES[size], n) for name, make in makers.items()}
     found = defaultdict(list)
-    for turn in range(rounds + 1):
-        first = turn % len(clients)
+    for number in range(rounds + 1):
+        first = number % len(clients)
         for name in [*clients][first:] + [*clients][:first]:
             figures = clients[name].round()
-            # What a client has left would be in the next one's way.
+            # The chunks of one client must not slow down the next one.
             clear()
-            if turn > 0:
+            if number > 0:
                 found[name].append(figures)
     for client in clients.values():
         client.close()
@@ -103,7 +103,7 @@ def measure(group: str, title: str, makers: Makers, clear: Callable[[], None], s
 
 
 def results(tables: list[Table], rounds: int) -> dict:
-    """What `publish.py` needs to draw the tables and to say how they were measured."""
+    """Gives the input of `publish.py`: the tables, and the conditions of the measurement."""
     kernel = ".".join(platform.release().split(".")[:2])
     return {
         "measured": date.today().isoformat(),
@@ -115,42 +115,42 @@ def results(tables: list[Table], rounds: int) -> dict:
 
 
 def main() -> int:
-    """Exit code 2 for a wrong argument."""
-    parser = argparse.ArgumentParser(prog="tests/interop/bench", description="LMCache's clients and kvconn's, side by side")
-    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"of {', '.join(GROUPS)}; all unless given")
-    parser.add_argument("--rounds", type=int, default=7, help="after one to warm up")
-    parser.add_argument("--sizes", default=",".join(SIZES), help="of a chunk")
-    parser.add_argument("--pause", type=float, default=0.0, metavar="SECONDS", help="before each batch of a native client; 0 unless given")
-    parser.add_argument("--clients", default="", help="some only, by the names in the tables")
-    parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="where `fs` makes its files; a tmpfs unless given")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, for tests/interop/publish.py")
+    """Gives the exit code: 2 for a wrong argument."""
+    parser = argparse.ArgumentParser(prog="tests/interop/bench", description="Measures LMCache's clients and kvconn's in turn")
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"{', '.join(GROUPS)}; default: all")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds to measure, after a warm-up round")
+    parser.add_argument("--sizes", default=",".join(SIZES), help="chunk sizes")
+    parser.add_argument("--pause", type=float, default=0.0, metavar="SECONDS", help="pause before each batch of a native client; default: 0")
+    parser.add_argument("--clients", default="", help="only these clients, by their names in the tables")
+    parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="folder for the files of `fs`; default: a tmpfs")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to this file, for tests/interop/publish.py")
     args = parser.parse_args()
     groups, sizes = args.groups or [*GROUPS], args.sizes.split(",")
     only = args.clients.split(",") if args.clients else None
     for given, known in ((groups, GROUPS), (sizes, SIZES)):
         if unknown := [name for name in given if name not in known]:
-            parser.error(f"{unknown[0]!r} is none of {', '.join(known)}")
+            parser.error(f"{unknown[0]!r} is not one of {', '.join(known)}")
     if args.rounds < 1:
         parser.error("--rounds must be at least 1")
     if not args.folder.is_dir():
-        parser.error(f"--folder: there is no directory {args.folder}")
+        parser.error(f"--folder: {args.folder} is not a directory")
     for scheme in ("resp", "redis", "fs"):
         command.require(scheme)
-    print(f"{args.rounds} rounds after one to warm up, in turn; median (range); ×: the median of the rounds' ratios")
+    print(f"{args.rounds} rounds after a warm-up; median (range); ×: the median of the rounds' ratios")
     tables = []
     for group in groups:
         for size in sizes:
             with GROUPS[group](args.folder, args.pause) as (title, makers, clear):
                 chosen = {name: make for name, make in makers.items() if only is None or name in only}
                 if only is not None and (unknown := [name for name in only if name not in makers]) and len(groups) == 1:
-                    parser.error(f"{unknown[0]!r} is none of {', '.join(makers)}")
+                    parser.error(f"{unknown[0]!r} is not one of {', '.join(makers)}")
                 if chosen:
                     tables.append(measure(group, title, chosen, clear, size, args.rounds))
                     print(f"\n{title}\n\n{batches(tables[-1:])}\n\n{singles(tables[-1:])}", flush=True)
     if args.json:
         args.json.write_text(json.dumps(results(tables, args.rounds), indent=1) + "\n")
-    # On a machine that others use, eight threads get more of it than one: then only the CPU columns compare.
-    print(f"\nload {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; beyond a few a core, only the CPU columns can be compared")
+    # Other load on the machine hurts a client with one thread more than a client with eight.
+    print(f"\nload {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; with a load of several per core, compare only the CPU columns")
     return 0
 
 

@@ -5,7 +5,7 @@ from xml.sax.saxutils import escape
 from .figures import Summary, Table
 
 WIDTH, LEFT = 900, 180
-# Room for the figures behind a bar.
+# Space for the figures to the right of a bar.
 FIGURES = 90
 BAR, GAP, HEAD = 16, 4, 40
 LMCACHE, COLOURS = "#9aa5b1", ("#d9632b", "#e8a33d", "#5a8f69", "#3f6fa3")
@@ -14,7 +14,7 @@ PANEL = (WIDTH - LEFT) // len(PANELS) - FIGURES
 
 
 def svg(tables: list[Table]) -> str:
-    """Dark text on white, so that the chart reads the same on a dark page."""
+    """Draws dark text on white, because the page around the chart may be dark."""
     parts, y = [], 10
     for group in dict.fromkeys(table.group for table in tables):
         of_group = [table for table in tables if table.group == group]
@@ -22,7 +22,7 @@ def svg(tables: list[Table]) -> str:
         y += HEAD
         for panel, op in enumerate(PANELS):
             parts.append(_text(_left(panel), y - 6, f"{op}, GiB/s", fill="#52606d"))
-        # One scale for a store, so that chunk sizes compare.
+        # All chunk sizes of a store share one scale, so that you can compare them.
         scales = [PANEL / max(ops[op].high for table in of_group for ops in table.clients.values()) for op in PANELS]
         for table in of_group:
             parts.append(_text(10, y + BAR - 4, table.size, weight="bold"))

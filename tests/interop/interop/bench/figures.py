@@ -1,4 +1,4 @@
-"""Measures one operation, sums up what the rounds gave, and shows the sums as Markdown."""
+"""Measures one operation, summarizes the rounds, and formats the summaries as Markdown."""
 
 import statistics
 import time
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 GIB = 1 << 30
-# Batches that make one figure: a single batch takes only a tenth of a second.
+# Batches per figure. A single batch takes only a tenth of a second.
 BATCHES = 4
 
 
@@ -17,14 +17,15 @@ class Figure:
     rate: float
     """GiB/s, or keys/s."""
     cpu: float
-    """CPU seconds of the client's process for a GiB, or for a million keys."""
+    """CPU seconds of the client's process per GiB, or per million keys."""
     held: float | None = None
-    """Microseconds a key that the client's calls took. They bound how long the client can hold Python's lock."""
+    """Microseconds per key that the client's calls took. This is an upper bound of the time that the client holds Python's lock."""
 
 
 Round = dict[str, Figure]
-"""By operation: get, put, exists of a batch; lookup, contains, contains_loop of one key, one call at a time; loop: a coroutine
-that does nothing, on LMCache's loop. `contains_loop` runs with `use_exists_sync: false`, LMCache's default."""
+"""The figures by operation. `get`, `put` and `exists` are for a batch. `lookup`, `contains` and `contains_loop` are for one key, one
+call at a time; `contains_loop` runs with `use_exists_sync: false`, LMCache's default. `loop` is an empty coroutine on LMCache's
+loop."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,13 @@ class Summary:
     high: float
     cpu: float
     ratio: float | None
-    """Each round's rate divided by the first client's rate in the same round. The first client has none."""
+    """Each round's rate divided by the first client's rate in the same round. `None` for the first client."""
     held: float | None
 
 
 @dataclass(frozen=True)
 class Table:
-    """Clients that took turns on one store. The first client is the one that the others are compared with."""
+    """Clients that took turns on one store. The ratios compare them with the first client."""
 
     group: str
     title: str
@@ -51,17 +52,17 @@ class Table:
 
     @classmethod
     def of(cls, group: str, title: str, size: str, rounds: dict[str, list[Round]]) -> "Table":
-        """Sums up the rounds of each client."""
+        """Summarizes the rounds of each client."""
         first = next(iter(rounds))
         clients = {
-            name: {op: _summary([r[op] for r in own], None if name == first else [r[op] for r in rounds[first]]) for op in own[0]}
-            for name, own in rounds.items()
+            name: {op: _summary([r[op] for r in its], None if name == first else [r[op] for r in rounds[first]]) for op in its[0]}
+            for name, its in rounds.items()
         }
         return cls(group, title, size, clients)
 
     @classmethod
     def from_json(cls, value: dict) -> "Table":
-        """The inverse of `dataclasses.asdict`."""
+        """Undoes `dataclasses.asdict`."""
         clients = {name: {op: Summary(**summary) for op, summary in ops.items()} for name, ops in value["clients"].items()}
         return cls(**{**value, "clients": clients})
 
@@ -78,12 +79,12 @@ SINGLE = {
     "lookup": "`batched_contains`, µs",
     "contains": "`contains`, µs",
     "contains_loop": "`contains` with `use_exists_sync: false`, µs",
-    "loop": "LMCache's loop and back, µs",
+    "loop": "round trip of LMCache's loop, µs",
 }
 
 
 def batches(tables: list[Table]) -> str:
-    """A table of the operations that move batches."""
+    """Makes a table of the operations on batches."""
     rows = ["| store | chunk | client | get GiB/s | × | CPU s/GiB | put GiB/s | × | CPU s/GiB | exists/s | × |", "|---|---|---|" + "---:|" * 8]
     for table in tables:
         for name, ops in table.clients.items():
@@ -96,7 +97,7 @@ def batches(tables: list[Table]) -> str:
 
 
 def singles(tables: list[Table]) -> str:
-    """A table of the calls for one key, if the tables have any: the time of a call, and its ratio."""
+    """Makes a table of the calls for one key: the time of a call, and its ratio. Empty if the tables have no such calls."""
     shown = [op for op in SINGLE if any(op in ops for table in tables for ops in table.clients.values())]
     heads = [cell for op in shown for cell in (SINGLE[op], "×")]
     rows = [f"| chunk | client | {' | '.join(heads)} |", "|---|---|" + "---:|" * len(heads)]
@@ -117,7 +118,7 @@ def _ratio(ratio: float | None) -> str:
 
 
 def clocked(amount: float, work: Callable[[], None], cpu_per: float = 1.0) -> Figure:
-    """Runs `work`, which does `amount` of something. The CPU time is that of all threads of this process."""
+    """Runs `work`, which does `amount` units of work. Counts the CPU time of all threads of this process."""
     start, cpu = time.perf_counter(), time.process_time()
     work()
     took, cpu = time.perf_counter() - start, time.process_time() - cpu

@@ -1,4 +1,4 @@
-"""Clients of LMCache's native interface (multiprocess mode): its own in C++, and kvconn's."""
+"""Clients of LMCache's native interface (multiprocess mode): LMCache's in C++, and kvconn's."""
 
 import functools
 import select
@@ -17,20 +17,20 @@ from .. import chunks
 from .figures import BATCHES, GIB, Figure, Round, clocked
 
 CONNECTIONS = 8
-# What LMCache's `fs_native` has unless told otherwise.
+# The default of LMCache's `fs_native`.
 WORKERS = 4
-# Questions about a batch are quick: so many make a figure.
+# Calls of `exists` per figure, because one call is too short to be timed.
 EXISTS_CALLS = 20
-WITHIN_S = 120
+TIMEOUT_S = 120
 
 
 def keys(n: int) -> list[str]:
-    """Keys of multiprocess mode."""
+    """Makes keys of multiprocess mode."""
     return [_object_key_to_string(ObjectKey(i.to_bytes(8, "big"), "meta-llama/Llama-3.1-8B", 0)) for i in range(n)]
 
 
 class Memory:
-    """Chunks, and buffers for them: the same ones for all clients. Where memory lies makes a tenth of a copy's speed."""
+    """Chunks, and buffers for them. All clients share them, because their location changes the speed of a copy by a tenth."""
 
     def __init__(self, size: int, n: int) -> None:
         self.keys = keys(n)
@@ -40,49 +40,49 @@ class Memory:
 
 @functools.cache
 def memory(size: int, n: int) -> Memory:
-    """Made once."""
+    """Makes the memory once for each size and number."""
     return Memory(size, n)
 
 
 class Native:
-    """One batch at a time, waited for as LMCache's adapter does: by the eventfd. `pause` is slept before each batch."""
+    """Moves one batch at a time and waits for the eventfd, as LMCache's adapter does. Sleeps for `pause` before each batch."""
 
     def __init__(
         self, make: Callable[[], object], size: int, n: int, pause: float, clear: Callable[[], None] = lambda: None
     ) -> None:
         self.make, self.client, self.pause, self.clear = make, None, pause, clear
-        its = memory(size, n)
-        self.keys, self.data, self.buffers = its.keys, its.data, its.buffers
+        shared = memory(size, n)
+        self.keys, self.data, self.buffers = shared.keys, shared.data, shared.buffers
         self.bytes = size * n
         self.held = 0.0
 
     def round(self) -> Round:
-        """Each operation once, after one to warm up, with connections of this round's own."""
+        """Measures each operation once, after a warm-up, with new connections."""
         self.client = self.make()
         try:
-            self._each_once()
+            self._measure()
             self.clear()
-            return self._each_once()
+            return self._measure()
         finally:
             self.client.close()
             self.client = None
 
     def close(self) -> None:
-        """Nothing is open between rounds."""
+        """Does nothing: no client is open between rounds."""
 
-    def _each_once(self) -> Round:
+    def _measure(self) -> Round:
         written, read = [memoryview(d) for d in self.data], [memoryview(b) for b in self.buffers]
         put = self._moved(self.client.submit_batch_set, written, self.clear)
         get = self._moved(self.client.submit_batch_get, read, lambda: None)
         if self.buffers != self.data:
-            raise RuntimeError("something else was read than was written")
+            raise RuntimeError("the bytes that were read differ from the bytes that were written")
         for buffer in self.buffers:
             buffer[:] = bytes(len(buffer))
 
         def exists() -> None:
             for _ in range(EXISTS_CALLS):
                 if not all(self._do(self.client.submit_batch_exists, self.keys)):
-                    raise RuntimeError("a key that was written does not exist")
+                    raise RuntimeError("a stored key is missing")
 
         return {"get": get, "put": put, "exists": self._clocked(EXISTS_CALLS * len(self.keys), exists, EXISTS_CALLS, 1e6)}
 
@@ -92,7 +92,7 @@ class Native:
             before()
             time.sleep(self.pause)
             figures.append(self._clocked(self.bytes / GIB, lambda: self._do(submit, self.keys, views)))
-        mean = {what: statistics.fmean(getattr(figure, what) for figure in figures) for what in ("cpu", "held")}
+        mean = {field: statistics.fmean(getattr(figure, field) for figure in figures) for field in ("cpu", "held")}
         return Figure(statistics.harmonic_mean(figure.rate for figure in figures), **mean)
 
     def _clocked(self, amount: float, work: Callable[[], None], calls: int = 1, cpu_per: float = 1.0) -> Figure:
@@ -105,8 +105,8 @@ class Native:
         call = submit(*args)
         self.held += time.perf_counter() - start
         while True:
-            if not select.select([self.client.event_fd()], [], [], WITHIN_S)[0]:
-                raise TimeoutError("the client does not answer")
+            if not select.select([self.client.event_fd()], [], [], TIMEOUT_S)[0]:
+                raise TimeoutError(f"the client did not answer within {TIMEOUT_S} s")
             start = time.perf_counter()
             drained = self.client.drain_completions()
             self.held += time.perf_counter() - start
@@ -118,15 +118,15 @@ class Native:
 
 
 def cpp_redis(port: int) -> Callable[[], object]:
-    """LMCache's `resp` adapter has this one."""
+    """The client of LMCache's `resp` adapter."""
     return lambda: LMCacheRedisClient("127.0.0.1", port, CONNECTIONS)
 
 
 def cpp_fs(folder: str) -> Callable[[], object]:
-    """LMCache's `fs_native` adapter has this one."""
+    """The client of LMCache's `fs_native` adapter."""
     return lambda: LMCacheFSClient(folder, WORKERS)
 
 
 def kvconn(url: str) -> Callable[[], object]:
-    """LMCache's `native_plugin` adapter has this one."""
+    """The client that LMCache's `native_plugin` adapter loads from kvconn."""
     return lambda: NativeClient(url)
