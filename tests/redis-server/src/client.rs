@@ -1,4 +1,4 @@
-//! The smallest client that can ask a server anything.
+//! A minimal client.
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -7,10 +7,10 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-/// A server of a test answers at once, or something is wrong. Long, because the machine may be busy.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// A test's server answers at once, unless the machine is busy.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What a server answers (RESP2).
+/// A server's reply (RESP2).
 #[derive(Clone, PartialEq, Eq)]
 pub enum Reply {
     /// `+OK`
@@ -19,13 +19,13 @@ pub enum Reply {
     Error(String),
     /// `:1`
     Integer(i64),
-    /// `$3`, or nothing: `$-1`, `*-1`
+    /// `$3`. `None` for `$-1` and `*-1`.
     Bulk(Option<Vec<u8>>),
     /// `*2`
     Array(Vec<Self>),
 }
 
-/// One connection, blocking.
+/// A blocking connection.
 #[derive(Debug)]
 pub struct Client(BufReader<Stream>);
 
@@ -39,29 +39,29 @@ impl Client {
     /// Connects to a TCP port.
     ///
     /// # Errors
-    /// Whatever the system says.
+    /// The system's error.
     pub fn tcp(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        stream.set_write_timeout(Some(TIMEOUT))?;
         Ok(Self(BufReader::new(Stream::Tcp(stream))))
     }
 
     /// Connects to a unix socket.
     ///
     /// # Errors
-    /// Whatever the system says.
+    /// The system's error.
     pub fn unix(path: &Path) -> io::Result<Self> {
         let stream = UnixStream::connect(path)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        stream.set_write_timeout(Some(TIMEOUT))?;
         Ok(Self(BufReader::new(Stream::Unix(stream))))
     }
 
-    /// Sends a command and reads its answer; an error of the server is an answer, too.
+    /// Sends a command and reads the reply. An error of the server is a [`Reply::Error`].
     ///
     /// # Errors
-    /// A lost connection, a server that does not answer, an answer that is none.
+    /// A lost connection, a timeout, or an invalid reply.
     pub fn command<A: AsRef<[u8]>>(&mut self, words: &[A]) -> io::Result<Reply> {
         let mut request = format!("*{}\r\n", words.len()).into_bytes();
         for word in words.iter().map(AsRef::as_ref) {
@@ -77,7 +77,7 @@ impl Client {
         let mut line = String::new();
         self.0.read_line(&mut line)?;
         let Some((kind, rest)) = line.strip_suffix("\r\n").and_then(|line| line.split_at_checked(1)) else {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("no whole answer: {line:?}")));
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("an incomplete reply: {line:?}")));
         };
         let number = || rest.parse::<i64>().map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e));
         match kind {
@@ -95,13 +95,13 @@ impl Client {
                 let Ok(len) = usize::try_from(number()?) else { return Ok(Reply::Bulk(None)) };
                 (0..len).map(|_| self.reply()).collect::<io::Result<_>>().map(Reply::Array)
             }
-            _ => Err(io::Error::new(io::ErrorKind::InvalidData, format!("an answer of an unknown type: {line:?}"))),
+            _ => Err(io::Error::new(io::ErrorKind::InvalidData, format!("a reply of an unknown type: {line:?}"))),
         }
     }
 }
 
 impl Reply {
-    /// The bytes of a bulk string that is there.
+    /// The bytes of a bulk string.
     pub fn bytes(&self) -> Option<&[u8]> {
         match self {
             Self::Bulk(bytes) => bytes.as_deref(),
@@ -109,7 +109,7 @@ impl Reply {
         }
     }
 
-    /// The number.
+    /// The value of an integer.
     pub fn integer(&self) -> Option<i64> {
         match self {
             Self::Integer(n) => Some(*n),
@@ -118,7 +118,7 @@ impl Reply {
     }
 }
 
-/// Short also for a chunk of many MiB.
+/// Prints only the length of a long bulk string.
 impl fmt::Debug for Reply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,9 +1,9 @@
-//! What listens on a port and is no redis server, or an odd one.
+//! Servers that are not redis servers, or that give unusual replies.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
-/// Listens, and hands each connection to `serve` on a thread of its own; gives the port. Ends with the test program.
+/// Listens, calls `serve` on a new thread for each connection, and gives the port. Listens until the process ends.
 ///
 /// # Panics
 /// If this machine has no loopback.
@@ -19,11 +19,11 @@ pub fn listen(serve: impl Fn(TcpStream) + Clone + Send + 'static) -> u16 {
     port
 }
 
-/// A server that answers each command by what `answer` says to its words, or not at all; gives its port. Commands of short
-/// words only.
+/// Listens, answers each command with the bytes that `answer` gives for its words, and gives the port. `None` sends no
+/// reply. The commands must be short text.
 ///
 /// # Panics
-/// As [`listen`]; on a thread of its own if it is sent something else than words.
+/// As [`listen`]. The connection's thread panics if it gets a command that is not text.
 pub fn answering(answer: impl Fn(&[String]) -> Option<Vec<u8>> + Clone + Send + 'static) -> u16 {
     listen(move |mut stream| {
         let mut got = Vec::new();
@@ -43,13 +43,13 @@ pub fn answering(answer: impl Fn(&[String]) -> Option<Vec<u8>> + Clone + Send + 
     })
 }
 
-/// The first whole command of short words, and how many bytes it is.
+/// The words of the first whole command, and its length in bytes.
 fn command(bytes: &[u8]) -> Option<(Vec<String>, usize)> {
     let text = str::from_utf8(bytes).expect("these tests send text");
     let (count, _) = text.strip_prefix('*')?.split_once("\r\n")?;
     let count: usize = count.parse().expect("a number of words");
     let lines: Vec<&str> = text.split("\r\n").take(1 + 2 * count).collect();
-    // Behind the last line there is an end of it, or it is not whole.
+    // The command is whole only if the last line has its CRLF.
     let len = lines.iter().map(|line| line.len() + 2).sum();
     (lines.len() == 1 + 2 * count && len <= bytes.len())
         .then(|| (lines[1..].chunks(2).map(|word| word[1].to_owned()).collect(), len))

@@ -1,4 +1,4 @@
-//! Real redis servers, and a network that fails on demand, for kvconn's tests.
+//! Real redis servers and a network that fails on demand, for kvconn's tests.
 //!
 //! ```
 //! use kvconn_redis_server::{RedisServer, Reply};
@@ -8,7 +8,7 @@
 //! assert_eq!(server.url("redis"), format!("redis://127.0.0.1:{}", server.port()));
 //! ```
 //!
-//! Everything here panics instead of giving errors: a test without its server has tested nothing.
+//! This crate panics instead of returning errors, because a test without its server tests nothing.
 #![forbid(unsafe_code)]
 
 mod client;

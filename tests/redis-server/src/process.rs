@@ -1,4 +1,4 @@
-//! Processes that end with this one, also when it is killed.
+//! Child processes that end with this process, even if it is killed.
 
 use std::io;
 use std::process::{Child, Command};
@@ -7,29 +7,29 @@ use std::thread;
 
 type Job = (Command, mpsc::Sender<io::Result<Child>>);
 
-/// Linux kills such a process when the *thread* that started it ends. A test's thread may end long before its server is
-/// done with (a server that several tests share), so that one thread, which never ends, starts them all.
+/// Linux kills such a child when the *thread* that started it ends. A test's thread may end before a server that several
+/// tests share, so one thread, which never ends, starts all children.
 static STARTER: LazyLock<Mutex<mpsc::Sender<Job>>> = LazyLock::new(|| {
     let (jobs, todo) = mpsc::channel::<Job>();
     thread::spawn(move || {
         for (mut command, answer) in todo {
-            // The one who asked may be gone.
+            // Fails if the caller's thread has ended.
             let _ = answer.send(command.spawn());
         }
     });
     Mutex::new(jobs)
 });
 
-/// Starts `program`, set up by `configure`, so that it does not outlive this process.
+/// Starts `program` with the settings of `configure`, so that it does not outlive this process.
 ///
 /// # Errors
-/// Whatever the system says.
+/// The system's error.
 pub(crate) fn start(program: &str, configure: impl FnOnce(&mut Command)) -> io::Result<Child> {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--", program]);
     configure(&mut command);
     let (answer, started) = mpsc::channel();
-    // If the thread is gone, so is `answer`.
+    // If this fails, `answer` is dropped and `recv` gives the error.
     let _ = STARTER.lock().unwrap_or_else(PoisonError::into_inner).send((command, answer));
     started.recv().map_err(io::Error::other)?
 }

@@ -30,30 +30,30 @@ use tokio::task::{JoinHandle, JoinSet};
 pub use lines::Corruption;
 use lines::Lines;
 
-/// Bytes that are read at once.
+/// The most bytes of one read.
 const PIECE: usize = 64 << 10;
 
-/// What happens to the bytes of one direction, on every connection, until another fault is set.
+/// The fault of one direction. It applies to every connection until another fault is set.
 #[derive(Debug, Clone, Copy, Default)]
 pub enum Fault {
-    /// Nothing.
+    /// All bytes pass.
     #[default]
     Pass,
-    /// The connection ends, in both directions, when so many more bytes have passed on it.
+    /// The connection ends in both directions after this many more bytes.
     CutAfter(u64),
-    /// Every piece comes so much later.
+    /// Every piece is delayed by this time.
     Delay(Duration),
-    /// Every byte is a packet of its own.
+    /// Every byte is a separate packet.
     SingleBytes,
-    /// The first line of every bulk string that is a chunk's (see [`Corruption`]) is changed.
+    /// The proxy changes the first line of every bulk string with a chunk (see [`Corruption`]).
     Corrupt(Corruption),
-    /// The same with the next one only, on whichever connection it comes.
+    /// The proxy changes the first line of the next such bulk string, on any connection.
     CorruptNext(Corruption),
-    /// Nothing passes any more; what is sent piles up.
+    /// No bytes pass. The proxy stops reading.
     Stall,
 }
 
-/// A TCP proxy on a port of its own. Dropping it cuts every connection.
+/// A TCP proxy. Dropping it cuts every connection.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
@@ -65,17 +65,17 @@ pub struct Proxy {
 struct Shared {
     requests: watch::Sender<Fault>,
     replies: watch::Sender<Fault>,
-    /// How often `cut` was called: a connection ends when it changes.
+    /// The number of calls of `cut`. A connection ends when it changes.
     cut: watch::Sender<usize>,
     accepted: AtomicUsize,
-    /// A line is still to be changed by `CorruptNext`.
+    /// Whether `CorruptNext` must still change a line.
     next: AtomicBool,
-    /// How often a fault has cut a connection or changed a line.
+    /// The number of connections that a fault has cut and of lines that it has changed.
     struck: watch::Sender<usize>,
 }
 
 impl Proxy {
-    /// Starts one in front of `upstream`, where nobody has to listen yet: a client that connects meanwhile is cut off.
+    /// Starts a proxy in front of `upstream`. Until `upstream` listens, the proxy cuts every connection.
     ///
     /// # Panics
     /// If this machine has no loopback.
@@ -98,7 +98,7 @@ impl Proxy {
         Self { address, shared, accepting }
     }
 
-    /// Where clients connect.
+    /// The address for clients.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -108,19 +108,19 @@ impl Proxy {
         format!("{scheme}://{}", self.address)
     }
 
-    /// From now on this happens to what clients send.
+    /// Sets the fault of the bytes from clients.
     pub fn requests(&self, fault: Fault) {
         self.arm(fault);
         self.shared.requests.send_replace(fault);
     }
 
-    /// From now on this happens to what the server sends.
+    /// Sets the fault of the bytes from the server.
     pub fn replies(&self, fault: Fault) {
         self.arm(fault);
         self.shared.replies.send_replace(fault);
     }
 
-    /// From now on everything passes, both ways; what was held up comes now.
+    /// Lets all bytes pass in both directions, including stalled ones.
     pub fn heal(&self) {
         self.requests(Fault::Pass);
         self.replies(Fault::Pass);
@@ -130,22 +130,22 @@ impl Proxy {
         self.shared.next.store(matches!(fault, Fault::CorruptNext(_)), Ordering::SeqCst);
     }
 
-    /// Cuts every connection there is.
+    /// Cuts all current connections.
     pub fn cut(&self) {
         self.shared.cut.send_modify(|n| *n += 1);
     }
 
-    /// Connections that were accepted so far.
+    /// The number of connections accepted so far.
     pub fn accepted(&self) -> usize {
         self.shared.accepted.load(Ordering::SeqCst)
     }
 
-    /// How often a fault has cut a connection or changed a line so far.
+    /// The number of connections that a fault has cut, plus the number of lines that it has changed.
     pub fn struck(&self) -> usize {
         *self.shared.struck.borrow()
     }
 
-    /// Waits until a fault has struck more than `before` times.
+    /// Waits until [`struck`](Self::struck) exceeds `before`.
     pub async fn strikes(&self, before: usize) {
         let mut struck = self.shared.struck.subscribe();
         // The sender lives as long as the proxy.
@@ -163,13 +163,13 @@ impl Shared {
     async fn connect(&self, client: TcpStream, upstream: SocketAddr) {
         let mut cut = self.cut.subscribe();
         let Ok(server) = TcpStream::connect(upstream).await else { return };
-        // What is split must not be put together again.
+        // The kernel must not merge packets that the proxy has split.
         let _ = (client.set_nodelay(true), server.set_nodelay(true));
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
         let requests = self.pump(from_client, to_server, self.requests.subscribe());
         let replies = self.pump(from_server, to_client, self.replies.subscribe());
-        // An error of one direction, and a cut is one, ends both.
+        // An error in one direction ends both. A cut is an error.
         tokio::select! {
             _ = async { tokio::try_join!(requests, replies) } => {}
             _ = cut.changed() => {}
@@ -191,7 +191,7 @@ impl Shared {
                 len = from.read(&mut piece), if !stalled => len?,
                 changed = fault.changed() => {
                     changed.map_err(io::Error::other)?;
-                    // Bytes count from when the fault was set.
+                    // `CutAfter` counts the bytes since the fault was set.
                     passed = 0;
                     continue;
                 }
@@ -199,7 +199,7 @@ impl Shared {
             if len == 0 {
                 return to.shutdown().await;
             }
-            // The fault may have changed with the bytes.
+            // The fault may have changed while the bytes arrived.
             let now = loop {
                 let now = {
                     let now = fault.borrow_and_update();
@@ -242,7 +242,7 @@ impl Shared {
                 Fault::SingleBytes => {
                     for byte in bytes.iter() {
                         to.write_all(&[*byte]).await?;
-                        // Lets the reader see it before the next.
+                        // Lets the reader read this byte before the next one.
                         tokio::task::yield_now().await;
                     }
                 }

@@ -1,4 +1,4 @@
-//! A `redis-server` of one's own.
+//! A `redis-server` for a test.
 
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -13,15 +13,15 @@ use tempfile::TempDir;
 use crate::process;
 use crate::{Client, Reply};
 
-/// A server is up in milliseconds; a busy machine takes longer.
+/// A server starts in milliseconds, unless the machine is busy.
 const STARTS_WITHIN: Duration = Duration::from_secs(30);
-/// Below the ports that Linux gives to clients, so that no connection of another test takes one between two starts.
+/// These ports are below the ones that Linux gives to clients, so no connection of another test takes a port during a restart.
 const PORTS: std::ops::Range<u16> = 10_000..32_768;
 
-/// A running `redis-server` in a directory of its own, on loopback and a unix socket. Dropping it kills it; so does the end
-/// of this process, however it ends.
+/// A running `redis-server` in a temporary directory, on loopback and a unix socket. The server dies when it is dropped, or
+/// when this process ends or is killed.
 ///
-/// Nothing is saved: a restarted server is empty.
+/// The server saves nothing, so a restarted server is empty.
 #[derive(Debug)]
 pub struct RedisServer {
     args: Vec<String>,
@@ -34,11 +34,11 @@ impl RedisServer {
     /// Starts a server with further arguments: `["--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru"]`,
     /// `["--requirepass", "secret"]`, `["--user", "reader", "on", ">secret", "~*", "+get", "+exists"]`.
     ///
-    /// It listens on 127.0.0.1, on `::1` where there is one, and on [`socket_path`](Self::socket_path); it has answered
-    /// already.
+    /// The server listens on 127.0.0.1, on `::1` if the machine has it, and on [`socket_path`](Self::socket_path). It is ready
+    /// when this returns.
     ///
     /// # Panics
-    /// If `redis-server` is not installed, does not know an argument, or does not answer in time.
+    /// If `redis-server` is not installed, rejects an argument, or does not answer in time.
     pub fn start(args: &[&str]) -> Self {
         let dir = TempDir::with_prefix("kvconn-redis-").expect("a directory can be made");
         let mut server = Self { args: args.iter().map(|&a| a.to_owned()).collect(), port: 0, dir, child: None };
@@ -47,14 +47,14 @@ impl RedisServer {
             server.port = free_port();
             match server.try_start(deadline) {
                 Ok(()) => return server,
-                // Another process took the port in between.
+                // Another process took the port after `free_port`.
                 Err(log) if log.contains("already in use") && Instant::now() < deadline => {}
                 Err(log) => panic!("redis-server does not start with {args:?}:\n{log}"),
             }
         }
     }
 
-    /// The TCP port on 127.0.0.1, and on `::1` where there is one.
+    /// The TCP port on 127.0.0.1, and on `::1` if the machine has it.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -75,12 +75,12 @@ impl RedisServer {
         format!("{scheme}://{}", self.address())
     }
 
-    /// The unix socket.
+    /// The path of the unix socket.
     pub fn socket_path(&self) -> PathBuf {
         self.dir.path().join("socket")
     }
 
-    /// The process.
+    /// The id of the process.
     ///
     /// # Panics
     /// If the server was killed.
@@ -88,13 +88,13 @@ impl RedisServer {
         self.child.as_ref().expect("the server was killed").id()
     }
 
-    /// What the server has logged since it was started last.
+    /// The server's log since its last start.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
-    /// A connection over the unix socket, authenticated if the server was started with `--requirepass`. Keep one to
-    /// configure a server that lets nobody in any more.
+    /// A connection over the unix socket, authenticated if the server was started with `--requirepass`. An open connection
+    /// can still configure a server that accepts no new ones.
     ///
     /// # Panics
     /// If the server does not answer.
@@ -108,11 +108,10 @@ impl RedisServer {
         client
     }
 
-    /// Runs one command on a connection of its own: `["CONFIG", "SET", "maxmemory", "1mb"]`.
+    /// Runs one command on a new connection: `["CONFIG", "SET", "maxmemory", "1mb"]`.
     ///
     /// # Panics
-    /// If the server does not answer, or with an error: a test whose preparation failed has tested nothing. Use
-    /// [`client`](Self::client) to see an error.
+    /// If the server does not answer, or answers with an error. Use [`client`](Self::client) to get an error.
     #[track_caller]
     pub fn cli<A: AsRef<[u8]>>(&self, words: &[A]) -> Reply {
         match self.client().command(words) {
@@ -122,10 +121,10 @@ impl RedisServer {
         }
     }
 
-    /// Kills the server on the spot, as a crash would.
+    /// Kills the server, as a crash does.
     pub fn kill9(&mut self) {
         if let Some(mut child) = self.child.take() {
-            // It may have ended by itself.
+            // Fails if the server has ended by itself.
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -146,7 +145,8 @@ impl RedisServer {
         }
     }
 
-    /// Stops the process without ending it (SIGSTOP): connections stay, nobody answers. Returns when it has stopped.
+    /// Stops the process without ending it (SIGSTOP). Connections stay open, and the server does not answer. Returns when the
+    /// process has stopped.
     ///
     /// # Panics
     /// If the server was killed.
@@ -158,7 +158,7 @@ impl RedisServer {
         wait_until("the server stops", stopped);
     }
 
-    /// Lets a stopped process go on (SIGCONT).
+    /// Continues a stopped process (SIGCONT).
     ///
     /// # Panics
     /// If the server was killed.
@@ -182,7 +182,7 @@ impl RedisServer {
         let _ = fs::remove_file(&socket);
         let log = File::create(self.log_path()).expect("a log can be written");
         let errors = log.try_clone().expect("a file can be cloned");
-        // The address with `-` in front may be missing.
+        // The server starts even without the address that begins with `-`.
         let always = ["--bind", "127.0.0.1", "-::1", "--save", "", "--appendonly", "no", "--daemonize", "no"];
         let started = process::start(&find("redis-server", "redis-server"), |command| {
             command.current_dir(self.dir.path()).args(always).args(["--port", &self.port.to_string()]);
@@ -197,7 +197,7 @@ impl RedisServer {
                 self.child = None;
                 return Err(self.log());
             }
-            // The socket is this server's alone. Somebody else's server may answer on the port.
+            // The port may belong to another server, but the socket belongs to this one.
             if answers(&socket) {
                 return Ok(());
             }
@@ -213,7 +213,7 @@ impl Drop for RedisServer {
     }
 }
 
-/// A server that wants a password is up, too.
+/// Whether the server is ready. A server that requires a password answers with an error.
 fn answers(socket: &Path) -> bool {
     let reply = Client::unix(socket).and_then(|mut client| client.command(&["PING"]));
     match reply {
@@ -232,7 +232,7 @@ fn free_port() -> u16 {
     }
 }
 
-/// Where the program is, or a panic that says how to get it: `setpriv` would only say that it cannot start something.
+/// The path of the program. Panics with the package to install, because the error of `setpriv` would not name it.
 fn find(program: &str, package: &str) -> String {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file());
@@ -247,11 +247,11 @@ fn install(package: &str) -> String {
 }
 
 /// # Panics
-/// If it has not come true when a test would have to give up.
-fn wait_until(what: &str, done: impl Fn() -> bool) {
+/// If `done` is not true in time.
+fn wait_until(event: &str, done: impl Fn() -> bool) {
     let deadline = Instant::now() + STARTS_WITHIN;
     while !done() {
-        assert!(Instant::now() < deadline, "in vain: {what}");
+        assert!(Instant::now() < deadline, "timeout: {event}");
         thread::sleep(Duration::from_millis(1));
     }
 }
@@ -264,12 +264,12 @@ mod tests {
     #[should_panic(
         expected = "`no-such-server` is missing; install Debian's package `no-such-package`, or run `./tests/run`"
     )]
-    fn a_missing_server_says_how_to_get_it() {
+    fn the_panic_for_a_missing_server_names_its_package() {
         find("no-such-server", "no-such-package");
     }
 
     #[test]
-    fn a_taken_port_is_another_try() {
+    fn a_server_does_not_start_on_a_taken_port() {
         let mut server = RedisServer::start(&[]);
         let other = RedisServer::start(&[]);
         server.kill9();

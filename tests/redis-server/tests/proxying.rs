@@ -1,4 +1,4 @@
-//! The proxy, in front of a server that gives back what it gets.
+//! The proxy in front of an echo server.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-/// Long enough for a busy machine.
+/// A timeout that is long enough for a busy machine.
 const SOON: Duration = Duration::from_secs(20);
 
 async fn echo() -> SocketAddr {
@@ -18,7 +18,7 @@ async fn echo() -> SocketAddr {
         while let Ok((mut stream, _)) = listener.accept().await {
             tokio::spawn(async move {
                 let (mut from, mut to) = stream.split();
-                // The other end may go away at any time.
+                // The peer may close the connection at any time.
                 let _ = tokio::io::copy(&mut from, &mut to).await;
             });
         }
@@ -34,17 +34,17 @@ fn framed(len: usize) -> Vec<u8> {
     bytes
 }
 
-/// What comes back until the connection ends.
+/// Sends the bytes, and gives all bytes that come back until the connection ends.
 async fn exchange(stream: &mut TcpStream, bytes: &[u8]) -> Vec<u8> {
     let (mut from, mut to) = stream.split();
     let mut back = Vec::new();
     let send = async {
-        // A connection that is cut may refuse the rest.
+        // A cut connection may refuse the remaining bytes.
         let _ = to.write_all(bytes).await;
         let _ = to.shutdown().await;
     };
     let receive = async {
-        // Reset by peer is an end, too.
+        // A reset ends the connection, too.
         let _ = from.read_to_end(&mut back).await;
     };
     timeout(SOON, async { tokio::join!(send, receive) }).await.expect("the connection ends");
@@ -60,13 +60,13 @@ async fn through(fault: impl FnOnce(&Proxy), bytes: &[u8]) -> (Vec<u8>, usize) {
 }
 
 #[tokio::test]
-async fn everything_passes_unless_told_otherwise() {
+async fn all_bytes_pass_without_a_fault() {
     let bytes = framed(1_000_000);
     assert_eq!(through(|_| {}, &bytes).await, (bytes, 0));
 }
 
 #[tokio::test]
-async fn a_cut_reply_ends_behind_the_very_byte() {
+async fn a_cut_reply_ends_after_the_exact_byte() {
     let bytes = framed(100_000);
     let (back, struck) = through(|proxy| proxy.replies(Fault::CutAfter(12_345)), &bytes).await;
     assert_eq!((back.as_slice(), struck), (&bytes[..12_345], 1));
@@ -90,7 +90,7 @@ async fn single_bytes_are_the_same_bytes() {
 }
 
 #[tokio::test]
-async fn a_chunks_length_is_changed_and_a_short_ones_is_not() {
+async fn corruption_changes_the_length_of_a_chunk_but_not_of_a_short_string() {
     let chunk = framed(4096);
     let (back, struck) = through(|proxy| proxy.replies(Fault::Corrupt(Corruption::OneLonger)), &chunk).await;
     assert_eq!((&back[..7], &back[7..], struck), (&b"$4097\r\n"[..], &chunk[7..], 1));
@@ -99,7 +99,7 @@ async fn a_chunks_length_is_changed_and_a_short_ones_is_not() {
 }
 
 #[tokio::test]
-async fn a_stalled_direction_goes_on_when_it_is_healed() {
+async fn a_stalled_direction_resumes_after_heal() {
     let proxy = Proxy::start(echo().await).await;
     let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
     proxy.replies(Fault::Stall);
@@ -113,13 +113,13 @@ async fn a_stalled_direction_goes_on_when_it_is_healed() {
 }
 
 #[tokio::test]
-async fn a_delayed_direction_passes_everything_later() {
+async fn a_delayed_direction_passes_all_bytes() {
     let bytes = framed(1000);
     assert_eq!(through(|proxy| proxy.replies(Fault::Delay(Duration::from_millis(5))), &bytes).await, (bytes, 0));
 }
 
 #[tokio::test]
-async fn bytes_count_from_when_the_fault_is_set() {
+async fn cut_after_counts_the_bytes_since_the_fault_was_set() {
     let proxy = Proxy::start(echo().await).await;
     let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
     let mut back = [0; 5];
@@ -130,13 +130,13 @@ async fn bytes_count_from_when_the_fault_is_set() {
     }
     stream.write_all(b"hello").await.unwrap();
     let mut rest = Vec::new();
-    // Reset by peer is an end, too.
+    // A reset ends the connection, too.
     let _ = timeout(SOON, stream.read_to_end(&mut rest)).await.expect("the connection is cut");
     assert_eq!((rest.as_slice(), proxy.struck()), (&b"he"[..], 1));
 }
 
 #[tokio::test]
-async fn cutting_ends_what_there_is_and_lets_new_ones_in() {
+async fn cut_ends_current_connections_and_accepts_new_ones() {
     let proxy = Proxy::start(echo().await).await;
     let mut old = TcpStream::connect(proxy.address()).await.unwrap();
     let mut back = [0; 5];

@@ -1,4 +1,4 @@
-//! The harness itself: a test that relies on it must not find out about its faults.
+//! Tests of the harness itself.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ fn ok() -> Reply {
 }
 
 #[test]
-fn a_server_answers_on_tcp_and_on_its_socket_and_is_itself() {
+fn the_started_server_answers_on_tcp_and_on_its_socket() {
     let server = RedisServer::start(&["--maxmemory", "7mb"]);
     assert_eq!(server.cli(&["SET", "key", "value"]), ok());
     let mut tcp = Client::tcp(server.address()).expect("it listens on TCP");
@@ -43,7 +43,7 @@ fn many_servers_run_side_by_side() {
 }
 
 #[test]
-fn a_killed_server_ends_and_a_restarted_one_is_empty_on_the_same_port() {
+fn a_killed_server_ends_and_restarts_empty_on_the_same_port() {
     let mut server = RedisServer::start(&["--requirepass", "secret"]);
     server.cli(&["SET", "key", "value"]);
     let (address, pid) = (server.address(), server.pid());
@@ -56,14 +56,14 @@ fn a_killed_server_ends_and_a_restarted_one_is_empty_on_the_same_port() {
 }
 
 #[test]
-fn a_stopped_server_says_nothing_until_it_goes_on() {
+fn a_stopped_server_does_not_answer_until_it_continues() {
     let server = RedisServer::start(&[]);
     let mut socket = std::net::TcpStream::connect(server.address()).expect("it listens");
     server.stop_signal();
     std::io::Write::write_all(&mut socket, b"PING\r\n").expect("the kernel takes it");
     socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout can be set");
     let mut answer = [0; 7];
-    std::io::Read::read_exact(&mut socket, &mut answer).expect_err("nobody answers");
+    std::io::Read::read_exact(&mut socket, &mut answer).expect_err("the stopped server does not answer");
     server.cont();
     socket.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout can be set");
     std::io::Read::read_exact(&mut socket, &mut answer).expect("it answers now");
@@ -71,7 +71,7 @@ fn a_stopped_server_says_nothing_until_it_goes_on() {
 }
 
 #[test]
-fn passwords_and_users_are_arguments() {
+fn arguments_set_passwords_and_users() {
     let args = ["--requirepass", "secret", "--user", "reader", "on", ">few", "~*", "+get"];
     let server = RedisServer::start(&args);
     let mut client = Client::tcp(server.address()).unwrap();
@@ -83,12 +83,12 @@ fn passwords_and_users_are_arguments() {
 
 #[test]
 #[should_panic(expected = "Bad directive")]
-fn a_wrong_argument_is_told() {
+fn a_wrong_argument_gives_the_servers_error() {
     RedisServer::start(&["--no-such-option", "1"]);
 }
 
 #[test]
-fn a_server_of_a_thread_that_has_ended_goes_on() {
+fn a_server_outlives_the_thread_that_started_it() {
     let server = std::thread::spawn(|| RedisServer::start(&[])).join().expect("it starts");
     assert_eq!(server.cli(&["PING"]), Reply::Simple("PONG".into()));
 }

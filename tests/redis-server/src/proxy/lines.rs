@@ -1,11 +1,11 @@
-//! Finds the lines of a RESP stream between its payloads, in whatever pieces it comes.
+//! Finds the lines between the payloads of a RESP stream, for any split of the stream into pieces.
 
 use std::borrow::Cow;
 
-/// Bulk strings of fewer bytes are part of a conversation (keys, the names in an answer to `HELLO`), not chunks.
+/// Shorter bulk strings are not chunks but keys or names, such as those in the reply to `HELLO`.
 const CHUNK_AT_LEAST: u64 = 256;
 
-/// What a chunk's first line, `$4096`, is changed into.
+/// The replacement of a chunk's first line, `$4096`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Corruption {
     /// `$4097`
@@ -18,12 +18,12 @@ pub enum Corruption {
     Huge,
     /// `$40x6`
     NoNumber,
-    /// `?4096`: a type that no version of the protocol has.
+    /// `?4096`. No version of the protocol has this type.
     UnknownType,
 }
 
 impl Corruption {
-    /// Each of them.
+    /// All corruptions.
     pub const ALL: [Self; 6] =
         [Self::OneLonger, Self::OneShorter, Self::Negative, Self::Huge, Self::NoNumber, Self::UnknownType];
 
@@ -39,19 +39,19 @@ impl Corruption {
     }
 }
 
-/// Where in the stream one is.
+/// The position in the stream.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
-    /// Bytes of a payload, its line end included, that are still to come.
+    /// The missing bytes of the current payload, including its CRLF.
     payload: u64,
-    /// A line that has begun.
+    /// The bytes of the current line so far.
     line: Vec<u8>,
-    /// How much of it has passed on already. One that may have to be changed is held back until it is whole.
+    /// The bytes of `line` that have passed already. A line that may have to change is held back until it is whole.
     gone: usize,
 }
 
 impl Lines {
-    /// What of `piece` passes on, and whether a line in it was changed. `may` is asked before each change.
+    /// Gives the bytes that pass on, and whether a line was changed. Calls `may` before each change.
     pub(super) fn pass<'a>(
         &mut self,
         mut piece: &'a [u8],
@@ -66,7 +66,7 @@ impl Lines {
                 let (payload, rest) = piece.split_at(len);
                 self.payload -= len as u64;
                 piece = rest;
-                // Most pieces are nothing but payload.
+                // Most pieces are only payload, and need no copy.
                 if passed.is_empty() {
                     passed = Cow::Borrowed(payload);
                 } else {
@@ -101,7 +101,7 @@ impl Lines {
     }
 }
 
-/// The length of the payload that this line announces.
+/// The payload's length in this line.
 fn bulk(line: &[u8]) -> Option<u64> {
     let line = std::str::from_utf8(line).ok()?.strip_suffix("\r\n")?;
     // Bulk string, verbatim string, bulk error.
@@ -112,7 +112,7 @@ fn bulk(line: &[u8]) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// A stream in which a payload looks like lines.
+    /// A stream whose payload looks like lines.
     fn stream(chunk_line: &str) -> Vec<u8> {
         let mut stream = b"*2\r\n$4\r\n$999\r\n".to_vec();
         stream.extend_from_slice(chunk_line.as_bytes());
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_chunks_own_line_is_changed_however_the_stream_is_cut() {
+    fn only_a_chunks_line_is_changed_for_any_split_of_the_stream() {
         for pieces in [1, 2, 3, 7, 1000] {
             assert_eq!(passed(pieces, None), (stream("$300\r\n"), 0), "in pieces of {pieces}");
             assert_eq!(passed(pieces, Some(Corruption::OneLonger)), (stream("$301\r\n"), 1), "in pieces of {pieces}");
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_has_partly_passed_is_not_changed() {
+    fn a_line_that_has_passed_in_part_is_not_changed() {
         let mut lines = Lines::default();
         assert_eq!(lines.pass(b"$3", None, || true), (b"$3"[..].into(), false));
         let rest = b"00\r\n$400\r\n";
@@ -150,13 +150,13 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_must_not_be_changed_passes_whole() {
+    fn a_line_that_may_not_be_changed_passes() {
         let piece = b"$300\r\n";
         assert_eq!(Lines::default().pass(piece, Some(Corruption::Huge), || false), (piece[..].into(), false));
     }
 
     #[test]
-    fn each_corruption_is_what_it_says() {
+    fn each_corruption_gives_its_line() {
         let lines = ["$301\r\n", "$299\r\n", "$-5\r\n", "$99999999999999\r\n", "$40x6\r\n", "?300\r\n"];
         for (corruption, line) in Corruption::ALL.into_iter().zip(lines) {
             assert_eq!(passed(64, Some(corruption)), (stream(line), 1));
