@@ -1,13 +1,13 @@
-//! What the whole-system tests share. Nothing else depends on this crate.
+//! Helpers of the whole-system tests. No other crate depends on this one.
 //!
-//! | test | what it shows | its data |
+//! | test | shows | data |
 //! |---|---|---|
 //! | `vectors` | bytes, names and URLs are LMCache's | `vectors/`, written by LMCache |
-//! | `round_trips` | what is written is read back, whatever it is; no text makes a parser panic | |
-//! | `fuzz_corpus` | no parser of foreign bytes panics or disagrees with a second reading of its format | `fuzz/corpus/` |
-//! | `errors` | what a caller is told about bad input | |
-//! | `compile_fail` | what an author is told about a wrong attribute | `ui/` |
-//! | `linking` | which connectors end up in a binary | `linking/`, small crates |
+//! | `round_trips` | any valid value is read back as it was written; no text makes a parser panic | |
+//! | `fuzz_corpus` | no parser of foreign bytes panics or disagrees with a second parser of its format | `fuzz/corpus/` |
+//! | `errors` | the errors that a caller gets for bad input | |
+//! | `compile_fail` | the errors that an author gets for a wrong attribute | `ui/` |
+//! | `linking` | the connectors in a binary | `linking/`, small crates |
 //! | `linking_full` | the same in every profile and with every linker (`--features slow`) | `linking/` |
 #![forbid(unsafe_code)]
 
@@ -24,22 +24,21 @@ use serde_json::Value;
 
 /// The golden vectors of one file: `vectors("cache_keys")` reads `cache_keys.json`.
 ///
-/// They were written by the real LMCache, and are kept in `vectors/`. Set `KVCONN_VECTORS` to a folder to test against
-/// those of another release.
+/// The real LMCache wrote the files in `vectors/`. Set `KVCONN_VECTORS` to a folder with the vectors of another release.
 ///
 /// # Panics
-/// If the file is missing or no JSON: a test without its vectors has tested nothing.
+/// If the file is missing or is not JSON, because a test without its vectors tests nothing.
 pub fn vectors(name: &str) -> Value {
     let folder = std::env::var_os("KVCONN_VECTORS").map_or_else(|| package_dir().join("vectors"), PathBuf::from);
     let path = folder.join(format!("{name}.json"));
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("cannot read {}: {e}", path.display()));
-    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{} is no JSON: {e}", path.display()))
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{} is not JSON: {e}", path.display()))
 }
 
 /// The rows of one table of [`vectors`].
 ///
 /// # Panics
-/// If the table is missing or empty: a loop over no rows would pass.
+/// If the table is missing or empty, because a loop over no rows would pass.
 pub fn rows(vectors: &Value, table: &str) -> Vec<Value> {
     let rows = vectors[table].as_array().cloned().unwrap_or_default();
     assert!(!rows.is_empty(), "the vectors have no rows under `{table}`");
@@ -49,7 +48,7 @@ pub fn rows(vectors: &Value, table: &str) -> Vec<Value> {
 /// A text field of a row.
 ///
 /// # Panics
-/// If the row has no such field, or it is no text.
+/// If the row has no such field, or the field is not text.
 pub fn text<'a>(row: &'a Value, field: &str) -> &'a str {
     row[field].as_str().unwrap_or_else(|| panic!("no text `{field}` in {row}"))
 }
@@ -57,22 +56,22 @@ pub fn text<'a>(row: &'a Value, field: &str) -> &'a str {
 /// A number field of a row.
 ///
 /// # Panics
-/// If the row has no such field, or its number does not fit.
+/// If the row has no such field, or the number does not fit.
 pub fn number<T: TryFrom<i64>>(row: &Value, field: &str) -> T {
     let number = row[field].as_i64().and_then(|n| T::try_from(n).ok());
-    number.unwrap_or_else(|| panic!("no number `{field}` of the wanted size in {row}"))
+    number.unwrap_or_else(|| panic!("no number `{field}` that fits in {row}"))
 }
 
 /// The bytes of a field in hex.
 ///
 /// # Panics
-/// If the field is no hex.
+/// If the field is not hex.
 pub fn hex(row: &Value, field: &str) -> Vec<u8> {
     let text = text(row, field);
-    assert!(text.is_ascii() && text.len().is_multiple_of(2), "`{field}` is no hex: {text}");
+    assert!(text.is_ascii() && text.len().is_multiple_of(2), "`{field}` is not hex: {text}");
     (0..text.len())
         .step_by(2)
-        .map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap_or_else(|e| panic!("`{field}` is no hex: {e}")))
+        .map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap_or_else(|e| panic!("`{field}` is not hex: {e}")))
         .collect()
 }
 
@@ -81,13 +80,13 @@ pub fn package_dir() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Checks that `text` holds every one of `parts`.
+/// Checks that `text` contains all `parts`.
 ///
 /// # Panics
-/// If it does not, showing both.
+/// If a part is missing. The message shows the part and the text.
 #[track_caller]
 pub fn assert_says(text: &str, parts: &[&str]) {
     for part in parts {
-        assert!(text.contains(part), "this text does not say `{part}`:\n{text}");
+        assert!(text.contains(part), "`{part}` is missing in this text:\n{text}");
     }
 }

@@ -5,39 +5,39 @@ use std::process::{Command, Output};
 
 use crate::package_dir;
 
-/// What to do when the project's crates have other dependencies than `linking/Cargo.lock` knows.
+/// The command that updates `linking/Cargo.lock` after the project's dependencies have changed.
 pub const REFRESH_LOCK: &str = "cp Cargo.lock tests/linking/ && cargo metadata --format-version 1 --manifest-path \
                                 tests/linking/Cargo.toml >/dev/null";
 
-/// The workspace in `linking/`, and where it is built.
+/// The workspace in `linking/`, with its target folder and profile.
 #[derive(Debug, Clone)]
 pub struct Workspace {
     target: PathBuf,
     profile: &'static str,
 }
 
-/// What a binary printed about itself; see `linking/probe`.
+/// The output of a binary that calls `linking/probe`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Printed(String);
 
 impl Workspace {
-    /// Built below `tmp`, which is `CARGO_TARGET_TMPDIR` of the test: all tests share what they compiled.
+    /// Builds below `tmp`, the test's `CARGO_TARGET_TMPDIR`. All tests share the compiled crates.
     pub fn new(tmp: &str) -> Self {
         Self { target: Path::new(tmp).join("linking"), profile: "dev" }
     }
 
-    /// The same workspace, built with another profile.
+    /// Sets the profile.
     #[must_use]
     pub fn with_profile(mut self, profile: &'static str) -> Self {
         self.profile = profile;
         self
     }
 
-    /// Runs cargo in the workspace: `cargo(&["build", "--package", "linked"], &[])`. What comes second goes to the last
-    /// compiler alone, so that what was compiled before stays valid.
+    /// Runs cargo in the workspace: `cargo(&["build", "--package", "linked"], &[])`. `to_rustc` goes only to the compiler of
+    /// the last crate, so that cargo does not compile the dependencies again.
     ///
     /// # Panics
-    /// If cargo fails, with all it said.
+    /// If cargo fails. The message has its output.
     pub fn cargo(&self, args: &[&str], to_rustc: &[&str]) -> Output {
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         let (subcommand, args) = args.split_first().expect("a subcommand");
@@ -49,33 +49,33 @@ impl Workspace {
         run(command, &format!("if a lock file is out of date: {REFRESH_LOCK}"))
     }
 
-    /// A file that cargo made: `linked`, `libloaded.so`, `examples/alpha`.
+    /// The path of a file that cargo made: `linked`, `libloaded.so`, `examples/alpha`.
     pub fn made(&self, name: &str) -> PathBuf {
         let folder = if self.profile == "dev" { "debug" } else { self.profile };
         self.target.join(folder).join(name)
     }
 
-    /// Runs a binary that was built, and has it open `urls`.
+    /// Runs a binary with `urls` to open.
     ///
     /// # Panics
-    /// If it fails, with all it said.
+    /// If the binary fails. The message has its output.
     pub fn run(&self, name: &str, urls: &[&str]) -> Printed {
         let mut command = Command::new(self.made(name));
         command.args(urls);
-        Printed(text(run(command, "it prints errors, and ends well").stdout))
+        Printed(text(run(command, "a probe prints errors and exits with 0").stdout))
     }
 }
 
 impl Printed {
-    /// The rest of every line that starts with `word`: `lines("connector")` lists what is linked.
+    /// The rest of every line that starts with `word`: `lines("connector")` gives the linked connectors.
     pub fn lines(&self, word: &str) -> Vec<&str> {
         self.0.lines().filter_map(|line| line.strip_prefix(word)?.strip_prefix(' ')).collect()
     }
 
-    /// What became of this URL: `opened module/Name`, or `failed kind and the whole error`.
+    /// The result for this URL: `opened module/Name`, or `failed kind and the whole error`.
     ///
     /// # Panics
-    /// If the binary was not asked to open it.
+    /// If the URL was not among the binary's arguments.
     pub fn of(&self, url: &str) -> String {
         let answer = |word: &str| {
             let rest = self.lines(word).into_iter().find_map(|line| line.strip_prefix(url)?.strip_prefix(' '));
@@ -84,16 +84,16 @@ impl Printed {
         answer("opened").or_else(|| answer("failed")).unwrap_or_else(|| panic!("nothing about {url} in:\n{}", self.0))
     }
 
-    /// Whether the binary's registry holds no conflict.
+    /// Whether the binary's registry has no conflict.
     pub fn is_valid(&self) -> bool {
         self.0.lines().any(|line| line == "valid")
     }
 }
 
-/// Has Python load a shared library and call a function that gives a number.
+/// Starts Python, which loads a shared library and calls a function that gives a number.
 ///
 /// # Panics
-/// If there is no Python, no such function, or the library cannot be loaded.
+/// If Python or the function is missing, or Python cannot load the library.
 pub fn call_in_python(library: &Path, function: &str) -> u32 {
     let mut command = Command::new("python3");
     command.args(["-c", "import ctypes, sys; print(getattr(ctypes.CDLL(sys.argv[1]), sys.argv[2])())"]);

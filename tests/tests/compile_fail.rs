@@ -1,12 +1,12 @@
-//! What an author sees for each wrong use of the attributes: one clear error, at the right place, without a private name.
+//! The errors that an author gets for each wrong use of the attributes: one error, at the right place, without a private name.
 //!
-//! After a change of a message: `TRYBUILD=overwrite cargo test -p kvconn-tests --test compile_fail`, then read the diff as
-//! an author would. The `.stderr` files hold the words of Rust 1.95: another release may phrase its own part differently.
+//! After you change a message, run `TRYBUILD=overwrite cargo test -p kvconn-tests --test compile_fail` and read the diff. The
+//! `.stderr` files have the text of Rust 1.95. Another release may phrase the compiler's part differently.
 #![forbid(unsafe_code)]
 
 #[test]
-fn wrong_uses_say_what_to_write_and_right_ones_compile() {
-    // Two runs: without a passing case among them, trybuild checks all wrong ones in one go.
+fn wrong_uses_give_the_expected_errors_and_right_uses_compile() {
+    // Two runs, because trybuild checks all failing cases at once only without a passing case among them.
     let right = trybuild::TestCases::new();
     right.pass("ui/pass/*.rs");
     drop(right);
@@ -14,18 +14,18 @@ fn wrong_uses_say_what_to_write_and_right_ones_compile() {
     wrong.compile_fail("ui/*.rs");
 }
 
-/// How many errors a file shows. One, unless it holds more mistakes, or the compiler itself repeats one.
+/// The files that show more than one error, because they have several mistakes or the compiler repeats an error.
 const MORE_THAN_ONE: [(&str, usize); 4] = [
     ("neither_trait", 2),
     ("several_wrong_arguments", 4),
-    // Each method's future borrows the struct; the attribute has no part in it.
+    // Each method's future borrows the struct, so the compiler reports each method. The attribute has no part in this.
     ("struct_not_sync", 4),
     ("wrong_argument_on_an_enum", 2),
 ];
 
-/// `TRYBUILD=overwrite` accepts whatever the compiler says; this does not.
+/// `TRYBUILD=overwrite` accepts any message. This test does not.
 #[test]
-fn no_mistake_is_told_twice_and_no_message_shows_a_private_name() {
+fn each_mistake_gives_one_error_and_no_message_shows_a_private_name() {
     let folder = kvconn_tests::package_dir().join("ui");
     let entries = std::fs::read_dir(&folder).expect("ui/ is there");
     let files = entries.map(|entry| entry.expect("ui/ can be read").path());

@@ -1,4 +1,4 @@
-//! What is linked into a binary shows only in a whole binary: these tests build small crates and run them.
+//! These tests build small binaries and run them, because only a whole binary shows what the linker kept.
 #![forbid(unsafe_code)]
 
 use std::collections::HashSet;
@@ -8,7 +8,7 @@ use kvconn_redis_server::RedisServer;
 use kvconn_tests::linking::{Printed, REFRESH_LOCK, Workspace, call_in_python};
 use kvconn_tests::{assert_says, package_dir};
 
-/// Everything but the facade, whose features the tests change, is built at once: cargo is quicker with more to do.
+/// Builds all crates except the facade, whose features the tests change. One build is faster than many.
 static BUILT: LazyLock<Workspace> = LazyLock::new(|| {
     let workspace = Workspace::new(env!("CARGO_TARGET_TMPDIR"));
     workspace.cargo(&["build", "--workspace", "--exclude", "facade"], &[]);
@@ -28,7 +28,7 @@ fn a_crate_that_the_program_names_is_linked_and_opens() {
 }
 
 #[test]
-fn a_crate_that_the_program_never_names_is_not_linked_and_the_error_says_how_to() {
+fn a_crate_that_the_program_never_names_is_not_linked_and_the_error_says_how_to_link_it() {
     let dead = BUILT.run("dead", &["alpha://localhost:0", ALPHA_URL]);
     assert!(dead.lines("connector").is_empty(), "{dead:?}");
     for url in ["alpha://localhost:0", ALPHA_URL] {
@@ -123,7 +123,7 @@ const STORES: [(&str, &str, [&str; 2]); 8] = [
 
 const MEMORY: &str = "kvconn.memory/MemoryConnector";
 
-/// One test, because the binaries of all feature sets have one name.
+/// One test, because the binaries of all feature sets have the same name.
 #[test]
 fn calling_the_facade_links_exactly_the_stores_of_its_features() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -182,7 +182,7 @@ fn a_scheme_that_two_crates_claim_opens_neither_and_the_error_names_both_places(
 }
 
 #[test]
-fn a_conflict_spoils_no_other_name() {
+fn a_conflict_does_not_affect_other_names() {
     let twins = twins();
     assert_eq!(twins.of(LEFT_URL), "opened left.kv/LeftConnector");
     assert_eq!(twins.of(RIGHT_URL), "opened right.kv/RightConnector");
@@ -215,7 +215,7 @@ fn a_crate_that_depends_on_the_facade_alone_registers_through_it() {
 #[test]
 fn unit_tests_integration_tests_and_examples_see_the_entries() {
     let tested = BUILT.cargo(&["test", "--package", "alpha-kv", "--lib", "--tests", "--examples"], &[]);
-    // The tests of the small crate say what they saw; here it counts that they ran.
+    // The tests of `alpha-kv` check the entries. This test checks that they ran.
     assert_eq!(passed(&tested.stdout), 2);
     BUILT.cargo(&["build", "--package", "alpha-kv", "--examples"], &[]);
     assert_eq!(BUILT.run("examples/alpha", &[]).lines("connector"), [ALPHA]);
@@ -223,7 +223,7 @@ fn unit_tests_integration_tests_and_examples_see_the_entries() {
 
 #[test]
 fn an_entry_that_a_dev_dependency_cycle_links_twice_counts_once() {
-    // The test inside counts two entries in the binary and one in the registry.
+    // The test in `cycle` checks for two entries in the binary and one in the registry.
     assert_eq!(passed(&BUILT.cargo(&["test", "--package", "cycle", "--lib"], &[]).stdout), 1);
 }
 
@@ -242,8 +242,7 @@ fn an_adapter_of_a_linked_crate_serves_its_scheme() {
     assert_says(&routed.of("routed://beta:1"), &["failed invalid_url", "routed/src/lib.rs:", "routed://beta:1"]);
 }
 
-/// Else a machine that has built the project would have to download more to run these tests, and would test other
-/// releases than the project's.
+/// With other versions, these tests would need more downloads and would test other releases than the project's.
 #[test]
 fn the_lock_file_has_the_projects_versions() {
     let project = locked("../Cargo.lock");
@@ -267,7 +266,7 @@ fn locked(path: &str) -> HashSet<String> {
     packages
 }
 
-/// How many tests passed, by the harness's own summary lines.
+/// The number of tests that passed, from the harness's summary lines.
 fn passed(stdout: &[u8]) -> usize {
     let text = String::from_utf8_lossy(stdout);
     let counts = text.lines().filter_map(|line| line.strip_prefix("test result: ok. ")?.split_once(" passed"));

@@ -1,6 +1,6 @@
-//! Linking in every profile and with every linker: whether a connector is linked must depend on neither.
+//! Links in every profile and with every linker. The set of linked connectors must depend on neither.
 //!
-//! Needs `--features slow`, and the linkers: a missing one is a failure, because a test that skips has tested nothing.
+//! Needs `--features slow` and all linkers. A missing linker is a failure, because a skipped test tests nothing.
 #![forbid(unsafe_code)]
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
@@ -13,12 +13,12 @@ use kvconn_tests::linking::{Workspace, call_in_python};
 const PROFILES: [&str; 4] = ["dev", "release", "thin", "fat"];
 
 struct Linker {
-    /// What `-fuse-ld=` calls it.
+    /// Its name for `-fuse-ld=`.
     name: &'static str,
     program: &'static str,
-    /// The Debian package that has it.
+    /// Its Debian package.
     package: &'static str,
-    /// What it leaves in a file that it linked.
+    /// A text that the linker writes into every file.
     mark: Option<&'static str>,
 }
 
@@ -41,7 +41,7 @@ const STORES: [&str; 8] = [
     "kvconn.tiered/TieredConnector",
 ];
 
-/// The tests build the same files with other choices: one after the other.
+/// The tests build the same files with other options, so they must not run at the same time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 #[test]
@@ -76,7 +76,7 @@ fn every_linker_links_what_the_program_names_and_nothing_else() {
     for profile in PROFILES {
         for linker in &LINKERS {
             let choice = format!("-Clink-arg=-fuse-ld={}", linker.name);
-            // Rust brings an lld of its own, which it would use whatever is asked for.
+            // Without `-lld`, Rust would use its own lld.
             let what = format!("{profile} with {}", linker.name);
             let workspace = workspace(profile);
             check(&workspace, &["-Clinker-features=-lld", &choice], &what);
@@ -101,7 +101,7 @@ fn check(workspace: &Workspace, to_rustc: &[&str], what: &str) {
     assert_eq!(call_in_python(&workspace.made("libloaded.so"), "kvconn_test_connectors"), 1, "{what}");
 }
 
-/// Otherwise a choice that the compiler ignores would pass as a linker that was tested.
+/// Without this check, the test would pass if the compiler ignored the choice of linker.
 fn assert_linked_by(linker: &Linker, file: &Path, what: &str) {
     let bytes = std::fs::read(file).unwrap_or_else(|e| panic!("cannot read {}: {e}", file.display()));
     for other in &LINKERS {
@@ -111,7 +111,7 @@ fn assert_linked_by(linker: &Linker, file: &Path, what: &str) {
     }
 }
 
-/// A folder of its own: the quick tests build the same files.
+/// Uses a separate folder, because the quick tests build the same files.
 fn workspace(profile: &'static str) -> Workspace {
     Workspace::new(&format!("{}/full", env!("CARGO_TARGET_TMPDIR"))).with_profile(profile)
 }

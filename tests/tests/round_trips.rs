@@ -1,4 +1,4 @@
-//! What is written is read back, for any valid parts; and no text at all makes a parser panic.
+//! Any valid value is read back as it was written, and no text makes a parser panic.
 #![forbid(unsafe_code)]
 
 use connector_core::chunk::Groups;
@@ -27,7 +27,7 @@ fn chunk_hash() -> impl Strategy<Value = ChunkHash> {
     ]
 }
 
-/// Any but those of eight digits, which no key takes: they would make it an object key.
+/// Not eight digits, because the key would then be an object key.
 fn world_size() -> impl Strategy<Value = u32> {
     prop_oneof![0..10_000_000_u32, 100_000_000..=u32::MAX]
 }
@@ -47,14 +47,14 @@ prop_compose! {
     }
 }
 
-/// Any parts that the constructors may refuse or take.
+/// Parts of an object key, valid or not.
 fn object_parts() -> impl Strategy<Value = (String, i64, u64, Vec<u8>, String)> {
     let rank = prop_oneof![any::<u32>().prop_map(i64::from), -0x0fff_ffff_i64..0, any::<i64>()];
     let group = prop_oneof![0..4_u64, any::<u64>()];
     (model(), rank, group, vec(any::<u8>(), 0..=33), "[^@/\\\\\u{0}]{0,129}")
 }
 
-/// A layout as a header can give it back: no zeros at the end of a shape, except a binary one's.
+/// A layout that a header can hold. Only the shape of a binary format may end with zeros.
 fn layout() -> impl Strategy<Value = ChunkLayout> {
     let dtypes: Vec<_> = Dtype::ALL.into_iter().filter(|d| d.code().is_some()).map(Some).chain([None]).collect();
     let dim = prop_oneof![0..3_usize, 0..=i32::MAX as usize];
@@ -71,7 +71,7 @@ fn layout() -> impl Strategy<Value = ChunkLayout> {
     })
 }
 
-/// What a model's metadata says of raw chunks: at most 3 groups of small layers.
+/// A model's metadata with at most 3 groups of small layers.
 fn metadata() -> impl Strategy<Value = LMCacheMetadata> {
     let group = (1..5_usize, 1..65_usize, select(&Dtype::ALL));
     (1..=2_usize, 1..33_usize, vec(group, 1..4)).prop_map(|(kv_size, chunk_size, groups)| {
@@ -97,7 +97,7 @@ impl ConnectorOptions for SomeOptions {
 }
 
 prop_compose! {
-    /// Not empty: `folder=` in a query counts as absent. A list's texts hold no comma and no space at an end.
+    /// `folder` is not empty, because `folder=` in a query counts as absent. The hosts have no comma and no space.
     fn some_options()(
         capacity: u64, offset: i64, share in -1e9..1e9_f64, direct: bool, folder in "[^\\p{Cc}]{1,20}",
         hosts in vec("[^,\\s\\p{Cc}]{1,8}", 1..4),
@@ -106,7 +106,7 @@ prop_compose! {
     }
 }
 
-/// The options that a URL and a configuration set.
+/// Reads the options from a URL's query and a configuration.
 fn read_options(query: &str, config: LMCacheEngineConfig) -> connector_core::Result<SomeOptions> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime without drivers");
     let memory = LocalCpuBackend::with_capacity(4096);
@@ -114,12 +114,12 @@ fn read_options(query: &str, config: LMCacheEngineConfig) -> connector_core::Res
     builder.local_cpu_backend(memory).config(config).build()?.options()
 }
 
-/// Every byte as `%xx`, as any client may write any text.
+/// Writes every byte as `%xx`.
 fn percent(text: &str) -> String {
     text.bytes().map(|byte| format!("%{byte:02x}")).collect()
 }
 
-/// Texts near to what the parsers expect: they go deeper than any text would.
+/// Texts that are almost valid, so that they reach deeper into the parsers than random text.
 fn near_key() -> impl Strategy<Value = String> {
     let field = prop_oneof![
         "[0-9a-fx-]{0,9}",
@@ -142,7 +142,7 @@ fn near_url() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    // A failure prints its smallest input: that belongs into a test of its own, not into a file of seeds.
+    // A failure prints its smallest input. Make a test of it instead of a file of seeds.
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
@@ -167,7 +167,7 @@ proptest! {
         prop_assert_eq!((read.as_str(), read.kind()), (any.as_str(), KeyKind::Layer));
     }
 
-    /// Whatever the constructor takes has a text that is read back: else a chunk is stored that no key finds again.
+    /// Every key has a text that can be read back. Otherwise no key would find its chunk again.
     #[test]
     fn object_keys_are_read_back((model, rank, group, hash, salt) in object_parts()) {
         if let Ok(key) = ObjectKey::from_parts(model, rank, group, hash, salt) {
@@ -179,7 +179,7 @@ proptest! {
         }
     }
 
-    /// Two keys share a name only where LMCache's layout has them share it: `/` and `-SEP-`.
+    /// Two keys share a name only because LMCache's layout writes `/` as `-SEP-`.
     #[test]
     fn names_of_files_are_read_back(key in prop_oneof![
         engine_key().prop_map(CacheKey::from),
@@ -220,9 +220,9 @@ proptest! {
         prop_assert_eq!(ChunkHeader::read(header.as_bytes()).unwrap(), layout);
     }
 
-    /// What is read can be written again. Not to the same bytes: dtype 1 is an old number of 2.
+    /// A header that was read can be written again, perhaps to other bytes, because dtype 1 is an old number for 2.
     #[test]
-    fn headers_of_any_bytes_are_refused_or_understood(bytes in vec(any::<u8>(), 0..200), words in vec(0..9_i32, 7..=22)) {
+    fn headers_of_any_bytes_are_refused_or_read(bytes in vec(any::<u8>(), 0..200), words in vec(0..9_i32, 7..=22)) {
         let words: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
         for bytes in [bytes, words] {
             if let Ok(layout) = ChunkHeader::read(&bytes) {
@@ -243,7 +243,7 @@ proptest! {
         prop_assert_eq!(format.to_string().parse::<MemoryFormat>().unwrap(), format);
     }
 
-    /// A raw value has no header: how many tokens it has must follow from its length alone.
+    /// A raw value has no header, so its number of tokens must follow from its length alone.
     #[test]
     fn layouts_of_raw_values_follow_from_their_length(metadata in metadata(), tokens in 1..33_usize, more in 1..99_usize) {
         let raw = metadata.chunk_layout();
@@ -313,7 +313,7 @@ proptest! {
             prop_assert_eq!(key.as_str(), text.clone());
         }
         if let Some(key) = key_of_file(&text) {
-            prop_assert_eq!(file_name(&key).unwrap(), text.clone(), "a listed file is found under its key");
+            prop_assert_eq!(file_name(&key).unwrap(), text.clone(), "the key of a listed file has the file's name");
         }
         let _ = object_key_of_file(&text);
         if let Ok(url) = RemoteUrl::parse(&text) {
@@ -322,10 +322,10 @@ proptest! {
             let _ = url.require_host_port();
         }
         let once = redact(&text).into_owned();
-        prop_assert_eq!(redact(&once), once.clone(), "what is hidden stays hidden");
+        prop_assert_eq!(redact(&once), once.clone(), "a second redaction changes nothing");
     }
 
-    /// Whatever stands around the password: `/` and `?` end the authority, so they must be percent-encoded in it.
+    /// Covers any text around the password but `/` and `?`, which end the authority and must be percent-encoded.
     #[test]
     fn no_password_is_shown(
         user in "[^:@/?#]{0,8}", before in "[^/?]{0,8}", after in "[^/?]{0,8}", rest in "[^@]{0,12}",

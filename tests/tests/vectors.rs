@@ -1,6 +1,6 @@
-//! The golden vectors, which the real LMCache wrote: every row of every table that this project has code for.
+//! Checks every row of the golden vectors, which the real LMCache wrote.
 //!
-//! `lm_messages.json` waits for the `lm` store.
+//! No test reads `lm_messages.json` until kvconn has an `lm` store.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -48,8 +48,7 @@ fn keys_read_from_text_have_lmcaches_parts() {
         assert_eq!(parts.dtype().key_name(), text(&row, "dtype"), "{key}");
         assert_eq!(parts.tags(), tags(&row), "{key}");
         assert_eq!(layer_id, row.get("layer_id").map(|_| number(&row, "layer_id")), "{key}");
-        // LMCache's parser makes a number of the hash, and so loses the zeros in front of a bytes hash; kvconn keeps
-        // them. As numbers the two are equal.
+        // LMCache's parser turns the hash into a number and loses the leading zeros of a bytes hash. kvconn keeps them.
         assert_eq!(without_zeros(parts.chunk_hash().as_str()), text(&row, "chunk_hash_hex"), "{key}");
     }
 }
@@ -107,7 +106,7 @@ fn values_of_keys_on_redis_have_lmcaches_names() {
 }
 
 #[tokio::test]
-async fn chunks_that_lmcache_wrote_to_redis_are_read_and_written_back_as_they_were() {
+async fn chunks_that_lmcache_wrote_to_redis_are_read_and_written_back_unchanged() {
     const MOST: usize = 1 << 20;
     let server = RedisServer::start(&[]);
     let store = connectors::open(&server.url("redis")).await.unwrap();
@@ -116,7 +115,7 @@ async fn chunks_that_lmcache_wrote_to_redis_are_read_and_written_back_as_they_we
     for (row, name) in rows(&vectors("remote_metadata"), "records").iter().zip(names.iter().cycle()) {
         let key: CacheKey = text(name, "key").parse().unwrap();
         let (kv, metadata) = (text(name, "redis_kv"), text(name, "redis_metadata"));
-        // The lengths in the vectors are no real chunks': each gets a small one of its own.
+        // The lengths in the vectors are not those of real chunks, so each chunk gets a small one.
         let mut header = hex(row, "hex");
         let layout = ChunkHeader::read(&header).unwrap();
         let by_groups = ChunkLayout::from_groups(layout.format, &layout.groups).ok().map(|layout| layout.len);
@@ -128,7 +127,7 @@ async fn chunks_that_lmcache_wrote_to_redis_are_read_and_written_back_as_they_we
         let chunk = store.get(&key).await.unwrap().expect("it is there");
         assert_eq!((chunk.layout(), &*chunk), (&ChunkLayout { len, ..layout }, &*bytes), "{row}");
 
-        // What agrees with itself can be written, too.
+        // A record whose length fits its shapes can also be written.
         if store.put(&key, chunk).await.is_ok() {
             assert_eq!(server.cli(&["GET", metadata]).bytes(), Some(&header[..]), "{row}");
             assert_eq!(server.cli(&["GET", kv]).bytes(), Some(&bytes[..]));
@@ -143,7 +142,7 @@ async fn of_several_base_paths_a_chunk_goes_into_the_one_lmcache_picks() {
     for row in rows(&vectors("storage_names"), "names") {
         let key: CacheKey = text(&row, "key").parse().unwrap();
         for paths in [2, 3, 5] {
-            // LMCache fails on a bytes hash, so its index is null. Any one will do, if it is always the same.
+            // LMCache fails on a bytes hash, so the index in the vectors is null. kvconn may use any fixed index.
             let index = row["path_index"]
                 .get(paths.to_string())
                 .map_or(key.hash_modulo(paths), |i| usize::try_from(i.as_u64().unwrap()).unwrap());
@@ -169,7 +168,7 @@ fn headers_number_dtypes_and_formats_as_lmcache_does() {
     for (name, code) in dtypes {
         assert_eq!(Dtype::from_code(code).map_or("None", Dtype::torch_name), name);
     }
-    assert_eq!(Dtype::from_code(1), Some(Dtype::Float16), "1 is LMCache's old number of half");
+    assert_eq!(Dtype::from_code(1), Some(Dtype::Float16), "1 is LMCache's old number for half");
 
     let formats: BTreeMap<String, i32> = serde_json::from_value(vectors["format_codes"].clone()).unwrap();
     assert_eq!(formats, MemoryFormat::ALL.map(|f| (f.name().to_owned(), f.code())).into());
@@ -246,7 +245,7 @@ fn urls_are_read_as_lmcache_reads_them() {
     }
 }
 
-/// LMCache wants a host and port that its fs connector then ignores: `fs:///tmp/lmcache` fails there.
+/// LMCache requires a host and port that its fs connector ignores, so it refuses `fs:///tmp/lmcache`.
 #[tokio::test]
 async fn a_plain_fs_url_that_lmcache_refuses_opens() {
     let folder = tempfile::tempdir().unwrap();
@@ -255,10 +254,10 @@ async fn a_plain_fs_url_that_lmcache_refuses_opens() {
     connectors::open(&format!("fs://{}", folder.path().display())).await.unwrap().ping().await.unwrap();
 }
 
-/// What kvconn says to each URL that LMCache's external adapter refuses.
+/// kvconn's error for each URL that LMCache's external adapter refuses.
 ///
-/// LMCache's `JSONDecoder must be a subclass of RemoteConnector` has no twin at run time: `#[external_connector]` on such
-/// a struct does not compile (`ui/no_remote_connector.rs`). A Python module is just an unknown one here.
+/// LMCache's `JSONDecoder must be a subclass of RemoteConnector` is a compile error in kvconn: see
+/// `ui/no_remote_connector.rs`. For kvconn, a Python module is an unknown module.
 const EXTERNAL_ERRORS: [(&str, ErrorKind, &str); 10] = [
     (
         "external://h:0/m/?connector_name=C,external://h2:0/m/?connector_name=C",
@@ -343,8 +342,8 @@ fn object_key(row: &Value) -> ObjectKey {
         .unwrap()
 }
 
-/// The `shapes` and `dtypes` of a row. Not through `from_groups`: LMCache's records need not make sense as a chunk, and
-/// their length is authoritative, not the product of shape and dtype.
+/// The layout with the `shapes` and `dtypes` of a row. `from_groups` would refuse records whose length does not fit their
+/// shapes and dtypes. LMCache accepts those, and the length counts.
 fn layout_of(format: MemoryFormat, len: usize, row: &Value) -> ChunkLayout {
     let shapes: Vec<Vec<usize>> = serde_json::from_value(row["shapes"].clone()).unwrap();
     let dtypes: Vec<String> = serde_json::from_value(row["dtypes"].clone()).unwrap();

@@ -6,7 +6,7 @@ struct Acme {
 }
 
 fn main() {
-    // One pass reports all four, and the struct is still there: nothing below is an error.
+    // One pass reports all four mistakes and keeps the struct, so the code below gives no error.
     let acme = Acme { connections: 8 };
     assert_eq!(acme.connections, 8);
 }

@@ -1,9 +1,9 @@
-//! Directories that cannot be used, files that are damaged, chunks that no file can hold.
+//! Unusable directories, damaged files, and chunks that the format cannot hold.
 
 use super::*;
 
 #[tokio::test]
-async fn a_base_path_that_cannot_be_made_is_refused_with_the_path_and_the_reason() {
+async fn a_base_path_that_cannot_be_created_is_refused_with_the_path_and_the_reason() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("a-file");
     std::fs::write(&file, "no directory").unwrap();
@@ -31,7 +31,7 @@ async fn a_temporary_directory_outside_the_base_path_is_refused() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_no_whole_chunk_is_corrupt_and_named() {
+async fn a_damaged_file_is_corrupt_and_the_error_names_it() {
     let folder = tempfile::tempdir().unwrap();
     let (store, key) = (open_fs(folder.path()).await, any_key());
     let file = folder.path().join(connectors::fs::layout::file_name(&key).unwrap());
@@ -63,11 +63,11 @@ async fn a_file_that_is_no_whole_chunk_is_corrupt_and_named() {
         assert!(!dst.is_taken());
     }
     std::fs::write(&file, &whole).unwrap();
-    assert_eq!(store.get(&key).await.unwrap().as_deref(), Some(&[7; 100][..]), "the store goes on");
+    assert_eq!(store.get(&key).await.unwrap().as_deref(), Some(&[7; 100][..]), "the store still works");
 }
 
 #[tokio::test]
-async fn a_chunk_that_get_could_not_give_back_is_refused_by_put() {
+async fn put_refuses_a_chunk_that_get_could_not_return() {
     let folder = tempfile::tempdir().unwrap();
     let url = format!("fs://{}", folder.path().display());
     let store = open_fs(folder.path()).await;

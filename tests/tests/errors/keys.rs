@@ -1,4 +1,4 @@
-//! Keys that are none, and keys that a store cannot name.
+//! Invalid keys, and keys that a store cannot name.
 
 use super::*;
 
@@ -28,7 +28,7 @@ fn a_bad_key_is_refused_with_the_field_and_what_to_write_there() {
 }
 
 #[tokio::test]
-async fn a_key_that_the_store_cannot_name_is_refused_by_every_operation_with_both_sizes() {
+async fn every_operation_refuses_a_key_that_the_store_cannot_name_with_both_sizes() {
     let folder = tempfile::tempdir().unwrap();
     let store = open_fs(folder.path()).await;
     let key: CacheKey = format!("{}@1@0@ff@half", "m".repeat(300)).parse().unwrap();

@@ -1,4 +1,4 @@
-//! What a caller is told about bad input: the kind to match on, the place, and what to write instead.
+//! The errors for bad input: the kind, the place, and the hint.
 #![forbid(unsafe_code)]
 
 use std::error::Error as _;
@@ -22,14 +22,14 @@ mod plugins;
 mod secrets;
 mod urls;
 
-/// What no error may show.
+/// A password that no error may show.
 const SECRET: &str = "hunter2";
 
 /// Options of the strict connector.
 #[derive(Default, serde::Deserialize, schemars::JsonSchema)]
 #[serde(default)]
 struct StrictOptions {
-    /// What the server asks for.
+    /// The server's password.
     password: Option<u32>,
     /// Connections to the server.
     connections: Option<u8>,
@@ -39,7 +39,7 @@ impl ConnectorOptions for StrictOptions {
     const EXTRA_CONFIG_PREFIX: &'static str = "strict_";
 }
 
-/// Has a secret option, and nothing but the three required methods.
+/// Has a secret option and only the three required methods.
 #[external_connector(module = "tests.strict", name = "StrictConnector", scheme = "strict", options = StrictOptions)]
 struct StrictConnector;
 
@@ -65,7 +65,7 @@ impl RemoteConnector for StrictConnector {
     }
 }
 
-/// Opens each URL and checks what the error is and says.
+/// Opens each URL and checks the kind and the text of the error.
 async fn assert_refused(table: &[(&str, ErrorKind, &[&str])]) {
     for (url, kind, parts) in table {
         assert_is(&connectors::open(url).await.unwrap_err(), *kind, parts);
@@ -76,10 +76,10 @@ async fn assert_refused(table: &[(&str, ErrorKind, &[&str])]) {
 fn assert_is(e: &Error, kind: ErrorKind, parts: &[&str]) {
     assert_eq!(e.kind(), kind, "{e}");
     assert_says(&e.to_string(), parts);
-    assert!(!e.to_string().contains('\n'), "an error is one line: {e}");
+    assert!(!e.to_string().contains('\n'), "an error must be one line: {e}");
 }
 
-/// Display, Debug, and the whole chain of causes.
+/// The error as Display and Debug, with the whole chain of causes.
 fn all_of(e: &Error) -> String {
     let mut text = format!("{e} {e:?} {e:#?}");
     let mut cause = e.source();

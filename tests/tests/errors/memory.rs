@@ -1,9 +1,9 @@
-//! Memory that is full, too small or lent elsewhere.
+//! Memory that is full, too small or taken.
 
 use super::*;
 
 #[tokio::test]
-async fn a_full_pool_is_an_error_with_the_sizes_and_is_over_when_memory_is_free() {
+async fn a_full_pool_is_an_error_with_the_sizes_until_memory_is_free() {
     let folder = tempfile::tempdir().unwrap();
     let (small, large) = (key_number(1), key_number(2));
     let writer = open_fs(folder.path()).await;
@@ -22,7 +22,7 @@ async fn a_full_pool_is_an_error_with_the_sizes_and_is_over_when_memory_is_free(
     let held = store.get(&small).await.unwrap().unwrap();
     let e = store.get(&small).await.unwrap_err();
     assert_is(&e, ErrorKind::PoolFull, &["8192 bytes", "4096 of the pool's 12288 bytes are free"]);
-    assert!(e.is_temporary(), "somebody may drop a chunk");
+    assert!(e.is_temporary(), "a caller may drop a chunk");
 
     drop(held);
     assert_eq!(store.get(&small).await.unwrap().as_deref(), Some(&[1; 8192][..]));
@@ -37,7 +37,7 @@ async fn a_chunk_larger_than_the_whole_store_is_refused_with_both_sizes() {
 }
 
 #[tokio::test]
-async fn memory_that_is_too_small_is_an_error_with_both_sizes_and_stays_the_callers() {
+async fn memory_that_is_too_small_is_an_error_with_both_sizes_and_the_caller_keeps_it() {
     let folder = tempfile::tempdir().unwrap();
     for url in ["memory://small".to_owned(), format!("fs://{}", folder.path().display())] {
         let store = connectors::open(&url).await.unwrap();
@@ -54,10 +54,10 @@ async fn memory_that_is_too_small_is_an_error_with_both_sizes_and_stays_the_call
 }
 
 #[tokio::test]
-async fn memory_that_is_lent_elsewhere_is_refused() {
+async fn memory_that_was_taken_is_refused() {
     let store = connectors::open("memory://taken").await.unwrap();
     let mut dst = MemoryObjMut::zeroed(8);
-    let _elsewhere = dst.take();
+    let _taken = dst.take();
     let e = store.get_into(&any_key(), &mut dst).await.unwrap_err();
     assert_is(&e, ErrorKind::InvalidInput, &["get_into"]);
 }

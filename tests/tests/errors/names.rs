@@ -1,9 +1,9 @@
-//! What is not found is answered with what there is.
+//! Errors for unknown names suggest a known name or list all of them.
 
 use super::*;
 
 #[tokio::test]
-async fn a_misspelt_name_is_answered_with_the_nearest_one() {
+async fn a_misspelt_name_gives_a_suggestion() {
     use ErrorKind::{InvalidOption, NotFound};
     assert_refused(&[
         (
@@ -31,7 +31,7 @@ async fn a_misspelt_name_is_answered_with_the_nearest_one() {
 }
 
 #[tokio::test]
-async fn a_name_that_is_near_to_nothing_gets_no_guess_but_the_whole_list() {
+async fn a_name_without_a_similar_one_gives_the_whole_list() {
     for url in ["cassandra://h:1", "external://h:0/cassandra/?connector_name=CassandraConnector"] {
         let e = connectors::open(url).await.unwrap_err();
         assert_is(&e, ErrorKind::NotFound, &["linked", "memory", "add `use its_crate as _;`"]);

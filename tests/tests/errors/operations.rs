@@ -1,16 +1,16 @@
-//! What a connector refuses once it is open.
+//! Errors of operations on an open or closed connector.
 
 use super::*;
 
 #[tokio::test]
-async fn a_closed_connector_refuses_every_operation_by_name() {
+async fn a_closed_connector_refuses_every_operation_and_the_error_names_it() {
     let folder = tempfile::tempdir().unwrap();
     for url in ["memory://closed".to_owned(), format!("fs://{}", folder.path().display())] {
         let store = connectors::open(&url).await.unwrap();
         let (key, chunk) = (any_key(), MemoryObj::from(b"chunk".to_vec()));
         store.put(&key, chunk.clone()).await.unwrap();
         store.close().await.unwrap();
-        store.close().await.expect("closing twice is no error");
+        store.close().await.expect("a second close succeeds");
         assert!(store.is_closed());
 
         let keys = [key.clone(), key.clone()];
@@ -55,7 +55,7 @@ async fn a_clone_of_a_closed_connector_is_closed_and_another_opened_by_the_same_
 }
 
 #[tokio::test]
-async fn what_a_connector_does_not_have_is_unsupported_by_name() {
+async fn an_operation_that_a_connector_lacks_is_unsupported_and_the_error_names_it() {
     let store = connectors::open("strict://h:0").await.unwrap();
     let key = any_key();
     for (operation, e) in [
@@ -67,11 +67,11 @@ async fn what_a_connector_does_not_have_is_unsupported_by_name() {
         assert_is(&e, ErrorKind::Unsupported, &["tests.strict/StrictConnector", &cannot]);
     }
     let capabilities = store.capabilities();
-    assert!(!capabilities.remove && !capabilities.list && !capabilities.ping, "it was told before");
+    assert!(!capabilities.remove && !capabilities.list && !capabilities.ping, "the capabilities say so");
 }
 
 #[test]
-fn opening_outside_a_runtime_is_an_error_that_says_so() {
+fn opening_outside_of_a_runtime_is_an_error_with_a_hint() {
     let e = connectors::builder("memory://a").build().unwrap_err();
     assert_is(&e, ErrorKind::InvalidInput, &["needs a tokio runtime", "`#[tokio::main]`", "`.handle(..)`"]);
 }

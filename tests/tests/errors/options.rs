@@ -1,9 +1,9 @@
-//! Options of the wrong type, under the wrong name, or against each other.
+//! Options with a wrong type, a wrong name or a conflict.
 
 use super::*;
 
 #[tokio::test]
-async fn an_option_of_the_wrong_type_is_refused_with_its_place_its_type_and_its_meaning() {
+async fn an_option_of_the_wrong_type_is_refused_with_its_place_type_and_meaning() {
     let folder = tempfile::tempdir().unwrap();
     let fs = format!("fs://{}", folder.path().display());
     let table = [
@@ -70,7 +70,7 @@ async fn an_unknown_key_under_a_connectors_prefix_is_refused_and_foreign_keys_ar
         let e = connectors::builder("memory://").config(config(&json!({key: 1}))).open().await.unwrap_err();
         assert_is(&e, ErrorKind::InvalidOption, &[&format!("unknown extra_config key `{key}`"), near]);
     }
-    // LMCache's extra_config is shared by all its parts: what another one reads is not this connector's business.
+    // All parts of LMCache share extra_config, so a connector ignores the keys of other parts.
     let foreign = json!({
         "fs_connector_read_ahead_size": 4096,
         "capcity": 1,

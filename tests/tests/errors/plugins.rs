@@ -1,4 +1,4 @@
-//! `plugin://` and what the configuration says of it.
+//! `plugin://` and its configuration.
 
 use super::*;
 

@@ -1,8 +1,8 @@
-//! No password is shown, wherever it stands.
+//! No output shows a password, wherever the password is in the input.
 
 use super::*;
 
-/// Every place where a password may stand, in URLs that open, and in URLs that fail at every stage.
+/// A password in every place of a URL, in URLs that open and in URLs that fail at every stage.
 const URLS_WITH_A_SECRET: [&str; 22] = [
     "memory://u:hunter2@a:1",
     "memory://:hunter2@a:1",
@@ -29,7 +29,7 @@ const URLS_WITH_A_SECRET: [&str; 22] = [
 ];
 
 #[tokio::test]
-async fn a_secret_in_a_url_is_shown_nowhere() {
+async fn no_output_shows_a_secret_of_a_url() {
     for url in URLS_WITH_A_SECRET {
         let builder = connectors::builder(url);
         let mut shown = vec![format!("{builder:?} {builder:#?}"), connector_core::redact(url).into_owned()];
@@ -55,7 +55,7 @@ async fn a_secret_in_a_url_is_shown_nowhere() {
 }
 
 #[tokio::test]
-async fn a_secret_in_the_configuration_is_shown_nowhere() {
+async fn no_output_shows_a_secret_of_the_configuration() {
     let configs = [
         json!({"strict_password": "hunter2"}),
         json!({"strict_password": ["hunter2"]}),

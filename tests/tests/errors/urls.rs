@@ -1,4 +1,4 @@
-//! URLs that cannot be read, and parts that they lack.
+//! Invalid URLs and URLs with a missing part.
 
 use super::*;
 
@@ -17,7 +17,7 @@ async fn a_port_out_of_range_is_refused_with_the_range() {
 }
 
 #[tokio::test]
-async fn a_url_that_lacks_a_part_is_refused_with_the_part_and_the_form_to_write() {
+async fn a_url_with_a_missing_part_is_refused_with_the_part_and_the_form_to_write() {
     use ErrorKind::InvalidUrl;
     assert_refused(&[
         ("", InvalidUrl, &["no `scheme://`", "write `scheme://host:port/path?option=value`"]),

@@ -1,4 +1,4 @@
-//! `crate` takes any path under which `connector-core` can be named, also one inside this crate.
+//! `crate` takes any path that leads to `connector-core`, even a path in this crate.
 
 mod vendored {
     pub use connector_core as core;

@@ -1,4 +1,4 @@
-//! A test often keeps its connector to itself.
+//! A connector may be local to a function, as in a test.
 
 fn main() {
     use connector_core::{

@@ -1,4 +1,4 @@
-//! Nothing of the outer module is in scope inside, and two connectors may share a struct's name or a module.
+//! The attribute needs no name from the outer module. Two connectors may share a struct's name or a module.
 
 mod first {
     use connector_core::{

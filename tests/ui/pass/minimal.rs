@@ -1,4 +1,4 @@
-//! All that an author has to write.
+//! The least that an author must write.
 #![forbid(unsafe_code)]
 
 use connector_core::{CacheKey, ConnectorContext, FromContext, MemoryObj, RemoteConnector, Result, external_connector};

@@ -1,4 +1,4 @@
-//! The struct stays as it is: its derives, visibility, fields and other attributes.
+//! The attribute keeps the struct's derives, visibility, fields and other attributes.
 #![deny(missing_docs, unreachable_pub, warnings)]
 
 use connector_core::{CacheKey, ConnectorContext, FromContext, MemoryObj, RemoteConnector, Result, external_connector};

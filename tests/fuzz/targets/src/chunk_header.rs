@@ -1,4 +1,4 @@
-//! The header before or beside a chunk.
+//! The header of a chunk.
 
 use connector_core::chunk::MAX_HEADER_GROUPS;
 use connector_core::{ChunkHeader, ChunkLayout, Dtype};
@@ -6,17 +6,17 @@ use connector_core::{ChunkHeader, ChunkLayout, Dtype};
 /// Reads a chunk's header.
 ///
 /// # Panics
-/// If the second reading of the bytes comes to something else, or what was read is not written to the same bytes.
+/// If the second parser gives another result, or the parsed header is not written to the same bytes.
 pub fn chunk_header(data: &[u8]) {
     let (layout, expected) = match (ChunkHeader::read(data), second_reading(data)) {
         (Ok(layout), Some(expected)) => (layout, expected),
         (Err(_), None) => return,
-        (read, expected) => panic!("{data:?} is {read:?}, and not {expected:?}"),
+        (read, expected) => panic!("{data:?} is {read:?} instead of {expected:?}"),
     };
     assert_eq!(parts(&layout), expected);
 
     let written = ChunkHeader::new(&layout).expect("what was read can be written");
-    // 1 is an old number of float16, which LMCache writes as 2.
+    // 1 is an old number for float16, which LMCache writes as 2.
     let canonical = |(i, word): (usize, &[u8])| match word {
         [1, 0, 0, 0] if i >= 2 && (i - 2).is_multiple_of(5) => [2, 0, 0, 0],
         word => *word.first_chunk().expect("the length is a multiple of 4"),
@@ -57,7 +57,7 @@ fn second_reading(data: &[u8]) -> Option<Parts> {
     let is_binary = *format == 4 || *format == 5;
     let group = |[dtype, shape @ ..]: &[usize; 5]| {
         let zeros = if is_binary { 0 } else { shape.iter().rev().take_while(|d| **d == 0).count() };
-        // A shape of nothing but zeros keeps one of them.
+        // A shape of only zeros keeps one zero.
         Some((*DTYPES.get(*dtype)?, shape[..(4 - zeros).max(1)].to_vec()))
     };
     Some((*len, i32::try_from(*format).ok()?, groups.iter().map(group).collect::<Option<_>>()?))

@@ -4,10 +4,10 @@ use connector_core::LMCacheEngineConfig;
 
 use crate::{SECRET, text};
 
-/// Reads a configuration, and every text in it as a variable's value.
+/// Reads the text as a configuration file, and as the value of every variable.
 ///
 /// # Panics
-/// If a password in a URL is shown, or a configuration is not equal to itself.
+/// If the output shows a password of a URL, or the configuration breaks an invariant.
 pub fn config(data: &[u8]) {
     let Some(text) = text(data) else { return };
     let shown = match LMCacheEngineConfig::from_yaml(text) {
@@ -28,7 +28,7 @@ pub fn config(data: &[u8]) {
     assert_hidden(text, &shown);
 }
 
-/// If each secret in `text` is a URL's password, none is in `shown`.
+/// Checks that `shown` has no secret, if every secret in `text` is a URL's password.
 fn assert_hidden(text: &str, shown: &str) {
     if !text.replace(&format!("://u:{SECRET}@h:1"), "").contains(SECRET) {
         assert!(!shown.contains(SECRET), "{shown}");

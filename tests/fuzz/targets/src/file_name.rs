@@ -1,15 +1,15 @@
-//! Names of the `fs` store's files.
+//! File names of the `fs` store.
 
 use connector_core::{CacheKey, KeyKind, ObjectKey};
 use connectors::fs::layout;
 
 use crate::text;
 
-/// Makes a file name of a key, and reads a key out of a file name.
+/// Turns a key into a file name, and a file name into a key.
 ///
 /// # Panics
-/// If a name cannot lie in a directory, a key's file is not listed under it, or the second reading of a multiprocess
-/// file's name comes to something else.
+/// If a name is not a valid file name, the name of a key's file does not give the key, or the second parser of a multiprocess
+/// file's name gives another result.
 pub fn file_name(data: &[u8]) {
     let Some(text) = text(data) else { return };
     for kind in [KeyKind::Engine, KeyKind::Layer, KeyKind::Object] {
@@ -18,7 +18,7 @@ pub fn file_name(data: &[u8]) {
         }
     }
     if let Some(key) = layout::key_of_file(text) {
-        assert_eq!(layout::file_name(&key).as_deref().ok(), Some(text), "a listed file is found under its key");
+        assert_eq!(layout::file_name(&key).as_deref().ok(), Some(text), "the key of a listed file has the file's name");
     }
     assert_eq!(layout::object_key_of_file(text), second_reading(text), "{text:?} as a multiprocess file");
 }
@@ -31,7 +31,7 @@ fn of_key(key: &CacheKey) {
         Err(_) => return assert!(text.contains('\0') || plain.len() + "0x.data".len() > 255, "{text:?} is refused"),
     };
     assert!(name.len() <= 255 && !name.contains(['/', '\0']), "{name:?}");
-    // The first `@` stands before the rank.
+    // The first `@` is before the rank.
     let without_0x = match key.kind() {
         KeyKind::Object => name.replacen("@0x", "@", 1).replacen("@-0x", "@-", 1),
         _ => name.clone(),
@@ -39,14 +39,14 @@ fn of_key(key: &CacheKey) {
     assert_eq!(without_0x, plain + ".data");
     let back = layout::key_of_file(&name).unwrap_or_else(|| panic!("{name:?} is not listed"));
     assert_eq!(layout::file_name(&back).ok(), Some(name));
-    // LMCache's layout writes `a/b` and `a-SEP-b` to one file; only keys without a part of that are told for certain.
+    // LMCache's layout gives `a/b` and `a-SEP-b` one file name, so the check leaves out keys with a part of `-SEP-`.
     if !text.contains("-SEP") && !text.contains("SEP-") {
         assert_eq!(&back, key);
     }
 }
 
-/// `model('/' -> '-SEP-')@0x%08x(kv_rank)@%x(group)@hash_hex[@salt].data`, each number in any of Python's spellings
-/// that has no `+`, `_`, space or capital `X`.
+/// `model('/' -> '-SEP-')@0x%08x(kv_rank)@%x(group)@hash_hex[@salt].data`. A number may have any spelling that Python reads,
+/// except with `+`, `_`, a space or a capital `X`.
 fn second_reading(name: &str) -> Option<ObjectKey> {
     let fields: Vec<&str> = name.strip_suffix(".data")?.split('@').collect();
     let [model, rank, group, hash] = fields.first_chunk()?;

@@ -1,13 +1,13 @@
-//! Keys of in-process mode, and which kind of key a text is.
+//! Keys of in-process mode, and the kind of a key.
 
 use connector_core::{CacheEngineKey, CacheKey, KeyKind};
 
 use crate::text;
 
-/// Reads a key of any kind, and of the in-process kinds by name.
+/// Reads the text as a key of any kind, and as each of the in-process kinds.
 ///
 /// # Panics
-/// If a key is not its text, or the second reading of the text comes to something else.
+/// If a key differs from its text, or the second parser gives another result.
 pub fn key(data: &[u8]) {
     let Some(text) = text(data) else { return };
     let expected = second_reading(text);
@@ -27,7 +27,7 @@ pub fn key(data: &[u8]) {
         match (CacheKey::parse_as(text, kind), expected) {
             (Ok(key), Some(parts)) => parts.check(&key),
             (Err(_), None) => {}
-            (read, expected) => panic!("{text:?} as {kind:?} is {read:?}, and not {expected:?}"),
+            (read, expected) => panic!("{text:?} as {kind:?} is {read:?} instead of {expected:?}"),
         }
     }
 }
@@ -48,7 +48,7 @@ impl Parts<'_> {
         if self.layer.is_some() { KeyKind::Layer } else { KeyKind::Engine }
     }
 
-    /// The key has these parts, and a key made of them is the same one.
+    /// Checks that the key has these parts, and that a key made from these parts is equal.
     fn check(&self, key: &CacheKey) {
         let (engine, layer) = match key.to_layer() {
             Some(layer) => (layer.key().clone(), Some(layer.layer_id())),
@@ -58,7 +58,7 @@ impl Parts<'_> {
         assert_eq!((engine.worker_id(), engine.chunk_hash().as_str()), (self.worker_id, self.hash));
         assert_eq!((engine.dtype().key_name(), layer, engine.tags()), (self.dtype, self.layer, &self.tags[..]));
 
-        // Before another tag a value may end with a space; `with_tag` cannot know that there will be one.
+        // A value may end with a space if another tag follows, but `with_tag` refuses such a value.
         if self.tags.iter().any(|(_, value)| value.trim_end() != value) {
             return;
         }

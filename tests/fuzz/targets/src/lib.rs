@@ -1,8 +1,7 @@
-//! What the fuzzer calls: one function for each parser of foreign bytes. Each panics if the parser breaks its word.
+//! The functions that the fuzzer calls, one for each parser of foreign bytes. Each panics if the parser is wrong.
 //!
-//! No code of libFuzzer's is in here, so the tests call the same functions with the corpus on the stable toolchain.
-//! Where a format is simple, a second reading of it, written from the format's description and with no eye on the
-//! parser, must come to the same verdict and the same values.
+//! This crate does not use libFuzzer, so the tests call the same functions with the corpus on the stable toolchain. For a
+//! simple format, the target has a second parser, written only from the format's description. Both must give the same result.
 #![forbid(unsafe_code)]
 
 mod chunk_header;
@@ -23,10 +22,10 @@ pub use options::options;
 pub use resp_reply::resp_reply;
 pub use url::url;
 
-/// A function that takes whatever the fuzzer makes up.
+/// A function that takes an input of the fuzzer.
 pub type Target = fn(&[u8]);
 
-/// All of them, by the name of their corpus.
+/// All targets, by the name of their corpus.
 pub const TARGETS: [(&str, Target); 8] = [
     ("url", url),
     ("key", key),
@@ -38,10 +37,10 @@ pub const TARGETS: [(&str, Target); 8] = [
     ("resp_reply", resp_reply),
 ];
 
-/// What stands for a password in the corpora: no parser may show it.
+/// The password in the corpora. No parser may show it.
 pub(crate) const SECRET: &str = "hunter2";
 
-/// The bytes as text. What is no UTF-8 never gets to a parser of texts.
+/// The bytes as text. A text parser never gets invalid UTF-8.
 pub(crate) fn text(data: &[u8]) -> Option<&str> {
     std::str::from_utf8(data).ok()
 }

@@ -4,10 +4,10 @@ use connector_core::{CacheKey, KeyKind, ObjectKey};
 
 use crate::text;
 
-/// Reads an object key, by name and as a key of any kind.
+/// Reads the text as an object key, and as a key of any kind.
 ///
 /// # Panics
-/// If the key is not its text, or the second reading of the text comes to something else.
+/// If the key differs from its text, or the second parser gives another result.
 pub fn object_key(data: &[u8]) {
     let Some(text) = text(data) else { return };
     let expected = second_reading(text);
@@ -22,7 +22,7 @@ pub fn object_key(data: &[u8]) {
             assert_eq!(ObjectKey::from_parts(model, rank, group, hash, salt).expect("read parts are valid"), key);
         }
         (Err(_), None) => {}
-        (read, expected) => panic!("{text:?} is {read:?}, and not {expected:?}"),
+        (read, expected) => panic!("{text:?} is {read:?} instead of {expected:?}"),
     }
 }
 
@@ -41,7 +41,7 @@ fn second_reading(text: &str) -> Option<Parts<'_>> {
         return None;
     }
     let kv_rank = match rank.strip_prefix('-') {
-        // The sign is one of the eight places; there is no -0.
+        // The sign takes one of the eight characters. -0 is invalid.
         Some(digits) => -i64::try_from(lower_hex(digits).filter(|n| digits.len() == 7 && *n > 0)?).ok()?,
         None => i64::try_from(lower_hex(rank).filter(|_| rank.len() == 8)?).ok()?,
     };

@@ -1,4 +1,4 @@
-//! A connector's options, out of a URL's query and of `extra_config`.
+//! A connector's options, from a URL's query and from `extra_config`.
 
 use std::sync::OnceLock;
 
@@ -22,7 +22,7 @@ struct Options {
     folder: Option<String>,
     /// A list.
     hosts: Vec<String>,
-    /// One of some.
+    /// One of two values.
     mode: Mode,
     /// A secret.
     password: Option<u8>,
@@ -40,10 +40,10 @@ impl ConnectorOptions for Options {
     const EXTRA_CONFIG_PREFIX: &'static str = "acme_";
 }
 
-/// Reads options: the first line is a URL's query, the rest a JSON object, `extra_config`.
+/// Reads options. The first line of the input is a URL's query, and the rest is `extra_config` as a JSON object.
 ///
 /// # Panics
-/// If an unknown option is taken, a value is another one than was written, or the password is shown.
+/// If an unknown option is accepted, a value differs from its text, or an error shows the password.
 pub fn options(data: &[u8]) {
     static OUTSIDE: OnceLock<(tokio::runtime::Runtime, LocalCpuBackend)> = OnceLock::new();
     let Some(text) = text(data) else { return };
@@ -69,7 +69,7 @@ pub fn options(data: &[u8]) {
         Ok(options) => {
             let known = OptionsSchema::of::<Options>();
             let names = || context.url().query_pairs().map(|(name, _)| name).filter(|name| *name != "connector_name");
-            assert!(names().all(|name| known.option(name).is_some()), "an unknown option is taken");
+            assert!(names().all(|name| known.option(name).is_some()), "an unknown option is accepted");
             if let Some(folder) = context.url().query("folder") {
                 assert_eq!(options.folder.as_deref(), Some(folder));
             }

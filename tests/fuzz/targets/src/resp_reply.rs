@@ -2,34 +2,35 @@
 
 use connectors::__fuzz::reply::{Head, Limits, Reply, ReplyReader};
 
-/// Small, so that the fuzzer comes to them.
+/// Small limits, so that the fuzzer reaches them.
 const LIMITS: Limits = Limits { payload: 600, reply: 1000, depth: 3 };
-/// What a value counts for beside its bytes.
+/// The size that the reader counts for a value, in addition to its bytes.
 const VALUE: usize = 32;
 
-/// What comes out of the bytes, in order.
+/// An output of the reader.
 #[derive(Debug, PartialEq)]
 enum Event {
-    /// As text, because one double is not equal to itself.
+    /// The reply as text, because a NaN is not equal to itself.
     Reply(String),
     Payload(Vec<u8>),
     Array(usize),
 }
 
-/// How it ends.
+/// The state after the last byte.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum End {
-    /// All was read.
+    /// The last value is complete.
     Rest,
-    /// In the middle of something.
+    /// A value is incomplete.
     More,
+    /// The bytes are invalid.
     Bad,
 }
 
-/// Reads replies: the first two bytes say how the rest is cut, and whether payloads are read apart.
+/// Reads replies. The first byte sets the sizes of the pieces, and the second one whether the reader gives payloads apart.
 ///
 /// # Panics
-/// If the second reading of the bytes comes to something else, however they are cut.
+/// If the second parser gives another result, for the bytes at once or in pieces.
 pub fn resp_reply(data: &[u8]) {
     let [cut, mode, bytes @ ..] = data else { return };
     let heads = mode % 2 == 1;
@@ -44,7 +45,7 @@ pub fn resp_reply(data: &[u8]) {
     assert_eq!(pieces, expected, "{} in pieces", bytes.escape_ascii());
 }
 
-/// Drives the reader as a connection does: what goes past the buffer goes to the payload's place.
+/// Drives the reader as a connection does. Bytes of a payload go past the buffer, straight to the payload's memory.
 fn drive(bytes: &[u8], heads: bool, mut step: impl FnMut() -> usize) -> (Vec<Event>, End) {
     let mut reader = ReplyReader::new(LIMITS, 64);
     let mut events = Vec::new();
@@ -97,7 +98,7 @@ fn drive(bytes: &[u8], heads: bool, mut step: impl FnMut() -> usize) -> (Vec<Eve
     }
 }
 
-/// Reads all at once, from the protocol's description.
+/// Parses all bytes at once. Written from the protocol's description.
 fn second_reading(bytes: &[u8], heads: bool) -> (Vec<Event>, End) {
     let mut second = Second { rest: bytes, counted: 0 };
     let mut events = Vec::new();
@@ -141,7 +142,7 @@ impl<'a> Second<'a> {
         }
     }
 
-    /// A value, or none where something stands that nobody asked for.
+    /// Reads a value. Gives `None` for a push or an attribute.
     fn value(&mut self, depth: usize) -> Result<Option<Reply>, End> {
         let (kind, line) = self.line()?;
         let text = ascii(line);
@@ -198,7 +199,7 @@ impl<'a> Second<'a> {
         if self.counted > LIMITS.reply { Err(End::Bad) } else { Ok(()) }
     }
 
-    /// A type and what follows it up to CR LF; neither of the two stands in a line alone.
+    /// Reads a type and its text up to CR LF. A line has no other CR or LF.
     fn line(&mut self) -> Result<(u8, &'a [u8]), End> {
         let (kind, _) = self.rest.split_first().ok_or(End::More)?;
         if !"+-:$*_#,(!=%~>|".contains(char::from(*kind)) {
@@ -228,7 +229,7 @@ impl<'a> Second<'a> {
     }
 }
 
-/// What is no text is no number either.
+/// The line as text, or `?`, which is not a number, if the line is not ASCII.
 fn ascii(line: &[u8]) -> &str {
     str::from_utf8(line).ok().filter(|text| text.is_ascii()).unwrap_or("?")
 }

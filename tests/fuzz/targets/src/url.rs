@@ -1,18 +1,18 @@
-//! Remote URLs, and what is shown of them.
+//! Remote URLs, and their redacted text.
 
 use connector_core::{RemoteUrl, redact};
 
 use crate::{SECRET, text};
 
-/// Reads a URL and shows it.
+/// Reads a URL and redacts it.
 ///
 /// # Panics
-/// If the URL is not its text, what is shown of it depends on the password or is another URL, or an error is no single
-/// line.
+/// If the URL differs from its text, the redacted text depends on the password or is a different URL, or an error has several
+/// lines.
 pub fn url(data: &[u8]) {
     let Some(text) = text(data) else { return };
     let once = redact(text);
-    assert_eq!(redact(&once), once, "what is hidden stays hidden, and nothing else is");
+    assert_eq!(redact(&once), once, "a second redaction changes nothing");
     let url = match RemoteUrl::parse(text) {
         Ok(url) => url,
         Err(e) => return assert!(!e.to_string().contains(char::is_control), "{e:?} is not one line of text"),
@@ -25,10 +25,11 @@ pub fn url(data: &[u8]) {
         assert!(e.to_string().contains(&shown), "{e} does not show {shown}");
     }
 
-    let again = RemoteUrl::parse(&shown).unwrap_or_else(|e| panic!("{text:?} is shown as {shown:?}, no URL: {e}"));
+    let again =
+        RemoteUrl::parse(&shown).unwrap_or_else(|e| panic!("{text:?} is shown as {shown:?}, which is not a URL: {e}"));
     assert_eq!(again.to_string(), shown);
     assert_eq!((again.scheme(), again.username(), again.hosts()), (url.scheme(), url.username(), url.hosts()));
-    // A path may hold a URL with a password of its own.
+    // A path may contain another URL with a password.
     if !url.path().contains("://") {
         assert_eq!(again.path(), url.path());
     }
@@ -37,13 +38,13 @@ pub fn url(data: &[u8]) {
         assert_eq!(again.password(), Some("***"));
         let (before, after) = around_password(text, password);
         let other = format!("{before}{SECRET}{after}");
-        let other = RemoteUrl::parse(&other).unwrap_or_else(|e| panic!("{other:?} differs in the password only: {e}"));
+        let other = RemoteUrl::parse(&other).unwrap_or_else(|e| panic!("{other:?} differs only in the password: {e}"));
         assert_eq!(other.password(), Some(SECRET));
-        assert_eq!(other.to_string(), shown, "what is shown depends on the password");
+        assert_eq!(other.to_string(), shown, "the redacted text must not depend on the password");
     }
 }
 
-/// What stands before and behind the password: it begins after the authority's first `:`, and ends at its last `@`.
+/// The text before and after the password. The password starts after the authority's first `:` and ends at its last `@`.
 fn around_password<'a>(text: &'a str, password: &str) -> (&'a str, &'a str) {
     let authority = text.find("://").expect("a URL") + 3;
     let end = text[authority..].find(['/', '?', '#']).map_or(text.len(), |i| authority + i);

@@ -1,4 +1,4 @@
-//! An example is a binary like any other: it has to name the crate whose example it is.
+//! An example is a separate binary, so it must name the crate that it belongs to.
 use alpha_kv as _;
 
 fn main() {

@@ -1,4 +1,4 @@
-//! A connector in a crate of somebody else's.
+//! A connector in another author's crate.
 #![forbid(unsafe_code)]
 
 use connector_core::{CacheKey, ConnectorContext, FromContext, MemoryObj, RemoteConnector, Result, external_connector};

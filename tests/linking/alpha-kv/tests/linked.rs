@@ -1,4 +1,4 @@
-//! So is an integration test.
+//! An integration test is a separate binary, so it must name the crate that it tests.
 use alpha_kv as _;
 
 #[test]

@@ -1,4 +1,4 @@
-//! Helps the tests of the crate it depends on.
+//! A helper for the tests of the crate `cycle`, which it depends on.
 #![forbid(unsafe_code)]
 
 use cycle as _;

@@ -1,5 +1,5 @@
-//! A connector whose tests use a helper crate that depends on it: a unit test holds this crate twice, once as the crate
-//! under test and once behind the helper.
+//! A connector whose tests use a helper crate that depends on it. So a unit test links this crate twice: as the crate under
+//! test, and as a dependency of the helper.
 #![forbid(unsafe_code)]
 
 use connector_core::{CacheKey, ConnectorContext, FromContext, MemoryObj, RemoteConnector, Result, external_connector};

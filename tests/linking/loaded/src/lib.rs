@@ -1,4 +1,4 @@
-//! A shared library that a foreign program loads, as Python loads a wheel.
+//! A shared library that another program loads, as Python loads a wheel.
 
 use alpha_kv as _;
 
@@ -8,7 +8,7 @@ pub extern "C" fn kvconn_test_connectors() -> u32 {
     connector_core::registry::connectors().len() as u32
 }
 
-/// Whether the connector of the linked crate is found: 1 or 0.
+/// 1 if the registry finds the connector of the linked crate, else 0.
 #[unsafe(no_mangle)]
 pub extern "C" fn kvconn_test_finds_alpha() -> u32 {
     u32::from(connector_core::registry::find("alpha.kv", "AlphaConnector").is_ok())

@@ -1,9 +1,9 @@
-//! Prints what is linked into a binary, and what becomes of the URLs in its arguments.
+//! Prints the connectors in a binary, and the result of opening each URL in its arguments.
 #![forbid(unsafe_code)]
 
 use connector_core::{Connector, Result, registry};
 
-/// Opens every argument with `open`, then prints what is linked. One line each, the first word says what it is.
+/// Opens every argument with `open`, then prints what is linked. The first word of each line says what the line shows.
 pub fn run(open: impl AsyncFn(&str) -> Result<Connector>) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     for url in std::env::args().skip(1) {

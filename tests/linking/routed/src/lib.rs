@@ -1,4 +1,4 @@
-//! Registers an adapter for a scheme of its own.
+//! Registers an adapter for the scheme `routed`.
 #![forbid(unsafe_code)]
 
 use alpha_kv as _;

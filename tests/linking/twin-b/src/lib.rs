@@ -1,4 +1,4 @@
-//! Claims a name and a scheme that its twin claims too.
+//! Claims a name and a scheme that `twin-a` claims, too.
 #![forbid(unsafe_code)]
 
 use connector_core::{CacheKey, ConnectorContext, FromContext, MemoryObj, RemoteConnector, Result, external_connector};
