@@ -15,7 +15,7 @@ pub fn chunk_header(data: &[u8]) {
     };
     assert_eq!(parts(&layout), expected);
 
-    let written = ChunkHeader::new(&layout).expect("what was read can be written");
+    let written = ChunkHeader::new(&layout).expect("a parsed header can be written");
     // 1 is an old number for float16, which LMCache writes as 2.
     let canonical = |(i, word): (usize, &[u8])| match word {
         [1, 0, 0, 0] if i >= 2 && (i - 2).is_multiple_of(5) => [2, 0, 0, 0],
@@ -23,7 +23,7 @@ pub fn chunk_header(data: &[u8]) {
     };
     let same: Vec<u8> = data.chunks(4).enumerate().flat_map(canonical).collect();
     assert_eq!(written.as_bytes(), same);
-    assert_eq!(ChunkHeader::read(&same).expect("what was written can be read"), layout);
+    assert_eq!(ChunkHeader::read(&same).expect("a written header can be read"), layout);
 }
 
 /// Length, format, and each group's dtype and shape.

@@ -38,6 +38,6 @@ mod tests {
         let linked = ENTRIES.iter().filter(|e| e.module() == "cycle.kv").count();
         assert_eq!(linked, 2, "without two entries this test has tested nothing");
         assert_eq!(connector_core::registry::connectors().len(), 1);
-        connector_core::registry::validate().expect("one place is no conflict");
+        connector_core::registry::validate().expect("one place is not a conflict");
     }
 }

@@ -3,7 +3,7 @@
 
 use connector_core::{Connector, Result, registry};
 
-/// Opens every argument with `open`, then prints what is linked. The first word of each line says what the line shows.
+/// Opens every argument with `open`, then prints the linked connectors and adapters. The first word of each line is its kind.
 pub fn run(open: impl AsyncFn(&str) -> Result<Connector>) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     for url in std::env::args().skip(1) {
