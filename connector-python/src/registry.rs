@@ -1,6 +1,5 @@
 //! What is linked into this library.
 
-use connectors::adapter::ExternalConnectorAdapter;
 use connectors::registry::{self, ConnectorEntry, SchemeOwner};
 use connectors::{ErrorKind, RemoteUrl, Result};
 use pyo3::prelude::*;
@@ -45,6 +44,7 @@ fn info(py: Python<'_>, entry: &ConnectorEntry) -> PyResult<ConnectorInfo> {
         let about = PyDict::new(py);
         about.set_item("type", &option.type_name)?;
         let default = option.default_text();
+        about.set_item("unit", &option.unit)?;
         about.set_item("default", (!default.is_empty()).then_some(default))?;
         about.set_item("doc", &option.doc)?;
         about.set_item("secret", option.secret)?;
@@ -95,10 +95,10 @@ fn _opener_of(url: &str, behind: Vec<String>) -> Option<(String, bool)> {
 /// # Errors
 /// As the registry's, for a URL that names a connector.
 pub(crate) fn owner_of(url: &RemoteUrl) -> Result<Option<SchemeOwner>> {
-    if url.scheme() == ExternalConnectorAdapter::SCHEME {
-        return ExternalConnectorAdapter::resolve(url).map(|entry| Some(SchemeOwner::Connector(entry)));
+    if url.scheme() == "external" {
+        return registry::resolve(url).map(Some);
     }
-    registry::index().find_scheme(url.scheme())
+    registry::find_scheme(url.scheme())
 }
 
 /// `acme.kv/AcmeConnector of acme-kv 1.0.0`
@@ -106,7 +106,6 @@ fn name_of(owner: SchemeOwner) -> String {
     let (what, origin) = match owner {
         SchemeOwner::Connector(entry) => (entry.full_name(), entry.origin()),
         SchemeOwner::Adapter(entry) => (format!("the adapter of {}://", entry.scheme()), entry.origin()),
-        _ => return String::new(),
     };
     format!("{what} of {} {}", origin.package, origin.version)
 }

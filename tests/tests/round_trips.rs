@@ -4,9 +4,8 @@
 use connector_core::chunk::Groups;
 use connector_core::key::ChunkHash;
 use connector_core::{
-    CacheEngineKey, CacheKey, ChunkHeader, ChunkLayout, ConnectorContext, ConnectorOptions, Dtype, Group, KeyKind,
-    LMCacheEngineConfig, LMCacheMetadata, LayerGroup, LocalCpuBackend, MemoryFormat, ObjectKey, RemoteUrl, Shape,
-    redact,
+    CacheEngineKey, CacheKey, ChunkHeader, ChunkLayout, ConnectorOptions, Dtype, Group, KeyKind, LMCacheEngineConfig,
+    LMCacheMetadata, LayerGroup, LocalCpuBackend, MemoryFormat, ObjectKey, RemoteUrl, Shape, redact,
 };
 use connectors::fs::layout::{NAME_MAX, SLASH, file_name, key_of_file, object_key_of_file};
 use proptest::collection::vec;
@@ -110,7 +109,7 @@ prop_compose! {
 fn read_options(query: &str, config: LMCacheEngineConfig) -> connector_core::Result<SomeOptions> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime without drivers");
     let memory = LocalCpuBackend::with_capacity(4096);
-    let builder = ConnectorContext::builder(&format!("some://h:1?{query}")).handle(runtime.handle().clone());
+    let builder = connector_core::builder(&format!("some://h:1?{query}")).handle(runtime.handle().clone());
     builder.local_cpu_backend(memory).config(config).build()?.options()
 }
 

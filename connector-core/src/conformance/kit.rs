@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::run::supervise;
 use super::{Check, CheckResult, Outcome, Report, checks};
-use crate::{Connector, ConnectorContext, ContextBuilder, Error, LMCacheMetadata, LocalCpuBackend, Result};
+use crate::{Connector, ContextBuilder, Error, LMCacheMetadata, LocalCpuBackend, Result};
 
 type Open = dyn Fn(LocalCpuBackend) -> BoxFuture<'static, Result<Connector>> + Send + Sync;
 
@@ -65,7 +65,7 @@ impl Kit {
 
     /// Checks the store of this URL, with LMCache's defaults for everything else.
     pub fn url(url: &str) -> Self {
-        Self::builder(ConnectorContext::builder(url))
+        Self::builder(crate::builder(url))
     }
 
     /// Checks the store that this builder opens, with its configuration and metadata; its allocator is replaced.

@@ -13,8 +13,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::{Capabilities, Connector, Operation};
+use crate::builder::ContextBuilder;
 use crate::chunk::{MemoryObj, MemoryObjMut};
-use crate::context::ContextBuilder;
 use crate::key::CacheKey;
 use crate::runtime;
 use crate::{Error, ErrorKind, Result};
@@ -144,14 +144,6 @@ impl ContextBuilder {
 }
 
 impl BlockingConnector {
-    /// Opens the store that `url` names: [`create_connector`](crate::create_connector) for callers without async.
-    ///
-    /// # Errors
-    /// As [`ConnectorManager::create_connector`](crate::ConnectorManager::create_connector).
-    pub fn open(url: &str) -> Result<Self> {
-        crate::ConnectorManager::builder(url).open_blocking()
-    }
-
     /// The async handle.
     pub fn connector(&self) -> &Connector {
         &self.0
