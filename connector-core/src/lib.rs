@@ -60,7 +60,6 @@
 //! - [`registry`]: what is linked into this binary. [`adapter`] and [`manager`]: from a URL to a connector.
 //! - [`layer`]: timeouts, retries, limits. [`observe`]: the spans and metrics of every connector.
 //! - [`config`], [`metadata`], [`options`]: what a connector is told when it is made.
-//! - [`watch`]: sockets that the thread that polls waits for itself.
 //! - [`error`]: the one error type.
 //! - `conformance` (feature `conformance`): the contract as checks, to run against a connector.
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
@@ -84,8 +83,6 @@ pub mod registry;
 #[doc(hidden)]
 pub mod runtime;
 pub mod url;
-#[cfg(unix)]
-pub mod watch;
 
 pub use adapter::ConnectorAdapter;
 pub use allocator::{ChunkAllocator, LocalCpuBackend, PoolAllocator};
