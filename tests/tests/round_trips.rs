@@ -197,7 +197,7 @@ proptest! {
                 let back = key_of_file(&name);
                 prop_assert!(back.is_some(), "`{}` is not listed", name);
                 let back = back.unwrap();
-                // Overlapping `-SEP-SEP-` can be split in two ways, so only keys without its parts are told for certain.
+                // `-SEP-SEP-` can be split in two ways, so the check leaves out keys with a part of `-SEP-`.
                 if text.contains("-SEP") || text.contains("SEP-") {
                     prop_assert_eq!(file_name(&back).unwrap(), name);
                 } else {

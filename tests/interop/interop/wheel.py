@@ -22,10 +22,6 @@ from .report import Failed, Report, equal
 from .server import RedisServer
 
 RAW = {"save_chunk_meta": False}
-TWO_GROUPS = [
-    (chunks.key(name), chunks.TWO_GROUPS.chunk(name, tokens))
-    for name, tokens in (("two groups", None), ("two groups, partial", 5))
-]
 PARTIAL = [(chunks.key("raw, partial"), chunks.PLAIN.chunk("raw, partial", tokens=5))]
 FREED_WITHIN_S = 20
 
@@ -72,10 +68,10 @@ def _exchange(report: Report, root: Path, server: RedisServer) -> None:
 
     for name, urls, model, pairs, options in (
         ("fs", files, chunks.PLAIN, chunks.with_header(), {}),
-        ("fs, two groups", files, chunks.TWO_GROUPS, TWO_GROUPS, {}),
+        ("fs, two groups", files, chunks.TWO_GROUPS, chunks.two_groups(), {}),
         ("fs, raw", files, chunks.PLAIN, chunks.raw(), RAW),
         ("redis", redis, chunks.PLAIN, chunks.with_header(), {}),
-        ("redis, two groups", redis, chunks.TWO_GROUPS, TWO_GROUPS, {}),
+        ("redis, two groups", redis, chunks.TWO_GROUPS, chunks.two_groups(), {}),
         ("resp", resp, chunks.PLAIN, chunks.raw(), RAW),
     ):
         for direction, flip in (("LMCache writes, the wheel reads", False), ("the wheel writes, LMCache reads", True)):
