@@ -266,10 +266,7 @@ impl ChunkAllocator for NoMemory {
 }
 
 fn no_memory() -> Error {
-    Error::new(
-        ErrorKind::Unsupported,
-        "there is no CPU backend to read into: LMCache's scheduler only asks what exists",
-    )
+    Error::new(ErrorKind::Unsupported, "LMCache's scheduler has no CPU backend to read into")
 }
 
 /// Replaces the `close` of LMCache's memory allocator, and frees the memory only after all I/O into it has ended.
