@@ -21,7 +21,6 @@ use syn::{Error, LitStr, Path, Token, Type};
 pub(crate) enum Attribute {
     Connector,
     Adapter,
-    Options,
 }
 
 impl Attribute {
@@ -29,7 +28,6 @@ impl Attribute {
         match self {
             Self::Connector => "#[external_connector]",
             Self::Adapter => "#[connector_adapter]",
-            Self::Options => "#[connector_options]",
         }
     }
 
@@ -37,7 +35,6 @@ impl Attribute {
         match self {
             Self::Connector => &["module", "name", "scheme", "options", "crate"],
             Self::Adapter => &["scheme", "crate"],
-            Self::Options => &["crate"],
         }
     }
 
@@ -45,7 +42,6 @@ impl Attribute {
         match self {
             Self::Connector => "#[external_connector(module = \"acme.kv\", name = \"AcmeConnector\")]",
             Self::Adapter => "#[connector_adapter(scheme = \"acme\")]",
-            Self::Options => "#[connector_options]",
         }
     }
 }

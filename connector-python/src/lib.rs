@@ -1,6 +1,6 @@
-//! The native part of the Python package `kvconn`, and of every other wheel that has connectors of its own.
+//! What the Python package `kvconn` is made of, and every other wheel that has connectors of its own.
 //!
-//! A wheel of your own is a crate of type `cdylib` with these lines, and one `use` for each crate of connectors:
+//! A wheel of your own is a crate of type `cdylib` with these lines, one for each crate whose connectors it carries:
 //!
 //! ```text
 //! use acme_kv as _;
@@ -8,45 +8,41 @@
 //! connector_python::wheel!(_native);
 //! ```
 //!
-//! Its Python package calls `kvconn.carry(_native)`. The README explains the rest; `examples/acme-kv-wheel` is an example.
+//! and, in its Python package, `kvconn.carry(_native)`. The README has all of it, `examples/acme-kv-wheel` is one.
 //!
-//! Each wheel's library has its own registry, runtime, threads and logging. Only the Python code knows all of them.
+//! Each wheel's library has everything once: registry, runtime, threads, logging. Python is where they meet.
 
-mod asyncio;
-mod blocking;
 mod buffer;
 mod call;
 mod chunk;
 #[cfg(feature = "command")]
 mod command;
 mod errors;
+mod face;
 mod listing;
 mod lmcache;
 mod logging;
 mod native;
 mod open;
-mod process;
-mod python_thread;
+mod own;
 mod registry;
+mod runtime;
 mod store;
-mod to_python;
-
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pyo3::prelude::*;
 
-/// For the code that `wheel!` expands to.
+/// What `wheel!` names. Not for anyone else.
 #[doc(hidden)]
 pub mod __private {
     pub use super::add_to;
     pub use pyo3;
 }
 
-/// Makes a crate of type `cdylib` a library that the Python package `kvconn` can carry. The library has all connectors that
-/// are linked into it, for Python and for LMCache.
+/// Makes the crate, of type `cdylib`, a library that the Python package `kvconn` can carry: all connectors that are linked
+/// into it, for Python and for LMCache.
 ///
-/// The argument is the Python module's name: `wheel!(_native)` for `module-name = "acme._native"` in pyproject.toml. A
-/// crate of connectors is linked only if this crate names it: `use acme_kv as _;`.
+/// The name is that of the Python module: `wheel!(_native)` for `module-name = "acme._native"` in pyproject.toml. A crate
+/// of connectors is linked only if this one names it: `use acme_kv as _;`.
 #[macro_export]
 macro_rules! wheel {
     ($module:ident) => {
@@ -65,10 +61,10 @@ fn _kvconn(m: &Bound<'_, PyModule>) -> PyResult<()> {
     add_to(m)
 }
 
-/// Adds everything to the module of a wheel.
+/// Adds everything to the module of a wheel; each file above says what it adds.
 ///
 /// # Errors
-/// What Python raises.
+/// Whatever Python raises.
 #[doc(hidden)]
 pub fn add_to(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
@@ -79,10 +75,5 @@ pub fn add_to(m: &Bound<'_, PyModule>) -> PyResult<()> {
     #[cfg(feature = "command")]
     command::add_to(m)?;
     lmcache::add_to(m)?;
-    process::add_to(m)
-}
-
-/// Locks a mutex that a panic cannot poison: the guarded data of this crate is whole between any two statements.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    runtime::add_to(m)
 }

@@ -1,6 +1,6 @@
 //! From a URL and Python's options to an open store.
 
-use connectors::{Connector, LocalCpuBackend, RemoteUrl, runtime};
+use connectors::{Connector, LocalCpuBackend, RemoteUrl};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -8,17 +8,18 @@ use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyString};
 
 use crate::errors::OrRaise;
 use crate::logging;
-use crate::process::ProcessLocal;
+use crate::own::Own;
+use crate::runtime::Process;
 
-/// The characters that a name in a query escapes.
+/// What a name in a query escapes.
 const NAME: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_');
 
-/// An open store.
-pub(crate) struct OpenStore(ProcessLocal<Connector>);
+/// An open store. A child that was forked since only forgets it.
+pub(crate) struct Opened(Own<Connector>);
 
-impl OpenStore {
+impl Opened {
     pub(crate) fn new(connector: Connector) -> Self {
-        Self(ProcessLocal::new(connector))
+        Self(Own::new(connector))
     }
 
     /// The store.
@@ -31,11 +32,16 @@ impl OpenStore {
 
     /// `module/Name`.
     pub(crate) fn name(&self) -> &str {
-        self.0.peek().name()
+        self.0.look().name()
+    }
+
+    /// The process that opened it.
+    pub(crate) fn process(&self) -> &'static Process {
+        self.0.process()
     }
 }
 
-/// Opens the store, once the future is polled.
+/// Starts to open the store. The future runs on the runtime of this process.
 pub(crate) fn open(
     py: Python<'_>,
     url: &str,
@@ -47,14 +53,15 @@ pub(crate) fn open(
         Some(options) => with_options(url, options)?,
         None => url.to_owned(),
     };
-    let mut builder = connectors::builder(&url).handle(runtime::handle().or_raise(py)?.clone());
+    let handle = Process::current().handle().or_raise(py)?;
+    let mut builder = connectors::builder(&url).handle(handle.clone());
     if let Some(bytes) = pool_bytes {
         builder = builder.local_cpu_backend(LocalCpuBackend::with_capacity(bytes));
     }
     Ok(builder.open())
 }
 
-/// The URL with the options in its query, where every connector reads them.
+/// The URL with the options in its query, where every connector finds them.
 fn with_options(url: &str, options: &Bound<'_, PyDict>) -> PyResult<String> {
     let parsed = RemoteUrl::parse(url).or_raise(options.py())?;
     let (before, fragment) = url.split_once('#').map_or((url, None), |(before, fragment)| (before, Some(fragment)));
@@ -78,7 +85,7 @@ fn with_options(url: &str, options: &Bound<'_, PyDict>) -> PyResult<String> {
     Ok(all)
 }
 
-/// The value as text for a URL. None leaves the option out.
+/// The value as a URL has it; `None` says nothing, as in Python.
 fn text_of(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
     if value.is_none() {
         return Ok(None);

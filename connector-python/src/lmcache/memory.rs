@@ -5,38 +5,37 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use connectors::{ChunkLayout, Error, ErrorKind, MemoryObj, MemoryObjMut, Region};
+use connectors::{ChunkLayout, MemoryObj, MemoryObjMut, Region};
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyList, PyMemoryView};
+use pyo3::types::PyMemoryView;
 
 use super::layout;
 use super::pool::{GivenBack, Pool};
 use crate::errors::OrRaise;
-use crate::process::ProcessId;
-use crate::python_thread;
+use crate::runtime::Process;
 
 /// The memory of one of LMCache's memory objects, with one count of its references.
-pub(super) struct LentObject {
+pub(super) struct Lent {
     object: Option<Py<PyAny>>,
-    /// Keeps memory outside LMCache's pool where it is.
+    /// What keeps memory outside LMCache's pool where it is.
     view: Option<Py<PyMemoryView>>,
     start: NonNull<u8>,
     len: usize,
     pool: Option<Arc<Pool>>,
-    /// The layout that the object was allocated for, if kvconn allocated it.
+    /// What LMCache's object says that it is, if it was allocated here.
     made_for: Option<ChunkLayout>,
-    /// Set when Python got the object together with its count.
+    /// Set when Python got the object, and its count with it.
     handed_over: AtomicBool,
-    process: ProcessId,
+    process: &'static Process,
 }
 
-// SAFETY: the memory is a block of LMCache's pool, or a bytes object that the view pins. A block stays this object's while its
-// count is above zero, and this holds one count. LMCache frees the pool only after `Pool` has waited for every
-// `LentObject`. An allocated block has no other user before it is handed over; a chunk that is put is only read.
-unsafe impl Region for LentObject {
+// SAFETY: the memory is LMCache's: a block of its pool, which stays this object's while its count, which is held here, is
+// above zero, and which LMCache frees only after `Pool` has waited for every `Lent`; or a bytes object that the view pins.
+// Who writes: an allocated block has no other user before it is handed over; a chunk that is put is only read.
+unsafe impl Region for Lent {
     fn as_ptr(&self) -> NonNull<u8> {
         self.start
     }
@@ -47,23 +46,18 @@ unsafe impl Region for LentObject {
 }
 
 // SAFETY: the pointer is to memory that any thread may read and, while it is in a `MemoryObjMut`, write.
-unsafe impl Send for LentObject {}
-// SAFETY: as above; `LentObject` itself is changed through an atomic only.
-unsafe impl Sync for LentObject {}
+unsafe impl Send for Lent {}
+// SAFETY: as above; `Lent` itself is changed through an atomic only.
+unsafe impl Sync for Lent {}
 
-impl Drop for LentObject {
+impl Drop for Lent {
     fn drop(&mut self) {
-        if !self.process.is_current() {
-            // The objects are copies of the parent's, and another thread may have held their locks at the fork.
-            std::mem::forget((self.object.take(), self.view.take(), self.pool.take()));
-            return;
-        }
         let handed_over = *self.handed_over.get_mut();
         let (object, view) = (self.object.take(), self.view.take());
-        // Counts also if the job is dropped because the interpreter exits: nothing uses the memory any more.
+        // Given back also if the news reaches nobody, because the interpreter exits: nothing uses the memory any more.
         let pool = self.pool.take().map(GivenBack);
-        // This may be any thread, and a thread that waits for it may hold the interpreter's lock.
-        python_thread::run(move |py| {
+        // Not attached here: this may be any thread, and somebody who waits for it may hold the interpreter's lock.
+        self.process.tell(move |py| {
             if let (Some(object), false) = (object, handed_over) {
                 release(object.bind(py));
             }
@@ -77,11 +71,16 @@ impl Drop for LentObject {
     }
 }
 
-impl LentObject {
-    /// Takes over the count that `object` came with. On an error the count goes back.
-    fn new(object: &Bound<'_, PyAny>, made_for: Option<&ChunkLayout>, pool: Option<&Arc<Pool>>) -> PyResult<Self> {
+impl Lent {
+    /// Takes over the count that `object` came with. If its memory cannot be reached, the count goes back.
+    fn new(
+        object: &Bound<'_, PyAny>,
+        made_for: Option<&ChunkLayout>,
+        pool: Option<&Arc<Pool>>,
+        process: &'static Process,
+    ) -> PyResult<Self> {
         let open = pool.map_or(Ok(()), |pool| pool.lend());
-        // Before anything can fail, so that an error gives the count back.
+        // Before anything can fail, so that whatever fails gives the count back.
         let mut this = Self {
             object: Some(object.clone().unbind()),
             view: None,
@@ -90,7 +89,7 @@ impl LentObject {
             len: 0,
             pool: pool.cloned(),
             handed_over: AtomicBool::new(false),
-            process: ProcessId::current(),
+            process,
         };
         let py = object.py();
         open.or_raise(py)?;
@@ -109,56 +108,62 @@ impl LentObject {
             this.start = start;
             this.len = len.unwrap_or(bytes);
         }
-        // A tensor's memory stays while this holds its count; bytes stay while this has a view of them.
+        // A tensor's memory stays while its count does; bytes stay where they are while somebody has a view of them.
         this.view = Some(view.unbind());
         Ok(this)
     }
 }
 
 /// A chunk over an object that LMCache has just allocated; its count goes with the chunk.
-pub(super) fn allocated(object: &Bound<'_, PyAny>, layout: &ChunkLayout, pool: &Arc<Pool>) -> PyResult<MemoryObjMut> {
-    let lent = LentObject::new(object, Some(layout), Some(pool))?;
+pub(super) fn allocated(
+    object: &Bound<'_, PyAny>,
+    layout: &ChunkLayout,
+    pool: &Arc<Pool>,
+    process: &'static Process,
+) -> PyResult<MemoryObjMut> {
+    let lent = Lent::new(object, Some(layout), Some(pool), process)?;
     MemoryObjMut::from_region(lent, layout.clone()).map_err(|e| crate::errors::to_py(object.py(), &e))
 }
 
-/// A chunk to be put: LMCache's own object, read where it is. The chunk holds a count of its own, because LMCache gives its
-/// count back as soon as the call has ended.
-pub(super) fn to_put(object: &Bound<'_, PyAny>, pool: Option<&Arc<Pool>>) -> PyResult<MemoryObj> {
+/// A chunk to be put: LMCache's own object, read where it is, with a count of its own until the last holder lets go.
+/// (LMCache gives its own count back as soon as the call has ended.)
+pub(super) fn to_put(
+    object: &Bound<'_, PyAny>,
+    pool: Option<&Arc<Pool>>,
+    process: &'static Process,
+) -> PyResult<MemoryObj> {
     let py = object.py();
     object.call_method0(intern!(py, "ref_count_up"))?;
-    let lent = LentObject::new(object, None, pool)?;
+    let lent = Lent::new(object, None, pool, process)?;
     let layout = layout::of_object(object, lent.len)?;
     MemoryObj::from_region(lent, layout).map_err(|e| crate::errors::to_py(py, &e))
 }
 
-/// Whether [`to_object`] can give LMCache the chunk's own object: the object has the chunk's layout.
+/// Whether [`hand_over`] can give the chunk's object away: one of LMCache's, which says the same of itself as the chunk.
 pub(super) fn is_lent(chunk: &MemoryObj) -> bool {
-    chunk.region::<LentObject>().is_some_and(|lent| lent.made_for.as_ref() == Some(chunk.layout()))
+    chunk.region::<Lent>().is_some_and(|lent| lent.made_for.as_ref() == Some(chunk.layout()))
 }
 
-/// LMCache's object behind a chunk, with a count for the caller; None for a miss.
+/// LMCache's object behind a chunk, with a count for whoever gets it. `None` if the memory is not LMCache's.
 ///
 /// # Errors
-/// `Closed` if LMCache is about to free its pool. LMCache waits for connectors then, but not for the chunks that they gave.
-pub(super) fn to_object(py: Python<'_>, chunk: Option<MemoryObj>) -> PyResult<Py<PyAny>> {
-    let Some(chunk) = chunk else { return Ok(py.None()) };
-    let not_lent = || Error::new(ErrorKind::Other, "the chunk is not in LMCache's memory");
-    if let Some(pool) = chunk.region::<LentObject>().and_then(|lent| lent.pool.as_ref()) {
+/// `Closed` if LMCache is about to free its pool: it waits for connectors, but not for those who got a chunk from one.
+pub(super) fn hand_over(py: Python<'_>, chunk: MemoryObj) -> PyResult<Option<Py<PyAny>>> {
+    if let Some(pool) = chunk.region::<Lent>().and_then(|lent| lent.pool.as_ref()) {
         pool.check_open().or_raise(py)?;
     }
     match chunk.try_into_mut() {
         Ok(only) => {
-            let lent = only.region::<LentObject>().ok_or_else(not_lent).or_raise(py)?;
-            let object = lent.object.as_ref().ok_or_else(not_lent).or_raise(py)?.clone_ref(py);
+            let Some(lent) = only.region::<Lent>() else { return Ok(None) };
+            let object = lent.object.as_ref().map(|object| object.clone_ref(py));
             lent.handed_over.store(true, Ordering::Relaxed);
             Ok(object)
         }
-        // The connector kept the chunk, so both hold a count.
+        // The connector kept it: both hold a count then.
         Err(shared) => {
-            let lent = shared.region::<LentObject>().ok_or_else(not_lent).or_raise(py)?;
-            let object = lent.object.as_ref().ok_or_else(not_lent).or_raise(py)?;
+            let Some(object) = shared.region::<Lent>().and_then(|lent| lent.object.as_ref()) else { return Ok(None) };
             object.call_method0(py, intern!(py, "ref_count_up"))?;
-            Ok(object.clone_ref(py))
+            Ok(Some(object.clone_ref(py)))
         }
     }
 }
@@ -167,15 +172,5 @@ pub(super) fn to_object(py: Python<'_>, chunk: Option<MemoryObj>) -> PyResult<Py
 pub(super) fn release(object: &Bound<'_, PyAny>) {
     if let Err(e) = object.call_method0(intern!(object.py(), "ref_count_down")) {
         e.write_unraisable(object.py(), Some(object));
-    }
-}
-
-/// Gives back the memory of an answer that nothing takes: an object, or a list of objects.
-#[pyfunction(name = "_give_back")]
-pub(super) fn give_back(value: &Bound<'_, PyAny>) {
-    if let Ok(list) = value.cast::<PyList>() {
-        list.iter().for_each(|value| give_back(&value));
-    } else if value.hasattr(intern!(value.py(), "ref_count_down")).unwrap_or(false) {
-        release(value);
     }
 }

@@ -1,6 +1,5 @@
 use std::collections::HashSet;
 
-use connector_core::connector::Operation;
 use connector_core::{ConnectorContext, ConnectorOptions, Error, ErrorKind, RemoteUrl, Result};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -55,12 +54,22 @@ impl ConnectorOptions for AuditOptions {
     const EXTRA_CONFIG_PREFIX: &'static str = "audit_";
 }
 
-/// Other names that LMCache has for operations.
-const LMCACHE_NAMES: [(&str, Operation); 4] = [
-    ("exists_sync", Operation::Exists),
-    ("remove_sync", Operation::Remove),
-    ("batched_async_contains", Operation::BatchedContains),
-    ("batched_get_non_blocking", Operation::BatchedGet),
+/// The operations, and LMCache's names for them.
+const OPERATIONS: [(&str, &[&str]); 14] = [
+    ("exists", &["exists_sync"]),
+    ("get", &[]),
+    ("put", &[]),
+    ("get_into", &[]),
+    ("remove", &["remove_sync"]),
+    ("list", &[]),
+    ("ping", &[]),
+    ("close", &[]),
+    ("batched_exists", &[]),
+    ("batched_contains", &["batched_async_contains"]),
+    ("batched_get", &["batched_get_non_blocking"]),
+    ("batched_get_into", &[]),
+    ("batched_put", &[]),
+    ("batched_remove", &[]),
 ];
 
 impl AuditOptions {
@@ -84,13 +93,12 @@ impl AuditOptions {
     /// The operations that are not logged.
     pub(super) fn excluded(&self) -> HashSet<&'static str> {
         let find = |name: &str| {
-            let named = Operation::ALL.into_iter().find(|operation| operation.as_str() == name);
-            let found = named.or_else(|| LMCACHE_NAMES.iter().find(|(other, _)| *other == name).map(|(_, o)| *o));
+            let found = OPERATIONS.iter().find(|(ours, theirs)| *ours == name || theirs.contains(&name));
             if found.is_none() && !name.is_empty() {
                 // LMCache accepts any name, and has operations that kvconn does not have.
                 tracing::warn!(name, "option `exclude_cmds` names no operation of a connector");
             }
-            found.map(Operation::as_str)
+            found.map(|(ours, _)| *ours)
         };
         self.exclude_cmds.iter().filter_map(|name| find(name.trim())).collect()
     }

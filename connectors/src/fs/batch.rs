@@ -1,228 +1,128 @@
-//! Batches: a few blocking threads, each of which does one chunk after the other.
+//! Batches: a few blocking threads, each of which works on one item after the other.
 //!
-//! A visit to a blocking thread costs two wake-ups, so a batch makes a few of them, not one for each chunk. (Measured:
-//! chunks of 64 KiB on tmpfs are read and written with half the work.)
+//! Starting a thread for each item would cost two wake-ups an item. (Measured: half the work, for chunks of 64 KiB on tmpfs.)
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::thread::available_parallelism;
 
 use connector_core::{CacheKey, Error, ErrorKind, MemoryObj, MemoryObjMut, Result};
 use futures::future::join_all;
-use futures::stream::{self, StreamExt};
 
-use super::cached::Cache;
-use super::commit::{Work, cancellable};
-use super::connector::{FSConnector, Step, exists, read_into};
-use super::file::Files;
+use super::cancel::Work;
+use super::connector::{FSConnector, Read, exists, read_into};
+use super::files::Files;
+use super::read::Cache;
 
-/// How many chunks of a batch are read or written at once.
+/// Chunks of a batch that are read or written at once.
 const AT_ONCE: usize = 8;
 
-/// Processors that this process may use. Found out once: to ask reads files.
+/// Keys that a thread takes at once to see whether they exist.
+const KEYS_AT_ONCE: usize = 64;
+
+/// The processors of this process. Read once, because the query reads files.
 static PROCESSORS: LazyLock<usize> = LazyLock::new(|| available_parallelism().map_or(1, usize::from));
 
-/// So often a thread comes back for more, about: the last ones to end should end together.
-const TURNS: usize = 16;
-
-/// Questions are short: so many are one piece of work.
-const QUESTIONS: usize = 64;
-
-/// Items or answers that belong together, and the number of the first one.
-type Part<T> = (usize, Vec<T>);
-type Parts<T> = Arc<Mutex<Vec<Part<T>>>>;
-
-/// A part in the hands of a thread. What it has done is handed in when this is dropped, and what it has not goes back: a job
-/// that panics takes no others along.
-struct InHand<T, R> {
-    queue: Parts<T>,
-    answers: Parts<R>,
-    from: usize,
-    done: Vec<R>,
-    rest: std::vec::IntoIter<T>,
-}
-
-impl<T, R> InHand<T, R> {
-    /// The next part of the queue.
-    fn take(queue: &Parts<T>, answers: &Parts<R>) -> Option<Self> {
-        let (from, items) = lock(queue).pop()?;
-        let (done, rest) = (Vec::with_capacity(items.len()), items.into_iter());
-        Some(Self { queue: queue.clone(), answers: answers.clone(), from, done, rest })
-    }
-
-    fn each(mut self, job: impl Fn(T) -> R) {
-        for item in self.rest.by_ref() {
-            self.done.push(job(item));
-        }
-    }
-}
-
-impl<T, R> Drop for InHand<T, R> {
-    fn drop(&mut self) {
-        if self.rest.len() > 0 {
-            // Behind the one that panicked.
-            let from = self.from + self.done.len() + 1;
-            lock(&self.queue).push((from, self.rest.by_ref().collect()));
-        }
-        if !self.done.is_empty() {
-            lock(&self.answers).push((self.from, std::mem::take(&mut self.done)));
-        }
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The answers in the order of their items; `None` for those that nobody gave.
-fn in_order<R>(mut parts: Vec<Part<R>>, n: usize) -> impl Iterator<Item = Option<R>> {
-    parts.sort_unstable_by_key(|(from, _)| *from);
-    let mut parts = parts.into_iter().peekable();
-    let mut current = Vec::new().into_iter();
-    (0..n).map(move |i| {
-        if let Some((_, answers)) = parts.next_if(|(from, _)| *from == i) {
-            current = answers.into_iter();
-        }
-        current.next()
-    })
-}
-
 impl FSConnector {
-    /// Small parts, because items are many and large: each is moved a few times while it is in the cache. The last one first:
-    /// they are taken from the end.
-    fn parts<T>(&self, mut items: impl ExactSizeIterator<Item = T>) -> Vec<Part<T>> {
-        let n = items.len();
-        let at_once = (n / (self.threads() * TURNS)).clamp(1, AT_ONCE);
-        let mut parts: Vec<_> =
-            (0..n).step_by(at_once).map(|from| (from, items.by_ref().take(at_once).collect())).collect();
-        parts.reverse();
-        parts
-    }
-
-    /// Does `job` with each item, several at once. If this future is dropped, what has not begun need not begin: the job
-    /// asks its `Work`.
+    /// Runs `job` for each item; a thread takes `at_once` of them at a time. The answers have the items' order. After this
+    /// future is dropped, `job` may skip its work.
     async fn each<T: Send + 'static, R: Send + 'static>(
         &self,
-        parts: Vec<Part<T>>,
-        job: impl Fn(&Files, T, &Work) -> R + Send + Sync + 'static,
-    ) -> impl Iterator<Item = Result<R>> {
-        let n = parts.iter().map(|(_, items)| items.len()).sum();
-        let threads = self.threads().min(parts.len());
-        let (cancel, work) = cancellable();
-        let answers: Parts<R> = Arc::new(Mutex::new(Vec::with_capacity(parts.len())));
-        let queue = Arc::new(Mutex::new(parts));
-        let job = Arc::new(job);
-        let working = (0..threads).map(|_| {
-            let (queue, answers, job, work) = (queue.clone(), answers.clone(), job.clone(), work.clone());
-            self.blocking(move |files, _| {
-                while let Some(part) = InHand::take(&queue, &answers) {
-                    part.each(|item| job(files, item, &work));
+        items: Vec<T>,
+        at_once: usize,
+        job: impl Fn(&Files, T, &Work) -> Result<R> + Send + Sync + 'static,
+    ) -> Vec<Result<R>> {
+        let mut answers: Vec<Option<Result<R>>> = items.iter().map(|_| None).collect();
+        // A store in memory keeps a processor busy with each thread. With a disk, most threads wait.
+        let threads =
+            if self.files.cache == Cache::Memory { (*PROCESSORS).clamp(AT_ONCE / 2, AT_ONCE) } else { AT_ONCE };
+        let threads = threads.min(items.len().div_ceil(at_once));
+        let shared = Arc::new((Mutex::new(items.into_iter().enumerate()), job));
+        let running = (0..threads).map(|_| {
+            let shared = shared.clone();
+            self.blocking(move |files, work| {
+                let (queue, job) = &*shared;
+                let mut done = Vec::new();
+                loop {
+                    let items: Vec<_> =
+                        queue.lock().unwrap_or_else(PoisonError::into_inner).by_ref().take(at_once).collect();
+                    if items.is_empty() {
+                        return Ok(done);
+                    }
+                    done.extend(items.into_iter().map(|(n, item)| (n, job(files, item, work))));
                 }
-                Ok(())
             })
         });
-        let failed = join_all(working).await.into_iter().find_map(Result::err);
-        drop(cancel);
-        let parts = std::mem::take(&mut *lock(&answers));
-        let lost =
-            move || failed.as_ref().map_or_else(|| Error::new(ErrorKind::Other, "the work was lost"), Error::clone);
-        in_order(parts, n).map(move |answer| answer.ok_or_else(&lost))
-    }
-
-    /// A file system that is memory keeps every thread busy; with a disk most of them wait. A few more than processors,
-    /// because others want those, too.
-    fn threads(&self) -> usize {
-        match self.files.cache {
-            Cache::Memory => PROCESSORS.clamp(AT_ONCE / 2, AT_ONCE),
-            Cache::Never | Cache::NoWait => AT_ONCE,
+        let mut lost = Error::new(ErrorKind::Other, "the work was lost");
+        for done in join_all(running).await {
+            match done {
+                Ok(done) => done.into_iter().for_each(|(n, answer)| answers[n] = Some(answer)),
+                Err(e) => lost = e,
+            }
         }
+        answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(lost.clone()))).collect()
     }
 
-    pub(super) async fn each_get(&self, keys: &[CacheKey]) -> Vec<Result<Option<MemoryObj>>> {
-        let (backend, full) = (self.backend.clone(), AtomicBool::new(false));
-        let steps = self.each(self.parts(keys.iter().cloned()), move |files, key, work| {
-            if full.load(Ordering::Relaxed) {
+    pub(super) async fn get_all(&self, keys: &[CacheKey]) -> Vec<Result<Option<MemoryObj>>> {
+        let (backend, is_full) = (self.backend.clone(), AtomicBool::new(false));
+        let reads = self.each(keys.to_vec(), 1, move |files, key, work| {
+            if is_full.load(Ordering::Relaxed) {
                 return Ok(None);
             }
-            match Step::of(files, &backend, &key, work)? {
-                // Not with the files open: they may be thousands.
-                Step::NeedsMemory(_) => {
-                    full.store(true, Ordering::Relaxed);
-                    Ok(None)
+            Ok(match Read::try_now(files, &backend, &key, work)? {
+                Read::Miss => Some(None),
+                Read::Done(chunk) => Some(Some(chunk)),
+                // Closes the file: thousands may wait.
+                Read::NeedsMemory(_) => {
+                    is_full.store(true, Ordering::Relaxed);
+                    None
                 }
-                Step::Miss => Ok(Some(None)),
-                Step::Done(chunk) => Ok(Some(Some(chunk))),
-            }
+            })
         });
-        let steps: Vec<Result<Option<_>>> = steps.await.map(|step| step.and_then(|step| step)).collect();
-        let gets = keys.iter().zip(steps).map(|(key, step)| async move {
-            match step.transpose() {
+        let mut answers = Vec::with_capacity(keys.len());
+        for (read, key) in reads.await.into_iter().zip(keys) {
+            answers.push(match read.transpose() {
                 Some(answer) => answer,
-                // Memory has to be waited for.
+                // Waits for memory.
                 None => self.read_blocking(key).await,
-            }
-        });
-        stream::iter(gets.collect::<Vec<_>>()).buffered(AT_ONCE).collect().await
+            });
+        }
+        answers
     }
 
-    pub(super) async fn each_get_into(&self, requests: &mut [(CacheKey, MemoryObjMut)]) -> Vec<Result<Option<usize>>> {
-        // Refused with the memory in its place.
+    pub(super) async fn get_all_into(&self, requests: &mut [(CacheKey, MemoryObjMut)]) -> Vec<Result<Option<usize>>> {
+        // A closed store leaves the memory in its place.
         if let Err(e) = self.gate.enter() {
             return requests.iter().map(|_| Err(e.clone())).collect();
         }
-        // The blocking threads own the memory until the reads have ended, also if this future is dropped.
-        let parts = self.parts(requests.iter_mut().map(|(key, dst)| (key.clone(), dst.take())));
-        let reads = self.each(parts, |files, (key, mut memory), work| {
-            let answer = if work.is_cancelled() { Ok(None) } else { read_into(files, &key, &mut memory) };
-            (memory, answer)
-        });
-        let put_back = |((_, dst), read): (&mut (_, MemoryObjMut), Result<(MemoryObjMut, _)>)| {
+        // The threads own the memory until the reads have ended, also if this future is dropped.
+        let items = requests.iter_mut().map(|(key, dst)| (key.clone(), dst.take())).collect();
+        let reads =
+            self.each(items, 1, |files, (key, memory): (CacheKey, _), work| Ok(read_into(files, &key, memory, work)));
+        let put_back = |(read, (_, dst)): (Result<(MemoryObjMut, _)>, &mut (_, MemoryObjMut))| {
             let (memory, answer) = read?;
             *dst = memory;
             answer
         };
-        let reads = reads.await;
-        requests.iter_mut().zip(reads).map(put_back).collect()
+        reads.await.into_iter().zip(requests).map(put_back).collect()
     }
 
-    pub(super) async fn each_put(&self, items: &[(CacheKey, MemoryObj)]) -> Vec<Result<()>> {
-        let writes = self.each(self.parts(items.iter().cloned()), |files, (key, chunk), work| {
-            let header = files.check(&key, chunk.layout())?;
-            files.write(&key, header.as_ref(), &chunk, work)
-        });
-        writes.await.map(|written| written.and_then(|written| written)).collect()
+    pub(super) async fn put_all(&self, items: &[(CacheKey, MemoryObj)]) -> Vec<Result<()>> {
+        self.each(items.to_vec(), 1, |files, (key, chunk), work| {
+            let header = files.header(&key, chunk.layout())?;
+            files.put(&key, header.as_ref(), &chunk, work)
+        })
+        .await
     }
 
-    pub(super) async fn each_exists(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
-        let parts: Vec<_> = keys.chunks(QUESTIONS).map(<[CacheKey]>::to_vec).collect();
-        let lens: Vec<_> = parts.iter().map(Vec::len).collect();
-        let answers = self.each(self.parts(parts.into_iter()), |files, keys, work| {
-            let answer = |key: &CacheKey| if work.is_cancelled() { Ok(false) } else { exists(files, key) };
-            keys.iter().map(answer).collect::<Vec<_>>()
-        });
-        let whole = |(answers, len): (Result<Vec<_>>, usize)| {
-            answers.unwrap_or_else(|e| (0..len).map(|_| Err(e.clone())).collect())
-        };
-        answers.await.zip(lens).flat_map(whole).collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_job_that_panics_takes_no_others_along() {
-        let queue: Parts<u32> = Arc::new(Mutex::new(vec![(8, (8..11).collect()), (0, (0..8).collect())]));
-        let answers: Parts<u32> = Arc::default();
-        let job = |n| if [2, 7, 8].contains(&n) { panic!("this one") } else { n * 10 };
-        let mut panics = 0;
-        while let Some(part) = InHand::take(&queue, &answers) {
-            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| part.each(job)));
-            panics += u32::from(done.is_err());
-        }
-        let answers: Vec<_> = in_order(std::mem::take(&mut *lock(&answers)), 11).collect();
-        let expected: Vec<_> = (0..11).map(|n| (![2, 7, 8].contains(&n)).then_some(n * 10)).collect();
-        assert_eq!((answers, panics), (expected, 3));
+    pub(super) async fn all_exist(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
+        self.each(
+            keys.to_vec(),
+            KEYS_AT_ONCE,
+            |files, key, work| {
+                if work.is_cancelled() { Ok(false) } else { exists(files, &key) }
+            },
+        )
+        .await
     }
 }

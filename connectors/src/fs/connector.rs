@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use connector_core::connector::{Gate, Pass};
+use connector_core::connector::Gate;
 use connector_core::{
     BoxStream, CacheKey, Capabilities, ChunkHeader, ConnectorContext, Error, ErrorKind, FromContext, LocalCpuBackend,
     MemoryObj, MemoryObjMut, RemoteConnector, Result, external_connector,
@@ -9,22 +9,21 @@ use futures::stream::StreamExt;
 use tokio::runtime::Handle;
 use tokio::task::JoinError;
 
-use super::cached::Cache;
-use super::commit::{Work, cancellable};
-use super::file::Files;
-use super::found::{For, Found, Look, Wait};
+use super::cancel::{Work, cancellable};
+use super::files::Files;
+use super::read::{Cache, ChunkFile, Lookup, Purpose, Wait};
 use super::{FsOptions, layout, listing};
 
 /// One file a chunk, byte for byte as LMCache writes it.
 ///
-/// A file is written under a name of its own and renamed when it is whole. Several base paths share the chunks by hash.
+/// A file is written under a temporary name and renamed when it is complete. Several base paths share the chunks by hash.
 /// Reads go straight into pool memory, or into the caller's.
 #[external_connector(module = "kvconn.fs", name = "FSConnector", scheme = "fs", options = FsOptions)]
 pub struct FSConnector {
     pub(super) files: Arc<Files>,
     pub(super) backend: LocalCpuBackend,
-    pub(super) handle: Handle,
-    /// Blocking work outlives the futures that started it.
+    handle: Handle,
+    /// Work on blocking threads outlives the futures that started it.
     pub(super) gate: Gate,
 }
 
@@ -38,144 +37,151 @@ impl FromContext for FSConnector {
 }
 
 impl FSConnector {
-    /// Runs `job` on a blocking thread. If this future is dropped, `job` sees it and need not begin; if it began, it owns
-    /// what it works on, and `close` waits for it.
+    /// Runs `job` on a blocking thread. `job` owns what it works on, and `close` waits for it, also if this future is dropped.
     pub(super) async fn blocking<T: Send + 'static>(
         &self,
         job: impl FnOnce(&Files, &Work) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let pass: Pass = self.gate.enter()?;
-        let (cancel, work) = cancellable();
+        let pass = self.gate.enter()?;
+        let (_cancel, work) = cancellable();
         let files = self.files.clone();
         let running = self.handle.spawn_blocking(move || {
             let answer = job(&files, &work);
             drop(pass);
             answer
         });
-        let answer = running.await;
-        drop(cancel);
-        answer.unwrap_or_else(|e| Err(lost(e)))
+        running.await.unwrap_or_else(|e| Err(lost(e)))
     }
 
-    /// Finds and reads the chunk on the spot, if that takes no waiting; `None` if it does.
-    async fn read_cached(&self, key: &CacheKey) -> Result<Option<Option<MemoryObj>>> {
-        let found = match self.files.find(key, Wait::No, For::Get)? {
-            Look::Miss => return Ok(Some(None)),
-            Look::WouldBlock => return Ok(None),
-            Look::Found(found) => found,
-        };
-        let Some(memory) = self.backend.try_allocate(&found.layout) else { return Ok(None) };
-        let mut memory = memory?;
-        let whole = self.read_found_cached(found, &mut memory).await;
-        Ok(whole.then(|| Some(memory.freeze())))
-    }
-
-    /// Reads the chunk if the page cache has all of it, and notes the use. `memory` already has its layout; after `false` its
-    /// bytes are unspecified.
-    async fn read_found_cached(&self, found: Found, memory: &mut MemoryObjMut) -> bool {
-        let is_read = found.read_cached(self.files.cache, memory).await;
-        if is_read {
-            self.note_use(found);
+    /// Reads the chunk if the page cache has all of it, and refreshes its access time. `memory` already has its layout; after
+    /// `false` its bytes are unspecified.
+    async fn read_cached(&self, file: ChunkFile, memory: &mut MemoryObjMut) -> bool {
+        if !file.read_cached(self.files.cache, memory).await {
+            return false;
         }
-        is_read
-    }
-
-    /// Notes the use of a stale chunk, without waiting for the disk.
-    fn note_use(&self, found: Found) {
-        if !found.is_stale {
+        if !file.is_stale {
         } else if self.files.cache == Cache::Memory {
-            found.note_use();
+            file.note_use();
         } else if let Ok(pass) = self.gate.enter() {
+            // The call does not wait for the disk.
             self.handle.spawn_blocking(move || {
-                found.note_use();
+                file.note_use();
                 drop(pass);
             });
         }
+        true
     }
 
-    async fn put_blocking(&self, key: &CacheKey, chunk: MemoryObj) -> Result<()> {
-        let header = self.files.check(key, chunk.layout())?;
-        let key = key.clone();
-        self.blocking(move |files, work| files.write(&key, header.as_ref(), &chunk, work)).await
+    /// Finds and reads the chunk, with one visit to a blocking thread if the pool has memory at once.
+    pub(super) async fn read_blocking(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
+        let (wanted, backend) = (key.clone(), self.backend.clone());
+        match self.blocking(move |files, work| Read::try_now(files, &backend, &wanted, work)).await? {
+            Read::Miss => Ok(None),
+            Read::Done(chunk) => Ok(Some(chunk)),
+            Read::NeedsMemory(file) => {
+                let mut memory = self.backend.allocate(&file.layout).await?;
+                self.blocking(move |files, _| file.read(files, &mut memory).map(|()| Some(memory.freeze()))).await
+            }
+        }
     }
 
     async fn read_into_blocking(&self, key: &CacheKey, dst: &mut MemoryObjMut) -> Result<Option<usize>> {
         let key = key.clone();
-        // Refused with the memory in its place.
+        // A closed store leaves the memory in its place.
         drop(self.gate.enter()?);
         // The blocking thread owns the memory until the read has ended, also if this future is dropped.
-        let mut memory = dst.take();
-        let (memory, answer) = self
-            .blocking(move |files, work| {
-                let answer = if work.is_cancelled() { Ok(None) } else { read_into(files, &key, &mut memory) };
-                Ok((memory, answer))
-            })
-            .await?;
+        let memory = dst.take();
+        let (memory, answer) = self.blocking(move |files, work| Ok(read_into(files, &key, memory, work))).await?;
         *dst = memory;
         answer
     }
-
-    /// Finds the chunk and reads it, in one visit to a blocking thread if the pool gives memory at once.
-    pub(super) async fn read_blocking(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
-        let (wanted, backend) = (key.clone(), self.backend.clone());
-        match self.blocking(move |files, work| Step::of(files, &backend, &wanted, work)).await? {
-            Step::Miss => Ok(None),
-            Step::Done(chunk) => Ok(Some(chunk)),
-            Step::NeedsMemory(found) => {
-                let mut memory = self.backend.allocate(&found.layout).await?;
-                let chunk = self.blocking(move |files, _| found.read(files, &mut memory).map(|()| memory.freeze()));
-                chunk.await.map(Some)
-            }
-        }
-    }
 }
 
-/// How far a read came without waiting for memory.
-pub(super) enum Step {
+/// The result of a read that does not wait for memory.
+pub(super) enum Read {
     Miss,
     Done(MemoryObj),
-    NeedsMemory(Found),
+    NeedsMemory(ChunkFile),
 }
 
-impl Step {
-    pub(super) fn of(files: &Files, backend: &LocalCpuBackend, key: &CacheKey, work: &Work) -> Result<Self> {
+impl Read {
+    pub(super) fn try_now(files: &Files, backend: &LocalCpuBackend, key: &CacheKey, work: &Work) -> Result<Self> {
         if work.is_cancelled() {
             return Ok(Self::Miss);
         }
-        let Look::Found(found) = files.find(key, Wait::Yes, For::Get)? else { return Ok(Self::Miss) };
-        let Some(memory) = backend.try_allocate(&found.layout) else { return Ok(Self::NeedsMemory(found)) };
+        let Lookup::Found(file) = files.find(key, Purpose::Get, Wait::Yes)? else { return Ok(Self::Miss) };
+        let Some(memory) = backend.try_allocate(&file.layout) else { return Ok(Self::NeedsMemory(file)) };
         let mut memory = memory?;
-        found.read(files, &mut memory)?;
+        file.read(files, &mut memory)?;
         Ok(Self::Done(memory.freeze()))
+    }
+}
+
+/// Gives the memory back, filled or not.
+pub(super) fn read_into(
+    files: &Files,
+    key: &CacheKey,
+    mut memory: MemoryObjMut,
+    work: &Work,
+) -> (MemoryObjMut, Result<Option<usize>>) {
+    let mut read = || {
+        if work.is_cancelled() {
+            return Ok(None);
+        }
+        let Lookup::Found(file) = files.find(key, Purpose::Get, Wait::Yes)? else { return Ok(None) };
+        memory.set_layout(file.layout.clone())?;
+        file.read(files, &mut memory)?;
+        Ok(Some(memory.len()))
+    };
+    let answer = read();
+    (memory, answer)
+}
+
+pub(super) fn exists(files: &Files, key: &CacheKey) -> Result<bool> {
+    files.exists(key, Wait::Yes).map(|exists| exists.unwrap_or(false))
+}
+
+/// The error of work whose blocking thread gave no answer.
+pub(super) fn lost(e: JoinError) -> Error {
+    if e.is_panic() {
+        Error::new(ErrorKind::Other, "the work on a blocking thread panicked")
+    } else {
+        Error::new(ErrorKind::Closed, "the tokio runtime is shutting down")
     }
 }
 
 impl RemoteConnector for FSConnector {
     async fn exists(&self, key: &CacheKey) -> Result<bool> {
-        if self.files.cache != Cache::Never
-            && let Some(there) = self.files.exists(key, Wait::No)?
-        {
-            return Ok(there);
+        if let Some(exists) = self.files.exists(key, Wait::No)? {
+            return Ok(exists);
         }
         let key = key.clone();
         self.blocking(move |files, _| exists(files, &key)).await
     }
 
     async fn get(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
-        if self.files.cache != Cache::Never
-            && let Some(answer) = self.read_cached(key).await?
-        {
-            return Ok(answer);
+        match self.files.find(key, Purpose::Get, Wait::No)? {
+            Lookup::Miss => return Ok(None),
+            Lookup::Found(file) => {
+                if let Some(memory) = self.backend.try_allocate(&file.layout) {
+                    let mut memory = memory?;
+                    if self.read_cached(file, &mut memory).await {
+                        return Ok(Some(memory.freeze()));
+                    }
+                }
+            }
+            Lookup::WouldWait => {}
         }
         self.read_blocking(key).await
     }
 
     async fn put(&self, key: &CacheKey, chunk: MemoryObj) -> Result<()> {
-        if self.files.writes_on_the_spot() {
-            let header = self.files.check(key, chunk.layout())?;
-            return self.files.write_cached(key, header.as_ref(), &chunk).await;
+        let header = self.files.header(key, chunk.layout())?;
+        if self.files.puts_without_waiting() {
+            return self.files.put_on_executor(key, header.as_ref(), &chunk).await;
         }
-        self.put_blocking(key, chunk).await
+        let key = key.clone();
+        self.blocking(move |files, work| files.put(&key, header.as_ref(), &chunk, work)).await
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -198,17 +204,15 @@ impl RemoteConnector for FSConnector {
     }
 
     async fn get_into(&self, key: &CacheKey, dst: &mut MemoryObjMut) -> Result<Option<usize>> {
-        if self.files.cache != Cache::Never {
-            match self.files.find(key, Wait::No, For::Get)? {
-                Look::Miss => return Ok(None),
-                Look::Found(found) => {
-                    dst.set_layout(found.layout.clone())?;
-                    if self.read_found_cached(found, dst).await {
-                        return Ok(Some(dst.len()));
-                    }
+        match self.files.find(key, Purpose::Get, Wait::No)? {
+            Lookup::Miss => return Ok(None),
+            Lookup::Found(file) => {
+                dst.set_layout(file.layout.clone())?;
+                if self.read_cached(file, dst).await {
+                    return Ok(Some(dst.len()));
                 }
-                Look::WouldBlock => {}
             }
+            Lookup::WouldWait => {}
         }
         self.read_into_blocking(key, dst).await
     }
@@ -231,30 +235,30 @@ impl RemoteConnector for FSConnector {
         Ok(())
     }
 
-    /// On blocking threads: read on the spot, they would come one after the other.
+    /// On blocking threads: on the executor the reads would run one after the other.
     async fn batched_get(&self, keys: &[CacheKey]) -> Vec<Result<Option<MemoryObj>>> {
         match keys {
             [key] => vec![self.get(key).await],
-            keys => self.each_get(keys).await,
+            keys => self.get_all(keys).await,
         }
     }
 
     async fn batched_get_into(&self, requests: &mut [(CacheKey, MemoryObjMut)]) -> Vec<Result<Option<usize>>> {
         match requests {
             [(key, dst)] => vec![self.get_into(key, dst).await],
-            requests => self.each_get_into(requests).await,
+            requests => self.get_all_into(requests).await,
         }
     }
 
     async fn batched_put(&self, items: &[(CacheKey, MemoryObj)]) -> Vec<Result<()>> {
         match items {
             [(key, chunk)] => vec![self.put(key, chunk.clone()).await],
-            items => self.each_put(items).await,
+            items => self.put_all(items).await,
         }
     }
 
     async fn batched_exists(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
-        self.each_exists(keys).await
+        self.all_exist(keys).await
     }
 
     /// Stops at the first key that is missing.
@@ -272,26 +276,6 @@ impl RemoteConnector for FSConnector {
         })
         .await
     }
-}
-
-pub(super) fn exists(files: &Files, key: &CacheKey) -> Result<bool> {
-    files.exists(key, Wait::Yes).map(|there| there.unwrap_or(false))
-}
-
-/// The error of work that did not come back from its blocking thread.
-pub(super) fn lost(e: JoinError) -> Error {
-    if e.is_panic() {
-        Error::new(ErrorKind::Other, "the work on a blocking thread panicked")
-    } else {
-        Error::new(ErrorKind::Closed, "the tokio runtime is shutting down")
-    }
-}
-
-pub(super) fn read_into(files: &Files, key: &CacheKey, memory: &mut MemoryObjMut) -> Result<Option<usize>> {
-    let Look::Found(found) = files.find(key, Wait::Yes, For::Get)? else { return Ok(None) };
-    memory.set_layout(found.layout.clone())?;
-    found.read(files, memory)?;
-    Ok(Some(memory.len()))
 }
 
 #[cfg(test)]

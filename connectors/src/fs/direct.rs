@@ -1,9 +1,9 @@
 //! Reads and writes past the page cache.
 //!
-//! `O_DIRECT` takes whole blocks, at offsets and from memory that are multiples of what the file system says
-//! (`STATX_DIOALIGN`, Linux 6.1; else, as LMCache has it, the block size that statvfs(3) gives). Chunks of a pool start at
-//! a page; memory of others that does not start where it should goes through a bounce buffer. Everything that cannot go
-//! direct goes through the page cache, which is slower or faster but never wrong, and is said once a store.
+//! `O_DIRECT` needs whole blocks, at offsets and from memory that are multiples of what the file system says
+//! (`STATX_DIOALIGN`, Linux 6.1; else, as in LMCache, the block size of statvfs(3)). Chunks of the pool start at a page; other
+//! memory goes through a bounce buffer. If the size or the file system excludes `O_DIRECT`, the page cache is used, with a
+//! warning once a store.
 
 use std::fs::File;
 use std::io;
@@ -12,20 +12,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{AtFlags, OFlags, StatxFlags};
 
-/// Bytes of the bounce buffer: large enough for a disk's full speed, small enough for the processor's cache.
+/// Bytes of the bounce buffer: enough for a disk's full speed, and still in the processor's cache.
 const BOUNCE: usize = 1 << 20;
 
-/// Memory never has to be aligned to more than a page.
+/// No file system needs memory to be aligned to more than a page.
 const PAGE: usize = 4096;
 
-/// Passes the page cache by where that can be.
+/// Which warnings were logged.
 #[derive(Debug, Default)]
 pub(super) struct Direct {
-    said_no_block: AtomicBool,
-    said_no_direct: AtomicBool,
+    warned_of_size: AtomicBool,
+    warned_of_file_system: AtomicBool,
 }
 
-/// What a file asks of direct reads and writes: sizes, offsets and addresses are multiples of these.
+/// Sizes and offsets must be multiples of `block`, addresses of `memory`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Align {
     memory: usize,
@@ -35,33 +35,34 @@ struct Align {
 impl Direct {
     /// Fills the buffer from the beginning of the file, which was opened without `O_DIRECT`.
     pub(super) fn read(&self, file: &File, buffer: &mut [u8]) -> io::Result<()> {
-        let Some(align) = self.turn_on(file, buffer.len()) else { return file.read_exact_at(buffer, 0) };
+        let Some(align) = self.enable(file, buffer.len()) else { return file.read_exact_at(buffer, 0) };
         let rest = |slice: &mut [u8], offset: u64| {
-            page_cache_only(file)?;
+            disable(file)?;
             file.read_exact_at(slice, offset)
         };
-        let read = if buffer.as_ptr().addr().is_multiple_of(align.memory) {
-            read_blocks(align, buffer, 0, |slice, offset| file.read_at(slice, offset), rest)
+        let read = |slice: &mut [u8], offset| read_blocks(align, slice, offset, |s, at| file.read_at(s, at), rest);
+        let done = if align.fits(buffer) {
+            read(buffer, 0)
         } else {
             let mut bounce = Bounce::new(align, buffer.len());
             let mut slices = buffer.chunks_mut(bounce.len).zip((0_u64..).step_by(bounce.len));
             slices.try_for_each(|(slice, offset)| {
                 let aligned = bounce.slice(slice.len());
-                read_blocks(align, aligned, offset, |slice, offset| file.read_at(slice, offset), rest)?;
+                read(aligned, offset)?;
                 slice.copy_from_slice(aligned);
                 Ok(())
             })
         };
-        read.or_else(|e| {
-            self.turn_off(file, e)?;
+        done.or_else(|e| {
+            self.fall_back(file, e)?;
             file.read_exact_at(buffer, 0)
         })
     }
 
     /// Writes the bytes to the beginning of the file, which was opened without `O_DIRECT`.
     pub(super) fn write(&self, file: &File, bytes: &[u8]) -> io::Result<()> {
-        let Some(align) = self.turn_on(file, bytes.len()) else { return file.write_all_at(bytes, 0) };
-        let written = if bytes.as_ptr().addr().is_multiple_of(align.memory) {
+        let Some(align) = self.enable(file, bytes.len()) else { return file.write_all_at(bytes, 0) };
+        let done = if align.fits(bytes) {
             file.write_all_at(bytes, 0)
         } else {
             let mut bounce = Bounce::new(align, bytes.len());
@@ -72,76 +73,80 @@ impl Direct {
                 file.write_all_at(aligned, offset)
             })
         };
-        written.or_else(|e| {
-            self.turn_off(file, e)?;
+        done.or_else(|e| {
+            self.fall_back(file, e)?;
             file.write_all_at(bytes, 0)
         })
     }
 
-    /// From here on the file takes whole blocks; `None` if the page cache has to do.
-    fn turn_on(&self, file: &File, bytes: usize) -> Option<Align> {
+    /// Sets `O_DIRECT`; `None` if the page cache has to be used.
+    fn enable(&self, file: &File, bytes: usize) -> Option<Align> {
         if bytes == 0 {
             return None;
         }
         let align = match Align::of(file) {
             Ok(Some(align)) => align,
-            Ok(None) => return self.no_direct(&"it has none for this file"),
-            Err(e) => return self.no_direct(&e),
+            Ok(None) => return self.refused(&"it has none for this file"),
+            Err(e) => return self.refused(&e),
         };
         if !bytes.is_multiple_of(align.block) {
-            if !self.said_no_block.swap(true, Ordering::Relaxed) {
+            if !self.warned_of_size.swap(true, Ordering::Relaxed) {
                 let block = align.block;
-                tracing::warn!(bytes, block, "use_odirect: a value that is not of whole blocks takes the page cache");
+                tracing::warn!(bytes, block, "use_odirect: a value is not of whole blocks and uses the page cache");
             }
             return None;
         }
         match rustix::fs::fcntl_getfl(file).and_then(|flags| rustix::fs::fcntl_setfl(file, flags | OFlags::DIRECT)) {
             Ok(()) => Some(align),
-            Err(e) => self.no_direct(&e),
+            Err(e) => self.refused(&e),
         }
     }
 
-    /// After an error: back to the page cache, if the file system turned out to have nothing else.
-    fn turn_off(&self, file: &File, e: io::Error) -> io::Result<()> {
+    /// Clears `O_DIRECT` after an error that shows that the file system does not support it.
+    fn fall_back(&self, file: &File, e: io::Error) -> io::Result<()> {
         if e.kind() != io::ErrorKind::InvalidInput {
             return Err(e);
         }
-        self.no_direct(&e);
-        page_cache_only(file)
+        self.refused(&e);
+        disable(file)
     }
 
-    fn no_direct(&self, why: &dyn std::fmt::Display) -> Option<Align> {
-        if !self.said_no_direct.swap(true, Ordering::Relaxed) {
-            tracing::warn!(%why, "use_odirect: the file system refuses direct access, so the page cache has to do");
+    fn refused(&self, why: &dyn std::fmt::Display) -> Option<Align> {
+        if !self.warned_of_file_system.swap(true, Ordering::Relaxed) {
+            tracing::warn!(%why, "use_odirect: the file system refuses direct access; using the page cache");
         }
         None
     }
 }
 
 impl Align {
-    /// `None` if the file can only go through the page cache.
+    /// `None` if the file system has no direct access to the file.
     fn of(file: &File) -> io::Result<Option<Self>> {
         match rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN) {
             Ok(stat) if StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::DIOALIGN) => {
                 let (memory, block) = (stat.stx_dio_mem_align as usize, stat.stx_dio_offset_align as usize);
                 return Ok((memory > 0 && block > 0).then_some(Self { memory, block }));
             }
-            // An old kernel, or a file system that does not say.
+            // An old kernel, or a file system that does not tell.
             _ => {}
         }
         let block = rustix::fs::fstatvfs(file)?.f_bsize as usize;
         Ok((block > 0).then(|| Self { memory: block.min(PAGE), block }))
     }
+
+    fn fits(self, bytes: &[u8]) -> bool {
+        bytes.as_ptr().addr().is_multiple_of(self.memory)
+    }
 }
 
-/// From here on the file takes any number of bytes.
-fn page_cache_only(file: &File) -> io::Result<()> {
+/// Clears `O_DIRECT`.
+fn disable(file: &File) -> io::Result<()> {
     let flags = rustix::fs::fcntl_getfl(file)?;
     Ok(rustix::fs::fcntl_setfl(file, flags - OFlags::DIRECT)?)
 }
 
-/// Reads whole blocks by `read`. One that ends within a block has met the end of the file, or a file system of the network
-/// that gave what it had: `rest` reads on from there, where no block begins, and tells which.
+/// Reads whole blocks with `read`. A short read that ends within a block is the end of the file, or a network file system's:
+/// `rest` reads on from there through the page cache.
 fn read_blocks(
     align: Align,
     mut buffer: &mut [u8],
@@ -166,11 +171,10 @@ fn read_blocks(
     Ok(())
 }
 
-/// Memory that starts where the file wants it.
+/// Aligned memory of whole blocks.
 struct Bounce {
     memory: Vec<u8>,
     start: usize,
-    /// Whole blocks.
     len: usize,
 }
 
@@ -192,9 +196,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_come_back_wherever_their_memory_starts_and_however_long_they_are() {
+    fn values_of_any_length_come_back_from_and_to_any_memory() {
         let content: Vec<u8> = (0..(3 << 20) + 8192_u32).map(|i| (i % 253) as u8).collect();
-        // The directory for temporary files, and a file system that is memory.
+        // A disk, and tmpfs.
         for dir in [std::env::temp_dir(), "/dev/shm".into()] {
             let dir = tempfile::tempdir_in(dir).unwrap();
             let direct = Direct::default();
@@ -213,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_became_shorter_is_the_end_of_the_file() {
+    fn a_file_that_became_shorter_is_an_unexpected_end() {
         let dir = tempfile::tempdir().unwrap();
         for len in [0, 5000, 8192] {
             let path = dir.path().join("x");
@@ -225,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_that_ends_within_a_block_goes_on_from_there() {
+    fn a_read_that_ends_within_a_block_continues_through_the_page_cache() {
         let align = Align { memory: 1, block: 512 };
         let content: Vec<u8> = (0..4096_u32).map(|i| (i % 253) as u8).collect();
         let copy = |to: &mut [u8], offset: u64| {
@@ -251,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bounce_buffer_starts_where_it_should_and_has_whole_blocks() {
+    fn a_bounce_buffer_is_aligned_and_has_whole_blocks() {
         for align in [Align { memory: 4, block: 512 }, Align { memory: 4096, block: 4096 }] {
             let mut bounce = Bounce::new(align, 5 << 20);
             assert!(bounce.slice(BOUNCE).as_ptr().addr().is_multiple_of(align.memory));

@@ -8,15 +8,11 @@
 //! Source: `fs_connector.py` and `fs_l2_adapter.py` of LMCache 0.5.6; vectors in `storage_names.json` and
 //! `object_keys.json`.
 
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
-
 use connector_core::{CacheKey, Error, ErrorKind, KeyKind, ObjectKey, Result};
 
-/// What stands for `/` in a file name.
+/// Replaces `/` in a file name.
 pub const SLASH: &str = "-SEP-";
-/// What every chunk's file ends with.
+/// The end of every chunk's file name.
 pub const EXTENSION: &str = ".data";
 /// Longest file name of Linux's file systems, in bytes.
 pub const NAME_MAX: usize = 255;
@@ -24,85 +20,63 @@ pub const NAME_MAX: usize = 255;
 /// The name of the key's file.
 ///
 /// # Errors
-/// `InvalidKey` for a name of more than 255 bytes (saying both sizes) and for a key that holds NUL.
+/// `InvalidKey` for a name of more than 255 bytes (with both lengths) and for a key with a NUL character.
 pub fn file_name(key: &CacheKey) -> Result<String> {
-    let mut name = String::with_capacity(check(key, NAME_MAX)?);
-    each_part(key, |part| name.push_str(part));
-    Ok(name)
+    checked_name(key, NAME_MAX)
 }
 
-/// The path of the key's file below `base`, on a file system whose names have at most `max` bytes. One allocation: it is made
-/// for every chunk.
-pub(super) fn path(base: &Path, key: &CacheKey, max: usize) -> Result<PathBuf> {
-    let len = check(key, max)?;
-    let mut path = OsString::with_capacity(base.as_os_str().len() + 1 + len);
-    path.push(base);
-    if !path.is_empty() && !path.as_bytes().ends_with(b"/") {
-        path.push("/");
-    }
-    each_part(key, |part| path.push(part));
-    Ok(path.into())
-}
-
-/// The length of the name of the key's file.
+/// The name of the key's file, on a file system whose names have at most `max` bytes.
 ///
 /// # Errors
-/// As [`file_name`], for a limit of `max` bytes.
-pub(super) fn check(key: &CacheKey, max: usize) -> Result<usize> {
+/// Like [`file_name`]; and `InvalidKey` if another key has the same file name and [`key_of_file`] gives that one.
+pub(super) fn reversible_name(key: &CacheKey, max: usize) -> Result<String> {
+    let name = checked_name(key, max)?;
+    // A `-SEP-` in the name stems from a slash, unless the key has a part of it.
+    if !key.as_str().contains("SEP") {
+        return Ok(name);
+    }
+    let read_back = key_of_file(&name);
+    if read_back.as_ref() == Some(key) {
+        return Ok(name);
+    }
+    let other = read_back.map_or_else(|| "no key".to_owned(), |other| format!("`{other}`"));
+    let why = format!("the store cannot name it: LMCache's file name `{name}` would be read back as {other}");
+    Err(Error::new(ErrorKind::InvalidKey, why).with_hint("give the model a name without `-SEP-`"))
+}
+
+fn checked_name(key: &CacheKey, max: usize) -> Result<String> {
     if key.as_str().contains('\0') {
         return Err(Error::new(ErrorKind::InvalidKey, "a key with a NUL character cannot be a file's name"));
     }
-    let mut len = 0;
-    each_part(key, |part| len += part.len());
-    if len > max {
+    let mut name = key.as_str().replace('/', SLASH) + EXTENSION;
+    if key.kind() == KeyKind::Object {
+        // The rank is the second field: `01050805` becomes `0x01050805`, `-0000001` becomes `-0x0000001`.
+        let rank = name.find('@').map_or(0, |at| at + 1);
+        let digits = if name[rank..].starts_with('-') { rank + 1 } else { rank };
+        name.insert_str(digits, "0x");
+    }
+    if name.len() > max {
         return Err(Error::new(
             ErrorKind::InvalidKey,
-            format!("the key's file name has {len} bytes, and the file system takes at most {max}"),
+            format!("the key's file name has {} bytes, and the file system takes at most {max}", name.len()),
         ));
     }
-    Ok(len)
+    Ok(name)
 }
 
-/// The parts of the name, one behind the other.
-fn each_part<'k>(key: &'k CacheKey, mut part: impl FnMut(&'k str)) {
-    let text = key.as_str();
-    // The rank is the second field: `01050805` becomes `0x01050805`, `-0000001` becomes `-0x0000001`.
-    let digits = (key.kind() == KeyKind::Object).then(|| {
-        let rank = text.find('@').map_or(0, |at| at + 1);
-        if text[rank..].starts_with('-') { rank + 1 } else { rank }
-    });
-    let mut without_slashes = |text: &'k str| {
-        for (n, between) in text.split('/').enumerate() {
-            if n > 0 {
-                part(SLASH);
-            }
-            part(between);
-        }
-    };
-    match digits {
-        Some(digits) => {
-            without_slashes(&text[..digits]);
-            without_slashes("0x");
-            without_slashes(&text[digits..]);
-        }
-        None => without_slashes(text),
-    }
-    part(EXTENSION);
-}
-
-/// The key of a file, if it is one that [`file_name`] gives. Of the two keys that share a file name, the one with `/`.
+/// The key of a file whose name [`file_name`] gives. If several keys have that name, the one with `/`.
 pub fn key_of_file(name: &str) -> Option<CacheKey> {
-    // `m@1@0@ff@half.data` reads as an object key with a salt, too: only the `0x` of LMCache's own spelling tells.
+    // `m@1@0@ff@half.data` can be read as an object key with a salt; only the `0x` of LMCache's own spelling tells.
     let rank = name.split('@').nth(1).unwrap_or_default();
     let key = match object_key_of_file(name) {
         Some(key) if rank.trim_start_matches('-').starts_with("0x") => CacheKey::from(key),
         _ => CacheKey::parse(&name.strip_suffix(EXTENSION)?.replace(SLASH, "/")).ok()?,
     };
-    // A name in another spelling (`m@1@2@0a.data`) would be listed, and then not be found under its key.
+    // Another spelling (`m@1@2@0a.data`) would be listed, but a get of its key would look for another name.
     (file_name(&key).ok()? == name).then_some(key)
 }
 
-/// The key of a multiprocess file, read as freely as LMCache reads it: `m@1@2@0a.data` is rank 1.
+/// The key of a multiprocess file, with every spelling that LMCache accepts: `m@1@2@0a.data` is rank 1.
 pub fn object_key_of_file(name: &str) -> Option<ObjectKey> {
     let stem = name.strip_suffix(EXTENSION)?;
     let parts: Vec<&str> = stem.split('@').collect();
@@ -134,14 +108,9 @@ fn python_hex(text: &str) -> Option<i128> {
     Some(if negative { -value } else { value })
 }
 
-/// Whether LMCache gives this name to a file that it is writing: the chunk's with another ending.
+/// Whether LMCache gives this name to a file that it is writing: `.tmp` in place of `.data`.
 pub(super) fn is_unfinished(name: &str) -> bool {
     name.strip_suffix(".tmp").is_some_and(|stem| key_of_file(&format!("{stem}{EXTENSION}")).is_some())
-}
-
-/// Whether LMCache's layout writes another key to the same file.
-pub(super) fn shares_its_name(key: &CacheKey) -> bool {
-    key.as_str().contains('/') || key.as_str().contains(SLASH)
 }
 
 #[cfg(test)]
@@ -156,17 +125,36 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_that_of_the_name_below_its_base() {
-        for key in ["org/sub/m@1@0@ff@half", "m@1@0@ff@half@t%a/b", "org/m@01050805@2@0a@salt", "m@-0000001@0@ff"] {
-            let key: CacheKey = key.parse().unwrap();
-            let name = file_name(&key).unwrap();
-            for base in ["/kv", "/kv/", "kv", "", "/"] {
-                assert_eq!(path(Path::new(base), &key, NAME_MAX).unwrap(), Path::new(base).join(&name));
-            }
-            assert_eq!(check(&key, name.len()).unwrap(), name.len());
-            assert!(path(Path::new("/kv"), &key, name.len() - 1).is_err());
+    fn a_store_refuses_exactly_the_keys_whose_names_are_read_back_as_another() {
+        // All models of up to five of these.
+        let parts = ["/", "-", "SEP", "a"];
+        let mut models = vec![String::new()];
+        let mut last = models.clone();
+        for _ in 0..5 {
+            last = last.iter().flat_map(|model| parts.map(|part| format!("{model}{part}"))).collect();
+            models.extend(last.iter().cloned());
         }
-        assert_eq!(file_name(&"m@-0000001@0@ff".parse().unwrap()).unwrap(), "m@-0x0000001@0@ff.data");
+        for model in models.iter().filter(|model| !model.is_empty()) {
+            for tail in ["@1@0@1@half", "@1@0@1@half@7", "@1@0@1@half@t%-SEP-/", "@01050805@0@1f2e@-SEP-"] {
+                let key: CacheKey = format!("{model}{tail}").parse().unwrap();
+                let is_read_back = key_of_file(&file_name(&key).unwrap()).as_ref() == Some(&key);
+                let name = reversible_name(&key, NAME_MAX);
+                assert_eq!(name.is_ok(), is_read_back, "{key}");
+                assert!(name.is_ok_and(|name| name == file_name(&key).unwrap()) || !is_read_back, "{key}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_refused_key_says_why_and_what_to_do() {
+        for (key, other) in [("a-SEP-b@1@0@1@half", "a/b@1@0@1@half"), ("x-SEP/y@1@0@1@half", "x/SEP-y@1@0@1@half")] {
+            let key: CacheKey = key.parse().unwrap();
+            let e = reversible_name(&key, NAME_MAX).unwrap_err();
+            assert_eq!(e.kind(), ErrorKind::InvalidKey);
+            let text = e.to_string();
+            assert!(text.contains("the store cannot name it") && text.contains(other), "{text}");
+            assert!(text.contains("without `-SEP-`"), "{text}");
+        }
     }
 
     #[test]

@@ -1,67 +1,47 @@
-//! Lists a store in steps: a stream that is held and not polled holds no thread.
+//! Lists a store in steps, so that a stream that is held and not polled holds no thread.
 
 use std::fs::ReadDir;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use connector_core::{CacheKey, Error, Result};
-use futures::stream::{self, Stream};
+use futures::stream::{self, Stream, StreamExt};
 use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
 
-use super::file::Files;
-use super::{connector, record};
+use super::files::Files;
+use super::{connector, layout};
 
-/// Names that one visit to a blocking thread looks at.
+/// Directory entries that one visit to a blocking thread reads.
 const STEP: usize = 512;
 
-/// Where a listing stands.
-struct Walk {
+/// The rest of a listing.
+struct Listing {
     files: Arc<Files>,
     prefix: String,
-    /// Of the base paths, the next to be listed.
+    /// Index of the base path after the current one.
     next_base: usize,
+    /// The current base path's.
     entries: Option<ReadDir>,
 }
 
-/// What a step finds, and what is left to do after it.
-type Step = (Vec<Result<CacheKey>>, Option<Walk>);
-
-/// All keys with the prefix. Begins when it is first polled, and is at most one step ahead of its caller. No pass of the
-/// gate, because a caller may keep the stream and never poll it again.
+/// All keys with the prefix. Does not enter the gate, because a caller may keep the stream and never poll it again.
 pub(super) fn keys(files: Arc<Files>, handle: Handle, prefix: &str) -> impl Stream<Item = Result<CacheKey>> + use<> {
-    enum State {
-        Begin(Walk),
-        Goes(std::vec::IntoIter<Result<CacheKey>>, Option<JoinHandle<Step>>),
-    }
-    let begin = State::Begin(Walk { files, prefix: prefix.to_owned(), next_base: 0, entries: None });
-    stream::unfold(begin, move |mut state| {
+    let begin = Listing { files, prefix: prefix.to_owned(), next_base: 0, entries: None };
+    let steps = stream::unfold(Some(begin), move |rest| {
         let handle = handle.clone();
         async move {
-            loop {
-                let (mut found, running) = match state {
-                    State::Begin(walk) => (Vec::new().into_iter(), Some(walk.step_on(&handle))),
-                    State::Goes(found, running) => (found, running),
-                };
-                if let Some(item) = found.next() {
-                    return Some((item, State::Goes(found, running)));
-                }
-                state = match running?.await {
-                    Ok((found, rest)) => State::Goes(found.into_iter(), rest.map(|walk| walk.step_on(&handle))),
-                    // A listing that just stops would pass for a whole one.
-                    Err(e) => State::Goes(vec![Err(connector::lost(e))].into_iter(), None),
-                };
-            }
+            let listing = rest?;
+            // A listing that just ended would seem to be complete.
+            let lost = |e| (vec![Err(connector::lost(e))], None);
+            Some(handle.spawn_blocking(|| listing.step()).await.unwrap_or_else(lost))
         }
-    })
+    });
+    steps.flat_map(stream::iter)
 }
 
-impl Walk {
-    fn step_on(self, handle: &Handle) -> JoinHandle<Step> {
-        handle.spawn_blocking(|| self.step())
-    }
-
-    fn step(mut self) -> Step {
+impl Listing {
+    /// Some keys, and the rest of the listing if there is one.
+    fn step(mut self) -> (Vec<Result<CacheKey>>, Option<Self>) {
         let mut found = Vec::new();
         for _ in 0..STEP {
             let Some(entries) = &mut self.entries else {
@@ -77,10 +57,10 @@ impl Walk {
             match entries.next() {
                 None => self.entries = None,
                 Some(Ok(entry)) => {
-                    let key = entry.file_name().to_str().and_then(|name| record::key_of_entry(name, &entry.path()));
+                    let key = entry.file_name().to_str().and_then(layout::key_of_file);
                     found.extend(key.filter(|key| key.as_str().starts_with(&self.prefix)).map(Ok));
                 }
-                // What was read of this directory so far is right, and the next one may be whole.
+                // The next base path may still be listed.
                 Some(Err(e)) => {
                     self.entries = None;
                     found.push(Err(self.failed(e)));
@@ -90,14 +70,15 @@ impl Walk {
         (found, Some(self))
     }
 
-    /// `false` after the last one.
+    /// Opens the next base path; `false` after the last one.
     fn open_next(&mut self) -> Result<bool> {
         let Some(base) = self.files.base_paths.get(self.next_base) else { return Ok(false) };
         self.next_base += 1;
         match std::fs::read_dir(base) {
             Ok(entries) => self.entries = Some(entries),
-            // Nothing was put yet.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound && !self.files.made.load(Ordering::Acquire) => {}
+            // Before the first put there is no directory.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && !self.files.are_dirs_made.load(Ordering::Acquire) => {
+            }
             Err(e) => return Err(self.failed(e)),
         }
         Ok(true)

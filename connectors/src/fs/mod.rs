@@ -1,41 +1,40 @@
 //! `kvconn.fs` `FSConnector`: one file a chunk, byte for byte as LMCache writes it.
 //!
 //! **What it stores.** Under each base path, files named after the key ([`layout`]). An in-process key's file holds the
-//! chunk header and the bytes, or the bytes alone (`save_chunk_meta=false`); a multiprocess key's file holds the bytes
-//! alone. A file is written without a name, or under one of its own, and gets the chunk's when it is whole, so a writer that
-//! is killed never leaves a torn chunk to read.
+//! chunk header and the bytes, or only the bytes (`save_chunk_meta=false`). A multiprocess key's file holds only the bytes. A
+//! file is written under a temporary name and renamed when it is complete, so a killed writer never leaves a torn chunk.
 //!
 //! **How it connects.** `fs:///path[,path..]`, `fs://host:port/path[,path..]` as LMCache writes it (host and port mean
 //! nothing), `plugin://fs[.instance]`, or `external://localhost:0/kvconn.fs/?connector_name=FSConnector&base_path=/path`.
-//! The first put makes the directories if they are missing. The path is taken as it stands: nothing in it is decoded.
+//! The first put makes missing directories. Nothing in the path is decoded.
 //!
 //! **Options.** [`FsOptions`].
 //!
-//! **Who shares it.** Any number of processes, LMCache among them. With `capacity` they keep one sum, in a file
-//! `.kvconn-quota` that they lock; what has no such option is seen by a look at all files, at most a minute late.
+//! **Sharing.** Any number of processes may use a store at once, LMCache among them. With `capacity` they share a sum, in the
+//! file `.kvconn-quota`, under a lock. Files of writers without the option are found by a scan, at the latest after a minute.
 //!
-//! **What is left behind.** A writer that is killed leaves its temporary file, if that had a name. [`scrub`] finds those, and
-//! torn files.
+//! **Leftovers.** A writer that is killed leaves its temporary file. [`scrub`] finds those, and torn files.
 //!
-//! **Limits.** A file name has at most 255 bytes, or what the file system says: `.data` takes 5 of them, each `/` of a key
-//! 5. LMCache's layout writes `a/b` and `a-SEP-b` to one file; this store marks the file of the key with `/` (sticky bit), records
-//! any other one in the file's extended attribute `user.kvconn.key`, and a file of the other key is a miss. Files that LMCache
-//! wrote carry neither. Nothing in the format is a checksum: a changed byte of the content is not seen.
+//! **Limits.** A file name has at most 255 bytes, or less if the file system says so: `.data` needs 5 of them, each `/` of a
+//! key 5. In LMCache's layout `a/b` and `a-SEP-b` have one file name, which is read back as `a/b`. So the store refuses
+//! `a-SEP-b`, and every other key whose file name is not read back as that key, with `InvalidKey`. The format has no checksum:
+//! a changed byte of the content is not detected.
+//!
+//! **Where is it.** `connector` holds the operations, `batch` those of many chunks, `files` the directories and how a chunk is
+//! put and removed, `read` and `write` one file each, `direct` `O_DIRECT`, `quota` the `capacity`.
 
 mod batch;
-mod cached;
-mod commit;
+mod cancel;
 mod connector;
 mod direct;
-mod file;
-mod found;
+mod files;
 pub mod layout;
 mod listing;
 mod options;
 mod quota;
-mod record;
+mod read;
 mod scrub;
-mod writing;
+mod write;
 
 pub use connector::FSConnector;
 pub use options::{FsOptions, Fsync};

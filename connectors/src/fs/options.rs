@@ -8,41 +8,41 @@ use serde::Deserialize;
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct FsOptions {
-    /// Directories of the store, separated by commas; the URL's path if it has one. Required.
+    /// Directories of the store, separated by commas. Required, unless the URL has a path.
     pub base_path: Option<String>,
-    /// Whether an in-process key's file starts with the chunk header, which keeps shape, dtype and format; true unless
-    /// set. Layerwise mode forces it.
+    /// Whether an in-process key's file starts with the chunk header, which keeps shape, dtype and format; true unless set.
+    /// Layerwise mode forces it.
     pub save_chunk_meta: Option<bool>,
     /// Directory for files that are being written, relative to each base path and on its file system; the base path
     /// itself unless set.
     pub relative_tmp_dir: Option<PathBuf>,
-    /// A raw file's first so many bytes are read by a call of their own, which makes some file systems read ahead.
+    /// Length in bytes of a first, separate read of a raw file, which makes some file systems read ahead.
     pub read_ahead_size: Option<u64>,
-    /// Whether values pass the page cache by (`O_DIRECT`). Needs `save_chunk_meta=false`. A value whose size is no multiple
-    /// of the file system's block goes through the page cache all the same.
+    /// Whether values bypass the page cache (`O_DIRECT`). Needs `save_chunk_meta=false`. A value whose size is not a multiple
+    /// of the file system's block still uses the page cache.
     pub use_odirect: bool,
-    /// When a put is on the disk: `never` waits for nothing, `file` waits for the file, `full` for its name, too.
+    /// What a put waits for: `never` for nothing, `file` until the bytes are on the disk, `full` until the name is, too.
     #[schemars(schema_with = "fsync_schema")]
     pub fsync: Fsync,
-    /// Most bytes of chunk files, in all base paths together; the chunk used longest ago goes first. No limit unless set.
+    /// Limit of chunk files' bytes, in all base paths together; the chunk used longest ago goes first. No limit unless set.
     pub capacity: Option<u64>,
 }
 
-/// What a put waits for before it says that it is done.
+/// What a put waits for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fsync {
-    /// Nothing, as LMCache. Every put survives the end of the process. After a power cut a chunk that was put in the last
-    /// half minute may be gone, empty or zeros (then it is `Corrupt` if it has a header).
+    /// Nothing, as in LMCache. Every put survives the end of the process. After a power cut, a chunk of the last half minute
+    /// may be missing, empty or zeros; with a header it is `Corrupt` then.
     #[default]
     Never,
-    /// The file's bytes are on the disk before it gets its name: after a power cut a chunk is whole or gone.
+    /// The file's bytes. After a power cut a chunk is complete or missing.
     File,
-    /// The name is, too: a put or remove that has ended survives a power cut.
+    /// The file's bytes and name. A put or remove that has ended survives a power cut.
     Full,
 }
 
-/// Its values alone: a schema of the enum would make three types of its documentation.
+/// Only the values: the derived schema would describe each variant as a type.
 fn fsync_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({ "type": "string", "enum": ["never", "file", "full"] })
 }
@@ -81,7 +81,7 @@ impl FsOptions {
         if paths.iter().any(|p| p.as_os_str().is_empty()) {
             return Err(Error::new(ErrorKind::InvalidUrl, format!("one of the directories in `{text}` is empty")));
         }
-        // Where they were when the store was opened, also after the process went to another directory.
+        // The process may change its directory later.
         let absolute = |path: PathBuf| {
             std::path::absolute(&path)
                 .map_err(|e| Error::io(e, format_args!("find the directory `{}`", path.display())))
@@ -89,14 +89,14 @@ impl FsOptions {
         paths.into_iter().map(absolute).collect()
     }
 
-    /// The directory for temporary files, checked as LMCache checks it.
+    /// The directory for temporary files, with LMCache's checks.
     pub(super) fn tmp_dir(&self) -> Result<Option<PathBuf>> {
         match &self.relative_tmp_dir {
             Some(dir) if dir.is_absolute() || dir.components().any(|c| c == Component::ParentDir) => Err(Error::new(
                 ErrorKind::InvalidOption,
-                format!("option `relative_tmp_dir`: `{}` does not lie below the base path", dir.display()),
+                format!("option `relative_tmp_dir`: `{}` is not below the base path", dir.display()),
             )
-            .with_hint("write a relative path without `..`: a rename works within one file system only")),
+            .with_hint("write a relative path without `..`: a rename works only within one file system")),
             other => Ok(other.clone()),
         }
     }
@@ -106,7 +106,7 @@ impl FsOptions {
         ctx.config().use_layerwise || self.save_chunk_meta.unwrap_or(true)
     }
 
-    /// Refuses what cannot be had together.
+    /// Refuses options that contradict each other.
     pub(super) fn check(&self, ctx: &ConnectorContext) -> Result<()> {
         if self.use_odirect && self.with_header(ctx) {
             let hint = if ctx.config().use_layerwise {
@@ -116,13 +116,16 @@ impl FsOptions {
             };
             return Err(Error::new(
                 ErrorKind::InvalidOption,
-                "option `use_odirect` needs files without a header, whose length is no multiple of a disk's block",
+                "option `use_odirect` needs files without a header: its length is not a multiple of a disk's block",
             )
             .with_hint(hint));
         }
         if self.capacity == Some(0) {
-            return Err(Error::new(ErrorKind::InvalidOption, "option `capacity`: a store of 0 bytes holds no chunk")
-                .with_hint("leave it out for no limit"));
+            return Err(Error::new(
+                ErrorKind::InvalidOption,
+                "option `capacity`: a store of 0 bytes cannot hold a chunk",
+            )
+            .with_hint("leave it out for no limit"));
         }
         Ok(())
     }

@@ -1,17 +1,17 @@
-//! Keeps the sum of all chunk files within a number of bytes, whoever else writes into the same directories.
+//! Keeps the sum of all chunk files within a number of bytes, also if others write into the same directories.
 //!
-//! Every change of a chunk file's name (a put's rename, a remove, an eviction) is made under a lock that all processes
-//! share: `flock` on the [`Ledger`] in the first base path, which holds the sum. So the sum is exact as long as all writers
-//! have the option. What others do (LMCache, a store without the option) is seen by a look at all files: when there seems
-//! to be no room, at the latest a minute after the last look, and whenever the ledger cannot be trusted.
+//! All processes share a lock, `flock` on the [`Ledger`] in the first base path, which holds the sum. A put's rename, a remove
+//! and an eviction happen under that lock, so the sum is exact if all writers have the option. Files of other writers (LMCache,
+//! a store without the option) are found by a scan: if there seems to be no room, at the latest a minute after the last scan,
+//! and if the ledger cannot be trusted.
 //!
-//! The last use of a chunk is its file's access or modification time, whichever is later. A get sets the access time
-//! itself, at most every ten seconds a file, because most systems mount with `relatime`, which sets it once a day.
+//! The last use of a chunk is its file's access or modification time, whichever is later. A get sets the access time, at most
+//! every ten seconds a file: most systems mount with `relatime`, which sets it once a day.
 
 mod evict;
 mod ledger;
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -19,26 +19,25 @@ use std::time::{Duration, SystemTime};
 use connector_core::{Error, ErrorKind, Result};
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 
-use super::commit::Work;
+use super::cancel::Work;
 pub(super) use ledger::NAME as LEDGER;
-use ledger::{Book, Ledger, Locked};
+use ledger::{Ledger, Locked, Record};
 
-/// A get within this time of the last use does not note another.
-const USED_ANEW: Duration = Duration::from_secs(10);
+/// A get does not refresh the access time if the last use was within this time.
+const FRESH: Duration = Duration::from_secs(10);
 
-/// After this time the files are looked at again, to see what others wrote.
+/// After this time the files are scanned again, to find those of other writers.
 const RESCAN: Duration = Duration::from_secs(60);
 
-/// To make room, files go until so much of the capacity is used: one look at all files serves many puts.
+/// An eviction frees this part of the capacity, so that one scan serves many puts.
 const LOW_WATER: (u64, u64) = (9, 10);
 
-/// The most bytes that a store's files may have together.
+/// Limits the bytes of a store's files.
 pub(super) struct Quota {
     pub(super) capacity: u64,
     base_paths: Vec<PathBuf>,
-    /// Where files are that are being written.
     tmp_dirs: Vec<PathBuf>,
-    /// A lock of this process's threads; the file's lock is the whole process's.
+    /// The mutex excludes this process's threads, the file's lock other processes.
     ledger: Mutex<Option<Ledger>>,
 }
 
@@ -62,7 +61,7 @@ impl Quota {
         .with_hint("raise the option `capacity`"))
     }
 
-    /// Makes room for a file of `bytes` bytes that becomes `path`, and renames it unless the work was cancelled.
+    /// Makes room for a file of `bytes` bytes at `path`, and renames it unless the work was cancelled.
     pub(super) fn replace(
         &self,
         path: &Path,
@@ -75,68 +74,70 @@ impl Quota {
                 return Ok(());
             }
             let now = SystemTime::now();
-            let mut book = ledger.read(now)?;
+            let mut record = ledger.read(now)?;
             let replaced = file_size(path);
             let fits = |sum: u64| sum.saturating_sub(replaced).saturating_add(bytes) <= self.capacity;
-            if book.sum.is_none_or(|sum| !fits(sum)) {
-                let mut chunks = evict::look(&self.base_paths)?;
+            if record.sum.is_none_or(|sum| !fits(sum)) {
+                let mut chunks = evict::scan(&self.base_paths)?;
                 evict::remove_left_behind(&self.tmp_dirs);
-                let mut sum = chunks.sum();
-                if !fits(sum) {
-                    // On a full disk this alone may fail, and what goes makes room for it.
-                    let _ = ledger.distrust();
+                if !fits(chunks.sum()) {
+                    // On a full disk this alone may fail, and the eviction frees room for it.
+                    let _ = ledger.mark_dirty();
                     let (part, whole) = LOW_WATER;
                     let others = (self.capacity / whole * part).max(bytes) - bytes;
                     let refused = chunks.evict(path, others);
-                    sum = chunks.sum();
-                    if !fits(sum) {
+                    if !fits(chunks.sum()) {
+                        let sum = chunks.sum();
                         let why = format!("the store is full: {sum} bytes are in files that cannot be removed");
                         let e = Error::new(ErrorKind::StoreFull, why);
-                        return Err(refused.map(|cause| e.clone().with_source(cause)).unwrap_or(e));
+                        return Err(match refused {
+                            Some(cause) => e.with_source(cause),
+                            None => e,
+                        });
                     }
                 }
-                book = Book { sum: Some(sum), looked: now };
+                record = Record { sum: Some(chunks.sum()), scanned: now };
             }
-            ledger.distrust()?;
+            ledger.mark_dirty()?;
             rename()?;
-            book.sum = book.sum.map(|sum| sum.saturating_sub(replaced) + bytes);
-            // The chunk is there. If the sum cannot be written, the mark says so to the next one.
-            let _ = ledger.write(&book);
+            record.sum = record.sum.map(|sum| sum.saturating_sub(replaced) + bytes);
+            // The chunk is stored. If the sum cannot be written, the mark stays, and the next put scans.
+            let _ = ledger.write(&record);
             Ok(())
         })
     }
 
-    /// Removes the file; `false` if `remove` says so.
+    /// Removes the file by `remove`, which tells whether it existed.
     ///
-    /// No error of the ledger stops it: a full disk that takes no ledger is the time to remove, and a sum that still counts
-    /// what is gone is put right by the look at all files that comes before anything is evicted.
+    /// An error of the ledger does not stop it: a remove must work on a full disk that takes no ledger. A sum that still
+    /// counts the file is corrected by the scan before the next eviction.
     pub(super) fn remove(&self, path: &Path, remove: impl FnOnce() -> Result<bool>) -> Result<bool> {
         if !path.symlink_metadata().is_ok_and(|stat| stat.is_file()) {
-            // Also where no store is: a remove leaves none behind.
+            // A remove from a store that does not exist leaves no ledger behind.
             return remove();
         }
         let mut remove = Some(remove);
         let mut removed = Ok(false);
         let noted = self.with_ledger(|ledger| {
-            let book = ledger.read(SystemTime::now());
+            let record = ledger.read(SystemTime::now());
             let bytes = file_size(path);
-            let marked = ledger.distrust();
+            let marked = ledger.mark_dirty();
             removed = remove.take().map_or(Ok(false), |remove| remove());
-            let mut book = book?;
+            let mut record = record?;
             if matches!(removed, Ok(true)) {
-                book.sum = book.sum.map(|sum| sum.saturating_sub(bytes));
+                record.sum = record.sum.map(|sum| sum.saturating_sub(bytes));
             }
             marked?;
-            ledger.write(&book)
+            ledger.write(&record)
         });
         if let Err(e) = noted {
-            tracing::debug!(error = %e, "the quota's ledger does not know of a remove");
+            tracing::debug!(error = %e, "the quota's ledger does not count a remove");
         }
-        // Still there if the ledger could not be had at all.
+        // `remove` is left if the ledger could not be locked.
         remove.map_or(removed, |remove| remove())
     }
 
-    /// Nobody else changes the store's files while `work` runs. If it fails, the ledger is as it left it.
+    /// Runs `work` under the lock. If it fails, the ledger stays as `work` left it.
     fn with_ledger<T>(&self, work: impl FnOnce(&mut Locked) -> Result<T>) -> Result<T> {
         let mut slot = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         let ledger = match slot.take() {
@@ -150,12 +151,18 @@ impl Quota {
     }
 }
 
-/// Whether a get of the file should be noted: its last use was not just now.
-pub(super) fn is_stale(used: SystemTime) -> bool {
-    used.elapsed().is_ok_and(|ago| ago >= USED_ANEW)
+/// The later of the access and the modification time.
+fn last_use(stat: &Metadata) -> SystemTime {
+    let times = [stat.accessed(), stat.modified()];
+    times.into_iter().flatten().max().unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
-/// Notes that the file was used. Only its owner may; for others the kernel's own access time has to do.
+/// Whether a get should refresh the file's access time.
+pub(super) fn is_stale(stat: &Metadata) -> bool {
+    last_use(stat).elapsed().is_ok_and(|ago| ago >= FRESH)
+}
+
+/// Refreshes the access time. Only the file's owner may; for others the kernel's own updates count.
 pub(super) fn note_use(file: &File) {
     let at = |tv_nsec| Timespec { tv_sec: 0, tv_nsec };
     let times = Timestamps { last_access: at(UTIME_NOW), last_modification: at(UTIME_OMIT) };
@@ -174,17 +181,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_use_is_noted_when_the_last_one_is_some_time_ago() {
+    fn a_use_is_noted_if_the_last_one_is_some_time_ago() {
         let dir = tempfile::tempdir().unwrap();
         let file = File::create(dir.path().join("x")).unwrap();
-        let used = |file: &File| file.metadata().unwrap().accessed().unwrap();
-        let long_ago = SystemTime::now() - USED_ANEW * 2;
-        let modified = long_ago - USED_ANEW;
-        file.set_times(FileTimes::new().set_accessed(long_ago).set_modified(modified)).unwrap();
-        assert!(is_stale(used(&file)));
+        let set = |accessed, modified| {
+            file.set_times(FileTimes::new().set_accessed(accessed).set_modified(modified)).unwrap();
+            file.metadata().unwrap()
+        };
+        let now = SystemTime::now();
+        let modified = now - FRESH * 3;
+        assert!(is_stale(&set(now - FRESH * 2, modified)));
         note_use(&file);
-        assert!(!is_stale(used(&file)));
-        assert_eq!(file.metadata().unwrap().modified().unwrap(), modified, "the file itself is as it was");
-        assert!(!is_stale(SystemTime::now() + USED_ANEW), "another system's clock may be ahead");
+        let stat = file.metadata().unwrap();
+        assert!(!is_stale(&stat));
+        assert_eq!(stat.modified().unwrap(), modified, "only the access time changes");
+        assert!(!is_stale(&set(now + FRESH, modified)), "another system's clock may be ahead");
+        assert!(!is_stale(&set(modified, now)), "a write is a use");
     }
 }

@@ -1,4 +1,4 @@
-//! Looks through a store's directories for what is no chunk: torn files, and what writers left behind.
+//! Finds the files of a store that are not chunks: torn files, and those that killed writers left behind.
 
 use std::fs::Metadata;
 use std::io;
@@ -7,24 +7,24 @@ use std::time::Duration;
 
 use connector_core::{ConnectorContext, Error, ErrorKind, Result};
 
-use super::file::Files;
-use super::found::{For, Look, Wait};
-use super::writing::{self, Writer};
-use super::{layout, quota, record};
+use super::files::Files;
+use super::read::{Lookup, Purpose, Wait};
+use super::write::{self, TmpState};
+use super::{layout, quota};
 
-const NO_FILE: &str = "it has a chunk's name, but is no file";
+const NOT_A_FILE: &str = "it has a chunk's name, but is not a file";
 
-/// What a scrub does with what it finds.
+/// Options of a scrub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ScrubOptions {
-    /// Whether files that a kvconn writer left behind are removed. Nothing else ever is.
+    /// Whether to remove files that a kvconn writer left behind. Other files are never removed.
     pub remove: bool,
-    /// Files that were changed within this time count as being written.
+    /// Temporary files that changed within this time count as being written.
     pub min_age: Duration,
 }
 
 impl Default for ScrubOptions {
-    /// Removes nothing; takes files of the last minute for files that are being written.
+    /// Removes nothing; a file of the last minute counts as being written.
     fn default() -> Self {
         Self { remove: false, min_age: Duration::from_secs(60) }
     }
@@ -36,15 +36,15 @@ impl Default for ScrubOptions {
 pub struct ScrubReport {
     /// Files that hold a chunk.
     pub chunks: u64,
-    /// Their bytes, headers and all.
+    /// Their bytes, with headers.
     pub chunk_bytes: u64,
-    /// Files that kvconn writers have in hand.
+    /// Files that kvconn writers are writing.
     pub being_written: u64,
-    /// Everything else.
+    /// All other files.
     pub findings: Vec<Finding>,
 }
 
-/// A file that is no chunk.
+/// A file that is not a chunk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Finding {
@@ -54,25 +54,25 @@ pub struct Finding {
     pub bytes: u64,
     /// What it is.
     pub kind: FindingKind,
-    /// How that was seen.
+    /// Why the file is of this kind.
     pub reason: String,
     /// Whether this scrub removed it.
     pub removed: bool,
 }
 
-/// What a file is that is no chunk.
+/// The kind of a file that is not a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FindingKind {
-    /// A chunk's file, but its header and its length do not agree: a get says `Corrupt`.
+    /// A chunk's file whose header and length disagree: a get fails with `Corrupt`.
     Torn,
-    /// A temporary file of a kvconn writer that is gone: the only kind that is ever removed.
+    /// A temporary file of a kvconn writer that is gone. Only this kind is ever removed.
     LeftBehind,
-    /// LMCache's name for a file that is being written. Nobody can tell whether its writer lives.
+    /// LMCache's name for a file that is being written. A scrub cannot tell whether the writer is alive.
     Unfinished,
-    /// Any other name that no key has.
+    /// A file with any other name.
     Foreign,
-    /// The system says that it cannot be opened, read or removed.
+    /// The system cannot open, read or remove it.
     Unreadable,
 }
 
@@ -89,18 +89,18 @@ impl FindingKind {
     }
 }
 
-/// Looks through the directories of the store that the context's URL names, and reads every chunk's header. Blocks: run it
-/// on a blocking thread.
+/// Scans the directories of the store that the context's URL names, and reads every chunk's header. Blocks: run it on a
+/// blocking thread.
 ///
-/// A raw file holds nothing that could be wrong but a length that is no whole number of tokens, which needs the engine's
-/// metadata. A changed byte of a chunk's content is seen by no scrub: nothing in LMCache's format says what it was.
-/// Directories below a base path are not entered, but for `relative_tmp_dir`.
+/// Of a raw file a scrub can only check that the length is a whole number of tokens, with the engine's metadata. It does not
+/// see a changed byte of a chunk's content, because LMCache's format has no checksum. Of the directories below a base path it
+/// enters only `relative_tmp_dir`.
 ///
 /// ```
 /// # async fn f() -> connector_core::Result<()> {
 /// use connector_core::ConnectorContext;
 /// use connectors::fs::{ScrubOptions, scrub};
-/// let store = connectors::builder("fs:///var/cache/kv").build()?;
+/// let store = ConnectorContext::builder("fs:///var/cache/kv").build()?;
 /// let report = tokio::task::spawn_blocking(move || scrub(&store, &ScrubOptions::default())).await.expect("no panic")?;
 /// for found in report.findings {
 ///     println!("{}: {}", found.path.display(), found.reason);
@@ -110,8 +110,8 @@ impl FindingKind {
 /// ```
 ///
 /// # Errors
-/// `Unsupported` for another store's URL, as for opening the store if the URL or an option is wrong, and what the system
-/// says if a directory cannot be listed. A file that cannot be read is a finding.
+/// `Unsupported` for another store's URL, the errors of opening the store, and the system's error if a directory cannot be
+/// listed. A file that cannot be read is a finding.
 pub fn scrub(store: &ConnectorContext, options: &ScrubOptions) -> Result<ScrubReport> {
     let url = store.url();
     let is_fs = match url.scheme() {
@@ -127,13 +127,13 @@ pub fn scrub(store: &ConnectorContext, options: &ScrubOptions) -> Result<ScrubRe
     let mut report = ScrubReport::default();
     let tmp_dir = files.tmp_dir.clone().filter(|dir| dir.components().next().is_some());
     for base in &files.base_paths {
-        report.each_file(base, |report, path, name, stat| report.look_in_base(&files, options, path, name, stat))?;
+        report.each_file(base, |report, path, name, stat| report.look_at_chunk(&files, options, path, name, stat))?;
         if let Some(tmp) = &tmp_dir {
             let look = |report: &mut ScrubReport, path: &Path, name: &str, stat: &Metadata| {
                 report.look_in_tmp(options, path, name, stat);
             };
             match report.each_file(&base.join(tmp), look) {
-                // The first put makes it.
+                // The first put makes the directory.
                 Err(e) if is_not_found(&e) => {}
                 done => done?,
             }
@@ -143,39 +143,39 @@ pub fn scrub(store: &ConnectorContext, options: &ScrubOptions) -> Result<ScrubRe
 }
 
 impl ScrubReport {
-    /// Findings that are still there.
+    /// Findings that were not removed.
     pub fn left(&self) -> impl Iterator<Item = &Finding> {
         self.findings.iter().filter(|found| !found.removed)
     }
 
-    fn look_in_base(&mut self, files: &Files, options: &ScrubOptions, path: &Path, name: &str, stat: &Metadata) {
-        let Some(key) = record::key_of_entry(name, path) else {
+    fn look_at_chunk(&mut self, files: &Files, options: &ScrubOptions, path: &Path, name: &str, stat: &Metadata) {
+        let Some(key) = layout::key_of_file(name) else {
             return match name {
                 quota::LEDGER => {}
-                _ if writing::is_name(name) => self.look_at_ours(options, path, stat),
+                _ if write::is_tmp_name(name) => self.look_at_tmp_file(options, path, stat),
                 _ if layout::is_unfinished(name) => {
-                    self.add(path, stat, FindingKind::Unfinished, "LMCache writes under such a name");
+                    self.add(path, stat, FindingKind::Unfinished, "LMCache writes under this name");
                 }
-                _ => self.add(path, stat, FindingKind::Foreign, "no key has a file of this name"),
+                _ => self.add(path, stat, FindingKind::Foreign, "it is not the name of a key's file"),
             };
         };
         if files.path(&key).is_ok_and(|expected| expected != path) {
-            self.add(path, stat, FindingKind::Foreign, "a get of its key looks into another base path");
+            self.add(path, stat, FindingKind::Foreign, "a get of its key reads another base path");
             return;
         }
-        // A link may lead to a file. Anything else is no file, and need not even open.
+        // A link may lead to a file; anything else is not opened.
         if !stat.is_file() && !stat.is_symlink() {
-            self.add(path, stat, FindingKind::Foreign, NO_FILE);
+            self.add(path, stat, FindingKind::Foreign, NOT_A_FILE);
             return;
         }
-        match files.find(&key, Wait::Yes, For::Look) {
-            Ok(Look::Found(_)) => {
+        match files.find(&key, Purpose::Inspect, Wait::Yes) {
+            Ok(Lookup::Found(_)) => {
                 self.chunks += 1;
                 self.chunk_bytes += stat.len();
             }
             // Removed meanwhile.
             Ok(_) if stat.is_file() => {}
-            Ok(_) => self.add(path, stat, FindingKind::Foreign, NO_FILE),
+            Ok(_) => self.add(path, stat, FindingKind::Foreign, NOT_A_FILE),
             Err(e) if e.kind() == ErrorKind::Corrupt => {
                 let reason = e.hint().map_or_else(|| e.message().into(), |hint| format!("{}; {hint}", e.message()));
                 self.add(path, stat, FindingKind::Torn, &reason);
@@ -185,8 +185,8 @@ impl ScrubReport {
     }
 
     fn look_in_tmp(&mut self, options: &ScrubOptions, path: &Path, name: &str, stat: &Metadata) {
-        if writing::is_name(name) {
-            self.look_at_ours(options, path, stat);
+        if write::is_tmp_name(name) {
+            self.look_at_tmp_file(options, path, stat);
         } else if layout::key_of_file(name).is_some() {
             self.add(path, stat, FindingKind::Unfinished, "LMCache writes in this directory");
         } else {
@@ -194,27 +194,25 @@ impl ScrubReport {
         }
     }
 
-    /// A file with a name that only this crate's writers give.
-    fn look_at_ours(&mut self, options: &ScrubOptions, path: &Path, stat: &Metadata) {
-        match writing::writer_of(path, stat, options.min_age) {
-            Ok(Writer::Lives) => self.being_written += 1,
-            Ok(Writer::Finished) => {}
-            Ok(Writer::Unknown(e)) => {
-                let reason = format!("its writer may live: the file system has no locks ({e})");
+    /// A file with a name that only kvconn gives.
+    fn look_at_tmp_file(&mut self, options: &ScrubOptions, path: &Path, stat: &Metadata) {
+        match write::tmp_state(path, stat, options.min_age) {
+            Ok(TmpState::InUse) => self.being_written += 1,
+            Ok(TmpState::Gone) => {}
+            Ok(TmpState::Unknown(e)) => {
+                let reason = format!("its writer may be alive: the file system has no locks ({e})");
                 self.add(path, stat, FindingKind::Unfinished, &reason);
             }
-            Ok(Writer::Gone(left)) => {
+            Ok(TmpState::LeftBehind(left)) => {
                 let mut reason = "its writer is gone".to_owned();
                 let removed = options.remove.then(|| left.remove());
                 if let Some(Err(e)) = &removed {
                     reason = format!("{reason}, and it cannot be removed: {e}");
                 }
                 self.add(path, stat, FindingKind::LeftBehind, &reason);
-                self.findings
-                    .iter_mut()
-                    .rev()
-                    .take(1)
-                    .for_each(|found| found.removed = matches!(removed, Some(Ok(()))));
+                if let Some(found) = self.findings.last_mut() {
+                    found.removed = matches!(removed, Some(Ok(())));
+                }
             }
             Err(e) => self.add(path, stat, FindingKind::Unreadable, &format!("cannot be opened: {e}")),
         }
@@ -225,9 +223,9 @@ impl ScrubReport {
         self.findings.push(Finding { path, bytes, kind, reason, removed: false });
     }
 
-    /// Gives every entry that is no directory to `look`.
+    /// Calls `look` for every entry that is not a directory.
     fn each_file(&mut self, dir: &Path, look: impl Fn(&mut Self, &Path, &str, &Metadata)) -> Result<()> {
-        let failed = |e: io::Error| Error::io(e, format_args!("look at the files of `{}`", dir.display()));
+        let failed = |e: io::Error| Error::io(e, format_args!("list the files of `{}`", dir.display()));
         for entry in std::fs::read_dir(dir).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             match entry.metadata() {

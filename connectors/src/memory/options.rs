@@ -6,13 +6,12 @@ use serde::Deserialize;
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct MemoryOptions {
-    /// The largest number of bytes of chunks. The default is 1073741824 (1 GiB), or the capacity of a store that is
-    /// open.
+    /// Most bytes of chunks; 1073741824 (1 GiB) unless the store is open already, which keeps its own.
     pub capacity: Option<u64>,
 }
 
 impl MemoryOptions {
-    /// The default capacity of a new store, in bytes.
+    /// The capacity of a new store, in bytes, if nothing sets it.
     pub const DEFAULT_CAPACITY: u64 = 1 << 30;
 }
 

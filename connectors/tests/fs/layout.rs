@@ -1,10 +1,10 @@
 //! Where chunks are, and by which URLs they are found.
 
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use connectors::{
-    CacheKey, ChunkLayout, Dtype, ErrorKind, LMCacheEngineConfig, LMCacheMetadata, LayerGroup, MemoryObj,
+    CacheKey, ChunkLayout, Dtype, ErrorKind, LMCacheEngineConfig, LMCacheMetadata, LayerGroup, MemoryObj, MemoryObjMut,
 };
 
 use super::{Place, file_name, files, key, keys, kv, object_key};
@@ -35,35 +35,54 @@ async fn raw_files_take_their_layout_from_the_metadata() {
 }
 
 #[tokio::test]
-async fn keys_that_share_a_file_name_are_told_apart_where_attributes_work() {
-    let place = Place::new();
-    let connector = place.open("").await;
-    let (slash, sep): (CacheKey, CacheKey) = ("a/b@1@0@1@half".parse().unwrap(), "a-SEP-b@1@0@1@half".parse().unwrap());
-    let is_marked = || place.dir().join("a-SEP-b@1@0@1@half.data").metadata().unwrap().mode() & 0o1000 != 0;
-    connector.put(&slash, kv(1, 1)).await.unwrap();
-    assert!(is_marked() && connector.exists(&slash).await.unwrap());
-    assert!(!connector.exists(&sep).await.unwrap());
-    assert_eq!(connector.get(&sep).await.unwrap(), None);
-    assert!(!connector.remove(&sep).await.unwrap());
-    assert_eq!(keys(&connector, "").await, ["a/b@1@0@1@half"]);
-    connector.put(&sep, kv(1, 2)).await.unwrap();
-    assert!(!is_marked());
-    assert_eq!(connector.get(&slash).await.unwrap(), None);
-    assert_eq!(keys(&connector, "").await, ["a-SEP-b@1@0@1@half"]);
+async fn of_keys_that_share_a_file_name_all_but_one_are_refused_in_every_operation() {
+    let key = |model: &str| -> CacheKey { format!("{model}@1@0@1@half").parse().unwrap() };
+    for (kept, refused) in [("a/b", "a-SEP-b"), ("x/SEP-y", "x-SEP/y"), ("x/SEP-y", "x-SEP-SEP-y")] {
+        let (kept, refused) = (key(kept), key(refused));
+        for options in ["", "?save_chunk_meta=false"] {
+            let place = Place::new();
+            let connector = place.open(options).await;
+            connector.put(&kept, MemoryObj::from(vec![1; 9])).await.unwrap();
+            let mut memory = MemoryObjMut::zeroed(9);
+            for answer in [
+                connector.put(&refused, MemoryObj::from(vec![2; 9])).await,
+                connector.get(&refused).await.map(drop),
+                connector.get_into(&refused, &mut memory).await.map(drop),
+                connector.exists(&refused).await.map(drop),
+                connector.remove(&refused).await.map(drop),
+                connector.batched_exists(&[kept.clone(), refused.clone()]).await.remove(1).map(drop),
+                connector.batched_get(&[kept.clone(), refused.clone()]).await.remove(1).map(drop),
+                connector.batched_put(&[(refused.clone(), MemoryObj::from(vec![2; 9]))]).await.remove(0),
+            ] {
+                let e = answer.unwrap_err();
+                assert!(e.kind() == ErrorKind::InvalidKey && e.to_string().contains("the store cannot name it"), "{e}");
+            }
+            assert!(!memory.is_taken());
+            assert_eq!(connector.get(&kept).await.unwrap(), Some(MemoryObj::from(vec![1; 9])));
+            assert_eq!(keys(&connector, "").await, [kept.as_str()]);
+        }
+    }
 }
 
 #[tokio::test]
-async fn keys_whose_slashes_overlap_are_told_apart_as_well() {
-    let key = |model: &str| -> CacheKey { format!("{model}@1@0@1@half").parse().unwrap() };
-    for (one, other) in [("x-SEP/y", "x/SEP-y"), ("x/SEP-y", "x-SEP/y"), ("x-SEP-SEP-y", "x/SEP-y")] {
-        let place = Place::new();
-        let connector = place.open("").await;
-        connector.put(&key(one), kv(1, 1)).await.unwrap();
-        assert_eq!(connector.get(&key(one)).await.unwrap(), Some(kv(1, 1)));
-        assert_eq!(connector.get(&key(other)).await.unwrap(), None, "{other} after {one}");
-        assert!(!connector.exists(&key(other)).await.unwrap() && !connector.remove(&key(other)).await.unwrap());
-        assert_eq!(keys(&connector, "").await, [key(one).as_str()]);
-    }
+async fn marks_of_older_versions_and_files_of_lmcache_are_read_as_the_key_with_slashes() {
+    let place = Place::new();
+    let connector = place.open("").await;
+    connector.put(&key(1), kv(1, 1)).await.unwrap();
+    let file = place.dir().join(file_name(1));
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o1644)).unwrap();
+    assert_eq!(connector.get(&key(1)).await.unwrap(), Some(kv(1, 1)));
+    // The mark of another key of the same name.
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let other = b"facebook-SEP-opt-125m@1@0@1@half";
+    let marked = rustix::fs::setxattr(&file, "user.kvconn.key", other, rustix::fs::XattrFlags::empty());
+    assert!(matches!(marked, Ok(()) | Err(rustix::io::Errno::OPNOTSUPP)), "{marked:?}");
+    assert_eq!(connector.get(&key(1)).await.unwrap(), Some(kv(1, 1)));
+    assert!(connector.exists(&key(1)).await.unwrap());
+    // LMCache's file of a model named `a-SEP-b`.
+    std::fs::rename(&file, place.dir().join("a-SEP-b@1@0@1@half.data")).unwrap();
+    assert_eq!(keys(&connector, "").await, ["a/b@1@0@1@half"]);
+    assert_eq!(connector.get(&"a/b@1@0@1@half".parse().unwrap()).await.unwrap(), Some(kv(1, 1)));
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Which chunk files there are, and which of them go first.
+//! Scans the chunk files, and removes those used longest ago.
 
 use std::ffi::OsString;
 use std::io;
@@ -7,15 +7,15 @@ use std::time::{Duration, SystemTime};
 
 use connector_core::{Error, Result};
 
-use super::super::cached::Stat;
 use super::super::layout;
-use super::super::writing::{self, Writer};
+use super::super::write::{self, TmpState};
+use super::last_use;
 
-/// Unchanged for so long, a writer's file whose lock is free is taken for one that was left behind. Longer than a scrub
-/// waits, because nobody told this store to remove anything.
+/// An unlocked temporary file that has not changed for this time is removed. Longer than a scrub waits, because a scrub
+/// removes on request.
 const LEFT_BEHIND: Duration = Duration::from_secs(600);
 
-/// All chunk files of a store, as of one look.
+/// All chunk files of a store, as of one scan.
 pub(super) struct Chunks<'a> {
     base_paths: &'a [PathBuf],
     files: Vec<ChunkFile>,
@@ -29,44 +29,45 @@ struct ChunkFile {
     used: SystemTime,
 }
 
-/// Looks at every file whose name is a key's, whoever wrote it.
-pub(super) fn look(base_paths: &[PathBuf]) -> Result<Chunks<'_>> {
+/// Finds every file whose name is a key's, of any writer.
+pub(super) fn scan(base_paths: &[PathBuf]) -> Result<Chunks<'_>> {
     let mut chunks = Chunks { base_paths, files: Vec::new(), sum: 0 };
     for (base, dir) in base_paths.iter().enumerate() {
-        let failed = |e: io::Error| Error::io(e, format_args!("look at the files of `{}`", dir.display()));
+        let failed = |e: io::Error| Error::io(e, format_args!("scan the files of `{}`", dir.display()));
         for entry in std::fs::read_dir(dir).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let name = entry.file_name();
             if name.to_str().and_then(layout::key_of_file).is_none() {
                 continue;
             }
-            let stat = match entry.metadata().and_then(|stat| Stat::of(&stat)) {
-                Ok(stat) if stat.is_file => stat,
+            let stat = match entry.metadata() {
+                Ok(stat) if stat.is_file() => stat,
                 Ok(_) => continue,
-                // Removed by one that has no quota.
+                // Removed meanwhile, by a writer without a quota.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                 Err(e) => return Err(failed(e)),
             };
-            chunks.sum += stat.len;
-            chunks.files.push(ChunkFile { base, name, bytes: stat.len, used: stat.used });
+            chunks.sum += stat.len();
+            chunks.files.push(ChunkFile { base, name, bytes: stat.len(), used: last_use(&stat) });
         }
     }
     Ok(chunks)
 }
 
-/// Removes what killed writers left behind, which no sum counts. Best effort: a chunk's room does not depend on it.
+/// Removes temporary files of killed writers, which the sum does not count. Best effort: the room for a chunk does not depend
+/// on it.
 pub(super) fn remove_left_behind(tmp_dirs: &[PathBuf]) {
     for entry in tmp_dirs.iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().flatten() {
-        if !entry.file_name().to_str().is_some_and(writing::is_name) {
+        if !entry.file_name().to_str().is_some_and(write::is_tmp_name) {
             continue;
         }
         let (path, stat) = (entry.path(), entry.metadata());
         if let Ok(stat) = stat
             && stat.is_file()
-            && let Ok(Writer::Gone(left)) = writing::writer_of(&path, &stat, LEFT_BEHIND)
+            && let Ok(TmpState::LeftBehind(left)) = write::tmp_state(&path, &stat, LEFT_BEHIND)
             && left.remove().is_ok()
         {
-            tracing::debug!(file = %path.display(), bytes = stat.len(), "removed what a killed writer left behind");
+            tracing::debug!(file = %path.display(), bytes = stat.len(), "removed a killed writer's file");
         }
     }
 }
@@ -77,10 +78,10 @@ impl Chunks<'_> {
         self.sum
     }
 
-    /// Removes files, the one used longest ago first, until all but `kept` have at most `others` bytes. Who reads one of
-    /// them meanwhile has it open, and reads it whole. Gives the last error of a file that could not be removed.
+    /// Removes files, the one used longest ago first, until all but `kept` have at most `others` bytes. A reader that has one
+    /// of them open still reads all of it. Gives the last error of a file that could not be removed.
     pub(super) fn evict(&mut self, kept: &Path, others: u64) -> Option<io::Error> {
-        // The oldest comes last.
+        // Oldest last.
         self.files.sort_by(|a, b| (b.used, &b.name).cmp(&(a.used, &a.name)));
         let kept = self.files.iter().position(|file| self.base_paths[file.base].join(&file.name) == kept);
         let kept_bytes = kept.map_or(0, |at| self.files.remove(at).bytes);
@@ -90,7 +91,7 @@ impl Chunks<'_> {
             match std::fs::remove_file(self.base_paths[oldest.base].join(&oldest.name)) {
                 Ok(()) => gone += 1,
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                // Another user's, in a directory where only owners remove: the next one, then.
+                // In a sticky directory only owners may remove.
                 Err(e) => {
                     refused = Some(e);
                     continue;

@@ -14,34 +14,34 @@ use super::RESCAN;
 /// In the first base path.
 pub(in super::super) const NAME: &str = ".kvconn-quota";
 
-/// How long a put waits for the others' changes. They take microseconds, or a look at all files: a second for a million.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a put waits for the lock. Most holders need microseconds, one that scans a second for a million files.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An open ledger.
 pub(super) struct Ledger {
     file: File,
     path: PathBuf,
-    /// Tells stores apart that share their first base path.
-    of: u64,
-    /// Changes when the system is started anew: after a power cut the ledger and the directories need not agree.
+    /// Differs between stores that share their first base path.
+    store: u64,
+    /// Changes with each boot: after a power cut the ledger and the directories need not agree.
     boot: u64,
-    /// Whether that was looked at. Once: several systems may take turns with one ledger.
-    is_met: bool,
+    /// Whether `boot` was compared. Only once: several systems may share one ledger.
+    is_boot_checked: bool,
 }
 
-/// What a ledger says.
-pub(super) struct Book {
-    /// Bytes of all chunk files; `None` if that has to be found out.
+/// The ledger's content.
+pub(super) struct Record {
+    /// Bytes of all chunk files; `None` if a scan is needed.
     pub(super) sum: Option<u64>,
-    /// When all files were last looked at.
-    pub(super) looked: SystemTime,
+    /// Time of the last scan.
+    pub(super) scanned: SystemTime,
 }
 
-/// A ledger that nobody else changes.
+/// A locked ledger.
 pub(super) struct Locked(Ledger);
 
 impl Ledger {
-    /// Opens the ledger, or makes it: but not the directory that it belongs in.
+    /// Opens or creates the ledger, but does not create its directory.
     pub(super) fn open(base_paths: &[PathBuf]) -> Result<Self> {
         let first = base_paths.first().map_or(Path::new("."), PathBuf::as_path);
         let path = first.join(NAME);
@@ -49,13 +49,13 @@ impl Ledger {
         let file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
         let inodes = base_paths.iter().map(|base| base.metadata().map(|stat| stat.ino()));
         let inodes: Vec<u64> = inodes.collect::<io::Result<_>>().map_err(failed)?;
-        // A system without a boot id is taken for one that was never started anew.
+        // A system without a boot id counts as never restarted.
         let boot = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        let (of, boot) = (hash(inodes), hash(boot));
-        Ok(Self { file, path, of, boot, is_met: false })
+        let (store, boot) = (hash(inodes), hash(boot));
+        Ok(Self { file, path, store, boot, is_boot_checked: false })
     }
 
-    /// Waits until nobody else has it, and opens it anew if somebody removed it.
+    /// Waits for the lock, and reopens the ledger if it was removed.
     pub(super) fn lock(self, base_paths: &[PathBuf]) -> Result<Locked> {
         let mut ledger = self;
         let start = Instant::now();
@@ -63,14 +63,17 @@ impl Ledger {
             match ledger.file.try_lock() {
                 Ok(()) if ledger.file.metadata().is_ok_and(|stat| stat.nlink() > 0) => return Ok(Locked(ledger)),
                 Ok(()) => ledger = Self::open(base_paths)?,
-                Err(TryLockError::WouldBlock) if start.elapsed() < PATIENCE => {
-                    // Not the lock that waits: a process that was stopped with it would stop all others for ever.
+                Err(TryLockError::WouldBlock) if start.elapsed() < LOCK_TIMEOUT => {
+                    // Polls, because a blocking lock would wait for ever for a process that was stopped with it.
                     std::thread::sleep(Duration::from_micros(200));
                 }
                 Err(TryLockError::WouldBlock) => {
                     return Err(Error::new(
                         ErrorKind::Timeout,
-                        format!("another process has had the lock of `{}` for {PATIENCE:?}", ledger.path.display()),
+                        format!(
+                            "another process has held the lock of `{}` for {LOCK_TIMEOUT:?}",
+                            ledger.path.display()
+                        ),
                     )
                     .temporary(true));
                 }
@@ -85,38 +88,40 @@ impl Ledger {
 
 impl Locked {
     pub(super) fn unlock(self) -> Ledger {
-        // If it fails, the file is closed with the next error, which unlocks it, too.
+        // If this fails, the next error closes the file, which unlocks it.
         let _ = self.0.file.unlock();
         self.0
     }
 
-    /// What the ledger says, if it can be trusted and is not too old.
-    pub(super) fn read(&mut self, now: SystemTime) -> Result<Book> {
+    /// The ledger's content; without a sum if the ledger is marked, damaged, too old, or of another store or boot.
+    pub(super) fn read(&mut self, now: SystemTime) -> Result<Record> {
         let mut text = [0; LEN];
-        let nothing = Book { sum: None, looked: now };
-        let is_met = std::mem::replace(&mut self.0.is_met, true);
+        let unknown = Record { sum: None, scanned: now };
+        let is_boot_checked = std::mem::replace(&mut self.0.is_boot_checked, true);
         match self.0.file.read_exact_at(&mut text, 0) {
             Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(nothing),
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(unknown),
             Err(e) => return Err(self.failed(e, "read")),
         }
-        let Some((sum, looked, of, boot)) = std::str::from_utf8(&text).ok().and_then(parse) else { return Ok(nothing) };
-        let looked = SystemTime::UNIX_EPOCH + Duration::from_secs(looked);
-        let is_fresh = now.duration_since(looked).is_ok_and(|ago| ago < RESCAN);
-        let is_known = of == self.0.of && (is_met || boot == self.0.boot);
-        Ok(if is_fresh && is_known { Book { sum: Some(sum), looked } } else { nothing })
+        let Some((sum, scanned, store, boot)) = std::str::from_utf8(&text).ok().and_then(parse) else {
+            return Ok(unknown);
+        };
+        let scanned = SystemTime::UNIX_EPOCH + Duration::from_secs(scanned);
+        let is_fresh = now.duration_since(scanned).is_ok_and(|ago| ago < RESCAN);
+        let is_known = store == self.0.store && (is_boot_checked || boot == self.0.boot);
+        Ok(if is_fresh && is_known { Record { sum: Some(sum), scanned } } else { unknown })
     }
 
-    /// Says that the sum is wrong from here on: whoever finds it so was preceded by one that was killed.
-    pub(super) fn distrust(&self) -> Result<()> {
+    /// Marks the sum as wrong. If the process is killed before [`write`](Self::write), the next one finds the mark.
+    pub(super) fn mark_dirty(&self) -> Result<()> {
         self.0.file.write_all_at(b"?", 0).map_err(|e| self.failed(e, "write"))
     }
 
-    /// Says that the sum is right, if it is known.
-    pub(super) fn write(&self, book: &Book) -> Result<()> {
-        let Some(sum) = book.sum else { return Ok(()) };
-        let looked = book.looked.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        let text = text(sum, looked, self.0.of, self.0.boot);
+    /// Writes the sum, if it is known, without the mark.
+    pub(super) fn write(&self, record: &Record) -> Result<()> {
+        let Some(sum) = record.sum else { return Ok(()) };
+        let scanned = record.scanned.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let text = text(sum, scanned, self.0.store, self.0.boot);
         self.0.file.write_all_at(text.as_bytes(), 0).map_err(|e| self.failed(e, "write"))
     }
 
@@ -125,24 +130,23 @@ impl Locked {
     }
 }
 
-/// The ledger's one line: `=` or, while a file changes its name, `?`; bytes; when all files were looked at; which
-/// directories', on what system.
-fn text(sum: u64, looked: u64, of: u64, boot: u64) -> String {
-    format!("={sum:020} {looked:020} {of:016x} {boot:016x}\n")
+/// The ledger's line: `=`, or the mark `?`; the sum in bytes; the time of the last scan; the ids of store and boot.
+fn text(sum: u64, scanned: u64, store: u64, boot: u64) -> String {
+    format!("={sum:020} {scanned:020} {store:016x} {boot:016x}\n")
 }
 
 const LEN: usize = 1 + 20 + 1 + 20 + 1 + 16 + 1 + 16 + 1;
 
 fn parse(line: &str) -> Option<(u64, u64, u64, u64)> {
     let mut words = line.strip_prefix('=')?.strip_suffix('\n')?.split(' ');
-    let (sum, looked) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    let (sum, scanned) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
     let mut id = || u64::from_str_radix(words.next()?, 16).ok();
-    Some((sum, looked, id()?, id()?))
+    Some((sum, scanned, id()?, id()?))
 }
 
-/// The same in every process of one version; with another the files are looked at once more than they had to be.
-fn hash(what: impl std::hash::Hash) -> u64 {
-    BuildHasherDefault::<DefaultHasher>::default().hash_one(what)
+/// Equal in every process of one version of kvconn; after an update the files are scanned once more.
+fn hash(value: impl std::hash::Hash) -> u64 {
+    BuildHasherDefault::<DefaultHasher>::default().hash_one(value)
 }
 
 #[cfg(test)]
@@ -150,31 +154,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ledger_says_what_was_written_until_it_is_distrusted_old_or_anothers() {
+    fn a_ledger_keeps_its_sum_until_it_is_marked_or_old_or_of_another_store_or_boot() {
         let dir = tempfile::tempdir().unwrap();
         let bases = [dir.path().to_owned()];
         let now = SystemTime::now();
         let open = || Ledger::open(&bases).unwrap();
         let mut locked = open().lock(&bases).unwrap();
-        assert_eq!(locked.read(now).unwrap().sum, None, "a new one says nothing");
-        locked.write(&Book { sum: Some(u64::MAX), looked: now }).unwrap();
+        assert_eq!(locked.read(now).unwrap().sum, None, "a new one has no sum");
+        locked.write(&Record { sum: Some(u64::MAX), scanned: now }).unwrap();
         assert_eq!(locked.read(now).unwrap().sum, Some(u64::MAX));
         assert_eq!(locked.read(now + RESCAN).unwrap().sum, None, "too old");
         assert_eq!(locked.read(now - Duration::from_secs(5)).unwrap().sum, None, "the clock was set back");
         drop(locked);
-        for other in [Ledger { of: 1, ..open() }, Ledger { boot: 1, ..open() }] {
-            assert_eq!(other.lock(&bases).unwrap().read(now).unwrap().sum, None, "another store's or system's");
+        for other in [Ledger { store: 1, ..open() }, Ledger { boot: 1, ..open() }] {
+            assert_eq!(other.lock(&bases).unwrap().read(now).unwrap().sum, None, "of another store or boot");
         }
         let mut locked = open().lock(&bases).unwrap();
         assert!(locked.read(now).unwrap().sum.is_some());
-        locked.distrust().unwrap();
+        locked.mark_dirty().unwrap();
         assert_eq!(locked.read(now).unwrap().sum, None, "its writer was killed");
         std::fs::write(dir.path().join(NAME), "=nonsense").unwrap();
         assert_eq!(locked.read(now).unwrap().sum, None);
     }
 
     #[test]
-    fn a_ledger_that_was_removed_is_made_anew_but_not_its_directory() {
+    fn a_removed_ledger_is_created_again_but_not_its_directory() {
         let dir = tempfile::tempdir().unwrap();
         let bases = [dir.path().join("base")];
         assert!(Ledger::open(&bases).is_err());

@@ -1,0 +1,274 @@
+//! Opens a chunk's file, finds its layout, reads it.
+//!
+//! A visit to a blocking thread wakes two threads, which costs more than a small read. So what the page cache has is read on
+//! the calling thread: `openat2` with `RESOLVE_CACHED` and `preadv2` with `RWF_NOWAIT` fail where they would wait for a
+//! disk, and only then a blocking thread does the work.
+
+use std::fs::File;
+use std::io::{self, IoSliceMut};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use connector_core::metadata::raw_layout;
+use connector_core::{CacheKey, ChunkHeader, ChunkLayout, Error, ErrorKind, MemoryObjMut, Result};
+use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, ResolveFlags};
+use rustix::io::{Errno, ReadWriteFlags};
+
+use super::files::Files;
+use super::quota;
+
+/// Bytes read between two yields to the executor: about 100 µs of copying.
+pub(super) const SLICE: usize = 1 << 20;
+
+/// What the page cache of a file system answers without waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cache {
+    /// Nothing: kvconn does not know the file system, or its `open` may wait for a server in spite of the flags.
+    Never,
+    /// Calls fail where they would wait.
+    NoWait,
+    /// The files are the page cache.
+    Memory,
+}
+
+impl Cache {
+    /// The cache of the file system below `path`; magic numbers as in statfs(2).
+    pub(super) fn of(path: &Path) -> Self {
+        const TMPFS: i128 = 0x0102_1994;
+        // ext4, xfs, btrfs, f2fs.
+        const LOCAL: [i128; 4] = [0xEF53, 0x5846_5342, 0x9123_683E, 0xF2F5_2010];
+        match rustix::fs::statfs(path).map(|fs| i128::from(fs.f_type)) {
+            Ok(TMPFS) => Self::Memory,
+            Ok(kind) if LOCAL.contains(&kind) => Self::NoWait,
+            _ => Self::Never,
+        }
+    }
+
+    /// Fills the buffer if the page cache has all of it.
+    fn read_exact_at(self, file: &File, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
+        // tmpfs does not know `RWF_NOWAIT`.
+        let flags = if self == Self::Memory { ReadWriteFlags::empty() } else { ReadWriteFlags::NOWAIT };
+        while !buffer.is_empty() {
+            match rustix::io::preadv2(file, &mut [IoSliceMut::new(buffer)], offset, flags) {
+                // The end of the file, or of what is cached.
+                Ok(0) => return Err(io::ErrorKind::WouldBlock.into()),
+                Ok(n) => {
+                    buffer = &mut buffer[n..];
+                    offset += n as u64;
+                }
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a call may wait for a disk. Only blocking threads may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wait {
+    Yes,
+    No,
+}
+
+/// Why a chunk's file is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To read the chunk.
+    Get,
+    /// To read only the header. Opened with `O_NOATIME` so that it does not refresh the LRU.
+    Inspect,
+}
+
+/// What a key's file is.
+pub(super) enum Lookup {
+    Miss,
+    Found(ChunkFile),
+    /// Only waiting tells; never with [`Wait::Yes`].
+    WouldWait,
+}
+
+/// An open file, and the layout of its chunk.
+pub(super) struct ChunkFile {
+    file: File,
+    path: PathBuf,
+    /// Length of the header.
+    offset: u64,
+    pub(super) layout: ChunkLayout,
+    /// Whether a get has to refresh the file's access time.
+    pub(super) is_stale: bool,
+}
+
+/// Opens a chunk's file. Chunks are opened for reading nowhere else.
+fn open(path: &Path, purpose: Purpose, wait: Wait) -> rustix::io::Result<File> {
+    let open = |flags| match wait {
+        Wait::Yes => rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty())),
+        Wait::No => rustix::fs::openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED),
+    };
+    // Without `O_NONBLOCK`, opening a named pipe waits for a writer.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = match purpose {
+        Purpose::Get => open(flags),
+        Purpose::Inspect => match open(flags | OFlags::NOATIME) {
+            // Only a file's owner may open it so.
+            Err(Errno::PERM) => open(flags),
+            opened => opened,
+        },
+    };
+    file.map(File::from)
+}
+
+impl Files {
+    /// Whether a get would find a chunk; `None` if only waiting tells.
+    pub(super) fn exists(&self, key: &CacheKey, wait: Wait) -> Result<Option<bool>> {
+        // On other file systems a client may answer a `stat` from memory, where an `open` asks the server.
+        if wait == Wait::Yes && self.cache != Cache::Never && self.is_raw(key) {
+            return self.raw_exists(key).map(Some);
+        }
+        match self.find(key, Purpose::Inspect, wait) {
+            Ok(Lookup::Found(_)) => Ok(Some(true)),
+            Ok(Lookup::Miss) => Ok(Some(false)),
+            Ok(Lookup::WouldWait) => Ok(None),
+            Err(e) if e.kind() == ErrorKind::Corrupt => Ok(Some(false)),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The length of a raw file tells whether it holds a chunk, so it is not opened.
+    fn raw_exists(&self, key: &CacheKey) -> Result<bool> {
+        let path = self.path(key)?;
+        let readable = |stat: std::fs::Metadata| {
+            // Every user may read most files; only the others need the second call.
+            if stat.mode() & 0o444 != 0o444 {
+                rustix::fs::accessat(CWD, &path, Access::READ_OK, AtFlags::EACCESS)?;
+            }
+            Ok(stat)
+        };
+        match std::fs::metadata(&path).and_then(readable) {
+            Ok(stat) => Ok(stat.is_file() && raw_layout(self.metadata.as_deref(), len(&stat)).is_ok()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(Error::io(e, format_args!("look at `{}`", path.display()))),
+        }
+    }
+
+    /// Opens the key's file and finds its layout.
+    pub(super) fn find(&self, key: &CacheKey, purpose: Purpose, wait: Wait) -> Result<Lookup> {
+        if wait == Wait::No && self.cache == Cache::Never {
+            return Ok(Lookup::WouldWait);
+        }
+        let path = self.path(key)?;
+        let opened = open(&path, purpose, wait).map_err(io::Error::from).and_then(|file| Ok((file.metadata()?, file)));
+        let (stat, file) = match opened {
+            Ok(opened) => opened,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Lookup::Miss),
+            // Any other error is reported by the call that may wait: an old kernel does not know `openat2`.
+            Err(_) if wait == Wait::No => return Ok(Lookup::WouldWait),
+            Err(e) => return Err(Error::io(e, format_args!("open `{}`", path.display()))),
+        };
+        if !stat.is_file() {
+            return Ok(Lookup::Miss);
+        }
+        let read_start = |buffer: &mut [u8]| match wait {
+            Wait::Yes => file.read_exact_at(buffer, 0),
+            Wait::No => self.cache.read_exact_at(&file, buffer, 0),
+        };
+        let header = if self.is_raw(key) {
+            raw_layout(self.metadata.as_deref(), len(&stat)).map(|layout| (0, layout))
+        } else {
+            read_header(len(&stat), read_start)
+        };
+        let (header_len, layout) = match header {
+            Ok(header) => header,
+            Err(_) if wait == Wait::No => return Ok(Lookup::WouldWait),
+            Err(e) => return Err(e.at(format_args!("file `{}`", path.display()))),
+        };
+        let is_stale = self.quota.is_some() && quota::is_stale(&stat);
+        Ok(Lookup::Found(ChunkFile { file, path, offset: header_len as u64, layout, is_stale }))
+    }
+}
+
+impl ChunkFile {
+    /// Reads the chunk if the page cache has all of it, and lets other tasks run in between. `memory` already has its
+    /// layout; after `false` its bytes are unspecified.
+    pub(super) async fn read_cached(&self, cache: Cache, memory: &mut MemoryObjMut) -> bool {
+        let mut offset = self.offset;
+        for (n, slice) in memory.chunks_mut(SLICE).enumerate() {
+            if n > 0 {
+                tokio::task::yield_now().await;
+            }
+            if cache.read_exact_at(&self.file, slice, offset).is_err() {
+                return false;
+            }
+            offset += slice.len() as u64;
+        }
+        true
+    }
+
+    /// Reads the chunk; `memory` already has its layout.
+    pub(super) fn read(&self, files: &Files, memory: &mut MemoryObjMut) -> Result<()> {
+        let read = match &files.direct {
+            // `O_DIRECT` excludes headers.
+            Some(direct) => direct.read(&self.file, memory),
+            None => {
+                // As LMCache: the first bytes of a raw file are a read of their own, so that the kernel reads ahead.
+                let first = if self.offset == 0 { files.read_ahead_size.unwrap_or(0) } else { 0 };
+                let at = usize::try_from(first).map_or(memory.len(), |first| first.min(memory.len()));
+                let (first, rest) = memory.split_at_mut(at);
+                let rest_at = self.offset + at as u64;
+                self.file.read_exact_at(first, self.offset).and_then(|()| self.file.read_exact_at(rest, rest_at))
+            }
+        };
+        read.map_err(|e| match e.kind() {
+            io::ErrorKind::UnexpectedEof => {
+                let why = format!("file `{}`: it became shorter while it was read", self.path.display());
+                Error::new(ErrorKind::Corrupt, why)
+            }
+            _ => Error::io(e, format_args!("read `{}`", self.path.display())),
+        })?;
+        if self.is_stale {
+            self.note_use();
+        }
+        Ok(())
+    }
+
+    /// Refreshes the access time. May wait for the disk.
+    pub(super) fn note_use(&self) {
+        quota::note_use(&self.file);
+    }
+}
+
+fn len(stat: &std::fs::Metadata) -> usize {
+    usize::try_from(stat.len()).unwrap_or(usize::MAX)
+}
+
+/// The header's length and its layout. The number of groups follows from the lengths of the file and the chunk.
+fn read_header(bytes: usize, read_start: impl Fn(&mut [u8]) -> io::Result<()>) -> Result<(usize, ChunkLayout)> {
+    const ONE_GROUP: usize = ChunkHeader::len_for(1);
+    let corrupt = |why: String| Error::new(ErrorKind::Corrupt, why);
+    let short = || corrupt(format!("{bytes} bytes are too few for a chunk header"));
+    let failed = |e: io::Error| match e.kind() {
+        io::ErrorKind::UnexpectedEof => short(),
+        _ => Error::io(e, "read the header"),
+    };
+    if bytes < ONE_GROUP {
+        return Err(short());
+    }
+    let mut header = vec![0; ONE_GROUP];
+    read_start(&mut header).map_err(failed)?;
+    let chunk = i32::from_le_bytes([header[0], header[1], header[2], header[3]]);
+    let len = usize::try_from(chunk).ok().and_then(|chunk| bytes.checked_sub(chunk));
+    let Some(len) = len.filter(|len| ChunkHeader::groups_for(*len).is_some()) else {
+        return Err(corrupt(format!("the file has {bytes} bytes, but its header is that of a chunk of {chunk} bytes"))
+            .with_hint("a file without a header is read with `save_chunk_meta=false`"));
+    };
+    if len > ONE_GROUP {
+        header.resize(len, 0);
+        read_start(&mut header).map_err(failed)?;
+    }
+    let layout = ChunkHeader::read(&header)?;
+    // LMCache reads as many bytes as shapes and dtypes need, so it cannot have written such a header.
+    if !layout.is_consistent() {
+        return Err(corrupt(format!("its header says `{layout}`, which contradicts itself")));
+    }
+    Ok((len, layout))
+}

@@ -1,8 +1,0 @@
-use connector_core::connector_options;
-
-#[connector_options]
-struct AcmeOptions {
-    connections: usize,
-}
-
-fn main() {}
