@@ -1,4 +1,4 @@
-//! The results of a run.
+//! What a run of the kit found.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,31 +7,31 @@ use serde::{Serialize, Serializer};
 
 use super::Check;
 
-/// The outcome of a check.
+/// How a check ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "outcome", content = "why", rename_all = "snake_case")]
 pub enum Outcome {
-    /// The store keeps the rule.
+    /// The store does what the rule says.
     Passed,
-    /// The store breaks the rule. The text says how.
+    /// It does not: what was seen instead.
     Failed(String),
-    /// The rule does not apply to this store. The text says why.
+    /// The rule does not apply to this store, and why.
     Skipped(String),
 }
 
-/// One check and its outcome. As JSON: `name`, `chapter`, `rule`, `outcome`, `why` unless the check passed, `seconds`.
+/// One check and how it ended. As JSON: `name`, `chapter`, `rule`, `outcome`, `why` unless it passed, `seconds`.
 #[derive(Debug, Clone, Serialize)]
 pub struct CheckResult {
     /// The check's name.
     pub name: &'static str,
-    /// The chapter of the contract.
+    /// The part of the contract it belongs to.
     pub chapter: &'static str,
-    /// The behaviour that the check shows, as one sentence.
+    /// What it shows, as one sentence.
     pub rule: &'static str,
-    /// The check's outcome.
+    /// How it ended.
     #[serde(flatten)]
     pub outcome: Outcome,
-    /// The time that the check took, with opening, removal of its keys and closing.
+    /// How long it took, with opening, cleaning up and closing.
     #[serde(rename = "seconds", serialize_with = "seconds")]
     pub elapsed: Duration,
 }
@@ -52,19 +52,19 @@ impl CheckResult {
     }
 }
 
-/// All results of a run, in the order of the checks.
+/// All results of a run, in the order they came.
 #[derive(Debug, Clone, Serialize)]
 #[must_use]
 pub struct Report {
-    /// The result of each check that ran.
+    /// One for each check that was run.
     pub checks: Vec<CheckResult>,
-    /// Whether the run ended early, so that results are missing.
+    /// Whether the run was ended early, so that checks are missing.
     pub interrupted: bool,
 }
 
 impl Report {
-    /// Whether the run is complete, at least one check passed, and none failed. Look at [`skipped`](Self::skipped),
-    /// too: the report does not cover those rules.
+    /// Whether the run came to its end, some check passed, and none failed. Look at [`skipped`](Self::skipped), too: what
+    /// was not checked did not pass.
     pub fn passed(&self) -> bool {
         !self.interrupted
             && self.checks.iter().any(|c| c.outcome == Outcome::Passed)
@@ -94,7 +94,7 @@ impl fmt::Display for CheckResult {
 }
 
 impl fmt::Display for Report {
-    /// A line for each check that failed or was skipped, and a line with the counts.
+    /// What failed and what was skipped, a line each, and a line that counts.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for result in self.checks.iter().filter(|c| c.outcome != Outcome::Passed) {
             writeln!(f, "{result}")?;
@@ -110,7 +110,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// Escapes control characters: odd keys and panics may contain them, and a report goes to terminals and logs.
+/// Odd keys and panics may hold line breaks and worse, and a report goes to terminals and logs.
 fn on_one_line(why: &str) -> String {
     let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
     why.chars().map(shown).collect()

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use connector_macros::connector_options;
+use schemars::JsonSchema;
+use serde::Deserialize;
 
 use super::{BoxConnector, BreakerLayer, DynLayer, Layer, LimitLayer, RetryLayer, TimeoutLayer};
 use crate::context::ConnectorContext;
@@ -18,23 +19,19 @@ use crate::{Error, ErrorKind, Result};
 /// use connector_core::layer::LayerOptions;
 /// let layers = LayerOptions::new().with_timeout_ms(500).with_retries(2);
 /// ```
-#[connector_options(crate = crate)]
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(default)]
 #[non_exhaustive]
 pub struct LayerOptions {
     /// Milliseconds that a call may take, each try of its own.
-    #[option(unit = "ms")]
     pub timeout_ms: Option<u64>,
     /// Milliseconds that a batch may take; as `timeout_ms` unless set.
-    #[option(unit = "ms")]
     pub batch_timeout_ms: Option<u64>,
     /// How often a call is tried again after a temporary error.
     pub retries: Option<u32>,
     /// Milliseconds before the first retry; doubles from retry to retry. 50 unless set.
-    #[option(unit = "ms")]
     pub retry_min_delay_ms: Option<u64>,
     /// Milliseconds before a retry at most. 2000 unless set.
-    #[option(unit = "ms")]
     pub retry_max_delay_ms: Option<u64>,
     /// How many calls may be in flight at once; the others wait. 0 for no limit.
     pub max_in_flight: Option<usize>,
@@ -43,7 +40,6 @@ pub struct LayerOptions {
     pub breaker_failures: Option<u32>,
     /// Seconds between two tries to reach a lost store; calls in between are refused. 10, as in LMCache, if
     /// `breaker_failures` is set.
-    #[option(unit = "seconds")]
     pub min_reconnect_interval: Option<f64>,
 }
 

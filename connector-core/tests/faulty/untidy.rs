@@ -1,4 +1,4 @@
-//! A store whose removals fail in one way.
+//! A store whose cleaning up goes wrong in one way.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,23 +9,23 @@ use connector_core::{
     CacheKey, Capabilities, ChunkLayout, Connector, Error, ErrorKind, MemoryObj, RemoteConnector, Result,
 };
 
-/// The failure.
+/// What goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wrong {
     Nothing,
-    /// The first removal of many keys fails temporarily.
+    /// The first removal of many keys fails and would work a moment later.
     OneHiccup,
-    /// Every removal of exactly so many keys fails.
+    /// Every removal of as many keys as that fails.
     RemovalsOf(usize),
     /// The first connector panics in every removal; later ones work.
     FirstRemovesPanic,
-    /// The second open, in the middle of a check, hangs; later ones work.
+    /// Opening the store a second time, in the middle of a check, hangs; later it works.
     SecondOpenHangs,
 }
 
 type Chunks = HashMap<CacheKey, (Vec<u8>, ChunkLayout)>;
 
-/// A store that counts the kit's calls.
+/// A store of its own, and what the kit has done to it.
 #[derive(Clone)]
 pub(crate) struct Untidy {
     wrong: Wrong,
@@ -38,7 +38,7 @@ pub(crate) struct Untidy {
 
 struct Opened {
     store: Untidy,
-    /// The number of this connector, counted from 0.
+    /// Which one this is, from 0.
     number: usize,
 }
 
@@ -62,12 +62,12 @@ impl Untidy {
         })
     }
 
-    /// The number of chunks in the store.
+    /// How many chunks are in it.
     pub(crate) fn left(&self) -> usize {
         self.chunks().len()
     }
 
-    /// The number of connectors that are not closed.
+    /// How many connectors of it were not closed.
     pub(crate) fn open(&self) -> usize {
         self.opened.load(Ordering::SeqCst) - self.closed.load(Ordering::SeqCst)
     }
