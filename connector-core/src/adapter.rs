@@ -1,21 +1,25 @@
-//! Adapters: who makes a connector of which URL.
+//! Adapters: each makes the connectors of some URLs.
 
 mod external;
 mod plugin;
 mod scheme;
+#[cfg(test)]
+mod tests;
 
 use std::future::Future;
+use std::sync::{Arc, LazyLock};
 
 use futures::future::BoxFuture;
 
-use crate::Result;
 use crate::connector::Connector;
 use crate::context::ConnectorContext;
+use crate::registry::ConnectorEntry;
 use crate::url::RemoteUrl;
+use crate::{Error, ErrorKind, Result, options};
 
 pub use external::ExternalConnectorAdapter;
-pub use plugin::PluginAdapter;
-pub use scheme::SchemeAdapter;
+pub(crate) use plugin::PluginAdapter;
+use scheme::SchemeAdapter;
 
 /// The query parameter of `external://` that names the connector; never an option.
 pub(crate) const CONNECTOR_NAME: &str = "connector_name";
@@ -24,24 +28,24 @@ pub(crate) const PLUGIN_KEY_PREFIX: &str = "remote_storage_plugin.";
 /// The plugin's keys that are not options of its connector.
 pub(crate) const PLUGIN_OWN_KEYS: [&str; 3] = ["module_path", "class_name", "url"];
 
-/// Decides by URL whether it is in charge, and makes the connector: LMCache's `ConnectorAdapter`.
+/// Makes the connectors of the URLs that it accepts: LMCache's `ConnectorAdapter`.
 ///
-/// Most connectors need none: `#[external_connector(.., scheme = "acme")]` gives them a URL. An adapter is for a scheme
-/// that chooses between connectors, or wraps one. Register it with `#[connector_adapter(scheme = "..")]`, or add it to a
-/// [`ConnectorManager`](crate::ConnectorManager) by hand.
+/// Most connectors need none: `#[external_connector(.., scheme = "acme")]` gives them a URL. Write an adapter for a scheme
+/// that chooses between connectors, or wraps one. Register it with `#[connector_adapter(scheme = "..")]`, or add it with
+/// [`ContextBuilder::adapter`](crate::ContextBuilder::adapter).
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an adapter: `ConnectorAdapter` is not implemented for it",
     label = "this struct is registered with `#[connector_adapter]`",
     note = "write `impl ConnectorAdapter for {Self} {{ .. }}` with `can_parse` and `create_connector`"
 )]
 pub trait ConnectorAdapter: Send + Sync + 'static {
-    /// Whether this adapter makes connectors of such URLs.
+    /// Whether this adapter makes the connector of `url`.
     fn can_parse(&self, url: &RemoteUrl) -> bool;
 
     /// Makes the connector.
     ///
     /// # Errors
-    /// Whatever keeps the connector from working, as one sentence that says what to change.
+    /// The reason why the connector cannot work, as one sentence that says how to change it.
     fn create_connector(&self, ctx: ConnectorContext) -> impl Future<Output = Result<Connector>> + Send;
 }
 
@@ -61,29 +65,47 @@ impl<T: ConnectorAdapter> DynAdapter for T {
     }
 }
 
-/// Makes the connector of a registry entry, after a look at its options.
-async fn create_entry(entry: &'static crate::registry::ConnectorEntry, ctx: ConnectorContext) -> Result<Connector> {
+/// The adapters of one open call, in the order that kvconn asks them: those that the builder added, `external://`,
+/// `plugin://`, and the schemes that linked crates claim.
+#[derive(Clone)]
+pub(crate) struct Adapters(Arc<Vec<Arc<dyn DynAdapter>>>);
+
+static LINKED: LazyLock<Adapters> = LazyLock::new(|| {
+    Adapters(Arc::new(vec![Arc::new(ExternalConnectorAdapter), Arc::new(PluginAdapter), Arc::new(SchemeAdapter)]))
+});
+
+impl Default for Adapters {
+    fn default() -> Self {
+        LINKED.clone()
+    }
+}
+
+impl Adapters {
+    pub(crate) fn insert(&mut self, adapter: impl ConnectorAdapter) {
+        Arc::make_mut(&mut self.0).insert(0, Arc::new(adapter));
+    }
+
+    pub(crate) fn find(&self, url: &RemoteUrl) -> Option<&dyn DynAdapter> {
+        self.0.iter().find(|adapter| adapter.can_parse(url)).map(|adapter| &**adapter)
+    }
+}
+
+/// Makes the connector of a registry entry, after a check of the URL's options.
+async fn create_entry(entry: &'static ConnectorEntry, ctx: ConnectorContext) -> Result<Connector> {
     let ctx = ctx.with_entry(entry);
     let name = entry.full_name();
     let created = async {
         if ctx.url().fragment().is_some() {
-            return Err(crate::Error::new(
-                crate::ErrorKind::InvalidUrl,
-                format!("`{}` has a `#`, and what stands behind it would be left out", ctx.url()),
-            )
-            .with_hint(
-                "leave it out; in an option's value or a password write `%23`, also for a `#` in `base_path=`",
-            ));
+            let message = format!("`{}` has a fragment (`#..`), which kvconn would ignore", ctx.url());
+            return Err(Error::new(ErrorKind::InvalidUrl, message)
+                .with_hint("remove it, or write `%23` for a literal `#`, also in a password or an option's value"));
         }
         if let Some(schema) = entry.options() {
-            crate::options::check_query(ctx.url(), &schema)?;
+            options::check_query(ctx.url(), schema)?;
         }
-        match entry.create(ctx.clone()) {
-            Some(created) => created.await.map(|connector| Connector::over(&*name, connector)),
-            None => Err(crate::Error::new(crate::ErrorKind::NotFound, "this entry makes no connector")),
-        }
+        entry.create(ctx.clone()).await
     };
     let connector = created.await.map_err(|e| e.with_operation("open").with_connector(&name))?;
     tracing::debug!(connector = %name, url = %ctx.url(), "opened");
-    Ok(connector)
+    Ok(Connector::over(&*name, connector))
 }

@@ -1,4 +1,4 @@
-//! LMCache's engine configuration, from the same YAML file and the same environment variables.
+//! LMCache's engine configuration. kvconn reads the same YAML file and the same environment variables.
 //!
 //! Source: `lmcache/v1/config.py` and `config_base.py` of LMCache 0.5.6.
 
@@ -18,9 +18,9 @@ use crate::{Error, ErrorKind, Result};
 /// The environment variable that names the configuration file.
 pub const CONFIG_FILE_VARIABLE: &str = "LMCACHE_CONFIG_FILE";
 
-/// What LMCache's configuration says that is a connector's business.
+/// The part of LMCache's configuration that concerns a connector.
 ///
-/// Every other key that LMCache 0.5.6 knows is accepted, and can be read by [`get`](Self::get).
+/// [`get`](Self::get) gives every other key that LMCache 0.5.6 knows.
 ///
 /// ```
 /// # fn main() -> connector_core::Result<()> {
@@ -37,23 +37,23 @@ pub const CONFIG_FILE_VARIABLE: &str = "LMCACHE_CONFIG_FILE";
 #[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct LMCacheEngineConfig {
-    /// Tokens of a full chunk. Default 256.
+    /// Tokens in a full chunk. Default 256.
     pub chunk_size: usize,
     /// Size of the local CPU backend in GiB. Default 5.
     pub max_local_cpu_size: f64,
     /// The store to open, if the configuration names one.
     pub remote_url: Option<String>,
-    /// How LMCache encodes chunks. Default `naive`, the only one kvconn reads.
+    /// LMCache's encoding of chunks. Default `naive`, the only one that kvconn reads.
     pub remote_serde: String,
-    /// Whether each layer is a chunk of its own. Default false.
+    /// Whether each layer is a separate chunk. Default false.
     pub use_layerwise: bool,
-    /// Whether partial chunks are stored. Default false.
+    /// Whether LMCache stores partial chunks. Default false.
     pub save_unfull_chunk: bool,
     /// How long LMCache waits for a connector, in seconds. Default 10.
     pub blocking_timeout_secs: u64,
     /// The store behind `audit://`.
     pub audit_actual_remote_url: Option<String>,
-    /// Instances of `plugin://`.
+    /// The instances of `plugin://`.
     pub remote_storage_plugins: Vec<String>,
     extra_config: Map<String, Value>,
     all: Map<String, Value>,
@@ -78,16 +78,16 @@ impl Default for LMCacheEngineConfig {
 }
 
 impl LMCacheEngineConfig {
-    /// LMCache's defaults, and nothing else.
+    /// LMCache's defaults.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The configuration as LMCache would load it: the file that `LMCACHE_CONFIG_FILE` names, if it is set, with every
-    /// `LMCACHE_<KEY>` variable over it. A variable that looks like a misspelt one of these is logged.
+    /// The configuration as LMCache loads it: the file that `LMCACHE_CONFIG_FILE` names, if it is set, and then every
+    /// `LMCACHE_<KEY>` variable, which overrides the file. kvconn logs a variable whose name looks misspelt.
     ///
     /// # Errors
-    /// `InvalidOption` for a file that cannot be read and for a wrong value, naming the file or variable.
+    /// `InvalidOption` for a file that cannot be read and for a wrong value. The error names the file or the variable.
     pub fn load() -> Result<Self> {
         let mut config = match std::env::var_os(CONFIG_FILE_VARIABLE) {
             Some(path) if !path.is_empty() => Self::from_file(Path::new(&path))?,
@@ -104,7 +104,7 @@ impl LMCacheEngineConfig {
     /// The configuration of a YAML file.
     ///
     /// # Errors
-    /// As [`from_yaml`](Self::from_yaml), and if the file cannot be read.
+    /// As [`from_yaml`](Self::from_yaml), and for a file that cannot be read.
     pub fn from_file(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path)
             .map_err(|e| Error::io(e, format_args!("read configuration file `{}`", path.display())))?;
@@ -114,15 +114,15 @@ impl LMCacheEngineConfig {
     /// The configuration of a YAML text.
     ///
     /// # Errors
-    /// `InvalidOption` for text that is no YAML map, for a wrong value, and for an unknown key that looks like a
-    /// misspelt one. Other unknown keys are LMCache's to come: they are logged, as LMCache does.
+    /// `InvalidOption` for a text that is not a YAML map, for a wrong value, and for an unknown key that looks
+    /// misspelt. kvconn logs other unknown keys, as LMCache does: a later LMCache may know them.
     pub fn from_yaml(text: &str) -> Result<Self> {
         let value: Value =
-            serde_norway::from_str(text).map_err(|e| invalid(format!("it is no YAML: {}", redact(&e.to_string()))))?;
+            serde_norway::from_str(text).map_err(|e| invalid(format!("it is not YAML: {}", redact(&e.to_string()))))?;
         let map = match value {
             Value::Object(map) => map,
             Value::Null => Map::new(),
-            _ => return Err(invalid("it is no map of keys to values".to_owned())),
+            _ => return Err(invalid("it is not a map of keys to values".to_owned())),
         };
         let mut config = Self::default();
         for (key, value) in map {
@@ -131,10 +131,11 @@ impl LMCacheEngineConfig {
         Ok(config)
     }
 
-    /// Puts every `LMCACHE_<KEY>` that `variable` gives over this configuration.
+    /// Overrides this configuration with every `LMCACHE_<KEY>` variable. `variable` gives a variable's value by its
+    /// name.
     ///
     /// # Errors
-    /// `InvalidOption` for a wrong value, naming the variable.
+    /// `InvalidOption` for a wrong value. The error names the variable.
     pub fn apply_variables(&mut self, variable: impl Fn(&str) -> Option<String>) -> Result<()> {
         for key in variables::all_keys() {
             let name = variables::variable_of(key);
@@ -146,10 +147,10 @@ impl LMCacheEngineConfig {
         Ok(())
     }
 
-    /// Sets one key, as a line of the YAML file would.
+    /// Sets one key, as a line of the YAML file does.
     ///
     /// # Errors
-    /// `InvalidOption` for a value of the wrong type, and for a key that looks like a misspelt one.
+    /// `InvalidOption` for a value of the wrong type, and for an unknown key that looks misspelt.
     pub fn set(&mut self, key: &str, value: Value) -> Result<()> {
         let key = keys::ALIASES.iter().find(|(old, _)| *old == key).map_or(key, |(_, new)| new);
         if !keys::KEYS.contains(&key) {
@@ -184,12 +185,12 @@ impl LMCacheEngineConfig {
         Ok(())
     }
 
-    /// Any key that was set, also one that no field holds.
+    /// The value of any key that is set, including keys without a field here.
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.all.get(key)
     }
 
-    /// LMCache's space for everything else.
+    /// LMCache's `extra_config`: the options of connectors and plugins.
     pub fn extra_config(&self) -> &Map<String, Value> {
         &self.extra_config
     }
@@ -201,8 +202,8 @@ impl LMCacheEngineConfig {
         self
     }
 
-    /// Whether chunks are stored with their header: `extra_config.save_chunk_meta`, true unless set; layerwise mode
-    /// forces it.
+    /// Whether stores keep chunks with their header: `extra_config.save_chunk_meta`, by default true. Layerwise mode
+    /// always has headers.
     pub fn save_chunk_meta(&self) -> bool {
         let set = self.extra_config.get("save_chunk_meta");
         self.use_layerwise || set.and_then(as_flag).unwrap_or(true)
@@ -224,7 +225,7 @@ fn without_secrets(key: &str, value: &Value) -> Value {
     }
 }
 
-/// Shows what was set, without passwords and other secrets.
+/// Shows the keys that are set, without passwords and other secrets.
 impl fmt::Debug for LMCacheEngineConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("LMCacheEngineConfig ")?;
@@ -244,9 +245,9 @@ fn invalid(message: String) -> Error {
 }
 
 fn wrong(key: &str, value: &Value, want: &str) -> Error {
-    // A URL may hold a password, also where none belongs.
+    // A URL may contain a password, even in a key that is not for URLs.
     let shown = match value.to_string() {
-        text if key.contains("url") || text.contains("://") => "what is there".to_owned(),
+        text if key.contains("url") || text.contains("://") => "its value".to_owned(),
         text => format!("`{}`", redact(&text)),
     };
     invalid(format!("key `{key}`: {shown} is not {want}"))
@@ -298,18 +299,18 @@ fn map(key: &str, value: &Value) -> Result<Map<String, Value>> {
     let parsed;
     let value = match value {
         Value::String(text) => {
-            parsed = serde_json::from_str(text).map_err(|e| invalid(format!("key `{key}`: it is no JSON: {e}")))?;
+            parsed = serde_json::from_str(text).map_err(|e| invalid(format!("key `{key}`: it is not JSON: {e}")))?;
             &parsed
         }
         other => other,
     };
     match value {
         Value::Object(map) => Ok(map.clone()),
-        _ => Err(invalid(format!("key `{key}` is no map of keys to values"))),
+        _ => Err(invalid(format!("key `{key}` is not a map of keys to values"))),
     }
 }
 
-/// LMCache takes one pair of quotes off a variable's value.
+/// Removes one pair of quotes around a variable's value, as LMCache does.
 fn unquote(text: &str) -> &str {
     let text = text.trim();
     ['\'', '"'].into_iter().find_map(|q| text.strip_prefix(q)?.strip_suffix(q)).unwrap_or(text)
@@ -320,7 +321,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_real_file_with_keys_that_are_no_connectors_business_loads() {
+    fn a_file_with_keys_that_do_not_concern_connectors_loads() {
         let config = LMCacheEngineConfig::from_yaml(
             "chunk_size: 16\nlocal_cpu: yes\nmax_local_cpu_size: 0.5\nremote_url: \"redis://u:pw@h:1\"\nenable_p2p: false\n\
              save_unfull_chunk: 1\nblocking_timeout_secs: \"3\"\nremote_storage_plugins: fs.a, fs.b\n\
@@ -336,13 +337,13 @@ mod tests {
     }
 
     #[test]
-    fn layerwise_forces_the_header() {
+    fn layerwise_mode_always_has_headers() {
         let yaml = "use_layerwise: true\nextra_config: {save_chunk_meta: false}";
         assert!(LMCacheEngineConfig::from_yaml(yaml).unwrap().save_chunk_meta());
     }
 
     #[test]
-    fn variables_lie_over_the_file() {
+    fn variables_override_the_file() {
         let mut config = LMCacheEngineConfig::from_yaml("chunk_size: 16").unwrap();
         let variables = [
             ("LMCACHE_CHUNK_SIZE", "'32'"),
@@ -368,15 +369,15 @@ mod tests {
     }
 
     #[test]
-    fn wrong_values_say_where_and_what() {
+    fn the_error_of_a_wrong_value_names_the_key_and_hides_secrets() {
         for (yaml, why) in [
             ("chunk_size: 0", "`chunk_size`: `0` is not a number of tokens over 0"),
             ("chunk_size: many", "not a number of tokens"),
             ("save_unfull_chunk: perhaps", "not true or false"),
             ("remote_url: [redis://u:hunter2@h:1]", "is not a text"),
-            ("- a list", "no map"),
-            ("a: b: c", "no YAML"),
-            ("extra_config: 3", "no map"),
+            ("- a list", "not a map"),
+            ("a: b: c", "not YAML"),
+            ("extra_config: 3", "not a map"),
         ] {
             let e = LMCacheEngineConfig::from_yaml(yaml).unwrap_err();
             assert!(e.kind() == ErrorKind::InvalidOption && e.to_string().contains(why), "{yaml}: {e}");

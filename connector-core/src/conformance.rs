@@ -1,7 +1,7 @@
-//! The contract of every connector, as checks that can be run: the conformance kit (feature `conformance`).
+//! The conformance kit (feature `conformance`): checks of the contract that every connector keeps.
 //!
-//! Each check shows one behaviour that [`RemoteConnector`](crate::RemoteConnector) promises; `docs/CONTRACT.md` has them
-//! in words. In an author's crate one line gives a test for each of them:
+//! Each check shows one behaviour that [`RemoteConnector`](crate::RemoteConnector) promises. `docs/CONTRACT.md`
+//! describes all of them. In an author's crate, one line makes a test of each check:
 //!
 //! ```
 //! # #[expect(unused)]
@@ -11,15 +11,15 @@
 //! }
 //! ```
 //!
-//! A [`Kit`] runs them against a store and gives a [`Report`]; that is what `kvconn check URL` does.
+//! A [`Kit`] runs the checks against a store and gives a [`Report`]. `kvconn check URL` does the same.
 //!
-//! **Safe against a store in use.** Keys have a model name that no other program, run or check has
-//! (`kvconn-conformance-<random>`); each check removes the keys that it made when it has ended, also when it failed, and
-//! nothing else. A store that cannot remove keeps them. **But a bounded store makes room:** where chunks are evicted (a
-//! capacity, the front of a tiered store, any LRU), the kit's own, of up to 64 MiB, push out those of others.
+//! **Safe against a store in use.** The kit's keys have a model name that no other program, run or check has
+//! (`kvconn-conformance-<random>`). When a check has ended or failed, it removes its keys, and no others. A store that
+//! cannot remove keeps them. **A bounded store evicts:** in a store with a capacity, in the front of a tiered store and
+//! in any LRU, the kit's chunks of up to 64 MiB evict other chunks.
 //!
-//! **What it asks of a store.** Room for about 200 MiB, which is what the largest chunks take. A store that may forget a
-//! chunk right after it was put (a cache that is too small, a black hole) fails, and rightly so.
+//! **Requirements.** The store has room for the largest chunks, about 200 MiB. A store that may forget a chunk right
+//! after `put` (a small cache, `blackhole`) fails.
 
 mod batches;
 mod cancellation;
@@ -46,7 +46,7 @@ pub use report::{CheckResult, Outcome, Report};
 
 use subject::{Checked, Subject};
 
-/// One behaviour that every connector has.
+/// The check of one behaviour that every connector has.
 #[derive(Clone, Copy)]
 pub struct Check {
     name: &'static str,
@@ -56,17 +56,17 @@ pub struct Check {
 }
 
 impl Check {
-    /// The check's name, unique: `put_replaces`.
+    /// The check's unique name, for example `put_replaces`.
     pub fn name(&self) -> &'static str {
         self.name
     }
 
-    /// The part of the contract it belongs to: `overwriting`.
+    /// The chapter of the contract, for example `overwriting`.
     pub fn chapter(&self) -> &'static str {
         self.chapter
     }
 
-    /// What it shows, as one sentence.
+    /// The behaviour that the check shows, as one sentence.
     pub fn rule(&self) -> &'static str {
         self.rule
     }

@@ -16,3 +16,4 @@ pub use handle::Connector;
 pub use operation::Operation;
 
 pub(crate) use erased::DynConnector;
+pub(crate) use operation::{forward, operations};

@@ -3,15 +3,14 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::adapter::PluginAdapter;
+use crate::adapter::{Adapters, PluginAdapter};
 use crate::allocator::LocalCpuBackend;
 use crate::config::LMCacheEngineConfig;
 use crate::connector::Connector;
-use crate::layer::{BoxConnector, DynLayer, Layer, LayerOptions};
-use crate::manager::ConnectorManager;
+use crate::layer::{DynLayer, LayerOptions, Layers};
 use crate::metadata::LMCacheMetadata;
 use crate::options::{self, ConnectorOptions};
-use crate::registry::ConnectorEntry;
+use crate::registry::{self, ConnectorEntry};
 use crate::url::RemoteUrl;
 use crate::{Error, ErrorKind, Result};
 
@@ -20,62 +19,34 @@ use crate::{Error, ErrorKind, Result};
 pub struct ConnectorContext(Arc<Parts>);
 
 #[derive(Clone)]
-struct Parts {
-    url: RemoteUrl,
-    handle: tokio::runtime::Handle,
-    local_cpu_backend: LocalCpuBackend,
-    config: Arc<LMCacheEngineConfig>,
-    metadata: Option<Arc<LMCacheMetadata>>,
-    plugin_name: Option<String>,
-    entry: Option<&'static ConnectorEntry>,
-    manager: ConnectorManager,
-    /// How many URLs led here.
-    depth: usize,
-    /// Whether another store opened this one.
-    behind: bool,
-    layer_options: LayerOptions,
-    /// Those of the URLs that led here.
-    layers_of_urls: LayerOptions,
-    layers: Vec<Arc<dyn DynLayer>>,
+pub(crate) struct Parts {
+    pub(crate) url: RemoteUrl,
+    pub(crate) handle: tokio::runtime::Handle,
+    pub(crate) local_cpu_backend: LocalCpuBackend,
+    pub(crate) config: Arc<LMCacheEngineConfig>,
+    pub(crate) metadata: Option<Arc<LMCacheMetadata>>,
+    pub(crate) plugin_name: Option<String>,
+    pub(crate) entry: Option<&'static ConnectorEntry>,
+    pub(crate) adapters: Adapters,
+    /// Number of URLs that led to this one.
+    pub(crate) depth: usize,
+    /// Whether another store opens this one.
+    pub(crate) behind: bool,
+    pub(crate) layer_options: LayerOptions,
+    /// Layer options in the queries of the URLs that led to this one, the nearest first.
+    pub(crate) layer_queries: Vec<(String, String)>,
+    pub(crate) layers: Vec<Arc<dyn DynLayer>>,
 }
 
-/// URLs that lead to other URLs, at most: one that leads back to itself ends here.
+/// Most URLs that may lead to another one. A URL that leads back to itself ends here.
 const MAX_DEPTH: usize = 8;
 
-/// Sets what a connector is made from, then opens it. Made by [`ConnectorManager::builder`](crate::ConnectorManager::builder),
-/// `connectors::builder`, or [`ConnectorContext::builder`].
-#[derive(Clone)]
-#[must_use]
-pub struct ContextBuilder {
-    url: Result<RemoteUrl, Arc<Error>>,
-    handle: Option<tokio::runtime::Handle>,
-    local_cpu_backend: Option<LocalCpuBackend>,
-    config: Arc<LMCacheEngineConfig>,
-    metadata: Option<Arc<LMCacheMetadata>>,
-    plugin_name: Option<String>,
-    manager: Option<ConnectorManager>,
-    layer_options: LayerOptions,
-    layers: Vec<Arc<dyn DynLayer>>,
-}
-
 impl ConnectorContext {
-    /// A builder for this URL. What is not set has LMCache's defaults; the runtime is the one that
-    /// [`build`](ContextBuilder::build) is called on.
-    pub fn builder(url: &str) -> ContextBuilder {
-        ContextBuilder {
-            url: RemoteUrl::parse(url).map_err(Arc::new),
-            handle: None,
-            local_cpu_backend: None,
-            config: Arc::new(LMCacheEngineConfig::default()),
-            metadata: None,
-            plugin_name: None,
-            manager: None,
-            layer_options: LayerOptions::default(),
-            layers: Vec::new(),
-        }
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
     }
 
-    /// The URL that is being opened.
+    /// The URL that kvconn opens.
     pub fn url(&self) -> &RemoteUrl {
         &self.0.url
     }
@@ -95,7 +66,7 @@ impl ConnectorContext {
         &self.0.config
     }
 
-    /// What the engine says about its cache, if it said anything.
+    /// The engine's description of its cache, if it gave one.
     pub fn metadata(&self) -> Option<&Arc<LMCacheMetadata>> {
         self.0.metadata.as_ref()
     }
@@ -105,12 +76,7 @@ impl ConnectorContext {
         self.0.plugin_name.as_deref()
     }
 
-    /// The registry's entry that is being opened, if it came through the registry.
-    pub fn entry(&self) -> Option<&'static ConnectorEntry> {
-        self.0.entry
-    }
-
-    /// What errors call the connector: `module/Name`, or the URL's scheme.
+    /// The connector's name in errors: `module/Name`, or the URL's scheme.
     pub fn connector_name(&self) -> String {
         self.0.entry.map_or_else(|| format!("{}://", self.0.url.scheme()), ConnectorEntry::full_name)
     }
@@ -123,71 +89,62 @@ impl ConnectorContext {
         options::read(&self.0.url, &self.0.config, self.plugin_name())
     }
 
-    /// The same context for another URL: how an adapter opens the store that it chose. The [layers](crate::layer) that this
-    /// URL asks for are put around that store, where its own URL does not say otherwise.
-    pub fn with_url(&self, url: RemoteUrl) -> Self {
-        self.changed(|parts| {
-            // A wrong option was reported when that URL was opened.
-            let of_url = options::read_layers(&parts.url, None, None).unwrap_or_default();
-            parts.layers_of_urls = of_url.or(&parts.layers_of_urls);
-            parts.url = url;
-            parts.entry = None;
-            parts.depth += 1;
-        })
-    }
-
-    /// Opens the store behind this one: another URL with everything else of this context, through the manager that makes
-    /// this connector, so that adapters added by hand serve it, too. A plugin's own options are not the other's.
+    /// Opens another URL in place of this one: how an adapter opens the store that it chose. That store gets the
+    /// [layers](crate::layer) of both URLs; its own URL wins.
     ///
     /// # Errors
-    /// As [`open`](Self::open).
+    /// As [`open`](crate::open); `InvalidUrl` if more than eight URLs led to this one.
+    pub async fn redirect(&self, url: RemoteUrl) -> Result<Connector> {
+        self.at(url).open().await
+    }
+
+    /// Opens the store behind this one: another URL with the rest of this context. An adapter that the builder added
+    /// serves it, too. The store behind gets its layers from its own URL only, and no options of this one's plugin.
+    ///
+    /// # Errors
+    /// As [`redirect`](Self::redirect).
     pub async fn open_behind(&self, url: RemoteUrl) -> Result<Connector> {
-        self.with_url(url)
-            .changed(|parts| {
-                parts.plugin_name = None;
-                parts.layers_of_urls = LayerOptions::default();
-                parts.behind = true;
-            })
-            .open()
-            .await
+        let ctx = self.at(url).changed(|parts| {
+            parts.plugin_name = None;
+            parts.layer_queries.clear();
+            parts.behind = true;
+        });
+        ctx.open().await
     }
 
-    /// Makes the connector that the URL names.
-    ///
-    /// # Errors
-    /// As [`ConnectorManager::create_connector`]; `InvalidUrl` if more than eight URLs led to this one.
-    pub async fn open(self) -> Result<Connector> {
+    /// Finds the adapter of the URL, and lets it make the connector.
+    pub(crate) async fn open(self) -> Result<Connector> {
+        let url = self.url();
         if self.0.depth > MAX_DEPTH {
-            return Err(Error::new(
-                ErrorKind::InvalidUrl,
-                format!("`{}` was reached through {MAX_DEPTH} other URLs", self.url()),
-            )
-            .with_hint("does one of them lead back to the first?"));
+            let message = format!("`{url}` was reached through {MAX_DEPTH} other URLs");
+            return Err(
+                Error::new(ErrorKind::InvalidUrl, message).with_hint("does one of them lead back to the first?")
+            );
         }
-        let manager = self.0.manager.clone();
-        // A box, because a store may open another one.
-        Box::pin(manager.create_connector(self)).await
+        let adapters = self.0.adapters.clone();
+        let Some(adapter) = adapters.find(url) else { return Err(registry::no_scheme(url.scheme())) };
+        // Checked first: a connector that is opened and then dropped may leave something behind.
+        let layers = Layers::of(&self).map_err(|e| e.with_operation("open"))?;
+        let handle = self.handle().clone();
+        let connector = adapter.create_connector(self).await?;
+        Ok(connector.layered(&handle, |name, inner| layers.around(name, inner)))
     }
 
-    /// What puts layers around this store: its URL, the URLs that led to it, and unless another store opened it, the
-    /// configuration and the builder.
+    /// The settings of this store's layers. They come from its URL, then from the URLs that led to it. A store that no
+    /// other store opens has those of the configuration and the builder, too.
     pub(crate) fn layer_options(&self) -> Result<LayerOptions> {
-        let set = options::read_layers(&self.0.url, None, None)?.or(&self.0.layers_of_urls);
+        let chain = self.0.layer_queries.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let queries = options::layer_query(&self.0.url).chain(chain);
         if self.0.behind {
-            return Ok(set);
+            return options::read_layers(queries, None, None);
         }
         let plugin = self.plugin_name().or_else(|| PluginAdapter::name_of(&self.0.url));
-        let all = options::read_layers(&self.0.url, Some(&self.0.config), plugin)?;
-        Ok(set.or(&all).or(&self.0.layer_options))
+        Ok(options::read_layers(queries, Some(&self.0.config), plugin)?.or(&self.0.layer_options))
     }
 
     /// The layers that the builder adds, innermost first.
     pub(crate) fn layers(&self) -> &[Arc<dyn DynLayer>] {
         if self.0.behind { &[] } else { &self.0.layers }
-    }
-
-    pub(crate) fn with_manager(&self, manager: &ConnectorManager) -> Self {
-        self.changed(|parts| parts.manager = manager.clone())
     }
 
     pub(crate) fn with_entry(&self, entry: &'static ConnectorEntry) -> Self {
@@ -198,105 +155,20 @@ impl ConnectorContext {
         self.changed(|parts| parts.plugin_name = Some(name.to_owned()))
     }
 
+    fn at(&self, url: RemoteUrl) -> Self {
+        self.changed(|parts| {
+            let own = options::layer_query(&parts.url).map(|(name, value)| (name.to_owned(), value.to_owned()));
+            parts.layer_queries = own.chain(std::mem::take(&mut parts.layer_queries)).collect();
+            parts.url = url;
+            parts.entry = None;
+            parts.depth += 1;
+        })
+    }
+
     fn changed(&self, change: impl FnOnce(&mut Parts)) -> Self {
         let mut parts = Parts::clone(&self.0);
         change(&mut parts);
         Self(Arc::new(parts))
-    }
-}
-
-impl ContextBuilder {
-    /// Sets where `get` takes memory from. Default: a pool of the configuration's `max_local_cpu_size`.
-    pub fn local_cpu_backend(mut self, backend: LocalCpuBackend) -> Self {
-        self.local_cpu_backend = Some(backend);
-        self
-    }
-
-    /// Sets LMCache's engine configuration. Default: LMCache's defaults.
-    pub fn config(mut self, config: impl Into<Arc<LMCacheEngineConfig>>) -> Self {
-        self.config = config.into();
-        self
-    }
-
-    /// Sets what the engine says about its cache. Default: nothing; raw values are BINARY then.
-    pub fn metadata(mut self, metadata: impl Into<Arc<LMCacheMetadata>>) -> Self {
-        self.metadata = Some(metadata.into());
-        self
-    }
-
-    /// Sets the plugin instance's name. Default: the one in a `plugin://name` URL.
-    pub fn plugin_name(mut self, name: impl Into<String>) -> Self {
-        self.plugin_name = Some(name.into());
-        self
-    }
-
-    /// Sets the runtime for background work. Default: the current one.
-    pub fn handle(mut self, handle: tokio::runtime::Handle) -> Self {
-        self.handle = Some(handle);
-        self
-    }
-
-    /// The context.
-    ///
-    /// # Errors
-    /// `InvalidUrl` for a URL that cannot be read, `InvalidInput` outside a tokio runtime if none was set.
-    pub fn build(self) -> Result<ConnectorContext> {
-        let url = self.url.map_err(|e| Arc::try_unwrap(e).unwrap_or_else(|shared| Error::clone(&shared)))?;
-        let handle = match self.handle {
-            Some(handle) => handle,
-            None => tokio::runtime::Handle::try_current().map_err(|_| {
-                Error::new(ErrorKind::InvalidInput, "a connector needs a tokio runtime, and none is running here")
-                    .with_hint("open it inside `#[tokio::main]`, or set one with `.handle(..)`")
-            })?,
-        };
-        let local_cpu_backend = self.local_cpu_backend.unwrap_or_else(|| LocalCpuBackend::from_config(&self.config));
-        Ok(ConnectorContext(Arc::new(Parts {
-            url,
-            handle,
-            local_cpu_backend,
-            config: self.config,
-            metadata: self.metadata,
-            plugin_name: self.plugin_name,
-            entry: None,
-            manager: self.manager.unwrap_or_default(),
-            depth: 0,
-            behind: false,
-            layer_options: self.layer_options,
-            layers_of_urls: LayerOptions::default(),
-            layers: self.layers,
-        })))
-    }
-
-    /// Sets who finds the connector. Default: every adapter that is linked into this binary.
-    pub fn manager(mut self, manager: ConnectorManager) -> Self {
-        self.manager = Some(manager);
-        self
-    }
-
-    /// Sets the [layers](crate::layer) that every connector can have. What URL or configuration set, they win.
-    pub fn layers(mut self, layers: LayerOptions) -> Self {
-        self.layer_options = layers;
-        self
-    }
-
-    /// Puts one more layer around the connector, outside of all that are there.
-    pub fn layer(mut self, layer: impl Layer<BoxConnector> + Clone + Send + Sync + 'static) -> Self {
-        self.layers.push(Arc::new(layer));
-        self
-    }
-
-    /// The metadata that was set.
-    #[cfg(feature = "conformance")]
-    pub(crate) fn metadata_set(&self) -> Option<&Arc<LMCacheMetadata>> {
-        self.metadata.as_ref()
-    }
-
-    /// Opens the connector.
-    ///
-    /// # Errors
-    /// As [`ConnectorManager::create_connector`](crate::ConnectorManager::create_connector).
-    pub async fn open(self) -> Result<Connector> {
-        self.build()?.open().await
     }
 }
 
@@ -307,11 +179,5 @@ impl fmt::Debug for ConnectorContext {
             .field("plugin_name", &self.0.plugin_name)
             .field("metadata", &self.0.metadata)
             .finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for ContextBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ContextBuilder").field("url", &self.url).finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! Keys: the names of chunks, written and read byte for byte as LMCache does.
+//! Keys: the names of chunks. kvconn writes and parses them byte for byte as LMCache does.
 //!
 //! | kind | text | LMCache's class |
 //! |---|---|---|
@@ -6,9 +6,9 @@
 //! | layer | `model@world_size@worker_id@hash@dtype@layer_id[@tag%value..]` | `LayerCacheEngineKey` |
 //! | object | `model@%08x(kv_rank)@%x(object_group)@hash_hex[@salt]` | `ObjectKey` (multiprocess mode) |
 //!
-//! **The text is the key's identity.** LMCache's own parser turns the bytes hash `00ff10` into the number `ff10`; a
-//! store that listed `00ff10` must still be asked for `00ff10`, so [`CacheKey`] compares, hashes and stores by text, and
-//! numbers are derived from it.
+//! **The text is the key's identity.** LMCache's own parser turns the bytes hash `00ff10` into the number `ff10`. A
+//! store that lists `00ff10` must still be asked for `00ff10`. So [`CacheKey`] compares, hashes and stores by text, and
+//! derives numbers from the text.
 //!
 //! Source: `lmcache/utils.py` and `lmcache/v1/distributed/api.py` of LMCache 0.5.6; vectors in `cache_keys.json` and
 //! `object_keys.json`.
@@ -31,7 +31,7 @@ pub use prefix::{PrefixHash, chain_prefix};
 use crate::url::redact;
 use crate::{Error, ErrorKind, Result};
 
-/// Which of LMCache's keys a text is.
+/// The kind of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum KeyKind {
@@ -43,10 +43,10 @@ pub enum KeyKind {
     Object,
 }
 
-/// Any chunk's name.
+/// A chunk's name, of any kind.
 ///
-/// Made by parsing a text (`"..".parse()`), or from a [`CacheEngineKey`], [`LayerCacheEngineKey`] or [`ObjectKey`]. The
-/// text is made once; [`as_str`](Self::as_str) and `clone` cost nothing. Equality and hash go by the text.
+/// Parse one from a text (`"..".parse()`), or convert a [`CacheEngineKey`], [`LayerCacheEngineKey`] or [`ObjectKey`].
+/// [`as_str`](Self::as_str) and `clone` allocate nothing. Equality, order and hash use the text.
 ///
 /// ```
 /// # fn main() -> connector_core::Result<()> {
@@ -66,12 +66,12 @@ pub struct CacheKey {
 }
 
 impl CacheKey {
-    /// Reads a key of any kind. Exactly eight hex digits in the second field make it an object key: LMCache never
-    /// pads the world size that stands there otherwise.
+    /// Parses a key of any kind. A second field of exactly eight hex digits makes it an object key. In other keys that
+    /// field is the world size, which LMCache never pads.
     ///
     /// # Errors
-    /// `InvalidKey`, naming the field and what is allowed there. A spelling that LMCache never writes (`FF`, `01`,
-    /// `+1`, spaces) is refused with the right one.
+    /// `InvalidKey`, which names the field and says what to write. A spelling that LMCache never writes (`FF`, `01`,
+    /// `+1`, spaces) is an error that shows the right spelling.
     pub fn parse(text: &str) -> Result<Self> {
         if object::is_usual(text) {
             Ok(Self { text: text.into(), kind: KeyKind::Object })
@@ -82,7 +82,7 @@ impl CacheKey {
         }
     }
 
-    /// Reads a key that is known to be of one kind.
+    /// Parses a key of a known kind.
     ///
     /// # Errors
     /// As [`parse`](Self::parse).
@@ -102,8 +102,8 @@ impl CacheKey {
         Ok(Self { text: text.into(), kind })
     }
 
-    /// Only for texts that a typed key has just written.
-    fn trusted(text: String, kind: KeyKind) -> Self {
+    /// A key from a text that a typed key wrote. Checks nothing.
+    fn from_typed(text: String, kind: KeyKind) -> Self {
         Self { text: text.into(), kind }
     }
 
@@ -112,7 +112,7 @@ impl CacheKey {
         &self.text
     }
 
-    /// Which of LMCache's keys this is.
+    /// The key's kind.
     pub fn kind(&self) -> KeyKind {
         self.kind
     }
@@ -122,12 +122,12 @@ impl CacheKey {
         self.field(0)
     }
 
-    /// The chunk's hash as written: hex, negative with `-`, zeros kept.
+    /// The chunk's hash as the text has it: hex, with `-` if negative, with leading zeros if it is a bytes hash.
     pub fn chunk_hash_hex(&self) -> &str {
         self.field(3)
     }
 
-    /// `abs(hash) mod n`: how LMCache's `fs` store picks one of `n` base paths. `n` must not be 0.
+    /// `abs(hash) mod n`: LMCache's `fs` store picks one of `n` base paths by it. `n` must not be 0.
     pub fn hash_modulo(&self, n: usize) -> usize {
         hash::hex_modulo(self.chunk_hash_hex(), n)
     }
@@ -204,20 +204,19 @@ impl fmt::Debug for CacheKey {
     }
 }
 
-/// `InvalidKey` about `text`, and why.
 fn bad_key(text: &str, why: impl fmt::Display) -> Error {
     if text.contains("://") {
-        // It may hold a password, also in the field that `why` shows.
-        return Error::new(ErrorKind::InvalidKey, format!("`{}` is no key but a URL", redact(text)));
+        // The URL may contain a password, and `why` may show the field that contains it.
+        return Error::new(ErrorKind::InvalidKey, format!("`{}` is a URL, not a key", redact(text)));
     }
-    Error::new(ErrorKind::InvalidKey, format!("`{text}` is no key: {why}"))
+    Error::new(ErrorKind::InvalidKey, format!("`{text}` is not a key: {why}"))
 }
 
 fn bad_field(text: &str, number: usize, name: &str, value: &str, want: impl fmt::Display) -> Error {
     bad_key(text, format_args!("field {number} ({name}) is `{value}`; {want}"))
 }
 
-/// A decimal number spelled as Python writes it: no sign, no padding.
+/// Parses a decimal number as Python writes it: no sign, no padding.
 fn decimal(text: &str, number: usize, name: &str, value: &str) -> Result<u32> {
     let parsed: Option<u32> = value.trim().trim_start_matches('+').parse().ok();
     match parsed {
@@ -242,11 +241,11 @@ fn check_model(text: &str, model: &str) -> Result<()> {
     Ok(())
 }
 
-/// Checks a model's name that is not yet part of a text.
+/// Checks a model's name before it becomes part of a key.
 pub(crate) fn check_model_alone(model: &str) -> Result<()> {
     check_model(model, model)?;
     if model.contains('@') || model.trim_start() != model {
-        let want = "a model's name holds no `@` and starts with no space";
+        let want = "a model's name contains no `@` and starts with no space";
         return Err(bad_field(model, 1, "model", model, want));
     }
     Ok(())

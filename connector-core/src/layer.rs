@@ -140,72 +140,34 @@ impl<T: Send> Answer for Vec<Result<T>> {
     }
 }
 
-/// Implements `RemoteConnector` for a layer that does the same around every operation: `self.around(operation, keys,
-/// call)`. `list` is a stream, and `close` must not be cut short: the layer says itself what it does with the first, and
-/// the second goes through.
-macro_rules! around_every_call {
-    ($layered:ident, |$this:ident, $prefix:ident| $list:expr) => {
-        #[diagnostic::do_not_recommend]
-        #[deny(
-            clippy::missing_trait_methods,
-            reason = "a method that is not forwarded would pass over the connector's own"
-        )]
-        impl<C: $crate::RemoteConnector> $crate::RemoteConnector for $layered<C> {
-            fn capabilities(&self) -> $crate::Capabilities {
-                self.inner.capabilities()
+/// The methods of a layer that does the same around every call: `self.around(operation, keys, call)`. `close` passes
+/// through, because a `close` that is cut short loses data.
+macro_rules! around {
+    ($($shape:ident $op:ident $name:ident($($arg:ident: $ty:ty),*) -> $out:ty;)*) => {
+        $(async fn $name(&self, $($arg: $ty),*) -> $out {
+            if matches!(Operation::$op, Operation::Close) {
+                return self.inner.$name($($arg),*).await;
             }
-            fn list<'a>(&'a self, $prefix: &'a str) -> $crate::BoxStream<'a, $crate::Result<$crate::CacheKey>> {
-                let $this = self;
-                $list
-            }
-            async fn close(&self) -> $crate::Result<()> {
-                self.inner.close().await
-            }
-            async fn exists(&self, key: &$crate::CacheKey) -> $crate::Result<bool> {
-                self.around(Operation::Exists, 1, self.inner.exists(key)).await
-            }
-            async fn get(&self, key: &$crate::CacheKey) -> $crate::Result<Option<$crate::MemoryObj>> {
-                self.around(Operation::Get, 1, self.inner.get(key)).await
-            }
-            async fn put(&self, key: &$crate::CacheKey, chunk: $crate::MemoryObj) -> $crate::Result<()> {
-                self.around(Operation::Put, 1, self.inner.put(key, chunk)).await
-            }
-            async fn get_into(
-                &self,
-                key: &$crate::CacheKey,
-                dst: &mut $crate::MemoryObjMut,
-            ) -> $crate::Result<Option<usize>> {
-                self.around(Operation::GetInto, 1, self.inner.get_into(key, dst)).await
-            }
-            async fn remove(&self, key: &$crate::CacheKey) -> $crate::Result<bool> {
-                self.around(Operation::Remove, 1, self.inner.remove(key)).await
-            }
-            async fn ping(&self) -> $crate::Result<()> {
-                self.around(Operation::Ping, 1, self.inner.ping()).await
-            }
-            async fn batched_exists(&self, keys: &[$crate::CacheKey]) -> Vec<$crate::Result<bool>> {
-                self.around(Operation::BatchedExists, keys.len(), self.inner.batched_exists(keys)).await
-            }
-            async fn batched_contains(&self, keys: &[$crate::CacheKey]) -> $crate::Result<usize> {
-                self.around(Operation::BatchedContains, keys.len(), self.inner.batched_contains(keys)).await
-            }
-            async fn batched_get(&self, keys: &[$crate::CacheKey]) -> Vec<$crate::Result<Option<$crate::MemoryObj>>> {
-                self.around(Operation::BatchedGet, keys.len(), self.inner.batched_get(keys)).await
-            }
-            async fn batched_get_into(
-                &self,
-                requests: &mut [($crate::CacheKey, $crate::MemoryObjMut)],
-            ) -> Vec<$crate::Result<Option<usize>>> {
-                let keys = requests.len();
-                self.around(Operation::BatchedGetInto, keys, self.inner.batched_get_into(requests)).await
-            }
-            async fn batched_put(&self, items: &[($crate::CacheKey, $crate::MemoryObj)]) -> Vec<$crate::Result<()>> {
-                self.around(Operation::BatchedPut, items.len(), self.inner.batched_put(items)).await
-            }
-            async fn batched_remove(&self, keys: &[$crate::CacheKey]) -> Vec<$crate::Result<bool>> {
-                self.around(Operation::BatchedRemove, keys.len(), self.inner.batched_remove(keys)).await
-            }
-        }
+            let keys = $crate::layer::keys!($shape $($arg)*);
+            self.around(Operation::$op, keys, self.inner.$name($($arg),*)).await
+        })*
     };
 }
-use around_every_call;
+use around;
+
+/// How many keys a call is about.
+macro_rules! keys {
+    (one $($arg:ident)*) => {
+        1
+    };
+    (into $($arg:ident)*) => {
+        1
+    };
+    (close) => {
+        1
+    };
+    ($batch:ident $items:ident) => {
+        $items.len()
+    };
+}
+use keys;

@@ -46,7 +46,7 @@
 //! # async fn main() -> Result<()> {
 //! // Anyone whose binary links that crate opens it by URL.
 //! let connector =
-//!     connector_core::create_connector("external://localhost:0/acme.kv/?connector_name=AcmeConnector").await?;
+//!     connector_core::open("external://localhost:0/acme.kv/?connector_name=AcmeConnector").await?;
 //! let key: CacheKey = "meta-llama/Llama-3.1-8B@1@0@1f2e3d@bfloat16".parse()?;
 //! connector.put(&key, MemoryObj::from(b"hello".to_vec())).await?;
 //! assert_eq!(connector.get(&key).await?.as_deref(), Some(&b"hello"[..]));
@@ -60,13 +60,13 @@
 //! - [`registry`]: what is linked into this binary. [`adapter`] and [`manager`]: from a URL to a connector.
 //! - [`layer`]: timeouts, retries, limits. [`observe`]: the spans and metrics of every connector.
 //! - [`config`], [`metadata`], [`options`]: what a connector is told when it is made.
-//! - [`watch`]: sockets that the thread that polls waits for itself.
 //! - [`error`]: the one error type.
 //! - `conformance` (feature `conformance`): the contract as checks, to run against a connector.
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
 pub mod adapter;
 pub mod allocator;
+mod builder;
 pub mod chunk;
 pub mod config;
 #[cfg(feature = "conformance")]
@@ -76,7 +76,6 @@ pub mod context;
 pub mod error;
 pub mod key;
 pub mod layer;
-pub mod manager;
 pub mod metadata;
 pub mod observe;
 pub mod options;
@@ -84,19 +83,19 @@ pub mod registry;
 #[doc(hidden)]
 pub mod runtime;
 pub mod url;
-#[cfg(unix)]
-pub mod watch;
 
-pub use adapter::{ConnectorAdapter, ExternalConnectorAdapter};
+pub use adapter::ConnectorAdapter;
 pub use allocator::{ChunkAllocator, LocalCpuBackend, PoolAllocator};
+#[doc(hidden)]
+pub use builder::open as create_connector;
+pub use builder::{ContextBuilder, builder, open};
 pub use chunk::{ChunkHeader, ChunkLayout, Dtype, Group, MemoryFormat, MemoryObj, MemoryObjMut, Region, Shape};
 pub use config::LMCacheEngineConfig;
 pub use connector::{BlockingConnector, Capabilities, Connector, FromContext, RemoteConnector};
-pub use connector_macros::{connector_adapter, external_connector};
-pub use context::{ConnectorContext, ContextBuilder};
+pub use connector_macros::{connector_adapter, connector_options, external_connector};
+pub use context::ConnectorContext;
 pub use error::{Error, ErrorKind, ErrorStatus, Result};
 pub use key::{CacheEngineKey, CacheKey, KeyKind, LayerCacheEngineKey, ObjectKey};
-pub use manager::{ConnectorManager, create_connector};
 pub use metadata::{LMCacheMetadata, LayerGroup};
 pub use options::ConnectorOptions;
 pub use url::{RemoteUrl, redact};
@@ -105,8 +104,7 @@ pub use url::{RemoteUrl, redact};
 #[doc(hidden)]
 pub mod __private {
     pub use crate::registry::{
-        AdapterEntry, ConnectorEntry, ConnectorHint, KVCONN_ADAPTER_ENTRIES_0_1, KVCONN_CONNECTOR_ENTRIES_0_1,
-        KVCONN_CONNECTOR_HINTS_0_1, Origin,
+        ADAPTERS, AdapterEntry, CONNECTORS, ConnectorEntry, ConnectorHint, HINTS, Index, Origin,
     };
     pub use linkme;
 
@@ -124,5 +122,7 @@ pub mod __private {
     pub use __kvconn_element as element;
 }
 
-/// A stream that `list` gives; re-exported, so that an author needs no other crate.
+/// The type of [`RemoteConnector::list`].
 pub use futures::stream::BoxStream;
+/// The versions that this crate's interface uses: an author needs no direct dependency on these crates.
+pub use {metrics, schemars, serde, serde_json};

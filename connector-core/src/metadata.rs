@@ -1,11 +1,12 @@
-//! What the engine knows about its cache: the shape of a chunk that a store keeps as bare bytes.
+//! The engine's metadata: the shape of a chunk that a store keeps as bare bytes.
 
 use crate::chunk::{ChunkLayout, Dtype, Group, Groups, MemoryFormat, Shape};
 use crate::key::check_model_alone;
 use crate::{Error, ErrorKind, Result};
 
-/// Layers of equal structure: what [`LMCacheMetadata::new`] is told, and checks. Source: `KVLayerGroupsManager` of
-/// LMCache 0.5.6.
+/// Layers of equal structure. [`LMCacheMetadata::new`] checks the values.
+///
+/// Source: `KVLayerGroupsManager` of LMCache 0.5.6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LayerGroup {
     /// 2 for keys and values, 1 for multi-head latent attention.
@@ -18,7 +19,7 @@ pub struct LayerGroup {
     pub dtype: Dtype,
 }
 
-/// LMCache's `LMCacheMetadata`: what the serving engine says about the model and this worker.
+/// LMCache's `LMCacheMetadata`: the serving engine's description of the model and of this worker.
 ///
 /// ```
 /// # fn main() -> connector_core::Result<()> {
@@ -42,11 +43,12 @@ pub struct LMCacheMetadata {
 }
 
 impl LMCacheMetadata {
-    /// Metadata of a model with these groups of layers. All groups with `kv_size` 1 mean multi-head latent attention.
+    /// Metadata of a model with these groups of layers. If all groups have the `kv_size` 1, the model uses multi-head
+    /// latent attention.
     ///
     /// # Errors
-    /// `InvalidKey` for a model's name that no key can hold. `InvalidInput` for 0 workers, no group, a `kv_size` other
-    /// than 1 and 2, a dimension of 0, or a chunk whose length overflows.
+    /// `InvalidKey` for a model's name that a key cannot contain. `InvalidInput` for 0 workers, for no group, for a
+    /// `kv_size` other than 1 and 2, for a dimension of 0, and for a chunk whose length overflows.
     pub fn new(
         model_name: impl Into<String>,
         world_size: u32,
@@ -57,7 +59,7 @@ impl LMCacheMetadata {
         let model_name = model_name.into();
         check_model_alone(&model_name)?;
         if world_size == 0 {
-            return Err(bad("there is at least one worker, not 0"));
+            return Err(bad("`world_size` is at least 1, not 0"));
         }
         let use_mla = groups.iter().all(|g| g.kv_size == 1);
         let layout = RawLayout::new(groups, chunk_size, use_mla)?;
@@ -96,12 +98,12 @@ impl LMCacheMetadata {
         self.world_size
     }
 
-    /// Which of them this is.
+    /// The number of this worker, counted from 0.
     pub fn worker_id(&self) -> u32 {
         self.worker_id
     }
 
-    /// Tokens of a full chunk.
+    /// Tokens in a full chunk.
     pub fn chunk_size(&self) -> usize {
         self.layout.chunk_size
     }
@@ -111,30 +113,30 @@ impl LMCacheMetadata {
         self.use_mla
     }
 
-    /// The layout of a chunk: shapes, dtypes, bytes of a full chunk and of one token.
+    /// The layout of a chunk: shapes, dtypes, and the bytes of a full chunk and of one token.
     pub fn chunk_layout(&self) -> &RawLayout {
         &self.layout
     }
 
-    /// Number of groups of layers: what a chunk header's length follows from.
+    /// Number of groups of layers. It determines the length of a chunk header.
     pub fn num_groups(&self) -> usize {
         self.layout.full.groups.len()
     }
 }
 
-/// The layout of raw values: a full chunk, and what a shorter one is.
+/// The layout of raw values: of a full chunk, and of shorter ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RawLayout {
     /// A full chunk: format, shapes, dtypes and bytes.
     pub full: ChunkLayout,
-    /// Tokens of a full chunk.
+    /// Tokens in a full chunk.
     pub chunk_size: usize,
-    /// Bytes of one token over all groups.
+    /// Bytes of one token in all groups together.
     pub token_bytes: usize,
 }
 
-/// Where `KV_2LTD` and `KV_MLA_FMT` keep the number of tokens.
+/// The axis of the tokens in `KV_2LTD` and `KV_MLA_FMT`.
 const TOKEN_AXIS: usize = 2;
 
 impl RawLayout {
@@ -158,10 +160,11 @@ impl RawLayout {
         Ok(Self { full, chunk_size, token_bytes })
     }
 
-    /// The layout of a raw value of `bytes` bytes: the full chunk's, with the number of tokens that the length tells.
+    /// The layout of a raw value of `bytes` bytes: that of a full chunk, with the number of tokens that fits the
+    /// length.
     ///
     /// # Errors
-    /// `Corrupt` if the length is 0, no multiple of a token's bytes, or over a full chunk's.
+    /// `Corrupt` if the length is 0, is not a multiple of [`token_bytes`](Self::token_bytes), or exceeds a full chunk.
     pub fn for_bytes(&self, bytes: usize) -> Result<ChunkLayout> {
         if bytes == self.full.len {
             return Ok(self.full.clone());
@@ -170,7 +173,7 @@ impl RawLayout {
             return Err(Error::new(
                 ErrorKind::Corrupt,
                 format!(
-                    "a value of {bytes} bytes is no chunk of this model: one token has {} bytes, a full chunk {}",
+                    "a value of {bytes} bytes is not a chunk of this model: one token has {} bytes, a full chunk {}",
                     self.token_bytes, self.full.len
                 ),
             ));
@@ -178,7 +181,7 @@ impl RawLayout {
         Ok(self.with_tokens(bytes / self.token_bytes))
     }
 
-    /// The layout of a chunk of `tokens` tokens, up to a full chunk.
+    /// The layout of a chunk of `tokens` tokens.
     ///
     /// # Errors
     /// `InvalidInput` for 0 tokens or more than a full chunk has.
@@ -202,10 +205,10 @@ impl RawLayout {
 }
 
 fn bad(why: &str) -> Error {
-    Error::new(ErrorKind::InvalidInput, format!("these are no chunks' metadata: {why}"))
+    Error::new(ErrorKind::InvalidInput, format!("the metadata describes no chunk: {why}"))
 }
 
-/// What a raw value of `bytes` bytes is: by the engine's metadata, or BINARY if there is none.
+/// The layout of a raw value of `bytes` bytes: from the engine's metadata, or BINARY without metadata.
 ///
 /// # Errors
 /// As [`RawLayout::for_bytes`].
@@ -218,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn several_groups_share_the_tokens() {
+    fn all_groups_have_the_same_number_of_tokens() {
         let group = |num_layers, dtype| LayerGroup { kv_size: 2, num_layers, hidden_dim: 8, dtype };
         let m = LMCacheMetadata::new("m", 1, 0, 16, &[group(3, Dtype::Float16), group(1, Dtype::Float32)]).unwrap();
         let raw = m.chunk_layout();
@@ -229,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_that_are_no_chunk_are_corrupt() {
+    fn a_length_that_no_chunk_has_is_corrupt() {
         let m = LMCacheMetadata::from_kv_shape("m", 1, 0, [2, 2, 16, 1, 4], Dtype::Bfloat16).unwrap();
         for bytes in [0, 1, m.chunk_layout().token_bytes + 1, m.chunk_layout().full.len * 2] {
             assert_eq!(raw_layout(Some(&m), bytes).unwrap_err().kind(), ErrorKind::Corrupt, "{bytes}");
@@ -238,12 +241,12 @@ mod tests {
     }
 
     #[test]
-    fn parts_that_no_engine_has_are_refused() {
+    fn metadata_that_no_engine_has_is_refused() {
         let group = |kv_size| LayerGroup { kv_size, num_layers: 1, hidden_dim: 8, dtype: Dtype::Float16 };
         for (model, world_size, groups, kind, why) in [
             ("", 1, vec![group(2)], ErrorKind::InvalidKey, "write the model's name"),
-            ("a@b", 1, vec![group(2)], ErrorKind::InvalidKey, "holds no `@`"),
-            ("m", 0, vec![group(2)], ErrorKind::InvalidInput, "at least one worker"),
+            ("a@b", 1, vec![group(2)], ErrorKind::InvalidKey, "contains no `@`"),
+            ("m", 0, vec![group(2)], ErrorKind::InvalidInput, "`world_size` is at least 1"),
             ("m", 1, vec![], ErrorKind::InvalidInput, "at least one group"),
             ("m", 1, vec![group(0)], ErrorKind::InvalidInput, "no dimension may be 0"),
             ("m", 1, vec![group(2), group(3)], ErrorKind::InvalidInput, "`kv_size` is 2 (keys and values) or 1, not 3"),
@@ -254,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn mla_has_its_own_format() {
+    fn multi_head_latent_attention_has_its_own_format() {
         let m = LMCacheMetadata::from_kv_shape("m", 1, 0, [2, 1, 16, 1, 4], Dtype::Bfloat16).unwrap();
         assert_eq!((m.use_mla(), m.chunk_layout().full.format), (true, MemoryFormat::KvMlaFmt));
     }

@@ -1,24 +1,27 @@
 //! A connector's options: one struct, filled from the URL's query and from LMCache's `extra_config`.
 //!
-//! The struct derives `serde::Deserialize` and `schemars::JsonSchema`; its doc comments, types and defaults are what
-//! `kvconn describe` shows, and what a misspelt option is compared with:
+//! [`#[connector_options]`](crate::connector_options) makes a struct an options type. `kvconn describe` shows the fields' doc
+//! comments, types, units and defaults. A misspelt option is an error that names the nearest field:
 //!
 //! ```
-//! use connector_core::options::ConnectorOptions;
+//! use connector_core::{ConnectorOptions, connector_options};
 //!
 //! /// Options of `acme://`.
-//! #[derive(serde::Deserialize, schemars::JsonSchema)]
-//! #[serde(default)]
+//! #[connector_options]
 //! struct AcmeOptions {
 //!     /// Connections to the server.
 //!     connections: usize,
-//!     /// What the server asks for.
+//!     /// Longest time until a connection is ready.
+//!     #[option(unit = "ms")]
+//!     connect_timeout_ms: u64,
+//!     /// Password of the server.
+//!     #[option(secret)]
 //!     password: Option<String>,
 //! }
 //!
 //! impl Default for AcmeOptions {
 //!     fn default() -> Self {
-//!         Self { connections: 8, password: None }
+//!         Self { connections: 8, connect_timeout_ms: 5_000, password: None }
 //!     }
 //! }
 //!
@@ -27,11 +30,15 @@
 //! }
 //! ```
 //!
-//! An option is looked for, in this order, in the URL's query (`?connections=4`), in `extra_config` under the plugin's
-//! name (`remote_storage_plugin.<name>.connections`, for `plugin://<name>`), and in `extra_config` under the prefix
-//! (`acme_connections`) or under a [shared name](ConnectorOptions::EXTRA_CONFIG_SHARED). A query parameter that is no
-//! option is an error; `extra_config` is LMCache's shared space, so there only keys with the prefix are checked. The query of a
-//! connector that names no options type is its own to read, and is not checked.
+//! kvconn takes an option's value from the first of these places that sets it:
+//!
+//! 1. the URL's query: `?connections=4`;
+//! 2. for `plugin://<name>`, the plugin's keys in `extra_config`: `remote_storage_plugin.<name>.connections`;
+//! 3. `extra_config` under the prefix: `acme_connections`;
+//! 4. `extra_config` under a [shared name](ConnectorOptions::EXTRA_CONFIG_SHARED).
+//!
+//! An unknown query parameter is an error. LMCache and other connectors share `extra_config`, so kvconn checks only the keys
+//! with the prefix. A connector without an options type reads its query itself, and kvconn does not check it.
 
 mod loose;
 mod schema;
@@ -43,9 +50,11 @@ use crate::adapter::PLUGIN_KEY_PREFIX;
 use crate::config::LMCacheEngineConfig;
 use crate::layer::{LayerOptions, NAMES, is_layer_option};
 use crate::registry::did_you_mean;
-use crate::url::{RemoteUrl, redact};
+use crate::url::{RemoteUrl, is_secret_name, redact};
 use crate::{Error, ErrorKind, Result};
 use loose::Loose;
+#[doc(hidden)]
+pub use loose::flattened;
 pub(crate) use loose::parse_bool;
 pub use schema::{OptionInfo, OptionsSchema};
 
@@ -53,17 +62,17 @@ pub use schema::{OptionInfo, OptionsSchema};
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a connector's options: `ConnectorOptions` is not implemented for it",
     label = "named as `options` of `#[external_connector]`",
-    note = "derive `serde::Deserialize` and `schemars::JsonSchema` for it, and write `impl ConnectorOptions for {Self} {{}}`"
+    note = "put `#[connector_options]` on it, and write `impl ConnectorOptions for {Self} {{}}`"
 )]
 pub trait ConnectorOptions: DeserializeOwned + schemars::JsonSchema + Send + 'static {
-    /// What this connector's keys in `extra_config` start with: `fs_connector_`. Empty if it has none there.
+    /// The prefix of this connector's keys in `extra_config`: `fs_connector_`. Empty for none.
     const EXTRA_CONFIG_PREFIX: &'static str = "";
 
-    /// Keys of `extra_config` without the prefix that set an option too: `(key, option)`.
+    /// Further keys of `extra_config` that set an option, without the prefix: `(key, option)`.
     const EXTRA_CONFIG_SHARED: &'static [(&'static str, &'static str)] = &[];
 }
 
-/// Where an option's value came from; errors name it.
+/// The place that set an option. Errors name it.
 #[derive(Clone)]
 enum Place {
     Query,
@@ -79,30 +88,36 @@ impl std::fmt::Display for Place {
     }
 }
 
-/// Fills `O`, a connector's own options, from everything that can set it.
+/// Fills `O`, a connector's own options, from all places that can set it.
 pub(crate) fn read<O: ConnectorOptions>(
     url: &RemoteUrl,
     config: &LMCacheEngineConfig,
     plugin_name: Option<&str>,
 ) -> Result<O> {
-    fill(url, Some(config), plugin_name, |name| !is_layer_option(name))
+    let own = |name: &str| !is_layer_option(name);
+    fill(query_options(url).filter(|(name, _)| own(name)), Some(config), plugin_name, own)
 }
 
-/// Fills the options that every connector has.
-pub(crate) fn read_layers(
-    url: &RemoteUrl,
+/// Fills the options that every connector has. `query` holds those of several URLs, the nearest first.
+pub(crate) fn read_layers<'a>(
+    query: impl Iterator<Item = (&'a str, &'a str)>,
     config: Option<&LMCacheEngineConfig>,
     plugin_name: Option<&str>,
 ) -> Result<LayerOptions> {
-    fill(url, config, plugin_name, is_layer_option)
+    fill(query, config, plugin_name, is_layer_option)
 }
 
-/// Fills `O` from the options that are its business: a connector and its layers share the URL's query and a plugin's keys.
-fn fill<O: ConnectorOptions>(
-    url: &RemoteUrl,
+/// The query parameters of `url` that are options of layers.
+pub(crate) fn layer_query(url: &RemoteUrl) -> impl Iterator<Item = (&str, &str)> {
+    query_options(url).filter(|(name, _)| is_layer_option(name))
+}
+
+/// Fills `O`. A connector and its layers share a plugin's keys, so `is_own` selects those of `O`.
+fn fill<'a, O: ConnectorOptions>(
+    query: impl Iterator<Item = (&'a str, &'a str)>,
     config: Option<&LMCacheEngineConfig>,
     plugin_name: Option<&str>,
-    is_ours: impl Fn(&str) -> bool,
+    is_own: impl Fn(&str) -> bool,
 ) -> Result<O> {
     let schema = OptionsSchema::of::<O>();
     let mut places: Vec<(String, Place)> = Vec::new();
@@ -113,7 +128,7 @@ fn fill<O: ConnectorOptions>(
             places.push((option.to_owned(), place));
         }
     };
-    for (name, value) in query_options(url).filter(|(name, _)| is_ours(name)) {
+    for (name, value) in query {
         schema.check(name, "URL option")?;
         set(name, Value::String(value.to_owned()), Place::Query);
     }
@@ -130,9 +145,9 @@ fn fill<O: ConnectorOptions>(
         let of_plugin = at == 0 && plugin_name.is_some();
         for (key, value) in extra {
             let Some(option) = key.strip_prefix(prefix.as_str()) else { continue };
-            // `remote_storage_plugin.fs.primary.base_path` is an option of the instance `fs.primary`, not of `fs`.
+            // `remote_storage_plugin.fs.primary.base_path` belongs to the instance `fs.primary`, not to `fs`.
             if of_plugin
-                && (option.contains('.') || crate::adapter::PLUGIN_OWN_KEYS.contains(&option) || !is_ours(option))
+                && (option.contains('.') || crate::adapter::PLUGIN_OWN_KEYS.contains(&option) || !is_own(option))
             {
                 continue;
             }
@@ -156,10 +171,12 @@ fn fill<O: ConnectorOptions>(
         if let Some(place) = place {
             message = format!("{message} {place}");
         }
-        let secret = e.field.as_deref().and_then(|f| schema.option(f)).is_some_and(|option| option.secret);
-        let why = if secret { "is not what it should be".to_owned() } else { redact(&e.message).into_owned() };
+        let option = e.field.as_deref().and_then(|field| schema.option(field));
+        // An author may have forgotten the mark: a name that URLs hide is hidden here, too.
+        let secret = option.is_some_and(|option| option.secret || is_secret_name(&option.name));
+        let why = if secret { "the value is wrong (it is secret)".into() } else { redact(&e.message) };
         let error = Error::new(ErrorKind::InvalidOption, format!("{message}: {why}"));
-        match e.field.as_deref().and_then(|f| schema.option(f)) {
+        match option {
             Some(option) => error.with_hint(format!(
                 "it takes {}{}: {}",
                 article(&option.type_name),
@@ -179,16 +196,16 @@ fn article(word: &str) -> &'static str {
     }
 }
 
-/// Refuses the query parameters that are no options of `schema`, and those that would set nothing.
+/// Refuses query parameters that are not in `schema`, have no value, or stand there twice.
 pub(crate) fn check_query(url: &RemoteUrl, schema: &OptionsSchema) -> Result<()> {
     if let Some(name) = url.query_without_value().next() {
         return Err(Error::new(ErrorKind::InvalidOption, format!("URL option `{name}` has no value"))
-            .with_hint(format!("write `{name}=value`, or leave it out")));
+            .with_hint(format!("write `{name}=value`, or remove it")));
     }
     let names: Vec<&str> = query_options(url).map(|(name, _)| name).collect();
     if let Some((_, name)) = names.iter().enumerate().find(|(n, name)| names[..*n].contains(name)) {
         return Err(Error::new(ErrorKind::InvalidOption, format!("URL option `{name}` is set more than once"))
-            .with_hint("leave one of its values"));
+            .with_hint("keep one of its values"));
     }
     let mut own = query_options(url).filter(|(name, _)| !is_layer_option(name));
     own.try_for_each(|(name, _)| schema.check(name, "URL option"))
@@ -209,13 +226,13 @@ impl OptionsSchema {
             return Ok(());
         }
         let own = self.options().iter().map(|o| o.name.as_str());
-        // In a URL and among a plugin's keys stand every connector's options, too.
+        // The URL and a plugin's keys hold the options of the layers, too.
         let shared: &[&str] = if prefix.is_empty() || prefix.starts_with(PLUGIN_KEY_PREFIX) { &NAMES } else { &[] };
         let guess = did_you_mean(name, own.clone().chain(shared.iter().copied()));
         let guess = if prefix.is_empty() { guess } else { guess.replace("mean `", &format!("mean `{prefix}")) };
         let own: Vec<&str> = own.collect();
         let mut known = if own.is_empty() {
-            "it has none of its own".to_owned()
+            "the connector has no options of its own".to_owned()
         } else {
             format!("its options are {}", own.join(", "))
         };

@@ -1,11 +1,11 @@
-//! What is linked into this binary, and how a name finds it.
+//! The connectors that are linked into this binary, and lookup by name.
 //!
-//! `#[external_connector]` puts one [`ConnectorEntry`] into a list that the linker gathers; nothing runs before `main`,
-//! nothing is loaded at run time. The first lookup builds an [`Index`] of it.
+//! `#[external_connector]` puts one [`ConnectorEntry`] into a list that the linker gathers. No code runs before `main`, and
+//! kvconn loads nothing at run time. The first lookup builds an index of the list.
 //!
-//! A crate is linked only if live code names it: `use acme_kv as _;` is enough. Two entries of one name, or two claims to
-//! one scheme, never pick a winner in silence: lookups of that name are an error that names both places, and
-//! [`validate`] finds them all in a one-line test:
+//! A crate is linked only if live code names it: `use acme_kv as _;` is enough. If two entries have one name, or two
+//! claims one scheme, each lookup of it is an error that names both places. [`validate`] finds all of them in a one-line
+//! test:
 //!
 //! ```
 //! # fn main() -> connector_core::Result<()> {
@@ -21,48 +21,86 @@ mod suggest;
 
 use std::sync::LazyLock;
 
-pub use entry::{AdapterEntry, ConnectorEntry, ConnectorHint, Origin};
-pub use index::{Index, SchemeOwner};
 #[doc(hidden)]
-pub use slices::{KVCONN_ADAPTER_ENTRIES_0_1, KVCONN_CONNECTOR_ENTRIES_0_1, KVCONN_CONNECTOR_HINTS_0_1};
-pub(crate) use suggest::did_you_mean;
-pub use suggest::nearest;
+pub use entry::ConnectorHint;
+pub use entry::{AdapterEntry, ConnectorEntry, Origin};
+#[doc(hidden)]
+pub use index::Index;
+pub use index::SchemeOwner;
+#[doc(hidden)]
+pub use slices::{
+    KVCONN_ADAPTER_ENTRIES_0_1 as ADAPTERS, KVCONN_CONNECTOR_ENTRIES_0_1 as CONNECTORS,
+    KVCONN_CONNECTOR_HINTS_0_1 as HINTS,
+};
+pub(crate) use suggest::{did_you_mean, nearest};
 
-use crate::Result;
+use crate::adapter::ExternalConnectorAdapter;
+use crate::url::RemoteUrl;
+use crate::{Error, Result};
 
-static INDEX: LazyLock<Index> = LazyLock::new(|| {
-    Index::new(&KVCONN_CONNECTOR_ENTRIES_0_1, &KVCONN_ADAPTER_ENTRIES_0_1, &KVCONN_CONNECTOR_HINTS_0_1)
-});
-
-/// The index of everything linked into this binary, built at the first use.
-pub fn index() -> &'static Index {
-    &INDEX
-}
+static INDEX: LazyLock<Index> = LazyLock::new(|| Index::new(&CONNECTORS, &ADAPTERS, &HINTS));
 
 /// All linked connectors, sorted by module and name.
 pub fn connectors() -> &'static [&'static ConnectorEntry] {
-    index().connectors()
+    INDEX.connectors()
 }
 
 /// All linked adapters that crates registered for schemes of their own, sorted by scheme.
 pub fn adapters() -> &'static [&'static AdapterEntry] {
-    index().adapters()
+    INDEX.adapters()
 }
 
-/// Checks that no name and no scheme is claimed twice in this binary, and that no connector has an option of a name that
-/// its [layers](crate::layer) have.
+/// Checks that no name and no scheme is claimed twice in this binary, and that no connector's option has the name of an
+/// option of the [layers](crate::layer).
 ///
 /// # Errors
 /// `Conflict`, naming every such claim with its file, line, package and version.
 pub fn validate() -> Result<()> {
-    index().validate()
+    INDEX.validate()
 }
 
 /// The connector of this module and name.
 ///
 /// # Errors
-/// `NotFound` with the nearest name, what is linked, and, for one that was compiled out, the feature to enable;
+/// `NotFound` with the nearest name, all linked names, and the feature to enable for a connector that was compiled out;
 /// `Conflict` if two places claim the name.
 pub fn find(module: &str, name: &str) -> Result<&'static ConnectorEntry> {
-    index().find(module, name)
+    INDEX.find(module, name)
+}
+
+/// The owner of a scheme, if there is one.
+///
+/// # Errors
+/// `Conflict` if two places claim the scheme.
+pub fn find_scheme(scheme: &str) -> Result<Option<SchemeOwner>> {
+    INDEX.find_scheme(scheme)
+}
+
+/// The connector or adapter that opens `url`, for every URL but `plugin://`, which only the configuration resolves.
+///
+/// # Errors
+/// As [`find`] and [`find_scheme`]; `NotFound` with the nearest scheme if none of the linked crates serves it.
+pub fn resolve(url: &RemoteUrl) -> Result<SchemeOwner> {
+    if ExternalConnectorAdapter.serves(url) {
+        return ExternalConnectorAdapter::resolve(url).map(SchemeOwner::Connector);
+    }
+    find_scheme(url.scheme())?.ok_or_else(|| no_scheme(url.scheme()))
+}
+
+/// All connectors that a text names: one by `module/Name`, or those of a module or of a name.
+///
+/// # Errors
+/// `NotFound` with the nearest name and all linked ones.
+pub fn search(text: &str) -> Result<Vec<&'static ConnectorEntry>> {
+    INDEX.search(text)
+}
+
+/// All schemes that linked crates claim, in no order.
+pub(crate) fn schemes() -> impl Iterator<Item = &'static str> {
+    INDEX.schemes()
+}
+
+/// The error of a scheme that no linked crate serves.
+pub(crate) fn no_scheme(scheme: &str) -> Error {
+    INDEX.no_scheme(scheme)
 }

@@ -1,4 +1,4 @@
-//! The conformance kit: a connector that keeps the contract passes, and each rule that is broken is seen.
+//! The conformance kit: a connector that keeps the contract passes, and the kit finds each broken rule.
 
 mod faulty;
 
@@ -11,7 +11,7 @@ use connector_core::conformance::{CheckResult, Kit, Outcome, checks};
 use connector_core::{Error, ErrorKind};
 use faulty::{FAULTS, Fault, Profile, Untidy, Wrong, kit};
 
-/// What the checks are called.
+/// The names of all checks.
 fn names() -> BTreeSet<&'static str> {
     checks().iter().map(|c| c.name()).collect()
 }
@@ -46,32 +46,31 @@ async fn a_connector_that_keeps_the_contract_passes_every_check_that_applies() {
 }
 
 #[tokio::test]
-async fn each_broken_rule_is_seen_by_its_check() {
-    let mut unseen = Vec::new();
+async fn each_fault_is_found_by_its_check() {
+    let mut missed = Vec::new();
     for (fault, name, profile) in FAULTS {
-        // Only what hangs or leaks needs these limits.
         let hangs = [Fault::HangsInGet, Fault::BlocksInGet, Fault::CloseHangs].contains(fault);
         let limit = Duration::from_secs(if hangs { 1 } else { 60 });
         let kit = kit(*profile, Some(*fault)).limit(limit).grace(Duration::from_millis(300));
         let result = kit.run_check(name).await.unwrap_or_else(|| panic!("there is no check `{name}`"));
         println!("{fault:?}: {result}");
-        // What is seen only when everything is put away proves nothing about the check itself.
+        // A failure of the clean-up does not show that the check itself finds the fault.
         if !result.is_failure() || result.to_string().contains("failed: after the check, ") {
-            unseen.push(format!("{fault:?}: {result}"));
+            missed.push(format!("{fault:?}: {result}"));
         }
     }
-    assert!(unseen.is_empty(), "{unseen:#?}");
+    assert!(missed.is_empty(), "{missed:#?}");
 }
 
 #[test]
-fn every_check_is_proved_by_a_fault() {
-    let proved: BTreeSet<_> = FAULTS.iter().map(|(_, name, _)| *name).collect();
-    assert_eq!(proved, names());
+fn every_check_has_a_fault() {
+    let tested: BTreeSet<_> = FAULTS.iter().map(|(_, name, _)| *name).collect();
+    assert_eq!(tested, names());
     assert_eq!(names().len(), checks().len(), "two checks have one name");
 }
 
 #[tokio::test]
-async fn panics_hangs_and_leaks_are_failures_that_say_what_happened() {
+async fn panics_hangs_and_leaks_are_failures_with_a_reason() {
     let run = async |fault, name| {
         let kit = kit(Profile::Full, Some(fault)).limit(Duration::from_secs(1)).grace(Duration::from_millis(300));
         kit.run_check(name).await.expect("the check exists").to_string()
@@ -84,12 +83,12 @@ async fn panics_hangs_and_leaks_are_failures_that_say_what_happened() {
         (Fault::CloseFails, "put_replaces", "cannot be closed"),
         (Fault::RemovesNothing, "bytes_come_back", "were not removed"),
     ] {
-        let said = run(fault, name).await;
-        assert!(said.contains("failed: ") && said.contains(words), "`{words}` is missing: {said}");
+        let text = run(fault, name).await;
+        assert!(text.contains("failed: ") && text.contains(words), "`{words}` is missing: {text}");
     }
 }
 
-/// A check that leaves 2000 keys to clean up: what is said of it, how many keys are left, how many connectors open.
+/// Runs a check with 2000 keys. Gives its result, the number of keys that are left, and the number of open connectors.
 async fn after_thousands_of_keys(wrong: Wrong) -> (CheckResult, usize, usize) {
     let store = Untidy::new(wrong, None);
     let result = store.kit().run_check("thousands_of_keys_in_one_batch").await.expect("the check exists");
@@ -97,28 +96,28 @@ async fn after_thousands_of_keys(wrong: Wrong) -> (CheckResult, usize, usize) {
 }
 
 #[tokio::test]
-async fn a_removal_that_fails_for_a_moment_is_tried_again() {
+async fn the_kit_retries_a_removal_that_fails_temporarily() {
     let (result, left, open) = after_thousands_of_keys(Wrong::OneHiccup).await;
     assert_eq!((&result.outcome, left, open), (&Outcome::Passed, 0, 0));
 }
 
 #[tokio::test]
-async fn keys_that_cannot_be_removed_do_not_keep_the_others_nor_the_connector_open() {
-    // 2000 keys are seven times 256 and 208.
+async fn if_some_keys_cannot_be_removed_the_kit_removes_all_others_and_closes_the_connector() {
+    // The kit removes 2000 keys in seven batches of 256 and one of 208.
     let (result, left, open) = after_thousands_of_keys(Wrong::RemovalsOf(256)).await;
     assert_eq!((left, open), (1792, 0), "{result}");
-    let said = result.to_string();
-    assert!(said.contains("1792 of its 2000 keys may be left") && said.contains("no removal of 256"), "{said}");
+    let text = result.to_string();
+    assert!(text.contains("1792 of its 2000 keys may be left") && text.contains("no removal of 256"), "{text}");
     let (result, left, open) = after_thousands_of_keys(Wrong::RemovalsOf(208)).await;
     assert_eq!((left, open, result.is_failure()), (208, 0, true), "{result}");
 }
 
 #[tokio::test]
-async fn what_a_broken_connector_leaves_is_removed_by_a_new_one() {
+async fn a_new_connector_removes_the_keys_that_a_broken_one_left() {
     let (result, left, open) = after_thousands_of_keys(Wrong::FirstRemovesPanic).await;
     assert_eq!((left, open), (0, 0), "{result}");
-    let said = result.to_string();
-    assert!(said.contains("the first connector is broken") && said.contains("A new connector could"), "{said}");
+    let text = result.to_string();
+    assert!(text.contains("the first connector is broken") && text.contains("A new connector could"), "{text}");
 
     let store = Untidy::new(Wrong::SecondOpenHangs, None);
     let kit = store.kit().limit(Duration::from_secs(1));
@@ -127,31 +126,31 @@ async fn what_a_broken_connector_leaves_is_removed_by_a_new_one() {
 }
 
 #[tokio::test]
-async fn a_limit_of_keys_beyond_all_reason_is_not_tried() {
+async fn a_huge_limit_of_keys_is_not_tried() {
     let kit = Untidy::new(Wrong::Nothing, Some(usize::MAX)).kit();
     let result = kit.run_check("keys_over_the_limit_are_refused").await.expect("the check exists");
     assert!(matches!(&result.outcome, Outcome::Skipped(why) if why.contains("too long to try")), "{result}");
 }
 
 #[tokio::test]
-async fn what_a_report_says_stands_on_one_line() {
+async fn a_result_is_one_line_without_control_characters() {
     let kit = kit(Profile::Full, Some(Fault::OddKeysBecomeOthers));
-    let said = kit.run_check("odd_keys_are_kept_or_refused").await.expect("the check exists").to_string();
-    assert!(said.contains("\\ttab@") && !said.contains(char::is_control), "{said}");
+    let text = kit.run_check("odd_keys_are_kept_or_refused").await.expect("the check exists").to_string();
+    assert!(text.contains("\\ttab@") && !text.contains(char::is_control), "{text}");
 }
 
 #[tokio::test]
 async fn a_store_that_cannot_be_opened_fails_and_says_why() {
-    let kit = Kit::new(|_| async { Err(Error::new(ErrorKind::Unavailable, "nobody listens")) });
+    let kit = Kit::new(|_| async { Err(Error::new(ErrorKind::Unavailable, "connection refused")) });
     let result = kit.run_check("bytes_come_back").await.expect("the check exists");
-    assert!(result.is_failure() && result.to_string().contains("nobody listens"), "{result}");
+    assert!(result.is_failure() && result.to_string().contains("connection refused"), "{result}");
     let unknown = Kit::url("nowhere://x").run_check("bytes_come_back").await.expect("the check exists");
     assert!(unknown.to_string().contains("nowhere"), "{unknown}");
     assert!(kit.run_check("no_such_check").await.is_none());
 }
 
 #[tokio::test]
-async fn a_run_shows_each_result_as_it_comes_and_can_be_ended() {
+async fn a_run_shows_each_result_at_once_and_can_end_early() {
     let shown = Arc::new(AtomicUsize::new(0));
     let report = kit(Profile::Full, None)
         .run_some(|c| c.chapter() == "get_into", |_| shown.fetch_add(1, Ordering::SeqCst) < 1)
@@ -162,7 +161,7 @@ async fn a_run_shows_each_result_as_it_comes_and_can_be_ended() {
 }
 
 #[tokio::test]
-async fn a_run_without_a_check_that_passed_has_not_passed() {
+async fn a_run_in_which_no_check_passed_does_not_pass() {
     let kit = kit(Profile::Plain, None);
     let none = kit.run_some(|_| false, |_| true).await;
     let skipped = kit.run_some(|c| c.chapter() == "removal", |_| true).await;
@@ -172,7 +171,7 @@ async fn a_run_without_a_check_that_passed_has_not_passed() {
 }
 
 #[tokio::test]
-async fn a_report_is_json_with_a_reason_for_all_that_did_not_pass() {
+async fn a_report_as_json_has_a_reason_for_each_check_that_did_not_pass() {
     let report = kit(Profile::Plain, None).run_some(|c| c.chapter() == "removal", |_| true).await;
     let json = serde_json::to_value(&report).expect("a report is JSON");
     let check = &json["checks"][0];

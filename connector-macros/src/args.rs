@@ -21,6 +21,7 @@ use syn::{Error, LitStr, Path, Token, Type};
 pub(crate) enum Attribute {
     Connector,
     Adapter,
+    Options,
 }
 
 impl Attribute {
@@ -28,6 +29,7 @@ impl Attribute {
         match self {
             Self::Connector => "#[external_connector]",
             Self::Adapter => "#[connector_adapter]",
+            Self::Options => "#[connector_options]",
         }
     }
 
@@ -35,6 +37,7 @@ impl Attribute {
         match self {
             Self::Connector => &["module", "name", "scheme", "options", "crate"],
             Self::Adapter => &["scheme", "crate"],
+            Self::Options => &["crate"],
         }
     }
 
@@ -42,6 +45,7 @@ impl Attribute {
         match self {
             Self::Connector => "#[external_connector(module = \"acme.kv\", name = \"AcmeConnector\")]",
             Self::Adapter => "#[connector_adapter(scheme = \"acme\")]",
+            Self::Options => "#[connector_options]",
         }
     }
 }

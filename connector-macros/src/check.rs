@@ -14,10 +14,7 @@ pub(crate) struct Subject {
 
 /// The struct, or why this is none that can be registered.
 pub(crate) fn subject(attribute: Attribute, item: &TokenStream) -> Result<Subject, Error> {
-    let what = match attribute {
-        Attribute::Connector => "a connector",
-        Attribute::Adapter => "an adapter",
-    };
+    let what = if attribute == Attribute::Adapter { "an adapter" } else { "a connector" };
     let not_a_struct =
         |span, found: &str| Error::new(span, format!("{} goes on a struct, and this is {found}", attribute.name()));
     let item: Item = syn::parse2(item.clone())?;

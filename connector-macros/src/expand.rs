@@ -34,7 +34,7 @@ pub(crate) fn external_connector(args: TokenStream, item: TokenStream) -> TokenS
             #[doc(hidden)]
             const _: () = {
                 #core::__private::element! {
-                    KVCONN_CONNECTOR_ENTRIES_0_1: ConnectorEntry =
+                    CONNECTORS: ConnectorEntry =
                         #new(#module, #name, &[#(#schemes),*], #doc, #origin) #options
                 }
             };
@@ -58,7 +58,7 @@ pub(crate) fn connector_adapter(args: TokenStream, item: TokenStream) -> TokenSt
             #[doc(hidden)]
             const _: () = {
                 #core::__private::element! {
-                    KVCONN_ADAPTER_ENTRIES_0_1: AdapterEntry = #new(#scheme, #doc, #origin)
+                    ADAPTERS: AdapterEntry = #new(#scheme, #doc, #origin)
                 }
             };
         })
@@ -95,21 +95,15 @@ fn claim(errors: &mut Vec<Error>, span: Span, what: String) {
     }
 }
 
-/// Where the attribute stands. `option_env!`, because not every build tool sets cargo's variables.
+/// The place of the attribute. `option_env!`, because not every build tool sets cargo's variables.
 fn origin(core: &syn::Path) -> TokenStream {
     quote! {
-        #core::__private::Origin {
-            package: match ::core::option_env!("CARGO_PKG_NAME") {
-                ::core::option::Option::Some(name) => name,
-                ::core::option::Option::None => "unknown package",
-            },
-            version: match ::core::option_env!("CARGO_PKG_VERSION") {
-                ::core::option::Option::Some(version) => version,
-                ::core::option::Option::None => "unknown version",
-            },
-            file: ::core::file!(),
-            line: ::core::line!(),
-            column: ::core::column!(),
-        }
+        #core::__private::Origin::new(
+            ::core::option_env!("CARGO_PKG_NAME"),
+            ::core::option_env!("CARGO_PKG_VERSION"),
+            ::core::file!(),
+            ::core::line!(),
+            ::core::column!(),
+        )
     }
 }

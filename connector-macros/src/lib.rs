@@ -7,6 +7,7 @@ mod args;
 mod check;
 mod expand;
 mod once;
+mod options;
 
 use proc_macro::TokenStream;
 
@@ -31,6 +32,41 @@ use proc_macro::TokenStream;
 #[proc_macro_attribute]
 pub fn external_connector(args: TokenStream, item: TokenStream) -> TokenStream {
     expand::external_connector(args.into(), item.into()).into()
+}
+
+/// Makes a struct the type of a connector's options: derives `Deserialize` and `JsonSchema`, without a dependency on serde or
+/// schemars.
+///
+/// ```text
+/// /// Options of `acme://`.
+/// #[connector_options]
+/// struct AcmeOptions {
+///     /// Longest time until a new connection is ready.
+///     #[option(unit = "ms")]
+///     connect_timeout_ms: u64,
+///     /// Password of the server.
+///     #[option(secret)]
+///     password: Option<String>,
+///     #[option(flatten)]
+///     wire: WireOptions,
+/// }
+/// ```
+///
+/// The struct implements `Default`: an option that nothing sets has the default's value. Doc comments are the options'
+/// descriptions. Keys of `#[option(..)]`:
+///
+/// | key | meaning |
+/// |---|---|
+/// | `secret` | kvconn does not show the option's value |
+/// | `unit = ".."` | the unit of the value: `bytes`, `ms`, `seconds` |
+/// | `flatten` | the field is a struct with `#[connector_options]`, whose options are options of this one, too |
+///
+/// Attributes of serde and schemars work as after their own derives. On an enum, the attribute makes its variants the values
+/// of an option; add `#[serde(rename_all = "snake_case")]` and `derive(Default)`. `crate = path` as in
+/// `#[external_connector]`.
+#[proc_macro_attribute]
+pub fn connector_options(args: TokenStream, item: TokenStream) -> TokenStream {
+    options::connector_options(args.into(), item.into()).into()
 }
 
 /// Registers an adapter for a scheme of its own, so that every binary that links this crate serves it.

@@ -1,33 +1,22 @@
-//! Finds two registrations of one name in one crate, while it is compiled.
+//! Finds two registrations of one name in one crate, while the compiler runs.
 //!
-//! A crate is one run of the compiler, and a run keeps its macros loaded: what was registered is remembered here. Should
-//! a compiler ever run each macro in a process of its own, nothing breaks: the registry's index finds the same mistake
-//! when it is built.
+//! One run of the compiler compiles one crate and keeps its macros loaded, so this static sees all of the crate's attributes.
+//! A compiler that ran each macro in a process of its own would find nothing here. The registry's index finds the same
+//! mistake at run time.
+//!
+//! The same place twice is one claim: an editor's macro server expands an attribute after each edit, and gives all places as
+//! line 1.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 static SEEN: Mutex<Option<HashMap<String, String>>> = Mutex::new(None);
 
-/// Remembers `claim` (`connector acme.kv/X`, `scheme acme`); gives the place that made the same claim before.
+/// Remembers `claim` (`connector acme.kv/X`, `scheme acme`). Returns the other place that made the same claim before.
 pub(crate) fn first_place_of(claim: String) -> Option<String> {
-    // An editor's macro server lives across many versions of the same text.
-    let in_editor = std::env::current_exe()
-        .ok()
-        .and_then(|exe| exe.file_stem().map(|s| s.to_string_lossy().starts_with("rust-analyzer")))
-        .unwrap_or(false);
-    if in_editor {
-        return None;
-    }
     let span = proc_macro::Span::call_site();
-    let here = format!("{}:{}", span.file(), span.line());
+    let here = format!("{}:{}:{}", span.file(), span.line(), span.column());
     let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
-    let seen = seen.get_or_insert_default();
-    match seen.get(&claim) {
-        Some(first) => Some(first.clone()),
-        None => {
-            seen.insert(claim, here);
-            None
-        }
-    }
+    let first = seen.get_or_insert_default().entry(claim).or_insert_with(|| here.clone());
+    (*first != here).then(|| first.clone())
 }

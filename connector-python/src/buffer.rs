@@ -1,8 +1,8 @@
 //! Python's buffers as memory that a store reads from or writes to.
 //!
-//! Two things have to hold. Nobody may touch the memory after its owner was told that it is free again: so the owner is
-//! told by the drop of the last [`Call`](crate::call::Call), which every piece of lent memory holds. And a buffer's export
-//! ends only on a thread that is attached to the interpreter, while calls end on threads that must not attach.
+//! Nothing may touch the memory after its owner got the answer. So every piece of lent memory holds the
+//! [`Call`](crate::call::Call), whose last drop delivers the answer. A buffer's export ends only on a thread that is attached to
+//! the interpreter, but calls end on threads that must not attach.
 #![expect(unsafe_code, reason = "describes memory that Python owns")]
 
 use std::any::Any;
@@ -15,28 +15,28 @@ use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use crate::runtime::Process;
+use crate::python_thread;
 
 /// Exports of Python's buffers. While this lives, Python neither frees nor resizes them.
 ///
-/// May be dropped anywhere: the exports then end a little later, on the thread that is attached.
-/// [`release`](Self::release) ends them at once.
+/// A drop on any thread ends the exports a little later, on the thread that is attached. [`release`](Self::release) ends
+/// them at once.
 pub(crate) struct Views(Vec<PyUntypedBuffer>);
 
-/// Where one view's bytes are.
+/// The address and length of one view's bytes.
 #[derive(Clone, Copy)]
 pub(crate) struct Span {
     start: NonNull<u8>,
     len: usize,
 }
 
-// SAFETY: an address and a number. Whoever turns them into memory says why that is sound.
+// SAFETY: an address and a number. The code that turns them into memory says why that is sound.
 unsafe impl Send for Span {}
 // SAFETY: as above.
 unsafe impl Sync for Span {}
 
 impl Views {
-    /// No views: for calls without memory.
+    /// No views, for a call without memory.
     pub(crate) fn none() -> Self {
         Self(Vec::new())
     }
@@ -44,7 +44,7 @@ impl Views {
     /// Views to be read.
     ///
     /// # Errors
-    /// `BufferError` or `TypeError` for what is no buffer, `ValueError` for one that is not contiguous.
+    /// `BufferError` or `TypeError` for an object that is not a buffer, `ValueError` for a buffer that is not contiguous.
     pub(crate) fn to_read(objects: &[Bound<'_, PyAny>]) -> PyResult<(Self, Vec<Span>)> {
         let views = objects.iter().map(PyUntypedBuffer::get).collect::<PyResult<Vec<_>>>()?;
         let spans = views.iter().enumerate().map(|(i, view)| span(i, view)).collect::<PyResult<_>>()?;
@@ -54,11 +54,11 @@ impl Views {
     /// Views to be written.
     ///
     /// # Errors
-    /// As [`to_read`](Self::to_read); `ValueError` also for one that is read-only, and for two that overlap.
+    /// As [`to_read`](Self::to_read); `ValueError` also for a read-only buffer and for two that overlap.
     pub(crate) fn to_write(objects: &[Bound<'_, PyAny>]) -> PyResult<(Self, Vec<Span>)> {
         let views = objects.iter().map(PyUntypedBuffer::get).collect::<PyResult<Vec<_>>>()?;
         if let Some(i) = views.iter().position(PyUntypedBuffer::readonly) {
-            return Err(PyValueError::new_err(format!("buffer {i} is read-only; the chunk is to be read into it")));
+            return Err(PyValueError::new_err(format!("buffer {i} is read-only, and the chunk would be read into it")));
         }
         let spans: Vec<_> = views.iter().enumerate().map(|(i, view)| span(i, view)).collect::<PyResult<_>>()?;
         let mut by_address: Vec<_> = spans.iter().enumerate().filter(|(_, span)| span.len > 0).collect();
@@ -83,9 +83,9 @@ impl Views {
 impl Drop for Views {
     fn drop(&mut self) {
         if !self.0.is_empty() {
-            // If nobody attaches any more, the interpreter is gone, and so is the need to end them.
+            // After the interpreter's exit the job is dropped, and the exports need no end.
             let views = ManuallyDrop::new(std::mem::take(&mut self.0));
-            Process::current().tell(move |py| Self(ManuallyDrop::into_inner(views)).release(py));
+            python_thread::run(move |py| Self(ManuallyDrop::into_inner(views)).release(py));
         }
     }
 }
@@ -97,14 +97,14 @@ fn span(i: usize, view: &PyUntypedBuffer) -> PyResult<Span> {
     Ok(Span { start: NonNull::new(view.buf_ptr().cast()).unwrap_or(NonNull::dangling()), len: view.len_bytes() })
 }
 
-/// Memory that is somebody else's until `_call` is dropped with this.
-struct Lent {
+/// Memory of a Python buffer, which the call may use until this is dropped.
+struct LentBuffer {
     span: Span,
     _call: Arc<dyn Any + Send + Sync>,
 }
 
-// SAFETY: start and length never change; whoever made this promises the rest.
-unsafe impl Region for Lent {
+// SAFETY: start and length never change; the callers of `lend_to_write` and `lend_to_read` promise the rest.
+unsafe impl Region for LentBuffer {
     fn as_ptr(&self) -> NonNull<u8> {
         self.span.start
     }
@@ -115,33 +115,33 @@ unsafe impl Region for Lent {
 }
 
 impl Span {
-    /// Bytes.
+    /// The length in bytes.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// The memory, to be written. It holds `call` until nothing touches it any more.
+    /// The memory, to be written. It holds `call` until nothing touches the memory any more.
     ///
     /// # Safety
-    /// The memory is valid, and nobody else touches it, until `call`'s last holder has dropped it.
+    /// The memory is valid, and nothing else touches it, until `call`'s last holder has dropped it.
     pub(crate) unsafe fn lend_to_write(self, call: Arc<dyn Any + Send + Sync>) -> Result<MemoryObjMut> {
-        MemoryObjMut::from_region(Lent { span: self, _call: call }, ChunkLayout::binary(self.len))
+        MemoryObjMut::from_region(LentBuffer { span: self, _call: call }, ChunkLayout::binary(self.len))
     }
 
-    /// The memory, to be read, labelled. It holds `call` until nothing touches it any more.
+    /// The memory, to be read, with a layout. It holds `call` until nothing touches the memory any more.
     ///
     /// # Safety
-    /// The memory is valid, and nobody writes to it, until `call`'s last holder has dropped it.
+    /// The memory is valid, and nothing writes to it, until `call`'s last holder has dropped it.
     pub(crate) unsafe fn lend_to_read(
         self,
         layout: ChunkLayout,
         call: Arc<dyn Any + Send + Sync>,
     ) -> Result<MemoryObj> {
-        MemoryObj::from_region(Lent { span: self, _call: call }, layout)
+        MemoryObj::from_region(LentBuffer { span: self, _call: call }, layout)
     }
 }
 
-/// Whether a buffer holds these bytes; `None` if the object is no buffer, or none of plain bytes in a row.
+/// Whether a buffer holds these bytes; `None` if the object is not a contiguous buffer of single bytes.
 pub(crate) fn bytes_equal(bytes: &[u8], other: &Bound<'_, PyAny>) -> PyResult<Option<bool>> {
     let Ok(view) = PyUntypedBuffer::get(other) else { return Ok(None) };
     if !view.is_c_contiguous() || view.item_size() != 1 {

@@ -1,41 +1,99 @@
-//! One call, and the moment at which it is over.
+//! One call into a store, and the two ways to wait for it.
 
-use std::sync::Mutex;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex};
 
-use crate::runtime::lock;
+use connectors::{Error, ErrorKind, Result};
+use futures::FutureExt;
+use pyo3::exceptions::{PyStopAsyncIteration, PyStopIteration};
+use pyo3::prelude::*;
 
-type Deliver<T> = Box<dyn FnOnce(Option<T>) + Send>;
+use crate::buffer::Views;
+use crate::errors::OrRaise;
+use crate::{asyncio, blocking, lock};
 
-/// One call into a store. What it gave is delivered when the last holder drops it: the task that makes the call is one,
-/// and each piece of memory that it was lent is another.
+/// One call into a store. Its outcome is delivered when the last holder drops it. The task that makes the call is one
+/// holder, and each piece of memory that Python lent to the call is another.
 ///
-/// So there is exactly one delivery, and nothing touches the memory after it, however the call ends: with an answer, an
-/// error, a panic, a future that was dropped, a blocking read that goes on behind it, or a runtime that shuts down.
+/// So there is exactly one delivery, and nothing touches the memory after it. This holds for an answer, an error, a panic,
+/// a dropped future, a blocking read that outlives its future, and a runtime that shuts down.
 pub(crate) struct Call<T> {
-    outcome: Mutex<Option<T>>,
-    /// A lock only because a call is shared.
+    outcome: Mutex<Option<Result<T>>>,
     deliver: Mutex<Option<Deliver<T>>>,
 }
 
+type Deliver<T> = Box<dyn FnOnce(Result<T>) + Send>;
+
+/// Keeps a call from delivering its outcome.
+pub(crate) type Holder<T> = Arc<Call<T>>;
+
 impl<T> Call<T> {
-    /// A call whose outcome goes to `deliver`: `None` if it was cut off. It runs on whatever thread comes last, so it must
-    /// neither block nor attach.
-    pub(crate) fn new(deliver: impl FnOnce(Option<T>) + Send + 'static) -> Self {
-        Self { outcome: Mutex::new(None), deliver: Mutex::new(Some(Box::new(deliver))) }
+    /// A call whose outcome goes to `deliver`, which runs on any thread and must neither block nor attach.
+    pub(crate) fn new(deliver: impl FnOnce(Result<T>) + Send + 'static) -> Holder<T> {
+        Arc::new(Self { outcome: Mutex::default(), deliver: Mutex::new(Some(Box::new(deliver))) })
     }
 
-    /// Says what the call gave.
-    pub(crate) fn set(&self, outcome: T) {
+    /// Makes the call. A panic is an error.
+    pub(crate) async fn run(self: Arc<Self>, work: impl Future<Output = Result<T>>) {
+        let panicked = |_| Err(Error::new(ErrorKind::Other, "the call panicked"));
+        let outcome = AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(panicked);
         *lock(&self.outcome) = Some(outcome);
     }
 }
 
 impl<T> Drop for Call<T> {
     fn drop(&mut self) {
-        let deliver = lock(&self.deliver).take();
-        let outcome = lock(&self.outcome).take();
-        if let Some(deliver) = deliver {
+        let cut_off = || Err(Error::new(ErrorKind::Closed, "the call was cut off: its store or the process ends"));
+        let outcome = lock(&self.outcome).take().unwrap_or_else(cut_off);
+        if let Some(deliver) = lock(&self.deliver).take() {
             deliver(outcome);
+        }
+    }
+}
+
+/// How the caller of a store's method waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WaitMode {
+    /// Methods return the answer.
+    Blocking,
+    /// Methods return a future of the running event loop.
+    Asyncio,
+}
+
+impl WaitMode {
+    /// Makes a call. `views` stay exported until nothing touches them any more; the answer comes after that.
+    pub(crate) fn run<T: Send + 'static, F>(
+        self,
+        py: Python<'_>,
+        views: Views,
+        work: impl FnOnce(Holder<T>) -> F,
+        to_python: impl FnOnce(Python<'_>, T) -> PyResult<Py<PyAny>> + Send + 'static,
+    ) -> PyResult<Py<PyAny>>
+    where
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        match self {
+            Self::Blocking => {
+                let answer = blocking::wait(py, views, work)?.or_raise(py)?;
+                to_python(py, answer)
+            }
+            Self::Asyncio => asyncio::start(py, views, work, to_python).map(Bound::unbind),
+        }
+    }
+
+    /// Gives a value that is there already.
+    pub(crate) fn ready(self, py: Python<'_>, value: PyResult<Py<PyAny>>) -> PyResult<Py<PyAny>> {
+        match self {
+            Self::Blocking => value,
+            Self::Asyncio => asyncio::ready(py, value).map(Bound::unbind),
+        }
+    }
+
+    /// The end of an iteration. A future cannot hold `StopIteration`.
+    pub(crate) fn end(self) -> PyErr {
+        match self {
+            Self::Blocking => PyStopIteration::new_err(()),
+            Self::Asyncio => PyStopAsyncIteration::new_err(()),
         }
     }
 }

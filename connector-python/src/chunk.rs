@@ -1,4 +1,4 @@
-//! A chunk that a store gave, as a bytes-like object.
+//! A chunk as a bytes-like object.
 #![expect(unsafe_code, reason = "gives its memory to Python's buffer protocol")]
 
 use std::ffi::c_int;
@@ -11,15 +11,15 @@ use pyo3::types::{PyBytes, PyTuple};
 
 use crate::buffer::bytes_equal;
 use crate::errors::OrRaise;
-use crate::own::Own;
+use crate::process::ProcessLocal;
 
 /// A chunk's bytes, read-only: ``memoryview(chunk)`` is the memory that the store read into, ``bytes(chunk)`` a copy.
 #[pyclass(module = "kvconn", frozen)]
-pub(crate) struct Chunk(Own<MemoryObj>);
+pub(crate) struct Chunk(ProcessLocal<MemoryObj>);
 
 impl Chunk {
     pub(crate) fn new(chunk: MemoryObj) -> Self {
-        Self(Own::new(chunk))
+        Self(ProcessLocal::new(chunk))
     }
 }
 
@@ -28,49 +28,49 @@ impl Chunk {
     /// Shape of each group of layers; ``[(bytes, 0, 0, 0)]`` if the store keeps none.
     #[getter]
     fn shapes<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyTuple>>> {
-        self.0.look().groups().iter().map(|group| PyTuple::new(py, group.shape.iter().copied())).collect()
+        self.0.peek().groups().iter().map(|group| PyTuple::new(py, group.shape.iter().copied())).collect()
     }
 
     /// Element type of each group of layers, by torch's name: ``"bfloat16"``.
     #[getter]
     fn dtypes(&self) -> Vec<Option<&'static str>> {
-        self.0.look().groups().iter().map(|group| group.dtype.map(Dtype::torch_name)).collect()
+        self.0.peek().groups().iter().map(|group| group.dtype.map(Dtype::torch_name)).collect()
     }
 
     /// LMCache's name for the arrangement of the bytes: ``"KV_2LTD"``, or ``"BINARY"`` if the store keeps none.
     #[getter]
     fn format(&self) -> &'static str {
-        self.0.look().format().name()
+        self.0.peek().format().name()
     }
 
     /// A copy of the bytes.
     fn tobytes<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, self.0.look())
+        PyBytes::new(py, self.0.peek())
     }
 
     fn __len__(&self) -> usize {
-        self.0.look().len()
+        self.0.peek().len()
     }
 
     fn __bool__(&self) -> bool {
-        // A chunk of no bytes is a chunk, and a miss is None.
+        // An empty chunk is a chunk; a miss is None.
         true
     }
 
     fn __eq__(&self, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
         let py = other.py();
-        match bytes_equal(self.0.look(), other)? {
+        match bytes_equal(self.0.peek(), other)? {
             Some(equal) => Ok(equal.into_pyobject(py)?.to_owned().into_any().unbind()),
             None => Ok(py.NotImplemented()),
         }
     }
 
     fn __repr__(&self) -> String {
-        format!("<kvconn.Chunk {}>", self.0.look().layout())
+        format!("<kvconn.Chunk {}>", self.0.peek().layout())
     }
 
     unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
-        let bytes: &[u8] = slf.get().0.look();
+        let bytes: &[u8] = slf.get().0.peek();
         let (start, len) = (bytes.as_ptr().cast_mut().cast(), bytes.len() as ffi::Py_ssize_t);
         // SAFETY: the interpreter gives a view to fill. The view holds a reference to this object, whose memory neither
         // moves nor changes; it is given as read-only.
@@ -96,7 +96,7 @@ pub(crate) fn layout(
     let dtype = Dtype::ALL
         .into_iter()
         .find(named)
-        .ok_or_else(|| PyValueError::new_err(format!("`{dtype}` is no dtype; write one as torch does: bfloat16")))?;
+        .ok_or_else(|| PyValueError::new_err(format!("`{dtype}` is not a dtype; write it as torch does: bfloat16")))?;
     let format: MemoryFormat = format.parse().or_raise(py)?;
     let group = Group { shape: Shape::new(&shape).or_raise(py)?, dtype: Some(dtype) };
     let layout = ChunkLayout::from_groups(format, &[group]).or_raise(py)?;

@@ -1,11 +1,11 @@
-//! The `kvconn` command, which the wheel brings along.
+//! The `kvconn` command in the wheel.
 
 use std::ffi::OsString;
 
 use pyo3::prelude::*;
 
-/// Runs the command with these arguments, the first of which is its name, and gives its exit code. The process does nothing
-/// else from then on.
+/// Runs the command and gives its exit code. The first argument is the command's name. The process does nothing else
+/// from then on.
 #[pyfunction]
 fn _command(py: Python<'_>, args: Vec<OsString>) -> u8 {
     py.detach(|| connector_cli::command(args))

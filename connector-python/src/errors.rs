@@ -1,11 +1,11 @@
-//! The project's errors as Python's exceptions.
+//! kvconn's errors as Python exceptions.
 
 use connectors::{Error, ErrorKind};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
-/// The exception for an error. Its class is one of `kvconn._errors`, where a user would catch one, else `KvconnError`.
+/// The exception for an error. A kind that users catch apart has a class of its own in `kvconn._errors`.
 pub(crate) fn to_py(py: Python<'_>, error: &Error) -> PyErr {
     let make = || {
         let class = class_of(py, error.kind())?;
@@ -26,7 +26,7 @@ pub(crate) fn to_py(py: Python<'_>, error: &Error) -> PyErr {
     }
 }
 
-/// A `Result` of ours as one of Python's.
+/// A `Result` of kvconn's as one of Python's.
 pub(crate) trait OrRaise<T> {
     fn or_raise(self, py: Python<'_>) -> PyResult<T>;
 }

@@ -1,6 +1,6 @@
-//! What the Python package `kvconn` is made of, and every other wheel that has connectors of its own.
+//! The native part of the Python package `kvconn`, and of every other wheel that has connectors of its own.
 //!
-//! A wheel of your own is a crate of type `cdylib` with these lines, one for each crate whose connectors it carries:
+//! A wheel of your own is a crate of type `cdylib` with these lines, and one `use` for each crate of connectors:
 //!
 //! ```text
 //! use acme_kv as _;
@@ -8,41 +8,45 @@
 //! connector_python::wheel!(_native);
 //! ```
 //!
-//! and, in its Python package, `kvconn.carry(_native)`. The README has all of it, `examples/acme-kv-wheel` is one.
+//! Its Python package calls `kvconn.carry(_native)`. The README explains the rest; `examples/acme-kv-wheel` is an example.
 //!
-//! Each wheel's library has everything once: registry, runtime, threads, logging. Python is where they meet.
+//! Each wheel's library has its own registry, runtime, threads and logging. Only the Python code knows all of them.
 
+mod asyncio;
+mod blocking;
 mod buffer;
 mod call;
 mod chunk;
 #[cfg(feature = "command")]
 mod command;
 mod errors;
-mod face;
 mod listing;
 mod lmcache;
 mod logging;
 mod native;
 mod open;
-mod own;
+mod process;
+mod python_thread;
 mod registry;
-mod runtime;
 mod store;
+mod to_python;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pyo3::prelude::*;
 
-/// What `wheel!` names. Not for anyone else.
+/// For the code that `wheel!` expands to.
 #[doc(hidden)]
 pub mod __private {
     pub use super::add_to;
     pub use pyo3;
 }
 
-/// Makes the crate, of type `cdylib`, a library that the Python package `kvconn` can carry: all connectors that are linked
-/// into it, for Python and for LMCache.
+/// Makes a crate of type `cdylib` a library that the Python package `kvconn` can carry. The library has all connectors that
+/// are linked into it, for Python and for LMCache.
 ///
-/// The name is that of the Python module: `wheel!(_native)` for `module-name = "acme._native"` in pyproject.toml. A crate
-/// of connectors is linked only if this one names it: `use acme_kv as _;`.
+/// The argument is the Python module's name: `wheel!(_native)` for `module-name = "acme._native"` in pyproject.toml. A
+/// crate of connectors is linked only if this crate names it: `use acme_kv as _;`.
 #[macro_export]
 macro_rules! wheel {
     ($module:ident) => {
@@ -61,10 +65,10 @@ fn _kvconn(m: &Bound<'_, PyModule>) -> PyResult<()> {
     add_to(m)
 }
 
-/// Adds everything to the module of a wheel; each file above says what it adds.
+/// Adds everything to the module of a wheel.
 ///
 /// # Errors
-/// Whatever Python raises.
+/// What Python raises.
 #[doc(hidden)]
 pub fn add_to(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
@@ -75,5 +79,10 @@ pub fn add_to(m: &Bound<'_, PyModule>) -> PyResult<()> {
     #[cfg(feature = "command")]
     command::add_to(m)?;
     lmcache::add_to(m)?;
-    runtime::add_to(m)
+    process::add_to(m)
+}
+
+/// Locks a mutex that a panic cannot poison: the guarded data of this crate is whole between any two statements.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,23 +1,23 @@
-//! The keys of a store, as an iterator.
+//! An iterator over the keys of a store.
 
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
 
-use connectors::{CacheKey, Connector, Result};
+use connectors::{CacheKey, Connector, Result, runtime};
 use futures::future::{Either, select};
 use futures::stream::StreamExt;
-use pyo3::IntoPyObjectExt;
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use tokio::sync::mpsc;
 
 use crate::buffer::Views;
+use crate::call::WaitMode;
 use crate::errors::OrRaise;
-use crate::face::Face;
-use crate::own::Own;
-use crate::runtime::{Process, lock};
+use crate::process::ProcessLocal;
+use crate::{lock, to_python};
 
-/// How many keys a listing reads ahead, and brings at once.
+/// How many keys a listing reads ahead and moves at once.
 const KEYS_AHEAD: usize = 256;
 
 type Listed = Result<CacheKey>;
@@ -25,8 +25,8 @@ type Listed = Result<CacheKey>;
 /// An iterator over keys, or an async one. The listing ends with it.
 #[pyclass(module = "kvconn", frozen)]
 pub(crate) struct Keys {
-    face: Face,
-    listing: Own<Listing>,
+    mode: WaitMode,
+    listing: ProcessLocal<Listing>,
 }
 
 struct Listing {
@@ -35,12 +35,12 @@ struct Listing {
 }
 
 impl Keys {
-    pub(crate) fn start(py: Python<'_>, face: Face, connector: &Connector, prefix: &str) -> PyResult<Self> {
+    pub(crate) fn start(py: Python<'_>, mode: WaitMode, connector: &Connector, prefix: &str) -> PyResult<Self> {
         let (send, receive) = mpsc::channel(KEYS_AHEAD);
         let (connector, prefix) = (connector.clone(), prefix.to_owned());
-        Process::current().handle().or_raise(py)?.spawn(async move {
+        runtime::handle().or_raise(py)?.spawn(async move {
             let mut keys = connector.list(&prefix);
-            // A store that has nothing to say must not keep a listing that nobody wants.
+            // The listing ends with its iterator, also while the store gives no key.
             while let Either::Left((Some(key), _)) = select(keys.next(), pin!(send.closed())).await {
                 if send.send(key).await.is_err() {
                     return;
@@ -48,13 +48,13 @@ impl Keys {
             }
         });
         let listing = Listing { ready: Arc::default(), coming: Arc::new(tokio::sync::Mutex::new(receive)) };
-        Ok(Self { face, listing: Own::new(listing) })
+        Ok(Self { mode, listing: ProcessLocal::new(listing) })
     }
 
     fn next(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        let (face, listing) = (self.face, self.listing.get().or_raise(py)?);
+        let (mode, listing) = (self.mode, self.listing.get().or_raise(py)?);
         if let Some(listed) = lock(&listing.ready).pop_front() {
-            return face.ready(py, listed.or_raise(py).and_then(|key| key.as_str().into_py_any(py)));
+            return mode.ready(py, listed.or_raise(py).and_then(|key| to_python::value(py, key.as_str())));
         }
         let (coming, ready) = (listing.coming.clone(), listing.ready.clone());
         let more = |_| async move {
@@ -65,9 +65,9 @@ impl Keys {
             lock(&ready).extend(keys);
             first
         };
-        face.run(py, Views::none(), more, move |py, key: Option<CacheKey>| match key {
-            Some(key) => key.as_str().into_py_any(py),
-            None => Err(face.end()),
+        mode.run(py, Views::none(), more, move |py, key: Option<CacheKey>| match key {
+            Some(key) => to_python::value(py, key.as_str()),
+            None => Err(mode.end()),
         })
     }
 }
@@ -75,32 +75,33 @@ impl Keys {
 #[pymethods]
 impl Keys {
     fn __iter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
-        slf.get().only(Face::Blocking, "for")?;
+        slf.get().require(WaitMode::Blocking)?;
         Ok(slf)
     }
 
     fn __next__(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        self.only(Face::Blocking, "for")?;
+        self.require(WaitMode::Blocking)?;
         self.next(py)
     }
 
     fn __aiter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
-        slf.get().only(Face::Async, "async for")?;
+        slf.get().require(WaitMode::Asyncio)?;
         Ok(slf)
     }
 
     fn __anext__(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        self.only(Face::Async, "async for")?;
+        self.require(WaitMode::Asyncio)?;
         self.next(py)
     }
 }
 
 impl Keys {
-    fn only(&self, face: Face, what: &str) -> PyResult<()> {
-        if self.face == face {
-            return Ok(());
-        }
-        let other = if what == "for" { "async for" } else { "for" };
-        Err(pyo3::exceptions::PyTypeError::new_err(format!("these keys are listed with `{other}`, not `{what}`")))
+    fn require(&self, mode: WaitMode) -> PyResult<()> {
+        let wrong = match (mode, self.mode) {
+            (WaitMode::Blocking, WaitMode::Asyncio) => "these keys are listed with `async for`, not `for`",
+            (WaitMode::Asyncio, WaitMode::Blocking) => "these keys are listed with `for`, not `async for`",
+            _ => return Ok(()),
+        };
+        Err(PyTypeError::new_err(wrong))
     }
 }

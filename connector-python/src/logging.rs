@@ -1,4 +1,4 @@
-//! The stores' log lines, brought to Python's `logging`.
+//! The stores' log lines in Python's `logging`.
 
 use std::fmt::{self, Write};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -11,18 +11,17 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber};
 
-use crate::runtime::Process;
+use crate::python_thread;
 
-/// The lowest of Python's levels that anyone listened to when somebody looked.
+/// The level of the logger `kvconn` when it was last read.
 static LEVEL: AtomicU8 = AtomicU8::new(WARNING);
 
-/// When somebody looked, in milliseconds since [`STARTED`].
-static LOOKED: AtomicU64 = AtomicU64::new(0);
+/// When the level was last read, in milliseconds since [`STARTED`].
+static READ_AT: AtomicU64 = AtomicU64::new(0);
 static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// How old what is known of the level may be. A line that comes later is brought to Python whatever its level, and Python
-/// is asked.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How long a level counts. The first line after that goes to Python whatever its level, and the level is read again.
+const READ_EVERY: Duration = Duration::from_millis(100);
 
 const TRACE: u8 = 5;
 const DEBUG: u8 = 10;
@@ -30,24 +29,24 @@ const INFO: u8 = 20;
 const WARNING: u8 = 30;
 const ERROR: u8 = 40;
 
-/// Brings log lines to the logger `kvconn` and those below it from now on. Called whenever a store is opened; not at import,
-/// so that the `kvconn` command logs for itself.
+/// Sends log lines to the logger `kvconn` and those below it from now on. Called when a store is opened and not at import,
+/// because the `kvconn` command has a log of its own.
 pub(crate) fn start(py: Python<'_>) -> PyResult<()> {
     static SUBSCRIBED: Once = Once::new();
-    look(py)?;
+    read_level(py)?;
     SUBSCRIBED.call_once(|| {
-        // Somebody else's subscriber, in the same library, may stay.
-        let _ = tracing::subscriber::set_global_default(ToPython);
+        // A subscriber that another part of the library has set stays.
+        let _ = tracing::subscriber::set_global_default(PythonLogging);
     });
     Ok(())
 }
 
 /// Reads the level of the logger `kvconn`.
-fn look(py: Python<'_>) -> PyResult<()> {
+fn read_level(py: Python<'_>) -> PyResult<()> {
     let logger = py.import("logging")?.call_method1("getLogger", ("kvconn",))?;
     let level: u32 = logger.call_method0("getEffectiveLevel")?.extract()?;
     LEVEL.store(u8::try_from(level).unwrap_or(u8::MAX), Ordering::Relaxed);
-    LOOKED.store(now(), Ordering::Relaxed);
+    READ_AT.store(now(), Ordering::Relaxed);
     Ok(())
 }
 
@@ -55,17 +54,17 @@ fn now() -> u64 {
     u64::try_from(STARTED.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Whether it is time to look again; true for one caller.
+/// Whether it is time to read the level again; true for one caller.
 fn is_old() -> bool {
-    let (looked, now) = (LOOKED.load(Ordering::Relaxed), now());
-    u128::from(now.saturating_sub(looked)) >= LOOK_EVERY.as_millis()
-        && LOOKED.compare_exchange(looked, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    let (read_at, now) = (READ_AT.load(Ordering::Relaxed), now());
+    u128::from(now.saturating_sub(read_at)) >= READ_EVERY.as_millis()
+        && READ_AT.compare_exchange(read_at, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
 }
 
-struct ToPython;
+struct PythonLogging;
 
-impl Subscriber for ToPython {
-    // What `enabled` says now would else be taken as said for ever.
+impl Subscriber for PythonLogging {
+    // Tracing would otherwise keep the answer of `enabled` for ever.
     fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
         if metadata.is_event() { Interest::sometimes() } else { Interest::never() }
     }
@@ -79,9 +78,9 @@ impl Subscriber for ToPython {
         let logger = logger_of(event.metadata().target());
         let mut text = Text(String::new());
         event.record(&mut text);
-        Process::current().tell(move |py| {
-            // A handler of the user's that raises has logged so itself.
-            let _ = look(py).and_then(|()| log(py, &logger, level, &text.0));
+        python_thread::run(move |py| {
+            // Python's `logging` reports a handler that raises.
+            let _ = read_level(py).and_then(|()| log(py, &logger, level, &text.0));
         });
     }
 
@@ -97,7 +96,7 @@ impl Subscriber for ToPython {
 
 fn log(py: Python<'_>, logger: &str, level: u8, text: &str) -> PyResult<()> {
     let logger = py.import("logging")?.call_method1("getLogger", (logger,))?;
-    // As an argument: a `%` in it means nothing then.
+    // As an argument, so that a `%` in the text has no meaning.
     logger.call_method1("log", (level, "%s", text))?;
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! `NativeClient`: LMCache's interface for native connectors in multiprocess mode (`native_plugin`).
 //!
-//! A submit gives an id at once. When the store has answered, or never will, one completion for that id waits to be
-//! drained, and the eventfd says so. LMCache lends its memory from a submit to that completion, and not longer.
+//! A submit gives an id at once. When the call has ended, one completion for that id waits to be drained, and the eventfd is
+//! readable. LMCache lends its memory from the submit to that completion, and not longer.
 #![expect(unsafe_code, reason = "lends Python's memory to the store")]
 
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -9,22 +9,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use connectors::{CacheKey, ChunkLayout, Connector, Error, ErrorKind, KeyKind, Result};
+use connectors::{CacheKey, ChunkLayout, Connector, Error, ErrorKind, KeyKind, Result, runtime};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::watch;
 
+use crate::blocking::block_on;
 use crate::buffer::Views;
-use crate::call::Call;
+use crate::call::{Call, Holder};
 use crate::errors::OrRaise;
-use crate::open::{Opened, open};
-use crate::own::Own;
-use crate::runtime::{Process, block_on, lock};
+use crate::lock;
+use crate::open::{OpenStore, open};
+use crate::process::{ProcessId, ProcessLocal};
 
-/// How long `close` lets calls go on before it cuts them off.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long `close` lets calls run before it cuts them off.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// LMCache's `native_plugin` interface over any store.
 ///
@@ -34,16 +35,16 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 /// All parameters beside ``url`` are the store's options, as they could stand in the URL's query.
 #[pyclass(module = "kvconn", frozen, subclass)]
 pub(crate) struct NativeClient {
-    store: Opened,
+    store: OpenStore,
     shared: Arc<Shared>,
     next_id: AtomicU64,
-    /// Becomes true when calls in flight are to be cut off.
-    cut: Own<watch::Sender<bool>>,
+    /// Set to true to cut off the calls in flight.
+    cut: ProcessLocal<watch::Sender<bool>>,
 }
 
-/// What the calls in flight hold, so that it outlives the client. In here the eventfd cannot become another file's number.
+/// The part that calls in flight hold. It outlives the client, so the eventfd's number is not given to another file.
 struct Shared {
-    process: &'static Process,
+    process: ProcessId,
     event: OwnedFd,
     done: Mutex<Vec<Completion>>,
     state: Mutex<State>,
@@ -63,7 +64,7 @@ enum Kind {
     Delete,
 }
 
-/// What a batch gave.
+/// The result of a batch.
 struct Outcome {
     /// Per key: loaded, stored, there, removed.
     yes: Vec<bool>,
@@ -76,7 +77,7 @@ struct Completion {
     ok: bool,
     error: String,
     yes: Option<Vec<bool>>,
-    /// Released when it is drained: on a thread that is attached.
+    /// Released when the completion is drained, on a thread that is attached.
     views: Views,
 }
 
@@ -87,23 +88,22 @@ impl NativeClient {
     #[new]
     #[pyo3(signature = (url, **options))]
     fn new(py: Python<'_>, url: &str, options: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
-        let process = Process::current();
         let event = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)
             .map_err(|e| Error::io(e.into(), "make an eventfd"))
             .or_raise(py)?;
         let connector = block_on(py, open(py, url, options, None)?)?.or_raise(py)?;
         let shared = Shared {
-            process,
+            process: ProcessId::current(),
             event,
             done: Mutex::default(),
             state: Mutex::new(State { closed: false, in_flight: 0 }),
             idle: Condvar::new(),
         };
         Ok(Self {
-            store: Opened::new(connector),
+            store: OpenStore::new(connector),
             shared: Arc::new(shared),
             next_id: AtomicU64::new(1),
-            cut: Own::new(watch::Sender::new(false)),
+            cut: ProcessLocal::new(watch::Sender::new(false)),
         })
     }
 
@@ -112,16 +112,16 @@ impl NativeClient {
         self.shared.event.as_raw_fd()
     }
 
-    /// Reads each key's chunk into its buffer. The completion's bools say which were loaded: a chunk whose length is not
-    /// the buffer's is not.
+    /// Reads each key's chunk into its buffer. The completion's bools say which were loaded. A chunk whose length is not
+    /// the buffer's is not loaded.
     fn submit_batch_get(&self, py: Python<'_>, keys: Vec<String>, views: Vec<Bound<'_, PyAny>>) -> PyResult<u64> {
         same_length(&keys, &views)?;
         let (views, spans) = Views::to_write(&views)?;
         self.submit(py, Kind::Get, keys, views, move |call, connector, keys| async move {
             let (mut places, mut requests) = (Vec::with_capacity(keys.len()), Vec::with_capacity(keys.len()));
             for (i, key) in keys {
-                // SAFETY: the completion holds the exports, and comes after the last holder of `call` is gone. LMCache
-                // promises to leave the memory alone until then, as `submit_batch_get` documents.
+                // SAFETY: the completion holds the exports and comes after the last holder of `call` is gone. LMCache
+                // promises to leave the memory alone until then.
                 let memory = unsafe { spans[i].lend_to_write(call.clone())? };
                 places.push(i);
                 requests.push((key, memory));
@@ -156,7 +156,8 @@ impl NativeClient {
         })
     }
 
-    /// Asks which keys are there. The completion is `ok` if any could be answered; one that could not counts as missing.
+    /// Asks which keys exist. The completion is `ok` if the store could answer for any key; the other keys count as
+    /// missing.
     fn submit_batch_exists(&self, py: Python<'_>, keys: Vec<String>) -> PyResult<u64> {
         self.submit(py, Kind::Exists, keys, Views::none(), |_, connector, keys| async move {
             let (places, keys): (Vec<_>, Vec<_>) = keys.into_iter().unzip();
@@ -164,7 +165,7 @@ impl NativeClient {
         })
     }
 
-    /// Removes the keys. The completion's bools say which were there.
+    /// Removes the keys. The completion's bools say which existed.
     fn submit_batch_delete(&self, py: Python<'_>, keys: Vec<String>) -> PyResult<u64> {
         self.submit(py, Kind::Delete, keys, Views::none(), |_, connector, keys| async move {
             let (places, keys): (Vec<_>, Vec<_>) = keys.into_iter().unzip();
@@ -172,46 +173,44 @@ impl NativeClient {
         })
     }
 
-    /// All completions since the last call, as `(id, ok, error, bools)`, and an eventfd that waits for the next.
+    /// All completions since the last call, as `(id, ok, error, bools)`. Clears the eventfd.
     fn drain_completions(&self, py: Python<'_>) -> PyResult<Vec<Drained>> {
-        // A child that was forked shares the eventfd: it would take the parent's news.
+        // A forked child shares the eventfd and would clear it for the parent.
         self.shared.process.check().or_raise(py)?;
         let done = py.detach(|| {
-            // Before the queue: what comes in between is found by the next call.
+            // Before the queue is read, so that a completion in between sets the eventfd again.
             let _ = rustix::io::read(&self.shared.event, &mut [0; 8]);
             std::mem::take(&mut *lock(&self.shared.done))
         });
         Ok(done.into_iter().map(|done| done.drained(py)).collect())
     }
 
-    /// Refuses new submits, lets the work in flight end (for five seconds, then it is cut off), and returns when no buffer
-    /// is touched any more. What completed can still be drained. May be called twice.
+    /// Refuses new submits, cuts off calls that are in flight after five seconds, and returns when nothing touches a buffer
+    /// any more. Completions can still be drained. May be called twice.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         if self.shared.process.check().is_err() {
-            // Its calls belong to the parent, and end there.
+            // The calls are the parent's.
             return Ok(());
         }
         py.detach(|| {
             lock(&self.shared.state).closed = true;
-            if !self.shared.wait_until_idle(Some(CLOSE_PATIENCE)) {
-                self.cut.look().send_replace(true);
-                // What cannot be cut off (a read from a disk) still writes to LMCache's memory.
+            if !self.shared.wait_until_idle(Some(CLOSE_TIMEOUT)) {
+                self.cut.peek().send_replace(true);
+                // A read from a disk cannot be cut off, and still writes to LMCache's memory.
                 self.shared.wait_until_idle(None);
             }
         });
-        // LMCache drains no more before it closes; the memory is to be its own again.
+        // LMCache need not drain after this, and its memory must be free all the same.
         let take = |completion: &mut Completion| std::mem::replace(&mut completion.views, Views::none());
         let views: Vec<Views> = lock(&self.shared.done).iter_mut().map(take).collect();
         views.into_iter().for_each(|views| views.release(py));
         let connector = self.store.connector().or_raise(py)?.clone();
-        match self.shared.process.handle() {
-            Ok(_) => {
-                let closing = async move { tokio::time::timeout(CLOSE_PATIENCE, connector.close()).await };
-                block_on(py, closing)?.unwrap_or(Ok(())).or_raise(py)
-            }
-            // The runtime is gone, and its connections with it.
-            Err(_) => Ok(()),
+        if runtime::handle().is_err() {
+            // The runtime was shut down, and its connections with it.
+            return Ok(());
         }
+        let closing = async move { tokio::time::timeout(CLOSE_TIMEOUT, connector.close()).await.unwrap_or(Ok(())) };
+        block_on(py, closing)?.or_raise(py)
     }
 
     fn __repr__(&self) -> String {
@@ -226,17 +225,17 @@ impl NativeClient {
         kind: Kind,
         keys: Vec<String>,
         views: Views,
-        ask: impl FnOnce(Arc<Call<Outcome>>, Connector, Vec<(usize, CacheKey)>) -> F + Send,
+        ask: impl FnOnce(Holder<Outcome>, Connector, Vec<(usize, CacheKey)>) -> F + Send,
     ) -> PyResult<u64>
     where
         F: Future<Output = Result<Vec<(usize, Result<bool>)>>> + Send + 'static,
     {
         let submitted = py.detach(move || {
-            let handle = self.shared.process.handle()?;
+            self.shared.process.check()?;
+            let runtime = runtime::handle()?;
             self.shared.begin()?;
             let (id, asked, shared) = (self.next_id.fetch_add(1, Ordering::Relaxed), keys.len(), self.shared.clone());
-            let call =
-                Arc::new(Call::new(move |outcome| shared.complete(Completion::new(id, kind, asked, outcome, views))));
+            let call = Call::new(move |outcome| shared.complete(Completion::new(id, kind, asked, outcome, views)));
             let mut outcome = Outcome::new(asked);
             let mut readable = Vec::with_capacity(asked);
             for (i, text) in keys.iter().enumerate() {
@@ -247,12 +246,15 @@ impl NativeClient {
             }
             let work = ask(call.clone(), self.store.connector()?.clone(), readable);
             let mut cut = self.cut.get()?.subscribe();
-            handle.spawn(async move {
+            let work = async move {
+                for (i, answer) in work.await? {
+                    outcome.put(i, answer);
+                }
+                Ok(outcome)
+            };
+            runtime.spawn(async move {
                 tokio::select! {
-                    answers = work => {
-                        outcome.take_in(answers);
-                        call.set(outcome);
-                    }
+                    () = call.run(work) => {}
                     _ = cut.wait_for(|cut| *cut) => {}
                 }
             });
@@ -264,7 +266,7 @@ impl NativeClient {
 
 impl Drop for NativeClient {
     fn drop(&mut self) {
-        // Nobody can drain any more: what is in flight need not go on. In a child that was forked since, nothing is.
+        // The completions cannot be drained any more. A child that was forked since has no calls in flight.
         if let Ok(cut) = self.cut.get() {
             cut.send_replace(true);
         }
@@ -283,19 +285,19 @@ impl Shared {
 
     fn complete(&self, completion: Completion) {
         lock(&self.done).push(completion);
-        // It fails only when the counter is full, and then the poller is awake.
+        // A write fails only when the counter is full, and then the eventfd is readable.
         let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
         lock(&self.state).in_flight -= 1;
         self.idle.notify_all();
     }
 
-    /// Whether nothing is in flight, within this time.
-    fn wait_until_idle(&self, patience: Option<Duration>) -> bool {
+    /// Waits until nothing is in flight; false if `timeout` has passed before.
+    fn wait_until_idle(&self, timeout: Option<Duration>) -> bool {
         let state = lock(&self.state);
         let busy = |state: &mut State| state.in_flight > 0;
-        match patience {
-            Some(patience) => {
-                let waited = self.idle.wait_timeout_while(state, patience, busy);
+        match timeout {
+            Some(timeout) => {
+                let waited = self.idle.wait_timeout_while(state, timeout, busy);
                 !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
             }
             None => {
@@ -320,27 +322,17 @@ impl Outcome {
             }
         }
     }
-
-    fn take_in(&mut self, answers: Result<Vec<(usize, Result<bool>)>>) {
-        match answers {
-            Ok(answers) => answers.into_iter().for_each(|(i, answer)| self.put(i, answer)),
-            Err(e) => {
-                self.failed = self.yes.len();
-                self.first_error = Some(e.to_string());
-            }
-        }
-    }
 }
 
 impl Completion {
-    fn new(id: u64, kind: Kind, asked: usize, outcome: Option<Outcome>, views: Views) -> Self {
-        let outcome = outcome.unwrap_or_else(|| Outcome {
+    fn new(id: u64, kind: Kind, asked: usize, outcome: Result<Outcome>, views: Views) -> Self {
+        let outcome = outcome.unwrap_or_else(|e| Outcome {
             yes: vec![false; asked],
             failed: asked.max(1),
-            first_error: Some("the call was cut off: the client was closed, or the process exits".into()),
+            first_error: Some(e.to_string()),
         });
         let ok = match kind {
-            // LMCache reads the bools only if it is ok: one key's error must not hide the others.
+            // LMCache reads the bools only of a completion that is `ok`. One key's error must not hide the others.
             Kind::Exists => outcome.failed == 0 || outcome.failed < asked,
             _ => outcome.failed == 0,
         };
@@ -358,7 +350,7 @@ impl Completion {
     }
 }
 
-/// LMCache gives object keys here. What is none may be a key of the in-process mode.
+/// LMCache passes object keys here. Other text may be a key of the in-process mode.
 fn key(text: &str) -> Result<CacheKey> {
     CacheKey::parse_as(text, KeyKind::Object).or_else(|as_object| CacheKey::parse(text).map_err(|_| as_object))
 }

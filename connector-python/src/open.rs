@@ -1,6 +1,6 @@
 //! From a URL and Python's options to an open store.
 
-use connectors::{Connector, LocalCpuBackend, RemoteUrl};
+use connectors::{Connector, LocalCpuBackend, RemoteUrl, runtime};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -8,18 +8,17 @@ use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyString};
 
 use crate::errors::OrRaise;
 use crate::logging;
-use crate::own::Own;
-use crate::runtime::Process;
+use crate::process::ProcessLocal;
 
-/// What a name in a query escapes.
+/// The characters that a name in a query escapes.
 const NAME: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_');
 
-/// An open store. A child that was forked since only forgets it.
-pub(crate) struct Opened(Own<Connector>);
+/// An open store.
+pub(crate) struct OpenStore(ProcessLocal<Connector>);
 
-impl Opened {
+impl OpenStore {
     pub(crate) fn new(connector: Connector) -> Self {
-        Self(Own::new(connector))
+        Self(ProcessLocal::new(connector))
     }
 
     /// The store.
@@ -32,16 +31,11 @@ impl Opened {
 
     /// `module/Name`.
     pub(crate) fn name(&self) -> &str {
-        self.0.look().name()
-    }
-
-    /// The process that opened it.
-    pub(crate) fn process(&self) -> &'static Process {
-        self.0.process()
+        self.0.peek().name()
     }
 }
 
-/// Starts to open the store. The future runs on the runtime of this process.
+/// Opens the store, once the future is polled.
 pub(crate) fn open(
     py: Python<'_>,
     url: &str,
@@ -53,15 +47,14 @@ pub(crate) fn open(
         Some(options) => with_options(url, options)?,
         None => url.to_owned(),
     };
-    let handle = Process::current().handle().or_raise(py)?;
-    let mut builder = connectors::builder(&url).handle(handle.clone());
+    let mut builder = connectors::builder(&url).handle(runtime::handle().or_raise(py)?.clone());
     if let Some(bytes) = pool_bytes {
         builder = builder.local_cpu_backend(LocalCpuBackend::with_capacity(bytes));
     }
     Ok(builder.open())
 }
 
-/// The URL with the options in its query, where every connector finds them.
+/// The URL with the options in its query, where every connector reads them.
 fn with_options(url: &str, options: &Bound<'_, PyDict>) -> PyResult<String> {
     let parsed = RemoteUrl::parse(url).or_raise(options.py())?;
     let (before, fragment) = url.split_once('#').map_or((url, None), |(before, fragment)| (before, Some(fragment)));
@@ -85,7 +78,7 @@ fn with_options(url: &str, options: &Bound<'_, PyDict>) -> PyResult<String> {
     Ok(all)
 }
 
-/// The value as a URL has it; `None` says nothing, as in Python.
+/// The value as text for a URL. None leaves the option out.
 fn text_of(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
     if value.is_none() {
         return Ok(None);

@@ -1,6 +1,5 @@
-//! What is linked into this library.
+//! The connectors that are linked into this library.
 
-use connectors::adapter::ExternalConnectorAdapter;
 use connectors::registry::{self, ConnectorEntry, SchemeOwner};
 use connectors::{ErrorKind, RemoteUrl, Result};
 use pyo3::prelude::*;
@@ -13,13 +12,13 @@ pub(crate) struct ConnectorInfo {
     module: &'static str,
     /// The ``connector_name`` of an ``external://`` URL: ``"RedisConnector"``.
     name: &'static str,
-    /// Schemes of its own: ``["redis", "unix"]``.
+    /// The connector's own schemes: ``["redis", "unix"]``.
     schemes: Vec<&'static str>,
-    /// What it stores, in a sentence.
+    /// The first sentence of its documentation.
     summary: &'static str,
-    /// All that its author says.
+    /// Its author's documentation.
     doc: &'static str,
-    /// The Rust package that it comes from.
+    /// Its Rust package.
     package: &'static str,
     /// That package's version.
     version: &'static str,
@@ -45,6 +44,7 @@ fn info(py: Python<'_>, entry: &ConnectorEntry) -> PyResult<ConnectorInfo> {
         let about = PyDict::new(py);
         about.set_item("type", &option.type_name)?;
         let default = option.default_text();
+        about.set_item("unit", &option.unit)?;
         about.set_item("default", (!default.is_empty()).then_some(default))?;
         about.set_item("doc", &option.doc)?;
         about.set_item("secret", option.secret)?;
@@ -63,14 +63,15 @@ fn info(py: Python<'_>, entry: &ConnectorEntry) -> PyResult<ConnectorInfo> {
     })
 }
 
-/// Who opens `url` in this library, and the stores that the URL's options, and the URLs in `behind`, name; and whether the
-/// library has all of those. None for a URL that nobody here opens. What opens a URL in two libraries is the same if its
-/// text is.
+/// The connector that opens `url` in this library, with the stores behind it, and whether the library has all of them. None for
+/// a URL that the library cannot open. The stores behind are those of URLs in the options and in `behind`.
+///
+/// Two libraries open a URL in the same way if they give the same text.
 #[pyfunction]
 fn _opener_of(url: &str, behind: Vec<String>) -> Option<(String, bool)> {
-    // Whoever opens the URL says what is wrong with it.
+    // Opening the URL says what is wrong with it.
     let url = RemoteUrl::parse(url).ok()?;
-    // Two in one library: its own error names both.
+    // The message of a conflict in this library names both connectors.
     let mut opener = match owner_of(&url) {
         Ok(owner) => name_of(owner?),
         Err(e) if e.kind() == ErrorKind::Conflict => e.message().to_owned(),
@@ -90,15 +91,15 @@ fn _opener_of(url: &str, behind: Vec<String>) -> Option<(String, bool)> {
     Some((opener, whole))
 }
 
-/// Who opens the URL, by its scheme or the name in it; None if nobody has the scheme.
+/// The owner of the URL's scheme, or of the name in an `external://` URL; None if no connector has the scheme.
 ///
 /// # Errors
 /// As the registry's, for a URL that names a connector.
 pub(crate) fn owner_of(url: &RemoteUrl) -> Result<Option<SchemeOwner>> {
-    if url.scheme() == ExternalConnectorAdapter::SCHEME {
-        return ExternalConnectorAdapter::resolve(url).map(|entry| Some(SchemeOwner::Connector(entry)));
+    if url.scheme() == "external" {
+        return registry::resolve(url).map(Some);
     }
-    registry::index().find_scheme(url.scheme())
+    registry::find_scheme(url.scheme())
 }
 
 /// `acme.kv/AcmeConnector of acme-kv 1.0.0`
@@ -106,7 +107,6 @@ fn name_of(owner: SchemeOwner) -> String {
     let (what, origin) = match owner {
         SchemeOwner::Connector(entry) => (entry.full_name(), entry.origin()),
         SchemeOwner::Adapter(entry) => (format!("the adapter of {}://", entry.scheme()), entry.origin()),
-        _ => return String::new(),
     };
     format!("{what} of {} {}", origin.package, origin.version)
 }

@@ -1,4 +1,4 @@
-//! `kvconn.connect`: any store, for Python programs.
+//! `kvconn.connect` and `kvconn.connect_async`: any store, for Python programs.
 #![expect(unsafe_code, reason = "lends Python's memory to the store")]
 
 use std::sync::Arc;
@@ -6,37 +6,33 @@ use std::sync::Arc;
 use connectors::{CacheKey, ChunkLayout, Connector, MemoryObj, Result};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList};
+use pyo3::types::PyDict;
 
 use crate::buffer::{Span, Views};
+use crate::call::{Holder, WaitMode};
 use crate::chunk::{Chunk, layout};
-use crate::errors::{OrRaise, to_py};
-use crate::face::{Face, Holder};
+use crate::errors::OrRaise;
 use crate::listing::Keys;
-use crate::open::{Opened, open};
+use crate::open::{OpenStore, open};
+use crate::to_python;
 
-/// What both faces of a store have. Each method gives an answer (`Store`) or a future of one (`AsyncStore`).
+/// The base of `Store`, whose methods return answers, and of `AsyncStore`, whose methods return futures.
 #[pyclass(module = "kvconn", frozen, subclass)]
 pub(crate) struct AnyStore {
-    store: Arc<Opened>,
-    face: Face,
+    store: Arc<OpenStore>,
+    mode: WaitMode,
 }
 
-/// Opens the store; on the runtime of this process, without the interpreter's lock.
 fn connect(
     py: Python<'_>,
-    face: Face,
+    mode: WaitMode,
     url: &str,
     pool_bytes: Option<usize>,
     options: Option<&Bound<'_, PyDict>>,
 ) -> PyResult<Py<PyAny>> {
     let opening = open(py, url, options, pool_bytes)?;
-    face.run(
-        py,
-        Views::none(),
-        |_| opening,
-        move |py, connector| AnyStore::show(py, face, Arc::new(Opened::new(connector))),
-    )
+    let to_python = move |py: Python<'_>, connector| AnyStore::make(py, mode, Arc::new(OpenStore::new(connector)));
+    mode.run(py, Views::none(), |_| opening, to_python)
 }
 
 #[pyfunction(name = "connect")]
@@ -47,7 +43,7 @@ fn connect_blocking(
     pool_bytes: Option<usize>,
     options: Option<&Bound<'_, PyDict>>,
 ) -> PyResult<Py<PyAny>> {
-    connect(py, Face::Blocking, url, pool_bytes, options)
+    connect(py, WaitMode::Blocking, url, pool_bytes, options)
 }
 
 #[pyfunction]
@@ -58,7 +54,7 @@ fn connect_async(
     pool_bytes: Option<usize>,
     options: Option<&Bound<'_, PyDict>>,
 ) -> PyResult<Py<PyAny>> {
-    connect(py, Face::Async, url, pool_bytes, options)
+    connect(py, WaitMode::Asyncio, url, pool_bytes, options)
 }
 
 #[pymethods]
@@ -86,13 +82,13 @@ impl AnyStore {
     /// The same store, for code without an event loop.
     #[getter]
     fn blocking(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        Self::show(py, Face::Blocking, self.store.clone())
+        Self::make(py, WaitMode::Blocking, self.store.clone())
     }
 
     /// The same store, for asyncio.
     #[getter]
     fn aio(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        Self::show(py, Face::Async, self.store.clone())
+        Self::make(py, WaitMode::Asyncio, self.store.clone())
     }
 
     #[pyo3(signature = (key, data, *, shape=None, dtype=None, format=None))]
@@ -113,12 +109,12 @@ impl AnyStore {
             let chunk = lend(span, layout, call)?;
             connector.put(&key, chunk).await
         };
-        self.run(py, views, work, |py, ()| Ok(py.None()))
+        self.run(py, views, work, to_python::none)
     }
 
     fn get(&self, py: Python<'_>, key: &str) -> PyResult<Py<PyAny>> {
         let key = parse(py, key)?;
-        self.run(py, Views::none(), |connector, _| async move { connector.get(&key).await }, show_chunk)
+        self.run(py, Views::none(), |connector, _| async move { connector.get(&key).await }, chunk_to_python)
     }
 
     fn get_into(&self, py: Python<'_>, key: &str, buffer: Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
@@ -126,35 +122,35 @@ impl AnyStore {
         let (views, spans) = Views::to_write(&[buffer])?;
         let span = spans[0];
         let work = |connector: Connector, call: Holder<Option<usize>>| async move {
-            // SAFETY: the answer holds the export, and comes after the last holder of `call` is gone; `get_into` documents
-            // that the buffer is the store's until then.
+            // SAFETY: the buffer stays exported until the last holder of `call` is gone, and only then comes the answer.
+            // `get_into` documents that the buffer is the store's until then.
             let mut memory = unsafe { span.lend_to_write(call)? };
             connector.get_into(&key, &mut memory).await
         };
-        self.run(py, views, work, to_object)
+        self.run(py, views, work, to_python::value)
     }
 
     fn exists(&self, py: Python<'_>, key: &str) -> PyResult<Py<PyAny>> {
         let key = parse(py, key)?;
-        self.run(py, Views::none(), |connector, _| async move { connector.exists(&key).await }, show_bool)
+        self.run(py, Views::none(), |connector, _| async move { connector.exists(&key).await }, to_python::value)
     }
 
     fn remove(&self, py: Python<'_>, key: &str) -> PyResult<Py<PyAny>> {
         let key = parse(py, key)?;
-        self.run(py, Views::none(), |connector, _| async move { connector.remove(&key).await }, show_bool)
+        self.run(py, Views::none(), |connector, _| async move { connector.remove(&key).await }, to_python::value)
     }
 
     #[pyo3(signature = (prefix=""))]
     fn list(&self, py: Python<'_>, prefix: &str) -> PyResult<Keys> {
-        Keys::start(py, self.face, self.store.connector().or_raise(py)?, prefix)
+        Keys::start(py, self.mode, self.store.connector().or_raise(py)?, prefix)
     }
 
     fn ping(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        self.run(py, Views::none(), |connector, _| async move { connector.ping().await }, |py, ()| Ok(py.None()))
+        self.run(py, Views::none(), |connector, _| async move { connector.ping().await }, to_python::none)
     }
 
     fn close(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        self.run(py, Views::none(), |connector, _| async move { connector.close().await }, |py, ()| Ok(py.None()))
+        self.run(py, Views::none(), |connector, _| async move { connector.close().await }, to_python::none)
     }
 
     #[pyo3(signature = (items, *, return_exceptions=false))]
@@ -173,14 +169,14 @@ impl AnyStore {
             drop(call);
             Ok(connector.batched_put(&items).await)
         };
-        self.run(py, views, work, show_each(return_exceptions, |py, ()| Ok(py.None())))
+        self.run(py, views, work, to_python::list(return_exceptions, to_python::none))
     }
 
     #[pyo3(signature = (keys, *, return_exceptions=false))]
     fn batched_get(&self, py: Python<'_>, keys: Vec<String>, return_exceptions: bool) -> PyResult<Py<PyAny>> {
         let keys = parse_all(py, &keys)?;
         let work = |connector: Connector, _| async move { Ok(connector.batched_get(&keys).await) };
-        self.run(py, Views::none(), work, show_each(return_exceptions, show_chunk))
+        self.run(py, Views::none(), work, to_python::list(return_exceptions, chunk_to_python))
     }
 
     #[pyo3(signature = (keys, buffers, *, return_exceptions=false))]
@@ -204,27 +200,27 @@ impl AnyStore {
             drop(call);
             Ok(connector.batched_get_into(&mut requests).await)
         };
-        self.run(py, views, work, show_each(return_exceptions, to_object))
+        self.run(py, views, work, to_python::list(return_exceptions, to_python::value))
     }
 
     #[pyo3(signature = (keys, *, return_exceptions=false))]
     fn batched_exists(&self, py: Python<'_>, keys: Vec<String>, return_exceptions: bool) -> PyResult<Py<PyAny>> {
         let keys = parse_all(py, &keys)?;
         let work = |connector: Connector, _| async move { Ok(connector.batched_exists(&keys).await) };
-        self.run(py, Views::none(), work, show_each(return_exceptions, show_bool))
+        self.run(py, Views::none(), work, to_python::list(return_exceptions, to_python::value))
     }
 
     fn batched_contains(&self, py: Python<'_>, keys: Vec<String>) -> PyResult<Py<PyAny>> {
         let keys = parse_all(py, &keys)?;
         let work = |connector: Connector, _| async move { connector.batched_contains(&keys).await };
-        self.run(py, Views::none(), work, to_object)
+        self.run(py, Views::none(), work, to_python::value)
     }
 
     #[pyo3(signature = (keys, *, return_exceptions=false))]
     fn batched_remove(&self, py: Python<'_>, keys: Vec<String>, return_exceptions: bool) -> PyResult<Py<PyAny>> {
         let keys = parse_all(py, &keys)?;
         let work = |connector: Connector, _| async move { Ok(connector.batched_remove(&keys).await) };
-        self.run(py, Views::none(), work, show_each(return_exceptions, show_bool))
+        self.run(py, Views::none(), work, to_python::list(return_exceptions, to_python::value))
     }
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
@@ -233,11 +229,11 @@ impl AnyStore {
 }
 
 impl AnyStore {
-    fn show(py: Python<'_>, face: Face, store: Arc<Opened>) -> PyResult<Py<PyAny>> {
-        let base = PyClassInitializer::from(Self { store, face });
-        Ok(match face {
-            Face::Blocking => Py::new(py, base.add_subclass(Store))?.into_any(),
-            Face::Async => Py::new(py, base.add_subclass(AsyncStore))?.into_any(),
+    fn make(py: Python<'_>, mode: WaitMode, store: Arc<OpenStore>) -> PyResult<Py<PyAny>> {
+        let base = PyClassInitializer::from(Self { store, mode });
+        Ok(match mode {
+            WaitMode::Blocking => Py::new(py, base.add_subclass(Store))?.into_any(),
+            WaitMode::Asyncio => Py::new(py, base.add_subclass(AsyncStore))?.into_any(),
         })
     }
 
@@ -246,13 +242,13 @@ impl AnyStore {
         py: Python<'_>,
         views: Views,
         work: impl FnOnce(Connector, Holder<T>) -> F,
-        show: impl FnOnce(Python<'_>, T) -> PyResult<Py<PyAny>> + Send + 'static,
+        to_python: impl FnOnce(Python<'_>, T) -> PyResult<Py<PyAny>> + Send + 'static,
     ) -> PyResult<Py<PyAny>>
     where
         F: Future<Output = Result<T>> + Send + 'static,
     {
         let connector = self.store.connector().or_raise(py)?.clone();
-        self.face.run(py, views, |call| work(connector, call), show)
+        self.mode.run(py, views, |call| work(connector, call), to_python)
     }
 }
 
@@ -283,7 +279,7 @@ pub(crate) struct AsyncStore;
 #[pymethods]
 impl AsyncStore {
     fn __aenter__(slf: Bound<'_, Self>) -> PyResult<Py<PyAny>> {
-        Face::Async.ready(slf.py(), Ok(slf.clone().into_any().unbind()))
+        WaitMode::Asyncio.ready(slf.py(), Ok(slf.clone().into_any().unbind()))
     }
 
     fn __aexit__(
@@ -305,43 +301,13 @@ fn parse_all(py: Python<'_>, keys: &[String]) -> PyResult<Vec<CacheKey>> {
 }
 
 fn lend<T: Send + 'static>(span: Span, layout: ChunkLayout, call: Holder<T>) -> Result<MemoryObj> {
-    // SAFETY: the answer holds the export, and comes after the last holder of `call` is gone; `put` documents that the
-    // buffer must not change until then.
+    // SAFETY: the buffer stays exported until the last holder of `call` is gone, and only then comes the answer. `put`
+    // documents that the buffer must not change until then.
     unsafe { span.lend_to_read(layout, call) }
 }
 
-fn show_bool(py: Python<'_>, yes: bool) -> PyResult<Py<PyAny>> {
-    Ok(yes.into_pyobject(py)?.to_owned().into_any().unbind())
-}
-
-fn show_chunk(py: Python<'_>, chunk: Option<MemoryObj>) -> PyResult<Py<PyAny>> {
-    match chunk {
-        Some(chunk) => Ok(Py::new(py, Chunk::new(chunk))?.into_any()),
-        None => Ok(py.None()),
-    }
-}
-
-fn to_object<T: for<'py> IntoPyObject<'py>>(py: Python<'_>, value: T) -> PyResult<Py<PyAny>> {
-    use pyo3::IntoPyObjectExt;
-    value.into_py_any(py)
-}
-
-/// A list of answers. An error is raised, the first one of them, or stands in its place.
-fn show_each<T>(
-    return_exceptions: bool,
-    show: impl Fn(Python<'_>, T) -> PyResult<Py<PyAny>> + Send,
-) -> impl FnOnce(Python<'_>, Vec<Result<T>>) -> PyResult<Py<PyAny>> + Send {
-    move |py, answers| {
-        let list = PyList::empty(py);
-        for answer in answers {
-            match answer {
-                Ok(value) => list.append(show(py, value)?)?,
-                Err(e) if return_exceptions => list.append(to_py(py, &e).into_value(py))?,
-                Err(e) => return Err(to_py(py, &e)),
-            }
-        }
-        Ok(list.into_any().unbind())
-    }
+fn chunk_to_python(py: Python<'_>, chunk: Option<MemoryObj>) -> PyResult<Py<PyAny>> {
+    to_python::value(py, chunk.map(Chunk::new))
 }
 
 pub(crate) fn add_to(m: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -1,4 +1,4 @@
-"""What the tests share: a redis server of their own, completions, child processes."""
+"""Shared by the tests: a redis server, completions, child processes."""
 
 import os
 import select
@@ -24,7 +24,7 @@ def engine_key(i, model="test-model"):
 
 
 class RedisServer:
-    """A redis server on a free port. A machine without redis-server fails the test."""
+    """A redis server on a free port. The test fails if redis-server is not installed."""
 
     def __init__(self):
         program = shutil.which("redis-server")
@@ -60,16 +60,16 @@ class RedisServer:
         shutil.rmtree(self.dir, ignore_errors=True)
 
 
-def wait_until(true, what):
+def wait_until(condition, what):
     end = time.monotonic() + DEADLINE
-    while not true():
+    while not condition():
         if time.monotonic() > end:
             raise AssertionError(f"not within {DEADLINE} s: {what}")
         time.sleep(0.005)
 
 
 def completions(client, count=1):
-    """Waits for so many completions, as LMCache does: by the eventfd."""
+    """Waits for `count` completions by the eventfd, as LMCache does."""
     poller = select.poll()
     poller.register(client.event_fd(), select.POLLIN)
     found = []
@@ -84,7 +84,7 @@ def completions(client, count=1):
 
 
 def run_child(code, *args):
-    """Runs a Python program of its own and gives what it printed; it must end well, and in time."""
+    """Runs a Python program in a child process and gives its output. The child must succeed in time."""
     child = subprocess.run(
         [sys.executable, "-X", "faulthandler", "-c", code, *args],
         capture_output=True,

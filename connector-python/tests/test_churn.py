@@ -1,4 +1,4 @@
-"""A few seconds of every kind of call: what grows is left over by calls. `tests/interop/run churn` does it for longer, in LMCache."""
+"""Every kind of call for a few seconds, to find memory or files that calls leak. `tests/interop/run churn` runs longer, in LMCache."""
 
 import asyncio
 import os
@@ -13,7 +13,7 @@ from support import TestCase, engine_key, resident_bytes
 
 SECONDS = 2.0
 SAMPLES = 90
-# Two KiB left over by each call would be more; the allocator's own noise is a twentieth of it.
+# Two KiB per call would be more than this; the allocator's own noise is a twentieth of it.
 MORE_BYTES = 2 << 20
 MORE_FILES = 2
 CHUNKS = [bytes([i + 1]) * (32 << 10) for i in range(16)]
@@ -23,7 +23,7 @@ AT_ONCE = 8
 
 
 class Churn(TestCase):
-    def test_nothing_piles_up_over_every_kind_of_call(self):
+    def test_no_kind_of_call_leaks(self):
         for url in [f"fs://{self.directory()}", "memory://churn", f"redis://127.0.0.1:{self.redis().port}"]:
             with self.subTest(url=url.split(":")[0]):
                 asyncio.run(self.churn(url))
@@ -36,7 +36,7 @@ class Churn(TestCase):
         await store.batched_put(list(zip(KEYS, CHUNKS, strict=True)))
 
         def right(i, chunk):
-            # It may have been removed, but it is never something else.
+            # The chunk may have been removed.
             self.assertTrue(chunk is None or chunk == CHUNKS[i])
 
         async def put(i):
@@ -68,7 +68,7 @@ class Churn(TestCase):
             await store.remove(KEYS[i])
             await put(i)
 
-        async def asked(i):
+        async def exists(i):
             await store.exists(KEYS[i])
             await store.batched_contains(KEYS[i:])
             if i == 0:
@@ -81,22 +81,22 @@ class Churn(TestCase):
             async with await kvconn.connect_async(url) as other:
                 right(i, await other.get(KEYS[i]))
 
-        # Opening is rare, and dear.
-        kinds = [put, get, get_into, batched_get, miss, cancelled, remove, asked, blocking] * 4 + [opened]
+        # Opening a store is rare and slow.
+        kinds = [put, get, get_into, batched_get, miss, cancelled, remove, exists, blocking] * 4 + [opened]
 
-        async def one_after_another():
+        async def worker():
             while time.monotonic() < deadline:
                 kind = chance.choice(kinds)
                 await kind(chance.randrange(len(KEYS)))
                 done[kind.__name__] += 1
 
-        async def watch():
+        async def sample():
             while time.monotonic() < deadline:
                 resident.append(resident_bytes())
                 files.append(len(os.listdir("/proc/self/fd")))
                 await asyncio.sleep(SECONDS / SAMPLES)
 
-        await asyncio.gather(watch(), *(one_after_another() for _ in range(AT_ONCE)))
+        await asyncio.gather(sample(), *(worker() for _ in range(AT_ONCE)))
         await store.close()
         for kind in kinds:
             self.assertGreater(done[kind.__name__], 0, done)

@@ -1,4 +1,4 @@
-"""The kvconn command of the wheel."""
+"""The kvconn command in the wheel."""
 
 import os
 import signal
@@ -33,9 +33,9 @@ class Command(TestCase):
         wrong = self.kvconn("gett", "redis://user:secret@h:1")
         self.assertEqual(wrong.returncode, 2, wrong)
         self.assertNotIn(b"secret", wrong.stdout + wrong.stderr)
-        lost = self.kvconn("ping", "resp://user:secret@127.0.0.1:1")
-        self.assertEqual(lost.returncode, 3, lost)
-        self.assertNotIn(b"secret", lost.stdout + lost.stderr)
+        unreachable = self.kvconn("ping", "resp://user:secret@127.0.0.1:1")
+        self.assertEqual(unreachable.returncode, 3, unreachable)
+        self.assertNotIn(b"secret", unreachable.stdout + unreachable.stderr)
 
     def test_ctrl_c_ends_it(self):
         server = self.redis()
@@ -49,7 +49,7 @@ class Command(TestCase):
         self.addCleanup(child.kill)
 
         def waits():
-            # It has its threads, so it is past Python's part.
+            # With its threads started, the command is past Python's part.
             return len(os.listdir(f"/proc/{child.pid}/task")) > 1
 
         wait_until(waits, "the command waits for the server")

@@ -1,18 +1,18 @@
-"""A child of fork has one thread, and copies of all locks: those that another thread held at the fork stay locked for ever."""
+"""A child of fork has one thread and a copy of each lock. A lock that another thread held at the fork stays locked for ever."""
 
 import os
 import unittest
 
 from support import TestCase, run_child
 
-BESIDE = os.path.dirname(os.path.abspath(__file__))
+HERE = os.path.dirname(os.path.abspath(__file__))
 FORK = """
 import os, signal, sys, threading, kvconn
 sys.path.insert(0, sys.argv[1])
 from support import completions, engine_key, object_key, wait_until
 
 def in_child(act):
-    "Forks, acts in the child, and requires that it ends well; a child that hangs is killed after ten seconds."
+    "Forks and calls `act` in the child, which must succeed. A child that hangs is killed after ten seconds."
     pid = os.fork()
     if pid == 0:
         signal.alarm(10)
@@ -31,16 +31,16 @@ def refused(act):
     except kvconn.ClosedError as e:
         assert "forked" in str(e), e
     else:
-        raise AssertionError("nothing was refused")
+        raise AssertionError("there is no ClosedError")
 
 class Busy:
-    "Threads that call over and over while the block runs."
+    "Threads that repeat calls while the block runs."
     def __init__(self, *calls):
         self.over = False
-        def again(call):
+        def repeat(call):
             while not self.over:
                 call()
-        self.threads = [threading.Thread(target=again, args=(call,)) for call in calls]
+        self.threads = [threading.Thread(target=repeat, args=(call,)) for call in calls]
     def __enter__(self):
         for thread in self.threads:
             thread.start()
@@ -53,10 +53,10 @@ class Busy:
 
 class Fork(TestCase):
     def forked(self, code, *args):
-        self.assertEqual(run_child(FORK + code + "\nprint('well')", BESIDE, *args), "well\n")
+        self.assertEqual(run_child(FORK + code + "\nprint('done')", HERE, *args), "done\n")
 
-    def test_a_chunk_of_the_parents_is_read_and_dropped_whatever_the_parents_threads_do(self):
-        # A batch takes all of its memory at once: the pool's lock is held for a good part of the time.
+    def test_a_child_reads_and_drops_a_chunk_of_the_parents(self):
+        # A batch allocates all of its memory at once, so the parent's threads hold the pool's lock much of the time.
         self.forked("""
 store = kvconn.connect(f"resp://127.0.0.1:{sys.argv[2]}")
 keys = [engine_key(i) for i in range(512)]
@@ -71,7 +71,7 @@ with Busy(*[lambda: store.batched_get(keys)] * 3):
         chunks = [store.get(keys[0])]
 """, str(self.redis().port))
 
-    def test_a_listing_of_the_parents_is_refused_and_dropped(self):
+    def test_a_listing_of_the_parents_is_closed_in_a_child(self):
         self.forked("""
 store = kvconn.connect("memory://forked")
 store.batched_put([(engine_key(i), b"1") for i in range(1000)])
@@ -84,7 +84,7 @@ in_child(act)
 assert len(list(listings[0])) == 999
 """)
 
-    def test_a_client_of_the_parents_with_work_in_flight_is_dropped(self):
+    def test_a_child_drops_a_client_of_the_parents_with_calls_in_flight(self):
         self.forked("""
 clients = [kvconn.NativeClient("memory://forked")]
 keys = [object_key(i) for i in range(64)]

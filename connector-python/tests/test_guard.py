@@ -1,7 +1,7 @@
-"""Nothing is touched beside a buffer, nor after its completion: in a child process, between pages that nobody may touch.
+"""NativeClient touches no memory beside a buffer, and no buffer after its completion.
 
-Whoever reads or writes such a page ends the process; the kernel, asked to, gives an error instead. What the kernel might
-write too late into memory that is there again, a pattern in it shows.
+Each buffer lies between protected pages, in a child process. A read or write of such a page ends the process, and a system call
+on it fails. A pattern shows late writes into memory that is in use again.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ from kvconn import NativeClient
 from support import TestCase, completions, object_key, run_child
 
 PAGE = mmap.PAGESIZE
-NOBODY, READ, READ_WRITE = 0, mmap.PROT_READ, mmap.PROT_READ | mmap.PROT_WRITE
+NO_ACCESS, READ, READ_WRITE = 0, mmap.PROT_READ, mmap.PROT_READ | mmap.PROT_WRITE
 PATTERN = 0xA5
 LENGTHS = [1, 100, PAGE - 1, PAGE, PAGE + 1, 3 * PAGE, 64 << 10, (1 << 20) - 3, 1 << 20]
 
@@ -30,7 +30,7 @@ class Guard(TestCase):
         yield f"resp://127.0.0.1:{self.redis().port}"
         yield f"redis://127.0.0.1:{self.redis().port}"
 
-    def test_the_guard_guards(self):
+    def test_a_protected_page_ends_the_process(self):
         for touch in ["before", "after", "released"]:
             with self.subTest(touch=touch):
                 done = subprocess.run(child("touch", touch), capture_output=True, check=False, timeout=60)
@@ -41,9 +41,9 @@ class Guard(TestCase):
             with self.subTest(url=url):
                 self.assertEqual(run_child(*child("exact", url)[4:]), f"{2 * len(LENGTHS)} chunks\n")
 
-    def test_memory_that_is_its_owners_again_is_neither_read_nor_written(self):
+    def test_a_buffer_is_untouched_after_its_completion(self):
         for url in self.urls():
-            # With little time, calls are given up while their reads and writes go on.
+            # With a short timeout, calls end while their reads and writes go on.
             for milliseconds in [1, 20000]:
                 with self.subTest(url=url, milliseconds=milliseconds):
                     said = run_child(*child("released", url, str(milliseconds))[4:])
@@ -58,13 +58,12 @@ def child(name, *args):
 
 
 class Memory:
-    """So many bytes of pages that no Python object owns, between two that nobody may touch."""
+    """A buffer of `size` bytes that no Python object owns, between two protected pages."""
 
     def __init__(self, size, at_end=True):
         self.size = size
         self.pages = -(-size // PAGE) * PAGE
-        # Without a file: anonymous, private.
-        self.start = libc.mmap(None, self.pages + 2 * PAGE, NOBODY, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+        self.start = libc.mmap(None, self.pages + 2 * PAGE, NO_ACCESS, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
         assert self.start != MAP_FAILED
         self.start += PAGE
         self.protect(READ_WRITE)
@@ -78,7 +77,7 @@ class Memory:
         assert libc.mprotect(self.start, self.pages, how) == 0
 
     def beside(self):
-        """The bytes of its pages that are not the buffer's."""
+        """The bytes of its pages outside the buffer."""
         before = self.address - self.start
         return ctypes.string_at(self.start, before) + ctypes.string_at(
             self.address + self.size, self.pages - before - self.size
@@ -95,7 +94,7 @@ def content(i, size):
 def touch(where):
     memory = Memory(PAGE)
     if where == "released":
-        memory.protect(NOBODY)
+        memory.protect(NO_ACCESS)
     ctypes.string_at({"before": memory.address - 1, "after": memory.address + PAGE, "released": memory.address}[where], 1)
 
 
@@ -106,7 +105,7 @@ def exact(url):
     stored = [Memory(size, at_end) for size, at_end in cases]
     for i, memory in enumerate(stored):
         memory.view()[:] = content(i, memory.size)
-        # Who only reads must not write either.
+        # A put must not write to the buffer.
         memory.protect(READ)
     client.submit_batch_set(keys, [memory.view() for memory in stored])
     assert completions(client)[0][1:3] == (True, "")
@@ -116,7 +115,7 @@ def exact(url):
     for i, memory in enumerate(into):
         assert bytes(memory.view()) == content(i, memory.size), f"chunk {i}"
         assert memory.beside() == bytes([PATTERN]) * (memory.pages - memory.size), f"beside chunk {i}"
-    # A chunk that is longer or shorter than its buffer finds the same limits.
+    # The same for a chunk that is longer or shorter than its buffer.
     for other in (-1, 1):
         wrong = [Memory(size + other, at_end) for size, at_end in cases if size + other]
         asked = [key for key, (size, _) in zip(keys, cases, strict=True) if size + other]
@@ -134,7 +133,7 @@ def released(url, milliseconds):
     patient.submit_batch_set(keys, [content(i, size) for i in range(8)])
     assert completions(patient)[0][1]
     client = NativeClient(url, batch_timeout_ms=int(milliseconds))
-    again, batches = [], 0
+    reused, batches = [], 0
     for _ in range(10):
         asked = {}
         for kind in ("get", "set", "get", "set", "get", "set"):
@@ -149,17 +148,17 @@ def released(url, milliseconds):
             for i, memory in enumerate(asked.pop(id)):
                 if loaded and loaded[i]:
                     assert memory.view() == content(i, size), f"chunk {i}"
-                # By turns gone, out of bounds, and somebody else's.
+                # In turn: unmapped, protected, in use again.
                 if i % 3 == 0:
                     memory.free()
                 elif i % 3 == 1:
-                    memory.protect(NOBODY)
+                    memory.protect(NO_ACCESS)
                 else:
                     ctypes.memset(memory.address, PATTERN, size)
-                    again.append(memory)
-    # Whatever went on behind a call has ended when this returns.
+                    reused.append(memory)
+    # After this, no read or write of an earlier call goes on.
     client.close()
-    changed = sum(size - ctypes.string_at(memory.address, size).count(PATTERN) for memory in again)
+    changed = sum(size - ctypes.string_at(memory.address, size).count(PATTERN) for memory in reused)
     print(f"{batches} batches, {changed} bytes changed")
 
 

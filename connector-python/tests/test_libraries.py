@@ -37,7 +37,7 @@ class Libraries(TestCase):
             patch.start()
             self.addCleanup(patch.stop)
 
-    def test_what_nobody_else_opens_a_carried_library_opens(self):
+    def test_a_carried_library_opens_its_scheme(self):
         gadget = library("gadget._native", {"gadget": "gadget.kv/Gadget of gadget 1.0"})
         kvconn.carry(gadget)
         kvconn.carry(gadget)
@@ -45,19 +45,19 @@ class Libraries(TestCase):
         self.assertEqual(kvconn.NativeClient("gadget://h"), ("gadget._native", "gadget://h"))
         self.assertEqual([info.module for info in kvconn.connectors()].count("gadget.kv"), 1)
 
-    def test_what_kvconn_opens_stays_its_own(self):
+    def test_kvconn_opens_its_own_schemes_itself(self):
         kvconn.carry(library("gadget._native", {"memory": "gadget.kv/Gadget of gadget 1.0"}))
         with kvconn.connect(f"memory://{self.id()}") as store:
             self.assertEqual(store.name, "kvconn.memory/MemoryConnector")
 
-    def test_a_store_in_front_of_a_carried_one_is_of_the_library_that_has_both(self):
+    def test_one_library_opens_a_store_and_the_store_behind_it(self):
         both = {"gadget": "gadget.kv/Gadget of gadget 1.0", "tiered": "kvconn.tiered/TieredConnector of connectors 0.1.0"}
         kvconn.carry(library("gadget._native", both))
         self.assertIs(_libraries.of_url("tiered://?front=memory://a&back=memory://b"), kvconn._kvconn)
         front = {"front": "tiered://", "back": "gadget://h"}
         self.assertEqual(_libraries.of_url("tiered://", front).__name__, "gadget._native")
 
-    def test_two_meanings_of_one_name_are_an_error_that_names_both(self):
+    def test_two_connectors_of_one_scheme_are_an_error_that_names_both(self):
         kvconn.carry(library("gadget._native", {"gadget": "gadget.kv/Gadget of gadget 1.0"}))
         kvconn.carry(library("gizmo._native", {"gadget": "gizmo.kv/Gizmo of gizmo 2.0"}, module="gizmo.kv"))
         with self.assertRaises(kvconn.KvconnError) as raised:
@@ -67,18 +67,18 @@ class Libraries(TestCase):
             self.assertIn(said, str(raised.exception))
         self.assertNotIn("secret", str(raised.exception))
 
-    def test_one_connector_in_two_wheels_is_no_conflict(self):
+    def test_one_connector_in_two_wheels_is_not_a_conflict(self):
         for name in ("gadget._native", "gizmo._native"):
             kvconn.carry(library(name, {"gadget": "gadget.kv/Gadget of gadget 1.0"}))
         self.assertEqual(kvconn.connect("gadget://h"), ("gadget._native", "gadget://h"))
 
-    def test_a_library_of_another_version_is_refused_with_what_to_do(self):
+    def test_a_library_of_another_version_is_an_error_with_a_hint(self):
         with self.assertRaisesRegex(ImportError, r"built with connector-python 0\.0\.1.*run `pip install kvconn==0\.0\.1`"):
             kvconn.carry(library("gadget._native", {}, version="0.0.1"))
-        with self.assertRaisesRegex(TypeError, "is no library of kvconn's"):
+        with self.assertRaisesRegex(TypeError, "is not a library of kvconn's"):
             kvconn.carry(os)
 
-    def test_a_misspelt_scheme_is_looked_for_in_all_of_them(self):
+    def test_a_misspelt_scheme_is_compared_with_all_libraries(self):
         gadget = library("gadget._native", {"gadget": "gadget.kv/Gadget of gadget 1.0"})
         kvconn.carry(gadget)
         self.assertIs(_libraries.of_url("gadgets://h"), gadget)
@@ -91,7 +91,7 @@ class Libraries(TestCase):
         with self.assertRaisesRegex(AttributeError, "has no connector 'Gizmo'; it has Gadget"):
             importlib.import_module("gadget").Gizmo
 
-    def test_a_wheel_that_cannot_be_imported_harms_nobody_else(self):
+    def test_a_wheel_that_cannot_be_imported_makes_a_warning(self):
         folder = self.directory()
         os.makedirs(f"{folder}/broken-1.0.dist-info")
         with open(f"{folder}/broken-1.0.dist-info/entry_points.txt", "w") as file:
@@ -112,6 +112,6 @@ except kvconn.KvconnError as e:
 kvconn.connect("memory://a").close()
 """
         said = run_child(code, folder).splitlines()
-        self.assertIn("broken_wheel are not there, it cannot be imported: no such luck", said[0])
+        self.assertIn("broken_wheel cannot be imported, so its connectors are missing: no such luck", said[0])
         self.assertIn("no connector serves the scheme `broken://`", said[1])
         self.assertEqual(len(said), 2)

@@ -1,4 +1,4 @@
-"""Every registered connector as a Python module, on a machine without LMCache."""
+"""Registered connectors as Python modules, without LMCache."""
 
 import importlib
 import subprocess
@@ -27,7 +27,7 @@ class Modules(unittest.TestCase):
             self.assertIn(info.summary, module.__doc__)
         self.assertNotIn("lmcache", sys.modules)
 
-    def test_what_is_not_registered_is_not_found(self):
+    def test_an_unregistered_module_or_name_is_not_found(self):
         with self.assertRaises(ModuleNotFoundError):
             importlib.import_module("kvconn.nothing_of_this_name")
         with self.assertRaisesRegex(AttributeError, "has no connector 'Redis'; it has RedisConnector"):
@@ -43,7 +43,7 @@ class Modules(unittest.TestCase):
             self.assertEqual(done.returncode, 1)
             self.assertIn("run `pip install lmcache`", done.stderr)
 
-    def test_the_modules_are_found_once_however_many_are_added(self):
+    def test_one_finder_serves_all_libraries(self):
         from kvconn import _modules
 
         before = len(sys.meta_path)

@@ -1,4 +1,4 @@
-"""LMCache's native_plugin contract, as NativeClient keeps it."""
+"""NativeClient keeps the contract of LMCache's native_plugin."""
 
 import mmap
 import os
@@ -36,7 +36,7 @@ class Contract(TestCase):
         yield f"fs://{self.directory()}"
         yield f"memory://{self.id()}"
 
-    def test_every_store_gives_back_what_was_stored(self):
+    def test_every_store_round_trips(self):
         for url in self.urls():
             with self.subTest(url=url.split(":")[0]):
                 client = self.client(url)
@@ -83,7 +83,7 @@ class Contract(TestCase):
                 self.assertEqual((ok, loaded), (False, [True, False, False]))
                 self.assertIn("2 of 3 keys failed", error)
 
-    def test_views_as_lmcache_makes_them_are_taken(self):
+    def test_the_views_that_lmcache_makes_work(self):
         import ctypes
 
         client = self.client(f"memory://{self.id()}")
@@ -104,7 +104,7 @@ class Contract(TestCase):
         ]:
             self.assertEqual(self.one(client, submit()), answer)
 
-    def test_a_key_that_is_none_fails_alone(self):
+    def test_an_invalid_key_fails_alone(self):
         client = self.client(f"memory://{self.id()}")
         keys = [object_key(1), "no key", object_key(2)]
         ok, error, _ = self.one(client, client.submit_batch_set(keys, [memoryview(b"12")] * 3))
@@ -112,7 +112,7 @@ class Contract(TestCase):
         self.assertIn("no key", error)
         self.assertEqual(self.one(client, client.submit_batch_exists(keys))[::2], (True, [True, False, True]))
 
-    def test_ids_differ_and_completions_match_them_from_many_threads(self):
+    def test_each_completion_has_the_id_of_its_submit(self):
         client = self.client(f"memory://{self.id()}")
         asked, lock = {}, threading.Lock()
 
@@ -134,7 +134,7 @@ class Contract(TestCase):
         self.assertEqual({d[0]: len(d[3]) for d in done}, asked)
         self.assertEqual(client.drain_completions(), [])
 
-    def test_bad_buffers_are_refused(self):
+    def test_bad_buffers_are_errors(self):
         client = self.client(f"memory://{self.id()}")
         memory = bytearray(100)
         view = memoryview(memory)
@@ -154,10 +154,10 @@ class Contract(TestCase):
             client.submit_batch_get(keys, [1, 2])
         with self.assertRaises(TypeError):
             client.submit_batch_exists([1])
-        # Two readers of one memory are fine, and so are neighbours.
+        # A put may read one buffer twice, and buffers may be adjacent.
         self.one(client, client.submit_batch_set(keys, [view, view]))
         self.one(client, client.submit_batch_get(keys, [view[:50], view[50:]]))
-        # What was refused is not held.
+        # A refused buffer is not held.
         view.release()
         del views
         memory.append(1)
@@ -183,7 +183,7 @@ class Contract(TestCase):
         with self.assertRaisesRegex(TypeError, "is a list"):
             NativeClient("memory://x", timeout_ms=[6])
 
-    def test_a_store_that_cannot_be_opened_says_why(self):
+    def test_the_error_of_an_open_says_why(self):
         with self.assertRaises(kvconn.KvconnError) as raised:
             NativeClient("memmory://x")
         self.assertEqual(raised.exception.kind, "not_found")
@@ -193,7 +193,7 @@ class Contract(TestCase):
 
 
 class Faults(TestCase):
-    def test_a_server_killed_in_the_middle_of_a_batch_still_gives_one_completion_each(self):
+    def test_each_submit_completes_once_when_the_server_is_killed(self):
         for scheme in ["resp", "redis"]:
             with self.subTest(scheme=scheme):
                 server = self.redis()
@@ -215,9 +215,9 @@ class Faults(TestCase):
                     self.assertEqual(yes, None if id == asked[4] else [False] * 32)
                 client.close()
 
-    def test_close_with_work_in_flight_completes_it_and_lets_the_memory_go(self):
+    def test_close_completes_calls_in_flight_and_frees_their_buffers(self):
         server = self.redis()
-        # It must not be this that ends the call: `close` waits for as long as a greeting takes at most.
+        # `close` waits for a greeting at most this long, so it is `close` that ends the call.
         client = NativeClient(f"resp://127.0.0.1:{server.port}?connect_timeout_ms=60000")
         server.stop_answering()
         memory = mmap.mmap(-1, 1 << 20)
@@ -231,7 +231,7 @@ class Faults(TestCase):
         with self.assertRaises(kvconn.ClosedError):
             client.submit_batch_exists([object_key(1)])
 
-    def test_the_interpreter_exits_with_work_in_flight(self):
+    def test_the_interpreter_exits_with_calls_in_flight(self):
         code = """
 import sys, mmap
 from kvconn import NativeClient
@@ -245,7 +245,7 @@ print("left")
         for _ in range(3):
             self.assertEqual(run_child(code, self.directory()), "left\n")
 
-    def test_the_interpreter_exits_while_a_lost_server_does_not_answer(self):
+    def test_the_interpreter_exits_while_a_server_does_not_answer(self):
         server = self.redis()
         code = """
 import os, sys, mmap
@@ -258,7 +258,7 @@ print("left")
 """
         self.assertEqual(run_child(code, str(server.port), str(server.process.pid)), "left\n")
 
-    def test_a_forked_child_gets_a_clear_error_and_opens_stores_of_its_own(self):
+    def test_a_forked_child_gets_an_error_and_opens_its_own_store(self):
         server = self.redis()
         code = """
 import os, sys, kvconn
@@ -294,7 +294,7 @@ print("parent")
         out = run_child(code, str(server.port), os.path.dirname(os.path.abspath(__file__)))
         self.assertEqual(out, "child\nparent\n")
 
-    def test_memory_that_is_unmapped_after_its_completion_is_never_touched_again(self):
+    def test_memory_may_be_unmapped_after_its_completion(self):
         code = """
 import mmap, sys
 sys.path.insert(0, sys.argv[3])
@@ -319,13 +319,13 @@ client.close()
 print("wrong", wrong)
 """
         here = os.path.dirname(os.path.abspath(__file__))
-        # A write into memory that is gone ends the child. With little time, calls are given up on the way.
+        # A write into unmapped memory ends the child. With a short timeout, calls end before their reads.
         for url in [f"fs://{self.directory()}", "memory://unmapped", f"resp://127.0.0.1:{self.redis().port}"]:
             for milliseconds in [1, 8, 20000]:
                 with self.subTest(url=url, milliseconds=milliseconds):
                     self.assertEqual(run_child(code, url, str(milliseconds), here), "wrong 0\n")
 
-    def test_a_client_that_is_dropped_with_work_in_flight_lets_the_memory_go(self):
+    def test_dropping_a_client_frees_the_buffers_of_calls_in_flight(self):
         server = self.redis()
         client = NativeClient(f"resp://127.0.0.1:{server.port}")
         server.stop_answering()
@@ -357,7 +357,7 @@ print("wrong", wrong)
         before = resident_bytes()
         churn(150)
         client.close()
-        # 300 MiB went through.
+        # The client moved 300 MiB.
         self.assertLess(resident_bytes() - before, 16 << 20)
 
 

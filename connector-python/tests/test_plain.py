@@ -1,4 +1,4 @@
-"""kvconn.connect: the plain API, blocking and on asyncio."""
+"""kvconn.connect and connect_async: the API for Python programs."""
 
 import asyncio
 import gc
@@ -20,7 +20,7 @@ class Blocking(TestCase):
         self.addCleanup(store.close)
         return store
 
-    def test_what_was_put_comes_back_as_bytes_like(self):
+    def test_a_chunk_is_bytes_like(self):
         store = self.store()
         for data in [b"hello", bytearray(b"hello"), memoryview(b"hello"), memoryview(b"..hello..")[2:7]]:
             store.put(KEY, data)
@@ -74,7 +74,7 @@ class Blocking(TestCase):
         self.assertEqual((raised.exception.kind, raised.exception.operation), ("size_mismatch", "get_into"))
         with self.assertRaises(ValueError):
             store.get_into(KEY, bytes(8))
-        # Nothing is held after the call.
+        # The buffer is free after the call.
         memory.append(1)
 
     def test_the_rest_of_the_operations(self):
@@ -123,7 +123,7 @@ class Blocking(TestCase):
             store.get(KEY)
         store.close()
 
-    def test_errors_say_what_where_and_what_to_do(self):
+    def test_errors_have_a_kind_and_a_hint(self):
         with self.assertRaises(kvconn.KvconnError) as raised:
             kvconn.connect("external://localhost:0/kvconn.fss/?connector_name=FSConnector")
         e = raised.exception
@@ -137,7 +137,7 @@ class Blocking(TestCase):
         self.assertIsInstance(raised.exception, ValueError)
         self.assertIn("write `1`", str(raised.exception))
 
-    def test_a_lost_server_is_an_error_that_can_be_caught(self):
+    def test_a_lost_server_is_a_connection_error(self):
         server = self.redis()
         store = self.store(f"redis://127.0.0.1:{server.port}")
         store.put(KEY, b"hello")
@@ -148,7 +148,7 @@ class Blocking(TestCase):
         self.assertIsInstance(raised.exception, ConnectionError)
         self.assertTrue(raised.exception.temporary)
 
-    def test_the_pool_is_bounded_and_chunks_that_are_dropped_make_room(self):
+    def test_the_pool_is_bounded_and_a_dropped_chunk_makes_room(self):
         store = self.store(f"fs://{self.directory()}", pool_bytes=1 << 20)
         store.put(KEY, bytes(600 << 10))
         held = store.get(KEY)
@@ -185,7 +185,7 @@ class Blocking(TestCase):
         raised = []
         waiting = threading.Thread(target=lambda: raised.append(self.assertRaises(kvconn.KvconnError, store.get, KEY)))
         waiting.start()
-        # This line is reached only if the waiting thread does not hold the interpreter.
+        # Python gets here only if the waiting thread does not hold the interpreter's lock.
         server.kill()
         waiting.join(30)
         self.assertFalse(waiting.is_alive())
@@ -194,7 +194,7 @@ class Blocking(TestCase):
         server = self.redis()
         code = """
 import os, signal, sys, threading, kvconn
-# Python's own. What a shell runs in the background ignores Ctrl-C.
+# Python's own handler. A shell has its background processes ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 store = kvconn.connect(f"resp://127.0.0.1:{sys.argv[1]}")
 os.kill(int(sys.argv[2]), signal.SIGSTOP)
@@ -206,7 +206,7 @@ except KeyboardInterrupt:
 """
         self.assertEqual(run_child(code, str(server.port), str(server.process.pid)), "interrupted\n")
 
-    def test_connectors_lists_what_is_in_the_wheel(self):
+    def test_connectors_lists_the_connectors_of_the_wheel(self):
         found = {(c.module, c.name): c for c in kvconn.connectors()}
         redis = found["kvconn.redis", "RedisConnector"]
         self.assertIn("redis", redis.schemes)
@@ -236,7 +236,7 @@ except KeyboardInterrupt:
 
         wait_until(heard, "a log line at the new level")
 
-    def test_warnings_reach_pythons_logging(self):
+    def test_log_lines_reach_pythons_logging(self):
         records, _ = self.logged(logging.DEBUG)
         store = self.store(f"audit://?actual_remote_url=memory%3A%2F%2F{self.id()}")
         store.put(KEY, b"hello")
@@ -248,14 +248,14 @@ except KeyboardInterrupt:
     def test_a_level_that_changes_counts_from_the_next_store_on(self):
         logger = logging.getLogger("kvconn")
         self.addCleanup(logger.setLevel, logger.level)
-        # Whether anyone listens is asked once, and remembered, by each place that logs.
+        # Each place that logs must not keep the first level for ever.
         logger.setLevel(logging.WARNING)
         self.store("memory://quiet")
         with self.assertLogs("kvconn", logging.DEBUG) as logged:
             self.store("memory://loud")
             wait_until(lambda: any("opened" in line for line in logged.output), "a log line")
 
-    def test_it_imports_fast_and_alone(self):
+    def test_the_import_is_light(self):
         code = "import sys, kvconn; print(kvconn.__version__, 'asyncio' in sys.modules, 'lmcache' in sys.modules)"
         self.assertEqual(run_child(code), f"{kvconn.__version__} False False\n")
 
@@ -282,7 +282,7 @@ class OnAsyncio(TestCase, unittest.IsolatedAsyncioTestCase):
         with self.assertRaises(kvconn.ClosedError):
             await store.get(KEY)
 
-    async def test_calls_run_side_by_side_without_a_thread_each(self):
+    async def test_concurrent_calls_share_threads(self):
         store = await kvconn.connect_async("mock://1?peeking_latency=20")
         await asyncio.gather(*(store.exists(engine_key(i)) for i in range(8)))
         before = len(os.listdir("/proc/self/task"))
@@ -299,7 +299,7 @@ class OnAsyncio(TestCase, unittest.IsolatedAsyncioTestCase):
             await store.get_into(KEY, bytearray(1))
         await store.close()
 
-    async def test_ten_thousand_cancelled_calls_harm_nothing(self):
+    async def test_ten_thousand_calls_are_cancelled(self):
         server = self.redis()
         store = await kvconn.connect_async(f"resp://127.0.0.1:{server.port}")
         await store.put(KEY, b"hello" * 1000)

@@ -5,7 +5,7 @@ macro_rules! compiled_out {
         #[cfg(not(feature = $feature))]
         const _: () = {
             connector_core::__private::element! {
-                KVCONN_CONNECTOR_HINTS_0_1: ConnectorHint = connector_core::__private::ConnectorHint {
+                HINTS: ConnectorHint = connector_core::__private::ConnectorHint {
                     module: $module,
                     name: $name,
                     schemes: &[$($scheme),*],

@@ -1,8 +1,8 @@
-//! Copies of chunks that a store keeps: a chunk that is put may be a view of somebody's pool.
+//! Copies of chunks for stores in memory. A store must copy a chunk, because it may be in the caller's pool.
 
 use connector_core::{MemoryObj, MemoryObjMut, PoolAllocator, Result};
 
-/// Chunks from this size on live in reused blocks: fresh memory of the system costs more than the copy into it.
+/// Copies of at least this size use a pool: new memory from the system costs more than the copy.
 const POOLED_BYTES: usize = 64 << 10;
 
 /// Memory for about `capacity` bytes of copies.
@@ -20,7 +20,7 @@ impl Copies {
             copy.copy_from_slice(chunk);
             return Ok(copy.freeze());
         }
-        // A small chunk, or readers hold blocks of chunks that are gone.
+        // The chunk is small, or readers still hold evicted chunks and the pool is full.
         let mut copy = MemoryObjMut::from(chunk.to_vec());
         copy.set_layout(chunk.layout().clone())?;
         Ok(copy.freeze())

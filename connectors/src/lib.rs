@@ -100,5 +100,5 @@ pub async fn open(url: &str) -> Result<Connector> {
 /// # }
 /// ```
 pub fn builder(url: &str) -> ContextBuilder {
-    ConnectorContext::builder(url)
+    connector_core::builder(url)
 }

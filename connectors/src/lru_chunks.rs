@@ -1,4 +1,4 @@
-//! Chunks in this process's memory, within a number of bytes: the one that was used longest ago goes first.
+//! Chunks in this process's memory, up to a number of bytes, with least-recently-used eviction.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -7,15 +7,16 @@ use lru::LruCache;
 
 use crate::copies::Copies;
 
-/// What a chunk has to have on average, in bytes: its key and its place take memory too, also if it is empty.
-const LEAST_AVERAGE: u64 = 512;
+/// The smallest average size of a chunk, in bytes. It bounds the number of chunks, because keys and map entries need
+/// memory, too.
+const MIN_AVERAGE: u64 = 512;
 
-/// So many chunks are kept whatever their size: little enough to need no bound.
-const ALWAYS_KEPT: usize = 1024;
+/// The bound on the number of chunks is at least this.
+const MIN_MAX_CHUNKS: usize = 1024;
 
 pub(crate) struct LruChunks {
     capacity: u64,
-    most_chunks: usize,
+    max_chunks: usize,
     copies: Copies,
     state: Mutex<State>,
 }
@@ -28,12 +29,12 @@ struct State {
 impl LruChunks {
     pub(crate) fn new(capacity: u64) -> Self {
         let state = State { chunks: LruCache::unbounded(), bytes: 0 };
-        let most_chunks = usize::try_from(capacity / LEAST_AVERAGE).unwrap_or(usize::MAX).max(ALWAYS_KEPT);
-        Self { capacity, most_chunks, copies: Copies::new(capacity), state: Mutex::new(state) }
+        let max_chunks = usize::try_from(capacity / MIN_AVERAGE).unwrap_or(usize::MAX).max(MIN_MAX_CHUNKS);
+        Self { capacity, max_chunks, copies: Copies::new(capacity), state: Mutex::new(state) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing here panics while the lock is held, and the byte count is right at every step.
+        // No code panics while it holds the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -41,7 +42,7 @@ impl LruChunks {
         self.capacity
     }
 
-    /// A look that does not count as use.
+    /// Whether the key is stored. Does not count as a use of the chunk.
     pub(crate) fn contains(&self, key: &CacheKey) -> bool {
         self.lock().chunks.contains(key)
     }
@@ -50,7 +51,7 @@ impl LruChunks {
         self.lock().chunks.get(key).cloned()
     }
 
-    /// Refuses a chunk that no eviction makes room for.
+    /// Refuses a chunk that is larger than the store.
     pub(crate) fn check(&self, chunk: &MemoryObj) -> Result<()> {
         let bytes = chunk.len() as u64;
         if bytes <= self.capacity {
@@ -63,11 +64,11 @@ impl LruChunks {
         .with_hint("open it with a larger `capacity`"))
     }
 
-    /// Keeps a copy: the chunk may be a view of somebody's pool.
+    /// Stores a copy: the chunk may be in the caller's pool.
     pub(crate) fn put(&self, key: &CacheKey, chunk: &MemoryObj) -> Result<()> {
         self.check(chunk)?;
         let copy = self.copies.copy(chunk)?;
-        // Freed behind the lock's back: giving memory back may be a system call.
+        // Chunks to drop after the lock: to free memory may be a system call.
         let mut gone = Vec::new();
         let mut state = self.lock();
         if let Some(old) = state.chunks.put(key.clone(), copy) {
@@ -75,7 +76,7 @@ impl LruChunks {
             gone.push(old);
         }
         state.bytes += chunk.len() as u64;
-        while state.bytes > self.capacity || state.chunks.len() > self.most_chunks {
+        while state.bytes > self.capacity || state.chunks.len() > self.max_chunks {
             let Some((_, oldest)) = state.chunks.pop_lru() else { break };
             state.bytes -= oldest.len() as u64;
             gone.push(oldest);

@@ -237,7 +237,7 @@ async fn puts_of_one_key_that_overlap_raise_no_false_alarm_whichever_is_left() {
         let (mut a, mut b) = (Box::pin(connector.put(&k, chunk(1, 1000))), Box::pin(connector.put(&k, chunk(2, 1000))));
         assert!(poll_immediate(&mut a).await.is_none() && poll_immediate(&mut b).await.is_none());
         assert!(connector.get(&key(1)).await.unwrap().is_some(), "while they are in flight");
-        behind.let_go();
+        behind.release();
         let (a, b) = join(a, b).await;
         a.and(b).unwrap();
         behind.store(&key(1), chunk(left, 1000));
@@ -259,7 +259,7 @@ async fn a_put_that_failed_or_was_dropped_raises_no_false_alarm_whatever_it_left
     let mut dropped = Box::pin(connector.put(&k, chunk(2, 1000)));
     assert!(poll_immediate(&mut dropped).await.is_none());
     drop(dropped);
-    behind.let_go();
+    behind.release();
     for left in [0, 1, 2] {
         behind.store(&key(1), chunk(left, 1000));
         assert_eq!(connector.get(&key(1)).await.unwrap().unwrap(), chunk(left, 1000));
@@ -276,7 +276,7 @@ async fn a_read_that_began_before_a_put_raises_no_false_alarm() {
     let mut get = Box::pin(connector.get(&k));
     assert!(poll_immediate(&mut get).await.is_none());
     connector.put(&key(1), chunk(2, 100)).await.unwrap();
-    behind.let_go();
+    behind.release();
     assert_eq!(get.await.unwrap().unwrap(), chunk(1, 100));
 }
 

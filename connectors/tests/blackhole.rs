@@ -1,4 +1,4 @@
-//! `blackhole://`: takes everything and has nothing.
+//! `blackhole://`: puts succeed, and every key is a miss.
 
 use connectors::{CacheKey, ErrorKind, MemoryObj, MemoryObjMut};
 use futures::StreamExt;
@@ -8,7 +8,7 @@ fn key(n: u32) -> CacheKey {
 }
 
 #[tokio::test]
-async fn what_is_put_is_gone_and_nothing_is_an_error() {
+async fn every_call_succeeds_and_every_key_is_a_miss() {
     let external = "external://localhost:0/kvconn.blackhole/?connector_name=BlackholeConnector";
     for url in ["blackhole://", "blackhole://localhost:8080", external] {
         let connector = connectors::open(url).await.unwrap();
@@ -28,7 +28,7 @@ async fn what_is_put_is_gone_and_nothing_is_an_error() {
 }
 
 #[tokio::test]
-async fn an_option_is_an_error_because_there_are_none() {
+async fn an_option_in_the_url_is_an_error() {
     let e = connectors::open("blackhole://h:0/?size=3").await.unwrap_err();
     assert_eq!(e.kind(), ErrorKind::InvalidOption);
     assert!(e.to_string().contains("`size`"), "{e}");

@@ -1,4 +1,4 @@
-//! The contract of every connector, kept by each built-in store.
+//! Each built-in store keeps the contract.
 
 use connector_core::conformance::Kit;
 use connectors::{ContextBuilder, Dtype, LMCacheMetadata, LayerGroup};
@@ -8,7 +8,7 @@ mod memory {
 }
 
 mod memory_without_a_name {
-    // Little enough that the kit tries the limit.
+    // Small enough that the kit tries the limit.
     connector_core::conformance_tests!(connectors::builder("memory://?capacity=120000000"));
 }
 
@@ -29,7 +29,7 @@ mod fs_on_several_directories {
 }
 
 mod mock {
-    // A latency and a throughput that take part, but no time worth speaking of.
+    // The latency is short and the throughput high, so that the test is fast.
     connector_core::conformance_tests!(connectors::builder(
         "mock://1?peeking_latency=0.01&read_throughput=100&write_throughput=100"
     ));
@@ -94,7 +94,7 @@ fn tiered(front: &str, back: &str, mode: &str) -> String {
     format!("tiered://?front={}&back={}&mode={mode}", encoded(front), encoded(back))
 }
 
-/// A store whose URL names a directory, which lives as long as the kit.
+/// A store whose URL contains a directory, which lives as long as the kit.
 fn in_directory(builder: impl FnOnce(&str) -> ContextBuilder) -> Kit {
     let dir = tempfile::tempdir().expect("a directory can be made");
     let builder = builder(&dir.path().display().to_string());
@@ -104,10 +104,10 @@ fn in_directory(builder: impl FnOnce(&str) -> ContextBuilder) -> Kit {
     })
 }
 
-/// A store in a directory of its own, which lives as long as the kit.
+/// An `fs` store in new directories, which live as long as the kit.
 fn fs(options: &str) -> Kit {
     let dir = tempfile::tempdir().expect("a directory can be made");
-    // A further directory of the URL lies beside the first.
+    // Further directories of the URL are beside the first.
     let root = dir.path().display().to_string();
     let url = format!("fs://{root}/a{}", options.replace(",", &format!(",{root}/")));
     Kit::new(move |backend| {
@@ -116,7 +116,7 @@ fn fs(options: &str) -> Kit {
     })
 }
 
-/// Raw values take their layout from what the engine says about its cache.
+/// A raw `fs` store with the engine's metadata.
 fn fs_with_metadata() -> Kit {
     let group = LayerGroup { kv_size: 2, num_layers: 3, hidden_dim: 8, dtype: Dtype::Bfloat16 };
     let metadata = std::sync::Arc::new(LMCacheMetadata::new("opt", 1, 0, 256, &[group]).expect("the metadata agrees"));

@@ -1,4 +1,4 @@
-//! `mock://`: takes as long as it says. The clock is tokio's, paused: what is asserted is what it was told to take.
+//! `mock://`: calls take the configured time. tokio's clock is paused, so that times are exact.
 
 use std::future::Future;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 const MIB: usize = 1 << 20;
 
-/// 1 MiB takes 2 ms to read and 4 ms to write; a look takes 3 ms.
+/// To read 1 MiB takes 2 ms, to write it takes 4 ms, and a call without a chunk takes 3 ms.
 const URL: &str = "mock://1/?peeking_latency=3&read_throughput=0.48828125&write_throughput=0.244140625";
 
 fn key(n: u32) -> CacheKey {
@@ -40,7 +40,7 @@ async fn holding(chunks: u32) -> Connector {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_read_and_a_write_take_their_bytes_over_the_throughput_and_give_back_what_was_put() {
+async fn reads_and_writes_take_their_bytes_divided_by_the_throughput() {
     let connector = connectors::open(URL).await.unwrap();
     assert_eq!(takes(connector.put(&key(1), chunk(5 * MIB, 1))).await.0, ms(20));
     let (time, got) = takes(connector.get(&key(1))).await;
@@ -53,7 +53,7 @@ async fn a_read_and_a_write_take_their_bytes_over_the_throughput_and_give_back_w
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_look_takes_the_latency_and_a_batch_of_looks_takes_it_once() {
+async fn calls_without_a_chunk_take_the_latency_and_a_batch_takes_it_once() {
     let connector = holding(2).await;
     assert_eq!(takes(connector.exists(&key(1))).await.0, ms(3));
     assert_eq!(takes(connector.exists(&key(9))).await.0, ms(3));
@@ -64,9 +64,9 @@ async fn every_look_takes_the_latency_and_a_batch_of_looks_takes_it_once() {
     assert_eq!((time, n.unwrap()), (ms(3), 2));
     assert_eq!(takes(connector.ping()).await.0, ms(3));
     assert_eq!(takes(connector.list("").count()).await, (ms(3), 2));
-    let looks: Vec<_> = (0..50).map(key).collect();
-    let at_once = join_all(looks.iter().map(|key| connector.exists(key)));
-    assert_eq!(takes(at_once).await.0, ms(3), "looks do not wait for each other");
+    let keys: Vec<_> = (0..50).map(key).collect();
+    let concurrent = join_all(keys.iter().map(|key| connector.exists(key)));
+    assert_eq!(takes(concurrent).await.0, ms(3), "they do not wait for each other");
     let (time, gone) = takes(connector.remove(&key(0))).await;
     assert_eq!((time, gone.unwrap()), (ms(3), true));
 }
@@ -85,7 +85,7 @@ async fn all_reads_share_one_throughput_and_all_writes_another() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn reads_are_served_in_the_order_they_came() {
+async fn reads_end_in_the_order_of_the_calls() {
     let connector = holding(3).await;
     let start = Instant::now();
     let keys: Vec<_> = (0..3).map(key).collect();
@@ -97,8 +97,8 @@ async fn reads_are_served_in_the_order_they_came() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_clocks_ticks_do_not_slow_down_what_comes_after() {
-    // 1.5 ms each, rounded up to a tick: 1.5 -> 2, 3, 4.5 -> 5, 6, ..
+async fn rounding_to_clock_ticks_does_not_add_up() {
+    // Each put takes 1.5 ms. They end at 1.5 -> 2, 3, 4.5 -> 5, 6, ..
     let connector = connectors::open("mock://1/?write_throughput=0.6510416666666666").await.unwrap();
     let puts = async {
         for n in 0..100 {
@@ -109,7 +109,7 @@ async fn the_clocks_ticks_do_not_slow_down_what_comes_after() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn time_that_nobody_used_is_not_made_up_for() {
+async fn a_read_after_an_idle_time_is_not_faster() {
     let connector = holding(1).await;
     for idle in [1, 2, 50] {
         tokio::time::sleep(ms(idle)).await;
@@ -118,7 +118,7 @@ async fn time_that_nobody_used_is_not_made_up_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dropped_call_leaves_its_place_to_those_behind_it() {
+async fn calls_move_up_when_an_earlier_one_is_dropped() {
     let connector = holding(2).await;
     connector.put(&key(9), MemoryObj::from(vec![1; 50 * MIB])).await.unwrap();
     let keys = [key(9), key(9), key(0)];
@@ -135,7 +135,7 @@ async fn a_dropped_call_leaves_its_place_to_those_behind_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_put_that_is_dropped_leaves_the_old_chunk() {
+async fn a_dropped_put_leaves_the_old_chunk() {
     let connector = holding(1).await;
     let old = key(0);
     let mut put = Box::pin(connector.put(&old, chunk(MIB, 77)));
@@ -147,7 +147,7 @@ async fn a_put_that_is_dropped_leaves_the_old_chunk() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_read_lands_in_the_pool_and_gives_its_memory_back() {
+async fn a_read_takes_memory_from_the_pool_and_gives_it_back() {
     let pool = PoolAllocator::new(4 * MIB);
     let backend = LocalCpuBackend::with_allocator(pool.clone());
     let connector = connectors::builder(URL).local_cpu_backend(backend).open().await.unwrap();
@@ -168,7 +168,7 @@ async fn a_read_lands_in_the_pool_and_gives_its_memory_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_store_drops_what_was_used_longest_ago() {
+async fn a_full_store_evicts_the_least_recently_used_chunk() {
     // 4 MiB.
     let connector = connectors::open("mock://0.00390625").await.unwrap();
     for n in 0..4 {
@@ -186,7 +186,7 @@ async fn a_full_store_drops_what_was_used_longest_ago() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lmcaches_defaults_are_one_millisecond_and_two_gib_a_second() {
+async fn the_defaults_are_those_of_lmcache() {
     let connector = connectors::open("mock://100").await.unwrap();
     assert_eq!(takes(connector.exists(&key(1))).await.0, ms(1));
     assert_eq!(takes(connector.put(&key(1), MemoryObj::from(vec![1; 128 * MIB]))).await.0, ms(63));
@@ -194,17 +194,17 @@ async fn lmcaches_defaults_are_one_millisecond_and_two_gib_a_second() {
 }
 
 #[tokio::test]
-async fn a_url_without_a_capacity_or_with_a_wrong_number_says_what_to_write() {
+async fn the_error_of_a_missing_capacity_or_a_wrong_number_says_what_to_write() {
     for (url, says) in [
-        ("mock://", "does not say how large the store is; write `mock://100/`"),
-        ("mock://lots", "`lots` where its capacity should be"),
+        ("mock://", "does not give the store's capacity; write `mock://100/`"),
+        ("mock://lots", "must be its capacity, but `lots` is not a number"),
         ("mock://0", "`capacity`: `0` is not a number over 0"),
         ("mock://inf", "`capacity`: `inf` is not"),
         ("mock://1?read_throughput=0", "`read_throughput`: `0` is not"),
         ("mock://1?write_throughput=-1", "`write_throughput`: `-1` is not"),
         ("mock://1?peeking_latency=-1", "`peeking_latency`: `-1` is not"),
         ("mock://1?peeking_latenzy=1", "did you mean `peeking_latency`?"),
-        ("external://h:0/kvconn.mock/?connector_name=MockConnector", "does not say how large"),
+        ("external://h:0/kvconn.mock/?connector_name=MockConnector", "does not give the store's capacity"),
     ] {
         let e = connectors::open(url).await.unwrap_err();
         assert!(matches!(e.kind(), ErrorKind::InvalidUrl | ErrorKind::InvalidOption), "{url}: {e:?}");

@@ -59,7 +59,7 @@ fn texts_that_lmcache_cannot_read_are_refused_by_name() {
         assert_eq!(row["ok"], json!(false), "a new kind of row: {row}");
         let e = text(&row, "text").parse::<CacheKey>().unwrap_err();
         assert_eq!(e.kind(), ErrorKind::InvalidKey);
-        assert_says(&e.to_string(), &[&format!("`{}` is no key: ", text(&row, "text"))]);
+        assert_says(&e.to_string(), &[&format!("`{}` is not a key: ", text(&row, "text"))]);
     }
 }
 

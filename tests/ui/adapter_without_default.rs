@@ -12,7 +12,7 @@ impl ConnectorAdapter for AcmeAdapter {
 
     async fn create_connector(&self, ctx: ConnectorContext) -> Result<Connector> {
         let behind = RemoteUrl::parse("external://localhost:0/acme.kv/?connector_name=Acme")?;
-        ctx.with_url(behind).open().await
+        ctx.redirect(behind).await
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::io::Write;
 
-use connectors::adapter::ExternalConnectorAdapter;
 use connectors::layer::LayerOptions;
 use connectors::options::{OptionInfo, OptionsSchema};
 use connectors::registry::{self, AdapterEntry, ConnectorEntry, SchemeOwner};
@@ -36,6 +35,7 @@ struct OptionDescription {
     name: String,
     #[serde(rename = "type")]
     type_name: String,
+    unit: Option<String>,
     default: Option<Value>,
     secret: bool,
     doc: String,
@@ -46,6 +46,15 @@ struct OptionDescription {
 enum Subject {
     Connectors(Vec<&'static ConnectorEntry>),
     Adapter(&'static AdapterEntry),
+}
+
+impl Subject {
+    fn of(owner: SchemeOwner) -> Self {
+        match owner {
+            SchemeOwner::Connector(entry) => Self::Connectors(vec![entry]),
+            SchemeOwner::Adapter(entry) => Self::Adapter(entry),
+        }
+    }
 }
 
 pub(crate) fn run(args: &DescribeArgs, out: &mut Out) -> Result<Answer, Failure> {
@@ -83,56 +92,32 @@ pub(crate) fn run(args: &DescribeArgs, out: &mut Out) -> Result<Answer, Failure>
 
 fn by_url(text: &str) -> Result<Subject, Failure> {
     let url = RemoteUrl::parse(text)?;
-    if url.scheme() == ExternalConnectorAdapter::SCHEME {
-        return Ok(Subject::Connectors(vec![ExternalConnectorAdapter::resolve(&url)?]));
-    }
     if url.scheme() == "plugin" {
         let text = format!("kvconn cannot describe `{}`: the configuration says which connector it is", redact(text));
         return Err(Error::new(ErrorKind::InvalidUrl, text)
             .with_hint("describe the connector that the configuration names")
             .into());
     }
-    match registry::index().find_scheme(url.scheme())? {
-        Some(SchemeOwner::Connector(entry)) => Ok(Subject::Connectors(vec![entry])),
-        Some(SchemeOwner::Adapter(entry)) => Ok(Subject::Adapter(entry)),
-        _ => Err(registry::index().no_scheme(url.scheme()).into()),
-    }
+    Ok(Subject::of(registry::resolve(&url)?))
 }
 
 /// Takes a scheme, a module (for all its connectors), `module/Name`, or a connector's name (in any module).
 fn by_name(text: &str) -> Result<Subject, Failure> {
-    match registry::index().find_scheme(text)? {
-        Some(SchemeOwner::Connector(entry)) => return Ok(Subject::Connectors(vec![entry])),
-        Some(SchemeOwner::Adapter(entry)) => return Ok(Subject::Adapter(entry)),
-        _ => {}
+    match registry::find_scheme(text)? {
+        Some(owner) => Ok(Subject::of(owner)),
+        None => Ok(Subject::Connectors(registry::search(text)?)),
     }
-    if let Some((module, name)) = text.rsplit_once('/') {
-        return Ok(Subject::Connectors(vec![registry::find(module, name)?]));
-    }
-    let named = registry::connectors().iter().filter(|e| e.module() == text || e.name() == text);
-    let named: Vec<_> = named.copied().collect();
-    if named.is_empty() { Err(unknown(text).into()) } else { Ok(Subject::Connectors(named)) }
-}
-
-fn unknown(text: &str) -> Error {
-    let connectors = registry::connectors();
-    let adapters = registry::adapters().iter().map(|a| a.scheme());
-    let known = connectors.iter().flat_map(|e| [e.module(), e.name()].into_iter().chain(e.schemes().iter().copied()));
-    let nearest = registry::nearest(text, known.chain(adapters));
-    let guess = nearest.map_or_else(String::new, |name| format!(" (did you mean `{name}`?)"));
-    let all: Vec<String> = connectors.iter().map(|e| e.full_name()).collect();
-    Error::new(ErrorKind::NotFound, format!("this binary has no connector `{text}`{guess}; it has: {}", all.join(", ")))
 }
 
 impl Description {
     fn of(entry: &'static ConnectorEntry) -> Self {
         let (module, name, origin) = (entry.module(), entry.name(), entry.origin());
-        let options = entry.options().map(|schema| OptionDescription::all_of(&schema));
+        let options = entry.options().map(OptionDescription::all_of);
         let query = |sep| match &options {
             Some(all) if Vec::is_empty(all) => String::new(),
             _ => format!("[{sep}OPTION=VALUE..]"),
         };
-        let layers = OptionDescription::all_of(&OptionsSchema::of::<LayerOptions>());
+        let layers = OptionDescription::all_of(OptionsSchema::of::<LayerOptions>());
         let short = entry.schemes().iter().map(|s| format!("{s}://[HOST:PORT][/PATH]{}", query('?')));
         let external = format!("external://HOST:PORT/{module}/?connector_name={name}{}", query('&'));
         let plugin = entry.schemes().iter().map(|s| format!("plugin://{s}[.INSTANCE]"));
@@ -179,6 +164,7 @@ impl OptionDescription {
         let describe = |o: &OptionInfo| Self {
             name: o.name.clone(),
             type_name: o.type_name.clone(),
+            unit: o.unit.clone(),
             default: o.default.clone().filter(|d| !o.secret && !d.is_null()),
             secret: o.secret,
             doc: o.doc.clone(),
@@ -189,6 +175,9 @@ impl OptionDescription {
 
     fn print(&self, out: &mut Out) -> Result<(), Failure> {
         write!(out, "  {BOLD}{}{PLAIN}  {}", self.name, self.type_name)?;
+        if let Some(unit) = &self.unit {
+            write!(out, " ({unit})")?;
+        }
         match &self.default {
             _ if self.secret => write!(out, ", secret")?,
             Some(Value::String(text)) => write!(out, ", default {text}")?,

@@ -79,7 +79,7 @@ fn the_error_for_a_wrong_key_names_the_field() {
         ("opt@01@0@ff@half", "field 2 (world size) is `01`; write `1`"),
         ("opt@1@0@FF@half", "`ff`"),
         ("opt@1@0@ff@float17", "float17"),
-        ("opt", "`opt` is no key"),
+        ("opt", "`opt` is not a key"),
     ] {
         run(&["exists", "memory://x", key]).refuses_with(&[why]);
     }

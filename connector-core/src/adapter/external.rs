@@ -7,25 +7,25 @@ use crate::registry::{self, ConnectorEntry};
 use crate::url::RemoteUrl;
 use crate::{Error, ErrorKind, Result};
 
-/// LMCache's `ExternalConnectorAdapter`, with the registry where LMCache has `importlib`.
+/// LMCache's `ExternalConnectorAdapter`, with the registry in place of `importlib`.
 ///
-/// The URL names one host and its port (`0` for a store that has none), the module as its path, and the connector as the
-/// query parameter `connector_name`. All other query parameters are options of the connector.
+/// The URL names one host and its port (`0` for a store without one). Its path is the module, and the query parameter
+/// `connector_name` names the connector. All other query parameters are options of the connector.
 ///
 /// Source: `external_adapter.py` of LMCache 0.5.6; its errors are the test vectors in `external_errors.json`.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ExternalConnectorAdapter;
 
 impl ExternalConnectorAdapter {
-    /// The scheme it serves.
-    pub const SCHEME: &'static str = "external";
+    pub(crate) fn serves(self, url: &RemoteUrl) -> bool {
+        url.scheme() == "external"
+    }
 
-    /// The registry's entry that the URL names.
+    /// The registry's entry that an `external://` URL names.
     ///
     /// # Errors
-    /// `InvalidUrl` for several hosts, a missing host, port, module or connector name; what
-    /// [`registry::find`] says otherwise.
-    pub fn resolve(url: &RemoteUrl) -> Result<&'static ConnectorEntry> {
+    /// `InvalidUrl` for several hosts, or without a host, port, module or connector name. Otherwise as [`registry::find`].
+    pub(crate) fn resolve(url: &RemoteUrl) -> Result<&'static ConnectorEntry> {
         url.require_host_port()?;
         let invalid = |why: &str| {
             Error::new(ErrorKind::InvalidUrl, format!("`{url}` {why}"))
@@ -39,7 +39,7 @@ impl ExternalConnectorAdapter {
         registry::find(module, name)
     }
 
-    /// LMCache reads every comma as one between hosts, wherever it stands, and so does this: one URL for both.
+    /// LMCache reads every comma as one between hosts, also behind the host. kvconn refuses the same URLs.
     fn refuse_comma(text: &str) -> Result<()> {
         if !text.contains(',') {
             return Ok(());
@@ -55,7 +55,7 @@ impl ExternalConnectorAdapter {
 #[diagnostic::do_not_recommend]
 impl ConnectorAdapter for ExternalConnectorAdapter {
     fn can_parse(&self, url: &RemoteUrl) -> bool {
-        url.scheme() == Self::SCHEME
+        self.serves(url)
     }
 
     async fn create_connector(&self, ctx: ConnectorContext) -> Result<Connector> {

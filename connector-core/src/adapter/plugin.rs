@@ -3,25 +3,23 @@
 use super::{ConnectorAdapter, PLUGIN_KEY_PREFIX, create_entry};
 use crate::connector::Connector;
 use crate::context::ConnectorContext;
-use crate::registry::{self, did_you_mean};
+use crate::registry::{self, SchemeOwner, did_you_mean};
 use crate::url::RemoteUrl;
 use crate::{Error, ErrorKind, Result};
 
-/// LMCache's remote storage plugins. `extra_config` says what `plugin://name` is, by one of
+/// LMCache's remote storage plugins. `extra_config` defines `plugin://name` in one of three ways:
 ///
-/// - `remote_storage_plugin.<name>.url`: any URL that kvconn opens;
-/// - `remote_storage_plugin.<name>.module_path` and `.class_name`: a registered connector, which takes its options from
-///   the plugin's other keys;
-/// - nothing, if the part before the dot is a scheme that a connector claims: `plugin://fs.primary` is the `fs`
-///   connector with `remote_storage_plugin.fs.primary.base_path`, as in LMCache.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct PluginAdapter;
+/// - `remote_storage_plugin.<name>.url` is any URL that kvconn opens.
+/// - `remote_storage_plugin.<name>.module_path` and `.class_name` name a registered connector. Its options are the
+///   plugin's other keys.
+/// - Without these keys, the part before the dot is a scheme that a connector claims. As in LMCache, `plugin://fs.primary`
+///   is the `fs` connector with `remote_storage_plugin.fs.primary.base_path`.
+pub(crate) struct PluginAdapter;
 
 impl PluginAdapter {
-    /// The scheme it serves.
-    pub const SCHEME: &'static str = "plugin";
+    const SCHEME: &str = "plugin";
 
-    /// The plugin's name in such a URL. As LMCache: everything behind `plugin://` is the name, so it is not read as a host.
+    /// The plugin's name in a `plugin://` URL. As in LMCache, all of the text behind `plugin://` is the name, not a host.
     pub(crate) fn name_of(url: &RemoteUrl) -> Option<&str> {
         let (scheme, rest) = url.expose().split_once("://")?;
         let name = rest.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
@@ -38,7 +36,7 @@ impl ConnectorAdapter for PluginAdapter {
     async fn create_connector(&self, ctx: ConnectorContext) -> Result<Connector> {
         let url = ctx.url().clone();
         let name = Self::name_of(&url).unwrap_or_default();
-        // What looks like a host may hold a password, and the name stands in errors.
+        // A text like a host's may hold a password, and errors show the name.
         if name.is_empty() || name.contains([':', '@', '/']) {
             return Err(Error::new(ErrorKind::InvalidUrl, format!("`{}` names no plugin", ctx.url()))
                 .with_hint("write `plugin://name` or `plugin://name.instance`"));
@@ -52,7 +50,7 @@ impl ConnectorAdapter for PluginAdapter {
             match ctx.config().extra_config().get(&key) {
                 None | Some(serde_json::Value::Null) => Ok(None),
                 Some(serde_json::Value::String(text)) => Ok(Some(text.clone())),
-                Some(_) => Err(Error::new(ErrorKind::InvalidOption, format!("extra_config key `{key}` is not a text"))),
+                Some(_) => Err(Error::new(ErrorKind::InvalidOption, format!("extra_config key `{key}` is not text"))),
             }
         };
         if let Some(url) = setting("url")? {
@@ -63,7 +61,7 @@ impl ConnectorAdapter for PluginAdapter {
                     format!("plugin `{name}` has another plugin as its url"),
                 ));
             }
-            return ctx.with_url(url).open().await;
+            return ctx.redirect(url).await;
         }
         match (setting("module_path")?, setting("class_name")?) {
             (Some(module), Some(class)) => create_entry(registry::find(&module, &class)?, ctx).await,
@@ -82,8 +80,7 @@ impl ConnectorAdapter for PluginAdapter {
 /// `fs.primary` is the connector that claims the scheme `fs`.
 async fn by_type(name: &str, ctx: ConnectorContext) -> Result<Connector> {
     let scheme = name.split('.').next().unwrap_or(name);
-    let owner = registry::index().find_scheme(scheme)?;
-    if let Some(registry::SchemeOwner::Connector(entry)) = owner {
+    if let Some(SchemeOwner::Connector(entry)) = registry::find_scheme(scheme)? {
         return create_entry(entry, ctx).await;
     }
     let configured = ctx.config().extra_config().keys().filter_map(|key| {
@@ -93,10 +90,9 @@ async fn by_type(name: &str, ctx: ConnectorContext) -> Result<Connector> {
     let configured: Vec<&str> = configured.collect();
     let mut guess = did_you_mean(name, configured.iter().copied());
     if guess.is_empty() {
-        guess = did_you_mean(scheme, registry::index().schemes());
+        guess = did_you_mean(scheme, registry::schemes());
     }
-    Err(Error::new(ErrorKind::InvalidOption, format!("extra_config does not say what plugin `{name}` is{guess}"))
-        .with_hint(format!(
-            "set `{PLUGIN_KEY_PREFIX}{name}.url`, or `.module_path` and `.class_name`, in extra_config"
-        )))
+    Err(Error::new(ErrorKind::InvalidOption, format!("extra_config does not define plugin `{name}`{guess}")).with_hint(
+        format!("set `{PLUGIN_KEY_PREFIX}{name}.url`, or `.module_path` and `.class_name`, in extra_config"),
+    ))
 }

@@ -1,4 +1,4 @@
-//! Types of a cache's elements.
+//! Element types.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,21 +7,21 @@ use crate::{Error, ErrorKind, Result};
 
 macro_rules! dtypes {
     ($($variant:ident, $key:literal, $torch:literal, $bytes:literal, $code:expr;)*) => {
-        /// The type of a cache's elements: the 14 that LMCache names in keys.
+        /// The element type of a chunk: one of the 14 that LMCache names in keys.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[non_exhaustive]
         pub enum Dtype { $(#[doc = concat!("`torch.", $torch, "`")] $variant,)* }
 
         impl Dtype {
-            /// All of them, in the order of LMCache's table.
+            /// All types, in the order of LMCache's table.
             pub const ALL: [Self; 14] = [$(Self::$variant),*];
 
-            /// The name inside a key: `half`. Source: `TORCH_DTYPE_TO_STR_DTYPE` of LMCache.
+            /// The name in a key, for example `half`. Source: `TORCH_DTYPE_TO_STR_DTYPE` of LMCache.
             pub const fn key_name(self) -> &'static str {
                 match self { $(Self::$variant => $key,)* }
             }
 
-            /// The name in torch: `float16`.
+            /// The name in torch, for example `float16`.
             pub const fn torch_name(self) -> &'static str {
                 match self { $(Self::$variant => $torch,)* }
             }
@@ -31,7 +31,8 @@ macro_rules! dtypes {
                 match self { $(Self::$variant => $bytes,)* }
             }
 
-            /// The number in a chunk header, if headers can name this type. Source: `DTYPE_TO_INT` of LMCache.
+            /// The number in a chunk header; `None` if a header cannot name this type. Source: `DTYPE_TO_INT` of
+            /// LMCache.
             pub const fn code(self) -> Option<i32> {
                 match self { $(Self::$variant => $code,)* }
             }
@@ -57,12 +58,12 @@ dtypes! {
 }
 
 impl Dtype {
-    /// The type a key names.
+    /// The type with this name in keys.
     pub fn from_key_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|d| d.key_name() == name)
     }
 
-    /// The type a header's number stands for; 1 is an old name of float16.
+    /// The type with this number in chunk headers. 1 is an old number of float16.
     pub fn from_code(code: i32) -> Option<Self> {
         if code == 1 { Some(Self::Float16) } else { Self::ALL.into_iter().find(|d| d.code() == Some(code)) }
     }
@@ -78,11 +79,11 @@ impl fmt::Display for Dtype {
 impl FromStr for Dtype {
     type Err = Error;
 
-    /// Reads the name in a key or in torch, with or without `torch.`.
+    /// Parses the name in keys or the name in torch, with or without `torch.`.
     fn from_str(text: &str) -> Result<Self> {
         let name = text.strip_prefix("torch.").unwrap_or(text);
         Self::ALL.into_iter().find(|d| d.torch_name() == name || d.key_name() == name).ok_or_else(|| {
-            Error::new(ErrorKind::InvalidInput, format!("`{text}` is no dtype"))
+            Error::new(ErrorKind::InvalidInput, format!("`{text}` is not a dtype"))
                 .with_hint(format!("write one of {}", Self::ALL.map(Self::torch_name).join(" ")))
         })
     }

@@ -1,4 +1,4 @@
-//! How the bytes of a chunk are arranged.
+//! Memory formats: the arrangement of a chunk's bytes.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +10,7 @@ use crate::{Error, ErrorKind, Result};
 #[non_exhaustive]
 #[repr(i32)]
 pub enum MemoryFormat {
-    /// Nothing is known.
+    /// Unknown.
     #[default]
     Undefined = 0,
     /// `[2, num_layers, num_tokens, hidden_dim]`
@@ -32,7 +32,7 @@ pub enum MemoryFormat {
 }
 
 impl MemoryFormat {
-    /// All of them, by their number.
+    /// All formats, in the order of their numbers.
     pub const ALL: [Self; 9] = [
         Self::Undefined,
         Self::Kv2ltd,
@@ -50,12 +50,12 @@ impl MemoryFormat {
         self as i32
     }
 
-    /// The format of a header's number.
+    /// The format with this number in chunk headers.
     pub fn from_code(code: i32) -> Option<Self> {
         Self::ALL.into_iter().find(|f| f.code() == code)
     }
 
-    /// LMCache's name: `KV_2LTD`.
+    /// LMCache's name, for example `KV_2LTD`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Undefined => "UNDEFINED",
@@ -70,7 +70,7 @@ impl MemoryFormat {
         }
     }
 
-    /// Whether the shape is `[bytes, 0, 0, 0]`, whose zeros count.
+    /// Whether the shape is `[bytes, 0, 0, 0]`, where the zeros are part of the shape.
     pub const fn is_binary(self) -> bool {
         matches!(self, Self::Binary | Self::BinaryBuffer)
     }
@@ -85,10 +85,10 @@ impl fmt::Display for MemoryFormat {
 impl FromStr for MemoryFormat {
     type Err = Error;
 
-    /// Reads LMCache's name in either case.
+    /// Parses LMCache's name, in upper or lower case.
     fn from_str(text: &str) -> Result<Self> {
         Self::ALL.into_iter().find(|f| f.name().eq_ignore_ascii_case(text)).ok_or_else(|| {
-            Error::new(ErrorKind::InvalidInput, format!("`{text}` is no memory format"))
+            Error::new(ErrorKind::InvalidInput, format!("`{text}` is not a memory format"))
                 .with_hint(format!("write one of {}", Self::ALL.map(Self::name).join(" ")))
         })
     }

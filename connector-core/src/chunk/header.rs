@@ -1,17 +1,18 @@
 //! The header that LMCache writes before or beside a chunk.
 //!
 //! `length, format, (dtype, shape0, shape1, shape2, shape3) x groups`, each a native-order `i32`: little-endian on
-//! every machine in use. 28 bytes for one group. The number of groups is not inside: whoever reads must know it.
+//! every machine in use. A header of one group has 28 bytes. It does not contain the number of groups: the reader must
+//! know it.
 //!
 //! Source: `RemoteMetadata` in `lmcache/v1/protocol.py` of LMCache 0.5.6; vectors in `remote_metadata.json`.
 
 use super::{ChunkLayout, Dtype, Group, Groups, MemoryFormat, Shape};
 use crate::{Error, ErrorKind, Result};
 
-/// Most groups this reader accepts. LMCache names no limit; models have a handful.
+/// The largest number of groups in a header. LMCache has no limit, and models have a handful.
 pub const MAX_HEADER_GROUPS: usize = 64;
 
-/// A chunk header's bytes, ready to be written. Lives on the stack for up to four groups' worth of bytes.
+/// The bytes of a chunk header. Up to four groups need no allocation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChunkHeader {
     bytes: [u8; Self::INLINE],
@@ -22,7 +23,7 @@ pub struct ChunkHeader {
 impl ChunkHeader {
     const INLINE: usize = Self::len_for(4);
 
-    /// The dtypes that a header can name: those with a [code](Dtype::code).
+    /// The dtypes with a [code](Dtype::code), which a header can name.
     pub const DTYPES: &[Dtype] = &[
         Dtype::Float16,
         Dtype::Bfloat16,
@@ -33,12 +34,12 @@ impl ChunkHeader {
         Dtype::Float8E5m2,
     ];
 
-    /// Bytes of a header of `groups` groups: `4 * (2 + 5 * groups)`.
+    /// The length in bytes of a header of `groups` groups: `4 * (2 + 5 * groups)`.
     pub const fn len_for(groups: usize) -> usize {
         4 * (2 + 5 * groups)
     }
 
-    /// The number of groups of a header of `len` bytes, if headers have that length.
+    /// The number of groups in a header of `len` bytes; `None` if no header has that length.
     pub const fn groups_for(len: usize) -> Option<usize> {
         match len.checked_sub(8) {
             Some(rest) if rest >= 20 && rest.is_multiple_of(20) && rest / 20 <= MAX_HEADER_GROUPS => Some(rest / 20),
@@ -50,14 +51,13 @@ impl ChunkHeader {
     ///
     /// # Errors
     /// `Unsupported` if a dtype has no code (int8, int16, int32, int64, bool and the fnuz types) or there are more than
-    /// [`MAX_HEADER_GROUPS`] groups, `InvalidInput` if a
-    /// dimension or the length is over 2^31 - 1.
+    /// [`MAX_HEADER_GROUPS`] groups. `InvalidInput` if a dimension or the length exceeds 2^31 - 1.
     pub fn new(layout: &ChunkLayout) -> Result<Self> {
         if layout.groups.len() > MAX_HEADER_GROUPS {
             let n = layout.groups.len();
             return Err(Error::new(
                 ErrorKind::Unsupported,
-                format!("a chunk header holds {MAX_HEADER_GROUPS} groups, not {n}"),
+                format!("a chunk header has at most {MAX_HEADER_GROUPS} groups, not {n}"),
             ));
         }
         let len = Self::len_for(layout.groups.len());
@@ -83,27 +83,26 @@ impl ChunkHeader {
         Ok(header)
     }
 
-    /// As [`new`](Self::new), for a store that keeps nothing else about the chunk: only if a reader would get the same
-    /// layout back.
+    /// The header of a chunk, for a store that keeps only the header. Refuses a layout that would be read back changed.
     ///
     /// # Errors
-    /// As there; also `InvalidInput` for a layout that does not [agree with itself](ChunkLayout::is_consistent), and
-    /// `Unsupported` for one that the header would give back as another.
+    /// As [`new`](Self::new). Also `InvalidInput` for a layout that is not [consistent](ChunkLayout::is_consistent),
+    /// and `Unsupported` for a layout that the header would change.
     pub fn faithful(layout: &ChunkLayout) -> Result<Self> {
         let header = Self::new(layout)?;
         let back = Self::read(header.as_bytes())?;
         if !layout.is_consistent() {
             return Err(Error::new(
                 ErrorKind::InvalidInput,
-                format!("`{layout}` does not agree with itself: shapes and dtypes do not make that length"),
+                format!("`{layout}` is not consistent: its shapes and dtypes give another length"),
             ));
         }
         if back != *layout {
             return Err(Error::new(
                 ErrorKind::Unsupported,
-                format!("the chunk header would give `{layout}` back as `{back}`"),
+                format!("the chunk header would change `{layout}` into `{back}`"),
             )
-            .with_hint("a binary chunk has the shape [bytes, 0, 0, 0], any other no dimension of 0 at its end"));
+            .with_hint("a binary chunk has the shape [bytes, 0, 0, 0]; other shapes do not end with a 0"));
         }
         Ok(header)
     }
@@ -113,7 +112,7 @@ impl ChunkHeader {
         if self.len > Self::INLINE { &self.more } else { &self.bytes[..self.len] }
     }
 
-    /// Reads a header; `bytes` is the header and nothing else.
+    /// Reads a header. `bytes` is the whole header and nothing more.
     ///
     /// # Errors
     /// `Corrupt` for a length that headers do not have, an unknown dtype or format, or a negative number.
@@ -155,14 +154,14 @@ fn corrupt(message: String) -> Error {
 }
 
 fn to_usize(word: i32, what: &str) -> Result<usize> {
-    usize::try_from(word).map_err(|_| corrupt(format!("the chunk header holds the negative {what} {word}")))
+    usize::try_from(word).map_err(|_| corrupt(format!("the chunk header has the negative {what} {word}")))
 }
 
 fn to_i32(value: usize, what: &str) -> Result<i32> {
     i32::try_from(value).map_err(|_| {
         Error::new(
             ErrorKind::InvalidInput,
-            format!("{what} of {value} does not fit a chunk header (at most {})", i32::MAX),
+            format!("{what} of {value} does not fit into a chunk header (at most {})", i32::MAX),
         )
     })
 }
@@ -170,7 +169,7 @@ fn to_i32(value: usize, what: &str) -> Result<i32> {
 fn dtype_code(dtype: Option<Dtype>) -> Result<i32> {
     let Some(dtype) = dtype else { return Ok(0) };
     dtype.code().ok_or_else(|| {
-        let known: Vec<_> = Dtype::ALL.into_iter().filter(|d| d.code().is_some()).map(Dtype::torch_name).collect();
+        let known: Vec<_> = ChunkHeader::DTYPES.iter().map(|d| d.torch_name()).collect();
         Error::new(ErrorKind::Unsupported, format!("LMCache's chunk header has no code for {dtype}"))
             .with_hint(format!("it can name {}; a raw store (`save_chunk_meta: false`) keeps any", known.join(" ")))
     })
@@ -181,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn many_groups_round_trip() {
+    fn nine_groups_round_trip() {
         let group = |n| Group { shape: Shape::new(&[2, n]).unwrap(), dtype: Some(Dtype::Bfloat16) };
         let groups: Vec<_> = (1..=9).map(group).collect();
         let layout = ChunkLayout::from_groups(MemoryFormat::Kv2ltd, &groups).unwrap();
@@ -191,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_headers_are_corrupt_and_say_how() {
+    fn the_error_of_a_damaged_header_names_the_damage() {
         let good = ChunkHeader::new(&ChunkLayout::binary(7)).unwrap();
         for (at, value, why) in
             [(0, -1, "negative length"), (4, 9, "format 9"), (8, 99, "dtype 99"), (12, -5, "negative dimension")]
@@ -208,13 +207,13 @@ mod tests {
     }
 
     #[test]
-    fn the_list_of_dtypes_is_that_of_those_with_a_code() {
+    fn the_list_of_dtypes_has_exactly_those_with_a_code() {
         let coded: Vec<Dtype> = Dtype::ALL.into_iter().filter(|d| d.code().is_some()).collect();
         assert_eq!(ChunkHeader::DTYPES, coded);
     }
 
     #[test]
-    fn a_faithful_header_is_refused_for_what_it_could_not_give_back() {
+    fn a_layout_that_would_be_read_back_changed_is_refused() {
         let group = |dims: &[usize]| Group { shape: Shape::new(dims).unwrap(), dtype: Some(Dtype::Uint8) };
         let layout =
             |dims: &[usize], len| ChunkLayout { format: MemoryFormat::Kv2ltd, groups: group(dims).into(), len };

@@ -1,4 +1,4 @@
-//! What the bytes of a chunk are.
+//! Layouts: the format, shapes, dtypes and length of a chunk.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -11,18 +11,18 @@ use crate::{Error, ErrorKind, Result};
 pub struct Group {
     /// The tensor's shape.
     pub shape: Shape,
-    /// The tensor's element type; `None` where LMCache wrote none.
+    /// The tensor's element type; `None` if LMCache wrote none.
     pub dtype: Option<Dtype>,
 }
 
 impl Group {
-    /// Bytes by shape and dtype; `None` if that overflows or there is no dtype.
+    /// The bytes that follow from shape and dtype; `None` on overflow or without a dtype.
     pub fn bytes(&self) -> Option<usize> {
         self.shape.elements()?.checked_mul(self.dtype?.size())
     }
 }
 
-/// One or more groups; the usual single one takes no allocation. Derefs to `[Group]`.
+/// One or more groups. Derefs to `[Group]`. A single group, the usual case, needs no allocation.
 #[derive(Debug, Clone)]
 pub struct Groups(Inner);
 
@@ -33,10 +33,10 @@ enum Inner {
 }
 
 impl Groups {
-    /// These groups.
+    /// Copies `groups`.
     ///
     /// # Errors
-    /// `InvalidInput` if there is none.
+    /// `InvalidInput` if `groups` is empty.
     pub fn new(groups: &[Group]) -> Result<Self> {
         match groups {
             [] => Err(Error::new(ErrorKind::InvalidInput, "a chunk has at least one group of layers")),
@@ -73,30 +73,31 @@ impl Eq for Groups {}
 
 /// Format, groups and length of a chunk.
 ///
-/// `len` is authoritative: it need not be the product of shape and dtype (the binary shape `[n, 0, 0, 0]` has product 0).
+/// `len` is authoritative. It may differ from the product of shape and dtype: the product of the binary shape
+/// `[n, 0, 0, 0]` is 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChunkLayout {
-    /// How the bytes are arranged.
+    /// The arrangement of the bytes.
     pub format: MemoryFormat,
     /// Shape and dtype, one for each group of layers.
     pub groups: Groups,
-    /// Bytes.
+    /// The chunk's length in bytes.
     pub len: usize,
 }
 
 impl ChunkLayout {
-    /// One group; the length follows from shape and dtype.
+    /// A layout of one group. The length follows from shape and dtype.
     ///
     /// # Errors
-    /// `InvalidInput` for a binary format with a shape that is not `[bytes, 0, 0, 0]`, or if the length overflows.
+    /// `InvalidInput` for a binary format with a shape that is not `[bytes, 0, 0, 0]`, and on overflow.
     pub fn new(format: MemoryFormat, shape: Shape, dtype: Dtype) -> Result<Self> {
         Self::from_groups(format, &[Group { shape, dtype: Some(dtype) }])
     }
 
-    /// Several groups; the length follows from their shapes and dtypes.
+    /// A layout of several groups. The length follows from their shapes and dtypes.
     ///
     /// # Errors
-    /// As [`new`](Self::new); also if there is no group, or one has no dtype.
+    /// As [`new`](Self::new), and if `groups` is empty or a group has no dtype.
     pub fn from_groups(format: MemoryFormat, groups: &[Group]) -> Result<Self> {
         let bytes = |g: &Group| {
             if format.is_binary() { g.shape[0].checked_mul(g.dtype?.size()) } else { g.bytes() }
@@ -113,13 +114,14 @@ impl ChunkLayout {
         Ok(Self { format, groups: Groups::new(groups)?, len })
     }
 
-    /// `len` plain bytes: BINARY, uint8, `[len, 0, 0, 0]`, as LMCache labels a value it knows nothing about.
+    /// A layout of `len` plain bytes: BINARY, uint8, `[len, 0, 0, 0]`. LMCache gives a value without metadata this
+    /// layout.
     pub fn binary(len: usize) -> Self {
         let group = Group { shape: Shape::binary(len), dtype: Some(Dtype::Uint8) };
         Self { format: MemoryFormat::Binary, groups: group.into(), len }
     }
 
-    /// Whether shapes and dtypes say the length, too. LMCache takes memory by what they say.
+    /// Whether shapes and dtypes give the same length. LMCache allocates memory by them.
     pub fn is_consistent(&self) -> bool {
         Self::from_groups(self.format, &self.groups).is_ok_and(|by_groups| by_groups.len == self.len)
     }
@@ -154,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_binary_chunk_has_its_bytes_as_first_dimension_and_nothing_else() {
+    fn a_binary_chunk_has_its_length_as_its_first_dimension() {
         let shape = |dims: &[usize]| Shape::new(dims).unwrap();
         let layout = ChunkLayout::new(MemoryFormat::Binary, Shape::binary(7), Dtype::Uint8).unwrap();
         assert_eq!(layout, ChunkLayout::binary(7));

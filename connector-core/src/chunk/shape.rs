@@ -1,4 +1,4 @@
-//! Shapes of up to four dimensions, without an allocation.
+//! Shapes of up to four dimensions. They need no allocation.
 
 use std::fmt;
 use std::ops::Deref;
@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use crate::{Error, ErrorKind, Result};
 
-/// The dimensions of a chunk: one to four, LMCache's limit wherever it writes a shape down.
+/// The dimensions of a chunk: one to four, as in all of LMCache's formats.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Shape {
     dims: [usize; Self::MAX_RANK],
@@ -14,13 +14,13 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Most dimensions.
+    /// The largest number of dimensions.
     pub const MAX_RANK: usize = 4;
 
-    /// A shape of these dimensions.
+    /// A shape with these dimensions.
     ///
     /// # Errors
-    /// `InvalidInput` for none or more than four.
+    /// `InvalidInput` for no dimension or more than four.
     pub fn new(dims: &[usize]) -> Result<Self> {
         if !(1..=Self::MAX_RANK).contains(&dims.len()) {
             return Err(Error::new(
@@ -38,24 +38,24 @@ impl Shape {
         Self { dims: [bytes, 0, 0, 0], rank: 4 }
     }
 
-    /// Four dimensions, the missing ones 0: as headers hold them.
+    /// Four dimensions, where missing ones are 0, as in a chunk header.
     pub const fn padded(&self) -> [usize; Self::MAX_RANK] {
         self.dims
     }
 
-    /// The shape without trailing zeros, but never empty: as headers are read.
+    /// The shape without trailing zeros, but with at least one dimension. Readers of chunk headers use it.
     #[must_use]
     pub fn stripped(self) -> Self {
         let rank = self.iter().rposition(|&d| d != 0).map_or(1, |last| last + 1);
         Self { dims: self.dims, rank: rank as u8 }
     }
 
-    /// The product of all dimensions; `None` if it overflows.
+    /// The product of all dimensions; `None` on overflow.
     pub fn elements(&self) -> Option<usize> {
         self.iter().try_fold(1usize, |product, &d| product.checked_mul(d))
     }
 
-    /// The same shape with dimension `axis` changed.
+    /// The same shape with another dimension `axis`.
     pub(crate) fn with_axis(mut self, axis: usize, dim: usize) -> Self {
         if let Some(d) = self.dims.get_mut(axis) {
             *d = dim;
@@ -88,12 +88,13 @@ impl fmt::Display for Shape {
 impl FromStr for Shape {
     type Err = Error;
 
-    /// Reads `2,12,256,768`, also with brackets and spaces, or with `x` between.
+    /// Parses `2,12,256,768`, also with brackets and spaces, or with `x` for the commas.
     fn from_str(text: &str) -> Result<Self> {
         let inner = text.trim().trim_start_matches('[').trim_end_matches(']');
         let dims: Result<Vec<usize>, _> = inner.split([',', 'x']).map(|d| d.trim().parse()).collect();
         let dims = dims.map_err(|_| {
-            Error::new(ErrorKind::InvalidInput, format!("`{text}` is no shape")).with_hint("write it as `2,12,256,768`")
+            Error::new(ErrorKind::InvalidInput, format!("`{text}` is not a shape"))
+                .with_hint("write it as `2,12,256,768`")
         })?;
         Self::new(&dims)
     }

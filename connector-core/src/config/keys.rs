@@ -1,4 +1,4 @@
-//! The keys that LMCache 0.5.6 knows, so that a misspelt one can be told from one that is not a connector's business.
+//! The keys that LMCache 0.5.6 knows. With them kvconn tells a misspelt key from one that does not concern connectors.
 
 /// All current keys.
 pub(super) const KEYS: [&str; 108] = [
@@ -112,7 +112,7 @@ pub(super) const KEYS: [&str; 108] = [
     "use_layerwise",
 ];
 
-/// Old names, and what they are called now.
+/// Old names and their new names.
 pub(super) const ALIASES: [(&str, &str); 12] = [
     ("enable_xpyd", "enable_pd"),
     ("nixl_peer_host", "pd_peer_host"),

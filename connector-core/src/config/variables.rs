@@ -1,30 +1,31 @@
-//! Environment variables that were meant to be a configuration key, and are none.
+//! Finds misspelt environment variables.
 
 use super::{CONFIG_FILE_VARIABLE, keys};
 use crate::registry::nearest;
 
 pub(super) const PREFIX: &str = "LMCACHE_";
 
-/// Fewer than a key of a file may have: `LMCACHE_RUNTIME_PLUGIN_ROLE` is LMCache's own, and no misspelt key.
-const MOST_TYPOS: usize = 2;
+/// The largest edit distance of a misspelt variable. A file's keys allow more, but `LMCACHE_RUNTIME_PLUGIN_ROLE` is a
+/// variable of LMCache, not a misspelt key.
+const MAX_TYPOS: usize = 2;
 
-/// The variable of a key: `LMCACHE_CHUNK_SIZE`.
+/// The variable that sets a key, for example `LMCACHE_CHUNK_SIZE`.
 pub(super) fn variable_of(key: &str) -> String {
     format!("{PREFIX}{}", key.to_ascii_uppercase())
 }
 
-/// Keys under the names that the environment may use.
+/// All keys that a variable can set, including old names.
 pub(super) fn all_keys() -> impl Iterator<Item = &'static str> {
     keys::KEYS.into_iter().chain(keys::ALIASES.into_iter().map(|(old, _)| old))
 }
 
-/// Each variable that is no key but near to one, and the variable of that key. What is near to none is somebody else's:
-/// LMCache reads many `LMCACHE_` variables that are no configuration.
+/// Each variable that sets no key but is near to one that does, with that other variable. Variables that are near to
+/// none are fine: LMCache reads many `LMCACHE_` variables that are not part of the configuration.
 pub(super) fn misspelt<'a>(names: impl Iterator<Item = &'a str>) -> impl Iterator<Item = (&'a str, String)> {
     names.filter_map(|name| {
         let key = name.strip_prefix(PREFIX).filter(|_| name != CONFIG_FILE_VARIABLE)?;
         let near = nearest(key, all_keys())?;
-        let is_typo = strsim::damerau_levenshtein(&key.to_ascii_lowercase(), near) <= MOST_TYPOS;
+        let is_typo = strsim::damerau_levenshtein(&key.to_ascii_lowercase(), near) <= MAX_TYPOS;
         Some((name, variable_of(near))).filter(|(name, meant)| is_typo && name != meant)
     })
 }
@@ -38,7 +39,7 @@ mod tests {
     }
 
     #[test]
-    fn a_misspelt_variable_is_named_with_the_one_that_was_meant() {
+    fn a_misspelt_variable_is_found_with_the_right_one() {
         for (name, meant) in [
             ("LMCACHE_CHUNK_SIZ", "LMCACHE_CHUNK_SIZE"),
             ("LMCACHE_REMOTE_ULR", "LMCACHE_REMOTE_URL"),
@@ -56,9 +57,9 @@ mod tests {
         assert_eq!(misspelt(names.iter().map(String::as_str)).next(), None);
     }
 
-    /// What LMCache 0.5.6 reads from the environment without it being configuration.
+    /// The variables that LMCache 0.5.6 reads outside its configuration.
     #[test]
-    fn variables_of_lmcaches_other_parts_are_not_misspelt() {
+    fn variables_of_other_parts_of_lmcache_are_not_misspelt() {
         let others = "CONFIG_FILE CONTROLLER_CONFIG_FILE USAGE_TRACK_INTERVAL USAGE_TRACK_URL TRACK_USAGE LOG_LEVEL \
             RUNTIME_PLUGIN_CONFIG RUNTIME_PLUGIN_ROLE RUNTIME_PLUGIN_WORKER_ID RUNTIME_PLUGIN_WORKER_COUNT \
             RUNTIME_PLUGIN_EXTRA_CONFIG PLUGIN_CONFIG PLUGIN_ROLE PLUGIN_WORKER_ID PLUGIN_WORKER_COUNT \

@@ -1,32 +1,32 @@
-//! Calls for many keys.
+//! Batches.
 
-use super::subject::{Checked, Subject, Value, ensure, failed};
-use crate::{CacheKey, ErrorKind, KeyKind, MemoryObjMut};
+use super::subject::{Checked, KINDS, Subject, Value, ensure, failed};
+use crate::{CacheKey, ErrorKind, MemoryObjMut};
 
 const THOUSANDS: usize = 2000;
 
-/// Stored keys of every kind, with holes between, and some of both once more: what a batch asks for, and what it gets.
+/// The keys of a batch and the answers to expect: keys of every kind, stored ones and holes, and some of both twice.
 async fn mixed(s: &Subject) -> Checked<(Vec<CacheKey>, Vec<Option<Value>>)> {
-    let (mut keys, mut wanted) = (Vec::new(), Vec::new());
-    for (i, kind) in [KeyKind::Engine, KeyKind::Layer, KeyKind::Object].into_iter().cycle().take(15).enumerate() {
+    let (mut keys, mut expected) = (Vec::new(), Vec::new());
+    for (i, kind) in KINDS.into_iter().cycle().take(15).enumerate() {
         let key = s.names.key(kind);
         let value = if i % 4 == 1 { None } else { Some(s.value_for(kind, 300 * (15 - i))?) };
         if let Some(value) = &value {
             s.put(&key, value).await?;
         }
         keys.push(key);
-        wanted.push(value);
+        expected.push(value);
     }
     for i in [3, 0, 1, 14, 3] {
         keys.push(keys[i].clone());
-        wanted.push(wanted[i].clone());
+        expected.push(expected[i].clone());
     }
-    Ok((keys, wanted))
+    Ok((keys, expected))
 }
 
 pub(super) async fn batches_of_none_and_one(s: &Subject) -> Checked {
     let store = &s.store;
-    let (key, value) = s.stored(900).await?;
+    let (key, value) = s.put_new(900).await?;
     let new = s.key();
     let mut request = [(key.clone(), s.memory(&value.layout)?)];
     let lengths = [
@@ -38,36 +38,39 @@ pub(super) async fn batches_of_none_and_one(s: &Subject) -> Checked {
         ("batched_remove", if s.can.remove { store.batched_remove(&[]).await.len() } else { 0 }),
     ];
     for (call, n) in lengths {
-        ensure!(n == 0, "`{call}` of no key answers {n}");
+        ensure!(n == 0, "`{call}` without keys answers {n}");
     }
     let key = std::slice::from_ref(&key);
-    s.is(&key[0], only("batched_get", store.batched_get(key).await)??, &value)?;
+    s.expect_answer(&key[0], only("batched_get", store.batched_get(key).await)??, &value)?;
     ensure!(
         only("batched_exists", store.batched_exists(key).await)??,
-        "`batched_exists` is false of a key that was put"
+        "`batched_exists` is false for a key that was put"
     );
     ensure!(store.batched_contains(key).await? == 1, "`batched_contains` of one key that was put is not 1");
     let n = only("batched_get_into", store.batched_get_into(&mut request).await)??;
     ensure!(n == Some(value.layout.len), "`batched_get_into` gives {n:?} for {} bytes", value.layout.len);
-    s.same(&request[0].0, &request[0].1, request[0].1.layout(), &value)?;
+    s.expect_bytes(&request[0].0, &request[0].1, request[0].1.layout(), &value)?;
     only("batched_put", store.batched_put(&[(new.clone(), s.chunk(&value)?)]).await)??;
     s.expect(&new, &value).await?;
     if s.can.remove {
-        ensure!(only("batched_remove", store.batched_remove(key).await)??, "`batched_remove` is false of a stored key");
+        ensure!(
+            only("batched_remove", store.batched_remove(key).await)??,
+            "`batched_remove` is false for a stored key"
+        );
     }
     Ok(())
 }
 
 pub(super) async fn batched_get_keeps_order_and_holes(s: &Subject) -> Checked {
-    let (keys, wanted) = mixed(s).await?;
+    let (keys, expected) = mixed(s).await?;
     let answers = s.store.batched_get(&keys).await;
     ensure!(answers.len() == keys.len(), "`batched_get` of {} keys gives {} answers", keys.len(), answers.len());
-    for ((key, answer), wanted) in keys.iter().zip(answers).zip(wanted) {
-        match (answer?, wanted) {
+    for ((key, answer), expected) in keys.iter().zip(answers).zip(expected) {
+        match (answer?, expected) {
             (None, None) => {}
-            (got, Some(value)) => s.is(key, got, &value)?,
+            (got, Some(value)) => s.expect_answer(key, got, &value)?,
             (Some(got), None) => {
-                return Err(failed(format!("`batched_get` gives {got:?} for `{key}`, which is a hole")));
+                return Err(failed(format!("`batched_get` gives {got:?} for `{key}`, which is not stored")));
             }
         }
     }
@@ -75,44 +78,44 @@ pub(super) async fn batched_get_keeps_order_and_holes(s: &Subject) -> Checked {
 }
 
 pub(super) async fn batched_exists_keeps_order_and_holes(s: &Subject) -> Checked {
-    let (keys, wanted) = mixed(s).await?;
+    let (keys, expected) = mixed(s).await?;
     let answers = s.store.batched_exists(&keys).await.into_iter().collect::<crate::Result<Vec<_>>>()?;
-    let wanted: Vec<_> = wanted.iter().map(Option::is_some).collect();
-    ensure!(answers == wanted, "`batched_exists` gives {answers:?}, not {wanted:?}");
+    let expected: Vec<_> = expected.iter().map(Option::is_some).collect();
+    ensure!(answers == expected, "`batched_exists` gives {answers:?}, not {expected:?}");
     Ok(())
 }
 
 pub(super) async fn batched_contains_counts_the_leading_run(s: &Subject) -> Checked {
-    let stored: Vec<_> = s.many_stored(12).await?.into_iter().map(|(key, _)| key).collect();
+    let stored: Vec<_> = s.put_many(12).await?.into_iter().map(|(key, _)| key).collect();
     for hole in [0, 1, 5, 9, 11] {
         let mut keys = stored.clone();
         keys[hole] = s.key();
         let n = s.store.batched_contains(&keys).await?;
-        ensure!(n == hole, "`batched_contains` is {n} of 12 keys of which number {hole}, from 0, is a hole");
+        ensure!(n == hole, "`batched_contains` is {n} for 12 keys, of which the one at index {hole} is not stored");
     }
     let n = s.store.batched_contains(&stored).await?;
-    ensure!(n == 12, "`batched_contains` is {n} of 12 keys that are all stored");
+    ensure!(n == 12, "`batched_contains` is {n} for 12 stored keys");
     Ok(())
 }
 
 pub(super) async fn batched_put_stores_each_chunk(s: &Subject) -> Checked {
     let (mut items, mut values) = (Vec::new(), Vec::new());
-    for (i, kind) in [KeyKind::Engine, KeyKind::Object, KeyKind::Layer].into_iter().cycle().take(20).enumerate() {
+    for (i, kind) in KINDS.into_iter().cycle().take(20).enumerate() {
         let value = s.value_for(kind, 1 + 700 * i)?;
         items.push((s.names.key(kind), s.chunk(&value)?));
         values.push(value);
     }
-    // One key twice: either may be left.
-    let again = s.value(444)?;
-    items.push((items[0].0.clone(), s.chunk(&again)?));
+    // Puts one key a second time: either value may be left.
+    let second = s.value(444)?;
+    items.push((items[0].0.clone(), s.chunk(&second)?));
     let answers = s.store.batched_put(&items).await;
     ensure!(answers.len() == items.len(), "`batched_put` of {} chunks gives {} answers", items.len(), answers.len());
     for answer in answers {
         answer?;
     }
     let got = s.store.get(&items[0].0).await?;
-    ensure!(got.is_some(), "`{}` was put twice in one batch, and is a miss", items[0].0);
-    s.is_none_or_one_of(&items[0].0, got, &[&values[0], &again])?;
+    ensure!(got.is_some(), "`{}` was put twice in one batch, but is a miss", items[0].0);
+    s.expect_none_or_one_of(&items[0].0, got, &[&values[0], &second])?;
     for ((key, _), value) in items.iter().zip(&values).skip(1) {
         s.expect(key, value).await?;
     }
@@ -120,29 +123,29 @@ pub(super) async fn batched_put_stores_each_chunk(s: &Subject) -> Checked {
 }
 
 pub(super) async fn batched_get_into_fills_each_memory(s: &Subject) -> Checked {
-    let (keys, wanted) = mixed(s).await?;
+    let (keys, expected) = mixed(s).await?;
+    // Some memory is too short, some is too long.
     let room = |i: usize, value: &Option<Value>| match (i % 5, value) {
-        // Some too short, some too long.
         (_, None) => 64,
         (2, Some(value)) => value.layout.len / 2,
         (3, Some(value)) => value.layout.len * 2,
         (_, Some(value)) => value.layout.len,
     };
-    let rooms: Vec<_> = wanted.iter().enumerate().map(|(i, value)| room(i, value)).collect();
+    let rooms: Vec<_> = expected.iter().enumerate().map(|(i, value)| room(i, value)).collect();
     let mut requests: Vec<_> = keys.into_iter().zip(rooms.iter().map(|n| MemoryObjMut::zeroed(*n))).collect();
     let answers = s.store.batched_get_into(&mut requests).await;
-    ensure!(answers.len() == rooms.len(), "`batched_get_into` of {} gives {} answers", rooms.len(), answers.len());
-    for (((key, memory), answer), (value, room)) in requests.iter().zip(answers).zip(wanted.iter().zip(rooms)) {
+    ensure!(answers.len() == rooms.len(), "`batched_get_into` of {} keys gives {} answers", rooms.len(), answers.len());
+    for (((key, memory), answer), (value, room)) in requests.iter().zip(answers).zip(expected.iter().zip(rooms)) {
         match (answer, value) {
             (Ok(None), None) => {}
             (Ok(Some(n)), Some(value)) if room >= value.layout.len => {
                 ensure!(n == value.layout.len, "`batched_get_into` gives {n} for {} bytes", value.layout.len);
-                s.same(key, memory, memory.layout(), value)?;
+                s.expect_bytes(key, memory, memory.layout(), value)?;
             }
             (Err(e), Some(value)) if room < value.layout.len && e.kind() == ErrorKind::SizeMismatch => {}
             (answer, value) => {
-                let stored = value.as_ref().map_or(0, |v| v.layout.len);
-                let what = format!("`{key}` of {stored} bytes (0: a hole) in memory of {room} bytes");
+                let stored = value.as_ref().map_or("not stored".into(), |v| format!("{} bytes", v.layout.len));
+                let what = format!("`{key}` ({stored}) into memory of {room} bytes");
                 return Err(failed(format!("`batched_get_into` of {what} gives {answer:?}")));
             }
         }
@@ -153,19 +156,19 @@ pub(super) async fn batched_get_into_fills_each_memory(s: &Subject) -> Checked {
 
 pub(super) async fn batched_remove_answers_for_each_key(s: &Subject) -> Checked {
     s.needs_remove()?;
-    let stored = s.many_stored(10).await?;
-    let (stay, go) = stored.split_at(4);
-    let mut keys: Vec<_> = go.iter().map(|(key, _)| key.clone()).collect();
+    let stored = s.put_many(10).await?;
+    let (kept, removed) = stored.split_at(4);
+    let mut keys: Vec<_> = removed.iter().map(|(key, _)| key.clone()).collect();
     keys.insert(3, s.key());
-    let wanted: Vec<_> = (0..keys.len()).map(|i| i != 3).collect();
-    for (wanted, when) in [(wanted, "first"), (vec![false; keys.len()], "second")] {
+    let stored: Vec<_> = (0..keys.len()).map(|i| i != 3).collect();
+    for (expected, when) in [(stored, "first"), (vec![false; keys.len()], "second")] {
         let answers = s.store.batched_remove(&keys).await.into_iter().collect::<crate::Result<Vec<_>>>()?;
-        ensure!(answers == wanted, "the {when} `batched_remove` gives {answers:?}, not {wanted:?}");
+        ensure!(answers == expected, "the {when} `batched_remove` gives {answers:?}, not {expected:?}");
     }
     for key in &keys {
         s.expect_none(key).await?;
     }
-    for (key, value) in stay {
+    for (key, value) in kept {
         s.expect(key, value).await?;
     }
     Ok(())
@@ -183,18 +186,18 @@ pub(super) async fn thousands_of_keys_in_one_batch(s: &Subject) -> Checked {
     }
     drop(items);
     let n = s.store.batched_contains(&keys).await?;
-    ensure!(n == THOUSANDS, "`batched_contains` is {n} of {THOUSANDS} keys that are all stored");
+    ensure!(n == THOUSANDS, "`batched_contains` is {n} for {THOUSANDS} stored keys");
     let exists = s.store.batched_exists(&keys).await.into_iter().filter(|a| matches!(a, Ok(true))).count();
-    ensure!(exists == THOUSANDS, "`batched_exists` is true of {exists} of {THOUSANDS} keys that are all stored");
+    ensure!(exists == THOUSANDS, "`batched_exists` is true for {exists} of {THOUSANDS} stored keys");
     let answers = s.store.batched_get(&keys).await;
     ensure!(answers.len() == THOUSANDS, "`batched_get` of {THOUSANDS} keys gives {} answers", answers.len());
     for ((key, answer), value) in keys.iter().zip(answers).zip(&values) {
-        s.is(key, answer?, value)?;
+        s.expect_answer(key, answer?, value)?;
     }
     Ok(())
 }
 
-/// The only answer of a batch of one.
+/// The only answer of a batch of one key.
 fn only<T>(call: &str, answers: Vec<T>) -> Checked<T> {
     let n = answers.len();
     let mut answers = answers.into_iter();

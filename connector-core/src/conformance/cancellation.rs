@@ -1,4 +1,4 @@
-//! Futures that are dropped at every stage: polled not at all, once, twice, .. until one ends.
+//! Dropped futures. Each check polls a future zero times, once, twice and so on until it ends, and then drops it.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -8,16 +8,16 @@ use futures::stream::{StreamExt, TryStreamExt};
 
 use super::subject::{Checked, Subject, ensure, failed};
 
-/// A call of this kit that takes more polls is not waiting for its store, but spinning.
-pub(super) const MOST_POLLS: usize = 1000;
+/// The largest number of polls of one call. A call that takes more does not wait for its store, but spins.
+pub(super) const MAX_POLLS: usize = 1000;
 const LEN: usize = 40_000;
 
-/// The failure of a call that no number of polls brings to its end.
+/// The failure of a call that does not end within [`MAX_POLLS`].
 pub(super) fn never_ends<T>(call: &str) -> Checked<T> {
-    Err(failed(format!("{call} does not end within {MOST_POLLS} polls")))
+    Err(failed(format!("{call} does not end within {MAX_POLLS} polls")))
 }
 
-/// Drives the future to its `n`th poll and drops it; its output if it had one by then.
+/// Polls the future up to `n` times and drops it. Gives its output if it ends within them.
 pub(super) async fn polled<F: Future>(future: F, n: usize) -> Option<F::Output> {
     let mut future = pin!(future);
     let mut polls = 0;
@@ -35,11 +35,11 @@ pub(super) async fn polled<F: Future>(future: F, n: usize) -> Option<F::Output> 
     .await
 }
 
-/// A store that was harmed shows it at the next calls.
+/// Checks that the dropped call has not harmed the store.
 async fn next_calls_work(s: &Subject) -> Checked {
-    let (key, value) = s.stored(LEN / 2).await?;
+    let (key, value) = s.put_new(LEN / 2).await?;
     s.expect(&key, &value).await?;
-    ensure!(s.store.exists(&key).await?, "`exists` is false of `{key}`, which was put");
+    s.expect_exists(&key).await?;
     if s.can.remove {
         s.store.remove(&key).await?;
     }
@@ -47,8 +47,8 @@ async fn next_calls_work(s: &Subject) -> Checked {
 }
 
 pub(super) async fn dropped_gets_do_no_harm(s: &Subject) -> Checked {
-    let (key, value) = s.stored(LEN).await?;
-    for n in 0..MOST_POLLS {
+    let (key, value) = s.put_new(LEN).await?;
+    for n in 0..MAX_POLLS {
         let got = polled(s.store.get(&key), n).await;
         let exists = polled(s.store.exists(&key), n).await;
         s.expect(&key, &value).await?;
@@ -61,14 +61,14 @@ pub(super) async fn dropped_gets_do_no_harm(s: &Subject) -> Checked {
 }
 
 pub(super) async fn dropped_puts_leave_whole_values(s: &Subject) -> Checked {
-    for n in 0..MOST_POLLS {
-        let (key, old) = s.stored(LEN).await?;
+    for n in 0..MAX_POLLS {
+        let (key, old) = s.put_new(LEN).await?;
         let fresh = s.key();
         let (new, first) = (s.value(LEN + 5000)?, s.value(LEN)?);
         let replaced = polled(s.store.put(&key, s.chunk(&new)?), n).await;
         let stored = polled(s.store.put(&fresh, s.chunk(&first)?), n).await;
-        s.is_none_or_one_of(&key, s.store.get(&key).await?, &[&old, &new])?;
-        s.is_none_or_one_of(&fresh, s.store.get(&fresh).await?, &[&first])?;
+        s.expect_none_or_one_of(&key, s.store.get(&key).await?, &[&old, &new])?;
+        s.expect_none_or_one_of(&fresh, s.store.get(&fresh).await?, &[&first])?;
         next_calls_work(s).await?;
         if let (Some(replaced), Some(stored)) = (replaced, stored) {
             replaced?;
@@ -82,13 +82,13 @@ pub(super) async fn dropped_puts_leave_whole_values(s: &Subject) -> Checked {
 
 pub(super) async fn dropped_removes_leave_whole_values(s: &Subject) -> Checked {
     s.needs_remove()?;
-    for n in 0..MOST_POLLS {
-        let (key, value) = s.stored(LEN).await?;
+    for n in 0..MAX_POLLS {
+        let (key, value) = s.put_new(LEN).await?;
         let removed = polled(s.store.remove(&key), n).await;
-        s.is_none_or_one_of(&key, s.store.get(&key).await?, &[&value])?;
+        s.expect_none_or_one_of(&key, s.store.get(&key).await?, &[&value])?;
         next_calls_work(s).await?;
         if let Some(removed) = removed {
-            ensure!(removed?, "`remove` is false of `{key}`, which was put");
+            ensure!(removed?, "`remove` is false for `{key}`, which was put");
             return Ok(());
         }
     }
@@ -96,17 +96,21 @@ pub(super) async fn dropped_removes_leave_whole_values(s: &Subject) -> Checked {
 }
 
 pub(super) async fn dropped_get_into_gives_up_its_memory(s: &Subject) -> Checked {
-    let (key, value) = s.stored(LEN).await?;
-    for n in 0..MOST_POLLS {
+    let (key, value) = s.put_new(LEN).await?;
+    for n in 0..MAX_POLLS {
         let mut memory = s.memory(&value.layout)?;
         let capacity = memory.capacity();
         let ended = polled(s.store.get_into(&key, &mut memory), n).await;
         if !memory.is_taken() {
-            ensure!(memory.capacity() == capacity, "memory of {capacity} bytes has {} afterwards", memory.capacity());
+            ensure!(
+                memory.capacity() == capacity,
+                "memory of {capacity} bytes has a capacity of {} afterwards",
+                memory.capacity()
+            );
             s.store.get_into(&key, &mut memory).await?;
-            s.same(&key, &memory, memory.layout(), &value)?;
+            s.expect_bytes(&key, &memory, memory.layout(), &value)?;
         }
-        ensure!(ended.is_none() || !memory.is_taken(), "`get_into` has ended, and its memory is not back");
+        ensure!(ended.is_none() || !memory.is_taken(), "`get_into` has ended, but its memory is not back");
         s.expect(&key, &value).await?;
         drop(memory);
         s.all_memory_is_back().await?;
@@ -118,9 +122,9 @@ pub(super) async fn dropped_get_into_gives_up_its_memory(s: &Subject) -> Checked
 }
 
 pub(super) async fn dropped_batches_do_no_harm(s: &Subject) -> Checked {
-    let stored = s.many_stored(12).await?;
+    let stored = s.put_many(12).await?;
     let keys: Vec<_> = stored.iter().map(|(key, _)| key.clone()).collect();
-    for n in 0..MOST_POLLS {
+    for n in 0..MAX_POLLS {
         let new = (0..6).map(|_| Ok((s.key(), s.value(LEN)?))).collect::<Checked<Vec<_>>>()?;
         let items = new.iter().map(|(k, v)| Ok((k.clone(), s.chunk(v)?))).collect::<Checked<Vec<_>>>()?;
         let mut requests = Vec::new();
@@ -135,10 +139,10 @@ pub(super) async fn dropped_batches_do_no_harm(s: &Subject) -> Checked {
             polled(s.store.batched_put(&items), n).await.is_some(),
         ];
         for (key, value) in &new {
-            s.is_none_or_one_of(key, s.store.get(key).await?, &[value])?;
+            s.expect_none_or_one_of(key, s.store.get(key).await?, &[value])?;
         }
         for ((key, value), answer) in stored.iter().zip(s.store.batched_get(&keys).await) {
-            s.is(key, answer?, value)?;
+            s.expect_answer(key, answer?, value)?;
         }
         next_calls_work(s).await?;
         if ended.into_iter().all(|e| e) {
@@ -150,7 +154,7 @@ pub(super) async fn dropped_batches_do_no_harm(s: &Subject) -> Checked {
 
 pub(super) async fn dropped_lists_do_no_harm(s: &Subject) -> Checked {
     s.needs_list()?;
-    let stored = s.many_stored(20).await?;
+    let stored = s.put_many(20).await?;
     let prefix = format!("{}@", s.names.model());
     let all_are_listed = async || {
         let found: Vec<_> = s.store.list(&prefix).try_collect().await?;
@@ -160,7 +164,7 @@ pub(super) async fn dropped_lists_do_no_harm(s: &Subject) -> Checked {
     for n in 0..=stored.len() {
         let mut keys = s.store.list(&prefix);
         let mut read = 0;
-        // Some items, and then a part of the next one. A stream that has ended is not asked again.
+        // Reads some items and polls once for the next one. The check does not poll a stream that has ended.
         while read < n && keys.next().await.is_some() {
             read += 1;
         }
@@ -170,7 +174,7 @@ pub(super) async fn dropped_lists_do_no_harm(s: &Subject) -> Checked {
         drop(keys);
         all_are_listed().await?;
     }
-    for n in 0..MOST_POLLS {
+    for n in 0..MAX_POLLS {
         let ended = polled(s.store.list(&prefix).try_collect::<Vec<_>>(), n).await;
         all_are_listed().await?;
         if ended.is_some() {

@@ -1,31 +1,31 @@
-//! What a store says of itself is true, both ways.
+//! Capabilities: the store does everything that it declares, and refuses everything else.
 
 use futures::stream::TryStreamExt;
 
-use super::subject::{Checked, Subject, ensure, failed, is_refusal, skip};
+use super::subject::{Checked, Subject, ensure, failed, skip};
 use crate::{ChunkLayout, Dtype, Error, ErrorKind, MemoryFormat, Shape};
 
-/// A larger limit is not tried: the store might take what it should refuse.
-const LARGEST_TRIED: u64 = 128 << 20;
+/// The kit does not try a larger limit, because a store that ignores its limit would store the chunk.
+const MAX_TRIED: u64 = 128 << 20;
 
 pub(super) async fn declared_operations_work(s: &Subject) -> Checked {
-    let (key, _) = s.stored(400).await?;
-    let broken = |call: &str, e: Error| failed(format!("the store declares `{call}`, but: {e}"));
+    let (key, _) = s.put_new(400).await?;
+    let broken = |call: &str, e: Error| failed(format!("the store declares `{call}`, but it fails: {e}"));
     if s.can.ping {
         s.store.ping().await.map_err(|e| broken("ping", e))?;
     }
     if s.can.list {
         let found: Vec<_> = s.store.list(key.as_str()).try_collect().await.map_err(|e| broken("list", e))?;
-        ensure!(found == [key.clone()], "the store declares `list`, which gives {found:?} for `{key}`");
+        ensure!(found == [key.clone()], "the store declares `list`, but it gives {found:?} for `{key}`");
     }
     if s.can.remove {
-        ensure!(s.store.remove(&key).await.map_err(|e| broken("remove", e))?, "`remove` is false of a stored key");
+        ensure!(s.store.remove(&key).await.map_err(|e| broken("remove", e))?, "`remove` is false for a stored key");
         for answer in s.store.batched_remove(&[key]).await {
             answer.map_err(|e| broken("remove", e))?;
         }
     }
     let now = s.store.capabilities();
-    ensure!(now == s.can, "the store declares {now:?} now, and {:?} when it was opened", s.can);
+    ensure!(now == s.can, "the store declares {now:?} now, but declared {:?} when it was opened", s.can);
     if !(s.can.ping || s.can.list || s.can.remove) {
         skip!("the store declares no `remove`, `list` or `ping`");
     }
@@ -33,14 +33,14 @@ pub(super) async fn declared_operations_work(s: &Subject) -> Checked {
 }
 
 pub(super) async fn undeclared_operations_are_unsupported(s: &Subject) -> Checked {
-    let (key, value) = s.stored(400).await?;
+    let (key, value) = s.put_new(400).await?;
     let mut checked = 0;
     let mut refused = |call: &str, answer: Result<String, Error>| {
         checked += 1;
         match answer {
-            Ok(answer) => Err(failed(format!("the store does not declare `{call}`, which answers {answer}"))),
+            Ok(answer) => Err(failed(format!("the store does not declare `{call}`, but it answers {answer}"))),
             Err(e) if e.kind() != ErrorKind::Unsupported => Err(failed(format!(
-                "the store does not declare `{call}`, which is `{}`, not unsupported: {e}",
+                "the store does not declare `{call}`, but its error is `{}`, not unsupported: {e}",
                 e.kind()
             ))),
             Err(e) if !e.to_string().contains(call) => Err(failed(format!("the error does not name `{call}`: {e}"))),
@@ -48,7 +48,7 @@ pub(super) async fn undeclared_operations_are_unsupported(s: &Subject) -> Checke
         }
     };
     if !s.can.ping {
-        refused("ping", s.store.ping().await.map(|()| "well".into()))?;
+        refused("ping", s.store.ping().await.map(|()| "success".into()))?;
     }
     if !s.can.list {
         let found: Result<Vec<_>, _> = s.store.list(key.as_str()).try_collect().await;
@@ -73,18 +73,18 @@ pub(super) async fn undeclared_dtypes_are_refused(s: &Subject) -> Checked {
     }
     for dtype in Dtype::ALL.into_iter().filter(|d| !s.stores(*d)) {
         let layout = ChunkLayout::new(MemoryFormat::Kv2ltd, Shape::new(&[2, 2, 16, 8])?, dtype)?;
-        is_refused(s, layout, &format!("a chunk of {dtype}, which is not declared,")).await?;
+        refuses(s, layout, &format!("a chunk of {dtype}, which it does not declare")).await?;
     }
     Ok(())
 }
 
 pub(super) async fn chunks_over_the_limit_are_refused(s: &Subject) -> Checked {
     let limit = match s.can.max_chunk_bytes {
-        None => skip!("the store declares no longest chunk"),
-        Some(limit) if limit > LARGEST_TRIED => skip!("the longest chunk of {limit} bytes is too long to try"),
+        None => skip!("the store declares no largest chunk"),
+        Some(limit) if limit > MAX_TRIED => skip!("the largest chunk of {limit} bytes is too long to try"),
         Some(limit) => usize::try_from(limit).unwrap_or(usize::MAX),
     };
-    let (key, value) = s.stored(limit).await?;
+    let (key, value) = s.put_new(limit).await?;
     s.expect(&key, &value).await?;
     for over in [1, 4096] {
         let len = limit + over;
@@ -94,26 +94,15 @@ pub(super) async fn chunks_over_the_limit_are_refused(s: &Subject) -> Checked {
             let elements = len.div_ceil(s.dtype().size());
             ChunkLayout::new(MemoryFormat::Undefined, Shape::new(&[elements])?, s.dtype())?
         };
-        is_refused(s, layout, &format!("a chunk of {len} bytes, where {limit} are declared,")).await?;
+        refuses(s, layout, &format!("a chunk of {len} bytes, over its limit of {limit}")).await?;
     }
     Ok(())
 }
 
-/// `put` refuses the chunk, and leaves the old value or none.
-async fn is_refused(s: &Subject, layout: ChunkLayout, what: &str) -> Checked {
-    for there in [false, true] {
-        let (key, old, new) = (s.key(), s.value(300)?, s.value_of(layout.clone()));
-        if there {
-            s.put(&key, &old).await?;
-        }
-        match s.store.put(&key, s.chunk(&new)?).await {
-            Err(e) if is_refusal(&e) => {}
-            Err(e) => return Err(failed(format!("{what} is refused with a wrong error: {e}"))),
-            Ok(()) => return Err(failed(format!("{what} is taken"))),
-        }
-        let wanted = if there { &[&old][..] } else { &[] };
-        let left = s.is_none_or_one_of(&key, s.store.get(&key).await?, wanted);
-        left.map_err(|e| failed(format!("{what} was refused, and yet: {}", e.why())))?;
+/// Checks that `put` refuses the chunk, and keeps the old value or none.
+async fn refuses(s: &Subject, layout: ChunkLayout, what: &str) -> Checked {
+    for old in [None, Some(s.value(300)?)] {
+        ensure!(s.put_over(old.as_ref(), what, &layout).await?.is_none(), "the store takes {what}");
     }
     Ok(())
 }

@@ -1,20 +1,20 @@
-//! The end. The subject's own connector stays open, to clean up with.
+//! Closing. The checks close other connectors of the store. The subject's connector stays open and removes the keys.
 //!
-//! The handle refuses calls after `close`, and calls the connector's `close` once, behind the calls in flight. What a
-//! connector can break is what it does then: fail, hang, lose what it has put off, or hold on to memory.
+//! The handle refuses calls after `close`, and calls the connector's `close` once, after the calls in flight. A
+//! connector can still break the contract in its `close`: fail, hang, lose deferred writes, or keep memory.
 
 use std::pin::pin;
 
 use futures::future::{maybe_done, poll_immediate};
 use futures::stream::StreamExt;
 
-use super::cancellation::{MOST_POLLS, never_ends, polled};
+use super::cancellation::{MAX_POLLS, never_ends, polled};
 use super::subject::{Checked, Subject, ensure, failed, spawn};
 use crate::{Error, ErrorKind, MemoryObjMut};
 
 pub(super) async fn close_succeeds_once_for_all(s: &Subject) -> Checked {
-    let s = &s.again().await?;
-    let (key, value) = s.stored(500).await?;
+    let s = &s.reopen().await?;
+    let (key, value) = s.put_new(500).await?;
     for when in ["first", "second"] {
         s.store.close().await.map_err(|e| failed(format!("the {when} `close` fails: {e}")))?;
     }
@@ -45,17 +45,17 @@ pub(super) async fn close_succeeds_once_for_all(s: &Subject) -> Checked {
         let kind = e.map(|e| e.kind());
         ensure!(kind == Some(ErrorKind::Closed), "`{call}` after `close` is {kind:?}, not closed");
     }
-    ensure!(!memory[0].1.is_taken(), "a refused `get_into` has taken the memory");
+    ensure!(!memory[0].1.is_taken(), "`get_into` after `close` has taken the memory");
     Ok(())
 }
 
 pub(super) async fn close_finishes_what_was_put(s: &Subject) -> Checked {
-    // With calls that have just begun, and calls that are further on.
+    // `close` must wait for calls at their first poll and at a later one.
     for polls in [1, 2] {
         let outer = s;
-        let s = &s.again().await?;
+        let s = &s.reopen().await?;
         let shared = share_chunks(outer, s).await?;
-        let (key, value) = s.stored(50_000).await?;
+        let (key, value) = s.put_new(50_000).await?;
         let (new, other) = (s.key(), s.value(60_000)?);
         let mut putting = pin!(maybe_done(s.store.put(&new, s.chunk(&other)?)));
         let mut getting = pin!(maybe_done(s.store.get(&key)));
@@ -67,7 +67,7 @@ pub(super) async fn close_finishes_what_was_put(s: &Subject) -> Checked {
             let store = s.store.clone();
             spawn(async move { Ok(store.close().await?) })
         };
-        ensure!(s.eventually(|| s.store.is_closed()).await, "`close` does not begin while a call is in flight");
+        ensure!(s.eventually(|| s.store.is_closed()).await, "`is_closed` is false during `close`");
         putting.as_mut().await;
         getting.as_mut().await;
         let (Some(put), Some(got)) = (putting.take_output(), getting.take_output()) else {
@@ -75,29 +75,30 @@ pub(super) async fn close_finishes_what_was_put(s: &Subject) -> Checked {
         };
         put.map_err(|e| failed(format!("a `put` in flight fails when `close` is called: {e}")))?;
         let got = got.map_err(|e| failed(format!("a `get` in flight fails when `close` is called: {e}")))?;
-        s.is(&key, got, &value)?;
-        closing.await.map_err(|e| failed(format!("`close` fails behind calls in flight: {}", e.why())))?;
+        s.expect_answer(&key, got, &value)?;
+        closing.await.map_err(|e| failed(format!("`close` fails while calls are in flight: {}", e.why())))?;
         if shared {
             for (key, value) in [(&key, &value), (&new, &other)] {
-                let there = outer.expect(key, value).await;
-                there.map_err(|e| failed(format!("after `close`, to another connector: {}", e.why())))?;
+                let found = outer.expect(key, value).await;
+                found.map_err(|e| failed(format!("after `close`, in another connector: {}", e.why())))?;
             }
         }
     }
     Ok(())
 }
 
-/// Whether one connector gets what another one has put: stores in this process may have chunks of their own each.
+/// Whether one connector gets a chunk that another one put. Each connector of an in-process store may have its own
+/// chunks.
 async fn share_chunks(one: &Subject, other: &Subject) -> Checked<bool> {
-    let (key, value) = one.stored(700).await?;
+    let (key, value) = one.put_new(700).await?;
     one.expect(&key, &value).await?;
     Ok(other.store.get(&key).await?.is_some())
 }
 
 pub(super) async fn close_ends_the_work_of_dropped_calls(s: &Subject) -> Checked {
-    for n in 1..MOST_POLLS {
-        let s = &s.again().await?;
-        let (key, value) = s.stored(200_000).await?;
+    for n in 1..MAX_POLLS {
+        let s = &s.reopen().await?;
+        let (key, value) = s.put_new(200_000).await?;
         let mut memory = s.memory(&value.layout)?;
         let filled = polled(s.store.get_into(&key, &mut memory), n).await.is_some();
         drop(memory);
@@ -117,11 +118,11 @@ pub(super) async fn close_ends_the_work_of_dropped_calls(s: &Subject) -> Checked
 }
 
 pub(super) async fn a_dropped_close_can_be_called_again(s: &Subject) -> Checked {
-    for n in 0..MOST_POLLS {
-        let s = &s.again().await?;
-        s.stored(500).await?;
+    for n in 0..MAX_POLLS {
+        let s = &s.reopen().await?;
+        s.put_new(500).await?;
         let ended = polled(s.store.close(), n).await;
-        s.store.close().await.map_err(|e| failed(format!("`close` fails after one that was dropped: {e}")))?;
+        s.store.close().await.map_err(|e| failed(format!("`close` fails after a dropped `close`: {e}")))?;
         if ended.is_some() {
             return Ok(());
         }
@@ -130,14 +131,14 @@ pub(super) async fn a_dropped_close_can_be_called_again(s: &Subject) -> Checked 
 }
 
 pub(super) async fn closing_one_leaves_the_others_open(s: &Subject) -> Checked {
-    let (key, value) = s.stored(500).await?;
+    let (key, value) = s.put_new(500).await?;
     for _ in 0..2 {
-        let other = s.again().await?;
-        let (theirs, their_value) = other.stored(700).await?;
+        let other = s.reopen().await?;
+        let (theirs, their_value) = other.put_new(700).await?;
         other.expect(&theirs, &their_value).await?;
         other.store.close().await?;
-        s.expect(&key, &value).await.map_err(|e| failed(format!("after another one was closed: {}", e.why())))?;
-        let (new, value) = s.stored(900).await?;
+        s.expect(&key, &value).await.map_err(|e| failed(format!("after another connector was closed: {}", e.why())))?;
+        let (new, value) = s.put_new(900).await?;
         s.expect(&new, &value).await?;
     }
     Ok(())

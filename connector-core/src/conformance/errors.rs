@@ -1,12 +1,12 @@
-//! What an error says.
+//! The content of errors.
 
 use super::subject::{Checked, Subject, ensure};
 use crate::{Error, MemoryObjMut};
 
 pub(super) async fn errors_say_where(s: &Subject) -> Checked {
-    let (key, value) = s.stored(1000).await?;
+    let (key, value) = s.put_new(1000).await?;
     let short = value.layout.len / 2;
-    // The one error that every store gives.
+    // The only error that every store gives.
     let one = s.store.get_into(&key, &mut MemoryObjMut::zeroed(short)).await;
     let other = s.key();
     let mut requests = [(other, MemoryObjMut::zeroed(short)), (key.clone(), MemoryObjMut::zeroed(short))];
@@ -22,7 +22,7 @@ pub(super) async fn errors_say_where(s: &Subject) -> Checked {
         ensure!(known, "the error of a `get_into` or `remove` names the operation `{operation}`: {e}");
         ensure!(e.key() == Some(key.as_str()), "the error about `{key}` names the key {:?}: {e}", e.key());
         ensure!(e.connector().is_some_and(|c| !c.is_empty()), "the error names no connector: {e}");
-        ensure!(!e.message().is_empty() && !e.message().contains('\n'), "the error is no sentence: {:?}", e.message());
+        ensure!(!e.message().is_empty() && !e.message().contains('\n'), "the error is not one line: {:?}", e.message());
     }
     Ok(())
 }

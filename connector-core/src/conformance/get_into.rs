@@ -1,31 +1,31 @@
 //! Reads into the caller's memory.
 
-use super::subject::{Checked, Subject, ensure, failed};
-use crate::{ErrorKind, KeyKind, MemoryObjMut};
+use super::subject::{Checked, KINDS, Subject, ensure, failed};
+use crate::{ErrorKind, MemoryObjMut};
 
 const LEN: usize = 10_000;
 
 pub(super) async fn get_into_fills_exact_memory(s: &Subject) -> Checked {
-    for kind in [KeyKind::Engine, KeyKind::Layer, KeyKind::Object] {
+    for kind in KINDS {
         let (key, value) = (s.names.key(kind), s.value_for(kind, LEN)?);
         s.put(&key, &value).await?;
         let mut memory = MemoryObjMut::zeroed(value.layout.len);
         let n = s.store.get_into(&key, &mut memory).await?;
         ensure!(n == Some(value.layout.len), "`get_into` gives {n:?} for {} bytes", value.layout.len);
-        s.same(&key, &memory, memory.layout(), &value)?;
+        s.expect_bytes(&key, &memory, memory.layout(), &value)?;
     }
     Ok(())
 }
 
 pub(super) async fn get_into_fits_longer_memory(s: &Subject) -> Checked {
-    let (long, value) = s.stored(LEN).await?;
-    let (short, other) = s.stored(LEN / 3).await?;
+    let (long, value) = s.put_new(LEN).await?;
+    let (short, other) = s.put_new(LEN / 3).await?;
     let capacity = value.layout.len + 5000;
     let mut memory = MemoryObjMut::zeroed(capacity);
     for (key, value) in [(&long, &value), (&short, &other), (&long, &value)] {
         let n = s.store.get_into(key, &mut memory).await?;
         ensure!(n == Some(value.layout.len), "`get_into` gives {n:?} for {} bytes", value.layout.len);
-        s.same(key, &memory, memory.layout(), value)?;
+        s.expect_bytes(key, &memory, memory.layout(), value)?;
         let now = memory.capacity();
         ensure!(now == capacity, "memory of {capacity} bytes has a capacity of {now} after `get_into`");
     }
@@ -33,34 +33,34 @@ pub(super) async fn get_into_fits_longer_memory(s: &Subject) -> Checked {
 }
 
 pub(super) async fn get_into_refuses_short_memory(s: &Subject) -> Checked {
-    let (key, value) = s.stored(LEN).await?;
+    let (key, value) = s.put_new(LEN).await?;
     let len = value.layout.len;
     for room in [len - 1, len / 2, 0] {
         let mut memory = MemoryObjMut::zeroed(room);
         let e = match s.store.get_into(&key, &mut memory).await {
             Err(e) => e,
-            Ok(n) => return Err(failed(format!("`get_into` gives {n:?} of {len} bytes in memory of {room}"))),
+            Ok(n) => return Err(failed(format!("`get_into` of {len} bytes into memory of {room} gives {n:?}"))),
         };
         ensure!(
             e.kind() == ErrorKind::SizeMismatch,
-            "a chunk that does not fit is `{}`, not size_mismatch: {e}",
+            "the error of a chunk that does not fit is `{}`, not size_mismatch: {e}",
             e.kind()
         );
         for size in [len, room] {
             ensure!(
                 e.message().contains(&size.to_string()),
-                "the error of {len} bytes in {room} does not say {size}: {e}"
+                "the error of {len} bytes into memory of {room} does not say {size}: {e}"
             );
         }
         ensure!(!memory.is_taken() && memory.capacity() == room, "after an error the memory is not back: {memory:?}");
     }
     let mut memory = MemoryObjMut::zeroed(len);
     s.store.get_into(&key, &mut memory).await?;
-    s.same(&key, &memory, memory.layout(), &value)
+    s.expect_bytes(&key, &memory, memory.layout(), &value)
 }
 
 pub(super) async fn get_into_of_a_miss_leaves_the_memory(s: &Subject) -> Checked {
-    let (key, value) = s.stored(LEN).await?;
+    let (key, value) = s.put_new(LEN).await?;
     let mut memory = s.memory(&value.layout)?;
     let capacity = memory.capacity();
     let n = s.store.get_into(&s.key(), &mut memory).await?;
@@ -68,5 +68,5 @@ pub(super) async fn get_into_of_a_miss_leaves_the_memory(s: &Subject) -> Checked
     ensure!(!memory.is_taken() && memory.capacity() == capacity, "after a miss the memory is not back: {memory:?}");
     let n = s.store.get_into(&key, &mut memory).await?;
     ensure!(n == Some(value.layout.len), "`get_into` gives {n:?} for {} bytes", value.layout.len);
-    s.same(&key, &memory, memory.layout(), &value)
+    s.expect_bytes(&key, &memory, memory.layout(), &value)
 }

@@ -1,12 +1,12 @@
-//! Names: odd ones, long ones, and ones that look alike.
+//! Keys: odd ones, long ones and similar ones.
 
-use super::subject::{Checked, Subject, ensure, failed, is_refusal, skip};
+use super::subject::{Checked, KINDS, Subject, ensure, is_refusal, skip};
 use crate::{CacheKey, KeyKind};
 
-/// A longer limit is not tried: keys of that length would fill memory, the store and the report.
-const LARGEST_TRIED: usize = 1 << 20;
+/// The kit does not try a longer limit: such keys would fill memory, the store and the report.
+const MAX_TRIED: usize = 1 << 20;
 
-/// What stands behind the model's name in odd keys.
+/// Odd ends of the model's name.
 const ODD_MODELS: [&str; 22] = [
     "/Llama-3.1-8B",
     "/a/b/c//d/",
@@ -32,7 +32,7 @@ const ODD_MODELS: [&str; 22] = [
     "--",
 ];
 
-/// What stands at the end of odd keys.
+/// Odd tags.
 const ODD_TAGS: [&str; 6] = ["@user%alice", "@t%", "@t%a%b", "@a%1@b%2", "@%", "@t%模型/.. x"];
 
 pub(super) async fn odd_keys_are_kept_or_refused(s: &Subject) -> Checked {
@@ -54,7 +54,7 @@ pub(super) async fn odd_keys_are_kept_or_refused(s: &Subject) -> Checked {
             kept.push((key, value));
         }
     }
-    // Once more when all are there: none has taken another's place.
+    // Now that all keys are stored, none may have replaced another.
     for (key, value) in &kept {
         s.expect(key, value).await?;
     }
@@ -63,18 +63,18 @@ pub(super) async fn odd_keys_are_kept_or_refused(s: &Subject) -> Checked {
 
 pub(super) async fn long_keys_are_kept_or_refused(s: &Subject) -> Checked {
     for len in [150, 250] {
-        for kind in [KeyKind::Engine, KeyKind::Layer, KeyKind::Object] {
+        for kind in KINDS {
             let key = long(s, kind, len)?;
             let value = s.value_for(kind, 600)?;
             let kept = kept_or_refused(s, &key, &value).await?;
-            // Names that were cut are the same.
+            // A store that cuts names would find these keys.
             for at in [60, 128, len - 30] {
                 let text = key.as_str();
                 let neighbour = format!("{}n{}", &text[..at], &text[at + 1..]);
                 refused_or_a_miss(s, &s.names.named(&neighbour, kind)?).await?;
             }
             let declared = s.can.max_key_bytes.is_none_or(|limit| len <= limit);
-            // An object key may have a longer name in the store than its text.
+            // The store's name of an object key may be longer than the key's text.
             ensure!(
                 kept || !declared || kind == KeyKind::Object,
                 "a key of {len} bytes is refused, but the store declares keys of up to {:?}",
@@ -88,37 +88,33 @@ pub(super) async fn long_keys_are_kept_or_refused(s: &Subject) -> Checked {
 pub(super) async fn keys_over_the_limit_are_refused(s: &Subject) -> Checked {
     let limit = match s.can.max_key_bytes {
         None => skip!("the store declares no longest key"),
-        Some(limit) if limit > LARGEST_TRIED => skip!("the longest key of {limit} bytes is too long to try"),
+        Some(limit) if limit > MAX_TRIED => skip!("the longest key of {limit} bytes is too long to try"),
         Some(limit) => limit,
     };
     let shortest = s.key().as_str().len() + 1;
-    ensure!(limit >= shortest, "the store takes keys of {limit} bytes at most, less than this kit's {shortest}");
+    ensure!(limit >= shortest, "the store declares keys of up to {limit} bytes, but this kit's keys have {shortest}");
     let value = s.value(600)?;
     let longest = long(s, KeyKind::Engine, limit)?;
-    s.put(&longest, &value).await?;
-    s.expect(&longest, &value).await?;
+    s.put_and_get(&longest, &value).await?;
     for over in [1, 2, 100] {
         let key = long(s, KeyKind::Engine, limit + over)?;
-        match s.store.put(&key, s.chunk(&s.value(500)?)?).await {
-            Err(e) if is_refusal(&e) => {}
-            Err(e) => return Err(e.into()),
-            Ok(()) => return Err(failed(format!("a key of {} bytes is taken; {limit} are declared", limit + over))),
-        }
+        let taken = s.put_or_refused(&key, &s.value(500)?).await?;
+        ensure!(!taken, "the store takes a key of {} bytes, but declares keys of up to {limit}", limit + over);
         refused_or_a_miss(s, &key).await?;
     }
     s.expect(&longest, &value).await
 }
 
-pub(super) async fn every_hash_is_a_name_of_its_own(s: &Subject) -> Checked {
+pub(super) async fn every_hash_names_its_own_chunk(s: &Subject) -> Checked {
     let long = "fedcba98".repeat(8);
     let hashes = ["0", "1f2e", "-1f2e", "001f2e", "00001f2e", "-1", "1", "7fffffffffffffff", "-8000000000000000"];
     let mut texts = Vec::new();
     for hash in hashes.into_iter().chain([&*long, &long[1..]]) {
         texts.push(format!("{}@1@0@{hash}@half", s.names.model()));
     }
-    // A spelling that keys do not have is none of the store's business.
+    // The store never sees a spelling that is not a key.
     texts.retain(|text| CacheKey::parse(text).is_ok());
-    ensure!(texts.len() > 8, "this kit's own keys cannot be read: only {texts:?}");
+    ensure!(texts.len() > 8, "only these keys of the kit are valid: {texts:?}");
     apart(s, &texts).await
 }
 
@@ -192,13 +188,13 @@ pub(super) async fn escaped_keys_are_kept_apart(s: &Subject) -> Checked {
 
 async fn apart_from(s: &Subject, key: &CacheKey, own: &[&super::subject::Value]) -> Checked {
     match s.store.get(key).await {
-        Ok(got) => s.is_none_or_one_of(key, got, own),
+        Ok(got) => s.expect_none_or_one_of(key, got, own),
         Err(e) if is_refusal(&e) => Ok(()),
         Err(e) => Err(e.into()),
     }
 }
 
-/// Puts all, each with a value of its own, and reads all.
+/// Puts a different value under each key, and then reads all.
 async fn apart(s: &Subject, texts: &[String]) -> Checked {
     let mut stored = Vec::new();
     for text in texts {
@@ -214,23 +210,17 @@ async fn apart(s: &Subject, texts: &[String]) -> Checked {
     Ok(())
 }
 
-/// Whether the store takes the key: then it serves it as any other.
+/// Checks that the store refuses the key or serves it as any other, and says whether it takes the key.
 async fn kept_or_refused(s: &Subject, key: &CacheKey, value: &super::subject::Value) -> Checked<bool> {
-    match s.store.put(key, s.chunk(value)?).await {
-        Err(e) if is_refusal(&e) => {
-            refused_or_a_miss(s, key).await?;
-            return Ok(false);
-        }
-        Err(e) => return Err(e.into()),
-        Ok(()) => {}
+    if !s.put_or_refused(key, value).await? {
+        refused_or_a_miss(s, key).await?;
+        return Ok(false);
     }
     s.expect(key, value).await?;
-    ensure!(s.store.exists(key).await?, "`exists` is false of `{key}`, which was put");
+    s.expect_exists(key).await?;
     if s.can.remove {
-        ensure!(s.store.remove(key).await?, "`remove` is false of `{key}`, which was put");
-        s.expect_none(key).await?;
-        s.put(key, value).await?;
-        s.expect(key, value).await?;
+        s.remove(key).await?;
+        s.put_and_get(key, value).await?;
     }
     Ok(true)
 }
@@ -241,16 +231,16 @@ async fn refused_or_a_miss(s: &Subject, key: &CacheKey) -> Checked {
         Err(e) if is_refusal(&e) => None,
         Err(e) => return Err(e.into()),
     };
-    ensure!(got.is_none(), "`{key}` is not stored, and yet gives {got:?}");
+    ensure!(got.is_none(), "`{key}` is not stored, but `get` gives {got:?}");
     match s.store.exists(key).await {
-        Ok(exists) => ensure!(!exists, "`{key}` is not stored, and yet `exists`"),
+        Ok(exists) => ensure!(!exists, "`{key}` is not stored, but `exists` is true"),
         Err(e) if is_refusal(&e) => {}
         Err(e) => return Err(e.into()),
     }
     Ok(())
 }
 
-/// A key of just so many bytes.
+/// A key of exactly `bytes` bytes.
 fn long(s: &Subject, kind: KeyKind, bytes: usize) -> Checked<CacheKey> {
     let n = s.names.number();
     let tail = match kind {

@@ -1,4 +1,4 @@
-//! The kit's face: what to open, how long to wait, what to run.
+//! The kit: opens a store and runs checks against it.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -10,11 +10,11 @@ use tokio::sync::oneshot;
 
 use super::run::supervise;
 use super::{Check, CheckResult, Outcome, Report, checks};
-use crate::{Connector, ConnectorContext, ContextBuilder, Error, LMCacheMetadata, LocalCpuBackend, Result};
+use crate::{Connector, ContextBuilder, Error, LMCacheMetadata, LocalCpuBackend, Result};
 
 type Open = dyn Fn(LocalCpuBackend) -> BoxFuture<'static, Result<Connector>> + Send + Sync;
 
-/// The checks, over something that opens the store. Cheap to clone.
+/// Runs the checks against a store. Cheap to clone.
 ///
 /// ```
 /// # use std::collections::HashMap;
@@ -38,7 +38,7 @@ type Open = dyn Fn(LocalCpuBackend) -> BoxFuture<'static, Result<Connector>> + S
 /// let report = kit.run().await;
 /// assert!(report.passed(), "{report}");
 /// for check in report.skipped() {
-///     println!("{check}"); // a store without `remove`, `list` and `ping` says so here
+///     println!("{check}"); // this store has no `remove`, `list` and `ping`
 /// }
 /// # }
 /// ```
@@ -47,65 +47,65 @@ pub struct Kit {
     open: Arc<Open>,
     metadata: Option<Arc<LMCacheMetadata>>,
     limit: Duration,
-    patience: Duration,
-    /// Whether memory leaked in a check of this kit.
+    grace: Duration,
+    /// Whether memory leaked in an earlier check.
     leaked: Arc<AtomicBool>,
 }
 
 impl Kit {
-    /// Checks the store that `open` opens. Each check opens a connector of its own, and hands it a pool of its own: the
-    /// connector must read into that one, so that the kit sees what becomes of the memory.
+    /// Checks the store that `open` opens. Each check opens a new connector with a new pool. The connector must read
+    /// into that pool, so that the kit can detect leaks.
     pub fn new<F: Future<Output = Result<Connector>> + Send + 'static>(
         open: impl Fn(LocalCpuBackend) -> F + Send + Sync + 'static,
     ) -> Self {
         let open = Arc::new(move |backend| open(backend).boxed());
-        let (limit, patience) = (Duration::from_secs(60), Duration::from_secs(5));
-        Self { open, metadata: None, limit, patience, leaked: Arc::default() }
+        let (limit, grace) = (Duration::from_secs(60), Duration::from_secs(5));
+        Self { open, metadata: None, limit, grace, leaked: Arc::default() }
     }
 
-    /// Checks the store of this URL, with LMCache's defaults for everything else.
+    /// Checks the store at this URL, with LMCache's defaults for everything else.
     pub fn url(url: &str) -> Self {
-        Self::builder(ConnectorContext::builder(url))
+        Self::builder(crate::builder(url))
     }
 
-    /// Checks the store that this builder opens, with its configuration and metadata; its allocator is replaced.
+    /// Checks the store that this builder opens, with its configuration and metadata. The kit replaces its allocator.
     pub fn builder(builder: ContextBuilder) -> Self {
         let metadata = builder.metadata_set().cloned();
         let kit = Self::new(move |backend| builder.clone().local_cpu_backend(backend).open());
         Self { metadata, ..kit }
     }
 
-    /// Says what metadata the store was opened with: raw values have only the lengths that it allows.
+    /// The metadata that `open` opens the store with. The kit then puts raw values only of lengths that it allows.
     #[must_use]
     pub fn metadata(mut self, metadata: impl Into<Arc<LMCacheMetadata>>) -> Self {
         self.metadata = Some(metadata.into());
         self
     }
 
-    /// How long one check may take before it counts as one that hangs; 60 s unless set.
+    /// The longest time for one check, 60 s by default. A check that takes longer fails.
     #[must_use]
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
     }
 
-    /// How long work may go on after its future has ended before the memory it holds counts as leaked; 5 s unless set.
-    /// Behind a check in which memory leaked it is a tenth, so that one mistake does not make every check wait.
+    /// The longest time, 5 s by default, for which work may outlive its future. Memory that it holds longer counts as
+    /// leaked. After a leak the kit uses a tenth of it, so that one mistake does not make every check wait.
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
-        self.patience = grace;
+        self.grace = grace;
         self
     }
 
-    /// Runs all checks, one after the other.
+    /// Runs all checks, one after another.
     pub async fn run(&self) -> Report {
         self.run_some(|_| true, |_| true).await
     }
 
-    /// Runs the checks that are `wanted`, and shows each result as it comes; ends when `show` answers false, and such
-    /// a report has not passed.
+    /// Runs the checks for which `wanted` is true, and calls `show` with each result. If `show` returns false, the run
+    /// ends early, and the report does not pass.
     ///
-    /// **Cancellation.** If the future is dropped, the running check goes on to its end in the background, and cleans up.
+    /// **Cancellation.** If the future is dropped, the running check continues in the background and removes its keys.
     pub async fn run_some(
         &self,
         wanted: impl Fn(&Check) -> bool,
@@ -114,26 +114,26 @@ impl Kit {
         let mut report = Report { checks: Vec::new(), interrupted: false };
         for check in checks().iter().filter(|c| wanted(c)) {
             let result = self.run_one(check).await;
-            let go_on = show(&result);
+            report.interrupted = !show(&result);
             report.checks.push(result);
-            if !go_on {
-                report.interrupted = true;
+            if report.interrupted {
                 break;
             }
         }
         report
     }
 
-    /// Runs the check of this name; `None` if there is none.
+    /// Runs the check with this name; `None` if there is none.
     pub async fn run_check(&self, name: &str) -> Option<CheckResult> {
         let check = checks().iter().find(|c| c.name() == name)?;
         Some(self.run_one(check).await)
     }
 
-    /// Runs the check of this name as the body of a test, on a runtime of its own.
+    /// Runs the check with this name as the body of a test, in a new runtime. A check that does not apply says why on
+    /// stderr.
     ///
     /// # Panics
-    /// If it fails, or there is no such check. A check that does not apply says why on stderr.
+    /// If the check fails or does not exist.
     #[track_caller]
     pub fn test(&self, name: &str) {
         let Some(check) = checks().iter().find(|c| c.name() == name) else { panic!("there is no check `{name}`") };
@@ -145,15 +145,15 @@ impl Kit {
         }
     }
 
-    /// On a thread of its own: a connector that blocks its executor holds up nobody else.
+    /// Runs the check on a new thread: a connector that blocks its executor must not block the caller.
     async fn run_one(&self, check: &'static Check) -> CheckResult {
         let (send, receive) = oneshot::channel();
         let kit = self.clone();
         std::thread::spawn(move || {
-            // Nobody may be waiting any more.
+            // The caller may have dropped the receiver.
             let _ = send.send(supervise(&kit, check));
         });
-        let lost = || CheckResult::new(check, Outcome::Failed("the check was lost".into()), Duration::ZERO);
+        let lost = || CheckResult::new(check, Outcome::Failed("the check's thread panicked".into()), Duration::ZERO);
         receive.await.unwrap_or_else(|_| lost())
     }
 
@@ -169,16 +169,16 @@ impl Kit {
         self.limit
     }
 
-    pub(super) fn patience(&self) -> Duration {
-        self.patience
+    pub(super) fn grace_period(&self) -> Duration {
+        self.grace
     }
 
-    /// How long memory may take to come back.
-    pub(super) fn patience_for_memory(&self) -> Duration {
-        if self.leaked.load(Ordering::Relaxed) { self.patience / 10 } else { self.patience }
+    /// The longest time for which a call may hold memory after it ended.
+    pub(super) fn grace_for_memory(&self) -> Duration {
+        if self.leaked.load(Ordering::Relaxed) { self.grace / 10 } else { self.grace }
     }
 
-    pub(super) fn memory_leaked(&self) {
+    pub(super) fn set_leaked(&self) {
         self.leaked.store(true, Ordering::Relaxed);
     }
 }
@@ -203,6 +203,6 @@ impl From<ContextBuilder> for Kit {
 
 impl std::fmt::Debug for Kit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Kit").field("limit", &self.limit).field("grace", &self.patience).finish_non_exhaustive()
+        f.debug_struct("Kit").field("limit", &self.limit).field("grace", &self.grace).finish_non_exhaustive()
     }
 }

@@ -1,10 +1,10 @@
-//! What keys there are.
+//! Listings.
 
 use std::collections::BTreeMap;
 
 use futures::stream::TryStreamExt;
 
-use super::subject::{Checked, Subject, ensure, spawn};
+use super::subject::{Checked, KINDS, Subject, ensure, spawn};
 use crate::{CacheKey, KeyKind};
 
 const KEYS: usize = 60;
@@ -12,36 +12,29 @@ const KEYS: usize = 60;
 pub(super) async fn list_gives_each_key_once(s: &Subject) -> Checked {
     s.needs_list()?;
     let model = s.names.model().to_owned();
-    ensure!(listed(s, &model).await?.is_empty(), "`list` gives keys that nobody has put");
-    let mut wanted = Vec::new();
-    for kind in [KeyKind::Engine, KeyKind::Layer, KeyKind::Object].into_iter().cycle().take(KEYS) {
-        wanted.push(s.names.key(kind));
-    }
+    ensure!(listed(s, &model).await?.is_empty(), "`list` gives keys that were never put");
+    let mut keys: Vec<_> = KINDS.into_iter().cycle().take(KEYS).map(|kind| s.names.key(kind)).collect();
     for tail in ["/org/name@1@0@-1f@half", "-模型@1@0@001f@half@t%a b/c", " x@01000100@a@00ff@salt"] {
         let text = format!("{model}{tail}");
-        wanted.push(s.names.named(&text, CacheKey::parse(&text)?.kind())?);
+        keys.push(s.names.named(&text, CacheKey::parse(&text)?.kind())?);
     }
     let mut kept = Vec::new();
-    for key in wanted {
-        match s.store.put(&key, s.chunk(&s.value_for(key.kind(), 300)?)?).await {
-            Err(e) if super::subject::is_refusal(&e) => {}
-            answer => {
-                answer?;
-                kept.push(key);
-            }
+    for key in keys {
+        if s.put_or_refused(&key, &s.value_for(key.kind(), 300)?).await? {
+            kept.push(key);
         }
     }
     let found = listed(s, &model).await?;
     for key in &kept {
         let n = found.get(key).copied().unwrap_or(0);
         ensure!(n == 1, "`list` gives `{key}` {n} times");
-        ensure!(s.store.exists(key).await?, "`exists` is false of `{key}`, which `list` gives");
+        s.expect_exists(key).await?;
     }
     for key in found.keys() {
         let put = kept.iter().find(|k| *k == key);
         ensure!(put.is_some(), "`list` gives `{key}`, which was never put");
         let (is, was) = (key.kind(), put.map(CacheKey::kind));
-        ensure!(Some(is) == was, "`list` gives `{key}` as a key of the kind {is:?}, and it was put as {was:?}");
+        ensure!(Some(is) == was, "`list` gives `{key}` as a key of the kind {is:?}, but it was put as {was:?}");
     }
     if s.can.remove {
         s.store.remove(&kept[0]).await?;
@@ -61,24 +54,22 @@ pub(super) async fn list_keeps_to_the_prefix(s: &Subject) -> Checked {
     }
     for prefix in ["@", "", "x", "x@", "x/", "x/y@1", "@1@0@", "@1@0@ab", "@1@0@ab@half", "@2", "@1@0@ab@half@", "X"] {
         let prefix = format!("{model}{prefix}");
-        let wanted: Vec<_> = keys.iter().filter(|k| k.as_str().starts_with(&prefix)).cloned().collect();
-        let mut found: Vec<_> = listed(s, &prefix).await?.into_keys().collect();
-        found.sort();
-        let mut sorted = wanted;
-        sorted.sort();
-        ensure!(found == sorted, "`list` of `{prefix}` gives {found:?}, not {sorted:?}");
+        let mut expected: Vec<_> = keys.iter().filter(|k| k.as_str().starts_with(&prefix)).cloned().collect();
+        expected.sort();
+        let found: Vec<_> = listed(s, &prefix).await?.into_keys().collect();
+        ensure!(found == expected, "`list` of `{prefix}` gives {found:?}, not {expected:?}");
     }
     Ok(())
 }
 
 pub(super) async fn list_works_while_others_write(s: &Subject) -> Checked {
     s.needs_list()?;
-    let stay: Vec<_> = s.many_stored(KEYS).await?.into_iter().map(|(key, _)| key).collect();
+    let stay: Vec<_> = s.put_many(KEYS).await?.into_iter().map(|(key, _)| key).collect();
     let writing = {
         let s = s.clone();
         spawn(async move {
             for i in 0..2 * KEYS {
-                let (key, _) = s.stored(200).await?;
+                let (key, _) = s.put_new(200).await?;
                 if s.can.remove && i % 2 == 0 {
                     s.store.remove(&key).await?;
                 }
@@ -101,7 +92,7 @@ pub(super) async fn list_works_while_others_write(s: &Subject) -> Checked {
     Ok(())
 }
 
-/// All keys under the prefix, and how often each comes.
+/// All keys under the prefix, in order, and how often `list` gives each.
 async fn listed(s: &Subject, prefix: &str) -> Checked<BTreeMap<CacheKey, usize>> {
     let mut found = BTreeMap::new();
     let mut keys = s.store.list(prefix);

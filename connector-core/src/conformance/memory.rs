@@ -1,4 +1,4 @@
-//! Whose memory is whose.
+//! Memory: of the pool, of the caller and of the store.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -8,37 +8,37 @@ use crate::{ChunkLayout, ErrorKind, MemoryObjMut};
 const LEN: usize = 60_000;
 
 pub(super) async fn a_full_pool_is_an_error(s: &Subject) -> Checked {
-    let (key, value) = s.stored(LEN).await?;
+    let (key, value) = s.put_new(LEN).await?;
     s.all_memory_is_back().await?;
     let chunk = s.store.get(&key).await?;
     if chunk.is_some() && s.pool.stats().in_use == 0 {
-        skip!("`get` takes no memory from the pool: the store gives out its own");
+        skip!("`get` takes no memory from the pool: the store gives out memory of its own");
     }
     drop(chunk);
     s.all_memory_is_back().await?;
-    let hog = s.memory(&ChunkLayout::binary(s.pool.stats().capacity))?;
+    let all_memory = s.memory(&ChunkLayout::binary(s.pool.stats().capacity))?;
     let mut answers = s.store.batched_get(&[key.clone(), key.clone()]).await;
     answers.push(s.store.get(&key).await);
     for answer in answers {
         match answer {
             Err(e) if e.kind() == ErrorKind::PoolFull => {
-                ensure!(e.is_temporary(), "no memory now is not marked as temporary, though some may come: {e}");
+                ensure!(e.is_temporary(), "the error of a full pool is not marked as temporary: {e}");
             }
-            Err(e) => return Err(failed(format!("a full pool is `{}`, not pool_full: {e}", e.kind()))),
-            Ok(got) => return Err(failed(format!("without free memory in the pool `get` gives {got:?}"))),
+            Err(e) => return Err(failed(format!("the error of a full pool is `{}`, not pool_full: {e}", e.kind()))),
+            Ok(got) => return Err(failed(format!("`get` with a full pool gives {got:?}"))),
         }
     }
-    ensure!(s.store.exists(&key).await?, "`exists` is false of `{key}` while the pool is full");
+    ensure!(s.store.exists(&key).await?, "`exists` is false for `{key}` while the pool is full");
     s.expect_none(&s.key()).await?;
-    drop(hog);
+    drop(all_memory);
     s.expect(&key, &value).await
 }
 
 pub(super) async fn chunks_in_hand_do_not_change(s: &Subject) -> Checked {
     for len in [500, 200_000] {
-        let (key, first) = s.stored(len).await?;
-        let (other, same_len) = s.stored(len).await?;
-        let in_hand = [s.store.get(&key).await?, s.store.get(&key).await?];
+        let (key, first) = s.put_new(len).await?;
+        let (other, same_len) = s.put_new(len).await?;
+        let before = [s.store.get(&key).await?, s.store.get(&key).await?];
         let others = s.store.get(&other).await?;
         let second = s.value(len)?;
         s.put(&key, &second).await?;
@@ -46,14 +46,16 @@ pub(super) async fn chunks_in_hand_do_not_change(s: &Subject) -> Checked {
         if s.can.remove {
             s.store.remove(&key).await?;
         }
-        // Whoever reuses memory too early does it now.
-        s.many_stored(8).await?;
-        s.stored(len).await?;
-        for got in in_hand {
-            s.is(&key, got, &first).map_err(|e| failed(format!("a chunk in hand changed: {}", e.why())))?;
+        // A store that reuses memory too early does it now.
+        s.put_many(8).await?;
+        s.put_new(len).await?;
+        for got in before {
+            s.expect_answer(&key, got, &first)
+                .map_err(|e| failed(format!("a chunk that `get` gave changed: {}", e.why())))?;
         }
-        s.is(&key, third, &second).map_err(|e| failed(format!("a chunk in hand changed: {}", e.why())))?;
-        s.is(&other, others, &same_len)?;
+        s.expect_answer(&key, third, &second)
+            .map_err(|e| failed(format!("a chunk that `get` gave changed: {}", e.why())))?;
+        s.expect_answer(&other, others, &same_len)?;
     }
     Ok(())
 }
@@ -69,7 +71,7 @@ pub(super) async fn put_does_not_keep_its_chunk(s: &Subject) -> Checked {
         } else {
             s.store.put(&key, chunk.clone()).await?;
         }
-        // Work that has not ended yet may have it a little longer.
+        // Work that outlives the call may hold the chunk a little longer.
         let held = Mutex::new(Some(chunk));
         let mut memory = None;
         let free = s
@@ -83,7 +85,7 @@ pub(super) async fn put_does_not_keep_its_chunk(s: &Subject) -> Checked {
                 memory.is_some()
             })
             .await;
-        ensure!(free, "`put` has ended, and its chunk of {} bytes is still held", value.layout.len);
+        ensure!(free, "`put` has ended, but the store still holds its chunk of {} bytes", value.layout.len);
         if let Some(mut memory) = memory {
             memory.fill(0xee);
         }
@@ -93,19 +95,17 @@ pub(super) async fn put_does_not_keep_its_chunk(s: &Subject) -> Checked {
 }
 
 pub(super) async fn memory_comes_back(s: &Subject) -> Checked {
-    let (key, value) = s.stored(LEN).await?;
+    let (key, value) = s.put_new(LEN).await?;
     let keys = [key.clone(), s.key(), key.clone()];
     for _ in 0..5 {
-        s.put(&key, &value).await?;
-        s.expect(&key, &value).await?;
+        s.put_and_get(&key, &value).await?;
         s.expect_none(&s.key()).await?;
         drop(s.store.batched_get(&keys).await);
         let mut exact = s.memory(&value.layout)?;
         s.store.get_into(&key, &mut exact).await?;
         s.store.get_into(&keys[1], &mut exact).await?;
-        // An error's way out is the one that is walked least.
         let short = s.store.get_into(&key, &mut MemoryObjMut::zeroed(1)).await;
-        ensure!(short.is_err(), "`get_into` of {LEN} bytes fits memory of 1");
+        ensure!(short.is_err(), "`get_into` reads {LEN} bytes into memory of 1");
         drop(exact);
         s.all_memory_is_back().await?;
     }

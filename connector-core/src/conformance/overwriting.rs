@@ -1,23 +1,22 @@
-//! What is put twice, by one or by several, and what others see meanwhile.
+//! Keys that are put more than once, by one caller or by several.
 
 use futures::future::{join, try_join_all};
 
-use super::subject::{Checked, Subject, ensure, skip, spawn};
-use crate::{ChunkLayout, KeyKind, MemoryFormat, Shape};
+use super::subject::{Checked, KINDS, Subject, ensure, skip, spawn};
+use crate::{ChunkLayout, MemoryFormat, Shape};
 
-/// How often two race for one key.
+/// The number of races for one key.
 const RACES: usize = 20;
-/// Tasks at once, and keys of each.
+/// The number of concurrent tasks.
 const TASKS: usize = 16;
-const KEYS_OF_A_TASK: usize = 16;
+const KEYS_PER_TASK: usize = 16;
 
 pub(super) async fn put_replaces(s: &Subject) -> Checked {
-    for kind in [KeyKind::Engine, KeyKind::Layer, KeyKind::Object] {
+    for kind in KINDS {
         let key = s.names.key(kind);
         for len in [5000, 5000, 300, 70_000, 1, 4096] {
             let value = s.value_for(kind, len)?;
-            s.put(&key, &value).await?;
-            s.expect(&key, &value).await?;
+            s.put_and_get(&key, &value).await?;
         }
     }
     Ok(())
@@ -28,7 +27,7 @@ pub(super) async fn put_replaces_the_layout(s: &Subject) -> Checked {
         skip!("the store keeps no layout");
     }
     let key = s.key();
-    // All of one length: a store that compares lengths must see the difference.
+    // All layouts have the same length: a store that compares only lengths does not replace them.
     for (format, dims) in [
         (MemoryFormat::Kv2ltd, &[2, 2, 16, 8][..]),
         (MemoryFormat::Kv2ltd, &[2, 4, 16, 4]),
@@ -36,8 +35,7 @@ pub(super) async fn put_replaces_the_layout(s: &Subject) -> Checked {
         (MemoryFormat::EcTd, &[64, 8]),
     ] {
         let value = s.value_of(ChunkLayout::new(format, Shape::new(dims)?, s.dtype())?);
-        s.put(&key, &value).await?;
-        s.expect(&key, &value).await?;
+        s.put_and_get(&key, &value).await?;
     }
     Ok(())
 }
@@ -50,14 +48,14 @@ pub(super) async fn two_writers_leave_one_whole_value(s: &Subject) -> Checked {
             let (s, key, value) = (s.clone(), key.clone(), value.clone());
             spawn(async move { s.put(&key, &value).await })
         };
-        // A scheduler may always begin with the one that came last.
+        // A scheduler may always start with the last task.
         let (earlier, later) = if race % 2 == 0 { (&a, &b) } else { (&b, &a) };
         let (first, second) = join(writer(earlier), writer(later)).await;
         first?;
         second?;
         let got = s.store.get(&key).await?;
-        ensure!(got.is_some(), "`{key}` was put by two at once, and is a miss");
-        s.is_none_or_one_of(&key, got, &[&a, &b])?;
+        ensure!(got.is_some(), "two tasks have put `{key}`, but it is a miss");
+        s.expect_none_or_one_of(&key, got, &[&a, &b])?;
     }
     Ok(())
 }
@@ -82,8 +80,8 @@ pub(super) async fn readers_see_whole_values(s: &Subject) -> Checked {
             spawn(async move {
                 for _ in 0..2 * RACES {
                     let got = s.store.get(&key).await?;
-                    ensure!(got.is_some(), "`{key}` is a miss while it is replaced");
-                    s.is_none_or_one_of(&key, got, &[&a, &b])?;
+                    ensure!(got.is_some(), "`{key}` is a miss during a `put` that replaces it");
+                    s.expect_none_or_one_of(&key, got, &[&a, &b])?;
                 }
                 Ok(())
             })
@@ -101,7 +99,7 @@ pub(super) async fn hundreds_of_calls_at_once(s: &Subject) -> Checked {
         .map(|_| {
             let s = s.clone();
             spawn(async move {
-                let calls = (0..KEYS_OF_A_TASK).map(|i| life_of_a_key(&s, 1000 + 100 * i));
+                let calls = (0..KEYS_PER_TASK).map(|i| all_calls_of_one_key(&s, 1000 + 100 * i));
                 try_join_all(calls).await
             })
         })
@@ -112,16 +110,14 @@ pub(super) async fn hundreds_of_calls_at_once(s: &Subject) -> Checked {
     Ok(())
 }
 
-async fn life_of_a_key(s: &Subject, len: usize) -> Checked {
-    let (key, value) = s.stored(len).await?;
+async fn all_calls_of_one_key(s: &Subject, len: usize) -> Checked {
+    let (key, value) = s.put_new(len).await?;
     s.expect(&key, &value).await?;
-    ensure!(s.store.exists(&key).await?, "`exists` is false of `{key}`, which was put");
+    s.expect_exists(&key).await?;
     let value = s.value(len / 2)?;
-    s.put(&key, &value).await?;
-    s.expect(&key, &value).await?;
+    s.put_and_get(&key, &value).await?;
     if s.can.remove {
-        ensure!(s.store.remove(&key).await?, "`remove` is false of `{key}`, which was put");
-        s.expect_none(&key).await?;
+        s.remove(&key).await?;
     }
     Ok(())
 }

@@ -1,18 +1,15 @@
-//! What is taken away.
+//! Removal.
 
-use super::subject::{Checked, Subject, ensure};
-use crate::KeyKind;
+use super::subject::{Checked, KINDS, Subject, ensure};
 
 pub(super) async fn remove_says_whether_it_was_there(s: &Subject) -> Checked {
     s.needs_remove()?;
-    for kind in [KeyKind::Engine, KeyKind::Layer, KeyKind::Object] {
+    for kind in KINDS {
         let (key, value) = (s.names.key(kind), s.value_for(kind, 1000)?);
-        ensure!(!s.store.remove(&key).await?, "`remove` is true of `{key}`, which was never put");
+        ensure!(!s.store.remove(&key).await?, "`remove` is true for `{key}`, which was never put");
         for _ in 0..2 {
-            s.put(&key, &value).await?;
-            s.expect(&key, &value).await?;
-            ensure!(s.store.remove(&key).await?, "`remove` is false of `{key}`, which was put");
-            s.expect_none(&key).await?;
+            s.put_and_get(&key, &value).await?;
+            s.remove(&key).await?;
             ensure!(!s.store.remove(&key).await?, "the second `remove` of `{key}` is true");
         }
     }
@@ -31,8 +28,7 @@ pub(super) async fn removal_leaves_the_others(s: &Subject) -> Checked {
         stored.push((key, value));
     }
     while let Some((key, _)) = stored.first() {
-        ensure!(s.store.remove(key).await?, "`remove` is false of `{key}`, which was put");
-        s.expect_none(key).await?;
+        s.remove(key).await?;
         stored.remove(0);
         for (key, value) in &stored {
             s.expect(key, value).await?;

@@ -1,4 +1,4 @@
-//! What a run of the kit found.
+//! The results of a run.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,31 +7,31 @@ use serde::{Serialize, Serializer};
 
 use super::Check;
 
-/// How a check ended.
+/// The outcome of a check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "outcome", content = "why", rename_all = "snake_case")]
 pub enum Outcome {
-    /// The store does what the rule says.
+    /// The store keeps the rule.
     Passed,
-    /// It does not: what was seen instead.
+    /// The store breaks the rule. The text says how.
     Failed(String),
-    /// The rule does not apply to this store, and why.
+    /// The rule does not apply to this store. The text says why.
     Skipped(String),
 }
 
-/// One check and how it ended. As JSON: `name`, `chapter`, `rule`, `outcome`, `why` unless it passed, `seconds`.
+/// One check and its outcome. As JSON: `name`, `chapter`, `rule`, `outcome`, `why` unless the check passed, `seconds`.
 #[derive(Debug, Clone, Serialize)]
 pub struct CheckResult {
     /// The check's name.
     pub name: &'static str,
-    /// The part of the contract it belongs to.
+    /// The chapter of the contract.
     pub chapter: &'static str,
-    /// What it shows, as one sentence.
+    /// The behaviour that the check shows, as one sentence.
     pub rule: &'static str,
-    /// How it ended.
+    /// The check's outcome.
     #[serde(flatten)]
     pub outcome: Outcome,
-    /// How long it took, with opening, cleaning up and closing.
+    /// The time that the check took, with opening, removal of its keys and closing.
     #[serde(rename = "seconds", serialize_with = "seconds")]
     pub elapsed: Duration,
 }
@@ -52,19 +52,19 @@ impl CheckResult {
     }
 }
 
-/// All results of a run, in the order they came.
+/// All results of a run, in the order of the checks.
 #[derive(Debug, Clone, Serialize)]
 #[must_use]
 pub struct Report {
-    /// One for each check that was run.
+    /// The result of each check that ran.
     pub checks: Vec<CheckResult>,
-    /// Whether the run was ended early, so that checks are missing.
+    /// Whether the run ended early, so that results are missing.
     pub interrupted: bool,
 }
 
 impl Report {
-    /// Whether the run came to its end, some check passed, and none failed. Look at [`skipped`](Self::skipped), too: what
-    /// was not checked did not pass.
+    /// Whether the run is complete, at least one check passed, and none failed. Look at [`skipped`](Self::skipped),
+    /// too: the report does not cover those rules.
     pub fn passed(&self) -> bool {
         !self.interrupted
             && self.checks.iter().any(|c| c.outcome == Outcome::Passed)
@@ -94,7 +94,7 @@ impl fmt::Display for CheckResult {
 }
 
 impl fmt::Display for Report {
-    /// What failed and what was skipped, a line each, and a line that counts.
+    /// A line for each check that failed or was skipped, and a line with the counts.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for result in self.checks.iter().filter(|c| c.outcome != Outcome::Passed) {
             writeln!(f, "{result}")?;
@@ -110,7 +110,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// Odd keys and panics may hold line breaks and worse, and a report goes to terminals and logs.
+/// Escapes control characters: odd keys and panics may contain them, and a report goes to terminals and logs.
 fn on_one_line(why: &str) -> String {
     let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
     why.chars().map(shown).collect()

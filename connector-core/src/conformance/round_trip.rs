@@ -1,19 +1,16 @@
-//! What is put comes back, or is refused.
+//! Round trips: a chunk that `put` takes comes back.
 
-use super::subject::{Checked, Subject, ensure, failed, is_refusal, skip};
+use super::subject::{Checked, KINDS, Subject, ensure, failed, skip};
 use crate::chunk::Groups;
 use crate::{ChunkLayout, Dtype, Group, KeyKind, MemoryFormat, MemoryObjMut, Shape};
 
-const KINDS: [KeyKind; 3] = [KeyKind::Engine, KeyKind::Layer, KeyKind::Object];
-
-/// Bytes around which stores change their ways: one, a word, a page, a chunk, the largest chunk.
+/// Sizes in bytes where stores may change their method: around a byte, a word, a page, a chunk and the largest chunk.
 const SIZES: [usize; 12] = [1, 2, 7, 511, 4095, 4096, 4097, 65_537, 1 << 20, (4 << 20) + 1, 16 << 20, 64 << 20];
 
 pub(super) async fn bytes_come_back(s: &Subject) -> Checked {
     for kind in KINDS {
         let (key, value) = (s.names.key(kind), s.value_for(kind, 10_000)?);
-        s.put(&key, &value).await?;
-        s.expect(&key, &value).await?;
+        s.put_and_get(&key, &value).await?;
         s.expect(&key, &value).await?;
     }
     Ok(())
@@ -65,18 +62,15 @@ pub(super) async fn several_groups_come_back(s: &Subject) -> Checked {
         };
         let groups = (0..n).map(group).collect::<Checked<Vec<_>>>()?;
         let (key, value) = (s.key(), s.value_of(ChunkLayout::from_groups(MemoryFormat::Kv2ltd, &groups)?));
-        match s.store.put(&key, s.chunk(&value)?).await {
-            Ok(()) => s.expect(&key, &value).await?,
-            Err(e) if is_refusal(&e) => {
-                s.expect_none(&key).await?;
-                continue;
-            }
-            Err(e) => return Err(e.into()),
+        if !s.put_or_refused(&key, &value).await? {
+            s.expect_none(&key).await?;
+            continue;
         }
-        // A reader that knows only the length of the first group's header would take the rest for bytes.
+        s.expect(&key, &value).await?;
+        // A reader that expects the header of one group would take the rest of the header for the chunk's bytes.
         let mut memory = MemoryObjMut::zeroed(value.layout.len);
         s.store.get_into(&key, &mut memory).await?;
-        s.same(&key, &memory, memory.layout(), &value)?;
+        s.expect_bytes(&key, &memory, memory.layout(), &value)?;
         kept += 1;
     }
     if kept == 0 {
@@ -87,11 +81,10 @@ pub(super) async fn several_groups_come_back(s: &Subject) -> Checked {
 
 pub(super) async fn every_size_comes_back(s: &Subject) -> Checked {
     for kind in KINDS {
-        // The kinds may go different ways, but not by size: the largest chunks of one kind tell enough.
+        // A store may treat kinds differently, but not by size: the largest chunks of one kind are enough.
         for size in SIZES.into_iter().filter(|size| kind == KeyKind::Engine || *size <= 1 << 20) {
             let (key, value) = (s.names.key(kind), s.value_for(kind, size)?);
-            s.put(&key, &value).await?;
-            s.expect(&key, &value).await?;
+            s.put_and_get(&key, &value).await?;
             if s.can.remove {
                 s.store.remove(&key).await?;
             }
@@ -108,27 +101,17 @@ pub(super) async fn puts_are_refused_or_come_back(s: &Subject) -> Checked {
         ("an empty chunk", ChunkLayout::binary(0)),
         ("dimensions of 0", layout(MemoryFormat::Kv2ltd, group(&[16, 0, 0, 0], dtype)?, 32)),
         ("a dimension of 0 at the end", layout(MemoryFormat::KvT2d, group(&[16, 2, 0], dtype)?, 0)),
-        ("a length that shape and dtype do not make", layout(MemoryFormat::Kv2ltd, group(&[2, 2, 4, 4], dtype)?, 100)),
+        (
+            "a length that does not follow from shape and dtype",
+            layout(MemoryFormat::Kv2ltd, group(&[2, 2, 4, 4], dtype)?, 100),
+        ),
         ("a group without a dtype", layout(MemoryFormat::Kv2ltd, group(&[2, 2, 4, 4], None)?, 64)),
         ("a binary chunk of one dimension", layout(MemoryFormat::Binary, group(&[64], Some(Dtype::Uint8))?, 64)),
         ("a binary chunk without a shape", layout(MemoryFormat::BinaryBuffer, group(&[0], Some(Dtype::Uint8))?, 64)),
     ];
     for (what, layout) in odd {
-        let old = s.value(200)?;
-        for there in [false, true] {
-            let (key, value) = (s.key(), s.value_of(layout.clone()));
-            if there {
-                s.put(&key, &old).await?;
-            }
-            let answer = s.store.put(&key, s.chunk(&value)?).await;
-            let refused = answer.as_ref().is_err_and(is_refusal);
-            if refused {
-                let left = s.store.get(&key).await?;
-                let wanted = if there { &[&old][..] } else { &[] };
-                s.is_none_or_one_of(&key, left, wanted)
-                    .map_err(|_| failed(format!("`put` refused {what} (`{layout}`), and yet left something of it")))?;
-            } else {
-                answer?;
+        for old in [None, Some(s.value(200)?)] {
+            if let Some((key, value)) = s.put_over(old.as_ref(), what, &layout).await? {
                 s.expect(&key, &value).await.map_err(|e| failed(format!("`put` took {what}, but {}", e.why())))?;
             }
         }
@@ -139,22 +122,22 @@ pub(super) async fn puts_are_refused_or_come_back(s: &Subject) -> Checked {
 pub(super) async fn exists_agrees_with_get(s: &Subject) -> Checked {
     for kind in KINDS {
         let (key, other) = (s.names.key(kind), s.names.key(kind));
-        ensure!(!s.store.exists(&key).await?, "`exists` is true of `{key}`, which was never put");
+        ensure!(!s.store.exists(&key).await?, "`exists` is true for `{key}`, which was never put");
         s.put(&key, &s.value_for(kind, 500)?).await?;
-        ensure!(s.store.exists(&key).await?, "`exists` is false of `{key}`, which was put");
-        ensure!(!s.store.exists(&other).await?, "`exists` is true of `{other}`, which was never put");
+        s.expect_exists(&key).await?;
+        ensure!(!s.store.exists(&other).await?, "`exists` is true for `{other}`, which was never put");
     }
     Ok(())
 }
 
-pub(super) async fn misses_are_no_errors(s: &Subject) -> Checked {
+pub(super) async fn misses_are_not_errors(s: &Subject) -> Checked {
     let miss = |call: &str, e: crate::Error| failed(format!("`{call}` of a key that is not stored is an error: {e}"));
     for kind in KINDS {
         let key = s.names.key(kind);
         let got = s.store.get(&key).await.map_err(|e| miss("get", e))?;
         ensure!(got.is_none(), "`get` gives {got:?} for a key that was never put");
         let exists = s.store.exists(&key).await.map_err(|e| miss("exists", e))?;
-        ensure!(!exists, "`exists` is true of a key that was never put");
+        ensure!(!exists, "`exists` is true for a key that was never put");
         let n = s.store.get_into(&key, &mut MemoryObjMut::zeroed(64)).await.map_err(|e| miss("get_into", e))?;
         ensure!(n.is_none(), "`get_into` gives {n:?} for a key that was never put");
         let keys = [key];
@@ -165,7 +148,7 @@ pub(super) async fn misses_are_no_errors(s: &Subject) -> Checked {
         ensure!(n == 0, "`batched_contains` counts {n} of a key that was never put");
         if s.can.remove {
             let removed = s.store.remove(&keys[0]).await.map_err(|e| miss("remove", e))?;
-            ensure!(!removed, "`remove` is true of a key that was never put");
+            ensure!(!removed, "`remove` is true for a key that was never put");
         }
     }
     Ok(())
@@ -177,17 +160,16 @@ fn layout(format: MemoryFormat, groups: Groups, len: usize) -> ChunkLayout {
 
 async fn comes_back(s: &Subject, layout: ChunkLayout) -> Checked {
     let (key, value) = (s.key(), s.value_of(layout));
-    s.put(&key, &value).await?;
-    s.expect(&key, &value).await?;
+    s.put_and_get(&key, &value).await?;
     let mut memory = MemoryObjMut::zeroed(value.layout.len);
     s.store.get_into(&key, &mut memory).await?;
-    s.same(&key, &memory, memory.layout(), &value)
+    s.expect_bytes(&key, &memory, memory.layout(), &value)
 }
 
-/// Where raw values take their layout from the metadata, there is one to put.
+/// Skips the check if only the metadata's layout can be put.
 fn needs_free_layouts(s: &Subject) -> Checked {
     if s.takes_layout_from_metadata() {
-        skip!("values are raw, and have the layout that the metadata gives");
+        skip!("values are raw and have the layout of the metadata");
     }
     Ok(())
 }

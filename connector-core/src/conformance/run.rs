@@ -1,6 +1,5 @@
-//! Runs one check so that nothing it does can hold up or harm the next one.
+//! Runs one check so that it cannot block or harm the next one.
 
-use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -13,32 +12,32 @@ use super::subject::{Names, Subject, is_refusal};
 use super::{Check, CheckResult, Kit, Outcome};
 use crate::{CacheKey, Error, PoolAllocator};
 
-/// The pool of each check, in bytes: room for two chunks of the largest size, and some. Taken only as it is needed.
+/// The pool of each check, in bytes: room for more than two chunks of the largest size. The pool allocates on demand.
 const POOL_BYTES: usize = 256 << 20;
 
-/// How many keys are removed by one call.
-const REMOVED_AT_ONCE: usize = 256;
+/// The number of keys that one call removes.
+const REMOVE_BATCH: usize = 256;
 
-/// How long cleaning up behind a check that hung may take, at most.
-const RESCUE: Duration = Duration::from_secs(10);
+/// The longest time for which a new connector may remove the keys of a failed check.
+const CLEAN_UP_LIMIT: Duration = Duration::from_secs(10);
 
-/// Runs the check on a runtime of its own, and waits for it on this thread: the clock of a runtime stands still when the
-/// connector blocks all of its threads.
+/// Runs the check in a new runtime, and waits for it on this thread: if the connector blocks all threads of the
+/// runtime, the runtime's timers do not fire.
 pub(super) fn supervise(kit: &Kit, check: &'static Check) -> CheckResult {
     let start = Instant::now();
     let names = Arc::new(Names::new());
     let outcome = match on_runtime(kit.time_limit(), run(kit.clone(), check, names.clone())) {
         Ran::Ended(Ok(outcome)) => outcome,
-        Ran::Ended(Err(untidy)) => {
-            let then = rescue(kit, &names).map_or_else(|why| why, |()| " A new connector could remove them.".into());
-            Outcome::Failed(format!("{untidy}.{then}"))
+        Ran::Ended(Err(why)) => {
+            let then = clean_up(kit, &names).err().unwrap_or_else(|| " A new connector could remove them.".into());
+            Outcome::Failed(format!("{why}.{then}"))
         }
         Ran::TooLong => {
-            let left = rescue(kit, &names).err().unwrap_or_default();
+            let left = clean_up(kit, &names).err().unwrap_or_default();
             Outcome::Failed(format!("did not end within {:?}; does a call hang?{left}", kit.time_limit()))
         }
         Ran::Lost(why) => {
-            let left = rescue(kit, &names).err().unwrap_or_default();
+            let left = clean_up(kit, &names).err().unwrap_or_default();
             Outcome::Failed(format!("{why}{left}"))
         }
     };
@@ -54,76 +53,72 @@ enum Ran<T> {
 fn on_runtime<T: Send + 'static>(limit: Duration, work: impl Future<Output = T> + Send + 'static) -> Ran<T> {
     let runtime: Runtime = match Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
-        Err(e) => return Ran::Lost(format!("a runtime for the check cannot be made: {e}")),
+        Err(e) => return Ran::Lost(format!("cannot start a runtime for the check: {e}")),
     };
     let (send, receive) = mpsc::channel();
     runtime.spawn(async move {
-        let ended = caught(work).await;
+        let ended = catch_panic(work).await;
         let _ = send.send(ended);
     });
     let ended = receive.recv_timeout(limit);
-    // Not dropped: that would wait for a blocking thread that hangs.
+    // A plain drop would wait for a blocking thread that hangs.
     runtime.shutdown_background();
     match ended {
         Ok(Ok(answer)) => Ran::Ended(answer),
         Ok(Err(panic)) => Ran::Lost(panic),
         Err(RecvTimeoutError::Timeout) => Ran::TooLong,
-        Err(RecvTimeoutError::Disconnected) => Ran::Lost("the check was lost".into()),
+        Err(RecvTimeoutError::Disconnected) => Ran::Lost("the check's task was dropped".into()),
     }
 }
 
-/// How the check ended; an error says what went wrong if its keys could not be removed.
+/// The check's outcome. If its keys could not be removed, an error that says what failed.
 async fn run(kit: Kit, check: &'static Check, names: Arc<Names>) -> Result<Outcome, String> {
     let pool = PoolAllocator::new(POOL_BYTES);
     let subject = match Subject::open(&kit, &pool, &names).await {
         Ok(subject) => subject,
         Err(e) => return Ok(Outcome::Failed(format!("the store cannot be opened: {e}"))),
     };
-    let outcome = match caught((check.run)(&subject)).await {
+    let outcome = match catch_panic((check.run)(&subject)).await {
         Ok(Ok(())) => Outcome::Passed,
         Ok(Err(end)) => end.0,
         Err(panic) => Outcome::Failed(panic),
     };
-    // A put that was dropped may still be at work, and would come after the removal.
+    // The work of a dropped put may still run. It must end before the removal.
     let _ = subject.all_memory_is_back().await;
     let removed = remove_all(&subject).await;
-    // Also if keys are left: connections and background work are not.
+    // Even if keys are left: closing ends connections and background work.
     let closed = close(&subject).await;
-    let back = match &closed {
-        Ok(()) => subject.all_memory_is_back().await.map_err(|_| {
-            kit.memory_leaked();
-            leaked(&pool)
+    let memory = match &closed {
+        Ok(()) => subject.all_memory_is_back().await.map_err(|e| {
+            kit.set_leaked();
+            format!("{}, although all chunks are dropped and the store is closed", e.why())
         }),
-        // Then whatever is still held is no news.
+        // After a failed `close`, work may hold memory.
         Err(_) => Ok(()),
     };
-    let tidy = removed.is_ok();
-    let wrong: Vec<_> = [removed, closed, back].into_iter().filter_map(Result::err).collect();
-    let outcome = match (wrong.is_empty(), outcome) {
+    let all_removed = removed.is_ok();
+    let errors: Vec<_> = [removed, closed, memory].into_iter().filter_map(Result::err).collect();
+    let why = match (errors.is_empty(), outcome) {
         (true, outcome) => return Ok(outcome),
-        (false, Outcome::Failed(first)) => format!("{first}; and then, {}", wrong.join("; and then, ")),
-        (false, _) => format!("after the check, {}", wrong.join("; and then, ")),
+        (false, Outcome::Failed(first)) => format!("{first}; and then, {}", errors.join("; and then, ")),
+        (false, _) => format!("after the check, {}", errors.join("; and then, ")),
     };
-    if tidy { Ok(Outcome::Failed(outcome)) } else { Err(outcome) }
+    if all_removed { Ok(Outcome::Failed(why)) } else { Err(why) }
 }
 
 async fn close(subject: &Subject) -> Result<(), String> {
-    let closed = caught(subject.store.close()).await;
+    let closed = catch_panic(subject.store.close()).await;
     closed.and_then(|closed| closed.map_err(|e| e.to_string())).map_err(|why| format!("it cannot be closed: {why}"))
 }
 
-fn leaked(pool: &PoolAllocator) -> String {
-    format!("{} bytes of the pool did not come back, although everything is dropped and closed", pool.stats().in_use)
-}
-
-/// Removes what the check put, as much of it as can be removed. The first error, and how much is left.
+/// Removes as many keys of the check as it can. The error is the first one, with the number of keys that are left.
 async fn remove_all(subject: &Subject) -> Result<(), String> {
     if !subject.can.remove {
         return Ok(());
     }
     let made = subject.names.made();
     let (mut why, mut count) = (None, 0);
-    for keys in made.chunks(REMOVED_AT_ONCE) {
+    for keys in made.chunks(REMOVE_BATCH) {
         let mut left = remove(subject, keys).await;
         if left.temporary {
             left = remove(subject, &left.keys).await;
@@ -139,19 +134,19 @@ async fn remove_all(subject: &Subject) -> Result<(), String> {
     }
 }
 
-/// What a removal has left.
+/// The keys that a removal has left.
 #[derive(Default)]
 struct Left {
-    /// Those to ask for once more.
+    /// The keys to remove again.
     keys: Vec<CacheKey>,
-    /// How many are there, or may be.
+    /// The number of keys that the store has or may have.
     count: usize,
     why: Option<String>,
     temporary: bool,
 }
 
 impl Left {
-    /// Whether this is an error. A key that the store refuses was never put.
+    /// Whether this is an error. The store does not have a key that it refuses.
     fn is_error<T>(&mut self, answer: &Result<T, Error>) -> bool {
         let Err(e) = answer else { return false };
         if is_refusal(e) {
@@ -162,7 +157,7 @@ impl Left {
         true
     }
 
-    /// The answers, or none after a panic.
+    /// The answers, or no answers after a panic.
     fn answers<T>(&mut self, answers: Result<Vec<T>, String>) -> Vec<T> {
         answers.unwrap_or_else(|panic| {
             self.why.get_or_insert(panic);
@@ -173,30 +168,28 @@ impl Left {
 
 async fn remove(subject: &Subject, keys: &[CacheKey]) -> Left {
     let mut left = Left::default();
-    let removed = caught(subject.store.batched_remove(keys)).await;
-    let removed = left.answers(removed);
-    let there = caught(subject.store.batched_exists(keys)).await;
-    let there = left.answers(there);
+    let removed = left.answers(catch_panic(subject.store.batched_remove(keys)).await);
+    let exist = left.answers(catch_panic(subject.store.batched_exists(keys)).await);
     for (i, key) in keys.iter().enumerate() {
         let failed = removed.get(i).is_some_and(|answer| left.is_error(answer));
-        let may_be_there = match there.get(i) {
+        let may_exist = match exist.get(i) {
             Some(answer) => left.is_error(answer) || matches!(answer, Ok(true)),
             None => true,
         };
-        if failed || may_be_there {
+        if failed || may_exist {
             left.keys.push(key.clone());
         }
-        left.count += usize::from(may_be_there);
+        left.count += usize::from(may_exist);
     }
     left
 }
 
-/// Cleans up with a connector that nothing has happened to. An error is what is left to say.
-fn rescue(kit: &Kit, names: &Arc<Names>) -> Result<(), String> {
+/// Removes the check's keys with a new connector. The error is a sentence for the end of the report.
+fn clean_up(kit: &Kit, names: &Arc<Names>) -> Result<(), String> {
     if names.made().is_empty() {
         return Ok(());
     }
-    let (kit, names, limit) = (kit.clone(), names.clone(), RESCUE.min(kit.time_limit()));
+    let (kit, names, limit) = (kit.clone(), names.clone(), CLEAN_UP_LIMIT.min(kit.time_limit()));
     let work = async move {
         let pool = PoolAllocator::new(POOL_BYTES);
         let subject = Subject::open(&kit, &pool, &names).await.map_err(|e| e.to_string())?;
@@ -206,17 +199,14 @@ fn rescue(kit: &Kit, names: &Arc<Names>) -> Result<(), String> {
     match on_runtime(limit, work) {
         Ran::Ended(Ok(())) => Ok(()),
         Ran::Ended(Err(why)) | Ran::Lost(why) => Err(format!(" Its keys may be left: {why}")),
-        Ran::TooLong => Err(" Its keys may be left: removing them hangs, too".into()),
+        Ran::TooLong => Err(" Its keys may be left: their removal hangs, too".into()),
     }
 }
 
-/// The output, or what a panic said.
-async fn caught<T>(work: impl Future<Output = T>) -> Result<T, String> {
-    AssertUnwindSafe(work).catch_unwind().await.map_err(|panic| said(&*panic))
-}
-
-/// What a panic said.
-fn said(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    format!("panicked: {}", text.unwrap_or("without a text"))
+/// The output of `work`, or the text of its panic.
+async fn catch_panic<T>(work: impl Future<Output = T>) -> Result<T, String> {
+    AssertUnwindSafe(work).catch_unwind().await.map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        format!("panicked: {}", text.unwrap_or("without a text"))
+    })
 }

@@ -1,4 +1,4 @@
-//! What a check works with: an open store, a pool of its own, names of its own, and values that tell whose they are.
+//! The subject of a check: an open store, with a pool, keys and values that no other check uses.
 
 use std::collections::hash_map::RandomState;
 use std::future::Future;
@@ -19,7 +19,7 @@ pub(super) struct End(pub(super) Outcome);
 
 pub(super) type Checked<T = ()> = Result<T, End>;
 
-/// Ends the check as failed, unless the condition holds.
+/// Ends the check as failed if the condition is false.
 macro_rules! ensure {
     ($holds:expr, $($why:tt)+) => {
         if !$holds {
@@ -28,7 +28,7 @@ macro_rules! ensure {
     };
 }
 
-/// Ends the check as one that does not apply.
+/// Ends the check as skipped, because it does not apply to the store.
 macro_rules! skip {
     ($($why:tt)+) => {
         return Err($crate::conformance::subject::End($crate::conformance::Outcome::Skipped(format!($($why)+))))
@@ -38,7 +38,7 @@ macro_rules! skip {
 pub(super) use {ensure, skip};
 
 impl End {
-    /// What was seen, to be told inside another sentence.
+    /// The reason, as a part of another sentence.
     pub(super) fn why(self) -> String {
         match self.0 {
             Outcome::Failed(why) | Outcome::Skipped(why) => why,
@@ -57,13 +57,16 @@ impl From<Error> for End {
     }
 }
 
-/// An open store and all that a check needs besides.
+/// All kinds of keys.
+pub(super) const KINDS: [KeyKind; 3] = [KeyKind::Engine, KeyKind::Layer, KeyKind::Object];
+
+/// An open store, and everything else that a check needs.
 #[derive(Clone)]
 pub(super) struct Subject {
     pub(super) store: Connector,
-    /// What it declares.
+    /// The capabilities that the store declares.
     pub(super) can: Capabilities,
-    /// Where the store reads into, and where chunks to put come from.
+    /// The memory that the store reads into, and that holds the chunks to put.
     pub(super) pool: PoolAllocator,
     pub(super) names: Arc<Names>,
     kit: Kit,
@@ -75,14 +78,14 @@ impl Subject {
         Ok(Self { can: store.capabilities(), store, pool: pool.clone(), names: names.clone(), kit: kit.clone() })
     }
 
-    /// One more connector of the same store.
-    pub(super) async fn again(&self) -> Checked<Self> {
+    /// Opens another connector of the same store.
+    pub(super) async fn reopen(&self) -> Checked<Self> {
         Self::open(&self.kit, &self.pool, &self.names)
             .await
-            .map_err(|e| failed(format!("the store cannot be opened once more: {e}")))
+            .map_err(|e| failed(format!("the store cannot be opened a second time: {e}")))
     }
 
-    /// A new key, which is removed when the check has ended.
+    /// A new engine key. The kit removes it when the check has ended.
     pub(super) fn key(&self) -> CacheKey {
         self.names.key(KeyKind::Engine)
     }
@@ -91,12 +94,12 @@ impl Subject {
         (0..n).map(|_| self.key()).collect()
     }
 
-    /// Whether shape, dtype and format come back.
+    /// Whether the store gives shape, dtype and format back.
     pub(super) fn keeps_layout(&self) -> bool {
         self.can.keeps_layout_of(KeyKind::Engine)
     }
 
-    /// Whether values are raw and get the metadata's layout, whatever they were put as.
+    /// Whether values are raw and get their layout from the metadata.
     pub(super) fn takes_layout_from_metadata(&self) -> bool {
         !self.keeps_layout() && self.kit.raw_metadata().is_some()
     }
@@ -119,18 +122,18 @@ impl Subject {
         self.can.dtypes.is_none_or(|all| all.contains(&dtype))
     }
 
-    /// Some dtype that the store declares.
+    /// A dtype that the store declares.
     pub(super) fn dtype(&self) -> Dtype {
         let first = self.can.dtypes.and_then(|all| all.first().copied());
         if self.stores(Dtype::Bfloat16) { Dtype::Bfloat16 } else { first.unwrap_or(Dtype::Bfloat16) }
     }
 
-    /// A layout of about `len` bytes that the store takes under such a key.
+    /// A layout of about `len` bytes that the store takes under a key of this kind.
     pub(super) fn layout(&self, kind: KeyKind, len: usize) -> Result<ChunkLayout> {
         let limit = self.can.max_chunk_bytes.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
         let len = len.min(limit).max(1);
         if let (Some(metadata), false) = (self.kit.raw_metadata(), self.can.keeps_layout_of(kind)) {
-            // A raw value's length tells its tokens.
+            // Only a whole number of tokens is valid.
             let layout = metadata.chunk_layout();
             let tokens = len.div_ceil(layout.token_bytes).clamp(1, layout.chunk_size);
             return layout.for_bytes(tokens * layout.token_bytes);
@@ -143,7 +146,7 @@ impl Subject {
         ChunkLayout::new(MemoryFormat::Undefined, Shape::new(&[elements])?, dtype)
     }
 
-    /// A value of about `len` bytes for an engine key, unlike any other of this check.
+    /// A value of about `len` bytes for an engine key. It differs from all other values of this check.
     pub(super) fn value(&self, len: usize) -> Checked<Value> {
         self.value_for(KeyKind::Engine, len)
     }
@@ -156,7 +159,7 @@ impl Subject {
         Value { seed: self.names.number(), layout }
     }
 
-    /// The value in memory of the pool.
+    /// A chunk of the pool with this value.
     pub(super) fn chunk(&self, value: &Value) -> Checked<MemoryObj> {
         let mut memory = self.memory(&value.layout)?;
         value.fill(&mut memory);
@@ -164,71 +167,120 @@ impl Subject {
     }
 
     pub(super) fn memory(&self, layout: &ChunkLayout) -> Checked<MemoryObjMut> {
-        self.pool.allocate_now(layout).map_err(|e| failed(format!("the check itself has no memory: {e}")))
+        self.pool.allocate_now(layout).map_err(|e| failed(format!("the check cannot allocate memory: {e}")))
     }
 
     pub(super) async fn put(&self, key: &CacheKey, value: &Value) -> Checked {
         Ok(self.store.put(key, self.chunk(value)?).await?)
     }
 
-    /// A new key with a value of about `len` bytes.
-    pub(super) async fn stored(&self, len: usize) -> Checked<(CacheKey, Value)> {
+    /// Whether the store takes the value or refuses it. Any other error fails the check.
+    pub(super) async fn put_or_refused(&self, key: &CacheKey, value: &Value) -> Checked<bool> {
+        match self.store.put(key, self.chunk(value)?).await {
+            Ok(()) => Ok(true),
+            Err(e) if is_refusal(&e) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Puts a chunk of this layout over an old value or over none, and gives the key and the new value. `None` if the
+    /// store refuses the chunk: the old value or none must be left.
+    pub(super) async fn put_over(
+        &self,
+        old: Option<&Value>,
+        what: &str,
+        layout: &ChunkLayout,
+    ) -> Checked<Option<(CacheKey, Value)>> {
+        let (key, value) = (self.key(), self.value_of(layout.clone()));
+        if let Some(old) = old {
+            self.put(&key, old).await?;
+        }
+        let taken = self.put_or_refused(&key, &value).await;
+        if taken.map_err(|e| failed(format!("the store refuses {what} with the wrong kind of error: {}", e.why())))? {
+            return Ok(Some((key, value)));
+        }
+        let left = self.expect_none_or_one_of(&key, self.store.get(&key).await?, old.as_slice());
+        left.map_err(|e| failed(format!("the store refused {what} (`{layout}`), but then {}", e.why())))?;
+        Ok(None)
+    }
+
+    /// Puts a value of about `len` bytes under a new key.
+    pub(super) async fn put_new(&self, len: usize) -> Checked<(CacheKey, Value)> {
         let (key, value) = (self.key(), self.value(len)?);
         self.put(&key, &value).await?;
         Ok((key, value))
     }
 
-    /// `n` new keys with a value each.
-    pub(super) async fn many_stored(&self, n: usize) -> Checked<Vec<(CacheKey, Value)>> {
+    /// Puts `n` values under new keys.
+    pub(super) async fn put_many(&self, n: usize) -> Checked<Vec<(CacheKey, Value)>> {
         let mut all = Vec::new();
         for i in 0..n {
-            all.push(self.stored(100 + i).await?);
+            all.push(self.put_new(100 + i).await?);
         }
         Ok(all)
     }
 
-    /// `get` gives this value.
-    pub(super) async fn expect(&self, key: &CacheKey, value: &Value) -> Checked {
-        let got = self.store.get(key).await?;
-        self.is(key, got, value)
+    /// Puts the value and checks that it comes back.
+    pub(super) async fn put_and_get(&self, key: &CacheKey, value: &Value) -> Checked {
+        self.put(key, value).await?;
+        self.expect(key, value).await
     }
 
+    /// Removes a key that is stored, and checks that it is gone.
+    pub(super) async fn remove(&self, key: &CacheKey) -> Checked {
+        ensure!(self.store.remove(key).await?, "`remove` is false for `{key}`, which was put");
+        self.expect_none(key).await
+    }
+
+    /// Checks that `exists` is true.
+    pub(super) async fn expect_exists(&self, key: &CacheKey) -> Checked {
+        ensure!(self.store.exists(key).await?, "`exists` is false for `{key}`, which was put");
+        Ok(())
+    }
+
+    /// Checks that `get` gives this value.
+    pub(super) async fn expect(&self, key: &CacheKey, value: &Value) -> Checked {
+        let got = self.store.get(key).await?;
+        self.expect_answer(key, got, value)
+    }
+
+    /// Checks that the key is a miss.
     pub(super) async fn expect_none(&self, key: &CacheKey) -> Checked {
         let (got, exists) = (self.store.get(key).await?, self.store.exists(key).await?);
         ensure!(got.is_none() && !exists, "`{key}` is not stored, but `get` gives {got:?} and `exists` {exists}");
         Ok(())
     }
 
-    /// The answer is this value.
-    pub(super) fn is(&self, key: &CacheKey, got: Option<MemoryObj>, value: &Value) -> Checked {
-        let got = got.ok_or_else(|| failed(format!("`{key}` was put, and is a miss")))?;
-        self.same(key, &got, got.layout(), value)
+    /// Checks that the answer is this value.
+    pub(super) fn expect_answer(&self, key: &CacheKey, got: Option<MemoryObj>, value: &Value) -> Checked {
+        let got = got.ok_or_else(|| failed(format!("`{key}` was put, but is a miss")))?;
+        self.expect_bytes(key, &got, got.layout(), value)
     }
 
-    /// The answer is none, or one of these values.
-    pub(super) fn is_none_or_one_of(&self, key: &CacheKey, got: Option<MemoryObj>, values: &[&Value]) -> Checked {
+    /// Checks that the answer is `None` or one of these values.
+    pub(super) fn expect_none_or_one_of(&self, key: &CacheKey, got: Option<MemoryObj>, values: &[&Value]) -> Checked {
         let Some(got) = got else { return Ok(()) };
-        let whole = values.iter().any(|value| self.same(key, &got, got.layout(), value).is_ok());
-        ensure!(whole, "`{key}` gives {got:?}, which is none of the values that were put, whole");
+        let whole = values.iter().any(|value| self.expect_bytes(key, &got, got.layout(), value).is_ok());
+        ensure!(whole, "`{key}` gives {got:?}, which is not a whole value that was put");
         Ok(())
     }
 
-    /// These bytes are this value.
-    pub(super) fn same(&self, key: &CacheKey, bytes: &[u8], layout: &ChunkLayout, value: &Value) -> Checked {
+    /// Checks that these bytes, and the layout if the store keeps it, are this value.
+    pub(super) fn expect_bytes(&self, key: &CacheKey, bytes: &[u8], layout: &ChunkLayout, value: &Value) -> Checked {
         value.compare(bytes).map_err(|why| failed(format!("`{key}`, put as `{}`: {why}", value.layout)))?;
         if self.can.keeps_layout_of(key.kind()) {
-            ensure!(*layout == value.layout, "`{key}` was put as `{}`, and comes back as `{layout}`", value.layout);
+            ensure!(*layout == value.layout, "`{key}` was put as `{}`, but comes back as `{layout}`", value.layout);
         }
         Ok(())
     }
 
-    /// Work that a future started may go on for a while: whether it ends in time.
+    /// Waits until `done` is true, and says whether that happens within the kit's grace: work may outlive its future.
     pub(super) async fn eventually(&self, done: impl FnMut() -> bool) -> bool {
-        within(self.kit.patience(), done).await
+        within(self.kit.grace_period(), done).await
     }
 
     pub(super) async fn all_memory_is_back(&self) -> Checked {
-        let back = within(self.kit.patience_for_memory(), || self.pool.stats().in_use == 0).await;
+        let back = within(self.kit.grace_for_memory(), || self.pool.stats().in_use == 0).await;
         ensure!(back, "{} bytes of the pool did not come back", self.pool.stats().in_use);
         Ok(())
     }
@@ -247,21 +299,21 @@ async fn within(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
     }
 }
 
-/// Runs work on another thread, with its panic as a failure.
+/// Runs work on another thread. A panic is a failure.
 pub(super) fn spawn<T: Send + 'static>(
     work: impl Future<Output = Checked<T>> + Send + 'static,
 ) -> impl Future<Output = Checked<T>> {
     let running = tokio::spawn(work);
-    async { running.await.unwrap_or_else(|e| Err(failed(format!("a call panicked or was lost: {e}")))) }
+    async { running.await.unwrap_or_else(|e| Err(failed(format!("a call panicked or did not end: {e}")))) }
 }
 
-/// Whether a `put` says by this that it does not take such a chunk or key.
+/// Whether an error says that the store refuses such a chunk or key.
 pub(super) fn is_refusal(e: &Error) -> bool {
     let kinds = [ErrorKind::Unsupported, ErrorKind::InvalidInput, ErrorKind::InvalidKey, ErrorKind::TooLarge];
     kinds.contains(&e.kind())
 }
 
-/// Keys of one check: no other program, run or check has the same, so that the kit is safe against a store in use.
+/// The keys of one check. No other program, run or check has the same, so that the kit is safe against a store in use.
 pub(super) struct Names {
     model: String,
     next: AtomicU64,
@@ -275,7 +327,7 @@ impl Names {
         Self { model, next: AtomicU64::new(1), made: Mutex::default() }
     }
 
-    /// What every key of the check begins with.
+    /// The model's name, with which every key of the check starts.
     pub(super) fn model(&self) -> &str {
         &self.model
     }
@@ -291,24 +343,25 @@ impl Names {
             KeyKind::Layer => format!("{model}@1@0@{n:x}@half@3"),
             KeyKind::Object => format!("{model}@01000100@0@{n:016x}"),
         };
-        self.named(&text, kind).unwrap_or_else(|e| unreachable!("the kit makes only keys that can be read: {e:?}"))
+        self.named(&text, kind).unwrap_or_else(|e| unreachable!("the kit makes only valid keys: {e:?}"))
     }
 
-    /// A key of this text, which begins with the model.
+    /// A key with this text, which must start with the model's name.
     pub(super) fn named(&self, text: &str, kind: KeyKind) -> Checked<CacheKey> {
-        ensure!(text.starts_with(&self.model), "the kit would touch the key `{text}`, which is not its own");
+        ensure!(text.starts_with(&self.model), "the kit must not use the key `{text}`, which another program may have");
         let key = CacheKey::parse_as(text, kind)?;
         self.made.lock().unwrap_or_else(PoisonError::into_inner).push(key.clone());
         Ok(key)
     }
 
-    /// All keys that were made.
+    /// All keys so far.
     pub(super) fn made(&self) -> Vec<CacheKey> {
         self.made.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-/// Bytes that tell whose they are and where they belong, made and compared block by block: 64 MiB take milliseconds.
+/// The bytes of a chunk. They show which value they belong to, and their position in it. kvconn makes and compares them
+/// in blocks, so that 64 MiB take milliseconds.
 #[derive(Debug, Clone)]
 pub(super) struct Value {
     seed: u64,
@@ -345,7 +398,7 @@ impl Value {
 
     /// The bytes that repeat.
     fn block(&self, len: usize) -> Vec<u8> {
-        // Splitmix64: neighbouring seeds give unlike bytes.
+        // Splitmix64: adjacent seeds give different bytes.
         let mut state = self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut next = || {
             state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -358,7 +411,7 @@ impl Value {
     }
 }
 
-/// Gives the block its number, or takes it away: blocks in a wrong order are seen.
+/// Adds the block's number, or removes it again, so that blocks in a wrong order differ.
 fn mark(block: &mut [u8], number: usize) {
     for (byte, mark) in block.iter_mut().zip(number.to_le_bytes()) {
         *byte ^= mark;

@@ -12,9 +12,10 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::{Capabilities, Connector, Operation};
+use super::operation::{Operation, operations};
+use super::{Capabilities, Connector};
+use crate::builder::ContextBuilder;
 use crate::chunk::{MemoryObj, MemoryObjMut};
-use crate::context::ContextBuilder;
 use crate::key::CacheKey;
 use crate::runtime;
 use crate::{Error, ErrorKind, Result};
@@ -143,15 +144,36 @@ impl ContextBuilder {
     }
 }
 
-impl BlockingConnector {
-    /// Opens the store that `url` names: [`create_connector`](crate::create_connector) for callers without async.
-    ///
-    /// # Errors
-    /// As [`ConnectorManager::create_connector`](crate::ConnectorManager::create_connector).
-    pub fn open(url: &str) -> Result<Self> {
-        crate::ConnectorManager::builder(url).open_blocking()
-    }
+/// The methods of a `BlockingConnector`, by the shape of their operation.
+macro_rules! blocking {
+    ($($shape:ident $op:ident $name:ident($($args:tt)*) -> $out:ty;)*) => {
+        $(blocking_one! { $shape $op $name($($args)*) -> $out })*
+    };
+}
 
+macro_rules! blocking_one {
+    // These move the caller's memory: see below.
+    (into $($rest:tt)*) => {};
+    (batch_into $($rest:tt)*) => {};
+    (batch $op:ident $name:ident($items:ident: & $l:lifetime $ty:ty) -> $out:ty) => {
+        #[doc = concat!("As [`Connector::", stringify!($name), "`].")]
+        pub fn $name(&self, $items: &$ty) -> $out {
+            let (this, owned) = (self.0.clone(), $items.to_owned());
+            let answers = self.run(Operation::$op, async move { this.$name(&owned).await });
+            answers.unwrap_or_else(|e| $items.iter().map(|_| Err(e.clone())).collect())
+        }
+    };
+    ($shape:ident $op:ident $name:ident($($key:ident: & $l:lifetime $ty:ty $(, $more:ident: $m:ty)*)?) -> $out:ty) => {
+        #[doc = concat!("As [`Connector::", stringify!($name), "`].\n\n# Errors\nAs there.")]
+        pub fn $name(&self $(, $key: &$ty $(, $more: $m)*)?) -> $out {
+            let this = self.0.clone();
+            $(let $key = $key.to_owned();)?
+            self.run(Operation::$op, async move { this.$name($(&$key $(, $more)*)?).await })?
+        }
+    };
+}
+
+impl BlockingConnector {
     /// The async handle.
     pub fn connector(&self) -> &Connector {
         &self.0
@@ -162,32 +184,7 @@ impl BlockingConnector {
         self.0.capabilities()
     }
 
-    /// As [`Connector::exists`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn exists(&self, key: &CacheKey) -> Result<bool> {
-        let (this, key) = (self.0.clone(), key.clone());
-        self.run(Operation::Exists, async move { this.exists(&key).await })?
-    }
-
-    /// As [`Connector::get`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn get(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
-        let (this, key) = (self.0.clone(), key.clone());
-        self.run(Operation::Get, async move { this.get(&key).await })?
-    }
-
-    /// As [`Connector::put`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn put(&self, key: &CacheKey, chunk: MemoryObj) -> Result<()> {
-        let (this, key) = (self.0.clone(), key.clone());
-        self.run(Operation::Put, async move { this.put(&key, chunk).await })?
-    }
+    operations!(blocking '_);
 
     /// As [`Connector::get_into`]. Should the call panic, `dst` is left [taken](MemoryObjMut::is_taken).
     ///
@@ -201,15 +198,6 @@ impl BlockingConnector {
         })?;
         *dst = memory;
         answer
-    }
-
-    /// As [`Connector::remove`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn remove(&self, key: &CacheKey) -> Result<bool> {
-        let (this, key) = (self.0.clone(), key.clone());
-        self.run(Operation::Remove, async move { this.remove(&key).await })?
     }
 
     /// As [`Connector::list`]. Reads a few hundred keys ahead; drop the iterator to end the listing.
@@ -232,43 +220,6 @@ impl BlockingConnector {
         Keys { listing, ready: Vec::from_iter(error).into_iter(), home: self.0.home() }
     }
 
-    /// As [`Connector::ping`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn ping(&self) -> Result<()> {
-        let this = self.0.clone();
-        self.run(Operation::Ping, async move { this.ping().await })?
-    }
-
-    /// As [`Connector::close`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn close(&self) -> Result<()> {
-        let this = self.0.clone();
-        self.run(Operation::Close, async move { this.close().await })?
-    }
-
-    /// As [`Connector::batched_exists`].
-    pub fn batched_exists(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
-        self.batch(Operation::BatchedExists, keys, |this, keys| async move { this.batched_exists(&keys).await })
-    }
-
-    /// As [`Connector::batched_contains`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn batched_contains(&self, keys: &[CacheKey]) -> Result<usize> {
-        let (this, keys) = (self.0.clone(), keys.to_vec());
-        self.run(Operation::BatchedContains, async move { this.batched_contains(&keys).await })?
-    }
-
-    /// As [`Connector::batched_get`].
-    pub fn batched_get(&self, keys: &[CacheKey]) -> Vec<Result<Option<MemoryObj>>> {
-        self.batch(Operation::BatchedGet, keys, |this, keys| async move { this.batched_get(&keys).await })
-    }
-
     /// As [`Connector::batched_get_into`]. Should the call panic, the destinations are left
     /// [taken](MemoryObjMut::is_taken).
     pub fn batched_get_into(&self, requests: &mut [(CacheKey, MemoryObjMut)]) -> Vec<Result<Option<usize>>> {
@@ -289,16 +240,6 @@ impl BlockingConnector {
         }
     }
 
-    /// As [`Connector::batched_put`].
-    pub fn batched_put(&self, items: &[(CacheKey, MemoryObj)]) -> Vec<Result<()>> {
-        self.batch(Operation::BatchedPut, items, |this, items| async move { this.batched_put(&items).await })
-    }
-
-    /// As [`Connector::batched_remove`].
-    pub fn batched_remove(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
-        self.batch(Operation::BatchedRemove, keys, |this, keys| async move { this.batched_remove(&keys).await })
-    }
-
     /// Runs a call to its end; the error of a call that never came to one says which it was.
     fn run<T: Send + 'static>(
         &self,
@@ -306,18 +247,5 @@ impl BlockingConnector {
         call: impl Future<Output = T> + Send + 'static,
     ) -> Result<T> {
         wait(self.0.home(), call).map_err(|e| e.with_operation(operation.as_str()).with_connector(self.0.name()))
-    }
-
-    fn batch<I: Clone, T: Send + 'static, F>(
-        &self,
-        operation: Operation,
-        items: &[I],
-        ask: impl FnOnce(Connector, Vec<I>) -> F,
-    ) -> Vec<Result<T>>
-    where
-        F: Future<Output = Vec<Result<T>>> + Send + 'static,
-    {
-        let answers = self.run(operation, ask(self.0.clone(), items.to_vec()));
-        answers.unwrap_or_else(|e| items.iter().map(|_| Err(e.clone())).collect())
     }
 }

@@ -10,7 +10,8 @@ use tokio::sync::OnceCell;
 use tracing::{Instrument, Span};
 
 use super::erased::DynConnector;
-use super::{Capabilities, Gate, Operation, RemoteConnector};
+use super::operation::{Operation, forward, operations};
+use super::{Capabilities, Gate, RemoteConnector};
 use crate::chunk::{MemoryObj, MemoryObjMut};
 use crate::key::CacheKey;
 use crate::layer::BoxConnector;
@@ -408,48 +409,10 @@ impl RemoteConnector for Connector {
     fn capabilities(&self) -> Capabilities {
         Self::capabilities(self)
     }
-    async fn exists(&self, key: &CacheKey) -> Result<bool> {
-        Self::exists(self, key).await
-    }
-    async fn get(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
-        Self::get(self, key).await
-    }
-    async fn put(&self, key: &CacheKey, chunk: MemoryObj) -> Result<()> {
-        Self::put(self, key, chunk).await
-    }
-    async fn get_into(&self, key: &CacheKey, dst: &mut MemoryObjMut) -> Result<Option<usize>> {
-        Self::get_into(self, key, dst).await
-    }
-    async fn remove(&self, key: &CacheKey) -> Result<bool> {
-        Self::remove(self, key).await
-    }
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
         Self::list(self, prefix)
     }
-    async fn ping(&self) -> Result<()> {
-        Self::ping(self).await
-    }
-    async fn close(&self) -> Result<()> {
-        Self::close(self).await
-    }
-    async fn batched_exists(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
-        Self::batched_exists(self, keys).await
-    }
-    async fn batched_contains(&self, keys: &[CacheKey]) -> Result<usize> {
-        Self::batched_contains(self, keys).await
-    }
-    async fn batched_get(&self, keys: &[CacheKey]) -> Vec<Result<Option<MemoryObj>>> {
-        Self::batched_get(self, keys).await
-    }
-    async fn batched_get_into(&self, requests: &mut [(CacheKey, MemoryObjMut)]) -> Vec<Result<Option<usize>>> {
-        Self::batched_get_into(self, requests).await
-    }
-    async fn batched_put(&self, items: &[(CacheKey, MemoryObj)]) -> Vec<Result<()>> {
-        Self::batched_put(self, items).await
-    }
-    async fn batched_remove(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
-        Self::batched_remove(self, keys).await
-    }
+    operations!(forward '_ |this| this;);
 }
 
 impl fmt::Debug for Connector {

@@ -1,80 +1,100 @@
-//! The operations of a connector, by name.
+//! The table of operations, and their names.
 
 use std::fmt;
 
-/// An operation of a connector: what errors, spans and metrics call it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-#[expect(missing_docs, reason = "each is the method of its name")]
-pub enum Operation {
-    Exists,
-    Get,
-    Put,
-    GetInto,
-    Remove,
-    List,
-    Ping,
-    Close,
-    BatchedExists,
-    BatchedContains,
-    BatchedGet,
-    BatchedGetInto,
-    BatchedPut,
-    BatchedRemove,
-}
-
-impl Operation {
-    /// All of them.
-    pub const ALL: [Self; 14] = [
-        Self::Exists,
-        Self::Get,
-        Self::Put,
-        Self::GetInto,
-        Self::Remove,
-        Self::List,
-        Self::Ping,
-        Self::Close,
-        Self::BatchedExists,
-        Self::BatchedContains,
-        Self::BatchedGet,
-        Self::BatchedGetInto,
-        Self::BatchedPut,
-        Self::BatchedRemove,
-    ];
-
-    /// The method's name: `batched_get`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Exists => "exists",
-            Self::Get => "get",
-            Self::Put => "put",
-            Self::GetInto => "get_into",
-            Self::Remove => "remove",
-            Self::List => "list",
-            Self::Ping => "ping",
-            Self::Close => "close",
-            Self::BatchedExists => "batched_exists",
-            Self::BatchedContains => "batched_contains",
-            Self::BatchedGet => "batched_get",
-            Self::BatchedGetInto => "batched_get_into",
-            Self::BatchedPut => "batched_put",
-            Self::BatchedRemove => "batched_remove",
+/// All operations except `list`, which gives a stream. To add an operation, add a line here, its meaning to
+/// [`RemoteConnector`](super::RemoteConnector) and a method to [`Connector`](super::Connector). The table generates the rest.
+///
+/// `operations!(then 'l ..)` expands to `then! { .. rows }`, where each argument that is a reference has the lifetime `'l`.
+/// The first word of a row is its shape:
+/// - `one`: an answer to one call. A layer tries it again as a whole.
+/// - `into`, `batch_into`: reads into the caller's memory. Retries and the blocking API move that memory by hand.
+/// - `batch`: an answer for each item of a slice. A layer tries the failed items again.
+/// - `lead`: one answer for a slice of keys.
+/// - `close`: passes through all layers.
+macro_rules! operations {
+    ($then:ident $l:lifetime $($with:tt)*) => {
+        $then! {
+            $($with)*
+            one Exists exists(key: &$l CacheKey) -> Result<bool>;
+            one Get get(key: &$l CacheKey) -> Result<Option<MemoryObj>>;
+            one Put put(key: &$l CacheKey, chunk: MemoryObj) -> Result<()>;
+            into GetInto get_into(key: &$l CacheKey, dst: &$l mut MemoryObjMut) -> Result<Option<usize>>;
+            one Remove remove(key: &$l CacheKey) -> Result<bool>;
+            one Ping ping() -> Result<()>;
+            close Close close() -> Result<()>;
+            batch BatchedExists batched_exists(keys: &$l [CacheKey]) -> Vec<Result<bool>>;
+            lead BatchedContains batched_contains(keys: &$l [CacheKey]) -> Result<usize>;
+            batch BatchedGet batched_get(keys: &$l [CacheKey]) -> Vec<Result<Option<MemoryObj>>>;
+            batch_into BatchedGetInto batched_get_into(requests: &$l mut [(CacheKey, MemoryObjMut)]) -> Vec<Result<Option<usize>>>;
+            batch BatchedPut batched_put(items: &$l [(CacheKey, MemoryObj)]) -> Vec<Result<()>>;
+            batch BatchedRemove batched_remove(keys: &$l [CacheKey]) -> Vec<Result<bool>>;
         }
-    }
-
-    /// Whether it is about several keys.
-    pub const fn is_batch(self) -> bool {
-        matches!(
-            self,
-            Self::BatchedExists
-                | Self::BatchedContains
-                | Self::BatchedGet
-                | Self::BatchedGetInto
-                | Self::BatchedPut
-                | Self::BatchedRemove
-        )
-    }
+    };
 }
+pub(crate) use operations;
+
+/// Methods of `impl RemoteConnector` that call the method of the same name of what `|this| ..` gives.
+macro_rules! forward {
+    (|$this:ident| $to:expr; $($shape:ident $op:ident $name:ident($($arg:ident: $ty:ty),*) -> $out:ty;)*) => {
+        $(async fn $name(&self, $($arg: $ty),*) -> $out {
+            let $this = self;
+            $to.$name($($arg),*).await
+        })*
+    };
+}
+pub(crate) use forward;
+
+macro_rules! define_operation {
+    ($($shape:ident $op:ident $name:ident($($args:tt)*) -> $out:ty;)*) => {
+        /// An operation of a connector: what errors, spans and metrics call it.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        #[expect(missing_docs, reason = "each is the method of its name")]
+        pub enum Operation {
+            List,
+            $($op,)*
+        }
+
+        impl Operation {
+            /// All operations.
+            pub const ALL: [Self; 1 + [$(Self::$op),*].len()] = [Self::List, $(Self::$op),*];
+
+            /// The method's name: `batched_get`.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    Self::List => "list",
+                    $(Self::$op => stringify!($name),)*
+                }
+            }
+
+            /// Whether the operation is about several keys.
+            pub const fn is_batch(self) -> bool {
+                match self {
+                    Self::List => false,
+                    $(Self::$op => is_batch!($shape),)*
+                }
+            }
+        }
+    };
+}
+
+macro_rules! is_batch {
+    (batch) => {
+        true
+    };
+    (batch_into) => {
+        true
+    };
+    (lead) => {
+        true
+    };
+    ($other:ident) => {
+        false
+    };
+}
+
+operations!(define_operation '_);
 
 impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

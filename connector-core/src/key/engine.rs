@@ -1,4 +1,4 @@
-//! The keys of in-process mode: a chunk of all layers, or of one.
+//! The keys of in-process mode: a chunk of all layers, or a chunk of one layer.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,7 +11,8 @@ use crate::{Error, Result};
 
 /// `model@world_size@worker_id@hash@dtype[@tag%value..]`: one chunk of all layers.
 ///
-/// Whatever stands in it has a text that is read back: [`new`](Self::new) and [`with_tag`](Self::with_tag) check it.
+/// [`new`](Self::new) and [`with_tag`](Self::with_tag) check their arguments, so that every key's text parses back to
+/// the same key.
 ///
 /// ```
 /// # fn main() -> connector_core::Result<()> {
@@ -34,11 +35,11 @@ pub struct CacheEngineKey {
 }
 
 impl CacheEngineKey {
-    /// A key without tags, of the chunk that worker `worker_id` of `world_size` workers wrote.
+    /// The key, without tags, of a chunk that worker `worker_id` of `world_size` workers wrote.
     ///
     /// # Errors
-    /// `InvalidKey` if the model's name is empty, holds `@`, or starts with a space, and for a world size of eight
-    /// digits: its text would be that of an [`ObjectKey`](super::ObjectKey).
+    /// `InvalidKey` if the model's name is empty, contains `@` or starts with a space, or if the world size has eight
+    /// digits: the text would parse as an [`ObjectKey`](super::ObjectKey).
     pub fn new(
         model_name: impl Into<String>,
         world_size: u32,
@@ -56,13 +57,13 @@ impl CacheEngineKey {
     /// The same key with one more tag.
     ///
     /// # Errors
-    /// `InvalidKey` if the name holds `@` or `%`, or the value `@` or a trailing space.
+    /// `InvalidKey` if the name contains `@` or `%`, or if the value contains `@` or ends with a space.
     pub fn with_tag(mut self, name: impl Into<String>, value: impl Into<String>) -> Result<Self> {
         let (name, value) = (name.into(), value.into());
         if name.contains(['@', '%']) || value.contains('@') || value.trim_end() != value {
             return Err(bad_key(
                 &format!("{name}%{value}"),
-                "a tag's name holds no `@` and no `%`, its value no `@` and no trailing space",
+                "a tag's name contains no `@` and no `%`, its value no `@` and no trailing space",
             ));
         }
         self.tags.push((name, value));
@@ -74,7 +75,7 @@ impl CacheEngineKey {
         LayerCacheEngineKey::new(self.clone(), layer_id)
     }
 
-    /// The model's name; holds no `@`.
+    /// The model's name, which contains no `@`.
     pub fn model_name(&self) -> &str {
         &self.model_name
     }
@@ -84,12 +85,12 @@ impl CacheEngineKey {
         self.world_size
     }
 
-    /// Which of them wrote the chunk.
+    /// The worker that wrote the chunk.
     pub fn worker_id(&self) -> u32 {
         self.worker_id
     }
 
-    /// Hash of the chunk's tokens and all before them.
+    /// Hash of the chunk's tokens and of all tokens before them.
     pub fn chunk_hash(&self) -> &ChunkHash {
         &self.chunk_hash
     }
@@ -99,7 +100,7 @@ impl CacheEngineKey {
         self.dtype
     }
 
-    /// `(name, value)` of each `lmcache.tag.<name>` of the request, in the order of the text.
+    /// `(name, value)` of each `lmcache.tag.<name>` of the request, in the order of the key's text.
     pub fn tags(&self) -> &[(String, String)] {
         &self.tags
     }
@@ -121,7 +122,7 @@ impl CacheEngineKey {
 
 /// `model@world_size@worker_id@hash@dtype@layer_id[@tag%value..]`: one chunk of one layer.
 ///
-/// Made by [`CacheEngineKey::layer`], or of its parts.
+/// [`CacheEngineKey::layer`] makes one, too.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct LayerCacheEngineKey {
     key: CacheEngineKey,
@@ -134,12 +135,12 @@ impl LayerCacheEngineKey {
         Self { key, layer_id }
     }
 
-    /// All but the layer: the key of the chunk of all layers.
+    /// The key without the layer: that of the chunk of all layers.
     pub fn key(&self) -> &CacheEngineKey {
         &self.key
     }
 
-    /// Which layer, from 0.
+    /// The layer, counted from 0.
     pub fn layer_id(&self) -> u32 {
         self.layer_id
     }
@@ -181,17 +182,17 @@ impl FromStr for LayerCacheEngineKey {
 
 impl From<CacheEngineKey> for CacheKey {
     fn from(key: CacheEngineKey) -> Self {
-        Self::trusted(key.to_string(), KeyKind::Engine)
+        Self::from_typed(key.to_string(), KeyKind::Engine)
     }
 }
 
 impl From<LayerCacheEngineKey> for CacheKey {
     fn from(key: LayerCacheEngineKey) -> Self {
-        Self::trusted(key.to_string(), KeyKind::Layer)
+        Self::from_typed(key.to_string(), KeyKind::Layer)
     }
 }
 
-/// The fields of a valid text, borrowed. One walk serves validation (which allocates nothing) and reading.
+/// The fields of a valid text, borrowed. Validation and parsing share them, and validation allocates nothing.
 struct Fields<'a> {
     model: &'a str,
     world_size: u32,
@@ -199,7 +200,7 @@ struct Fields<'a> {
     hash: &'a str,
     dtype: Dtype,
     layer_id: Option<u32>,
-    /// Everything behind the dtype and layer, starting with `@`, or empty.
+    /// The text after the dtype and the layer id: `tag%value[@tag%value..]`, or empty.
     tags: &'a str,
 }
 
@@ -246,8 +247,8 @@ fn fields(text: &str) -> Result<Fields<'_>> {
     Ok(Fields { model, world_size, worker_id, hash: hash_text, dtype, layer_id, tags: tags.unwrap_or_default() })
 }
 
-/// Eight digits mean an object key's rank to whoever reads a key without knowing its kind. LMCache has no ten million
-/// workers.
+/// Refuses a world size of eight digits: `CacheKey::parse` would take it for an object key's rank. LMCache does not run
+/// ten million workers.
 fn check_world_size(key: impl fmt::Display, world_size: u32) -> Result<()> {
     if (10_000_000..100_000_000).contains(&world_size) {
         let want = "eight digits there make it an object key";
@@ -281,11 +282,11 @@ mod tests {
     use crate::ErrorKind;
 
     #[test]
-    fn a_key_whose_text_would_not_be_read_back_is_not_made() {
+    fn parts_whose_text_would_not_parse_back_are_refused() {
         let new = |model, world_size| CacheEngineKey::new(model, world_size, 0, 0xff_u64, Dtype::Float16);
         for (made, why) in [
             (new("", 1), "write the model's name"),
-            (new("a@b", 1), "holds no `@`"),
+            (new("a@b", 1), "contains no `@`"),
             (new(" m", 1), "starts with no space"),
             (new("m", 12_345_678), "field 2 (world size) is `12345678`; eight digits there make it an object key"),
             (new("m", 1).unwrap().with_tag("a%b", "c"), "no `%`"),

@@ -5,20 +5,21 @@ use std::fmt;
 use super::{bad_field, bad_key};
 use crate::{Error, Result};
 
-/// A chunk's hash: an integer in lower hex without padding (negative with `-`), or bytes in hex, which keep their zeros.
+/// A chunk's hash: an integer in lower-case hex without padding (with `-` if negative), or bytes in hex with their
+/// zeros.
 ///
-/// At most 256 bits. Bytes are at least two: one byte that needs its zero (`0f`) cannot be told from a mis-spelt number.
+/// A hash has at most 256 bits. A bytes hash has at least two bytes, because `0f` could also be a misspelt integer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ChunkHash(Box<str>);
 
 impl ChunkHash {
-    /// Most hex digits: 256 bits.
+    /// The largest number of hex digits: 256 bits.
     pub const MAX_HEX_DIGITS: usize = 64;
 
-    /// The hash as LMCache writes bytes: two digits each. 2 to 32 bytes.
+    /// A hash of 2 to 32 bytes. LMCache writes two hex digits for each byte.
     ///
     /// # Errors
-    /// `InvalidKey` for fewer or more bytes.
+    /// `InvalidKey` for another number of bytes.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         if !(2..=Self::MAX_HEX_DIGITS / 2).contains(&bytes.len()) {
             return Err(bad_key("", format_args!("a bytes hash has 2 to 32 bytes, not {}", bytes.len())));
@@ -26,7 +27,7 @@ impl ChunkHash {
         Ok(Self(to_hex(bytes).into()))
     }
 
-    /// The text, as it stands in a key.
+    /// The text, as in a key.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -82,7 +83,7 @@ pub(super) fn check(key: &str, value: &str) -> Result<()> {
     if digits.bytes().any(|b| b.is_ascii_uppercase()) {
         return bad(format!("write `{}`", value.to_ascii_lowercase()));
     }
-    // A leading zero is a bytes hash: an even number of digits, never negative.
+    // Only a bytes hash may have a leading zero: it has an even number of digits, and no sign.
     let padded = digits.len() > 1 && digits.starts_with('0');
     let bytes_hash = !negative && digits.len() >= 4 && digits.len().is_multiple_of(2);
     if (padded && !bytes_hash) || (negative && digits == "0") {
@@ -113,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn integers_and_bytes_are_spelled_as_python_does() {
+    fn integers_and_bytes_are_spelled_as_in_python() {
         assert_eq!(ChunkHash::from(-0x4dc3_i64).as_str(), "-4dc3");
         assert_eq!(ChunkHash::from(i64::MIN).as_str(), "-8000000000000000");
         assert_eq!(ChunkHash::from(0_u64).as_str(), "0");
@@ -121,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn spellings_that_lmcache_never_writes_name_the_right_one() {
+    fn a_wrong_spelling_is_an_error_with_the_right_one() {
         for (bad, right) in [
             ("FF", "`ff`"),
             ("01", "`1`"),

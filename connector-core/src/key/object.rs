@@ -9,7 +9,7 @@ use crate::{Error, Result};
 
 /// `model@%08x(kv_rank)@%x(object_group)@hash_hex[@salt]`: a chunk in LMCache's multiprocess mode.
 ///
-/// Whatever stands in it has a text that is read back: the constructors check it.
+/// The constructors check their arguments, so that every key's text parses back to the same key.
 ///
 /// ```
 /// # fn main() -> connector_core::Result<()> {
@@ -31,7 +31,7 @@ pub struct ObjectKey {
     cache_salt: String,
 }
 
-/// What a salt must not hold, and how long it may be, as LMCache checks it.
+/// The characters that a salt must not contain, and its largest length. LMCache has the same checks.
 const SALT_FORBIDDEN: [char; 4] = ['@', '/', '\\', '\0'];
 const SALT_MAX_CHARS: usize = 128;
 
@@ -39,7 +39,8 @@ impl ObjectKey {
     /// A key in group 0 without a salt.
     ///
     /// # Errors
-    /// `InvalidKey` if the model's name is empty or holds `@`, or the rank needs more than eight hex digits.
+    /// `InvalidKey` if the model's name is empty or contains `@`, the rank needs more than eight hex digits, or the
+    /// hash is empty.
     pub fn new(model_name: impl Into<String>, kv_rank: i64, chunk_hash: impl Into<Vec<u8>>) -> Result<Self> {
         let model_name = model_name.into();
         Self { chunk_hash: chunk_hash.into(), model_name, kv_rank, object_group_id: 0, cache_salt: String::new() }
@@ -56,16 +57,16 @@ impl ObjectKey {
     /// The same key with a salt.
     ///
     /// # Errors
-    /// `InvalidKey` if the salt holds `@`, `/`, `\` or NUL, or more than 128 characters.
+    /// `InvalidKey` if the salt contains `@`, `/`, `\` or NUL, or has more than 128 characters.
     pub fn with_cache_salt(mut self, salt: impl Into<String>) -> Result<Self> {
         self.cache_salt = salt.into();
         self.checked()
     }
 
-    /// Makes a key out of parts that came from elsewhere (a file name), with the checks of LMCache's constructor.
+    /// A key from all its parts (of a file name, for example), with the checks of LMCache's constructor.
     ///
     /// # Errors
-    /// `InvalidKey`, naming the part.
+    /// `InvalidKey`, which names the part.
     pub fn from_parts(
         model_name: impl Into<String>,
         kv_rank: i64,
@@ -81,28 +82,28 @@ impl ObjectKey {
         i64::from_be_bytes([0, 0, 0, 0, world_size, rank, local_world_size, local_rank])
     }
 
-    /// Hash of the chunk's tokens and all before them.
+    /// Hash of the chunk's tokens and of all tokens before them.
     pub fn chunk_hash(&self) -> &[u8] {
         &self.chunk_hash
     }
 
-    /// The model's name; holds no `@`.
+    /// The model's name, which contains no `@`.
     pub fn model_name(&self) -> &str {
         &self.model_name
     }
 
-    /// `world_size << 24 | rank << 16 | local_world_size << 8 | local_rank`. Signed, because LMCache reads `-1` from a
-    /// file name without complaint.
+    /// `world_size << 24 | rank << 16 | local_world_size << 8 | local_rank`. Signed, because LMCache accepts `-1` in a
+    /// file name.
     pub fn kv_rank(&self) -> i64 {
         self.kv_rank
     }
 
-    /// Which object group the chunk belongs to.
+    /// The object group that the chunk belongs to.
     pub fn object_group_id(&self) -> u64 {
         self.object_group_id
     }
 
-    /// Keeps users apart; empty for none. No `@`, `/`, `\`, NUL; at most 128 characters.
+    /// The salt, which separates the chunks of different users. Empty if there is none.
     pub fn cache_salt(&self) -> &str {
         &self.cache_salt
     }
@@ -117,7 +118,7 @@ impl ObjectKey {
         check_outer_spaces(&text)?;
         check_model(&text, &self.model_name)?;
         if self.model_name.contains('@') {
-            return Err(bad_field(&text, 1, "model", &self.model_name, "a model's name holds no `@`"));
+            return Err(bad_field(&text, 1, "model", &self.model_name, "a model's name contains no `@`"));
         }
         if !(-0x0fff_ffff..=0xffff_ffff).contains(&self.kv_rank) {
             return Err(bad_field(
@@ -136,7 +137,7 @@ impl ObjectKey {
     }
 }
 
-/// Python's `%08x`: the sign counts towards the eight.
+/// Python's `%08x`, where the sign counts as one of the eight characters.
 pub(crate) fn python_08x(value: i64) -> String {
     if value < 0 { format!("-{:07x}", value.unsigned_abs()) } else { format!("{value:08x}") }
 }
@@ -162,19 +163,19 @@ impl FromStr for ObjectKey {
 
 impl From<ObjectKey> for CacheKey {
     fn from(key: ObjectKey) -> Self {
-        Self::trusted(key.to_string(), KeyKind::Object)
+        Self::from_typed(key.to_string(), KeyKind::Object)
     }
 }
 
-/// Whether the second field is what `%08x` writes. A world size never is: LMCache does not pad it.
+/// Whether the second field is a rank as `%08x` writes it. A world size is not, because LMCache does not pad it.
 pub(super) fn looks_like_object(text: &str) -> bool {
     text.split('@').nth(1).is_some_and(|rank| {
         rank.len() == 8 && rank.strip_prefix('-').unwrap_or(rank).bytes().all(|b| b.is_ascii_hexdigit())
     })
 }
 
-/// Whether this is an object key as nearly all of them are: no salt, nothing unusual in the model's name. Takes no memory,
-/// and a fifth of the time of [`validate`], which looks at all others.
+/// Whether this is an object key of the usual form: no salt, and only printable ASCII in the model's name. This check
+/// allocates nothing and takes a fifth of the time of [`validate`], which decides about all other texts.
 pub(super) fn is_usual(text: &str) -> bool {
     let mut fields = text.split('@');
     let (Some(model), Some(rank), Some(group), Some(hash), None) =
@@ -229,7 +230,7 @@ pub(super) fn validate(text: &str) -> Result<ObjectKey> {
 
 fn check_salt(text: &str, salt: &str) -> Result<()> {
     if let Some(c) = salt.chars().find(|c| SALT_FORBIDDEN.contains(c)) {
-        return Err(bad_field(text, 5, "salt", salt, format_args!("a salt must not hold {c:?}")));
+        return Err(bad_field(text, 5, "salt", salt, format_args!("a salt must not contain {c:?}")));
     }
     let chars = salt.chars().count();
     if chars > SALT_MAX_CHARS {
@@ -264,7 +265,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_wrong_field_is_named() {
+    fn an_error_names_the_wrong_field() {
         for (text, why) in [
             ("m@0105080@0@ff", "field 2"),
             ("m@01050805@00@ff", "field 3 (object group) is `00`; write `0`"),
@@ -272,7 +273,7 @@ mod tests {
             ("m@01050805@0@FF", "write `ff`"),
             ("m@0105080F@0@ff", "write `0105080f`"),
             ("@01050805@0@ff", "field 1"),
-            ("m@01050805@0@ff@a/b", "must not hold '/'"),
+            ("m@01050805@0@ff@a/b", "must not contain '/'"),
             ("m@01050805@0@ff@", "leave out the last `@`"),
             ("m@01050805@0@ff@s@t", "6 fields"),
         ] {
@@ -282,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn what_looks_usual_is_right_and_what_does_not_is_looked_at() {
+    fn the_check_for_the_usual_form_agrees_with_the_full_check() {
         for (text, usual) in [
             ("meta-llama/Llama-3.1-8B@01050805@0@1f2e", true),
             ("m@ffffffff@ffffffffffffffff@00", true),
@@ -315,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_negative_rank_keeps_pythons_spelling() {
+    fn a_negative_rank_is_spelled_as_in_python() {
         let key = ObjectKey::new("m", -1, [0xff]).unwrap();
         assert_eq!(key.to_string(), "m@-0000001@0@ff");
         assert_eq!(CacheKey::parse("m@-0000001@0@ff").unwrap().to_object(), Some(key));

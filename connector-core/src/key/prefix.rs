@@ -1,4 +1,4 @@
-//! Chunk hashes of a token sequence, chained so that each one names its whole prefix.
+//! Chunk hashes of a token sequence. They form a chain, so that each hash names its whole prefix.
 
 use sha2::{Digest, Sha256};
 
@@ -9,7 +9,7 @@ use super::ChunkHash;
 pub struct PrefixHash(pub u64);
 
 impl PrefixHash {
-    /// The hash before any token, for a seed that all processes share (LMCache: `PYTHONHASHSEED`).
+    /// The hash of the empty prefix, for a seed that all processes share (LMCache: `PYTHONHASHSEED`).
     pub fn root(seed: &str) -> Self {
         let mut cbor = Vec::with_capacity(seed.len() + 9);
         head(&mut cbor, 3, seed.len() as u64);
@@ -17,10 +17,10 @@ impl PrefixHash {
         Self::of(&cbor)
     }
 
-    /// The hash of this prefix and one more chunk of tokens.
+    /// The hash of this prefix with one more chunk of tokens.
     #[must_use]
     pub fn extend(self, tokens: &[u32]) -> Self {
-        // The canonical CBOR of Python's `(prefix, (token, ..), ())`.
+        // Canonical CBOR of Python's `(prefix, (token, ..), ())`.
         let mut cbor = Vec::with_capacity(16 + tokens.len() * 5);
         head(&mut cbor, 4, 3);
         head(&mut cbor, 0, self.0);
@@ -46,10 +46,11 @@ impl From<PrefixHash> for ChunkHash {
     }
 }
 
-/// The hashes of all chunks of `chunk_size` tokens, in order; the last chunk may be partial.
+/// The hashes of all chunks of `chunk_size` tokens, in order. The last chunk may be partial. `chunk_size` must not be
+/// 0.
 ///
-/// Computed as LMCache does with `pre_caching_hash_algorithm: sha256_cbor`: SHA-256 over the canonical CBOR of
-/// `(previous hash, tokens, ())`, of which the first eight bytes count, big-endian. `chunk_size` must not be 0.
+/// LMCache computes the same hashes with `pre_caching_hash_algorithm: sha256_cbor`. Each is the first eight bytes,
+/// big-endian, of the SHA-256 of the canonical CBOR of `(previous hash, tokens, ())`.
 ///
 /// ```
 /// use connector_core::key::{PrefixHash, chain_prefix};
@@ -65,7 +66,7 @@ pub fn chain_prefix(root: PrefixHash, tokens: &[u32], chunk_size: usize) -> impl
     })
 }
 
-/// A CBOR item's head (RFC 8949, 3): major type and the shortest form of its argument.
+/// Writes a CBOR item's head (RFC 8949, section 3): the major type and the shortest form of the argument.
 fn head(out: &mut Vec<u8>, major: u8, argument: u64) {
     let major = major << 5;
     match argument {
@@ -90,7 +91,7 @@ fn head(out: &mut Vec<u8>, major: u8, argument: u64) {
 mod tests {
     use super::*;
 
-    /// Computed with Python's cbor2 6.3 (`dumps(.., canonical=True)`) and hashlib.
+    /// The constants come from Python's cbor2 6.3 (`dumps(.., canonical=True)`) and hashlib.
     #[test]
     fn hashes_equal_pythons() {
         let root = PrefixHash::root("0");

@@ -8,10 +8,12 @@ use futures::stream::{self, StreamExt};
 use metrics::SharedString;
 use tokio::time::Instant;
 
-use super::{Answer, Layer, Verdict, around_every_call};
-use crate::connector::{Operation, RemoteConnector};
+use super::{Answer, Layer, Verdict, around};
+use crate::chunk::{MemoryObj, MemoryObjMut};
+use crate::connector::{Capabilities, Operation, RemoteConnector, operations};
+use crate::key::CacheKey;
 use crate::observe;
-use crate::{Error, ErrorKind, Result};
+use crate::{BoxStream, Error, ErrorKind, Result};
 
 /// Refuses calls while the store is lost: after so many calls in a row that ended with
 /// [`Unavailable`](ErrorKind::Unavailable) or [`Timeout`](ErrorKind::Timeout), every call is `Unavailable` at once, until an
@@ -182,12 +184,23 @@ impl<C> Breaker<C> {
     }
 }
 
-around_every_call!(Breaker, |this, prefix| match this.enter() {
-    // A stream may be kept and never polled: it is no probe.
-    Ok(None) => this.inner.list(prefix),
-    Ok(Some(probe)) => {
-        drop(probe);
-        this.inner.list(prefix)
+#[diagnostic::do_not_recommend]
+#[deny(clippy::missing_trait_methods, reason = "a missing method would bypass the connector's own")]
+impl<C: RemoteConnector> RemoteConnector for Breaker<C> {
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
     }
-    Err(refused) => stream::once(async { Err(refused) }).boxed(),
-});
+
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
+        match self.enter() {
+            // Never a probe: the caller may keep the stream without polling it.
+            Ok(probe) => {
+                drop(probe);
+                self.inner.list(prefix)
+            }
+            Err(refused) => stream::once(async { Err(refused) }).boxed(),
+        }
+    }
+
+    operations!(around '_);
+}

@@ -2,8 +2,11 @@
 
 use tokio::sync::Semaphore;
 
-use super::{Answer, Layer, around_every_call};
-use crate::connector::{Operation, RemoteConnector};
+use super::{Answer, Layer, around};
+use crate::chunk::{MemoryObj, MemoryObjMut};
+use crate::connector::{Capabilities, Operation, RemoteConnector, operations};
+use crate::key::CacheKey;
+use crate::{BoxStream, Result};
 
 /// Lets so many calls in at once; the others wait, first come, first served.
 ///
@@ -48,4 +51,16 @@ impl<C> Limit<C> {
     }
 }
 
-around_every_call!(Limit, |this, prefix| this.inner.list(prefix));
+#[diagnostic::do_not_recommend]
+#[deny(clippy::missing_trait_methods, reason = "a missing method would bypass the connector's own")]
+impl<C: RemoteConnector> RemoteConnector for Limit<C> {
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
+        self.inner.list(prefix)
+    }
+
+    operations!(around '_);
+}

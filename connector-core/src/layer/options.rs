@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use schemars::JsonSchema;
-use serde::Deserialize;
+use connector_macros::connector_options;
 
 use super::{BoxConnector, BreakerLayer, DynLayer, Layer, LimitLayer, RetryLayer, TimeoutLayer};
 use crate::context::ConnectorContext;
@@ -19,19 +18,23 @@ use crate::{Error, ErrorKind, Result};
 /// use connector_core::layer::LayerOptions;
 /// let layers = LayerOptions::new().with_timeout_ms(500).with_retries(2);
 /// ```
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
-#[serde(default)]
+#[connector_options(crate = crate)]
+#[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct LayerOptions {
     /// Milliseconds that a call may take, each try of its own.
+    #[option(unit = "ms")]
     pub timeout_ms: Option<u64>,
     /// Milliseconds that a batch may take; as `timeout_ms` unless set.
+    #[option(unit = "ms")]
     pub batch_timeout_ms: Option<u64>,
     /// How often a call is tried again after a temporary error.
     pub retries: Option<u32>,
     /// Milliseconds before the first retry; doubles from retry to retry. 50 unless set.
+    #[option(unit = "ms")]
     pub retry_min_delay_ms: Option<u64>,
     /// Milliseconds before a retry at most. 2000 unless set.
+    #[option(unit = "ms")]
     pub retry_max_delay_ms: Option<u64>,
     /// How many calls may be in flight at once; the others wait. 0 for no limit.
     pub max_in_flight: Option<usize>,
@@ -40,6 +43,7 @@ pub struct LayerOptions {
     pub breaker_failures: Option<u32>,
     /// Seconds between two tries to reach a lost store; calls in between are refused. 10, as in LMCache, if
     /// `breaker_failures` is set.
+    #[option(unit = "seconds")]
     pub min_reconnect_interval: Option<f64>,
 }
 

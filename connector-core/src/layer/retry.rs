@@ -6,7 +6,7 @@ use metrics::{Label, SharedString};
 
 use super::Layer;
 use crate::chunk::{MemoryObj, MemoryObjMut};
-use crate::connector::{Capabilities, Operation, RemoteConnector};
+use crate::connector::{Capabilities, Operation, RemoteConnector, operations};
 use crate::key::CacheKey;
 use crate::observe;
 use crate::{BoxStream, Error, ErrorStatus, Result};
@@ -109,43 +109,51 @@ impl<C: RemoteConnector> Layer<C> for RetryLayer {
     }
 }
 
-/// One call, and again while it fails and may.
-macro_rules! again {
-    ($self:ident, $operation:expr, $call:expr) => {{
-        let mut tried = 0;
-        loop {
-            match $call.await {
-                Err(e) if $self.limits.pause($operation, tried, &e).await => tried += 1,
-                answer => break answer.map_err(|e| $self.limits.spent(tried, e)),
-            }
-        }
-    }};
+/// The methods of a `Retry`, by the shape of their operation.
+macro_rules! retry {
+    ($($shape:ident $op:ident $name:ident($($arg:ident: $ty:ty),*) -> $out:ty;)*) => {
+        $(retry_one! { $shape $op $name($($arg: $ty),*) -> $out })*
+    };
 }
 
-/// One batch, and again for the keys that failed and may succeed.
-macro_rules! again_for_some {
-    ($self:ident, $operation:expr, $items:ident, |$some:ident| $call:expr) => {{
-        let mut answers = {
-            let $some = $items;
-            $call.await
-        };
-        let mut tried = 0;
-        loop {
-            let failed = failed_for_now(&answers);
-            match failed.first().and_then(|i| answers[*i].as_ref().err()) {
-                Some(e) if $self.limits.pause($operation, tried, e).await => tried += 1,
-                _ => break $self.limits.all_spent(tried, answers),
-            }
-            let some: Vec<_> = failed.iter().filter_map(|i| $items.get(*i).cloned()).collect();
-            let again = {
-                let $some = &some[..];
-                $call.await
-            };
-            for (i, answer) in failed.into_iter().zip(again) {
-                answers[i] = answer;
+macro_rules! retry_one {
+    (close $op:ident $name:ident() -> $out:ty) => {
+        async fn $name(&self) -> $out {
+            self.inner.$name().await
+        }
+    };
+    // These move the caller's memory: see below.
+    (into $($rest:tt)*) => {};
+    (batch_into $($rest:tt)*) => {};
+    (batch $op:ident $name:ident($items:ident: $ty:ty) -> $out:ty) => {
+        async fn $name(&self, $items: $ty) -> $out {
+            let mut answers = self.inner.$name($items).await;
+            let mut tried = 0;
+            loop {
+                let failed = failed_for_now(&answers);
+                match failed.first().and_then(|i| answers[*i].as_ref().err()) {
+                    Some(e) if self.limits.pause(Operation::$op, tried, e).await => tried += 1,
+                    _ => break self.limits.all_spent(tried, answers),
+                }
+                let some: Vec<_> = failed.iter().filter_map(|i| $items.get(*i).cloned()).collect();
+                let again = self.inner.$name(&some).await;
+                for (i, answer) in failed.into_iter().zip(again) {
+                    answers[i] = answer;
+                }
             }
         }
-    }};
+    };
+    ($shape:ident $op:ident $name:ident($($arg:ident: $ty:ty),*) -> $out:ty) => {
+        async fn $name(&self, $($arg: $ty),*) -> $out {
+            let mut tried = 0;
+            loop {
+                match self.inner.$name($(Clone::clone(&$arg)),*).await {
+                    Err(e) if self.limits.pause(Operation::$op, tried, &e).await => tried += 1,
+                    answer => break answer.map_err(|e| self.limits.spent(tried, e)),
+                }
+            }
+        }
+    };
 }
 
 fn failed_for_now<T>(answers: &[Result<T>]) -> Vec<usize> {
@@ -154,7 +162,7 @@ fn failed_for_now<T>(answers: &[Result<T>]) -> Vec<usize> {
 }
 
 #[diagnostic::do_not_recommend]
-#[deny(clippy::missing_trait_methods, reason = "a method that is not forwarded would pass over the connector's own")]
+#[deny(clippy::missing_trait_methods, reason = "a missing method would bypass the connector's own")]
 impl<C: RemoteConnector> RemoteConnector for Retry<C> {
     fn capabilities(&self) -> Capabilities {
         self.inner.capabilities()
@@ -164,21 +172,7 @@ impl<C: RemoteConnector> RemoteConnector for Retry<C> {
         self.inner.list(prefix)
     }
 
-    async fn close(&self) -> Result<()> {
-        self.inner.close().await
-    }
-
-    async fn exists(&self, key: &CacheKey) -> Result<bool> {
-        again!(self, Operation::Exists, self.inner.exists(key))
-    }
-
-    async fn get(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
-        again!(self, Operation::Get, self.inner.get(key))
-    }
-
-    async fn put(&self, key: &CacheKey, chunk: MemoryObj) -> Result<()> {
-        again!(self, Operation::Put, self.inner.put(key, chunk.clone()))
-    }
+    operations!(retry '_);
 
     async fn get_into(&self, key: &CacheKey, dst: &mut MemoryObjMut) -> Result<Option<usize>> {
         let mut tried = 0;
@@ -188,34 +182,6 @@ impl<C: RemoteConnector> RemoteConnector for Retry<C> {
                 answer => return answer.map_err(|e| self.limits.spent(tried, e)),
             }
         }
-    }
-
-    async fn remove(&self, key: &CacheKey) -> Result<bool> {
-        again!(self, Operation::Remove, self.inner.remove(key))
-    }
-
-    async fn ping(&self) -> Result<()> {
-        again!(self, Operation::Ping, self.inner.ping())
-    }
-
-    async fn batched_contains(&self, keys: &[CacheKey]) -> Result<usize> {
-        again!(self, Operation::BatchedContains, self.inner.batched_contains(keys))
-    }
-
-    async fn batched_exists(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
-        again_for_some!(self, Operation::BatchedExists, keys, |some| self.inner.batched_exists(some))
-    }
-
-    async fn batched_get(&self, keys: &[CacheKey]) -> Vec<Result<Option<MemoryObj>>> {
-        again_for_some!(self, Operation::BatchedGet, keys, |some| self.inner.batched_get(some))
-    }
-
-    async fn batched_put(&self, items: &[(CacheKey, MemoryObj)]) -> Vec<Result<()>> {
-        again_for_some!(self, Operation::BatchedPut, items, |some| self.inner.batched_put(some))
-    }
-
-    async fn batched_remove(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
-        again_for_some!(self, Operation::BatchedRemove, keys, |some| self.inner.batched_remove(some))
     }
 
     async fn batched_get_into(&self, requests: &mut [(CacheKey, MemoryObjMut)]) -> Vec<Result<Option<usize>>> {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::Layer;
 use crate::chunk::{MemoryObj, MemoryObjMut};
-use crate::connector::{Capabilities, DynConnector, RemoteConnector};
+use crate::connector::{Capabilities, DynConnector, RemoteConnector, forward, operations};
 use crate::key::CacheKey;
 use crate::{BoxStream, Result};
 
@@ -79,43 +79,5 @@ impl RemoteConnector for BoxConnector {
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
         self.0.list(prefix)
     }
-    async fn exists(&self, key: &CacheKey) -> Result<bool> {
-        self.0.exists(key).await
-    }
-    async fn get(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
-        self.0.get(key).await
-    }
-    async fn put(&self, key: &CacheKey, chunk: MemoryObj) -> Result<()> {
-        self.0.put(key, chunk).await
-    }
-    async fn get_into(&self, key: &CacheKey, dst: &mut MemoryObjMut) -> Result<Option<usize>> {
-        self.0.get_into(key, dst).await
-    }
-    async fn remove(&self, key: &CacheKey) -> Result<bool> {
-        self.0.remove(key).await
-    }
-    async fn ping(&self) -> Result<()> {
-        self.0.ping().await
-    }
-    async fn close(&self) -> Result<()> {
-        self.0.close().await
-    }
-    async fn batched_exists(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
-        self.0.batched_exists(keys).await
-    }
-    async fn batched_contains(&self, keys: &[CacheKey]) -> Result<usize> {
-        self.0.batched_contains(keys).await
-    }
-    async fn batched_get(&self, keys: &[CacheKey]) -> Vec<Result<Option<MemoryObj>>> {
-        self.0.batched_get(keys).await
-    }
-    async fn batched_get_into(&self, requests: &mut [(CacheKey, MemoryObjMut)]) -> Vec<Result<Option<usize>>> {
-        self.0.batched_get_into(requests).await
-    }
-    async fn batched_put(&self, items: &[(CacheKey, MemoryObj)]) -> Vec<Result<()>> {
-        self.0.batched_put(items).await
-    }
-    async fn batched_remove(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
-        self.0.batched_remove(keys).await
-    }
+    operations!(forward '_ |this| this.0;);
 }

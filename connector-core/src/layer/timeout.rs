@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
 
-use super::{Answer, Layer, around_every_call};
-use crate::connector::{Operation, RemoteConnector};
-use crate::{Error, ErrorKind};
+use super::{Answer, Layer, around};
+use crate::chunk::{MemoryObj, MemoryObjMut};
+use crate::connector::{Capabilities, Operation, RemoteConnector, operations};
+use crate::key::CacheKey;
+use crate::{BoxStream, Error, ErrorKind, Result};
 
 /// Gives every call so much time, then drops its future and answers [`Timeout`](ErrorKind::Timeout), marked temporary.
 ///
@@ -64,21 +66,31 @@ impl<C> Timeout<C> {
     }
 }
 
-around_every_call!(Timeout, |this, prefix| {
-    let limit = this.limits.single;
-    let items = this.inner.list(prefix);
-    if limit == Duration::MAX {
-        return items;
+#[diagnostic::do_not_recommend]
+#[deny(clippy::missing_trait_methods, reason = "a missing method would bypass the connector's own")]
+impl<C: RemoteConnector> RemoteConnector for Timeout<C> {
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
     }
-    stream::unfold(Some(items), move |items| async move {
-        let mut items = items?;
-        match tokio::time::timeout(limit, items.next()).await {
-            Ok(item) => item.map(|item| (item, Some(items))),
-            Err(_) => Some((Err(timed_out(limit)), None)),
+
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
+        let limit = self.limits.single;
+        let items = self.inner.list(prefix);
+        if limit == Duration::MAX {
+            return items;
         }
-    })
-    .boxed()
-});
+        stream::unfold(Some(items), move |items| async move {
+            let mut items = items?;
+            match tokio::time::timeout(limit, items.next()).await {
+                Ok(item) => item.map(|item| (item, Some(items))),
+                Err(_) => Some((Err(timed_out(limit)), None)),
+            }
+        })
+        .boxed()
+    }
+
+    operations!(around '_);
+}
 
 #[cold]
 fn timed_out(limit: Duration) -> Error {

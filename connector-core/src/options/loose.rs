@@ -2,10 +2,12 @@
 
 use std::fmt;
 
-use serde::de::value::{MapDeserializer, SeqDeserializer};
-use serde::de::{self, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, Visitor};
+use serde::de::value::SeqDeserializer;
+use serde::de::{
+    self, Deserialize, DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, Visitor,
+};
 use serde::forward_to_deserialize_any;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// A JSON value whose strings also read as the number, flag or list that the struct asks for.
 pub(super) struct Loose(Value);
@@ -16,7 +18,23 @@ impl Loose {
     }
 }
 
-/// What is wrong, and with which field.
+/// Separates field and message where serde passes on only text: from a flattened part to the struct that contains it.
+const FIELD_END: char = '\0';
+
+/// Reads a part that the options of a store contain. Without this, serde's `flatten` would lose the loose reading of texts
+/// and the name of the wrong field.
+///
+/// # Errors
+/// The first wrong value.
+pub fn flattened<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<T, D::Error> {
+    let map = Map::deserialize(deserializer)?;
+    T::deserialize(Loose(Value::Object(map))).map_err(|e| match e.field {
+        Some(field) => de::Error::custom(format_args!("{field}{FIELD_END}{}", e.message)),
+        None => de::Error::custom(e.message),
+    })
+}
+
+/// The wrong field and the reason.
 #[derive(Debug)]
 pub(super) struct LooseError {
     pub(super) field: Option<String>,
@@ -33,7 +51,11 @@ impl std::error::Error for LooseError {}
 
 impl de::Error for LooseError {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        Self { field: None, message: message.to_string() }
+        let text = message.to_string();
+        match text.split_once(FIELD_END) {
+            Some((field, message)) => Self { field: Some(field.to_owned()), message: message.to_owned() },
+            None => Self { field: None, message: text },
+        }
     }
 
     fn missing_field(field: &'static str) -> Self {
@@ -97,7 +119,7 @@ impl<'de> Deserializer<'de> for Loose {
 
     fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, LooseError> {
         match self.0 {
-            // `password: 1234` in YAML is a number to YAML, and a password to whoever wrote it.
+            // `password: 1234` in YAML is a number to YAML, and text to its author.
             Value::Number(number) => visitor.visit_string(number.to_string()),
             other => other.deserialize_string(visitor).map_err(de::Error::custom),
         }
@@ -139,18 +161,8 @@ impl<'de> Deserializer<'de> for Loose {
         visitor.visit_newtype_struct(self)
     }
 
-    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, LooseError> {
-        match self.0 {
-            Value::Object(map) => {
-                let pairs = map.into_iter().map(|(key, value)| (key, Self::new(value)));
-                visitor.visit_map(MapDeserializer::new(pairs))
-            }
-            other => other.deserialize_map(visitor).map_err(de::Error::custom),
-        }
-    }
-
     forward_to_deserialize_any! {
-        i128 u128 char bytes byte_buf unit unit_struct tuple tuple_struct struct identifier ignored_any
+        i128 u128 char bytes byte_buf unit unit_struct tuple tuple_struct map struct identifier ignored_any
     }
 }
 
@@ -180,6 +192,6 @@ impl<'de> MapAccess<'de> for Fields {
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, LooseError> {
         let (key, value) = self.value.take().unwrap_or_default();
-        seed.deserialize(Loose::new(value)).map_err(|e| LooseError { field: e.field.or(Some(key)), message: e.message })
+        seed.deserialize(Loose::new(value)).map_err(|e| LooseError { field: Some(key), message: e.message })
     }
 }

@@ -1,5 +1,10 @@
 //! The options of a connector, as data.
 
+use std::any::TypeId;
+use std::collections::HashMap;
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+use schemars::generate::SchemaSettings;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -7,12 +12,15 @@ use super::ConnectorOptions;
 
 /// One option.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct OptionInfo {
     /// Its name in the URL's query.
     pub name: String,
     /// Its type, in words: `integer`, `string or null`.
     #[serde(rename = "type")]
     pub type_name: String,
+    /// The unit of its value, if it has one: `bytes`, `ms`, `seconds`.
+    pub unit: Option<String>,
     /// Its value if nothing sets it.
     pub default: Option<Value>,
     /// The field's doc comment.
@@ -28,7 +36,7 @@ impl OptionInfo {
         lines.join(" ")
     }
 
-    /// The default as one would write it in a URL; empty for none.
+    /// The default as a URL would hold it; empty if there is none.
     pub fn default_text(&self) -> String {
         match &self.default {
             None | Some(Value::Null) => String::new(),
@@ -39,26 +47,35 @@ impl OptionInfo {
 }
 
 /// All options of a connector, from the JSON schema of its options type.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 pub struct OptionsSchema {
     options: Vec<OptionInfo>,
     prefix: &'static str,
     shared: &'static [(&'static str, &'static str)],
-    json: Value,
 }
+
+/// Each type's schema is built once. A schema takes longer to build than a store to open.
+static BUILT: LazyLock<Mutex<HashMap<TypeId, &'static OptionsSchema>>> = LazyLock::new(Mutex::default);
 
 impl OptionsSchema {
     /// The options of `O`, in the order of its fields.
-    pub fn of<O: ConnectorOptions>() -> Self {
-        let json = schemars::schema_for!(O).to_value();
+    pub fn of<O: ConnectorOptions>() -> &'static Self {
+        let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+        built.entry(TypeId::of::<O>()).or_insert_with(|| Box::leak(Box::new(Self::build::<O>())))
+    }
+
+    fn build<O: ConnectorOptions>() -> Self {
+        let settings = SchemaSettings::default().with(|settings| settings.inline_subschemas = true);
+        let json = settings.into_generator().into_root_schema_for::<O>().to_value();
         let options = json["properties"].as_object().into_iter().flatten().map(|(name, s)| OptionInfo {
             name: name.clone(),
             type_name: type_name(s),
+            unit: s["unit"].as_str().map(str::to_owned),
             default: s.get("default").cloned(),
             doc: s["description"].as_str().unwrap_or_default().to_owned(),
-            secret: crate::url::is_secret_name(name) || s["writeOnly"] == true,
+            secret: s["secret"] == true,
         });
-        Self { options: options.collect(), prefix: O::EXTRA_CONFIG_PREFIX, shared: O::EXTRA_CONFIG_SHARED, json }
+        Self { options: options.collect(), prefix: O::EXTRA_CONFIG_PREFIX, shared: O::EXTRA_CONFIG_SHARED }
     }
 
     /// The options.
@@ -77,26 +94,35 @@ impl OptionsSchema {
         let shared = self.shared.iter().filter(|(_, o)| *o == option).map(|(key, _)| (*key).to_owned());
         prefixed.into_iter().chain(shared).collect()
     }
-
-    /// The JSON schema.
-    pub fn json(&self) -> &Value {
-        &self.json
-    }
 }
 
 fn type_name(schema: &Value) -> String {
-    let choices = |v: &Value| v.as_array().map(|a| a.iter().map(type_name).collect::<Vec<_>>().join(" or "));
-    if let Some(values) = schema["enum"].as_array() {
-        let values: Vec<String> =
-            values.iter().map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned)).collect();
+    if let Some(values) = choices(schema) {
         return format!("one of {}", values.join(", "));
     }
     match &schema["type"] {
         Value::String(name) => name.clone(),
-        // `Option<T>` reads as `T`: leaving an option out is how one says null.
+        // `Option<T>` reads as `T`: a caller leaves an option out to say null.
         Value::Array(names) => {
             names.iter().filter_map(Value::as_str).filter(|n| *n != "null").collect::<Vec<_>>().join(" or ")
         }
-        _ => choices(&schema["anyOf"]).or_else(|| choices(&schema["oneOf"])).unwrap_or_else(|| "value".into()),
+        _ => {
+            let parts = schema["anyOf"].as_array().or(schema["oneOf"].as_array()).into_iter().flatten();
+            let names: Vec<String> = parts.filter(|part| part["type"] != "null").map(type_name).collect();
+            if names.is_empty() { "value".to_owned() } else { names.join(" or ") }
+        }
     }
+}
+
+/// The values that a schema allows, if it lists them. An enum whose variants have doc comments is a `oneOf` of constants.
+fn choices(schema: &Value) -> Option<Vec<String>> {
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    if let Some(value) = schema.get("const") {
+        return Some(vec![text(value)]);
+    }
+    if let Some(values) = schema["enum"].as_array() {
+        return Some(values.iter().map(text).collect());
+    }
+    let parts = schema["oneOf"].as_array()?.iter().map(choices);
+    parts.collect::<Option<Vec<_>>>().map(|parts| parts.concat())
 }

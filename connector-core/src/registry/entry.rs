@@ -1,19 +1,20 @@
-//! What the attributes put into the lists.
+//! The entries that the attributes add to the lists.
 
 use std::fmt;
 
 use futures::future::BoxFuture;
 
-use crate::Result;
-use crate::adapter::{ConnectorAdapter, DynAdapter};
+use crate::adapter::{ConnectorAdapter, DynAdapter, ExternalConnectorAdapter};
 use crate::connector::{FromContext, RemoteConnector};
 use crate::context::ConnectorContext;
 use crate::layer::BoxConnector;
 use crate::options::{ConnectorOptions, OptionsSchema};
+use crate::{Error, ErrorKind, Result};
 
 type Factory = fn(ConnectorContext) -> BoxFuture<'static, Result<BoxConnector>>;
 
-/// Where an entry was written.
+/// The place of an attribute in the source.
+#[non_exhaustive]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Origin {
     /// The package that holds it.
@@ -28,12 +29,30 @@ pub struct Origin {
     pub column: u32,
 }
 
+impl Origin {
+    /// The attributes write this. Not every build tool sets cargo's variables.
+    #[doc(hidden)]
+    pub const fn new(
+        package: Option<&'static str>,
+        version: Option<&'static str>,
+        file: &'static str,
+        line: u32,
+        column: u32,
+    ) -> Self {
+        let package = if let Some(package) = package { package } else { "unknown package" };
+        let version = if let Some(version) = version { version } else { "unknown version" };
+        Self { package, version, file, line, column }
+    }
+}
+
 impl fmt::Display for Origin {
     /// `src/lib.rs:12 (acme-kv 1.0.0)`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{} ({} {})", self.file, self.line, self.package, self.version)
     }
 }
+
+const HERE: Origin = Origin::new(Some("connector-core"), None, file!(), line!(), column!());
 
 /// One connector that is linked into this binary.
 #[derive(Clone, Copy)]
@@ -43,12 +62,23 @@ pub struct ConnectorEntry {
     schemes: &'static [&'static str],
     doc: &'static str,
     origin: Origin,
-    options: Option<fn() -> OptionsSchema>,
-    factory: Option<Factory>,
+    options: Option<fn() -> &'static OptionsSchema>,
+    factory: Factory,
 }
 
 impl ConnectorEntry {
-    /// The entry of connector `C`. `#[external_connector]` writes this; a crate without the attribute may, too.
+    pub(crate) const SENTINEL: Self = Self {
+        module: "",
+        name: "",
+        schemes: &[],
+        doc: "",
+        origin: HERE,
+        options: None,
+        factory: |_| Box::pin(async { Err(Error::new(ErrorKind::NotFound, "the sentinel is not a connector")) }),
+    };
+
+    /// The entry of connector `C`: `#[external_connector]` writes this.
+    #[doc(hidden)]
     pub const fn new<C: RemoteConnector + FromContext>(
         module: &'static str,
         name: &'static str,
@@ -57,19 +87,15 @@ impl ConnectorEntry {
         origin: Origin,
     ) -> Self {
         let factory: Factory = |ctx| Box::pin(async move { Ok(BoxConnector::new(C::from_context(ctx).await?)) });
-        Self { module, name, schemes, doc, origin, options: None, factory: Some(factory) }
+        Self { module, name, schemes, doc, origin, options: None, factory }
     }
 
     /// The same entry, with the type of the connector's options.
+    #[doc(hidden)]
     #[must_use]
     pub const fn with_options<O: ConnectorOptions>(mut self) -> Self {
         self.options = Some(OptionsSchema::of::<O>);
         self
-    }
-
-    pub(crate) const fn sentinel() -> Self {
-        let origin = Origin { package: "connector-core", version: "", file: file!(), line: line!(), column: column!() };
-        Self { module: "", name: "", schemes: &[], doc: "", origin, options: None, factory: None }
     }
 
     /// The dotted path that stands in the URL: `acme.kv`.
@@ -108,17 +134,16 @@ impl ConnectorEntry {
     }
 
     /// The connector's options, if the attribute names their type.
-    pub fn options(&self) -> Option<OptionsSchema> {
+    pub fn options(&self) -> Option<&'static OptionsSchema> {
         self.options.map(|schema| schema())
     }
 
-    /// Makes the connector. `None` only for the sentinel, which no lookup gives out.
-    pub(crate) fn create(&self, ctx: ConnectorContext) -> Option<BoxFuture<'static, Result<BoxConnector>>> {
-        self.factory.map(|make| make(ctx))
+    pub(crate) fn create(&self, ctx: ConnectorContext) -> BoxFuture<'static, Result<BoxConnector>> {
+        (self.factory)(ctx)
     }
 
-    pub(crate) fn is_sentinel(&self) -> bool {
-        self.factory.is_none()
+    pub(super) fn is_sentinel(&self) -> bool {
+        self.name.is_empty()
     }
 }
 
@@ -134,18 +159,17 @@ pub struct AdapterEntry {
     scheme: &'static str,
     doc: &'static str,
     origin: Origin,
-    make: Option<fn() -> Box<dyn DynAdapter>>,
+    make: fn() -> Box<dyn DynAdapter>,
 }
 
 impl AdapterEntry {
-    /// The entry of adapter `A`. `#[connector_adapter]` writes this.
-    pub const fn new<A: ConnectorAdapter + Default>(scheme: &'static str, doc: &'static str, origin: Origin) -> Self {
-        Self { scheme, doc, origin, make: Some(|| Box::new(A::default())) }
-    }
+    pub(crate) const SENTINEL: Self =
+        Self { scheme: "", doc: "", origin: HERE, make: || Box::new(ExternalConnectorAdapter) };
 
-    pub(crate) const fn sentinel() -> Self {
-        let origin = Origin { package: "connector-core", version: "", file: file!(), line: line!(), column: column!() };
-        Self { scheme: "", doc: "", origin, make: None }
+    /// The entry of adapter `A`: `#[connector_adapter]` writes this.
+    #[doc(hidden)]
+    pub const fn new<A: ConnectorAdapter + Default>(scheme: &'static str, doc: &'static str, origin: Origin) -> Self {
+        Self { scheme, doc, origin, make: || Box::new(A::default()) }
     }
 
     /// The scheme it serves.
@@ -163,12 +187,12 @@ impl AdapterEntry {
         self.origin
     }
 
-    pub(crate) fn make(&self) -> Option<Box<dyn DynAdapter>> {
-        self.make.map(|make| make())
+    pub(crate) fn make(&self) -> Box<dyn DynAdapter> {
+        (self.make)()
     }
 
-    pub(crate) fn is_sentinel(&self) -> bool {
-        self.make.is_none()
+    pub(super) fn is_sentinel(&self) -> bool {
+        self.scheme.is_empty()
     }
 }
 
@@ -179,22 +203,16 @@ impl fmt::Debug for AdapterEntry {
 }
 
 /// A connector that a crate has, but that was compiled out: a failed lookup names the feature to enable.
+#[doc(hidden)]
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectorHint {
-    /// The module it would have.
     pub module: &'static str,
-    /// The name it would have.
     pub name: &'static str,
-    /// The schemes it would have.
     pub schemes: &'static [&'static str],
-    /// The package to enable a feature of.
     pub package: &'static str,
-    /// The feature.
     pub feature: &'static str,
 }
 
 impl ConnectorHint {
-    pub(crate) const fn sentinel() -> Self {
-        Self { module: "", name: "", schemes: &[], package: "", feature: "" }
-    }
+    pub(crate) const SENTINEL: Self = Self { module: "", name: "", schemes: &[], package: "", feature: "" };
 }

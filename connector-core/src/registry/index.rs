@@ -1,18 +1,18 @@
-//! From a name to what was linked under it.
+//! From a name to the entry that was linked under it.
 
 use std::collections::HashMap;
 use std::fmt::Write;
 
 use super::{AdapterEntry, ConnectorEntry, ConnectorHint, Origin, did_you_mean};
 use crate::layer::is_layer_option;
+use crate::options::OptionsSchema;
 use crate::{Error, ErrorKind, Result};
 
 /// Schemes that core itself serves.
 const RESERVED_SCHEMES: [&str; 2] = ["external", "plugin"];
 
-/// Who serves a scheme.
+/// The owner of a scheme.
 #[derive(Debug, Clone, Copy)]
-#[non_exhaustive]
 pub enum SchemeOwner {
     /// A connector's own short URL.
     Connector(&'static ConnectorEntry),
@@ -43,7 +43,8 @@ enum Claims<T> {
     Several(Vec<T>),
 }
 
-/// Lookup by name and by scheme: one hash each, no allocation.
+/// Lookup by name and by scheme: one hash each, no allocation. Public only for this crate's tests and benches.
+#[doc(hidden)]
 #[derive(Debug)]
 pub struct Index {
     by_name: HashMap<(&'static str, &'static str), Claims<&'static ConnectorEntry>>,
@@ -54,8 +55,7 @@ pub struct Index {
 }
 
 impl Index {
-    /// The index of these entries. Of the very same place twice (a crate that is linked twice through a
-    /// dev-dependency cycle), one counts.
+    /// The index of these entries. The same place twice is one entry: a dev-dependency cycle links a crate twice.
     pub fn new(
         connectors: &'static [ConnectorEntry],
         adapters: &'static [AdapterEntry],
@@ -83,18 +83,15 @@ impl Index {
         Self { by_name, by_scheme, connectors, adapters, hints }
     }
 
-    /// All connectors, sorted by module and name.
-    pub fn connectors(&self) -> &[&'static ConnectorEntry] {
+    pub(super) fn connectors(&self) -> &[&'static ConnectorEntry] {
         &self.connectors
     }
 
-    /// All schemes that somebody claims, in no order.
-    pub(crate) fn schemes(&self) -> impl Iterator<Item = &'static str> {
+    pub(super) fn schemes(&self) -> impl Iterator<Item = &'static str> {
         self.by_scheme.keys().copied()
     }
 
-    /// All adapters, sorted by scheme.
-    pub fn adapters(&self) -> &[&'static AdapterEntry] {
+    pub(super) fn adapters(&self) -> &[&'static AdapterEntry] {
         &self.adapters
     }
 
@@ -110,11 +107,7 @@ impl Index {
         }
     }
 
-    /// Who serves this scheme, if anyone does.
-    ///
-    /// # Errors
-    /// `Conflict` if it is claimed twice.
-    pub fn find_scheme(&self, scheme: &str) -> Result<Option<SchemeOwner>> {
+    pub(super) fn find_scheme(&self, scheme: &str) -> Result<Option<SchemeOwner>> {
         match self.by_scheme.get(scheme) {
             Some(Claims::One(owner)) => Ok(Some(*owner)),
             Some(Claims::Several(owners)) => Err(scheme_conflict(scheme, owners)),
@@ -122,12 +115,8 @@ impl Index {
         }
     }
 
-    /// Checks that no name and no scheme is claimed twice, that nobody claims `external` or `plugin`, and that no
-    /// connector has an option of a name that its [layers](crate::layer) have.
-    ///
-    /// # Errors
-    /// `Conflict`, naming every such claim.
-    pub fn validate(&self) -> Result<()> {
+    /// Also checks that no crate claims `external` or `plugin`, which the attributes refuse.
+    pub(super) fn validate(&self) -> Result<()> {
         let mut conflicts: Vec<String> = Vec::new();
         for (&(module, name), claims) in &self.by_name {
             if let Claims::Several(entries) = claims {
@@ -144,13 +133,10 @@ impl Index {
             }
         }
         for entry in &self.connectors {
-            for option in entry.options().iter().flat_map(|schema| schema.options().to_vec()) {
-                if is_layer_option(&option.name) {
-                    let (name, origin) = (entry.full_name(), entry.origin());
-                    let option = option.name;
-                    conflicts
-                        .push(format!("option `{option}` of connector `{name}` at {origin} is every connector's own"));
-                }
+            let options = entry.options().map(OptionsSchema::options).unwrap_or_default();
+            for option in options.iter().filter(|option| is_layer_option(&option.name)) {
+                let (option, name, origin) = (&option.name, entry.full_name(), entry.origin());
+                conflicts.push(format!("option `{option}` of connector `{name}` at {origin} is a layer's option, too"));
             }
         }
         if conflicts.is_empty() {
@@ -161,8 +147,8 @@ impl Index {
             .with_hint("rename one of them, or leave one crate out of this binary"))
     }
 
-    /// The error of a scheme that nobody serves: `NotFound` with the nearest one and what is linked.
-    pub fn no_scheme(&self, scheme: &str) -> Error {
+    #[cold]
+    pub(super) fn no_scheme(&self, scheme: &str) -> Error {
         let known: Vec<&str> = RESERVED_SCHEMES.into_iter().chain(self.schemes()).collect();
         let mut message = format!("no connector serves the scheme `{scheme}://`");
         if let Some(hint) = self.hints.iter().find(|h| h.schemes.contains(&scheme)) {
@@ -173,6 +159,28 @@ impl Index {
         known.sort();
         let _ = write!(message, "; linked into this binary: {}", known.join(" "));
         Error::new(ErrorKind::NotFound, message).with_hint(LINK_MORE)
+    }
+
+    pub(super) fn search(&self, text: &str) -> Result<Vec<&'static ConnectorEntry>> {
+        if let Some((module, name)) = text.rsplit_once('/') {
+            return self.find(module, name).map(|entry| vec![entry]);
+        }
+        let named = self.connectors.iter().filter(|e| e.module() == text || e.name() == text);
+        let named: Vec<_> = named.copied().collect();
+        if !named.is_empty() {
+            return Ok(named);
+        }
+        let known = self.connectors.iter().flat_map(|e| [e.module(), e.name()]).chain(self.schemes());
+        let guess = did_you_mean(text, known);
+        let message = format!("`{text}` is not linked into this binary{guess}; linked: {}", self.all());
+        Err(Error::new(ErrorKind::NotFound, message))
+    }
+
+    fn all(&self) -> String {
+        if self.connectors.is_empty() {
+            return "nothing".to_owned();
+        }
+        self.connectors.iter().map(|e| e.full_name()).collect::<Vec<_>>().join(", ")
     }
 
     #[cold]
@@ -193,9 +201,7 @@ impl Index {
             did_you_mean(name, names.into_iter())
         };
         message.push_str(&guess);
-        let all: Vec<String> = self.connectors.iter().map(|e| e.full_name()).collect();
-        let all = if all.is_empty() { "nothing".to_owned() } else { all.join(", ") };
-        let _ = write!(message, "; linked: {all}");
+        let _ = write!(message, "; linked: {}", self.all());
         Error::new(ErrorKind::NotFound, message).with_hint(LINK_MORE)
     }
 }
@@ -204,7 +210,10 @@ const LINK_MORE: &str =
     "a crate is linked only if the program names it: add `use its_crate as _;`, or enable its feature";
 
 fn compiled_out(hint: &ConnectorHint) -> String {
-    format!("it is built in, but was compiled out: enable feature `{}` of package `{}`", hint.feature, hint.package)
+    format!(
+        "kvconn has it, but this binary was built without it: enable feature `{}` of package `{}`",
+        hint.feature, hint.package
+    )
 }
 
 fn claim<K: std::hash::Hash + Eq, T: Copy>(map: &mut HashMap<K, Claims<T>>, key: K, new: T) {

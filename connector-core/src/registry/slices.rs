@@ -3,26 +3,35 @@
 
 use super::{AdapterEntry, ConnectorEntry, ConnectorHint};
 
-/// The list that `#[external_connector]` adds to. The name is global to the binary and carries the version of the
-/// entry's layout: two versions of this crate in one binary each see their own entries.
-#[doc(hidden)]
+/// The list that `#[external_connector]` adds to. The name carries this crate's version, because an entry's layout may
+/// change with it: two versions in one binary each see their own entries.
 #[linkme::distributed_slice]
 pub static KVCONN_CONNECTOR_ENTRIES_0_1: [ConnectorEntry];
 
 /// The list that `#[connector_adapter]` adds to.
-#[doc(hidden)]
 #[linkme::distributed_slice]
 pub static KVCONN_ADAPTER_ENTRIES_0_1: [AdapterEntry];
 
-/// The list of connectors that a crate has, but that were compiled out.
-#[doc(hidden)]
+/// The connectors that a crate has, but that were compiled out.
 #[linkme::distributed_slice]
 pub static KVCONN_CONNECTOR_HINTS_0_1: [ConnectorHint];
 
 // One sentinel in each list: at least one linker crashes on an empty one. The index leaves them out.
 #[linkme::distributed_slice(KVCONN_CONNECTOR_ENTRIES_0_1)]
-static SENTINEL_CONNECTOR: ConnectorEntry = ConnectorEntry::sentinel();
+static SENTINEL_CONNECTOR: ConnectorEntry = ConnectorEntry::SENTINEL;
 #[linkme::distributed_slice(KVCONN_ADAPTER_ENTRIES_0_1)]
-static SENTINEL_ADAPTER: AdapterEntry = AdapterEntry::sentinel();
+static SENTINEL_ADAPTER: AdapterEntry = AdapterEntry::SENTINEL;
 #[linkme::distributed_slice(KVCONN_CONNECTOR_HINTS_0_1)]
-static SENTINEL_HINT: ConnectorHint = ConnectorHint::sentinel();
+static SENTINEL_HINT: ConnectorHint = ConnectorHint::SENTINEL;
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_lists_names_carry_the_crates_version() {
+        let suffix = concat!("_", env!("CARGO_PKG_VERSION_MAJOR"), "_", env!("CARGO_PKG_VERSION_MINOR"));
+        let declared = include_str!("slices.rs").lines().filter_map(|line| line.strip_prefix("pub static "));
+        let names: Vec<&str> = declared.filter_map(|line| line.split(':').next()).collect();
+        assert_eq!(names.len(), 3);
+        assert!(names.iter().all(|name| name.ends_with(suffix)), "rename {names:?}: they end with {suffix}");
+    }
+}

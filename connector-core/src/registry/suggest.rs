@@ -1,7 +1,7 @@
 //! The nearest known name to a misspelt one.
 
-/// The nearest of `known` to what somebody wrote, if it is near enough to be meant.
-pub fn nearest<'a>(text: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+/// The nearest of `known` to a text, if it is near enough to be a misspelling.
+pub(crate) fn nearest<'a>(text: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let lower = text.to_lowercase();
     known
         .filter(|k| !k.is_empty())

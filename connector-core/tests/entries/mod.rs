@@ -1,6 +1,7 @@
 //! An index over as many made-up connectors as one likes, and a connector that answers at once.
 
-use connector_core::registry::{ConnectorEntry, Index, Origin};
+use connector_core::__private::Index;
+use connector_core::registry::{ConnectorEntry, Origin};
 use connector_core::{CacheKey, ConnectorContext, FromContext, MemoryObj, RemoteConnector, Result};
 
 /// Holds one chunk and gives it to everybody at once: what is left is the cost of the call.
@@ -36,7 +37,7 @@ pub(crate) fn index_of(n: usize) -> Index {
     let entries: Vec<ConnectorEntry> = (0..n)
         .map(|i| {
             let (module, name) = name_of(i);
-            let origin = Origin { package: "made-up", version: "1.0.0", file: file!(), line: i as u32, column: 1 };
+            let origin = Origin::new(Some("made-up"), Some("1.0.0"), file!(), i as u32, 1);
             ConnectorEntry::new::<Ready>(module.leak(), name.leak(), &[], "", origin)
         })
         .collect();

@@ -1,4 +1,4 @@
-//! The rules that can be broken, and who has to see it.
+//! The faults, and the check that must find each.
 
 use super::Profile;
 
@@ -7,7 +7,7 @@ macro_rules! faults {
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub(crate) enum Fault { $($fault),* }
 
-        /// Each fault, the check that catches it, and the profile that it is seen in.
+        /// Each fault, the check that finds it, and the profile that shows it.
         pub(crate) const FAULTS: &[(Fault, &str, Profile)] =
             &[$((Fault::$fault, stringify!($check), Profile::$profile)),*];
     };
@@ -26,7 +26,7 @@ faults! {
     DimensionsOfZeroAreLost, puts_are_refused_or_come_back, Full;
     RefusesAfterStoring, puts_are_refused_or_come_back, Full;
     ExistsIsAlwaysTrue, exists_agrees_with_get, Full;
-    MissesAreErrors, misses_are_no_errors, Full;
+    MissesAreErrors, misses_are_not_errors, Full;
 
     KeepsTheFirst, put_replaces, Full;
     KeepsTheFirstLayout, put_replaces_the_layout, Full;
@@ -51,7 +51,7 @@ faults! {
     OddKeysBecomeOthers, odd_keys_are_kept_or_refused, Full;
     CutsNames, long_keys_are_kept_or_refused, Full;
     TakesLongKeys, keys_over_the_limit_are_refused, Plain;
-    HashAsNumber, every_hash_is_a_name_of_its_own, Full;
+    HashAsNumber, every_hash_names_its_own_chunk, Full;
     ForgetsTags, similar_keys_are_kept_apart, Full;
     SlashAsUnderscore, escaped_keys_are_kept_apart, Full;
 

@@ -1,5 +1,5 @@
-//! Memory that its owner goes on writing to: what a store must not give out.
-#![expect(unsafe_code, reason = "describes memory that breaks what a region promises, to see that it is noticed")]
+//! Memory that a store gives out and still writes to, which the contract forbids.
+#![expect(unsafe_code, reason = "implements a region that breaks its promise, so that the kit can find it")]
 
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ impl Lent {
         Self(bytes.iter().map(|b| AtomicU8::new(*b)).collect())
     }
 
-    /// Writes over what it can.
+    /// Overwrites as many bytes as it has.
     pub(crate) fn overwrite(&self, bytes: &[u8]) {
         for (cell, byte) in self.0.iter().zip(bytes) {
             cell.store(*byte, Ordering::SeqCst);
@@ -27,8 +27,8 @@ impl Lent {
     }
 }
 
-// SAFETY: the memory is one allocation, initialised, and lives as long as the region. It is written to while it is lent,
-// which a region promises not to happen: only through atomics, and only while no test holds a slice of it.
+// SAFETY: the memory is one initialised allocation, and lives as long as the region. A region promises that the memory
+// does not change. Here it does, but only through atomics, and only while no test holds a slice of it.
 unsafe impl Region for Lent {
     fn as_ptr(&self) -> NonNull<u8> {
         NonNull::from(&*self.0).cast()

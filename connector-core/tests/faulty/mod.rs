@@ -1,4 +1,4 @@
-//! A connector in memory that keeps the contract, unless it is told to break one rule of it.
+//! A connector in memory that keeps the contract, except for the rule that its fault breaks.
 
 use std::collections::HashMap;
 use std::future::pending;
@@ -31,14 +31,14 @@ pub(crate) struct Store {
     chunks: Mutex<HashMap<CacheKey, Stored>>,
     /// Calls that have begun and not ended.
     running: AtomicUsize,
-    /// Somebody has closed a connector.
+    /// Whether a connector of the store was closed.
     closed: AtomicBool,
 }
 
 struct Stored {
     bytes: Vec<u8>,
     layout: ChunkLayout,
-    /// Only a connector that breaks a rule holds on to memory of others, or gives out its own.
+    /// Only a fault keeps the caller's memory, or gives out the store's memory.
     kept: Option<MemoryObj>,
     lent: Option<Lent>,
 }
@@ -48,10 +48,10 @@ pub(crate) struct Faulty {
     backend: LocalCpuBackend,
     profile: Profile,
     fault: Option<Fault>,
-    /// What is left of a call that was dropped.
+    /// Whether a dropped call has left the connection busy.
     busy: AtomicBool,
     closing: AtomicBool,
-    /// What was put, and is not in the store yet.
+    /// The last put, if the store does not have it yet.
     waiting: Mutex<Option<(CacheKey, Vec<u8>, ChunkLayout)>>,
 }
 
@@ -140,9 +140,9 @@ impl RemoteConnector for Faulty {
         match self.fault {
             Some(Fault::StoresInHalves | Fault::ShowsHalves) => self.store_in_halves(key, &chunk).await,
             Some(Fault::CloseLosesTheLastPut) => {
-                self.write_what_waits();
+                self.write_deferred();
                 yield_now().await;
-                // Written behind the answer, by the next call.
+                // The next call writes it.
                 *self.waiting.lock().expect("no test panics here") =
                     Some((key.clone(), chunk.to_vec(), chunk.layout().clone()));
             }
@@ -182,7 +182,7 @@ impl RemoteConnector for Faulty {
             return Ok(None);
         }
         if self.has(Fault::DropsLeaveLessMemory) {
-            // The memory is out of reach only while the future lives; what is put in its place is shorter.
+            // A dropped future leaves the shorter memory in `dst`.
             let memory = std::mem::replace(dst, MemoryObjMut::zeroed(1));
             yield_now().await;
             *dst = memory;
@@ -244,7 +244,7 @@ impl RemoteConnector for Faulty {
         let mut keys: Vec<_> = self.chunks().keys().filter(|k| matches(k)).cloned().collect();
         match self.fault {
             Some(Fault::ListsTwice) => keys.extend(keys.clone()),
-            // A page that moves on while keys come and go.
+            // As a listing in pages that loses keys when others come and go.
             Some(Fault::ListLosesWhatMoves) if keys.len() > 100 => keys.truncate(keys.len() / 2),
             _ => {}
         }
@@ -287,7 +287,7 @@ impl RemoteConnector for Faulty {
             answers.push(self.exists(key).await);
         }
         if self.has(Fault::BatchedExistsMovesHoles) {
-            // Those that are there first.
+            // Stored keys first.
             answers.sort_by_key(|a| !a.as_ref().is_ok_and(|there| *there));
         }
         answers

@@ -1,4 +1,4 @@
-//! What the connector in memory declares.
+//! The capabilities of the connector in memory.
 
 use connector_core::{Capabilities, Dtype};
 
@@ -6,7 +6,7 @@ use connector_core::{Capabilities, Dtype};
 pub(crate) enum Profile {
     /// Every operation, any chunk under any key.
     Full,
-    /// The three operations, raw values, and a limit of each kind.
+    /// Only the three required operations, raw values, and a limit of each kind.
     Plain,
 }
 

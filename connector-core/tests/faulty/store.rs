@@ -1,4 +1,4 @@
-//! What the connector in memory keeps where, and how a fault spoils it.
+//! The chunks of the connector in memory, and how a fault damages them.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -35,7 +35,7 @@ impl Faulty {
             Some(Fault::ForgetsTags) if key.kind() == KeyKind::Engine => named(fields[..5].join("@")),
             Some(Fault::SlashAsUnderscore) => named(text.replace('/', "_")),
             Some(Fault::CutsNames) if text.len() > 200 => {
-                // The model is what is long.
+                // Cuts the model's name, which is the long field.
                 fields[0] = &fields[0][..100];
                 named(fields.join("@"))
             }
@@ -43,7 +43,7 @@ impl Faulty {
         }
     }
 
-    /// Refuses what could not be given back.
+    /// Refuses a key or chunk that the store could not give back.
     pub(super) fn check(&self, key: &CacheKey, layout: &ChunkLayout) -> Result<()> {
         let can = self.profile.capabilities();
         let refuse = |kind, why: &'static str| Err(Error::new(kind, why));
@@ -76,12 +76,12 @@ impl Faulty {
         if !self.profile.capabilities().keeps_layout_of(key.kind()) {
             layout = ChunkLayout::binary(bytes.len());
         }
-        self.spoil(key, &mut bytes, &mut layout);
+        self.damage(key, &mut bytes, &mut layout);
         Some((bytes, layout))
     }
 
-    /// What a store that mixes things up does to a chunk.
-    pub(super) fn spoil(&self, key: &CacheKey, bytes: &mut [u8], layout: &mut ChunkLayout) {
+    /// Damages a chunk as the fault says.
+    pub(super) fn damage(&self, key: &CacheKey, bytes: &mut [u8], layout: &mut ChunkLayout) {
         let relabel = |dtype: Dtype, shape: Shape| ChunkLayout::new(MemoryFormat::Kv2ltd, shape, dtype);
         match self.fault {
             Some(Fault::FlipsABit) if key.kind() == KeyKind::Object => bytes[0] ^= 1,
@@ -134,15 +134,15 @@ impl Faulty {
         chunks.insert(place, stored);
     }
 
-    /// Puts what waits into the store.
-    pub(super) fn write_what_waits(&self) {
+    /// Writes a deferred put into the store.
+    pub(super) fn write_deferred(&self) {
         let waiting = self.waiting.lock().expect("no test panics here").take();
         if let Some((key, bytes, layout)) = waiting {
             self.chunks().insert(key, Stored { bytes, layout, kept: None, lent: None });
         }
     }
 
-    /// Half of the bytes first, the rest at the end: two writers, or a writer and a reader, get in each other's way.
+    /// Stores the chunk in two halves, so that two writers, or a writer and a reader, can meet between them.
     pub(super) async fn store_in_halves(&self, key: &CacheKey, chunk: &MemoryObj) {
         let half = chunk.len() / 2;
         for part in [0..half, half..chunk.len()] {
@@ -158,9 +158,9 @@ impl Faulty {
         }
     }
 
-    /// At the start of each call: what dropped calls have left behind.
+    /// The start of each call. Fails if a dropped call has left the connection busy.
     pub(super) async fn begin(&self, fault: Fault) -> Result<()> {
-        self.write_what_waits();
+        self.write_deferred();
         if self.has(fault) {
             if self.busy.swap(true, Ordering::SeqCst) {
                 return Err(Error::new(ErrorKind::Other, "a call that was dropped has left the connection busy"));

@@ -1,4 +1,4 @@
-//! A store whose cleaning up goes wrong in one way.
+//! A store whose removals fail in one way.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,23 +9,23 @@ use connector_core::{
     CacheKey, Capabilities, ChunkLayout, Connector, Error, ErrorKind, MemoryObj, RemoteConnector, Result,
 };
 
-/// What goes wrong.
+/// The failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wrong {
     Nothing,
-    /// The first removal of many keys fails and would work a moment later.
+    /// The first removal of many keys fails temporarily.
     OneHiccup,
-    /// Every removal of as many keys as that fails.
+    /// Every removal of exactly so many keys fails.
     RemovalsOf(usize),
     /// The first connector panics in every removal; later ones work.
     FirstRemovesPanic,
-    /// Opening the store a second time, in the middle of a check, hangs; later it works.
+    /// The second open, in the middle of a check, hangs; later ones work.
     SecondOpenHangs,
 }
 
 type Chunks = HashMap<CacheKey, (Vec<u8>, ChunkLayout)>;
 
-/// A store of its own, and what the kit has done to it.
+/// A store that counts the kit's calls.
 #[derive(Clone)]
 pub(crate) struct Untidy {
     wrong: Wrong,
@@ -38,7 +38,7 @@ pub(crate) struct Untidy {
 
 struct Opened {
     store: Untidy,
-    /// Which one this is, from 0.
+    /// The number of this connector, counted from 0.
     number: usize,
 }
 
@@ -62,12 +62,12 @@ impl Untidy {
         })
     }
 
-    /// How many chunks are in it.
+    /// The number of chunks in the store.
     pub(crate) fn left(&self) -> usize {
         self.chunks().len()
     }
 
-    /// How many connectors of it were not closed.
+    /// The number of connectors that are not closed.
     pub(crate) fn open(&self) -> usize {
         self.opened.load(Ordering::SeqCst) - self.closed.load(Ordering::SeqCst)
     }

@@ -88,9 +88,9 @@ fn many_threads_share_one_connector() {
 #[test]
 fn a_store_is_opened_and_waited_for_without_any_runtime() {
     let url = "external://localhost:0/test.layers/?connector_name=Twice&retries=2&timeout_ms=60000";
-    let connector = BlockingConnector::open(url).unwrap();
+    let connector = connector_core::builder(url).open_blocking().unwrap();
     assert!(connector.exists(&key()).unwrap(), "after two retries, which wait");
-    assert_eq!(BlockingConnector::open("nothing://x").unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(connector_core::builder("nothing://x").open_blocking().unwrap_err().kind(), ErrorKind::NotFound);
 }
 
 #[test]

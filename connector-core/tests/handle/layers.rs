@@ -5,8 +5,8 @@ use std::time::Duration;
 use crate::scripted::{CHUNK, LOST, Scripted, Step};
 use connector_core::layer::{BreakerLayer, Layer, LimitLayer, RetryLayer, TimeoutLayer};
 use connector_core::{
-    CacheKey, Connector, ConnectorAdapter, ConnectorContext, ConnectorManager, ErrorKind, ErrorStatus,
-    LMCacheEngineConfig, MemoryObj, MemoryObjMut, RemoteConnector, RemoteUrl, Result,
+    CacheKey, Connector, ConnectorAdapter, ConnectorContext, ErrorKind, ErrorStatus, LMCacheEngineConfig, MemoryObj,
+    MemoryObjMut, RemoteConnector, RemoteUrl, Result,
 };
 use futures::future::join_all;
 use tokio::time::Instant;
@@ -297,7 +297,7 @@ mod options {
             url.scheme() == "script"
         }
         async fn create_connector(&self, ctx: ConnectorContext) -> Result<Connector> {
-            ctx.with_url(RemoteUrl::parse(&ctx.url().expose().replace("script://x", ENTRY))?).open().await
+            ctx.redirect(RemoteUrl::parse(&ctx.url().expose().replace("script://x", ENTRY))?).await
         }
     }
 
@@ -344,18 +344,17 @@ mod options {
             "remote_storage_plugin.p.class_name": "Twice",
             "remote_storage_plugin.p.retries": 2,
         });
-        let manager = || ConnectorManager::new().with_adapter(Adapter);
         for (builder, enough) in [
-            (ConnectorManager::builder(&url("")), false),
-            (ConnectorManager::builder(&url("&retries=1")), false),
-            (ConnectorManager::builder(&url("&retries=2")), true),
-            (ConnectorManager::builder(&url("")).config(config(serde_json::json!({"kvconn_retries": "2"}))), true),
-            (ConnectorManager::builder("plugin://p").config(config(plugin)), true),
-            (ConnectorManager::builder(&url("")).layers(retries.clone()), true),
-            (ConnectorManager::builder(&url("")).layer(RetryLayer::new(2)), true),
-            (ConnectorManager::builder("script://x?connector_name=Twice&retries=2").manager(manager()), true),
+            (connector_core::builder(&url("")), false),
+            (connector_core::builder(&url("&retries=1")), false),
+            (connector_core::builder(&url("&retries=2")), true),
+            (connector_core::builder(&url("")).config(config(serde_json::json!({"kvconn_retries": "2"}))), true),
+            (connector_core::builder("plugin://p").config(config(plugin)), true),
+            (connector_core::builder(&url("")).layers(retries.clone()), true),
+            (connector_core::builder(&url("")).layer(RetryLayer::new(2)), true),
+            (connector_core::builder("script://x?connector_name=Twice&retries=2").adapter(Adapter), true),
             // The URL wins.
-            (ConnectorManager::builder(&url("&retries=0")).config(config(none)).layers(retries), false),
+            (connector_core::builder(&url("&retries=0")).config(config(none)).layers(retries), false),
         ] {
             let connector = builder.clone().open().await.unwrap();
             assert_eq!(connector.get(&key()).await.is_ok(), enough, "{builder:?}");
@@ -377,8 +376,7 @@ mod options {
     #[tokio::test(start_paused = true)]
     async fn a_connector_that_its_adapter_made_has_layers_too() {
         for (url, enough) in [("made://x?retries=2", true), ("made://x?retries=1", false)] {
-            let manager = ConnectorManager::new().with_adapter(Maker);
-            let connector = ConnectorManager::builder(url).manager(manager).open().await.unwrap();
+            let connector = connector_core::builder(url).adapter(Maker).open().await.unwrap();
             assert_eq!(connector.get(&key()).await.is_ok(), enough, "{url}");
         }
     }
@@ -387,17 +385,16 @@ mod options {
     async fn a_wrong_value_or_name_says_where_it_stands() {
         let open = |query: &str| {
             let url = url(query);
-            async move { ConnectorManager::builder(&url).open().await.unwrap_err().to_string() }
+            async move { connector_core::builder(&url).open().await.unwrap_err().to_string() }
         };
         let e = open("&timeout_ms=soon").await;
         assert!(e.contains("`timeout_ms` in the URL"), "{e}");
         let e = open("&timeout_ms=0").await;
         assert!(e.contains("leave it out"), "{e}");
-        let manager = ConnectorManager::new().with_adapter(Maker);
-        let e = ConnectorManager::builder("made://x?timeout_ms=0").manager(manager).open().await.unwrap_err();
+        let e = connector_core::builder("made://x?timeout_ms=0").adapter(Maker).open().await.unwrap_err();
         assert_eq!((e.kind(), e.operation()), (ErrorKind::InvalidOption, Some("open")));
         let extra = config(serde_json::json!({"kvconn_retires": 2}));
-        let e = ConnectorManager::builder(&url("")).config(extra).open().await.unwrap_err().to_string();
+        let e = connector_core::builder(&url("")).config(extra).open().await.unwrap_err().to_string();
         assert!(e.contains("did you mean `kvconn_retries`?"), "{e}");
     }
 }

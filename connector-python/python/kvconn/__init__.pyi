@@ -1,4 +1,4 @@
-# Under another name: the stores have a method `list`.
+# The stores have a method `list`, so the type needs another name.
 from builtins import list as List
 from collections.abc import AsyncIterator, Iterator, Sequence
 from types import ModuleType, TracebackType
@@ -31,7 +31,7 @@ class OptionInfo(TypedDict):
     secret: bool
 
 class ConnectorInfo:
-    """One connector of this wheel, or of another one that has some."""
+    """One connector of this wheel or of another wheel."""
 
     @property
     def module(self) -> str: ...
@@ -51,32 +51,32 @@ class ConnectorInfo:
     def options(self) -> dict[str, OptionInfo]: ...
 
 def connectors() -> List[ConnectorInfo]:
-    """Every connector of this wheel, and of the others that are installed, sorted by module and name."""
+    """Every connector of this wheel and of other installed wheels, sorted by module and name."""
 
 def carry(library: ModuleType) -> None:
-    """Has kvconn use the stores of another wheel's library, too: one that ``connector_python::wheel!`` made.
+    """Adds the stores of another wheel's library, which ``connector_python::wheel!`` made, to kvconn.
 
-    For the ``__init__.py`` of that wheel's package. Once is enough, twice is no harm.
+    For the ``__init__.py`` of that wheel's package. A second call does nothing.
 
     Raises:
-        ImportError: the library was made with another version of kvconn than this one.
+        ImportError: the library was built with another version of kvconn.
     """
 
 class Chunk:
-    """A chunk's bytes, read-only: ``memoryview(chunk)`` is the memory that the store read into, ``bytes(chunk)`` a copy.
+    """A chunk's bytes, read-only. ``memoryview(chunk)`` is the memory that the store read into; ``bytes(chunk)`` copies it.
 
     Equal to any bytes-like object with the same bytes.
     """
 
     @property
     def shapes(self) -> List[tuple[int, ...]]:
-        """Shape of each group of layers; ``[(bytes, 0, 0, 0)]`` if the store keeps none."""
+        """The shape of each group of layers; ``[(bytes, 0, 0, 0)]`` if the store keeps no shapes."""
     @property
     def dtypes(self) -> List[str | None]:
-        """Element type of each group of layers, by torch's name: ``"bfloat16"``."""
+        """The element type of each group of layers, by torch's name: ``"bfloat16"``."""
     @property
     def format(self) -> str:
-        """LMCache's name for the arrangement of the bytes: ``"KV_2LTD"``, or ``"BINARY"`` if the store keeps none."""
+        """LMCache's name for the memory format: ``"KV_2LTD"``, or ``"BINARY"`` if the store keeps no format."""
     def tobytes(self) -> bytes:
         """A copy of the bytes."""
     def __len__(self) -> int: ...
@@ -88,11 +88,11 @@ def connect(url: str, *, pool_bytes: int | None = None, **options: Option) -> St
 
     Args:
         url: as LMCache's ``remote_url``: ``redis://host:6379``, ``fs:///path``, ``external://..``
-        pool_bytes: the most memory that chunks from ``get`` hold at once; 5 GiB unless set.
-        options: the store's options, as they could stand in the URL's query; see ``connectors()``.
+        pool_bytes: the most bytes that chunks from ``get`` hold at once; 5 GiB by default.
+        options: the store's options, as in the URL's query; ``connectors()`` lists them.
 
     Raises:
-        KvconnError: the store cannot be opened; it says why, and what to write instead.
+        KvconnError: the store cannot be opened. The message says why, and how to write the URL.
     """
 
 async def connect_async(url: str, *, pool_bytes: int | None = None, **options: Option) -> AsyncStore:
@@ -124,27 +124,27 @@ class Store:
         dtype: str | None = None,
         format: str | None = None,
     ) -> None:
-        """Stores the bytes under the key, replacing what was there. ``data`` must not change meanwhile.
+        """Stores the bytes under the key, in place of an older chunk. ``data`` must not change during the call.
 
-        Shape, dtype and format (all three, or none) come back from stores that keep them.
+        Shape, dtype and format (all three, or none) come back from a store that keeps them.
         """
     def get(self, key: str) -> Chunk | None:
         """The key's chunk, or None if it is not stored."""
     def get_into(self, key: str, buffer: Buffer) -> int | None:
         """Reads the chunk into the writable buffer and gives its length in bytes; None if it is not stored.
 
-        A chunk longer than the buffer is an error of kind ``size_mismatch``. The buffer is the store's meanwhile.
+        A chunk longer than the buffer is an error of kind ``size_mismatch``. Do not touch the buffer during the call.
         """
     def exists(self, key: str) -> bool:
         """Whether the key's chunk is stored."""
     def remove(self, key: str) -> bool:
-        """Removes the chunk; says whether it was there."""
+        """Removes the chunk; True if it was stored."""
     def list(self, prefix: str = "") -> Iterator[str]:
         """All keys whose text starts with ``prefix``, in no order."""
     def ping(self) -> None:
-        """Asks the store whether it is there."""
+        """Checks that the store answers."""
     def close(self) -> None:
-        """Waits for the calls in flight and ends connections. Later calls raise ``ClosedError``."""
+        """Waits for calls in flight, then closes connections. Later calls raise ``ClosedError``."""
     @overload
     def batched_put(self, items: Sequence[tuple[str, Buffer]]) -> List[None]: ...
     @overload
@@ -156,35 +156,35 @@ class Store:
     def batched_get(self, keys: Sequence[str]) -> List[Chunk | None]: ...
     @overload
     def batched_get(self, keys: Sequence[str], *, return_exceptions: bool) -> List[Chunk | KvconnError | None]:
-        """``get`` of each key, in the order asked."""
+        """``get`` of each key, in the order of the keys."""
     @overload
     def batched_get_into(self, keys: Sequence[str], buffers: Sequence[Buffer]) -> List[int | None]: ...
     @overload
     def batched_get_into(
         self, keys: Sequence[str], buffers: Sequence[Buffer], *, return_exceptions: bool
     ) -> List[int | KvconnError | None]:
-        """``get_into`` of each pair, in the order asked."""
+        """``get_into`` of each pair, in the order of the keys."""
     @overload
     def batched_exists(self, keys: Sequence[str]) -> List[bool]: ...
     @overload
     def batched_exists(self, keys: Sequence[str], *, return_exceptions: bool) -> List[bool | KvconnError]:
-        """``exists`` of each key, in the order asked."""
+        """``exists`` of each key, in the order of the keys."""
     def batched_contains(self, keys: Sequence[str]) -> int:
         """The length of the leading run of keys that exist."""
     @overload
     def batched_remove(self, keys: Sequence[str]) -> List[bool]: ...
     @overload
     def batched_remove(self, keys: Sequence[str], *, return_exceptions: bool) -> List[bool | KvconnError]:
-        """``remove`` of each key, in the order asked."""
+        """``remove`` of each key, in the order of the keys."""
     def __enter__(self) -> Self: ...
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
     ) -> None: ...
 
 class AsyncStore:
-    """A store whose methods are awaited on asyncio: `Store` has the same ones, and says what they do.
+    """A store whose methods are awaited on asyncio. They do the same as those of `Store`.
 
-    A call that is cancelled harms nothing; it may hold its buffer a little longer.
+    A call may be cancelled. It may hold its buffer a little longer.
     """
 
     @property
@@ -248,22 +248,22 @@ class NativeClient:
     ``{"type": "native_plugin", "module_path": "kvconn", "class_name": "NativeClient",
     "adapter_params": {"url": "resp://127.0.0.1:6379"}}``
 
-    A submit gives an id at once; exactly one completion for it waits to be drained when the store has answered, or never
-    will. Buffers belong to the store from the submit to that completion.
+    A submit gives an id at once. When the call has ended, exactly one completion for that id waits to be drained. Buffers
+    belong to the store from the submit to that completion.
     """
 
     def __init__(self, url: str, **options: Option) -> None: ...
     def event_fd(self) -> int:
         """An eventfd that is readable while completions wait to be drained."""
     def submit_batch_get(self, keys: Sequence[str], views: Sequence[Buffer]) -> int:
-        """Reads each chunk into its writable buffer. One whose length is not the buffer's is not loaded."""
+        """Reads each chunk into its writable buffer. A chunk of another length than its buffer is not loaded."""
     def submit_batch_set(self, keys: Sequence[str], views: Sequence[Buffer]) -> int:
         """Stores each buffer's bytes."""
     def submit_batch_exists(self, keys: Sequence[str]) -> int:
-        """Asks which keys are there."""
+        """Asks which keys exist."""
     def submit_batch_delete(self, keys: Sequence[str]) -> int:
         """Removes the keys."""
     def drain_completions(self) -> List[tuple[int, bool, str, List[bool] | None]]:
-        """What completed since the last call: id, whether all went well, the first error, a bool for each key."""
+        """All completions since the last call: id, whether all keys succeeded, the first error, a bool for each key."""
     def close(self) -> None:
-        """Refuses new submits, ends what is in flight, and returns when no buffer is touched any more."""
+        """Refuses new submits, ends calls in flight, and returns when nothing touches a buffer any more."""

@@ -7,7 +7,7 @@ from kvconn._kvconn import _command
 
 
 def main() -> int:
-    # Python only notes Ctrl-C until its own code runs again, and here none does.
+    # Python's handler runs only between steps of Python code, and the command has none.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     return _command(["kvconn", *sys.argv[1:]])
 

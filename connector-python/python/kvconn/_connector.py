@@ -1,6 +1,6 @@
 """The base of all connector classes: LMCache's ``RemoteConnector`` over a store in Rust.
 
-Imports LMCache; nothing that works without LMCache imports this.
+Imports LMCache. Code that works without LMCache does not import this module.
 """
 
 from __future__ import annotations
@@ -8,8 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import Any
@@ -19,13 +18,13 @@ from kvconn._errors import InvalidError, KvconnError
 
 logger = logging.getLogger("kvconn.lmcache")
 
-#: The first LMCache whose connectors look like this, and the first that was not tried.
+#: The oldest LMCache that works, and the first that was not tested.
 LMCACHE_FROM = (0, 5)
 LMCACHE_BEFORE = (0, 6)
 
 
 def check_version(found: str) -> None:
-    """Refuses an LMCache that is too old, and warns of one that is newer than all that were tried."""
+    """Refuses an LMCache that is too old, and warns of a version newer than those that were tested."""
     digits = [part for part in found.split(".")[:2] if part.isdigit()]
     installed = tuple(int(part) for part in digits)
     first, last = (".".join(map(str, limit)) for limit in (LMCACHE_FROM, LMCACHE_BEFORE))
@@ -52,15 +51,15 @@ except ModuleNotFoundError as e:
     try:
         check_version(version("lmcache"))
     except PackageNotFoundError:
-        raise ImportError("the connector classes of kvconn are LMCache's: run `pip install lmcache`") from e
+        raise ImportError("kvconn's connector classes need LMCache: run `pip install lmcache`") from e
     raise
 try:
     check_version(version("lmcache"))
 except PackageNotFoundError:
-    # A source tree on the path: nothing says which version it is.
-    logger.info("LMCache is imported, but not installed: its version is not known")
+    # A source tree on the path has no version.
+    logger.info("LMCache was imported from a source tree, so its version is not known")
 
-#: What connectors read of LMCache's configuration.
+#: The keys of LMCache's configuration that connectors read.
 _SETTINGS = (
     "chunk_size",
     "max_local_cpu_size",
@@ -74,15 +73,13 @@ _SETTINGS = (
     "extra_config",
 )
 _PLUGIN = "remote_storage_plugin.%s."
-#: Whether LMCache asks for a single chunk on the thread that wants to know, or on its event loop. In ``extra_config``.
-_EXISTS_SYNC = "use_exists_sync"
 
 
 class KvconnConnector(RemoteConnector):
-    """A store of kvconn's, as LMCache calls it: as ``external://`` does, with ``loop``, ``local_cpu_backend``, ``config``.
+    """A store of kvconn's as a connector of LMCache's. LMCache makes it with ``loop``, ``local_cpu_backend`` and ``config``.
 
-    Which store, the configuration says: its ``remote_url``, or, if LMCache opens this class behind ``audit://`` or as a
-    plugin, what stands there. `open` is for those who know the URL.
+    The configuration has the store's URL: ``remote_url``, or the keys of ``audit://`` or of the plugin that has this class.
+    `open` takes a URL instead.
     """
 
     #: Module and name in the registry; None for a class that opens any URL.
@@ -100,10 +97,6 @@ class KvconnConnector(RemoteConnector):
             config = getattr(local_cpu_backend, "config", None)
         url, plugin = self._find_url(config)
         self._open(url, loop, local_cpu_backend, config, None, plugin)
-        own = type(self)
-        # A subclass may ask in a way of its own.
-        if (own.exists, own.exists_sync) == (KvconnConnector.exists, KvconnConnector.exists_sync):
-            ask_without_loop(config, url)
 
     @classmethod
     def open(
@@ -115,7 +108,7 @@ class KvconnConnector(RemoteConnector):
         metadata: LMCacheMetadata | None = None,
         plugin_name: str | None = None,
     ) -> KvconnConnector:
-        """The connector of ``url``, whatever the configuration names."""
+        """The connector of ``url``."""
         self = cls.__new__(cls)
         self._open(url, loop, local_cpu_backend, config, metadata, plugin_name)
         return self
@@ -130,7 +123,7 @@ class KvconnConnector(RemoteConnector):
         plugin_name: str | None,
     ) -> None:
         try:
-            # The scheduler has a stub of a backend, with nothing in it: it only asks what exists.
+            # LMCache's scheduler has an empty backend, because it only asks what exists.
             has_memory = getattr(backend, "memory_allocator", None) is not None
             if metadata is None:
                 metadata = getattr(backend, "metadata", None)
@@ -138,23 +131,23 @@ class KvconnConnector(RemoteConnector):
                 super().__init__(config, metadata)
             self.loop = loop
             self.local_cpu_backend = backend
-            # The class's own library may lack a store that stands behind this one.
+            # The class's own library may lack a store behind this one.
             library = _libraries.of_url(*self._named(url, config, plugin_name))
             self._remote = library.LMCacheRemote(
                 url, backend if has_memory else None, _settings(config), _metadata(metadata), plugin_name
             )
         except AttributeError as e:
-            # LMCache would say that there is no such class.
+            # LMCache would report an AttributeError as a missing class.
             raise RuntimeError(f"kvconn does not understand this LMCache: {e}") from e
 
     def _named(self, url: str, config: LMCacheEngineConfig | None, plugin: str | None) -> tuple[str, dict[str, Any]]:
-        """The URL that says whose store it is, and the options beside it."""
+        """The URL that selects the library, and the options beside the URL."""
         options = _plugin_options(config, plugin)
         if plugin is not None:
             url = options.get("url", url)
         if self.entry is not None and url.startswith("plugin://"):
             url = "external://localhost:0/{}/?connector_name={}".format(*self.entry)
-        # LMCache's own keys for options: `audit_actual_remote_url`, `tiered_connector_back`.
+        # Options under LMCache's own keys: `audit_actual_remote_url`, `tiered_connector_back`.
         store = _libraries.module_of(url).rpartition(".")[2] or url.partition("://")[0]
         extra = {**((config and config.extra_config) or {}), "audit_actual_remote_url": config and config.audit_actual_remote_url}
         beside = {key: value for key, value in extra.items() if key.startswith(store + "_")}
@@ -179,8 +172,8 @@ class KvconnConnector(RemoteConnector):
         module, name = self.entry or ("?", "?")
         if plugins:
             raise InvalidError(
-                f"{module}.{name} is the class of {len(plugins)} plugins ({', '.join(plugins)}), and LMCache does not tell "
-                "it which one it is (set `class_name: KvconnAdapter`, `module_path: kvconn.lmcache` and a `url` for each)",
+                f"{module}.{name} is the class of {len(plugins)} plugins ({', '.join(plugins)}), and LMCache does not say "
+                "which of them it opens (set `class_name: KvconnAdapter`, `module_path: kvconn.lmcache` and a `url` for each)",
                 kind="invalid_option",
                 operation="open",
                 hint="set `class_name: KvconnAdapter`, `module_path: kvconn.lmcache` and a `url` for each",
@@ -199,41 +192,41 @@ class KvconnConnector(RemoteConnector):
         )
 
     async def exists(self, key: CacheEngineKey) -> bool:
-        return await self._ask(self._remote.exists, key.to_string())
+        return await self._remote.exists(key.to_string())
 
     def exists_sync(self, key: CacheEngineKey) -> bool:
         return self._remote.exists_sync(key.to_string())
 
     async def get(self, key: CacheEngineKey) -> MemoryObj | None:
-        return await self._ask(self._remote.get, key.to_string())
+        return await _chunks(self._remote.get(key.to_string()))
 
     async def put(self, key: CacheEngineKey, memory_obj: MemoryObj) -> None:
-        await self._ask(self._remote.put, key.to_string(), memory_obj)
+        await self._remote.put(key.to_string(), memory_obj)
 
     async def list(self) -> list[str]:
-        return await self._ask(self._remote.list)
+        return await self._remote.list()
 
     async def close(self) -> None:
-        await self._ask(self._remote.close)
+        await self._remote.close()
 
     def support_ping(self) -> bool:
         return self._remote.can_ping
 
     async def ping(self) -> int:
-        await self._ask(self._remote.ping)
+        await self._remote.ping()
         return 0
 
     def support_batched_get(self) -> bool:
         return True
 
     async def batched_get(self, keys: list[CacheEngineKey]) -> list[MemoryObj | None]:
-        return _without_errors(await self._ask(self._remote.batched_get, _texts(keys)))
+        return _without_errors(await _chunks(self._remote.batched_get(_texts(keys))))
 
     def support_batched_put(self) -> bool:
         return True
 
     async def batched_put(self, keys: list[CacheEngineKey], memory_objs: list[MemoryObj]) -> None:
-        errors = await self._ask(self._remote.batched_put, _texts(keys), [*memory_objs])
+        errors = await self._remote.batched_put(_texts(keys), [*memory_objs])
         failed = [e for e in errors if e is not None]
         if len(failed) > 1:
             logger.warning("%d of %d chunks were not stored", len(failed), len(errors))
@@ -250,13 +243,13 @@ class KvconnConnector(RemoteConnector):
         return True
 
     async def batched_async_contains(self, lookup_id: str, keys: list[CacheEngineKey], pin: bool = False) -> int:
-        return await self._ask(self._remote.contains, _texts(keys))
+        return await self._remote.contains(_texts(keys))
 
     def support_batched_get_non_blocking(self) -> bool:
         return True
 
     async def batched_get_non_blocking(self, lookup_id: str, keys: list[CacheEngineKey]) -> list[MemoryObj]:
-        chunks = _without_errors(await self._ask(self._remote.batched_get, _texts(keys)))
+        chunks = _without_errors(await _chunks(self._remote.batched_get(_texts(keys))))
         run = chunks.index(None) if None in chunks else len(chunks)
         _kvconn._give_back(chunks[run:])
         return chunks[:run]
@@ -267,28 +260,26 @@ class KvconnConnector(RemoteConnector):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of kvconn: {self._remote.name}>"
 
-    async def _ask(self, ask: Callable[..., Any], *arguments: Any) -> Any:
-        answer, call = ask(*arguments, asyncio.get_running_loop())
-        if call is None:
-            return answer
-        try:
-            return await answer
-        except asyncio.CancelledError:
-            call.cancel()
-            # The answer may have come just before: nobody else will take it.
-            if not answer.cancelled() and answer.exception() is None:
-                _kvconn._give_back(answer.result())
-            raise
-
 
 def class_of_entry(module: str, name: str, doc: str, library: ModuleType) -> type[KvconnConnector]:
-    """The class of one connector that is registered in ``library``."""
+    """The class of one connector of ``library``."""
     about = {"__module__": module, "__doc__": doc, "entry": (module, name), "_library": library}
     return type(KvconnConnector)(name, (KvconnConnector,), about)
 
 
 def _texts(keys: list[CacheEngineKey]) -> list[str]:
     return [key.to_string() for key in keys]
+
+
+async def _chunks(answer: asyncio.Future) -> Any:
+    """Awaits an answer with LMCache's memory objects in it, and gives them back if the caller is cancelled."""
+    try:
+        return await answer
+    except asyncio.CancelledError:
+        # The answer may have come just before.
+        if answer.done() and not answer.cancelled() and answer.exception() is None:
+            _kvconn._give_back(answer.result())
+        raise
 
 
 def _without_errors(chunks: list) -> list[MemoryObj | None]:
@@ -308,44 +299,12 @@ def _urls(config: LMCacheEngineConfig | None) -> Iterator[str]:
 
 
 def _plugin_options(config: LMCacheEngineConfig | None, name: str | None) -> dict[str, Any]:
-    """What ``extra_config`` says of a plugin, and not of another one whose name goes on (``kv.disk``)."""
+    """The options of a plugin in ``extra_config``, without those of a plugin with a longer name (``kv.disk``)."""
     if name is None:
         return {}
     extra = (config and config.extra_config) or {}
     named = ((key.removeprefix(_PLUGIN % name), value) for key, value in extra.items())
     return {key: value for key, value in named if "." not in key}
-
-
-#: The stores of each configuration that LMCache has opened through kvconn, as it names them; by the configuration's `id`.
-_opened: dict[int, set[str]] = {}
-
-
-def ask_without_loop(config: LMCacheEngineConfig | None, opened: str) -> None:
-    """Sets LMCache's ``use_exists_sync``, if the configuration does not say and, with ``opened``, all remote stores are kvconn's.
-
-    LMCache reads it at each question, for all remote stores of the engine. Its loop takes several times as long as the question,
-    and is for connectors that cannot be asked without it: so only where there are none. What counts is who opened a store: a
-    plugin's name may be one that LMCache's own adapters take.
-    """
-    extra = getattr(config, "extra_config", None) or {}
-    if config is None or _EXISTS_SYNC in extra:
-        return
-    if id(config) not in _opened:
-        _opened[id(config)] = set()
-        weakref.finalize(config, _opened.pop, id(config), None).atexit = False
-    ours = _opened[id(config)]
-    ours.add(opened)
-    stores = {f"plugin://{name}" for name in getattr(config, "remote_storage_plugins", None) or []}
-    if url := getattr(config, "remote_url", None):
-        stores.add(url)
-    if stores and stores <= ours:
-        # In a copy: the dict may be somebody else's, too.
-        config.extra_config = {**extra, _EXISTS_SYNC: True}
-        logger.info(
-            "`%s: true`: all remote stores are kvconn's, which are asked for single chunks without LMCache's event loop "
-            "(`false` in `extra_config` goes through it)",
-            _EXISTS_SYNC,
-        )
 
 
 def _settings(config: LMCacheEngineConfig | None) -> list[tuple[str, str]]:

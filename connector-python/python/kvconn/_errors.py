@@ -4,17 +4,17 @@ from __future__ import annotations
 
 
 class KvconnError(Exception):
-    """What went wrong, where, and what to do about it.
+    """The base of kvconn's errors.
 
-    ``str()`` is one line that says all of it; no attribute ever holds a password.
+    ``str()`` is one line with all of the attributes below; none of them has a password in it.
 
     Attributes:
-        kind: what went wrong, to compare with: ``"not_found"``, ``"corrupt"``, ``"pool_full"``, ..
-        operation: what was being done: ``"get"``, ``"open"``, ..; ``None`` if that is not known.
-        connector: which connector, as ``"module/Name"``; ``None`` if that is not known.
-        key: the text of the key that it was about, if one was.
-        hint: what to do or to write instead, if that is known.
-        temporary: whether the same call may succeed later without anyone's doing.
+        kind: the kind of error: ``"not_found"``, ``"corrupt"``, ``"pool_full"``, ..
+        operation: ``"get"``, ``"open"``, ..; ``None`` if unknown.
+        connector: the connector, as ``"module/Name"``; ``None`` if unknown.
+        key: the text of the key, if the error is about one.
+        hint: how to mend it, if kvconn knows.
+        temporary: whether the same call may succeed later.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class KvconnError(Exception):
         hint: str | None = None,
         temporary: bool = False,
     ) -> None:
-        # All of them, so that the exception survives pickle on its way to another process.
+        # All arguments, so that the exception can be pickled.
         super().__init__(message, kind, operation, connector, key, hint, temporary)
         self.kind = kind
         self.operation = operation
@@ -45,7 +45,7 @@ class InvalidError(KvconnError, ValueError):
 
 
 class UnavailableError(KvconnError, ConnectionError):
-    """The store cannot be reached, or went away."""
+    """The store cannot be reached."""
 
     __str__ = KvconnError.__str__
 
@@ -57,4 +57,4 @@ class TimedOutError(KvconnError, TimeoutError):
 
 
 class ClosedError(KvconnError):
-    """The store was closed before."""
+    """The store is closed."""

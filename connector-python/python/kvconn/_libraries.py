@@ -1,12 +1,12 @@
-"""The native libraries of this process: kvconn's own, and those that other wheels carry.
+"""The native libraries of this process: kvconn's own, and those of other wheels.
 
-Each has stores, a registry, threads and logging of its own, and knows nothing of the others: here they are chosen from.
+Each library has its own stores, registry, threads and logging, and does not know the others. This module chooses one for a URL:
 
-- What kvconn's own library opens, it opens. Nobody who installs another wheel is given another store for it.
-- Anything else is looked for in every wheel that is installed, imported or not. Two wheels that mean different things by one
-  name are an error that names both.
-- A library opens the stores that stand behind another one (``tiered://?back=acme://..``) itself. Where kvconn's own lacks
-  one of them, a library that has them all is taken.
+- kvconn's own library, if it can open the URL. So another wheel never replaces a store of kvconn's.
+- Otherwise the library of any installed wheel, imported or not. Two wheels with different connectors of one name are an error that
+  names both.
+- A library opens the stores behind a store (``tiered://?back=acme://..``) itself. If kvconn's own library lacks one of them, a
+  library that has all of them opens the URL.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from typing import Any
 from kvconn import _kvconn, _modules
 from kvconn._errors import KvconnError
 
-#: Where an installed wheel says which package carries its library, in pyproject.toml.
+#: The entry point in pyproject.toml that names the package with a wheel's library.
 ENTRY_POINTS = "kvconn.libraries"
 
-#: kvconn's own first.
+#: kvconn's own library comes first.
 _libraries: list[ModuleType] = [_kvconn]
 
 
 def carry(library: ModuleType) -> None:
-    """Has kvconn use the stores of another wheel's library, too: one that ``connector_python::wheel!`` made.
+    """Adds the stores of another wheel's library, which ``connector_python::wheel!`` made, to kvconn.
 
-    For the ``__init__.py`` of that wheel's package. Once is enough, twice is no harm.
+    For the ``__init__.py`` of that wheel's package. A second call does nothing.
 
     Raises:
-        ImportError: the library was made with another version of kvconn than this one.
+        ImportError: the library was built with another version of kvconn.
     """
     if library in _libraries:
         return
     built_with = getattr(library, "__version__", None)
     if not hasattr(library, "_opener_of"):
-        raise TypeError(f"{library!r} is no library of kvconn's: give the module that `connector_python::wheel!` names")
+        raise TypeError(f"{library!r} is not a library of kvconn's; pass the module that `connector_python::wheel!` names")
     if built_with != _kvconn.__version__:
         raise ImportError(
             f"{library.__name__} was built with connector-python {built_with}, but kvconn {_kvconn.__version__} is installed: "
@@ -51,31 +51,31 @@ def carry(library: ModuleType) -> None:
     _modules.add(infos)
     package = sys.modules.get(library.__name__.rpartition(".")[0])
     if package is not None and any(info.module == package.__name__ for info in infos):
-        # It is there, so no finder is asked for it.
+        # Python asks no finder for a package that is imported already.
         _modules.furnish(package)
 
 
 def of_url(url: str, options: Mapping[str, Any] | None = None) -> ModuleType:
-    """The library to open ``url`` with. If there is none it is one whose error says so."""
+    """The library that opens ``url``, or one whose error says why none does."""
     behind = [value for value in (options or {}).values() if isinstance(value, str)]
     own = _kvconn._opener_of(url, behind)
     if own is not None and own[1]:
         return _kvconn
     _discover()
     found = [(library, opener) for library in _libraries if (opener := library._opener_of(url, behind)) is not None]
-    # Those that also have what stands behind it.
+    # Libraries that have all stores behind this one come first.
     found = [(library, opener) for library, opener in found if opener[1]] or found
     if not found:
         return _nearest(url)
     if found[0][0] is not _kvconn and len({name for _, (name, _) in found}) > 1:
         claims = " and ".join(f"{name} (in {library.__name__})" for library, (name, _) in found)
-        # Not the URL, which may hold a password.
+        # Without the URL, which may have a password in it.
         raise KvconnError(
-            f"{len(found)} wheels open this URL, each in a way of its own: {claims} (uninstall one, or use `connect` of the "
-            "other's package)",
+            f"{len(found)} wheels have different connectors for this URL: {claims} (uninstall one, or use `connect` of one "
+            "wheel's package)",
             kind="conflict",
             operation="open",
-            hint="uninstall one, or use `connect` of the other's package",
+            hint="uninstall one, or use `connect` of one wheel's package",
         )
     return found[0][0]
 
@@ -123,7 +123,7 @@ def module_of(url: str) -> str:
 
 
 def _nearest(url: str) -> ModuleType:
-    """The library that has the module that the URL names, or a scheme like its: that one's error helps most."""
+    """The library with the URL's module, or with the most similar scheme. Its error helps most."""
     from difflib import get_close_matches
 
     module = module_of(url)
@@ -137,8 +137,8 @@ def _nearest(url: str) -> ModuleType:
 
 @cache
 def _discover() -> None:
-    """Imports every installed wheel that carries a library. One that cannot be imported harms nobody else."""
-    # Not at the top: they cost more than all of kvconn, and few need them.
+    """Imports every installed wheel that has a library. A wheel that cannot be imported makes a warning."""
+    # Not at the top: these imports take longer than all of kvconn, and few programs need them.
     import logging
     from importlib.metadata import entry_points
 
@@ -147,4 +147,4 @@ def _discover() -> None:
             import_module(point.module)
         except Exception as e:
             logger = logging.getLogger("kvconn")
-            logger.warning("the connectors of %s are not there, it cannot be imported: %s", point.module, e)
+            logger.warning("%s cannot be imported, so its connectors are missing: %s", point.module, e)

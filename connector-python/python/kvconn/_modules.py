@@ -1,8 +1,7 @@
-"""Every connector that is compiled in, as the Python module and class that its registration names.
+"""A Python module and class for every connector that is compiled in.
 
-``import kvconn.redis`` works although there is no such file: the modules and the classes in them are made from the
-registry when they are asked for. The classes are subclasses of LMCache's ``RemoteConnector``, so LMCache is imported by the
-first one that is looked at, not before.
+``import kvconn.redis`` works without such a file: kvconn makes modules and classes from the registry when a program asks for
+them. The classes are subclasses of LMCache's ``RemoteConnector``, so the first access to a class imports LMCache.
 """
 
 from __future__ import annotations
@@ -13,12 +12,12 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-#: By module, then by name: what the connector's author says of it. Of all libraries; which one opens it is asked later.
+#: The documentation of each connector of all libraries, by module and name.
 _connectors: dict[str, dict[str, str]] = {}
 
 
 def add(infos: Iterable[Any]) -> None:
-    """Has ``import`` find the modules of these connectors, after everything else that it finds."""
+    """Makes the modules of these connectors importable. Any other module of the same name comes first."""
     for info in infos:
         _connectors.setdefault(info.module, {}).setdefault(info.name, info.doc)
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
@@ -26,15 +25,15 @@ def add(infos: Iterable[Any]) -> None:
 
 
 def furnish(module: ModuleType) -> None:
-    """Gives the module the classes of its connectors."""
+    """Adds the classes of its connectors to a module."""
     connectors = _connectors.get(module.__name__, {})
-    # A package of its author's may have them for itself.
-    make_theirs, list_theirs = module.__dict__.get("__getattr__"), module.__dict__.get("__dir__")
+    # An author's package may have its own.
+    author_getattr, author_dir = module.__dict__.get("__getattr__"), module.__dict__.get("__dir__")
 
     def make(name: str) -> Any:
         if name not in connectors:
-            if make_theirs is not None:
-                return make_theirs(name)
+            if author_getattr is not None:
+                return author_getattr(name)
             there = ", ".join(sorted(connectors)) or "none"
             raise AttributeError(f"module {module.__name__!r} has no connector {name!r}; it has {there}")
         from kvconn import _connector, _libraries
@@ -45,11 +44,11 @@ def furnish(module: ModuleType) -> None:
         return made
 
     module.__getattr__ = make  # type: ignore[method-assign]
-    # Not `__all__`: `from kvconn.redis import *` would import LMCache.
-    module.__dir__ = lambda: sorted({*(list_theirs() if list_theirs else module.__dict__), *connectors})  # type: ignore[method-assign]
+    # Not `__all__`, because `from kvconn.redis import *` would then import LMCache.
+    module.__dir__ = lambda: sorted({*(author_dir() if author_dir else module.__dict__), *connectors})  # type: ignore[method-assign]
 
 
-# Finder and loader by their methods: `importlib.abc` takes as long to import as all of kvconn.
+# Without the base classes of `importlib.abc`, whose import takes as long as all of kvconn.
 class _Finder:
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None

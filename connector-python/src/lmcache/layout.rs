@@ -1,4 +1,4 @@
-//! What LMCache and kvconn call a chunk's shape, dtype and format.
+//! A chunk's shape, dtype and format, between LMCache's names and kvconn's.
 
 use std::str::FromStr;
 
@@ -22,7 +22,7 @@ pub(super) fn of_object(object: &Bound<'_, PyAny>, len: usize) -> PyResult<Chunk
     for (shape, dtype) in shapes.try_iter()?.zip(dtypes.try_iter()?) {
         let dims: Vec<usize> = shape?.extract()?;
         let dtype = dtype_of(&dtype?)?;
-        // LMCache's plain bytes have none; a store that writes a header needs one, and LMCache reads either.
+        // LMCache's plain bytes have no dtype, but a store's header needs one. LMCache reads a header with or without.
         let dtype = if format.is_binary() { dtype.or(Some(Dtype::Uint8)) } else { dtype };
         groups.push(Group { shape: Shape::new(&dims).or_raise(py)?, dtype });
     }
@@ -38,7 +38,7 @@ fn dtype_of(dtype: &Bound<'_, PyAny>) -> PyResult<Option<Dtype>> {
     Dtype::from_str(dtype.str()?.to_str()?).map(Some).or_raise(dtype.py())
 }
 
-/// What `LocalCPUBackend.allocate` takes for a layout: shapes, dtypes, format.
+/// The arguments of `LocalCPUBackend.allocate` for a layout: shapes, dtypes, format.
 pub(super) fn arguments<'py>(py: Python<'py>, layout: &ChunkLayout) -> PyResult<Bound<'py, PyTuple>> {
     static SIZE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     static FORMAT: PyOnceLock<Py<PyType>> = PyOnceLock::new();

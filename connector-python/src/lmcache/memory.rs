@@ -5,37 +5,38 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use connectors::{ChunkLayout, MemoryObj, MemoryObjMut, Region};
+use connectors::{ChunkLayout, Error, ErrorKind, MemoryObj, MemoryObjMut, Region};
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyMemoryView;
+use pyo3::types::{PyList, PyMemoryView};
 
 use super::layout;
 use super::pool::{GivenBack, Pool};
 use crate::errors::OrRaise;
-use crate::runtime::Process;
+use crate::process::ProcessId;
+use crate::python_thread;
 
 /// The memory of one of LMCache's memory objects, with one count of its references.
-pub(super) struct Lent {
+pub(super) struct LentObject {
     object: Option<Py<PyAny>>,
-    /// What keeps memory outside LMCache's pool where it is.
+    /// Keeps memory outside LMCache's pool where it is.
     view: Option<Py<PyMemoryView>>,
     start: NonNull<u8>,
     len: usize,
     pool: Option<Arc<Pool>>,
-    /// What LMCache's object says that it is, if it was allocated here.
+    /// The layout that the object was allocated for, if kvconn allocated it.
     made_for: Option<ChunkLayout>,
-    /// Set when Python got the object, and its count with it.
+    /// Set when Python got the object together with its count.
     handed_over: AtomicBool,
-    process: &'static Process,
+    process: ProcessId,
 }
 
-// SAFETY: the memory is LMCache's: a block of its pool, which stays this object's while its count, which is held here, is
-// above zero, and which LMCache frees only after `Pool` has waited for every `Lent`; or a bytes object that the view pins.
-// Who writes: an allocated block has no other user before it is handed over; a chunk that is put is only read.
-unsafe impl Region for Lent {
+// SAFETY: the memory is a block of LMCache's pool, or a bytes object that the view pins. A block stays this object's while its
+// count is above zero, and this holds one count. LMCache frees the pool only after `Pool` has waited for every
+// `LentObject`. An allocated block has no other user before it is handed over; a chunk that is put is only read.
+unsafe impl Region for LentObject {
     fn as_ptr(&self) -> NonNull<u8> {
         self.start
     }
@@ -46,18 +47,23 @@ unsafe impl Region for Lent {
 }
 
 // SAFETY: the pointer is to memory that any thread may read and, while it is in a `MemoryObjMut`, write.
-unsafe impl Send for Lent {}
-// SAFETY: as above; `Lent` itself is changed through an atomic only.
-unsafe impl Sync for Lent {}
+unsafe impl Send for LentObject {}
+// SAFETY: as above; `LentObject` itself is changed through an atomic only.
+unsafe impl Sync for LentObject {}
 
-impl Drop for Lent {
+impl Drop for LentObject {
     fn drop(&mut self) {
+        if !self.process.is_current() {
+            // The objects are copies of the parent's, and another thread may have held their locks at the fork.
+            std::mem::forget((self.object.take(), self.view.take(), self.pool.take()));
+            return;
+        }
         let handed_over = *self.handed_over.get_mut();
         let (object, view) = (self.object.take(), self.view.take());
-        // Given back also if the news reaches nobody, because the interpreter exits: nothing uses the memory any more.
+        // Counts also if the job is dropped because the interpreter exits: nothing uses the memory any more.
         let pool = self.pool.take().map(GivenBack);
-        // Not attached here: this may be any thread, and somebody who waits for it may hold the interpreter's lock.
-        self.process.tell(move |py| {
+        // This may be any thread, and a thread that waits for it may hold the interpreter's lock.
+        python_thread::run(move |py| {
             if let (Some(object), false) = (object, handed_over) {
                 release(object.bind(py));
             }
@@ -71,16 +77,11 @@ impl Drop for Lent {
     }
 }
 
-impl Lent {
-    /// Takes over the count that `object` came with. If its memory cannot be reached, the count goes back.
-    fn new(
-        object: &Bound<'_, PyAny>,
-        made_for: Option<&ChunkLayout>,
-        pool: Option<&Arc<Pool>>,
-        process: &'static Process,
-    ) -> PyResult<Self> {
+impl LentObject {
+    /// Takes over the count that `object` came with. On an error the count goes back.
+    fn new(object: &Bound<'_, PyAny>, made_for: Option<&ChunkLayout>, pool: Option<&Arc<Pool>>) -> PyResult<Self> {
         let open = pool.map_or(Ok(()), |pool| pool.lend());
-        // Before anything can fail, so that whatever fails gives the count back.
+        // Before anything can fail, so that an error gives the count back.
         let mut this = Self {
             object: Some(object.clone().unbind()),
             view: None,
@@ -89,7 +90,7 @@ impl Lent {
             len: 0,
             pool: pool.cloned(),
             handed_over: AtomicBool::new(false),
-            process,
+            process: ProcessId::current(),
         };
         let py = object.py();
         open.or_raise(py)?;
@@ -108,62 +109,56 @@ impl Lent {
             this.start = start;
             this.len = len.unwrap_or(bytes);
         }
-        // A tensor's memory stays while its count does; bytes stay where they are while somebody has a view of them.
+        // A tensor's memory stays while this holds its count; bytes stay while this has a view of them.
         this.view = Some(view.unbind());
         Ok(this)
     }
 }
 
 /// A chunk over an object that LMCache has just allocated; its count goes with the chunk.
-pub(super) fn allocated(
-    object: &Bound<'_, PyAny>,
-    layout: &ChunkLayout,
-    pool: &Arc<Pool>,
-    process: &'static Process,
-) -> PyResult<MemoryObjMut> {
-    let lent = Lent::new(object, Some(layout), Some(pool), process)?;
+pub(super) fn allocated(object: &Bound<'_, PyAny>, layout: &ChunkLayout, pool: &Arc<Pool>) -> PyResult<MemoryObjMut> {
+    let lent = LentObject::new(object, Some(layout), Some(pool))?;
     MemoryObjMut::from_region(lent, layout.clone()).map_err(|e| crate::errors::to_py(object.py(), &e))
 }
 
-/// A chunk to be put: LMCache's own object, read where it is, with a count of its own until the last holder lets go.
-/// (LMCache gives its own count back as soon as the call has ended.)
-pub(super) fn to_put(
-    object: &Bound<'_, PyAny>,
-    pool: Option<&Arc<Pool>>,
-    process: &'static Process,
-) -> PyResult<MemoryObj> {
+/// A chunk to be put: LMCache's own object, read where it is. The chunk holds a count of its own, because LMCache gives its
+/// count back as soon as the call has ended.
+pub(super) fn to_put(object: &Bound<'_, PyAny>, pool: Option<&Arc<Pool>>) -> PyResult<MemoryObj> {
     let py = object.py();
     object.call_method0(intern!(py, "ref_count_up"))?;
-    let lent = Lent::new(object, None, pool, process)?;
+    let lent = LentObject::new(object, None, pool)?;
     let layout = layout::of_object(object, lent.len)?;
     MemoryObj::from_region(lent, layout).map_err(|e| crate::errors::to_py(py, &e))
 }
 
-/// Whether [`hand_over`] can give the chunk's object away: one of LMCache's, which says the same of itself as the chunk.
+/// Whether [`to_object`] can give LMCache the chunk's own object: the object has the chunk's layout.
 pub(super) fn is_lent(chunk: &MemoryObj) -> bool {
-    chunk.region::<Lent>().is_some_and(|lent| lent.made_for.as_ref() == Some(chunk.layout()))
+    chunk.region::<LentObject>().is_some_and(|lent| lent.made_for.as_ref() == Some(chunk.layout()))
 }
 
-/// LMCache's object behind a chunk, with a count for whoever gets it. `None` if the memory is not LMCache's.
+/// LMCache's object behind a chunk, with a count for the caller; None for a miss.
 ///
 /// # Errors
-/// `Closed` if LMCache is about to free its pool: it waits for connectors, but not for those who got a chunk from one.
-pub(super) fn hand_over(py: Python<'_>, chunk: MemoryObj) -> PyResult<Option<Py<PyAny>>> {
-    if let Some(pool) = chunk.region::<Lent>().and_then(|lent| lent.pool.as_ref()) {
+/// `Closed` if LMCache is about to free its pool. LMCache waits for connectors then, but not for the chunks that they gave.
+pub(super) fn to_object(py: Python<'_>, chunk: Option<MemoryObj>) -> PyResult<Py<PyAny>> {
+    let Some(chunk) = chunk else { return Ok(py.None()) };
+    let not_lent = || Error::new(ErrorKind::Other, "the chunk is not in LMCache's memory");
+    if let Some(pool) = chunk.region::<LentObject>().and_then(|lent| lent.pool.as_ref()) {
         pool.check_open().or_raise(py)?;
     }
     match chunk.try_into_mut() {
         Ok(only) => {
-            let Some(lent) = only.region::<Lent>() else { return Ok(None) };
-            let object = lent.object.as_ref().map(|object| object.clone_ref(py));
+            let lent = only.region::<LentObject>().ok_or_else(not_lent).or_raise(py)?;
+            let object = lent.object.as_ref().ok_or_else(not_lent).or_raise(py)?.clone_ref(py);
             lent.handed_over.store(true, Ordering::Relaxed);
             Ok(object)
         }
-        // The connector kept it: both hold a count then.
+        // The connector kept the chunk, so both hold a count.
         Err(shared) => {
-            let Some(object) = shared.region::<Lent>().and_then(|lent| lent.object.as_ref()) else { return Ok(None) };
+            let lent = shared.region::<LentObject>().ok_or_else(not_lent).or_raise(py)?;
+            let object = lent.object.as_ref().ok_or_else(not_lent).or_raise(py)?;
             object.call_method0(py, intern!(py, "ref_count_up"))?;
-            Ok(Some(object.clone_ref(py)))
+            Ok(object.clone_ref(py))
         }
     }
 }
@@ -172,5 +167,15 @@ pub(super) fn hand_over(py: Python<'_>, chunk: MemoryObj) -> PyResult<Option<Py<
 pub(super) fn release(object: &Bound<'_, PyAny>) {
     if let Err(e) = object.call_method0(intern!(object.py(), "ref_count_down")) {
         e.write_unraisable(object.py(), Some(object));
+    }
+}
+
+/// Gives back the memory of an answer that nothing takes: an object, or a list of objects.
+#[pyfunction(name = "_give_back")]
+pub(super) fn give_back(value: &Bound<'_, PyAny>) {
+    if let Ok(list) = value.cast::<PyList>() {
+        list.iter().for_each(|value| give_back(&value));
+    } else if value.hasattr(intern!(value.py(), "ref_count_down")).unwrap_or(false) {
+        release(value);
     }
 }

@@ -1,14 +1,11 @@
 //! LMCache's in-process mode: its connector classes, over the registry's stores and LMCache's own memory.
 //!
-//! - `remote`: one store, as the Python class of `kvconn._modules` calls it.
+//! - `remote`: one store, as the Python classes of `kvconn._connector` call it.
 //! - `pool`, `memory`: LMCache's CPU backend as an allocator, its memory objects as chunks.
-//! - `layout`: shapes, dtypes and formats. `answer`, `desk`: futures of asyncio. `moment`: questions that are not slept for.
+//! - `layout`: shapes, dtypes and formats.
 
-mod answer;
-mod desk;
 mod layout;
 mod memory;
-mod moment;
 mod pool;
 mod remote;
 
@@ -19,10 +16,10 @@ use pyo3::prelude::*;
 use crate::errors::OrRaise;
 use crate::registry::owner_of;
 
-/// Adds what `kvconn._modules` and `kvconn.lmcache` are made of.
+/// Adds what `kvconn._connector` calls.
 pub(crate) fn add_to(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<remote::LMCacheRemote>()?;
-    m.add_function(wrap_pyfunction!(answer::give_back, m)?)?;
+    m.add_function(wrap_pyfunction!(memory::give_back, m)?)?;
     m.add_function(wrap_pyfunction!(_entry_of, m)?)
 }
 

@@ -1,4 +1,4 @@
-//! Memory from LMCache's own CPU backend.
+//! An allocator over LMCache's own CPU backend.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,31 +14,30 @@ use pyo3::{PyTraverseError, PyVisit};
 use tokio::sync::oneshot;
 
 use super::{layout, memory};
-use crate::runtime::{Process, lock};
+use crate::process::ProcessId;
+use crate::{lock, python_thread};
 
-/// How often memory is asked for again when none of ours was given back: LMCache has no way to say that others gave
-/// theirs back.
+/// How often a waiting call asks LMCache for memory again. LMCache does not tell when others give memory back.
 const RETRY: Duration = Duration::from_millis(100);
 /// How long LMCache's shutdown waits for calls in flight before it leaves the pool's memory to the operating system.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(30);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// LMCache's `LocalCPUBackend`, as connectors take memory from it.
+/// LMCache's `LocalCPUBackend` as an allocator.
 ///
-/// All calls to Python are made by the one thread that is attached to the interpreter: waiting in LMCache's own `allocate`
-/// would hold a thread of the runtime, for ever if need be.
+/// The Python thread makes all calls to it. They never wait in LMCache's own `allocate`, which may wait for ever.
 pub(super) struct Pool {
     /// `backend.allocate`
     allocate: Py<PyAny>,
-    /// Its keywords: evict, but do not wait.
+    /// Keywords for `allocate`: evict, but do not wait.
     keywords: Py<PyDict>,
     heap: Option<usize>,
-    patience: Duration,
+    timeout: Duration,
     waiting: Mutex<VecDeque<Request>>,
     last_try: Mutex<Instant>,
-    /// Objects of LMCache's that connectors hold.
+    /// LMCache's objects that connectors hold.
     lent: AtomicUsize,
     closed: AtomicBool,
-    process: &'static Process,
+    process: ProcessId,
 }
 
 struct Request {
@@ -47,14 +46,14 @@ struct Request {
 }
 
 impl Pool {
-    /// The pool of `backend`: all connectors on one backend share it. `patience` is how long a call waits for memory.
-    pub(super) fn of(backend: &Bound<'_, PyAny>, patience: Duration, process: &'static Process) -> PyResult<Arc<Self>> {
+    /// The pool of `backend`, which all connectors on that backend share. A call waits for memory as long as `timeout`.
+    pub(super) fn of(backend: &Bound<'_, PyAny>, timeout: Duration) -> PyResult<Arc<Self>> {
         let py = backend.py();
         let allocator = backend.getattr(intern!(py, "memory_allocator"))?;
         let close = allocator.getattr(intern!(py, "close"))?;
         let wrapped = PoolClose::of(&close)?;
         let pool = wrapped.as_ref().and_then(|close| lock(&close.get().pool).upgrade());
-        // A parent's that was forked since has no thread here.
+        // The parent's pool of a forked child does not count.
         if let Some(pool) = pool.filter(|pool| pool.process.is_current()) {
             return Ok(pool);
         }
@@ -65,12 +64,12 @@ impl Pool {
             allocate: backend.getattr(intern!(py, "allocate"))?.unbind(),
             keywords: keywords.unbind(),
             heap: heap_of(&allocator),
-            patience,
+            timeout,
             waiting: Mutex::default(),
             last_try: Mutex::new(Instant::now()),
             lent: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
-            process,
+            process: ProcessId::current(),
         });
         match wrapped {
             Some(close) => *lock(&close.get().pool) = Arc::downgrade(&pool),
@@ -83,26 +82,24 @@ impl Pool {
         Ok(pool)
     }
 
-    /// One more object is held by a connector, until [`given_back`](Self::given_back).
+    /// Counts an object that a connector holds, until [`given_back`](Self::given_back).
     ///
     /// # Errors
-    /// `Closed` since LMCache began to free its memory: a put that waited in LMCache's loop meanwhile would read what is gone.
-    /// The object counts as lent all the same.
+    /// `Closed` once LMCache frees its memory, which a put that waited in LMCache's loop would read. The object counts as
+    /// lent all the same.
     pub(super) fn lend(&self) -> Result<()> {
-        // In one order with `PoolClose`, which does it the other way round: at least one of the two sees the other.
+        // `PoolClose` sets `closed` before it reads `lent`, so at least one of the two sees the other.
         self.lent.fetch_add(1, Ordering::SeqCst);
         self.check_open()
     }
 
-    /// One fewer.
+    /// Counts an object that a connector holds no more.
     fn given_back(&self) {
         self.lent.fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// Whether LMCache's memory is there to be used.
-    ///
     /// # Errors
-    /// `Closed` since LMCache began to free it.
+    /// `Closed` once LMCache frees its memory.
     pub(super) fn check_open(&self) -> Result<()> {
         if self.closed.load(Ordering::SeqCst) {
             return Err(Error::new(ErrorKind::Closed, "LMCache's CPU backend was closed"));
@@ -110,10 +107,10 @@ impl Pool {
         Ok(())
     }
 
-    /// Gives memory to those who wait, in their order, for as long as there is some.
+    /// Serves waiting requests in their order until LMCache has no memory left.
     pub(super) fn serve(self: &Arc<Self>, py: Python<'_>) {
         loop {
-            // Not held while Python runs.
+            // The lock is not held while Python runs.
             let Some(request) = lock(&self.waiting).pop_front() else { return };
             if request.reply.is_closed() {
                 continue;
@@ -143,13 +140,13 @@ impl Pool {
         let mut objects = objects.into_iter();
         let taken = taken.and_then(|()| {
             objects.by_ref().zip(layouts).try_for_each(|(object, layout)| {
-                let chunk = memory::allocated(&object, layout, self, self.process);
+                let chunk = memory::allocated(&object, layout, self);
                 chunks.push(chunk.map_err(|e| Some(gives_none(layout, &e)))?);
                 Ok(())
             })
         });
-        // Here and now, not as chunks that are dropped: memory that comes back has those served who wait, and whoever got
-        // a part only would be served the same part again and again.
+        // Not as chunks that are dropped: their drop serves waiting requests, and a request that got a part only would get
+        // the same part again and again.
         objects.for_each(|object| memory::release(&object));
         match taken {
             Ok(()) => Ok(Some(chunks)),
@@ -164,7 +161,8 @@ impl Pool {
         Ok((!object.is_none()).then_some(object))
     }
 
-    /// What no waiting would help against.
+    /// # Errors
+    /// `Unsupported`, `Corrupt`, `TooLarge`: LMCache could never give memory for these layouts.
     fn check(&self, layouts: &[ChunkLayout]) -> Result<()> {
         for layout in layouts {
             if matches!(layout.format, MemoryFormat::Binary | MemoryFormat::Undefined) {
@@ -175,7 +173,7 @@ impl Pool {
                 return Err(Error::new(ErrorKind::Corrupt, message));
             }
         }
-        // Asking all the same would make LMCache evict everything it has.
+        // LMCache would evict every chunk for a request that cannot succeed.
         let bytes: usize = layouts.iter().map(|layout| layout.len).sum();
         match self.heap {
             Some(heap) if bytes > heap => Err(Error::new(
@@ -192,12 +190,12 @@ impl Pool {
         let bytes: usize = layouts.iter().map(|layout| layout.len).sum();
         let (reply, mut answer) = oneshot::channel();
         lock(&self.waiting).push_back(Request { layouts, reply });
-        let deadline = tokio::time::Instant::now() + self.patience;
+        let deadline = tokio::time::Instant::now() + self.timeout;
         loop {
             let pool = self.clone();
-            self.process.tell(move |py| pool.serve(py));
+            python_thread::run(move |py| pool.serve(py));
             let gone = |_| Error::new(ErrorKind::Closed, "the interpreter exits");
-            // Also somebody else's turn may have come to nothing since: whoever waits asks again, one for all.
+            // Any waiting call asks again for all of them, once nothing was tried for that long.
             loop {
                 if let Ok(answer) = tokio::time::timeout(RETRY, &mut answer).await {
                     return answer.map_err(gone)?;
@@ -213,10 +211,10 @@ impl Pool {
     }
 
     fn full(&self, bytes: usize) -> Error {
-        let message = format!("LMCache's CPU backend had no room for {bytes} bytes within {:?}", self.patience);
+        let message = format!("LMCache's CPU backend had no room for {bytes} bytes within {:?}", self.timeout);
         Error::new(ErrorKind::PoolFull, message)
             .temporary(true)
-            .with_hint("raise `max_local_cpu_size`, or see what pins its chunks")
+            .with_hint("raise `max_local_cpu_size`, or find what pins its chunks")
     }
 }
 
@@ -224,7 +222,7 @@ fn gives_none(layout: &ChunkLayout, e: &PyErr) -> Error {
     Error::new(ErrorKind::Other, format!("LMCache's CPU backend gives no memory for {layout}: {e}"))
 }
 
-/// One object that a connector holds no more.
+/// Counts one object as given back when it is dropped.
 pub(super) struct GivenBack(pub(super) Arc<Pool>);
 
 impl Drop for GivenBack {
@@ -233,13 +231,13 @@ impl Drop for GivenBack {
     }
 }
 
-/// Bytes of the whole pool, where LMCache says so.
+/// Bytes of the whole pool, if LMCache says.
 fn heap_of(allocator: &Bound<'_, PyAny>) -> Option<usize> {
     let size = allocator.getattr(intern!(allocator.py(), "size")).ok()?;
     size.extract().ok().filter(|size| *size > 0)
 }
 
-/// The pool behind `ChunkAllocator`.
+/// The pool as a `ChunkAllocator`.
 pub(super) struct LMCacheAllocator(pub(super) Arc<Pool>);
 
 impl ChunkAllocator for LMCacheAllocator {
@@ -254,7 +252,7 @@ impl ChunkAllocator for LMCacheAllocator {
     }
 }
 
-/// The allocator of LMCache's scheduler, which has no memory: it only asks what exists.
+/// The allocator of LMCache's scheduler, which has no memory and only asks what exists.
 pub(super) struct NoMemory;
 
 impl ChunkAllocator for NoMemory {
@@ -268,13 +266,10 @@ impl ChunkAllocator for NoMemory {
 }
 
 fn no_memory() -> Error {
-    Error::new(
-        ErrorKind::Unsupported,
-        "there is no CPU backend to read into: LMCache's scheduler only asks what exists",
-    )
+    Error::new(ErrorKind::Unsupported, "LMCache's scheduler has no CPU backend to read into")
 }
 
-/// Stands in for the `close` of LMCache's memory allocator: the memory goes only after all I/O into it has ended.
+/// Replaces the `close` of LMCache's memory allocator, and frees the memory only after all I/O into it has ended.
 #[pyclass(frozen, module = "kvconn._kvconn")]
 struct PoolClose {
     pool: Mutex<Weak<Pool>>,
@@ -282,7 +277,7 @@ struct PoolClose {
 }
 
 impl PoolClose {
-    /// The one that was put around `close` before, perhaps below those of other wheels' libraries: one is enough.
+    /// This library's own wrapper of `close`, perhaps below those of other wheels' libraries.
     fn of<'py>(close: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, Self>>> {
         let mut next = Some(close.clone());
         while let Some(close) = next {
@@ -298,7 +293,7 @@ impl PoolClose {
 
 #[pymethods]
 impl PoolClose {
-    /// What this stands in for.
+    /// The `close` that this replaces.
     #[getter]
     fn original(&self, py: Python<'_>) -> Py<PyAny> {
         self.original.clone_ref(py)
@@ -312,18 +307,18 @@ impl PoolClose {
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let pool = lock(&self.pool).upgrade();
-        // The calls of a parent that was forked are not this process's to wait for.
+        // A forked child does not wait for its parent's calls.
         if let Some(pool) = pool.filter(|pool| pool.process.is_current()) {
             pool.closed.store(true, Ordering::SeqCst);
             py.detach(|| {
-                let deadline = Instant::now() + CLOSE_PATIENCE;
+                let deadline = Instant::now() + CLOSE_TIMEOUT;
                 while pool.lent.load(Ordering::SeqCst) > 0 && Instant::now() < deadline {
                     std::thread::sleep(Duration::from_millis(1));
                 }
             });
             let lent = pool.lent.load(Ordering::SeqCst);
             if lent > 0 {
-                // Freed memory would be written to: what the process leaves behind, the system takes.
+                // Connectors would write to freed memory. The system takes the memory back when the process ends.
                 tracing::error!(chunks = lent, "LMCache's CPU memory is not freed: connectors still use it");
                 return Ok(py.None().into_bound(py));
             }

@@ -1,37 +1,32 @@
 //! One store, as LMCache's connector class calls it.
 
-use std::pin::pin;
-use std::sync::{Arc, Mutex};
-use std::task::Poll;
+use std::sync::Arc;
 use std::time::Duration;
 
-use connectors::watch::{self, Moments};
 use connectors::{
     CacheKey, Connector, Dtype, LMCacheEngineConfig, LMCacheMetadata, LayerGroup, LocalCpuBackend, MemoryObj, Result,
+    runtime,
 };
 use futures::StreamExt;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use super::answer::{Answer, Started, ask, start};
+use super::memory::{self, to_object};
 use super::pool::{LMCacheAllocator, NoMemory, Pool};
-use super::{memory, moment};
+use crate::blocking::block_on;
+use crate::buffer::Views;
 use crate::errors::{OrRaise, to_py};
-use crate::logging;
-use crate::open::Opened;
-use crate::runtime::{Process, SIGNALS_EVERY, check_signals};
+use crate::open::OpenStore;
+use crate::{asyncio, logging, to_python};
 
-/// A store that LMCache opened. Chunks come and go as LMCache's memory objects, keys as the text of theirs.
+/// A store that LMCache opened. Chunks are LMCache's memory objects, keys are the text of LMCache's keys.
 ///
-/// The methods that take a loop, which runs on this thread, return a future of it and what cancels the call; or, if the answer is
-/// known already, the answer and None.
+/// A method whose name ends in `_sync` waits for its answer. The others give a future of the running event loop.
 #[pyclass(frozen, module = "kvconn._kvconn")]
 pub(super) struct LMCacheRemote {
-    store: Opened,
+    store: OpenStore,
     memory: LocalCpuBackend,
     pool: Option<Arc<Pool>>,
-    /// Of the questions that a thread waits for.
-    moments: Mutex<Moments>,
 }
 
 /// The model's name, workers, which of them, tokens of a chunk, and (kv size, layers, hidden, dtype) of each group.
@@ -39,7 +34,7 @@ type Metadata = (String, u32, u32, usize, Vec<(usize, usize, usize, String)>);
 
 #[pymethods]
 impl LMCacheRemote {
-    /// Opens `url`. `config` is LMCache's configuration, each value as JSON; `backend` its CPU backend, if there is one.
+    /// Opens `url`. `config` is LMCache's configuration, each value as JSON; `backend` its CPU backend, if it has one.
     #[new]
     #[pyo3(signature = (url, backend, config, metadata, plugin_name))]
     fn new(
@@ -51,25 +46,23 @@ impl LMCacheRemote {
         plugin_name: Option<String>,
     ) -> PyResult<Self> {
         logging::start(py)?;
-        let process = Process::current();
-        let handle = process.handle().or_raise(py)?;
         let config = config_of(py, config)?;
-        let patience = Duration::from_secs(config.blocking_timeout_secs);
-        let pool = backend.map(|backend| Pool::of(backend, patience, process)).transpose()?;
+        let timeout = Duration::from_secs(config.blocking_timeout_secs);
+        let pool = backend.map(|backend| Pool::of(backend, timeout)).transpose()?;
         let memory = match &pool {
             Some(pool) => LocalCpuBackend::with_allocator(LMCacheAllocator(pool.clone())),
             None => LocalCpuBackend::with_allocator(NoMemory),
         };
-        let mut builder =
-            connectors::builder(url).handle(handle.clone()).config(config).local_cpu_backend(memory.clone());
+        let runtime = runtime::handle().or_raise(py)?.clone();
+        let mut builder = connectors::builder(url).handle(runtime).config(config).local_cpu_backend(memory.clone());
         if let Some(metadata) = metadata {
             builder = builder.metadata(metadata_of(metadata).or_raise(py)?);
         }
         if let Some(name) = plugin_name {
             builder = builder.plugin_name(name);
         }
-        let connector = py.detach(|| handle.block_on(builder.open())).or_raise(py)?;
-        Ok(Self { store: Opened::new(connector), memory, pool, moments: Mutex::default() })
+        let connector = block_on(py, builder.open())?.or_raise(py)?;
+        Ok(Self { store: OpenStore::new(connector), memory, pool })
     }
 
     /// `module/Name`.
@@ -84,122 +77,110 @@ impl LMCacheRemote {
         self.store.connector().is_ok_and(|connector| connector.capabilities().ping)
     }
 
-    fn exists<'py>(&self, key: &str, event_loop: &Bound<'py, PyAny>) -> PyResult<Started<'py>> {
-        let (connector, key) = (self.connector(event_loop.py())?.clone(), key_of(event_loop.py(), key)?);
-        ask(self.store.process(), event_loop, async move { connector.exists(&key).await.map(Answer::Flag) })
+    fn exists<'py>(&self, py: Python<'py>, key: &str) -> PyResult<Bound<'py, PyAny>> {
+        let (connector, key) = (self.connector(py)?, key_of(py, key)?);
+        start(py, async move { connector.exists(&key).await }, to_python::value)
     }
 
     fn exists_sync(&self, py: Python<'_>, key: &str) -> PyResult<bool> {
-        let key = key_of(py, key)?;
-        self.wait(py, self.connector(py)?.exists(&key))
+        let (connector, key) = (self.connector(py)?, key_of(py, key)?);
+        block_on(py, async move { connector.exists(&key).await })?.or_raise(py)
     }
 
-    fn contains<'py>(&self, keys: Vec<String>, event_loop: &Bound<'py, PyAny>) -> PyResult<Started<'py>> {
-        let (connector, keys) = (self.connector(event_loop.py())?.clone(), keys_of(event_loop.py(), &keys)?);
-        ask(self.store.process(), event_loop, async move { connector.batched_contains(&keys).await.map(Answer::Count) })
+    fn contains<'py>(&self, py: Python<'py>, keys: Vec<String>) -> PyResult<Bound<'py, PyAny>> {
+        let (connector, keys) = (self.connector(py)?, keys_of(py, &keys)?);
+        start(py, async move { connector.batched_contains(&keys).await }, to_python::value)
     }
 
     fn contains_sync(&self, py: Python<'_>, keys: Vec<String>) -> PyResult<usize> {
-        let keys = keys_of(py, &keys)?;
-        self.wait(py, self.connector(py)?.batched_contains(&keys))
+        let (connector, keys) = (self.connector(py)?, keys_of(py, &keys)?);
+        block_on(py, async move { connector.batched_contains(&keys).await })?.or_raise(py)
     }
 
-    fn get<'py>(&self, key: &str, event_loop: &Bound<'py, PyAny>) -> PyResult<Started<'py>> {
-        let (connector, memory, key) =
-            (self.connector(event_loop.py())?.clone(), self.memory.clone(), key_of(event_loop.py(), key)?);
-        start(self.store.process(), event_loop, async move {
-            let chunk = match connector.get(&key).await? {
-                Some(chunk) => Some(in_lmcache(&memory, chunk).await?),
-                None => None,
-            };
-            Ok(Answer::Chunk(chunk))
-        })
+    fn get<'py>(&self, py: Python<'py>, key: &str) -> PyResult<Bound<'py, PyAny>> {
+        let (connector, memory, key) = (self.connector(py)?, self.memory.clone(), key_of(py, key)?);
+        let get = async move {
+            match connector.get(&key).await? {
+                Some(chunk) => in_lmcache(&memory, chunk).await.map(Some),
+                None => Ok(None),
+            }
+        };
+        start(py, get, to_object)
     }
 
     /// A list with a chunk, None or an exception for each key.
-    fn batched_get<'py>(&self, keys: Vec<String>, event_loop: &Bound<'py, PyAny>) -> PyResult<Started<'py>> {
-        let (connector, memory, keys) =
-            (self.connector(event_loop.py())?.clone(), self.memory.clone(), keys_of(event_loop.py(), &keys)?);
-        start(self.store.process(), event_loop, async move {
-            let chunks = all_in_lmcache(&memory, connector.batched_get(&keys).await).await;
-            Ok(Answer::Chunks(chunks))
-        })
+    fn batched_get<'py>(&self, py: Python<'py>, keys: Vec<String>) -> PyResult<Bound<'py, PyAny>> {
+        let (connector, memory, keys) = (self.connector(py)?, self.memory.clone(), keys_of(py, &keys)?);
+        let get = async move { Ok(all_in_lmcache(&memory, connector.batched_get(&keys).await).await) };
+        start(py, get, to_python::list(true, to_object))
     }
 
-    fn put<'py>(&self, key: &str, object: &Bound<'_, PyAny>, event_loop: &Bound<'py, PyAny>) -> PyResult<Started<'py>> {
-        let (connector, key) = (self.connector(event_loop.py())?.clone(), key_of(event_loop.py(), key)?);
-        let chunk = memory::to_put(object, self.pool.as_ref(), self.store.process())?;
-        start(self.store.process(), event_loop, async move { connector.put(&key, chunk).await.map(|()| Answer::Done) })
+    fn put<'py>(&self, py: Python<'py>, key: &str, object: &Bound<'_, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let (connector, key) = (self.connector(py)?, key_of(py, key)?);
+        let chunk = memory::to_put(object, self.pool.as_ref())?;
+        start(py, async move { connector.put(&key, chunk).await }, to_python::none)
     }
 
     /// A list with None or an exception for each key.
     fn batched_put<'py>(
         &self,
+        py: Python<'py>,
         keys: Vec<String>,
         objects: Vec<Bound<'_, PyAny>>,
-        event_loop: &Bound<'py, PyAny>,
-    ) -> PyResult<Started<'py>> {
+    ) -> PyResult<Bound<'py, PyAny>> {
         if keys.len() != objects.len() {
             return Err(PyValueError::new_err(format!("{} keys and {} chunks", keys.len(), objects.len())));
         }
-        let (connector, keys) = (self.connector(event_loop.py())?.clone(), keys_of(event_loop.py(), &keys)?);
-        let chunks = objects.iter().map(|object| memory::to_put(object, self.pool.as_ref(), self.store.process()));
+        let (connector, keys) = (self.connector(py)?, keys_of(py, &keys)?);
+        let chunks = objects.iter().map(|object| memory::to_put(object, self.pool.as_ref()));
         let items: Vec<(CacheKey, MemoryObj)> = keys.into_iter().zip(chunks.collect::<PyResult<Vec<_>>>()?).collect();
-        start(self.store.process(), event_loop, async move { Ok(Answer::Puts(connector.batched_put(&items).await)) })
+        let put = async move { Ok(connector.batched_put(&items).await) };
+        start(py, put, to_python::list(true, to_python::none))
     }
 
     fn remove_sync(&self, py: Python<'_>, key: &str) -> PyResult<bool> {
-        let key = key_of(py, key)?;
-        self.wait(py, self.connector(py)?.remove(&key))
+        let (connector, key) = (self.connector(py)?, key_of(py, key)?);
+        block_on(py, async move { connector.remove(&key).await })?.or_raise(py)
     }
 
-    fn list<'py>(&self, event_loop: &Bound<'py, PyAny>) -> PyResult<Started<'py>> {
-        let connector = self.connector(event_loop.py())?.clone();
-        start(self.store.process(), event_loop, async move {
+    fn list<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let connector = self.connector(py)?;
+        let list = async move {
             let (mut keys, mut listing) = (Vec::new(), connector.list(""));
             while let Some(key) = listing.next().await {
                 keys.push(key?.as_str().to_owned());
             }
-            Ok(Answer::Keys(keys))
-        })
+            Ok(keys)
+        };
+        start(py, list, to_python::value)
     }
 
-    fn ping<'py>(&self, event_loop: &Bound<'py, PyAny>) -> PyResult<Started<'py>> {
-        let connector = self.connector(event_loop.py())?.clone();
-        ask(self.store.process(), event_loop, async move { connector.ping().await.map(|()| Answer::Done) })
+    fn ping<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let connector = self.connector(py)?;
+        start(py, async move { connector.ping().await }, to_python::none)
     }
 
-    fn close<'py>(&self, event_loop: &Bound<'py, PyAny>) -> PyResult<Started<'py>> {
-        let connector = self.connector(event_loop.py())?.clone();
-        start(self.store.process(), event_loop, async move { connector.close().await.map(|()| Answer::Done) })
+    fn close<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let connector = self.connector(py)?;
+        start(py, async move { connector.close().await }, to_python::none)
     }
 }
 
 impl LMCacheRemote {
-    fn connector(&self, py: Python<'_>) -> PyResult<&Connector> {
-        self.store.connector().or_raise(py)
-    }
-
-    fn wait<T: Send>(&self, py: Python<'_>, work: impl Future<Output = Result<T>> + Send) -> PyResult<T> {
-        let handle = self.store.process().handle().or_raise(py)?;
-        let moments = &self.moments;
-        let answer = py.detach(|| {
-            let _inside = handle.enter();
-            // Here, so that what is left of it is dropped within the runtime, and without Python's lock.
-            let mut work = pin!(work);
-            // Alone or not: a thread that waits keeps nobody else waiting.
-            match moment::poll(moments, work.as_mut()) {
-                Poll::Ready(answer) => Ok(answer),
-                // Ctrl-C ends the wait, and the question.
-                Poll::Pending => watch::try_block_on(work, SIGNALS_EVERY, check_signals),
-            }
-        });
-        answer?.or_raise(py)
+    fn connector(&self, py: Python<'_>) -> PyResult<Connector> {
+        self.store.connector().or_raise(py).cloned()
     }
 }
 
-/// The chunk in memory of LMCache's: as it is, or, if the store has it in memory of its own or calls it something else
-/// than it was allocated for, a copy.
+fn start<T: Send + 'static>(
+    py: Python<'_>,
+    work: impl Future<Output = Result<T>> + Send + 'static,
+    to_python: impl FnOnce(Python<'_>, T) -> PyResult<Py<PyAny>> + Send + 'static,
+) -> PyResult<Bound<'_, PyAny>> {
+    asyncio::start(py, Views::none(), |_| work, to_python)
+}
+
+/// The chunk in LMCache's memory. A copy, if the store has the chunk in its own memory or changed the layout.
 async fn in_lmcache(memory: &LocalCpuBackend, chunk: MemoryObj) -> Result<MemoryObj> {
     if memory::is_lent(&chunk) {
         return Ok(chunk);
@@ -209,8 +190,8 @@ async fn in_lmcache(memory: &LocalCpuBackend, chunk: MemoryObj) -> Result<Memory
     Ok(copy.freeze())
 }
 
-/// The same for a batch. Memory for all copies is asked for at once: two batches that each wait for the rest of what they
-/// need, with a part in hand, would wait for each other.
+/// The same for a batch. Allocates all copies at once: two batches that each hold a part of the memory they need would wait
+/// for each other.
 async fn all_in_lmcache(
     memory: &LocalCpuBackend,
     mut chunks: Vec<Result<Option<MemoryObj>>>,

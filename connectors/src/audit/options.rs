@@ -1,5 +1,6 @@
 use std::collections::HashSet;
 
+use connector_core::connector::Operation;
 use connector_core::{ConnectorContext, ConnectorOptions, Error, ErrorKind, RemoteUrl, Result};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -54,22 +55,12 @@ impl ConnectorOptions for AuditOptions {
     const EXTRA_CONFIG_PREFIX: &'static str = "audit_";
 }
 
-/// The operations, and LMCache's names for them.
-const OPERATIONS: [(&str, &[&str]); 14] = [
-    ("exists", &["exists_sync"]),
-    ("get", &[]),
-    ("put", &[]),
-    ("get_into", &[]),
-    ("remove", &["remove_sync"]),
-    ("list", &[]),
-    ("ping", &[]),
-    ("close", &[]),
-    ("batched_exists", &[]),
-    ("batched_contains", &["batched_async_contains"]),
-    ("batched_get", &["batched_get_non_blocking"]),
-    ("batched_get_into", &[]),
-    ("batched_put", &[]),
-    ("batched_remove", &[]),
+/// Other names that LMCache has for operations.
+const LMCACHE_NAMES: [(&str, Operation); 4] = [
+    ("exists_sync", Operation::Exists),
+    ("remove_sync", Operation::Remove),
+    ("batched_async_contains", Operation::BatchedContains),
+    ("batched_get_non_blocking", Operation::BatchedGet),
 ];
 
 impl AuditOptions {
@@ -93,12 +84,13 @@ impl AuditOptions {
     /// The operations that are not logged.
     pub(super) fn excluded(&self) -> HashSet<&'static str> {
         let find = |name: &str| {
-            let found = OPERATIONS.iter().find(|(ours, theirs)| *ours == name || theirs.contains(&name));
+            let named = Operation::ALL.into_iter().find(|operation| operation.as_str() == name);
+            let found = named.or_else(|| LMCACHE_NAMES.iter().find(|(other, _)| *other == name).map(|(_, o)| *o));
             if found.is_none() && !name.is_empty() {
                 // LMCache accepts any name, and has operations that kvconn does not have.
                 tracing::warn!(name, "option `exclude_cmds` names no operation of a connector");
             }
-            found.map(|(ours, _)| *ours)
+            found.map(Operation::as_str)
         };
         self.exclude_cmds.iter().filter_map(|name| find(name.trim())).collect()
     }

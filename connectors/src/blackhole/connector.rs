@@ -6,7 +6,7 @@ use futures::stream::{self, StreamExt};
 
 use super::BlackholeOptions;
 
-/// Nothing: puts succeed, and every key is a miss.
+/// Stores nothing: puts succeed, and every key is a miss.
 #[external_connector(
     module = "kvconn.blackhole",
     name = "BlackholeConnector",

@@ -1,13 +1,13 @@
-//! `kvconn.blackhole` `BlackholeConnector`: nothing, for measuring and testing what stands before a store.
+//! `kvconn.blackhole` `BlackholeConnector`: an empty store, to measure and test the code that uses a store.
 //!
-//! **What it stores.** Nothing: a put succeeds and the chunk is gone; every key is a miss.
+//! **What it stores.** Nothing. Puts succeed, and every key is a miss.
 //!
 //! **How it connects.** `blackhole://`, `blackhole://host:port`, or
-//! `external://localhost:0/kvconn.blackhole/?connector_name=BlackholeConnector`; host and port mean nothing.
+//! `external://localhost:0/kvconn.blackhole/?connector_name=BlackholeConnector`. It ignores host and port.
 //!
 //! **Options.** None ([`BlackholeOptions`]).
 //!
-//! **Limits.** The one store that does not give back what was put: it is no cache, and a conformance test of it fails.
+//! **Limits.** It never gives a chunk back, so it fails the conformance kit.
 
 mod connector;
 mod options;

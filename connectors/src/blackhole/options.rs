@@ -2,7 +2,7 @@ use connector_core::ConnectorOptions;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// Options of `blackhole://`: there are none, so that a misspelt URL is an error here, too.
+/// Options of `blackhole://`: none. The type makes an unknown option in the URL an error.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 pub struct BlackholeOptions {}
 

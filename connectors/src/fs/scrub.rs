@@ -100,7 +100,7 @@ impl FindingKind {
 /// # async fn f() -> connector_core::Result<()> {
 /// use connector_core::ConnectorContext;
 /// use connectors::fs::{ScrubOptions, scrub};
-/// let store = ConnectorContext::builder("fs:///var/cache/kv").build()?;
+/// let store = connectors::builder("fs:///var/cache/kv").build()?;
 /// let report = tokio::task::spawn_blocking(move || scrub(&store, &ScrubOptions::default())).await.expect("no panic")?;
 /// for found in report.findings {
 ///     println!("{}: {}", found.path.display(), found.reason);

@@ -12,8 +12,8 @@ use crate::lru_chunks::LruChunks;
 
 /// Chunks in this process's memory.
 ///
-/// All connectors of one process that are opened with one name share one store. When it is full, the chunk that was used
-/// longest ago goes first. The chunks are gone when the last connector is dropped.
+/// All connectors of a process that are opened with the same name share one store. A full store evicts the least
+/// recently used chunk. The chunks are lost when the last of these connectors is dropped.
 #[external_connector(module = "kvconn.memory", name = "MemoryConnector", scheme = "memory", options = MemoryOptions)]
 pub struct MemoryConnector {
     store: Arc<LruChunks>,
@@ -22,7 +22,7 @@ pub struct MemoryConnector {
 impl FromContext for MemoryConnector {
     async fn from_context(ctx: ConnectorContext) -> Result<Self> {
         let options: MemoryOptions = ctx.options()?;
-        // `plugin://name` is no host, but a name all the same.
+        // The URL `plugin://name` has no host: the plugin's name is the store's name.
         let plugin = ctx.plugin_name().filter(|_| ctx.url().scheme() == "plugin");
         let name = plugin.or_else(|| ctx.url().host());
         Ok(Self { store: store::open(name, options.capacity)? })
@@ -34,7 +34,7 @@ impl RemoteConnector for MemoryConnector {
         Ok(self.store.contains(key))
     }
 
-    /// Gives out the stored memory itself: no copy.
+    /// Gives out the stored memory without a copy.
     async fn get(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
         Ok(self.store.get(key))
     }

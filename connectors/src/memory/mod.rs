@@ -1,16 +1,16 @@
 //! `kvconn.memory` `MemoryConnector`: chunks in this process's memory.
 //!
-//! **What it stores.** A copy of each chunk with its layout, under its key. All connectors of one process that are opened
-//! with one name share one store, which lives as long as the last of them. When the store is full, the chunk that was
-//! used longest ago goes first.
+//! **What it stores.** A copy of each chunk with its layout, under its key. All connectors of a process that are opened
+//! with the same name share one store. The store lives as long as the last of them. A full store evicts the least
+//! recently used chunk.
 //!
-//! **How it connects.** `memory://name`, or `external://name:0/kvconn.memory/?connector_name=MemoryConnector`; the host is
-//! the store's name. `memory://` without a name is a store of its own.
+//! **How it connects.** `memory://name`, or `external://name:0/kvconn.memory/?connector_name=MemoryConnector`. The host
+//! is the store's name. `memory://` without a name opens a store that no other connector shares.
 //!
 //! **Options.** [`MemoryOptions`].
 //!
-//! **Limits.** `get` gives out the stored memory itself: a chunk that is read while it is replaced or evicted lives on
-//! until its readers have dropped it, and then counts towards no capacity.
+//! **Limits.** `get` gives out the stored memory. So a chunk that is replaced or evicted lives until its readers drop
+//! it. Such chunks do not count towards the capacity.
 
 mod connector;
 mod options;

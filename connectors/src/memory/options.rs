@@ -6,12 +6,13 @@ use serde::Deserialize;
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct MemoryOptions {
-    /// Most bytes of chunks; 1073741824 (1 GiB) unless the store is open already, which keeps its own.
+    /// The largest number of bytes of chunks. The default is 1073741824 (1 GiB), or the capacity of a store that is
+    /// open.
     pub capacity: Option<u64>,
 }
 
 impl MemoryOptions {
-    /// The capacity of a new store, in bytes, if nothing sets it.
+    /// The default capacity of a new store, in bytes.
     pub const DEFAULT_CAPACITY: u64 = 1 << 30;
 }
 

@@ -1,4 +1,4 @@
-//! The store behind a name, and the names of this process.
+//! The named stores of this process.
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
@@ -10,7 +10,7 @@ use crate::lru_chunks::LruChunks;
 
 static NAMED: LazyLock<Mutex<HashMap<String, Weak<LruChunks>>>> = LazyLock::new(Mutex::default);
 
-/// The store of this name, made if it is not open; a store of its own for `None`.
+/// The store with this name, or a new one if it is not open. `None` always gives a new store.
 pub(super) fn open(name: Option<&str>, capacity: Option<u64>) -> Result<Arc<LruChunks>> {
     let new = || Arc::new(LruChunks::new(capacity.unwrap_or(MemoryOptions::DEFAULT_CAPACITY)));
     let Some(name) = name else { return Ok(new()) };

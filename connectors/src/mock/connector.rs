@@ -7,38 +7,38 @@ use connector_core::{
 use futures::stream::{self, StreamExt};
 
 use super::MockOptions;
-use super::line::Line;
+use super::bandwidth::Bandwidth;
 use crate::lru_chunks::LruChunks;
 
-/// Memory that takes as long as a store far away: for measuring without one.
+/// A store in memory that is as slow as a remote store, for measurements without one.
 ///
-/// Looks take a stated latency, reads and writes a stated throughput each, on tokio's clock. The chunks are real, and are
-/// gone with the connector; when it is full, the chunk that was used longest ago goes first.
+/// Calls that move no chunk take a fixed latency. Reads have one throughput, writes another, on tokio's clock. The
+/// chunks are real, and are lost with the connector. A full store evicts the least recently used chunk.
 #[external_connector(module = "kvconn.mock", name = "MockConnector", scheme = "mock", options = MockOptions)]
 pub struct MockConnector {
     chunks: LruChunks,
     backend: LocalCpuBackend,
     latency: Duration,
-    reads: Line,
-    writes: Line,
+    reads: Bandwidth,
+    writes: Bandwidth,
 }
 
 impl FromContext for MockConnector {
     async fn from_context(ctx: ConnectorContext) -> Result<Self> {
         let options: MockOptions = ctx.options()?;
-        let line = |name, throughput| MockOptions::seconds_per_byte(name, throughput).map(Line::new);
+        let bandwidth = |name, throughput| MockOptions::seconds_per_byte(name, throughput).map(Bandwidth::new);
         Ok(Self {
             chunks: LruChunks::new(options.capacity_bytes(&ctx)?),
             backend: ctx.local_cpu_backend().clone(),
             latency: options.latency()?,
-            reads: line("read_throughput", options.read_throughput)?,
-            writes: line("write_throughput", options.write_throughput)?,
+            reads: bandwidth("read_throughput", options.read_throughput)?,
+            writes: bandwidth("write_throughput", options.write_throughput)?,
         })
     }
 }
 
 impl MockConnector {
-    /// One round trip that carries no chunk.
+    /// One round trip without a chunk.
     async fn peek(&self) {
         if !self.latency.is_zero() {
             tokio::time::sleep(self.latency).await;
@@ -52,7 +52,7 @@ impl RemoteConnector for MockConnector {
         Ok(self.chunks.contains(key))
     }
 
-    /// Copies into pool memory, as a store that reads from a socket would.
+    /// Copies into pool memory, as a store does that reads from a socket.
     async fn get(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
         let Some(chunk) = self.chunks.get(key) else { return Ok(None) };
         let mut memory = self.backend.allocate(chunk.layout()).await?;
@@ -61,7 +61,7 @@ impl RemoteConnector for MockConnector {
         Ok(Some(memory.freeze()))
     }
 
-    /// Stored when the transfer has ended: one that is cancelled leaves the old chunk.
+    /// Stores the chunk after the transfer: a cancelled put leaves the old chunk.
     async fn put(&self, key: &CacheKey, chunk: MemoryObj) -> Result<()> {
         self.chunks.check(&chunk)?;
         self.writes.transfer(chunk.len()).await;

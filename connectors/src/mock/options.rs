@@ -8,13 +8,13 @@ use serde::Deserialize;
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct MockOptions {
-    /// Most bytes of chunks, in GB; the URL's host if it is `mock://`. Required.
+    /// The largest size of all chunks, in GB. Required. In a `mock://` URL the host is the capacity.
     pub capacity: Option<f64>,
-    /// How long a look takes, in milliseconds.
+    /// The latency of calls that move no chunk, in milliseconds.
     pub peeking_latency: f64,
-    /// GB that all reads together move in a second.
+    /// The throughput of all reads together, in GB a second.
     pub read_throughput: f64,
-    /// GB that all writes together move in a second.
+    /// The throughput of all writes together, in GB a second.
     pub write_throughput: f64,
 }
 
@@ -31,7 +31,7 @@ impl ConnectorOptions for MockOptions {
 const GB: f64 = (1_u64 << 30) as f64;
 
 impl MockOptions {
-    /// Bytes, from the URL's host (of `mock://`) or the option.
+    /// The capacity in bytes, from the host of a `mock://` URL or from the option.
     pub(super) fn capacity_bytes(&self, ctx: &ConnectorContext) -> Result<u64> {
         let url = ctx.url();
         let host = url.host().filter(|_| url.scheme() == "mock");
@@ -40,13 +40,13 @@ impl MockOptions {
             (Some(host), _) => host.parse().map_err(|_| {
                 Error::new(
                     ErrorKind::InvalidUrl,
-                    format!("`{url}` has `{host}` where its capacity should be, a number"),
+                    format!("the host of `{url}` must be its capacity, but `{host}` is not a number"),
                 )
                 .with_hint(hint)
             })?,
             (None, Some(capacity)) => capacity,
             (None, None) => {
-                let missing = format!("`{url}` does not say how large the store is");
+                let missing = format!("`{url}` does not give the store's capacity");
                 return Err(Error::new(ErrorKind::InvalidUrl, missing).with_hint(hint));
             }
         };
@@ -61,7 +61,7 @@ impl MockOptions {
         seconds("peeking_latency", positive("peeking_latency", self.peeking_latency)? / 1000.0)
     }
 
-    /// Seconds that a byte takes.
+    /// The time that one byte takes, in seconds.
     pub(super) fn seconds_per_byte(name: &str, throughput: f64) -> Result<f64> {
         Ok(1.0 / (positive(name, throughput)? * GB))
     }

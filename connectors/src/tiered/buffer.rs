@@ -1,52 +1,52 @@
-//! Chunks that wait for the store behind, within a number of bytes.
+//! The write-back buffer: chunks that the back does not have yet, up to a number of bytes.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use connector_core::{CacheKey, Error, ErrorKind, MemoryObj, Result};
 use tokio::sync::watch;
 
 use crate::copies::Copies;
 
-/// Keys that are written at once.
-const MOST_WRITERS: usize = 4;
+/// The number of keys that tasks write concurrently.
+const MAX_WRITERS: usize = 4;
 
 pub(super) struct Buffer {
     capacity: u64,
     copies: Copies,
     state: Mutex<State>,
-    /// Who waits for room waits in line: a large chunk is not overtaken for ever.
-    line: tokio::sync::Mutex<()>,
-    /// Changes whenever something was written, failed, or is to end.
-    news: watch::Sender<()>,
+    /// The puts that wait for space, in order, so that small chunks cannot overtake a large one for ever.
+    space_queue: tokio::sync::Mutex<()>,
+    /// Notifies of every change of the state.
+    changes: watch::Sender<()>,
 }
 
 #[derive(Default)]
 struct State {
-    /// Every key is also either in `queue` or in `writing`.
-    waiting: HashMap<CacheKey, Waiting>,
+    /// The newest chunk of each key. Every key is also in `queue` or in `writing`.
+    chunks: HashMap<CacheKey, Buffered>,
     queue: VecDeque<CacheKey>,
     writing: HashSet<CacheKey>,
     bytes: u64,
     puts: u64,
     writers: usize,
-    /// Why the last write failed, if it did.
+    /// The error of the last write, if it failed.
     failing: Option<Error>,
     ending: bool,
 }
 
-struct Waiting {
+struct Buffered {
     chunk: MemoryObj,
     put: u64,
 }
 
-/// Bytes of the buffer, reserved until dropped.
-pub(super) struct Room<'a> {
+/// Bytes of the buffer that are reserved until this is dropped or its chunk is inserted.
+pub(super) struct Reservation<'a> {
     buffer: &'a Buffer,
     bytes: u64,
 }
 
-/// One key that is being written.
+/// A write in progress.
 pub(super) struct Write<'a> {
     buffer: &'a Buffer,
     pub(super) key: CacheKey,
@@ -55,27 +55,27 @@ pub(super) struct Write<'a> {
     result: Option<Result<()>>,
 }
 
-/// One of those who write. Counted until dropped.
+/// A running writer. The buffer counts it until it is dropped.
 pub(super) struct Writer<'a>(&'a Buffer);
 
-/// What a chunk takes, so that there is an end to empty ones, too.
+/// The bytes that a chunk counts for: at least one, so that the number of empty chunks is bounded, too.
 fn cost(chunk: &MemoryObj) -> u64 {
     chunk.len().max(1) as u64
 }
 
 impl Buffer {
     pub(super) fn new(capacity: u64) -> Self {
-        let (copies, news) = (Copies::new(capacity), watch::Sender::new(()));
-        Self { capacity, copies, state: Mutex::default(), line: Default::default(), news }
+        let (copies, changes) = (Copies::new(capacity), watch::Sender::new(()));
+        Self { capacity, copies, state: Mutex::default(), space_queue: Default::default(), changes }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while the lock is held, and the counts are right at every step.
+        // No code panics while it holds the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(&self) {
-        self.news.send_replace(());
+    fn notify(&self) {
+        self.changes.send_replace(());
     }
 
     pub(super) fn capacity(&self) -> u64 {
@@ -83,15 +83,15 @@ impl Buffer {
     }
 
     pub(super) fn get(&self, key: &CacheKey) -> Option<MemoryObj> {
-        self.lock().waiting.get(key).map(|w| w.chunk.clone())
+        self.lock().chunks.get(key).map(|buffered| buffered.chunk.clone())
     }
 
     pub(super) fn keys(&self, prefix: &str) -> Vec<CacheKey> {
-        self.lock().waiting.keys().filter(|k| k.as_str().starts_with(prefix)).cloned().collect()
+        self.lock().chunks.keys().filter(|k| k.as_str().starts_with(prefix)).cloned().collect()
     }
 
-    /// Room for a chunk: waits for it, unless the store behind fails.
-    pub(super) async fn room(&self, chunk: &MemoryObj) -> Result<Room<'_>> {
+    /// Waits for space for a chunk. Fails if the buffer is full and the back fails.
+    pub(super) async fn reserve(&self, chunk: &MemoryObj) -> Result<Reservation<'_>> {
         let bytes = cost(chunk);
         if bytes > self.capacity {
             return Err(Error::new(
@@ -103,68 +103,68 @@ impl Buffer {
             )
             .with_hint("raise `write_back_bytes`"));
         }
-        let _turn = self.line.lock().await;
-        let mut news = self.news.subscribe();
+        let _in_order = self.space_queue.lock().await;
+        let mut changes = self.changes.subscribe();
         loop {
-            news.mark_unchanged();
+            changes.mark_unchanged();
             {
                 let mut state = self.lock();
                 if state.bytes + bytes <= self.capacity {
                     state.bytes += bytes;
-                    return Ok(Room { buffer: self, bytes });
+                    return Ok(Reservation { buffer: self, bytes });
                 }
                 if let Some(e) = &state.failing {
                     let message = format!("the write-back buffer of {} bytes is full, because {e}", self.capacity);
                     return Err(Error::new(ErrorKind::Unavailable, message).temporary(true));
                 }
             }
-            if news.changed().await.is_err() {
+            if changes.changed().await.is_err() {
                 return Err(Error::closed());
             }
         }
     }
 
-    /// A copy of a chunk, which may be a view of somebody's pool.
+    /// Copies a chunk, because it may be in the caller's pool.
     pub(super) fn copy(&self, chunk: &MemoryObj) -> Result<MemoryObj> {
         self.copies.copy(chunk)
     }
 
-    /// Keeps a copy until it is written, instead of an older chunk of the key. Says whether one more writer is needed, and
-    /// counts it.
-    pub(super) fn insert(&self, key: &CacheKey, copy: MemoryObj, mut room: Room<'_>) -> bool {
+    /// Keeps a copy until it is written, in place of the key's older chunk. Says whether the caller must start another
+    /// writer, which is then counted.
+    pub(super) fn insert(&self, key: &CacheKey, copy: MemoryObj, mut reservation: Reservation<'_>) -> bool {
         let mut state = self.lock();
         state.puts += 1;
         let put = state.puts;
-        room.bytes = 0;
-        match state.waiting.insert(key.clone(), Waiting { chunk: copy, put }) {
+        reservation.bytes = 0;
+        match state.chunks.insert(key.clone(), Buffered { chunk: copy, put }) {
             Some(old) => state.bytes -= cost(&old.chunk),
-            // While an older chunk is written whose key was not waiting any more, whoever writes it goes on with this one.
+            // The key was cancelled during its write: when that write ends, it queues the key again.
             None if state.writing.contains(key) => {}
             None => state.queue.push_back(key.clone()),
         }
-        let needed = state.writers < MOST_WRITERS && !state.queue.is_empty() && !state.ending;
+        let needed = state.writers < MAX_WRITERS && !state.queue.is_empty() && !state.ending;
         state.writers += usize::from(needed);
         drop(state);
-        self.tell();
+        self.notify();
         needed
     }
 
-    /// Forgets a key's chunk, and waits until none of it is being written. Says whether there was one.
+    /// Drops a key's chunk, waits for the end of its write, and says whether the buffer had a chunk.
     pub(super) async fn cancel(&self, key: &CacheKey) -> bool {
-        let mut news = self.news.subscribe();
+        let mut changes = self.changes.subscribe();
         let cancelled = {
             let mut state = self.lock();
-            let old = state.waiting.remove(key);
+            let old = state.chunks.remove(key);
             if let Some(old) = &old {
                 state.bytes -= cost(&old.chunk);
                 state.queue.retain(|k| k != key);
             }
             old.is_some()
         };
-        self.tell();
+        self.notify();
         loop {
-            news.mark_unchanged();
-            if !self.lock().writing.contains(key) || news.changed().await.is_err() {
+            changes.mark_unchanged();
+            if !self.lock().writing.contains(key) || changes.changed().await.is_err() {
                 return cancelled;
             }
         }
@@ -180,50 +180,50 @@ impl Buffer {
         self.lock().next(self)
     }
 
-    /// From now on a writer that fails ends, and those that wait to try again try at once.
+    /// Ends the buffer: writers that wait after a failure retry now, and a writer that fails again ends.
     pub(super) fn end(&self) {
         self.lock().ending = true;
-        self.tell();
+        self.notify();
     }
 
     pub(super) fn is_ending(&self) -> bool {
         self.lock().ending
     }
 
-    /// Waits until the buffer is about to end.
-    pub(super) async fn ending(&self) {
-        let mut news = self.news.subscribe();
-        while !self.is_ending() && news.changed().await.is_ok() {}
+    /// Waits until [`end`](Self::end) is called.
+    pub(super) async fn wait_for_end(&self) {
+        let mut changes = self.changes.subscribe();
+        while !self.is_ending() && changes.changed().await.is_ok() {}
     }
 
-    /// Waits until nobody writes.
-    pub(super) async fn idle(&self) {
-        let mut news = self.news.subscribe();
-        while self.lock().writers > 0 && news.changed().await.is_ok() {}
+    /// Waits until all writers have ended.
+    pub(super) async fn wait_for_writers(&self) {
+        let mut changes = self.changes.subscribe();
+        while self.lock().writers > 0 && changes.changed().await.is_ok() {}
     }
 
-    /// How many chunks and bytes wait.
-    pub(super) fn rest(&self) -> (usize, u64) {
+    /// The number of chunks in the buffer, and their bytes.
+    pub(super) fn remaining(&self) -> (usize, u64) {
         let state = self.lock();
-        (state.waiting.len(), state.bytes)
+        (state.chunks.len(), state.bytes)
     }
 }
 
 impl State {
     fn next<'a>(&mut self, buffer: &'a Buffer) -> Option<Write<'a>> {
         let key = self.queue.pop_front()?;
-        let Waiting { chunk, put } = self.waiting.get(&key)?;
+        let Buffered { chunk, put } = self.chunks.get(&key)?;
         let write = Write { buffer, key: key.clone(), chunk: chunk.clone(), put: *put, result: None };
         self.writing.insert(key);
         Some(write)
     }
 }
 
-impl Drop for Room<'_> {
+impl Drop for Reservation<'_> {
     fn drop(&mut self) {
         if self.bytes > 0 {
             self.buffer.lock().bytes -= self.bytes;
-            self.buffer.tell();
+            self.buffer.notify();
         }
     }
 }
@@ -235,15 +235,15 @@ impl Write<'_> {
 }
 
 impl Drop for Write<'_> {
-    /// Also of a write that panicked or whose runtime ends: the chunk waits on.
+    /// Without a result (after a panic, or when the runtime ends), the chunk stays in the buffer.
     fn drop(&mut self) {
         let mut state = self.buffer.lock();
         state.writing.remove(&self.key);
-        let newest = state.waiting.get(&self.key).map(|w| w.put == self.put);
+        let newest = state.chunks.get(&self.key).map(|buffered| buffered.put == self.put);
         let written = matches!(self.result, Some(Ok(())));
         match newest {
             Some(true) if written => {
-                if let Some(old) = state.waiting.remove(&self.key) {
+                if let Some(old) = state.chunks.remove(&self.key) {
                     state.bytes -= cost(&old.chunk);
                 }
             }
@@ -256,12 +256,12 @@ impl Drop for Write<'_> {
             None => {}
         }
         drop(state);
-        self.buffer.tell();
+        self.buffer.notify();
     }
 }
 
 impl<'a> Writer<'a> {
-    /// The next chunk to write; `None` if this writer has to end, which it then has.
+    /// The next chunk to write, with this writer. `None` ends this writer.
     pub(super) fn next(self) -> Option<(Self, Write<'a>)> {
         let mut state = self.0.lock();
         match state.next(self.0) {
@@ -270,10 +270,10 @@ impl<'a> Writer<'a> {
                 Some((self, write))
             }
             None => {
-                // In one step with the look at the queue: a chunk that comes now finds one writer less, and starts one.
+                // Under the same lock as the check of the queue, so that the next chunk starts a new writer.
                 state.writers -= 1;
                 drop(state);
-                self.0.tell();
+                self.0.notify();
                 std::mem::forget(self);
                 None
             }
@@ -284,13 +284,6 @@ impl<'a> Writer<'a> {
 impl Drop for Writer<'_> {
     fn drop(&mut self) {
         self.0.lock().writers -= 1;
-        self.0.tell();
+        self.0.notify();
     }
-}
-
-/// What a write that failed is logged with, and `close` answers.
-pub(super) fn missing(buffer: &Buffer, error: &Arc<Error>) -> Error {
-    let (chunks, bytes) = buffer.rest();
-    let message = format!("{chunks} chunks of {bytes} bytes are not in the store behind, because {error}");
-    Error::new(error.kind(), message).with_status(error.status()).with_hint("close again to try once more")
 }

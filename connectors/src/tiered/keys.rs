@@ -1,11 +1,12 @@
-//! What is going on with which key. A key that nothing is going on with takes no memory.
+//! The state of keys in use, and of keys whose chunks are uncertain.
 //!
-//! Each key has a lock, which puts, removes and the filling of the front hold: whoever changes the front holds it. And it
-//! has a version, which a put or remove changes when it begins and when it ends: a read that began at another version knows
-//! that what it read may be old, gives it to those who asked before, and keeps it out of the front.
+//! Each key in use has a lock. Puts, removes and fills of the front hold it, so that only its holder changes the front.
+//! Each key in use also has a version. A put or remove changes it at its start and at its end. So a read knows whether
+//! its answer may be old: then it answers its callers, but does not fill the front.
 //!
-//! And there are keys in doubt: what the front failed to remove is *distrusted*, and is not asked of it; what the back did
-//! not answer is *unsettled*, because that change may still come, and is not filled into the front.
+//! A key is *stale* if the front failed to remove its old chunk: reads do not ask the front for it. A key is
+//! *unconfirmed* if the back did not confirm its last change: the change may still happen, so reads do not fill the
+//! front with it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,187 +15,185 @@ use connector_core::{CacheKey, Error, ErrorKind, MemoryObj, Result};
 use lru::LruCache;
 use tokio::sync::watch;
 
-/// What a read found, for all that wait for it.
-pub(super) type Answer = Option<Result<Option<MemoryObj>, Arc<Error>>>;
+/// The answer of a shared read.
+pub(super) type Answer = Option<Result<Option<MemoryObj>>>;
 
-/// Keys that the front may have wrong, at most; then it is passed by until it was emptied.
-const MOST_DISTRUSTED: usize = 100_000;
+/// The largest number of stale keys. With more, reads do not use the front until it is empty.
+const MAX_STALE: usize = 100_000;
 
-/// Keys whose change the back did not answer, at most; then the oldest is settled: nothing comes that late.
-const MOST_UNSETTLED: usize = 100_000;
+/// The largest number of unconfirmed keys. With more, the oldest counts as confirmed: its change no longer happens.
+const MAX_UNCONFIRMED: usize = 100_000;
 
-/// Keys that are healed between two looks at what is in doubt.
-const HEALED_AT_ONCE: usize = 64;
+/// The number of stale keys that the repair task takes at once.
+const REPAIR_BATCH: usize = 64;
 
 #[derive(Default)]
 pub(super) struct Keys(Mutex<State>);
 
 struct State {
-    busy: HashMap<CacheKey, Busy>,
-    /// The front may have another chunk than the back: it failed to remove what was replaced.
-    distrusted: HashSet<CacheKey>,
-    front_is_off: bool,
-    /// Whether the front failed to remove something since the look at what is in doubt.
+    in_use: HashMap<CacheKey, KeyState>,
+    stale: HashSet<CacheKey>,
+    /// Whether reads do not use the front, because there were too many stale keys.
+    front_disabled: bool,
+    /// Whether the front failed to remove a key since the repair task last looked for stale keys.
     failed_again: bool,
-    healing: bool,
-    unsettled: LruCache<CacheKey, ()>,
+    repairing: bool,
+    unconfirmed: LruCache<CacheKey, ()>,
 }
 
-/// What the front may have wrong.
-pub(super) enum Doubts {
+/// The keys whose old chunks the front may still have.
+pub(super) enum Stale {
     None,
-    /// Some of these keys.
     Keys(Vec<CacheKey>),
     All,
 }
 
-/// The one task that makes the front right again, until dropped.
-pub(super) struct Healing {
+/// The only task that removes stale chunks from the front, until dropped.
+pub(super) struct Repair {
     keys: Arc<Keys>,
     over: bool,
 }
 
-/// What is known of a change in the back.
-enum InBack {
+/// The state of a change in the back.
+enum BackState {
     Unasked,
-    /// It may come as long as this is not answered, or if it failed.
+    /// The back has not answered, or has failed: the change may still happen.
     Asked,
     Done,
 }
 
 #[derive(Default)]
-struct Busy {
+struct KeyState {
     lock: Arc<tokio::sync::Mutex<()>>,
     users: usize,
     version: u64,
-    flight: Option<watch::Sender<Answer>>,
+    read: Option<watch::Sender<Answer>>,
 }
 
-/// A use of a key. Keeps its lock and version until dropped.
-pub(super) struct Use {
+/// Keeps a key's lock and version until dropped.
+pub(super) struct KeyGuard {
     keys: Arc<Keys>,
-    key: CacheKey,
-    lock: Arc<tokio::sync::Mutex<()>>,
+    pub(super) key: CacheKey,
+    pub(super) lock: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// A change of a key, from before its first step until dropped.
 pub(super) struct Change {
-    used: Use,
-    in_back: InBack,
+    pub(super) guard: KeyGuard,
+    in_back: BackState,
 }
 
-/// A read of the stores for all that ask for a key meanwhile.
-pub(super) struct Flight {
-    used: Use,
+/// A read of a key. All callers that ask for the key in the meantime share it.
+pub(super) struct SharedRead {
+    pub(super) guard: KeyGuard,
     version: u64,
     answer: watch::Sender<Answer>,
 }
 
-/// Waits for a read. When nobody waits any more, the read ends.
+/// Waits for a shared read. The read ends when its last waiter is dropped.
 pub(super) struct Waiter(watch::Receiver<Answer>);
 
 impl Keys {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while the lock is held.
+        // No code panics while it holds the lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn used(self: &Arc<Self>, state: &mut State, key: &CacheKey) -> Use {
-        let busy = state.busy.entry(key.clone()).or_default();
-        busy.users += 1;
-        Use { keys: self.clone(), key: key.clone(), lock: busy.lock.clone() }
+    fn guard_in(self: &Arc<Self>, state: &mut State, key: &CacheKey) -> KeyGuard {
+        let key_state = state.in_use.entry(key.clone()).or_default();
+        key_state.users += 1;
+        KeyGuard { keys: self.clone(), key: key.clone(), lock: key_state.lock.clone() }
     }
 
-    /// Whoever changes the key calls this first, then takes the lock.
+    pub(super) fn guard(self: &Arc<Self>, key: &CacheKey) -> KeyGuard {
+        self.guard_in(&mut self.lock(), key)
+    }
+
+    /// Starts a change. The caller then takes the key's lock.
     pub(super) fn change(self: &Arc<Self>, key: &CacheKey) -> Change {
         let mut state = self.lock();
-        let used = self.used(&mut state, key);
-        state.touch(key);
-        Change { used, in_back: InBack::Unasked }
+        let guard = self.guard_in(&mut state, key);
+        state.bump_version(key);
+        Change { guard, in_back: BackState::Unasked }
     }
 
-    /// Joins the read that is in flight, or begins one: then the flight has to be flown.
-    pub(super) fn join(self: &Arc<Self>, key: &CacheKey) -> (Waiter, Option<Flight>) {
+    /// Joins the key's shared read, or starts one, which the caller must run.
+    pub(super) fn join(self: &Arc<Self>, key: &CacheKey) -> (Waiter, Option<SharedRead>) {
         let mut state = self.lock();
-        if let Some(answer) = state.busy.get(key).and_then(|busy| busy.flight.as_ref()) {
+        if let Some(answer) = state.in_use.get(key).and_then(|key_state| key_state.read.as_ref()) {
             return (Waiter(answer.subscribe()), None);
         }
-        let used = self.used(&mut state, key);
+        let guard = self.guard_in(&mut state, key);
         let (answer, waiter) = watch::channel(None);
         let mut version = 0;
-        if let Some(busy) = state.busy.get_mut(key) {
-            busy.flight = Some(answer.clone());
-            version = busy.version;
+        if let Some(key_state) = state.in_use.get_mut(key) {
+            key_state.read = Some(answer.clone());
+            version = key_state.version;
         }
-        (Waiter(waiter), Some(Flight { used, version, answer }))
+        (Waiter(waiter), Some(SharedRead { guard, version, answer }))
     }
 
-    /// Whether the front may be asked about this key.
-    pub(super) fn trusts_front(&self, key: &CacheKey) -> bool {
+    /// Whether reads may ask the front for this key.
+    pub(super) fn may_ask_front(&self, key: &CacheKey) -> bool {
         let state = self.lock();
-        !state.front_is_off && !state.distrusted.contains(key)
+        !state.front_disabled && !state.stale.contains(key)
     }
 
-    pub(super) fn front_is_off(&self) -> bool {
-        self.lock().front_is_off
+    pub(super) fn front_disabled(&self) -> bool {
+        self.lock().front_disabled
     }
 
-    /// The front is right about this key again.
-    pub(super) fn trust(&self, key: &CacheKey) {
-        self.lock().distrusted.remove(key);
+    /// Records that the front no longer has an old chunk of this key.
+    pub(super) fn clear_stale(&self, key: &CacheKey) {
+        self.lock().stale.remove(key);
     }
 
-    /// The front may be wrong about this key. The first time, gives the task that sets it right. A front that can be
-    /// emptied is passed by when there are too many such keys; of any other, all of them have to be remembered.
-    pub(super) fn distrust(self: &Arc<Self>, key: &CacheKey, can_be_emptied: bool) -> Option<Healing> {
+    /// Records that the front may have an old chunk of this key. The first call gives the repair task. With too many
+    /// stale keys, reads no longer use a front that can be emptied. For any other front, kvconn remembers all of them.
+    pub(super) fn mark_stale(self: &Arc<Self>, key: &CacheKey, can_be_emptied: bool) -> Option<Repair> {
         let mut state = self.lock();
         state.failed_again = true;
-        if can_be_emptied && state.distrusted.len() >= MOST_DISTRUSTED {
-            state.front_is_off = true;
+        if can_be_emptied && state.stale.len() >= MAX_STALE {
+            state.front_disabled = true;
             tracing::error!(
-                "the store in front failed to remove {MOST_DISTRUSTED} keys: it is passed by until emptied"
+                "the front store failed to remove {MAX_STALE} keys: kvconn empties it before it uses it again"
             );
-            state.distrusted = HashSet::new();
+            state.stale = HashSet::new();
         }
-        if !state.front_is_off {
-            state.distrusted.insert(key.clone());
+        if !state.front_disabled {
+            state.stale.insert(key.clone());
         }
-        (!std::mem::replace(&mut state.healing, true)).then(|| Healing { keys: self.clone(), over: false })
+        (!std::mem::replace(&mut state.repairing, true)).then(|| Repair { keys: self.clone(), over: false })
     }
 
-    /// Keeps the key's lock.
-    pub(super) fn use_of(self: &Arc<Self>, key: &CacheKey) -> Use {
-        self.used(&mut self.lock(), key)
-    }
-
-    /// The back has this key's newest chunk: nothing older comes any more.
-    pub(super) fn settle(&self, key: &CacheKey) {
-        self.lock().unsettled.pop(key);
+    /// Records that the back has the key's newest chunk.
+    pub(super) fn confirm(&self, key: &CacheKey) {
+        self.lock().unconfirmed.pop(key);
     }
 }
 
-impl Healing {
-    /// What is to be healed next. With nothing, another task is begun when something is in doubt again.
-    pub(super) fn next(&mut self) -> Doubts {
+impl Repair {
+    /// The next keys to remove from the front. After [`Stale::None`], the next stale key starts a new task.
+    pub(super) fn next(&mut self) -> Stale {
         let mut state = self.keys.lock();
         state.failed_again = false;
-        if state.front_is_off {
-            return Doubts::All;
+        if state.front_disabled {
+            return Stale::All;
         }
-        let keys: Vec<CacheKey> = state.distrusted.iter().take(HEALED_AT_ONCE).cloned().collect();
+        let keys: Vec<CacheKey> = state.stale.iter().take(REPAIR_BATCH).cloned().collect();
         if !keys.is_empty() {
-            return Doubts::Keys(keys);
+            return Stale::Keys(keys);
         }
-        // In one step with the look: what is in doubt from now on finds no task, and begins one.
-        (state.healing, self.over) = (false, true);
-        Doubts::None
+        // Under the same lock as the check above, so that a key that becomes stale now starts a new task.
+        (state.repairing, self.over) = (false, true);
+        Stale::None
     }
 
-    /// All that was in the front when [`next`](Self::next) was called is out of it.
+    /// Records that the front no longer has any chunk from before the last [`next`](Self::next).
     pub(super) fn emptied(&self) {
         let mut state = self.keys.lock();
-        if !state.failed_again && std::mem::take(&mut state.front_is_off) {
-            tracing::info!("the store in front was emptied: it is used again");
+        if !state.failed_again && std::mem::take(&mut state.front_disabled) {
+            tracing::info!("the front store is empty: kvconn uses it again");
         }
     }
 }
@@ -202,115 +201,96 @@ impl Healing {
 impl Default for State {
     fn default() -> Self {
         Self {
-            busy: HashMap::new(),
-            distrusted: HashSet::new(),
-            front_is_off: false,
+            in_use: HashMap::new(),
+            stale: HashSet::new(),
+            front_disabled: false,
             failed_again: false,
-            healing: false,
-            unsettled: LruCache::unbounded(),
+            repairing: false,
+            unconfirmed: LruCache::unbounded(),
         }
     }
 }
 
 impl State {
-    /// Another version from now on.
-    fn touch(&mut self, key: &CacheKey) {
-        if let Some(busy) = self.busy.get_mut(key) {
-            busy.version += 1;
+    fn bump_version(&mut self, key: &CacheKey) {
+        if let Some(key_state) = self.in_use.get_mut(key) {
+            key_state.version += 1;
         }
-    }
-}
-
-impl Use {
-    pub(super) fn lock(&self) -> Arc<tokio::sync::Mutex<()>> {
-        self.lock.clone()
     }
 }
 
 impl Change {
-    pub(super) fn lock(&self) -> Arc<tokio::sync::Mutex<()>> {
-        self.used.lock()
-    }
-
-    /// From now on the back may be changed, also later than this change ends, unless it is done before.
+    /// Records that the back may change from now on, even after this change ends.
     pub(super) fn ask_back(&mut self) {
-        self.in_back = InBack::Asked;
+        self.in_back = BackState::Asked;
     }
 
-    /// The back has answered that it is changed.
+    /// Records that the back has confirmed the change.
     pub(super) fn done_in_back(&mut self) {
-        self.in_back = InBack::Done;
+        self.in_back = BackState::Done;
     }
 }
 
 impl Drop for Change {
-    /// Who asks from now on must not be given what a read found that began before.
+    /// Later callers must not join a read that started before.
     fn drop(&mut self) {
-        let key = &self.used.key;
-        let mut state = self.used.keys.lock();
-        state.touch(key);
-        if let Some(busy) = state.busy.get_mut(key) {
-            busy.flight = None;
+        let key = &self.guard.key;
+        let mut state = self.guard.keys.lock();
+        state.bump_version(key);
+        if let Some(key_state) = state.in_use.get_mut(key) {
+            key_state.read = None;
         }
         match self.in_back {
-            InBack::Unasked => {}
-            InBack::Done => {
-                state.unsettled.pop(key);
+            BackState::Unasked => {}
+            BackState::Done => {
+                state.unconfirmed.pop(key);
             }
-            InBack::Asked => {
-                state.unsettled.put(key.clone(), ());
-                if state.unsettled.len() > MOST_UNSETTLED {
-                    state.unsettled.pop_lru();
+            BackState::Asked => {
+                state.unconfirmed.put(key.clone(), ());
+                if state.unconfirmed.len() > MAX_UNCONFIRMED {
+                    state.unconfirmed.pop_lru();
                 }
             }
         }
     }
 }
 
-impl Drop for Healing {
-    /// Also if the front panicked: the next failure begins another task.
+impl Drop for Repair {
+    /// If the task panicked, the next stale key starts a new one.
     fn drop(&mut self) {
         if !self.over {
-            self.keys.lock().healing = false;
+            self.keys.lock().repairing = false;
         }
     }
 }
 
-impl Drop for Use {
+impl Drop for KeyGuard {
     fn drop(&mut self) {
         let mut state = self.keys.lock();
-        let Some(busy) = state.busy.get_mut(&self.key) else { return };
-        busy.users -= 1;
-        if busy.users == 0 {
-            state.busy.remove(&self.key);
+        let Some(key_state) = state.in_use.get_mut(&self.key) else { return };
+        key_state.users -= 1;
+        if key_state.users == 0 {
+            state.in_use.remove(&self.key);
         }
     }
 }
 
-impl Flight {
-    pub(super) fn key(&self) -> &CacheKey {
-        &self.used.key
-    }
-
-    pub(super) fn lock(&self) -> Arc<tokio::sync::Mutex<()>> {
-        self.used.lock()
-    }
-
-    /// Whether no put or remove began or ended since this read began, and none may come late.
+impl SharedRead {
+    /// Whether no put or remove started or ended since this read started, and none is unconfirmed.
     pub(super) fn is_current(&self) -> bool {
-        let state = self.used.keys.lock();
-        state.busy.get(&self.used.key).is_some_and(|busy| busy.version == self.version)
-            && !state.unsettled.contains(&self.used.key)
+        let state = self.guard.keys.lock();
+        state.in_use.get(&self.guard.key).is_some_and(|key_state| key_state.version == self.version)
+            && !state.unconfirmed.contains(&self.guard.key)
     }
 
-    /// Waits until nobody waits. Somebody may still join then: see [`is_abandoned`](Self::is_abandoned).
-    pub(super) async fn alone(&self) {
+    /// Waits until there is no waiter. A caller may still join then: see [`is_abandoned`](Self::is_abandoned).
+    pub(super) async fn all_waiters_gone(&self) {
         self.answer.closed().await;
     }
 
-    /// Whether nobody waits. Then nobody can join any more.
+    /// Whether there is no waiter. If so, callers can no longer join.
     pub(super) fn is_abandoned(&self) -> bool {
-        let mut state = self.used.keys.lock();
+        let mut state = self.guard.keys.lock();
         let abandoned = self.answer.receiver_count() == 0;
         if abandoned {
             self.detach(&mut state);
@@ -318,25 +298,25 @@ impl Flight {
         abandoned
     }
 
-    /// Everybody gets the answer; who comes later begins a read of their own.
-    pub(super) fn end(self, answer: Result<Option<MemoryObj>, Arc<Error>>) {
-        self.detach(&mut self.used.keys.lock());
+    /// Answers all waiters. A later caller starts a new read.
+    pub(super) fn end(self, answer: Result<Option<MemoryObj>>) {
+        self.detach(&mut self.guard.keys.lock());
         self.answer.send_replace(Some(answer));
     }
 
     fn detach(&self, state: &mut State) {
-        if let Some(busy) = state.busy.get_mut(&self.used.key)
-            && busy.flight.as_ref().is_some_and(|flight| flight.same_channel(&self.answer))
+        if let Some(key_state) = state.in_use.get_mut(&self.guard.key)
+            && key_state.read.as_ref().is_some_and(|read| read.same_channel(&self.answer))
         {
-            busy.flight = None;
+            key_state.read = None;
         }
     }
 }
 
-impl Drop for Flight {
-    /// Also if the read panicked: whoever waits must hear of it.
+impl Drop for SharedRead {
+    /// If the read panicked, its waiters must get an error.
     fn drop(&mut self) {
-        self.detach(&mut self.used.keys.lock());
+        self.detach(&mut self.guard.keys.lock());
     }
 }
 
@@ -344,10 +324,6 @@ impl Waiter {
     pub(super) async fn answer(mut self) -> Result<Option<MemoryObj>> {
         let lost = || Error::new(ErrorKind::Other, "the read panicked, or the tokio runtime is shutting down");
         let answer = self.0.wait_for(Option::is_some).await.map_err(|_| lost())?;
-        match &*answer {
-            Some(Ok(chunk)) => Ok(chunk.clone()),
-            Some(Err(e)) => Err(Error::clone(e)),
-            None => Err(lost()),
-        }
+        answer.clone().unwrap_or_else(|| Err(lost()))
     }
 }

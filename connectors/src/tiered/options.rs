@@ -6,25 +6,25 @@ use serde::Deserialize;
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct TieredOptions {
-    /// The URL of the store in front. Required.
+    /// The URL of the front store. Required.
     pub front: Option<String>,
-    /// The URL of the store behind. Required.
+    /// The URL of the back store. Required.
     pub back: Option<String>,
-    /// Whether a put is answered by the store behind, or before it is there.
+    /// When a put ends: after the write to the back store (`write_through`) or before it (`write_back`).
     #[schemars(with = "String", extend("enum" = ["write_through", "write_back"]))]
     pub mode: WriteMode,
-    /// Bytes of chunks that wait for the store behind, at most; for `write_back`.
+    /// The largest number of bytes in the write-back buffer.
     pub write_back_bytes: u64,
 }
 
-/// When a put is answered.
+/// When a put ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WriteMode {
-    /// When the store behind has the chunk.
+    /// When the back store has the chunk.
     #[default]
     WriteThrough,
-    /// When the store in front has it.
+    /// When the front store and the write-back buffer have the chunk.
     WriteBack,
 }
 
@@ -39,7 +39,7 @@ impl ConnectorOptions for TieredOptions {
 }
 
 impl TieredOptions {
-    /// The URLs of front and back.
+    /// The URLs of the front and of the back.
     pub(super) fn urls(&self, ctx: &ConnectorContext) -> Result<(RemoteUrl, RemoteUrl)> {
         let url = |name: &str, text: &Option<String>| {
             let text = text.as_deref().filter(|text| !text.is_empty()).ok_or_else(|| {

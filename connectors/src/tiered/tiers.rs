@@ -1,14 +1,19 @@
-//! The two stores, and what is known of the one in front.
+//! The front store, the back store, and the state that they share.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use connector_core::connector::Gate;
 use connector_core::{CacheKey, Connector, Error, ErrorKind, MemoryObj, Result};
 use tokio::runtime::Handle;
 
 use super::buffer::Buffer;
-use super::heal::heal;
 use super::keys::Keys;
+use super::repair::repair;
+
+/// The pause of a background task after a failure. Each further failure doubles it, up to the second number.
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 pub(super) struct Tiers {
     pub(super) front: Connector,
@@ -17,19 +22,19 @@ pub(super) struct Tiers {
     /// `None` with `write_through`.
     pub(super) buffer: Option<Buffer>,
     pub(super) handle: Handle,
-    /// Reads and fills outlive the futures that started them.
+    /// Reads and fills outlive the futures that started them. `close` waits for them here.
     pub(super) gate: Gate,
 }
 
 impl Tiers {
-    /// Logs what the front failed to do: the back has the chunk all the same.
+    /// Logs a failure of the front, which is not an error for the caller: the back has the chunk.
     pub(super) fn front_failed(&self, operation: &'static str, error: &Error) {
-        tracing::warn!(operation, %error, "the store in front failed: it is passed by");
+        tracing::warn!(operation, %error, "the front store failed: kvconn uses the back store");
     }
 
-    /// Looks into the front. A failure is a miss.
+    /// Reads from the front. A failure is a miss.
     pub(super) async fn front_get(&self, key: &CacheKey) -> Option<MemoryObj> {
-        if !self.keys.trusts_front(key) {
+        if !self.keys.may_ask_front(key) {
             return None;
         }
         self.front.get(key).await.unwrap_or_else(|e| {
@@ -38,92 +43,87 @@ impl Tiers {
         })
     }
 
-    /// What the back answers. With `write_back`, a key that it cannot even name may have been put all the same, and be gone
-    /// from the front: then it is a miss.
-    pub(super) fn behind<T: Default>(&self, answer: Result<T>) -> Result<T> {
+    /// The back's answer to a read or remove. With `write_back`, a key that the back cannot name is a miss: it may have
+    /// been put, and evicted from the front.
+    pub(super) fn back_answer<T: Default>(&self, answer: Result<T>) -> Result<T> {
         match answer {
             Err(e) if e.kind() == ErrorKind::InvalidKey && self.buffer.is_some() => Ok(T::default()),
             other => other,
         }
     }
 
-    /// The chunk that waits for the back.
+    /// The chunk in the write-back buffer.
     pub(super) fn buffered(&self, key: &CacheKey) -> Option<MemoryObj> {
         self.buffer.as_ref()?.get(key)
     }
 
-    /// Puts a chunk into the front. `held` is the key's lock, and the change if it is one: both are held until the front has
-    /// ended, also if this future is dropped: a put that ended late would lie over a newer one.
-    pub(super) async fn fill(self: &Arc<Self>, key: &CacheKey, chunk: MemoryObj, held: impl Send + 'static) {
-        if self.keys.front_is_off() {
+    /// Puts a chunk into the front. `held` is the key's lock, with the change if there is one. The task holds both
+    /// until the put has ended, even if this future is dropped: otherwise a late put could replace a newer chunk.
+    pub(super) async fn fill_front(self: &Arc<Self>, key: &CacheKey, chunk: MemoryObj, held: impl Send + 'static) {
+        if self.keys.front_disabled() {
             return;
         }
         let Ok(pass) = self.gate.enter() else { return };
         let (tiers, key) = (self.clone(), key.clone());
         let filled = self.handle.spawn(async move {
             match tiers.front.put(&key, chunk).await {
-                Ok(()) => tiers.keys.trust(&key),
-                // The old chunk or none: none, because the key was not there, or was taken out before.
+                Ok(()) => tiers.keys.clear_stale(&key),
+                // The front has no old chunk: the key was a miss, or the caller removed it before.
                 Err(e) => tiers.front_failed("put", &e),
             }
             drop(tiers);
             drop((held, pass));
         });
         if filled.await.is_err() {
-            tracing::error!("filling the store in front panicked, or the tokio runtime is shutting down");
+            tracing::error!("the put into the front store panicked, or the tokio runtime is shutting down");
         }
     }
 
-    /// Takes a key out of the front, and says whether it was there; the caller holds the key's lock. A front that fails may
-    /// keep the chunk, and is not asked about this key until it is right again.
-    pub(super) async fn take_out(self: &Arc<Self>, key: &CacheKey) -> bool {
-        self.try_take_out(key).await.unwrap_or(false)
+    /// Removes a key from the front, and says whether the front had it. The caller holds the key's lock. If the front
+    /// fails, it may keep the chunk: the key is stale.
+    pub(super) async fn remove_from_front(self: &Arc<Self>, key: &CacheKey) -> bool {
+        self.try_remove_from_front(key).await.unwrap_or(false)
     }
 
-    /// The same, with the front's error, which is logged.
-    pub(super) async fn try_take_out(self: &Arc<Self>, key: &CacheKey) -> Result<bool> {
-        // Also of a future that is dropped in here.
-        let mut doubt = Doubt { tiers: self, key, gone: false };
-        let there = match self.front.remove(key).await {
-            // What the front cannot name, it cannot have.
+    /// As [`remove_from_front`](Self::remove_from_front), but gives the front's error, which it has logged.
+    pub(super) async fn try_remove_from_front(self: &Arc<Self>, key: &CacheKey) -> Result<bool> {
+        // The guard also marks the key if this future is dropped during the removal.
+        let mut guard = StaleUnlessRemoved { tiers: self, key, removed: false };
+        let stored = match self.front.remove(key).await {
+            // The front cannot have a key that it cannot name.
             Err(e) if matches!(e.kind(), ErrorKind::InvalidKey | ErrorKind::InvalidInput) => false,
             Err(e) => {
                 self.front_failed("remove", &e);
                 return Err(e);
             }
-            Ok(there) => there,
+            Ok(stored) => stored,
         };
-        doubt.gone = true;
-        self.keys.trust(key);
-        Ok(there)
+        guard.removed = true;
+        self.keys.clear_stale(key);
+        Ok(stored)
     }
 }
 
-/// A key that the front may have wrong, unless it is gone from there.
-struct Doubt<'a> {
+/// Marks a key as stale when dropped, unless the front has removed it.
+struct StaleUnlessRemoved<'a> {
     tiers: &'a Arc<Tiers>,
     key: &'a CacheKey,
-    gone: bool,
+    removed: bool,
 }
 
-impl Drop for Doubt<'_> {
+impl Drop for StaleUnlessRemoved<'_> {
     fn drop(&mut self) {
-        if self.gone {
+        if self.removed {
             return;
         }
         let tiers = self.tiers;
-        if let Some(healing) = tiers.keys.distrust(self.key, tiers.front.capabilities().list) {
-            tiers.handle.spawn(heal(Arc::downgrade(tiers), healing));
+        if let Some(task) = tiers.keys.mark_stale(self.key, tiers.front.capabilities().list) {
+            tiers.handle.spawn(repair(Arc::downgrade(tiers), task));
         }
     }
 }
 
-/// The error of work that did not come back.
-pub(super) fn lost() -> Error {
-    Error::new(ErrorKind::Closed, "the tokio runtime is shutting down")
-}
-
-/// One answer for each of several.
-pub(super) fn to_all<T>(error: &Error, n: usize) -> Vec<Result<T>> {
+/// The same error as the answer for each of `n` keys.
+pub(super) fn same_error<T>(error: &Error, n: usize) -> Vec<Result<T>> {
     (0..n).map(|_| Err(error.clone())).collect()
 }

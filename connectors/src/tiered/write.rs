@@ -1,5 +1,6 @@
 //! Puts and removes. Each holds its key's lock from its first step to its last.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use connector_core::{CacheKey, Error, ErrorKind, MemoryObj, Result};
@@ -11,8 +12,8 @@ use super::keys::Change;
 use super::tiers::Tiers;
 use super::writer;
 
-/// A key that is being changed, locked. The change ends before the lock is free, as the fields are dropped in this order: a
-/// read that took the lock in between would believe to be current, and fill the front with what it read before.
+/// A locked key with its change. The fields drop in this order: the change must end before the lock is free. A read
+/// that took the lock in between would count as current, and fill the front with an old chunk.
 struct Locked {
     change: Change,
     _lock: OwnedMutexGuard<()>,
@@ -21,81 +22,74 @@ struct Locked {
 impl Tiers {
     async fn locked(&self, key: &CacheKey) -> Locked {
         let change = self.keys.change(key);
-        let lock = change.lock().lock_owned().await;
+        let lock = change.guard.lock.clone().lock_owned().await;
         Locked { change, _lock: lock }
     }
 
-    /// Out of the front, to the back, into the front. Dropped anywhere, the front has nothing of it, or what the back has.
-    pub(super) async fn put_through(self: &Arc<Self>, key: &CacheKey, chunk: MemoryObj) -> Result<()> {
+    /// Removes the key from the front, puts the chunk into the back, and then into the front. If the future is dropped,
+    /// the front does not have the key, or has the chunk that the back has.
+    pub(super) async fn write_through(self: &Arc<Self>, key: &CacheKey, chunk: MemoryObj) -> Result<()> {
         let mut locked = self.locked(key).await;
-        self.take_out(key).await;
+        self.remove_from_front(key).await;
         locked.change.ask_back();
         self.back.put(key, chunk.clone()).await?;
         locked.change.done_in_back();
-        self.fill(key, chunk, locked).await;
+        self.fill_front(key, chunk, locked).await;
         Ok(())
     }
 
-    /// The same for several, with one batch for the back.
-    pub(super) async fn put_all_through(self: &Arc<Self>, items: &[(CacheKey, MemoryObj)]) -> Vec<Result<()>> {
-        let mut keys: Vec<&CacheKey> = items.iter().map(|(key, _)| key).collect();
-        keys.sort();
-        keys.dedup();
-        // In one order, so that two batches never each hold what the other waits for.
-        let mut locks = Vec::with_capacity(keys.len());
-        for &key in &keys {
-            locks.push((key, Some(self.locked(key).await), 0));
+    /// As [`write_through`](Self::write_through), for several chunks in one batch of the back.
+    pub(super) async fn write_all_through(self: &Arc<Self>, items: &[(CacheKey, MemoryObj)]) -> Vec<Result<()>> {
+        let mut locked = BTreeMap::new();
+        // Every batch locks its keys in this order, so that two batches cannot deadlock.
+        for key in items.iter().map(|(key, _)| key).collect::<BTreeSet<_>>() {
+            locked.insert(key, self.locked(key).await);
         }
-        join_all(keys.iter().map(|key| self.take_out(key))).await;
-        let changes = |locks: &mut Vec<(_, Option<Locked>, _)>, what: fn(&mut Change)| {
-            locks.iter_mut().filter_map(|(_, locked, _)| locked.as_mut()).for_each(|locked| what(&mut locked.change));
-        };
-        changes(&mut locks, Change::ask_back);
+        join_all(locked.keys().map(|key| self.remove_from_front(key))).await;
+        locked.values_mut().for_each(|locked| locked.change.ask_back());
         let answers = self.back.batched_put(items).await;
-        changes(&mut locks, Change::done_in_back);
+        locked.values_mut().for_each(|locked| locked.change.done_in_back());
+        let mut puts: HashMap<&CacheKey, usize> = HashMap::new();
         for ((key, _), answer) in items.iter().zip(&answers) {
-            if let Ok(n) = locks.binary_search_by(|(k, ..)| (*k).cmp(key)) {
-                locks[n].2 += 1;
-                if let (Err(_), Some(locked)) = (answer, &mut locks[n].1) {
-                    locked.change.ask_back();
-                }
+            *puts.entry(key).or_default() += 1;
+            if let (Err(_), Some(locked)) = (answer, locked.get_mut(key)) {
+                locked.change.ask_back();
             }
         }
         let mut fills = Vec::new();
         for ((key, chunk), answer) in items.iter().zip(&answers) {
-            let Ok(n) = locks.binary_search_by(|(k, ..)| (*k).cmp(key)) else { continue };
-            // Of two chunks under one key, nobody knows which the back has.
+            // Of two chunks under one key, the back may have either.
             if answer.is_ok()
-                && locks[n].2 == 1
-                && let Some(locked) = locks[n].1.take()
+                && puts.get(key) == Some(&1)
+                && let Some(locked) = locked.remove(key)
             {
-                fills.push(self.fill(key, chunk.clone(), locked));
+                fills.push(self.fill_front(key, chunk.clone(), locked));
             }
         }
         join_all(fills).await;
         answers
     }
 
-    /// Into the buffer and the front. The back gets it later.
-    pub(super) async fn put_later(self: &Arc<Self>, buffer: &Buffer, key: &CacheKey, chunk: MemoryObj) -> Result<()> {
+    /// Puts the chunk into the buffer and into the front. A background task writes it to the back.
+    pub(super) async fn write_back(self: &Arc<Self>, buffer: &Buffer, key: &CacheKey, chunk: MemoryObj) -> Result<()> {
         self.check(key, &chunk)?;
-        let room = buffer.room(&chunk).await?;
+        let reservation = buffer.reserve(&chunk).await?;
         let locked = self.locked(key).await;
         let copy = buffer.copy(&chunk)?;
         drop(chunk);
-        self.take_out(key).await;
-        if buffer.insert(key, copy.clone(), room) {
-            self.handle.spawn(writer::write_on(self.clone()));
+        self.remove_from_front(key).await;
+        if buffer.insert(key, copy.clone(), reservation) {
+            self.handle.spawn(writer::run(self.clone()));
         }
-        self.fill(key, copy, locked).await;
+        self.fill_front(key, copy, locked).await;
         Ok(())
     }
 
-    /// Refuses at once what the back would refuse later, when nobody could be told.
+    /// Refuses a chunk that the back declares not to take: in the background, the error would not reach the caller.
     fn check(&self, key: &CacheKey, chunk: &MemoryObj) -> Result<()> {
         let can = self.back.capabilities();
         let refused =
-            |kind, message: String| Err(Error::new(kind, format!("the store behind cannot take it: {message}")));
+            |kind, message: String| Err(Error::new(kind, format!("the back store cannot take it: {message}")));
         let bytes = key.as_str().len();
         if let Some(most) = can.max_key_bytes.filter(|most| bytes > *most) {
             return refused(ErrorKind::InvalidKey, format!("the key has {bytes} bytes, of at most {most}"));
@@ -106,22 +100,22 @@ impl Tiers {
         }
         let storable = |dtypes: &[_]| chunk.groups().iter().all(|g| g.dtype.is_some_and(|d| dtypes.contains(&d)));
         if can.keeps_layout_of(key.kind()) && !can.dtypes.is_none_or(storable) {
-            return refused(ErrorKind::Unsupported, format!("it has no name for a dtype of {}", chunk.layout()));
+            return refused(ErrorKind::Unsupported, format!("it does not store a dtype of {}", chunk.layout()));
         }
         Ok(())
     }
 
-    /// Out of the buffer, the front and the back; says whether it was in any of them.
+    /// Removes the key from the buffer, the front and the back, and says whether one of them had it.
     pub(super) async fn remove(self: &Arc<Self>, key: &CacheKey) -> Result<bool> {
         let mut locked = self.locked(key).await;
-        let waited = match &self.buffer {
+        let in_buffer = match &self.buffer {
             Some(buffer) => buffer.cancel(key).await,
             None => false,
         };
-        let in_front = self.take_out(key).await;
+        let in_front = self.remove_from_front(key).await;
         locked.change.ask_back();
-        let in_back = self.behind(self.back.remove(key).await)?;
+        let in_back = self.back_answer(self.back.remove(key).await)?;
         locked.change.done_in_back();
-        Ok(in_back || in_front || waited)
+        Ok(in_back || in_front || in_buffer)
     }
 }

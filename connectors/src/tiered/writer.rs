@@ -1,32 +1,27 @@
-//! Writes what waits in the buffer to the store behind.
+//! Writes the chunks of the write-back buffer to the back.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
 
 use connector_core::{CacheKey, Error, ErrorKind, MemoryObj, Result};
 use futures::future::{FutureExt, select};
 use futures::stream::{self, StreamExt};
 use tokio::time::sleep;
 
-use super::buffer::{Buffer, missing};
-use super::tiers::Tiers;
+use super::buffer::Buffer;
+use super::tiers::{FIRST_PAUSE, LONGEST_PAUSE, Tiers};
 
-/// How long a writer waits after a failure: doubled each time, to the second number.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The number of chunks that `close` writes concurrently.
+const FLUSH_CONCURRENCY: usize = 4;
 
-/// How many chunks `close` writes at once.
-const AT_ONCE: usize = 4;
-
-/// One writer, until nothing waits, or the back fails while the connector ends. Holds the stores: what was answered is
-/// written also if the connector is dropped.
-pub(super) async fn write_on(tiers: Arc<Tiers>) {
+/// Writes until the queue is empty, or until the back fails while the buffer ends. The task keeps the stores alive, so
+/// that it writes answered puts even after the connector is dropped.
+pub(super) async fn run(tiers: Arc<Tiers>) {
     let Some(buffer) = &tiers.buffer else { return };
     let mut pause = FIRST_PAUSE;
     let mut writer = buffer.writer();
-    while let Some((again, write)) = writer.next() {
-        writer = again;
+    while let Some((same, write)) = writer.next() {
+        writer = same;
         let answer = put(&tiers, &write.key, &write.chunk).await;
         let failed = answer.as_ref().err().cloned();
         let key = write.key.clone();
@@ -35,19 +30,18 @@ pub(super) async fn write_on(tiers: Arc<Tiers>) {
             pause = FIRST_PAUSE;
             continue;
         };
-        let (chunks, bytes) = buffer.rest();
+        let (chunks, bytes) = buffer.remaining();
         if buffer.is_ending() {
-            tracing::error!(%key, %error, chunks, bytes, "the store behind failed at the end: these chunks are not in it");
+            tracing::error!(%key, %error, chunks, bytes, "the back store failed while the connector ends: it lacks these chunks");
             return;
         }
-        tracing::warn!(%key, %error, chunks, bytes, "the store behind failed: the chunk waits, and is tried again");
-        select(std::pin::pin!(sleep(pause)), std::pin::pin!(buffer.ending())).await;
+        tracing::warn!(%key, %error, chunks, bytes, "the back store failed: kvconn will write the chunk again");
+        select(std::pin::pin!(sleep(pause)), std::pin::pin!(buffer.wait_for_end())).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
-    // The last one has ended with `None`.
 }
 
-/// Writes one chunk. A back that panics has failed: the writer lives on, and tries again.
+/// Writes one chunk. A panic of the back is a failure, so that the writer survives and retries.
 async fn put(tiers: &Tiers, key: &CacheKey, chunk: &MemoryObj) -> Result<()> {
     let work = async {
         match tiers.back.put(key, chunk.clone()).await {
@@ -56,14 +50,14 @@ async fn put(tiers: &Tiers, key: &CacheKey, chunk: &MemoryObj) -> Result<()> {
         }
     };
     let answer = AssertUnwindSafe(work).catch_unwind().await;
-    answer.unwrap_or_else(|_| Err(Error::new(ErrorKind::Other, "the store behind panicked")))?;
-    tiers.keys.settle(key);
+    answer.unwrap_or_else(|_| Err(Error::new(ErrorKind::Other, "the back store panicked")))?;
+    tiers.keys.confirm(key);
     Ok(())
 }
 
-/// What the back refuses for good (a key that cannot be its file's name) would wait for ever: it is given up, and stays in
-/// the front as long as there is room. Most of it is refused when it is put, by what the back says it can do. The back must
-/// not keep the key's old chunk: that would be given out when the front has dropped the new one.
+/// Drops a chunk that the back refuses permanently (a key that cannot be a file's name), which would wait for ever. The
+/// front keeps it until it evicts it. (`put` refuses most such chunks by the back's capabilities.) Removes the key's
+/// old chunk from the back: a read would find it when the front has evicted the new one.
 async fn give_up(tiers: &Tiers, key: &CacheKey, error: &Error) -> Result<()> {
     if tiers.back.capabilities().remove {
         match tiers.back.remove(key).await {
@@ -71,21 +65,21 @@ async fn give_up(tiers: &Tiers, key: &CacheKey, error: &Error) -> Result<()> {
             _ => {}
         }
     }
-    tracing::error!(%key, %error, "the store behind refuses the chunk: it stays in front only");
+    tracing::error!(%key, %error, "the back store refuses the chunk: only the front store has it");
     Ok(())
 }
 
-/// Whether the error is about this key or chunk, and not about the store: a full disk is about the store.
+/// Whether the error concerns this key or chunk. An error of the store, for example a full disk, does not.
 fn refuses(error: &Error) -> bool {
     use ErrorKind::{InvalidInput, InvalidKey, SizeMismatch, TooLarge, Unsupported};
     matches!(error.kind(), InvalidKey | InvalidInput | Unsupported | SizeMismatch | TooLarge)
 }
 
-/// Writes everything; if the back fails, each chunk is tried once.
+/// Writes all chunks of the buffer, and tries each once. Fails if a chunk is left.
 pub(super) async fn flush(tiers: &Tiers, buffer: &Buffer) -> Result<()> {
     buffer.end();
-    buffer.idle().await;
-    let tries = buffer.rest().0;
+    buffer.wait_for_writers().await;
+    let tries = buffer.remaining().0;
     let errors = stream::iter(0..tries).map(|_| async {
         let write = buffer.next()?;
         let answer = put(tiers, &write.key, &write.chunk).await;
@@ -93,9 +87,13 @@ pub(super) async fn flush(tiers: &Tiers, buffer: &Buffer) -> Result<()> {
         write.end(answer);
         error
     });
-    let errors: Vec<Error> = errors.buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await;
+    let errors: Vec<Error> = errors.buffer_unordered(FLUSH_CONCURRENCY).filter_map(std::future::ready).collect().await;
     match errors.into_iter().next() {
-        Some(e) if buffer.rest().0 > 0 => Err(missing(buffer, &Arc::new(e))),
+        Some(e) if buffer.remaining().0 > 0 => {
+            let (chunks, bytes) = buffer.remaining();
+            let message = format!("the back store lacks {chunks} chunks of {bytes} bytes, because {e}");
+            Err(Error::new(e.kind(), message).with_status(e.status()).with_hint("call `close` again to retry"))
+        }
         _ => Ok(()),
     }
 }

@@ -1,6 +1,6 @@
-//! A store that tests control: it counts its calls, waits when it is told to, and fails on demand.
+//! A store that tests control: it records its calls, and waits or fails on demand.
 //!
-//! `controlled://name` opens it; `control("name")` is the other end.
+//! `controlled://name` opens it. `control("name")` controls it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, LazyLock, Mutex};
@@ -17,7 +17,7 @@ type MakeError = fn() -> Error;
 #[derive(Default)]
 pub(crate) struct Control {
     pub(crate) chunks: Mutex<HashMap<CacheKey, MemoryObj>>,
-    /// Every call that has begun: `get KEY`, `batched_get 3`.
+    /// Every call so far, for example `get KEY` or `batched_get 3`.
     pub(crate) calls: Mutex<Vec<String>>,
     failing: Mutex<HashMap<&'static str, MakeError>>,
     held: watch::Sender<HashSet<String>>,
@@ -30,12 +30,12 @@ pub(crate) fn control(name: &str) -> Arc<Control> {
 }
 
 impl Control {
-    /// From now on, this operation fails.
+    /// Makes this operation fail.
     pub(crate) fn fail(&self, operation: &'static str) {
-        self.fail_with(operation, || Error::new(ErrorKind::Unavailable, "told to fail").temporary(true));
+        self.fail_with(operation, || Error::new(ErrorKind::Unavailable, "the test wants a failure").temporary(true));
     }
 
-    /// From now on, this operation fails in this way.
+    /// Makes this operation fail with this error.
     pub(crate) fn fail_with(&self, operation: &'static str, error: MakeError) {
         self.failing.lock().unwrap().insert(operation, error);
     }
@@ -44,18 +44,18 @@ impl Control {
         self.failing.lock().unwrap().clear();
     }
 
-    /// From now on, this operation (`put`), or this one call of it (`put KEY`), begins and does not end.
+    /// Holds this operation (`put`) or this call (`put KEY`): it starts, but does not end.
     pub(crate) fn hold(&self, call: &str) {
         self.held.send_modify(|held| {
             held.insert(call.to_owned());
         });
     }
 
-    pub(crate) fn let_go(&self) {
+    pub(crate) fn release(&self) {
         self.held.send_modify(HashSet::clear);
     }
 
-    /// How many calls have begun that start with `call`.
+    /// The number of recorded calls that start with `call`.
     pub(crate) fn count(&self, call: &str) -> usize {
         self.calls.lock().unwrap().iter().filter(|c| c.starts_with(call)).count()
     }
@@ -94,7 +94,7 @@ impl RemoteConnector for ControlledConnector {
     }
 
     async fn get(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
-        // What was there when the call began, as a server that answers slowly.
+        // The chunk at the start of the call, as from a slow server.
         let stored = self.0.stored(key);
         self.0.enter("get", key).await?;
         Ok(stored)

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use connectors::LocalCpuBackend;
 use connectors::fs::{FindingKind, ScrubOptions, scrub};
-use connectors::{ConnectorContext, LocalCpuBackend};
 
 use super::child::{self, KEYS};
 use super::{Place, Random, chunk_bytes, files, key, quota};
@@ -33,7 +33,7 @@ fn kill_writers(url: &str, times: u64, mut after_each: impl FnMut()) -> BTreeMap
 }
 
 async fn scrub_all(url: &str, remove: bool) -> connectors::fs::ScrubReport {
-    let store = ConnectorContext::builder(url).local_cpu_backend(LocalCpuBackend::with_capacity(0)).build().unwrap();
+    let store = connectors::builder(url).local_cpu_backend(LocalCpuBackend::with_capacity(0)).build().unwrap();
     scrub(&store, &ScrubOptions { remove, min_age: Duration::ZERO }).unwrap()
 }
 

@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use connectors::fs::{FindingKind, ScrubOptions, ScrubReport, scrub};
-use connectors::{ConnectorContext, ErrorKind, LMCacheEngineConfig, MemoryObj};
+use connectors::{ErrorKind, LMCacheEngineConfig, MemoryObj};
 
 use super::{Place, bytes, file_name, files, key, kv, object_key};
 
 const OURS: &str = ".kvconn-4711-00112233445566ff-7.tmp";
 
 fn scrub_now(url: &str, remove: bool) -> connectors::Result<ScrubReport> {
-    scrub(&ConnectorContext::builder(url).build()?, &ScrubOptions { remove, min_age: Duration::ZERO })
+    scrub(&connectors::builder(url).build()?, &ScrubOptions { remove, min_age: Duration::ZERO })
 }
 
 fn kinds(report: &ScrubReport) -> Vec<(FindingKind, String, u64)> {
@@ -105,7 +105,7 @@ async fn only_a_dead_writers_file_is_removed_and_only_when_told_to() {
     assert_eq!((report.being_written, report.findings.len(), path.exists()), (1, 0, true), "its writer holds the lock");
     drop(live);
     let recent = ScrubOptions { remove: true, ..ScrubOptions::default() };
-    let report = scrub(&ConnectorContext::builder(&place.url("")).build().unwrap(), &recent).unwrap();
+    let report = scrub(&connectors::builder(&place.url("")).build().unwrap(), &recent).unwrap();
     assert_eq!((report.being_written, path.exists()), (1, true), "it was changed just now");
     let report = scrub_now(&place.url(""), false).unwrap();
     assert_eq!(kinds(&report), [(FindingKind::LeftBehind, OURS.into(), 100)]);
@@ -154,7 +154,7 @@ async fn a_scrub_reads_files_as_the_store_of_that_url_does() {
     let report = scrub_now(&place.url(""), false).unwrap();
     assert!(report.findings[0].reason.contains("save_chunk_meta=false"), "{report:?}");
     let config = LMCacheEngineConfig::new().with_extra_config("save_chunk_meta", false);
-    let store = ConnectorContext::builder(&place.url("")).config(config).build().unwrap();
+    let store = connectors::builder(&place.url("")).config(config).build().unwrap();
     assert_eq!(scrub(&store, &ScrubOptions::default()).unwrap().chunks, 1);
 
     // A file in the base path of another hash is found by no get.

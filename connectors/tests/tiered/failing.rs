@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use super::{Tiered, WRITE_BACK, chunk, key, open};
 
 #[tokio::test]
-async fn a_front_that_fails_is_passed_by_in_both_modes() {
+async fn calls_work_without_the_front_in_both_modes() {
     for (name, options) in [("front-fails", ""), ("front-fails-wb", WRITE_BACK)] {
         let Tiered { connector, front, back } = open(name, options).await;
         for operation in ["exists", "get", "batched_get", "put", "list", "ping"] {
@@ -30,7 +30,7 @@ async fn a_front_that_fails_is_passed_by_in_both_modes() {
 }
 
 #[tokio::test]
-async fn what_the_front_failed_to_remove_is_never_given_out_again() {
+async fn a_read_never_gives_a_chunk_that_the_front_failed_to_remove() {
     let Tiered { connector, front, back } = open("stuck", "").await;
     connector.put(&key(1), chunk(1)).await.unwrap();
     connector.put(&key(2), chunk(1)).await.unwrap();
@@ -38,7 +38,7 @@ async fn what_the_front_failed_to_remove_is_never_given_out_again() {
     front.fail("put");
     connector.put(&key(1), chunk(2)).await.unwrap();
     assert!(connector.remove(&key(2)).await.unwrap());
-    assert_eq!(front.stored(&key(1)), Some(chunk(1)), "the front has the old one still");
+    assert_eq!(front.stored(&key(1)), Some(chunk(1)), "the front still has the old chunk");
     assert_eq!(connector.get(&key(1)).await.unwrap(), Some(chunk(2)));
     assert_eq!(connector.get(&key(2)).await.unwrap(), None);
     assert!(!connector.exists(&key(2)).await.unwrap());
@@ -52,11 +52,11 @@ async fn what_the_front_failed_to_remove_is_never_given_out_again() {
     assert_eq!(connector.get(&key(1)).await.unwrap(), Some(chunk(2)));
     let reads = back.count("get");
     assert_eq!(connector.get(&key(1)).await.unwrap(), Some(chunk(2)));
-    assert_eq!((back.count("get"), front.stored(&key(1))), (reads, Some(chunk(2))), "the front is right again");
+    assert_eq!((back.count("get"), front.stored(&key(1))), (reads, Some(chunk(2))), "reads use the front again");
 }
 
 #[tokio::test]
-async fn a_back_that_fails_leaves_the_hits_of_the_front_and_makes_no_misses() {
+async fn with_a_failing_back_the_front_serves_hits_and_all_else_is_an_error() {
     let Tiered { connector, front, back } = open("back-fails", "").await;
     connector.put(&key(1), chunk(1)).await.unwrap();
     connector.put(&key(2), chunk(1)).await.unwrap();
@@ -72,31 +72,31 @@ async fn a_back_that_fails_leaves_the_hits_of_the_front_and_makes_no_misses() {
     connector.ping().await.unwrap_err();
 
     assert_eq!(connector.put(&key(1), chunk(2)).await.unwrap_err().kind(), ErrorKind::Unavailable);
-    assert_eq!(front.stored(&key(1)), None, "the front has not what the back has not");
+    assert_eq!(front.stored(&key(1)), None, "the front has no chunk that the back lacks");
     connector.remove(&key(2)).await.unwrap_err();
     back.heal();
     assert_eq!(connector.get(&key(1)).await.unwrap().unwrap(), chunk(1), "the old chunk");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_front_that_is_back_is_set_right_without_help() {
+async fn stale_chunks_are_removed_when_the_front_works_again() {
     let Tiered { connector, front, .. } = open("healed", "").await;
     connector.put(&key(1), chunk(1)).await.unwrap();
     front.fail("remove");
     front.fail("put");
     connector.put(&key(1), chunk(2)).await.unwrap();
     sleep(Duration::from_secs(600)).await;
-    assert!(front.count("remove") < 50, "with pauses");
+    assert!(front.count("remove") < 50, "there are pauses");
     front.heal();
     sleep(Duration::from_secs(60)).await;
-    assert_eq!(front.stored(&key(1)), None, "the old one is gone");
+    assert_eq!(front.stored(&key(1)), None, "the old chunk is removed");
     let removes = front.count("remove");
     sleep(Duration::from_secs(3600)).await;
-    assert_eq!(front.count("remove"), removes, "nothing is left to do");
+    assert_eq!(front.count("remove"), removes, "the task has ended");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_front_that_failed_to_remove_more_keys_than_are_remembered_is_emptied_and_used_again() {
+async fn a_front_with_too_many_stale_keys_is_emptied_and_used_again() {
     let Tiered { connector, front, back } = open("outage", "").await;
     connector.put(&key(0), chunk(1)).await.unwrap();
     connector.put(&key(200_000), chunk(1)).await.unwrap();
@@ -108,23 +108,23 @@ async fn a_front_that_failed_to_remove_more_keys_than_are_remembered_is_emptied_
             back.chunks.lock().unwrap().remove(&key(n));
         }
     }
-    assert_eq!(connector.get(&key(0)).await.unwrap(), Some(chunk(2)), "not the front's");
+    assert_eq!(connector.get(&key(0)).await.unwrap(), Some(chunk(2)), "the back's chunk");
     sleep(Duration::from_secs(60)).await;
     front.heal();
     sleep(Duration::from_secs(60)).await;
     assert!(front.chunks.lock().unwrap().is_empty());
     assert_eq!(connector.get(&key(0)).await.unwrap(), Some(chunk(2)));
-    assert_eq!(front.stored(&key(0)), Some(chunk(2)), "the front is used again");
+    assert_eq!(front.stored(&key(0)), Some(chunk(2)), "reads use the front again");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_that_the_front_cannot_name_is_no_failure_of_the_front() {
+async fn a_key_that_the_front_cannot_name_is_not_stale() {
     let Tiered { connector, front, .. } = open("unnamed", "").await;
     front.fail_with("remove", || Error::new(ErrorKind::InvalidKey, "too long"));
     front.fail_with("put", || Error::new(ErrorKind::InvalidKey, "too long"));
     connector.put(&key(1), chunk(1)).await.unwrap();
     sleep(Duration::from_secs(60)).await;
-    assert_eq!(front.count("remove"), 1, "nothing is set right that was not wrong");
+    assert_eq!(front.count("remove"), 1, "the removal is not retried");
     connector.exists(&key(1)).await.unwrap();
-    assert_eq!(front.count("exists"), 1, "the key is not remembered as one that the front has wrong");
+    assert_eq!(front.count("exists"), 1, "reads still ask the front for the key");
 }

@@ -1,4 +1,4 @@
-//! `tiered://`: reads that are shared, and two stores that never disagree for long.
+//! `tiered://`: shared reads, and a front and a back that stay consistent.
 
 #[path = "../controlled/mod.rs"]
 mod controlled;
@@ -41,14 +41,14 @@ async fn open(name: &str, options: &str) -> Tiered {
 
 const WRITE_BACK: &str = "&mode=write_back";
 
-/// Lets everything run that can run now.
+/// Runs all tasks until they wait.
 async fn settle() {
-    // Paused time moves on only when nothing is left to do.
+    // Paused time advances only when every task waits.
     sleep(Duration::from_millis(1)).await;
 }
 
 #[tokio::test]
-async fn real_stores_stand_in_front_and_behind_and_the_list_has_no_key_twice() {
+async fn memory_before_fs_works_under_every_url_and_the_list_has_no_key_twice() {
     let dir = tempfile::tempdir().unwrap();
     let fs = format!("fs%3A%2F%2F{}", dir.path().join("kv").display().to_string().replace('/', "%2F"));
     let query = format!("front=memory%3A%2F%2F%3Fcapacity%3D3000&back={fs}");
@@ -82,7 +82,7 @@ async fn real_stores_stand_in_front_and_behind_and_the_list_has_no_key_twice() {
 }
 
 #[tokio::test]
-async fn urls_that_are_missing_or_wrong_say_which_and_no_password() {
+async fn the_error_of_a_wrong_url_names_the_option_and_hides_the_password() {
     for (url, says) in [
         ("tiered://", "does not name its `front`"),
         ("tiered://?front=memory%3A%2F%2F", "does not name its `back`"),

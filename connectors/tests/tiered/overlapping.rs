@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use super::{Tiered, WRITE_BACK, chunk, key, open, settle};
 
 #[tokio::test(start_paused = true)]
-async fn a_put_that_is_dropped_leaves_the_old_chunk_in_both() {
+async fn a_dropped_put_leaves_the_old_chunk_in_both() {
     let Tiered { connector, back, .. } = open("dropped", "").await;
     connector.put(&key(1), chunk(1)).await.unwrap();
     back.hold("put");
@@ -16,14 +16,14 @@ async fn a_put_that_is_dropped_leaves_the_old_chunk_in_both() {
     let mut put = Box::pin(connector.put(&k, chunk(2)));
     assert!(poll_immediate(&mut put).await.is_none());
     drop(put);
-    back.let_go();
+    back.release();
     assert_eq!(connector.get(&k).await.unwrap().unwrap(), chunk(1));
     connector.put(&k, chunk(3)).await.unwrap();
     assert_eq!(connector.get(&k).await.unwrap().unwrap(), chunk(3));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_read_that_began_before_a_put_or_a_remove_leaves_nothing_old_in_the_front() {
+async fn a_read_from_before_a_put_or_a_remove_leaves_no_old_chunk_in_the_front() {
     for (name, options) in [("stale", ""), ("stale-wb", WRITE_BACK)] {
         let Tiered { connector, front, back } = open(name, options).await;
         for removes in [false, true] {
@@ -34,7 +34,7 @@ async fn a_read_that_began_before_a_put_or_a_remove_leaves_nothing_old_in_the_fr
                 async move { connector.get(&key(1)).await.unwrap() }
             });
             settle().await;
-            // The back has answered with the old chunk, which is on its way.
+            // The read has got the old chunk from the back, but has not ended.
             if removes {
                 connector.remove(&key(1)).await.unwrap();
             } else {
@@ -45,10 +45,10 @@ async fn a_read_that_began_before_a_put_or_a_remove_leaves_nothing_old_in_the_fr
                 async move { connector.get(&key(1)).await.unwrap() }
             });
             settle().await;
-            back.let_go();
-            assert_eq!(reader.await.unwrap(), Some(chunk(1)), "asked before the change");
+            back.release();
+            assert_eq!(reader.await.unwrap(), Some(chunk(1)), "it started before the change");
             let now = (!removes).then(|| chunk(2));
-            assert_eq!(later.await.unwrap(), now, "asked after it");
+            assert_eq!(later.await.unwrap(), now, "it started after the change");
             assert_eq!(front.stored(&key(1)), now);
             assert_eq!(connector.get(&key(1)).await.unwrap(), now);
             connector.remove(&key(1)).await.unwrap();
@@ -57,7 +57,7 @@ async fn a_read_that_began_before_a_put_or_a_remove_leaves_nothing_old_in_the_fr
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_put_waits_for_a_fill_that_has_begun_and_lies_over_it() {
+async fn a_put_waits_for_a_running_fill_and_replaces_its_chunk() {
     let Tiered { connector, front, back } = open("filling", "").await;
     back.store(&key(1), chunk(1));
     front.hold("put");
@@ -66,21 +66,21 @@ async fn a_put_waits_for_a_fill_that_has_begun_and_lies_over_it() {
         async move { connector.get(&key(1)).await.unwrap() }
     });
     settle().await;
-    assert_eq!(front.count("put"), 1, "the old chunk is being filled in");
+    assert_eq!(front.count("put"), 1, "the fill with the old chunk is running");
     let writer = tokio::spawn({
         let connector = connector.clone();
         async move { connector.put(&key(1), chunk(2)).await }
     });
     settle().await;
     assert!(!writer.is_finished());
-    front.let_go();
+    front.release();
     writer.await.unwrap().unwrap();
     reader.await.unwrap();
     assert_eq!((front.stored(&key(1)), back.stored(&key(1))), (Some(chunk(2)), Some(chunk(2))));
 }
 
 #[tokio::test(start_paused = true)]
-async fn puts_of_one_key_at_once_leave_one_chunk_in_both() {
+async fn concurrent_puts_of_one_key_leave_the_same_chunk_in_both() {
     let Tiered { connector, front, back } = open("both", "").await;
     let puts: Vec<_> = (0..20)
         .map(|n| {
@@ -104,9 +104,9 @@ async fn puts_of_one_key_at_once_leave_one_chunk_in_both() {
     }
 }
 
-/// The front's fill of the put and the back's answer of the read come at the same moment.
+/// The put's fill of the front and the read's answer from the back end at the same time.
 #[tokio::test(start_paused = true)]
-async fn a_read_that_began_during_a_put_does_not_fill_when_the_put_unlocks_its_key() {
+async fn a_read_from_before_the_end_of_a_put_does_not_fill_the_front_after_it() {
     for (name, options) in [("unlocks", ""), ("unlocks-wb", WRITE_BACK)] {
         let Tiered { connector, front, back } = open(name, options).await;
         back.store(&key(1), chunk(1));
@@ -122,11 +122,11 @@ async fn a_read_that_began_during_a_put_does_not_fill_when_the_put_unlocks_its_k
             async move { connector.get(&key(1)).await.unwrap() }
         });
         settle().await;
-        front.let_go();
+        front.release();
         front.hold("put");
         settle().await;
-        front.let_go();
-        back.let_go();
+        front.release();
+        back.release();
         put.await.unwrap().unwrap();
         reader.await.unwrap();
         settle().await;
@@ -136,7 +136,7 @@ async fn a_read_that_began_during_a_put_does_not_fill_when_the_put_unlocks_its_k
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_read_that_began_during_a_batch_does_not_fill_while_the_batch_fills_its_other_keys() {
+async fn a_read_from_before_the_end_of_a_batch_does_not_fill_the_front_while_the_batch_does() {
     let Tiered { connector, front, back } = open("slow-batch", "").await;
     back.store(&key(1), chunk(1));
     back.hold("put");
@@ -152,20 +152,20 @@ async fn a_read_that_began_during_a_batch_does_not_fill_while_the_batch_fills_it
     });
     settle().await;
     front.hold(&format!("put {}", key(2)));
-    back.let_go();
+    back.release();
     back.hold("get");
     settle().await;
     assert_eq!(front.stored(&key(1)), Some(chunk(2)));
-    back.let_go();
+    back.release();
     settle().await;
-    front.let_go();
+    front.release();
     assert!(put.await.unwrap().iter().all(Result::is_ok));
     reader.await.unwrap();
     assert_eq!(connector.get(&key(1)).await.unwrap(), Some(chunk(2)));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_put_that_is_dropped_and_comes_late_is_not_hidden_by_an_old_chunk_in_front() {
+async fn an_old_chunk_in_the_front_does_not_hide_a_dropped_put_that_ends_late() {
     let Tiered { connector, front, back } = open("late", "").await;
     connector.put(&key(1), chunk(1)).await.unwrap();
     back.hold("put");
@@ -174,11 +174,11 @@ async fn a_put_that_is_dropped_and_comes_late_is_not_hidden_by_an_old_chunk_in_f
     assert!(poll_immediate(&mut put).await.is_none());
     drop(put);
     assert_eq!(connector.get(&k).await.unwrap(), Some(chunk(1)));
-    // What the store had begun ends now.
+    // The back ends the dropped put now.
     back.store(&k, chunk(2));
     assert_eq!(connector.get(&k).await.unwrap(), Some(chunk(2)));
     assert_eq!(front.stored(&k), None);
-    back.let_go();
+    back.release();
     connector.put(&k, chunk(3)).await.unwrap();
     front.chunks.lock().unwrap().clear();
     assert_eq!(connector.get(&k).await.unwrap(), Some(chunk(3)));

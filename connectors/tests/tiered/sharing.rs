@@ -1,4 +1,4 @@
-//! Reads of one key at once.
+//! Concurrent reads of one key.
 
 use std::time::Duration;
 
@@ -27,17 +27,17 @@ async fn a_thousand_callers_that_miss_one_key_cause_one_read_of_the_back() {
         })
         .collect();
     settle().await;
-    back.let_go();
+    back.release();
     for call in calls {
         assert_eq!(call.await.unwrap(), chunk(1));
     }
     assert_eq!((back.count("get"), front.count("put")), (1, 1));
     assert_eq!(connector.get(&key(1)).await.unwrap().unwrap(), chunk(1));
-    assert_eq!(back.count("get"), 1, "from now on the front has it");
+    assert_eq!(back.count("get"), 1, "the front has the chunk");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_read_goes_on_for_those_who_wait_when_the_first_caller_is_gone_and_ends_with_the_last() {
+async fn a_read_outlives_its_first_caller_and_ends_with_its_last() {
     let Tiered { connector, back, .. } = open("leader", "").await;
     back.store(&key(1), chunk(1));
     back.hold("get");
@@ -49,7 +49,7 @@ async fn a_read_goes_on_for_those_who_wait_when_the_first_caller_is_gone_and_end
     assert!(poll_immediate(&mut second).await.is_none());
     drop(first);
     settle().await;
-    back.let_go();
+    back.release();
     assert_eq!(second.await.unwrap().unwrap(), chunk(1));
     assert_eq!(back.count("get"), 1);
 
@@ -60,17 +60,17 @@ async fn a_read_goes_on_for_those_who_wait_when_the_first_caller_is_gone_and_end
     settle().await;
     drop(only);
     settle().await;
-    // The read is given up: it holds up neither the close nor the next caller, who begins anew.
+    // The read has ended: it blocks neither `close` nor the next caller, which starts a new read.
     back.store(&k, chunk(2));
-    back.let_go();
+    back.release();
     assert_eq!(connector.get(&k).await.unwrap().unwrap(), chunk(2));
     assert_eq!(back.count(&format!("get {k}")), 2);
     connector.close().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_close_does_not_wait_for_a_read_that_nobody_waits_for() {
-    let Tiered { connector, back, .. } = open("nobody", "").await;
+async fn a_close_does_not_wait_for_a_read_without_callers() {
+    let Tiered { connector, back, .. } = open("abandoned", "").await;
     back.hold("get");
     let k = key(1);
     let mut only = Box::pin(connector.get(&k));
@@ -81,7 +81,7 @@ async fn a_close_does_not_wait_for_a_read_that_nobody_waits_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_of_the_back_goes_to_everyone_who_waits_and_is_no_miss() {
+async fn all_callers_get_an_error_of_the_back() {
     let Tiered { connector, back, .. } = open("errors", "").await;
     back.hold("get");
     let calls: Vec<_> = (0..10)
@@ -92,7 +92,7 @@ async fn an_error_of_the_back_goes_to_everyone_who_waits_and_is_no_miss() {
         .collect();
     settle().await;
     back.fail("get");
-    back.let_go();
+    back.release();
     for call in calls {
         let e = call.await.unwrap().unwrap_err();
         assert_eq!((e.kind(), e.is_temporary()), (ErrorKind::Unavailable, true));

@@ -1,4 +1,4 @@
-//! What waits for the store behind.
+//! Write-back.
 
 use std::time::Duration;
 
@@ -9,20 +9,20 @@ use tokio::time::{sleep, timeout};
 use super::{Tiered, WRITE_BACK, chunk, key, open, settle, sized};
 
 #[tokio::test(start_paused = true)]
-async fn write_back_answers_before_the_back_has_the_chunk_and_close_writes_the_rest() {
+async fn a_put_ends_before_the_back_has_the_chunk_and_close_writes_the_rest() {
     let Tiered { connector, front, back } = open("flush", WRITE_BACK).await;
     back.hold("put");
     let pool = PoolAllocator::new(1 << 20);
-    let mut mine = pool.allocate_now(&connectors::ChunkLayout::binary(1000)).unwrap();
-    mine.copy_from_slice(&chunk(1));
-    connector.put(&key(1), mine.freeze()).await.unwrap();
+    let mut memory = pool.allocate_now(&connectors::ChunkLayout::binary(1000)).unwrap();
+    memory.copy_from_slice(&chunk(1));
+    connector.put(&key(1), memory.freeze()).await.unwrap();
     assert_eq!(pool.stats().in_use, 0, "the caller's memory is free");
     for n in 2..20 {
         connector.put(&key(n), chunk(n as u8)).await.unwrap();
     }
     assert!(back.chunks.lock().unwrap().is_empty());
     front.chunks.lock().unwrap().clear();
-    assert_eq!(connector.get(&key(1)).await.unwrap().unwrap(), chunk(1), "also when the front dropped it");
+    assert_eq!(connector.get(&key(1)).await.unwrap().unwrap(), chunk(1), "reads find it in the buffer");
     front.chunks.lock().unwrap().clear();
     assert!(connector.exists(&key(19)).await.unwrap());
     assert_eq!(connector.list("").count().await, 19);
@@ -32,14 +32,14 @@ async fn write_back_answers_before_the_back_has_the_chunk_and_close_writes_the_r
     });
     settle().await;
     assert!(!closing.is_finished());
-    back.let_go();
+    back.release();
     closing.await.unwrap().unwrap();
     assert!((1..20).all(|n| back.stored(&key(n)) == Some(chunk(n as u8))));
     assert_eq!((back.count("close"), front.count("close")), (1, 1));
 }
 
 #[tokio::test(start_paused = true)]
-async fn write_back_writes_the_newest_chunk_of_a_key_last_and_a_remove_cancels_it() {
+async fn the_newest_chunk_of_a_key_is_written_last_and_a_remove_cancels_it() {
     let Tiered { connector, back, .. } = open("order", WRITE_BACK).await;
     back.hold("put");
     for n in 1..5 {
@@ -53,16 +53,16 @@ async fn write_back_writes_the_newest_chunk_of_a_key_last_and_a_remove_cancels_i
         async move { connector.remove(&key(2)).await }
     });
     settle().await;
-    assert!(!removing.is_finished(), "a write that has begun would come after the remove");
-    back.let_go();
+    assert!(!removing.is_finished(), "the remove waits for the running write");
+    back.release();
     assert!(removing.await.unwrap().unwrap());
     connector.close().await.unwrap();
     assert_eq!((back.stored(&key(1)), back.stored(&key(2))), (Some(chunk(4)), None));
-    assert_eq!(back.count(&format!("put {}", key(1))), 2, "the first, and the newest");
+    assert_eq!(back.count(&format!("put {}", key(1))), 2, "the first chunk and the newest");
 }
 
 #[tokio::test(start_paused = true)]
-async fn write_back_tries_a_failing_back_again_and_loses_nothing() {
+async fn writes_to_a_failing_back_are_retried_until_all_chunks_are_there() {
     let Tiered { connector, back, .. } = open("again", WRITE_BACK).await;
     back.fail("put");
     for n in 0..10 {
@@ -70,7 +70,7 @@ async fn write_back_tries_a_failing_back_again_and_loses_nothing() {
     }
     sleep(Duration::from_secs(3600)).await;
     let tries = back.count("put");
-    assert!((40..1000).contains(&tries), "with pauses: {tries}");
+    assert!((40..1000).contains(&tries), "there are pauses: {tries}");
     assert_eq!(connector.get(&key(3)).await.unwrap().unwrap(), chunk(3));
     back.heal();
     sleep(Duration::from_secs(60)).await;
@@ -90,9 +90,12 @@ async fn a_full_buffer_makes_puts_wait_and_is_an_error_while_the_back_fails() {
     let mut third = Box::pin(connector.put(&k, chunk(3)));
     assert!(timeout(Duration::from_secs(10), &mut third).await.is_err(), "it waits");
     back.fail("put");
-    back.let_go();
+    back.release();
     let e = third.await.unwrap_err();
-    assert!(e.kind() == ErrorKind::Unavailable && e.is_temporary() && e.to_string().contains("told to fail"), "{e}");
+    assert!(
+        e.kind() == ErrorKind::Unavailable && e.is_temporary() && e.to_string().contains("the test wants a failure"),
+        "{e}"
+    );
     back.heal();
     sleep(Duration::from_secs(60)).await;
     connector.put(&key(3), chunk(3)).await.unwrap();
@@ -101,7 +104,7 @@ async fn a_full_buffer_makes_puts_wait_and_is_an_error_while_the_back_fails() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_close_that_cannot_write_the_rest_says_so_and_may_be_called_again() {
+async fn a_close_that_cannot_write_all_chunks_fails_and_may_be_called_again() {
     let Tiered { connector, front, back } = open("unclosed", WRITE_BACK).await;
     back.fail("put");
     connector.put(&key(1), chunk(1)).await.unwrap();
@@ -116,7 +119,7 @@ async fn a_close_that_cannot_write_the_rest_says_so_and_may_be_called_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn write_back_writes_the_rest_of_a_connector_that_was_dropped_unless_the_back_fails() {
+async fn the_buffer_of_a_dropped_connector_is_written_unless_the_back_fails() {
     let Tiered { connector, back, .. } = open("gone", WRITE_BACK).await;
     back.hold("put");
     for n in 0..10 {
@@ -124,7 +127,7 @@ async fn write_back_writes_the_rest_of_a_connector_that_was_dropped_unless_the_b
     }
     drop(connector);
     settle().await;
-    back.let_go();
+    back.release();
     settle().await;
     assert!((0..10).all(|n| back.stored(&key(n)) == Some(chunk(n as u8))));
 
@@ -136,16 +139,16 @@ async fn write_back_writes_the_rest_of_a_connector_that_was_dropped_unless_the_b
     settle().await;
     let tries = back.count("put");
     sleep(Duration::from_secs(3600)).await;
-    assert_eq!(back.count("put"), tries, "nobody tries for ever");
+    assert_eq!(back.count("put"), tries, "the retries end");
 }
 
 #[tokio::test]
-async fn a_key_that_the_back_cannot_name_stays_in_front_and_holds_up_nothing() {
+async fn a_key_that_the_back_cannot_name_stays_in_the_front_and_blocks_no_other() {
     let dir = tempfile::tempdir().unwrap();
     let fs = format!("fs%3A%2F%2F{}", dir.path().display().to_string().replace('/', "%2F"));
     let url = format!("tiered://?front=memory%3A%2F%2F&back={fs}&mode=write_back");
     let connector = connectors::open(&url).await.unwrap();
-    // Each `/` takes five bytes of a file's name: only the back itself knows that this is too long for it.
+    // Each `/` takes five bytes of a file's name. The back's capabilities do not show that this key is too long.
     let long: CacheKey = format!("{}m@1@0@ff@half", "a/".repeat(60)).parse().unwrap();
     connector.put(&long, chunk(1)).await.unwrap();
     connector.put(&key(2), chunk(2)).await.unwrap();
@@ -153,11 +156,11 @@ async fn a_key_that_the_back_cannot_name_stays_in_front_and_holds_up_nothing() {
     assert!(connector.remove(&long).await.unwrap());
     connector.put(&long, chunk(1)).await.unwrap();
     connector.close().await.unwrap();
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "the other chunk was written");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "the back has the other chunk");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_chunk_that_the_back_never_takes_holds_up_nothing_and_leaves_no_older_one() {
+async fn a_chunk_that_the_back_refuses_permanently_is_dropped_with_the_older_one() {
     for (name, refusal) in [
         ("too-large", (|| Error::new(ErrorKind::TooLarge, "larger than the store")) as fn() -> Error),
         ("mismatch", || Error::new(ErrorKind::SizeMismatch, "not the size of a chunk")),
@@ -167,10 +170,10 @@ async fn a_chunk_that_the_back_never_takes_holds_up_nothing_and_leaves_no_older_
         back.fail_with("put", refusal);
         connector.put(&key(1), chunk(2)).await.unwrap();
         settle().await;
-        assert_eq!(back.stored(&key(1)), None, "the old chunk is not left");
+        assert_eq!(back.stored(&key(1)), None, "the old chunk is removed");
         assert_eq!(connector.get(&key(1)).await.unwrap(), Some(chunk(2)));
         front.chunks.lock().unwrap().clear();
-        assert_eq!(connector.get(&key(1)).await.unwrap(), None, "it was given up");
+        assert_eq!(connector.get(&key(1)).await.unwrap(), None, "the buffer dropped it");
         connector.close().await.unwrap();
     }
 }
@@ -193,7 +196,7 @@ async fn a_refused_chunk_waits_until_the_back_has_removed_the_older_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_disk_behind_is_tried_again() {
+async fn a_write_to_a_full_disk_is_retried() {
     let Tiered { connector, back, .. } = open("disk", WRITE_BACK).await;
     back.fail_with("put", || Error::io(std::io::ErrorKind::StorageFull.into(), "write"));
     connector.put(&key(1), chunk(1)).await.unwrap();
@@ -204,9 +207,9 @@ async fn a_full_disk_behind_is_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_back_that_panics_is_tried_again() {
+async fn a_write_that_panics_is_retried() {
     let Tiered { connector, back, .. } = open("panics", WRITE_BACK).await;
-    back.fail_with("put", || panic!("told to panic"));
+    back.fail_with("put", || panic!("the test wants a panic"));
     connector.put(&key(1), chunk(1)).await.unwrap();
     settle().await;
     back.heal();

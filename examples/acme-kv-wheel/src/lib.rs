@@ -1,4 +1,4 @@
-//! `acme._native`: everything that the Python package `kvconn` needs to open the connector of acme-kv.
+//! `acme._native`: the library through which the Python package `kvconn` opens the connector of acme-kv.
 
 use acme_kv as _; // links the connector
 

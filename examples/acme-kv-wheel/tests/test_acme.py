@@ -1,4 +1,4 @@
-"""The wheel, installed beside kvconn: `python -m unittest` in this folder. Needs no LMCache."""
+"""The installed wheel beside kvconn's. Run `python -m unittest` in this folder; it does not need LMCache."""
 
 import asyncio
 import importlib
@@ -40,7 +40,7 @@ class Wheel(unittest.TestCase):
 
         self.assertEqual(asyncio.run(main()), b"hello")
 
-    def test_options_and_errors_are_the_connectors_own_and_kvconns(self):
+    def test_options_are_the_connectors_and_errors_are_kvconns(self):
         with kvconn.connect(URL, max_chunks=0) as store, self.assertRaises(kvconn.KvconnError) as raised:
             store.put(KEY, b"hello")
         self.assertEqual(raised.exception.kind, "store_full")
@@ -66,14 +66,14 @@ class Wheel(unittest.TestCase):
             self.assertEqual(memory, b"hello")
             client.close()
 
-    def test_python_finds_the_module_that_the_connector_registers(self):
+    def test_the_registered_module_is_importable(self):
         module = importlib.import_module("acme.kv")
         self.assertIn("AcmeConnector", dir(module))
         self.assertIn("Keeps chunks in a map", module.__doc__)
         self.assertNotIn("lmcache", sys.modules)
 
-    def test_neither_kvconn_nor_lmcache_needs_to_be_told_of_it(self):
-        # As LMCache does: it imports what the URL, or its configuration, names.
+    def test_kvconn_and_lmcache_find_the_wheel(self):
+        # LMCache imports the module that the URL or its configuration names.
         self.assertEqual(run(f"import kvconn; print(kvconn.connect('{URL}').name)"), "acme.kv/AcmeConnector\n")
         self.assertEqual(run("import importlib; print(dir(importlib.import_module('acme.kv')))").count("AcmeConnector"), 1)
 
@@ -86,11 +86,11 @@ class Wheel(unittest.TestCase):
         modules = [info.module for info in kvconn.connectors()]
         self.assertEqual(modules.count("acme.kv"), 1)
         self.assertIn("kvconn.fs", modules)
-        # The wheel has what its Cargo.toml says, no more.
+        # The wheel has only the stores in its Cargo.toml.
         with self.assertRaisesRegex(kvconn.KvconnError, "enable feature `fs`"):
             acme.connect(f"fs://{folder}")
 
-    def test_a_second_wheel_with_the_same_connector_harms_neither(self):
+    def test_two_wheels_with_the_same_connector_work(self):
         folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
         shutil.copytree(Path(acme.__file__).parent, folder / "other")
         text = (folder / "other" / "__init__.py").read_text()
@@ -107,7 +107,7 @@ print(*[bytes(store.get("{KEY}"))[0] for store in stores])
 """
         self.assertEqual(run(code), "0 1 2\n")
 
-    def test_a_child_of_fork_opens_its_own_and_the_exit_is_clean(self):
+    def test_a_child_of_fork_opens_its_own_store(self):
         code = f"""
 import acme, os, kvconn
 store, files = acme.connect("{URL}"), kvconn.connect("memory://a")
@@ -125,11 +125,11 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), bytes(store.get("{KEY}
 """
         self.assertEqual(run(code), "0 b'hello'\n")
 
-    def test_it_asks_for_the_kvconn_that_it_was_built_with(self):
+    def test_it_requires_the_kvconn_that_it_was_built_with(self):
         self.assertEqual(importlib.metadata.requires("acme-kv"), [f"kvconn=={kvconn.__version__}"])
         self.assertEqual(acme._native.__version__, kvconn.__version__)
 
-    def test_its_log_lines_reach_pythons_logging(self):
+    def test_log_lines_reach_pythons_logging(self):
         with self.assertLogs("kvconn", logging.DEBUG) as logged:
             kvconn.connect(URL).close()
             self.assertTrue(wait_until(lambda: any("acme.kv/AcmeConnector" in line for line in logged.output)))
@@ -143,7 +143,7 @@ def run(code):
 
 
 def wait_until(true, within_s=30):
-    """Whether it became true."""
+    """Whether it became true in time."""
     end = time.monotonic() + within_s
     while not true() and time.monotonic() < end:
         time.sleep(0.005)

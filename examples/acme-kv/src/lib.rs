@@ -9,12 +9,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use connector_core::{
     CacheKey, Capabilities, ConnectorContext, ConnectorOptions, Error, ErrorKind, FromContext, MemoryObj,
-    RemoteConnector, Result, external_connector,
+    RemoteConnector, Result, connector_options, external_connector,
 };
 
 /// Options of `acme://`. `kvconn describe` shows them, and the error for a misspelt option suggests one of them.
-#[derive(Debug, serde::Deserialize, schemars::JsonSchema)]
-#[serde(default)]
+#[connector_options]
+#[derive(Debug)]
 pub struct AcmeOptions {
     /// Most chunks to keep.
     max_chunks: usize,
@@ -100,7 +100,7 @@ mod tests {
 
     #[tokio::test]
     async fn get_returns_the_chunk_that_was_put_and_a_full_store_refuses_a_put() -> Result<()> {
-        let connector = connector_core::create_connector("acme://localhost:0?max_chunks=1").await?;
+        let connector = connector_core::open("acme://localhost:0?max_chunks=1").await?;
         let key: CacheKey = "meta-llama/Llama-3.1-8B@1@0@1f2e3d@bfloat16".parse()?;
         connector.put(&key, MemoryObj::from(b"hello".to_vec())).await?;
         assert_eq!(connector.get(&key).await?.as_deref(), Some(&b"hello"[..]));

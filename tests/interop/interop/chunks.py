@@ -107,6 +107,12 @@ def with_header() -> list[tuple[str, Chunk]]:
     return pairs
 
 
+def two_groups() -> list[tuple[str, Chunk]]:
+    """Makes keys and chunks of `TWO_GROUPS`: a full chunk and a partial one."""
+    names = {"two groups": None, "two groups, partial": 5}
+    return [(key(name), TWO_GROUPS.chunk(name, tokens)) for name, tokens in names.items()]
+
+
 def raw() -> list[tuple[str, Chunk]]:
     """Makes keys and full chunks of `PLAIN` for stores that keep only the bytes."""
     names = {"a full chunk": "", "tags": "@tenant%a", "a wide hash": "", "a negative hash": ""}

@@ -13,17 +13,13 @@ from .report import Report
 from .server import RedisServer
 
 RAW = {"save_chunk_meta": False}
-TWO_GROUPS = [
-    (chunks.key(name), chunks.TWO_GROUPS.chunk(name, tokens))
-    for name, tokens in (("two groups", None), ("two groups, partial", 5))
-]
 
 
 def fs(report: Report) -> None:
     """Checks files: with header, raw, with several groups, in several directories."""
     with _folders() as fresh:
         both_ways(report, "fs", fresh, chunks.PLAIN, chunks.with_header())
-        _by_copy(report, "fs, two groups", fresh, chunks.TWO_GROUPS, TWO_GROUPS)
+        _by_copy(report, "fs, two groups", fresh, chunks.TWO_GROUPS, chunks.two_groups())
     with _folders("?save_chunk_meta=false") as fresh:
         both_ways(report, "fs, raw", fresh, chunks.PLAIN, chunks.raw(), raw=True, **RAW)
     with _folders(beside=["b", "c"]) as fresh:
@@ -35,7 +31,7 @@ def redis(report: Report) -> None:
     with RedisServer() as server:
         fresh = _flushed(server, f"redis://127.0.0.1:{server.port}")
         both_ways(report, "redis", fresh, chunks.PLAIN, chunks.with_header())
-        _by_copy(report, "redis, two groups", fresh, chunks.TWO_GROUPS, TWO_GROUPS)
+        _by_copy(report, "redis, two groups", fresh, chunks.TWO_GROUPS, chunks.two_groups())
         both_ways(report, "redis, unix", _flushed(server, f"unix://{server.socket}"), chunks.PLAIN, chunks.with_header())
     password = "p@ss/w%rd"
     with RedisServer("--requirepass", password) as server:

@@ -1,15 +1,14 @@
 """The wheel in LMCache's in-process mode: every kind of URL, every method, and exchange with LMCache's connectors."""
 
 import asyncio
+import json
 import logging
-import re
 import tempfile
 import threading
 import time
 from importlib import import_module
 from pathlib import Path
 
-import kvconn.lmcache
 from kvconn.lmcache import KvconnAdapter, KvconnConnector
 from lmcache.utils import parse_cache_key
 from lmcache.v1.config import LMCacheEngineConfig
@@ -23,13 +22,8 @@ from .report import Failed, Report, equal
 from .server import RedisServer
 
 RAW = {"save_chunk_meta": False}
-TWO_GROUPS = [
-    (chunks.key(name), chunks.TWO_GROUPS.chunk(name, tokens))
-    for name, tokens in (("two groups", None), ("two groups, partial", 5))
-]
 PARTIAL = [(chunks.key("raw, partial"), chunks.PLAIN.chunk("raw, partial", tokens=5))]
 FREED_WITHIN_S = 20
-CONNECTOR_LOGGER = "lmcache.v1.storage_backend.connector"
 
 
 def external(module: str, name: str, host: str = "localhost:0", **options: str) -> str:
@@ -56,9 +50,9 @@ def run(report: Report) -> None:
         _methods(report, Path(root), server)
         _plugins(report, Path(root), server)
         _plugin_names(report)
-        _nameless(report, Path(root))
+        _several_plugins(report, Path(root))
         _other_roles(report, Path(root), server)
-        _without_loop(report, Path(root), server)
+        _without_loop(report, server)
         _authors(report)
 
 
@@ -74,10 +68,10 @@ def _exchange(report: Report, root: Path, server: RedisServer) -> None:
 
     for name, urls, model, pairs, options in (
         ("fs", files, chunks.PLAIN, chunks.with_header(), {}),
-        ("fs, two groups", files, chunks.TWO_GROUPS, TWO_GROUPS, {}),
+        ("fs, two groups", files, chunks.TWO_GROUPS, chunks.two_groups(), {}),
         ("fs, raw", files, chunks.PLAIN, chunks.raw(), RAW),
         ("redis", redis, chunks.PLAIN, chunks.with_header(), {}),
-        ("redis, two groups", redis, chunks.TWO_GROUPS, TWO_GROUPS, {}),
+        ("redis, two groups", redis, chunks.TWO_GROUPS, chunks.two_groups(), {}),
         ("resp", resp, chunks.PLAIN, chunks.raw(), RAW),
     ):
         for direction, flip in (("LMCache writes, the wheel reads", False), ("the wheel writes, LMCache reads", True)):
@@ -191,64 +185,45 @@ def _plugins(report: Report, root: Path, server: RedisServer) -> None:
 
 
 def _plugin_names(report: Report) -> None:
-    """What LMCache's own adapters take for themselves, docs/LMCACHE.md says; kvconn says it of each, and what would do."""
-    with report.check("wheel: a plugin's name that LMCache's own adapters take is refused with a hint"):
+    with report.check("wheel: LMCache's own adapters take the plugin names in docs/LMCACHE.md, and no others"):
         starts = ("redis", "redis.a", "redis-kv", "bigtable", "bigtables.a")
         taken = (*starts, *(f"{name}{more}" for name in ("fs", "hf3fs", "hfbucket", "mooncakestore") for more in ("", ".a")))
-        for name in taken:
-            said = [line for line in _said_of(name) if f"takes every plugin of a name like `{name}`" in line]
-            equal(f"lines about {name}", len(said), 1)
-            (better,) = re.findall(r"name it `([^`]+)`", said[0])
-            equal(f"lines about {better}, which was proposed", _said_of(better), [])
-        for name in ("kv", "kv.redis", "my-redis", "fss", "files.fs", "bigtabl"):
-            equal(f"lines about {name}", _said_of(name), [])
-        # Its neighbours are not disturbed.
-        manager = ConnectorManager("plugin://kv", None, None, _config(plugin("kv", "memory://a") | plugin("kv.b", "memory://b")))
-        ours = [adapter for adapter in manager.adapters if type(adapter).__name__ == "KvconnAdapter"]
-        urls = ["plugin://kv", "plugin://kv.b", "plugin://other", "redis://h:1"]
-        equal("who opens what", sorted([a.can_parse(url) for url in urls] for a in ours), [
-            [False, True, False, False],
-            [True, False, False, False],
-        ])
-    with report.check("wheel: a subclass of the adapter knows its plugin's name, too"):
-        config = _config(plugin("kv", "memory://a") | plugin_of("redis.a", __name__, "_Deeper", url="memory://b"))
-        said = _logged(CONNECTOR_LOGGER, lambda: ConnectorManager("plugin://kv", None, None, config))
-        equal("lines with a hint", sum("kv-redis.a" in line for line in said), 1)
+        for name in (*taken, "kv", "kv-redis", "kv.redis", "my-redis", "fss", "files.fs", "bigtabl"):
+            manager = ConnectorManager(f"plugin://{name}", None, None, _config(plugin(name, "memory://named")))
+            first = next(adapter for adapter in manager.adapters if adapter.can_parse(f"plugin://{name}"))
+            equal(f"whether kvconn opens {name}", isinstance(first, KvconnAdapter), name not in taken)
 
 
-def _said_of(name: str) -> list[str]:
-    """What LMCache logs when it makes the adapter of a plugin with this name."""
-    config = _config(plugin(name, "memory://named"))
-    return _logged(CONNECTOR_LOGGER, lambda: ConnectorManager(f"plugin://{name}", None, None, config))
+def _several_plugins(report: Report, root: Path) -> None:
+    """LMCache asks the first adapter that accepts a URL, and any KvconnAdapter accepts every plugin's URL."""
+    options = plugin("kv", "memory://several") | plugin("kv.b", f"fs://{root}/several-b")
+    options |= plugin_of("other", "kvconn.fs", "FSConnector", base_path=f"{root}/several")
+    options |= plugin_of("adapter", __name__, "_OwnAdapter", url="memory://own-adapter")
+    opened = {
+        "kv": "kvconn.memory/MemoryConnector",
+        "kv.b": "kvconn.fs/FSConnector",
+        "other": "kvconn.fs/FSConnector",
+        "adapter": "kvconn.memory/MemoryConnector",
+    }
+    for name, connector in opened.items():
+        with report.check(f"wheel: plugin://{name} beside other plugins"), remote(f"plugin://{name}", chunks.PLAIN, **options) as store:
+            equal("the connector", store.connector.getWrappedConnector()._remote.name, connector)
+            all_methods(store, chunks.with_header())
+    with report.check("wheel: an adapter passes another plugin to that plugin's class"), remote("plugin://kv", chunks.PLAIN, **options) as store:
+        backend = store.backend
+        for name, connector in opened.items():
+            context = ConnectorContext(f"plugin://{name}", store.loop, backend, backend.config, backend.metadata, name)
+            for adapter in (KvconnAdapter(), _OwnAdapter()):
+                passed = adapter.create_connector(context)
+                equal("the connector", passed._remote.name, connector)
+                store.run(passed.close())
+    with report.check("wheel: an adapter takes no other URL"):
+        equal("what it takes", [KvconnAdapter().can_parse(url) for url in ("plugin://x", "redis://h:1")], [True, False])
 
 
-class _Deeper(KvconnAdapter):
-    def __init__(self) -> None:
-        super().__init__()
-
-
-def _nameless(report: Report, root: Path) -> None:
-    """An LMCache that calls its variables something else: adapters do not know their names, and each plugin opens all the same."""
-    learn = kvconn.lmcache._configured_as
-    kvconn.lmcache._configured_as = lambda: (None, [])
-    try:
-        options = plugin("kv", "memory://nameless") | plugin("kv.b", f"fs://{root}/nameless-b")
-        options |= plugin_of("other", "kvconn.fs", "FSConnector", base_path=f"{root}/nameless")
-        for name, kind in (("kv", "memory/MemoryConnector"), ("kv.b", "fs/FSConnector")):
-            with report.check(f"wheel: plugin://{name}, where LMCache does not say which plugin it makes"):
-                with remote(f"plugin://{name}", chunks.PLAIN, **options) as store:
-                    equal("the connector", store.connector.getWrappedConnector()._remote.name, f"kvconn.{kind}")
-                    all_methods(store, chunks.with_header())
-        with report.check("wheel: a nameless adapter hands what is another's on"), remote("plugin://kv", chunks.PLAIN, **options) as store:
-            backend = store.backend
-            context = ConnectorContext("plugin://other", store.loop, backend, backend.config, backend.metadata, "other")
-            handed_on = KvconnAdapter().create_connector(context)
-            equal("the connector", (type(handed_on).__name__, handed_on._remote.name), ("FSConnector", "kvconn.fs/FSConnector"))
-            store.run(handed_on.close())
-        with report.check("wheel: a nameless adapter takes no other URL"):
-            equal("what it takes", [KvconnAdapter().can_parse(url) for url in ("plugin://x", "redis://h:1")], [True, False])
-    finally:
-        kvconn.lmcache._configured_as = learn
+class _OwnAdapter(KvconnAdapter):
+    def create_connector(self, context: ConnectorContext):
+        return super().create_connector(context)
 
 
 def _other_roles(report: Report, root: Path, server: RedisServer) -> None:
@@ -276,63 +251,13 @@ def _other_roles(report: Report, root: Path, server: RedisServer) -> None:
         )
 
 
-class _OwnAdapter(KvconnAdapter):
-    def create_connector(self, context: ConnectorContext):
-        return super().create_connector(context)
-
-
-def _without_loop(report: Report, root: Path, server: RedisServer) -> None:
-    """LMCache's `use_exists_sync` is set where every store is kvconn's, and nowhere else."""
-    address = f"127.0.0.1:{server.port}"
-    url = external("redis", "RedisConnector", address)
-    kv, files = plugin("kv", f"redis://{address}"), plugin("kv.files", f"fs://{root}/without-loop")
-    by_class = plugin_of("kv", "kvconn.fs", "FSConnector", base_path=f"{root}/without-loop-class")
-    own_adapter = plugin_of("kv", __name__, "_OwnAdapter", url="memory://own-adapter")
-    theirs = {"remote_storage_plugin.fs.base_path": f"{root}/without-loop-theirs"}
-    taken = theirs | plugin("fs", "memory://taken")
-    acme = "external://localhost:0/acme.kv/?connector_name=AcmeConnector"
-    for name, url_, options, wanted in (
-        ("external://", url, {}, True),
-        ("a plugin", "plugin://kv", kv, True),
-        ("two plugins", "plugin://kv", kv | files, True),
-        ("a plugin with a class of kvconn's", "plugin://kv", by_class, True),
-        ("external:// beside a plugin", url, files, True),
-        ("another wheel's connector", acme, {}, True),
-        ("the configuration says false", url, {"use_exists_sync": False}, False),
-        ("a plugin beside LMCache's own connector", "plugin://kv", kv | theirs, None),
-        ("external:// beside LMCache's own connector", url, theirs, None),
-        ("behind LMCache's audit://", "audit://localhost:0", {"audit_actual_remote_url": url}, None),
-        ("an adapter that may have a way of its own", "plugin://kv", own_adapter, None),
-        ("a plugin that LMCache's own adapter takes", "plugin://kv", kv | taken, None),
-    ):
-        with report.check(f"wheel: use_exists_sync, {name}: {wanted}"):
-            with side(url_, chunks.PLAIN, **options) as its:
-                given = its.config.extra_config or {}
-                # As LMCache does: the plugins, then `remote_url`.
-                stores = {f"plugin://{plugged}": plugged for plugged in its.config.remote_storage_plugins} | {url_: its.plugin}
-                for store, plugged in stores.items():
-                    connector = CreateConnector(store, its.loop, its.backend, its.config, its.metadata, plugin_name=plugged)
-                    end(connector, its.loop)
-                equal("use_exists_sync", (its.config.extra_config or {}).get("use_exists_sync"), wanted)
-                equal("the dict that LMCache was given", given.get("use_exists_sync"), options.get("use_exists_sync"))
-    memory = import_module("kvconn.memory").MemoryConnector
-
-    class OwnWay(memory):
-        def exists_sync(self, key) -> bool:
-            return super().exists_sync(key)
-
-    with report.check("wheel: use_exists_sync, a class that asks in a way of its own: None, and a line in the log of another one"):
-        logger = logging.getLogger("kvconn.lmcache")
-        logger.setLevel(logging.INFO)
-        try:
-            for cls, wanted in ((OwnWay, 0), (memory, 1)):
-                config = LMCacheEngineConfig.from_defaults(remote_url=external("memory", "MemoryConnector"))
-                lines = _logged(logger.name, lambda cls=cls, config=config: cls(config=config))
-                equal("lines in the log", sum("use_exists_sync: true" in line for line in lines), wanted)
-                equal("use_exists_sync", "use_exists_sync" in (config.extra_config or {}), bool(wanted))
-        finally:
-            logger.setLevel(logging.NOTSET)
-    with report.check("wheel: use_exists_sync, the loop is busy"), side(url, chunks.PLAIN) as its:
+def _without_loop(report: Report, server: RedisServer) -> None:
+    url = external("redis", "RedisConnector", f"127.0.0.1:{server.port}")
+    with report.check("wheel: opening a store leaves LMCache's configuration alone"), side(url, chunks.PLAIN) as its:
+        before = json.dumps(its.config.to_dict(), default=str)
+        end(CreateConnector(url, its.loop, its.backend, its.config, its.metadata), its.loop)
+        equal("the configuration", json.dumps(its.config.to_dict(), default=str), before)
+    with report.check("wheel: use_exists_sync needs no loop"), side(url, chunks.PLAIN, use_exists_sync=True) as its:
         backend = RemoteBackend(its.config, its.metadata, its.loop, its.backend, dst_device="cpu")
         text, chunk = chunks.with_header()[0]
         store = Remote(backend.connection, its.backend, its.loop)
@@ -344,12 +269,12 @@ def _without_loop(report: Report, root: Path, server: RedisServer) -> None:
         its.loop.call_soon_threadsafe(go_on.wait)
         asking.start()
         asking.join(TIMEOUT_S)
-        # Before the loop goes on, which would answer, too.
-        told = [*answers]
+        # Before the loop runs again.
+        found = [*answers]
         go_on.set()
         asking.join()
         end(backend.connection, its.loop)
-        equal("what it was told", told, [True, False])
+        equal("what it found", found, [True, False])
 
 
 def _authors(report: Report) -> None:

@@ -21,7 +21,7 @@ fn a_bad_key_is_refused_with_the_field_and_what_to_write_there() {
         (" m@1@0@ff@half", &["starts or ends with a space", "write `m@1@0@ff@half`"]),
         ("m@01050805@0@f", &["field 4 (chunk hash) is `f`", "two hex digits each"]),
         ("m@01050805@00@ff", &["field 3 (object group) is `00`; write `0`"]),
-        ("m@01050805@0@ff@a/b", &["field 5 (salt)", "must not hold '/'"]),
+        ("m@01050805@0@ff@a/b", &["field 5 (salt)", "must not contain '/'"]),
     ] {
         assert_is(&text.parse::<CacheKey>().unwrap_err(), ErrorKind::InvalidKey, parts);
     }

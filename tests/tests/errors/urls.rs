@@ -34,8 +34,8 @@ async fn a_url_with_a_missing_part_is_refused_with_the_part_and_the_form_to_writ
         ("fs://tmp/kv", InvalidUrl, &["host `tmp`, but no port", "`fs:///tmp/kv`"]),
         ("fs:///tmp/a,,/tmp/b", InvalidUrl, &["`/tmp/a,,/tmp/b` is empty"]),
         ("fs:///tmp/a?base_path=/tmp/b", InvalidUrl, &["gives the directory twice"]),
-        ("fs:///tmp/kv#2", InvalidUrl, &["has a `#`", "write `%23`"]),
-        ("memory://a?capacity=1#x", InvalidUrl, &["has a `#`"]),
+        ("fs:///tmp/kv#2", InvalidUrl, &["has a fragment (`#..`)", "write `%23`"]),
+        ("memory://a?capacity=1#x", InvalidUrl, &["has a fragment (`#..`)"]),
         ("plugin://", InvalidUrl, &["names no plugin", "write `plugin://name`"]),
     ])
     .await;

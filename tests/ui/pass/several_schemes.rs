@@ -27,6 +27,6 @@ fn main() {
     let entry = connector_core::registry::find("acme.kv", "Acme").unwrap();
     assert_eq!(entry.schemes(), ["acme", "acme+tls", "acme2.x-y"]);
     for scheme in entry.schemes() {
-        assert!(connector_core::registry::index().find_scheme(scheme).unwrap().is_some(), "{scheme}");
+        assert!(connector_core::registry::find_scheme(scheme).unwrap().is_some(), "{scheme}");
     }
 }

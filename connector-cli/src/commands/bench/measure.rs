@@ -114,19 +114,16 @@ impl<'a> Bench<'a> {
         let made = (from..from + len).map(|i| MemoryObj::from(Content::new(self.run, i, round).bytes(size)));
         let items: Arc<[_]> = self.keys[from..].iter().cloned().zip(made).collect();
         let (store, batch) = (self.store.clone(), self.plan.batch);
-        let timed = if batch == 1 {
-            let put = move |i: usize| {
-                let (store, items) = (store.clone(), items.clone());
-                async move { store.put(&items[i].0, items[i].1.clone()).await.map(|()| [()]) }
-            };
-            self.timed(len, true, put).await?
-        } else {
-            let put = move |i: usize| {
-                let (store, items) = (store.clone(), items.clone());
-                async move { store.batched_put(part(&items, i, batch)).await.into_iter().collect::<Result<Vec<()>>>() }
-            };
-            self.timed(len.div_ceil(batch), true, put).await?
+        let put = move |i: usize| {
+            let (store, items) = (store.clone(), items.clone());
+            async move {
+                match part(&items, i, batch) {
+                    [(key, chunk)] if batch == 1 => Ok(vec![store.put(key, chunk.clone()).await?]),
+                    items => store.batched_put(items).await.into_iter().collect(),
+                }
+            }
         };
+        let timed = self.timed(len.div_ceil(batch), true, put).await?;
         timed.count(&mut self.measured.put, size);
         Ok(())
     }
@@ -134,19 +131,16 @@ impl<'a> Bench<'a> {
     async fn get(&mut self, round: usize, from: usize, len: usize) -> Result<()> {
         let keys: Arc<[CacheKey]> = self.keys[from..from + len].into();
         let (store, batch) = (self.store.clone(), self.plan.batch);
-        let timed = if batch == 1 {
-            let get = move |i: usize| {
-                let (store, keys) = (store.clone(), keys.clone());
-                async move { store.get(&keys[i]).await.map(|chunk| [chunk]) }
-            };
-            self.timed(len, true, get).await?
-        } else {
-            let get = move |i: usize| {
-                let (store, keys) = (store.clone(), keys.clone());
-                async move { store.batched_get(part(&keys, i, batch)).await.into_iter().collect::<Result<Vec<_>>>() }
-            };
-            self.timed(len.div_ceil(batch), true, get).await?
+        let get = move |i: usize| {
+            let (store, keys) = (store.clone(), keys.clone());
+            async move {
+                match part(&keys, i, batch) {
+                    [key] if batch == 1 => Ok(vec![store.get(key).await?]),
+                    keys => store.batched_get(keys).await.into_iter().collect(),
+                }
+            }
         };
+        let timed = self.timed(len.div_ceil(batch), true, get).await?;
         timed.count(&mut self.measured.get, self.plan.chunk_bytes);
         for (call, nth, chunk) in timed.answers {
             self.verify(round, from + call * batch + nth, chunk)?;
@@ -178,22 +172,17 @@ impl<'a> Bench<'a> {
         let keys: Arc<[CacheKey]> = self.keys[..n].into();
         let (store, batch) = (self.store.clone(), self.plan.batch);
         let calls = n.div_ceil(batch);
-        let timed = if batch == 1 {
-            let exists = move |i: usize| {
-                let (store, keys) = (store.clone(), keys.clone());
-                async move { store.exists(&keys[i % n]).await.map(|exists| [exists]) }
-            };
-            self.timed(n.max(MIN_EXISTS_CALLS), false, exists).await?
-        } else {
-            let exists = move |i: usize| {
-                let (store, keys) = (store.clone(), keys.clone());
-                async move {
-                    let answers = store.batched_exists(part(&keys, i % calls, batch)).await;
-                    answers.into_iter().collect::<Result<Vec<_>>>()
+        let exists = move |i: usize| {
+            let (store, keys) = (store.clone(), keys.clone());
+            async move {
+                match part(&keys, i % calls, batch) {
+                    [key] if batch == 1 => Ok(vec![store.exists(key).await?]),
+                    keys => store.batched_exists(keys).await.into_iter().collect(),
                 }
-            };
-            self.timed(calls.max(MIN_BATCHED_EXISTS_CALLS), false, exists).await?
+            }
         };
+        let min_calls = if batch == 1 { MIN_EXISTS_CALLS } else { MIN_BATCHED_EXISTS_CALLS };
+        let timed = self.timed(calls.max(min_calls), false, exists).await?;
         timed.count(&mut self.measured.exists, 0);
         match timed.answers.iter().find(|(.., exists)| !exists) {
             Some((call, nth, _)) => {
@@ -207,11 +196,11 @@ impl<'a> Bench<'a> {
 
     /// Runs `call` for 0 to `calls`, in as many tasks as the plan wants in flight. Tasks, because a server's requests come on
     /// several threads, too.
-    async fn timed<A, F, R>(&self, calls: usize, advances_bar: bool, call: F) -> Result<Timed<A::Item>>
+    async fn timed<A, F, R>(&self, calls: usize, advances_bar: bool, call: F) -> Result<Timed<A>>
     where
-        A: IntoIterator + Send + 'static,
+        A: Send + 'static,
         F: Fn(usize) -> R + Clone + Send + 'static,
-        R: Future<Output = Result<A>> + Send,
+        R: Future<Output = Result<Vec<A>>> + Send,
     {
         let Plan { batch, concurrency, .. } = *self.plan;
         let next = Arc::new(AtomicUsize::new(0));

@@ -7,5 +7,5 @@ from acme._native import NativeClient, connect, connect_async
 
 __all__ = ["NativeClient", "connect", "connect_async"]
 
-# `kvconn.connect("acme://..")`, `import acme.kv`, and everything of LMCache's.
+# For `kvconn.connect("acme://..")`, `import acme.kv` and LMCache.
 kvconn.carry(_native)

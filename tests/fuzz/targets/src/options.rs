@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use connector_core::options::{ConnectorOptions, OptionsSchema};
-use connector_core::{ConnectorContext, LMCacheEngineConfig, LocalCpuBackend};
+use connector_core::{LMCacheEngineConfig, LocalCpuBackend};
 use serde_json::Value;
 
 use crate::{SECRET, text};
@@ -58,7 +58,7 @@ pub fn options(data: &[u8]) {
     });
     let config =
         extra.into_iter().fold(LMCacheEngineConfig::default(), |c, (key, value)| c.with_extra_config(key, value));
-    let context = ConnectorContext::builder(&format!("acme://h:1/?{query}"))
+    let context = connector_core::builder(&format!("acme://h:1/?{query}"))
         .handle(runtime.handle().clone())
         .local_cpu_backend(memory.clone())
         .config(config)

@@ -80,18 +80,18 @@ class Backend:
             "put": put,
             "exists": self._clocked(len(self.keys), exists, 1e6),
             "lookup": self._single(lambda: singles(lambda key: self.remote.batched_contains([key]))),
-            "contains": self._single(lambda: singles(self.remote.contains)),
-            "contains_loop": self._single(lambda: singles(self._contains_by_loop)),
+            "contains": self._single(lambda: singles(lambda key: self._contains(key, True))),
+            "contains_loop": self._single(lambda: singles(lambda key: self._contains(key, False))),
             "loop": self._single(lambda: singles(self._loop_round_trip)),
         }
 
     def _single(self, work) -> Figure:
         return self._clocked(SINGLE_CALLS, work, 1e6, SINGLE_CALLS)
 
-    def _contains_by_loop(self, key: object) -> bool:
+    def _contains(self, key: object, use_exists_sync: bool) -> bool:
         config = self.remote.config
         extra = config.extra_config
-        config.extra_config = {**(extra or {}), "use_exists_sync": False}
+        config.extra_config = {**(extra or {}), "use_exists_sync": use_exists_sync}
         try:
             return self.remote.contains(key)
         finally:

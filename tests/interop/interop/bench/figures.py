@@ -24,8 +24,8 @@ class Figure:
 
 Round = dict[str, Figure]
 """The figures by operation. `get`, `put` and `exists` are for a batch. `lookup`, `contains` and `contains_loop` are for one key, one
-call at a time; `contains_loop` runs with `use_exists_sync: false`, LMCache's default. `loop` is an empty coroutine on LMCache's
-loop."""
+call at a time. `contains` runs with `use_exists_sync: true`, and `contains_loop` with `false`, LMCache's default. `loop` is an empty
+coroutine on LMCache's loop."""
 
 
 @dataclass(frozen=True)

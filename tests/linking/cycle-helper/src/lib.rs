@@ -6,5 +6,5 @@ use cycle as _;
 /// Whether the URL opens.
 pub fn opens(url: &str) -> bool {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    runtime.block_on(connector_core::create_connector(url)).is_ok()
+    runtime.block_on(connector_core::open(url)).is_ok()
 }

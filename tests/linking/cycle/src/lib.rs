@@ -30,7 +30,7 @@ impl RemoteConnector for CycleConnector {
 
 #[cfg(test)]
 mod tests {
-    use connector_core::__private::KVCONN_CONNECTOR_ENTRIES_0_1 as ENTRIES;
+    use connector_core::__private::CONNECTORS as ENTRIES;
 
     #[test]
     fn an_entry_that_is_linked_twice_counts_once() {

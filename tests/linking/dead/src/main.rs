@@ -1,3 +1,3 @@
 fn main() {
-    probe::run(connector_core::create_connector);
+    probe::run(connector_core::open);
 }

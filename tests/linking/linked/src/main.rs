@@ -1,5 +1,5 @@
 use alpha_kv as _;
 
 fn main() {
-    probe::run(connector_core::create_connector);
+    probe::run(connector_core::open);
 }

@@ -25,5 +25,5 @@ impl RemoteConnector for RenamedConnector {
 }
 
 fn main() {
-    probe::run(core_renamed::create_connector);
+    probe::run(core_renamed::open);
 }

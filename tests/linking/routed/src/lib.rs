@@ -15,6 +15,6 @@ impl ConnectorAdapter for RoutedAdapter {
     }
 
     async fn create_connector(&self, ctx: ConnectorContext) -> Result<Connector> {
-        ctx.with_url(RemoteUrl::parse("alpha://localhost:0")?).open().await
+        ctx.redirect(RemoteUrl::parse("alpha://localhost:0")?).await
     }
 }

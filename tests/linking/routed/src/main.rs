@@ -1,5 +1,5 @@
 use routed as _;
 
 fn main() {
-    probe::run(connector_core::create_connector);
+    probe::run(connector_core::open);
 }

@@ -1,0 +1,90 @@
+//! Waiting for a call on the thread that makes it, without the interpreter's lock.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use connectors::{Result, runtime};
+use pyo3::prelude::*;
+
+use crate::buffer::Views;
+use crate::call::{Call, Holder};
+use crate::errors::OrRaise;
+
+/// How often a call that waits checks for Ctrl-C.
+const SIGNALS_EVERY: Duration = Duration::from_millis(100);
+
+/// Waits for a future. Ctrl-C ends the wait and the future.
+///
+/// # Errors
+/// The outer one: `KeyboardInterrupt`, or what a signal's handler raises; `ClosedError` when the process exits.
+pub(crate) fn block_on<T: Send + 'static>(
+    py: Python<'_>,
+    future: impl Future<Output = Result<T>> + Send + 'static,
+) -> PyResult<Result<T>> {
+    wait(py, Views::none(), |_| future)
+}
+
+/// Makes a call and waits for it. `views` stay exported until nothing touches them any more.
+///
+/// # Errors
+/// As [`block_on`].
+pub(crate) fn wait<T: Send + 'static, F>(
+    py: Python<'_>,
+    views: Views,
+    work: impl FnOnce(Holder<T>) -> F,
+) -> PyResult<Result<T>>
+where
+    F: Future<Output = Result<T>> + Send + 'static,
+{
+    let handle = runtime::handle().or_raise(py)?;
+    let (send, receive) = channel();
+    let call = Call::new(move |outcome| {
+        // After Ctrl-C nothing receives it, and the views end here.
+        let _ = send.send((outcome, views));
+    });
+    let work = work(call.clone());
+    let received = py.detach(move || {
+        let mut running = Box::pin(call.run(work));
+        let task = {
+            let _inside = handle.enter();
+            // Saves two wake-ups for an answer that is ready at once, such as a chunk in memory.
+            match running.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(()) => None,
+                // The runtime polls it again, which registers the runtime's waker.
+                Poll::Pending => Some(handle.spawn(running)),
+            }
+        };
+        let received = receive_with_signals(&receive);
+        if let (Err(_), Some(task)) = (&received, task) {
+            task.abort();
+        }
+        received
+    });
+    let (outcome, views) = received?;
+    views.release(py);
+    Ok(outcome)
+}
+
+fn receive_with_signals<T>(answers: &Receiver<T>) -> PyResult<T> {
+    loop {
+        match answers.recv_timeout(SIGNALS_EVERY) {
+            Ok(answer) => return Ok(answer),
+            Err(RecvTimeoutError::Timeout) => check_signals()?,
+            // A call always delivers, so only a delivery that panicked ends here.
+            Err(RecvTimeoutError::Disconnected) => return Err(no_answer()),
+        }
+    }
+}
+
+/// Runs the handlers of signals that have come.
+fn check_signals() -> PyResult<()> {
+    // Python runs them on its main thread only, which usually is the first thread of the process. Another thread must not
+    // attach for nothing: it may still wait here when the interpreter is gone.
+    let is_first = rustix::thread::gettid() == rustix::process::getpid();
+    if is_first { Python::attach(|py| py.check_signals()) } else { Ok(()) }
+}
+
+fn no_answer() -> PyErr {
+    pyo3::exceptions::PyRuntimeError::new_err("the call gave no answer")
+}
