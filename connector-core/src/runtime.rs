@@ -1,10 +1,10 @@
 //! The runtime that each process has for itself.
 //!
-//! The blocking API and the Python wheel run their calls on it. So do the sockets of a store that was opened on a runtime
-//! of a single thread, because that thread may be blocked in a call which waits for them.
+//! The blocking API and the Python wheel run their calls on it. It also drives timers, and the sockets of a store that was
+//! opened on a runtime of a single thread: that thread may be blocked in a call which waits for them.
 //!
-//! A caller never waits on one of its threads: the caller polls a call on its own thread, then spawns the call here and
-//! waits for a channel. A blocking call inside a task waits in `block_in_place`, which hands the thread's other tasks over.
+//! No blocking call waits on one of its threads. The caller's thread polls the call once, spawns it here and waits for a
+//! channel. A blocking call inside a task here waits in `block_in_place`, which moves the thread's other tasks.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -15,8 +15,8 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::{Error, ErrorKind, Result};
 
-/// How many threads the runtime has. Two let sockets and timers go on while one task blocks its thread. More than eight
-/// would not move more bytes over the eight connections that a redis store has unless set.
+/// The least and the most threads. With two, sockets and timers run while one task blocks its thread. Eight threads can keep
+/// the eight connections busy that a redis store has by default.
 const THREADS: (usize, usize) = (2, 8);
 
 /// A value that each process makes once. A child of `fork` has none of its parent's threads, so it makes another value.

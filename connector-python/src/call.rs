@@ -43,7 +43,8 @@ impl<T> Call<T> {
 
 impl<T> Drop for Call<T> {
     fn drop(&mut self) {
-        let cut_off = || Err(Error::new(ErrorKind::Closed, "the call was cut off: its store or the process ends"));
+        let cut_off =
+            || Err(Error::new(ErrorKind::Closed, "the call was cut off: its client was closed, or the process exits"));
         let outcome = lock(&self.outcome).take().unwrap_or_else(cut_off);
         if let Some(deliver) = lock(&self.deliver).take() {
             deliver(outcome);

@@ -1,4 +1,4 @@
-//! The same operations for callers without async.
+//! The operations for callers without async.
 
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
@@ -20,20 +20,20 @@ use crate::key::CacheKey;
 use crate::runtime;
 use crate::{Error, ErrorKind, Result};
 
-/// A [`Connector`] whose operations return when they are done. Made by [`Connector::blocking`] or
+/// A [`Connector`] whose operations block until they are done. Made by [`Connector::blocking`] or
 /// [`ContextBuilder::open_blocking`]; cheap to clone.
 ///
-/// Every operation may be called on any thread, also inside an async task: it is tried on the calling thread, and if it has to
-/// wait, it goes on on a runtime that has a thread of its own. Inside a task it still keeps that task's thread from
-/// other work.
+/// You may call every operation on any thread, also inside an async task. The calling thread polls the operation once. If the
+/// operation must wait, it moves to kvconn's own runtime, and the calling thread blocks.
 ///
-/// A connector that was opened on somebody's runtime may need that runtime to answer (its tasks run there). Where its only
-/// thread is the one that waits here, nothing would ever come, and the call ends with `Timeout` after 10 seconds: so a program
-/// without async opens its stores with [`open_blocking`](ContextBuilder::open_blocking), which puts all of it on the runtime
-/// of its own. A child of `fork` opens its own stores; the parent's are bound to threads that the child does not have.
+/// A connector that was opened on your runtime may need that runtime to answer, because its tasks run there. If the calling
+/// thread is that runtime's only thread, the call ends with `Timeout` after 10 seconds. So a program without async opens its
+/// stores with [`open_blocking`](ContextBuilder::open_blocking), which runs everything on kvconn's own runtime.
 ///
-/// A call that panics is an error ([`Other`](ErrorKind::Other)). Inside tokio's `LocalSet` on a runtime of several threads a
-/// call that has to wait panics, as every blocking call there (`block_in_place`).
+/// A child of `fork` must open its own stores: it does not have the threads that its parent's stores need.
+///
+/// A call that panics is an error ([`Other`](ErrorKind::Other)). A call that must wait panics inside tokio's `LocalSet` on a
+/// runtime of several threads, as `block_in_place` does there.
 ///
 /// ```
 /// # use connector_core::{BlockingConnector, CacheKey, Result};
@@ -47,7 +47,7 @@ pub struct BlockingConnector(Connector);
 /// How many keys a listing reads ahead of its caller.
 const KEYS_AHEAD: usize = 256;
 
-/// A listing that runs, and what came of it but was not asked for yet.
+/// A listing that runs, and the keys that it read ahead.
 struct Keys {
     listing: Option<(mpsc::Receiver<Result<CacheKey>>, JoinHandle<()>)>,
     ready: std::vec::IntoIter<Result<CacheKey>>,
@@ -67,7 +67,7 @@ impl Iterator for Keys {
             if receive.recv_many(&mut keys, KEYS_AHEAD).await > 0 {
                 return (keys, Some((receive, task)));
             }
-            // A listing that just stops would pass for a whole one.
+            // A listing that panics must not look complete.
             let end = task.await.err().map(|_| Err(Error::new(ErrorKind::Other, "the listing panicked")));
             (Vec::from_iter(end), None)
         };
@@ -77,11 +77,11 @@ impl Iterator for Keys {
     }
 }
 
-/// How long a call waits for a runtime whose only thread is the one that waits. What needs that runtime never comes; what
-/// does not (a file that is read on another thread) comes sooner.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a call waits on the only thread of the connector's runtime. An answer that needs that thread never comes. An
+/// answer from another thread, such as a file's, comes sooner.
+const SINGLE_THREAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Runs a future to its end, wherever this thread is. `home` is the runtime that the connector may need.
+/// Runs a future to its end, on any thread. `home` is the single-threaded runtime that the connector was opened on, if any.
 fn wait<T: Send + 'static>(
     home: Option<tokio::runtime::Id>,
     future: impl Future<Output = T> + Send + 'static,
@@ -92,36 +92,37 @@ fn wait<T: Send + 'static>(
     let mut future: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(future);
     let panicked = |_| Error::new(ErrorKind::Other, "the call panicked");
     {
-        // What is ready at once (a chunk in memory, a file in the page cache) needs no other thread: two wake-ups are saved.
+        // Saves two wake-ups for an answer that is ready at once, such as a chunk in memory.
         let _inside = runtime.enter();
         if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             return value.map_err(panicked);
         }
     }
     let (send, receive) = std::sync::mpsc::sync_channel(1);
-    // Polled there again from the start of its wait, so that it wakes that runtime.
+    // The runtime polls it again, which registers the runtime's waker.
     runtime.spawn(async move {
         let _ = send.send(future.await);
     });
     let received = match here {
-        // The call may need this thread's other tasks, also on the runtime of its own: they go on elsewhere.
+        // The call may need other tasks of this thread, so they move to another thread.
         Some(here) if here.runtime_flavor() == RuntimeFlavor::MultiThread => {
             tokio::task::block_in_place(|| receive.recv()).map_err(drop)
         }
-        Some(here) if home == Some(here.id()) => match receive.recv_timeout(PATIENCE) {
+        Some(here) if home == Some(here.id()) => match receive.recv_timeout(SINGLE_THREAD_TIMEOUT) {
             Err(RecvTimeoutError::Timeout) => return Err(waits_for_itself()),
             received => received.map_err(drop),
         },
         _ => receive.recv().map_err(drop),
     };
-    let closed = |()| Error::new(ErrorKind::Closed, "the thread for blocking calls is gone");
+    let closed = |()| Error::new(ErrorKind::Closed, "the call was cut off: kvconn's runtime was shut down");
     received.map_err(closed)?.map_err(panicked)
 }
 
 #[cold]
 fn waits_for_itself() -> Error {
-    let message =
-        format!("no answer within {PATIENCE:?}: the thread that waits is the only one of the connector's runtime");
+    let message = format!(
+        "no answer within {SINGLE_THREAD_TIMEOUT:?}: the calling thread is the only one of the connector's runtime"
+    );
     Error::new(ErrorKind::Timeout, message)
         .with_hint("open the connector with `open_blocking`, or call it from another thread")
 }
