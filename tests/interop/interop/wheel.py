@@ -185,6 +185,7 @@ def _plugins(report: Report, root: Path, server: RedisServer) -> None:
 
 
 def _plugin_names(report: Report) -> None:
+    """Checks that LMCache's own adapters take the plugin names in docs/LMCACHE.md, and no other names."""
     with report.check("wheel: LMCache's own adapters take the plugin names in docs/LMCACHE.md, and no others"):
         starts = ("redis", "redis.a", "redis-kv", "bigtable", "bigtables.a")
         taken = (*starts, *(f"{name}{more}" for name in ("fs", "hf3fs", "hfbucket", "mooncakestore") for more in ("", ".a")))
@@ -195,10 +196,11 @@ def _plugin_names(report: Report) -> None:
 
 
 def _several_plugins(report: Report, root: Path) -> None:
-    """LMCache asks the first adapter that accepts a URL, and any KvconnAdapter accepts every plugin's URL."""
+    """Checks that each plugin opens its own store. LMCache calls the first adapter that accepts a URL, and every `KvconnAdapter`
+    accepts the URLs of all plugins."""
     options = plugin("kv", "memory://several") | plugin("kv.b", f"fs://{root}/several-b")
     options |= plugin_of("other", "kvconn.fs", "FSConnector", base_path=f"{root}/several")
-    options |= plugin_of("adapter", __name__, "_OwnAdapter", url="memory://own-adapter")
+    options |= plugin_of("adapter", __name__, "_AdapterSubclass", url="memory://own-adapter")
     opened = {
         "kv": "kvconn.memory/MemoryConnector",
         "kv.b": "kvconn.fs/FSConnector",
@@ -213,15 +215,15 @@ def _several_plugins(report: Report, root: Path) -> None:
         backend = store.backend
         for name, connector in opened.items():
             context = ConnectorContext(f"plugin://{name}", store.loop, backend, backend.config, backend.metadata, name)
-            for adapter in (KvconnAdapter(), _OwnAdapter()):
+            for adapter in (KvconnAdapter(), _AdapterSubclass()):
                 passed = adapter.create_connector(context)
                 equal("the connector", passed._remote.name, connector)
                 store.run(passed.close())
-    with report.check("wheel: an adapter takes no other URL"):
-        equal("what it takes", [KvconnAdapter().can_parse(url) for url in ("plugin://x", "redis://h:1")], [True, False])
+    with report.check("wheel: an adapter accepts only the URLs of plugins"):
+        equal("the accepted URLs", [KvconnAdapter().can_parse(url) for url in ("plugin://x", "redis://h:1")], [True, False])
 
 
-class _OwnAdapter(KvconnAdapter):
+class _AdapterSubclass(KvconnAdapter):
     def create_connector(self, context: ConnectorContext):
         return super().create_connector(context)
 
@@ -252,29 +254,30 @@ def _other_roles(report: Report, root: Path, server: RedisServer) -> None:
 
 
 def _without_loop(report: Report, server: RedisServer) -> None:
+    """Checks that kvconn neither changes LMCache's configuration nor needs its loop for `exists_sync`."""
     url = external("redis", "RedisConnector", f"127.0.0.1:{server.port}")
-    with report.check("wheel: opening a store leaves LMCache's configuration alone"), side(url, chunks.PLAIN) as its:
-        before = json.dumps(its.config.to_dict(), default=str)
-        end(CreateConnector(url, its.loop, its.backend, its.config, its.metadata), its.loop)
-        equal("the configuration", json.dumps(its.config.to_dict(), default=str), before)
-    with report.check("wheel: use_exists_sync needs no loop"), side(url, chunks.PLAIN, use_exists_sync=True) as its:
-        backend = RemoteBackend(its.config, its.metadata, its.loop, its.backend, dst_device="cpu")
+    with report.check("wheel: opening a store does not change LMCache's configuration"), side(url, chunks.PLAIN) as made:
+        before = json.dumps(made.config.to_dict(), default=str)
+        end(CreateConnector(url, made.loop, made.backend, made.config, made.metadata), made.loop)
+        equal("the configuration", json.dumps(made.config.to_dict(), default=str), before)
+    with report.check("wheel: use_exists_sync needs no loop"), side(url, chunks.PLAIN, use_exists_sync=True) as made:
+        backend = RemoteBackend(made.config, made.metadata, made.loop, made.backend, dst_device="cpu")
         text, chunk = chunks.with_header()[0]
-        store = Remote(backend.connection, its.backend, its.loop)
+        store = Remote(backend.connection, made.backend, made.loop)
         store.put(text, chunk)
         keys = [parse_cache_key(text), parse_cache_key(chunks.key("never stored, either"))]
         answers: list[bool] = []
-        asking = threading.Thread(target=lambda: answers.extend(backend.contains(key) for key in keys))
-        go_on = threading.Event()
-        its.loop.call_soon_threadsafe(go_on.wait)
-        asking.start()
-        asking.join(TIMEOUT_S)
-        # Before the loop runs again.
+        thread = threading.Thread(target=lambda: answers.extend(backend.contains(key) for key in keys))
+        resume = threading.Event()
+        made.loop.call_soon_threadsafe(resume.wait)
+        thread.start()
+        thread.join(TIMEOUT_S)
+        # Copies the answers while the loop is still blocked.
         found = [*answers]
-        go_on.set()
-        asking.join()
-        end(backend.connection, its.loop)
-        equal("what it found", found, [True, False])
+        resume.set()
+        thread.join()
+        end(backend.connection, made.loop)
+        equal("the answers", found, [True, False])
 
 
 def _authors(report: Report) -> None:
