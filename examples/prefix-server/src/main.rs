@@ -1,5 +1,5 @@
-//! Serves prompts from a store, as an inference server does. It hashes the tokens chunk by chunk, asks the store for the
-//! length of the stored prefix, loads that prefix, computes the other chunks and stores them.
+//! Serves prompts from a store, as an inference server does. It hashes the tokens chunk by chunk and asks the store for the
+//! length of the stored prefix. Then it loads that prefix, computes the other chunks and stores them.
 //!
 //!     cargo run -p prefix-server [URL]
 //!

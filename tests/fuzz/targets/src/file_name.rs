@@ -8,7 +8,7 @@ use crate::text;
 /// Turns a key into a file name, and a file name into a key.
 ///
 /// # Panics
-/// If a name is not a valid file name, the name of a key's file does not give the key, or the second parser of a multiprocess
+/// If a name is not a valid file name, or a key's file name does not give the key. Also if the second parser of a multiprocess
 /// file's name gives another result.
 pub fn file_name(data: &[u8]) {
     let Some(text) = text(data) else { return };

@@ -7,8 +7,8 @@ use crate::{SECRET, text};
 /// Reads a URL and redacts it.
 ///
 /// # Panics
-/// If the URL differs from its text, the redacted text depends on the password or is a different URL, or an error has several
-/// lines.
+/// If the URL differs from its text, or an error has several lines. Also if the redacted text depends on the password or is a
+/// different URL.
 pub fn url(data: &[u8]) {
     let Some(text) = text(data) else { return };
     let once = redact(text);

@@ -136,7 +136,7 @@ def main() -> int:
         parser.error(f"--folder: {args.folder} is not a directory")
     for scheme in ("resp", "redis", "fs"):
         command.require(scheme)
-    print(f"{args.rounds} rounds after a warm-up; median (range); ×: the median of the rounds' ratios")
+    print(f"rounds: {args.rounds}, after a warm-up; median (range); ×: the median of the rounds' ratios")
     tables = []
     for group in groups:
         for size in sizes:
