@@ -1,5 +1,5 @@
-//! `dyn/get`: what the handle and its erased call add to a future that is ready. Budget: 50 ns over `static/get`, and two
-//! allocations (asserted in `tests/allocations.rs`).
+//! `dyn/get`: the cost of the handle and its erased call for a future that is ready. Budget: 50 ns over `static/get`,
+//! and two allocations (`tests/allocations.rs` asserts them).
 
 #[path = "../tests/entries/mod.rs"]
 mod entries;
@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 use connector_core::{CacheKey, Connector, MemoryObj, RemoteConnector};
 use criterion::{Criterion, criterion_group, criterion_main};
 
-/// Polls a future that is ready at once, without an executor around it.
+/// Polls a future that is ready at once, without an executor.
 fn now<T>(future: impl Future<Output = T>) -> Option<T> {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(value) => Some(value),

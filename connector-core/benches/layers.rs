@@ -1,5 +1,5 @@
-//! `layers/all_on`: what timeout, retry, breaker and limit together add to a `get` that is ready. Budget: 1 microsecond and
-//! four allocations over `layers/none`; `tests/allocations.rs` asserts one.
+//! `layers/all_on`: the cost of timeout, retry, breaker and limit together for a `get` that is ready. Budget: 1
+//! microsecond and four allocations over `layers/none`. `tests/allocations.rs` asserts one allocation.
 
 #[path = "../tests/entries/mod.rs"]
 mod entries;

@@ -1,4 +1,4 @@
-//! `registry/lookup/{10,1000,10000}`: from module and name to the entry, with that many connectors linked.
+//! `registry/lookup/{10,1000,10000}`: finds an entry by module and name among so many connectors.
 //! Budget: 100 ns, and no allocation (asserted in `tests/allocations.rs`).
 
 #[path = "../tests/entries/mod.rs"]

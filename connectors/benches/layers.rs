@@ -1,7 +1,7 @@
 //! The cost of `audit` before `fs`: 4 MiB, in one directory.
 //!
-//! The two of a pair alternate in blocks, so that a drift of the machine affects both. The ratio is the median of the blocks'
-//! ratios of throughput: 1.00 is as fast as without `audit`.
+//! The two of a pair alternate in blocks, so that a drift of the machine affects both. The ratio is the median of the
+//! blocks' ratios of throughput: 1.00 is as fast as without `audit`.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -39,7 +39,7 @@ fn pair(name: &str, chunks: usize, mut plain: impl FnMut(), mut audited: impl Fn
 }
 
 fn audit(_: &mut Criterion) {
-    // TMPDIR says on which file system.
+    // TMPDIR chooses the file system.
     let dir = tempfile::Builder::new().prefix("kvconn-bench-").tempdir().expect("a directory");
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");

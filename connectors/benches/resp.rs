@@ -1,19 +1,20 @@
 //! `resp://` against a running server: `cargo bench -p connectors --features resp --bench resp -- resp://host:port`.
 //!
-//! Prints GiB/s and the client's CPU seconds per GiB: batches of chunks into memory that is there already, single calls
-//! eight at a time, and how many keys a batch of `exists` asks in a second. Words behind the URL choose some of it (`"64 KiB"
-//! put`). Keys of its own are removed at the end.
+//! Prints GiB/s and the client's CPU seconds per GiB, for batches of chunks into existing memory and for eight
+//! concurrent single calls. Also prints the keys per second of a batch of `exists`. Words after the URL choose
+//! measurements (`"64 KiB" put`). The benchmark removes its keys at the end.
 
 use std::time::{Duration, Instant};
 
 use connectors::{CacheKey, Connector, MemoryObj, MemoryObjMut};
 
-/// How long each measurement runs.
+/// The time of each measurement.
 const RUN: Duration = Duration::from_secs(2);
-/// Chunks in one batch take so many bytes.
+/// The bytes of all chunks in one batch.
 const BATCH: usize = 128 << 20;
 
-/// Runs a round again and again. (A macro: the compiler does not see that a closure's future may change threads.)
+/// Repeats a round for the time of a measurement. A macro, because the compiler cannot prove that a closure's future is
+/// `Send`.
 macro_rules! measure {
     ($what:expr, $size:expr, $n:expr, $round:expr) => {
         if chosen($what, $size) {
@@ -36,7 +37,7 @@ fn main() {
         return;
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    // As a program does: on one of the runtime's own threads.
+    // On a thread of the runtime, as in a program.
     runtime.block_on(async { tokio::spawn(all(url)).await.expect("no panic") });
 }
 
@@ -59,7 +60,7 @@ async fn chunks(store: &Connector, size: usize) {
     measure!("batched_put", size, n, {
         store.batched_put(&items).await.into_iter().for_each(|answer| answer.expect("it is stored"));
     });
-    // They may not have been chosen.
+    // The measurement of `batched_put` may not be chosen.
     store.batched_put(&items).await.into_iter().for_each(|answer| answer.expect("it is stored"));
     let mut requests: Vec<_> = keys.iter().map(|key| (key.clone(), MemoryObjMut::from(vec![1; size]))).collect();
     measure!("batched_get_into", size, n, {
@@ -94,19 +95,19 @@ async fn chunks(store: &Connector, size: usize) {
 async fn exists(store: &Connector) {
     let keys: Vec<CacheKey> = (0..1000).map(|i| key(1, i)).collect();
     let (begin, cpu) = (Instant::now(), cpu());
-    let mut asked = 0;
+    let mut keys_asked = 0;
     while begin.elapsed() < RUN {
         store.batched_exists(&keys).await.into_iter().for_each(|answer| assert!(!answer.expect("an answer")));
-        asked += keys.len();
+        keys_asked += keys.len();
     }
-    let per_second = asked as f64 / begin.elapsed().as_secs_f64();
+    let per_second = keys_asked as f64 / begin.elapsed().as_secs_f64();
     println!(
         "batched_exists of 1000: {per_second:.0}/s, {:.2} CPU s per million",
-        (self::cpu() - cpu) / asked as f64 * 1e6
+        (self::cpu() - cpu) / keys_asked as f64 * 1e6
     );
 }
 
-/// Whether every word behind the URL is part of the measurement's name.
+/// Whether the measurement's name contains every word after the URL.
 fn chosen(what: &str, size: usize) -> bool {
     let name = format!("{} KiB {what}", size >> 10);
     std::env::args()
@@ -125,7 +126,7 @@ fn report(what: &str, size: usize, bytes: usize, took: Duration, cpu: f64) {
 /// CPU seconds of this process so far.
 fn cpu() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").expect("Linux");
-    // Behind the name, which may hold anything.
+    // The fields after the process's name, which may contain spaces.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     (fields[11].parse::<f64>().unwrap_or(0.0) + fields[12].parse::<f64>().unwrap_or(0.0)) / 100.0
 }

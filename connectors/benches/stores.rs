@@ -1,11 +1,10 @@
-//! `registry/open_memory`: parse a URL, look the connector up, make it.
+//! `registry/open_memory`: parse a URL, look up the connector and make it.
 //!
-//! `fs/get_4MiB` beside `std/read_exact_4MiB`, and `fs/put_4MiB` beside `std/write_rename_4MiB`: the same file in the page
-//! cache, opened and read whole into memory that is reused; a file written under one name and renamed to another. The two of
-//! a pair take turns in blocks, so that a machine that drifts drifts for both; the last line of a pair is the median of the
-//! blocks' ratios. Budgets: get 1.05, put 1.10.
+//! `fs/get_4MiB` and `std/read_exact_4MiB` read the same file from the page cache into reused memory. `fs/put_4MiB` and
+//! `std/write_rename_4MiB` write a file and rename it. The two of a pair alternate in blocks, so that a drift of the
+//! machine affects both. The last line of a pair is the median of the blocks' ratios. Budgets: get 1.05, put 1.10.
 //!
-//! `fs_options`: what O_DIRECT and a capacity cost or save, each beside the store without it.
+//! `fs_options`: the cost or gain of O_DIRECT and of a capacity, paired with a store without it.
 
 use std::fs::File;
 use std::hint::black_box;
@@ -28,12 +27,12 @@ fn open(c: &mut Criterion) {
     });
 }
 
-/// How often a piece of work runs before it is the other's turn, and how many of these runs are not counted: they find
-/// the other's data in the caches, and threads that sleep.
+/// The number of runs in a block, and how many of them are not counted: the caches hold the other's data, and threads
+/// sleep.
 const BLOCK: usize = 50;
 const WARM_UP: usize = 10;
 
-/// The medians of two pieces of work, and their ratio. They take turns in blocks.
+/// Measures two pieces of work in alternating blocks, and prints their medians and ratio.
 fn pair(names: [&str; 2], bytes: usize, blocks: usize, mut ours: impl FnMut(), mut theirs: impl FnMut()) {
     fn block(work: &mut impl FnMut()) -> Vec<Duration> {
         let mut times: Vec<Duration> = (0..BLOCK)
@@ -67,7 +66,7 @@ fn pair(names: [&str; 2], bytes: usize, blocks: usize, mut ours: impl FnMut(), m
 }
 
 fn fs(_: &mut Criterion) {
-    // TMPDIR says on which file system.
+    // TMPDIR chooses the file system.
     let dir = tempfile::Builder::new().prefix("kvconn-bench-").tempdir().expect("a directory");
     let path = |name: &str| dir.path().join(name);
     let runtime =
@@ -135,7 +134,7 @@ fn fs_options(_: &mut Criterion) {
         runtime.block_on(connectors::builder(&url).local_cpu_backend(backend.clone()).open()).expect("a store")
     };
     let key: CacheKey = "facebook/opt-125m@1@0@1f2e3d@half".parse().expect("a key");
-    // In memory of a pool, which is aligned.
+    // Memory of the pool is aligned.
     let chunk = runtime.block_on(async {
         let mut chunk = backend.allocate(&connectors::ChunkLayout::binary(CHUNK)).await.expect("memory");
         chunk.iter_mut().enumerate().for_each(|(i, byte)| *byte = (i * 31 % 251) as u8);
@@ -150,7 +149,7 @@ fn fs_options(_: &mut Criterion) {
     let direct = open("direct", "save_chunk_meta=false&use_odirect=true");
     let cached = open("cached", "save_chunk_meta=false");
     let synced = open("synced", "save_chunk_meta=false&fsync=file");
-    let odd = MemoryObj::from(chunk.to_vec());
+    let unaligned = MemoryObj::from(chunk.to_vec());
     pair(
         ["fs/put_4MiB, O_DIRECT", "fs/put_4MiB, fsync=file"],
         CHUNK,
@@ -158,7 +157,13 @@ fn fs_options(_: &mut Criterion) {
         || put(&direct, &chunk),
         || put(&synced, &chunk),
     );
-    pair(["fs/put_4MiB, O_DIRECT", ".. from odd memory"], CHUNK, 8, || put(&direct, &chunk), || put(&direct, &odd));
+    pair(
+        ["fs/put_4MiB, O_DIRECT", ".. from unaligned memory"],
+        CHUNK,
+        8,
+        || put(&direct, &chunk),
+        || put(&direct, &unaligned),
+    );
     put(&cached, &chunk);
     let file = File::open(dir.path().join("cached/facebook-SEP-opt-125m@1@0@1f2e3d@half.data")).expect("a file");
     file.sync_all().expect("a sync");
@@ -167,11 +172,11 @@ fn fs_options(_: &mut Criterion) {
         get(&cached);
     };
     pair(["fs/get_4MiB, O_DIRECT", "fs/get_4MiB, cold cache"], CHUNK, 8, || get(&direct), cold);
-    let mut odd = connectors::MemoryObjMut::zeroed(CHUNK);
-    let get_odd = || {
-        black_box(runtime.block_on(direct.get_into(&key, &mut odd)).expect("a get_into"));
+    let mut unaligned = connectors::MemoryObjMut::zeroed(CHUNK);
+    let get_unaligned = || {
+        black_box(runtime.block_on(direct.get_into(&key, &mut unaligned)).expect("a get_into"));
     };
-    pair(["fs/get_4MiB, O_DIRECT", ".. into odd memory"], CHUNK, 8, || get(&direct), get_odd);
+    pair(["fs/get_4MiB, O_DIRECT", ".. into unaligned memory"], CHUNK, 8, || get(&direct), get_unaligned);
 
     let (bounded, free) = (open("bounded", "capacity=1073741824"), open("free", ""));
     let small = MemoryObj::from(vec![7; 4096]);

@@ -1,4 +1,4 @@
-//! What the stores promise, through the handle that callers hold.
+//! The contract of the stores, as callers of the handle see it.
 
 use std::path::Path;
 use std::time::Duration;
@@ -74,7 +74,7 @@ fn files(dir: &Path) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_chunk_comes_back_with_its_layout_whatever_its_rank_dtype_and_format() {
+async fn a_chunk_of_any_rank_dtype_and_format_comes_back_with_its_layout() {
     let stores = Stores::new();
     for connector in stores.labelled().await {
         let mut chunks = vec![kv(17, 1), MemoryObj::from(bytes(1, 2)), MemoryObj::from(Vec::new())];
@@ -129,7 +129,7 @@ async fn a_put_replaces_and_a_miss_is_none() {
 }
 
 #[tokio::test]
-async fn get_into_fills_the_callers_memory_and_says_both_sizes_if_it_is_too_small() {
+async fn get_into_fills_the_callers_memory_or_names_both_sizes() {
     let stores = Stores::new();
     for connector in stores.labelled().await {
         let chunk = kv(4, 9);
@@ -196,7 +196,7 @@ async fn list_gives_every_key_with_the_prefix_and_nothing_else() {
         assert_eq!(keys(&connector, "a/b@").await, ["a/b@1@0@1@half", "a/b@1@0@2@half@7"]);
         assert!(keys(&connector, "nothing").await.is_empty());
         let first = connector.list("").next().await;
-        assert!(first.is_some_and(|k| k.is_ok()), "a stream that is dropped early ends its work");
+        assert!(first.is_some_and(|k| k.is_ok()), "a stream may be dropped early");
     }
 }
 
@@ -216,7 +216,7 @@ async fn close_refuses_later_calls_and_may_be_called_twice() {
 }
 
 #[tokio::test]
-async fn close_does_not_wait_for_a_stream_that_nobody_polls() {
+async fn close_does_not_wait_for_a_stream_that_is_not_polled() {
     let stores = Stores::new();
     for connector in stores.labelled().await {
         for n in 0..600 {
@@ -275,7 +275,7 @@ async fn dropped_futures_leak_no_memory_and_leave_whole_chunks() {
 }
 
 #[tokio::test]
-async fn a_call_behind_a_dropped_one_is_right() {
+async fn a_call_after_a_dropped_one_works() {
     let stores = Stores::new();
     let connector = connectors::open(&stores.fs()).await.unwrap();
     // Never polled, then dropped; polled once, then dropped.
@@ -289,7 +289,7 @@ async fn a_call_behind_a_dropped_one_is_right() {
 }
 
 #[tokio::test]
-async fn memory_drops_what_was_used_longest_ago_and_counts_bytes() {
+async fn memory_evicts_the_least_recently_used_chunk_by_bytes() {
     let stores = Stores::new();
     let connector = connectors::open(&format!("{}?capacity=1000", stores.memory())).await.unwrap();
     for n in 0..10 {
@@ -315,19 +315,22 @@ async fn memory_bounds_the_number_of_empty_chunks_too() {
 }
 
 #[tokio::test]
-async fn memory_is_shared_by_name_within_a_process_and_copies_what_it_keeps() {
+async fn memory_is_shared_by_name_in_a_process_and_copies_its_chunks() {
     let stores = Stores::new();
     let (a, b) = (connectors::open(&stores.memory()).await.unwrap(), connectors::open(&stores.memory()).await.unwrap());
     let pool = PoolAllocator::new(1 << 20);
     let mut chunk = pool.allocate_now(&ChunkLayout::binary(100 << 10)).unwrap();
     chunk.fill(3);
     a.put(&key(1), chunk.freeze()).await.unwrap();
-    assert_eq!(pool.stats().in_use, 0, "the caller's memory is free as soon as the put has ended");
+    assert_eq!(pool.stats().in_use, 0, "the caller's memory is free after the put");
     assert_eq!(b.get(&key(1)).await.unwrap().as_deref(), Some(&[3; 100 << 10][..]));
     let e = connectors::open(&format!("{}?capacity=7", stores.memory())).await.unwrap_err();
     assert_eq!(e.kind(), ErrorKind::InvalidOption);
     drop((a, b));
-    assert!(!connectors::open(&stores.memory()).await.unwrap().exists(&key(1)).await.unwrap(), "gone with the last");
+    assert!(
+        !connectors::open(&stores.memory()).await.unwrap().exists(&key(1)).await.unwrap(),
+        "the chunks are lost with the last connector"
+    );
     let nameless = [connectors::open("memory://").await.unwrap(), connectors::open("memory://").await.unwrap()];
     nameless[0].put(&key(1), kv(1, 1)).await.unwrap();
     assert!(!nameless[1].exists(&key(1)).await.unwrap());

@@ -1,10 +1,10 @@
-//! An index over as many made-up connectors as one likes, and a connector that answers at once.
+//! An index of any number of invented connectors, and a connector that answers at once.
 
 use connector_core::__private::Index;
 use connector_core::registry::{ConnectorEntry, Origin};
 use connector_core::{CacheKey, ConnectorContext, FromContext, MemoryObj, RemoteConnector, Result};
 
-/// Holds one chunk and gives it to everybody at once: what is left is the cost of the call.
+/// Gives its chunk at once, so that a benchmark measures only the cost of the call.
 pub(crate) struct Ready(pub(crate) MemoryObj);
 
 impl FromContext for Ready {
@@ -25,13 +25,13 @@ impl RemoteConnector for Ready {
     }
 }
 
-/// Module and name of made-up connector `i`.
+/// Module and name of invented connector `i`.
 #[allow(dead_code, reason = "each of the binaries that include this file uses another part of it")]
 pub(crate) fn name_of(i: usize) -> (String, String) {
     (format!("company{}.stores.kv{i}", i % 97), format!("Connector{i}"))
 }
 
-/// An index over `n` made-up connectors.
+/// An index of `n` invented connectors.
 #[allow(dead_code, reason = "each of the binaries that include this file uses another part of it")]
 pub(crate) fn index_of(n: usize) -> Index {
     let entries: Vec<ConnectorEntry> = (0..n)
