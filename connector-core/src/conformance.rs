@@ -32,12 +32,14 @@ mod kit;
 mod list;
 mod listing;
 mod memory;
+mod names;
 mod overwriting;
 mod removal;
 mod report;
 mod round_trip;
 mod run;
 mod subject;
+mod value;
 
 use futures::future::BoxFuture;
 

@@ -1,6 +1,7 @@
 //! Batches.
 
-use super::subject::{Checked, KINDS, Subject, Value, ensure, failed};
+use super::subject::{Checked, KINDS, Subject, ensure, failed};
+use super::value::Value;
 use crate::{CacheKey, ErrorKind, MemoryObjMut};
 
 const THOUSANDS: usize = 2000;

@@ -26,11 +26,8 @@ pub(super) async fn polled<F: Future>(future: F, n: usize) -> Option<F::Output> 
             return Poll::Ready(None);
         }
         polls += 1;
-        match future.as_mut().poll(cx) {
-            Poll::Ready(output) => Poll::Ready(Some(output)),
-            Poll::Pending if polls == n => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
-        }
+        let poll = future.as_mut().poll(cx).map(Some);
+        if poll.is_pending() && polls == n { Poll::Ready(None) } else { poll }
     })
     .await
 }
@@ -107,8 +104,7 @@ pub(super) async fn dropped_get_into_gives_up_its_memory(s: &Subject) -> Checked
                 "memory of {capacity} bytes has a capacity of {} afterwards",
                 memory.capacity()
             );
-            s.store.get_into(&key, &mut memory).await?;
-            s.expect_bytes(&key, &memory, memory.layout(), &value)?;
+            s.expect_into(&key, &mut memory, &value).await?;
         }
         ensure!(ended.is_none() || !memory.is_taken(), "`get_into` has ended, but its memory is not back");
         s.expect(&key, &value).await?;

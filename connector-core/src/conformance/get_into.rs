@@ -9,10 +9,7 @@ pub(super) async fn get_into_fills_exact_memory(s: &Subject) -> Checked {
     for kind in KINDS {
         let (key, value) = (s.names.key(kind), s.value_for(kind, LEN)?);
         s.put(&key, &value).await?;
-        let mut memory = MemoryObjMut::zeroed(value.layout.len);
-        let n = s.store.get_into(&key, &mut memory).await?;
-        ensure!(n == Some(value.layout.len), "`get_into` gives {n:?} for {} bytes", value.layout.len);
-        s.expect_bytes(&key, &memory, memory.layout(), &value)?;
+        s.expect_into(&key, &mut MemoryObjMut::zeroed(value.layout.len), &value).await?;
     }
     Ok(())
 }
@@ -23,9 +20,7 @@ pub(super) async fn get_into_fits_longer_memory(s: &Subject) -> Checked {
     let capacity = value.layout.len + 5000;
     let mut memory = MemoryObjMut::zeroed(capacity);
     for (key, value) in [(&long, &value), (&short, &other), (&long, &value)] {
-        let n = s.store.get_into(key, &mut memory).await?;
-        ensure!(n == Some(value.layout.len), "`get_into` gives {n:?} for {} bytes", value.layout.len);
-        s.expect_bytes(key, &memory, memory.layout(), value)?;
+        s.expect_into(key, &mut memory, value).await?;
         let now = memory.capacity();
         ensure!(now == capacity, "memory of {capacity} bytes has a capacity of {now} after `get_into`");
     }
@@ -54,9 +49,7 @@ pub(super) async fn get_into_refuses_short_memory(s: &Subject) -> Checked {
         }
         ensure!(!memory.is_taken() && memory.capacity() == room, "after an error the memory is not back: {memory:?}");
     }
-    let mut memory = MemoryObjMut::zeroed(len);
-    s.store.get_into(&key, &mut memory).await?;
-    s.expect_bytes(&key, &memory, memory.layout(), &value)
+    s.expect_into(&key, &mut MemoryObjMut::zeroed(len), &value).await
 }
 
 pub(super) async fn get_into_of_a_miss_leaves_the_memory(s: &Subject) -> Checked {
@@ -66,7 +59,5 @@ pub(super) async fn get_into_of_a_miss_leaves_the_memory(s: &Subject) -> Checked
     let n = s.store.get_into(&s.key(), &mut memory).await?;
     ensure!(n.is_none(), "`get_into` gives {n:?} for a key that was never put");
     ensure!(!memory.is_taken() && memory.capacity() == capacity, "after a miss the memory is not back: {memory:?}");
-    let n = s.store.get_into(&key, &mut memory).await?;
-    ensure!(n == Some(value.layout.len), "`get_into` gives {n:?} for {} bytes", value.layout.len);
-    s.expect_bytes(&key, &memory, memory.layout(), &value)
+    s.expect_into(&key, &mut memory, &value).await
 }

@@ -1,39 +1,32 @@
 //! Keys: odd ones, long ones and similar ones.
 
 use super::subject::{Checked, KINDS, Subject, ensure, is_refusal, skip};
+use super::value::Value;
 use crate::{CacheKey, KeyKind};
 
 /// The kit does not try a longer limit: such keys would fill memory, the store and the report.
 const MAX_TRIED: usize = 1 << 20;
 
 /// Odd ends of the model's name.
+#[rustfmt::skip]
 const ODD_MODELS: [&str; 22] = [
-    "/Llama-3.1-8B",
-    "/a/b/c//d/",
-    "/../../escape",
-    "/..",
-    "/.",
-    ".hidden",
-    " with spaces",
-    "%2F%00%s%",
-    "%",
-    "-模型-é-😀",
-    "e\u{301}",
-    "?x=1&y#z",
-    "\\back\\slash",
-    "'quote\"s`",
-    "*[a-z]{1}",
-    "$HOME;true",
-    ":6379",
-    "\ttab",
-    "line\nbreak",
-    "\u{7f}",
-    ".data",
-    "--",
+    "/Llama-3.1-8B", "/a/b/c//d/", "/../../escape", "/..", "/.", ".hidden", " with spaces", "%2F%00%s%", "%", "-模型-é-😀",
+    "e\u{301}", "?x=1&y#z", "\\back\\slash", "'quote\"s`", "*[a-z]{1}", "$HOME;true", ":6379", "\ttab", "line\nbreak",
+    "\u{7f}", ".data", "--",
 ];
 
 /// Odd tags.
 const ODD_TAGS: [&str; 6] = ["@user%alice", "@t%", "@t%a%b", "@a%1@b%2", "@%", "@t%模型/.. x"];
+
+/// Ends of keys that differ little.
+#[rustfmt::skip]
+const SIMILAR: [&str; 26] = [
+    "@1@0@1@half", "@1@0@11@half", "@1@0@111@half", "@1@0@a@half", "@1@1@1@half", "@11@0@1@half", "@1@10@1@half",
+    "@1@0@1@float", "@1@0@1@bfloat16", "@1@0@1@half@0", "@1@0@1@half@1", "@1@0@1@half@10", "@1@0@1@half@a%1",
+    "@1@0@1@half@a%11", "@1@0@1@half@b%1", "@1@0@1@half@a%1@b%1", "x@1@0@1@half", "X@1@0@1@half", "/x@1@0@1@half",
+    " x@1@0@1@half", "@00000001@0@0001", "@00000001@1@0001", "@00000001@0@0001@s", "@00000001@0@0001@S",
+    "@00000001@0@000001", "@00000010@0@0001",
+];
 
 pub(super) async fn odd_keys_are_kept_or_refused(s: &Subject) -> Checked {
     let model = s.names.model();
@@ -120,35 +113,7 @@ pub(super) async fn every_hash_names_its_own_chunk(s: &Subject) -> Checked {
 
 pub(super) async fn similar_keys_are_kept_apart(s: &Subject) -> Checked {
     let model = s.names.model();
-    let tails = [
-        "@1@0@1@half",
-        "@1@0@11@half",
-        "@1@0@111@half",
-        "@1@0@a@half",
-        "@1@1@1@half",
-        "@11@0@1@half",
-        "@1@10@1@half",
-        "@1@0@1@float",
-        "@1@0@1@bfloat16",
-        "@1@0@1@half@0",
-        "@1@0@1@half@1",
-        "@1@0@1@half@10",
-        "@1@0@1@half@a%1",
-        "@1@0@1@half@a%11",
-        "@1@0@1@half@b%1",
-        "@1@0@1@half@a%1@b%1",
-        "x@1@0@1@half",
-        "X@1@0@1@half",
-        "/x@1@0@1@half",
-        " x@1@0@1@half",
-        "@00000001@0@0001",
-        "@00000001@1@0001",
-        "@00000001@0@0001@s",
-        "@00000001@0@0001@S",
-        "@00000001@0@000001",
-        "@00000010@0@0001",
-    ];
-    apart(s, &tails.map(|tail| format!("{model}{tail}"))).await
+    apart(s, &SIMILAR.map(|tail| format!("{model}{tail}"))).await
 }
 
 pub(super) async fn escaped_keys_are_kept_apart(s: &Subject) -> Checked {
@@ -186,7 +151,7 @@ pub(super) async fn escaped_keys_are_kept_apart(s: &Subject) -> Checked {
     Ok(())
 }
 
-async fn apart_from(s: &Subject, key: &CacheKey, own: &[&super::subject::Value]) -> Checked {
+async fn apart_from(s: &Subject, key: &CacheKey, own: &[&Value]) -> Checked {
     match s.store.get(key).await {
         Ok(got) => s.expect_none_or_one_of(key, got, own),
         Err(e) if is_refusal(&e) => Ok(()),
@@ -211,7 +176,7 @@ async fn apart(s: &Subject, texts: &[String]) -> Checked {
 }
 
 /// Checks that the store refuses the key or serves it as any other, and says whether it takes the key.
-async fn kept_or_refused(s: &Subject, key: &CacheKey, value: &super::subject::Value) -> Checked<bool> {
+async fn kept_or_refused(s: &Subject, key: &CacheKey, value: &Value) -> Checked<bool> {
     if !s.put_or_refused(key, value).await? {
         refused_or_a_miss(s, key).await?;
         return Ok(false);

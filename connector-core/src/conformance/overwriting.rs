@@ -3,6 +3,7 @@
 use futures::future::{join, try_join_all};
 
 use super::subject::{Checked, KINDS, Subject, ensure, skip, spawn};
+use super::value::Value;
 use crate::{ChunkLayout, MemoryFormat, Shape};
 
 /// The number of races for one key.
@@ -44,7 +45,7 @@ pub(super) async fn two_writers_leave_one_whole_value(s: &Subject) -> Checked {
     for race in 0..RACES {
         let key = s.key();
         let (a, b) = (s.value(20_000 + race)?, s.value(35_000)?);
-        let writer = |value: &super::subject::Value| {
+        let writer = |value: &Value| {
             let (s, key, value) = (s.clone(), key.clone(), value.clone());
             spawn(async move { s.put(&key, &value).await })
         };

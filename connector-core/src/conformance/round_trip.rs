@@ -68,9 +68,7 @@ pub(super) async fn several_groups_come_back(s: &Subject) -> Checked {
         }
         s.expect(&key, &value).await?;
         // A reader that expects the header of one group would take the rest of the header for the chunk's bytes.
-        let mut memory = MemoryObjMut::zeroed(value.layout.len);
-        s.store.get_into(&key, &mut memory).await?;
-        s.expect_bytes(&key, &memory, memory.layout(), &value)?;
+        s.expect_into(&key, &mut MemoryObjMut::zeroed(value.layout.len), &value).await?;
         kept += 1;
     }
     if kept == 0 {
@@ -161,9 +159,7 @@ fn layout(format: MemoryFormat, groups: Groups, len: usize) -> ChunkLayout {
 async fn comes_back(s: &Subject, layout: ChunkLayout) -> Checked {
     let (key, value) = (s.key(), s.value_of(layout));
     s.put_and_get(&key, &value).await?;
-    let mut memory = MemoryObjMut::zeroed(value.layout.len);
-    s.store.get_into(&key, &mut memory).await?;
-    s.expect_bytes(&key, &memory, memory.layout(), &value)
+    s.expect_into(&key, &mut MemoryObjMut::zeroed(value.layout.len), &value).await
 }
 
 /// Skips the check if only the metadata's layout can be put.

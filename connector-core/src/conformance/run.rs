@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use futures::future::FutureExt;
 use tokio::runtime::{Builder, Runtime};
 
-use super::subject::{Names, Subject, is_refusal};
+use super::names::Names;
+use super::subject::{Subject, is_refusal};
 use super::{Check, CheckResult, Kit, Outcome};
 use crate::{CacheKey, Error, PoolAllocator};
 

@@ -1,12 +1,11 @@
 //! The subject of a check: an open store, with a pool, keys and values that no other check uses.
 
-use std::collections::hash_map::RandomState;
 use std::future::Future;
-use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::names::Names;
+use super::value::Value;
 use super::{Kit, Outcome};
 use crate::{
     CacheKey, Capabilities, ChunkLayout, Connector, Dtype, Error, ErrorKind, KeyKind, LocalCpuBackend, MemoryFormat,
@@ -265,6 +264,13 @@ impl Subject {
         Ok(())
     }
 
+    /// Checks that `get_into` reads this value into `memory`.
+    pub(super) async fn expect_into(&self, key: &CacheKey, memory: &mut MemoryObjMut, value: &Value) -> Checked {
+        let n = self.store.get_into(key, memory).await?;
+        ensure!(n == Some(value.layout.len), "`get_into` gives {n:?} for {} bytes", value.layout.len);
+        self.expect_bytes(key, memory, memory.layout(), value)
+    }
+
     /// Checks that these bytes, and the layout if the store keeps it, are this value.
     pub(super) fn expect_bytes(&self, key: &CacheKey, bytes: &[u8], layout: &ChunkLayout, value: &Value) -> Checked {
         value.compare(bytes).map_err(|why| failed(format!("`{key}`, put as `{}`: {why}", value.layout)))?;
@@ -311,109 +317,4 @@ pub(super) fn spawn<T: Send + 'static>(
 pub(super) fn is_refusal(e: &Error) -> bool {
     let kinds = [ErrorKind::Unsupported, ErrorKind::InvalidInput, ErrorKind::InvalidKey, ErrorKind::TooLarge];
     kinds.contains(&e.kind())
-}
-
-/// The keys of one check. No other program, run or check has the same, so that the kit is safe against a store in use.
-pub(super) struct Names {
-    model: String,
-    next: AtomicU64,
-    made: Mutex<Vec<CacheKey>>,
-}
-
-impl Names {
-    pub(super) fn new() -> Self {
-        let random = RandomState::new().hash_one(std::process::id());
-        let model = format!("kvconn-conformance-{random:016x}");
-        Self { model, next: AtomicU64::new(1), made: Mutex::default() }
-    }
-
-    /// The model's name, with which every key of the check starts.
-    pub(super) fn model(&self) -> &str {
-        &self.model
-    }
-
-    pub(super) fn number(&self) -> u64 {
-        self.next.fetch_add(1, Ordering::Relaxed)
-    }
-
-    pub(super) fn key(&self, kind: KeyKind) -> CacheKey {
-        let (model, n) = (&self.model, self.number());
-        let text = match kind {
-            KeyKind::Engine => format!("{model}@1@0@{n:x}@half"),
-            KeyKind::Layer => format!("{model}@1@0@{n:x}@half@3"),
-            KeyKind::Object => format!("{model}@01000100@0@{n:016x}"),
-        };
-        self.named(&text, kind).unwrap_or_else(|e| unreachable!("the kit makes only valid keys: {e:?}"))
-    }
-
-    /// A key with this text, which must start with the model's name.
-    pub(super) fn named(&self, text: &str, kind: KeyKind) -> Checked<CacheKey> {
-        ensure!(text.starts_with(&self.model), "the kit must not use the key `{text}`, which another program may have");
-        let key = CacheKey::parse_as(text, kind)?;
-        self.made.lock().unwrap_or_else(PoisonError::into_inner).push(key.clone());
-        Ok(key)
-    }
-
-    /// All keys so far.
-    pub(super) fn made(&self) -> Vec<CacheKey> {
-        self.made.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-/// The bytes of a chunk. They show which value they belong to, and their position in it. kvconn makes and compares them
-/// in blocks, so that 64 MiB take milliseconds.
-#[derive(Debug, Clone)]
-pub(super) struct Value {
-    seed: u64,
-    pub(super) layout: ChunkLayout,
-}
-
-const BLOCK: usize = 4096;
-
-impl Value {
-    pub(super) fn fill(&self, bytes: &mut [u8]) {
-        let block = self.block(bytes.len());
-        for (i, part) in bytes.chunks_mut(BLOCK).enumerate() {
-            part.copy_from_slice(&block[..part.len()]);
-            mark(part, i);
-        }
-    }
-
-    fn compare(&self, bytes: &[u8]) -> Result<(), String> {
-        if bytes.len() != self.layout.len {
-            return Err(format!("{} bytes come back", bytes.len()));
-        }
-        let mut block = self.block(bytes.len());
-        for (i, part) in bytes.chunks(BLOCK).enumerate() {
-            let block = &mut block[..part.len()];
-            mark(block, i);
-            if block != part {
-                let at = block.iter().zip(part).position(|(a, b)| a != b).unwrap_or(0);
-                return Err(format!("byte {} comes back as {}, not {}", i * BLOCK + at, part[at], block[at]));
-            }
-            mark(block, i);
-        }
-        Ok(())
-    }
-
-    /// The bytes that repeat.
-    fn block(&self, len: usize) -> Vec<u8> {
-        // Splitmix64: adjacent seeds give different bytes.
-        let mut state = self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let mut next = || {
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut z = state;
-            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            (z ^ (z >> 31)).to_le_bytes()
-        };
-        (0..len.min(BLOCK).div_ceil(8)).flat_map(|_| next()).take(len.min(BLOCK)).collect()
-    }
-}
-
-/// Adds the block's number, or removes it again, so that blocks in a wrong order differ.
-fn mark(block: &mut [u8], number: usize) {
-    for (byte, mark) in block.iter_mut().zip(number.to_le_bytes()) {
-        *byte ^= mark;
-    }
 }
