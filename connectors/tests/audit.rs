@@ -1,4 +1,4 @@
-//! `audit://`: what it logs, what it refuses, and when it says nothing.
+//! `audit://`: its log, the chunks that it refuses, and the reads that it does not judge.
 
 mod controlled;
 
@@ -25,7 +25,7 @@ async fn audited(name: &str, options: &str) -> (Connector, Arc<Control>) {
 }
 
 thread_local! {
-    /// What was logged on this thread: each test has its own.
+    /// The log of this thread; each test has its own thread.
     static LOGGED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -46,7 +46,7 @@ impl Write for Here {
 struct Events;
 
 impl Events {
-    /// One subscriber for all tests: with one each, a test that begins can make another one miss an event.
+    /// One subscriber for all tests: with one each, the start of a test can make another test miss an event.
     fn collect() -> Self {
         static SET: Once = Once::new();
         SET.call_once(|| tracing_subscriber::fmt().with_ansi(false).with_writer(|| Here).init());
@@ -54,7 +54,7 @@ impl Events {
         Self
     }
 
-    /// The events so far; then none.
+    /// Takes the events so far.
     fn take(&self) -> Vec<String> {
         let bytes = LOGGED.take();
         String::from_utf8(bytes).unwrap().lines().filter(|l| l.contains("kvconn::audit")).map(str::to_owned).collect()
@@ -96,7 +96,7 @@ async fn the_store_behind_comes_from_lmcaches_configuration_or_from_the_url() {
 }
 
 #[tokio::test]
-async fn a_store_behind_that_is_missing_or_wrong_says_where_to_name_it_and_no_password() {
+async fn an_error_of_the_store_behind_says_where_to_name_it_and_shows_no_password() {
     for (url, says) in [
         ("audit://h:1", "`audit_actual_remote_url`"),
         ("audit://?actual_remote_url=nothing", "option `actual_remote_url`"),
@@ -112,7 +112,7 @@ async fn a_store_behind_that_is_missing_or_wrong_says_where_to_name_it_and_no_pa
 }
 
 #[tokio::test]
-async fn a_chunk_that_changed_is_corrupt_names_both_checksums_and_is_never_given_out() {
+async fn a_chunk_that_changed_is_corrupt_and_the_error_holds_both_checksums() {
     for (name, options) in [("changed-b", "&verify=true"), ("changed-x", "&verify_checksum=1&checksum=xxh3")] {
         for len in [1000, 3 << 20] {
             let (connector, behind) = audited(name, options).await;
@@ -216,7 +216,7 @@ async fn one_audit_behind_another_raises_no_false_alarm() {
 }
 
 #[tokio::test]
-async fn without_verify_a_chunk_that_changed_is_given_out_with_its_checksum_in_the_log() {
+async fn without_verify_a_changed_chunk_is_returned_with_its_checksum_in_the_log() {
     let (connector, behind) = audited("calc", "&calc_checksum=true").await;
     let events = Events::collect();
     connector.put(&key(1), chunk(1, 10)).await.unwrap();
@@ -228,7 +228,7 @@ async fn without_verify_a_chunk_that_changed_is_given_out_with_its_checksum_in_t
 }
 
 #[tokio::test]
-async fn puts_of_one_key_that_overlap_raise_no_false_alarm_whichever_is_left() {
+async fn overlapping_puts_of_one_key_raise_no_false_alarm() {
     let (connector, behind) = audited("overlap", "&verify=true").await;
     connector.put(&key(1), chunk(0, 1000)).await.unwrap();
     for left in [1, 2] {
@@ -248,7 +248,7 @@ async fn puts_of_one_key_that_overlap_raise_no_false_alarm_whichever_is_left() {
 }
 
 #[tokio::test]
-async fn a_put_that_failed_or_was_dropped_raises_no_false_alarm_whatever_it_left() {
+async fn a_failed_or_dropped_put_raises_no_false_alarm() {
     let (connector, behind) = audited("undone", "&verify=true").await;
     connector.put(&key(1), chunk(0, 1000)).await.unwrap();
     behind.fail("put");
@@ -281,7 +281,7 @@ async fn a_read_that_began_before_a_put_raises_no_false_alarm() {
 }
 
 #[tokio::test]
-async fn a_chunk_that_another_put_or_that_was_removed_or_forgotten_is_not_judged() {
+async fn chunks_of_unknown_removed_and_forgotten_keys_are_not_judged() {
     let (connector, behind) = audited("others", "&verify=true&max_checksums=2").await;
     behind.store(&key(1), chunk(1, 10));
     assert!(connector.get(&key(1)).await.unwrap().is_some());
@@ -359,7 +359,7 @@ async fn every_operation_is_logged_with_its_outcome_and_excluded_ones_are_not() 
 }
 
 #[tokio::test]
-async fn what_the_store_behind_can_do_is_what_the_audit_can_do() {
+async fn an_audit_has_the_capabilities_of_the_store_behind() {
     let audit = connectors::open("audit://?actual_remote_url=memory%3A%2F%2F%3Fcapacity%3D1000").await.unwrap();
     let memory = connectors::open("memory://?capacity=1000").await.unwrap();
     assert_eq!(audit.capabilities(), memory.capabilities());

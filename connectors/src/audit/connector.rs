@@ -8,7 +8,7 @@ use futures::stream::{self, StreamExt};
 
 use super::checksum::Checksum;
 use super::known::{KnownChecksums, Put, ReadStart, Verdict};
-use super::log::{BatchCounts, Log, Operation};
+use super::log::{BatchCounts, Event, Log};
 use super::{AuditOptions, ChecksumKind};
 
 /// Logs what the store behind it does, and checks that it gives back what was put.
@@ -48,7 +48,7 @@ impl AuditConnector {
     /// Hashes the bytes of a chunk that was read, and verifies the checksum.
     async fn check(
         &self,
-        operation: &Operation<'_>,
+        event: &Event<'_>,
         key: &CacheKey,
         start: Option<ReadStart>,
         bytes: &[u8],
@@ -59,7 +59,7 @@ impl AuditConnector {
             && let Verdict::Wrong(expected) = known.end_read(key, start, sum)
         {
             let mismatches = self.mismatches.fetch_add(1, Ordering::Relaxed) + 1;
-            operation.mismatch(key, bytes.len(), expected, sum, mismatches);
+            event.mismatch(key, bytes.len(), expected, sum, mismatches);
             let message = format!("the chunk's checksum is {sum}.., but a chunk of {expected}.. was put");
             return Err(Error::new(ErrorKind::Corrupt, message)
                 .with_hint("the store or the way to it changed the chunk, or another process put another one"));
@@ -88,12 +88,11 @@ impl AuditConnector {
         work: impl Future<Output = Result<T>>,
         is_miss: impl Fn(&T) -> bool,
     ) -> Result<T> {
-        let operation = self.log.begin(name, key);
+        let event = self.log.event(name, key);
         let answer = work.await;
         match &answer {
-            Ok(value) if is_miss(value) => operation.miss(),
-            Ok(_) => operation.success(None, None),
-            Err(e) => operation.failed(e),
+            Ok(value) if is_miss(value) => event.miss(),
+            answer => event.end(answer, None, None),
         }
         answer
     }
@@ -104,9 +103,9 @@ impl AuditConnector {
         name: &'static str,
         work: impl Future<Output = Vec<Result<bool>>>,
     ) -> Vec<Result<bool>> {
-        let operation = self.log.begin(name, None);
+        let event = self.log.event(name, None);
         let answers = work.await;
-        operation.batch(&BatchCounts::of(&answers, |_, is_hit| is_hit.then_some(0)));
+        event.end_batch(BatchCounts::of(&answers, |_, is_hit| is_hit.then_some(0)));
         answers
     }
 }
@@ -118,28 +117,25 @@ impl RemoteConnector for AuditConnector {
     }
 
     async fn get(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
-        let operation = self.log.begin("get", Some(key));
+        let event = self.log.event("get", Some(key));
         let start = self.begin_read(key);
         let answer = self.behind.get(key).await;
         let checked = match &answer {
-            Ok(Some(chunk)) => self.check(&operation, key, start, chunk).await,
+            Ok(Some(chunk)) => self.check(&event, key, start, chunk).await,
             _ => Ok(None),
         };
-        operation.read(answer, |chunk| chunk.len(), checked)
+        event.end_read(answer, |chunk| chunk.len(), checked)
     }
 
     async fn put(&self, key: &CacheKey, chunk: MemoryObj) -> Result<()> {
-        let operation = self.log.begin("put", Some(key));
+        let event = self.log.event("put", Some(key));
         let size = chunk.len();
         let (sum, put) = self.begin_put(key, &chunk).await;
         let answer = self.behind.put(key, chunk).await;
         if let Some(put) = put {
             put.end(answer.is_ok());
         }
-        match &answer {
-            Ok(()) => operation.success(Some(size), sum),
-            Err(e) => operation.failed(e),
-        }
+        event.end(&answer, Some(size), sum);
         answer
     }
 
@@ -148,14 +144,14 @@ impl RemoteConnector for AuditConnector {
     }
 
     async fn get_into(&self, key: &CacheKey, dst: &mut MemoryObjMut) -> Result<Option<usize>> {
-        let operation = self.log.begin("get_into", Some(key));
+        let event = self.log.event("get_into", Some(key));
         let start = self.begin_read(key);
         let answer = self.behind.get_into(key, dst).await;
         let checked = match answer {
-            Ok(Some(_)) => self.check(&operation, key, start, dst).await,
+            Ok(Some(_)) => self.check(&event, key, start, dst).await,
             _ => Ok(None),
         };
-        operation.read(answer, |len| *len, checked)
+        event.end_read(answer, |len| *len, checked)
     }
 
     async fn remove(&self, key: &CacheKey) -> Result<bool> {
@@ -166,20 +162,19 @@ impl RemoteConnector for AuditConnector {
 
     /// Logged when it has ended.
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
-        let state = (self.behind.list(prefix), Some(self.log.begin("list", None)), BatchCounts::default());
-        stream::unfold(state, |(mut keys, mut operation, mut counts)| async move {
-            let item = keys.next().await;
-            match &item {
-                Some(Ok(_)) => counts.hits += 1,
-                Some(Err(_)) => counts.failed += 1,
+        let state = (self.behind.list(prefix), self.log.event("list", None), BatchCounts::default());
+        stream::unfold(state, |(mut keys, event, mut counts)| async move {
+            match keys.next().await {
                 None => {
-                    if let Some(operation) = operation.take() {
-                        counts.keys = counts.hits;
-                        operation.batch(&counts);
-                    }
+                    event.end_batch(BatchCounts { keys: counts.hits, ..counts });
+                    None
+                }
+                Some(item) => {
+                    counts.hits += usize::from(item.is_ok());
+                    counts.failed += usize::from(item.is_err());
+                    Some((item, (keys, event, counts)))
                 }
             }
-            item.map(|item| (item, (keys, operation, counts)))
         })
         .boxed()
     }
@@ -197,47 +192,47 @@ impl RemoteConnector for AuditConnector {
     }
 
     async fn batched_contains(&self, keys: &[CacheKey]) -> Result<usize> {
-        let operation = self.log.begin("batched_contains", None);
+        let event = self.log.event("batched_contains", None);
         let answer = self.behind.batched_contains(keys).await;
         match &answer {
-            Ok(hits) => operation.batch(&BatchCounts { keys: keys.len(), hits: *hits, ..BatchCounts::default() }),
-            Err(e) => operation.failed(e),
+            Ok(hits) => event.end_batch(BatchCounts { keys: keys.len(), hits: *hits, ..BatchCounts::default() }),
+            answer => event.end(answer, None, None),
         }
         answer
     }
 
     async fn batched_get(&self, keys: &[CacheKey]) -> Vec<Result<Option<MemoryObj>>> {
-        let operation = self.log.begin("batched_get", None);
+        let event = self.log.event("batched_get", None);
         let starts: Vec<_> = keys.iter().map(|key| self.begin_read(key)).collect();
         let mut answers = self.behind.batched_get(keys).await;
         for ((answer, key), start) in answers.iter_mut().zip(keys).zip(starts) {
             if let Ok(Some(chunk)) = answer
-                && let Err(e) = self.check(&operation, key, start, chunk).await
+                && let Err(e) = self.check(&event, key, start, chunk).await
             {
                 *answer = Err(e);
             }
         }
-        operation.batch(&BatchCounts::of(&answers, |_, chunk| chunk.as_ref().map(|chunk| chunk.len())));
+        event.end_batch(BatchCounts::of(&answers, |_, chunk| chunk.as_ref().map(|chunk| chunk.len())));
         answers
     }
 
     async fn batched_get_into(&self, requests: &mut [(CacheKey, MemoryObjMut)]) -> Vec<Result<Option<usize>>> {
-        let operation = self.log.begin("batched_get_into", None);
+        let event = self.log.event("batched_get_into", None);
         let starts: Vec<_> = requests.iter().map(|(key, _)| self.begin_read(key)).collect();
         let mut answers = self.behind.batched_get_into(requests).await;
         for ((answer, (key, dst)), start) in answers.iter_mut().zip(&*requests).zip(starts) {
             if let Ok(Some(_)) = answer
-                && let Err(e) = self.check(&operation, key, start, dst).await
+                && let Err(e) = self.check(&event, key, start, dst).await
             {
                 *answer = Err(e);
             }
         }
-        operation.batch(&BatchCounts::of(&answers, |_, len| *len));
+        event.end_batch(BatchCounts::of(&answers, |_, len| *len));
         answers
     }
 
     async fn batched_put(&self, items: &[(CacheKey, MemoryObj)]) -> Vec<Result<()>> {
-        let operation = self.log.begin("batched_put", None);
+        let event = self.log.event("batched_put", None);
         let mut puts = Vec::with_capacity(items.len());
         for (key, chunk) in items {
             puts.push(self.begin_put(key, chunk).await.1);
@@ -248,7 +243,7 @@ impl RemoteConnector for AuditConnector {
                 put.end(answer.is_ok());
             }
         }
-        operation.batch(&BatchCounts::of(&answers, |n, ()| Some(items[n].1.len())));
+        event.end_batch(BatchCounts::of(&answers, |n, ()| Some(items[n].1.len())));
         answers
     }
 

@@ -1,4 +1,4 @@
-//! The events of one operation.
+//! The events of calls.
 
 use std::collections::HashSet;
 use std::time::Instant;
@@ -13,76 +13,59 @@ pub(super) struct Log {
     pub(super) excluded: HashSet<&'static str>,
 }
 
-/// An operation that has begun. If it is dropped before it ends, that is logged.
-pub(super) struct Operation<'a> {
+/// The event of one call. Dropped before the call has ended, it says so.
+pub(super) struct Event<'a> {
     log: &'a Log,
-    name: &'static str,
+    operation: &'static str,
     key: Option<&'a CacheKey>,
     begun: Instant,
-    /// Nothing more is to be logged.
     is_logged: bool,
 }
 
-/// What became of a batch.
+/// The outcome of a batch; `size` in bytes.
 #[derive(Debug, Default)]
 pub(super) struct BatchCounts {
     pub(super) keys: usize,
     pub(super) hits: usize,
     pub(super) failed: usize,
-    /// Bytes.
     pub(super) size: usize,
 }
 
-macro_rules! event {
-    ($level:ident, $operation:expr, $outcome:literal $(, $($field:tt)*)?) => {
+macro_rules! log {
+    ($level:ident, $event:expr, $outcome:literal $(, $($field:tt)*)?) => {
         tracing::$level!(
             target: "kvconn::audit",
-            store = %$operation.log.store,
-            operation = $operation.name,
+            store = %$event.log.store,
+            operation = $event.operation,
             outcome = $outcome,
-            cost_ms = $operation.begun.elapsed().as_secs_f64() * 1e3,
+            cost_ms = $event.begun.elapsed().as_secs_f64() * 1e3,
             $($($field)*)?
         )
     };
 }
 
 impl Log {
-    pub(super) fn begin<'a>(&'a self, name: &'static str, key: Option<&'a CacheKey>) -> Operation<'a> {
-        Operation { log: self, name, key, begun: Instant::now(), is_logged: self.excluded.contains(name) }
+    pub(super) fn event<'a>(&'a self, operation: &'static str, key: Option<&'a CacheKey>) -> Event<'a> {
+        let is_logged = self.excluded.contains(operation);
+        Event { log: self, operation, key, begun: Instant::now(), is_logged }
     }
 }
 
-impl Operation<'_> {
+impl Event<'_> {
     fn key(&self) -> Option<&str> {
         self.key.map(CacheKey::as_str)
     }
 
-    /// Whether the end is still to be logged.
-    fn ends(&mut self) -> bool {
-        !std::mem::replace(&mut self.is_logged, true)
-    }
-
-    pub(super) fn success(mut self, size: Option<usize>, checksum: Option<Checksum>) {
-        if self.ends() {
-            let checksum = checksum.map(tracing::field::display);
-            event!(info, self, "SUCCESS", key = self.key(), size, checksum);
-        }
-    }
-
-    pub(super) fn miss(mut self) {
-        if self.ends() {
-            event!(info, self, "MISS", key = self.key());
-        }
-    }
-
-    pub(super) fn failed(mut self, error: &Error) {
-        if self.ends() {
-            event!(error, self, "FAILED", key = self.key(), error = %error);
+    /// Ends a call that has no chunk, or a put; `size` in bytes.
+    pub(super) fn end<T>(self, answer: &Result<T>, size: Option<usize>, checksum: Option<Checksum>) {
+        match answer {
+            Ok(_) => self.success(size, checksum),
+            Err(e) => self.failed(e),
         }
     }
 
     /// Ends a read of one chunk; gives the error of the check, if that failed.
-    pub(super) fn read<T>(
+    pub(super) fn end_read<T>(
         mut self,
         answer: Result<Option<T>>,
         size: impl FnOnce(&T) -> usize,
@@ -101,17 +84,33 @@ impl Operation<'_> {
         answer
     }
 
-    pub(super) fn batch(mut self, counts: &BatchCounts) {
-        let BatchCounts { keys, hits, failed, size } = *counts;
-        if !self.ends() {
-        } else if failed == 0 {
-            event!(info, self, "SUCCESS", keys, hits, failed, size);
-        } else {
-            event!(error, self, "FAILED", keys, hits, failed, size);
+    fn success(mut self, size: Option<usize>, checksum: Option<Checksum>) {
+        if !std::mem::replace(&mut self.is_logged, true) {
+            log!(info, self, "SUCCESS", key = self.key(), size, checksum = checksum.map(tracing::field::display));
         }
     }
 
-    /// Logs a wrong checksum, also of an excluded operation.
+    pub(super) fn miss(mut self) {
+        if !std::mem::replace(&mut self.is_logged, true) {
+            log!(info, self, "MISS", key = self.key());
+        }
+    }
+
+    fn failed(mut self, error: &Error) {
+        if !std::mem::replace(&mut self.is_logged, true) {
+            log!(error, self, "FAILED", key = self.key(), %error);
+        }
+    }
+
+    pub(super) fn end_batch(mut self, BatchCounts { keys, hits, failed, size }: BatchCounts) {
+        match (std::mem::replace(&mut self.is_logged, true), failed) {
+            (true, _) => {}
+            (false, 0) => log!(info, self, "SUCCESS", keys, hits, failed, size),
+            (false, _) => log!(error, self, "FAILED", keys, hits, failed, size),
+        }
+    }
+
+    /// Logs a wrong checksum, also for an excluded operation.
     pub(super) fn mismatch(
         &self,
         key: &CacheKey,
@@ -120,14 +119,14 @@ impl Operation<'_> {
         checksum: Checksum,
         mismatches: u64,
     ) {
-        event!(error, self, "MISMATCH", key = key.as_str(), size, %expected, %checksum, mismatches);
+        log!(error, self, "MISMATCH", key = key.as_str(), size, %expected, %checksum, mismatches);
     }
 }
 
-impl Drop for Operation<'_> {
+impl Drop for Event<'_> {
     fn drop(&mut self) {
         if !self.is_logged {
-            event!(info, self, "DROPPED", key = self.key());
+            log!(info, self, "DROPPED", key = self.key());
         }
     }
 }
