@@ -1,4 +1,4 @@
-//! Processes that write and can be killed: this test program, started anew to do one thing.
+//! Child processes that can be killed: this test program, started again to do one job.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
@@ -7,13 +7,13 @@ use connectors::{Connector, MemoryObj};
 
 use super::{Random, key};
 
-/// Says what the process is for: work, URL, number.
+/// The environment variable of a child's job: name, number, URL.
 const JOB: &str = "KVCONN_FS_TEST_JOB";
 
 /// How many keys the writers share.
 pub(crate) const KEYS: u32 = 32;
 
-/// A chunk that tells whether it is whole: its version, and what follows from key and version.
+/// A chunk that can be checked: its version, and words that follow from key and version.
 pub(crate) fn chunk(key: u32, version: u64) -> MemoryObj {
     let mut state = Random(version.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ u64::from(key) | 1);
     let len = 100 + state.below(8000) as usize;
@@ -21,7 +21,7 @@ pub(crate) fn chunk(key: u32, version: u64) -> MemoryObj {
     MemoryObj::from(std::iter::once(version).chain(words).flat_map(u64::to_le_bytes).collect::<Vec<u8>>())
 }
 
-/// The version of a chunk that is whole.
+/// The version of a chunk; fails if the chunk is torn.
 pub(crate) fn version(of: u32, found: &MemoryObj) -> u64 {
     let version = u64::from_le_bytes(found[..8].try_into().unwrap());
     assert!(**found == *chunk(of, version), "the chunk of key {of} is torn");
@@ -34,16 +34,16 @@ pub(crate) fn command(work: &str, url: &str, number: u64) -> Command {
     command
 }
 
-/// Makes the command, which starts this program, do the work.
+/// Gives a command that starts this program its job.
 pub(crate) fn job(command: &mut Command, work: &str, url: &str, number: u64) {
     command
-        .args(["--exact", "child::does_what_another_test_started_it_for", "--nocapture"])
+        .args(["--exact", "child::does_the_job_of_a_child", "--nocapture"])
         .env(JOB, format!("{work} {number} {url}"))
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
 }
 
-/// The lines that the process says, from the one that it says when it is ready.
+/// The lines that the child writes after it is ready.
 pub(crate) fn lines(child: &mut Child) -> impl Iterator<Item = String> + use<> {
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
     assert!(lines.any(|line| line.ends_with("ready")), "the process ended before it began");
@@ -51,7 +51,7 @@ pub(crate) fn lines(child: &mut Child) -> impl Iterator<Item = String> + use<> {
 }
 
 #[tokio::test]
-async fn does_what_another_test_started_it_for() {
+async fn does_the_job_of_a_child() {
     let Ok(job) = std::env::var(JOB) else { return };
     let [work, number, url] = job.splitn(3, ' ').collect::<Vec<_>>()[..] else { panic!("{job}") };
     let number = number.parse().unwrap();
@@ -78,7 +78,7 @@ async fn does_what_another_test_started_it_for() {
     }
 }
 
-/// Says `put KEY VERSION` after each put that is done.
+/// Writes `put KEY VERSION` after each put.
 async fn put_until_killed(store: &Connector, first_version: u64) {
     for version in first_version.. {
         let of = (version % u64::from(KEYS)) as u32;
@@ -88,7 +88,7 @@ async fn put_until_killed(store: &Connector, first_version: u64) {
     }
 }
 
-/// Puts many chunks, and gets others meanwhile.
+/// Puts many chunks, and gets others in between.
 async fn put_and_get(store: &Connector, seed: u64) {
     let mut random = Random::new(seed);
     for n in 0..200 {
@@ -102,7 +102,7 @@ async fn put_and_get(store: &Connector, seed: u64) {
     store.close().await.unwrap();
 }
 
-/// Puts one chunk of so many bytes, and says how that ended.
+/// Puts one chunk of `bytes` bytes, and writes the result.
 async fn put_one(store: &Connector, bytes: u64) {
     let put = store.put(&key(1), MemoryObj::from(vec![7; bytes as usize])).await;
     let answer = put.map_or_else(|e| format!("{}: {e}", e.kind()), |()| "done".into());

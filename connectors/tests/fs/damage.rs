@@ -1,4 +1,4 @@
-//! Files that are not what a writer left: cut short, grown, changed, gone.
+//! Files that changed after they were written: truncated, extended, modified, removed.
 
 use connectors::{ChunkLayout, Dtype, ErrorKind, Group, MemoryFormat, MemoryObj, MemoryObjMut, Shape};
 
@@ -52,7 +52,7 @@ async fn a_torn_file_of_several_groups_is_not_taken_for_one_of_fewer() {
 }
 
 #[tokio::test]
-async fn a_pipe_of_a_chunks_name_is_a_miss_and_makes_nobody_wait() {
+async fn a_named_pipe_in_place_of_a_chunk_is_a_miss_and_does_not_block() {
     let place = Place::new();
     let connector = place.open("").await;
     connector.put(&key(2), kv(1, 1)).await.unwrap();
@@ -93,7 +93,7 @@ async fn a_bit_flipped_in_the_header_is_corrupt_unless_it_makes_another_header_o
             Ok(found) => {
                 let found = found.expect("the file is there");
                 assert!(found[..] == whole[28..] && *found.layout() != *kv(4, 1).layout(), "bit {bit}");
-                // Sound by itself, so nothing in the file tells that it is wrong: only an audit's digest does.
+                // The file is valid, so only a checksum tells that it changed.
                 let by_groups = ChunkLayout::from_groups(found.format(), found.groups()).unwrap();
                 assert_eq!(by_groups.len, found.len(), "bit {bit}");
                 seen_as_other.push(bit / 8);
@@ -121,7 +121,7 @@ async fn a_file_of_another_length_is_never_a_chunk() {
 }
 
 #[tokio::test]
-async fn a_directory_that_is_gone_is_not_made_again_whatever_is_asked() {
+async fn no_operation_makes_a_removed_directory_again() {
     for options in ["", "?capacity=100000", "?relative_tmp_dir=tmp", "?fsync=full"] {
         let place = Place::new();
         let store = place.open(options).await;

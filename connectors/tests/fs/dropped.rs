@@ -9,7 +9,7 @@ use super::{Place, Random, bytes, files, key, keys};
 const KEYS: u64 = 16;
 const VERSIONS: u64 = 4;
 
-/// Begins gets, puts and get_intos, drops most of them after a few polls, and looks whether every value is whole.
+/// Starts gets, puts and get_intos, drops most of them after a few polls, and checks that every value is whole.
 async fn drop_many(place: Place, options: &str, times: u64) {
     let pool = PoolAllocator::new(32 << 20);
     let backend = LocalCpuBackend::with_allocator(pool.clone());
@@ -22,7 +22,7 @@ async fn drop_many(place: Place, options: &str, times: u64) {
         let (k, version) = (random.below(KEYS), random.below(VERSIONS) as usize);
         let (key, versions) = (key(k as u32), &values[k as usize]);
         let is_one = |found: &[u8]| versions.iter().any(|value| value == found);
-        // One of eight is left to end.
+        // One of eight runs to its end.
         let polls = if random.below(8) == 0 { u64::MAX } else { random.below(4) };
         let mut memory = backend.allocate(&connectors::ChunkLayout::binary(70_000)).await.unwrap();
         match random.below(3) {
@@ -51,7 +51,7 @@ async fn drop_many(place: Place, options: &str, times: u64) {
     assert!(left.is_empty(), "{left:?}");
 }
 
-/// The future's answer, if that many polls bring it.
+/// The future's answer, if it is ready after at most `polls` polls.
 async fn some_polls<T>(future: impl Future<Output = T>, polls: u64) -> Option<T> {
     let mut future = Box::pin(future);
     if polls == u64::MAX {
@@ -67,28 +67,28 @@ async fn some_polls<T>(future: impl Future<Output = T>, polls: u64) -> Option<T>
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_dropped_futures_lose_and_tear_and_leave_nothing() {
+async fn ten_thousand_dropped_futures_tear_no_chunk_and_leave_no_file_or_memory() {
     drop_many(Place::new(), "", 10_000).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn dropped_futures_of_a_store_in_memory_do_neither() {
+async fn dropped_futures_on_tmpfs_tear_no_chunk_and_leave_no_file_or_memory() {
     drop_many(Place(tempfile::tempdir_in("/dev/shm").unwrap()), "", 3_000).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn dropped_futures_of_stores_with_options_do_neither() {
+async fn dropped_futures_with_options_tear_no_chunk_and_leave_no_file_or_memory() {
     for options in ["?capacity=9000000", "?save_chunk_meta=false&use_odirect=true"] {
         drop_many(Place::new(), options, 2_000).await;
     }
 }
 
 #[test]
-fn a_listing_that_nobody_reads_on_holds_no_thread() {
+fn a_listing_that_is_held_and_not_polled_holds_no_thread() {
     use futures::StreamExt;
     let place = Place::new();
     let key = |n: u32| -> connectors::CacheKey { format!("m@1@0@{n:x}@half").parse().unwrap() };
-    // One blocking thread: a listing that held it would stop everything else.
+    // One blocking thread: a listing that held it would block everything else.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build();
     runtime.unwrap().block_on(async {
         let store = place.open("").await;

@@ -1,4 +1,4 @@
-//! Writers that are killed at any moment.
+//! Writers that are killed at random times.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,13 +9,13 @@ use connectors::fs::{FindingKind, ScrubOptions, scrub};
 use super::child::{self, KEYS};
 use super::{Place, Random, chunk_bytes, files, key, quota};
 
-/// Starts a writer, kills it within ten milliseconds, and does that so many times. Gives what the writers said they put:
-/// the last version of each key.
+/// Starts `times` writers, one after the other, and kills each within ten milliseconds. Gives the last version of each key that
+/// a writer reported.
 fn kill_writers(url: &str, times: u64, mut after_each: impl FnMut()) -> BTreeMap<u32, u64> {
     let mut random = Random::new(std::process::id().into());
     let mut put = BTreeMap::new();
     for run in 0..times {
-        // Each begins with another key.
+        // Each starts with another key.
         let first_version = run * 1_000_007;
         let mut writer = child::command("put_until_killed", url, first_version).spawn().unwrap();
         let lines = child::lines(&mut writer);
@@ -37,7 +37,7 @@ async fn scrub_all(url: &str, remove: bool) -> connectors::fs::ScrubReport {
     scrub(&store, &ScrubOptions { remove, min_age: Duration::ZERO }).unwrap()
 }
 
-/// Looks at what they left: gives how many files that are no chunks.
+/// Kills writers and checks the store. Gives the number of temporary files that they left.
 async fn kill_and_look(options: &str, times: u64) -> usize {
     let place = Place::new();
     let put = kill_writers(&place.url(options), times, || {});
@@ -45,7 +45,7 @@ async fn kill_and_look(options: &str, times: u64) -> usize {
 
     let store = place.open(options).await;
     for of in 0..KEYS {
-        let found = store.get(&key(of)).await.unwrap().expect("what was put is there");
+        let found = store.get(&key(of)).await.unwrap().expect("the chunk was put");
         let found = child::version(of, &found);
         assert!(found >= put[&of], "key {of}: {} was put, {found} is there", put[&of]);
     }

@@ -1,4 +1,4 @@
-//! Where chunks are, and by which URLs they are found.
+//! Where chunks are stored, and the URLs that open the store.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -24,7 +24,7 @@ async fn raw_files_take_their_layout_from_the_metadata() {
     let file = place.dir().join(file_name(2));
     assert_eq!(std::fs::read(&file).unwrap(), &*kv(5, 1));
 
-    // What a get could not give back, a put refuses.
+    // A put refuses a chunk that a get could not give back.
     let e = connector.put(&key(3), MemoryObj::from(vec![0; 7])).await.unwrap_err();
     assert!(e.kind() == ErrorKind::InvalidInput && e.to_string().contains("one token has 96 bytes"), "{e}");
     std::fs::write(&file, [0; 7]).unwrap();

@@ -1,4 +1,4 @@
-//! What the fs store promises beyond what every store does.
+//! The promises of the fs store beyond the contract of every store.
 
 mod child;
 mod damage;
@@ -39,7 +39,7 @@ fn kv(tokens: usize, seed: u32) -> MemoryObj {
     MemoryObj::from_vec(bytes(layout.len, seed), layout).unwrap()
 }
 
-/// A directory for a store, which is not there yet.
+/// A directory for a store, which does not exist yet.
 struct Place(tempfile::TempDir);
 
 impl Place {
@@ -75,7 +75,7 @@ async fn keys(connector: &Connector, prefix: &str) -> Vec<String> {
     all
 }
 
-/// Whether a listing comes to its end.
+/// All keys, or the first error of the listing.
 async fn keys_or_error(connector: &Connector) -> Result<Vec<CacheKey>> {
     connector.list("").try_collect().await
 }
@@ -90,14 +90,14 @@ fn files(dir: &Path) -> Vec<String> {
 /// Bytes of all files that may be chunks.
 fn chunk_bytes(dir: &Path) -> u64 {
     let is_chunk = |e: &std::fs::DirEntry| e.file_name().to_string_lossy().ends_with(".data");
-    // Nothing was put yet.
+    // Before the first put there is no directory.
     let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
     let entries = entries.map(std::result::Result::unwrap).filter(is_chunk);
-    // What is gone since the directory was read has no bytes.
+    // A file that was removed meanwhile counts as empty.
     entries.filter_map(|e| e.metadata().ok()).map(|stat| stat.len()).sum()
 }
 
-/// Numbers that look random: the same ones from the same seed, which a failed test shows.
+/// Pseudo-random numbers. A failed test shows the seed.
 struct Random(u64);
 
 impl Random {

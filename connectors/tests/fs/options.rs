@@ -1,4 +1,4 @@
-//! What the options do.
+//! The options.
 
 use std::fs::File;
 use std::io::{IoSliceMut, Write};
@@ -37,7 +37,7 @@ async fn save_chunk_meta_comes_from_the_configuration_and_layerwise_forces_it() 
 }
 
 #[tokio::test]
-async fn writes_through_a_temporary_directory_if_told_to() {
+async fn relative_tmp_dir_is_where_files_are_written() {
     let place = Place::new();
     let url = format!("{}?relative_tmp_dir=being/written", place.url(""));
     let connector = connectors::open(&url).await.unwrap();
@@ -51,7 +51,7 @@ async fn writes_through_a_temporary_directory_if_told_to() {
 }
 
 #[tokio::test]
-async fn values_that_pass_the_page_cache_by_come_back_whole_whatever_their_size_and_memory() {
+async fn with_use_odirect_values_of_every_size_and_memory_come_back() {
     for dir in [std::env::temp_dir(), "/dev/shm".into()] {
         let place = Place(tempfile::tempdir_in(dir).unwrap());
         let pool = PoolAllocator::new(64 << 20);
@@ -85,7 +85,7 @@ async fn values_that_pass_the_page_cache_by_come_back_whole_whatever_their_size_
     }
 }
 
-/// Whether the page cache has all of the file. A file system that is memory cannot say, and is the page cache.
+/// Whether the page cache has all of the file. tmpfs does not support the call, and is the page cache.
 fn is_cached(path: &Path) -> bool {
     let file = File::open(path).unwrap();
     let mut buffer = vec![0; file.metadata().unwrap().len() as usize];
@@ -96,8 +96,8 @@ fn is_cached(path: &Path) -> bool {
     }
 }
 
-/// Whether a file can be read past the page cache: not where the file system refuses, or is memory.
-fn can_pass_the_cache(path: &Path) -> bool {
+/// Whether a file can be read past the page cache: not on tmpfs, nor if the file system refuses.
+fn can_bypass_the_cache(path: &Path) -> bool {
     const TMPFS: i128 = 0x0102_1994;
     let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECT;
     i128::from(rustix::fs::statfs(path).unwrap().f_type) != TMPFS
@@ -110,15 +110,15 @@ async fn a_direct_read_leaves_nothing_in_the_page_cache() {
     let direct = place.open("?save_chunk_meta=false&use_odirect=true").await;
     let cached = place.open("?save_chunk_meta=false").await;
     let path = place.dir().join(file_name(1));
-    for (store, passes) in [(direct, true), (cached, false)] {
+    for (store, bypasses) in [(direct, true), (cached, false)] {
         store.put(&key(1), MemoryObj::from(bytes(1 << 20, 1))).await.unwrap();
         store.get(&key(1)).await.unwrap().unwrap();
-        assert_eq!(is_cached(&path), !(passes && can_pass_the_cache(&path)), "passes the cache by: {passes}");
+        assert_eq!(is_cached(&path), !(bypasses && can_bypass_the_cache(&path)), "bypasses the cache: {bypasses}");
     }
 }
 
 #[tokio::test]
-async fn o_direct_with_headers_is_refused_and_says_what_to_set() {
+async fn o_direct_with_headers_is_refused_with_a_hint() {
     let config = |yaml| LMCacheEngineConfig::from_yaml(yaml).unwrap();
     for (options, yaml, hint) in [
         ("?use_odirect=true", "{}", "set `save_chunk_meta=false`"),
@@ -172,7 +172,7 @@ async fn a_temporary_directory_on_another_file_system_is_refused() {
 }
 
 #[tokio::test]
-async fn a_temporary_directory_that_came_to_be_on_another_file_system_is_named_by_the_put() {
+async fn a_put_names_a_temporary_directory_that_moved_to_another_file_system() {
     let place = Place::new();
     std::fs::create_dir(place.dir()).unwrap();
     let dev = |dir: &Path| dir.metadata().map(|stat| stat.dev()).ok();
@@ -180,7 +180,7 @@ async fn a_temporary_directory_that_came_to_be_on_another_file_system_is_named_b
     let others = ["/dev/shm", env!("CARGO_TARGET_TMPDIR"), "/var/tmp", "/run/user", "/run"];
     let others = others.iter().filter(|dir| dev(Path::new(dir)).is_some_and(|dev| Some(dev) != here));
     let Some(other) = others.filter_map(|dir| tempfile::tempdir_in(dir).ok()).next() else {
-        // Not by a macro, whose words a passed test hides.
+        // Not with a macro: the test runner hides its output if the test passes.
         let missing = "NOT TESTED: a rename between file systems, because every writable directory is on one\n";
         std::io::stderr().write_all(missing.as_bytes()).unwrap();
         return;

@@ -1,4 +1,4 @@
-//! `capacity`: the sum of all chunk files, whoever writes them.
+//! `capacity`: the limit of all chunk files, of every writer.
 
 use std::fs::{File, FileTimes};
 use std::path::Path;
@@ -8,13 +8,13 @@ use connectors::{CacheKey, ErrorKind, MemoryObj, MemoryObjMut};
 
 use super::{Place, bytes, child, chunk_bytes, file_name, files, key, keys, object_key};
 
-/// The sum that the ledger has, if it can be trusted.
+/// The ledger's sum, if it is not marked.
 pub(crate) fn ledger(dir: &Path) -> Option<u64> {
     let text = std::fs::read_to_string(dir.join(".kvconn-quota")).unwrap();
     text.strip_prefix('=').map(|rest| rest.split(' ').next().unwrap().parse().unwrap())
 }
 
-/// Makes a file's last use so many seconds ago.
+/// Sets a file's last use to `seconds` ago.
 pub(crate) fn backdate(path: &Path, seconds: u64) {
     let at = SystemTime::now() - Duration::from_secs(seconds);
     File::options()
@@ -31,8 +31,8 @@ fn thousand(seed: u32) -> MemoryObj {
 }
 
 #[tokio::test]
-async fn what_was_used_longest_ago_goes_first_and_a_get_is_a_use() {
-    // On a disk and in memory a use is noted in other ways; by each call that reads.
+async fn the_chunk_used_longest_ago_goes_first_and_a_get_is_a_use() {
+    // A disk and tmpfs note a use in different ways.
     for dir in [std::env::temp_dir(), "/dev/shm".into()] {
         let place = Place(tempfile::tempdir_in(dir).unwrap());
         let store = place.open("?capacity=10000").await;
@@ -64,7 +64,7 @@ async fn a_chunk_larger_than_the_store_is_refused_with_both_sizes_and_evicts_not
     assert_eq!(e.kind(), ErrorKind::TooLarge);
     assert!(e.to_string().contains("2001") && e.to_string().contains("2000"), "{e}");
     assert!(store.exists(&key(1)).await.unwrap());
-    // One that fills the store does go in, and everything else goes.
+    // A chunk that fills the store evicts everything else.
     store.put(&key(2), MemoryObj::from(vec![0; 1972])).await.unwrap();
     assert_eq!(files(&place.dir()), [".kvconn-quota", &file_name(2)]);
     let raw = place.open("?capacity=2000&save_chunk_meta=false").await;
@@ -86,11 +86,11 @@ async fn replacing_and_removing_a_chunk_frees_its_bytes() {
 }
 
 #[tokio::test]
-async fn files_that_others_wrote_count_and_go_and_what_is_no_chunk_stays() {
+async fn files_of_other_writers_count_and_are_evicted_and_other_files_stay() {
     let place = Place::new();
     let dir = place.dir();
     std::fs::create_dir_all(dir.join("m@1@0@1@half.data")).unwrap();
-    // As LMCache leaves them: two chunks, one of multiprocess mode, and one that it did not finish.
+    // LMCache's files: two chunks, one of multiprocess mode, and one that is not complete.
     for (name, age) in [("m@1@0@2@half.data", 500), ("m@0x01000100@0@0000000a.data", 400), ("m@1@0@3@half.tmp", 900)] {
         std::fs::write(dir.join(name), [0; 1000]).unwrap();
         backdate(&dir.join(name), age);
@@ -112,7 +112,7 @@ async fn files_that_others_wrote_count_and_go_and_what_is_no_chunk_stays() {
 }
 
 #[tokio::test]
-async fn what_killed_writers_left_behind_goes_with_a_look_at_all_files() {
+async fn a_scan_removes_the_files_that_killed_writers_left_behind() {
     for options in ["?capacity=9000", "?capacity=9000&relative_tmp_dir=tmp"] {
         let place = Place::new();
         let tmp = if options.contains("tmp") { place.dir().join("tmp") } else { place.dir() };
@@ -155,7 +155,7 @@ async fn a_ledger_that_is_wrong_lost_or_half_written_is_found_out() {
     let whole = std::fs::read(&ledger_path).unwrap();
     let killed_meanwhile = [b"?", &whole[1..]].concat();
     for (n, text) in [(10, killed_meanwhile), (20, Vec::new()), (30, whole[..9].to_vec()), (40, b"nonsense".to_vec())] {
-        // Another's file, which the ledger does not know.
+        // A file of another writer, which the ledger does not count.
         std::fs::write(place.dir().join(file_name(n)), vec![0; 1000]).unwrap();
         std::fs::write(&ledger_path, text).unwrap();
         store.put(&key(n + 1), thousand(n)).await.unwrap();
@@ -182,14 +182,14 @@ fn the_quota_holds_at_every_moment_while_four_processes_write() {
     let lines: Vec<_> = writers.iter_mut().map(child::lines).collect();
     let (mut looks, mut most) = (0, 0);
     while writers.iter_mut().any(|writer| writer.try_wait().unwrap().is_none()) {
-        // Without the lock this look would see files of different moments.
+        // Without the lock this scan would see files of different times.
         let Ok(ledger) = File::open(place.dir().join(".kvconn-quota")) else { continue };
         ledger.lock_shared().unwrap();
         let sum = chunk_bytes(&place.dir());
         ledger.unlock().unwrap();
         assert!(sum <= CAPACITY, "{sum}");
         (looks, most) = (looks + 1, most.max(sum));
-        // Leaves the lock to the writers.
+        // Lets the writers take the lock.
         std::thread::sleep(Duration::from_millis(1));
     }
     for (writer, lines) in writers.iter_mut().zip(lines) {
@@ -202,7 +202,7 @@ fn the_quota_holds_at_every_moment_while_four_processes_write() {
 }
 
 #[tokio::test]
-async fn what_is_evicted_while_it_is_read_is_read_whole() {
+async fn a_chunk_that_is_evicted_during_a_read_is_read_whole() {
     let place = Place::new();
     let store = place.open("?capacity=3000000").await;
     let chunk = |n| MemoryObj::from(bytes(1 << 20, n));

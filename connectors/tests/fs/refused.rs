@@ -1,4 +1,4 @@
-//! Disks that are full and directories that nobody may write into.
+//! Full disks and read-only directories.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
@@ -9,7 +9,7 @@ use connectors::ErrorKind;
 
 use super::{Place, child, file_name, files, key, kv};
 
-/// What the process said how its put ended.
+/// The result that the child wrote.
 fn answer(mut child: Child) -> String {
     let said: Vec<String> = child::lines(&mut child).collect();
     assert!(child.wait().unwrap().success(), "{said:?}");
@@ -23,8 +23,8 @@ async fn a_file_that_cannot_grow_is_an_error_and_leaves_the_old_chunk_and_no_oth
         let store = place.open(options).await;
         store.put(&key(1), kv(9, 1)).await.unwrap();
         let old = std::fs::read(place.dir().join(file_name(1))).unwrap();
-        // No file may have more than 256 or, by another shell's count, 512 blocks of 512 bytes; the signal that would end
-        // the process is ignored, so that the write fails after a part was written.
+        // Limits files to 256 blocks (of 512 or 1024 bytes, depending on the shell). The signal is ignored, so that the write
+        // fails after a part was written.
         let put = |bytes| {
             let mut limited = Command::new("sh");
             limited
@@ -105,7 +105,7 @@ async fn a_directory_that_may_only_be_read_is_denied_to_writers_and_serves_reade
     assert_eq!(files(&place.dir()), [file_name(2)]);
     assert_eq!(place.open("").await.get(&key(2)).await.unwrap(), Some(kv(1, 1)));
     mode(&place.dir(), 0o755);
-    // What nobody can read does not count as there, although a raw file need not be opened to know its length.
+    // A file that the user may not read does not exist for a raw store, although a `stat` gives its length.
     mode(&place.dir().join(file_name(2)), 0);
     for options in ["", "?save_chunk_meta=false"] {
         let mut asker = command();
@@ -118,7 +118,7 @@ async fn a_directory_that_may_only_be_read_is_denied_to_writers_and_serves_reade
 async fn a_disk_that_takes_no_ledger_takes_a_remove() {
     let place = Place::new();
     place.open("").await.put(&key(1), kv(1, 1)).await.unwrap();
-    // No file may have a byte more than it has, as on a full disk.
+    // No file may grow, as on a full disk.
     let mut limited = Command::new("sh");
     limited.args(["-c", "trap '' XFSZ; ulimit -f 0; exec \"$0\" \"$@\""]).arg(std::env::current_exe().unwrap());
     child::job(&mut limited, "remove_one", &place.url("?capacity=9000000"), 1);
@@ -145,7 +145,7 @@ async fn a_base_path_that_cannot_be_a_directory_is_refused_when_the_store_is_ope
         let opened = connectors::open(&format!("fs://{}", base.display())).await;
         match opened {
             Err(e) => assert!(matches!(e.kind(), ErrorKind::Io | ErrorKind::Denied), "{e}"),
-            // Root may write into /proc, by its mode; the first put knows better.
+            // By its mode root may write into /proc; the first put fails.
             Ok(store) => {
                 let e = store.put(&key(1), kv(1, 1)).await.unwrap_err();
                 assert!(matches!(e.kind(), ErrorKind::Io | ErrorKind::Denied), "{e}");

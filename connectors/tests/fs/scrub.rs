@@ -1,4 +1,4 @@
-//! What a scrub sees, and what it leaves alone.
+//! The findings of a scrub, and the files that it removes.
 
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -94,7 +94,7 @@ async fn neither_a_scrub_nor_exists_is_a_use() {
 }
 
 #[tokio::test]
-async fn only_a_dead_writers_file_is_removed_and_only_when_told_to() {
+async fn only_a_dead_writers_file_is_removed_and_only_with_remove() {
     let place = Place::new();
     place.open("").await.put(&key(1), kv(5, 1)).await.unwrap();
     let path = place.dir().join(OURS);
@@ -157,7 +157,7 @@ async fn a_scrub_reads_files_as_the_store_of_that_url_does() {
     let store = connectors::builder(&place.url("")).config(config).build().unwrap();
     assert_eq!(scrub(&store, &ScrubOptions::default()).unwrap().chunks, 1);
 
-    // A file in the base path of another hash is found by no get.
+    // A get does not find a file in the base path of another hash.
     let two = format!("fs://{},{}", place.dir().display(), place.path("b").display());
     std::fs::create_dir(place.path("b")).unwrap();
     let report = scrub_now(&format!("{two}?save_chunk_meta=false"), false).unwrap();
