@@ -51,7 +51,7 @@ pub struct LMCacheEngineConfig {
     pub save_unfull_chunk: bool,
     /// How long LMCache waits for a connector, in seconds. Default 10.
     pub blocking_timeout_secs: u64,
-    /// The store behind `audit://`.
+    /// The URL of the store that `audit://` checks.
     pub audit_actual_remote_url: Option<String>,
     /// The instances of `plugin://`.
     pub remote_storage_plugins: Vec<String>,

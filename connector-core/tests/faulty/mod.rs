@@ -62,7 +62,7 @@ async fn long() {
     }
 }
 
-/// A kit over a store of its own.
+/// A kit with a new store.
 pub(crate) fn kit(profile: Profile, fault: Option<Fault>) -> Kit {
     let store = Arc::new(Store::default());
     Kit::new(move |backend| {
