@@ -6,7 +6,7 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-use super::region::Heap;
+use super::region::{Heap, ReadOnly};
 use super::{ChunkLayout, Dtype, Group, MemoryFormat, Region, Shape};
 use crate::{Error, ErrorKind, Result};
 
@@ -108,10 +108,34 @@ impl MemoryObj {
     /// # Errors
     /// `SizeMismatch` if the layout is longer than the region.
     pub fn from_region(region: impl Region, layout: ChunkLayout) -> Result<Self> {
-        if layout.len > region.len() {
-            return Err(does_not_fit(layout.len, region.len()));
+        Self { region: Arc::new(region), layout: ChunkLayout::binary(0), read_only: true }.with_layout(layout)
+    }
+
+    /// A chunk over the bytes that `owner` has, as BINARY. Copies nothing. The last handle drops `owner`.
+    ///
+    /// [`with_layout`](Self::with_layout) sets another layout.
+    ///
+    /// ```
+    /// # use connector_core::MemoryObj;
+    /// // For example the `Bytes` of a client library.
+    /// let chunk = MemoryObj::from_owner(vec![1, 2, 3]);
+    /// assert_eq!(*chunk, [1, 2, 3]);
+    /// ```
+    pub fn from_owner(owner: impl AsRef<[u8]> + Send + 'static) -> Self {
+        let region = ReadOnly::new(owner);
+        let layout = ChunkLayout::binary(region.len());
+        Self { region: Arc::new(region), layout, read_only: true }
+    }
+
+    /// The same memory with another layout. Other handles keep theirs.
+    ///
+    /// # Errors
+    /// `SizeMismatch` if the layout is longer than the memory.
+    pub fn with_layout(self, layout: ChunkLayout) -> Result<Self> {
+        if layout.len > self.region.len() {
+            return Err(does_not_fit(layout.len, self.region.len()));
         }
-        Ok(Self { region: Arc::new(region), layout, read_only: true })
+        Ok(Self { layout, ..self })
     }
 
     /// The bytes of a `Vec`, labelled.
@@ -119,9 +143,7 @@ impl MemoryObj {
     /// # Errors
     /// `SizeMismatch` if the layout is longer than the bytes.
     pub fn from_vec(bytes: Vec<u8>, layout: ChunkLayout) -> Result<Self> {
-        let mut chunk = MemoryObjMut::from(bytes);
-        chunk.set_layout(layout)?;
-        Ok(chunk.freeze())
+        Self::from(bytes).with_layout(layout)
     }
 
     /// What the bytes are.
@@ -300,6 +322,52 @@ mod tests {
         let chunk = MemoryObj::from_region(region, ChunkLayout::binary(4)).unwrap();
         assert_eq!(&*chunk.try_into_mut().unwrap_err(), [7; 4]);
         assert_eq!(back.load(Ordering::SeqCst), 1);
+    }
+
+    /// An owner whose bytes are inside it, so that they move with it.
+    struct Inline([u8; 5], Arc<AtomicUsize>);
+
+    impl AsRef<[u8]> for Inline {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+
+    impl Drop for Inline {
+        fn drop(&mut self) {
+            self.0 = [0; 5];
+            self.1.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn an_owner_is_moved_and_dropped_once_with_the_last_handle() {
+        let drops = Arc::new(AtomicUsize::new(0));
+        let chunk = MemoryObj::from_owner(Inline(*b"chunk", drops.clone()));
+        assert_eq!(chunk.layout(), &ChunkLayout::binary(5));
+        let start = chunk.as_ptr();
+        let moved = Box::new(chunk);
+        let clone = MemoryObj::clone(&moved);
+        assert_eq!((moved.as_ptr(), clone.as_ptr()), (start, start));
+        drop(moved);
+        assert_eq!((&*clone, drops.load(Ordering::SeqCst)), (&b"chunk"[..], 0));
+        let clone = clone.try_into_mut().expect_err("an owner lends its bytes to be read");
+        drop(clone);
+        assert_eq!(drops.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn a_slice_of_a_clients_bytes_becomes_a_chunk_without_a_copy() {
+        let bytes = bytes::Bytes::from(vec![7; 100]);
+        let part = bytes.slice(10..34);
+        let start = part.as_ptr();
+        let shape = Shape::new(&[2, 3, 1, 2]).unwrap();
+        let layout = ChunkLayout::new(MemoryFormat::Kv2ltd, shape, Dtype::Bfloat16).unwrap();
+        let chunk = MemoryObj::from_owner(part).with_layout(layout.clone()).unwrap();
+        assert_eq!((chunk.as_ptr(), chunk.len(), chunk.layout()), (start, 24, &layout));
+        let e = MemoryObj::from_owner(bytes.slice(..23)).with_layout(layout).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::SizeMismatch);
+        assert!(MemoryObj::from_owner(bytes.slice(..0)).is_empty());
     }
 
     #[test]

@@ -4,6 +4,8 @@
 use std::any::Any;
 use std::ptr::NonNull;
 
+use bytes::Bytes;
+
 /// Memory that somebody owns: a block of a pool, a Python buffer, pinned memory of another allocator.
 ///
 /// A region is held by one [`MemoryObjMut`](crate::MemoryObjMut), or shared by any number of
@@ -29,6 +31,29 @@ pub unsafe trait Region: Any + Send + Sync {
     /// Whether there is no byte.
     fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+/// Memory that only its owner can write, behind a pointer that stays the same when this value moves. Private, because
+/// `MemoryObjMut` must never get it.
+pub(super) struct ReadOnly(Bytes);
+
+impl ReadOnly {
+    pub(super) fn new(owner: impl AsRef<[u8]> + Send + 'static) -> Self {
+        // `from_owner` boxes the owner before it asks for the bytes: an array that moves would move its bytes.
+        Self(Bytes::from_owner(owner))
+    }
+}
+
+// SAFETY: a `Bytes` never changes its pointer or length while it is only read, and never writes. It keeps the owner, and so
+// the memory, until it is dropped.
+unsafe impl Region for ReadOnly {
+    fn as_ptr(&self) -> NonNull<u8> {
+        NonNull::from(&*self.0).cast()
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
     }
 }
 
