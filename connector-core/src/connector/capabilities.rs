@@ -10,7 +10,7 @@ use crate::key::KeyKind;
 /// let c = Capabilities::new().with_remove().with_list().with_layout_kept();
 /// assert!(c.remove && !c.ping);
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Capabilities {
     /// `remove` and `batched_remove` work.
@@ -30,6 +30,25 @@ pub struct Capabilities {
     pub max_chunk_bytes: Option<u64>,
     /// Dtypes that can be stored; `None` for any.
     pub dtypes: Option<&'static [Dtype]>,
+    /// How many calls a default batch runs at once: 8 unless set. A store whose calls take long, such as an object store, wants
+    /// 32 to 64.
+    pub batch_concurrency: usize,
+}
+
+impl Default for Capabilities {
+    fn default() -> Self {
+        Self {
+            remove: false,
+            list: false,
+            ping: false,
+            keeps_layout: false,
+            raw_object_keys: false,
+            max_key_bytes: None,
+            max_chunk_bytes: None,
+            dtypes: None,
+            batch_concurrency: 8,
+        }
+    }
 }
 
 impl Capabilities {
@@ -89,6 +108,13 @@ impl Capabilities {
     #[must_use]
     pub fn with_max_chunk_bytes(mut self, bytes: u64) -> Self {
         self.max_chunk_bytes = Some(bytes);
+        self
+    }
+
+    /// A default batch runs `calls` calls at once, at least one.
+    #[must_use]
+    pub fn with_batch_concurrency(mut self, calls: usize) -> Self {
+        self.batch_concurrency = calls;
         self
     }
 

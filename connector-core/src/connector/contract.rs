@@ -10,19 +10,17 @@ use crate::context::ConnectorContext;
 use crate::key::CacheKey;
 use crate::{Error, Result};
 
-/// How many calls of a default batch run at once.
-const BATCH_CONCURRENCY: usize = 8;
-
-/// Answers in order, a few calls in flight at a time. A macro, because a closure that gives futures which borrow its
-/// argument makes the whole future not `Send` in the compiler's eyes.
+/// Answers in order, with [`Capabilities::batch_concurrency`] calls in flight. A macro, because the compiler does not see that
+/// the whole future is `Send` if a closure gives futures that borrow its argument.
 macro_rules! at_once {
-    ($items:expr, |$item:pat_param| $call:expr) => {
+    ($this:expr, $items:expr, |$item:pat_param| $call:expr) => {
         async move {
+            let at_once = $this.capabilities().batch_concurrency.max(1);
             let mut items = $items;
             let mut answers = Vec::with_capacity(items.len());
             let mut running = FuturesOrdered::new();
             loop {
-                while running.len() < BATCH_CONCURRENCY {
+                while running.len() < at_once {
                     match items.next() {
                         Some($item) => running.push_back($call),
                         None => break,
@@ -50,6 +48,9 @@ macro_rules! at_once {
 ///   none. It does not keep its chunk beyond its future, except for work that has not ended yet: the chunk may be a view
 ///   of somebody's pool, so a store in memory copies.
 /// - A put refuses what a get could not give back.
+/// - Every future and stream is polled inside a tokio runtime with time and I/O enabled, so any method may use tokio's timers
+///   and sockets. Two polls may happen in two runtimes: for background work take the one of [`ConnectorContext::handle`].
+///   A drop may happen on any thread, also outside a runtime.
 /// - Every future may be dropped at any await: nothing leaks, and the next call works. Work that outlives its future
 ///   owns the memory it works on (see [`MemoryObjMut::take`]).
 /// - A lost server is an error within the timeout, never a hang; when it is back, the same connector works again.
@@ -117,9 +118,10 @@ pub trait RemoteConnector: Send + Sync + 'static {
         async { Ok(()) }
     }
 
-    /// `exists` of each key, in the order asked. The default asks for eight keys at once.
+    /// `exists` of each key, in the order asked. The default runs [`batch_concurrency`](Capabilities::batch_concurrency) calls at
+    /// once, as do the other default batches.
     fn batched_exists(&self, keys: &[CacheKey]) -> impl Future<Output = Vec<Result<bool>>> + Send {
-        at_once!(keys.iter(), |key| self.exists(key))
+        at_once!(self, keys.iter(), |key| self.exists(key))
     }
 
     /// The length of the leading run of keys that exist: what an engine asks about a prefix.
@@ -138,29 +140,29 @@ pub trait RemoteConnector: Send + Sync + 'static {
         }
     }
 
-    /// `get` of each key, in the order asked. The default asks for eight keys at once.
+    /// `get` of each key, in the order asked.
     fn batched_get(&self, keys: &[CacheKey]) -> impl Future<Output = Vec<Result<Option<MemoryObj>>>> + Send {
-        at_once!(keys.iter(), |key| self.get(key))
+        at_once!(self, keys.iter(), |key| self.get(key))
     }
 
-    /// `get_into` of each pair, in the order asked. The default reads eight at once.
+    /// `get_into` of each pair, in the order asked.
     fn batched_get_into(
         &self,
         requests: &mut [(CacheKey, MemoryObjMut)],
     ) -> impl Future<Output = Vec<Result<Option<usize>>>> + Send {
-        at_once!(requests.iter_mut(), |(key, dst)| self.get_into(key, dst))
+        at_once!(self, requests.iter_mut(), |(key, dst)| self.get_into(key, dst))
     }
 
-    /// `put` of each pair, answered in the order given. The default writes eight at once.
+    /// `put` of each pair, answered in the order given.
     ///
     /// Of two pairs with one key, either may be left.
     fn batched_put(&self, items: &[(CacheKey, MemoryObj)]) -> impl Future<Output = Vec<Result<()>>> + Send {
-        at_once!(items.iter(), |(key, chunk)| self.put(key, chunk.clone()))
+        at_once!(self, items.iter(), |(key, chunk)| self.put(key, chunk.clone()))
     }
 
-    /// `remove` of each key, in the order asked. The default removes eight at once.
+    /// `remove` of each key, in the order asked.
     fn batched_remove(&self, keys: &[CacheKey]) -> impl Future<Output = Vec<Result<bool>>> + Send {
-        at_once!(keys.iter(), |key| self.remove(key))
+        at_once!(self, keys.iter(), |key| self.remove(key))
     }
 }
 

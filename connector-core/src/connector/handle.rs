@@ -25,6 +25,9 @@ use crate::{Error, ErrorKind, Result};
 /// failed, calls after [`close`](Self::close) are refused, `close` waits for the calls in flight, and every call is
 /// [seen](crate::observe) by spans and metrics.
 ///
+/// **Runtime.** Poll every future and stream inside a tokio runtime with time and I/O enabled.
+/// [`blocking`](Self::blocking) needs no runtime.
+///
 /// **Cancellation.** Every future may be dropped at any await; the connector keeps working.
 #[derive(Clone)]
 pub struct Connector(Arc<Inner>);
