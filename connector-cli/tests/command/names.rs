@@ -62,7 +62,7 @@ fn the_error_for_a_wrong_url_gives_the_reason() {
     for (url, why) in [
         ("fs://host:70000/x", "70000"),
         ("/var/cache/kv", "for a directory write `fs:///path`"),
-        ("fs:///var/cache/kv#1", "has a `#`"),
+        ("fs:///var/cache/kv#1", "has a fragment"),
         ("external://localhost:0/kvconn.fs/", "connector_name"),
         ("external://localhost/kvconn.fs/?connector_name=FSConnector", "port"),
         ("external://a:1,b:2/kvconn.fs/?connector_name=FSConnector", "only one host"),
