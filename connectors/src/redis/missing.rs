@@ -1,46 +1,46 @@
-//! A second look at what was not found: whether something else lies there, and what is to be cleared away.
+//! Checks what is left of a missing chunk: a value that is not a string, or one half, which kvconn removes.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use connector_core::{CacheKey, Error, ErrorKind, Result};
+use connector_core::{CacheKey, ErrorKind, Result};
 
-use super::get::Half;
+use super::exchanges::Half;
 use super::layout::{KV_BYTES, METADATA};
-use crate::resp_wire::{Arg, Request, Wire};
+use crate::resp_wire::{Arg, Connection, Exchange, Request, Wire};
 
-/// Removes the first key unless the second is there. In one step: a writer comes before it or after it.
+/// Removes the first key unless the second is there, in one atomic step.
 const REMOVE_ORPHAN: &str =
     "if redis.call('EXISTS', KEYS[2]) == 0 then return redis.call('UNLINK', KEYS[1]) end return 0";
 
-/// Keys of orphans that are remembered at most.
+/// Most orphans that kvconn remembers.
 const REMEMBERED: usize = 4096;
 
-/// A sighting counts for so long beyond the grace.
+/// kvconn forgets an orphan so long after the grace.
 const STALE: Duration = Duration::from_secs(60);
 
-/// A key that gave no chunk, and what there was of it.
+/// A key without a chunk, and the half that is there.
 pub(super) struct Missing<'a> {
     pub(super) key: &'a CacheKey,
     pub(super) half: Option<Half>,
 }
 
-/// Bytes that were seen without a header, and since when. LMCache writes the bytes first, so they may be those of a chunk
-/// that is just being written.
+/// Bytes without a header, and when kvconn saw them first. LMCache writes the bytes first, so LMCache may be about to write
+/// the header.
 pub(super) struct Orphans {
     grace: Duration,
     seen: Mutex<HashMap<CacheKey, Instant>>,
-    /// Whether `seen` has any: then nothing needs to be forgotten.
+    /// Whether `seen` is not empty. Saves the lock.
     any: AtomicBool,
 }
 
-enum Ask<'a> {
-    /// Fails with `WRONGTYPE` if the value is no string. (`MGET` takes such a value for none.)
-    Type(&'a CacheKey, &'static str),
-    /// Removes the value that has the first suffix, if there is none with the second.
-    Remove(&'a CacheKey, &'static str, &'static str),
+enum Check<'a> {
+    /// Fails with `WRONGTYPE` if the value is not a string. (`MGET` gives null for such a value.)
+    Type { key: &'a CacheKey, suffix: &'static str },
+    /// Removes the half with the suffix `there` if the half `gone` is still missing.
+    Remove { key: &'a CacheKey, there: &'static str, gone: &'static str },
 }
 
 impl Orphans {
@@ -48,8 +48,8 @@ impl Orphans {
         Self { grace, seen: Mutex::default(), any: AtomicBool::new(false) }
     }
 
-    /// Whether the key's bytes have been without a header for long enough to be removed.
-    fn may_go(&self, key: &CacheKey, now: Instant) -> bool {
+    /// Whether the key's bytes have been without a header for the grace, so that kvconn may remove them.
+    fn is_due(&self, key: &CacheKey, now: Instant) -> bool {
         if self.grace.is_zero() {
             return true;
         }
@@ -57,13 +57,13 @@ impl Orphans {
         let age = seen.get(key).map(|since| now.duration_since(*since));
         match age {
             Some(age) if age < self.grace => false,
-            // In so long a time the key may have been whole, and be written anew now.
+            // After a longer time the chunk may have been whole in between.
             Some(age) if age < self.grace + STALE => {
                 seen.remove(key);
                 true
             }
             _ => {
-                // Nobody asked for the others again: the server evicts them one day.
+                // No call asked for the others again. The server evicts them in the end.
                 if seen.len() >= REMEMBERED {
                     seen.clear();
                 }
@@ -74,7 +74,7 @@ impl Orphans {
         }
     }
 
-    /// Forgets what was seen of keys that are whole, or gone: the next half of such a key is a new one.
+    /// Forgets keys that are whole or gone. The next half of such a key is a new one.
     pub(super) fn forget<'k>(&self, keys: impl Iterator<Item = &'k CacheKey>) {
         if !self.any.load(Ordering::Relaxed) {
             return;
@@ -86,58 +86,67 @@ impl Orphans {
         self.any.store(!seen.is_empty(), Ordering::Relaxed);
     }
 
-    /// Looks at all of them in one go, and clears away halves whose other half was evicted. Whoever may not do that leaves
-    /// them where they are.
-    ///
-    /// The answers are in the order of `missing`.
+    /// Checks all keys together, and removes halves whose other half was evicted. A user without the right to remove
+    /// leaves them. Answers in the order of `missing`.
     ///
     /// # Errors
-    /// `Corrupt` for a key under which something else than a chunk lies. All others are a miss.
-    pub(super) async fn look(&self, wire: &Wire, missing: &[Missing<'_>]) -> Vec<Result<()>> {
+    /// `Corrupt` for a key with a value that is not a string. Any other failure leaves a miss.
+    pub(super) async fn check(&self, wire: &Wire, missing: &[Missing<'_>]) -> Vec<Result<()>> {
         let now = Instant::now();
         self.forget(missing.iter().filter(|missing| missing.half.is_none()).map(|missing| missing.key));
-        let mut asks: Vec<(usize, Ask<'_>)> = Vec::with_capacity(missing.len() * 2);
+        let (mut checks, mut places) = (Vec::with_capacity(missing.len() * 2), Vec::with_capacity(missing.len() * 2));
         for (at, &Missing { key, half }) in missing.iter().enumerate() {
             if half != Some(Half::Metadata) {
-                asks.push((at, Ask::Type(key, METADATA)));
+                checks.push(Check::Type { key, suffix: METADATA });
             }
             if half != Some(Half::KvBytes) {
-                asks.push((at, Ask::Type(key, KV_BYTES)));
+                checks.push(Check::Type { key, suffix: KV_BYTES });
             }
             match half {
-                Some(Half::Metadata) => asks.push((at, Ask::Remove(key, METADATA, KV_BYTES))),
-                Some(Half::KvBytes) if self.may_go(key, now) => asks.push((at, Ask::Remove(key, KV_BYTES, METADATA))),
+                Some(Half::Metadata) => checks.push(Check::Remove { key, there: METADATA, gone: KV_BYTES }),
+                Some(Half::KvBytes) if self.is_due(key, now) => {
+                    checks.push(Check::Remove { key, there: KV_BYTES, gone: METADATA });
+                }
                 _ => {}
             }
+            places.resize(checks.len(), at);
         }
-        let replies = wire.commands(asks.len(), |i, request| asks[i].1.add(request)).await;
         let mut answers: Vec<Result<()>> = missing.iter().map(|_| Ok(())).collect();
-        for ((at, _), reply) in asks.iter().zip(replies) {
-            // Any other error is no news: the chunk was not there.
-            if let Err(e) = reply
+        for (at, checked) in places.into_iter().zip(wire.exchange_all(checks).await) {
+            // Any other error says nothing new: the chunk was not there.
+            if let Err(e) = checked
                 && e.kind() == ErrorKind::Corrupt
             {
-                answers[*at] = Err(explained(e));
+                answers[at] = Err(e.at("a half of the chunk is not a string"));
             }
         }
         answers
     }
 }
 
-impl<'a> Ask<'a> {
-    fn add(&self, request: &mut Request<'a>) {
-        let name = |key: &'a CacheKey, suffix: &'static str| Arg::Joined(key.as_str().as_bytes(), suffix.as_bytes());
+impl Exchange for Check<'_> {
+    type Answer = ();
+    const SMALL: bool = true;
+
+    fn key(&self) -> Option<&[u8]> {
+        match self {
+            Self::Type { key, .. } | Self::Remove { key, .. } => Some(key.as_str().as_bytes()),
+        }
+    }
+
+    fn request<'a>(&'a self, request: &mut Request<'a>) {
+        let name = |key: &'a CacheKey, suffix: &'a str| Arg::Joined(key.as_str().as_bytes(), suffix.as_bytes());
         match *self {
-            Self::Type(key, suffix) => request.command(&["STRLEN".into(), name(key, suffix)]),
-            Self::Remove(key, there, gone) => {
+            Self::Type { key, suffix } => request.command(&["STRLEN".into(), name(key, suffix)]),
+            Self::Remove { key, there, gone } => {
                 request.command(&["EVAL".into(), REMOVE_ORPHAN.into(), "2".into(), name(key, there), name(key, gone)]);
             }
         }
     }
-}
 
-fn explained(e: Error) -> Error {
-    e.at("a value that is no string lies where a half of the chunk belongs")
+    async fn read(&mut self, connection: &mut Connection) -> Result<Result<()>> {
+        Ok(connection.answer().await?.map(drop))
+    }
 }
 
 #[cfg(test)]
@@ -145,31 +154,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_without_a_header_go_when_they_were_seen_so_for_long_enough() {
+    fn bytes_without_a_header_are_due_after_the_grace() {
         let orphans = Orphans::new(Duration::from_secs(10));
         let key: CacheKey = "m@1@0@ff@half".parse().unwrap();
         let other: CacheKey = "m@1@0@fe@half".parse().unwrap();
         let start = Instant::now();
         let after = |secs| start + Duration::from_secs(secs);
-        assert!(!orphans.may_go(&key, start));
-        assert!(!orphans.may_go(&key, after(9)));
-        assert!(!orphans.may_go(&other, after(9)));
-        assert!(orphans.may_go(&key, after(10)));
-        // It may be written again: the time begins anew.
-        assert!(!orphans.may_go(&key, after(11)));
-        // Nobody looked for long.
-        assert!(!orphans.may_go(&other, after(3600)));
-        assert!(orphans.may_go(&other, after(3611)));
-        // It was whole in between.
+        assert!(!orphans.is_due(&key, start));
+        assert!(!orphans.is_due(&key, after(9)));
+        assert!(!orphans.is_due(&other, after(9)));
+        assert!(orphans.is_due(&key, after(10)));
+        // A new orphan: the grace starts again.
+        assert!(!orphans.is_due(&key, after(11)));
+        // Too long ago.
+        assert!(!orphans.is_due(&other, after(3600)));
+        assert!(orphans.is_due(&other, after(3611)));
+        // The chunk was whole in between.
         orphans.forget([&key].into_iter());
-        assert!(!orphans.may_go(&key, after(22)));
+        assert!(!orphans.is_due(&key, after(22)));
     }
 
     #[test]
-    fn orphans_that_nobody_asks_for_again_are_forgotten() {
+    fn the_number_of_remembered_orphans_is_bounded() {
         let orphans = Orphans::new(Duration::from_secs(10));
         for n in 0..=REMEMBERED {
-            orphans.may_go(&format!("m@1@0@{n:x}@half").parse().unwrap(), Instant::now());
+            orphans.is_due(&format!("m@1@0@{n:x}@half").parse().unwrap(), Instant::now());
         }
         assert_eq!(orphans.seen.lock().unwrap().len(), 1);
     }

@@ -19,12 +19,11 @@
 //! both halves.
 
 mod connector;
-mod get;
+mod exchanges;
 pub mod layout;
 mod listing;
 mod missing;
 mod options;
-mod put;
 
 pub use connector::RedisConnector;
 pub use options::RedisOptions;

@@ -9,12 +9,12 @@ use crate::resp_wire::{Scan, Wire};
 
 /// The keys of chunks whose text starts with `prefix`, each once.
 pub(super) fn keys<'a>(wire: &'a Wire, prefix: &'a str) -> impl Stream<Item = Result<CacheKey>> + Send + 'a {
-    // A scan gives a name more than once now and then.
+    // A scan may give a name more than once.
     let begin = (Scan::new(wire, prefix, ""), HashSet::new());
     let pages = stream::unfold(begin, |(mut scan, mut seen)| async move {
         let page: Vec<Result<CacheKey>> = match scan.page().await? {
             Ok(names) => {
-                // Others may keep things in this database, too.
+                // Other programs may use this database, too.
                 let keys = names.iter().filter_map(|name| CacheKey::parse(str::from_utf8(name).ok()?).ok());
                 keys.filter(|key: &CacheKey| seen.insert(key.clone())).map(Ok).collect()
             }

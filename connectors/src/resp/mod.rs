@@ -17,6 +17,7 @@
 //! those it gave in memory. Other keys are left alone and not listed.
 
 mod connector;
+mod exchanges;
 mod listing;
 mod options;
 

@@ -1,6 +1,6 @@
-//! One connection: sends requests, reads replies, and gives up on a server that stands still.
+//! One connection: sends requests, reads replies and chunks, and times out.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io::{self, IoSliceMut};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,108 +8,95 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use connector_core::{Error, ErrorKind, Result};
-use tokio::runtime::Handle;
+use connector_core::{ChunkLayout, Error, ErrorKind, LocalCpuBackend, MemoryObj, MemoryObjMut, Result};
 use tokio::time::{Instant, Sleep};
 
-use super::errors::{bad_reply, hung_up, server_error};
-use super::reply::{BadReply, Head, Limits, Reply, ReplyReader};
+use super::errors::{bad_reply, hung_up, server_error, unavailable};
+use super::reply::{BadReply, Reply, ReplyReader, ReplyStart};
 use super::request::Request;
 use super::transport::{Address, Ready, Transport};
 
-/// A connection to a server. Whoever gets an error of the outer kind from one of its methods must not use it again; and
-/// a future that is dropped in the middle leaves it in the middle. [`is_at_rest`](Self::is_at_rest) tells.
+/// A connection to a server. After an error of its own, or a future that was dropped before its end, it is of no further
+/// use: [`is_at_rest`](Self::is_at_rest) is then false.
 pub(crate) struct Connection {
     transport: Transport,
     reader: ReplyReader,
     address: Address,
     /// Longest time without a byte.
-    patience: Duration,
-    /// Kept from wait to wait, and set anew only when it went off: most waits end long before.
-    alarm: Pin<Box<Sleep>>,
+    io_timeout: Duration,
+    /// One timer for all waits. A wait resets it only when it fires too early, because most waits end long before.
+    timer: Pin<Box<Sleep>>,
     /// Replies that were asked for and not read.
-    owed: usize,
-    /// Bytes that ever arrived.
-    arrived: u64,
-    /// Grows with everything that passes, for whoever waits for a connection.
-    turns: Arc<AtomicUsize>,
+    unanswered: usize,
+    received: u64,
+    /// Grows with every read and write; the pool's.
+    progress: Arc<AtomicUsize>,
     failed: bool,
 }
 
 impl Connection {
-    /// Connects. `sockets` waits for the socket, the current runtime for the clock.
-    pub(super) async fn connect(
+    /// A connection over `transport`. The current runtime has the timer.
+    pub(super) fn new(
+        transport: Transport,
+        reader: ReplyReader,
         address: &Address,
-        sockets: &Handle,
-        limits: Limits,
-        room: usize,
-        patience: Duration,
-    ) -> Result<Self> {
-        let transport = Transport::connect(address, sockets).await.map_err(|e| {
-            let e = Error::io(e, format_args!("connect to {address}"));
-            // Whatever it was (no such host, no such socket): it is the server that is not there.
-            if e.kind() == ErrorKind::Io { unavailable(e) } else { e }
-        })?;
-        Ok(Self {
+        io_timeout: Duration,
+        progress: &Arc<AtomicUsize>,
+    ) -> Self {
+        Self {
             transport,
-            reader: ReplyReader::new(limits, room),
+            reader,
             address: address.clone(),
-            patience,
-            alarm: Box::pin(tokio::time::sleep(patience)),
-            owed: 0,
-            arrived: 0,
-            turns: Arc::default(),
+            io_timeout,
+            timer: Box::pin(tokio::time::sleep(io_timeout)),
+            unanswered: 0,
+            received: 0,
+            progress: progress.clone(),
             failed: false,
-        })
+        }
     }
 
-    /// The same connection, which counts in `turns` whenever something passes.
-    pub(super) fn counted_in(mut self, turns: &Arc<AtomicUsize>) -> Self {
-        self.turns = turns.clone();
-        self
-    }
-
-    /// Whether every reply was read, and nothing went wrong: the next request may follow.
+    /// Whether every reply was read and nothing failed, so that another call can use it.
     pub(super) fn is_at_rest(&self) -> bool {
-        !self.failed && self.owed == 0 && self.reader.is_at_rest()
+        !self.failed && self.unanswered == 0 && self.reader.is_at_rest()
     }
 
-    /// Whether it can be used after a rest: the server neither hung up nor sent anything.
+    /// Whether it is still good after an idle time: the server neither hung up nor sent anything.
     pub(super) fn is_alive(&self) -> bool {
         self.is_at_rest() && self.transport.is_quiet()
     }
 
-    /// Bytes that ever arrived on it.
-    pub(super) fn arrived(&self) -> u64 {
-        self.arrived
+    /// Bytes received so far.
+    pub(super) fn received(&self) -> u64 {
+        self.received
     }
 
-    /// Bytes that arrived since it was `before`.
-    pub(super) fn arrived_since(&self, before: u64) -> usize {
-        usize::try_from(self.arrived - before).unwrap_or(usize::MAX)
+    /// Bytes received since [`received`](Self::received) was `before`.
+    pub(super) fn received_since(&self, before: u64) -> usize {
+        usize::try_from(self.received - before).unwrap_or(usize::MAX)
     }
 
-    /// What was received and not understood, or not read yet.
+    /// Bytes that were received and not read, or not understood.
     pub(super) fn unread(&self) -> &[u8] {
         self.reader.unread()
     }
 
-    /// Sends all of the request. Replies may be on their way before it returns.
+    /// Sends the whole request. Replies may arrive before it returns.
     ///
     /// # Errors
-    /// `Unavailable`, `Timeout`. If the server said why it hung up, that.
+    /// `Unavailable`, `Timeout`; if the server said why it hung up, that error.
     pub(crate) async fn send(&mut self, request: &Request<'_>) -> Result<()> {
-        self.owed += request.commands();
+        self.unanswered += request.commands();
         let len = request.len();
-        let (mut sent, mut until) = (0, None);
+        let (mut sent, mut deadline) = (0, None);
         while sent < len {
             match request.with_slices(sent, |slices| self.transport.try_write(slices)) {
                 Ok(n) => {
                     sent += n;
-                    until = None;
-                    self.turns.fetch_add(1, Ordering::Relaxed);
+                    deadline = None;
+                    self.progress.fetch_add(1, Ordering::Relaxed);
                 }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait(Ready::Write, &mut until).await?,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait(Ready::Write, &mut deadline).await?,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(self.write_failed(e)),
             }
@@ -122,45 +109,42 @@ impl Connection {
     /// # Errors
     /// `Corrupt`, `Unavailable`, `Timeout`.
     pub(crate) async fn reply(&mut self) -> Result<Reply> {
-        let reply = self.element().await?;
-        self.owed = self.owed.saturating_sub(1);
+        let reply = self.parse(ReplyReader::reply).await?;
+        self.unanswered = self.unanswered.saturating_sub(1);
         Ok(reply)
     }
 
-    /// As [`reply`](Self::reply), for an element of an array whose [`Head`] was read.
-    pub(crate) async fn element(&mut self) -> Result<Reply> {
-        loop {
-            match self.reader.reply() {
-                Ok(Some(reply)) => return Ok(reply),
-                Ok(None) => self.fill(&mut []).await.map(drop)?,
-                Err(e) => return Err(self.not_understood(&e)),
-            }
-        }
-    }
-
-    /// The beginning of the next reply. [`Head::Bulk`] must be followed by [`payload`](Self::payload) or
-    /// [`skip`](Self::skip), [`Head::Array`] by its elements.
+    /// As [`reply`](Self::reply), but a server's error is the inner error.
     ///
     /// # Errors
     /// As [`reply`](Self::reply).
-    pub(crate) async fn head(&mut self) -> Result<Head> {
-        let head = self.element_head().await?;
-        self.owed = self.owed.saturating_sub(1);
-        Ok(head)
+    pub(crate) async fn answer(&mut self) -> Result<Result<Reply>> {
+        Ok(match self.reply().await? {
+            Reply::Error(text) => Err(server_error(&text)),
+            reply => Ok(reply),
+        })
     }
 
-    /// As [`head`](Self::head), for an element of an array.
-    pub(crate) async fn element_head(&mut self) -> Result<Head> {
-        loop {
-            match self.reader.head() {
-                Ok(Some(head)) => return Ok(head),
-                Ok(None) => self.fill(&mut []).await.map(drop)?,
-                Err(e) => return Err(self.not_understood(&e)),
-            }
-        }
+    /// The start of the next reply. Read the payload after [`ReplyStart::Bulk`], and each element after
+    /// [`ReplyStart::Array`] by [`element_start`](Self::element_start).
+    ///
+    /// # Errors
+    /// As [`reply`](Self::reply).
+    pub(crate) async fn reply_start(&mut self) -> Result<ReplyStart> {
+        let start = self.element_start().await?;
+        self.unanswered = self.unanswered.saturating_sub(1);
+        Ok(start)
     }
 
-    /// Reads the payload that was announced by [`Head::Bulk`] to where it belongs. `to` has exactly its length.
+    /// The start of an array's next element.
+    ///
+    /// # Errors
+    /// As [`reply`](Self::reply).
+    pub(crate) async fn element_start(&mut self) -> Result<ReplyStart> {
+        self.parse(ReplyReader::start).await
+    }
+
+    /// Reads the payload that [`ReplyStart::Bulk`] announced. `to` has exactly its length.
     ///
     /// # Errors
     /// As [`reply`](Self::reply).
@@ -171,41 +155,76 @@ impl Connection {
             self.reader.payload_arrived(n);
             done += n;
         }
-        self.end_of_payload().await
+        self.parse(ReplyReader::end_payload).await
     }
 
-    /// Reads the announced payload, and drops it.
+    /// Reads the announced payload and drops it.
     ///
     /// # Errors
     /// As [`reply`](Self::reply).
-    pub(crate) async fn skip(&mut self) -> Result<()> {
+    pub(crate) async fn skip_payload(&mut self) -> Result<()> {
         while self.reader.drop_payload() > 0 {
             self.fill(&mut []).await?;
         }
-        self.end_of_payload().await
+        self.parse(ReplyReader::end_payload).await
     }
 
-    /// Counts as an answer that was read: for an array whose elements were.
-    async fn end_of_payload(&mut self) -> Result<()> {
+    /// Reads the announced payload of `len` bytes as a chunk. If the layout or the memory is an error, drops the payload.
+    ///
+    /// # Errors
+    /// As [`reply`](Self::reply). The inner error is that of the layout or the memory; `Corrupt` for a layout of another length.
+    pub(crate) async fn chunk<D: Destination>(
+        &mut self,
+        len: usize,
+        layout: Result<ChunkLayout>,
+        to: &mut D,
+    ) -> Result<Result<D::Chunk>> {
+        match layout {
+            Ok(layout) if layout.len == len => to.read(self, layout).await,
+            // Another length would leave a part of the value on the wire.
+            Ok(layout) => {
+                let why = format!("a value of {len} bytes where the chunk has {}", layout.len);
+                self.refuse(Error::new(ErrorKind::Corrupt, why)).await
+            }
+            Err(e) => self.refuse(e).await,
+        }
+    }
+
+    /// Drops the announced payload because of `e`, which becomes the inner error.
+    ///
+    /// # Errors
+    /// As [`reply`](Self::reply).
+    pub(crate) async fn refuse<T>(&mut self, e: Error) -> Result<Result<T>> {
+        self.skip_payload().await.map(|()| Err(e))
+    }
+
+    /// Fills the buffer until `parse` has what it needs.
+    async fn parse<T>(
+        &mut self,
+        parse: impl Fn(&mut ReplyReader) -> std::result::Result<Option<T>, BadReply>,
+    ) -> Result<T> {
         loop {
-            match self.reader.end_payload() {
-                Ok(true) => return Ok(()),
-                Ok(false) => self.fill(&mut []).await.map(drop)?,
-                Err(e) => return Err(self.not_understood(&e)),
+            match parse(&mut self.reader) {
+                Ok(Some(parsed)) => return Ok(parsed),
+                Ok(None) => self.fill(&mut []).await.map(drop)?,
+                Err(why) => {
+                    self.failed = true;
+                    return Err(bad_reply(&self.address, &why));
+                }
             }
         }
     }
 
-    /// Waits for bytes. The first go to `to`, and those behind to the reader; says how many `to` got.
+    /// Waits for bytes. The first go to `to`, the rest to the reader's buffer. Says how many went to `to`.
     async fn fill(&mut self, to: &mut [u8]) -> Result<usize> {
-        let mut until = None;
+        let mut deadline = None;
         loop {
-            let room = self.reader.room();
+            let buffer = self.reader.spare();
             let wanted = to.len();
             let tried = if to.is_empty() {
-                self.transport.try_read(&mut [IoSliceMut::new(room)])
+                self.transport.try_read(&mut [IoSliceMut::new(buffer)])
             } else {
-                self.transport.try_read(&mut [IoSliceMut::new(to), IoSliceMut::new(room)])
+                self.transport.try_read(&mut [IoSliceMut::new(to), IoSliceMut::new(buffer)])
             };
             match tried {
                 Ok(0) => {
@@ -213,13 +232,13 @@ impl Connection {
                     return Err(hung_up(&self.address));
                 }
                 Ok(n) => {
-                    self.arrived += n as u64;
-                    self.turns.fetch_add(1, Ordering::Relaxed);
-                    self.reader.arrived(n.saturating_sub(wanted));
+                    self.received += n as u64;
+                    self.progress.fetch_add(1, Ordering::Relaxed);
+                    self.reader.filled(n.saturating_sub(wanted));
                     return Ok(n.min(wanted));
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    self.wait(Ready::Read { at_least: wanted.max(1) }, &mut until).await?;
+                    self.wait(Ready::Read { at_least: wanted.max(1) }, &mut deadline).await?;
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(self.io_failed(e, "read from")),
@@ -227,23 +246,22 @@ impl Connection {
         }
     }
 
-    /// Waits until the socket may get on, but not for ever: `until` a time that begins with the first wait, and not anew after a
-    /// try in vain.
-    async fn wait(&mut self, mut ready: Ready, until: &mut Option<Instant>) -> Result<()> {
-        let until = until.get_or_insert_with(|| Instant::now() + self.patience);
+    /// Waits until the transport is ready. The first wait sets the deadline, and a try without progress keeps it.
+    async fn wait(&mut self, mut ready: Ready, deadline: &mut Option<Instant>) -> Result<()> {
+        let deadline = deadline.get_or_insert_with(|| Instant::now() + self.io_timeout);
         loop {
-            match poll_fn(|cx| self.poll_wait(ready, *until, cx)).await {
+            match poll_fn(|cx| self.poll_wait(ready, *deadline, cx)).await {
                 Ok(true) => return Ok(()),
                 // Bytes are there, but fewer than it waited for.
                 Ok(false) if matches!(ready, Ready::Read { at_least: 2.. }) && !self.transport.is_quiet() => {
                     ready = Ready::Read { at_least: 1 };
-                    *until = Instant::now() + self.patience;
+                    *deadline = Instant::now() + self.io_timeout;
                 }
                 Ok(false) => {
                     self.failed = true;
-                    let (address, ms) = (&self.address, self.patience.as_millis());
-                    let what = if ready == Ready::Write { "took no byte" } else { "sent no byte" };
-                    return Err(Error::new(ErrorKind::Timeout, format!("the server at {address} {what} for {ms} ms"))
+                    let (address, ms) = (&self.address, self.io_timeout.as_millis());
+                    let did = if ready == Ready::Write { "took no byte" } else { "sent no byte" };
+                    return Err(Error::new(ErrorKind::Timeout, format!("the server at {address} {did} for {ms} ms"))
                         .temporary(true)
                         .with_hint("is it overloaded or stopped? `io_timeout_ms` says how long to wait"));
                 }
@@ -252,48 +270,87 @@ impl Connection {
         }
     }
 
-    /// Ready with `false` when time is up.
-    fn poll_wait(&mut self, ready: Ready, until: Instant, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+    /// Ready with `false` at the deadline.
+    fn poll_wait(&mut self, ready: Ready, deadline: Instant, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         if let Poll::Ready(answer) = self.transport.poll_ready(ready, cx) {
             return Poll::Ready(answer.map(|()| true));
         }
-        while self.alarm.as_mut().poll(cx).is_ready() {
-            if Instant::now() >= until {
+        while self.timer.as_mut().poll(cx).is_ready() {
+            if Instant::now() >= deadline {
                 return Poll::Ready(Ok(false));
             }
-            self.alarm.as_mut().reset(until);
+            self.timer.as_mut().reset(deadline);
         }
         Poll::Pending
     }
 
-    fn not_understood(&mut self, why: &BadReply) -> Error {
-        self.failed = true;
-        bad_reply(&self.address, why)
-    }
-
     fn io_failed(&mut self, e: io::Error, what: &str) -> Error {
         self.failed = true;
-        let gone = tokio::runtime::is_rt_shutdown_err(&e);
+        let runtime_ended = tokio::runtime::is_rt_shutdown_err(&e);
         let e = Error::io(e, format_args!("{what} the server at {}", self.address));
-        if gone { unavailable(e) } else { e }
+        if runtime_ended { unavailable(e) } else { e }
     }
 
-    /// A server that refuses a connection or a request says why and hangs up, maybe before it has read all of it.
+    /// A server that refuses a connection or a request says why and hangs up, maybe before it has read everything.
     fn write_failed(&mut self, e: io::Error) -> Error {
-        let room = self.reader.room();
-        if let Ok(n) = self.transport.try_read(&mut [IoSliceMut::new(room)]) {
-            self.reader.arrived(n);
-            if let Ok(Some(Reply::Error(said))) = self.reader.reply() {
+        let buffer = self.reader.spare();
+        if let Ok(n) = self.transport.try_read(&mut [IoSliceMut::new(buffer)]) {
+            self.reader.filled(n);
+            if let Ok(Some(Reply::Error(text))) = self.reader.reply() {
                 self.failed = true;
-                return server_error(&said);
+                return server_error(&text);
             }
         }
         self.io_failed(e, "write to")
     }
 }
 
-/// The same error, as that of a server that is not there.
-fn unavailable(e: Error) -> Error {
-    let message = e.message().to_owned();
-    Error::new(ErrorKind::Unavailable, message).temporary(true).with_source(e)
+/// Where the bytes of a chunk go.
+pub(crate) trait Destination: Send {
+    /// What the caller gets.
+    type Chunk: Send;
+
+    /// Bytes that there is memory for already; 0 if it is allocated for the answer.
+    fn capacity(&self) -> usize {
+        0
+    }
+
+    /// Reads the announced payload, which has the layout's length.
+    ///
+    /// # Errors
+    /// The outer error is the connection's, the inner one that of the memory.
+    fn read(
+        &mut self,
+        connection: &mut Connection,
+        layout: ChunkLayout,
+    ) -> impl Future<Output = Result<Result<Self::Chunk>>> + Send;
+}
+
+/// Fresh memory.
+impl Destination for &LocalCpuBackend {
+    type Chunk = MemoryObj;
+
+    async fn read(&mut self, connection: &mut Connection, layout: ChunkLayout) -> Result<Result<MemoryObj>> {
+        match self.allocate(&layout).await {
+            Ok(mut memory) => connection.payload(&mut memory).await.map(|()| Ok(memory.freeze())),
+            Err(e) => connection.refuse(e).await,
+        }
+    }
+}
+
+/// The caller's memory, and the number of bytes in it. `SizeMismatch` if they do not fit.
+impl Destination for &mut MemoryObjMut {
+    type Chunk = usize;
+
+    fn capacity(&self) -> usize {
+        self.len()
+    }
+
+    async fn read(&mut self, connection: &mut Connection, layout: ChunkLayout) -> Result<Result<usize>> {
+        let len = layout.len;
+        match self.set_layout(layout) {
+            Ok(()) => connection.payload(self).await.map(|()| Ok(len)),
+            Err(e) => connection.refuse(e).await,
+        }
+    }
 }

@@ -1,59 +1,86 @@
-//! What a server's errors mean, and what to do about them.
+//! The meaning of a server's errors, and a hint for each.
 
-use connector_core::{Error, ErrorKind};
+use connector_core::{Error, ErrorKind, Result};
 
 use super::reply::{BadReply, Reply};
 use super::transport::Address;
 
 /// The error that a server answered with: its code and text.
 #[cold]
-pub(crate) fn server_error(said: &[u8]) -> Error {
-    let shown = shorten(said);
-    let code = said.split(|b| *b == b' ').next().unwrap_or_default();
+pub(crate) fn server_error(text: &[u8]) -> Error {
+    let shown = shorten(text);
+    let code = text.split(|b| *b == b' ').next().unwrap_or_default();
     let new = |kind| Error::new(kind, format!("the server answers `{shown}`"));
     let later = |hint: &'static str| new(ErrorKind::Unavailable).temporary(true).with_hint(hint);
+    let denied = |hint: &'static str| new(ErrorKind::Denied).with_hint(hint);
     match code {
         b"OOM" => new(ErrorKind::StoreFull)
             .temporary(true)
             .with_hint("raise the server's `maxmemory`, or set its `maxmemory-policy` to `allkeys-lru`"),
-        b"LOADING" => later("it reads its data from disk: wait until it has"),
-        b"BUSY" => later("a script keeps it busy"),
-        b"TRYAGAIN" | b"CLUSTERDOWN" => later("its cluster is being changed"),
-        b"MASTERDOWN" => later("it is a replica that lost its master"),
-        b"READONLY" => new(ErrorKind::ReadOnly).with_hint("this is a replica: name the master in the URL"),
+        b"LOADING" => later("the server reads its data from disk; wait until it is done"),
+        b"BUSY" => later("a script keeps the server busy"),
+        b"TRYAGAIN" | b"CLUSTERDOWN" => later("the server's cluster is changing"),
+        b"MASTERDOWN" => later("this replica lost its master"),
+        b"NOREPLICAS" => later("the server has too few replicas"),
+        b"READONLY" => new(ErrorKind::ReadOnly).with_hint("this is a replica; name the master in the URL"),
         b"MISCONF" => {
-            new(ErrorKind::ReadOnly).with_hint("it cannot save its data to disk, and takes no writes until it can")
+            new(ErrorKind::ReadOnly).with_hint("the server cannot save to disk, and takes no writes until it can")
         }
-        b"NOREPLICAS" => later("too few of its replicas are there"),
-        b"NOAUTH" => new(ErrorKind::Denied).with_hint("put the password into the URL: `//user:password@host`"),
-        b"WRONGPASS" => new(ErrorKind::Denied).with_hint("check user and password in the URL: `//user:password@host`"),
-        b"NOPERM" => new(ErrorKind::Denied).with_hint("grant it to the URL's user by `ACL SETUSER` on the server"),
-        b"DENIED" => new(ErrorKind::Denied).with_hint("set a password on the server, or turn off its `protected-mode`"),
-        b"WRONGTYPE" => new(ErrorKind::Corrupt).with_hint("something else than a chunk is stored under this key"),
+        b"NOAUTH" => denied("put the password into the URL: `//user:password@host`"),
+        b"WRONGPASS" => denied(CHECK_PASSWORD),
+        b"NOPERM" => denied("grant it to the URL's user by `ACL SETUSER` on the server"),
+        b"DENIED" => denied("set a password on the server, or turn off its `protected-mode`"),
+        b"WRONGTYPE" => new(ErrorKind::Corrupt).with_hint("the value under this key is not a chunk"),
         b"MOVED" | b"ASK" => {
             new(ErrorKind::Unsupported).with_hint("this server is part of a cluster, which this URL does not serve")
         }
-        b"ERR" if contains(said, b"max number of clients") => {
+        b"ERR" if contains(text, b"max number of clients") => {
             later("raise the server's `maxclients`, or lower `connections`")
         }
-        b"ERR" if contains(said, b"invalid password") || contains(said, b"without any password") => {
-            new(ErrorKind::Denied).with_hint("check user and password in the URL: `//user:password@host`")
+        b"ERR" if contains(text, b"invalid password") || contains(text, b"without any password") => {
+            denied(CHECK_PASSWORD)
         }
-        b"ERR" if contains(said, b"invalid bulk length") || contains(said, b"exceeds maximum allowed size") => {
+        b"ERR" if contains(text, b"invalid bulk length") || contains(text, b"exceeds maximum allowed size") => {
             new(ErrorKind::TooLarge).with_hint("the chunk is larger than the server's `proto-max-bulk-len`")
         }
         _ => new(ErrorKind::Other),
     }
 }
 
-/// The error of a reply that does not belong there.
+/// The hint for a wrong password.
+pub(super) const CHECK_PASSWORD: &str = "check user and password in the URL: `//user:password@host`";
+
+/// `Ok` if the reply is this word.
+///
+/// # Errors
+/// The server's error; `Corrupt` for any other reply, which does not confirm that the server did it.
+pub(crate) fn expect_word(reply: Reply, word: &str) -> Result<()> {
+    match reply {
+        Reply::Simple(text) if text == word.as_bytes() => Ok(()),
+        Reply::Error(text) => Err(server_error(&text)),
+        other => Err(unexpected(&other, &format!("`{word}`"))),
+    }
+}
+
+/// The number in the reply.
+///
+/// # Errors
+/// `Corrupt` for any other reply.
+pub(crate) fn expect_int(reply: Reply) -> Result<i64> {
+    match reply {
+        Reply::Int(n) => Ok(n),
+        other => Err(unexpected(&other, "a number")),
+    }
+}
+
+/// The error of a reply of the wrong kind.
 #[cold]
-pub(crate) fn unexpected(reply: &Reply, wanted: &str) -> Error {
+pub(crate) fn unexpected(reply: &impl std::fmt::Debug, wanted: &str) -> Error {
     let shown = shorten(format!("{reply:?}").as_bytes());
     Error::new(ErrorKind::Corrupt, format!("the server answers {shown} where {wanted} belongs"))
 }
 
-/// The error of bytes that are no reply.
+/// The error of bytes that are not a reply.
 #[cold]
 pub(super) fn bad_reply(address: &Address, why: &BadReply) -> Error {
     Error::new(ErrorKind::Corrupt, format!("the server at {address} sent {why}"))
@@ -65,13 +92,20 @@ pub(super) fn hung_up(address: &Address) -> Error {
     Error::new(ErrorKind::Unavailable, format!("the server at {address} closed the connection")).temporary(true)
 }
 
-/// What somebody else said, fit to be shown in one line.
-pub(super) fn shorten(said: &[u8]) -> String {
+/// `e`, as the error of a server that is not there.
+#[cold]
+pub(super) fn unavailable(e: Error) -> Error {
+    let message = e.message().to_owned();
+    Error::new(ErrorKind::Unavailable, message).temporary(true).with_source(e)
+}
+
+/// Text from outside, fit for one line.
+pub(super) fn shorten(text: &[u8]) -> String {
     const SHOWN: usize = 200;
-    let text = String::from_utf8_lossy(&said[..said.len().min(SHOWN)]);
+    let start = String::from_utf8_lossy(&text[..text.len().min(SHOWN)]);
     let mut shown: String =
-        text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect();
-    if said.len() > SHOWN {
+        start.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect();
+    if text.len() > SHOWN {
         shown.push_str("..");
     }
     shown
@@ -86,8 +120,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn replies_of_a_server_have_the_kind_that_fits() {
-        for (said, kind, temporary) in [
+    fn a_servers_error_has_the_kind_that_fits() {
+        for (text, kind, temporary) in [
             ("OOM command not allowed when used memory > 'maxmemory'.", ErrorKind::StoreFull, true),
             ("READONLY You can't write against a read only replica.", ErrorKind::ReadOnly, false),
             ("MISCONF Redis is configured to save RDB snapshots", ErrorKind::ReadOnly, false),
@@ -97,8 +131,8 @@ mod tests {
             ("LOADING Redis is loading the dataset in memory", ErrorKind::Unavailable, true),
             ("ERR unknown command", ErrorKind::Other, false),
         ] {
-            let e = server_error(said.as_bytes());
-            assert_eq!((e.kind(), e.is_temporary()), (kind, temporary), "{said}");
+            let e = server_error(text.as_bytes());
+            assert_eq!((e.kind(), e.is_temporary()), (kind, temporary), "{text}");
         }
     }
 }

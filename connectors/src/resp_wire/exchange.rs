@@ -1,28 +1,38 @@
-//! Requests for chunks and their answers: one, or many over all connections.
+//! What a store asks of its servers: one [`Exchange`], or many at once.
 
 use std::collections::VecDeque;
 use std::future::Future;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::vec::IntoIter;
 
 use connector_core::{Error, ErrorKind, Result};
 use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::runtime::Handle;
 
 use super::connection::Connection;
-use super::errors::{server_error, unexpected};
-use super::pool::{Lease, Wire};
-use super::reply::Reply;
-use super::request::{Arg, Request};
+use super::errors::expect_word;
+use super::options::WireOptions;
+use super::request::Request;
+use super::topology::{Lease, Server, Topology};
 
-/// One thing to ask of the server, and how its answer is read. It may be asked again on another connection if the first
-/// turned out to be dead before any answer.
+/// One thing to ask of a server, and how to read the answer.
 pub(crate) trait Exchange: Send {
-    /// What comes of it.
+    /// The answer.
     type Answer: Send;
+
+    /// Whether it moves no chunk. Such exchanges have connections of their own, so that they never wait behind a chunk.
+    const SMALL: bool = false;
+
+    /// Whether the wire may ask again if the connection was dead before the call. `false` where a second answer may differ.
+    const REPEATABLE: bool = true;
+
+    /// The key that it is about, which decides the server. `None` if any server can answer.
+    fn key(&self) -> Option<&[u8]>;
 
     /// Adds the commands: one or more.
     fn request<'a>(&'a self, request: &mut Request<'a>);
 
-    /// Bytes of the chunk, if that is known before: how much will be on its way.
+    /// Bytes of the chunk; 0 if only the answer says it.
     fn expected_len(&self) -> usize {
         0
     }
@@ -30,244 +40,279 @@ pub(crate) trait Exchange: Send {
     /// Reads the reply to each of the commands.
     ///
     /// # Errors
-    /// The outer error is the connection's, which is closed. The inner one is this exchange's alone: all its replies were
-    /// read.
+    /// The outer error is the connection's, which the wire then closes. The inner one is this exchange's alone: all its
+    /// replies were read.
     fn read(&mut self, connection: &mut Connection) -> impl Future<Output = Result<Result<Self::Answer>>> + Send;
 }
 
-/// So many bytes are asked for ahead on one connection, about. Little: a server keeps what is not read yet in its memory,
-/// where it leaves the processor's cache, and the other connections keep it busy meanwhile. (Measured: 1 MiB ahead is
-/// slower by a third than nothing ahead, for chunks of 64 KiB and more.)
+/// Bytes that one connection asks for ahead, about. A server keeps unread answers in its memory, where they leave the
+/// processor's cache, and the other connections keep it busy meanwhile. (Measured with chunks of 64 KiB and more: 1 MiB
+/// ahead is slower by a third than nothing ahead.)
 const AHEAD: usize = 64 << 10;
-/// Requests that are sent ahead on one connection at most.
-const WINDOW: usize = 64;
-/// Small commands that are sent in one go.
-const COMMANDS: usize = 512;
+/// Chunks on the way on one connection at most.
+const CHUNKS_AHEAD: usize = 64;
+/// Exchanges without a chunk that are on the way on one connection at most.
+const SMALL_AHEAD: usize = 512;
 
-type Queue<E> = Mutex<std::iter::Enumerate<std::vec::IntoIter<E>>>;
-type Answers<E> = Mutex<Vec<Option<Result<<E as Exchange>::Answer>>>>;
+/// The servers of one store. A call does its I/O itself, on a connection of its own. A call that is dropped closes its
+/// connection; only the call itself ever touched its memory.
+pub(crate) struct Wire {
+    options: Arc<WireOptions>,
+    topology: Topology,
+}
+
+/// Exchanges with their places in the answers.
+type Items<E> = VecDeque<(usize, E)>;
+
+/// What is left to ask of one server.
+struct Batch<'a, E: Exchange> {
+    server: &'a Server,
+    queue: Mutex<IntoIter<(usize, E)>>,
+    /// Connections that work on it.
+    width: usize,
+    answers: &'a Answers<E::Answer>,
+}
+
+struct Answers<A>(Mutex<Vec<Option<Result<A>>>>);
 
 impl Wire {
-    /// Asks one thing, on a connection for chunks.
+    /// Connects once, to see that the server answers. `handle` is the runtime that the store is opened on.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Timeout`, `Denied`; `Unavailable` and not temporary for something else than a RESP server.
+    pub(crate) async fn open(options: WireOptions, handle: &Handle) -> Result<Self> {
+        let options = Arc::new(options);
+        let topology = Topology::Single(Server::new(options.clone(), handle)?);
+        let server = topology.server(None);
+        server.lease(&server.small).await?.give_back();
+        Ok(Self { options, topology })
+    }
+
+    /// The options that it was opened with.
+    pub(crate) fn options(&self) -> &WireOptions {
+        &self.options
+    }
+
+    /// Refuses a chunk of a length that `get` could not give back.
+    ///
+    /// # Errors
+    /// `InvalidInput` for an empty chunk, `TooLarge`.
+    pub(crate) fn check_len(&self, len: usize) -> Result<()> {
+        let limit = self.options.limits.payload;
+        match len {
+            0 => Err(Error::new(ErrorKind::InvalidInput, "an empty chunk would look like a missing one")),
+            len if len > limit => {
+                let why = format!("a chunk of {len} bytes is over the limit of {limit}");
+                Err(Error::new(ErrorKind::TooLarge, why)
+                    .with_hint("`max_value_bytes` is the limit; redis allows 512 MiB"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Closes idle connections now, and each one in use when its call ends. Later calls fail with `Closed`.
+    pub(crate) fn close(&self) {
+        self.topology.servers().for_each(Server::close);
+    }
+
+    /// Asks one thing.
     ///
     /// # Errors
     /// The exchange's own, and `Unavailable`, `Timeout`, `Corrupt` if the connection fails.
-    pub(crate) async fn exchange<E: Exchange>(&self, mut one: E) -> Result<E::Answer> {
-        let _share = self.share(one.expected_len()).await?;
-        let mut lease = self.lease(&self.bulk).await?;
+    pub(crate) async fn exchange<E: Exchange>(&self, mut item: E) -> Result<E::Answer> {
+        let server = self.topology.server(item.key());
+        let _share = if E::SMALL { None } else { server.share(item.expected_len()).await? };
+        let mut lease = server.lease(server.pool(E::SMALL)).await?;
         loop {
-            let before = lease.connection.arrived();
-            match ask(&mut lease.connection, &mut one).await {
+            let before = lease.connection.received();
+            match ask(&mut lease.connection, &mut item).await {
                 Ok((sent, answer)) => {
-                    self.moved(sent.max(lease.connection.arrived_since(before)));
-                    lease.done();
+                    server.remember_len(sent.max(lease.connection.received_since(before)));
+                    lease.give_back();
                     return answer;
                 }
-                Err(e) if lease.was_dead(&e) => lease = self.renew(lease).await?,
+                Err(e) if E::REPEATABLE && lease.was_stale(&e) => lease = lease.renew().await?,
                 Err(e) => {
-                    self.failed(&self.bulk, &e);
+                    lease.failed(&e);
                     return Err(e);
                 }
             }
         }
     }
 
-    /// Asks several things, over all connections for chunks and several ahead on each. Answers in the order asked.
+    /// Asks several things, with several requests ahead on each connection; chunks go over several connections. Answers in
+    /// the order asked.
     pub(crate) async fn exchange_all<E: Exchange>(&self, items: Vec<E>) -> Vec<Result<E::Answer>> {
-        let lanes = self.lanes(items.len(), items.first().map_or(0, Exchange::expected_len));
-        let answers: Answers<E> = Mutex::new(items.iter().map(|_| None).collect());
-        let queue: Queue<E> = Mutex::new(items.into_iter().enumerate());
-        // Not `join_all`: it looks at all of a few when one is woken.
-        let mut working: FuturesUnordered<_> = (0..lanes).map(|_| self.work(&queue, &answers, lanes)).collect();
+        let answers = Answers(Mutex::new(items.iter().map(|_| None).collect()));
+        let batches: Vec<Batch<'_, E>> = self.topology.batches(items).map(|b| Batch::new(b.0, b.1, &answers)).collect();
+        // Not `join_all`, which polls all of a few futures when one is woken.
+        let mut working: FuturesUnordered<_> =
+            batches.iter().flat_map(|batch| (0..batch.width).map(|_| batch.work())).collect();
         let mut failure = None;
         while let Some(ended) = working.next().await {
             failure = failure.or(ended.err());
         }
         drop(working);
-        // Only what no connection could be had for is left.
+        drop(batches);
+        // An item without an answer found no connection.
         let left = || failure.as_ref().map_or_else(Error::closed, Error::clone);
-        let answers = answers.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let answers = answers.0.into_inner().unwrap_or_else(PoisonError::into_inner);
         answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(left()))).collect()
     }
 
+    /// As [`exchange_all`](Self::exchange_all), without the items that are errors already.
+    pub(crate) async fn exchange_valid<E: Exchange<Answer = ()>>(
+        &self,
+        items: impl Iterator<Item = Result<E>>,
+    ) -> Vec<Result<()>> {
+        let mut valid = Vec::new();
+        let mut answers: Vec<Result<()>> = items.map(|item| item.map(|item| valid.push(item))).collect();
+        let asked = self.exchange_all(valid).await;
+        answers.iter_mut().filter(|answer| answer.is_ok()).zip(asked).for_each(|(answer, asked)| *answer = asked);
+        answers
+    }
+
+    /// Asks whether a server is there.
+    ///
+    /// # Errors
+    /// As [`exchange`](Self::exchange).
+    pub(crate) async fn ping(&self) -> Result<()> {
+        self.exchange(Ping).await
+    }
+}
+
+struct Ping;
+
+impl Exchange for Ping {
+    type Answer = ();
+    const SMALL: bool = true;
+
+    fn key(&self) -> Option<&[u8]> {
+        None
+    }
+
+    fn request<'a>(&'a self, request: &mut Request<'a>) {
+        request.command(&["PING".into()]);
+    }
+
+    async fn read(&mut self, connection: &mut Connection) -> Result<Result<()>> {
+        Ok(expect_word(connection.reply().await?, "PONG"))
+    }
+}
+
+impl<'a, E: Exchange> Batch<'a, E> {
+    fn new(server: &'a Server, items: Vec<(usize, E)>, answers: &'a Answers<E::Answer>) -> Self {
+        let expected = items.first().map_or(0, |(_, item)| item.expected_len());
+        let width = if E::SMALL { items.len().min(1) } else { server.width(items.len(), expected) };
+        Self { server, queue: Mutex::new(items.into_iter()), width, answers }
+    }
+
+    async fn lease(&self) -> Result<Lease<'a>> {
+        self.server.lease(self.server.pool(E::SMALL)).await
+    }
+
     /// Does a part of the queue on one connection.
-    async fn work<E: Exchange>(&self, queue: &Queue<E>, answers: &Answers<E>, lanes: usize) -> Result<()> {
-        let mut lease = self.lease(&self.bulk).await?;
-        let mut sent: VecDeque<(usize, E)> = VecDeque::new();
-        let (mut window, mut each_sent) = (1, 0);
+    async fn work(&self) -> Result<()> {
+        let mut lease = self.lease().await?;
+        // On their way, in order.
+        let mut sent: Items<E> = VecDeque::new();
+        // How many may be on their way, and the bytes of a request (0 until this lease sent one).
+        let (mut window, mut request_len) = (if E::SMALL { SMALL_AHEAD } else { 1 }, 0);
         loop {
-            if self.bulk.is_wanted() && each_sent > 0 {
-                // Other calls go on between two chunks of this batch.
+            if lease.is_wanted() && request_len > 0 {
+                // Other calls get the connection once the answers that are on their way were read.
                 if sent.is_empty() {
-                    lease.done();
-                    lease = self.lease(&self.bulk).await?;
-                    each_sent = 0;
+                    lease.give_back();
+                    lease = self.lease().await?;
+                    request_len = 0;
                     continue;
                 }
             } else if sent.len() <= window / 2 {
-                let known = sent.len();
-                take(queue, window - known, lanes, &mut sent);
+                let before = sent.len();
+                self.take(window - before, &mut sent);
                 if sent.is_empty() {
-                    lease.done();
+                    lease.give_back();
                     return Ok(());
                 }
-                match send(&mut lease.connection, sent.iter().skip(known)).await {
+                match send(&mut lease.connection, sent.iter().skip(before)).await {
                     Ok(0) => {}
-                    Ok(bytes) => each_sent = bytes / (sent.len() - known),
+                    Ok(bytes) => request_len = bytes / (sent.len() - before),
                     Err(e) => {
-                        lease = self.after_failure(lease, e, &mut sent, answers).await?;
+                        lease = self.after_failure(lease, e, &mut sent).await?;
                         continue;
                     }
                 }
             }
             let Some((at, item)) = sent.front_mut() else { continue };
-            let before = lease.connection.arrived();
+            let before = lease.connection.received();
             match item.read(&mut lease.connection).await {
                 Ok(answer) => {
-                    put(answers, *at, answer);
+                    self.answers.put(*at, answer);
                     sent.pop_front();
-                    let each = each_sent.max(lease.connection.arrived_since(before));
-                    self.moved(each);
-                    // A chunk that is sent ahead waits in the sockets, where the server finds it as soon as it has answered.
-                    let at_least = if each_sent == each { 2 } else { 1 };
-                    window = (AHEAD / each.max(1)).clamp(at_least, WINDOW);
+                    if !E::SMALL {
+                        let reply_len = lease.connection.received_since(before);
+                        let len = request_len.max(reply_len);
+                        self.server.remember_len(len);
+                        // A chunk that is sent ahead waits in the sockets, where the server finds it as soon as it has answered.
+                        let at_least = if request_len >= reply_len { 2 } else { 1 };
+                        window = (AHEAD / len.max(1)).clamp(at_least, CHUNKS_AHEAD);
+                    }
                 }
-                Err(e) => lease = self.after_failure(lease, e, &mut sent, answers).await?,
+                Err(e) => lease = self.after_failure(lease, e, &mut sent).await?,
             }
         }
     }
 
-    /// Answers what cannot be answered any more, and goes on with another connection if that makes sense.
-    async fn after_failure<'a, E: Exchange>(
-        &self,
-        lease: Lease<'a>,
-        e: Error,
-        sent: &mut VecDeque<(usize, E)>,
-        answers: &Answers<E>,
-    ) -> Result<Lease<'a>> {
-        self.failed(&self.bulk, &e);
-        if !lease.was_dead(&e) {
-            // An answer that cannot be understood is no fault of those that wait behind it.
-            let failed = if e.kind() == ErrorKind::Corrupt { 1 } else { sent.len() };
-            sent.drain(..failed.min(sent.len())).for_each(|(at, _)| put(answers, at, Err(e.clone())));
+    /// Takes up to `n` from the queue, and no more than this connection's share of the rest.
+    fn take(&self, n: usize, to: &mut Items<E>) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let share = queue.len().div_ceil(self.width);
+        to.extend(queue.by_ref().take(n.min(share)));
+    }
+
+    /// Answers those that failed with the connection, then sends the others on a new one.
+    async fn after_failure(&self, lease: Lease<'a>, e: Error, sent: &mut Items<E>) -> Result<Lease<'a>> {
+        lease.failed(&e);
+        if !(E::REPEATABLE && lease.was_stale(&e)) {
+            // An answer that kvconn cannot read spoils only its own exchange. The server answers the others again.
+            let failed = if E::REPEATABLE && e.kind() == ErrorKind::Corrupt { 1 } else { sent.len() };
+            self.fail(sent.drain(..failed.min(sent.len())), &e);
             if e.kind() == ErrorKind::Timeout {
-                // The others of the queue would each wait as long.
+                // Each of the others would wait as long.
                 return Err(e);
             }
         }
-        let again = async {
-            let mut lease = self.renew(lease).await?;
+        let again: Result<Lease<'a>> = async {
+            let mut lease = lease.renew().await?;
             send(&mut lease.connection, sent.iter()).await?;
             Ok(lease)
-        };
-        let again: Result<Lease<'a>> = again.await;
-        if let Err(e) = &again {
-            sent.drain(..).for_each(|(at, _)| put(answers, at, Err(e.clone())));
         }
-        again
+        .await;
+        again.inspect_err(|e| self.fail(sent.drain(..), e))
     }
 
-    /// One small command, on a connection that no chunk uses.
-    ///
-    /// # Errors
-    /// What the server answers as an error; `Unavailable`, `Timeout`, `Corrupt` if the connection fails.
-    pub(crate) async fn command(&self, args: &[Arg<'_>]) -> Result<Reply> {
-        let mut answers = self.commands(1, |_, request| request.command(args)).await;
-        answers.pop().unwrap_or_else(|| Err(Error::closed()))
-    }
-
-    /// Asks whether it is there.
-    ///
-    /// # Errors
-    /// As [`command`](Self::command).
-    pub(crate) async fn ping(&self) -> Result<()> {
-        match self.command(&["PING".into()]).await? {
-            Reply::Simple(said) if said == b"PONG" => Ok(()),
-            other => Err(unexpected(&other, "`PONG`")),
-        }
-    }
-
-    /// As [`commands`](Self::commands), for what must not be done twice because its answer would be another one.
-    pub(crate) async fn commands_once<'a>(
-        &self,
-        n: usize,
-        add: impl Fn(usize, &mut Request<'a>) + Send + Sync,
-    ) -> Vec<Result<Reply>> {
-        self.all_commands(n, add, false).await
-    }
-
-    /// `n` small commands, hundreds in one go; `add` adds the command of that number. Answers in their order, a server's
-    /// error as an error.
-    pub(crate) async fn commands<'a>(
-        &self,
-        n: usize,
-        add: impl Fn(usize, &mut Request<'a>) + Send + Sync,
-    ) -> Vec<Result<Reply>> {
-        self.all_commands(n, add, true).await
-    }
-
-    async fn all_commands<'a>(
-        &self,
-        n: usize,
-        add: impl Fn(usize, &mut Request<'a>) + Send + Sync,
-        may_repeat: bool,
-    ) -> Vec<Result<Reply>> {
-        let mut answers = Vec::with_capacity(n);
-        if let Err(e) = self.run_commands(n, add, may_repeat, &mut answers).await {
-            answers.resize_with(n, || Err(e.clone()));
-        }
-        answers
-    }
-
-    async fn run_commands<'a>(
-        &self,
-        n: usize,
-        add: impl Fn(usize, &mut Request<'a>) + Send + Sync,
-        may_repeat: bool,
-        answers: &mut Vec<Result<Reply>>,
-    ) -> Result<()> {
-        let mut lease = self.lease(&self.small).await?;
-        while answers.len() < n {
-            let some = answers.len()..(answers.len() + COMMANDS).min(n);
-            let mut request = Request::new();
-            some.clone().for_each(|i| add(i, &mut request));
-            match run(&mut lease.connection, &request, answers).await {
-                Ok(()) => {}
-                Err(e) if may_repeat && lease.was_dead(&e) => lease = self.renew(lease).await?,
-                Err(e) => {
-                    self.failed(&self.small, &e);
-                    return Err(e);
-                }
-            }
-        }
-        lease.done();
-        Ok(())
+    fn fail(&self, items: impl Iterator<Item = (usize, E)>, e: &Error) {
+        items.for_each(|(at, _)| self.answers.put(at, Err(e.clone())));
     }
 }
 
-/// Sends it all and reads one reply to each of its commands.
-async fn run(connection: &mut Connection, request: &Request<'_>, answers: &mut Vec<Result<Reply>>) -> Result<()> {
-    connection.send(request).await?;
-    for _ in 0..request.commands() {
-        answers.push(match connection.reply().await? {
-            Reply::Error(said) => Err(server_error(&said)),
-            other => Ok(other),
-        });
+impl<A> Answers<A> {
+    fn put(&self, at: usize, answer: Result<A>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)[at] = Some(answer);
     }
-    Ok(())
 }
 
-/// Also says how many bytes were sent.
-async fn ask<E: Exchange>(connection: &mut Connection, one: &mut E) -> Result<(usize, Result<E::Answer>)> {
+/// Also says how many bytes it sent.
+async fn ask<E: Exchange>(connection: &mut Connection, item: &mut E) -> Result<(usize, Result<E::Answer>)> {
     let mut request = Request::new();
-    one.request(&mut request);
+    item.request(&mut request);
     connection.send(&request).await?;
     let sent = request.len();
     drop(request);
-    Ok((sent, one.read(connection).await?))
+    Ok((sent, item.read(connection).await?))
 }
 
-/// Sends them in one go; says how many bytes that were.
+/// Sends the requests of all items at once; says how many bytes.
 async fn send<'a, E: Exchange + 'a>(
     connection: &mut Connection,
     items: impl Iterator<Item = &'a (usize, E)>,
@@ -276,15 +321,4 @@ async fn send<'a, E: Exchange + 'a>(
     items.for_each(|(_, item)| item.request(&mut request));
     connection.send(&request).await?;
     Ok(request.len())
-}
-
-/// Takes at most `n` from the queue, and no more than this connection's share of what is left.
-fn take<E>(queue: &Queue<E>, n: usize, lanes: usize, to: &mut VecDeque<(usize, E)>) {
-    let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
-    let share = queue.len().div_ceil(lanes);
-    to.extend(queue.by_ref().take(n.min(share)));
-}
-
-fn put<A>(answers: &Mutex<Vec<Option<Result<A>>>>, at: usize, answer: Result<A>) {
-    answers.lock().unwrap_or_else(PoisonError::into_inner)[at] = Some(answer);
 }

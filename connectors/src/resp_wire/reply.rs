@@ -1,17 +1,16 @@
-//! Reads replies of RESP2 and RESP3 out of bytes that come in pieces. No socket in here.
+//! Reads replies of RESP2 and RESP3 from bytes that come in pieces. Knows no socket.
 //!
 //! Source: <https://redis.io/docs/latest/develop/reference/protocol-spec/>. Streamed strings and aggregates (`$?`, `*?`)
-//! are refused: no server sends them to a client that did not ask.
+//! are an error: no server sends them unasked.
 
 use std::fmt;
 
-use super::partial::{Open, PartialString, StringKind};
-use super::token::{Aggregate, Token, parse};
+use super::line::{Aggregate, Open, PartialString, StringKind, Token, parse};
 
 /// A whole reply.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reply {
-    /// Nothing: `_`, `$-1`, `*-1`.
+    /// `_`, `$-1`, `*-1`
     Null,
     /// `:1`
     Int(i64),
@@ -21,9 +20,9 @@ pub enum Reply {
     Double(f64),
     /// `+OK`
     Simple(Vec<u8>),
-    /// `$2`, and what is a string with a type: a verbatim one (without its `txt:`), a big number.
+    /// `$2`; also a verbatim string (without its `txt:`) and a big number.
     Bulk(Vec<u8>),
-    /// `-ERR ..` and `!`: its code and text.
+    /// `-ERR ..` and `!`: code and text.
     Error(Vec<u8>),
     /// `*` and `~`.
     Array(Vec<Reply>),
@@ -31,23 +30,23 @@ pub enum Reply {
     Map(Vec<(Reply, Reply)>),
 }
 
-/// The beginning of a reply: a string's bytes and an array's elements are still to be read.
+/// The start of a reply. The bytes of a string and the elements of an array follow.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Head {
-    /// A string of so many bytes: read them as [payload](ReplyReader::take_payload).
+pub enum ReplyStart {
+    /// A string of so many bytes. Read them as [payload](ReplyReader::take_payload).
     Bulk(usize),
-    /// An array of so many elements: read each of them.
+    /// An array of so many elements. Read each of them.
     Array(usize),
     /// Any other reply, whole.
-    Reply(Reply),
+    Whole(Reply),
 }
 
-/// What a reply may be at most.
+/// The largest replies that a reader accepts.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Bytes of a string that is read as payload.
     pub payload: usize,
-    /// Bytes that a whole [`Reply`] may take in memory, with 32 for each value in it.
+    /// Bytes of memory for a whole [`Reply`], with 32 for each value in it.
     pub reply: usize,
     /// Aggregates within aggregates.
     pub depth: usize,
@@ -60,7 +59,7 @@ impl Default for Limits {
     }
 }
 
-/// Bytes that are no reply, or one over the limits. Nothing behind them can be understood.
+/// Bytes that are not a reply, or a reply over the limits. The reader cannot read the bytes behind them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadReply(pub(super) String);
 
@@ -70,60 +69,63 @@ impl fmt::Display for BadReply {
     }
 }
 
-/// Reads replies out of a buffer that its owner fills.
+/// Reads replies from a buffer that its owner fills.
 ///
-/// The buffer stays small, because the bytes of a payload need not come through it: [`take_payload`](Self::take_payload)
-/// gives those that did, the rest can be read to where they belong and [counted](Self::payload_arrived).
+/// The buffer is small, because most bytes of a payload need not pass through it. [`take_payload`](Self::take_payload) gives
+/// the bytes that did. The owner may read the rest straight into their memory and [count](Self::payload_arrived) them.
 #[derive(Debug)]
 pub struct ReplyReader {
     limits: Limits,
     buffer: Vec<u8>,
     start: usize,
     end: usize,
-    /// Bytes behind `start` that hold no end of a line.
+    /// Bytes behind `start` without a line end.
     scanned: usize,
     /// Aggregates that are not whole yet, outermost first.
     open: Vec<Open>,
+    /// A string that is not whole yet.
     string: Option<PartialString>,
+    /// Bytes of a payload that are still to be read.
     payload: Option<usize>,
-    /// What the reply that is being read takes in memory so far.
-    taken: usize,
+    /// Memory that the current reply takes so far.
+    memory: usize,
 }
 
 #[cfg(test)]
 mod tests;
 
-/// Longest line: an error's text. Everything else on a line is a number.
+/// The longest line is an error's text. All other lines are short.
 const MAX_LINE: usize = 64 << 10;
 
-/// What a value counts for beside its bytes: about what it takes.
+/// Memory that a value counts for, beside its bytes. About its real size.
 const VALUE: usize = 32;
 
-enum Step {
-    More,
-    Value(Reply),
-    /// A push or attributes: nobody asked.
+enum Progress {
+    /// No reply is whole yet.
+    Partial,
+    Whole(Reply),
+    /// A push message or attributes ended. kvconn asks for neither.
     Dropped,
 }
 
 impl ReplyReader {
-    /// A reader with room for `room` bytes at a time: what is read ahead of a payload, and then copied, at most.
-    pub fn new(limits: Limits, room: usize) -> Self {
+    /// A reader with a buffer of `buffer_len` bytes: so much of a payload may pass through it, and is then copied.
+    pub fn new(limits: Limits, buffer_len: usize) -> Self {
         Self {
             limits,
-            buffer: vec![0; room.max(64)],
+            buffer: vec![0; buffer_len.max(64)],
             start: 0,
             end: 0,
             scanned: 0,
             open: Vec::new(),
             string: None,
             payload: None,
-            taken: 0,
+            memory: 0,
         }
     }
 
-    /// Where the next bytes of the stream belong; never empty. Say with [`arrived`](Self::arrived) how many came.
-    pub fn room(&mut self) -> &mut [u8] {
+    /// Where the next bytes of the stream belong; never empty. Call [`filled`](Self::filled) afterwards.
+    pub fn spare(&mut self) -> &mut [u8] {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         } else if self.end == self.buffer.len() {
@@ -131,24 +133,24 @@ impl ReplyReader {
                 self.buffer.copy_within(self.start..self.end, 0);
                 (self.start, self.end) = (0, self.end - self.start);
             } else {
-                // One line fills it all. `line` refuses a line that is too long.
+                // One line fills the buffer. `token` refuses a line that is too long.
                 self.buffer.resize(self.buffer.len() * 2, 0);
             }
         }
         &mut self.buffer[self.end..]
     }
 
-    /// `n` bytes were written to the start of [`room`](Self::room).
-    pub fn arrived(&mut self, n: usize) {
+    /// The owner wrote `n` bytes to the start of [`spare`](Self::spare).
+    pub fn filled(&mut self, n: usize) {
         self.end = (self.end + n).min(self.buffer.len());
     }
 
-    /// Whether all that arrived was read, and no reply is half read.
+    /// Whether every byte was read, and no reply is partial.
     pub fn is_at_rest(&self) -> bool {
         self.start == self.end && self.open.is_empty() && self.string.is_none() && self.payload.is_none()
     }
 
-    /// Bytes that arrived and were not read yet.
+    /// Bytes in the buffer that were not read yet.
     pub fn unread(&self) -> &[u8] {
         &self.buffer[self.start..self.end]
     }
@@ -156,25 +158,25 @@ impl ReplyReader {
     /// The next reply, or `None` if more bytes must arrive first.
     ///
     /// # Errors
-    /// If the bytes are no reply, or one over the limits.
+    /// If the bytes are not a reply, or a reply over the limits.
     pub fn reply(&mut self) -> Result<Option<Reply>, BadReply> {
         if self.payload.is_some() {
             return bad("a payload was left unread");
         }
         loop {
-            match self.step()? {
-                Step::More => return Ok(None),
-                Step::Dropped => {}
-                Step::Value(reply) => return Ok(Some(reply)),
+            match self.advance()? {
+                Progress::Partial => return Ok(None),
+                Progress::Dropped => {}
+                Progress::Whole(reply) => return Ok(Some(reply)),
             }
         }
     }
 
-    /// The beginning of the next reply, or `None` if more bytes must arrive first.
+    /// The start of the next reply, or `None` if more bytes must arrive first.
     ///
     /// # Errors
     /// As [`reply`](Self::reply).
-    pub fn head(&mut self) -> Result<Option<Head>, BadReply> {
+    pub fn start(&mut self) -> Result<Option<ReplyStart>, BadReply> {
         if self.payload.is_some() {
             return bad("a payload was left unread");
         }
@@ -187,26 +189,25 @@ impl ReplyReader {
                             return bad(format!("a value of {len} bytes, over the limit of {}", self.limits.payload));
                         }
                         self.payload = Some(len);
-                        return Ok(Some(Head::Bulk(len)));
+                        return Ok(Some(ReplyStart::Bulk(len)));
                     }
-                    Some(Token::Open(Aggregate::Array, n)) => return Ok(Some(Head::Array(n))),
-                    Some(other) => match self.take(other)? {
-                        Step::More => {}
-                        Step::Dropped => continue,
-                        Step::Value(reply) => return Ok(Some(Head::Reply(reply))),
+                    Some(Token::Open(Aggregate::Array, n)) => return Ok(Some(ReplyStart::Array(n))),
+                    Some(other) => match self.add(other)? {
+                        Progress::Partial => {}
+                        Progress::Dropped => continue,
+                        Progress::Whole(reply) => return Ok(Some(ReplyStart::Whole(reply))),
                     },
                 }
             }
-            match self.step()? {
-                Step::More => return Ok(None),
-                Step::Dropped => {}
-                Step::Value(reply) => return Ok(Some(Head::Reply(reply))),
+            match self.advance()? {
+                Progress::Partial => return Ok(None),
+                Progress::Dropped => {}
+                Progress::Whole(reply) => return Ok(Some(ReplyStart::Whole(reply))),
             }
         }
     }
 
-    /// Moves payload that arrived to the start of `to`; says how many bytes. The payload is that of the last
-    /// [`Head::Bulk`].
+    /// Copies buffered bytes of the payload that [`ReplyStart::Bulk`] announced to the start of `to`. Says how many.
     pub fn take_payload(&mut self, to: &mut [u8]) -> usize {
         let left = self.payload.unwrap_or(0);
         let n = left.min(to.len()).min(self.end - self.start);
@@ -216,14 +217,14 @@ impl ReplyReader {
         n
     }
 
-    /// `n` bytes of payload were read past the buffer, which was empty.
+    /// The owner read `n` bytes of payload past the buffer, which was empty.
     pub fn payload_arrived(&mut self, n: usize) {
         if let Some(left) = &mut self.payload {
             *left = left.saturating_sub(n);
         }
     }
 
-    /// Drops payload that arrived; says how many bytes of it are still to come.
+    /// Drops buffered bytes of the payload. Says how many bytes are still to come.
     pub fn drop_payload(&mut self) -> usize {
         let left = self.payload.unwrap_or(0);
         let n = left.min(self.end - self.start);
@@ -232,23 +233,19 @@ impl ReplyReader {
         left - n
     }
 
-    /// Reads the end of a payload that was read whole; `false` if more bytes must arrive first.
+    /// Consumes the CRLF behind a payload, or gives `None` if more bytes must arrive first.
     ///
     /// # Errors
-    /// If something else stands there: the length was wrong.
-    pub fn end_payload(&mut self) -> Result<bool, BadReply> {
+    /// If other bytes follow: the length was wrong.
+    pub fn end_payload(&mut self) -> Result<Option<()>, BadReply> {
         if self.payload != Some(0) {
             return bad("a payload was not read to its end");
         }
-        let ended = self.crlf()?;
-        if ended {
-            self.payload = None;
-        }
-        Ok(ended)
+        Ok(self.crlf()?.then(|| self.payload = None))
     }
 
-    /// One token at most, and what becomes whole by it.
-    fn step(&mut self) -> Result<Step, BadReply> {
+    /// Reads tokens until a reply is whole or the bytes end.
+    fn advance(&mut self) -> Result<Progress, BadReply> {
         loop {
             if let Some(string) = &mut self.string {
                 let n = string.left.min(self.end - self.start);
@@ -257,33 +254,33 @@ impl ReplyReader {
                 let whole = string.left == 0;
                 self.skip_bytes(n);
                 if !whole || !self.crlf()? {
-                    return Ok(Step::More);
+                    return Ok(Progress::Partial);
                 }
-                let Some(string) = self.string.take() else { return Ok(Step::More) };
-                match self.close(string.finish()?) {
-                    Step::More => {}
+                let Some(string) = self.string.take() else { return Ok(Progress::Partial) };
+                match self.place(string.finish()?) {
+                    Progress::Partial => {}
                     done => return Ok(done),
                 }
             }
-            let Some(token) = self.token()? else { return Ok(Step::More) };
-            match self.take(token)? {
-                Step::More => {}
+            let Some(token) = self.token()? else { return Ok(Progress::Partial) };
+            match self.add(token)? {
+                Progress::Partial => {}
                 done => return Ok(done),
             }
         }
     }
 
-    /// Begins what the token begins; [`Step::More`] unless a reply is whole by it.
-    fn take(&mut self, token: Token) -> Result<Step, BadReply> {
+    /// Adds a token to the current reply.
+    fn add(&mut self, token: Token) -> Result<Progress, BadReply> {
         match token {
             Token::Value(value) => {
                 self.charge(VALUE)?;
-                Ok(self.close(value))
+                Ok(self.place(value))
             }
             Token::String(kind, left) => {
                 self.charge(VALUE.saturating_add(left))?;
                 self.string = Some(PartialString { bytes: Vec::new(), left, kind });
-                Ok(Step::More)
+                Ok(Progress::Partial)
             }
             Token::Open(Aggregate::Push, _) if !self.open.is_empty() => bad("a push message inside a reply"),
             Token::Open(kind, left) => {
@@ -291,53 +288,53 @@ impl ReplyReader {
                     return bad(format!("more than {} levels of arrays", self.limits.depth));
                 }
                 self.charge(VALUE)?;
-                // They count when they come, but too many are refused at once.
-                if left.saturating_mul(VALUE) > self.limits.reply - self.taken {
+                // Each element counts when it arrives, but too many are an error at once.
+                if left.saturating_mul(VALUE) > self.limits.reply - self.memory {
                     return bad(format!("a reply of more than {} bytes", self.limits.reply));
                 }
                 let open = Open { kind, left, items: Vec::new() };
                 if left > 0 {
                     self.open.push(open);
-                    return Ok(Step::More);
+                    return Ok(Progress::Partial);
                 }
                 match open.finish() {
-                    Some(value) => Ok(self.close(value)),
+                    Some(value) => Ok(self.place(value)),
                     None if self.open.is_empty() => {
-                        self.taken = 0;
-                        Ok(Step::Dropped)
+                        self.memory = 0;
+                        Ok(Progress::Dropped)
                     }
-                    None => Ok(Step::More),
+                    None => Ok(Progress::Partial),
                 }
             }
         }
     }
 
-    /// Puts a whole value where it belongs.
-    fn close(&mut self, mut value: Reply) -> Step {
+    /// Puts a whole value into the aggregate that it belongs to.
+    fn place(&mut self, mut value: Reply) -> Progress {
         loop {
             let Some(open) = self.open.last_mut() else {
-                self.taken = 0;
-                return Step::Value(value);
+                self.memory = 0;
+                return Progress::Whole(value);
             };
             open.items.push(value);
             open.left -= 1;
             if open.left > 0 {
-                return Step::More;
+                return Progress::Partial;
             }
             match self.open.pop().and_then(Open::finish) {
                 Some(whole) => value = whole,
                 None if self.open.is_empty() => {
-                    self.taken = 0;
-                    return Step::Dropped;
+                    self.memory = 0;
+                    return Progress::Dropped;
                 }
-                None => return Step::More,
+                None => return Progress::Partial,
             }
         }
     }
 
     fn charge(&mut self, bytes: usize) -> Result<(), BadReply> {
-        self.taken = self.taken.saturating_add(bytes);
-        if self.taken > self.limits.reply {
+        self.memory = self.memory.saturating_add(bytes);
+        if self.memory > self.limits.reply {
             return bad(format!("a reply of more than {} bytes", self.limits.reply));
         }
         Ok(())
@@ -346,12 +343,12 @@ impl ReplyReader {
     /// The next line as a token.
     fn token(&mut self) -> Result<Option<Token>, BadReply> {
         let unread = &self.buffer[self.start..self.end];
-        // The type is checked before the line is whole: what is no server may never send one.
+        // Checks the type before the line is whole: something else than a server may never send a line end.
         if let Some(first) = unread.first()
             && !b"+-:$*_#,(!=%~>|".contains(first)
         {
             return bad(format!(
-                "`{}`, which is no reply of this protocol",
+                "`{}`, which is not a reply of this protocol",
                 unread[..unread.len().min(64)].escape_ascii()
             ));
         }
@@ -364,14 +361,14 @@ impl ReplyReader {
         match unread[len..] {
             [b'\r', b'\n', ..] => {}
             [b'\r'] => return Ok(None),
-            _ => return bad("a line that ends in something other than CR LF"),
+            _ => return bad("a line that ends in something other than CRLF"),
         }
         let token = parse(&unread[..len])?;
         self.skip_bytes(len + 2);
         Ok(Some(token))
     }
 
-    /// CR LF behind a string; `false` if it has not arrived.
+    /// Consumes the CRLF behind a string; `false` if it has not arrived.
     fn crlf(&mut self) -> Result<bool, BadReply> {
         match self.unread() {
             [b'\r', b'\n', ..] => {

@@ -1,4 +1,4 @@
-//! Commands, as they go over the wire: arguments of any bytes, large ones not copied.
+//! Commands in the bytes of the wire. Arguments are any bytes; large ones are not copied.
 
 use std::io::IoSlice;
 
@@ -7,12 +7,12 @@ use std::io::IoSlice;
 pub(crate) enum Arg<'a> {
     /// These bytes.
     Bytes(&'a [u8]),
-    /// These, one behind the other: a key and its suffix.
-    #[cfg_attr(not(any(test, feature = "redis")), expect(dead_code, reason = "what `redis` needs"))]
+    /// Two parts of one argument: a key and its suffix.
+    #[cfg_attr(not(any(test, feature = "redis")), expect(dead_code, reason = "only `redis` has suffixes"))]
     Joined(&'a [u8], &'a [u8]),
     /// A number in decimal.
     Int(u64),
-    /// A chunk's bytes: sent from where they are, if they are many.
+    /// A chunk. Sent from its own memory if it is large.
     Payload(&'a [u8]),
 }
 
@@ -34,33 +34,26 @@ impl From<u64> for Arg<'_> {
     }
 }
 
-/// One or more commands, to be sent in one go.
+/// One or more commands that are sent together.
 #[derive(Debug, Default)]
 pub(crate) struct Request<'a> {
-    /// All but the payloads.
+    /// Everything but the large payloads.
     bytes: Vec<u8>,
-    /// Where in `bytes` each payload stands.
+    /// Large payloads, each with its place in `bytes`.
     payloads: Vec<(usize, &'a [u8])>,
     commands: usize,
 }
 
-/// A payload shorter than this is copied: that costs less than a slice of its own.
+/// A shorter payload is copied, which costs less than a slice of its own.
 const COPIED: usize = 4 << 10;
 
-/// Slices that go to the system at once.
+/// Slices in one system call.
 const SLICES: usize = 64;
 
 impl<'a> Request<'a> {
     /// No command yet.
     pub(crate) fn new() -> Self {
         Self::default()
-    }
-
-    /// One command.
-    pub(crate) fn of(args: &[Arg<'a>]) -> Self {
-        let mut request = Self::new();
-        request.command(args);
-        request
     }
 
     /// Adds a command: its name and its arguments.
@@ -85,7 +78,7 @@ impl<'a> Request<'a> {
         self.commands += 1;
     }
 
-    /// How many commands: as many replies will come.
+    /// The number of commands, and of replies to come.
     pub(crate) fn commands(&self) -> usize {
         self.commands
     }
@@ -95,13 +88,13 @@ impl<'a> Request<'a> {
         self.bytes.len() + self.payloads.iter().map(|(_, p)| p.len()).sum::<usize>()
     }
 
-    /// Calls `send` with the slices from byte `sent` on: as many as fit one call, and how many there are.
+    /// Calls `send` with the slices from byte `sent` on, as many as fit one system call.
     pub(crate) fn with_slices<T>(&self, mut sent: usize, send: impl FnOnce(&[IoSlice<'_>]) -> T) -> T {
         let mut slices = [IoSlice::new(&[]); SLICES];
         let mut n = 0;
         let mut from = 0;
         let ends = self.payloads.iter().map(|(at, payload)| (*at, *payload));
-        'all: for (at, payload) in ends.chain([(self.bytes.len(), &[][..])]) {
+        'parts: for (at, payload) in ends.chain([(self.bytes.len(), &[][..])]) {
             for part in [&self.bytes[from..at], payload] {
                 let skipped = sent.min(part.len());
                 sent -= skipped;
@@ -109,7 +102,7 @@ impl<'a> Request<'a> {
                     slices[n] = IoSlice::new(&part[skipped..]);
                     n += 1;
                     if n == SLICES {
-                        break 'all;
+                        break 'parts;
                     }
                 }
             }
@@ -163,7 +156,8 @@ mod tests {
 
     #[test]
     fn arguments_are_any_bytes_and_numbers() {
-        let mut request = Request::of(&["SET".into(), Arg::Joined(b"a\r\n", b"\0b"), Arg::Payload(b"pay")]);
+        let mut request = Request::new();
+        request.command(&["SET".into(), Arg::Joined(b"a\r\n", b"\0b"), Arg::Payload(b"pay")]);
         request.command(&["EXPIRE".into(), "".into(), 0.into(), u64::MAX.into()]);
         let expected = b"*3\r\n$3\r\nSET\r\n$5\r\na\r\n\0b\r\n$3\r\npay\r\n*4\r\n$6\r\nEXPIRE\r\n$0\r\n\r\n$1\r\n0\r\n$20\r\n18446744073709551615\r\n";
         assert_eq!(sent(&request, || usize::MAX), expected);

@@ -1,4 +1,4 @@
-//! Chunks of which a half is missing, or belongs to another version.
+//! Chunks with a half that is missing, or that belongs to another version.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,7 +9,7 @@ use kvconn_redis_server::{RedisServer, fake};
 use super::{header, key, keys, kv, kv_bytes, metadata, names, open, raw, set};
 
 #[tokio::test]
-async fn a_chunk_without_its_bytes_is_a_miss_and_its_header_is_cleared_away() {
+async fn a_chunk_without_its_bytes_is_a_miss_and_its_header_is_removed() {
     let server = RedisServer::start(&[]);
     let store = open(&server.url("redis")).await;
     let mut memory = [(key(1), MemoryObjMut::zeroed(1000))];
@@ -19,7 +19,7 @@ async fn a_chunk_without_its_bytes_is_a_miss_and_its_header_is_cleared_away() {
         assert!(!store.exists(&key(1)).await.unwrap());
         assert_eq!(store.batched_contains(&[key(1)]).await.unwrap(), 0);
         assert!(keys(&store, "").await.is_empty());
-        assert_eq!(names(&server), [metadata(&key(1))], "only a get clears away");
+        assert_eq!(names(&server), [metadata(&key(1))], "only a get removes it");
         match how {
             "get" => assert_eq!(store.get(&key(1)).await.unwrap(), None),
             "batched_get" => {
@@ -53,7 +53,7 @@ async fn bytes_without_a_header_are_a_miss_and_left_alone_while_lmcache_may_be_w
 }
 
 #[tokio::test]
-async fn removing_a_half_is_no_removal_of_a_chunk_but_clears_it_away() {
+async fn remove_deletes_a_half_but_does_not_count_it() {
     let server = RedisServer::start(&[]);
     let store = open(&server.url("redis")).await;
     set(&server, &kv_bytes(&key(1)), b"bytes");
@@ -66,7 +66,7 @@ async fn removing_a_half_is_no_removal_of_a_chunk_but_clears_it_away() {
 }
 
 #[tokio::test]
-async fn who_may_not_clear_away_leaves_it_and_gets_a_miss() {
+async fn a_user_without_the_right_to_remove_leaves_the_half_and_gets_a_miss() {
     for rights in [&["+mget", "+hello"][..], &["+mget", "+eval"], &["+mget", "+strlen"]] {
         let args = [&["--user", "reader", "on", ">few", "~*"][..], rights].concat();
         let server = RedisServer::start(&args);
@@ -78,9 +78,9 @@ async fn who_may_not_clear_away_leaves_it_and_gets_a_miss() {
     }
 }
 
-/// Every put is found whole right after it, however many readers clear away the halves between them.
+/// Each put is found whole right after it, while readers remove halves.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clearing_away_never_takes_what_was_just_written() {
+async fn removing_halves_never_removes_a_new_chunk() {
     let server = RedisServer::start(&[]);
     let url = format!("{}?orphan_grace_sec=0", server.url("redis"));
     let (writer, reader) = (open(&url).await, open(&url).await);
@@ -105,18 +105,18 @@ async fn clearing_away_never_takes_what_was_just_written() {
         let half = if n % 2 == 0 { kv_bytes(&key(1)) } else { metadata(&key(1)) };
         evictor.command(&["DEL", &half]).expect("the server answers");
         writer.put(&key(1), kv(5, 1)).await.unwrap();
-        assert_eq!(writer.get(&key(1)).await.unwrap(), Some(kv(5, 1)), "put {n} is there");
+        assert_eq!(writer.get(&key(1)).await.unwrap(), Some(kv(5, 1)), "put {n}");
     }
     done.store(true, Ordering::SeqCst);
     let mut misses = 0;
     for reader in readers {
         misses += reader.await.expect("no call panics");
     }
-    assert!(misses > 0, "no reader ever saw a half");
+    assert!(misses > 0, "no reader saw a half");
 }
 
 #[tokio::test]
-async fn a_header_of_another_version_is_corrupt_and_spoils_no_other_answer() {
+async fn a_header_of_another_version_is_corrupt_and_costs_one_answer() {
     let server = RedisServer::start(&[]);
     let store = open(&server.url("redis")).await;
     store.put(&key(1), kv(5, 1)).await.unwrap();
@@ -132,7 +132,7 @@ async fn a_header_of_another_version_is_corrupt_and_spoils_no_other_answer() {
         answers.iter().map(|a| a.as_ref().map(Option::is_some).map_err(connectors::Error::kind)).collect();
     assert_eq!(kinds, [Ok(true), Err(ErrorKind::Corrupt), Ok(false), Ok(true)]);
 
-    // The second step of LMCache makes it whole.
+    // LMCache's second step makes the chunk whole.
     set(&server, &metadata(&key(1)), &header(&kv(6, 1)));
     assert_eq!(store.get(&key(1)).await.unwrap(), Some(kv(6, 1)));
 }
@@ -157,7 +157,7 @@ async fn a_writer_in_two_steps_never_gives_a_torn_chunk() {
     });
     let mut hits = 0;
     for _ in 0..500 {
-        // Read twice between two steps, it says so.
+        // `Corrupt` if both reads come between two steps.
         match store.get(&key(1)).await {
             Ok(Some(chunk)) => {
                 assert!(chunk == kv(5, 1) || chunk == kv(6, 2), "{chunk:?}");
@@ -173,7 +173,7 @@ async fn a_writer_in_two_steps_never_gives_a_torn_chunk() {
 }
 
 #[tokio::test]
-async fn what_is_no_header_is_corrupt() {
+async fn bytes_that_are_not_a_header_are_corrupt() {
     let server = RedisServer::start(&[]);
     let store = open(&server.url("redis")).await;
     store.put(&key(1), kv(5, 1)).await.unwrap();
@@ -195,19 +195,19 @@ async fn a_value_of_another_type_is_corrupt_in_either_place_and_a_put_replaces_i
         store.put(&key(1), kv(5, 1)).await.unwrap();
         for name in wrong {
             server.cli(&["DEL", name]);
-            server.cli(&["RPUSH", name, "no", "chunk"]);
+            server.cli(&["RPUSH", name, "not", "a chunk"]);
         }
         let e = store.get(&key(1)).await.unwrap_err();
         assert!(e.kind() == ErrorKind::Corrupt && e.to_string().contains("WRONGTYPE"), "{wrong:?}: {e}");
         let answers = store.batched_get(&[key(1), key(2)]).await;
         assert!(answers[0].is_err() && matches!(answers[1], Ok(None)), "{wrong:?}: {answers:?}");
-        assert_eq!(names(&server).len(), 2, "{wrong:?}: nothing is cleared away");
+        assert_eq!(names(&server).len(), 2, "{wrong:?}: nothing is removed");
     }
     store.put(&key(1), kv(5, 1)).await.unwrap();
     assert_eq!(raw(&server, &bytes).unwrap(), &*kv(5, 1));
 }
 
-/// A server on which LMCache is between its two steps for the first `torn` reads: the bytes are new, the header is old.
+/// A server on which LMCache is between its two steps during the first `torn` reads: new bytes, old header.
 fn between_two_steps(torn: usize) -> (u16, Arc<AtomicUsize>) {
     let reads = Arc::new(AtomicUsize::new(0));
     let (counted, old, new) = (reads.clone(), kv(2, 1), kv(5, 2));
@@ -230,7 +230,7 @@ fn between_two_steps(torn: usize) -> (u16, Arc<AtomicUsize>) {
 }
 
 #[tokio::test]
-async fn a_chunk_whose_header_comes_a_moment_after_its_bytes_is_read_once_more() {
+async fn a_chunk_whose_header_comes_after_its_bytes_is_read_again() {
     let expected = kv(5, 2);
     for how in ["get", "get_into", "batched_get", "batched_get_into"] {
         let (port, reads) = between_two_steps(1);
@@ -247,7 +247,7 @@ async fn a_chunk_whose_header_comes_a_moment_after_its_bytes_is_read_once_more()
 }
 
 #[tokio::test]
-async fn a_chunk_that_stays_torn_is_corrupt_and_not_read_for_ever() {
+async fn a_chunk_that_stays_torn_is_corrupt_after_two_reads() {
     let (port, reads) = between_two_steps(usize::MAX);
     let store = open(&format!("redis://127.0.0.1:{port}")).await;
     assert_eq!(store.get(&key(1)).await.unwrap_err().kind(), ErrorKind::Corrupt);
@@ -256,7 +256,7 @@ async fn a_chunk_that_stays_torn_is_corrupt_and_not_read_for_ever() {
 }
 
 #[tokio::test]
-async fn bytes_that_were_seen_alone_in_an_earlier_life_of_the_key_are_no_orphan() {
+async fn bytes_of_a_key_that_was_whole_in_between_are_not_an_orphan() {
     let server = RedisServer::start(&[]);
     let store = open(&format!("{}?orphan_grace_sec=1", server.url("redis"))).await;
     let begin = std::time::Instant::now();
@@ -265,17 +265,17 @@ async fn bytes_that_were_seen_alone_in_an_earlier_life_of_the_key_are_no_orphan(
     assert_eq!(store.get(&key(1)).await.unwrap(), None);
     set(&server, &metadata(&key(1)), &header(&kv(5, 1)));
     assert_eq!(store.get(&key(1)).await.unwrap(), Some(kv(5, 1)));
-    // Past the grace; it was evicted, and LMCache writes it anew.
+    // The grace is over. The server evicted the chunk, and LMCache writes it again.
     tokio::time::sleep_until((begin + std::time::Duration::from_millis(1001)).into()).await;
     server.cli(&["DEL", &kv_bytes(&key(1)), &metadata(&key(1))]);
     set(&server, &kv_bytes(&key(1)), &kv(5, 2));
     assert_eq!(store.get(&key(1)).await.unwrap(), None);
     set(&server, &metadata(&key(1)), &header(&kv(5, 2)));
-    assert_eq!(store.get(&key(1)).await.unwrap(), Some(kv(5, 2)), "its bytes were removed under LMCache's hands");
+    assert_eq!(store.get(&key(1)).await.unwrap(), Some(kv(5, 2)), "kvconn removed bytes that LMCache was writing");
 }
 
 #[tokio::test]
-async fn halves_that_do_not_fit_each_other_do_not_exist() {
+async fn halves_of_different_lengths_do_not_exist() {
     let server = RedisServer::start(&[]);
     let store = open(&server.url("redis")).await;
     for n in 1..=3 {

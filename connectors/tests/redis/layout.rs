@@ -1,4 +1,4 @@
-//! What is on the server, seen by another client.
+//! The names and values on the server, seen by another client.
 
 use connectors::redis::layout;
 use connectors::{ChunkLayout, Dtype, ErrorKind, Group, MemoryFormat, MemoryObj, Shape};
@@ -38,7 +38,7 @@ async fn a_chunk_of_several_groups_comes_back_by_the_length_of_its_header() {
 }
 
 #[tokio::test]
-async fn what_the_header_cannot_give_back_is_refused_before_anything_is_written() {
+async fn a_chunk_that_the_header_cannot_describe_is_refused_before_anything_is_written() {
     let server = RedisServer::start(&[]);
     let store = open(&format!("{}?max_value_bytes=1000", server.url("redis"))).await;
     let int8 = ChunkLayout::new(MemoryFormat::Kv2ltd, Shape::new(&[4]).unwrap(), Dtype::Int8).unwrap();
@@ -46,7 +46,7 @@ async fn what_the_header_cannot_give_back_is_refused_before_anything_is_written(
     let too_long = MemoryObj::from(vec![0; 1001]);
     for (chunk, kind, why) in [
         (int8, ErrorKind::Unsupported, "no code for"),
-        (too_long, ErrorKind::InvalidInput, "1001 bytes is over the limit of 1000"),
+        (too_long, ErrorKind::TooLarge, "1001 bytes is over the limit of 1000"),
     ] {
         let answers = store.batched_put(&[(key(1), kv(1, 1)), (key(2), chunk.clone())]).await;
         assert!(answers[0].is_ok() && answers[1].is_err(), "{answers:?}");
@@ -72,7 +72,7 @@ async fn odd_keys_are_kept_apart_and_listed() {
     for (n, text) in texts.iter().enumerate() {
         store.put(&text.parse().unwrap(), kv(1 + n, n)).await.unwrap();
     }
-    // Others keep things there, too; and one of these is a half.
+    // Names of other programs, and one half.
     for name in ["notes", "kv_bytes", "metadata", "a*bkv_bytes", "h@1@0@1@halfkv_bytes"] {
         set(&server, name, b"x");
     }
@@ -85,7 +85,7 @@ async fn odd_keys_are_kept_apart_and_listed() {
 }
 
 #[tokio::test]
-async fn a_listing_of_many_keys_is_whole_and_ends_with_the_store() {
+async fn a_listing_of_many_keys_is_complete() {
     let server = RedisServer::start(&[]);
     let store = open(&server.url("redis")).await;
     let items: Vec<_> = (0..3000).map(|n| (key(n), MemoryObj::from(vec![1]))).collect();

@@ -1,11 +1,11 @@
-//! How long chunks live.
+//! The time to live of chunks.
 
 use connectors::ErrorKind;
 use kvconn_redis_server::RedisServer;
 
 use super::{header, key, kv, kv_bytes, metadata, names, open, set};
 
-/// Seconds that are left of both halves; -1 for ever.
+/// The remaining seconds of both halves; -1 without a limit.
 fn left(server: &RedisServer) -> [i64; 2] {
     [metadata(&key(1)), kv_bytes(&key(1))].map(|name| server.cli(&["TTL", &name]).integer().expect("a number"))
 }
@@ -41,7 +41,7 @@ async fn a_put_gives_both_halves_the_same_time_and_a_read_leaves_it() {
 async fn a_read_renews_the_time_of_both_halves_if_asked() {
     let server = RedisServer::start(&[]);
     let store = open(&format!("{}?ttl_sec=5000&refresh_ttl=true", server.url("redis"))).await;
-    // LMCache's chunks have no end.
+    // LMCache's chunks have no time to live.
     set(&server, &kv_bytes(&key(1)), &kv(5, 1));
     set(&server, &metadata(&key(1)), &header(&kv(5, 1)));
     for batched in [false, true] {
@@ -54,13 +54,13 @@ async fn a_read_renews_the_time_of_both_halves_if_asked() {
             server.cli(&["EXPIRE", &name, "1000"]);
         }
         assert!(store.exists(&key(1)).await.unwrap());
-        assert!(left(&server).iter().all(|left| (900..=1000).contains(left)), "to look is no read");
+        assert!(left(&server).iter().all(|left| (900..=1000).contains(left)), "`exists` is not a read");
     }
-    assert_eq!(names(&server).len(), 2, "a miss leaves nothing behind");
+    assert_eq!(names(&server).len(), 2, "a miss writes nothing");
 }
 
 #[tokio::test]
-async fn who_may_not_renew_reads_all_the_same() {
+async fn a_user_without_the_right_to_renew_can_read() {
     let server = RedisServer::start(&["--user", "reader", "on", ">few", "~*", "+mget", "+multi", "+exec"]);
     set(&server, &kv_bytes(&key(1)), &kv(5, 1));
     set(&server, &metadata(&key(1)), &header(&kv(5, 1)));
@@ -72,7 +72,7 @@ async fn who_may_not_renew_reads_all_the_same() {
 }
 
 #[tokio::test]
-async fn a_put_with_a_time_that_is_refused_leaves_the_old_chunk_and_says_why() {
+async fn a_refused_put_with_a_time_to_live_leaves_the_old_chunk() {
     let server = RedisServer::start(&["--maxmemory-policy", "noeviction"]);
     let store = open(&format!("{}?ttl_sec=5000", server.url("redis"))).await;
     store.put(&key(1), kv(5, 1)).await.unwrap();

@@ -1,4 +1,4 @@
-//! What the redis store promises beyond what every store does, on real servers.
+//! The redis store on real servers, beyond the contract of every store.
 #![forbid(unsafe_code)]
 
 mod conformance;
@@ -46,12 +46,12 @@ async fn keys(connector: &Connector, prefix: &str) -> Vec<String> {
     all
 }
 
-/// What a client of another kind sees.
+/// A value as another client sees it.
 fn raw(server: &RedisServer, name: &str) -> Option<Vec<u8>> {
     server.cli(&["GET", name]).bytes().map(<[u8]>::to_vec)
 }
 
-/// Writes a half, or both, as LMCache would.
+/// Writes a value as LMCache does.
 fn set(server: &RedisServer, name: &str, value: &[u8]) {
     assert_eq!(server.cli(&[b"SET", name.as_bytes(), value]), Reply::Simple("OK".into()));
 }

@@ -79,7 +79,7 @@ async fn passwords_and_users_are_percent_decoded() {
 #[tokio::test]
 async fn the_server_knows_the_connections_by_name_and_protocol() {
     let server = RedisServer::start(&[]);
-    // A URL cannot say that an option is empty.
+    // A URL cannot hold an empty option.
     let nameless = LMCacheEngineConfig::from_yaml("extra_config: { redis_connector_client_name: '' }").unwrap();
     let named = LMCacheEngineConfig::default();
     for (options, config, name, protocol) in
@@ -90,7 +90,7 @@ async fn the_server_knows_the_connections_by_name_and_protocol() {
         store.put(&key(1), kv(5, 1)).await.unwrap();
         let list = server.cli(&["CLIENT", "LIST"]);
         let list = String::from_utf8_lossy(list.bytes().expect("a list")).into_owned();
-        // The one that asks is one of them.
+        // The list holds the asking client, too.
         let ours =
             list.lines().filter(|line| line.contains(&format!(" name={name} ")) && !line.contains("cmd=client|list"));
         let ours: Vec<&str> = ours.collect();
@@ -102,7 +102,7 @@ async fn the_server_knows_the_connections_by_name_and_protocol() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_had_is_refused_with_what_to_write() {
+async fn wrong_urls_and_options_are_errors_that_say_what_to_write() {
     for (url, kind, why) in [
         ("redis://h:1?refresh_ttl=true", ErrorKind::InvalidOption, "`ttl_sec`"),
         ("redis://h:1?ttl_sec=0", ErrorKind::InvalidOption, "`ttl_sec`: 0 is not between 1 and"),

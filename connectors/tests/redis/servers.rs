@@ -1,4 +1,4 @@
-//! Servers that come and go, and what they say of themselves.
+//! Servers that restart, and the commands that they count.
 
 use std::collections::BTreeSet;
 
@@ -26,14 +26,14 @@ async fn over_a_unix_socket_a_server_that_was_killed_is_an_error_until_it_is_bac
 }
 
 #[tokio::test]
-async fn capabilities_are_what_the_store_does() {
+async fn capabilities_are_those_of_the_store() {
     let server = RedisServer::start(&[]);
     let can = open(&server.url("redis")).await.capabilities();
     assert!(can.remove && can.list && can.ping && can.keeps_layout && !can.raw_object_keys);
     assert_eq!((can.max_chunk_bytes, can.dtypes.map(<[_]>::len)), (Some(512 << 20), Some(7)));
 }
 
-/// How often the server ran each command since it was asked to count.
+/// How often the server ran each command since the last `CONFIG RESETSTAT`.
 fn commands(server: &RedisServer) -> BTreeSet<(String, u64)> {
     let info = server.cli(&["INFO", "commandstats"]);
     let info = String::from_utf8_lossy(info.bytes().expect("INFO is text")).into_owned();
@@ -41,7 +41,7 @@ fn commands(server: &RedisServer) -> BTreeSet<(String, u64)> {
         let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
         Some((name.to_owned(), rest.split(',').next()?.parse().ok()?))
     });
-    // What the test itself and the first words of a connection ask is not counted.
+    // Without the commands of the test itself and of new connections.
     counts.filter(|(name, _)| !matches!(name.as_str(), "config|resetstat" | "info" | "hello" | "ping")).collect()
 }
 

@@ -1,4 +1,4 @@
-//! Futures that are dropped in the middle of a transfer.
+//! Futures that a caller drops in the middle of a transfer.
 
 use std::future::Future;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::store::{Kind, Store, chunk, connections_are_at_most, key};
 const MIB: usize = 1 << 20;
 const ROUNDS: u64 = 150;
 
-/// Runs `work` for a while, a different one each round: from not at all to nearly done.
+/// Polls `work` for a time that grows with each round.
 async fn for_a_while<T>(round: u64, work: impl Future<Output = T>) -> Option<T> {
     timeout(Duration::from_micros(round * 40), work).await.ok()
 }
@@ -32,7 +32,7 @@ pub(crate) async fn a_get_that_is_dropped_anywhere_leaves_the_next_call_right(ki
             _ => for_a_while(round, store.connector.get_into(&key(round % 4), &mut dst)).await.is_some(),
         };
         dropped += u64::from(!ended);
-        // Another key: the rest of the old answer would be taken for it.
+        // Another key, to see whether the rest of the old answer is taken for its value.
         let next = (round + 1) % 4;
         assert_eq!(store.get(next).await.unwrap(), Some(next), "round {round}");
         assert_eq!(store.get(77).await.unwrap(), None, "round {round}");
@@ -52,8 +52,8 @@ pub(crate) async fn a_put_that_is_dropped_anywhere_leaves_a_whole_value(kind: Ki
     for round in 1..ROUNDS {
         let ended = for_a_while(round, store.put(1, round, 4 * MIB + round as usize)).await;
         dropped += u64::from(ended.is_none());
-        // The old or the new one, whole; a store may also have removed the old one. A server may come to what was sent
-        // before a drop only now: that is one of the rounds between.
+        // The old or the new chunk, whole; a store may also have removed the old one. The server may read only now a request
+        // of an earlier round.
         let found = store.get(1).await.unwrap();
         assert!(found.is_none_or(|v| (last..=round).contains(&v)), "round {round}: {found:?}, before {last}");
         if ended.is_some() {
@@ -97,8 +97,8 @@ pub(crate) async fn a_batch_that_is_dropped_anywhere_leaves_the_next_call_right(
     connections_are_at_most(&server, 3).await;
 }
 
-/// A stream of gets that rest while its consumer awaits something else on the same store.
-pub(crate) async fn calls_that_nobody_polls_stop_no_others(kind: Kind) {
+/// Gets in a stream, which are not polled while the consumer awaits another call on the same store.
+pub(crate) async fn calls_that_are_not_polled_do_not_stop_others(kind: Kind) {
     const LEN: usize = 8 << 20;
     let server = RedisServer::start(&[]);
     let store = Store::open(&server.url(kind.scheme)).await;

@@ -1,7 +1,7 @@
-//! What a real redis server and the network before it do to a store: they die, stand still, cut, split, lie, refuse and
-//! forget. Each fault ends in an error or a miss, never in a wrong chunk, a hang or a leak, and the next call is right.
+//! Faults of a real redis server and of the network before it: they die, stop, cut, split, corrupt, refuse and forget. Each
+//! fault ends in an error or a miss, never in a wrong chunk, a hang or a leak. The next call succeeds.
 //!
-//! The faults know nothing of a connector but its URL: `faults!` gives each store a test for each.
+//! A fault knows only the URL of a store. `faults!` makes a test of each fault for each store.
 #![forbid(unsafe_code)]
 
 mod access;
@@ -15,17 +15,17 @@ macro_rules! faults {
     ($module:ident, $kind:expr) => {
         mod $module {
             faults!(@tests $kind;
-                access::a_user_with_few_rights_is_denied_the_rest_and_nothing_else,
+                access::a_user_with_few_rights_is_denied_only_the_rest,
                 access::a_wrong_password_is_denied_and_not_shown,
-                access::a_server_that_lets_nobody_in_is_unavailable_until_it_does,
-                access::connections_that_are_refused_are_done_without,
+                access::a_server_at_its_limit_of_clients_is_unavailable_until_it_has_room,
+                access::calls_use_open_connections_when_new_ones_are_refused,
                 dropped::a_get_that_is_dropped_anywhere_leaves_the_next_call_right,
-                dropped::calls_that_nobody_polls_stop_no_others,
+                dropped::calls_that_are_not_polled_do_not_stop_others,
                 dropped::a_put_that_is_dropped_anywhere_leaves_a_whole_value,
                 dropped::a_batch_that_is_dropped_anywhere_leaves_the_next_call_right,
                 network::a_reply_that_is_cut_is_an_error_and_the_next_call_is_right,
                 network::a_request_that_is_cut_stores_the_old_chunk_or_none,
-                network::a_stalled_reply_is_a_timeout_and_holds_up_nobody_for_ever,
+                network::a_stalled_reply_is_a_timeout,
                 network::bytes_that_come_one_by_one_are_the_same_chunks,
                 network::bytes_that_come_late_are_the_same_chunks,
                 network::a_reply_that_trickles_is_read_and_one_that_stops_is_a_timeout,
@@ -33,10 +33,10 @@ macro_rules! faults {
                 network::corrupt_lengths_in_a_batch_are_errors_and_the_next_batch_is_right,
                 network::one_corrupt_length_in_a_batch_costs_one_chunk,
                 network::a_remove_whose_answer_is_lost_is_not_repeated,
-                network::a_server_that_stands_still_is_found_out_once,
+                network::a_stopped_server_costs_few_connections,
                 server::a_server_that_is_killed_under_load_is_an_error_until_it_is_back,
-                server::a_server_that_was_restarted_between_calls_is_not_noticed,
-                server::a_server_that_stands_still_is_a_timeout_until_it_goes_on,
+                server::a_server_that_restarted_between_calls_is_not_noticed,
+                server::a_stopped_server_is_a_timeout_until_it_continues,
                 server::a_value_over_the_limit_is_an_error_and_the_next_call_is_right,
                 server::a_value_of_another_type_is_an_error_and_the_next_call_is_right,
                 server::a_full_server_is_store_full_and_still_answers,

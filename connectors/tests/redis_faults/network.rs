@@ -1,4 +1,4 @@
-//! The network cuts, stalls, splits and lies.
+//! The network cuts, stalls, splits and corrupts.
 
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,7 @@ pub(crate) async fn a_reply_that_is_cut_is_an_error_and_the_next_call_is_right(k
     }
     proxy.replies(Fault::CutAfter(3 * MIB as u64 / 2));
     for answer in store.batched_get(&[0, 1, 2, 3, 4, 5, 6, 7]).await {
-        assert!(!matches!(answer, Ok(None)), "a stored chunk is no miss");
+        assert!(!matches!(answer, Ok(None)), "a stored chunk is not a miss");
     }
     let mut dst = MemoryObjMut::zeroed(MIB);
     proxy.replies(Fault::CutAfter(MIB as u64 / 2));
@@ -59,7 +59,7 @@ pub(crate) async fn a_request_that_is_cut_stores_the_old_chunk_or_none(kind: Kin
     store.leaks_nothing().await;
 }
 
-pub(crate) async fn a_stalled_reply_is_a_timeout_and_holds_up_nobody_for_ever(kind: Kind) {
+pub(crate) async fn a_stalled_reply_is_a_timeout(kind: Kind) {
     let (_server, proxy, store) = behind_proxy(kind, "?io_timeout_ms=200&connect_timeout_ms=200").await;
     store.put(1, 1, MIB).await.unwrap();
     store.put(4, 4, MIB).await.unwrap();
@@ -72,7 +72,7 @@ pub(crate) async fn a_stalled_reply_is_a_timeout_and_holds_up_nobody_for_ever(ki
         for answer in store.batched_get(&[1, 2, 3]).await {
             is_lost(answer);
         }
-        // What was held back comes now, to nobody: an old answer must not be taken for a new one.
+        // The stalled answers arrive now. None may be taken for a new answer.
         proxy.heal();
         assert_eq!(store.get(4).await.unwrap(), Some(4));
     }
@@ -94,7 +94,7 @@ pub(crate) async fn bytes_that_come_one_by_one_are_the_same_chunks(kind: Kind) {
     let keys: Vec<_> = [0, 7, 3].map(key).into();
     let there: Vec<_> = store.connector.batched_exists(&keys).await.into_iter().map(Result::unwrap).collect();
     assert_eq!(there, [true, false, true]);
-    // More than a reader sleeps for before it looks.
+    // Long enough for a low-water mark.
     proxy.requests(Fault::Pass);
     store.put(4, 4, 300_000).await.unwrap();
     assert_eq!(store.get(4).await.unwrap(), Some(4));
@@ -115,7 +115,7 @@ pub(crate) async fn bytes_that_come_late_are_the_same_chunks(kind: Kind) {
     store.leaks_nothing().await;
 }
 
-/// Every part of a large chunk comes in time, and all of it takes many times longer than the server may be silent.
+/// Each part of a large chunk arrives within the timeout, and the whole chunk takes many times longer.
 pub(crate) async fn a_reply_that_trickles_is_read_and_one_that_stops_is_a_timeout(kind: Kind) {
     let (_server, proxy, store) = behind_proxy(kind, "?io_timeout_ms=300").await;
     store.put(1, 1, 2 * MIB).await.unwrap();
@@ -123,7 +123,7 @@ pub(crate) async fn a_reply_that_trickles_is_read_and_one_that_stops_is_a_timeou
     let begin = Instant::now();
     assert_eq!(store.get(1).await.unwrap(), Some(1));
     assert!(begin.elapsed() > Duration::from_secs(1), "the network was slow");
-    // Who waits for the only connection meanwhile waits longer than that, too, and is served.
+    // A call that waits for the only connection waits longer than the timeout, and succeeds.
     let one = format!("{}?io_timeout_ms=300&connect_timeout_ms=300&connections=1", proxy.url(kind.scheme));
     let narrow = Store::open(&one).await;
     let (first, second) = tokio::join!(narrow.get(1), narrow.get(1));
@@ -170,9 +170,12 @@ pub(crate) async fn corrupt_lengths_in_a_batch_are_errors_and_the_next_batch_is_
     }
     for corruption in Corruption::ALL {
         proxy.replies(Fault::Corrupt(corruption));
-        // Each answer that is a chunk has been checked to be that key's.
+        // `batched_get` checks the bytes of each chunk.
         let answers = store.batched_get(&numbers).await;
-        assert!(answers.iter().all(|answer| !matches!(answer, Ok(None))), "a stored chunk is no miss: {corruption:?}");
+        assert!(
+            answers.iter().all(|answer| !matches!(answer, Ok(None))),
+            "a stored chunk is not a miss: {corruption:?}"
+        );
         assert!(answers.iter().any(Result::is_err), "{corruption:?}");
         proxy.heal();
         for (n, answer) in store.batched_get(&numbers).await.into_iter().enumerate() {
@@ -202,12 +205,12 @@ pub(crate) async fn one_corrupt_length_in_a_batch_costs_one_chunk(kind: Kind) {
     store.leaks_nothing().await;
 }
 
-/// Done twice, it would say that nothing was there.
+/// A second remove would answer that there was no chunk.
 pub(crate) async fn a_remove_whose_answer_is_lost_is_not_repeated(kind: Kind) {
     let (server, proxy, store) = behind_proxy(kind, "").await;
     for n in 1..=3 {
         store.put(n, 1, 1000).await.unwrap();
-        // On a connection that has been used: one that was dead would have done nothing, and is replaced.
+        // Use the connection first. A connection that was dead before the call is replaced.
         assert!(store.connector.exists(&key(n)).await.unwrap());
         let before = proxy.struck();
         let heal = async {
@@ -218,7 +221,7 @@ pub(crate) async fn a_remove_whose_answer_is_lost_is_not_repeated(kind: Kind) {
         let one = key(n);
         let (removed, ()) = tokio::join!(store.connector.remove(&one), heal);
         is_lost(removed);
-        assert_eq!(store.get(n).await.unwrap(), None, "the server had got it");
+        assert_eq!(store.get(n).await.unwrap(), None, "the server received it");
         let asked = server.cli(&["INFO", "commandstats"]);
         let asked = String::from_utf8_lossy(asked.bytes().expect("a text")).into_owned();
         assert!(asked.contains(&format!("cmdstat_unlink:calls={n},")), "{asked}");
@@ -226,8 +229,8 @@ pub(crate) async fn a_remove_whose_answer_is_lost_is_not_repeated(kind: Kind) {
     store.is_right().await;
 }
 
-/// The first to find out tell those who wait for their connections.
-pub(crate) async fn a_server_that_stands_still_is_found_out_once(kind: Kind) {
+/// Calls that wait for a connection fail with the timeout of the calls before them.
+pub(crate) async fn a_stopped_server_costs_few_connections(kind: Kind) {
     const CONNECTIONS: usize = 4;
     let (_server, proxy, store) =
         behind_proxy(kind, &format!("?io_timeout_ms=300&connect_timeout_ms=300&connections={CONNECTIONS}")).await;

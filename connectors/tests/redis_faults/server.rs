@@ -1,4 +1,4 @@
-//! The server dies, stands still, is full, forgets, and holds what is no chunk.
+//! The server dies, stops, is full, forgets, and has values that are not chunks.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -23,7 +23,7 @@ pub(crate) async fn a_server_that_is_killed_under_load_is_an_error_until_it_is_b
     for task in 0..8 {
         let (store, running) = (store.clone(), running.clone());
         calls.spawn(async move {
-            // A half reads, a half writes, until the server is gone.
+            // Half of the tasks read, half write, until the server is gone.
             for n in (0..16).cycle() {
                 let answer = if task % 2 == 0 {
                     store.get(n).await.map(|found| assert_eq!(found, Some(1)))
@@ -36,7 +36,7 @@ pub(crate) async fn a_server_that_is_killed_under_load_is_an_error_until_it_is_b
             Ok::<_, Error>(())
         });
     }
-    until("the load is on", async || running.load(Ordering::SeqCst) >= 24).await;
+    until("the load runs", async || running.load(Ordering::SeqCst) >= 24).await;
     server.kill9();
     while let Some(ended) = calls.join_next().await {
         is_lost(ended.expect("no call panics"));
@@ -49,12 +49,12 @@ pub(crate) async fn a_server_that_is_killed_under_load_is_an_error_until_it_is_b
     }
     server.restart();
     until("the store is back", async || store.connector.ping().await.is_ok()).await;
-    assert_eq!(store.get(1).await.unwrap(), None, "a server that keeps nothing has forgotten");
+    assert_eq!(store.get(1).await.unwrap(), None, "the server saves nothing");
     store.is_right().await;
     store.leaks_nothing().await;
 }
 
-pub(crate) async fn a_server_that_was_restarted_between_calls_is_not_noticed(kind: Kind) {
+pub(crate) async fn a_server_that_restarted_between_calls_is_not_noticed(kind: Kind) {
     let mut server = RedisServer::start(&[]);
     let store = Store::open(&server.url(kind.scheme)).await;
     let numbers: Vec<u64> = (0..32).collect();
@@ -74,13 +74,13 @@ pub(crate) async fn a_server_that_was_restarted_between_calls_is_not_noticed(kin
     store.leaks_nothing().await;
 }
 
-pub(crate) async fn a_server_that_stands_still_is_a_timeout_until_it_goes_on(kind: Kind) {
+pub(crate) async fn a_stopped_server_is_a_timeout_until_it_continues(kind: Kind) {
     let server = RedisServer::start(&[]);
     let store = Store::open(&format!("{}?io_timeout_ms=200&connect_timeout_ms=200", server.url(kind.scheme))).await;
     store.put(1, 1, 4 * MIB).await.unwrap();
     server.stop_signal();
     is_lost(store.get(1).await);
-    // More than the kernel takes for a server that does not read.
+    // More than the kernel buffers for a server that does not read.
     is_lost(store.put(2, 1, 64 * MIB).await);
     is_lost(store.connector.exists(&key(1)).await);
     is_lost(store.connector.remove(&key(3)).await);
@@ -104,7 +104,7 @@ pub(crate) async fn a_value_over_the_limit_is_an_error_and_the_next_call_is_righ
     writer.put(2, 1, MIB / 2).await.unwrap();
     let store = Store::open(&format!("{}?max_value_bytes={MIB}", server.url(kind.scheme))).await;
     for _ in 0..3 {
-        let e = store.get(1).await.expect_err("it is larger than allowed");
+        let e = store.get(1).await.expect_err("the value is over the limit");
         assert!(!matches!(e.kind(), ErrorKind::Timeout | ErrorKind::Other), "{e:?}");
         assert_eq!(store.get(2).await.unwrap(), Some(1));
     }
@@ -112,7 +112,7 @@ pub(crate) async fn a_value_over_the_limit_is_an_error_and_the_next_call_is_righ
     assert!(answers[1].is_err() && [0, 2, 3].iter().all(|&i| matches!(answers[i], Ok(Some(1)))), "{answers:?}");
     store.put(3, 1, 2 * MIB).await.expect_err("a get could not give it back");
     let mut small = MemoryObjMut::zeroed(1000);
-    let e = store.connector.get_into(&key(2), &mut small).await.expect_err("it does not fit");
+    let e = store.connector.get_into(&key(2), &mut small).await.expect_err("the chunk does not fit");
     assert_eq!(e.kind(), ErrorKind::SizeMismatch);
     store.leaks_nothing().await;
 }
@@ -124,8 +124,8 @@ pub(crate) async fn a_value_of_another_type_is_an_error_and_the_next_call_is_rig
     store.put(2, 1, 1000).await.unwrap();
     let value = (kind.value_key)(&key(1));
     server.cli(&["DEL", &value]);
-    server.cli(&["RPUSH", &value, "no", "chunk"]);
-    let e = store.get(1).await.expect_err("a list is no chunk");
+    server.cli(&["RPUSH", &value, "not", "a chunk"]);
+    let e = store.get(1).await.expect_err("a list is not a chunk");
     assert_eq!(e.kind(), ErrorKind::Corrupt, "{e}");
     let answers = store.batched_get(&[2, 1, 2]).await;
     assert!(answers[1].is_err() && [0, 2].iter().all(|&i| matches!(answers[i], Ok(Some(1)))), "{answers:?}");
@@ -146,12 +146,12 @@ pub(crate) async fn a_full_server_is_store_full_and_still_answers(kind: Kind) {
         }
     };
     assert_eq!((e.kind(), e.is_temporary()), (ErrorKind::StoreFull, true), "{e}");
-    assert!(e.hint().is_some(), "it says what to do: {e:?}");
+    assert!(e.hint().is_some(), "the error has a hint: {e:?}");
     assert!((8..=24).contains(&stored), "{stored} MiB were stored");
     for n in 0..stored {
         assert_eq!(store.get(n).await.unwrap(), Some(1));
     }
-    assert_eq!(store.get(stored).await.unwrap(), None, "nothing is left of a put that failed");
+    assert_eq!(store.get(stored).await.unwrap(), None, "a failed put leaves nothing");
     for n in 0..stored {
         assert!(store.connector.remove(&key(n)).await.unwrap());
     }
@@ -175,7 +175,7 @@ pub(crate) async fn eviction_under_writers_never_tears_a_chunk(kind: Kind) {
             let mut written = 0;
             while !done.load(Ordering::SeqCst) {
                 let n = random.u64(..KEYS);
-                // Of different lengths: a reader that mixes two versions would see it.
+                // Different lengths reveal a reader that mixes two versions.
                 store.put(n, random.u64(..), random.usize(20_000..80_000)).await.unwrap_or_else(|e| panic!("{e:?}"));
                 written += 1;
             }
@@ -192,14 +192,14 @@ pub(crate) async fn eviction_under_writers_never_tears_a_chunk(kind: Kind) {
             let (mut hits, mut misses) = (0, 0);
             while hits + misses < READS / 4 {
                 let numbers: Vec<_> = std::iter::repeat_with(|| random.u64(..KEYS)).take(BATCH).collect();
-                // Every chunk is checked on the way.
+                // `batched_get` checks the bytes of each chunk.
                 for answer in store.batched_get(&numbers).await {
                     match answer.unwrap_or_else(|e| panic!("{e:?}")) {
                         Some(_) => hits += 1,
                         None => misses += 1,
                     }
                 }
-                // A single get takes another path.
+                // A single get is another code path.
                 match store.get(numbers[0]).await.unwrap_or_else(|e| panic!("{e:?}")) {
                     Some(_) => hits += 1,
                     None => misses += 1,

@@ -1,4 +1,4 @@
-//! A store under test, and chunks that show whether they are whole.
+//! A store under test, and chunks that reveal whether they are whole.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -7,15 +7,15 @@ use connectors::{CacheKey, Connector, ErrorKind, LocalCpuBackend, MemoryObj, Poo
 use kvconn_redis_server::RedisServer;
 use tokio::time::timeout;
 
-/// Longer than every timeout of every connector here, and than a busy machine takes.
+/// Longer than every timeout here, even on a busy machine.
 const SOON: Duration = Duration::from_secs(120);
 
-/// What the faults have to know about a store.
+/// The facts about a store that a fault needs.
 #[derive(Clone, Copy)]
 pub(crate) struct Kind {
-    /// Of its URL.
+    /// The scheme of its URL.
     pub(crate) scheme: &'static str,
-    /// Where a chunk's bytes are on the server.
+    /// The name of a chunk's bytes on the server.
     pub(crate) value_key: fn(&CacheKey) -> String,
 }
 
@@ -46,10 +46,10 @@ impl Store {
         self.connector.put(&key(n), chunk(n, version, len)).await
     }
 
-    /// The version that is stored.
+    /// The stored version.
     ///
     /// # Panics
-    /// If what comes back is not this key's chunk, whole.
+    /// If the chunk is not this key's, or not whole.
     pub(crate) async fn get(&self, n: u64) -> Result<Option<u64>> {
         Ok(self.connector.get(&key(n)).await?.map(|chunk| version(n, &chunk)))
     }
@@ -62,7 +62,7 @@ impl Store {
         numbers.iter().zip(answers).map(checked).collect()
     }
 
-    /// Works as if nothing had happened: several times, so that every connection takes part.
+    /// Every operation succeeds, several times, so that each connection takes part.
     #[track_caller]
     pub(crate) fn is_right(&self) -> impl Future<Output = ()> {
         let caller = std::panic::Location::caller();
@@ -81,14 +81,14 @@ impl Store {
         }
     }
 
-    /// All memory is back, though work that was dropped may still be on its way out.
+    /// All memory returns to the pool, at the latest when dropped work has ended.
     pub(crate) async fn leaks_nothing(&self) {
         until("the memory comes back", async || self.pool.stats().in_use == 0).await;
     }
 }
 
-/// The server has no more connections than the URL allows: with `connections` for chunks, four for the rest, and the one
-/// that asks.
+/// The server has no more connections than the URL allows: `connections` for chunks, four for the rest, and the test's
+/// own.
 pub(crate) async fn connections_are_at_most(server: &RedisServer, connections: usize) {
     until("the server sees that connections were closed", async || {
         let list = server.cli(&["CLIENT", "LIST"]);
@@ -98,7 +98,7 @@ pub(crate) async fn connections_are_at_most(server: &RedisServer, connections: u
 }
 
 /// # Panics
-/// If it does not come true.
+/// If it is not true after a minute.
 pub(crate) async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !done().await {
@@ -107,7 +107,7 @@ pub(crate) async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
     }
 }
 
-/// The server is not there, in whichever way a client finds that out.
+/// The call failed because the server is gone or silent.
 #[track_caller]
 pub(crate) fn is_lost<T: std::fmt::Debug>(answer: Result<T>) {
     let e = answer.expect_err("the server is gone");
@@ -116,10 +116,10 @@ pub(crate) fn is_lost<T: std::fmt::Debug>(answer: Result<T>) {
 }
 
 pub(crate) fn key(n: u64) -> CacheKey {
-    format!("faults@1@0@{n:x}@bfloat16").parse().expect("the key is one of LMCache's")
+    format!("faults@1@0@{n:x}@bfloat16").parse().expect("a valid key")
 }
 
-/// Bytes that say which key, version and length they are of, and are nobody else's at any place.
+/// Bytes that name their key, version and length, and that differ from every other chunk's at each offset.
 pub(crate) fn chunk(n: u64, version: u64, len: usize) -> MemoryObj {
     MemoryObj::from(content(n, version, len))
 }
@@ -127,7 +127,7 @@ pub(crate) fn chunk(n: u64, version: u64, len: usize) -> MemoryObj {
 fn content(n: u64, version: u64, len: usize) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(n.rotate_left(32) ^ version ^ ((len as u64) << 16));
     let mut block = [n, version, len as u64].map(u64::to_le_bytes).concat();
-    // Of a length that is no power of two: a piece that is missing or doubled moves the rest by another distance.
+    // A prime length, so that a missing or doubled piece shifts the rest visibly.
     block.resize_with(1021, || random.u8(..));
     let mut bytes = block.repeat(len.div_ceil(block.len()));
     bytes.truncate(len);

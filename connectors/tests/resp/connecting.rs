@@ -1,4 +1,4 @@
-//! URLs, options, and who is at the other end.
+//! URLs, options, and servers of another kind.
 
 use connectors::{Connector, ErrorKind, LMCacheEngineConfig, MemoryObj};
 
@@ -7,11 +7,11 @@ use kvconn_redis_server::{RedisServer, fake};
 use crate::key;
 
 async fn refused(url: &str) -> connectors::Error {
-    connectors::open(url).await.expect_err("it is refused")
+    connectors::open(url).await.expect_err("the store does not open")
 }
 
 #[tokio::test]
-async fn what_is_no_redis_server_is_refused_with_what_it_said() {
+async fn a_server_of_another_kind_is_refused_with_its_answer() {
     let http = fake::listen(|mut stream| {
         use std::io::{Read, Write};
         let _ = stream.read(&mut [0; 100]);
@@ -20,9 +20,9 @@ async fn what_is_no_redis_server_is_refused_with_what_it_said() {
     });
     let e = refused(&format!("resp://127.0.0.1:{http}")).await;
     assert_eq!((e.kind(), e.is_temporary()), (ErrorKind::Unavailable, false));
-    let said = e.to_string();
-    assert!(said.contains(&format!("127.0.0.1:{http} is no RESP server")), "{said}");
-    assert!(said.contains("HTTP/1.1 400 Bad Request") && !said.contains(char::is_control), "{said}");
+    let text = e.to_string();
+    assert!(text.contains(&format!("127.0.0.1:{http} is not a RESP server")), "{text}");
+    assert!(text.contains("HTTP/1.1 400 Bad Request") && !text.contains(char::is_control), "{text}");
 
     let hangs_up = fake::listen(drop);
     let e = refused(&format!("resp://127.0.0.1:{hangs_up}")).await;
@@ -35,7 +35,7 @@ async fn what_is_no_redis_server_is_refused_with_what_it_said() {
 }
 
 #[tokio::test]
-async fn nobody_at_the_port_is_unavailable() {
+async fn a_closed_port_is_unavailable() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let e = refused(&format!("resp://127.0.0.1:{port}")).await;
     assert_eq!((e.kind(), e.is_temporary()), (ErrorKind::Unavailable, true));
@@ -44,7 +44,7 @@ async fn nobody_at_the_port_is_unavailable() {
 }
 
 #[tokio::test]
-async fn an_old_server_is_greeted_in_its_own_words_and_no_error_shows_the_password() {
+async fn an_old_server_is_greeted_in_resp2_and_no_error_shows_the_password() {
     let old = |knows_password: bool| {
         fake::answering(move |words| {
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -81,7 +81,7 @@ async fn an_old_server_is_greeted_in_its_own_words_and_no_error_shows_the_passwo
 }
 
 #[tokio::test]
-async fn what_answers_and_is_no_redis_server_is_refused() {
+async fn a_server_that_echoes_is_refused() {
     let echo = fake::listen(|mut stream| {
         let mut copy = stream.try_clone().expect("a second handle");
         let _ = std::io::copy(&mut copy, &mut stream);
@@ -110,7 +110,7 @@ async fn only_ok_is_a_success() {
 }
 
 #[tokio::test]
-async fn an_array_in_answer_to_a_get_is_never_taken_for_the_next_chunk() {
+async fn an_array_as_the_answer_to_get_is_never_taken_for_the_next_chunk() {
     let port = fake::answering(|words| match (words[0].as_str(), words.last().map(String::as_str)) {
         ("HELLO", _) => Some(b"%1\r\n+proto\r\n:3\r\n".to_vec()),
         ("GET", Some("org/model@1@0@1@bfloat16")) => Some(b"*2\r\n$1\r\na\r\n$1\r\nb\r\n".to_vec()),
@@ -134,7 +134,7 @@ async fn small_operations_do_not_wait_behind_a_chunk() {
     let port = fake::answering(|words| match words[0].as_str() {
         "HELLO" => Some(b"%1\r\n+proto\r\n:3\r\n".to_vec()),
         "STRLEN" => Some(b":1\r\n".to_vec()),
-        // A chunk that begins and does not end.
+        // A chunk that starts and does not end.
         "GET" => Some(b"$1000000\r\nbytes".to_vec()),
         other => panic!("{other}"),
     });

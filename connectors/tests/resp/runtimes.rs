@@ -1,4 +1,4 @@
-//! Calls come from every runtime, from none, and from one that is blocked by them.
+//! Calls from every kind of runtime, from none, and from a runtime that the call blocks.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -41,7 +41,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-/// Chunks that take many reads and writes, several at once.
+/// Moves chunks that take many reads and writes, several at once.
 async fn works(store: &Connector) {
     let items: Vec<_> = (0..10).map(|i| (key(i), MemoryObj::from(vec![i as u8; SIZE]))).collect();
     for answer in store.batched_put(&items).await {
@@ -56,7 +56,7 @@ async fn works(store: &Connector) {
     assert!(store.exists(&key(3)).await.unwrap());
 }
 
-/// On a thread of its own, so that a hang is a failure.
+/// Runs the test on a thread of its own, so that a hang is a failure.
 fn ends(test: impl FnOnce() + Send + 'static) {
     let (send, receive) = std::sync::mpsc::channel();
     let running = std::thread::spawn(move || {
@@ -64,13 +64,13 @@ fn ends(test: impl FnOnce() + Send + 'static) {
         let _ = send.send(());
     });
     if let Err(std::sync::mpsc::RecvTimeoutError::Timeout) = receive.recv_timeout(Duration::from_secs(60)) {
-        panic!("it hangs");
+        panic!("the test hangs");
     }
-    running.join().expect("it does not panic");
+    running.join().expect("no panic");
 }
 
 #[test]
-fn a_thread_without_a_runtime_is_served() {
+fn a_thread_without_a_runtime_can_call() {
     let server = RedisServer::start(&[]);
     let url = server.url("resp");
     ends(move || {
@@ -82,7 +82,7 @@ fn a_thread_without_a_runtime_is_served() {
 }
 
 #[test]
-fn a_runtime_that_is_blocked_by_its_own_call_is_served() {
+fn a_call_that_blocks_its_own_runtime_ends() {
     let server = RedisServer::start(&[]);
     let url = server.url("resp");
     ends(move || {

@@ -1,4 +1,4 @@
-//! What is on the server.
+//! The values on the server.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ async fn the_value_is_the_chunks_bytes_under_the_keys_text() {
 }
 
 #[tokio::test]
-async fn a_partial_chunk_has_as_many_tokens_as_its_length_says() {
+async fn the_length_of_a_partial_chunk_gives_its_tokens() {
     let server = RedisServer::start(&[]);
     let group = LayerGroup { kv_size: 2, num_layers: 3, hidden_dim: 8, dtype: Dtype::Bfloat16 };
     let metadata = Arc::new(LMCacheMetadata::new("opt", 1, 0, 256, &[group]).unwrap());
@@ -40,8 +40,8 @@ async fn a_partial_chunk_has_as_many_tokens_as_its_length_says() {
         for answer in [store.get(&key(1)).await, store.batched_get(&[key(1)]).await.remove(0)] {
             assert_eq!(answer.unwrap_err().kind(), ErrorKind::Corrupt, "{wrong} bytes");
         }
-        assert!(!store.exists(&key(1)).await.unwrap(), "{wrong} bytes are no chunk");
-        // The connection read it all the same.
+        assert!(!store.exists(&key(1)).await.unwrap(), "{wrong} bytes are not a chunk");
+        // The connection skipped the value.
         assert_eq!(store.get(&key(2)).await.unwrap(), None);
     }
     let e = store.put(&key(1), MemoryObj::from(vec![0; token + 1])).await.unwrap_err();
@@ -49,7 +49,7 @@ async fn a_partial_chunk_has_as_many_tokens_as_its_length_says() {
 }
 
 #[tokio::test]
-async fn a_listing_takes_the_prefix_as_it_stands_and_leaves_other_names_out() {
+async fn a_listing_takes_the_prefix_literally_and_leaves_other_names_out() {
     let server = RedisServer::start(&[]);
     let store = connectors::open(&server.url("resp")).await.unwrap();
     for name in ["a*b@1@0@1@half", "axb@1@0@1@half", "a*b", "a*b@1@0@1@halfmetadata", "a*b@1@0@1@half@00"] {

@@ -1,4 +1,4 @@
-//! Every reply, cut at every place.
+//! Every reply, cut at every byte.
 
 use super::*;
 
@@ -6,7 +6,7 @@ fn bulk(text: &str) -> Reply {
     Reply::Bulk(text.as_bytes().to_vec())
 }
 
-/// What servers send, and what it is.
+/// Bytes that servers send, and the reply in them.
 fn replies() -> Vec<(&'static [u8], Reply)> {
     vec![
         (b"+OK\r\n", Reply::Simple(b"OK".to_vec())),
@@ -36,7 +36,7 @@ fn replies() -> Vec<(&'static [u8], Reply)> {
                 (Reply::Simple(b"b".to_vec()), Reply::Array(vec![Reply::Int(2)])),
             ]),
         ),
-        // Messages and attributes that nobody asked for.
+        // Messages and attributes are dropped.
         (b">2\r\n+invalidate\r\n*1\r\n$1\r\nk\r\n:5\r\n", Reply::Int(5)),
         (
             b"|1\r\n+ttl\r\n:3\r\n*2\r\n|0\r\n:1\r\n|1\r\n+a\r\n+b\r\n:2\r\n",
@@ -45,13 +45,13 @@ fn replies() -> Vec<(&'static [u8], Reply)> {
     ]
 }
 
-/// Puts the bytes where the reader wants them, as often as it takes.
+/// Puts all bytes into the buffer, in several pieces if need be.
 fn feed(reader: &mut ReplyReader, mut bytes: &[u8]) {
     while !bytes.is_empty() {
-        let room = reader.room();
-        let n = room.len().min(bytes.len());
-        room[..n].copy_from_slice(&bytes[..n]);
-        reader.arrived(n);
+        let spare = reader.spare();
+        let n = spare.len().min(bytes.len());
+        spare[..n].copy_from_slice(&bytes[..n]);
+        reader.filled(n);
         bytes = &bytes[n..];
     }
 }
@@ -68,7 +68,7 @@ fn every_reply_is_read_wherever_it_is_cut() {
             feed(&mut reader, &bytes[..cut]);
             assert_eq!(reader.reply(), Ok(None), "{} cut at {cut}", bytes.escape_ascii());
             feed(&mut reader, &bytes[cut..]);
-            // What follows is left for the next.
+            // The next reply stays unread.
             feed(&mut reader, b":7\r\n");
             assert_eq!(reader.reply(), Ok(Some(reply.clone())), "{} cut at {cut}", bytes.escape_ascii());
             assert!(!reader.is_at_rest());
@@ -91,7 +91,7 @@ fn replies_in_single_bytes_are_read_one_after_the_other() {
 }
 
 #[test]
-fn the_head_of_a_reply_leaves_payload_and_elements_to_be_read() {
+fn the_start_of_a_reply_leaves_payload_and_elements_to_be_read() {
     for (bytes, reply) in replies() {
         for cut in 0..=bytes.len() {
             let mut reader = reader();
@@ -101,14 +101,14 @@ fn the_head_of_a_reply_leaves_payload_and_elements_to_be_read() {
                 assert!(!rest.is_empty(), "{} needs more", bytes.escape_ascii());
                 feed(reader, std::mem::take(&mut rest));
             };
-            let head = loop {
-                match reader.head().unwrap() {
-                    Some(head) => break head,
+            let start = loop {
+                match reader.start().unwrap() {
+                    Some(start) => break start,
                     None => more(&mut reader),
                 }
             };
-            match (head, &reply) {
-                (Head::Bulk(len), Reply::Bulk(expected)) => {
+            match (start, &reply) {
+                (ReplyStart::Bulk(len), Reply::Bulk(expected)) => {
                     assert_eq!(len, expected.len());
                     let (mut to, mut done) = (vec![0; len], 0);
                     while done < len {
@@ -118,11 +118,11 @@ fn the_head_of_a_reply_leaves_payload_and_elements_to_be_read() {
                         }
                     }
                     assert_eq!(&to, expected);
-                    while !reader.end_payload().unwrap() {
+                    while reader.end_payload().unwrap().is_none() {
                         more(&mut reader);
                     }
                 }
-                (Head::Array(n), Reply::Array(expected)) => {
+                (ReplyStart::Array(n), Reply::Array(expected)) => {
                     let mut elements = Vec::new();
                     while elements.len() < n {
                         match reader.reply().unwrap() {
@@ -132,8 +132,8 @@ fn the_head_of_a_reply_leaves_payload_and_elements_to_be_read() {
                     }
                     assert_eq!(&elements, expected);
                 }
-                (Head::Reply(read), expected) => assert_eq!(&read, expected),
-                (head, expected) => panic!("{head:?} is no head of {expected:?}"),
+                (ReplyStart::Whole(read), expected) => assert_eq!(&read, expected),
+                (start, expected) => panic!("{start:?} is not the start of {expected:?}"),
             }
             feed(&mut reader, std::mem::take(&mut rest));
             assert!(reader.is_at_rest(), "{}", bytes.escape_ascii());
@@ -142,10 +142,10 @@ fn the_head_of_a_reply_leaves_payload_and_elements_to_be_read() {
 }
 
 #[test]
-fn a_payload_may_pass_the_buffer_by() {
+fn a_payload_may_bypass_the_buffer() {
     let mut reader = reader();
     feed(&mut reader, b"$100000\r\nstart");
-    assert_eq!(reader.head(), Ok(Some(Head::Bulk(100_000))));
+    assert_eq!(reader.start(), Ok(Some(ReplyStart::Bulk(100_000))));
     let mut to = vec![1; 100_000];
     assert_eq!(reader.take_payload(&mut to), 5);
     assert_eq!(&to[..5], b"start");
@@ -153,35 +153,35 @@ fn a_payload_may_pass_the_buffer_by() {
     reader.payload_arrived(99_990);
     assert!(reader.end_payload().is_err(), "5 bytes are missing");
     reader.payload_arrived(5);
-    assert_eq!(reader.end_payload(), Ok(false));
+    assert_eq!(reader.end_payload(), Ok(None));
     feed(&mut reader, b"\r\n:1\r\n");
-    assert_eq!(reader.end_payload(), Ok(true));
+    assert_eq!(reader.end_payload(), Ok(Some(())));
     assert_eq!(reader.reply(), Ok(Some(Reply::Int(1))));
-    assert!(reader.room().len() <= 128, "the buffer grew for a payload");
+    assert!(reader.spare().len() <= 128, "the buffer grew for a payload");
 }
 
 #[test]
 fn a_payload_can_be_dropped() {
     let mut reader = reader();
     feed(&mut reader, b"$100\r\n");
-    assert_eq!(reader.head(), Ok(Some(Head::Bulk(100))));
+    assert_eq!(reader.start(), Ok(Some(ReplyStart::Bulk(100))));
     for left in (0..100).rev() {
         feed(&mut reader, b"x");
         assert_eq!(reader.drop_payload(), left);
     }
     feed(&mut reader, b"\r\n+\r\n");
-    assert_eq!(reader.end_payload(), Ok(true));
+    assert_eq!(reader.end_payload(), Ok(Some(())));
     assert_eq!(reader.reply(), Ok(Some(Reply::Simple(vec![]))));
 }
 
 #[test]
-fn what_is_no_reply_is_refused_as_soon_as_it_can_be_seen() {
+fn bytes_that_are_not_a_reply_are_an_error_as_soon_as_possible() {
     for (bytes, why) in [
-        (&b"HTTP/1.1 400 Bad"[..], "`HTTP/1.1 400 Bad`, which is no reply"),
-        (b"\x15\x03\x03", "`\\x15\\x03\\x03`, which is no reply"),
-        (b"\r\n", "which is no reply"),
-        (b"+OK\n", "ends in something other than CR LF"),
-        (b"+O\rK", "ends in something other than CR LF"),
+        (&b"HTTP/1.1 400 Bad"[..], "`HTTP/1.1 400 Bad`, which is not a reply"),
+        (b"\x15\x03\x03", "`\\x15\\x03\\x03`, which is not a reply"),
+        (b"\r\n", "which is not a reply"),
+        (b"+OK\n", "ends in something other than CRLF"),
+        (b"+O\rK", "ends in something other than CRLF"),
         (b":\r\n", "malformed line `:`"),
         (b":1x\r\n", "malformed line"),
         (b":9223372036854775808\r\n", "malformed line"),
@@ -210,16 +210,16 @@ fn what_is_no_reply_is_refused_as_soon_as_it_can_be_seen() {
         let mut reader = reader();
         feed(&mut reader, bytes);
         if bytes == b"*2\r\n$3000\r\n" {
-            assert_eq!(reader.reply(), Ok(None), "it counts what it has");
+            assert_eq!(reader.reply(), Ok(None), "only bytes that arrived count");
             feed(&mut reader, &[b'x'; 3001]);
         }
-        let said = reader.reply().expect_err(why).to_string();
-        assert!(said.contains(why), "{}: {said}", bytes.escape_ascii());
+        let e = reader.reply().expect_err(why).to_string();
+        assert!(e.contains(why), "{}: {e}", bytes.escape_ascii());
     }
 }
 
 #[test]
-fn limits_hold_over_all_of_a_reply_and_begin_anew_with_the_next() {
+fn limits_count_one_whole_reply() {
     let mut reader = reader();
     for _ in 0..100 {
         feed(&mut reader, b"*2\r\n$1000\r\n");
@@ -246,8 +246,8 @@ fn limits_hold_over_all_of_a_reply_and_begin_anew_with_the_next() {
 fn a_payload_over_the_limit_is_refused_before_it_is_read() {
     let mut reader = reader();
     feed(&mut reader, b"$1048577\r\n");
-    let said = reader.head().unwrap_err().to_string();
-    assert!(said.contains("1048577") && said.contains("1048576"), "{said}");
+    let e = reader.start().unwrap_err().to_string();
+    assert!(e.contains("1048577") && e.contains("1048576"), "{e}");
 }
 
 #[test]

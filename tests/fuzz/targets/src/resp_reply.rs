@@ -1,6 +1,6 @@
 //! Replies of a redis server.
 
-use connectors::__fuzz::reply::{Head, Limits, Reply, ReplyReader};
+use connectors::__fuzz::reply::{Limits, Reply, ReplyReader, ReplyStart};
 
 /// Small limits, so that the fuzzer reaches them.
 const LIMITS: Limits = Limits { payload: 600, reply: 1000, depth: 3 };
@@ -54,26 +54,26 @@ fn drive(bytes: &[u8], heads: bool, mut step: impl FnMut() -> usize) -> (Vec<Eve
         let n = step().min(rest.len());
         let direct = n.min(to.len());
         to[..direct].copy_from_slice(&rest[..direct]);
-        let room = reader.room();
-        let buffered = (n - direct).min(room.len());
-        room[..buffered].copy_from_slice(&rest[direct..direct + buffered]);
-        reader.arrived(buffered);
+        let spare = reader.spare();
+        let buffered = (n - direct).min(spare.len());
+        spare[..buffered].copy_from_slice(&rest[direct..direct + buffered]);
+        reader.filled(buffered);
         rest = &rest[direct + buffered..];
         (n > 0).then_some(direct)
     };
     loop {
-        let next = if heads { reader.head() } else { reader.reply().map(|reply| reply.map(Head::Reply)) };
+        let next = if heads { reader.start() } else { reader.reply().map(|reply| reply.map(ReplyStart::Whole)) };
         let len = match next {
             Err(_) => return (events, End::Bad),
-            Ok(Some(Head::Reply(reply))) => {
+            Ok(Some(ReplyStart::Whole(reply))) => {
                 events.push(Event::Reply(format!("{reply:?}")));
                 continue;
             }
-            Ok(Some(Head::Array(n))) => {
+            Ok(Some(ReplyStart::Array(n))) => {
                 events.push(Event::Array(n));
                 continue;
             }
-            Ok(Some(Head::Bulk(len))) => len,
+            Ok(Some(ReplyStart::Bulk(len))) => len,
             Ok(None) => match fill(&mut reader, &mut []) {
                 Some(_) => continue,
                 None => return (events, if reader.is_at_rest() { End::Rest } else { End::More }),
@@ -89,9 +89,9 @@ fn drive(bytes: &[u8], heads: bool, mut step: impl FnMut() -> usize) -> (Vec<Eve
         loop {
             match reader.end_payload() {
                 Err(_) => return (events, End::Bad),
-                Ok(true) => break,
-                Ok(false) if fill(&mut reader, &mut []).is_none() => return (events, End::More),
-                Ok(false) => {}
+                Ok(Some(())) => break,
+                Ok(None) if fill(&mut reader, &mut []).is_none() => return (events, End::More),
+                Ok(None) => {}
             }
         }
         events.push(Event::Payload(payload));

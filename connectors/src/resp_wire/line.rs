@@ -1,29 +1,76 @@
-//! One line of RESP: a value, or the beginning of one.
+//! One line of RESP: a value, or the start of a string or an aggregate.
 
-use super::partial::StringKind;
 use super::reply::{BadReply, Reply, bad};
 
-/// What a line begins, or is.
 #[derive(Debug)]
 pub(super) enum Token {
     Value(Reply),
-    /// So many bytes and CR LF follow.
+    /// So many bytes and CRLF follow.
     String(StringKind, usize),
     /// So many values follow.
     Open(Aggregate, usize),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum StringKind {
+    Bulk,
+    Error,
+    Verbatim,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Aggregate {
     Array,
     Map,
-    /// Out of band; dropped.
+    /// A message out of band. Dropped.
     Push,
-    /// Before any value; dropped.
+    /// Attributes of the next value. Dropped.
     Attributes,
 }
 
-/// Reads a line, without its CR LF.
+/// An aggregate that is not whole yet.
+#[derive(Debug)]
+pub(super) struct Open {
+    pub(super) kind: Aggregate,
+    pub(super) left: usize,
+    pub(super) items: Vec<Reply>,
+}
+
+/// A string that is not whole yet.
+#[derive(Debug)]
+pub(super) struct PartialString {
+    pub(super) bytes: Vec<u8>,
+    pub(super) left: usize,
+    pub(super) kind: StringKind,
+}
+
+impl Open {
+    /// The whole value, or `None` if kvconn drops it.
+    pub(super) fn finish(self) -> Option<Reply> {
+        match self.kind {
+            Aggregate::Array => Some(Reply::Array(self.items)),
+            Aggregate::Map => {
+                let mut items = self.items.into_iter();
+                let pairs = std::iter::from_fn(|| Some((items.next()?, items.next()?)));
+                Some(Reply::Map(pairs.collect()))
+            }
+            Aggregate::Push | Aggregate::Attributes => None,
+        }
+    }
+}
+
+impl PartialString {
+    pub(super) fn finish(self) -> Result<Reply, BadReply> {
+        match self.kind {
+            StringKind::Bulk => Ok(Reply::Bulk(self.bytes)),
+            StringKind::Error => Ok(Reply::Error(self.bytes)),
+            StringKind::Verbatim if self.bytes.get(3) == Some(&b':') => Ok(Reply::Bulk(self.bytes[4..].to_vec())),
+            StringKind::Verbatim => bad("a verbatim string without a type"),
+        }
+    }
+}
+
+/// Reads a line without its CRLF.
 pub(super) fn parse(line: &[u8]) -> Result<Token, BadReply> {
     let Some((kind, rest)) = line.split_first() else { return bad("an empty line") };
     let value = |reply| Ok(Token::Value(reply));
@@ -66,7 +113,7 @@ fn is_number(text: &[u8]) -> bool {
     !digits.is_empty() && digits.iter().all(u8::is_ascii_digit)
 }
 
-/// `1.5`, `-2e9`, `inf`, `nan`: what Rust reads, too.
+/// `1.5`, `-2e9`, `inf`, `nan`, as Rust reads them.
 fn double(text: &[u8]) -> Option<f64> {
     str::from_utf8(text).ok()?.parse().ok()
 }

@@ -1,0 +1,131 @@
+//! What the store asks of a server, for one key each.
+
+use connector_core::metadata::raw_layout;
+use connector_core::{CacheKey, ChunkLayout, Error, ErrorKind, LMCacheMetadata, Result};
+
+use crate::resp_wire::{
+    Arg, Connection, Destination, Exchange, Reply, ReplyStart, Request, expect_int, expect_word, server_error,
+};
+
+/// `GET` of a chunk.
+pub(super) struct Get<'a, D> {
+    pub(super) key: &'a CacheKey,
+    pub(super) to: D,
+    /// Says the layout of a value.
+    pub(super) metadata: Option<&'a LMCacheMetadata>,
+}
+
+impl<D: Destination> Exchange for Get<'_, D> {
+    /// `None` is a miss.
+    type Answer = Option<D::Chunk>;
+
+    fn key(&self) -> Option<&[u8]> {
+        Some(self.key.as_str().as_bytes())
+    }
+
+    fn request<'a>(&'a self, request: &mut Request<'a>) {
+        request.command(&["GET".into(), self.key.as_str().into()]);
+    }
+
+    fn expected_len(&self) -> usize {
+        self.to.capacity()
+    }
+
+    async fn read(&mut self, connection: &mut Connection) -> Result<Result<Self::Answer>> {
+        match connection.reply_start().await? {
+            ReplyStart::Bulk(len) => {
+                let layout = layout_of(self.metadata, len);
+                Ok(connection.chunk(len, layout, &mut self.to).await?.map(Some))
+            }
+            ReplyStart::Whole(Reply::Null) => Ok(Ok(None)),
+            ReplyStart::Whole(Reply::Error(text)) => Ok(Err(server_error(&text))),
+            // Fails the connection: the elements of an array must not be taken for the next answer.
+            _ => Err(Error::new(ErrorKind::Corrupt, "the server's answer to GET is not a string")),
+        }
+    }
+}
+
+fn layout_of(metadata: Option<&LMCacheMetadata>, len: usize) -> Result<ChunkLayout> {
+    match len {
+        0 => Err(Error::new(ErrorKind::Corrupt, "an empty value is not a chunk")),
+        len => raw_layout(metadata, len),
+    }
+}
+
+/// `SET` of a chunk.
+pub(super) struct Put<'a> {
+    pub(super) key: &'a CacheKey,
+    pub(super) chunk: &'a [u8],
+}
+
+impl Exchange for Put<'_> {
+    type Answer = ();
+
+    fn key(&self) -> Option<&[u8]> {
+        Some(self.key.as_str().as_bytes())
+    }
+
+    fn request<'a>(&'a self, request: &mut Request<'a>) {
+        request.command(&["SET".into(), self.key.as_str().into(), Arg::Payload(self.chunk)]);
+    }
+
+    fn expected_len(&self) -> usize {
+        self.chunk.len()
+    }
+
+    async fn read(&mut self, connection: &mut Connection) -> Result<Result<()>> {
+        Ok(expect_word(connection.reply().await?, "OK"))
+    }
+}
+
+/// Whether there is a chunk that `get` can read.
+pub(super) struct Exists<'a> {
+    pub(super) key: &'a CacheKey,
+    pub(super) metadata: Option<&'a LMCacheMetadata>,
+}
+
+impl Exchange for Exists<'_> {
+    type Answer = bool;
+    const SMALL: bool = true;
+
+    fn key(&self) -> Option<&[u8]> {
+        Some(self.key.as_str().as_bytes())
+    }
+
+    /// A missing key has the length 0.
+    fn request<'a>(&'a self, request: &mut Request<'a>) {
+        request.command(&["STRLEN".into(), self.key.as_str().into()]);
+    }
+
+    async fn read(&mut self, connection: &mut Connection) -> Result<Result<bool>> {
+        Ok(match connection.answer().await?.and_then(expect_int) {
+            Ok(len) => Ok(layout_of(self.metadata, usize::try_from(len).unwrap_or(0)).is_ok()),
+            // The value is not a string.
+            Err(e) if e.kind() == ErrorKind::Corrupt => Ok(false),
+            Err(e) => Err(e),
+        })
+    }
+}
+
+/// `UNLINK`: whether there was a value.
+pub(super) struct Remove<'a> {
+    pub(super) key: &'a CacheKey,
+}
+
+impl Exchange for Remove<'_> {
+    type Answer = bool;
+    const SMALL: bool = true;
+    const REPEATABLE: bool = false;
+
+    fn key(&self) -> Option<&[u8]> {
+        Some(self.key.as_str().as_bytes())
+    }
+
+    fn request<'a>(&'a self, request: &mut Request<'a>) {
+        request.command(&["UNLINK".into(), self.key.as_str().into()]);
+    }
+
+    async fn read(&mut self, connection: &mut Connection) -> Result<Result<bool>> {
+        Ok(connection.answer().await?.and_then(expect_int).map(|removed| removed > 0))
+    }
+}
