@@ -14,52 +14,66 @@
 //! # fn main() {}
 //! ```
 //!
-//! Calling [`open`] or [`builder`] links every store whose feature is on. A connector of another crate is linked as soon
-//! as the program names that crate: `use acme_kv as _;`. Everything of `connector-core` is re-exported here, so a
-//! program needs this one dependency.
+//! A call of [`open`] or [`builder`] links every store whose feature is on. A program links a connector of another crate when
+//! it names that crate: `use acme_kv as _;`. This crate re-exports all of `connector-core`, so a program needs no other
+//! dependency.
 //!
 //! # Features
 //!
-//! | feature | store | URLs |
-//! |---|---|---|
-//! | `memory` | [`kvconn.memory`](memory): chunks in this process's memory | `memory://name` |
-//! | `fs` | [`kvconn.fs`](fs): one file a chunk, LMCache's layout | `fs:///path`, `fs://host:port/path[,path..]` |
-//! | `redis` | [`kvconn.redis`](redis): header and bytes of a chunk on a redis or valkey server | `redis://host:port/database`, `unix:///path` |
-//! | `resp` | [`kvconn.resp`](resp): plain values on a redis or valkey server | `resp://host:port` |
-//! | `tiered` | [`kvconn.tiered`](tiered): a small store near by in front of another | `tiered://?front=URL&back=URL` |
-//! | `audit` | [`kvconn.audit`](audit): logs and checksums what another store does | `audit://?actual_remote_url=URL` |
-//! | `mock` | [`kvconn.mock`](mock): memory with a stated latency and throughput | `mock://GB` |
-//! | `blackhole` | [`kvconn.blackhole`](blackhole): nothing | `blackhole://` |
+//! Each store is a feature: [`stores`] lists them.
 //!
 //! | bundle | features |
 //! |---|---|
-//! | `local` (default) | `audit`, `blackhole`, `fs`, `memory`, `mock`, `tiered` |
-//! | `remote` | `redis`, `resp` |
+//! | `local` (default) | the stores on this machine, and those that stand in front of another store |
+//! | `remote` | the stores on a server |
 //! | `full` | every store |
 //!
-//! `conformance` (off by default) adds `conformance`: the contract of every connector as checks that can be run.
+//! `conformance` (off by default) adds the module `conformance`: the contract of every connector as checks.
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
-// A store that is not named is not linked, in silence: an unused dependency must not compile. (Tests have more of them.)
+// rustc links no crate that the code does not name, so an unused dependency is an error. Tests have more dependencies.
 #![cfg_attr(not(test), deny(unused_crate_dependencies))]
 
-#[cfg(feature = "audit")]
-pub mod audit;
-#[cfg(feature = "blackhole")]
-pub mod blackhole;
-#[cfg(feature = "fs")]
-pub mod fs;
-#[cfg(feature = "memory")]
-pub mod memory;
-#[cfg(feature = "mock")]
-pub mod mock;
-#[cfg(feature = "redis")]
-pub mod redis;
-#[cfg(feature = "resp")]
-pub mod resp;
-#[cfg(feature = "tiered")]
-pub mod tiered;
+/// Declares each store's module. Without a store's feature, adds a hint: a failed lookup then names the feature to enable.
+macro_rules! stores {
+    ($($store:ident $feature:literal: $name:literal [$($scheme:literal),*] $urls:literal, $about:literal;)*) => {
+        $(
+            #[cfg(feature = $feature)]
+            pub mod $store;
 
-mod compiled_out;
+            #[cfg(not(feature = $feature))]
+            const _: () = {
+                connector_core::__private::element! {
+                    HINTS: ConnectorHint = connector_core::__private::ConnectorHint {
+                        module: concat!("kvconn.", $feature),
+                        name: $name,
+                        schemes: &[$($scheme),*],
+                        package: "connectors",
+                        feature: $feature,
+                    }
+                }
+            };
+        )*
+
+        /// All stores of this crate, the features that they need, and their URLs.
+        ///
+        /// | feature | connector | URLs | store |
+        /// |---|---|---|---|
+        $(#[doc = concat!("| `", $feature, "` | [`kvconn.", $feature, "`](crate::", $feature, ") `", $name, "` | ", $urls, " | ", $about, " |")])*
+        pub mod stores {}
+    };
+}
+
+stores! {
+    audit "audit": "AuditConnector" ["audit"] "`audit://?actual_remote_url=URL`", "logs another store's calls and checks its chunks";
+    blackhole "blackhole": "BlackholeConnector" ["blackhole"] "`blackhole://`", "accepts every chunk and keeps none";
+    fs "fs": "FSConnector" ["fs"] "`fs:///path`, `fs://host:port/path[,path..]`", "one file a chunk, in LMCache's layout";
+    memory "memory": "MemoryConnector" ["memory"] "`memory://name`", "chunks in this process's memory";
+    mock "mock": "MockConnector" ["mock"] "`mock://GB`", "memory with the latency and throughput that you set";
+    redis "redis": "RedisConnector" ["redis", "unix"] "`redis://host:port/database`, `unix:///path`", "header and bytes of a chunk on a redis or valkey server";
+    resp "resp": "RESPConnector" ["resp"] "`resp://host:port`", "plain values on a redis or valkey server";
+    tiered "tiered": "TieredConnector" ["tiered"] "`tiered://?front=URL&back=URL`", "a small, near store in front of another";
+}
+
 #[cfg(any(feature = "memory", feature = "mock", feature = "tiered"))]
 mod copies;
 #[cfg(any(feature = "memory", feature = "mock"))]
@@ -69,8 +83,8 @@ mod resp_wire;
 
 pub use connector_core::*;
 
-/// What the fuzzer drives.
-#[cfg(any(feature = "redis", feature = "resp"))]
+/// The parsers that the fuzzer drives.
+#[cfg(feature = "__fuzz")]
 #[doc(hidden)]
 pub mod __fuzz {
     pub use crate::resp_wire::reply;
@@ -79,13 +93,13 @@ pub mod __fuzz {
 /// Opens the store that `url` names, with LMCache's defaults for everything else.
 ///
 /// # Errors
-/// `NotFound` if no connector of that scheme, module or name is linked, with the nearest name and what to do;
-/// `InvalidUrl`, `InvalidOption`; and whatever keeps the store from working.
+/// `NotFound` if no linked connector serves the URL, with the nearest name, or the feature that this build lacks. `InvalidUrl`
+/// and `InvalidOption` for a URL that cannot be read. Otherwise the store's own error.
 pub async fn open(url: &str) -> Result<Connector> {
     builder(url).open().await
 }
 
-/// Sets the local CPU backend, engine config, metadata, plugin name or tokio handle, then opens `url`.
+/// A builder for `url`. It sets memory, configuration, metadata, layers, plugin name or tokio handle, and opens the store.
 ///
 /// ```no_run
 /// # async fn f() -> connectors::Result<()> {

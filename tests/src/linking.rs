@@ -1,7 +1,10 @@
 //! Builds the small crates in `linking/` and runs them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+
+use serde_json::Value;
 
 use crate::package_dir;
 
@@ -14,6 +17,44 @@ pub const REFRESH_LOCK: &str = "cp Cargo.lock tests/linking/ && cargo metadata -
 pub struct Workspace {
     target: PathBuf,
     profile: &'static str,
+}
+
+/// The features of a package of the project, as cargo reads them from its manifest.
+#[derive(Debug)]
+pub struct Features(BTreeMap<String, Vec<String>>);
+
+impl Features {
+    /// The features of this package.
+    ///
+    /// # Panics
+    /// If cargo cannot read the project, or the project has no such package.
+    pub fn of(package: &str) -> Self {
+        let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        command.args(["metadata", "--no-deps", "--offline", "--format-version", "1"]).current_dir(package_dir());
+        let metadata = text(run(command, "cargo reads the project's manifests").stdout);
+        let metadata: Value = serde_json::from_str(&metadata).expect("cargo prints JSON");
+        let packages = metadata["packages"].as_array().into_iter().flatten();
+        let found = packages.into_iter().find(|p| p["name"] == package).unwrap_or_else(|| panic!("no `{package}`"));
+        Self(serde_json::from_value(found["features"].clone()).expect("features are lists of texts"))
+    }
+
+    /// All features, sorted.
+    pub fn names(&self) -> Vec<&str> {
+        self.0.keys().map(String::as_str).collect()
+    }
+
+    /// A feature and all features that it enables.
+    pub fn closure(&self, feature: &str) -> BTreeSet<&str> {
+        let mut enabled = BTreeSet::new();
+        let mut next: Vec<&str> = self.0.get_key_value(feature).map(|(name, _)| name.as_str()).into_iter().collect();
+        while let Some(feature) = next.pop() {
+            if enabled.insert(feature) {
+                let more = self.0.get(feature).into_iter().flatten();
+                next.extend(more.map(String::as_str).filter(|name| self.0.contains_key(*name)));
+            }
+        }
+        enabled
+    }
 }
 
 /// The output of a binary that calls `linking/probe`.

@@ -4,8 +4,8 @@
 use std::collections::HashSet;
 use std::sync::LazyLock;
 
-use kvconn_redis_server::RedisServer;
-use kvconn_tests::linking::{Printed, REFRESH_LOCK, Workspace, call_in_python};
+use connectors::registry::{self, ConnectorEntry};
+use kvconn_tests::linking::{Features, Printed, REFRESH_LOCK, Workspace, call_in_python};
 use kvconn_tests::{assert_says, package_dir};
 
 /// Builds all crates except the facade, whose features the tests change. One build is faster than many.
@@ -38,121 +38,80 @@ fn a_crate_that_the_program_never_names_is_not_linked_and_the_error_says_how_to_
     assert_says(&dead.of(ALPHA_URL), &["no module `alpha.kv` is linked into this binary", "linked: nothing"]);
 }
 
-/// Each set of features, and the connectors that it must link: no fewer, and no more.
-const FEATURE_SETS: [(&str, &[&str]); 12] = [
-    ("", &[]),
-    ("memory", &["kvconn.memory/MemoryConnector"]),
-    ("fs", &["kvconn.fs/FSConnector"]),
-    ("audit", &["kvconn.audit/AuditConnector"]),
-    ("blackhole", &["kvconn.blackhole/BlackholeConnector"]),
-    ("mock", &["kvconn.mock/MockConnector"]),
-    ("tiered", &["kvconn.tiered/TieredConnector"]),
-    ("redis", &["kvconn.redis/RedisConnector"]),
-    ("resp", &["kvconn.resp/RESPConnector"]),
-    ("local", LOCAL),
-    ("remote", &["kvconn.redis/RedisConnector", "kvconn.resp/RESPConnector"]),
-    ("full", FULL),
-];
-
-const LOCAL: &[&str] = &[
-    "kvconn.audit/AuditConnector",
-    "kvconn.blackhole/BlackholeConnector",
-    "kvconn.fs/FSConnector",
-    "kvconn.memory/MemoryConnector",
-    "kvconn.mock/MockConnector",
-    "kvconn.tiered/TieredConnector",
-];
-
-const FULL: &[&str] = &[
-    "kvconn.audit/AuditConnector",
-    "kvconn.blackhole/BlackholeConnector",
-    "kvconn.fs/FSConnector",
-    "kvconn.memory/MemoryConnector",
-    "kvconn.mock/MockConnector",
-    "kvconn.redis/RedisConnector",
-    "kvconn.resp/RESPConnector",
-    "kvconn.tiered/TieredConnector",
-];
-
-/// The connectors of the facade: feature, name, a URL of each form. Those that stand before another store have
-/// `memory://` there, and `SERVER` is one that is started.
-const STORES: [(&str, &str, [&str; 2]); 8] = [
-    ("memory", MEMORY, ["memory://a", "external://a:0/kvconn.memory/?connector_name=MemoryConnector"]),
-    (
-        "fs",
-        "kvconn.fs/FSConnector",
-        ["fs://.", "external://a:0/kvconn.fs/?connector_name=FSConnector&base_path=FOLDER"],
-    ),
-    (
-        "audit",
-        "kvconn.audit/AuditConnector",
-        [
-            "audit://?actual_remote_url=memory://b",
-            "external://a:0/kvconn.audit/?connector_name=AuditConnector&actual_remote_url=memory://b",
-        ],
-    ),
-    (
-        "blackhole",
-        "kvconn.blackhole/BlackholeConnector",
-        ["blackhole://", "external://a:0/kvconn.blackhole/?connector_name=BlackholeConnector"],
-    ),
-    (
-        "mock",
-        "kvconn.mock/MockConnector",
-        ["mock://1", "external://a:0/kvconn.mock/?connector_name=MockConnector&capacity=1"],
-    ),
-    (
-        "redis",
-        "kvconn.redis/RedisConnector",
-        ["redis://SERVER", "external://SERVER/kvconn.redis/?connector_name=RedisConnector"],
-    ),
-    (
-        "resp",
-        "kvconn.resp/RESPConnector",
-        ["resp://SERVER", "external://SERVER/kvconn.resp/?connector_name=RESPConnector"],
-    ),
-    (
-        "tiered",
-        "kvconn.tiered/TieredConnector",
-        [
-            "tiered://?front=memory://c&back=memory://d",
-            "external://a:0/kvconn.tiered/?connector_name=TieredConnector&front=memory://c&back=memory://d",
-        ],
-    ),
-];
-
-const MEMORY: &str = "kvconn.memory/MemoryConnector";
-
 /// One test, because the binaries of all feature sets have the same name.
 #[test]
 fn calling_the_facade_links_exactly_the_stores_of_its_features() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let server = RedisServer::start(&[]);
-    let url = |url: &str| match url {
-        "fs://." => format!("fs://{}", folder.path().display()),
-        other => {
-            let other = other.replace("FOLDER", &folder.path().display().to_string());
-            other.replace("SERVER", &server.address().to_string())
-        }
-    };
-    for (features, stores) in FEATURE_SETS {
-        BUILT.cargo(&["build", "--package", "facade", "--features", features], &[]);
-        let urls: Vec<String> = STORES.iter().flat_map(|(_, _, urls)| urls.map(url)).collect();
+    let features = Features::of("connectors");
+    for feature in features.names().into_iter().filter(|feature| !OTHER_FEATURES.contains(feature)).chain([""]) {
+        let enabled = features.closure(feature);
+        BUILT.cargo(&["build", "--package", "facade", "--features", &with_crate(feature)], &[]);
+        let urls: Vec<String> = registry::connectors().iter().flat_map(|entry| urls_of(entry)).collect();
         let printed = BUILT.run("facade", &urls.iter().map(String::as_str).collect::<Vec<_>>());
-        assert_eq!(printed.lines("connector"), stores, "features `{features}`");
+        let linked = registry::connectors().iter().filter(|entry| enabled.contains(feature_of(entry)));
+        assert_eq!(
+            printed.lines("connector"),
+            linked.map(|e| e.full_name()).collect::<Vec<_>>(),
+            "feature `{feature}`"
+        );
         assert!(printed.lines("adapter").is_empty() && printed.is_valid(), "{printed:?}");
-        for (feature, name, urls) in STORES {
-            for text in urls.map(url) {
-                let behind = text.contains("=memory://").then_some(("memory", MEMORY));
-                let needed = [Some((feature, name)), behind].into_iter().flatten();
-                let missing = needed.into_iter().find(|(_, name)| !stores.contains(name));
-                let Some((feature, _)) = missing else {
-                    assert_eq!(printed.of(&text), format!("opened {name}"));
-                    continue;
-                };
-                let enable = format!("compiled out: enable feature `{feature}` of package `connectors`");
-                assert_says(&printed.of(&text), &["failed not_found", &enable]);
+        for entry in registry::connectors() {
+            let enable = format!("enable feature `{}` of package `connectors`", feature_of(entry));
+            for url in urls_of(entry) {
+                let answer = printed.of(&url);
+                if enabled.contains(feature_of(entry)) {
+                    assert!(!answer.starts_with("failed not_found"), "{answer}");
+                } else {
+                    assert_says(&answer, &["failed not_found", &enable]);
+                }
             }
+        }
+    }
+}
+
+/// Features of `connectors` that are neither a store nor a bundle of stores.
+const OTHER_FEATURES: [&str; 3] = ["__fuzz", "conformance", "default"];
+
+fn with_crate(feature: &str) -> String {
+    if feature.is_empty() { String::new() } else { format!("connectors/{feature}") }
+}
+
+/// The store's feature has the name of its module.
+fn feature_of(entry: &ConnectorEntry) -> &'static str {
+    entry.module().strip_prefix("kvconn.").expect("a module of kvconn")
+}
+
+/// A URL of each form. Nothing listens there, so most stores fail to open, but not with `not_found`.
+fn urls_of(entry: &ConnectorEntry) -> Vec<String> {
+    let (module, name) = (entry.module(), entry.name());
+    let short = entry.schemes().iter().map(|scheme| format!("{scheme}://localhost:1"));
+    short.chain([format!("external://localhost:1/{module}/?connector_name={name}")]).collect()
+}
+
+#[test]
+fn every_store_is_a_feature_and_the_bundle_full_has_all_of_them() {
+    let features = Features::of("connectors");
+    let full = features.closure("full");
+    let all = features.names().into_iter().filter(|feature| !OTHER_FEATURES.contains(feature));
+    let missing: Vec<&str> = all.filter(|feature| *feature != "full" && !full.contains(*feature)).collect();
+    assert!(missing.is_empty(), "`full` lacks {missing:?}");
+    let stores: Vec<&str> = registry::connectors().iter().map(|entry| feature_of(entry)).collect();
+    assert!(stores.iter().all(|store| full.contains(*store)), "{stores:?} in {full:?}");
+}
+
+/// The tables that a reader sees name every store as the registry does.
+#[test]
+fn the_readme_and_the_stores_page_have_every_store() {
+    let read = |path: &str| {
+        let path = package_dir().join("..").join(path);
+        std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("cannot read {}: {e}", path.display()))
+    };
+    let (readme, page) = (read("README.md"), read("docs/STORES.md"));
+    for entry in registry::connectors() {
+        let (feature, module, name) = (feature_of(entry), entry.module(), entry.name());
+        assert_says(&readme, &[&format!("\n| `{feature}` | `{module}` `{name}` |")]);
+        assert_says(&page, &[&format!("\n## `{module}` `{name}`\n")]);
+        for scheme in entry.schemes() {
+            assert_says(&page, &[&format!("`{scheme}://")]);
         }
     }
 }

@@ -1,13 +1,12 @@
 use std::collections::HashSet;
 
 use connector_core::connector::Operation;
-use connector_core::{ConnectorContext, ConnectorOptions, Error, ErrorKind, RemoteUrl, Result};
-use schemars::JsonSchema;
-use serde::Deserialize;
+use connector_core::{ConnectorContext, ConnectorOptions, Error, ErrorKind, RemoteUrl, Result, connector_options};
 
 /// Options of `audit://`.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(default)]
+#[connector_options]
+#[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct AuditOptions {
     /// The URL of the store behind; `audit_actual_remote_url` of LMCache's configuration unless set. Required.
     pub actual_remote_url: Option<String>,
@@ -20,14 +19,14 @@ pub struct AuditOptions {
     /// Operations that are not logged, separated by commas. Their chunks are still verified.
     pub exclude_cmds: Vec<String>,
     /// The hash: BLAKE3, or XXH3 of 128 bits, which is faster but not safe from forgery.
-    #[schemars(with = "String", extend("enum" = ["blake3", "xxh3"]))]
     pub checksum: ChecksumKind,
     /// Limit of keys whose checksums are kept; the key put longest ago goes first.
     pub max_checksums: usize,
 }
 
 /// The hash of a checksum.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[connector_options]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum ChecksumKind {
     /// BLAKE3, 256 bits.

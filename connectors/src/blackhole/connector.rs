@@ -17,7 +17,7 @@ pub struct BlackholeConnector;
 
 impl FromContext for BlackholeConnector {
     async fn from_context(ctx: ConnectorContext) -> Result<Self> {
-        let BlackholeOptions {} = ctx.options()?;
+        ctx.options::<BlackholeOptions>()?;
         Ok(Self)
     }
 }

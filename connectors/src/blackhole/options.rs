@@ -1,9 +1,9 @@
-use connector_core::ConnectorOptions;
-use schemars::JsonSchema;
-use serde::Deserialize;
+use connector_core::{ConnectorOptions, connector_options};
 
 /// Options of `blackhole://`: none. The type makes an unknown option in the URL an error.
-#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[connector_options]
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct BlackholeOptions {}
 
 impl ConnectorOptions for BlackholeOptions {}

@@ -1,12 +1,11 @@
 use std::path::{Component, PathBuf};
 
-use connector_core::{ConnectorContext, ConnectorOptions, Error, ErrorKind, Result};
-use schemars::JsonSchema;
-use serde::Deserialize;
+use connector_core::{ConnectorContext, ConnectorOptions, Error, ErrorKind, Result, connector_options};
 
 /// Options of `fs://`.
-#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
-#[serde(default)]
+#[connector_options]
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct FsOptions {
     /// Directories of the store, separated by commas. Required, unless the URL has a path.
     pub base_path: Option<String>,
@@ -16,20 +15,22 @@ pub struct FsOptions {
     /// Directory for files that are being written, relative to each base path and on its file system; the base path
     /// itself unless set.
     pub relative_tmp_dir: Option<PathBuf>,
-    /// Length in bytes of a first, separate read of a raw file, which makes some file systems read ahead.
+    /// Length of a first, separate read of a raw file, which makes some file systems read ahead.
+    #[option(unit = "bytes")]
     pub read_ahead_size: Option<u64>,
     /// Whether values bypass the page cache (`O_DIRECT`). Needs `save_chunk_meta=false`. A value whose size is not a multiple
     /// of the file system's block still uses the page cache.
     pub use_odirect: bool,
     /// What a put waits for: `never` for nothing, `file` until the bytes are on the disk, `full` until the name is, too.
-    #[schemars(schema_with = "fsync_schema")]
     pub fsync: Fsync,
-    /// Limit of chunk files' bytes, in all base paths together; the chunk used longest ago goes first. No limit unless set.
+    /// Largest size of the chunk files in all base paths together; the chunk used longest ago goes first. No limit unless set.
+    #[option(unit = "bytes")]
     pub capacity: Option<u64>,
 }
 
 /// What a put waits for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[connector_options]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum Fsync {
     /// Nothing, as in LMCache. Every put survives the end of the process. After a power cut, a chunk of the last half minute
@@ -40,11 +41,6 @@ pub enum Fsync {
     File,
     /// The file's bytes and name. A put or remove that has ended survives a power cut.
     Full,
-}
-
-/// Only the values: the derived schema would describe each variant as a type.
-fn fsync_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({ "type": "string", "enum": ["never", "file", "full"] })
 }
 
 impl ConnectorOptions for FsOptions {

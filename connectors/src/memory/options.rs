@@ -1,13 +1,13 @@
-use connector_core::ConnectorOptions;
-use schemars::JsonSchema;
-use serde::Deserialize;
+use connector_core::{ConnectorOptions, connector_options};
 
 /// Options of `memory://`.
-#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
-#[serde(default)]
+#[connector_options]
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct MemoryOptions {
-    /// The largest number of bytes of chunks. The default is 1073741824 (1 GiB), or the capacity of a store that is
+    /// The largest size of all chunks. The default is 1073741824 (1 GiB), or the capacity of a store that is
     /// open.
+    #[option(unit = "bytes")]
     pub capacity: Option<u64>,
 }
 

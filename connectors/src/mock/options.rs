@@ -1,20 +1,23 @@
 use std::time::Duration;
 
-use connector_core::{ConnectorContext, ConnectorOptions, Error, ErrorKind, Result};
-use schemars::JsonSchema;
-use serde::Deserialize;
+use connector_core::{ConnectorContext, ConnectorOptions, Error, ErrorKind, Result, connector_options};
 
 /// Options of `mock://`. A GB is 2^30 bytes.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(default)]
+#[connector_options]
+#[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct MockOptions {
-    /// The largest size of all chunks, in GB. Required. In a `mock://` URL the host is the capacity.
+    /// The largest size of all chunks. Required. In a `mock://` URL the host is the capacity.
+    #[option(unit = "GB")]
     pub capacity: Option<f64>,
-    /// The latency of calls that move no chunk, in milliseconds.
+    /// The latency of calls that move no chunk.
+    #[option(unit = "ms")]
     pub peeking_latency: f64,
-    /// The throughput of all reads together, in GB a second.
+    /// The throughput of all reads together.
+    #[option(unit = "GB/s")]
     pub read_throughput: f64,
-    /// The throughput of all writes together, in GB a second.
+    /// The throughput of all writes together.
+    #[option(unit = "GB/s")]
     pub write_throughput: f64,
 }
 

@@ -33,7 +33,9 @@ pub(crate) use errors::{expect_int, expect_word, server_error};
 pub(crate) use exchange::{Exchange, Wire};
 #[cfg(feature = "redis")]
 pub(crate) use options::check_range;
-pub(crate) use options::{MAX_VALUE, PORT, Settings, WireOptions, database_in, decoded, protocol_schema};
+#[cfg(feature = "redis")]
+pub(crate) use options::decoded;
+pub(crate) use options::{PORT, WireOptions, WireSettings, database_in};
 pub(crate) use reply::{Reply, ReplyStart};
 pub(crate) use request::{Arg, Request};
 pub(crate) use scan::Scan;

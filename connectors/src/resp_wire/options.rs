@@ -1,44 +1,45 @@
-//! What a connection to a server is made from.
+//! The options of a connection to a server.
 
+use std::fmt;
 use std::time::Duration;
 
-use connector_core::{Error, ErrorKind, RemoteUrl, Result};
+use connector_core::{Error, ErrorKind, RemoteUrl, Result, connector_options};
 use percent_encoding::percent_decode_str;
 
 use super::reply::Limits;
 use super::transport::Address;
 
-/// What a [`Wire`](super::Wire) is made from. Has no `Debug`: it holds a password.
+/// The checked options of a [`Wire`](super::Wire). Without `Debug`: they hold a password.
 #[derive(Clone)]
 pub(crate) struct WireOptions {
     /// Where the server listens.
     pub(crate) address: Address,
-    /// ACL user; the server's `default` unless set. Counts only with a password.
+    /// ACL user; the server's `default` unless set. Used only with a password.
     pub(crate) username: Option<String>,
-    /// What the server asks for.
+    /// The user's password.
     pub(crate) password: Option<String>,
     /// Number of the database.
     pub(crate) database: u32,
-    /// What `CLIENT LIST` on the server calls these connections.
+    /// The connections' name in the server's `CLIENT LIST`.
     pub(crate) client_name: Option<String>,
-    /// Which protocol to speak.
+    /// The version of the protocol.
     pub(crate) protocol: Protocol,
     /// Connections for chunks.
     pub(crate) connections: usize,
-    /// Connections for everything else, so that it never waits behind a chunk.
+    /// Connections for everything else: a short call never waits behind a chunk.
     pub(crate) small_connections: usize,
     /// Longest time until a new connection is ready for use.
     pub(crate) connect_timeout: Duration,
     /// Longest time without a byte in the middle of a call.
     pub(crate) io_timeout: Duration,
-    /// What a reply may be at most.
+    /// Limits of a reply.
     pub(crate) limits: Limits,
 }
 
 /// A version of the protocol.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Protocol {
-    /// RESP3, or RESP2 if the server does not know it.
+    /// RESP3, or RESP2 if the server lacks RESP3.
     #[default]
     Auto,
     /// RESP2.
@@ -66,58 +67,98 @@ impl WireOptions {
     }
 }
 
-/// What both stores let one set, as it was written.
-pub(crate) struct Settings {
-    /// See [`WireOptions::connections`].
-    pub(crate) connections: usize,
-    /// `auto`, `2` or `3`.
-    pub(crate) protocol: String,
-    /// Empty for none.
-    pub(crate) client_name: String,
-    /// Milliseconds.
-    pub(crate) connect_timeout_ms: u64,
-    /// Milliseconds.
-    pub(crate) io_timeout_ms: u64,
-    /// Bytes.
-    pub(crate) max_value_bytes: u64,
-}
-
 /// Largest value that a redis server takes, in bytes.
 pub(crate) const MAX_VALUE: u64 = 512 << 20;
-/// Where a redis server listens.
+/// The port of a redis server.
 pub(crate) const PORT: u16 = 6379;
 const HOUR_MS: u64 = 3_600_000;
 
-impl WireOptions {
-    /// Takes over the settings.
+/// The options of the wire, which are options of each store that uses it.
+#[connector_options]
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct WireSettings {
+    /// Connections for chunks: the number of chunks that the store reads or writes at once. A few more serve everything else.
+    pub connections: usize,
+    /// User of the server's access list; the URL's, if it has one. The server's default user unless set.
+    pub username: Option<String>,
+    /// Password; the URL's, if it has one.
+    #[option(secret)]
+    pub password: Option<String>,
+    /// Longest time until a new connection is ready.
+    #[option(unit = "ms")]
+    pub connect_timeout_ms: u64,
+    /// Longest time without a byte in the middle of a call. A large chunk that stops half-way may take twice as long to fail.
+    #[option(unit = "ms")]
+    pub io_timeout_ms: u64,
+    /// `2` or `3` for RESP2 or RESP3; `auto` for RESP3 where the server has it.
+    #[schemars(extend("enum" = ["auto", "2", "3"]))]
+    pub protocol: String,
+    /// The connections' name in the server's `CLIENT LIST`.
+    pub client_name: String,
+    /// Largest chunk that the store reads or writes.
+    #[option(unit = "bytes")]
+    pub max_value_bytes: u64,
+}
+
+impl Default for WireSettings {
+    fn default() -> Self {
+        Self {
+            connections: 8,
+            username: None,
+            password: None,
+            connect_timeout_ms: 5_000,
+            io_timeout_ms: 10_000,
+            protocol: "auto".to_owned(),
+            client_name: "kvconn".to_owned(),
+            max_value_bytes: MAX_VALUE,
+        }
+    }
+}
+
+/// Without user and password.
+impl fmt::Debug for WireSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("WireSettings");
+        shown.field("connections", &self.connections).field("protocol", &self.protocol).finish_non_exhaustive()
+    }
+}
+
+impl WireSettings {
+    /// The options of a wire to `address`. User and password of `url` win over those of the settings.
     ///
     /// # Errors
-    /// `InvalidOption` for what cannot be had.
-    pub(crate) fn set(&mut self, settings: Settings) -> Result<()> {
+    /// `InvalidOption` for a value out of its range; `InvalidUrl` for a user or password that is not text.
+    pub(crate) fn wire(self, url: &RemoteUrl, address: Address, database: u32) -> Result<WireOptions> {
         let wrong = |why: String| Error::new(ErrorKind::InvalidOption, why);
-        self.protocol = match settings.protocol.as_str() {
+        let protocol = match self.protocol.as_str() {
             "auto" => Protocol::Auto,
             "2" => Protocol::Resp2,
             "3" => Protocol::Resp3,
             other => {
-                return Err(
-                    wrong(format!("option `protocol`: `{other}` is none")).with_hint("write `auto`, `2` or `3`")
-                );
+                let why = format!("option `protocol`: `{other}` is not a protocol");
+                return Err(wrong(why).with_hint("write `auto`, `2` or `3`"));
             }
         };
-        check_range("connections", settings.connections as u64, 1024)?;
-        check_range("connect_timeout_ms", settings.connect_timeout_ms, HOUR_MS)?;
-        check_range("io_timeout_ms", settings.io_timeout_ms, HOUR_MS)?;
-        check_range("max_value_bytes", settings.max_value_bytes, MAX_VALUE)?;
-        if let Some(c) = settings.client_name.chars().find(|c| !c.is_ascii_graphic()) {
-            return Err(wrong(format!("option `client_name`: it holds {c:?}, which redis does not take")));
+        check_range("connections", self.connections as u64, 1024)?;
+        check_range("connect_timeout_ms", self.connect_timeout_ms, HOUR_MS)?;
+        check_range("io_timeout_ms", self.io_timeout_ms, HOUR_MS)?;
+        check_range("max_value_bytes", self.max_value_bytes, MAX_VALUE)?;
+        if let Some(c) = self.client_name.chars().find(|c| !c.is_ascii_graphic()) {
+            return Err(wrong(format!("option `client_name`: redis refuses the character {c:?}")));
         }
-        self.client_name = Some(settings.client_name).filter(|name| !name.is_empty());
-        self.connections = settings.connections;
-        self.connect_timeout = Duration::from_millis(settings.connect_timeout_ms);
-        self.io_timeout = Duration::from_millis(settings.io_timeout_ms);
-        self.limits.payload = usize::try_from(settings.max_value_bytes).unwrap_or(usize::MAX);
-        Ok(())
+        let in_url = |text: Option<&str>, part| text.map(|text| decoded(text, part, url)).transpose();
+        let mut wire = WireOptions::new(address);
+        wire.username = in_url(url.username(), "user name")?.or(self.username);
+        wire.password = in_url(url.password(), "password")?.or(self.password);
+        wire.database = database;
+        wire.client_name = Some(self.client_name).filter(|name| !name.is_empty());
+        wire.protocol = protocol;
+        wire.connections = self.connections;
+        wire.connect_timeout = Duration::from_millis(self.connect_timeout_ms);
+        wire.io_timeout = Duration::from_millis(self.io_timeout_ms);
+        wire.limits.payload = usize::try_from(self.max_value_bytes).unwrap_or(usize::MAX);
+        Ok(wire)
     }
 }
 
@@ -135,30 +176,25 @@ pub(crate) fn check_range(option: &str, value: u64, most: u64) -> Result<()> {
 /// The number of the database in a URL's path, if there is one.
 ///
 /// # Errors
-/// `InvalidUrl` if it is no number.
+/// `InvalidUrl` if it is not a number.
 pub(crate) fn database_in(url: &RemoteUrl) -> Result<Option<u32>> {
     let path = url.path().trim_matches('/');
     if path.is_empty() {
         return Ok(None);
     }
     path.parse().map(Some).map_err(|_| {
-        Error::new(ErrorKind::InvalidUrl, format!("`{url}`: the path `{path}` is no database's number"))
-            .with_hint(format!("write `{}://host:port/0`, or leave it out", url.scheme()))
+        Error::new(ErrorKind::InvalidUrl, format!("`{url}`: the path `{path}` is not the number of a database"))
+            .with_hint(format!("write `{}://host:port/0`, or remove the path", url.scheme()))
     })
 }
 
-/// The values of the option `protocol`.
-pub(crate) fn protocol_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({ "type": "string", "enum": ["auto", "2", "3"] })
-}
-
-/// The user name or password of a URL, which may be percent-encoded there. No error holds it.
+/// The user name or password of a URL, percent-decoded. No error holds it.
 ///
 /// # Errors
-/// `InvalidUrl` if it is no text.
-pub(crate) fn decoded(text: &str, what: &str, url: &RemoteUrl) -> Result<String> {
+/// `InvalidUrl` if it is not text.
+pub(crate) fn decoded(text: &str, part: &str, url: &RemoteUrl) -> Result<String> {
     let decoded = percent_decode_str(text).decode_utf8();
-    decoded.map(Into::into).map_err(|_| {
-        Error::new(ErrorKind::InvalidUrl, format!("`{url}`: the {what} is no UTF-8 once it is percent-decoded"))
-    })
+    decoded
+        .map(Into::into)
+        .map_err(|_| Error::new(ErrorKind::InvalidUrl, format!("`{url}`: the percent-decoded {part} is not UTF-8")))
 }

@@ -1,24 +1,24 @@
-use connector_core::{ConnectorContext, ConnectorOptions, Error, ErrorKind, RemoteUrl, Result};
-use schemars::JsonSchema;
-use serde::Deserialize;
+use connector_core::{ConnectorContext, ConnectorOptions, Error, ErrorKind, RemoteUrl, Result, connector_options};
 
 /// Options of `tiered://`.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(default)]
+#[connector_options]
+#[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct TieredOptions {
     /// The URL of the front store. Required.
     pub front: Option<String>,
     /// The URL of the back store. Required.
     pub back: Option<String>,
     /// When a put ends: after the write to the back store (`write_through`) or before it (`write_back`).
-    #[schemars(with = "String", extend("enum" = ["write_through", "write_back"]))]
     pub mode: WriteMode,
-    /// The largest number of bytes in the write-back buffer.
+    /// The largest size of the write-back buffer.
+    #[option(unit = "bytes")]
     pub write_back_bytes: u64,
 }
 
 /// When a put ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[connector_options]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[serde(rename_all = "snake_case")]
 pub enum WriteMode {
     /// When the back store has the chunk.

@@ -111,10 +111,10 @@ async fn wrong_urls_and_options_are_errors_that_say_what_to_write() {
         ("redis://h:1?protocol=4", ErrorKind::InvalidOption, "write `auto`, `2` or `3`"),
         ("redis://h:1?client_name=a%20b", ErrorKind::InvalidOption, "`client_name`"),
         ("redis://h:1?conections=2", ErrorKind::InvalidOption, "did you mean `connections`"),
-        ("redis://h:1/cache", ErrorKind::InvalidUrl, "`cache` is no database's number"),
+        ("redis://h:1/cache", ErrorKind::InvalidUrl, "`cache` is not the number of a database"),
         ("redis://h:1,i:2", ErrorKind::InvalidUrl, "names 2 servers"),
         ("redis://h:1?redis_url=redis://i:2", ErrorKind::InvalidUrl, "names the server twice"),
-        ("redis://u:%ff@h:1", ErrorKind::InvalidUrl, "the password is no UTF-8"),
+        ("redis://u:%ff@h:1", ErrorKind::InvalidUrl, "the percent-decoded password is not UTF-8"),
         ("unix://", ErrorKind::InvalidUrl, "names no socket"),
         ("unix://tmp/socket", ErrorKind::InvalidUrl, "write three slashes"),
         (

@@ -18,7 +18,7 @@ async fn an_option_of_the_wrong_type_is_refused_with_its_place_type_and_meaning(
         (
             json!({"memory_connector_capacity": "lots"}),
             "memory://".to_owned(),
-            vec!["in extra_config key `memory_connector_capacity`", "lots", "it takes an integer: Most bytes"],
+            vec!["in extra_config key `memory_connector_capacity`", "lots", "it takes an integer: The largest size"],
         ),
         (
             json!({"remote_storage_plugin.memory.capacity": [1]}),

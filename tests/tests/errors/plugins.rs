@@ -10,7 +10,7 @@ async fn a_plugin_that_the_configuration_does_not_describe_is_refused_with_the_k
             json!({}),
             "plugin://mine",
             InvalidOption,
-            vec!["does not say what plugin `mine` is", "set `remote_storage_plugin.mine.url`", "`.module_path`"],
+            vec!["does not define plugin `mine`", "set `remote_storage_plugin.mine.url`", "`.module_path`"],
         ),
         (
             json!({"remote_storage_plugin.main.url": "memory://a"}),
