@@ -35,7 +35,7 @@ async fn a_plugin_that_the_configuration_does_not_describe_is_refused_with_the_k
             json!({"remote_storage_plugin.mine.module_path": 3}),
             "plugin://mine",
             InvalidOption,
-            vec!["extra_config key `remote_storage_plugin.mine.module_path` is not a text"],
+            vec!["extra_config key `remote_storage_plugin.mine.module_path` is not text"],
         ),
         (
             json!({
