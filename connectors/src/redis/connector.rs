@@ -14,9 +14,8 @@ use crate::resp_wire::{Destination, Wire};
 
 /// Chunks on a redis or valkey server, two keys each, byte for byte as LMCache writes them.
 ///
-/// Both keys are written, read and removed in one step. Chunks go straight from the socket into pool memory, or the
-/// caller's, and from their memory to the socket. Other operations have connections of their own, and batches go many
-/// commands at a time.
+/// One atomic step writes, reads or removes both keys. Chunks go straight between the socket and pool memory, or the
+/// caller's. Other operations have connections of their own. A batch sends many commands at a time.
 #[external_connector(
     module = "kvconn.redis",
     name = "RedisConnector",

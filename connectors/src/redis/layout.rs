@@ -1,4 +1,4 @@
-//! Names of the two values of a chunk, as LMCache makes them.
+//! The names of a chunk's two values, as LMCache makes them.
 //!
 //! | name | value |
 //! |---|---|
@@ -9,9 +9,9 @@
 
 use connector_core::CacheKey;
 
-/// What stands behind the key in the name of the header.
+/// The suffix of the header.
 pub const METADATA: &str = "metadata";
-/// What stands behind the key in the name of the bytes.
+/// The suffix of the bytes.
 pub const KV_BYTES: &str = "kv_bytes";
 
 /// The name of the chunk's header.
@@ -24,7 +24,7 @@ pub fn kv_bytes_name(key: &CacheKey) -> String {
     format!("{key}{KV_BYTES}")
 }
 
-/// The key of a chunk's bytes, if it is one that [`kv_bytes_name`] gives.
+/// The key of a name that [`kv_bytes_name`] gave.
 pub fn key_of_kv_bytes(name: &[u8]) -> Option<CacheKey> {
     CacheKey::parse(str::from_utf8(name).ok()?.strip_suffix(KV_BYTES)?).ok()
 }

@@ -1,22 +1,22 @@
 //! `kvconn.redis` `RedisConnector`: chunks on a redis or valkey server, two keys each, byte for byte as LMCache writes them.
 //!
-//! **What it stores.** Under the key's text and a suffix ([`layout`]), the chunk header, which keeps shape, dtype and
-//! format, and the chunk's bytes. Both are written in one atomic step and read in one. (LMCache writes the bytes first and
-//! the header in a second step: a reader that comes between two versions of one chunk reads once more, then calls it
-//! `Corrupt`.) A chunk of which the server evicted one half is a miss. A header without its bytes is then removed, unless
-//! somebody wrote them meanwhile; so are bytes without a header, once they have been seen so for longer than LMCache
-//! takes between its two steps.
+//! **What it stores.** Under the key's text and a suffix ([`layout`]): the chunk header, which keeps shape, dtype and format,
+//! and the chunk's bytes. One atomic step writes both, and one reads both. LMCache writes the bytes first and the header in
+//! a second step. A reader that comes between two versions of a chunk reads once more, then fails with `Corrupt`.
+//!
+//! A chunk with one half is a miss, because the server evicted the other. The store then removes a header without its bytes,
+//! unless a writer restored the bytes meanwhile. It removes bytes without a header once they have been so for longer than
+//! LMCache takes between its two steps.
 //!
 //! **How it connects.** `redis://[user[:password]@]host[:port][/database]`, `unix:///path/to/socket`, where user, password
 //! and path are percent-decoded; `plugin://redis`; or `external://host:port/kvconn.redis/?connector_name=RedisConnector`.
-//! TCP without TLS, IPv4 or IPv6, or a unix socket. A first connection is made when the store is opened, the others when
-//! they are needed. A connection that breaks is replaced by the next call.
+//! TCP without TLS, IPv4 or IPv6, or a unix socket. Opening the store makes one connection; calls make the others. The next
+//! call replaces a connection that broke.
 //!
 //! **Options.** [`RedisOptions`].
 //!
-//! **Limits.** 512 MiB a chunk, redis' own limit. A call that is dropped while a chunk is on its way closes that
-//! connection. `list` asks the server by SCAN, which looks at every key of the database, and gives the chunks that have
-//! both halves.
+//! **Limits.** 512 MiB a chunk, redis' own limit. A call that is dropped in the middle of a chunk closes its connection. `list`
+//! uses SCAN, which looks at every key of the database, and gives the chunks with both halves.
 
 mod connector;
 mod exchanges;

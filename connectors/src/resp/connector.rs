@@ -5,16 +5,16 @@ use connector_core::{
     BoxStream, CacheKey, Capabilities, ConnectorContext, Error, ErrorKind, FromContext, LMCacheMetadata,
     LocalCpuBackend, MemoryObj, MemoryObjMut, RemoteConnector, Result, external_connector,
 };
-use futures::stream::StreamExt;
+use futures::stream::{self, StreamExt, TryStreamExt};
 
+use super::RespOptions;
 use super::exchanges::{Exists, Get, Put, Remove};
-use super::{RespOptions, listing};
-use crate::resp_wire::{Destination, Wire};
+use crate::resp_wire::{Destination, Wire, scan};
 
 /// Chunks on a redis or valkey server, one plain value each.
 ///
-/// Chunks go straight from the socket into pool memory, or the caller's, and from their memory to the socket. Other
-/// operations have connections of their own, and batches go many commands at a time.
+/// Chunks go straight between the socket and pool memory, or the caller's. Other operations have connections of their own. A
+/// batch sends many commands at a time.
 #[external_connector(module = "kvconn.resp", name = "RESPConnector", scheme = "resp", options = RespOptions)]
 pub struct RESPConnector {
     wire: Wire,
@@ -75,7 +75,8 @@ impl RemoteConnector for RESPConnector {
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
-        listing::keys(&self.wire, prefix).boxed()
+        let pages = scan::keys(&self.wire, prefix, "", |name| CacheKey::parse(str::from_utf8(name).ok()?).ok());
+        pages.map_ok(|keys| stream::iter(keys.into_iter().map(Ok))).try_flatten().boxed()
     }
 
     async fn ping(&self) -> Result<()> {

@@ -6,19 +6,17 @@
 //! chunk is BINARY. (LMCache stores full chunks only, under the same keys.)
 //!
 //! **How it connects.** `resp://[user[:password]@]host:port[/database]`, where user and password are percent-encoded; or
-//! `external://host:port/kvconn.resp/?connector_name=RESPConnector`. TCP without TLS, IPv4 or IPv6. A first connection is
-//! made when the store is opened, the others when they are needed. A connection that breaks is replaced by the next call;
-//! a server that was started again is not noticed.
+//! `external://host:port/kvconn.resp/?connector_name=RESPConnector`. TCP without TLS, IPv4 or IPv6. Opening the store makes
+//! one connection; calls make the others. The next call replaces a connection that broke, also after the server restarted.
 //!
 //! **Options.** [`RespOptions`].
 //!
-//! **Limits.** 512 MiB a chunk, redis' own limit. A call that is dropped while a chunk is on its way closes that
-//! connection. `list` asks the server by SCAN: it looks at every key of the database, gives each of ours once, and keeps
-//! those it gave in memory. Other keys are left alone and not listed.
+//! **Limits.** 512 MiB a chunk, redis' own limit. A call that is dropped in the middle of a chunk closes its connection. `list`
+//! uses SCAN, which looks at every key of the database. It gives each chunk once, so it remembers the keys that it gave. It
+//! skips other names.
 
 mod connector;
 mod exchanges;
-mod listing;
 mod options;
 
 pub use connector::RESPConnector;

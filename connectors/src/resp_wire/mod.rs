@@ -10,7 +10,7 @@
 //! | `transport` | the socket |
 //! | `request` | commands in the bytes of the wire |
 //! | [`reply`], `line` | replies from the bytes of the wire |
-//! | `scan` | names in the database |
+//! | `scan` | the keys in the database |
 //! | `errors` | the meaning of a server's errors |
 //! | `options` | the options that both stores share |
 
@@ -22,7 +22,7 @@ mod line;
 mod options;
 pub mod reply;
 mod request;
-mod scan;
+pub(crate) mod scan;
 mod topology;
 mod transport;
 
@@ -38,5 +38,4 @@ pub(crate) use options::decoded;
 pub(crate) use options::{PORT, WireOptions, WireSettings, database_in};
 pub(crate) use reply::{Reply, ReplyStart};
 pub(crate) use request::{Arg, Request};
-pub(crate) use scan::Scan;
 pub(crate) use transport::Address;

@@ -1,6 +1,9 @@
-//! Names in the database, by SCAN.
+//! The keys in the database, by SCAN.
 
-use connector_core::{Error, ErrorKind, Result};
+use std::collections::HashSet;
+
+use connector_core::{CacheKey, Error, ErrorKind, Result};
+use futures::stream::{self, Stream};
 
 use super::connection::Connection;
 use super::exchange::{Exchange, Wire};
@@ -10,37 +13,35 @@ use super::request::Request;
 /// Names that the server looks at for one page: a few milliseconds of its time at most.
 const LOOKED_AT: u64 = 1000;
 
-/// A walk over the names with a prefix and a suffix. A name may come more than once while the server grows its table.
-pub(crate) struct Scan<'a> {
+/// The keys whose text starts with `prefix`, each once, a page at a time. `key_of` gives the key of a name that ends
+/// with `suffix`, and `None` for names of other programs.
+pub(crate) fn keys<'a>(
     wire: &'a Wire,
-    pattern: Vec<u8>,
-    /// Where the next page starts; `None` at the end.
-    cursor: Option<Vec<u8>>,
+    prefix: &'a str,
+    suffix: &'static str,
+    key_of: fn(&[u8]) -> Option<CacheKey>,
+) -> impl Stream<Item = Result<Vec<CacheKey>>> + Send + 'a {
+    // A scan may give a name more than once, while the server grows its table.
+    let start = (Some(b"0".to_vec()), HashSet::new());
+    stream::unfold(start, move |(cursor, mut seen)| async move {
+        let page = Page { cursor: cursor?, pattern: pattern(prefix, suffix) };
+        let (next, names) = match wire.exchange(page).await {
+            Ok(page) => page,
+            Err(e) => return Some((Err(e), (None, seen))),
+        };
+        let keys = names.iter().filter_map(|name| key_of(name));
+        // The end of the prefix and the start of the suffix may be the same letters of a name.
+        let keys = keys.filter(|key| key.as_str().starts_with(prefix) && seen.insert(key.clone())).collect();
+        Some((Ok(keys), ((next != b"0").then_some(next), seen)))
+    })
 }
 
-impl<'a> Scan<'a> {
-    /// A walk over the names that start with `prefix` and end with `suffix`. Both may hold any characters.
-    pub(crate) fn new(wire: &'a Wire, prefix: &str, suffix: &str) -> Self {
-        Self { wire, pattern: pattern(prefix, suffix), cursor: Some(b"0".to_vec()) }
-    }
-
-    /// Some of the names, maybe none; `None` at the end, and after an error.
-    pub(crate) async fn page(&mut self) -> Option<Result<Vec<Vec<u8>>>> {
-        let page = Page { cursor: self.cursor.take()?, pattern: &self.pattern };
-        let answer = self.wire.exchange(page).await;
-        Some(answer.map(|(next, names)| {
-            self.cursor = (next != b"0").then_some(next);
-            names
-        }))
-    }
-}
-
-struct Page<'a> {
+struct Page {
     cursor: Vec<u8>,
-    pattern: &'a [u8],
+    pattern: Vec<u8>,
 }
 
-impl Exchange for Page<'_> {
+impl Exchange for Page {
     /// The next cursor, and names.
     type Answer = (Vec<u8>, Vec<Vec<u8>>);
     const SMALL: bool = true;
@@ -50,7 +51,7 @@ impl Exchange for Page<'_> {
     }
 
     fn request<'a>(&'a self, request: &mut Request<'a>) {
-        let (cursor, pattern) = (self.cursor.as_slice().into(), self.pattern.into());
+        let (cursor, pattern) = (self.cursor.as_slice().into(), self.pattern.as_slice().into());
         request.command(&["SCAN".into(), cursor, "MATCH".into(), pattern, "COUNT".into(), LOOKED_AT.into()]);
     }
 

@@ -130,6 +130,20 @@ async fn an_array_as_the_answer_to_get_is_never_taken_for_the_next_chunk() {
 }
 
 #[tokio::test]
+async fn a_reply_that_cannot_be_read_costs_one_key_of_a_batch() {
+    let port = fake::answering(|words| match (words[0].as_str(), words.last().map(String::as_str)) {
+        ("HELLO", _) => Some(b"%1\r\n+proto\r\n:3\r\n".to_vec()),
+        ("STRLEN", Some("org/model@1@0@1@bfloat16")) => Some(b"not a reply\r\n".to_vec()),
+        ("STRLEN", _) => Some(b":1\r\n".to_vec()),
+        other => panic!("{other:?}"),
+    });
+    let store = connectors::open(&format!("resp://127.0.0.1:{port}")).await.unwrap();
+    let answers = store.batched_exists(&[key(2), key(1), key(3)]).await;
+    let kinds: Vec<_> = answers.into_iter().map(|answer| answer.map_err(|e| e.kind())).collect();
+    assert_eq!(kinds, [Ok(true), Err(ErrorKind::Corrupt), Ok(true)]);
+}
+
+#[tokio::test]
 async fn small_operations_do_not_wait_behind_a_chunk() {
     let port = fake::answering(|words| match words[0].as_str() {
         "HELLO" => Some(b"%1\r\n+proto\r\n:3\r\n".to_vec()),
