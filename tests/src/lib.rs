@@ -8,6 +8,7 @@
 //! | `errors` | the errors that a caller gets for bad input | |
 //! | `compile_fail` | the errors that an author gets for a wrong attribute | `ui/` |
 //! | `linking` | the connectors in a binary | `linking/`, small crates |
+//! | `documents` | links and paths of the documents lead to files | `docs/`, `README.md` |
 //! | `linking_full` | the same in every profile and with every linker (`--features slow`) | `linking/` |
 #![forbid(unsafe_code)]
 
