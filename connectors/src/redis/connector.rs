@@ -66,7 +66,7 @@ impl RedisConnector {
         Ok(Put { key, header, chunk, ttl_sec: self.ttl_sec })
     }
 
-    /// The result of a read. Checks what is left of a missing chunk.
+    /// The result of a read. Checks the rest of a missing chunk.
     async fn settle<A>(&self, key: &CacheKey, found: Found<A>) -> Result<Option<A>> {
         let half = match found {
             Found::Chunk(chunk) => {

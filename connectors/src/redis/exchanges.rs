@@ -1,4 +1,4 @@
-//! What the store asks of a server, for one key each.
+//! The questions of the store to a server, each about one key.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -1,4 +1,4 @@
-//! Checks what is left of a missing chunk: a value that is not a string, or one half, which kvconn removes.
+//! Checks the rest of a missing chunk: a value that is not a string, or one half, which kvconn removes.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,4 +1,4 @@
-//! What the store asks of a server, for one key each.
+//! The questions of the store to a server, each about one key.
 
 use connector_core::metadata::raw_layout;
 use connector_core::{CacheKey, ChunkLayout, Error, ErrorKind, LMCacheMetadata, Result};
@@ -11,7 +11,7 @@ use crate::resp_wire::{
 pub(super) struct Get<'a, D> {
     pub(super) key: &'a CacheKey,
     pub(super) to: D,
-    /// Says the layout of a value.
+    /// Gives the layout of a value.
     pub(super) metadata: Option<&'a LMCacheMetadata>,
 }
 

@@ -27,7 +27,7 @@ pub(super) fn runtime_for_sockets(handle: &Handle) -> Result<Handle> {
     }
 }
 
-/// A new connection. It is opened in the process's own runtime, which has a timer whatever the caller's runtime has; then
+/// A new connection. The process's own runtime opens it, because the caller's runtime may have no timer. From then on
 /// `sockets` waits for its socket.
 pub(super) async fn connect(
     options: &Arc<WireOptions>,

@@ -198,7 +198,7 @@ impl Connection {
         self.skip_payload().await.map(|()| Err(e))
     }
 
-    /// Fills the buffer until `parse` has what it needs.
+    /// Fills the buffer until `parse` gives a value.
     async fn parse<T>(
         &mut self,
         parse: impl Fn(&mut ReplyReader) -> std::result::Result<Option<T>, BadReply>,
@@ -215,7 +215,7 @@ impl Connection {
         }
     }
 
-    /// Waits for bytes. The first go to `to`, the rest to the reader's buffer. Says how many went to `to`.
+    /// Waits for bytes. The first go to `to`, the rest to the reader's buffer. Returns how many went to `to`.
     async fn fill(&mut self, to: &mut [u8]) -> Result<usize> {
         let mut deadline = None;
         loop {
@@ -307,7 +307,7 @@ impl Connection {
 
 /// Where the bytes of a chunk go.
 pub(crate) trait Destination: Send {
-    /// What the caller gets.
+    /// The chunk, or its length if it is in the caller's memory.
     type Chunk: Send;
 
     /// Bytes that there is memory for already; 0 if it is allocated for the answer.

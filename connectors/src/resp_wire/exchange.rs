@@ -1,4 +1,4 @@
-//! What a store asks of its servers: one [`Exchange`], or many at once.
+//! A store asks its servers by [`Exchange`]s, one or many at once.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -64,11 +64,11 @@ pub(crate) struct Wire {
 /// Exchanges with their places in the answers.
 type Items<E> = VecDeque<(usize, E)>;
 
-/// What is left to ask of one server.
+/// The exchanges of one server. Several connections take them from one queue.
 struct Batch<'a, E: Exchange> {
     server: &'a Server,
     queue: Mutex<IntoIter<(usize, E)>>,
-    /// Connections that work on it.
+    /// The number of connections.
     width: usize,
     answers: &'a Answers<E::Answer>,
 }
@@ -140,8 +140,8 @@ impl Wire {
         }
     }
 
-    /// Asks several things, with several requests ahead on each connection; chunks go over several connections. Answers in
-    /// the order asked.
+    /// Asks many things, with several requests ahead on each connection. Chunks go over several connections. The answers are
+    /// in the order of the items.
     pub(crate) async fn exchange_all<E: Exchange>(&self, items: Vec<E>) -> Vec<Result<E::Answer>> {
         let answers = Answers(Mutex::new(items.iter().map(|_| None).collect()));
         let batches: Vec<Batch<'_, E>> = self.topology.batches(items).map(|b| Batch::new(b.0, b.1, &answers)).collect();
@@ -302,7 +302,7 @@ impl<A> Answers<A> {
     }
 }
 
-/// Also says how many bytes it sent.
+/// The bytes that it sent, and the answer.
 async fn ask<E: Exchange>(connection: &mut Connection, item: &mut E) -> Result<(usize, Result<E::Answer>)> {
     let mut request = Request::new();
     item.request(&mut request);
@@ -312,7 +312,7 @@ async fn ask<E: Exchange>(connection: &mut Connection, item: &mut E) -> Result<(
     Ok((sent, item.read(connection).await?))
 }
 
-/// Sends the requests of all items at once; says how many bytes.
+/// Sends the requests of all items together. Returns their bytes.
 async fn send<'a, E: Exchange + 'a>(
     connection: &mut Connection,
     items: impl Iterator<Item = &'a (usize, E)>,

@@ -207,7 +207,7 @@ impl ReplyReader {
         }
     }
 
-    /// Copies buffered bytes of the payload that [`ReplyStart::Bulk`] announced to the start of `to`. Says how many.
+    /// Copies buffered bytes of the payload that [`ReplyStart::Bulk`] announced to the start of `to`. Returns how many.
     pub fn take_payload(&mut self, to: &mut [u8]) -> usize {
         let left = self.payload.unwrap_or(0);
         let n = left.min(to.len()).min(self.end - self.start);
@@ -224,7 +224,7 @@ impl ReplyReader {
         }
     }
 
-    /// Drops buffered bytes of the payload. Says how many bytes are still to come.
+    /// Drops buffered bytes of the payload. Returns how many bytes are still to come.
     pub fn drop_payload(&mut self) -> usize {
         let left = self.payload.unwrap_or(0);
         let n = left.min(self.end - self.start);

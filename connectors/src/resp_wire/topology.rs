@@ -53,7 +53,7 @@ pub(super) struct Server {
     pub(super) bulk: Pool,
     /// Connections for everything else.
     pub(super) small: Pool,
-    /// What single calls may have in flight, in units of [`UNIT`] bytes.
+    /// Bytes of chunks that single calls may have in flight, in units of [`UNIT`].
     in_flight: Semaphore,
     /// Length of the last chunk. Most chunks of a store have one length.
     chunk_len: AtomicUsize,
@@ -197,7 +197,7 @@ impl Server {
         }
     }
 
-    /// Remembers a timeout: idle connections to a server that does not answer are as dead as this one.
+    /// Remembers a timeout, and closes idle connections: the server does not answer on them either.
     fn failed(&self, pool: &Pool, e: &Error) {
         if e.kind() == ErrorKind::Timeout {
             *pool.timed_out() = Some((Instant::now(), e.clone()));

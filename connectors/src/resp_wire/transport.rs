@@ -1,7 +1,7 @@
 //! A connected socket, TCP or unix. Only this module knows its descriptor and its runtime.
 //!
 //! TLS fits behind the same methods: `try_read` and `try_write` then move bytes through the session, `poll_ready` is ready
-//! while decrypted bytes are buffered, and each method first sends what the session still has to send.
+//! while decrypted bytes are buffered, and each method first sends the session's pending bytes.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -84,13 +84,13 @@ impl Transport {
         matches!(peeked, Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR))
     }
 
-    /// Reads what is there, up to the buffers' length.
+    /// Reads the bytes that are there, up to the buffers' length.
     pub(super) fn try_read(&mut self, to: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         let wanted = to.iter().map(|b| b.len()).sum();
         self.try_io(Interest::READABLE, wanted, |fd| rustix::io::readv(fd, to))
     }
 
-    /// Writes what the system takes.
+    /// Writes as many bytes as the system takes.
     pub(super) fn try_write(&mut self, from: &[IoSlice<'_>]) -> io::Result<usize> {
         let wanted = from.iter().map(|b| b.len()).sum();
         // Not `writev`: on a closed connection its signal ends a program that does not handle it.
