@@ -195,11 +195,11 @@ impl RemoteConnector for FSConnector {
         if self.files.with_header {
             let file_max = capacity.unwrap_or(u64::MAX);
             let chunk_max = file_max.saturating_sub(ChunkHeader::len_for(1) as u64).min(i32::MAX as u64);
-            all.with_layout_kept().with_dtypes(ChunkHeader::DTYPES).with_max_chunk_bytes(chunk_max)
-        } else if let Some(bytes) = capacity {
-            all.with_max_chunk_bytes(bytes)
-        } else {
-            all
+            return all.with_layout_kept().with_dtypes(ChunkHeader::DTYPES).with_max_chunk_bytes(chunk_max);
+        }
+        match capacity {
+            Some(bytes) => all.with_max_chunk_bytes(bytes),
+            None => all,
         }
     }
 
@@ -251,10 +251,7 @@ impl RemoteConnector for FSConnector {
     }
 
     async fn batched_put(&self, items: &[(CacheKey, MemoryObj)]) -> Vec<Result<()>> {
-        match items {
-            [(key, chunk)] => vec![self.put(key, chunk.clone()).await],
-            items => self.put_all(items).await,
-        }
+        self.put_all(items).await
     }
 
     async fn batched_exists(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
@@ -284,13 +281,18 @@ mod tests {
 
     use super::*;
 
+    fn files(dir: &std::path::Path) -> Files {
+        let store = connector_core::builder(&format!("fs://{}", dir.display()));
+        Files::of(&store.build().unwrap()).unwrap()
+    }
+
     fn on(dir: &std::path::Path, cache: Cache, pool: &PoolAllocator) -> FSConnector {
-        let files = Files { cache, read_ahead_size: Some(1 << 20), ..Files::new(vec![dir.to_owned()]) };
+        let files = Files { cache, read_ahead_size: Some(1 << 20), ..files(dir) };
         let backend = LocalCpuBackend::with_allocator(pool.clone());
         FSConnector { files: Arc::new(files), backend, handle: Handle::current(), gate: Gate::new() }
     }
 
-    /// Writes the file out and drops it from the page cache, so that a read has to wait.
+    /// Drops the file from the page cache, so that a read has to wait.
     fn forget(path: &std::path::Path) {
         let file = std::fs::File::open(path).unwrap();
         file.sync_all().unwrap();
@@ -298,7 +300,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn reads_are_right_however_the_page_cache_is_asked_and_whatever_it_has() {
+    async fn reads_are_right_with_every_kind_of_cache_warm_and_cold() {
         let pool = PoolAllocator::new(64 << 20);
         let key: CacheKey = "org/m@1@0@1@half".parse().unwrap();
         let missing: CacheKey = "org/m@1@0@2@half".parse().unwrap();
@@ -326,12 +328,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn names_are_as_long_as_the_file_system_takes_them() {
+    async fn the_file_systems_longest_name_limits_the_keys() {
         let pool = PoolAllocator::new(1 << 20);
         let dir = tempfile::tempdir().unwrap();
         let mut connector = on(dir.path(), Cache::Never, &pool);
         // eCryptfs.
-        let files = Files { name_max: 143, ..Files::new(vec![dir.path().to_owned()]) };
+        let files = Files { name_max: 143, ..files(dir.path()) };
         connector.files = Arc::new(files);
         assert_eq!(connector.capabilities().max_key_bytes, Some(138));
         let key = |len: usize| -> CacheKey { format!("{}@1@0@1@half", "m".repeat(len - 11)).parse().unwrap() };

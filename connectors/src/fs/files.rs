@@ -43,40 +43,25 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// Files with headers and without options.
-    pub(super) fn new(base_paths: Vec<PathBuf>) -> Self {
-        Self {
-            base_paths,
-            tmp_dir: None,
-            with_header: true,
-            metadata: None,
-            read_ahead_size: None,
-            direct: None,
-            fsync: Fsync::Never,
-            quota: None,
-            cache: Cache::Never,
-            name_max: layout::NAME_MAX,
-            are_dirs_made: AtomicBool::new(false),
-            are_dirs_synced: AtomicBool::new(true),
-            name_locks: Default::default(),
-        }
-    }
-
     /// The files that the URL and its options name. Does not touch the disk.
     pub(super) fn of(ctx: &ConnectorContext) -> Result<Self> {
         let options: FsOptions = ctx.options()?;
         options.check(ctx)?;
         let (base_paths, tmp_dir) = (options.base_paths(ctx)?, options.tmp_dir()?);
         Ok(Self {
-            are_dirs_synced: AtomicBool::new(options.fsync != Fsync::Full),
             with_header: options.with_header(ctx),
             metadata: ctx.metadata().cloned(),
             read_ahead_size: options.read_ahead_size,
             direct: options.use_odirect.then(Direct::default),
             fsync: options.fsync,
             quota: options.capacity.map(|bytes| Quota::new(bytes, base_paths.clone(), tmp_dir.as_deref())),
+            cache: Cache::Never,
+            name_max: layout::NAME_MAX,
+            are_dirs_made: AtomicBool::new(false),
+            are_dirs_synced: AtomicBool::new(options.fsync != Fsync::Full),
+            name_locks: Default::default(),
+            base_paths,
             tmp_dir,
-            ..Self::new(base_paths)
         })
     }
 
@@ -182,7 +167,10 @@ impl Files {
         match &self.direct {
             // `O_DIRECT` excludes headers.
             Some(direct) => file.write_direct(direct, chunk)?,
-            None => file.write(header, chunk)?,
+            None => {
+                file.write(header)?;
+                file.write(chunk)?;
+            }
         }
         if self.fsync != Fsync::Never {
             file.sync()?;
@@ -209,12 +197,11 @@ impl Files {
         chunk: &MemoryObj,
     ) -> Result<()> {
         let mut file = self.create(key)?;
-        let mut header = header.map_or(&[][..], ChunkHeader::as_bytes);
+        file.write(header.map_or(&[], ChunkHeader::as_bytes))?;
         for slice in chunk.chunks(read::SLICE) {
-            file.write(std::mem::take(&mut header), slice)?;
+            file.write(slice)?;
             tokio::task::yield_now().await;
         }
-        file.write(header, &[])?;
         let _lock = self.lock_name(key);
         file.rename()
     }

@@ -128,15 +128,9 @@ pub fn scrub(store: &ConnectorContext, options: &ScrubOptions) -> Result<ScrubRe
     let tmp_dir = files.tmp_dir.clone().filter(|dir| dir.components().next().is_some());
     for base in &files.base_paths {
         report.each_file(base, |report, path, name, stat| report.look_at_chunk(&files, options, path, name, stat))?;
-        if let Some(tmp) = &tmp_dir {
-            let look = |report: &mut ScrubReport, path: &Path, name: &str, stat: &Metadata| {
-                report.look_in_tmp(options, path, name, stat);
-            };
-            match report.each_file(&base.join(tmp), look) {
-                // The first put makes the directory.
-                Err(e) if is_not_found(&e) => {}
-                done => done?,
-            }
+        // The first put makes the directory.
+        if let Some(tmp) = tmp_dir.as_ref().map(|tmp| base.join(tmp)).filter(|tmp| tmp.exists()) {
+            report.each_file(&tmp, |report, path, name, stat| report.look_in_tmp(options, path, name, stat))?;
         }
     }
     Ok(report)
@@ -154,18 +148,18 @@ impl ScrubReport {
                 quota::LEDGER => {}
                 _ if write::is_tmp_name(name) => self.look_at_tmp_file(options, path, stat),
                 _ if layout::is_unfinished(name) => {
-                    self.add(path, stat, FindingKind::Unfinished, "LMCache writes under this name");
+                    self.add(path, stat.len(), FindingKind::Unfinished, "LMCache writes under this name");
                 }
-                _ => self.add(path, stat, FindingKind::Foreign, "it is not the name of a key's file"),
+                _ => self.add(path, stat.len(), FindingKind::Foreign, "it is not the name of a key's file"),
             };
         };
         if files.path(&key).is_ok_and(|expected| expected != path) {
-            self.add(path, stat, FindingKind::Foreign, "a get of its key reads another base path");
+            self.add(path, stat.len(), FindingKind::Foreign, "a get of its key reads another base path");
             return;
         }
         // A link may lead to a file; anything else is not opened.
         if !stat.is_file() && !stat.is_symlink() {
-            self.add(path, stat, FindingKind::Foreign, NOT_A_FILE);
+            self.add(path, stat.len(), FindingKind::Foreign, NOT_A_FILE);
             return;
         }
         match files.find(&key, Purpose::Inspect, Wait::Yes) {
@@ -175,12 +169,12 @@ impl ScrubReport {
             }
             // Removed meanwhile.
             Ok(_) if stat.is_file() => {}
-            Ok(_) => self.add(path, stat, FindingKind::Foreign, NOT_A_FILE),
+            Ok(_) => self.add(path, stat.len(), FindingKind::Foreign, NOT_A_FILE),
             Err(e) if e.kind() == ErrorKind::Corrupt => {
                 let reason = e.hint().map_or_else(|| e.message().into(), |hint| format!("{}; {hint}", e.message()));
-                self.add(path, stat, FindingKind::Torn, &reason);
+                self.add(path, stat.len(), FindingKind::Torn, &reason);
             }
-            Err(e) => self.add(path, stat, FindingKind::Unreadable, &format!("cannot be read: {e}")),
+            Err(e) => self.add(path, stat.len(), FindingKind::Unreadable, &format!("cannot be read: {e}")),
         }
     }
 
@@ -188,9 +182,9 @@ impl ScrubReport {
         if write::is_tmp_name(name) {
             self.look_at_tmp_file(options, path, stat);
         } else if layout::key_of_file(name).is_some() {
-            self.add(path, stat, FindingKind::Unfinished, "LMCache writes in this directory");
+            self.add(path, stat.len(), FindingKind::Unfinished, "LMCache writes in this directory");
         } else {
-            self.add(path, stat, FindingKind::Foreign, "not a file that is being written");
+            self.add(path, stat.len(), FindingKind::Foreign, "not a file that is being written");
         }
     }
 
@@ -201,7 +195,7 @@ impl ScrubReport {
             Ok(TmpState::Gone) => {}
             Ok(TmpState::Unknown(e)) => {
                 let reason = format!("its writer may be alive: the file system has no locks ({e})");
-                self.add(path, stat, FindingKind::Unfinished, &reason);
+                self.add(path, stat.len(), FindingKind::Unfinished, &reason);
             }
             Ok(TmpState::LeftBehind(left)) => {
                 let mut reason = "its writer is gone".to_owned();
@@ -209,17 +203,17 @@ impl ScrubReport {
                 if let Some(Err(e)) = &removed {
                     reason = format!("{reason}, and it cannot be removed: {e}");
                 }
-                self.add(path, stat, FindingKind::LeftBehind, &reason);
+                self.add(path, stat.len(), FindingKind::LeftBehind, &reason);
                 if let Some(found) = self.findings.last_mut() {
                     found.removed = matches!(removed, Some(Ok(())));
                 }
             }
-            Err(e) => self.add(path, stat, FindingKind::Unreadable, &format!("cannot be opened: {e}")),
+            Err(e) => self.add(path, stat.len(), FindingKind::Unreadable, &format!("cannot be opened: {e}")),
         }
     }
 
-    fn add(&mut self, path: &Path, stat: &Metadata, kind: FindingKind, reason: &str) {
-        let (path, bytes, reason) = (path.to_owned(), stat.len(), reason.to_owned());
+    fn add(&mut self, path: &Path, bytes: u64, kind: FindingKind, reason: &str) {
+        let (path, reason) = (path.to_owned(), reason.to_owned());
         self.findings.push(Finding { path, bytes, kind, reason, removed: false });
     }
 
@@ -233,24 +227,9 @@ impl ScrubReport {
                 Ok(stat) => look(self, &entry.path(), &entry.file_name().to_string_lossy(), &stat),
                 // Renamed or removed meanwhile.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(e) => {
-                    let (path, reason) = (entry.path(), format!("cannot be read: {e}"));
-                    self.findings.push(Finding {
-                        path,
-                        bytes: 0,
-                        kind: FindingKind::Unreadable,
-                        reason,
-                        removed: false,
-                    });
-                }
+                Err(e) => self.add(&entry.path(), 0, FindingKind::Unreadable, &format!("cannot be read: {e}")),
             }
         }
         Ok(())
     }
-}
-
-fn is_not_found(e: &Error) -> bool {
-    use std::error::Error as _;
-    let cause = e.source().and_then(|cause| cause.downcast_ref::<io::Error>());
-    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::NotFound)
 }

@@ -3,7 +3,7 @@
 use std::collections::hash_map::RandomState;
 use std::fs::{File, Metadata, TryLockError};
 use std::hash::BuildHasher;
-use std::io::{self, IoSlice, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -50,24 +50,9 @@ impl NewFile {
         &self.path
     }
 
-    /// Appends both, usually with one system call.
-    pub(super) fn write(&mut self, header: &[u8], bytes: &[u8]) -> Result<()> {
-        let mut write_both = || {
-            if header.is_empty() {
-                return self.file.write_all(bytes);
-            }
-            let written = loop {
-                match self.file.write_vectored(&[IoSlice::new(header), IoSlice::new(bytes)]) {
-                    Ok(n) => break n,
-                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                    Err(e) => return Err(e),
-                }
-            };
-            let of_header = written.min(header.len());
-            self.file.write_all(&header[of_header..])?;
-            self.file.write_all(&bytes[written - of_header..])
-        };
-        write_both().map_err(|e| self.failed(e, "write"))
+    /// Appends the bytes.
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).map_err(|e| self.failed(e, "write"))
     }
 
     /// Writes the whole file, past the page cache if possible.
@@ -247,14 +232,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x");
         let mut new = NewFile::create(dir.path(), path.clone()).unwrap();
-        new.write(b"head", b"body").unwrap();
+        new.write(b"body").unwrap();
         let tmp = new.tmp.clone();
         assert!(matches!(File::open(&tmp).unwrap().try_lock(), Err(TryLockError::WouldBlock)));
         drop(new);
         assert!(!tmp.exists() && !path.exists());
         let mut new = NewFile::create(dir.path(), path.clone()).unwrap();
-        new.write(b"head", b"body").unwrap();
+        new.write(b"body").unwrap();
         new.rename().unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"headbody");
+        assert_eq!(std::fs::read(&path).unwrap(), b"body");
     }
 }
