@@ -67,11 +67,6 @@ impl LocalCpuBackend {
         Self(Arc::new(allocator))
     }
 
-    /// Memory of a shared allocator.
-    pub fn with_shared(allocator: Arc<dyn ChunkAllocator>) -> Self {
-        Self(allocator)
-    }
-
     /// Memory at once, or `None` if the allocator has to wait or block: see [`ChunkAllocator::try_allocate`]. For work
     /// that already runs on a blocking thread.
     pub fn try_allocate(&self, layout: &ChunkLayout) -> Option<Result<MemoryObjMut>> {

@@ -10,7 +10,7 @@ use crate::allocator::LocalCpuBackend;
 use crate::config::LMCacheEngineConfig;
 use crate::connector::Connector;
 use crate::context::{ConnectorContext, Parts};
-use crate::layer::{BoxConnector, DynLayer, Layer, LayerOptions};
+use crate::layer::LayerOptions;
 use crate::metadata::LMCacheMetadata;
 use crate::url::RemoteUrl;
 use crate::{Error, ErrorKind, Result};
@@ -48,7 +48,6 @@ pub fn builder(url: &str) -> ContextBuilder {
         plugin_name: None,
         adapters: Adapters::default(),
         layer_options: LayerOptions::default(),
-        layers: Vec::new(),
     }
 }
 
@@ -64,7 +63,6 @@ pub struct ContextBuilder {
     plugin_name: Option<String>,
     adapters: Adapters,
     layer_options: LayerOptions,
-    layers: Vec<Arc<dyn DynLayer>>,
 }
 
 impl ContextBuilder {
@@ -110,12 +108,6 @@ impl ContextBuilder {
         self
     }
 
-    /// Puts one more layer around the connector, outside of all others.
-    pub fn layer(mut self, layer: impl Layer<BoxConnector> + Clone + Send + Sync + 'static) -> Self {
-        self.layers.push(Arc::new(layer));
-        self
-    }
-
     /// The context alone, without opening the connector.
     ///
     /// # Errors
@@ -143,7 +135,6 @@ impl ContextBuilder {
             behind: false,
             layer_options: self.layer_options,
             layer_queries: Vec::new(),
-            layers: self.layers,
         }))
     }
 

@@ -1,6 +1,7 @@
 //! The connector: what an author implements, and what a caller holds.
 
 mod blocking;
+mod boxed;
 mod capabilities;
 mod contract;
 mod erased;
@@ -15,5 +16,6 @@ pub use gate::{Gate, Pass};
 pub use handle::Connector;
 pub use operation::Operation;
 
+pub(crate) use boxed::BoxConnector;
 pub(crate) use erased::DynConnector;
 pub(crate) use operation::{forward, operations};

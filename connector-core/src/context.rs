@@ -7,7 +7,7 @@ use crate::adapter::{Adapters, PluginAdapter};
 use crate::allocator::LocalCpuBackend;
 use crate::config::LMCacheEngineConfig;
 use crate::connector::Connector;
-use crate::layer::{DynLayer, LayerOptions, Layers};
+use crate::layer::{LayerOptions, Layers};
 use crate::metadata::LMCacheMetadata;
 use crate::options::{self, ConnectorOptions};
 use crate::registry::{self, ConnectorEntry};
@@ -35,7 +35,6 @@ pub(crate) struct Parts {
     pub(crate) layer_options: LayerOptions,
     /// Layer options in the queries of the URLs that led to this one, the nearest first.
     pub(crate) layer_queries: Vec<(String, String)>,
-    pub(crate) layers: Vec<Arc<dyn DynLayer>>,
 }
 
 /// Most URLs that may lead to another one. A URL that leads back to itself ends here.
@@ -140,11 +139,6 @@ impl ConnectorContext {
         }
         let plugin = self.plugin_name().or_else(|| PluginAdapter::name_of(&self.0.url));
         Ok(options::read_layers(queries, Some(&self.0.config), plugin)?.or(&self.0.layer_options))
-    }
-
-    /// The layers that the builder adds, innermost first.
-    pub(crate) fn layers(&self) -> &[Arc<dyn DynLayer>] {
-        if self.0.behind { &[] } else { &self.0.layers }
     }
 
     pub(crate) fn with_entry(&self, entry: &'static ConnectorEntry) -> Self {

@@ -1,89 +1,41 @@
-//! Layers: what can be put around any connector.
+//! Layers: behaviour that every connector can have.
 //!
 //! | layer | what it does | options |
 //! |---|---|---|
-//! | [`LimitLayer`] | lets so many calls in, the others wait their turn | `max_in_flight` |
-//! | [`BreakerLayer`] | refuses calls for a while when the store is lost | `breaker_failures`, `min_reconnect_interval` |
-//! | [`RetryLayer`] | asks again after an error marked [temporary](crate::Error::is_temporary) | `retries`, `retry_min_delay_ms`, `retry_max_delay_ms` |
-//! | [`TimeoutLayer`] | gives up a call that takes too long | `timeout_ms`, `batch_timeout_ms` |
+//! | limit | lets a number of calls run at once; the others wait | `max_in_flight` |
+//! | breaker | refuses calls for a time when the store is lost | `breaker_failures`, `min_reconnect_interval` |
+//! | retry | tries a call again after a [temporary](crate::ErrorStatus::Temporary) error | `retries`, `retry_min_delay_ms`, `retry_max_delay_ms` |
+//! | timeout | ends a call that takes too long | `timeout_ms`, `batch_timeout_ms` |
 //!
-//! All are off until they are set. Whoever opens a store sets them by URL (`redis://h:6379?timeout_ms=500&retries=2`), by
-//! configuration (`extra_config` keys with the prefix `kvconn_`, or `remote_storage_plugin.<name>.timeout_ms`), or in
-//! code with [`ContextBuilder::layers`](crate::ContextBuilder::layers), in this order of precedence. A store behind another one
-//! (of `tiered://`, `audit://`) takes them from its own URL only: what the configuration says holds once, in front.
+//! All are off until you set them, in the URL (`redis://h:6379?timeout_ms=500&retries=2`), in the configuration (`extra_config`
+//! keys with the prefix `kvconn_`, or `remote_storage_plugin.<name>.timeout_ms`), or in code with
+//! [`ContextBuilder::layers`](crate::ContextBuilder::layers). The URL wins over the configuration, and both win over code.
+//! A store behind another one (`tiered://`, `audit://`) takes them only from its own URL.
 //!
 //! # Order
-//! The four stand in the order of the table, the first one outermost; then comes the store. A tuple puts layers around a
-//! connector, outermost first:
+//! The layers stand in the order of the table, with the limit outermost and the store inside the timeout:
+//! - Each try has its own time, because the timeout is inside the retry.
+//! - A refusal of the breaker is final, because the retry is inside the breaker.
+//! - A call that waited for the limit asks the breaker afterwards, so it does not try a lost store again.
 //!
-//! ```
-//! use std::time::Duration;
-//! use connector_core::layer::{BreakerLayer, Layer, LimitLayer, RetryLayer, TimeoutLayer};
-//! # fn f(store: impl connector_core::RemoteConnector) -> connector_core::Connector {
-//! // Right: each try has its own time, and a refusal by the breaker is not tried again.
-//! let layers = (
-//!     LimitLayer::new(64),
-//!     BreakerLayer::new(5, Duration::from_secs(10)).named("acme.kv/AcmeConnector"),
-//!     RetryLayer::new(2).named("acme.kv/AcmeConnector"),
-//!     TimeoutLayer::new(Duration::from_millis(500)),
-//! );
-//! connector_core::Connector::new("acme.kv/AcmeConnector", layers.layer(store))
-//! # }
-//! ```
+//! A layer of your own is a connector that holds another one: wrap the [`Connector`](crate::Connector) that you opened, and forward
+//! every method. `#[deny(clippy::missing_trait_methods)]` on its `impl RemoteConnector` finds a method that you forgot.
 //!
-//! ```
-//! # use std::time::Duration;
-//! # use connector_core::layer::{BreakerLayer, Layer, LimitLayer, RetryLayer, TimeoutLayer};
-//! # fn f(store: impl connector_core::RemoteConnector) -> connector_core::Connector {
-//! // Wrong: all tries share 500 ms, so the first slow one uses up the time of the others; the open breaker's refusals
-//! // are tried again; and calls that wait for their turn behind a lost server each try it once more, one after the other.
-//! let layers = (
-//!     TimeoutLayer::new(Duration::from_millis(500)),
-//!     RetryLayer::new(2),
-//!     BreakerLayer::new(5, Duration::from_secs(10)),
-//!     LimitLayer::new(64),
-//! );
-//! # connector_core::Connector::new("acme.kv/AcmeConnector", layers.layer(store))
-//! # }
-//! ```
+//! All four layers together cost one allocation per call.
 //!
-//! A tuple is one type, so its layers cost one allocation per call together, and none but that of the handle if the
-//! connector below is a plain type as here. Each [`ContextBuilder::layer`](crate::ContextBuilder::layer) costs one more.
-//!
-//! [Spans and metrics](crate::observe) are no layer: the handle always has them, outside of all layers.
+//! [Spans and metrics](crate::observe) are not a layer: every handle has them, outside of all layers.
 
 mod breaker;
 mod limit;
 mod options;
 mod retry;
-mod stack;
 mod timeout;
 
-pub use breaker::{Breaker, BreakerLayer};
-pub use limit::{Limit, LimitLayer};
 pub use options::LayerOptions;
-pub use retry::{Retry, RetryLayer};
-pub use stack::BoxConnector;
-pub use timeout::{Timeout, TimeoutLayer};
 
 pub(crate) use options::{Layers, NAMES, is_layer_option};
-pub(crate) use stack::DynLayer;
 
-use crate::connector::RemoteConnector;
 use crate::{Error, ErrorKind, Result};
-
-/// Something that can be put around a connector.
-///
-/// A layer of one's own is a connector that holds another one and forwards every method: one that is forgotten falls back to
-/// the trait's default, and passes over what the store does better. `#[deny(clippy::missing_trait_methods)]` on its
-/// `impl RemoteConnector` finds those.
-pub trait Layer<C: RemoteConnector> {
-    /// The connector with the layer around it.
-    type Layered: RemoteConnector;
-
-    /// Puts the layer around `inner`.
-    fn layer(self, inner: C) -> Self::Layered;
-}
 
 /// What an operation answers: one result, or one for each key of a batch.
 trait Answer: Send {

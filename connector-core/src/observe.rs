@@ -10,15 +10,15 @@
 //!
 //! | name | kind | more labels | counts |
 //! |---|---|---|---|
-//! | [`kvconn_calls_total`](CALLS) | counter | `result`: `ok`, `error`, `cancelled` | calls that ended; a batch with one failed key is an `error` |
-//! | [`kvconn_call_seconds`](SECONDS) | histogram | | how long a call took, failed or not, in seconds |
-//! | [`kvconn_calls_in_flight`](IN_FLIGHT) | gauge | | calls that have not ended |
-//! | [`kvconn_hits_total`](HITS) | counter | | keys that were there |
-//! | [`kvconn_misses_total`](MISSES) | counter | | keys that were not there; an error is no miss |
-//! | [`kvconn_bytes_total`](BYTES) | counter | | bytes of the chunks that a get gave or a put stored |
-//! | [`kvconn_errors_total`](ERRORS) | counter | `kind`: [`ErrorKind::as_str`](crate::ErrorKind::as_str) | keys, or calls on no key, that failed |
-//! | [`kvconn_retries_total`](RETRIES) | counter | | tries after the first, by [`RetryLayer`](crate::layer::RetryLayer) |
-//! | [`kvconn_breaker_opened_total`](BREAKER_OPENED) | counter | only `connector` | how often [`BreakerLayer`](crate::layer::BreakerLayer) lost the store |
+//! | `kvconn_calls_total` | counter | `result`: `ok`, `error`, `cancelled` | calls that ended; a batch with one failed key is an `error` |
+//! | `kvconn_call_seconds` | histogram | | how long a call took, failed or not, in seconds |
+//! | `kvconn_calls_in_flight` | gauge | | calls that have not ended |
+//! | `kvconn_hits_total` | counter | | keys that were there |
+//! | `kvconn_misses_total` | counter | | keys that were not there; an error is no miss |
+//! | `kvconn_bytes_total` | counter | | bytes of the chunks that a get gave or a put stored |
+//! | `kvconn_errors_total` | counter | `kind`: [`ErrorKind::as_str`](crate::ErrorKind::as_str) | keys, or calls on no key, that failed |
+//! | `kvconn_retries_total` | counter | | tries after the first, by the retry [layer](crate::layer) |
+//! | `kvconn_breaker_opened_total` | counter | only `connector` | how often the breaker [layer](crate::layer) lost the store |
 //!
 //! LMCache's `InstrumentedRemoteConnector` records the time and bytes of `get` and `put` that went well; a call that failed
 //! leaves no trace there.
@@ -36,23 +36,23 @@ use crate::key::CacheKey;
 use crate::{Error, ErrorKind, Result};
 
 /// Counter of calls that ended, by `result`.
-pub const CALLS: &str = "kvconn_calls_total";
+pub(crate) const CALLS: &str = "kvconn_calls_total";
 /// Histogram of how long calls took, in seconds.
-pub const SECONDS: &str = "kvconn_call_seconds";
+pub(crate) const SECONDS: &str = "kvconn_call_seconds";
 /// Gauge of calls that have not ended.
-pub const IN_FLIGHT: &str = "kvconn_calls_in_flight";
+pub(crate) const IN_FLIGHT: &str = "kvconn_calls_in_flight";
 /// Counter of keys that were there.
-pub const HITS: &str = "kvconn_hits_total";
+pub(crate) const HITS: &str = "kvconn_hits_total";
 /// Counter of keys that were not there.
-pub const MISSES: &str = "kvconn_misses_total";
+pub(crate) const MISSES: &str = "kvconn_misses_total";
 /// Counter of bytes that were given or stored.
-pub const BYTES: &str = "kvconn_bytes_total";
+pub(crate) const BYTES: &str = "kvconn_bytes_total";
 /// Counter of failures, by `kind`.
-pub const ERRORS: &str = "kvconn_errors_total";
+pub(crate) const ERRORS: &str = "kvconn_errors_total";
 /// Counter of tries after the first.
-pub const RETRIES: &str = "kvconn_retries_total";
+pub(crate) const RETRIES: &str = "kvconn_retries_total";
 /// Counter of how often a store was lost.
-pub const BREAKER_OPENED: &str = "kvconn_breaker_opened_total";
+pub(crate) const BREAKER_OPENED: &str = "kvconn_breaker_opened_total";
 
 /// The metrics of one connector, made when they are first needed: a program may install its recorder after it opened
 /// the store.

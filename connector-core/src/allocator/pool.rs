@@ -30,6 +30,7 @@ pub struct PoolAllocator(Arc<Pool>);
 
 /// What a pool holds, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PoolStats {
     /// The most that it may ever hold.
     pub capacity: usize,

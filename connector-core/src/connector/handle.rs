@@ -11,10 +11,9 @@ use tracing::{Instrument, Span};
 
 use super::erased::DynConnector;
 use super::operation::{Operation, forward, operations};
-use super::{Capabilities, Gate, RemoteConnector};
+use super::{BoxConnector, Capabilities, Gate, RemoteConnector};
 use crate::chunk::{MemoryObj, MemoryObjMut};
 use crate::key::CacheKey;
-use crate::layer::BoxConnector;
 use crate::observe::{Answered, Instruments, Observed, Run, Stored};
 use crate::{Error, ErrorKind, Result};
 

@@ -69,7 +69,7 @@ macro_rules! define_operation {
             }
 
             /// Whether the operation is about several keys.
-            pub const fn is_batch(self) -> bool {
+            pub(crate) const fn is_batch(self) -> bool {
                 match self {
                     Self::List => false,
                     $(Self::$op => is_batch!($shape),)*

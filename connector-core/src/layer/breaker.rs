@@ -1,4 +1,4 @@
-//! Leaves a lost store alone for a while.
+//! The breaker: refuses calls while the store is lost.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,38 +8,38 @@ use futures::stream::{self, StreamExt};
 use metrics::SharedString;
 use tokio::time::Instant;
 
-use super::{Answer, Layer, Verdict, around};
+use super::{Answer, Verdict, around};
 use crate::chunk::{MemoryObj, MemoryObjMut};
 use crate::connector::{Capabilities, Operation, RemoteConnector, operations};
 use crate::key::CacheKey;
 use crate::observe;
 use crate::{BoxStream, Error, ErrorKind, Result};
 
-/// Refuses calls while the store is lost: after so many calls in a row that ended with
-/// [`Unavailable`](ErrorKind::Unavailable) or [`Timeout`](ErrorKind::Timeout), every call is `Unavailable` at once, until an
-/// interval has passed. Then one call goes through: if it finds the store, the others follow; if not, the next interval begins.
-/// A call that fails before it reaches the store (a key that no store takes, a pool without memory) says nothing, and neither
-/// does one whose caller drops it: put a [`TimeoutLayer`](super::TimeoutLayer) inside. A `list` is refused while the
-/// store is lost, but finds nothing out.
+/// Opens after a number of calls in a row that ended with [`Unavailable`](ErrorKind::Unavailable) or
+/// [`Timeout`](ErrorKind::Timeout). While it is open, every call fails with `Unavailable` at once. After the interval one call, the
+/// probe, goes through. If it reaches the store, the breaker closes; otherwise the next interval begins.
 ///
-/// LMCache does the same with an interval of 10 s (`min_reconnect_interval` of its `RemoteBackend`, 0.5.6). The time is
-/// tokio's, which no change of the system's clock moves.
+/// A call that fails before it reaches the store (an invalid key, a full pool) does not count, nor does a call that its caller
+/// drops. An open breaker refuses a `list`, but a `list` never opens or closes it.
+///
+/// LMCache does the same with an interval of 10 s (`min_reconnect_interval` of its `RemoteBackend`, 0.5.6). The interval is in
+/// tokio's time, which a change of the system's clock does not move.
 #[derive(Debug, Clone)]
-pub struct BreakerLayer {
+pub(super) struct BreakerLayer {
     failures: u32,
     interval: Duration,
     connector: SharedString,
 }
 
 impl BreakerLayer {
-    /// Opens after `failures` calls in a row (0 for never), and lets one call through every `interval`.
-    pub fn new(failures: u32, interval: Duration) -> Self {
+    /// Opens after `failures` calls in a row, never if 0. Lets one call through every `interval`.
+    pub(super) fn new(failures: u32, interval: Duration) -> Self {
         Self { failures, interval, connector: SharedString::const_str("") }
     }
 
     /// The connector's name in logs and metrics.
     #[must_use]
-    pub fn named(mut self, connector: impl Into<SharedString>) -> Self {
+    pub(super) fn named(mut self, connector: impl Into<SharedString>) -> Self {
         self.connector = connector.into();
         self
     }
@@ -47,11 +47,11 @@ impl BreakerLayer {
 
 /// A connector with a [`BreakerLayer`].
 #[derive(Debug)]
-pub struct Breaker<C> {
+pub(super) struct Breaker<C> {
     limits: BreakerLayer,
     /// Failures in a row.
     failures: AtomicU32,
-    /// Whether it is open: the way of every call while all is well is one look here.
+    /// Whether the breaker is open. While it is closed, a call reads only this.
     is_open: AtomicBool,
     state: Mutex<State>,
     inner: C,
@@ -60,29 +60,28 @@ pub struct Breaker<C> {
 #[derive(Debug, Default)]
 struct State {
     open: Option<Open>,
-    /// How often it was opened: a probe of an earlier time has nothing to say.
+    /// How often the breaker opened. A probe of an earlier time does not count.
     times: u64,
 }
 
 #[derive(Debug)]
 struct Open {
     since: Instant,
-    /// Whether a call is on its way to find out.
+    /// Whether a probe is running.
     probing: bool,
-    /// What the last failure said.
+    /// The message of the last failure.
     why: String,
 }
 
-impl<C: RemoteConnector> Layer<C> for BreakerLayer {
-    type Layered = Breaker<C>;
-
-    fn layer(self, inner: C) -> Breaker<C> {
+impl BreakerLayer {
+    /// Puts the layer around `inner`.
+    pub(super) fn layer<C>(self, inner: C) -> Breaker<C> {
         let is_open = AtomicBool::new(false);
         Breaker { limits: self, failures: AtomicU32::new(0), is_open, state: Mutex::default(), inner }
     }
 }
 
-/// The one call that finds out. Dropped without an answer, it lets the next one try.
+/// The call that finds out whether the store is back. If it is dropped without an answer, the next call is the probe.
 struct Probe<'a> {
     state: &'a Mutex<State>,
     time: u64,
@@ -115,7 +114,7 @@ impl<C> Breaker<C> {
         };
         let answer = call.await;
         match answer.verdict() {
-            // Nobody asked the store for no keys.
+            // A batch without keys does not reach the store.
             _ if keys == 0 => {}
             Verdict::Lost(e) => self.lost(e, probe.as_ref()),
             Verdict::Found => self.found(),
@@ -125,7 +124,7 @@ impl<C> Breaker<C> {
         answer
     }
 
-    /// Lets a call in: as the probe if it is time for one.
+    /// Lets a call in, as the probe if the interval is over.
     fn enter(&self) -> Result<Option<Probe<'_>>> {
         if !self.is_open.load(Ordering::Acquire) {
             return Ok(None);
@@ -140,7 +139,7 @@ impl<C> Breaker<C> {
         }
         let next = match self.limits.interval.checked_sub(waited) {
             Some(left) if !open.probing => format!("the next call goes through in {left:.1?}"),
-            _ => "a call is on its way to find out".to_owned(),
+            _ => "another call is trying it now".to_owned(),
         };
         let message = format!("the store is lost: {}; {next}", open.why);
         Err(Error::new(ErrorKind::Unavailable, message).temporary(true))
@@ -152,7 +151,7 @@ impl<C> Breaker<C> {
         let mut state = lock(&self.state);
         let (time, why) = (state.times, error.message().to_owned());
         match &mut state.open {
-            // A call that was on its way when the breaker opened says nothing new.
+            // A call that began before the breaker opened does not count.
             Some(open) => {
                 if probe.is_some_and(|probe| probe.time == time) {
                     tracing::debug!(%connector, %error, "the store is still lost");

@@ -1,11 +1,14 @@
 //! The layers' options: those of every connector.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use connector_macros::connector_options;
 
-use super::{BoxConnector, BreakerLayer, DynLayer, Layer, LimitLayer, RetryLayer, TimeoutLayer};
+use super::breaker::BreakerLayer;
+use super::limit::LimitLayer;
+use super::retry::RetryLayer;
+use super::timeout::TimeoutLayer;
+use crate::connector::BoxConnector;
 use crate::context::ConnectorContext;
 use crate::options::ConnectorOptions;
 use crate::{Error, ErrorKind, Result};
@@ -214,26 +217,18 @@ impl LayerOptions {
 }
 
 /// The layers that URL, configuration and builder ask for, checked before anything is opened.
-pub(crate) struct Layers {
-    of_options: Option<(LimitLayer, BreakerLayer, RetryLayer, TimeoutLayer)>,
-    added: Vec<Arc<dyn DynLayer>>,
-}
+pub(crate) struct Layers(Option<(LimitLayer, BreakerLayer, RetryLayer, TimeoutLayer)>);
 
 impl Layers {
     pub(crate) fn of(ctx: &ConnectorContext) -> Result<Self> {
-        Ok(Self { of_options: ctx.layer_options()?.built()?, added: ctx.layers().to_vec() })
+        ctx.layer_options()?.built().map(Self)
     }
 
     /// Puts them around the connector of this name.
     pub(crate) fn around(self, name: &str, connector: BoxConnector) -> BoxConnector {
-        let connector = match self.of_options {
-            Some((limit, breaker, retry, timeout)) => {
-                let (breaker, retry) = (breaker.named(name.to_owned()), retry.named(name.to_owned()));
-                BoxConnector::new((limit, breaker, retry, timeout).layer(connector))
-            }
-            None => connector,
-        };
-        self.added.iter().fold(connector, |connector, layer| layer.layer(connector))
+        let Some((limit, breaker, retry, timeout)) = self.0 else { return connector };
+        let (breaker, retry) = (breaker.named(name.to_owned()), retry.named(name.to_owned()));
+        BoxConnector::new(limit.layer(breaker.layer(retry.layer(timeout.layer(connector)))))
     }
 }
 

@@ -1,10 +1,9 @@
-//! Asks again.
+//! The retry: tries a call again.
 
 use std::time::Duration;
 
 use metrics::{Label, SharedString};
 
-use super::Layer;
 use crate::chunk::{MemoryObj, MemoryObjMut};
 use crate::connector::{Capabilities, Operation, RemoteConnector, operations};
 use crate::key::CacheKey;
@@ -21,7 +20,7 @@ use crate::{BoxStream, Error, ErrorStatus, Result};
 /// An error that lasted through all retries becomes [`Persistent`](ErrorStatus::Persistent), so that an outer retry layer does
 /// not multiply the tries.
 #[derive(Debug, Clone)]
-pub struct RetryLayer {
+pub(super) struct RetryLayer {
     retries: u32,
     min_delay: Duration,
     max_delay: Duration,
@@ -30,12 +29,12 @@ pub struct RetryLayer {
 
 impl RetryLayer {
     /// The first delay, unless set.
-    pub const DEFAULT_MIN_DELAY: Duration = Duration::from_millis(50);
+    pub(super) const DEFAULT_MIN_DELAY: Duration = Duration::from_millis(50);
     /// The longest delay, unless set.
-    pub const DEFAULT_MAX_DELAY: Duration = Duration::from_secs(2);
+    pub(super) const DEFAULT_MAX_DELAY: Duration = Duration::from_secs(2);
 
     /// Up to `retries` more tries.
-    pub fn new(retries: u32) -> Self {
+    pub(super) fn new(retries: u32) -> Self {
         Self {
             retries,
             min_delay: Self::DEFAULT_MIN_DELAY,
@@ -46,7 +45,7 @@ impl RetryLayer {
 
     /// The first delay and the longest one.
     #[must_use]
-    pub fn with_delays(mut self, min: Duration, max: Duration) -> Self {
+    pub(super) fn with_delays(mut self, min: Duration, max: Duration) -> Self {
         self.min_delay = min.min(max);
         self.max_delay = max;
         self
@@ -54,7 +53,7 @@ impl RetryLayer {
 
     /// The connector's name in logs and metrics.
     #[must_use]
-    pub fn named(mut self, connector: impl Into<SharedString>) -> Self {
+    pub(super) fn named(mut self, connector: impl Into<SharedString>) -> Self {
         self.connector = connector.into();
         self
     }
@@ -96,15 +95,14 @@ impl RetryLayer {
 
 /// A connector with a [`RetryLayer`].
 #[derive(Debug)]
-pub struct Retry<C> {
+pub(super) struct Retry<C> {
     limits: RetryLayer,
     inner: C,
 }
 
-impl<C: RemoteConnector> Layer<C> for RetryLayer {
-    type Layered = Retry<C>;
-
-    fn layer(self, inner: C) -> Retry<C> {
+impl RetryLayer {
+    /// Puts the layer around `inner`.
+    pub(super) fn layer<C>(self, inner: C) -> Retry<C> {
         Retry { limits: self, inner }
     }
 }

@@ -1,54 +1,53 @@
-//! Gives up what takes too long.
+//! The timeout: ends a call that takes too long.
 
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
 
-use super::{Answer, Layer, around};
+use super::{Answer, around};
 use crate::chunk::{MemoryObj, MemoryObjMut};
 use crate::connector::{Capabilities, Operation, RemoteConnector, operations};
 use crate::key::CacheKey;
 use crate::{BoxStream, Error, ErrorKind, Result};
 
-/// Gives every call so much time, then drops its future and answers [`Timeout`](ErrorKind::Timeout), marked temporary.
+/// Drops the future of a call that takes longer than the limit. The call then fails with [`Timeout`](ErrorKind::Timeout), a
+/// temporary error.
 ///
-/// `list` has the time for each of its items; `close` has all it needs, because a call that is cut short there loses
-/// what was not written yet. A `get_into` that times out may leave its destination
-/// [taken](crate::MemoryObjMut::is_taken). Needs tokio's timer (`enable_all` of a runtime that is made by hand).
+/// The limit holds for each item of a `list`. A `get_into` that times out may leave its destination
+/// [taken](crate::MemoryObjMut::is_taken).
 #[derive(Debug, Clone, Copy)]
-pub struct TimeoutLayer {
+pub(super) struct TimeoutLayer {
     single: Duration,
     batch: Duration,
 }
 
 impl TimeoutLayer {
-    /// So much time for every call, batches too.
-    pub fn new(limit: Duration) -> Self {
+    /// The same limit for single calls and batches.
+    pub(super) fn new(limit: Duration) -> Self {
         Self { single: limit, batch: limit }
     }
 
-    /// Another time for batches.
+    /// Another limit for batches.
     #[must_use]
-    pub fn with_batch(mut self, limit: Duration) -> Self {
+    pub(super) fn with_batch(mut self, limit: Duration) -> Self {
         self.batch = limit;
         self
     }
 
-    /// As long as it takes.
+    /// Without a limit.
     pub(super) const OFF: Self = Self { single: Duration::MAX, batch: Duration::MAX };
 }
 
 /// A connector with a [`TimeoutLayer`].
 #[derive(Debug)]
-pub struct Timeout<C> {
+pub(super) struct Timeout<C> {
     limits: TimeoutLayer,
     inner: C,
 }
 
-impl<C: RemoteConnector> Layer<C> for TimeoutLayer {
-    type Layered = Timeout<C>;
-
-    fn layer(self, inner: C) -> Timeout<C> {
+impl TimeoutLayer {
+    /// Puts the layer around `inner`.
+    pub(super) fn layer<C>(self, inner: C) -> Timeout<C> {
         Timeout { limits: self, inner }
     }
 }

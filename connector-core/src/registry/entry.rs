@@ -5,9 +5,9 @@ use std::fmt;
 use futures::future::BoxFuture;
 
 use crate::adapter::{ConnectorAdapter, DynAdapter, ExternalConnectorAdapter};
+use crate::connector::BoxConnector;
 use crate::connector::{FromContext, RemoteConnector};
 use crate::context::ConnectorContext;
-use crate::layer::BoxConnector;
 use crate::options::{ConnectorOptions, OptionsSchema};
 use crate::{Error, ErrorKind, Result};
 

@@ -5,6 +5,7 @@ use connector_core::registry::{ConnectorEntry, Origin};
 use connector_core::{CacheKey, ConnectorContext, FromContext, MemoryObj, RemoteConnector, Result};
 
 /// Gives its chunk at once, so that a benchmark measures only the cost of the call.
+#[derive(Clone)]
 pub(crate) struct Ready(pub(crate) MemoryObj);
 
 impl FromContext for Ready {

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use crate::layered::Made;
 use crate::scripted::{CHUNK, LOST, Scripted, Step};
-use connector_core::layer::{Layer, TimeoutLayer};
+use connector_core::layer::LayerOptions;
 use connector_core::{
     BlockingConnector, CacheKey, Connector, ErrorKind, MemoryObj, MemoryObjMut, RemoteConnector, Result,
 };
@@ -47,8 +48,9 @@ fn all_operations(connector: &BlockingConnector, store: &Scripted) {
 fn made() -> (BlockingConnector, Scripted) {
     let store = Scripted::new([]);
     // A layer that needs a timer: there is one wherever the call comes from.
-    let layered = TimeoutLayer::new(Duration::from_secs(60)).layer(store.clone());
-    (Connector::new("test", layered).blocking(), store)
+    let layers = LayerOptions::new().with_timeout_ms(60_000);
+    let builder = connector_core::builder("made://x").adapter(Made(store.clone())).layers(layers);
+    (builder.open_blocking().unwrap(), store)
 }
 
 #[test]

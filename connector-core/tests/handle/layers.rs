@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use crate::layered::over;
 use crate::scripted::{CHUNK, LOST, Scripted, Step};
-use connector_core::layer::{BreakerLayer, Layer, LimitLayer, RetryLayer, TimeoutLayer};
+use connector_core::layer::LayerOptions;
 use connector_core::{
     CacheKey, Connector, ConnectorAdapter, ConnectorContext, ErrorKind, ErrorStatus, LMCacheEngineConfig, MemoryObj,
     MemoryObjMut, RemoteConnector, RemoteUrl, Result,
@@ -19,8 +20,8 @@ fn keys(n: usize) -> Vec<CacheKey> {
     (1..=n).map(|i| format!("m@1@0@{i:x}@half").parse().unwrap()).collect()
 }
 
-fn over<L: Layer<Scripted>>(layer: L, store: &Scripted) -> Connector {
-    Connector::new("test", layer.layer(store.clone()))
+fn options() -> LayerOptions {
+    LayerOptions::new()
 }
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -31,7 +32,7 @@ mod timeout {
     #[tokio::test(start_paused = true)]
     async fn a_slow_call_is_given_up_in_time_and_the_next_one_works() {
         let store = Scripted::new([Step::Wait(5 * SECOND)]);
-        let connector = over(TimeoutLayer::new(SECOND), &store);
+        let connector = over(options().with_timeout_ms(1000), &store).await;
         let begun = Instant::now();
         let e = connector.get(&key()).await.unwrap_err();
         assert_eq!((e.kind(), e.is_temporary(), begun.elapsed()), (ErrorKind::Timeout, true, SECOND));
@@ -42,7 +43,7 @@ mod timeout {
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_comes_after_the_timeout_is_seen_by_nobody() {
         let store = Scripted::new([Step::Keep(5 * SECOND)]);
-        let connector = over(TimeoutLayer::new(SECOND), &store);
+        let connector = over(options().with_timeout_ms(1000), &store).await;
         let mut memory = MemoryObjMut::zeroed(8);
         assert_eq!(connector.get_into(&key(), &mut memory).await.unwrap_err().kind(), ErrorKind::Timeout);
         // The I/O has the memory, and nobody may believe that it holds a chunk.
@@ -55,7 +56,7 @@ mod timeout {
     #[tokio::test(start_paused = true)]
     async fn a_batch_has_a_time_of_its_own_and_answers_every_key() {
         let store = Scripted::new([Step::Wait(2 * SECOND), Step::Wait(9 * SECOND)]);
-        let connector = over(TimeoutLayer::new(SECOND).with_batch(3 * SECOND), &store);
+        let connector = over(options().with_timeout_ms(1000).with_batch_timeout_ms(3000), &store).await;
         assert!(connector.batched_get(&keys(1)).await[0].is_ok());
         let answers = connector.batched_get(&keys(5)).await;
         assert_eq!(answers.len(), 5);
@@ -70,7 +71,7 @@ mod retry {
     async fn a_temporary_error_is_tried_again_and_no_other() {
         for (step, calls) in [(LOST, 3), (Step::Fail(ErrorKind::Corrupt, false), 1)] {
             let store = Scripted::new([step, step]);
-            let answer = over(RetryLayer::new(2), &store).get(&key()).await;
+            let answer = over(options().with_retries(2), &store).await.get(&key()).await;
             assert_eq!((answer.is_ok(), store.calls()), (calls == 3, calls), "{step:?}");
         }
     }
@@ -78,14 +79,14 @@ mod retry {
     #[tokio::test(start_paused = true)]
     async fn after_the_last_try_the_error_is_the_callers() {
         let store = Scripted::new([LOST; 9]);
-        let e = over(RetryLayer::new(3), &store).put(&key(), MemoryObj::from(vec![1])).await.unwrap_err();
+        let e = over(options().with_retries(3), &store).await.put(&key(), MemoryObj::from(vec![1])).await.unwrap_err();
         assert_eq!((e.kind(), store.calls()), (ErrorKind::Unavailable, 4));
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_outer_retry_does_not_try_again_when_the_inner_retries_are_spent() {
         let store = Scripted::new([LOST; 20]);
-        let connector = over((RetryLayer::new(5), RetryLayer::new(1)), &store);
+        let connector = over(options().with_retries(5), &over(options().with_retries(1), &store).await).await;
         let e = connector.get(&key()).await.unwrap_err();
         assert_eq!((e.status(), e.is_temporary(), store.calls()), (ErrorStatus::Persistent, true, 2));
         let answers = connector.batched_get(&keys(2)).await;
@@ -101,7 +102,11 @@ mod retry {
 
     #[tokio::test(start_paused = true)]
     async fn without_retries_a_temporary_error_stays_temporary() {
-        let e = over(RetryLayer::new(0), &Scripted::new([LOST])).get(&key()).await.unwrap_err();
+        let e = over(options().with_retries(0).with_max_in_flight(9), &Scripted::new([LOST]))
+            .await
+            .get(&key())
+            .await
+            .unwrap_err();
         assert_eq!(e.status(), ErrorStatus::Temporary);
     }
 
@@ -110,9 +115,9 @@ mod retry {
         let mut waited = Vec::new();
         for _ in 0..20 {
             let store = Scripted::new([LOST; 4]);
-            let layer = RetryLayer::new(4).with_delays(SECOND, 4 * SECOND);
+            let layer = options().with_retries(4).with_retry_min_delay_ms(1000).with_retry_max_delay_ms(4000);
             let begun = Instant::now();
-            over(layer, &store).exists(&key()).await.unwrap();
+            over(layer, &store).await.exists(&key()).await.unwrap();
             waited.push(begun.elapsed());
         }
         // 1 + 2 + 4 + 4 seconds, of each at most a half left out.
@@ -123,7 +128,7 @@ mod retry {
     #[tokio::test(start_paused = true)]
     async fn of_a_batch_only_the_keys_that_failed_are_asked_again() {
         let store = Scripted::new([LOST, Step::Wait(SECOND), Step::Fail(ErrorKind::Denied, false), LOST]);
-        let connector = over(RetryLayer::new(1), &store);
+        let connector = over(options().with_retries(1), &store).await;
         let answers = connector.batched_get(&keys(5)).await;
         let kinds: Vec<_> = answers.iter().map(|a| a.as_ref().err().map(connector_core::Error::kind)).collect();
         assert_eq!(kinds, [None, None, Some(ErrorKind::Denied), None, None]);
@@ -133,7 +138,7 @@ mod retry {
     #[tokio::test(start_paused = true)]
     async fn memory_comes_back_for_the_next_try_or_there_is_none() {
         let store = Scripted::new([LOST, LOST]);
-        let connector = over(RetryLayer::new(1), &store);
+        let connector = over(options().with_retries(1), &store).await;
         let mut requests: Vec<_> = keys(3).into_iter().map(|key| (key, MemoryObjMut::zeroed(16))).collect();
         let answers = connector.batched_get_into(&mut requests).await;
         assert!(answers.iter().all(|a| matches!(a, Ok(Some(n)) if *n == CHUNK.len())), "{answers:?}");
@@ -141,7 +146,7 @@ mod retry {
 
         // What a try keeps after its timeout cannot be read into again.
         let store = Scripted::new([Step::Keep(9 * SECOND)]);
-        let connector = over((RetryLayer::new(5), TimeoutLayer::new(SECOND)), &store);
+        let connector = over(options().with_retries(5).with_timeout_ms(1000), &store).await;
         let mut memory = MemoryObjMut::zeroed(16);
         assert_eq!(connector.get_into(&key(), &mut memory).await.unwrap_err().kind(), ErrorKind::Timeout);
         assert_eq!(store.calls(), 1);
@@ -154,7 +159,7 @@ mod limit {
     #[tokio::test(start_paused = true)]
     async fn calls_over_the_limit_wait_their_turn() {
         let store = Scripted::new([Step::Wait(SECOND); 12]);
-        let connector = over(LimitLayer::new(4), &store);
+        let connector = over(options().with_max_in_flight(4), &store).await;
         let begun = Instant::now();
         let all = keys(12);
         assert!(join_all(all.iter().map(|key| connector.get(key))).await.iter().all(Result::is_ok));
@@ -164,7 +169,7 @@ mod limit {
     #[tokio::test(start_paused = true)]
     async fn a_dropped_call_gives_its_place_back() {
         let store = Scripted::new([Step::Wait(SECOND * 3600); 3]);
-        let connector = over(LimitLayer::new(1), &store);
+        let connector = over(options().with_max_in_flight(1), &store).await;
         for _ in 0..3 {
             assert!(tokio::time::timeout(SECOND, connector.get(&key())).await.is_err());
         }
@@ -180,7 +185,7 @@ mod breaker {
     #[tokio::test(start_paused = true)]
     async fn a_lost_store_is_left_alone_until_the_interval_has_passed() {
         let store = Scripted::new([LOST; 3]);
-        let connector = over(BreakerLayer::new(2, INTERVAL), &store);
+        let connector = over(options().with_breaker_failures(2).with_min_reconnect_interval(10.0), &store).await;
         for _ in 0..2 {
             assert_eq!(connector.get(&key()).await.unwrap_err().message(), "as told");
         }
@@ -199,7 +204,7 @@ mod breaker {
     #[tokio::test(start_paused = true)]
     async fn while_one_call_finds_out_the_others_are_refused() {
         let store = Scripted::new([LOST]);
-        let connector = over(BreakerLayer::new(1, INTERVAL), &store);
+        let connector = over(options().with_breaker_failures(1).with_min_reconnect_interval(10.0), &store).await;
         assert!(connector.get(&key()).await.is_err());
         tokio::time::advance(INTERVAL).await;
         store.then([Step::Wait(SECOND)]);
@@ -212,7 +217,7 @@ mod breaker {
     #[tokio::test(start_paused = true)]
     async fn a_call_that_is_dropped_before_it_finds_out_lets_the_next_one_try() {
         let store = Scripted::new([LOST, Step::Wait(SECOND * 3600)]);
-        let connector = over(BreakerLayer::new(1, INTERVAL), &store);
+        let connector = over(options().with_breaker_failures(1).with_min_reconnect_interval(10.0), &store).await;
         assert!(connector.get(&key()).await.is_err());
         tokio::time::advance(INTERVAL).await;
         assert!(tokio::time::timeout(SECOND, connector.get(&key())).await.is_err());
@@ -222,7 +227,7 @@ mod breaker {
     #[tokio::test(start_paused = true)]
     async fn a_clock_that_jumps_far_ahead_ends_the_interval_and_breaks_nothing() {
         let store = Scripted::new([LOST, LOST]);
-        let connector = over(BreakerLayer::new(1, INTERVAL), &store);
+        let connector = over(options().with_breaker_failures(1).with_min_reconnect_interval(10.0), &store).await;
         for _ in 0..2 {
             assert_eq!(connector.get(&key()).await.unwrap_err().message(), "as told");
             // A machine that slept for a year.
@@ -234,7 +239,7 @@ mod breaker {
     #[tokio::test(start_paused = true)]
     async fn an_interval_longer_than_any_clock_is_an_interval() {
         let store = Scripted::new([LOST]);
-        let connector = over(BreakerLayer::new(1, Duration::MAX), &store);
+        let connector = over(options().with_breaker_failures(1).with_min_reconnect_interval(1e19), &store).await;
         assert!(connector.get(&key()).await.is_err());
         tokio::time::advance(SECOND * 86_400 * 365).await;
         assert!(connector.get(&key()).await.is_err());
@@ -247,7 +252,7 @@ mod breaker {
         let store = Scripted::new([LOST, Step::Wait(SECOND), LOST]);
         store
             .then([Corrupt, Denied, ReadOnly, StoreFull, Throttled].iter().flat_map(|k| [Step::Fail(*k, false), LOST]));
-        let connector = over(BreakerLayer::new(2, INTERVAL), &store);
+        let connector = over(options().with_breaker_failures(2).with_min_reconnect_interval(10.0), &store).await;
         for _ in 0..14 {
             let _ = connector.get(&key()).await;
         }
@@ -258,7 +263,7 @@ mod breaker {
     async fn what_never_reached_the_store_says_nothing_of_it() {
         let refused = Step::Fail(ErrorKind::InvalidKey, false);
         let store = Scripted::new([LOST, refused, LOST]);
-        let connector = over(BreakerLayer::new(2, INTERVAL), &store);
+        let connector = over(options().with_breaker_failures(2).with_min_reconnect_interval(10.0), &store).await;
         for _ in 0..3 {
             assert!(connector.get(&key()).await.is_err() && connector.batched_get(&[]).await.is_empty());
         }
@@ -275,7 +280,7 @@ mod breaker {
     #[tokio::test(start_paused = true)]
     async fn a_batch_is_lost_only_if_all_of_it_is() {
         let store = Scripted::new([LOST, Step::Wait(SECOND)]);
-        let connector = over(BreakerLayer::new(1, INTERVAL), &store);
+        let connector = over(options().with_breaker_failures(1).with_min_reconnect_interval(10.0), &store).await;
         assert!(connector.batched_get(&keys(2)).await[0].is_err());
         store.then([LOST, LOST]);
         assert!(connector.batched_get(&keys(2)).await.iter().all(Result::is_err));
@@ -286,7 +291,7 @@ mod breaker {
 }
 
 /// The layers as URL, configuration and builder set them.
-mod options {
+mod settings {
     use super::*;
 
     /// `script://`: a store that fails twice for now, in front of nothing.
@@ -337,7 +342,7 @@ mod options {
 
     #[tokio::test(start_paused = true)]
     async fn url_configuration_plugin_and_code_set_the_same_options() {
-        let retries = connector_core::layer::LayerOptions::new().with_retries(2);
+        let retries = LayerOptions::new().with_retries(2);
         let none = serde_json::json!({});
         let plugin = serde_json::json!({
             "remote_storage_plugin.p.module_path": "test.layers",
@@ -351,7 +356,6 @@ mod options {
             (connector_core::builder(&url("")).config(config(serde_json::json!({"kvconn_retries": "2"}))), true),
             (connector_core::builder("plugin://p").config(config(plugin)), true),
             (connector_core::builder(&url("")).layers(retries.clone()), true),
-            (connector_core::builder(&url("")).layer(RetryLayer::new(2)), true),
             (connector_core::builder("script://x?connector_name=Twice&retries=2").adapter(Adapter), true),
             // The URL wins.
             (connector_core::builder(&url("&retries=0")).config(config(none)).layers(retries), false),

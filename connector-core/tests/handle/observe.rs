@@ -4,9 +4,10 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::layered::over;
 use crate::scripted::{CHUNK, LOST, Scripted, Step};
-use connector_core::layer::{BreakerLayer, Layer, RetryLayer};
-use connector_core::{CacheKey, Connector, ErrorKind, MemoryObj, MemoryObjMut, observe};
+use connector_core::layer::LayerOptions;
+use connector_core::{CacheKey, Connector, ErrorKind, MemoryObj, MemoryObjMut};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 
 fn key(name: &str) -> CacheKey {
@@ -57,23 +58,26 @@ fn hits_misses_bytes_and_failures_are_counted_apart() {
         seen.get(&format!("{metric}{{connector=acme.kv/Acme,{more}operation={operation}}}")).copied()
     };
     let calls = |operation: &str, result: &str| {
-        seen.get(&format!("{}{{connector=acme.kv/Acme,operation={operation},result={result}}}", observe::CALLS))
+        seen.get(&format!("{}{{connector=acme.kv/Acme,operation={operation},result={result}}}", "kvconn_calls_total"))
             .copied()
     };
     assert_eq!((calls("get", "ok"), calls("get", "error")), (Some(2.0), Some(1.0)));
-    assert_eq!((of(observe::HITS, "get", ""), of(observe::MISSES, "get", "")), (Some(1.0), Some(1.0)));
-    assert_eq!(of(observe::ERRORS, "get", "kind=corrupt,"), Some(1.0));
-    assert_eq!(of(observe::BYTES, "get", ""), Some(CHUNK.len() as f64));
-    assert_eq!(of(observe::BYTES, "put", ""), Some(100.0));
-    assert_eq!(of(observe::BYTES, "get_into", ""), Some(CHUNK.len() as f64));
-    assert_eq!(of(observe::BYTES, "batched_get", ""), Some(2.0 * CHUNK.len() as f64));
-    assert_eq!((of(observe::HITS, "batched_get", ""), of(observe::MISSES, "batched_get", "")), (Some(2.0), Some(1.0)));
+    assert_eq!((of("kvconn_hits_total", "get", ""), of("kvconn_misses_total", "get", "")), (Some(1.0), Some(1.0)));
+    assert_eq!(of("kvconn_errors_total", "get", "kind=corrupt,"), Some(1.0));
+    assert_eq!(of("kvconn_bytes_total", "get", ""), Some(CHUNK.len() as f64));
+    assert_eq!(of("kvconn_bytes_total", "put", ""), Some(100.0));
+    assert_eq!(of("kvconn_bytes_total", "get_into", ""), Some(CHUNK.len() as f64));
+    assert_eq!(of("kvconn_bytes_total", "batched_get", ""), Some(2.0 * CHUNK.len() as f64));
     assert_eq!(
-        (of(observe::HITS, "batched_contains", ""), of(observe::MISSES, "batched_contains", "")),
+        (of("kvconn_hits_total", "batched_get", ""), of("kvconn_misses_total", "batched_get", "")),
+        (Some(2.0), Some(1.0))
+    );
+    assert_eq!(
+        (of("kvconn_hits_total", "batched_contains", ""), of("kvconn_misses_total", "batched_contains", "")),
         (Some(2.0), None)
     );
-    assert_eq!(of(observe::SECONDS, "get", ""), Some(3.0), "a failure takes time, too");
-    assert_eq!(of(observe::IN_FLIGHT, "get", ""), None, "none is left");
+    assert_eq!(of("kvconn_call_seconds", "get", ""), Some(3.0), "a failure takes time, too");
+    assert_eq!(of("kvconn_calls_in_flight", "get", ""), None, "none is left");
     assert!(seen.keys().all(|k| !k.contains("there") && !k.contains('@')), "no label holds a key: {seen:?}");
 }
 
@@ -101,14 +105,14 @@ fn calls_after_close_are_failures() {
 #[test]
 fn retries_and_a_lost_store_are_counted() {
     let seen = recorded(|| async {
-        let layers = (BreakerLayer::new(1, Duration::from_secs(9)).named("x"), RetryLayer::new(2).named("x"));
-        let connector = Connector::new("x", layers.layer(Scripted::new([LOST; 3])));
+        let layers = LayerOptions::new().with_breaker_failures(1).with_retries(2);
+        let connector = over(layers, &Scripted::new([LOST; 3])).await;
         assert!(connector.get(&key("there")).await.is_err());
         assert!(connector.get(&key("there")).await.is_err());
     });
-    assert_eq!(seen.get("kvconn_retries_total{connector=x,operation=get}"), Some(&2.0));
-    assert_eq!(seen.get("kvconn_breaker_opened_total{connector=x}"), Some(&1.0));
-    assert_eq!(seen.get("kvconn_errors_total{connector=x,kind=unavailable,operation=get}"), Some(&2.0));
+    assert_eq!(seen.get("kvconn_retries_total{connector=test,operation=get}"), Some(&2.0));
+    assert_eq!(seen.get("kvconn_breaker_opened_total{connector=test}"), Some(&1.0));
+    assert_eq!(seen.get("kvconn_errors_total{connector=test,kind=unavailable,operation=get}"), Some(&2.0));
 }
 
 #[test]

@@ -1,0 +1,27 @@
+//! A connector whose type is not known.
+
+use crate::chunk::{MemoryObj, MemoryObjMut};
+use crate::connector::{Capabilities, DynConnector, RemoteConnector, forward, operations};
+use crate::key::CacheKey;
+use crate::{BoxStream, Result};
+
+/// Any connector, without its type.
+pub(crate) struct BoxConnector(pub(crate) Box<dyn DynConnector>);
+
+impl BoxConnector {
+    pub(crate) fn new(connector: impl RemoteConnector) -> Self {
+        Self(Box::new(connector))
+    }
+}
+
+#[diagnostic::do_not_recommend]
+#[deny(clippy::missing_trait_methods, reason = "a method that is not forwarded would pass over the connector's own")]
+impl RemoteConnector for BoxConnector {
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
+        self.0.list(prefix)
+    }
+    operations!(forward '_ |this| this.0;);
+}
