@@ -1,4 +1,4 @@
-//! Where `get` takes its memory from.
+//! The memory that `get` reads into.
 
 mod pool;
 
@@ -15,8 +15,7 @@ pub use pool::{PoolAllocator, PoolStats};
 
 /// A source of memory for chunks.
 ///
-/// Waiting for memory is the allocator's own policy: LMCache's has no wake-up to wait for, so whoever wraps it knows best
-/// how. A future that is dropped gives up its place and releases whatever was being made for it.
+/// Each allocator decides how it waits for memory. A dropped future gives up its place and releases its memory.
 ///
 /// # Errors of every method
 /// `PoolFull`, marked [temporary](Error::is_temporary), if other chunks hold the memory now. `TooLarge` if the chunk is larger
@@ -29,11 +28,11 @@ pub trait ChunkAllocator: Send + Sync + 'static {
         None
     }
 
-    /// Memory for one chunk. Its bytes hold whatever was there.
+    /// Memory for one chunk. Its bytes are unspecified.
     fn allocate<'a>(&'a self, layout: &'a ChunkLayout) -> BoxFuture<'a, Result<MemoryObjMut>>;
 
-    /// Memory for several chunks, all or none. An allocator that waits must not wait here with a part of it in hand: two
-    /// such batches can each hold what the other waits for.
+    /// Memory for several chunks, all or none. An allocator must not hold a part of the memory while it waits for the rest,
+    /// because two such batches would deadlock.
     fn allocate_many<'a>(&'a self, layouts: &'a [ChunkLayout]) -> BoxFuture<'a, Result<Vec<MemoryObjMut>>>;
 }
 
@@ -52,7 +51,7 @@ pub trait ChunkAllocator: Send + Sync + 'static {
 pub struct LocalCpuBackend(Arc<dyn ChunkAllocator>);
 
 impl LocalCpuBackend {
-    /// A pool of `bytes` bytes. Memory is taken from the system as it is needed, and kept.
+    /// A pool of `bytes` bytes. It takes memory from the system when needed, and keeps it.
     pub fn with_capacity(bytes: usize) -> Self {
         Self::with_allocator(PoolAllocator::new(bytes))
     }
@@ -73,7 +72,7 @@ impl LocalCpuBackend {
         self.0.try_allocate(layout)
     }
 
-    /// Memory for one chunk. Its bytes hold whatever was there.
+    /// Memory for one chunk. Its bytes are unspecified.
     ///
     /// # Errors
     /// `PoolFull` and `TooLarge` with both sizes; see [`ChunkAllocator`].
@@ -99,7 +98,7 @@ impl fmt::Debug for LocalCpuBackend {
     }
 }
 
-/// The error of a chunk that needs `block` bytes, while `room` of `capacity` are free.
+/// The error for a chunk that needs `block` bytes while `room` of `capacity` are free.
 fn no_memory(chunk: usize, block: usize, room: usize, capacity: usize) -> Error {
     if block > capacity {
         let message = format!("a chunk of {chunk} bytes is larger than the whole pool of {capacity} bytes");

@@ -1,4 +1,4 @@
-//! The connector: what an author implements, and what a caller holds.
+//! The connector: the trait that an author implements, and the handle that a caller holds.
 
 mod blocking;
 mod boxed;

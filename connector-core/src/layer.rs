@@ -37,22 +37,22 @@ pub(crate) use options::{Layers, NAMES, is_layer_option};
 
 use crate::{Error, ErrorKind, Result};
 
-/// What an operation answers: one result, or one for each key of a batch.
+/// The answer of an operation: one result, or one for each key of a batch.
 trait Answer: Send {
-    /// The answer of an operation on `keys` keys that failed as a whole.
+    /// The answer if the whole operation on `keys` keys failed.
     fn failed(error: Error, keys: usize) -> Self;
 
-    /// What it says about the store.
+    /// What the answer shows about the store.
     fn verdict(&self) -> Verdict<'_>;
 }
 
-/// What an answer says about the store.
+/// What an answer shows about the store.
 enum Verdict<'a> {
-    /// It is there: it answered.
+    /// The store answered.
     Found,
-    /// It could not be reached.
+    /// The store could not be reached.
     Lost(&'a Error),
-    /// Nothing: the call may have failed before it came that far (a key that no store takes, a pool without memory).
+    /// Nothing: the call may have failed before it reached the store (an invalid key, a full pool).
     Nothing,
 }
 
@@ -82,7 +82,7 @@ impl<T: Send> Answer for Vec<Result<T>> {
         (0..keys).map(|_| Err(error.clone())).collect()
     }
 
-    /// One key that was answered tells that the store is there.
+    /// One answered key shows that the store answers.
     fn verdict(&self) -> Verdict<'_> {
         self.iter().fold(Verdict::Nothing, |so_far, answer| match (so_far, answer.verdict()) {
             (Verdict::Found, _) | (_, Verdict::Found) => Verdict::Found,

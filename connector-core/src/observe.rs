@@ -1,8 +1,8 @@
-//! What can be seen of every connector: spans and metrics, always on, outside of all layers.
+//! Spans and metrics of every connector. They are always on, outside of all layers.
 //!
 //! A call is one `tracing` span `kvconn` of level DEBUG, target `connector_core::call`, with the fields `connector`, `operation` and, for an
-//! operation on one key, `key`. A failure is an event of level DEBUG in it, one for each key that failed: who asked has
-//! the error, and knows better what it is worth.
+//! operation on one key, `key`. Each key that failed makes an event of level DEBUG in it. The caller has
+//! the error and decides what to log.
 //!
 //! Metrics go to the recorder of the [`metrics`](https://docs.rs/metrics) facade that the program has installed when the
 //! connector has its first call of an operation. Labels are `connector` (`module/Name`), `operation` (the method's name) and
@@ -14,7 +14,7 @@
 //! | `kvconn_call_seconds` | histogram | | how long a call took, failed or not, in seconds |
 //! | `kvconn_calls_in_flight` | gauge | | calls that have not ended |
 //! | `kvconn_hits_total` | counter | | keys that were there |
-//! | `kvconn_misses_total` | counter | | keys that were not there; an error is no miss |
+//! | `kvconn_misses_total` | counter | | keys that were not there; an error is not a miss |
 //! | `kvconn_bytes_total` | counter | | bytes of the chunks that a get gave or a put stored |
 //! | `kvconn_errors_total` | counter | `kind`: [`ErrorKind::as_str`](crate::ErrorKind::as_str) | keys, or calls on no key, that failed |
 //! | `kvconn_retries_total` | counter | | tries after the first, by the retry [layer](crate::layer) |
@@ -54,8 +54,8 @@ pub(crate) const RETRIES: &str = "kvconn_retries_total";
 /// Counter of how often a store was lost.
 pub(crate) const BREAKER_OPENED: &str = "kvconn_breaker_opened_total";
 
-/// The metrics of one connector, made when they are first needed: a program may install its recorder after it opened
-/// the store.
+/// The metrics of one connector. Each is made at first use, because a program may install its recorder after it opened the
+/// store.
 pub(crate) struct Instruments {
     connector: SharedString,
     operations: [OnceLock<Box<Meters>>; Operation::ALL.len()],
@@ -71,11 +71,11 @@ struct Meters {
     hits: Counter,
     misses: Counter,
     bytes: Counter,
-    /// Whether anyone records: without, nobody needs to look at the clock.
+    /// Whether a recorder is installed. Without one, kvconn does not read the clock.
     recorded: bool,
 }
 
-/// Finds out whether anyone records: a recorder asks for the value, no recorder does not.
+/// Finds out whether a recorder is installed: only a recorder asks for the value.
 struct Asked<'a>(&'a Cell<bool>);
 
 impl IntoF64 for Asked<'_> {
@@ -85,7 +85,7 @@ impl IntoF64 for Asked<'_> {
     }
 }
 
-/// What an answer means for the counters.
+/// The counts of one answer.
 #[derive(Default)]
 pub(crate) struct Tally {
     pub(crate) hits: u64,
@@ -93,7 +93,7 @@ pub(crate) struct Tally {
     pub(crate) bytes: u64,
 }
 
-/// One call, from its beginning to its end; dropped before that, it was cancelled.
+/// One call that runs. If it is dropped before its end, it counts as cancelled.
 pub(crate) struct Observed<'a> {
     instruments: &'a Instruments,
     operation: Operation,
@@ -115,7 +115,7 @@ impl Instruments {
         Observed { instruments: self, operation, meters, begun, ended: false }
     }
 
-    /// The call's span, if anyone listens.
+    /// The call's span; disabled without a subscriber.
     pub(crate) fn span(&self, operation: Operation, key: Option<&CacheKey>) -> Span {
         let key = key.map(CacheKey::as_str);
         tracing::debug_span!(
@@ -226,7 +226,7 @@ impl Drop for Observed<'_> {
     }
 }
 
-/// What an operation answers for one key.
+/// The answer of an operation for one key.
 pub(crate) trait Answered {
     fn tally(&self, tally: &mut Tally);
 }
@@ -265,7 +265,7 @@ impl Answered for Stored {
     }
 }
 
-/// So many keys lead, of those asked for. What comes behind the first one that is missing nobody looked at.
+/// The leading run of the keys asked for. Keys behind the first missing one do not count.
 pub(crate) struct Run {
     pub(crate) found: usize,
     pub(crate) asked: usize,

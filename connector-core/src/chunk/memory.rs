@@ -10,10 +10,10 @@ use super::region::{Heap, ReadOnly};
 use super::{ChunkLayout, Dtype, Group, MemoryFormat, Region, Shape};
 use crate::{Error, ErrorKind, Result};
 
-/// A chunk's memory, owned by one and writable. Derefs to `[u8]`, `layout().len` bytes of it.
+/// A chunk's memory with one owner, writable. Derefs to `[u8]`, `layout().len` bytes of it.
 ///
-/// Comes from a [`ChunkAllocator`](crate::ChunkAllocator), from a `Vec<u8>`, or [over memory that someone else
-/// owns](Self::from_region). [`freeze`](Self::freeze) makes it shared and read-only.
+/// Comes from a [`ChunkAllocator`](crate::ChunkAllocator), from a `Vec<u8>`, or [over memory with another
+/// owner](Self::from_region). [`freeze`](Self::freeze) makes it shared and read-only.
 pub struct MemoryObjMut {
     /// `None` after [`take`](Self::take). The `Arc` is never shared while it is here.
     region: Option<Arc<dyn Region>>,
@@ -25,18 +25,18 @@ pub struct MemoryObjMut {
 pub struct MemoryObj {
     region: Arc<dyn Region>,
     layout: ChunkLayout,
-    /// Lent to be read: stays read-only even when nobody else holds it.
+    /// The owner lends it only to be read, so it never becomes writable.
     read_only: bool,
 }
 
 impl MemoryObjMut {
-    /// A chunk over memory that someone else owns, to be written. Dropping the last handle drops `region`, which gives
-    /// the memory back: an owner that must know when its memory is free again learns it from that drop, and only from it.
+    /// A writable chunk over memory with another owner. Dropping the last handle drops `region`, which gives the memory back.
+    /// Only that drop tells the owner that its memory is free again.
     ///
     /// # Errors
     /// `SizeMismatch` if the layout is longer than the region.
     pub fn from_region(region: impl Region, layout: ChunkLayout) -> Result<Self> {
-        // By value, so that the only `Arc` is made here: two objects over one region cannot be.
+        // By value, so that the only `Arc` is made here, and two objects over one region cannot exist.
         let mut this = Self { region: Some(Arc::new(region)), layout: ChunkLayout::binary(0) };
         this.set_layout(layout)?;
         Ok(this)
@@ -47,7 +47,7 @@ impl MemoryObjMut {
         Self::from(vec![0; len])
     }
 
-    /// What the bytes are. Of an empty object (see [`take`](Self::take)), what they were.
+    /// The layout of the bytes. After [`take`](Self::take), the former layout.
     pub fn layout(&self) -> &ChunkLayout {
         &self.layout
     }
@@ -57,11 +57,10 @@ impl MemoryObjMut {
         self.region.as_ref().map_or(0, |r| r.len())
     }
 
-    /// Says what the bytes are, once it is known: shrinks, grows within the capacity, or relabels. Bytes that come into
-    /// view hold whatever was there.
+    /// Sets the layout, within the capacity. Bytes that become visible are unspecified.
     ///
     /// # Errors
-    /// `SizeMismatch` if the layout is longer than the memory; nothing is changed then.
+    /// `SizeMismatch` if the layout is longer than the memory; the object is unchanged then.
     pub fn set_layout(&mut self, layout: ChunkLayout) -> Result<()> {
         if layout.len > self.capacity() {
             return Err(does_not_fit(layout.len, self.capacity()));
@@ -82,7 +81,7 @@ impl MemoryObjMut {
         self.region.is_none()
     }
 
-    /// Which memory this is, to see whether it is still the same.
+    /// The address of the memory, to check later that it is still the same memory.
     pub(crate) fn identity(&self) -> Option<usize> {
         self.region.as_ref().map(|r| r.as_ptr().addr().get())
     }
@@ -95,15 +94,15 @@ impl MemoryObjMut {
         }
     }
 
-    /// The region behind this chunk, if it is a `T`: whoever lent memory gets its own object back.
+    /// The region behind this chunk, if it is a `T`.
     pub fn region<T: Region>(&self) -> Option<&T> {
         self.region.as_ref().and_then(|r| (&**r as &dyn Any).downcast_ref())
     }
 }
 
 impl MemoryObj {
-    /// A chunk over memory that someone else owns and lends to be read. It never becomes writable, so the memory may be
-    /// a read-only page, or have other readers.
+    /// A read-only chunk over memory with another owner. It never becomes writable, so the memory may be a read-only page, or
+    /// have other readers.
     ///
     /// # Errors
     /// `SizeMismatch` if the layout is longer than the region.
@@ -146,7 +145,7 @@ impl MemoryObj {
         Self::from(bytes).with_layout(layout)
     }
 
-    /// What the bytes are.
+    /// The layout of the bytes.
     pub fn layout(&self) -> &ChunkLayout {
         &self.layout
     }
@@ -171,17 +170,17 @@ impl MemoryObj {
         &self.layout.groups
     }
 
-    /// The region behind this chunk, if it is a `T`: whoever lent memory gets its own object back.
+    /// The region behind this chunk, if it is a `T`.
     pub fn region<T: Region>(&self) -> Option<&T> {
         (&*self.region as &dyn Any).downcast_ref()
     }
 
-    /// The chunk as a writable one, if nobody else holds it and it was not lent [to be read](Self::from_region).
+    /// The chunk as a writable one, if this is its only handle and it is not [read-only](Self::from_region).
     ///
     /// # Errors
     /// Gives the chunk back unchanged otherwise.
     pub fn try_into_mut(mut self) -> Result<MemoryObjMut, Self> {
-        // `get_mut` also sees that there is no other handle that could be cloned meanwhile.
+        // `get_mut` also excludes weak handles.
         if !self.read_only && Arc::get_mut(&mut self.region).is_some() {
             Ok(MemoryObjMut { region: Some(self.region), layout: self.layout })
         } else {
@@ -223,7 +222,7 @@ impl Deref for MemoryObj {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: `Region` promises initialised memory of `len()` bytes, `layout.len` is within it, and nobody writes
+        // SAFETY: `Region` promises initialised memory of `len()` bytes, `layout.len` is within it, and no code writes
         // to it while it is shared.
         unsafe { std::slice::from_raw_parts(self.region.as_ptr().as_ptr(), self.layout.len) }
     }

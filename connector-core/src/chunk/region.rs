@@ -1,4 +1,4 @@
-//! Memory that somebody owns.
+//! Memory with an owner.
 #![expect(unsafe_code, reason = "the one place where foreign memory is described")]
 
 use std::any::Any;
@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 
 use bytes::Bytes;
 
-/// Memory that somebody owns: a block of a pool, a Python buffer, pinned memory of another allocator.
+/// Memory with an owner: a block of a pool, a Python buffer, pinned memory of another allocator.
 ///
 /// A region is held by one [`MemoryObjMut`](crate::MemoryObjMut), or shared by any number of
 /// [`MemoryObj`](crate::MemoryObj)s; it is dropped with the last of them, on whatever thread that is, and its `Drop`
@@ -18,9 +18,9 @@ use bytes::Bytes;
 /// - [`as_ptr`](Self::as_ptr) and [`len`](Self::len) always give the same answer;
 /// - `as_ptr()..as_ptr() + len()` is one allocation, initialised, and valid to read from any thread, and to write if it
 ///   was handed to [`MemoryObjMut::from_region`](crate::MemoryObjMut::from_region);
-/// - nobody else writes to that memory, and nobody else reads it if it was handed to `MemoryObjMut::from_region`.
-///   (A foreign owner that only *could* do so, such as a Python program that keeps a view of its buffer, has to promise
-///   not to: LMCache does for the time between submit and completion.)
+/// - no other code writes to that memory, and no other code reads it if it was handed to `MemoryObjMut::from_region`. An owner
+///   that could do so, such as a Python program with a view of its buffer, must promise not to. LMCache promises it between
+///   submit and completion.
 pub unsafe trait Region: Any + Send + Sync {
     /// Start of the memory. Aligned as its owner likes; may dangle if `len` is 0.
     fn as_ptr(&self) -> NonNull<u8>;
@@ -28,7 +28,7 @@ pub unsafe trait Region: Any + Send + Sync {
     /// Bytes of the memory, at most `isize::MAX`.
     fn len(&self) -> usize;
 
-    /// Whether there is no byte.
+    /// Whether the memory has no byte.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }

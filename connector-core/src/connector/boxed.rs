@@ -15,7 +15,7 @@ impl BoxConnector {
 }
 
 #[diagnostic::do_not_recommend]
-#[deny(clippy::missing_trait_methods, reason = "a method that is not forwarded would pass over the connector's own")]
+#[deny(clippy::missing_trait_methods, reason = "a missing method would bypass the connector's own")]
 impl RemoteConnector for BoxConnector {
     fn capabilities(&self) -> Capabilities {
         self.0.capabilities()

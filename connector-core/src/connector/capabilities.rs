@@ -1,9 +1,9 @@
-//! What a store can do, told before one tries.
+//! The operations and limits of a store.
 
 use crate::chunk::Dtype;
 use crate::key::KeyKind;
 
-/// What a store can do. Everything is off by default: an author turns on what the connector has.
+/// The operations and limits of a store. Everything is off by default; an author turns on what the connector has.
 ///
 /// ```
 /// use connector_core::Capabilities;
@@ -22,7 +22,7 @@ pub struct Capabilities {
     /// Shape, dtype and format come back as they were put. Otherwise the value is raw: they come from the engine's
     /// metadata, or the chunk is BINARY. See [`keeps_layout_of`](Self::keeps_layout_of) for one kind of key.
     pub keeps_layout: bool,
-    /// Object keys' values are raw, whatever `keeps_layout` says: so does LMCache store them in files.
+    /// Values of object keys are raw even if `keeps_layout` is set, as in LMCache's files.
     pub raw_object_keys: bool,
     /// Longest key text that can be stored, in bytes.
     pub max_key_bytes: Option<usize>,
@@ -52,7 +52,7 @@ impl Default for Capabilities {
 }
 
 impl Capabilities {
-    /// None yet.
+    /// No optional operation and no limit.
     pub fn new() -> Self {
         Self::default()
     }

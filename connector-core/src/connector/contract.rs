@@ -35,7 +35,7 @@ macro_rules! at_once {
     };
 }
 
-/// A store of KV-cache chunks: what an author implements.
+/// A store of KV-cache chunks. Authors implement it.
 ///
 /// Three methods are required; write them as plain `async fn`. Callers hold a [`Connector`](crate::Connector), which
 /// adds what every store needs: it refuses calls after `close`, and puts operation, key and connector into errors.
@@ -44,17 +44,16 @@ macro_rules! at_once {
 /// - `get` after `put` gives the same bytes, and the same shape, dtype and format where the store keeps them
 ///   ([`keeps_layout`](Capabilities::keeps_layout)). A miss is `None`, never an error. A value that is short, torn or
 ///   unreadable is the error [`Corrupt`](crate::ErrorKind::Corrupt), never a chunk.
-/// - `put` replaces; two puts of one key leave one of the two values, whole. A put that failed leaves the old value or
-///   none. It does not keep its chunk beyond its future, except for work that has not ended yet: the chunk may be a view
-///   of somebody's pool, so a store in memory copies.
-/// - A put refuses what a get could not give back.
+/// - `put` replaces. Two puts of one key leave one of the two values, whole. A put that failed leaves the old value or none.
+/// - A put drops its chunk when its work ends, because the chunk may be a view of the caller's pool. A store in memory copies.
+/// - A put refuses a chunk that a get could not give back.
 /// - Every future and stream is polled inside a tokio runtime with time and I/O enabled, so any method may use tokio's timers
 ///   and sockets. Two polls may happen in two runtimes: for background work take the one of [`ConnectorContext::handle`].
 ///   A drop may happen on any thread, also outside a runtime.
 /// - Every future may be dropped at any await: nothing leaks, and the next call works. Work that outlives its future
 ///   owns the memory it works on (see [`MemoryObjMut::take`]).
-/// - A lost server is an error within the timeout, never a hang; when it is back, the same connector works again.
-/// - What the store cannot do is `Unsupported`, and [`capabilities`](Self::capabilities) tells so before one tries.
+/// - A lost server is an error within the timeout, never a hang. The same connector works again when the server is back.
+/// - An operation that the store cannot do is `Unsupported`, and [`capabilities`](Self::capabilities) says so.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a connector: `RemoteConnector` is not implemented for it",
     label = "this struct is registered with `#[external_connector]`",
@@ -72,7 +71,7 @@ pub trait RemoteConnector: Send + Sync + 'static {
     /// Stores the chunk under the key, replacing what was there.
     fn put(&self, key: &CacheKey, chunk: MemoryObj) -> impl Future<Output = Result<()>> + Send;
 
-    /// What this store can do beyond the three.
+    /// The operations and limits of this store beyond the three required methods.
     fn capabilities(&self) -> Capabilities {
         Capabilities::default()
     }
@@ -81,9 +80,8 @@ pub trait RemoteConnector: Send + Sync + 'static {
     ///
     /// `dst` then has the chunk's layout and length; its capacity stays. A chunk longer than the capacity is
     /// [`SizeMismatch`](crate::ErrorKind::SizeMismatch) and says both sizes. After a miss or an error the memory is
-    /// back in `dst`, its bytes unspecified. If the future is dropped, or the work itself is lost (a
-    /// panic, a runtime that shuts down), `dst` may be left [taken](MemoryObjMut::is_taken): the memory lives until the
-    /// I/O has ended, then goes back to its owner.
+    /// back in `dst`, its bytes unspecified. A dropped future, a panic or a runtime that shuts down may leave `dst`
+    /// [taken](MemoryObjMut::is_taken): the memory goes back to its owner when the I/O has ended.
     ///
     /// The default gets and copies.
     fn get_into(&self, key: &CacheKey, dst: &mut MemoryObjMut) -> impl Future<Output = Result<Option<usize>>> + Send {
@@ -95,19 +93,19 @@ pub trait RemoteConnector: Send + Sync + 'static {
         }
     }
 
-    /// Removes the chunk; says whether it was there.
+    /// Removes the chunk. `true` if it was stored.
     fn remove(&self, key: &CacheKey) -> impl Future<Output = Result<bool>> + Send {
         let _ = key;
         async { Err(Error::unsupported("remove")) }
     }
 
-    /// All keys whose text starts with `prefix`, in no order. Keys put or removed meanwhile may or may not be in it.
+    /// All keys whose text starts with `prefix`, in no order. A key that is put or removed during the listing may be in it.
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
         let _ = prefix;
         stream::once(async { Err(Error::unsupported("list")) }).boxed()
     }
 
-    /// Asks the store whether it is there. One that nothing was put into is, if it could be used.
+    /// Checks that the store answers. An empty store that could be used answers.
     fn ping(&self) -> impl Future<Output = Result<()>> + Send {
         async { Err(Error::unsupported("ping")) }
     }
@@ -124,7 +122,7 @@ pub trait RemoteConnector: Send + Sync + 'static {
         at_once!(self, keys.iter(), |key| self.exists(key))
     }
 
-    /// The length of the leading run of keys that exist: what an engine asks about a prefix.
+    /// The length of the leading run of keys that exist, as an engine needs it for a prefix.
     ///
     /// An error counts as the end of the run, unless it is the first key's.
     fn batched_contains(&self, keys: &[CacheKey]) -> impl Future<Output = Result<usize>> + Send {
@@ -176,6 +174,6 @@ pub trait FromContext: Sized {
     /// Makes the connector: reads its options, connects or checks that it could.
     ///
     /// # Errors
-    /// Whatever keeps the connector from working, as one sentence that says what to change.
+    /// The reason why the connector cannot work, as one sentence that says what to change.
     fn from_context(ctx: ConnectorContext) -> impl Future<Output = Result<Self>> + Send;
 }

@@ -1,4 +1,4 @@
-//! Counts the calls in flight, and closes behind the last.
+//! Counts the calls in flight, and closes after the last one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 
 use crate::{Error, Result};
 
-/// Lets calls in until it is closed, and says when the last one has left.
+/// Counts the calls in flight. Once closed it refuses new calls, and `close` waits for the last one.
 ///
 /// [`Connector`](crate::Connector) holds one for every connector. A connector whose work outlives its futures (blocking
 /// threads, background writers) holds one of its own and moves a [`Pass`] into that work.
@@ -16,7 +16,7 @@ pub struct Gate(Arc<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// Twice the number of passes, plus 1 once closed: one word, so that entering races with closing on one atomic.
+    /// Twice the number of passes, plus 1 once closed. One word, so that entering and closing use one atomic.
     word: AtomicUsize,
     empty: Notify,
     closed: Notify,
@@ -35,7 +35,7 @@ impl Gate {
         Self::default()
     }
 
-    /// Lets one call in.
+    /// Counts one call in.
     ///
     /// # Errors
     /// `Closed` once [`close`](Self::close) was called.
@@ -44,7 +44,7 @@ impl Gate {
         Ok(Pass(self.0.clone()))
     }
 
-    /// As [`enter`](Self::enter), for a call that borrows the gate: saves the reference count.
+    /// As [`enter`](Self::enter) for a call that borrows the gate. Saves the reference count.
     pub(crate) fn enter_ref(&self) -> Result<PassRef<'_>> {
         self.count_in()?;
         Ok(PassRef(&self.0))
@@ -59,14 +59,14 @@ impl Gate {
         Ok(())
     }
 
-    /// Refuses new calls and waits until the last one in flight has left. May be called again, by several.
+    /// Refuses new calls and waits until the last one in flight has ended. Any number of callers may call it.
     pub async fn close(&self) {
         self.0.word.fetch_or(CLOSED, Ordering::AcqRel);
         self.0.closed.notify_waiters();
         loop {
             let left = self.0.empty.notified();
             tokio::pin!(left);
-            // Registered before the look at the word: a call that leaves in between is not missed.
+            // Registers before it reads the word, so that it does not miss a call that leaves in between.
             left.as_mut().enable();
             if self.0.word.load(Ordering::Acquire) < ONE {
                 return;

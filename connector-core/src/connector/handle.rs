@@ -1,4 +1,4 @@
-//! What a caller holds.
+//! The handle of a caller.
 
 use std::fmt;
 use std::pin::pin;
@@ -36,7 +36,7 @@ struct Inner {
     gate: Gate,
     closed: OnceCell<()>,
     instruments: Instruments,
-    /// Whether the layers of its URL are on.
+    /// Whether the layers of its URL are around it.
     layered: bool,
     /// The runtime it was opened on, if that has one thread only.
     home: Option<tokio::runtime::Id>,
@@ -44,7 +44,7 @@ struct Inner {
 }
 
 impl Connector {
-    /// A handle over `connector`, named `name` in errors (`module/Name`, or whatever helps).
+    /// A handle over `connector`, named `name` in errors (`module/Name`, or another name).
     pub fn new(name: impl Into<Box<str>>, connector: impl RemoteConnector) -> Self {
         Self::over(name, BoxConnector::new(connector))
     }
@@ -63,7 +63,7 @@ impl Connector {
         }))
     }
 
-    /// The same connector with layers on, unless it has them: an adapter that opened another URL had them put on there.
+    /// The same connector with layers, unless it has them already from another URL that its adapter opened.
     pub(crate) fn layered(
         self,
         home: &tokio::runtime::Handle,
@@ -75,7 +75,7 @@ impl Connector {
         let name = self.0.name.clone();
         let inner = match Arc::try_unwrap(self.0) {
             Ok(inner) => BoxConnector(inner.connector),
-            // Its adapter kept a handle, whose gate and metrics stay.
+            // The adapter kept a handle. Its gate and metrics stay in use.
             Err(shared) => BoxConnector::new(Self(shared)),
         };
         let mut this = Self::over(&*name, layers(&name, inner));
@@ -96,7 +96,7 @@ impl Connector {
         &self.0.name
     }
 
-    /// What this store can do beyond `exists`, `get` and `put`.
+    /// The operations and limits of this store beyond `exists`, `get` and `put`.
     pub fn capabilities(&self) -> Capabilities {
         self.0.connector.capabilities()
     }
@@ -104,7 +104,7 @@ impl Connector {
     /// Whether the key's chunk is stored and can be read.
     ///
     /// # Errors
-    /// Whatever the store reports; a miss is `Ok(false)`.
+    /// The store's errors. A miss is `Ok(false)`.
     pub async fn exists(&self, key: &CacheKey) -> Result<bool> {
         self.call(Operation::Exists, Some(key), self.0.connector.exists(key)).await
     }
@@ -112,7 +112,7 @@ impl Connector {
     /// The key's chunk, or `None` if it is not stored.
     ///
     /// # Errors
-    /// `Corrupt` for a value that is no whole chunk, `PoolFull` if there is no memory to read into, and whatever the
+    /// `Corrupt` for a value that is not a whole chunk, `PoolFull` if there is no memory to read into, and whatever the
     /// store reports.
     pub async fn get(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
         self.call(Operation::Get, Some(key), self.0.connector.get(key)).await
@@ -143,7 +143,7 @@ impl Connector {
         self.call(Operation::GetInto, Some(key), get).await
     }
 
-    /// Removes the chunk; says whether it was there.
+    /// Removes the chunk. `true` if it was stored.
     ///
     /// # Errors
     /// `Unsupported` if the store has no removal, and whatever the store reports.
@@ -172,7 +172,7 @@ impl Connector {
         stream::unfold(begin, move |mut listing| async move {
             let next = listing.items.as_mut()?.next().instrument(listing.span.clone());
             let item = match select(pin!(next), pin!(self.0.gate.closed())).await {
-                // A listing that was cut short must not pass for a whole one, however the store ended it.
+                // A listing that `close` cut short must end with an error, so that it does not look complete.
                 Either::Left((Some(Ok(_)) | None, _)) | Either::Right(_) if self.is_closed() => {
                     Some(Err(Error::closed()))
                 }
@@ -197,7 +197,7 @@ impl Connector {
         .boxed()
     }
 
-    /// Asks the store whether it is there.
+    /// Checks that the store answers.
     ///
     /// # Errors
     /// `Unsupported` if the store cannot be asked, `Unavailable` or `Timeout` if it does not answer.
@@ -209,7 +209,7 @@ impl Connector {
     /// again waits for the first and succeeds.
     ///
     /// # Errors
-    /// Whatever the connector reports while it ends.
+    /// The connector's errors while it ends.
     pub async fn close(&self) -> Result<()> {
         let mut seen = self.0.instruments.begin(Operation::Close);
         let span = self.0.instruments.span(Operation::Close, None);
@@ -230,7 +230,7 @@ impl Connector {
         self.batch(Operation::BatchedExists, keys.len(), |i| &keys[i], self.0.connector.batched_exists(keys)).await
     }
 
-    /// The length of the leading run of keys that exist: what an engine asks about a prefix.
+    /// The length of the leading run of keys that exist, as an engine needs it for a prefix.
     ///
     /// # Errors
     /// The first key's error; a later one ends the run.
@@ -284,7 +284,7 @@ impl Connector {
         self.batch(Operation::BatchedRemove, keys.len(), |i| &keys[i], self.0.connector.batched_remove(keys)).await
     }
 
-    /// A batch in which some destinations have no memory: the others are read all the same.
+    /// A batch in which some destinations have no memory. Reads the others one by one.
     async fn get_into_some(
         &self,
         requests: &mut [(CacheKey, MemoryObjMut)],
@@ -300,7 +300,7 @@ impl Connector {
         answers
     }
 
-    /// One call: let in, seen, and its error explained.
+    /// Runs one call: passes the gate, observes it, and explains its error.
     async fn call<T: Answered>(
         &self,
         operation: Operation,
@@ -310,7 +310,7 @@ impl Connector {
         let mut seen = self.0.instruments.begin(operation);
         let span = self.0.instruments.span(operation, key);
         let answer = match self.0.gate.enter_ref() {
-            // Without a listener a span would still be entered at every poll.
+            // Without a subscriber, `instrument` would still enter the span at every poll.
             Ok(_pass) if span.is_disabled() => ask.await,
             Ok(_pass) => ask.instrument(span.clone()).await,
             Err(closed) => Err(closed),
@@ -319,7 +319,7 @@ impl Connector {
         answer.map_err(|e| self.explain(e, operation, key))
     }
 
-    /// One batch: let in, seen, answered for every key, and its errors explained.
+    /// Runs one batch: passes the gate, observes it, checks the number of answers, and explains its errors.
     async fn batch<'k, T: Answered>(
         &self,
         operation: Operation,
@@ -404,9 +404,9 @@ fn same_memory(n: Option<usize>, before: usize, dst: &MemoryObjMut) -> Result<Op
     }
 }
 
-/// A handle is a connector too, so that a layer can wrap one. An author who forgot the trait does not want to hear of it.
+/// A handle is a connector too, so that another connector can wrap it. Not recommended to an author who forgot the trait.
 #[diagnostic::do_not_recommend]
-#[deny(clippy::missing_trait_methods, reason = "a method that is not forwarded would pass over the connector's own")]
+#[deny(clippy::missing_trait_methods, reason = "a missing method would bypass the connector's own")]
 impl RemoteConnector for Connector {
     fn capabilities(&self) -> Capabilities {
         Self::capabilities(self)
