@@ -1,4 +1,4 @@
-//! A bounded pool of aligned memory that is kept and handed out again.
+//! A bounded pool of aligned memory that it reuses.
 #![expect(unsafe_code, reason = "asks the system for aligned memory")]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
@@ -12,7 +12,7 @@ use super::{ChunkAllocator, no_memory};
 use crate::Result;
 use crate::chunk::{ChunkLayout, MemoryObjMut, Region};
 
-/// Blocks start at, and are sized in, multiples of this many bytes: a page, and what `O_DIRECT` asks for.
+/// The alignment of blocks and of their sizes, in bytes: a page, as `O_DIRECT` requires.
 const ALIGN: usize = 4096;
 
 /// A free block may serve a chunk that needs at least this share of it: `1 - 1 / SLACK`. Chunks of one model have one
@@ -28,15 +28,15 @@ const SLACK: usize = 4;
 #[derive(Clone)]
 pub struct PoolAllocator(Arc<Pool>);
 
-/// What a pool holds, in bytes.
+/// The memory of a pool, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PoolStats {
     /// The most that it may ever hold.
     pub capacity: usize,
-    /// Held by chunks.
+    /// Bytes that chunks hold.
     pub in_use: usize,
-    /// Free, but kept for the next chunk.
+    /// Free bytes that the pool keeps for the next chunk.
     pub kept: usize,
 }
 
@@ -58,13 +58,13 @@ impl PoolAllocator {
         Self(Arc::new(Pool { capacity, state: Mutex::new(State { in_use: 0, kept: 0, free: BTreeMap::new() }) }))
     }
 
-    /// What the pool holds now.
+    /// The memory that the pool holds now.
     pub fn stats(&self) -> PoolStats {
         let state = self.0.lock();
         PoolStats { capacity: self.0.capacity, in_use: state.in_use, kept: state.kept }
     }
 
-    /// Memory for one chunk, at once or not at all.
+    /// Memory for one chunk, without waiting.
     ///
     /// # Errors
     /// `PoolFull` and `TooLarge` with both sizes.
@@ -98,7 +98,7 @@ impl std::fmt::Debug for PoolAllocator {
 
 impl Pool {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while the lock is held, and the counts are right at every step.
+        // No code panics while it holds the lock, and the counts are right at every step.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

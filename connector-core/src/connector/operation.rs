@@ -34,7 +34,7 @@ macro_rules! operations {
 }
 pub(crate) use operations;
 
-/// Methods of `impl RemoteConnector` that call the method of the same name of what `|this| ..` gives.
+/// Methods of an `impl RemoteConnector` that call the same method of the connector that `|this| ..` returns.
 macro_rules! forward {
     (|$this:ident| $to:expr; $($shape:ident $op:ident $name:ident($($arg:ident: $ty:ty),*) -> $out:ty;)*) => {
         $(async fn $name(&self, $($arg: $ty),*) -> $out {
@@ -47,7 +47,7 @@ pub(crate) use forward;
 
 macro_rules! define_operation {
     ($($shape:ident $op:ident $name:ident($($args:tt)*) -> $out:ty;)*) => {
-        /// An operation of a connector: what errors, spans and metrics call it.
+        /// An operation of a connector, as errors, spans and metrics name it.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         #[expect(missing_docs, reason = "each is the method of its name")]

@@ -1,4 +1,4 @@
-//! What each layer does on a bad day, on tokio's paused clock.
+//! Each layer over a store that fails, on tokio's paused clock.
 
 use std::time::Duration;
 
@@ -41,12 +41,12 @@ mod timeout {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_that_comes_after_the_timeout_is_seen_by_nobody() {
+    async fn an_answer_after_the_timeout_reaches_no_caller() {
         let store = Scripted::new([Step::Keep(5 * SECOND)]);
         let connector = over(options().with_timeout_ms(1000), &store).await;
         let mut memory = MemoryObjMut::zeroed(8);
         assert_eq!(connector.get_into(&key(), &mut memory).await.unwrap_err().kind(), ErrorKind::Timeout);
-        // The I/O has the memory, and nobody may believe that it holds a chunk.
+        // The I/O still has the memory, so it must not look like a chunk.
         assert!(memory.is_taken());
         assert_eq!(connector.get_into(&key(), &mut memory).await.unwrap_err().kind(), ErrorKind::InvalidInput);
         let mut memory = MemoryObjMut::zeroed(8);
@@ -269,7 +269,7 @@ mod breaker {
         }
         assert!(connector.get(&key()).await.unwrap_err().to_string().contains("the store is lost"));
         tokio::time::advance(INTERVAL).await;
-        // As the call that finds out, it finds out nothing either: the next one does.
+        // As the probe it shows nothing either, so the next call is the probe.
         store.then([refused]);
         assert_eq!(connector.get(&key()).await.unwrap_err().kind(), ErrorKind::InvalidKey);
         store.then([LOST]);

@@ -1,4 +1,4 @@
-//! What the handle puts around every connector: layers, spans and metrics, the blocking API.
+//! The handle of every connector: layers, batches, spans and metrics, the blocking API.
 
 mod batches;
 mod blocking;

@@ -1,4 +1,4 @@
-//! A connector that does as it is told: the next answers stand in a queue.
+//! A connector that takes its next answers from a queue.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
