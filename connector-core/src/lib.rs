@@ -57,7 +57,7 @@
 //! # Where things are
 //! - [`connector`]: [`RemoteConnector`], which authors implement, and [`Connector`], which callers hold.
 //! - [`key`]: the names of chunks. [`chunk`]: their bytes and memory. [`allocator`]: where that memory comes from.
-//! - [`registry`]: what is linked into this binary. [`adapter`] and [`manager`]: from a URL to a connector.
+//! - [`registry`]: what is linked into this binary. [`builder`] and [`adapter`]: from a URL to a connector.
 //! - [`layer`]: timeouts, retries, limits. [`observe`]: the spans and metrics of every connector.
 //! - [`config`], [`metadata`], [`options`]: what a connector is told when it is made.
 //! - [`error`]: the one error type.
