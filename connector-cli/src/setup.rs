@@ -1,7 +1,6 @@
 //! The settings from the global options. Opens stores and parses keys with them.
 
-use connectors::config::LMCacheEngineConfig;
-use connectors::{CacheKey, Connector, ContextBuilder, KeyKind, LocalCpuBackend};
+use connectors::{CacheKey, Connector, ContextBuilder, KeyKind, LMCacheEngineConfig, LocalCpuBackend};
 
 use crate::args::Global;
 use crate::output::Failure;

@@ -17,7 +17,7 @@ use crate::registry::ConnectorEntry;
 use crate::url::RemoteUrl;
 use crate::{Error, ErrorKind, Result, options};
 
-pub use external::ExternalConnectorAdapter;
+pub(crate) use external::ExternalConnectorAdapter;
 pub(crate) use plugin::PluginAdapter;
 use scheme::SchemeAdapter;
 

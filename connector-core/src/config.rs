@@ -16,7 +16,7 @@ use crate::url::{is_secret_name, redact};
 use crate::{Error, ErrorKind, Result};
 
 /// The environment variable that names the configuration file.
-pub const CONFIG_FILE_VARIABLE: &str = "LMCACHE_CONFIG_FILE";
+const CONFIG_FILE_VARIABLE: &str = "LMCACHE_CONFIG_FILE";
 
 /// The part of LMCache's configuration that concerns a connector.
 ///
@@ -49,7 +49,7 @@ pub struct LMCacheEngineConfig {
     pub use_layerwise: bool,
     /// Whether LMCache stores partial chunks. Default false.
     pub save_unfull_chunk: bool,
-    /// How long LMCache waits for a connector, in seconds. Default 10.
+    /// LMCache's timeout for a connector, in seconds. Default 10.
     pub blocking_timeout_secs: u64,
     /// The URL of the store that `audit://` checks.
     pub audit_actual_remote_url: Option<String>,
@@ -95,7 +95,7 @@ impl LMCacheEngineConfig {
         };
         let names: Vec<String> = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect();
         for (variable, meant) in variables::misspelt(names.iter().map(String::as_str)) {
-            tracing::warn!(variable, "this environment variable sets nothing (did you mean `{meant}`?)");
+            tracing::warn!(variable, "this environment variable has no effect (did you mean `{meant}`?)");
         }
         config.apply_variables(|name| std::env::var(name).ok())?;
         Ok(config)
@@ -278,7 +278,7 @@ fn number<T: std::str::FromStr>(key: &str, value: &Value, allowed: impl Fn(&T) -
 fn text(key: &str, value: &Value) -> Result<Option<String>> {
     match value {
         Value::String(text) => Ok(Some(text.clone()).filter(|t| !t.is_empty())),
-        _ => Err(wrong(key, value, "a text")),
+        _ => Err(wrong(key, value, "text")),
     }
 }
 
@@ -374,7 +374,7 @@ mod tests {
             ("chunk_size: 0", "`chunk_size`: `0` is not a number of tokens over 0"),
             ("chunk_size: many", "not a number of tokens"),
             ("save_unfull_chunk: perhaps", "not true or false"),
-            ("remote_url: [redis://u:hunter2@h:1]", "is not a text"),
+            ("remote_url: [redis://u:hunter2@h:1]", "is not text"),
             ("- a list", "not a map"),
             ("a: b: c", "not YAML"),
             ("extra_config: 3", "not a map"),

@@ -26,7 +26,7 @@ use std::sync::Arc;
 pub use engine::{CacheEngineKey, LayerCacheEngineKey};
 pub use hash::ChunkHash;
 pub use object::ObjectKey;
-pub use prefix::{PrefixHash, chain_prefix};
+pub use prefix::chain_prefix;
 
 use crate::url::redact;
 use crate::{Error, ErrorKind, Result};

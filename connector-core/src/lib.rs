@@ -1,9 +1,9 @@
-//! What a remote KV-cache connector is, and how a URL finds one that was compiled in.
+//! The traits of a remote KV-cache connector, and the registry that opens one by URL.
 //!
 //! A server for large language models keeps the attention keys and values of text it has seen. LMCache cuts them into
-//! chunks, names each chunk by a hash of the tokens before it, and stores it through a *remote connector*, which it loads
-//! by URL while it runs: `external://host:port/module_path/?connector_name=ConnectorName`. This crate is that system with
-//! nothing loaded at run time.
+//! chunks, names each chunk by a hash of the tokens before it, and stores it through a *remote connector*. It loads the
+//! connector by URL at run time: `external://host:port/module_path/?connector_name=ConnectorName`. This crate is that
+//! system for connectors that are compiled in.
 //!
 //! # An author writes a connector
 //!
@@ -35,7 +35,7 @@
 //!     }
 //!
 //!     async fn put(&self, key: &CacheKey, chunk: MemoryObj) -> Result<()> {
-//!         // The chunk may be a view of somebody's pool: a store in memory keeps a copy of its own.
+//!         // The chunk may be a view of another pool, so a store in memory keeps a copy.
 //!         let copy = MemoryObj::from_vec(chunk.to_vec(), chunk.layout().clone())?;
 //!         self.chunks.lock().unwrap().insert(key.clone(), copy);
 //!         Ok(())
@@ -44,7 +44,7 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<()> {
-//! // Anyone whose binary links that crate opens it by URL.
+//! // A program that links the crate opens the connector by URL.
 //! let connector =
 //!     connector_core::open("external://localhost:0/acme.kv/?connector_name=AcmeConnector").await?;
 //! let key: CacheKey = "meta-llama/Llama-3.1-8B@1@0@1f2e3d@bfloat16".parse()?;
@@ -57,22 +57,24 @@
 //! # Where things are
 //! - [`connector`]: [`RemoteConnector`], which authors implement, and [`Connector`], which callers hold.
 //! - [`key`]: the names of chunks. [`chunk`]: their bytes and memory. [`allocator`]: where that memory comes from.
-//! - [`registry`]: what is linked into this binary. [`builder`] and [`adapter`]: from a URL to a connector.
+//! - [`open`] and [`builder`]: from a URL to a connector. [`registry`]: the connectors that are linked into this binary.
+//! - [`ConnectorAdapter`]: a scheme that chooses between connectors, or wraps one.
 //! - [`layer`]: timeouts, retries, limits. [`observe`]: the spans and metrics of every connector.
-//! - [`config`], [`metadata`], [`options`]: what a connector is told when it is made.
+//! - [`ConnectorContext`]: everything a connector is made from. [`options`]: its own options. [`LMCacheEngineConfig`] and
+//!   [`metadata`]: LMCache's configuration and the engine's description of its cache.
 //! - [`error`]: the one error type.
 //! - `conformance` (feature `conformance`): the contract as checks, to run against a connector.
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
-pub mod adapter;
+mod adapter;
 pub mod allocator;
 mod builder;
 pub mod chunk;
-pub mod config;
+mod config;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod connector;
-pub mod context;
+mod context;
 pub mod error;
 pub mod key;
 pub mod layer;
@@ -82,7 +84,7 @@ pub mod options;
 pub mod registry;
 #[doc(hidden)]
 pub mod runtime;
-pub mod url;
+mod url;
 
 pub use adapter::ConnectorAdapter;
 pub use allocator::{ChunkAllocator, LocalCpuBackend, PoolAllocator};
@@ -98,9 +100,9 @@ pub use error::{Error, ErrorKind, ErrorStatus, Result};
 pub use key::{CacheEngineKey, CacheKey, KeyKind, LayerCacheEngineKey, ObjectKey};
 pub use metadata::{LMCacheMetadata, LayerGroup};
 pub use options::ConnectorOptions;
-pub use url::{RemoteUrl, redact};
+pub use url::{HostPort, RemoteUrl, redact};
 
-/// What the attributes' code names. Not for anyone else.
+/// The items that the attributes' code names.
 #[doc(hidden)]
 pub mod __private {
     pub use crate::registry::{
@@ -108,8 +110,8 @@ pub mod __private {
     };
     pub use linkme;
 
-    /// Puts one element into one of the lists. A macro, because then a `crate = path` that leads nowhere is one error:
-    /// the attributes inside are not looked at before the path is found.
+    /// Adds one element to one of the lists. With a macro, a wrong `crate = path` is one error: the compiler reads the
+    /// attributes inside only after it has found the path.
     #[doc(hidden)]
     #[macro_export]
     macro_rules! __kvconn_element {

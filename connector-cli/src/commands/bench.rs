@@ -7,7 +7,6 @@ mod measure;
 use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use connectors::key::PrefixHash;
 use connectors::{CacheEngineKey, CacheKey, Connector, Dtype, Error, ErrorKind, redact};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -154,7 +153,7 @@ fn run_id() -> u64 {
 }
 
 fn keys(run: u64, n: usize) -> Result<Vec<CacheKey>, Error> {
-    let key = |i: usize| CacheEngineKey::new(MODEL, 1, 0, PrefixHash(mix(run ^ i as u64)), Dtype::Uint8);
+    let key = |i: usize| CacheEngineKey::new(MODEL, 1, 0, mix(run ^ i as u64), Dtype::Uint8);
     (0..n).map(|i| key(i).map(CacheKey::from)).collect()
 }
 

@@ -13,8 +13,8 @@ use crate::{Error, ErrorKind, Result};
 /// `connector_name` names the connector. All other query parameters are options of the connector.
 ///
 /// Source: `external_adapter.py` of LMCache 0.5.6; its errors are the test vectors in `external_errors.json`.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct ExternalConnectorAdapter;
+#[derive(Clone, Copy)]
+pub(crate) struct ExternalConnectorAdapter;
 
 impl ExternalConnectorAdapter {
     pub(crate) fn serves(self, url: &RemoteUrl) -> bool {

@@ -5,12 +5,12 @@ use sha2::{Digest, Sha256};
 use super::ChunkHash;
 
 /// Hash of all tokens up to the end of a chunk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct PrefixHash(pub u64);
+#[derive(Clone, Copy)]
+struct PrefixHash(u64);
 
 impl PrefixHash {
     /// The hash of the empty prefix, for a seed that all processes share (LMCache: `PYTHONHASHSEED`).
-    pub fn root(seed: &str) -> Self {
+    fn root(seed: &str) -> Self {
         let mut cbor = Vec::with_capacity(seed.len() + 9);
         head(&mut cbor, 3, seed.len() as u64);
         cbor.extend_from_slice(seed.as_bytes());
@@ -18,8 +18,7 @@ impl PrefixHash {
     }
 
     /// The hash of this prefix with one more chunk of tokens.
-    #[must_use]
-    pub fn extend(self, tokens: &[u32]) -> Self {
+    fn extend(self, tokens: &[u32]) -> Self {
         // Canonical CBOR of Python's `(prefix, (token, ..), ())`.
         let mut cbor = Vec::with_capacity(16 + tokens.len() * 5);
         head(&mut cbor, 4, 3);
@@ -40,29 +39,23 @@ impl PrefixHash {
     }
 }
 
-impl From<PrefixHash> for ChunkHash {
-    fn from(hash: PrefixHash) -> Self {
-        hash.0.into()
-    }
-}
-
-/// The hashes of all chunks of `chunk_size` tokens, in order. The last chunk may be partial. `chunk_size` must not be
+/// The hashes of all chunks of `chunk_size` tokens, in order. All processes that share a store need the same `seed`
+/// (LMCache: `PYTHONHASHSEED`). The last chunk may be partial. `chunk_size` must not be
 /// 0.
 ///
 /// LMCache computes the same hashes with `pre_caching_hash_algorithm: sha256_cbor`. Each is the first eight bytes,
 /// big-endian, of the SHA-256 of the canonical CBOR of `(previous hash, tokens, ())`.
 ///
 /// ```
-/// use connector_core::key::{PrefixHash, chain_prefix};
-/// let root = PrefixHash::root("0");
-/// let all: Vec<_> = chain_prefix(root, &[1, 2, 3, 4, 5], 2).collect();
+/// use connector_core::key::chain_prefix;
+/// let all: Vec<_> = chain_prefix("0", &[1, 2, 3, 4, 5], 2).collect();
 /// assert_eq!(all.len(), 3);
-/// assert_eq!(all[0], root.extend(&[1, 2]));
+/// assert_eq!(all[..1], chain_prefix("0", &[1, 2], 2).collect::<Vec<_>>());
 /// ```
-pub fn chain_prefix(root: PrefixHash, tokens: &[u32], chunk_size: usize) -> impl Iterator<Item = PrefixHash> + '_ {
-    tokens.chunks(chunk_size).scan(root, |prefix, chunk| {
+pub fn chain_prefix<'a>(seed: &str, tokens: &'a [u32], chunk_size: usize) -> impl Iterator<Item = ChunkHash> + use<'a> {
+    tokens.chunks(chunk_size).scan(PrefixHash::root(seed), |prefix, chunk| {
         *prefix = prefix.extend(chunk);
-        Some(*prefix)
+        Some(prefix.0.into())
     })
 }
 
@@ -97,8 +90,8 @@ mod tests {
         let root = PrefixHash::root("0");
         assert_eq!(root.0, ROOT);
         let tokens: Vec<u32> = (0..600).map(|i| i * 7919 % 151_936).collect();
-        let all: Vec<u64> = chain_prefix(root, &tokens, 256).map(|h| h.0).collect();
-        assert_eq!(all, CHAIN);
+        let all: Vec<ChunkHash> = chain_prefix("0", &tokens, 256).collect();
+        assert_eq!(all, CHAIN.map(ChunkHash::from));
     }
 
     const ROOT: u64 = 0x4e11_95df_020d_e59e;

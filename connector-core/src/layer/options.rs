@@ -13,9 +13,7 @@ use crate::context::ConnectorContext;
 use crate::options::ConnectorOptions;
 use crate::{Error, ErrorKind, Result};
 
-/// Options that every connector has: they put layers around it. A layer is off until it is set.
-///
-/// Durations are whole milliseconds, but for `min_reconnect_interval`, which has LMCache's name and is in seconds.
+/// The options of the layers, which every connector has. A layer is off until one of its options is set.
 ///
 /// ```
 /// use connector_core::layer::LayerOptions;
@@ -25,26 +23,26 @@ use crate::{Error, ErrorKind, Result};
 #[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct LayerOptions {
-    /// Milliseconds that a call may take, each try of its own.
+    /// Longest time of one call. Each retry has the same time.
     #[option(unit = "ms")]
     pub timeout_ms: Option<u64>,
-    /// Milliseconds that a batch may take; as `timeout_ms` unless set.
+    /// Longest time of a batch; `timeout_ms` unless set.
     #[option(unit = "ms")]
     pub batch_timeout_ms: Option<u64>,
-    /// How often a call is tried again after a temporary error.
+    /// Most retries of a call after a temporary error.
     pub retries: Option<u32>,
-    /// Milliseconds before the first retry; doubles from retry to retry. 50 unless set.
+    /// Delay before the first retry. It doubles with each retry. 50 unless set.
     #[option(unit = "ms")]
     pub retry_min_delay_ms: Option<u64>,
-    /// Milliseconds before a retry at most. 2000 unless set.
+    /// Longest delay before a retry. 2000 unless set.
     #[option(unit = "ms")]
     pub retry_max_delay_ms: Option<u64>,
-    /// How many calls may be in flight at once; the others wait. 0 for no limit.
+    /// Most calls in flight at once. Further calls wait. 0 for no limit.
     pub max_in_flight: Option<usize>,
-    /// After how many calls in a row that did not reach the store calls are refused, 0 for never; 5 if
+    /// Number of calls in a row that do not reach the store, after which the breaker refuses calls. 0 for never. 5 if
     /// `min_reconnect_interval` is set.
     pub breaker_failures: Option<u32>,
-    /// Seconds between two tries to reach a lost store; calls in between are refused. 10, as in LMCache, if
+    /// Time between two attempts to reach a lost store. The breaker refuses calls in between. 10, as in LMCache, if
     /// `breaker_failures` is set.
     #[option(unit = "seconds")]
     pub min_reconnect_interval: Option<f64>,
@@ -55,7 +53,7 @@ impl ConnectorOptions for LayerOptions {
     const EXTRA_CONFIG_PREFIX: &'static str = "kvconn_";
 }
 
-/// Names of the fields: a connector's own options must have other names.
+/// Names of the fields. A connector's own options must have other names.
 pub(crate) const NAMES: [&str; 8] = [
     "timeout_ms",
     "batch_timeout_ms",
@@ -71,13 +69,13 @@ const DEFAULT_FAILURES: u32 = 5;
 /// LMCache's, in seconds.
 const DEFAULT_INTERVAL: f64 = 10.0;
 
-/// Whether an option of this name is every connector's.
+/// Whether this is the name of a layer's option.
 pub(crate) fn is_layer_option(name: &str) -> bool {
     NAMES.contains(&name)
 }
 
 impl LayerOptions {
-    /// Nothing is set.
+    /// Options that set nothing.
     pub fn new() -> Self {
         Self::default()
     }
@@ -138,9 +136,8 @@ impl LayerOptions {
         self
     }
 
-    /// These options, and `other`'s where these set nothing.
-    #[must_use]
-    pub fn or(self, other: &Self) -> Self {
+    /// These options, and those of `other` that these do not set.
+    pub(crate) fn or(self, other: &Self) -> Self {
         Self {
             timeout_ms: self.timeout_ms.or(other.timeout_ms),
             batch_timeout_ms: self.batch_timeout_ms.or(other.batch_timeout_ms),
@@ -155,9 +152,7 @@ impl LayerOptions {
 
     fn timeout(&self) -> Result<Option<TimeoutLayer>> {
         let limit = |name, ms: Option<u64>| match ms {
-            Some(0) => {
-                Err(invalid(name, "0 ms leave no time for any call", "leave it out to wait as long as it takes"))
-            }
+            Some(0) => Err(invalid(name, "0 ms leaves no time for a call", "remove it for no limit")),
             ms => Ok(ms.map(Duration::from_millis)),
         };
         let single = limit("timeout_ms", self.timeout_ms)?;
@@ -194,7 +189,7 @@ impl LayerOptions {
         }
         let seconds = self.min_reconnect_interval.unwrap_or(DEFAULT_INTERVAL);
         let interval = Duration::try_from_secs_f64(seconds).map_err(|_| {
-            invalid("min_reconnect_interval", &format!("{seconds} is no number of seconds"), "write one like `10`")
+            invalid("min_reconnect_interval", &format!("{seconds} is not a number of seconds"), "write one like `10`")
         })?;
         Ok(Some(BreakerLayer::new(self.breaker_failures.unwrap_or(DEFAULT_FAILURES), interval)))
     }
@@ -206,7 +201,7 @@ impl LayerOptions {
         if timeout.is_none() && retry.is_none() && breaker.is_none() && most == 0 {
             return Ok(None);
         }
-        // The others pass calls through: four layers of one type, whichever are on, cost one allocation.
+        // A layer that is off forwards calls. With one type for all four, they cost one allocation together.
         Ok(Some((
             LimitLayer::new(most),
             breaker.unwrap_or(BreakerLayer::new(0, Duration::ZERO)),
@@ -216,7 +211,7 @@ impl LayerOptions {
     }
 }
 
-/// The layers that URL, configuration and builder ask for, checked before anything is opened.
+/// The layers of URL, configuration and builder, checked before kvconn opens the store.
 pub(crate) struct Layers(Option<(LimitLayer, BreakerLayer, RetryLayer, TimeoutLayer)>);
 
 impl Layers {
@@ -252,7 +247,7 @@ mod tests {
     fn settings_that_make_no_sense_are_refused_with_what_to_write() {
         let base = LayerOptions::default;
         for (options, wanted) in [
-            (LayerOptions { timeout_ms: Some(0), ..base() }, "leave it out"),
+            (LayerOptions { timeout_ms: Some(0), ..base() }, "remove it"),
             (LayerOptions { retry_min_delay_ms: Some(1), ..base() }, "set `retries`"),
             (LayerOptions { retries: Some(1), retry_min_delay_ms: Some(9000), ..base() }, "raise `retry_max_delay_ms`"),
             (LayerOptions { min_reconnect_interval: Some(-1.0), ..base() }, "write one like `10`"),

@@ -8,7 +8,7 @@
 
 use acme_kv as _; // Links the connector.
 
-use connectors::key::{PrefixHash, chain_prefix};
+use connectors::key::chain_prefix;
 use connectors::{
     CacheEngineKey, CacheKey, Connector, Dtype, Error, ErrorKind, LMCacheMetadata, LayerGroup, LocalCpuBackend, Result,
 };
@@ -39,7 +39,7 @@ impl Server {
     }
 
     async fn serve(&self, tokens: &[u32]) -> Result<Served> {
-        let keys: Vec<CacheKey> = chain_prefix(PrefixHash::root("0"), tokens, CHUNK_SIZE)
+        let keys: Vec<CacheKey> = chain_prefix("0", tokens, CHUNK_SIZE)
             .map(|hash| CacheEngineKey::new(MODEL, 1, 0, hash, Dtype::Bfloat16).map(Into::into))
             .collect::<Result<_>>()?;
         let chunks: Vec<&[u32]> = tokens.chunks(CHUNK_SIZE).collect();

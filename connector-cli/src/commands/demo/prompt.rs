@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use connectors::key::{PrefixHash, chain_prefix};
+use connectors::key::{ChunkHash, chain_prefix};
 use connectors::metadata::RawLayout;
 use connectors::{CacheEngineKey, CacheKey, Dtype, Error, LMCacheMetadata, LayerGroup, MemoryObj};
 
@@ -52,8 +52,8 @@ impl Prompt {
         padded.resize(bytes.len().next_multiple_of(token_bytes), 0);
 
         let tokens: Vec<u32> = padded.chunks_exact(token_bytes).map(token).collect();
-        let hashes = chain_prefix(PrefixHash::root(SEED), &tokens, layout.chunk_size);
-        let chunk = |(hash, bytes): (PrefixHash, &[u8])| {
+        let hashes = chain_prefix(SEED, &tokens, layout.chunk_size);
+        let chunk = |(hash, bytes): (ChunkHash, &[u8])| {
             let key = CacheEngineKey::new(MODEL, 1, 0, hash, Dtype::Float16)?;
             Ok((key.into(), MemoryObj::from_vec(bytes.to_vec(), layout.for_bytes(bytes.len())?)?))
         };
