@@ -13,18 +13,17 @@ use syn::{Attribute, Error, Fields, Item, LitStr, parse_quote};
 use crate::args;
 
 pub(crate) fn connector_options(args: TokenStream, item: TokenStream) -> TokenStream {
-    let (args, errors) = args::parse(args::Attribute::Options, args);
+    let (args, mut errors) = args::parse(args::Attribute::Options, args);
     let core = args.core.unwrap_or_else(|| parse_quote!(::connector_core));
-    match expand(&core, item.clone()) {
-        Ok(expanded) if errors.is_empty() => expanded,
-        expanded => {
-            let errors = errors.into_iter().chain(expanded.err()).map(Error::into_compile_error);
-            quote!(#item #(#errors)*)
-        }
-    }
+    let expanded = expand(&core, item.clone(), &mut errors).unwrap_or_else(|e| {
+        errors.push(e);
+        item
+    });
+    let errors = errors.iter().map(Error::to_compile_error);
+    quote!(#expanded #(#errors)*)
 }
 
-fn expand(core: &syn::Path, item: TokenStream) -> syn::Result<TokenStream> {
+fn expand(core: &syn::Path, item: TokenStream, errors: &mut Vec<Error>) -> syn::Result<TokenStream> {
     let path = |name: &str| format!("{}::{name}", core.to_token_stream().to_string().replace(' ', ""));
     let (serde, schemars) = (path("serde"), path("schemars"));
     match syn::parse2(item)? {
@@ -33,7 +32,7 @@ fn expand(core: &syn::Path, item: TokenStream) -> syn::Result<TokenStream> {
                 return Err(Error::new(item.ident.span(), "#[connector_options] needs a struct with named fields"));
             };
             for field in &mut fields.named {
-                read_keys(&mut field.attrs, &path("options::flattened"))?;
+                errors.extend(read_keys(&mut field.attrs, &path("options::flattened")).err());
             }
             Ok(quote! {
                 #[derive(#core::serde::Deserialize, #core::schemars::JsonSchema)]
@@ -50,7 +49,7 @@ fn expand(core: &syn::Path, item: TokenStream) -> syn::Result<TokenStream> {
         }),
         other => {
             let message =
-                "#[connector_options] goes on the struct of a connector's options, or on an enum of one's values";
+                "#[connector_options] goes on the struct of a connector's options, or on an enum of an option's values";
             Err(Error::new(other.span(), message))
         }
     }
@@ -59,7 +58,8 @@ fn expand(core: &syn::Path, item: TokenStream) -> syn::Result<TokenStream> {
 /// Replaces a field's `#[option(..)]` by attributes of serde and schemars.
 fn read_keys(attrs: &mut Vec<Attribute>, flattened: &str) -> syn::Result<()> {
     let mut written = Vec::new();
-    for attr in attrs.extract_if(.., |attr| attr.path().is_ident("option")) {
+    let own: Vec<Attribute> = attrs.extract_if(.., |attr| attr.path().is_ident("option")).collect();
+    for attr in own {
         attr.parse_nested_meta(|key| {
             if key.path.is_ident("secret") {
                 written.push(parse_quote!(#[schemars(extend("secret" = true))]));
