@@ -20,6 +20,7 @@ mod errors;
 mod exchange;
 mod line;
 mod options;
+#[allow(unreachable_pub, reason = "only the feature `__fuzz` exports it")]
 pub mod reply;
 mod request;
 pub(crate) mod scan;
