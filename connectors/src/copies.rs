@@ -20,7 +20,7 @@ impl Copies {
             copy.copy_from_slice(chunk);
             return Ok(copy.freeze());
         }
-        // The chunk is small, or readers still hold evicted chunks and the pool is full.
+        // The chunk is small, or the pool is full because readers still hold evicted chunks.
         let mut copy = MemoryObjMut::from(chunk.to_vec());
         copy.set_layout(chunk.layout().clone())?;
         Ok(copy.freeze())

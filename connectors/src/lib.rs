@@ -24,7 +24,7 @@
 //!
 //! | bundle | features |
 //! |---|---|
-//! | `local` (default) | the stores on this machine, and those that stand in front of another store |
+//! | `local` (default) | the stores on this machine, and the stores that wrap another store |
 //! | `remote` | the stores on a server |
 //! | `full` | every store |
 //!

@@ -11,7 +11,7 @@ use super::known::{KnownChecksums, Put, ReadStart, Verdict};
 use super::log::{BatchCounts, Event, Log};
 use super::{AuditOptions, ChecksumKind};
 
-/// Logs what the store behind it does, and checks that it gives back what was put.
+/// Logs the calls of the store behind it, and checks that reads return the chunks that were put.
 ///
 /// The store behind is named in LMCache's configuration (`audit_actual_remote_url`) or in the URL.
 #[external_connector(module = "kvconn.audit", name = "AuditConnector", scheme = "audit", options = AuditOptions)]
@@ -45,7 +45,7 @@ impl AuditConnector {
         self.known.as_ref().map(|known| known.begin_read(key))
     }
 
-    /// Hashes the bytes of a chunk that was read, and verifies the checksum.
+    /// Hashes a chunk that was read, and verifies the checksum.
     async fn check(
         &self,
         event: &Event<'_>,
@@ -160,7 +160,7 @@ impl RemoteConnector for AuditConnector {
         answer
     }
 
-    /// Logged when it has ended.
+    /// The event is logged when the call ends.
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
         let state = (self.behind.list(prefix), self.log.event("list", None), BatchCounts::default());
         stream::unfold(state, |(mut keys, event, mut counts)| async move {

@@ -1,9 +1,9 @@
-//! Which checksums a key's chunk may have.
+//! The checksums that a key's chunk may have.
 //!
-//! A false alarm would be worse than none, so a key has a *set* of checksums: those of stored chunks (`stored`), of puts in
-//! flight (`writing`), and of puts that failed or were dropped (`uncertain`), because the store may still finish those. A put
-//! that overlaps no other replaces `stored`. Of several that overlap, any may be left. A read is judged only if nothing
-//! changed between its start and its end.
+//! A false alarm is worse than no alarm, so a key has a *set* of checksums. `stored` holds the stored chunks,
+//! `writing` the puts in flight. `uncertain` holds the puts that failed or were dropped, because the store may still
+//! finish them. A put that overlaps no other put replaces `stored`. If puts overlap, any of their chunks may be left.
+//! A read is judged only if the key did not change between its start and its end.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -41,17 +41,17 @@ impl Known {
     }
 }
 
-/// A key's last change when a read of it began; `None` for an unknown key.
+/// The key's last change before a read began; `None` for an unknown key.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ReadStart(Option<u64>);
 
-/// What a checksum says about a chunk that was read.
+/// The verdict on a chunk that was read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Right,
     /// The key is not known, or it changed during the read.
     Unknown,
-    /// Holds one of the checksums that would be right.
+    /// The chunk is wrong. Holds one of the right checksums.
     Wrong(Checksum),
 }
 

@@ -7,13 +7,13 @@ use connector_core::{CacheKey, Error, Result};
 
 use super::checksum::Checksum;
 
-/// Where events come from, and which operations have none.
+/// The store's name in the events, and the operations without events.
 pub(super) struct Log {
     pub(super) store: String,
     pub(super) excluded: HashSet<&'static str>,
 }
 
-/// The event of one call. Dropped before the call has ended, it says so.
+/// The event of one call. If it is dropped before the call ends, it logs `DROPPED`.
 pub(super) struct Event<'a> {
     log: &'a Log,
     operation: &'static str,
@@ -64,7 +64,7 @@ impl Event<'_> {
         }
     }
 
-    /// Ends a read of one chunk; gives the error of the check, if that failed.
+    /// Ends a read of one chunk. Returns the check's error if the check failed.
     pub(super) fn end_read<T>(
         mut self,
         answer: Result<Option<T>>,

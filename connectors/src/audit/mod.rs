@@ -1,4 +1,5 @@
-//! `kvconn.audit` `AuditConnector`: logs what another store does, and checks that it gives back what was put.
+//! `kvconn.audit` `AuditConnector`: logs another store's calls, and checks that reads return the chunks that were
+//! put.
 //!
 //! **What it stores.** Nothing: every call goes to the store behind. With `verify_checksum` it keeps the checksum of each
 //! chunk that is put, in this process.
@@ -8,15 +9,16 @@
 //! `audit://?actual_remote_url=fs%3A%2F%2F%2Fkv`. Host and port mean nothing. Also `plugin://audit[.instance]` and
 //! `external://localhost:0/kvconn.audit/?connector_name=AuditConnector&actual_remote_url=..`.
 //!
-//! **What it logs.** One `tracing` event for each call, target `kvconn::audit`, with the fields `operation`, `outcome`,
-//! `cost_ms`, and `key`, `size` (bytes), `checksum` (its first eight hex digits) where there are any. A batch is one event
-//! with `keys`, `hits`, `failed` and `size`. `outcome` is `SUCCESS`, `MISS` or `DROPPED` (level info), `FAILED` with
-//! `error` (error), or `MISMATCH` with `expected` (error). `DROPPED` is a call whose future was dropped before it ended.
+//! **What it logs.** One `tracing` event for each call, target `kvconn::audit`. Its fields are `operation`,
+//! `outcome`, `cost_ms`, and, if the call has them, `key`, `size` (bytes) and `checksum` (its first eight hex
+//! digits). A batch is one event with `keys`, `hits`, `failed` and `size`. `outcome` is `SUCCESS`, `MISS` or
+//! `DROPPED` (level info), `FAILED` with `error` (error), or `MISMATCH` with `expected` (error). `DROPPED` is a call
+//! whose future was dropped before it ended.
 //!
-//! **What it verifies.** A chunk is hashed before it is put and after it was read. If it is not the one that was put, the
-//! read fails with `Corrupt`, and the error holds both checksums. A read is not judged if this connector did not put the
-//! key, or has forgotten its checksum, or if the key changed during the read. If puts of one key overlap, each chunk is
-//! right. After a put that failed or was dropped, the old chunk and the new one are right.
+//! **What it verifies.** A chunk is hashed before it is put and after it was read. If another chunk was put, the read
+//! fails with `Corrupt`, and the error holds both checksums. A read is not judged if the connector does not have the
+//! key's checksum, or if the key changed during the read. If puts of one key overlap, each chunk is right. After a
+//! put that failed or was dropped, the old chunk and the new one are right.
 //!
 //! **Options.** [`AuditOptions`].
 //!

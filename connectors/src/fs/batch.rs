@@ -1,6 +1,7 @@
-//! Batches: a few blocking threads, each of which works on one item after the other.
+//! Batches: a few blocking threads, each of which processes one item after the other.
 //!
-//! Starting a thread for each item would cost two wake-ups an item. (Measured: half the work, for chunks of 64 KiB on tmpfs.)
+//! Starting a thread for each item would cost two wake-ups an item. (For chunks of 64 KiB on tmpfs that is half of
+//! the time.)
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -33,7 +34,7 @@ impl FSConnector {
         job: impl Fn(&Files, T, &Work) -> Result<R> + Send + Sync + 'static,
     ) -> Vec<Result<R>> {
         let mut answers: Vec<Option<Result<R>>> = items.iter().map(|_| None).collect();
-        // A store in memory keeps a processor busy with each thread. With a disk, most threads wait.
+        // On a file system in memory, each thread keeps a processor busy. On a disk, most threads wait.
         let threads =
             if self.files.cache == Cache::Memory { (*PROCESSORS).clamp(AT_ONCE / 2, AT_ONCE) } else { AT_ONCE };
         let threads = threads.min(items.len().div_ceil(at_once));
@@ -72,7 +73,7 @@ impl FSConnector {
             Ok(match Read::try_now(files, &backend, &key, work)? {
                 Read::Miss => Some(None),
                 Read::Done(chunk) => Some(Some(chunk)),
-                // Closes the file: thousands may wait.
+                // Closes the file, because thousands of items may wait for memory.
                 Read::NeedsMemory(_) => {
                     is_full.store(true, Ordering::Relaxed);
                     None
@@ -83,7 +84,7 @@ impl FSConnector {
         for (read, key) in reads.await.into_iter().zip(keys) {
             answers.push(match read.transpose() {
                 Some(answer) => answer,
-                // Waits for memory.
+                // This read waits for memory.
                 None => self.read_blocking(key).await,
             });
         }
@@ -91,11 +92,11 @@ impl FSConnector {
     }
 
     pub(super) async fn get_all_into(&self, requests: &mut [(CacheKey, MemoryObjMut)]) -> Vec<Result<Option<usize>>> {
-        // A closed store leaves the memory in its place.
+        // Enters first: a closed store must leave the memory in its place.
         if let Err(e) = self.gate.enter() {
             return requests.iter().map(|_| Err(e.clone())).collect();
         }
-        // The threads own the memory until the reads have ended, also if this future is dropped.
+        // The threads own the memory until the reads have ended, even if this future is dropped.
         let items = requests.iter_mut().map(|(key, dst)| (key.clone(), dst.take())).collect();
         let reads =
             self.each(items, 1, |files, (key, memory): (CacheKey, _), work| Ok(read_into(files, &key, memory, work)));

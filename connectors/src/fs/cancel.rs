@@ -20,7 +20,8 @@ impl Work {
         self.0.load(Ordering::Acquire)
     }
 
-    /// Asks before a step that cannot be undone. After `true` the step is done even if the future is dropped meanwhile.
+    /// Whether to take a step that cannot be undone. After `true`, the thread takes the step even if the future is
+    /// dropped meanwhile.
     pub(super) fn commit(&self) -> bool {
         // RMW, not a load: it must observe a cancel that happened before.
         !self.0.fetch_or(false, Ordering::AcqRel)

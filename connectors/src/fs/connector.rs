@@ -37,7 +37,7 @@ impl FromContext for FSConnector {
 }
 
 impl FSConnector {
-    /// Runs `job` on a blocking thread. `job` owns what it works on, and `close` waits for it, also if this future is dropped.
+    /// Runs `job` on a blocking thread. `job` owns its data, and `close` waits for it even if this future is dropped.
     pub(super) async fn blocking<T: Send + 'static>(
         &self,
         job: impl FnOnce(&Files, &Work) -> Result<T> + Send + 'static,
@@ -63,7 +63,7 @@ impl FSConnector {
         } else if self.files.cache == Cache::Memory {
             file.note_use();
         } else if let Ok(pass) = self.gate.enter() {
-            // The call does not wait for the disk.
+            // This call does not wait for the disk.
             self.handle.spawn_blocking(move || {
                 file.note_use();
                 drop(pass);
@@ -87,9 +87,9 @@ impl FSConnector {
 
     async fn read_into_blocking(&self, key: &CacheKey, dst: &mut MemoryObjMut) -> Result<Option<usize>> {
         let key = key.clone();
-        // A closed store leaves the memory in its place.
+        // Enters first: a closed store must leave the memory in its place.
         drop(self.gate.enter()?);
-        // The blocking thread owns the memory until the read has ended, also if this future is dropped.
+        // The blocking thread owns the memory until the read has ended, even if this future is dropped.
         let memory = dst.take();
         let (memory, answer) = self.blocking(move |files, work| Ok(read_into(files, &key, memory, work))).await?;
         *dst = memory;
@@ -141,7 +141,7 @@ pub(super) fn exists(files: &Files, key: &CacheKey) -> Result<bool> {
     files.exists(key, Wait::Yes).map(|exists| exists.unwrap_or(false))
 }
 
-/// The error of work whose blocking thread gave no answer.
+/// The error of a job that panicked or was cut off.
 pub(super) fn lost(e: JoinError) -> Error {
     if e.is_panic() {
         Error::new(ErrorKind::Other, "the work on a blocking thread panicked")
@@ -235,7 +235,7 @@ impl RemoteConnector for FSConnector {
         Ok(())
     }
 
-    /// On blocking threads: on the executor the reads would run one after the other.
+    /// Uses blocking threads: on the executor the reads would run one after the other.
     async fn batched_get(&self, keys: &[CacheKey]) -> Vec<Result<Option<MemoryObj>>> {
         match keys {
             [key] => vec![self.get(key).await],

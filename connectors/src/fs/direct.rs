@@ -1,9 +1,9 @@
 //! Reads and writes past the page cache.
 //!
-//! `O_DIRECT` needs whole blocks, at offsets and from memory that are multiples of what the file system says
-//! (`STATX_DIOALIGN`, Linux 6.1; else, as in LMCache, the block size of statvfs(3)). Chunks of the pool start at a page; other
-//! memory goes through a bounce buffer. If the size or the file system excludes `O_DIRECT`, the page cache is used, with a
-//! warning once a store.
+//! `O_DIRECT` needs whole blocks, and aligned offsets and memory. The alignment comes from `STATX_DIOALIGN` (Linux
+//! 6.1), or else, as in LMCache, from the block size of statvfs(3). Chunks of the pool start at a page; other memory
+//! goes through a bounce buffer. If the size or the file system excludes `O_DIRECT`, kvconn uses the page cache and
+//! warns once a store.
 
 use std::fs::File;
 use std::io;
@@ -18,7 +18,7 @@ const BOUNCE: usize = 1 << 20;
 /// No file system needs memory to be aligned to more than a page.
 const PAGE: usize = 4096;
 
-/// Which warnings were logged.
+/// The warnings that were logged.
 #[derive(Debug, Default)]
 pub(super) struct Direct {
     warned_of_size: AtomicBool,
@@ -79,7 +79,7 @@ impl Direct {
         })
     }
 
-    /// Sets `O_DIRECT`; `None` if the page cache has to be used.
+    /// Sets `O_DIRECT`; `None` if kvconn must use the page cache.
     fn enable(&self, file: &File, bytes: usize) -> Option<Align> {
         if bytes == 0 {
             return None;
@@ -127,7 +127,7 @@ impl Align {
                 let (memory, block) = (stat.stx_dio_mem_align as usize, stat.stx_dio_offset_align as usize);
                 return Ok((memory > 0 && block > 0).then_some(Self { memory, block }));
             }
-            // An old kernel, or a file system that does not tell.
+            // An old kernel, or a file system that does not give its alignment.
             _ => {}
         }
         let block = rustix::fs::fstatvfs(file)?.f_bsize as usize;
@@ -145,8 +145,8 @@ fn disable(file: &File) -> io::Result<()> {
     Ok(rustix::fs::fcntl_setfl(file, flags - OFlags::DIRECT)?)
 }
 
-/// Reads whole blocks with `read`. A short read that ends within a block is the end of the file, or a network file system's:
-/// `rest` reads on from there through the page cache.
+/// Reads whole blocks with `read`. A short read within a block is the end of the file, or a network file system's
+/// limit. From there, `rest` reads through the page cache.
 fn read_blocks(
     align: Align,
     mut buffer: &mut [u8],

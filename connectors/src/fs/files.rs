@@ -17,7 +17,7 @@ use super::read::{self, Cache};
 use super::write::{self, NewFile};
 use super::{FsOptions, Fsync, layout};
 
-/// The directories of a store, and how its files are written and read.
+/// The directories of a store, and the options of its files.
 pub(super) struct Files {
     pub(super) base_paths: Vec<PathBuf>,
     pub(super) tmp_dir: Option<PathBuf>,
@@ -36,7 +36,7 @@ pub(super) struct Files {
     pub(super) name_max: usize,
     /// Whether all directories existed at some time.
     pub(super) are_dirs_made: AtomicBool,
-    /// Whether the directories' own names are on the disk, or need not be.
+    /// Whether the directories' own names are on the disk, or do not have to be.
     pub(super) are_dirs_synced: AtomicBool,
     /// Held while a name changes; the last digit of the key's hash selects one.
     pub(super) name_locks: [Mutex<()>; 16],
@@ -65,8 +65,8 @@ impl Files {
         })
     }
 
-    /// Checks that the directories exist or can be made, and examines their file system. The first put makes them, so that a
-    /// get from a store that does not exist leaves none behind.
+    /// Checks that the directories exist or can be made, and examines their file system. The first put makes them, so
+    /// that a get from a new store does not make any.
     pub(super) fn prepare(mut self) -> Result<Self> {
         let mut caches = Vec::new();
         let mut all_exist = true;
@@ -79,7 +79,7 @@ impl Files {
                 same_file_system(base, &base.join(tmp))?;
             }
         }
-        // With `use_odirect` the page cache is not asked.
+        // With `use_odirect` a read does not try the page cache first.
         self.cache = match caches[..] {
             [first, ref others @ ..] if self.direct.is_none() && others.iter().all(|other| *other == first) => first,
             _ => Cache::Never,
@@ -88,7 +88,7 @@ impl Files {
         Ok(self)
     }
 
-    /// Makes the directories, once: if one is gone later (an unmounted disk), it is not made again in its place.
+    /// Makes the directories, once. A directory that is missing later is not made again: its disk may be unmounted.
     fn make_dirs(&self) -> Result<()> {
         let (made, synced) = (self.are_dirs_made.load(Ordering::Acquire), self.are_dirs_synced.load(Ordering::Acquire));
         if made && synced {
@@ -109,7 +109,7 @@ impl Files {
         Ok(())
     }
 
-    /// Where the files of a base path are written.
+    /// The directory in which the files of a base path are written.
     fn tmp_dir(&self, base: &Path) -> PathBuf {
         self.tmp_dir.as_ref().map_or_else(|| base.to_owned(), |tmp| base.join(tmp))
     }
@@ -206,7 +206,7 @@ impl Files {
         file.rename()
     }
 
-    /// Orders the changes of a name: work that has committed just before its future was dropped must not undo a later put.
+    /// Orders the changes of a name: a put that was dropped just after its commit must not undo a later put.
     fn lock_name(&self, key: &CacheKey) -> MutexGuard<'_, ()> {
         let last = key.chunk_hash_hex().chars().next_back().and_then(|digit| digit.to_digit(16)).unwrap_or(0);
         self.name_locks[last as usize].lock().unwrap_or_else(PoisonError::into_inner)
@@ -294,7 +294,7 @@ fn nearest_existing(path: &Path) -> &Path {
 fn name_max(path: &Path) -> Result<usize> {
     let failed = |e: rustix::io::Errno| Error::io(e.into(), format_args!("examine `{}`", path.display()));
     let max = rustix::fs::statvfs(path).map_err(failed)?.f_namemax;
-    // Some FUSE file systems say 0, because they do not know.
+    // Some FUSE file systems do not know it and say 0.
     let max = if max == 0 { layout::NAME_MAX } else { usize::try_from(max).unwrap_or(layout::NAME_MAX) };
     if max < write::NAME_MAX {
         let (path, needed) = (path.display(), write::NAME_MAX);

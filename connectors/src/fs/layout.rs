@@ -31,7 +31,7 @@ pub fn file_name(key: &CacheKey) -> Result<String> {
 /// Like [`file_name`]; and `InvalidKey` if another key has the same file name and [`key_of_file`] gives that one.
 pub(super) fn reversible_name(key: &CacheKey, max: usize) -> Result<String> {
     let name = checked_name(key, max)?;
-    // A `-SEP-` in the name stems from a slash, unless the key has a part of it.
+    // Without `SEP` in the key, every `-SEP-` of the name was a slash.
     if !key.as_str().contains("SEP") {
         return Ok(name);
     }
@@ -66,13 +66,14 @@ fn checked_name(key: &CacheKey, max: usize) -> Result<String> {
 
 /// The key of a file whose name [`file_name`] gives. If several keys have that name, the one with `/`.
 pub fn key_of_file(name: &str) -> Option<CacheKey> {
-    // `m@1@0@ff@half.data` can be read as an object key with a salt; only the `0x` of LMCache's own spelling tells.
+    // `m@1@0@ff@half.data` can be read as an object key with a salt. Only the `0x` in LMCache's spelling shows that
+    // it is one.
     let rank = name.split('@').nth(1).unwrap_or_default();
     let key = match object_key_of_file(name) {
         Some(key) if rank.trim_start_matches('-').starts_with("0x") => CacheKey::from(key),
         _ => CacheKey::parse(&name.strip_suffix(EXTENSION)?.replace(SLASH, "/")).ok()?,
     };
-    // Another spelling (`m@1@2@0a.data`) would be listed, but a get of its key would look for another name.
+    // A list must not give the key of another spelling (`m@1@2@0a.data`): a get of that key looks for another name.
     (file_name(&key).ok()? == name).then_some(key)
 }
 
@@ -126,7 +127,7 @@ mod tests {
 
     #[test]
     fn a_store_refuses_exactly_the_keys_whose_names_are_read_back_as_another() {
-        // All models of up to five of these.
+        // All models of up to five of these parts.
         let parts = ["/", "-", "SEP", "a"];
         let mut models = vec![String::new()];
         let mut last = models.clone();

@@ -1,4 +1,4 @@
-//! Lists a store in steps, so that a stream that is held and not polled holds no thread.
+//! Lists a store in steps, so that a stream that is not polled holds no thread.
 
 use std::fs::ReadDir;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ struct Listing {
     prefix: String,
     /// Index of the base path after the current one.
     next_base: usize,
-    /// The current base path's.
+    /// The entries of the current base path.
     entries: Option<ReadDir>,
 }
 
@@ -31,7 +31,7 @@ pub(super) fn keys(files: Arc<Files>, handle: Handle, prefix: &str) -> impl Stre
         let handle = handle.clone();
         async move {
             let listing = rest?;
-            // A listing that just ended would seem to be complete.
+            // An error, because a listing that only ended would look complete.
             let lost = |e| (vec![Err(connector::lost(e))], None);
             Some(handle.spawn_blocking(|| listing.step()).await.unwrap_or_else(lost))
         }
@@ -76,7 +76,7 @@ impl Listing {
         self.next_base += 1;
         match std::fs::read_dir(base) {
             Ok(entries) => self.entries = Some(entries),
-            // Before the first put there is no directory.
+            // The first put makes the directory.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound && !self.files.are_dirs_made.load(Ordering::Acquire) => {
             }
             Err(e) => return Err(self.failed(e)),

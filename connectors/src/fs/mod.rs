@@ -10,18 +10,20 @@
 //!
 //! **Options.** [`FsOptions`].
 //!
-//! **Sharing.** Any number of processes may use a store at once, LMCache among them. With `capacity` they share a sum, in the
-//! file `.kvconn-quota`, under a lock. Files of writers without the option are found by a scan, at the latest after a minute.
+//! **Sharing.** Any number of processes may use a store at once, LMCache among them. With `capacity` they share a
+//! sum, in the file `.kvconn-quota`, under a lock. A scan finds the files of writers without the option, at the
+//! latest after a minute.
 //!
 //! **Leftovers.** A writer that is killed leaves its temporary file. [`scrub`] finds those, and torn files.
 //!
-//! **Limits.** A file name has at most 255 bytes, or less if the file system says so: `.data` needs 5 of them, each `/` of a
-//! key 5. In LMCache's layout `a/b` and `a-SEP-b` have one file name, which is read back as `a/b`. So the store refuses
-//! `a-SEP-b`, and every other key whose file name is not read back as that key, with `InvalidKey`. The format has no checksum:
-//! a changed byte of the content is not detected.
+//! **Limits.** A file name has at most 255 bytes, or fewer on some file systems. `.data` needs 5 of them, and each
+//! `/` of a key 5. In LMCache's layout `a/b` and `a-SEP-b` have one file name, which is read back as `a/b`. So the
+//! store refuses `a-SEP-b`, and every other key whose file name is not read back as that key, with `InvalidKey`. The
+//! format has no checksum: a changed byte of the content is not detected.
 //!
-//! **Where is it.** `connector` holds the operations, `batch` those of many chunks, `files` the directories and how a chunk is
-//! put and removed, `read` and `write` one file each, `direct` `O_DIRECT`, `quota` the `capacity`.
+//! **Files.** `connector` holds the operations and `batch` the batches. `files` puts and removes chunks in the
+//! store's directories. `read` and `write` handle one file each. `direct` implements `use_odirect`, and `quota`
+//! implements `capacity`.
 
 mod batch;
 mod cancel;

@@ -1,9 +1,9 @@
 //! Keeps the sum of all chunk files within a number of bytes, also if others write into the same directories.
 //!
-//! All processes share a lock, `flock` on the [`Ledger`] in the first base path, which holds the sum. A put's rename, a remove
-//! and an eviction happen under that lock, so the sum is exact if all writers have the option. Files of other writers (LMCache,
-//! a store without the option) are found by a scan: if there seems to be no room, at the latest a minute after the last scan,
-//! and if the ledger cannot be trusted.
+//! All processes share a lock, `flock` on the [`Ledger`] in the first base path, which holds the sum. A put's rename,
+//! a remove and an eviction happen under that lock, so the sum is exact if all writers have the option. A scan finds
+//! the files of other writers (LMCache, a store without the option). A put scans if there seems to be no room, a
+//! minute after the last scan, and if the ledger is wrong.
 //!
 //! The last use of a chunk is its file's access or modification time, whichever is later. A get sets the access time, at most
 //! every ten seconds a file: most systems mount with `relatime`, which sets it once a day.
@@ -26,7 +26,7 @@ use ledger::{Ledger, Locked, Record};
 /// A get does not refresh the access time if the last use was within this time.
 const FRESH: Duration = Duration::from_secs(10);
 
-/// After this time the files are scanned again, to find those of other writers.
+/// After this time a put scans the files again, to find the files of other writers.
 const RESCAN: Duration = Duration::from_secs(60);
 
 /// An eviction frees this part of the capacity, so that one scan serves many puts.
@@ -81,7 +81,7 @@ impl Quota {
                 let mut chunks = evict::scan(&self.base_paths)?;
                 evict::remove_left_behind(&self.tmp_dirs);
                 if !fits(chunks.sum()) {
-                    // On a full disk this alone may fail, and the eviction frees room for it.
+                    // This fails on a full disk. Then the eviction makes room for it.
                     let _ = ledger.mark_dirty();
                     let (part, whole) = LOW_WATER;
                     let others = (self.capacity / whole * part).max(bytes) - bytes;
@@ -107,10 +107,10 @@ impl Quota {
         })
     }
 
-    /// Removes the file by `remove`, which tells whether it existed.
+    /// Removes the file by `remove`, which returns whether the file existed.
     ///
-    /// An error of the ledger does not stop it: a remove must work on a full disk that takes no ledger. A sum that still
-    /// counts the file is corrected by the scan before the next eviction.
+    /// An error of the ledger does not stop it: a remove must work on a full disk that takes no ledger. If the sum
+    /// still counts the file, the scan before the next eviction corrects it.
     pub(super) fn remove(&self, path: &Path, remove: impl FnOnce() -> Result<bool>) -> Result<bool> {
         if !path.symlink_metadata().is_ok_and(|stat| stat.is_file()) {
             // A remove from a store that does not exist leaves no ledger behind.
@@ -133,7 +133,7 @@ impl Quota {
         if let Err(e) = noted {
             tracing::debug!(error = %e, "the quota's ledger does not count a remove");
         }
-        // `remove` is left if the ledger could not be locked.
+        // `remove` was not called if the ledger could not be locked.
         remove.map_or(removed, |remove| remove())
     }
 

@@ -1,8 +1,8 @@
 //! Opens a chunk's file, finds its layout, reads it.
 //!
-//! A visit to a blocking thread wakes two threads, which costs more than a small read. So what the page cache has is read on
-//! the calling thread: `openat2` with `RESOLVE_CACHED` and `preadv2` with `RWF_NOWAIT` fail where they would wait for a
-//! disk, and only then a blocking thread does the work.
+//! A visit to a blocking thread wakes two threads, which costs more than a small read. So the calling thread reads
+//! bytes that are in the page cache. `openat2` with `RESOLVE_CACHED` and `preadv2` with `RWF_NOWAIT` fail where they
+//! would wait for a disk. Only then does a blocking thread read.
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};
@@ -20,14 +20,14 @@ use super::quota;
 /// Bytes read between two yields to the executor: about 100 µs of copying.
 pub(super) const SLICE: usize = 1 << 20;
 
-/// What the page cache of a file system answers without waiting.
+/// The calls that a file system answers from its page cache without waiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cache {
-    /// Nothing: kvconn does not know the file system, or its `open` may wait for a server in spite of the flags.
+    /// None: kvconn does not know the file system, or its `open` may wait for a server in spite of the flags.
     Never,
-    /// Calls fail where they would wait.
+    /// All: a call fails where it would wait.
     NoWait,
-    /// The files are the page cache.
+    /// All: the files are in memory.
     Memory,
 }
 
@@ -50,7 +50,7 @@ impl Cache {
         let flags = if self == Self::Memory { ReadWriteFlags::empty() } else { ReadWriteFlags::NOWAIT };
         while !buffer.is_empty() {
             match rustix::io::preadv2(file, &mut [IoSliceMut::new(buffer)], offset, flags) {
-                // The end of the file, or of what is cached.
+                // The end of the file, or of its cached part.
                 Ok(0) => return Err(io::ErrorKind::WouldBlock.into()),
                 Ok(n) => {
                     buffer = &mut buffer[n..];
@@ -71,7 +71,7 @@ pub(super) enum Wait {
     No,
 }
 
-/// Why a chunk's file is opened.
+/// The reason to open a chunk's file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// To read the chunk.
@@ -80,11 +80,11 @@ pub(super) enum Purpose {
     Inspect,
 }
 
-/// What a key's file is.
+/// The result of opening a key's file.
 pub(super) enum Lookup {
     Miss,
     Found(ChunkFile),
-    /// Only waiting tells; never with [`Wait::Yes`].
+    /// Not known without waiting. [`Wait::Yes`] never gives it.
     WouldWait,
 }
 
@@ -110,7 +110,7 @@ fn open(path: &Path, purpose: Purpose, wait: Wait) -> rustix::io::Result<File> {
     let file = match purpose {
         Purpose::Get => open(flags),
         Purpose::Inspect => match open(flags | OFlags::NOATIME) {
-            // Only a file's owner may open it so.
+            // Only a file's owner may open it with `O_NOATIME`.
             Err(Errno::PERM) => open(flags),
             opened => opened,
         },
@@ -119,7 +119,7 @@ fn open(path: &Path, purpose: Purpose, wait: Wait) -> rustix::io::Result<File> {
 }
 
 impl Files {
-    /// Whether a get would find a chunk; `None` if only waiting tells.
+    /// Whether a get would find a chunk; `None` if that is not known without waiting.
     pub(super) fn exists(&self, key: &CacheKey, wait: Wait) -> Result<Option<bool>> {
         // On other file systems a client may answer a `stat` from memory, where an `open` asks the server.
         if wait == Wait::Yes && self.cache != Cache::Never && self.is_raw(key) {
@@ -161,7 +161,7 @@ impl Files {
         let (stat, file) = match opened {
             Ok(opened) => opened,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Lookup::Miss),
-            // Any other error is reported by the call that may wait: an old kernel does not know `openat2`.
+            // The call that may wait reports any other error: an old kernel does not know `openat2`.
             Err(_) if wait == Wait::No => return Ok(Lookup::WouldWait),
             Err(e) => return Err(Error::io(e, format_args!("open `{}`", path.display()))),
         };
@@ -210,7 +210,7 @@ impl ChunkFile {
             // `O_DIRECT` excludes headers.
             Some(direct) => direct.read(&self.file, memory),
             None => {
-                // As LMCache: the first bytes of a raw file are a read of their own, so that the kernel reads ahead.
+                // As in LMCache, a separate read of a raw file's first bytes makes the kernel read ahead.
                 let first = if self.offset == 0 { files.read_ahead_size.unwrap_or(0) } else { 0 };
                 let at = usize::try_from(first).map_or(memory.len(), |first| first.min(memory.len()));
                 let (first, rest) = memory.split_at_mut(at);
@@ -258,7 +258,7 @@ fn read_header(bytes: usize, read_start: impl Fn(&mut [u8]) -> io::Result<()>) -
     let chunk = i32::from_le_bytes([header[0], header[1], header[2], header[3]]);
     let len = usize::try_from(chunk).ok().and_then(|chunk| bytes.checked_sub(chunk));
     let Some(len) = len.filter(|len| ChunkHeader::groups_for(*len).is_some()) else {
-        return Err(corrupt(format!("the file has {bytes} bytes, but its header is that of a chunk of {chunk} bytes"))
+        return Err(corrupt(format!("the file has {bytes} bytes, but its header describes a chunk of {chunk} bytes"))
             .with_hint("a file without a header is read with `save_chunk_meta=false`"));
     };
     if len > ONE_GROUP {
@@ -266,7 +266,7 @@ fn read_header(bytes: usize, read_start: impl Fn(&mut [u8]) -> io::Result<()>) -
         read_start(&mut header).map_err(failed)?;
     }
     let layout = ChunkHeader::read(&header)?;
-    // LMCache reads as many bytes as shapes and dtypes need, so it cannot have written such a header.
+    // LMCache gives a chunk the length that follows from shapes and dtypes, so it cannot have written such a header.
     if !layout.is_consistent() {
         return Err(corrupt(format!("its header says `{layout}`, which contradicts itself")));
     }

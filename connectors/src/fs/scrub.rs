@@ -30,7 +30,7 @@ impl Default for ScrubOptions {
     }
 }
 
-/// What a scrub found.
+/// The result of a scrub.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ScrubReport {
@@ -48,11 +48,11 @@ pub struct ScrubReport {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Finding {
-    /// Where it is.
+    /// The file's path.
     pub path: PathBuf,
-    /// Its length.
+    /// The file's length in bytes.
     pub bytes: u64,
-    /// What it is.
+    /// The file's kind.
     pub kind: FindingKind,
     /// Why the file is of this kind.
     pub reason: String,
@@ -92,9 +92,9 @@ impl FindingKind {
 /// Scans the directories of the store that the context's URL names, and reads every chunk's header. Blocks: run it on a
 /// blocking thread.
 ///
-/// Of a raw file a scrub can only check that the length is a whole number of tokens, with the engine's metadata. It does not
-/// see a changed byte of a chunk's content, because LMCache's format has no checksum. Of the directories below a base path it
-/// enters only `relative_tmp_dir`.
+/// With the engine's metadata, a scrub checks that the length of a raw file is a whole number of tokens. It does not
+/// see a changed byte of a chunk's content, because LMCache's format has no checksum. Below a base path it enters
+/// only `relative_tmp_dir`.
 ///
 /// ```
 /// # async fn f() -> connector_core::Result<()> {
@@ -167,7 +167,7 @@ impl ScrubReport {
                 self.chunks += 1;
                 self.chunk_bytes += stat.len();
             }
-            // Removed meanwhile.
+            // The file was removed meanwhile.
             Ok(_) if stat.is_file() => {}
             Ok(_) => self.add(path, stat.len(), FindingKind::Foreign, NOT_A_FILE),
             Err(e) if e.kind() == ErrorKind::Corrupt => {
@@ -225,7 +225,7 @@ impl ScrubReport {
             match entry.metadata() {
                 Ok(stat) if stat.is_dir() => {}
                 Ok(stat) => look(self, &entry.path(), &entry.file_name().to_string_lossy(), &stat),
-                // Renamed or removed meanwhile.
+                // The file was renamed or removed meanwhile.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) => self.add(&entry.path(), 0, FindingKind::Unreadable, &format!("cannot be read: {e}")),
             }

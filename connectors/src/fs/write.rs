@@ -22,8 +22,8 @@ pub(super) const NAME_MAX: usize = PREFIX.len() + 10 + 1 + 16 + 1 + 20 + SUFFIX.
 
 /// A chunk's file that is being written. Chunks are opened for writing nowhere else.
 ///
-/// The writer holds a lock (`flock`) on the file, which ends with its process. So [`scrub`](super::scrub) tells the file of a
-/// live writer from one that was left behind, also across containers, where process ids do not help.
+/// The writer holds a lock (`flock`) on the file, which ends with its process. So [`scrub`](super::scrub) can tell
+/// whether the writer is alive, also across containers, where process ids do not help.
 pub(super) struct NewFile {
     file: File,
     tmp: PathBuf,
@@ -102,8 +102,8 @@ fn tmp_path(dir: &Path) -> PathBuf {
     dir.join(format!("{PREFIX}{}-{:016x}-{n}{SUFFIX}", std::process::id(), *PROCESS))
 }
 
-/// Locks a new file. `false` if a scrub locked it first and took it for one that was left behind; then it is removed, because
-/// not every scrub removes what it finds.
+/// Locks a new file. `false` if a scrub locked the file first, as one that was left behind. The file is then removed,
+/// because not every scrub removes the files that it finds.
 fn lock_new(file: &File, tmp: &Path) -> bool {
     let is_ours = match file.try_lock() {
         Ok(()) => file.metadata().is_ok_and(|stat| stat.nlink() > 0),
@@ -118,7 +118,7 @@ fn lock_new(file: &File, tmp: &Path) -> bool {
     is_ours
 }
 
-/// Whether only kvconn gives files such a name.
+/// Whether this is the name of a temporary file of kvconn.
 pub(super) fn is_tmp_name(name: &str) -> bool {
     let Some(middle) = name.strip_prefix(PREFIX).and_then(|rest| rest.strip_suffix(SUFFIX)) else { return false };
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
@@ -138,7 +138,8 @@ pub(super) enum TmpState {
     Unknown(io::Error),
 }
 
-/// A file whose writer is gone. Locked, so that its writer takes another name if it has just created the file.
+/// A file whose writer is gone. The scrub holds its lock, so that a writer that has just created the file takes
+/// another name.
 pub(super) struct LeftBehind {
     path: PathBuf,
     _lock: File,
@@ -156,7 +157,7 @@ pub(super) fn tmp_state(path: &Path, stat: &Metadata, min_age: Duration) -> io::
     if age < min_age {
         return Ok(TmpState::InUse);
     }
-    // For writing: NFS turns `flock` into a lock of the whole file, which needs write access.
+    // Opened for writing: NFS turns `flock` into a lock of the whole file, which needs write access.
     let opened = match File::options().read(true).write(true).open(path) {
         Err(e) if matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) => {
             File::open(path)
@@ -171,7 +172,7 @@ pub(super) fn tmp_state(path: &Path, stat: &Metadata, min_age: Duration) -> io::
     Ok(match file.try_lock() {
         Err(TryLockError::WouldBlock) => TmpState::InUse,
         Err(TryLockError::Error(e)) => TmpState::Unknown(e),
-        // Renamed before it was locked.
+        // The file was renamed before it was locked.
         Ok(()) if path.symlink_metadata().is_err() => TmpState::Gone,
         Ok(()) => TmpState::LeftBehind(LeftBehind { path: path.to_owned(), _lock: file }),
     })

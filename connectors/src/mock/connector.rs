@@ -105,7 +105,7 @@ impl RemoteConnector for MockConnector {
         keys.iter().map(|key| Ok(self.chunks.contains(key))).collect()
     }
 
-    /// As [`batched_exists`](RemoteConnector::batched_exists).
+    /// One round trip, as in [`batched_exists`](RemoteConnector::batched_exists).
     async fn batched_remove(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
         self.peek().await;
         keys.iter().map(|key| Ok(self.chunks.remove(key))).collect()

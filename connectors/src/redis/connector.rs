@@ -15,7 +15,7 @@ use crate::resp_wire::{Destination, Wire};
 /// Chunks on a redis or valkey server, two keys each, byte for byte as LMCache writes them.
 ///
 /// One atomic step writes, reads or removes both keys. Chunks go straight between the socket and pool memory, or the
-/// caller's. Other operations have connections of their own. A batch sends many commands at a time.
+/// caller's. Other operations have separate connections. A batch sends many commands at a time.
 #[external_connector(
     module = "kvconn.redis",
     name = "RedisConnector",
@@ -66,7 +66,7 @@ impl RedisConnector {
         Ok(Put { key, header, chunk, ttl_sec: self.ttl_sec })
     }
 
-    /// The result of a read. Checks the rest of a missing chunk.
+    /// The result of a read. For a missing chunk, checks the half that is left.
     async fn settle<A>(&self, key: &CacheKey, found: Found<A>) -> Result<Option<A>> {
         let half = match found {
             Found::Chunk(chunk) => {
@@ -213,7 +213,7 @@ impl RemoteConnector for RedisConnector {
     }
 }
 
-/// The places of torn chunks, which the store reads once more.
+/// The indexes of torn chunks, which the store reads once more.
 fn torn<A>(found: &[Result<Found<A>>]) -> Vec<usize> {
     found.iter().enumerate().filter(|(_, found)| matches!(found, Ok(Found::Torn(_)))).map(|(at, _)| at).collect()
 }

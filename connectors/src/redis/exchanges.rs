@@ -1,4 +1,4 @@
-//! The questions of the store to a server, each about one key.
+//! The store's exchanges with a server, each about one key.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -20,15 +20,15 @@ fn names(key: &CacheKey) -> [Arg<'_>; 2] {
 pub(super) enum Found<A> {
     /// A chunk.
     Chunk(A),
-    /// Neither value, or no string.
+    /// Neither value is there, or a value is not a string.
     Nothing,
-    /// One value alone.
+    /// Only one value is there.
     Half(Half),
     /// A header and bytes of different lengths. LMCache may be between its two steps.
     Torn(Error),
 }
 
-/// The value that is there without the other.
+/// The value that is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Half {
     Metadata,
@@ -39,7 +39,7 @@ pub(super) enum Half {
 pub(super) struct Get<'a, D> {
     pub(super) key: &'a CacheKey,
     pub(super) to: D,
-    /// Renews the time to live of both values to so many seconds.
+    /// If set, the new time to live of both values, in seconds.
     pub(super) refresh_sec: Option<u64>,
     /// Whether kvconn already logged that the server refuses to renew it.
     pub(super) warned: &'a AtomicBool,
@@ -72,7 +72,7 @@ impl<D: Destination> Exchange for Get<'_, D> {
         };
         if self.refresh_sec.is_some() {
             for _ in 0..2 {
-                // The chunk is good all the same.
+                // The chunk is valid even so.
                 if let Err(e) = connection.answer().await?
                     && !self.warned.swap(true, Ordering::Relaxed)
                 {
@@ -102,7 +102,7 @@ impl<D: Destination> Get<'_, D> {
         if let Ok(layout) = &header
             && layout.len != len
         {
-            let why = format!("the header speaks of {} bytes, and {len} are stored", layout.len);
+            let why = format!("the header says {} bytes, but {len} are stored", layout.len);
             connection.skip_payload().await?;
             return Ok(Ok(Found::Torn(Error::new(ErrorKind::Corrupt, why))));
         }
@@ -153,8 +153,8 @@ impl Exchange for Put<'_> {
         Some(self.key.as_str().as_bytes())
     }
 
-    /// The chunk comes last: the server answers once it has read a large argument, and would have to wait for the socket
-    /// again for an argument behind it (measured: a sixth of the throughput).
+    /// The chunk comes last. The server would have to wait for the socket again for an argument behind a large one,
+    /// which costs a sixth of the throughput.
     fn request<'a>(&'a self, request: &mut Request<'a>) {
         let [metadata, kv_bytes] = names(self.key);
         let (header, chunk) = (self.header.as_bytes().into(), Arg::Payload(self.chunk));
@@ -177,7 +177,7 @@ impl Exchange for Put<'_> {
         if self.ttl_sec.is_none() {
             return Ok(expect_word(connection.reply().await?, "OK"));
         }
-        // The first error says why; `EXEC` then only says that there was one.
+        // The first error has the reason. `EXEC` then only reports that there was an error.
         let mut queued = Ok(());
         for word in ["OK", "QUEUED", "QUEUED"] {
             queued = queued.and(expect_word(connection.reply().await?, word));
@@ -190,7 +190,7 @@ impl Exchange for Put<'_> {
     }
 }
 
-/// Whether there is a chunk that `get` can read: a header, and as many bytes as it says.
+/// Whether there is a chunk that `get` can read: a header and the number of bytes that it says.
 pub(super) struct Exists<'a>(pub(super) &'a CacheKey);
 
 impl Exchange for Exists<'_> {
@@ -258,8 +258,8 @@ impl Exchange for Remove<'_> {
     }
 }
 
-/// An empty transaction, to see whether the user may have one. A server that refuses `MULTI` runs the commands behind it
-/// one by one.
+/// An empty transaction, to check that the user may run one. A server that refuses `MULTI` runs the commands behind
+/// it one by one.
 pub(super) struct TryTransaction;
 
 impl Exchange for TryTransaction {

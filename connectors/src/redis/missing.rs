@@ -1,4 +1,4 @@
-//! Checks the rest of a missing chunk: a value that is not a string, or one half, which kvconn removes.
+//! Checks a missing chunk: a value may not be a string, or one half may be left, which kvconn removes.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +18,7 @@ const REMOVE_ORPHAN: &str =
 /// Most orphans that kvconn remembers.
 const REMEMBERED: usize = 4096;
 
-/// kvconn forgets an orphan so long after the grace.
+/// kvconn forgets an orphan this long after the grace.
 const STALE: Duration = Duration::from_secs(60);
 
 /// A key without a chunk, and the half that is there.
@@ -32,7 +32,7 @@ pub(super) struct Missing<'a> {
 pub(super) struct Orphans {
     grace: Duration,
     seen: Mutex<HashMap<CacheKey, Instant>>,
-    /// Whether `seen` is not empty. Saves the lock.
+    /// Whether `seen` has an entry. Saves the lock.
     any: AtomicBool,
 }
 
@@ -57,13 +57,13 @@ impl Orphans {
         let age = seen.get(key).map(|since| now.duration_since(*since));
         match age {
             Some(age) if age < self.grace => false,
-            // After a longer time the chunk may have been whole in between.
+            // After a longer time, the chunk may have been whole meanwhile.
             Some(age) if age < self.grace + STALE => {
                 seen.remove(key);
                 true
             }
             _ => {
-                // No call asked for the others again. The server evicts them in the end.
+                // No call read the other orphans again. The server evicts them in the end.
                 if seen.len() >= REMEMBERED {
                     seen.clear();
                 }
@@ -113,7 +113,7 @@ impl Orphans {
         }
         let mut answers: Vec<Result<()>> = missing.iter().map(|_| Ok(())).collect();
         for (at, checked) in places.into_iter().zip(wire.exchange_all(checks).await) {
-            // Any other error says nothing new: the chunk was not there.
+            // Any other error changes nothing: the chunk is missing.
             if let Err(e) = checked
                 && e.kind() == ErrorKind::Corrupt
             {
@@ -169,7 +169,7 @@ mod tests {
         // Too long ago.
         assert!(!orphans.is_due(&other, after(3600)));
         assert!(orphans.is_due(&other, after(3611)));
-        // The chunk was whole in between.
+        // The chunk was whole meanwhile.
         orphans.forget([&key].into_iter());
         assert!(!orphans.is_due(&key, after(22)));
     }

@@ -1,12 +1,13 @@
 //! `kvconn.redis` `RedisConnector`: chunks on a redis or valkey server, two keys each, byte for byte as LMCache writes them.
 //!
-//! **What it stores.** Under the key's text and a suffix ([`layout`]): the chunk header, which keeps shape, dtype and format,
-//! and the chunk's bytes. One atomic step writes both, and one reads both. LMCache writes the bytes first and the header in
-//! a second step. A reader that comes between two versions of a chunk reads once more, then fails with `Corrupt`.
+//! **What it stores.** Under the key's text and a suffix ([`layout`]): the chunk header, which keeps shape, dtype and
+//! format, and the chunk's bytes. One atomic step writes both, and one reads both. LMCache writes the bytes first and
+//! the header in a second step. A reader that sees halves of two versions reads once more, and then fails with
+//! `Corrupt`.
 //!
-//! A chunk with one half is a miss, because the server evicted the other. The store then removes a header without its bytes,
-//! unless a writer restored the bytes meanwhile. It removes bytes without a header once they have been so for longer than
-//! LMCache takes between its two steps.
+//! A chunk with one half is a miss, because the server evicted the other. The store then removes a header without its
+//! bytes, unless a writer restored the bytes meanwhile. It removes bytes without a header after a grace period,
+//! because LMCache writes the header last.
 //!
 //! **How it connects.** `redis://[user[:password]@]host[:port][/database]`, `unix:///path/to/socket`, where user, password
 //! and path are percent-decoded; `plugin://redis`; or `external://host:port/kvconn.redis/?connector_name=RedisConnector`.

@@ -118,7 +118,7 @@ impl RedisOptions {
     }
 }
 
-/// Whether a URL names a server by itself.
+/// Whether the URL names a server.
 fn is_server(url: &RemoteUrl) -> bool {
     matches!(url.scheme(), "redis" | "unix")
 }

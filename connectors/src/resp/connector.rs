@@ -13,8 +13,8 @@ use crate::resp_wire::{Destination, Wire, scan};
 
 /// Chunks on a redis or valkey server, one plain value each.
 ///
-/// Chunks go straight between the socket and pool memory, or the caller's. Other operations have connections of their own. A
-/// batch sends many commands at a time.
+/// Chunks go straight between the socket and pool memory, or the caller's. Other operations have separate
+/// connections. A batch sends many commands at a time.
 #[external_connector(module = "kvconn.resp", name = "RESPConnector", scheme = "resp", options = RespOptions)]
 pub struct RESPConnector {
     wire: Wire,

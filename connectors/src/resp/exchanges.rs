@@ -1,4 +1,4 @@
-//! The questions of the store to a server, each about one key.
+//! The store's exchanges with a server, each about one key.
 
 use connector_core::metadata::raw_layout;
 use connector_core::{CacheKey, ChunkLayout, Error, ErrorKind, LMCacheMetadata, Result};
@@ -39,7 +39,7 @@ impl<D: Destination> Exchange for Get<'_, D> {
             }
             ReplyStart::Whole(Reply::Null) => Ok(Ok(None)),
             ReplyStart::Whole(Reply::Error(text)) => Ok(Err(server_error(&text))),
-            // Fails the connection: the elements of an array must not be taken for the next answer.
+            // Fails the connection, because the elements of an array would count as the next answers.
             _ => Err(Error::new(ErrorKind::Corrupt, "the server's answer to GET is not a string")),
         }
     }

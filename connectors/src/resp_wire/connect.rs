@@ -17,9 +17,9 @@ use super::transport::Transport;
 
 /// The runtime that waits for the sockets of a store that is opened on `handle`.
 ///
-/// A socket wakes its task only while its runtime runs. A runtime of a single thread does not run while a blocking call on
-/// that thread waits, so the process's own runtime takes its place. A runtime of several threads waits for its own
-/// sockets, which saves a switch between threads.
+/// A socket wakes its task only while its runtime runs. A runtime of a single thread does not run while a blocking
+/// call on that thread waits. So the process's own runtime waits in its place. A runtime of several threads waits for
+/// its own sockets, which saves a switch between threads.
 pub(super) fn runtime_for_sockets(handle: &Handle) -> Result<Handle> {
     match handle.runtime_flavor() {
         RuntimeFlavor::MultiThread => Ok(handle.clone()),
@@ -41,7 +41,7 @@ pub(super) async fn connect(
             let address = &options.address;
             let transport = Transport::connect(address, &sockets).await.map_err(|e| {
                 let e = Error::io(e, format_args!("connect to {address}"));
-                // No such host, no such socket: the server is not there.
+                // The host or the socket does not exist.
                 if e.kind() == ErrorKind::Io { unavailable(e) } else { e }
             })?;
             let reader = ReplyReader::new(options.limits, buffer_len);
@@ -76,7 +76,8 @@ async fn greet(connection: &mut Connection, options: &WireOptions) -> Result<()>
     select(connection, options).await
 }
 
-/// `HELLO` does everything in one command. `false` if the server does not know it and RESP2 may do.
+/// `HELLO` authenticates and selects the protocol in one command. `false` if the server refuses it and RESP2 is
+/// allowed.
 async fn greet_in_resp3(connection: &mut Connection, options: &WireOptions) -> Result<bool> {
     let mut args: Vec<Arg<'_>> = vec!["HELLO".into(), "3".into()];
     if let Some(password) = &options.password {
@@ -90,7 +91,7 @@ async fn greet_in_resp3(connection: &mut Connection, options: &WireOptions) -> R
         Reply::Map(pairs) if pairs.iter().any(|(name, _)| is_text(name, b"proto")) => Ok(true),
         Reply::Error(text) => {
             let unknown = text.starts_with(b"NOPROTO") || text.starts_with(b"ERR unknown command");
-            // An old server does not have the command, and a user may not have the right to it.
+            // An old server does not have the command, or the user may lack the right to it.
             let may_fall_back = unknown || text.starts_with(b"NOPERM");
             match options.protocol {
                 Protocol::Auto if may_fall_back => Ok(false),
@@ -122,11 +123,11 @@ async fn greet_in_resp2(connection: &mut Connection, options: &WireOptions) -> R
         }
     }
     if let Some(name) = &options.client_name {
-        // Only a name: a server without this command serves as well.
+        // The name is optional, so an old server without this command is fine.
         first_answer(connection, options, &["CLIENT".into(), "SETNAME".into(), name.as_str().into()]).await?;
     }
     match first_answer(connection, options, &["PING".into()]).await? {
-        // The server is there. Later commands report such errors.
+        // The server answers. Later commands report such errors.
         Reply::Error(text) if text.starts_with(b"LOADING") || text.starts_with(b"NOPERM") => Ok(()),
         Reply::Error(text) => Err(refused(&text, options)),
         pong if is_text(&pong, b"PONG") => Ok(()),
@@ -146,13 +147,13 @@ async fn select(connection: &mut Connection, options: &WireOptions) -> Result<()
     }
 }
 
-/// The answer of a server that may not be a RESP server at all.
+/// The answer of a server that may speak another protocol.
 async fn first_answer(connection: &mut Connection, options: &WireOptions, args: &[Arg<'_>]) -> Result<Reply> {
     let mut request = Request::new();
     request.command(args);
     connection.send(&request).await?;
     match connection.reply().await {
-        // Not with `e` as the source: it quotes the answer, which may quote the password.
+        // `e` is not the source: it quotes the answer, which may quote the password.
         Err(e) if e.kind() == ErrorKind::Corrupt => Err(not_a_server(options, connection.unread())),
         Err(e) if e.kind() == ErrorKind::Unavailable => {
             Err(e.with_hint("is it a redis or valkey server without TLS, and below its limit of clients?"))
@@ -170,7 +171,7 @@ fn not_a_server(options: &WireOptions, answer: &[u8]) -> Error {
         .with_hint("name host and port of a redis or valkey server")
 }
 
-/// Old servers quote the command that they refuse, password and all, or as much of it as fits.
+/// Old servers quote the command that they refuse, with the password or a part of it.
 fn refused(text: &[u8], options: &WireOptions) -> Error {
     // The whole text decides the kind.
     let e = server_error(text);
@@ -183,7 +184,7 @@ fn refused(text: &[u8], options: &WireOptions) -> Error {
         .with_hint(CHECK_PASSWORD)
 }
 
-/// Whether the text holds the password, or a part of it that would help to guess it.
+/// Whether the text holds the password, or a part of it that helps to guess it.
 fn quotes_password(text: &[u8], options: &WireOptions) -> bool {
     const SHORTEST_PART: usize = 4;
     let Some(password) = options.password.as_deref().map(str::as_bytes).filter(|password| !password.is_empty()) else {

@@ -16,8 +16,8 @@ use super::reply::{BadReply, Reply, ReplyReader, ReplyStart};
 use super::request::Request;
 use super::transport::{Address, Ready, Transport};
 
-/// A connection to a server. After an error of its own, or a future that was dropped before its end, it is of no further
-/// use: [`is_at_rest`](Self::is_at_rest) is then false.
+/// A connection to a server. Not usable after a connection error or a dropped future:
+/// [`is_reusable`](Self::is_reusable) is then false.
 pub(crate) struct Connection {
     transport: Transport,
     reader: ReplyReader,
@@ -26,10 +26,10 @@ pub(crate) struct Connection {
     io_timeout: Duration,
     /// One timer for all waits. A wait resets it only when it fires too early, because most waits end long before.
     timer: Pin<Box<Sleep>>,
-    /// Replies that were asked for and not read.
+    /// The number of replies that are due and not read.
     unanswered: usize,
     received: u64,
-    /// Grows with every read and write; the pool's.
+    /// Grows with every read and write. Shared with the pool.
     progress: Arc<AtomicUsize>,
     failed: bool,
 }
@@ -57,13 +57,13 @@ impl Connection {
     }
 
     /// Whether every reply was read and nothing failed, so that another call can use it.
-    pub(super) fn is_at_rest(&self) -> bool {
-        !self.failed && self.unanswered == 0 && self.reader.is_at_rest()
+    pub(super) fn is_reusable(&self) -> bool {
+        !self.failed && self.unanswered == 0 && self.reader.is_idle()
     }
 
-    /// Whether it is still good after an idle time: the server neither hung up nor sent anything.
+    /// Whether the connection still works after an idle time: the server neither hung up nor sent anything.
     pub(super) fn is_alive(&self) -> bool {
-        self.is_at_rest() && self.transport.is_quiet()
+        self.is_reusable() && self.transport.is_quiet()
     }
 
     /// Bytes received so far.
@@ -76,7 +76,7 @@ impl Connection {
         usize::try_from(self.received - before).unwrap_or(usize::MAX)
     }
 
-    /// Bytes that were received and not read, or not understood.
+    /// Received bytes that are not read.
     pub(super) fn unread(&self) -> &[u8] {
         self.reader.unread()
     }
@@ -84,7 +84,7 @@ impl Connection {
     /// Sends the whole request. Replies may arrive before it returns.
     ///
     /// # Errors
-    /// `Unavailable`, `Timeout`; if the server said why it hung up, that error.
+    /// `Unavailable`, `Timeout`, or the error that the server sent before it hung up.
     pub(crate) async fn send(&mut self, request: &Request<'_>) -> Result<()> {
         self.unanswered += request.commands();
         let len = request.len();
@@ -172,7 +172,8 @@ impl Connection {
     /// Reads the announced payload of `len` bytes as a chunk. If the layout or the memory is an error, drops the payload.
     ///
     /// # Errors
-    /// As [`reply`](Self::reply). The inner error is that of the layout or the memory; `Corrupt` for a layout of another length.
+    /// As [`reply`](Self::reply). The inner error comes from the layout or the memory. It is `Corrupt` for a layout
+    /// of another length.
     pub(crate) async fn chunk<D: Destination>(
         &mut self,
         len: usize,
@@ -252,7 +253,7 @@ impl Connection {
         loop {
             match poll_fn(|cx| self.poll_wait(ready, *deadline, cx)).await {
                 Ok(true) => return Ok(()),
-                // Bytes are there, but fewer than it waited for.
+                // Bytes are there, but fewer than the mark.
                 Ok(false) if matches!(ready, Ready::Read { at_least: 2.. }) && !self.transport.is_quiet() => {
                     ready = Ready::Read { at_least: 1 };
                     *deadline = Instant::now() + self.io_timeout;
@@ -291,7 +292,8 @@ impl Connection {
         if runtime_ended { unavailable(e) } else { e }
     }
 
-    /// A server that refuses a connection or a request says why and hangs up, maybe before it has read everything.
+    /// A server that refuses a connection or a request sends an error and hangs up, maybe before it has read
+    /// everything.
     fn write_failed(&mut self, e: io::Error) -> Error {
         let buffer = self.reader.spare();
         if let Ok(n) = self.transport.try_read(&mut [IoSliceMut::new(buffer)]) {
@@ -305,12 +307,12 @@ impl Connection {
     }
 }
 
-/// Where the bytes of a chunk go.
+/// The memory that a chunk is read into.
 pub(crate) trait Destination: Send {
-    /// The chunk, or its length if it is in the caller's memory.
+    /// The result: the chunk, or its length if it is in the caller's memory.
     type Chunk: Send;
 
-    /// Bytes that there is memory for already; 0 if it is allocated for the answer.
+    /// The size of memory that exists before the answer; 0 if it is allocated for the answer.
     fn capacity(&self) -> usize {
         0
     }
@@ -318,7 +320,7 @@ pub(crate) trait Destination: Send {
     /// Reads the announced payload, which has the layout's length.
     ///
     /// # Errors
-    /// The outer error is the connection's, the inner one that of the memory.
+    /// The outer error comes from the connection, the inner one from the memory.
     fn read(
         &mut self,
         connection: &mut Connection,
@@ -326,7 +328,7 @@ pub(crate) trait Destination: Send {
     ) -> impl Future<Output = Result<Result<Self::Chunk>>> + Send;
 }
 
-/// Fresh memory.
+/// New memory.
 impl Destination for &LocalCpuBackend {
     type Chunk = MemoryObj;
 

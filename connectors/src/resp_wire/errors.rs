@@ -50,10 +50,10 @@ pub(crate) fn server_error(text: &[u8]) -> Error {
 /// The hint for a wrong password.
 pub(super) const CHECK_PASSWORD: &str = "check user and password in the URL: `//user:password@host`";
 
-/// `Ok` if the reply is this word.
+/// Checks that the reply is this word.
 ///
 /// # Errors
-/// The server's error; `Corrupt` for any other reply, which does not confirm that the server did it.
+/// The server's error; `Corrupt` for any other reply.
 pub(crate) fn expect_word(reply: Reply, word: &str) -> Result<()> {
     match reply {
         Reply::Simple(text) if text == word.as_bytes() => Ok(()),
@@ -92,14 +92,14 @@ pub(super) fn hung_up(address: &Address) -> Error {
     Error::new(ErrorKind::Unavailable, format!("the server at {address} closed the connection")).temporary(true)
 }
 
-/// `e`, as the error of a server that is not there.
+/// The error of a server that cannot be reached.
 #[cold]
 pub(super) fn unavailable(e: Error) -> Error {
     let message = e.message().to_owned();
     Error::new(ErrorKind::Unavailable, message).temporary(true).with_source(e)
 }
 
-/// Text from outside, fit for one line.
+/// Text of the server, made fit for one line.
 pub(super) fn shorten(text: &[u8]) -> String {
     const SHOWN: usize = 200;
     let start = String::from_utf8_lossy(&text[..text.len().min(SHOWN)]);

@@ -1,4 +1,4 @@
-//! A store asks its servers by [`Exchange`]s, one or many at once.
+//! Runs [`Exchange`]s with the servers of a store, one or many at once.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -15,24 +15,25 @@ use super::options::WireOptions;
 use super::request::Request;
 use super::topology::{Lease, Server, Topology};
 
-/// One thing to ask of a server, and how to read the answer.
+/// One request to a server, and its answer.
 pub(crate) trait Exchange: Send {
     /// The answer.
     type Answer: Send;
 
-    /// Whether it moves no chunk. Such exchanges have connections of their own, so that they never wait behind a chunk.
+    /// Whether it moves no chunk. Such exchanges have separate connections, so that they never wait behind a chunk.
     const SMALL: bool = false;
 
-    /// Whether the wire may ask again if the connection was dead before the call. `false` where a second answer may differ.
+    /// Whether the wire may send it again if the connection was dead before the call. `false` if a second answer may
+    /// differ.
     const REPEATABLE: bool = true;
 
-    /// The key that it is about, which decides the server. `None` if any server can answer.
+    /// The key, which selects the server. `None` if any server can answer.
     fn key(&self) -> Option<&[u8]>;
 
     /// Adds the commands: one or more.
     fn request<'a>(&'a self, request: &mut Request<'a>);
 
-    /// Bytes of the chunk; 0 if only the answer says it.
+    /// Bytes of the chunk; 0 if only the answer gives it.
     fn expected_len(&self) -> usize {
         0
     }
@@ -40,28 +41,28 @@ pub(crate) trait Exchange: Send {
     /// Reads the reply to each of the commands.
     ///
     /// # Errors
-    /// The outer error is the connection's, which the wire then closes. The inner one is this exchange's alone: all its
-    /// replies were read.
+    /// The outer error is the connection's, which the wire then closes. The inner error concerns only this exchange:
+    /// all its replies were read.
     fn read(&mut self, connection: &mut Connection) -> impl Future<Output = Result<Result<Self::Answer>>> + Send;
 }
 
-/// Bytes that one connection asks for ahead, about. A server keeps unread answers in its memory, where they leave the
-/// processor's cache, and the other connections keep it busy meanwhile. (Measured with chunks of 64 KiB and more: 1 MiB
-/// ahead is slower by a third than nothing ahead.)
+/// About how many bytes one connection asks for ahead. A server keeps unread answers in its memory, where they leave
+/// the processor's cache. Other connections keep the server busy meanwhile. (With chunks of 64 KiB and more, 1 MiB
+/// ahead is a third slower than nothing ahead.)
 const AHEAD: usize = 64 << 10;
-/// Chunks on the way on one connection at most.
+/// The most chunks in flight on one connection.
 const CHUNKS_AHEAD: usize = 64;
-/// Exchanges without a chunk that are on the way on one connection at most.
+/// The most exchanges without a chunk in flight on one connection.
 const SMALL_AHEAD: usize = 512;
 
-/// The servers of one store. A call does its I/O itself, on a connection of its own. A call that is dropped closes its
-/// connection; only the call itself ever touched its memory.
+/// The servers of one store. A call does its I/O in its own future, on a connection that no other call uses
+/// meanwhile. A dropped call closes its connection, so no other task ever touches its memory.
 pub(crate) struct Wire {
     options: Arc<WireOptions>,
     topology: Topology,
 }
 
-/// Exchanges with their places in the answers.
+/// Exchanges with their indexes in the answers.
 type Items<E> = VecDeque<(usize, E)>;
 
 /// The exchanges of one server. Several connections take them from one queue.
@@ -76,10 +77,10 @@ struct Batch<'a, E: Exchange> {
 struct Answers<A>(Mutex<Vec<Option<Result<A>>>>);
 
 impl Wire {
-    /// Connects once, to see that the server answers. `handle` is the runtime that the store is opened on.
+    /// Connects once, to check that the server answers. `handle` is the runtime that the store is opened on.
     ///
     /// # Errors
-    /// `Unavailable`, `Timeout`, `Denied`; `Unavailable` and not temporary for something else than a RESP server.
+    /// `Unavailable`, `Timeout`, `Denied`. For a server of another protocol, `Unavailable` and permanent.
     pub(crate) async fn open(options: WireOptions, handle: &Handle) -> Result<Self> {
         let options = Arc::new(options);
         let topology = Topology::Single(Server::new(options.clone(), handle)?);
@@ -115,7 +116,7 @@ impl Wire {
         self.topology.servers().for_each(Server::close);
     }
 
-    /// Asks one thing.
+    /// Runs one exchange.
     ///
     /// # Errors
     /// The exchange's own, and `Unavailable`, `Timeout`, `Corrupt` if the connection fails.
@@ -140,12 +141,12 @@ impl Wire {
         }
     }
 
-    /// Asks many things, with several requests ahead on each connection. Chunks go over several connections. The answers are
-    /// in the order of the items.
+    /// Runs many exchanges, with several requests in flight on each connection. Chunks go over several connections.
+    /// The answers are in the order of the items.
     pub(crate) async fn exchange_all<E: Exchange>(&self, items: Vec<E>) -> Vec<Result<E::Answer>> {
         let answers = Answers(Mutex::new(items.iter().map(|_| None).collect()));
         let batches: Vec<Batch<'_, E>> = self.topology.batches(items).map(|b| Batch::new(b.0, b.1, &answers)).collect();
-        // Not `join_all`, which polls all of a few futures when one is woken.
+        // `FuturesUnordered` polls only woken futures; `join_all` polls all of a few.
         let mut working: FuturesUnordered<_> =
             batches.iter().flat_map(|batch| (0..batch.width).map(|_| batch.work())).collect();
         let mut failure = None;
@@ -154,13 +155,13 @@ impl Wire {
         }
         drop(working);
         drop(batches);
-        // An item without an answer found no connection.
+        // The items without an answer found no connection.
         let left = || failure.as_ref().map_or_else(Error::closed, Error::clone);
         let answers = answers.0.into_inner().unwrap_or_else(PoisonError::into_inner);
         answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(left()))).collect()
     }
 
-    /// As [`exchange_all`](Self::exchange_all), without the items that are errors already.
+    /// As [`exchange_all`](Self::exchange_all), for the items that are not errors.
     pub(crate) async fn exchange_valid<E: Exchange<Answer = ()>>(
         &self,
         items: impl Iterator<Item = Result<E>>,
@@ -172,7 +173,7 @@ impl Wire {
         answers
     }
 
-    /// Asks whether a server is there.
+    /// Checks that every server answers.
     ///
     /// # Errors
     /// As [`exchange`](Self::exchange).
@@ -211,16 +212,16 @@ impl<'a, E: Exchange> Batch<'a, E> {
         self.server.lease(self.server.pool(E::SMALL)).await
     }
 
-    /// Does a part of the queue on one connection.
+    /// Processes a part of the queue on one connection.
     async fn work(&self) -> Result<()> {
         let mut lease = self.lease().await?;
-        // On their way, in order.
+        // The exchanges in flight, in order.
         let mut sent: Items<E> = VecDeque::new();
-        // How many may be on their way, and the bytes of a request (0 until this lease sent one).
+        // The number that may be in flight, and the bytes of a request (0 until this lease sent one).
         let (mut window, mut request_len) = (if E::SMALL { SMALL_AHEAD } else { 1 }, 0);
         loop {
             if lease.is_wanted() && request_len > 0 {
-                // Other calls get the connection once the answers that are on their way were read.
+                // Stops sending, so that another call gets the connection after the answers in flight.
                 if sent.is_empty() {
                     lease.give_back();
                     lease = self.lease().await?;
@@ -253,7 +254,7 @@ impl<'a, E: Exchange> Batch<'a, E> {
                         let reply_len = lease.connection.received_since(before);
                         let len = request_len.max(reply_len);
                         self.server.remember_len(len);
-                        // A chunk that is sent ahead waits in the sockets, where the server finds it as soon as it has answered.
+                        // A chunk that is sent ahead waits in the socket's buffers until the server has answered.
                         let at_least = if request_len >= reply_len { 2 } else { 1 };
                         window = (AHEAD / len.max(1)).clamp(at_least, CHUNKS_AHEAD);
                     }
@@ -270,15 +271,15 @@ impl<'a, E: Exchange> Batch<'a, E> {
         to.extend(queue.by_ref().take(n.min(share)));
     }
 
-    /// Answers those that failed with the connection, then sends the others on a new one.
+    /// Fails the exchanges that the connection's error concerns, then sends the others on a new connection.
     async fn after_failure(&self, lease: Lease<'a>, e: Error, sent: &mut Items<E>) -> Result<Lease<'a>> {
         lease.failed(&e);
         if !(E::REPEATABLE && lease.was_stale(&e)) {
-            // An answer that kvconn cannot read spoils only its own exchange. The server answers the others again.
+            // An answer that kvconn cannot read fails only its own exchange. The server answers the others again.
             let failed = if E::REPEATABLE && e.kind() == ErrorKind::Corrupt { 1 } else { sent.len() };
             self.fail(sent.drain(..failed.min(sent.len())), &e);
             if e.kind() == ErrorKind::Timeout {
-                // Each of the others would wait as long.
+                // After a timeout, each of the others would wait as long.
                 return Err(e);
             }
         }
@@ -302,7 +303,7 @@ impl<A> Answers<A> {
     }
 }
 
-/// The bytes that it sent, and the answer.
+/// The bytes sent, and the answer.
 async fn ask<E: Exchange>(connection: &mut Connection, item: &mut E) -> Result<(usize, Result<E::Answer>)> {
     let mut request = Request::new();
     item.request(&mut request);

@@ -5,9 +5,9 @@ use super::reply::{BadReply, Reply, bad};
 #[derive(Debug)]
 pub(super) enum Token {
     Value(Reply),
-    /// So many bytes and CRLF follow.
+    /// This number of bytes and CRLF follow.
     String(StringKind, usize),
-    /// So many values follow.
+    /// This number of values follow.
     Open(Aggregate, usize),
 }
 

@@ -3,7 +3,7 @@
 //!
 //! | file | content |
 //! |---|---|
-//! | `exchange` | [`Exchange`]: one thing to ask, alone or many at once; [`Wire`], which asks |
+//! | `exchange` | [`Exchange`]: a request and its answer; [`Wire`], which runs one or many |
 //! | `topology` | the server of a key, and its pools of connections |
 //! | `connection` | one connection: requests, replies, chunks, timeouts |
 //! | `connect` | opens a connection and authenticates |

@@ -125,7 +125,7 @@ impl fmt::Debug for WireSettings {
 }
 
 impl WireSettings {
-    /// The options of a wire to `address`. User and password of `url` win over those of the settings.
+    /// The options of a wire to `address`. User and password of `url` win over the settings.
     ///
     /// # Errors
     /// `InvalidOption` for a value out of its range; `InvalidUrl` for a user or password that is not text.

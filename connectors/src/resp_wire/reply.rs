@@ -33,9 +33,9 @@ pub enum Reply {
 /// The start of a reply. The bytes of a string and the elements of an array follow.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ReplyStart {
-    /// A string of so many bytes. Read them as [payload](ReplyReader::take_payload).
+    /// A string of this number of bytes. Read them as [payload](ReplyReader::take_payload).
     Bulk(usize),
-    /// An array of so many elements. Read each of them.
+    /// An array of this number of elements. Read each of them.
     Array(usize),
     /// Any other reply, whole.
     Whole(Reply),
@@ -71,8 +71,9 @@ impl fmt::Display for BadReply {
 
 /// Reads replies from a buffer that its owner fills.
 ///
-/// The buffer is small, because most bytes of a payload need not pass through it. [`take_payload`](Self::take_payload) gives
-/// the bytes that did. The owner may read the rest straight into their memory and [count](Self::payload_arrived) them.
+/// The buffer is small, because most bytes of a payload bypass it. [`take_payload`](Self::take_payload) gives the
+/// payload's bytes in the buffer. The owner may read the rest straight into their memory and
+/// [count](Self::payload_arrived) them.
 #[derive(Debug)]
 pub struct ReplyReader {
     limits: Limits,
@@ -97,7 +98,7 @@ mod tests;
 /// The longest line is an error's text. All other lines are short.
 const MAX_LINE: usize = 64 << 10;
 
-/// Memory that a value counts for, beside its bytes. About its real size.
+/// The memory that a value counts for, beside its bytes: about its real size.
 const VALUE: usize = 32;
 
 enum Progress {
@@ -109,7 +110,7 @@ enum Progress {
 }
 
 impl ReplyReader {
-    /// A reader with a buffer of `buffer_len` bytes: so much of a payload may pass through it, and is then copied.
+    /// A reader with a buffer of `buffer_len` bytes, the most of a payload that is copied.
     pub fn new(limits: Limits, buffer_len: usize) -> Self {
         Self {
             limits,
@@ -146,7 +147,7 @@ impl ReplyReader {
     }
 
     /// Whether every byte was read, and no reply is partial.
-    pub fn is_at_rest(&self) -> bool {
+    pub fn is_idle(&self) -> bool {
         self.start == self.end && self.open.is_empty() && self.string.is_none() && self.payload.is_none()
     }
 
@@ -343,7 +344,7 @@ impl ReplyReader {
     /// The next line as a token.
     fn token(&mut self) -> Result<Option<Token>, BadReply> {
         let unread = &self.buffer[self.start..self.end];
-        // Checks the type before the line is whole: something else than a server may never send a line end.
+        // Checks the type before the line is whole: another protocol's server may never send a line end.
         if let Some(first) = unread.first()
             && !b"+-:$*_#,(!=%~>|".contains(first)
         {

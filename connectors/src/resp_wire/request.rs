@@ -44,14 +44,14 @@ pub(crate) struct Request<'a> {
     commands: usize,
 }
 
-/// A shorter payload is copied, which costs less than a slice of its own.
+/// A shorter payload is copied, which costs less than a separate slice.
 const COPIED: usize = 4 << 10;
 
-/// Slices in one system call.
+/// The most slices in one system call.
 const SLICES: usize = 64;
 
 impl<'a> Request<'a> {
-    /// No command yet.
+    /// A request without commands.
     pub(crate) fn new() -> Self {
         Self::default()
     }
@@ -129,7 +129,7 @@ fn decimal(mut n: u64, digits: &mut [u8; 20]) -> &[u8] {
     let mut at = digits.len();
     loop {
         at -= 1;
-        // A digit is below 10.
+        // A digit is below 10, so it fits a byte.
         digits[at] = b'0' + (n % 10) as u8;
         n /= 10;
         if n == 0 {

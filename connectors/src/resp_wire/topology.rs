@@ -15,7 +15,8 @@ use super::connection::Connection;
 use super::exchange::Exchange;
 use super::options::WireOptions;
 
-/// Which server has a key. Stores and exchanges name only keys, so sentinel and cluster are further variants.
+/// The map from keys to servers. Stores and exchanges name only keys, so sentinel and cluster can be further
+/// variants.
 pub(super) enum Topology {
     /// One server has every key.
     Single(Server),
@@ -47,7 +48,7 @@ impl Topology {
 /// One server.
 pub(super) struct Server {
     options: Arc<WireOptions>,
-    /// Waits for the sockets.
+    /// The runtime that waits for the sockets.
     sockets: Handle,
     /// Connections for chunks.
     pub(super) bulk: Pool,
@@ -62,7 +63,7 @@ pub(super) struct Server {
 /// Connections that one call at a time uses.
 pub(super) struct Pool {
     permits: Semaphore,
-    /// A stack: the server may close connections that are idle for long, so kvconn uses the last one first.
+    /// A stack. The server may close long-idle connections, so kvconn uses the last one first.
     idle: Mutex<Vec<Connection>>,
     size: usize,
     buffer_len: usize,
@@ -70,7 +71,7 @@ pub(super) struct Pool {
     waiting: AtomicUsize,
     /// Grows with every read and write on a connection of the pool.
     progress: Arc<AtomicUsize>,
-    /// The last timeout. A call that already waited for a connection then fails with it, too.
+    /// The last timeout. A call that was already waiting for a connection fails with it, too.
     timed_out: Mutex<Option<(Instant, Error)>>,
 }
 
@@ -84,19 +85,20 @@ pub(super) struct Lease<'a> {
     permit: SemaphorePermit<'a>,
 }
 
-/// Bytes that a connection for chunks reads ahead of a payload, and then copies, at most.
+/// The most bytes of a payload that a connection for chunks reads into its buffer and copies.
 const BULK_BUFFER: usize = 4 << 10;
-/// Many small replies come in one read.
+/// The buffer of other connections: one read gets many small replies.
 const SMALL_BUFFER: usize = 16 << 10;
-/// Bytes of chunks in flight over all connections, about. A server holds a whole answer, and a whole request, in its memory,
-/// and bytes that leave its processor's cache are slower. (Measured with batches of 4 MiB chunks: 8 connections with
-/// 32 MiB in flight read at 1.3 GiB/s, 4 with 16 MiB at 1.8.)
+/// About how many bytes of chunks are in flight over all connections. A server holds whole answers and requests in
+/// its memory, and bytes that leave its processor's cache are slower. (Measured with batches of 4 MiB chunks: 8
+/// connections with 32 MiB in flight read at 1.3 GiB/s, 4 with 16 MiB at 1.8.)
 const IN_FLIGHT: usize = 16 << 20;
 /// The unit of [`Server::in_flight`].
 const UNIT: usize = 64 << 10;
-/// Longest wait for a share of [`IN_FLIGHT`]. The limit only serves speed, and futures that are not polled may hold it.
+/// Longest wait for a share of [`IN_FLIGHT`]. Futures that are not polled may hold all shares, and the limit only
+/// serves speed.
 const SHARE_WAIT: Duration = Duration::from_millis(20);
-/// A shorter answer holds no chunk.
+/// A shorter answer does not hold a chunk.
 const SMALLEST_CHUNK: usize = 512;
 
 impl Server {
@@ -172,7 +174,8 @@ impl Server {
         Ok(Lease { server: self, pool, connection, received_before: None, permit })
     }
 
-    /// Waits for a free connection as long as bytes pass on the others. Calls whose futures are not polled may hold them.
+    /// Waits for a free connection while bytes move on the others. Without progress it fails, because futures that
+    /// are not polled may hold the connections.
     async fn wait<'a>(&self, pool: &'a Pool) -> Result<SemaphorePermit<'a>> {
         let start = Instant::now();
         let _waiting = pool.count_waiting();
@@ -279,18 +282,18 @@ impl<'a> Lease<'a> {
     pub(super) fn give_back(self) {
         let Self { pool, connection, permit, .. } = self;
         *pool.timed_out() = None;
-        if connection.is_at_rest() {
+        if connection.is_reusable() {
             let mut idle = pool.idle();
             if !pool.permits.is_closed() {
                 idle.push(connection);
             }
         }
-        // Only now: the call that gets the permit looks for the connection.
+        // The permit is released last, because the call that gets it looks for the connection.
         drop(permit);
     }
 }
 
-/// A time limit whose timer is in the process's own runtime, because the caller may be in none.
+/// A time limit whose timer is in the process's own runtime, because the caller may be outside of any runtime.
 fn timeout<F: Future>(limit: Duration, future: F) -> Result<Timeout<F>> {
     let _inside = runtime::handle()?.enter();
     Ok(tokio::time::timeout(limit, future))

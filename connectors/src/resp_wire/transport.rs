@@ -1,7 +1,7 @@
 //! A connected socket, TCP or unix. Only this module knows its descriptor and its runtime.
 //!
-//! TLS fits behind the same methods: `try_read` and `try_write` then move bytes through the session, `poll_ready` is ready
-//! while decrypted bytes are buffered, and each method first sends the session's pending bytes.
+//! TLS fits behind the same methods. `try_read` and `try_write` then move bytes through the session, and `poll_ready`
+//! is ready while decrypted bytes are buffered. Each method first sends the session's pending bytes.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -23,7 +23,7 @@ pub(crate) enum Address {
         /// Port.
         port: u16,
     },
-    /// A socket in the file system.
+    /// A unix socket's path.
     #[cfg_attr(not(any(test, feature = "redis")), expect(dead_code, reason = "only `redis` has unix sockets"))]
     Unix(PathBuf),
 }
@@ -93,7 +93,8 @@ impl Transport {
     /// Writes as many bytes as the system takes.
     pub(super) fn try_write(&mut self, from: &[IoSlice<'_>]) -> io::Result<usize> {
         let wanted = from.iter().map(|b| b.len()).sum();
-        // Not `writev`: on a closed connection its signal ends a program that does not handle it.
+        // Uses `sendmsg`: on a closed connection, `writev` raises SIGPIPE, which ends a program that does not handle
+        // it.
         let mut no_files = SendAncillaryBuffer::default();
         self.try_io(Interest::WRITABLE, wanted, |fd| rustix::net::sendmsg(fd, from, &mut no_files, SendFlags::NOSIGNAL))
     }

@@ -4,8 +4,8 @@
 //! Each key in use also has a version. A put or remove changes it at its start and at its end. So a read knows whether
 //! its answer may be old: then it answers its callers, but does not fill the front.
 //!
-//! A key is *stale* if the front failed to remove its old chunk: reads do not ask the front for it. A key is
-//! *unconfirmed* if the back did not confirm its last change: the change may still happen, so reads do not fill the
+//! A key is *stale* if the front failed to remove its old chunk. Reads do not ask the front for it. A key is
+//! *unconfirmed* if the back did not confirm its last change. The change may still happen, so reads do not fill the
 //! front with it.
 
 use std::collections::{HashMap, HashSet};
@@ -283,12 +283,12 @@ impl SharedRead {
             && !state.unconfirmed.contains(&self.guard.key)
     }
 
-    /// Waits until there is no waiter. A caller may still join then: see [`is_abandoned`](Self::is_abandoned).
+    /// Waits until all waiters are gone. A caller may still join then: see [`is_abandoned`](Self::is_abandoned).
     pub(super) async fn all_waiters_gone(&self) {
         self.answer.closed().await;
     }
 
-    /// Whether there is no waiter. If so, callers can no longer join.
+    /// Whether all waiters are gone. If so, callers can no longer join.
     pub(super) fn is_abandoned(&self) -> bool {
         let mut state = self.guard.keys.lock();
         let abandoned = self.answer.receiver_count() == 0;

@@ -55,9 +55,9 @@ async fn put(tiers: &Tiers, key: &CacheKey, chunk: &MemoryObj) -> Result<()> {
     Ok(())
 }
 
-/// Drops a chunk that the back refuses permanently (a key that cannot be a file's name), which would wait for ever. The
-/// front keeps it until it evicts it. (`put` refuses most such chunks by the back's capabilities.) Removes the key's
-/// old chunk from the back: a read would find it when the front has evicted the new one.
+/// Drops a chunk that the back refuses permanently (a key that cannot be a file's name), which would wait for ever.
+/// The front keeps it until it evicts it. (`put` refuses most such chunks by the back's capabilities.) Removes the
+/// key's old chunk from the back, because a read would find it when the front has evicted the new one.
 async fn give_up(tiers: &Tiers, key: &CacheKey, error: &Error) -> Result<()> {
     if tiers.back.capabilities().remove {
         match tiers.back.remove(key).await {

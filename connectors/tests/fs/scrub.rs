@@ -54,7 +54,7 @@ async fn a_scrub_names_torn_unfinished_and_foreign_files_and_removes_none_of_the
         assert_eq!(files(&place.dir()), before);
     }
     let torn = scrub_now(&place.url("?relative_tmp_dir=tmp"), false).unwrap();
-    assert!(torn.findings.iter().any(|f| f.reason.contains("its header is that of a chunk of 480 bytes")), "{torn:?}");
+    assert!(torn.findings.iter().any(|f| f.reason.contains("its header describes a chunk of 480 bytes")), "{torn:?}");
 }
 
 #[tokio::test]

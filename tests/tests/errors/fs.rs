@@ -46,8 +46,8 @@ async fn a_damaged_file_is_corrupt_and_the_error_names_it() {
     for (bytes, why) in [
         (Vec::new(), "0 bytes are too few"),
         (whole[..27].to_vec(), "27 bytes are too few"),
-        (whole[..whole.len() - 1].to_vec(), "its header is that of a chunk of 100 bytes"),
-        ([&whole[..], b"x"].concat(), "its header is that of a chunk of 100 bytes"),
+        (whole[..whole.len() - 1].to_vec(), "its header describes a chunk of 100 bytes"),
+        ([&whole[..], b"x"].concat(), "its header describes a chunk of 100 bytes"),
         (with(0, -1), "chunk of -1 bytes"),
         (with(4, 77), "unknown format 77"),
         (with(8, 77), "unknown dtype 77"),

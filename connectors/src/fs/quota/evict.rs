@@ -11,11 +11,11 @@ use super::super::layout;
 use super::super::write::{self, TmpState};
 use super::last_use;
 
-/// An unlocked temporary file that has not changed for this time is removed. Longer than a scrub waits, because a scrub
-/// removes on request.
+/// An unlocked temporary file that has not changed for this time is removed. The time is longer than a scrub's,
+/// because a scrub removes only on request.
 const LEFT_BEHIND: Duration = Duration::from_secs(600);
 
-/// All chunk files of a store, as of one scan.
+/// All chunk files of a store at the time of a scan.
 pub(super) struct Chunks<'a> {
     base_paths: &'a [PathBuf],
     files: Vec<ChunkFile>,
@@ -73,7 +73,7 @@ pub(super) fn remove_left_behind(tmp_dirs: &[PathBuf]) {
 }
 
 impl Chunks<'_> {
-    /// Bytes of all of them.
+    /// The sum of their bytes.
     pub(super) fn sum(&self) -> u64 {
         self.sum
     }

@@ -11,10 +11,10 @@ use connector_core::{Error, ErrorKind, Result};
 
 use super::RESCAN;
 
-/// In the first base path.
+/// The ledger's name, in the first base path.
 pub(in super::super) const NAME: &str = ".kvconn-quota";
 
-/// How long a put waits for the lock. Most holders need microseconds, one that scans a second for a million files.
+/// The longest wait for the lock. Most holders need microseconds. A scan needs a second for a million files.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An open ledger.
@@ -64,7 +64,7 @@ impl Ledger {
                 Ok(()) if ledger.file.metadata().is_ok_and(|stat| stat.nlink() > 0) => return Ok(Locked(ledger)),
                 Ok(()) => ledger = Self::open(base_paths)?,
                 Err(TryLockError::WouldBlock) if start.elapsed() < LOCK_TIMEOUT => {
-                    // Polls, because a blocking lock would wait for ever for a process that was stopped with it.
+                    // Polls, because a blocking lock would wait for ever for a stopped process.
                     std::thread::sleep(Duration::from_micros(200));
                 }
                 Err(TryLockError::WouldBlock) => {
@@ -93,7 +93,8 @@ impl Locked {
         self.0
     }
 
-    /// The ledger's content; without a sum if the ledger is marked, damaged, too old, or of another store or boot.
+    /// The ledger's content. Without a sum if the ledger is marked, damaged or too old, or belongs to another store
+    /// or boot.
     pub(super) fn read(&mut self, now: SystemTime) -> Result<Record> {
         let mut text = [0; LEN];
         let unknown = Record { sum: None, scanned: now };

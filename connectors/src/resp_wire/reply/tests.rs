@@ -71,9 +71,9 @@ fn every_reply_is_read_wherever_it_is_cut() {
             // The next reply stays unread.
             feed(&mut reader, b":7\r\n");
             assert_eq!(reader.reply(), Ok(Some(reply.clone())), "{} cut at {cut}", bytes.escape_ascii());
-            assert!(!reader.is_at_rest());
+            assert!(!reader.is_idle());
             assert_eq!(reader.reply(), Ok(Some(Reply::Int(7))));
-            assert!(reader.is_at_rest());
+            assert!(reader.is_idle());
         }
     }
 }
@@ -136,7 +136,7 @@ fn the_start_of_a_reply_leaves_payload_and_elements_to_be_read() {
                 (start, expected) => panic!("{start:?} is not the start of {expected:?}"),
             }
             feed(&mut reader, std::mem::take(&mut rest));
-            assert!(reader.is_at_rest(), "{}", bytes.escape_ascii());
+            assert!(reader.is_idle(), "{}", bytes.escape_ascii());
         }
     }
 }
@@ -229,7 +229,7 @@ fn limits_count_one_whole_reply() {
         feed(&mut reader, b"\r\n");
         assert!(reader.reply().unwrap().is_some());
         assert_eq!(reader.reply(), Ok(None));
-        assert!(reader.is_at_rest());
+        assert!(reader.is_idle());
     }
     feed(&mut reader, b"*5\r\n");
     for _ in 0..3 {

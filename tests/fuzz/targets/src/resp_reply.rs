@@ -76,7 +76,7 @@ fn drive(bytes: &[u8], heads: bool, mut step: impl FnMut() -> usize) -> (Vec<Eve
             Ok(Some(ReplyStart::Bulk(len))) => len,
             Ok(None) => match fill(&mut reader, &mut []) {
                 Some(_) => continue,
-                None => return (events, if reader.is_at_rest() { End::Rest } else { End::More }),
+                None => return (events, if reader.is_idle() { End::Rest } else { End::More }),
             },
         };
         let mut payload = vec![0; len];
