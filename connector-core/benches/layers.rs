@@ -25,7 +25,8 @@ fn now<T>(future: impl Future<Output = T>) -> Option<T> {
 fn get(c: &mut Criterion) {
     let key: CacheKey = "facebook/opt-125m@1@0@1f2e3d@half".parse().expect("a key");
     let store = || entries::Ready(MemoryObj::from(vec![7; 64]));
-    let all = LayerOptions::new().with_timeout_ms(1000).with_retries(2).with_max_in_flight(64).with_breaker_failures(5);
+    let mut all = LayerOptions::default();
+    (all.timeout_ms, all.retries, all.max_in_flight, all.breaker_failures) = (Some(1000), Some(2), Some(64), Some(5));
     // A timeout needs a timer.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let layered = runtime.block_on(layered::over(all, &store()));

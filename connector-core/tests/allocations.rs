@@ -78,7 +78,8 @@ async fn an_erased_get_allocates_at_most_twice() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn all_layers_together_add_one_allocation() {
-    let all = LayerOptions::new().with_timeout_ms(1000).with_retries(2).with_max_in_flight(64).with_breaker_failures(5);
+    let mut all = LayerOptions::default();
+    (all.timeout_ms, all.retries, all.max_in_flight, all.breaker_failures) = (Some(1000), Some(2), Some(64), Some(5));
     let none = of_a_get(&Connector::new("test", ready())).await;
     let layered = of_a_get(&layered::over(all, &ready()).await).await;
     assert!(layered <= none + 1, "{none} without, {layered} with all layers");

@@ -17,7 +17,9 @@ use crate::{Error, ErrorKind, Result};
 ///
 /// ```
 /// use connector_core::layer::LayerOptions;
-/// let layers = LayerOptions::new().with_timeout_ms(500).with_retries(2);
+/// let mut layers = LayerOptions::default();
+/// layers.timeout_ms = Some(500);
+/// layers.retries = Some(2);
 /// ```
 #[connector_options(crate = crate)]
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -75,67 +77,6 @@ pub(crate) fn is_layer_option(name: &str) -> bool {
 }
 
 impl LayerOptions {
-    /// Options that set nothing.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Sets [`timeout_ms`](Self::timeout_ms).
-    #[must_use]
-    pub fn with_timeout_ms(mut self, timeout_ms: u64) -> Self {
-        self.timeout_ms = Some(timeout_ms);
-        self
-    }
-
-    /// Sets [`batch_timeout_ms`](Self::batch_timeout_ms).
-    #[must_use]
-    pub fn with_batch_timeout_ms(mut self, batch_timeout_ms: u64) -> Self {
-        self.batch_timeout_ms = Some(batch_timeout_ms);
-        self
-    }
-
-    /// Sets [`retries`](Self::retries).
-    #[must_use]
-    pub fn with_retries(mut self, retries: u32) -> Self {
-        self.retries = Some(retries);
-        self
-    }
-
-    /// Sets [`retry_min_delay_ms`](Self::retry_min_delay_ms).
-    #[must_use]
-    pub fn with_retry_min_delay_ms(mut self, retry_min_delay_ms: u64) -> Self {
-        self.retry_min_delay_ms = Some(retry_min_delay_ms);
-        self
-    }
-
-    /// Sets [`retry_max_delay_ms`](Self::retry_max_delay_ms).
-    #[must_use]
-    pub fn with_retry_max_delay_ms(mut self, retry_max_delay_ms: u64) -> Self {
-        self.retry_max_delay_ms = Some(retry_max_delay_ms);
-        self
-    }
-
-    /// Sets [`max_in_flight`](Self::max_in_flight).
-    #[must_use]
-    pub fn with_max_in_flight(mut self, max_in_flight: usize) -> Self {
-        self.max_in_flight = Some(max_in_flight);
-        self
-    }
-
-    /// Sets [`breaker_failures`](Self::breaker_failures).
-    #[must_use]
-    pub fn with_breaker_failures(mut self, breaker_failures: u32) -> Self {
-        self.breaker_failures = Some(breaker_failures);
-        self
-    }
-
-    /// Sets [`min_reconnect_interval`](Self::min_reconnect_interval).
-    #[must_use]
-    pub fn with_min_reconnect_interval(mut self, min_reconnect_interval: f64) -> Self {
-        self.min_reconnect_interval = Some(min_reconnect_interval);
-        self
-    }
-
     /// These options, and those of `other` that these do not set.
     pub(crate) fn or(self, other: &Self) -> Self {
         Self {

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use crate::layered::Made;
 use crate::scripted::{CHUNK, LOST, Scripted, Step};
-use connector_core::layer::LayerOptions;
 use connector_core::{
     BlockingConnector, CacheKey, Connector, ErrorKind, MemoryObj, MemoryObjMut, RemoteConnector, Result,
 };
@@ -48,7 +47,7 @@ fn all_operations(connector: &BlockingConnector, store: &Scripted) {
 fn made() -> (BlockingConnector, Scripted) {
     let store = Scripted::new([]);
     // A layer that needs a timer: there is one wherever the call comes from.
-    let layers = LayerOptions::new().with_timeout_ms(60_000);
+    let layers = options!(timeout_ms: 60_000);
     let builder = connector_core::builder("made://x").adapter(Made(store.clone())).layers(layers);
     (builder.open_blocking().unwrap(), store)
 }

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use crate::layered::over;
 use crate::scripted::{CHUNK, LOST, Scripted, Step};
-use connector_core::layer::LayerOptions;
 use connector_core::{
     CacheKey, Connector, ConnectorAdapter, ConnectorContext, ErrorKind, ErrorStatus, LMCacheEngineConfig, MemoryObj,
     MemoryObjMut, RemoteConnector, RemoteUrl, Result,
@@ -20,10 +19,6 @@ fn keys(n: usize) -> Vec<CacheKey> {
     (1..=n).map(|i| format!("m@1@0@{i:x}@half").parse().unwrap()).collect()
 }
 
-fn options() -> LayerOptions {
-    LayerOptions::new()
-}
-
 const SECOND: Duration = Duration::from_secs(1);
 
 mod timeout {
@@ -32,7 +27,7 @@ mod timeout {
     #[tokio::test(start_paused = true)]
     async fn a_slow_call_is_given_up_in_time_and_the_next_one_works() {
         let store = Scripted::new([Step::Wait(5 * SECOND)]);
-        let connector = over(options().with_timeout_ms(1000), &store).await;
+        let connector = over(options!(timeout_ms: 1000), &store).await;
         let begun = Instant::now();
         let e = connector.get(&key()).await.unwrap_err();
         assert_eq!((e.kind(), e.is_temporary(), begun.elapsed()), (ErrorKind::Timeout, true, SECOND));
@@ -43,7 +38,7 @@ mod timeout {
     #[tokio::test(start_paused = true)]
     async fn an_answer_after_the_timeout_reaches_no_caller() {
         let store = Scripted::new([Step::Keep(5 * SECOND)]);
-        let connector = over(options().with_timeout_ms(1000), &store).await;
+        let connector = over(options!(timeout_ms: 1000), &store).await;
         let mut memory = MemoryObjMut::zeroed(8);
         assert_eq!(connector.get_into(&key(), &mut memory).await.unwrap_err().kind(), ErrorKind::Timeout);
         // The I/O still has the memory, so it must not look like a chunk.
@@ -56,7 +51,7 @@ mod timeout {
     #[tokio::test(start_paused = true)]
     async fn a_batch_has_a_time_of_its_own_and_answers_every_key() {
         let store = Scripted::new([Step::Wait(2 * SECOND), Step::Wait(9 * SECOND)]);
-        let connector = over(options().with_timeout_ms(1000).with_batch_timeout_ms(3000), &store).await;
+        let connector = over(options!(timeout_ms: 1000, batch_timeout_ms: 3000), &store).await;
         assert!(connector.batched_get(&keys(1)).await[0].is_ok());
         let answers = connector.batched_get(&keys(5)).await;
         assert_eq!(answers.len(), 5);
@@ -71,7 +66,7 @@ mod retry {
     async fn a_temporary_error_is_tried_again_and_no_other() {
         for (step, calls) in [(LOST, 3), (Step::Fail(ErrorKind::Corrupt, false), 1)] {
             let store = Scripted::new([step, step]);
-            let answer = over(options().with_retries(2), &store).await.get(&key()).await;
+            let answer = over(options!(retries: 2), &store).await.get(&key()).await;
             assert_eq!((answer.is_ok(), store.calls()), (calls == 3, calls), "{step:?}");
         }
     }
@@ -79,14 +74,14 @@ mod retry {
     #[tokio::test(start_paused = true)]
     async fn after_the_last_try_the_error_is_the_callers() {
         let store = Scripted::new([LOST; 9]);
-        let e = over(options().with_retries(3), &store).await.put(&key(), MemoryObj::from(vec![1])).await.unwrap_err();
+        let e = over(options!(retries: 3), &store).await.put(&key(), MemoryObj::from(vec![1])).await.unwrap_err();
         assert_eq!((e.kind(), store.calls()), (ErrorKind::Unavailable, 4));
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_outer_retry_does_not_try_again_when_the_inner_retries_are_spent() {
         let store = Scripted::new([LOST; 20]);
-        let connector = over(options().with_retries(5), &over(options().with_retries(1), &store).await).await;
+        let connector = over(options!(retries: 5), &over(options!(retries: 1), &store).await).await;
         let e = connector.get(&key()).await.unwrap_err();
         assert_eq!((e.status(), e.is_temporary(), store.calls()), (ErrorStatus::Persistent, true, 2));
         let answers = connector.batched_get(&keys(2)).await;
@@ -102,11 +97,8 @@ mod retry {
 
     #[tokio::test(start_paused = true)]
     async fn without_retries_a_temporary_error_stays_temporary() {
-        let e = over(options().with_retries(0).with_max_in_flight(9), &Scripted::new([LOST]))
-            .await
-            .get(&key())
-            .await
-            .unwrap_err();
+        let e =
+            over(options!(retries: 0, max_in_flight: 9), &Scripted::new([LOST])).await.get(&key()).await.unwrap_err();
         assert_eq!(e.status(), ErrorStatus::Temporary);
     }
 
@@ -115,7 +107,7 @@ mod retry {
         let mut waited = Vec::new();
         for _ in 0..20 {
             let store = Scripted::new([LOST; 4]);
-            let layer = options().with_retries(4).with_retry_min_delay_ms(1000).with_retry_max_delay_ms(4000);
+            let layer = options!(retries: 4, retry_min_delay_ms: 1000, retry_max_delay_ms: 4000);
             let begun = Instant::now();
             over(layer, &store).await.exists(&key()).await.unwrap();
             waited.push(begun.elapsed());
@@ -128,7 +120,7 @@ mod retry {
     #[tokio::test(start_paused = true)]
     async fn of_a_batch_only_the_keys_that_failed_are_asked_again() {
         let store = Scripted::new([LOST, Step::Wait(SECOND), Step::Fail(ErrorKind::Denied, false), LOST]);
-        let connector = over(options().with_retries(1), &store).await;
+        let connector = over(options!(retries: 1), &store).await;
         let answers = connector.batched_get(&keys(5)).await;
         let kinds: Vec<_> = answers.iter().map(|a| a.as_ref().err().map(connector_core::Error::kind)).collect();
         assert_eq!(kinds, [None, None, Some(ErrorKind::Denied), None, None]);
@@ -138,7 +130,7 @@ mod retry {
     #[tokio::test(start_paused = true)]
     async fn memory_comes_back_for_the_next_try_or_there_is_none() {
         let store = Scripted::new([LOST, LOST]);
-        let connector = over(options().with_retries(1), &store).await;
+        let connector = over(options!(retries: 1), &store).await;
         let mut requests: Vec<_> = keys(3).into_iter().map(|key| (key, MemoryObjMut::zeroed(16))).collect();
         let answers = connector.batched_get_into(&mut requests).await;
         assert!(answers.iter().all(|a| matches!(a, Ok(Some(n)) if *n == CHUNK.len())), "{answers:?}");
@@ -146,7 +138,7 @@ mod retry {
 
         // What a try keeps after its timeout cannot be read into again.
         let store = Scripted::new([Step::Keep(9 * SECOND)]);
-        let connector = over(options().with_retries(5).with_timeout_ms(1000), &store).await;
+        let connector = over(options!(retries: 5, timeout_ms: 1000), &store).await;
         let mut memory = MemoryObjMut::zeroed(16);
         assert_eq!(connector.get_into(&key(), &mut memory).await.unwrap_err().kind(), ErrorKind::Timeout);
         assert_eq!(store.calls(), 1);
@@ -159,7 +151,7 @@ mod limit {
     #[tokio::test(start_paused = true)]
     async fn calls_over_the_limit_wait_their_turn() {
         let store = Scripted::new([Step::Wait(SECOND); 12]);
-        let connector = over(options().with_max_in_flight(4), &store).await;
+        let connector = over(options!(max_in_flight: 4), &store).await;
         let begun = Instant::now();
         let all = keys(12);
         assert!(join_all(all.iter().map(|key| connector.get(key))).await.iter().all(Result::is_ok));
@@ -169,7 +161,7 @@ mod limit {
     #[tokio::test(start_paused = true)]
     async fn a_dropped_call_gives_its_place_back() {
         let store = Scripted::new([Step::Wait(SECOND * 3600); 3]);
-        let connector = over(options().with_max_in_flight(1), &store).await;
+        let connector = over(options!(max_in_flight: 1), &store).await;
         for _ in 0..3 {
             assert!(tokio::time::timeout(SECOND, connector.get(&key())).await.is_err());
         }
@@ -185,7 +177,7 @@ mod breaker {
     #[tokio::test(start_paused = true)]
     async fn a_lost_store_is_left_alone_until_the_interval_has_passed() {
         let store = Scripted::new([LOST; 3]);
-        let connector = over(options().with_breaker_failures(2).with_min_reconnect_interval(10.0), &store).await;
+        let connector = over(options!(breaker_failures: 2, min_reconnect_interval: 10.0), &store).await;
         for _ in 0..2 {
             assert_eq!(connector.get(&key()).await.unwrap_err().message(), "as told");
         }
@@ -204,7 +196,7 @@ mod breaker {
     #[tokio::test(start_paused = true)]
     async fn while_one_call_finds_out_the_others_are_refused() {
         let store = Scripted::new([LOST]);
-        let connector = over(options().with_breaker_failures(1).with_min_reconnect_interval(10.0), &store).await;
+        let connector = over(options!(breaker_failures: 1, min_reconnect_interval: 10.0), &store).await;
         assert!(connector.get(&key()).await.is_err());
         tokio::time::advance(INTERVAL).await;
         store.then([Step::Wait(SECOND)]);
@@ -217,7 +209,7 @@ mod breaker {
     #[tokio::test(start_paused = true)]
     async fn a_call_that_is_dropped_before_it_finds_out_lets_the_next_one_try() {
         let store = Scripted::new([LOST, Step::Wait(SECOND * 3600)]);
-        let connector = over(options().with_breaker_failures(1).with_min_reconnect_interval(10.0), &store).await;
+        let connector = over(options!(breaker_failures: 1, min_reconnect_interval: 10.0), &store).await;
         assert!(connector.get(&key()).await.is_err());
         tokio::time::advance(INTERVAL).await;
         assert!(tokio::time::timeout(SECOND, connector.get(&key())).await.is_err());
@@ -227,7 +219,7 @@ mod breaker {
     #[tokio::test(start_paused = true)]
     async fn a_clock_that_jumps_far_ahead_ends_the_interval_and_breaks_nothing() {
         let store = Scripted::new([LOST, LOST]);
-        let connector = over(options().with_breaker_failures(1).with_min_reconnect_interval(10.0), &store).await;
+        let connector = over(options!(breaker_failures: 1, min_reconnect_interval: 10.0), &store).await;
         for _ in 0..2 {
             assert_eq!(connector.get(&key()).await.unwrap_err().message(), "as told");
             // A machine that slept for a year.
@@ -239,7 +231,7 @@ mod breaker {
     #[tokio::test(start_paused = true)]
     async fn an_interval_longer_than_any_clock_is_an_interval() {
         let store = Scripted::new([LOST]);
-        let connector = over(options().with_breaker_failures(1).with_min_reconnect_interval(1e19), &store).await;
+        let connector = over(options!(breaker_failures: 1, min_reconnect_interval: 1e19), &store).await;
         assert!(connector.get(&key()).await.is_err());
         tokio::time::advance(SECOND * 86_400 * 365).await;
         assert!(connector.get(&key()).await.is_err());
@@ -252,7 +244,7 @@ mod breaker {
         let store = Scripted::new([LOST, Step::Wait(SECOND), LOST]);
         store
             .then([Corrupt, Denied, ReadOnly, StoreFull, Throttled].iter().flat_map(|k| [Step::Fail(*k, false), LOST]));
-        let connector = over(options().with_breaker_failures(2).with_min_reconnect_interval(10.0), &store).await;
+        let connector = over(options!(breaker_failures: 2, min_reconnect_interval: 10.0), &store).await;
         for _ in 0..14 {
             let _ = connector.get(&key()).await;
         }
@@ -263,7 +255,7 @@ mod breaker {
     async fn what_never_reached_the_store_says_nothing_of_it() {
         let refused = Step::Fail(ErrorKind::InvalidKey, false);
         let store = Scripted::new([LOST, refused, LOST]);
-        let connector = over(options().with_breaker_failures(2).with_min_reconnect_interval(10.0), &store).await;
+        let connector = over(options!(breaker_failures: 2, min_reconnect_interval: 10.0), &store).await;
         for _ in 0..3 {
             assert!(connector.get(&key()).await.is_err() && connector.batched_get(&[]).await.is_empty());
         }
@@ -280,7 +272,7 @@ mod breaker {
     #[tokio::test(start_paused = true)]
     async fn a_batch_is_lost_only_if_all_of_it_is() {
         let store = Scripted::new([LOST, Step::Wait(SECOND)]);
-        let connector = over(options().with_breaker_failures(1).with_min_reconnect_interval(10.0), &store).await;
+        let connector = over(options!(breaker_failures: 1, min_reconnect_interval: 10.0), &store).await;
         assert!(connector.batched_get(&keys(2)).await[0].is_err());
         store.then([LOST, LOST]);
         assert!(connector.batched_get(&keys(2)).await.iter().all(Result::is_err));
@@ -331,7 +323,7 @@ mod settings {
     }
 
     fn config(extra: serde_json::Value) -> LMCacheEngineConfig {
-        let mut config = LMCacheEngineConfig::new();
+        let mut config = LMCacheEngineConfig::default();
         config.set("extra_config", extra).unwrap();
         config
     }
@@ -342,7 +334,7 @@ mod settings {
 
     #[tokio::test(start_paused = true)]
     async fn url_configuration_plugin_and_code_set_the_same_options() {
-        let retries = LayerOptions::new().with_retries(2);
+        let retries = options!(retries: 2);
         let none = serde_json::json!({});
         let plugin = serde_json::json!({
             "remote_storage_plugin.p.module_path": "test.layers",

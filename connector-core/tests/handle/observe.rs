@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use crate::layered::over;
 use crate::scripted::{CHUNK, LOST, Scripted, Step};
-use connector_core::layer::LayerOptions;
 use connector_core::{CacheKey, Connector, ErrorKind, MemoryObj, MemoryObjMut};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 
@@ -105,7 +104,7 @@ fn calls_after_close_are_failures() {
 #[test]
 fn retries_and_a_lost_store_are_counted() {
     let seen = recorded(|| async {
-        let layers = LayerOptions::new().with_breaker_failures(1).with_retries(2);
+        let layers = options!(breaker_failures: 1, retries: 2);
         let connector = over(layers, &Scripted::new([LOST; 3])).await;
         assert!(connector.get(&key("there")).await.is_err());
         assert!(connector.get(&key("there")).await.is_err());
