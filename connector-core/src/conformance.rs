@@ -51,27 +51,13 @@ use subject::{Checked, Subject};
 /// The check of one behaviour that every connector has.
 #[derive(Clone, Copy)]
 pub struct Check {
-    name: &'static str,
-    chapter: &'static str,
-    rule: &'static str,
-    run: for<'a> fn(&'a Subject) -> BoxFuture<'a, Checked>,
-}
-
-impl Check {
     /// The check's unique name, for example `put_replaces`.
-    pub fn name(&self) -> &'static str {
-        self.name
-    }
-
+    pub name: &'static str,
     /// The chapter of the contract, for example `overwriting`.
-    pub fn chapter(&self) -> &'static str {
-        self.chapter
-    }
-
+    pub chapter: &'static str,
     /// The behaviour that the check shows, as one sentence.
-    pub fn rule(&self) -> &'static str {
-        self.rule
-    }
+    pub rule: &'static str,
+    run: for<'a> fn(&'a Subject) -> BoxFuture<'a, Checked>,
 }
 
 impl std::fmt::Debug for Check {

@@ -32,7 +32,7 @@ struct Rule {
 }
 
 pub(crate) async fn run(setup: &Setup, args: &CheckArgs, out: &mut Out) -> Result<Answer, Failure> {
-    let wanted = |c: &Check| args.filter.as_ref().is_none_or(|text| c.name().contains(&**text) || c.chapter() == text);
+    let wanted = |c: &Check| args.filter.as_ref().is_none_or(|text| c.name.contains(&**text) || c.chapter == text);
     if !checks().iter().any(wanted) {
         let text = args.filter.as_deref().unwrap_or_default();
         return Err(Error::new(ErrorKind::InvalidInput, format!("no check has `{text}` in its name"))
@@ -44,7 +44,7 @@ pub(crate) async fn run(setup: &Setup, args: &CheckArgs, out: &mut Out) -> Resul
     let name = setup.with_store(url, async |store| Ok(store.name().to_owned())).await?;
     let interrupt = Interrupt::listen();
     let start = Instant::now();
-    let width = checks().iter().filter(|c| wanted(c)).map(|c| c.name().len()).max().unwrap_or(0);
+    let width = checks().iter().filter(|c| wanted(c)).map(|c| c.name.len()).max().unwrap_or(0);
     let mut shown = if args.json { Ok(()) } else { head(&name, width, out) };
     let show = |result: &CheckResult| {
         if !args.json && shown.is_ok() {
@@ -53,7 +53,7 @@ pub(crate) async fn run(setup: &Setup, args: &CheckArgs, out: &mut Out) -> Resul
         shown.is_ok() && !interrupt.is_set()
     };
     let limit = Duration::from_secs(args.timeout.get());
-    let report = Kit::builder(setup.builder(url)).limit(limit).run_some(wanted, show).await;
+    let report = Kit::from(setup.builder(url)).limit(limit).run_some(wanted, show).await;
     shown?;
     if args.json {
         let (connector, seconds) = (&*name, start.elapsed().as_secs_f64());
@@ -71,14 +71,14 @@ pub(crate) async fn run(setup: &Setup, args: &CheckArgs, out: &mut Out) -> Resul
 fn list(args: &CheckArgs, wanted: impl Fn(&Check) -> bool, out: &mut Out) -> Result<Answer, Failure> {
     let rules: Vec<_> = checks().iter().filter(|c| wanted(c)).collect();
     if args.json {
-        let rule = |c: &&Check| Rule { name: c.name(), chapter: c.chapter(), rule: c.rule() };
+        let rule = |c: &&Check| Rule { name: c.name, chapter: c.chapter, rule: c.rule };
         out.json(&rules.iter().map(rule).collect::<Vec<_>>())?;
         return Ok(Answer::Yes);
     }
-    for chapter in rules.chunk_by(|a, b| a.chapter() == b.chapter()) {
-        writeln!(out, "{BOLD}{}{PLAIN}", chapter[0].chapter())?;
+    for chapter in rules.chunk_by(|a, b| a.chapter == b.chapter) {
+        writeln!(out, "{BOLD}{}{PLAIN}", chapter[0].chapter)?;
         for check in chapter {
-            writeln!(out, "  {}\n      {}", check.name(), check.rule())?;
+            writeln!(out, "  {}\n      {}", check.name, check.rule)?;
         }
     }
     Ok(Answer::Yes)

@@ -14,7 +14,8 @@ use crate::{Connector, ContextBuilder, Error, LMCacheMetadata, LocalCpuBackend, 
 
 type Open = dyn Fn(LocalCpuBackend) -> BoxFuture<'static, Result<Connector>> + Send + Sync;
 
-/// Runs the checks against a store. Cheap to clone.
+/// Runs the checks against a store. Cheap to clone. Made from a URL or a [`ContextBuilder`] with `Kit::from`, or from a
+/// function that opens the store with [`new`](Self::new).
 ///
 /// ```
 /// # use std::collections::HashMap;
@@ -61,18 +62,6 @@ impl Kit {
         let open = Arc::new(move |backend| open(backend).boxed());
         let (limit, grace) = (Duration::from_secs(60), Duration::from_secs(5));
         Self { open, metadata: None, limit, grace, leaked: Arc::default() }
-    }
-
-    /// Checks the store at this URL, with LMCache's defaults for everything else.
-    pub fn url(url: &str) -> Self {
-        Self::builder(crate::builder(url))
-    }
-
-    /// Checks the store that this builder opens, with its configuration and metadata. The kit replaces its allocator.
-    pub fn builder(builder: ContextBuilder) -> Self {
-        let metadata = builder.metadata_set().cloned();
-        let kit = Self::new(move |backend| builder.clone().local_cpu_backend(backend).open());
-        Self { metadata, ..kit }
     }
 
     /// The metadata that `open` opens the store with. The kit then puts raw values only of lengths that it allows.
@@ -123,20 +112,15 @@ impl Kit {
         report
     }
 
-    /// Runs the check with this name; `None` if there is none.
-    pub async fn run_check(&self, name: &str) -> Option<CheckResult> {
-        let check = checks().iter().find(|c| c.name() == name)?;
-        Some(self.run_one(check).await)
-    }
-
     /// Runs the check with this name as the body of a test, in a new runtime. A check that does not apply says why on
     /// stderr.
     ///
     /// # Panics
     /// If the check fails or does not exist.
+    #[doc(hidden)]
     #[track_caller]
     pub fn test(&self, name: &str) {
-        let Some(check) = checks().iter().find(|c| c.name() == name) else { panic!("there is no check `{name}`") };
+        let Some(check) = checks().iter().find(|c| c.name == name) else { panic!("there is no check `{name}`") };
         let result = supervise(self, check);
         match &result.outcome {
             Outcome::Passed => {}
@@ -183,21 +167,25 @@ impl Kit {
     }
 }
 
+/// Checks the store at this URL, with LMCache's defaults for everything else.
 impl From<&str> for Kit {
     fn from(url: &str) -> Self {
-        Self::url(url)
+        Self::from(crate::builder(url))
     }
 }
 
 impl From<String> for Kit {
     fn from(url: String) -> Self {
-        Self::url(&url)
+        Self::from(&*url)
     }
 }
 
+/// Checks the store that this builder opens, with its configuration and metadata. The kit replaces its allocator.
 impl From<ContextBuilder> for Kit {
     fn from(builder: ContextBuilder) -> Self {
-        Self::builder(builder)
+        let metadata = builder.metadata_set().cloned();
+        let kit = Self::new(move |backend| builder.clone().local_cpu_backend(backend).open());
+        Self { metadata, ..kit }
     }
 }
 

@@ -43,7 +43,7 @@ impl CheckResult {
             Outcome::Failed(why) => Outcome::Failed(on_one_line(&why)),
             Outcome::Skipped(why) => Outcome::Skipped(on_one_line(&why)),
         };
-        Self { name: check.name(), chapter: check.chapter(), rule: check.rule(), outcome, elapsed }
+        Self { name: check.name, chapter: check.chapter, rule: check.rule, outcome, elapsed }
     }
 
     /// Whether the store broke the rule.
