@@ -78,11 +78,6 @@ impl Default for LMCacheEngineConfig {
 }
 
 impl LMCacheEngineConfig {
-    /// LMCache's defaults.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// The configuration as LMCache loads it: the file that `LMCACHE_CONFIG_FILE` names, if it is set, and then every
     /// `LMCACHE_<KEY>` variable, which overrides the file. kvconn logs a variable whose name looks misspelt.
     ///

@@ -101,8 +101,7 @@ pub enum ErrorStatus {
 }
 
 impl ErrorStatus {
-    /// The status in lower case: `temporary`.
-    pub const fn as_str(self) -> &'static str {
+    const fn as_str(self) -> &'static str {
         match self {
             Self::Permanent => "permanent",
             Self::Temporary => "temporary",

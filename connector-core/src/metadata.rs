@@ -38,7 +38,6 @@ pub struct LMCacheMetadata {
     model_name: String,
     world_size: u32,
     worker_id: u32,
-    use_mla: bool,
     layout: RawLayout,
 }
 
@@ -61,31 +60,8 @@ impl LMCacheMetadata {
         if world_size == 0 {
             return Err(bad("`world_size` is at least 1, not 0"));
         }
-        let use_mla = groups.iter().all(|g| g.kv_size == 1);
-        let layout = RawLayout::new(groups, chunk_size, use_mla)?;
-        Ok(Self { model_name, world_size, worker_id, use_mla, layout })
-    }
-
-    /// Metadata of LMCache's older form: `kv_shape` is `(num_layer, 2 or 1, chunk_size, num_kv_head, head_size)`.
-    ///
-    /// # Errors
-    /// As [`new`](Self::new).
-    pub fn from_kv_shape(
-        model_name: impl Into<String>,
-        world_size: u32,
-        worker_id: u32,
-        kv_shape: [usize; 5],
-        kv_dtype: Dtype,
-    ) -> Result<Self> {
-        let [num_layers, kv_size, chunk_size, heads, head_size] = kv_shape;
-        let hidden_dim = heads.checked_mul(head_size).ok_or_else(|| bad("heads times head size overflows"))?;
-        Self::new(
-            model_name,
-            world_size,
-            worker_id,
-            chunk_size,
-            &[LayerGroup { kv_size, num_layers, hidden_dim, dtype: kv_dtype }],
-        )
+        let layout = RawLayout::new(groups, chunk_size)?;
+        Ok(Self { model_name, world_size, worker_id, layout })
     }
 
     /// The model's name.
@@ -103,24 +79,9 @@ impl LMCacheMetadata {
         self.worker_id
     }
 
-    /// Tokens in a full chunk.
-    pub fn chunk_size(&self) -> usize {
-        self.layout.chunk_size
-    }
-
-    /// Whether the model uses multi-head latent attention.
-    pub fn use_mla(&self) -> bool {
-        self.use_mla
-    }
-
     /// The layout of a chunk: shapes, dtypes, and the bytes of a full chunk and of one token.
     pub fn chunk_layout(&self) -> &RawLayout {
         &self.layout
-    }
-
-    /// Number of groups of layers. It determines the length of a chunk header.
-    pub fn num_groups(&self) -> usize {
-        self.layout.full.groups.len()
     }
 }
 
@@ -140,8 +101,9 @@ pub struct RawLayout {
 const TOKEN_AXIS: usize = 2;
 
 impl RawLayout {
-    fn new(groups: &[LayerGroup], chunk_size: usize, use_mla: bool) -> Result<Self> {
-        let format = if use_mla && !groups.is_empty() { MemoryFormat::KvMlaFmt } else { MemoryFormat::Kv2ltd };
+    fn new(groups: &[LayerGroup], chunk_size: usize) -> Result<Self> {
+        let use_mla = !groups.is_empty() && groups.iter().all(|g| g.kv_size == 1);
+        let format = if use_mla { MemoryFormat::KvMlaFmt } else { MemoryFormat::Kv2ltd };
         let groups = groups
             .iter()
             .map(|g| {
@@ -220,12 +182,16 @@ pub fn raw_layout(metadata: Option<&LMCacheMetadata>, bytes: usize) -> Result<Ch
 mod tests {
     use super::*;
 
+    fn group(kv_size: usize) -> LayerGroup {
+        LayerGroup { kv_size, num_layers: 1, hidden_dim: 8, dtype: Dtype::Float16 }
+    }
+
     #[test]
     fn all_groups_have_the_same_number_of_tokens() {
         let group = |num_layers, dtype| LayerGroup { kv_size: 2, num_layers, hidden_dim: 8, dtype };
         let m = LMCacheMetadata::new("m", 1, 0, 16, &[group(3, Dtype::Float16), group(1, Dtype::Float32)]).unwrap();
         let raw = m.chunk_layout();
-        assert_eq!((m.num_groups(), raw.token_bytes, raw.full.len), (2, 2 * 8 * (3 * 2 + 4), 16 * 160));
+        assert_eq!((raw.full.groups.len(), raw.token_bytes, raw.full.len), (2, 2 * 8 * (3 * 2 + 4), 16 * 160));
         let five = raw.for_bytes(5 * 160).unwrap();
         assert_eq!(five.groups.iter().map(|g| g.shape[2]).collect::<Vec<_>>(), [5, 5]);
         assert_eq!(five.len, 800);
@@ -233,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_length_that_no_chunk_has_is_corrupt() {
-        let m = LMCacheMetadata::from_kv_shape("m", 1, 0, [2, 2, 16, 1, 4], Dtype::Bfloat16).unwrap();
+        let m = LMCacheMetadata::new("m", 1, 0, 16, &[group(2)]).unwrap();
         for bytes in [0, 1, m.chunk_layout().token_bytes + 1, m.chunk_layout().full.len * 2] {
             assert_eq!(raw_layout(Some(&m), bytes).unwrap_err().kind(), ErrorKind::Corrupt, "{bytes}");
         }
@@ -242,7 +208,6 @@ mod tests {
 
     #[test]
     fn metadata_that_no_engine_has_is_refused() {
-        let group = |kv_size| LayerGroup { kv_size, num_layers: 1, hidden_dim: 8, dtype: Dtype::Float16 };
         for (model, world_size, groups, kind, why) in [
             ("", 1, vec![group(2)], ErrorKind::InvalidKey, "write the model's name"),
             ("a@b", 1, vec![group(2)], ErrorKind::InvalidKey, "contains no `@`"),
@@ -258,7 +223,7 @@ mod tests {
 
     #[test]
     fn multi_head_latent_attention_has_its_own_format() {
-        let m = LMCacheMetadata::from_kv_shape("m", 1, 0, [2, 1, 16, 1, 4], Dtype::Bfloat16).unwrap();
-        assert_eq!((m.use_mla(), m.chunk_layout().full.format), (true, MemoryFormat::KvMlaFmt));
+        let m = LMCacheMetadata::new("m", 1, 0, 16, &[group(1)]).unwrap();
+        assert_eq!(m.chunk_layout().full.format, MemoryFormat::KvMlaFmt);
     }
 }

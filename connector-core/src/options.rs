@@ -54,6 +54,7 @@ use crate::url::{RemoteUrl, is_secret_name, redact};
 use crate::{Error, ErrorKind, Result};
 use loose::Loose;
 #[doc(hidden)]
+#[doc(hidden)]
 pub use loose::flattened;
 pub(crate) use loose::parse_bool;
 pub use schema::{OptionInfo, OptionsSchema};

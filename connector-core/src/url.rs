@@ -174,7 +174,7 @@ impl RemoteUrl {
 
     /// What stands behind the first `#`, if there is one. LMCache reads such a URL and drops it; kvconn opens none, because
     /// what was meant as the end of a path or as options would be lost without a word.
-    pub fn fragment(&self) -> Option<&str> {
+    pub(crate) fn fragment(&self) -> Option<&str> {
         self.0.fragment.as_deref()
     }
 

@@ -28,19 +28,19 @@ impl Chunk {
     /// Shape of each group of layers; ``[(bytes, 0, 0, 0)]`` if the store keeps none.
     #[getter]
     fn shapes<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyTuple>>> {
-        self.0.peek().groups().iter().map(|group| PyTuple::new(py, group.shape.iter().copied())).collect()
+        self.0.peek().layout().groups.iter().map(|group| PyTuple::new(py, group.shape.iter().copied())).collect()
     }
 
     /// Element type of each group of layers, by torch's name: ``"bfloat16"``.
     #[getter]
     fn dtypes(&self) -> Vec<Option<&'static str>> {
-        self.0.peek().groups().iter().map(|group| group.dtype.map(Dtype::torch_name)).collect()
+        self.0.peek().layout().groups.iter().map(|group| group.dtype.map(Dtype::torch_name)).collect()
     }
 
     /// LMCache's name for the arrangement of the bytes: ``"KV_2LTD"``, or ``"BINARY"`` if the store keeps none.
     #[getter]
     fn format(&self) -> &'static str {
-        self.0.peek().format().name()
+        self.0.peek().layout().format.name()
     }
 
     /// A copy of the bytes.

@@ -92,8 +92,11 @@ async fn a_chunk_of_any_rank_dtype_and_format_comes_back_with_its_layout() {
         let declared = connector.capabilities().dtypes;
         for (n, chunk) in chunks.into_iter().enumerate() {
             let key = key(n as u32);
-            let storable =
-                chunk.groups().iter().all(|g| declared.is_none_or(|all| g.dtype.is_some_and(|d| all.contains(&d))));
+            let storable = chunk
+                .layout()
+                .groups
+                .iter()
+                .all(|g| declared.is_none_or(|all| g.dtype.is_some_and(|d| all.contains(&d))));
             let put = connector.put(&key, chunk.clone()).await;
             if storable {
                 put.unwrap();

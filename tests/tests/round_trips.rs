@@ -5,7 +5,8 @@ use connector_core::chunk::Groups;
 use connector_core::key::ChunkHash;
 use connector_core::{
     CacheEngineKey, CacheKey, ChunkHeader, ChunkLayout, ConnectorOptions, Dtype, Group, KeyKind, LMCacheEngineConfig,
-    LMCacheMetadata, LayerGroup, LocalCpuBackend, MemoryFormat, ObjectKey, RemoteUrl, Shape, redact,
+    LMCacheMetadata, LayerCacheEngineKey, LayerGroup, LocalCpuBackend, MemoryFormat, ObjectKey, RemoteUrl, Shape,
+    redact,
 };
 use connectors::fs::layout::{NAME_MAX, SLASH, file_name, key_of_file, object_key_of_file};
 use proptest::collection::vec;
@@ -157,7 +158,7 @@ proptest! {
 
     #[test]
     fn layer_keys_are_read_back(key in engine_key(), layer_id: u32) {
-        let key = key.layer(layer_id);
+        let key = LayerCacheEngineKey { key, layer_id };
         let any = CacheKey::from(key.clone());
         prop_assert_eq!(any.as_str(), key.to_string());
         prop_assert_eq!(any.to_layer(), Some(key));
@@ -169,7 +170,7 @@ proptest! {
     /// Every key has a text that can be read back. Otherwise no key would find its chunk again.
     #[test]
     fn object_keys_are_read_back((model, rank, group, hash, salt) in object_parts()) {
-        if let Ok(key) = ObjectKey::from_parts(model, rank, group, hash, salt) {
+        if let Ok(key) = ObjectKey::new(model, rank, group, hash, salt) {
             let any = CacheKey::from(key.clone());
             prop_assert_eq!(any.as_str(), key.to_string());
             let read = CacheKey::parse(any.as_str());
@@ -182,11 +183,11 @@ proptest! {
     #[test]
     fn names_of_files_are_read_back(key in prop_oneof![
         engine_key().prop_map(CacheKey::from),
-        (engine_key(), any::<u32>()).prop_map(|(key, layer)| CacheKey::from(key.layer(layer))),
+        (engine_key(), any::<u32>()).prop_map(|(key, layer_id)| CacheKey::from(LayerCacheEngineKey { key, layer_id })),
         (model(), any::<u32>(), 0..500_u64, vec(any::<u8>(), 1..=32), "[^@/\\\\\u{0}]{0,20}").prop_filter_map(
             "no key",
             |(model, rank, group, hash, salt)| {
-                ObjectKey::from_parts(model, rank.into(), group, hash, salt).ok().map(CacheKey::from)
+                ObjectKey::new(model, rank.into(), group, hash, salt).ok().map(CacheKey::from)
             },
         ),
     ]) {
@@ -246,13 +247,13 @@ proptest! {
     #[test]
     fn layouts_of_raw_values_follow_from_their_length(metadata in metadata(), tokens in 1..33_usize, more in 1..99_usize) {
         let raw = metadata.chunk_layout();
-        let tokens = tokens.min(metadata.chunk_size());
+        let tokens = tokens.min(raw.chunk_size);
         let layout = raw.for_tokens(tokens).unwrap();
         prop_assert_eq!(layout.groups.iter().map(|g| g.bytes().unwrap()).sum::<usize>(), layout.len);
         prop_assert!(layout.groups.iter().all(|g| g.shape[2] == tokens), "{}", layout);
         prop_assert_eq!(&raw.for_bytes(layout.len).unwrap(), &layout);
-        prop_assert_eq!(layout == raw.full, tokens == metadata.chunk_size());
-        if more % raw.token_bytes != 0 || tokens + more / raw.token_bytes > metadata.chunk_size() {
+        prop_assert_eq!(layout == raw.full, tokens == raw.chunk_size);
+        if more % raw.token_bytes != 0 || tokens + more / raw.token_bytes > raw.chunk_size {
             prop_assert!(raw.for_bytes(layout.len + more).is_err());
         }
     }

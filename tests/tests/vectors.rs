@@ -9,8 +9,8 @@ use std::path::Path;
 use connector_core::chunk::Groups;
 use connector_core::key::ChunkHash;
 use connector_core::{
-    CacheEngineKey, CacheKey, ChunkHeader, ChunkLayout, Dtype, ErrorKind, Group, KeyKind, MemoryFormat, MemoryObj,
-    ObjectKey, RemoteUrl, Shape,
+    CacheEngineKey, CacheKey, ChunkHeader, ChunkLayout, Dtype, ErrorKind, Group, KeyKind, LayerCacheEngineKey,
+    MemoryFormat, MemoryObj, ObjectKey, RemoteUrl, Shape,
 };
 use connectors::fs::layout::{file_name, key_of_file, object_key_of_file};
 use connectors::redis::layout::{key_of_kv_bytes, kv_bytes_name, metadata_name};
@@ -29,7 +29,7 @@ fn keys_made_from_parts_have_lmcaches_text() {
             key = key.with_tag(name, value).unwrap();
         }
         let key = match kind(&row) {
-            KeyKind::Layer => CacheKey::from(key.layer(number(&row, "layer_id"))),
+            KeyKind::Layer => CacheKey::from(LayerCacheEngineKey { key, layer_id: number(&row, "layer_id") }),
             _ => CacheKey::from(key),
         };
         assert_eq!((key.as_str(), key.kind()), (text(&row, "text"), kind(&row)));
@@ -323,7 +323,7 @@ fn parts(key: &CacheKey) -> (CacheEngineKey, Option<u32>) {
     match key.kind() {
         KeyKind::Layer => {
             let key = key.to_layer().unwrap();
-            (key.key().clone(), Some(key.layer_id()))
+            (key.key, Some(key.layer_id))
         }
         _ => (key.to_engine().unwrap(), None),
     }
@@ -338,8 +338,7 @@ fn without_zeros(hash: &str) -> String {
 fn object_key(row: &Value) -> ObjectKey {
     let rank = number(row, "kv_rank");
     let group = number(row, "object_group_id");
-    ObjectKey::from_parts(text(row, "model_name"), rank, group, hex(row, "chunk_hash_hex"), text(row, "cache_salt"))
-        .unwrap()
+    ObjectKey::new(text(row, "model_name"), rank, group, hex(row, "chunk_hash_hex"), text(row, "cache_salt")).unwrap()
 }
 
 /// The layout with the `shapes` and `dtypes` of a row. `from_groups` would refuse records whose length does not fit their

@@ -32,7 +32,7 @@ impl ConnectorAdapter for ByHand {
 
 async fn open(url: &str) -> Result<Connector> {
     let plugin = serde_json::json!({ "remote_storage_plugin.x.url": "by-hand://x" });
-    let mut config = LMCacheEngineConfig::new();
+    let mut config = LMCacheEngineConfig::default();
     config.set("extra_config", plugin)?;
     crate::builder(url).config(config).adapter(ByHand).open().await
 }

@@ -7,7 +7,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use super::region::{Heap, ReadOnly};
-use super::{ChunkLayout, Dtype, Group, MemoryFormat, Region, Shape};
+use super::{ChunkLayout, Region};
 use crate::{Error, ErrorKind, Result};
 
 /// A chunk's memory with one owner, writable. Derefs to `[u8]`, `layout().len` bytes of it.
@@ -150,26 +150,6 @@ impl MemoryObj {
         &self.layout
     }
 
-    /// How the bytes are arranged.
-    pub fn format(&self) -> MemoryFormat {
-        self.layout.format
-    }
-
-    /// The first group's shape.
-    pub fn shape(&self) -> Shape {
-        self.layout.shape()
-    }
-
-    /// The first group's dtype.
-    pub fn dtype(&self) -> Option<Dtype> {
-        self.layout.dtype()
-    }
-
-    /// Shape and dtype of every group.
-    pub fn groups(&self) -> &[Group] {
-        &self.layout.groups
-    }
-
     /// The region behind this chunk, if it is a `T`.
     pub fn region<T: Region>(&self) -> Option<&T> {
         (&*self.region as &dyn Any).downcast_ref()
@@ -272,6 +252,7 @@ impl fmt::Debug for MemoryObjMut {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chunk::{Dtype, MemoryFormat, Shape};
     use std::ptr::NonNull;
     use std::sync::atomic::{AtomicUsize, Ordering};
 

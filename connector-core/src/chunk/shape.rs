@@ -34,12 +34,12 @@ impl Shape {
     }
 
     /// `[bytes, 0, 0, 0]`, the shape of binary formats.
-    pub const fn binary(bytes: usize) -> Self {
+    pub(crate) const fn binary(bytes: usize) -> Self {
         Self { dims: [bytes, 0, 0, 0], rank: 4 }
     }
 
     /// Four dimensions, where missing ones are 0, as in a chunk header.
-    pub const fn padded(&self) -> [usize; Self::MAX_RANK] {
+    pub(crate) const fn padded(&self) -> [usize; Self::MAX_RANK] {
         self.dims
     }
 
@@ -51,7 +51,7 @@ impl Shape {
     }
 
     /// The product of all dimensions; `None` on overflow.
-    pub fn elements(&self) -> Option<usize> {
+    pub(crate) fn elements(&self) -> Option<usize> {
         self.iter().try_fold(1usize, |product, &d| product.checked_mul(d))
     }
 

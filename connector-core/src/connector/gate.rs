@@ -30,11 +30,6 @@ const ONE: usize = 2;
 pub struct Pass(Arc<State>);
 
 impl Gate {
-    /// An open gate.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// Counts one call in.
     ///
     /// # Errors
@@ -121,7 +116,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn close_waits_for_the_last_pass_and_refuses_new_ones() {
-        let gate = Gate::new();
+        let gate = Gate::default();
         let pass = gate.enter().unwrap();
         let closing = tokio::spawn({
             let gate = gate.clone();

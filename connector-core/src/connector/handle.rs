@@ -54,7 +54,7 @@ impl Connector {
         let instruments = Instruments::new(&name);
         Self(Arc::new(Inner {
             name,
-            gate: Gate::new(),
+            gate: Gate::default(),
             closed: OnceCell::new(),
             instruments,
             layered: false,

@@ -16,11 +16,12 @@ use crate::{Error, Result};
 ///
 /// ```
 /// # fn main() -> connector_core::Result<()> {
-/// use connector_core::{CacheEngineKey, Dtype};
+/// use connector_core::{CacheEngineKey, Dtype, LayerCacheEngineKey};
 /// let key = CacheEngineKey::new("facebook/opt-125m", 2, 1, 0x1f2e3d_u64, Dtype::Float16)?.with_tag("user", "a")?;
 /// assert_eq!(key.to_string(), "facebook/opt-125m@2@1@1f2e3d@half@user%a");
 /// assert_eq!((key.world_size(), key.worker_id(), key.dtype()), (2, 1, Dtype::Float16));
-/// assert_eq!(key.layer(7).to_string(), "facebook/opt-125m@2@1@1f2e3d@half@7@user%a");
+/// let layer = LayerCacheEngineKey { key, layer_id: 7 };
+/// assert_eq!(layer.to_string(), "facebook/opt-125m@2@1@1f2e3d@half@7@user%a");
 /// # Ok(())
 /// # }
 /// ```
@@ -70,11 +71,6 @@ impl CacheEngineKey {
         Ok(self)
     }
 
-    /// The key of one layer of this chunk.
-    pub fn layer(&self, layer_id: u32) -> LayerCacheEngineKey {
-        LayerCacheEngineKey::new(self.clone(), layer_id)
-    }
-
     /// The model's name, which contains no `@`.
     pub fn model_name(&self) -> &str {
         &self.model_name
@@ -105,11 +101,6 @@ impl CacheEngineKey {
         &self.tags
     }
 
-    /// LMCache's `split_layers`: the keys of all `num_layers` layers.
-    pub fn split_layers(&self, num_layers: u32) -> impl Iterator<Item = LayerCacheEngineKey> + '_ {
-        (0..num_layers).map(|id| self.layer(id))
-    }
-
     fn write(&self, f: &mut fmt::Formatter<'_>, layer_id: Option<u32>) -> fmt::Result {
         let Self { model_name, world_size, worker_id, chunk_hash, dtype, tags } = self;
         write!(f, "{model_name}@{world_size}@{worker_id}@{chunk_hash}@{}", dtype.key_name())?;
@@ -121,29 +112,12 @@ impl CacheEngineKey {
 }
 
 /// `model@world_size@worker_id@hash@dtype@layer_id[@tag%value..]`: one chunk of one layer.
-///
-/// [`CacheEngineKey::layer`] makes one, too.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct LayerCacheEngineKey {
-    key: CacheEngineKey,
-    layer_id: u32,
-}
-
-impl LayerCacheEngineKey {
-    /// Layer `layer_id` (from 0) of the chunk that `key` names.
-    pub fn new(key: CacheEngineKey, layer_id: u32) -> Self {
-        Self { key, layer_id }
-    }
-
     /// The key without the layer: that of the chunk of all layers.
-    pub fn key(&self) -> &CacheEngineKey {
-        &self.key
-    }
-
+    pub key: CacheEngineKey,
     /// The layer, counted from 0.
-    pub fn layer_id(&self) -> u32 {
-        self.layer_id
-    }
+    pub layer_id: u32,
 }
 
 impl fmt::Display for CacheEngineKey {

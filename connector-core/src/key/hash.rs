@@ -14,7 +14,7 @@ pub struct ChunkHash(Box<str>);
 
 impl ChunkHash {
     /// The largest number of hex digits: 256 bits.
-    pub const MAX_HEX_DIGITS: usize = 64;
+    const MAX_HEX_DIGITS: usize = 64;
 
     /// A hash of 2 to 32 bytes. LMCache writes two hex digits for each byte.
     ///

@@ -9,14 +9,12 @@ use crate::{Error, Result};
 
 /// `model@%08x(kv_rank)@%x(object_group)@hash_hex[@salt]`: a chunk in LMCache's multiprocess mode.
 ///
-/// The constructors check their arguments, so that every key's text parses back to the same key.
+/// [`new`](Self::new) checks its arguments, so that every key's text parses back to the same key.
 ///
 /// ```
 /// # fn main() -> connector_core::Result<()> {
 /// use connector_core::ObjectKey;
-/// let key = ObjectKey::new("facebook/opt-125m", ObjectKey::compute_kv_rank(1, 5, 8, 5), [0x1f, 0x2e])?
-///     .with_object_group(2)
-///     .with_cache_salt("user-a")?;
+/// let key = ObjectKey::new("facebook/opt-125m", 0x0105_0805, 2, [0x1f, 0x2e], "user-a")?;
 /// assert_eq!(key.to_string(), "facebook/opt-125m@01050805@2@1f2e@user-a");
 /// assert_eq!((key.kv_rank(), key.chunk_hash(), key.cache_salt()), (0x0105_0805, &[0x1f, 0x2e][..], "user-a"));
 /// # Ok(())
@@ -36,50 +34,22 @@ const SALT_FORBIDDEN: [char; 4] = ['@', '/', '\\', '\0'];
 const SALT_MAX_CHARS: usize = 128;
 
 impl ObjectKey {
-    /// A key in group 0 without a salt.
+    /// A key from its parts, with the checks of LMCache's constructor. An empty salt is no salt.
     ///
     /// # Errors
-    /// `InvalidKey` if the model's name is empty or contains `@`, the rank needs more than eight hex digits, or the
-    /// hash is empty.
-    pub fn new(model_name: impl Into<String>, kv_rank: i64, chunk_hash: impl Into<Vec<u8>>) -> Result<Self> {
-        let model_name = model_name.into();
-        Self { chunk_hash: chunk_hash.into(), model_name, kv_rank, object_group_id: 0, cache_salt: String::new() }
-            .checked()
-    }
-
-    /// The same key in another object group.
-    #[must_use]
-    pub fn with_object_group(mut self, object_group_id: u64) -> Self {
-        self.object_group_id = object_group_id;
-        self
-    }
-
-    /// The same key with a salt.
-    ///
-    /// # Errors
-    /// `InvalidKey` if the salt contains `@`, `/`, `\` or NUL, or has more than 128 characters.
-    pub fn with_cache_salt(mut self, salt: impl Into<String>) -> Result<Self> {
-        self.cache_salt = salt.into();
-        self.checked()
-    }
-
-    /// A key from all its parts (of a file name, for example), with the checks of LMCache's constructor.
-    ///
-    /// # Errors
-    /// `InvalidKey`, which names the part.
-    pub fn from_parts(
+    /// `InvalidKey` if the model's name is empty or contains `@`, the rank needs more than eight hex digits, the hash is
+    /// empty, or the salt contains `@`, `/`, `\` or NUL or has more than 128 characters.
+    pub fn new(
         model_name: impl Into<String>,
         kv_rank: i64,
         object_group_id: u64,
         chunk_hash: impl Into<Vec<u8>>,
         cache_salt: impl Into<String>,
     ) -> Result<Self> {
-        Self::new(model_name, kv_rank, chunk_hash)?.with_object_group(object_group_id).with_cache_salt(cache_salt)
-    }
-
-    /// `world_size << 24 | rank << 16 | local_world_size << 8 | local_rank`, LMCache's `ComputeKVRank`.
-    pub const fn compute_kv_rank(world_size: u8, rank: u8, local_world_size: u8, local_rank: u8) -> i64 {
-        i64::from_be_bytes([0, 0, 0, 0, world_size, rank, local_world_size, local_rank])
+        let (model_name, chunk_hash, cache_salt) = (model_name.into(), chunk_hash.into(), cache_salt.into());
+        let key = Self { chunk_hash, model_name, kv_rank, object_group_id, cache_salt };
+        key.check()?;
+        Ok(key)
     }
 
     /// Hash of the chunk's tokens and of all tokens before them.
@@ -108,12 +78,7 @@ impl ObjectKey {
         &self.cache_salt
     }
 
-    /// The hash in hex.
-    pub fn chunk_hash_hex(&self) -> String {
-        to_hex(&self.chunk_hash)
-    }
-
-    fn checked(self) -> Result<Self> {
+    fn check(&self) -> Result<()> {
         let text = self.to_string();
         check_outer_spaces(&text)?;
         check_model(&text, &self.model_name)?;
@@ -132,8 +97,7 @@ impl ObjectKey {
         if self.chunk_hash.is_empty() {
             return Err(bad_field(&text, 4, "chunk hash", "", "a hash has at least one byte"));
         }
-        check_salt(&text, &self.cache_salt)?;
-        Ok(self)
+        check_salt(&text, &self.cache_salt)
     }
 }
 
@@ -145,7 +109,7 @@ pub(crate) fn python_08x(value: i64) -> String {
 impl fmt::Display for ObjectKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { model_name, kv_rank, object_group_id, cache_salt, .. } = self;
-        write!(f, "{model_name}@{}@{object_group_id:x}@{}", python_08x(*kv_rank), self.chunk_hash_hex())?;
+        write!(f, "{model_name}@{}@{object_group_id:x}@{}", python_08x(*kv_rank), to_hex(&self.chunk_hash))?;
         if !cache_salt.is_empty() {
             write!(f, "@{cache_salt}")?;
         }
@@ -317,13 +281,8 @@ mod tests {
 
     #[test]
     fn a_negative_rank_is_spelled_as_in_python() {
-        let key = ObjectKey::new("m", -1, [0xff]).unwrap();
+        let key = ObjectKey::new("m", -1, 0, [0xff], "").unwrap();
         assert_eq!(key.to_string(), "m@-0000001@0@ff");
         assert_eq!(CacheKey::parse("m@-0000001@0@ff").unwrap().to_object(), Some(key));
-    }
-
-    #[test]
-    fn the_rank_is_lmcaches_bitmap() {
-        assert_eq!(ObjectKey::compute_kv_rank(1, 5, 8, 5), 0x0105_0805);
     }
 }

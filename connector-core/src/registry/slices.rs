@@ -6,14 +6,17 @@ use super::{AdapterEntry, ConnectorEntry, ConnectorHint};
 /// The list that `#[external_connector]` adds to. The name carries this crate's version, because an entry's layout may
 /// change with it: two versions in one binary each see their own entries.
 #[linkme::distributed_slice]
+#[doc(hidden)]
 pub static KVCONN_CONNECTOR_ENTRIES_0_1: [ConnectorEntry];
 
 /// The list that `#[connector_adapter]` adds to.
 #[linkme::distributed_slice]
+#[doc(hidden)]
 pub static KVCONN_ADAPTER_ENTRIES_0_1: [AdapterEntry];
 
 /// The connectors that a crate has, but that were compiled out.
 #[linkme::distributed_slice]
+#[doc(hidden)]
 pub static KVCONN_CONNECTOR_HINTS_0_1: [ConnectorHint];
 
 // One sentinel in each list: at least one linker crashes on an empty one. The index leaves them out.

@@ -225,7 +225,7 @@ fn keys_of(py: Python<'_>, texts: &[String]) -> PyResult<Vec<CacheKey>> {
 }
 
 fn config_of(py: Python<'_>, values: Vec<(String, String)>) -> PyResult<LMCacheEngineConfig> {
-    let mut config = LMCacheEngineConfig::new();
+    let mut config = LMCacheEngineConfig::default();
     for (key, json) in values {
         let value = serde_json::from_str(&json)
             .map_err(|e| PyValueError::new_err(format!("LMCache's configuration key `{key}` cannot be read: {e}")))?;

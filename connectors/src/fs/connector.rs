@@ -32,7 +32,7 @@ impl FromContext for FSConnector {
         let files = Files::of(&ctx)?;
         let files = ctx.handle().spawn_blocking(|| files.prepare()).await.map_err(lost)??;
         let (backend, handle) = (ctx.local_cpu_backend().clone(), ctx.handle().clone());
-        Ok(Self { files: Arc::new(files), backend, handle, gate: Gate::new() })
+        Ok(Self { files: Arc::new(files), backend, handle, gate: Gate::default() })
     }
 }
 
@@ -289,7 +289,7 @@ mod tests {
     fn on(dir: &std::path::Path, cache: Cache, pool: &PoolAllocator) -> FSConnector {
         let files = Files { cache, read_ahead_size: Some(1 << 20), ..files(dir) };
         let backend = LocalCpuBackend::with_allocator(pool.clone());
-        FSConnector { files: Arc::new(files), backend, handle: Handle::current(), gate: Gate::new() }
+        FSConnector { files: Arc::new(files), backend, handle: Handle::current(), gate: Gate::default() }
     }
 
     /// Drops the file from the page cache, so that a read has to wait.

@@ -92,7 +92,7 @@ pub fn object_key_of_file(name: &str) -> Option<ObjectKey> {
     let hash: Option<Vec<u8>> =
         (0..hash.len()).step_by(2).map(|i| u8::from_str_radix(&hash[i..i + 2], 16).ok()).collect();
     let (rank, group) = (python_hex(rank)?.try_into().ok()?, python_hex(group)?.try_into().ok()?);
-    ObjectKey::from_parts(model.replace(SLASH, "/"), rank, group, hash?, salt).ok()
+    ObjectKey::new(model.replace(SLASH, "/"), rank, group, hash?, salt).ok()
 }
 
 /// Python's `int(text, 16)`, without its underscores and spaces.

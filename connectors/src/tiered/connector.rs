@@ -39,7 +39,7 @@ impl FromContext for TieredConnector {
             .with_hint("the front store must be able to remove a chunk that a put replaces"));
         }
         let back = ctx.open_behind(back).await.map_err(|e| e.at("option `back`"))?;
-        let (keys, handle, gate) = (Arc::default(), ctx.handle().clone(), Gate::new());
+        let (keys, handle, gate) = (Arc::default(), ctx.handle().clone(), Gate::default());
         Ok(Self { tiers: Arc::new(Tiers { front, back, keys, buffer, handle, gate }) })
     }
 }

@@ -98,7 +98,7 @@ impl Tiers {
         if let Some(most) = can.max_chunk_bytes.filter(|most| bytes > *most) {
             return refused(ErrorKind::TooLarge, format!("the chunk has {bytes} bytes, of at most {most}"));
         }
-        let storable = |dtypes: &[_]| chunk.groups().iter().all(|g| g.dtype.is_some_and(|d| dtypes.contains(&d)));
+        let storable = |dtypes: &[_]| chunk.layout().groups.iter().all(|g| g.dtype.is_some_and(|d| dtypes.contains(&d)));
         if can.keeps_layout_of(key.kind()) && !can.dtypes.is_none_or(storable) {
             return refused(ErrorKind::Unsupported, format!("it does not store a dtype of {}", chunk.layout()));
         }

@@ -94,7 +94,7 @@ async fn a_bit_flipped_in_the_header_is_corrupt_unless_it_makes_another_header_o
                 let found = found.expect("the file is there");
                 assert!(found[..] == whole[28..] && *found.layout() != *kv(4, 1).layout(), "bit {bit}");
                 // The file is valid, so only a checksum tells that it changed.
-                let by_groups = ChunkLayout::from_groups(found.format(), found.groups()).unwrap();
+                let by_groups = ChunkLayout::from_groups(found.layout().format, &found.layout().groups).unwrap();
                 assert_eq!(by_groups.len, found.len(), "bit {bit}");
                 seen_as_other.push(bit / 8);
             }

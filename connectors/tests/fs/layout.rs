@@ -118,7 +118,7 @@ async fn takes_several_base_paths_in_an_external_url_if_the_comma_is_escaped() {
 async fn opens_by_every_url_that_names_it() {
     let place = Place::new();
     let path = place.text("fs");
-    let config = LMCacheEngineConfig::new()
+    let config = LMCacheEngineConfig::default()
         .with_extra_config("remote_storage_plugin.fs.primary.base_path", path.as_str())
         .with_extra_config("remote_storage_plugin.mine.module_path", "kvconn.fs")
         .with_extra_config("remote_storage_plugin.mine.class_name", "FSConnector")

@@ -12,7 +12,7 @@ use super::{Place, bytes, file_name, files, key, keys, kv, object_key};
 #[tokio::test]
 async fn opens_with_every_setting_that_lmcache_has_for_it() {
     let place = Place::new();
-    let config = LMCacheEngineConfig::new()
+    let config = LMCacheEngineConfig::default()
         .with_extra_config("fs_connector_read_ahead_size", 8192)
         .with_extra_config("fs_connector_use_odirect", true)
         .with_extra_config("save_chunk_meta", false)

@@ -153,7 +153,7 @@ async fn a_scrub_reads_files_as_the_store_of_that_url_does() {
     assert_eq!(scrub_now(&place.url("?save_chunk_meta=false"), false).unwrap().chunks, 1);
     let report = scrub_now(&place.url(""), false).unwrap();
     assert!(report.findings[0].reason.contains("save_chunk_meta=false"), "{report:?}");
-    let config = LMCacheEngineConfig::new().with_extra_config("save_chunk_meta", false);
+    let config = LMCacheEngineConfig::default().with_extra_config("save_chunk_meta", false);
     let store = connectors::builder(&place.url("")).config(config).build().unwrap();
     assert_eq!(scrub(&store, &ScrubOptions::default()).unwrap().chunks, 1);
 

@@ -33,7 +33,10 @@ async fn the_length_of_a_partial_chunk_gives_its_tokens() {
     for tokens in [1, 17, 256] {
         server.cli(&["SET", key(1).as_str(), &"x".repeat(tokens * token)]);
         let chunk = store.get(&key(1)).await.unwrap().unwrap();
-        assert_eq!((&chunk.shape()[..], chunk.dtype()), (&[2, 3, tokens, 8][..], Some(Dtype::Bfloat16)));
+        assert_eq!(
+            (&chunk.layout().shape()[..], chunk.layout().dtype()),
+            (&[2, 3, tokens, 8][..], Some(Dtype::Bfloat16))
+        );
     }
     for wrong in [0, 1, token + 1, 257 * token] {
         server.cli(&["SET", key(1).as_str(), &"x".repeat(wrong)]);

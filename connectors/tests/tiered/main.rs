@@ -52,7 +52,7 @@ async fn memory_before_fs_works_under_every_url_and_the_list_has_no_key_twice() 
     let dir = tempfile::tempdir().unwrap();
     let fs = format!("fs%3A%2F%2F{}", dir.path().join("kv").display().to_string().replace('/', "%2F"));
     let query = format!("front=memory%3A%2F%2F%3Fcapacity%3D3000&back={fs}");
-    let config = LMCacheEngineConfig::new()
+    let config = LMCacheEngineConfig::default()
         .with_extra_config("remote_storage_plugin.tiered.one.front", "memory://?capacity=3000")
         .with_extra_config("remote_storage_plugin.tiered.one.back", format!("fs://{}", dir.path().join("kv").display()))
         .with_extra_config("remote_storage_plugin.tiered.one.mode", "write_back");

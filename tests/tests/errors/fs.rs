@@ -77,7 +77,8 @@ async fn put_refuses_a_chunk_that_get_could_not_return() {
     assert_is(&e, ErrorKind::Unsupported, &["no code for int8", "float16", "save_chunk_meta: false"]);
     assert!(!store.exists(&any_key()).await.unwrap());
 
-    let metadata = LMCacheMetadata::from_kv_shape("m", 1, 0, [1, 2, 4, 2, 4], Dtype::Bfloat16).unwrap();
+    let group = LayerGroup { kv_size: 2, num_layers: 1, hidden_dim: 8, dtype: Dtype::Bfloat16 };
+    let metadata = LMCacheMetadata::new("m", 1, 0, 4, &[group]).unwrap();
     let raw = connectors::builder(&format!("{url}?save_chunk_meta=false")).metadata(metadata).open().await.unwrap();
     let e = raw.put(&any_key(), MemoryObj::from(vec![0; 33])).await.unwrap_err();
     assert_is(&e, ErrorKind::InvalidInput, &["33 bytes", "one token has 32 bytes", "a full chunk 128"]);

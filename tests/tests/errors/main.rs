@@ -6,8 +6,8 @@ use std::path::Path;
 
 use connector_core::{
     CacheKey, ChunkLayout, Connector, ConnectorContext, ConnectorOptions, Dtype, Error, ErrorKind, FromContext,
-    LMCacheEngineConfig, LMCacheMetadata, LocalCpuBackend, MemoryFormat, MemoryObj, MemoryObjMut, RemoteConnector,
-    RemoteUrl, Result, Shape, external_connector,
+    LMCacheEngineConfig, LMCacheMetadata, LayerGroup, LocalCpuBackend, MemoryFormat, MemoryObj, MemoryObjMut,
+    RemoteConnector, RemoteUrl, Result, Shape, external_connector,
 };
 use kvconn_tests::assert_says;
 use serde_json::json;

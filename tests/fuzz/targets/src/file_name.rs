@@ -63,7 +63,7 @@ fn second_reading(name: &str) -> Option<ObjectKey> {
     let hash: Vec<u8> = hash.chunks(2).map(byte).collect::<Option<_>>()?;
     let rank = i64::try_from(hex(rank)?).ok()?;
     let group = u64::try_from(hex(group)?).ok()?;
-    ObjectKey::from_parts(model.replace("-SEP-", "/"), rank, group, hash, salt).ok()
+    ObjectKey::new(model.replace("-SEP-", "/"), rank, group, hash, salt).ok()
 }
 
 /// Python's `int(text, 16)`.

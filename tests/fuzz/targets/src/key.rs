@@ -1,6 +1,6 @@
 //! Keys of in-process mode, and the kind of a key.
 
-use connector_core::{CacheEngineKey, CacheKey, KeyKind};
+use connector_core::{CacheEngineKey, CacheKey, KeyKind, LayerCacheEngineKey};
 
 use crate::text;
 
@@ -51,7 +51,7 @@ impl Parts<'_> {
     /// Checks that the key has these parts, and that a key made from these parts is equal.
     fn check(&self, key: &CacheKey) {
         let (engine, layer) = match key.to_layer() {
-            Some(layer) => (layer.key().clone(), Some(layer.layer_id())),
+            Some(layer) => (layer.key, Some(layer.layer_id)),
             None => (key.to_engine().expect("a key of its own kind"), None),
         };
         assert_eq!((engine.model_name(), engine.world_size()), (self.model, self.world_size));
@@ -66,7 +66,10 @@ impl Parts<'_> {
         let made = CacheEngineKey::new(self.model, self.world_size, self.worker_id, hash, engine.dtype());
         let made = self.tags.iter().try_fold(made.expect("read parts are valid"), |k, (n, v)| k.with_tag(n, v));
         let made = made.expect("read tags are valid");
-        let made = layer.map_or_else(|| CacheKey::from(made.clone()), |id| made.layer(id).into());
+        let made = layer.map_or_else(
+            || CacheKey::from(made.clone()),
+            |id| LayerCacheEngineKey { key: made.clone(), layer_id: id }.into(),
+        );
         assert_eq!(made.as_str(), key.as_str());
     }
 }
