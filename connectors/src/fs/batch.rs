@@ -9,9 +9,10 @@ use std::thread::available_parallelism;
 
 use connector_core::{CacheKey, Error, ErrorKind, MemoryObj, MemoryObjMut, Result};
 use futures::future::join_all;
+use futures::stream::{self, StreamExt};
 
 use super::cancel::Work;
-use super::connector::{FSConnector, Read, exists, read_into};
+use super::connector::{FSConnector, Read, caught, exists, read_into};
 use super::files::Files;
 use super::read::Cache;
 
@@ -50,7 +51,8 @@ impl FSConnector {
                     if items.is_empty() {
                         return Ok(done);
                     }
-                    done.extend(items.into_iter().map(|(n, item)| (n, job(files, item, work))));
+                    // A job that panics fails alone.
+                    done.extend(items.into_iter().map(|(n, item)| (n, caught(|| job(files, item, work)))));
                 }
             })
         });
@@ -80,15 +82,12 @@ impl FSConnector {
                 }
             })
         });
-        let mut answers = Vec::with_capacity(keys.len());
-        for (read, key) in reads.await.into_iter().zip(keys) {
-            answers.push(match read.transpose() {
-                Some(answer) => answer,
-                // This read waits for memory.
-                None => self.read_blocking(key).await,
-            });
-        }
-        answers
+        let reads = reads.await.into_iter().zip(keys).map(async |(read, key)| match read.transpose() {
+            Some(answer) => answer,
+            // This read waits for memory.
+            None => self.read_blocking(key).await,
+        });
+        stream::iter(reads.collect::<Vec<_>>()).buffered(AT_ONCE).collect().await
     }
 
     pub(super) async fn get_all_into(&self, requests: &mut [(CacheKey, MemoryObjMut)]) -> Vec<Result<Option<usize>>> {
@@ -125,5 +124,29 @@ impl FSConnector {
             },
         )
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use connector_core::FromContext;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_job_that_panics_costs_only_its_own_answer() {
+        let dir = tempfile::tempdir().unwrap();
+        let context = connector_core::builder(&format!("fs://{}", dir.path().display())).build().unwrap();
+        let store = FSConnector::from_context(context).await.unwrap();
+        for at_once in [1, KEYS_AT_ONCE] {
+            let job = |_: &Files, n: usize, _: &Work| if n % 3 == 2 { panic!("on purpose") } else { Ok(n * 10) };
+            let answers = store.each((0..100).collect(), at_once, job).await;
+            for (n, answer) in answers.into_iter().enumerate() {
+                match answer {
+                    Ok(answer) => assert!(n % 3 != 2 && answer == n * 10),
+                    Err(e) => assert!(n % 3 == 2 && e.to_string().contains("panicked"), "{n}: {e}"),
+                }
+            }
+        }
     }
 }

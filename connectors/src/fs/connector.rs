@@ -1,3 +1,4 @@
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use connector_core::connector::Gate;
@@ -117,7 +118,7 @@ impl Read {
     }
 }
 
-/// Gives the memory back, filled or not.
+/// Gives the memory back, filled or not, also after a panic.
 pub(super) fn read_into(
     files: &Files,
     key: &CacheKey,
@@ -133,7 +134,7 @@ pub(super) fn read_into(
         file.read(files, &mut memory)?;
         Ok(Some(memory.len()))
     };
-    let answer = read();
+    let answer = caught(|| read());
     (memory, answer)
 }
 
@@ -141,10 +142,19 @@ pub(super) fn exists(files: &Files, key: &CacheKey) -> Result<bool> {
     files.exists(key, Wait::Yes).map(|exists| exists.unwrap_or(false))
 }
 
+/// The answer of the work, or an error if it panics.
+pub(super) fn caught<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(panicked()))
+}
+
+fn panicked() -> Error {
+    Error::new(ErrorKind::Other, "the work on a blocking thread panicked")
+}
+
 /// The error of a job that panicked or was cut off.
 pub(super) fn lost(e: JoinError) -> Error {
     if e.is_panic() {
-        Error::new(ErrorKind::Other, "the work on a blocking thread panicked")
+        panicked()
     } else {
         Error::new(ErrorKind::Closed, "the tokio runtime is shutting down")
     }
