@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicUsize;
 use connector_core::{Error, ErrorKind, Result, runtime};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use super::connection::Connection;
 use super::errors::{CHECK_PASSWORD, server_error, shorten, unavailable};
@@ -28,15 +29,19 @@ pub(super) fn runtime_for_sockets(handle: &Handle) -> Result<Handle> {
 }
 
 /// A new connection. The process's own runtime opens it, because the caller's runtime may have no timer. From then on
-/// `sockets` waits for its socket.
+/// `sockets` waits for its socket. Connects at `not_before` at the earliest.
 pub(super) async fn connect(
     options: &Arc<WireOptions>,
     sockets: &Handle,
     buffer_len: usize,
     progress: &Arc<AtomicUsize>,
+    not_before: Option<Instant>,
 ) -> Result<Connection> {
     let (options, sockets, progress) = (options.clone(), sockets.clone(), progress.clone());
     let opening = runtime::handle()?.spawn(async move {
+        if let Some(at) = not_before {
+            tokio::time::sleep_until(at).await;
+        }
         let open = async {
             let address = &options.address;
             let transport = Transport::connect(address, &sockets).await.map_err(|e| {

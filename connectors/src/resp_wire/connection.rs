@@ -61,9 +61,9 @@ impl Connection {
         !self.failed && self.unanswered == 0 && self.reader.is_idle()
     }
 
-    /// Whether the connection still works after an idle time: the server neither hung up nor sent anything.
+    /// Whether the connection still works after an idle time: its runtime runs, and the server neither hung up nor sent anything.
     pub(super) fn is_alive(&self) -> bool {
-        self.is_reusable() && self.transport.is_quiet()
+        self.is_reusable() && self.transport.has_runtime() && self.transport.is_quiet()
     }
 
     /// Bytes received so far.

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::vec::IntoIter;
 
@@ -52,6 +53,9 @@ pub(crate) trait Exchange: Send {
 const AHEAD: usize = 64 << 10;
 /// The most chunks in flight on one connection.
 const CHUNKS_AHEAD: usize = 64;
+/// New connections that one connection's part of a batch may take after failures. A server that answers nothing useful would
+/// cost one for each key.
+const RENEWALS: u32 = 8;
 /// The most exchanges without a chunk in flight on one connection.
 const SMALL_AHEAD: usize = 512;
 
@@ -219,6 +223,7 @@ impl<'a, E: Exchange> Batch<'a, E> {
         let mut sent: Items<E> = VecDeque::new();
         // The number that may be in flight, and the bytes of a request (0 until this lease sent one).
         let (mut window, mut request_len) = (if E::SMALL { SMALL_AHEAD } else { 1 }, 0);
+        let mut renewals = 0..RENEWALS;
         loop {
             if lease.is_wanted() && request_len > 0 {
                 // Stops sending, so that another call gets the connection after the answers in flight.
@@ -239,7 +244,7 @@ impl<'a, E: Exchange> Batch<'a, E> {
                     Ok(0) => {}
                     Ok(bytes) => request_len = bytes / (sent.len() - before),
                     Err(e) => {
-                        lease = self.after_failure(lease, e, &mut sent).await?;
+                        lease = self.after_failure(lease, e, &mut sent, &mut renewals).await?;
                         continue;
                     }
                 }
@@ -259,7 +264,7 @@ impl<'a, E: Exchange> Batch<'a, E> {
                         window = (AHEAD / len.max(1)).clamp(at_least, CHUNKS_AHEAD);
                     }
                 }
-                Err(e) => lease = self.after_failure(lease, e, &mut sent).await?,
+                Err(e) => lease = self.after_failure(lease, e, &mut sent, &mut renewals).await?,
             }
         }
     }
@@ -272,8 +277,18 @@ impl<'a, E: Exchange> Batch<'a, E> {
     }
 
     /// Fails the exchanges that the connection's error concerns, then sends the others on a new connection.
-    async fn after_failure(&self, lease: Lease<'a>, e: Error, sent: &mut Items<E>) -> Result<Lease<'a>> {
+    async fn after_failure(
+        &self,
+        lease: Lease<'a>,
+        e: Error,
+        sent: &mut Items<E>,
+        renewals: &mut Range<u32>,
+    ) -> Result<Lease<'a>> {
         lease.failed(&e);
+        if renewals.next().is_none() {
+            self.fail(sent.drain(..), &e);
+            return Err(e);
+        }
         if !(E::REPEATABLE && lease.was_stale(&e)) {
             // An answer that kvconn cannot read fails only its own exchange. The server answers the others again.
             let failed = if E::REPEATABLE && e.kind() == ErrorKind::Corrupt { 1 } else { sent.len() };

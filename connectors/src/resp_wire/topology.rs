@@ -71,8 +71,9 @@ pub(super) struct Pool {
     waiting: AtomicUsize,
     /// Grows with every read and write on a connection of the pool.
     progress: Arc<AtomicUsize>,
-    /// The last timeout. A call that was already waiting for a connection fails with it, too.
-    timed_out: Mutex<Option<(Instant, Error)>>,
+    /// The last timeout or failed attempt to connect, until a call succeeds. A call that already waited for a connection then
+    /// fails with it, too.
+    failure: Mutex<Option<(Instant, Error)>>,
 }
 
 /// One connection for one call. Dropped without [`give_back`](Self::give_back), it is closed.
@@ -98,6 +99,8 @@ const UNIT: usize = 64 << 10;
 /// Longest wait for a share of [`IN_FLIGHT`]. Futures that are not polled may hold all shares, and the limit only
 /// serves speed.
 const SHARE_WAIT: Duration = Duration::from_millis(20);
+/// Time between a failure and the next attempt to connect, so that busy callers do not flood a server that refuses.
+const PAUSE: Duration = Duration::from_millis(20);
 /// A shorter answer does not hold a chunk.
 const SMALLEST_CHUNK: usize = 512;
 
@@ -154,22 +157,27 @@ impl Server {
 
     /// A connection of the pool, once one is free.
     pub(super) async fn lease<'a>(&'a self, pool: &'a Pool) -> Result<Lease<'a>> {
+        let start = Instant::now();
         let permit = match pool.permits.try_acquire() {
             Ok(permit) => permit,
             Err(TryAcquireError::Closed) => return Err(Error::closed()),
             Err(TryAcquireError::NoPermits) => self.wait(pool).await?,
         };
-        match pool.take_idle() {
-            Some(connection) => {
-                let received_before = Some(connection.received());
-                Ok(Lease { server: self, pool, connection, received_before, permit })
-            }
-            None => self.connect(pool, permit).await,
+        if let Some(connection) = pool.take_idle() {
+            let received_before = Some(connection.received());
+            return Ok(Lease { server: self, pool, connection, received_before, permit });
         }
+        if let Some((at, e)) = &*pool.failure()
+            && *at >= start
+        {
+            return Err(e.clone());
+        }
+        self.connect(pool, permit).await
     }
 
     async fn connect<'a>(&'a self, pool: &'a Pool, permit: SemaphorePermit<'a>) -> Result<Lease<'a>> {
-        let connected = connect(&self.options, &self.sockets, pool.buffer_len, &pool.progress).await;
+        let not_before = pool.failure().as_ref().map(|(at, _)| *at + PAUSE);
+        let connected = connect(&self.options, &self.sockets, pool.buffer_len, &pool.progress, not_before).await;
         let connection = connected.inspect_err(|e| self.failed(pool, e))?;
         Ok(Lease { server: self, pool, connection, received_before: None, permit })
     }
@@ -177,18 +185,13 @@ impl Server {
     /// Waits for a free connection while bytes move on the others. Without progress it fails, because futures that
     /// are not polled may hold the connections.
     async fn wait<'a>(&self, pool: &'a Pool) -> Result<SemaphorePermit<'a>> {
-        let start = Instant::now();
         let _waiting = pool.count_waiting();
         let patience = self.options.connect_timeout + self.options.io_timeout;
         let mut permit = pin!(pool.permits.acquire());
         loop {
             let progress = pool.progress.load(Ordering::Relaxed);
             if let Ok(permit) = timeout(patience, permit.as_mut())?.await {
-                let permit = permit.map_err(|_| Error::closed())?;
-                return match &*pool.timed_out() {
-                    Some((at, e)) if *at >= start => Err(e.clone()),
-                    _ => Ok(permit),
-                };
+                return permit.map_err(|_| Error::closed());
             }
             if pool.progress.load(Ordering::Relaxed) == progress {
                 let (size, address, ms) = (pool.size, &self.options.address, patience.as_millis());
@@ -200,10 +203,10 @@ impl Server {
         }
     }
 
-    /// Remembers a timeout, and closes idle connections: the server does not answer on them either.
+    /// Remembers the failure. After a timeout also closes idle connections: the server does not answer on them either.
     fn failed(&self, pool: &Pool, e: &Error) {
+        *pool.failure() = Some((Instant::now(), e.clone()));
         if e.kind() == ErrorKind::Timeout {
-            *pool.timed_out() = Some((Instant::now(), e.clone()));
             for pool in [&self.bulk, &self.small] {
                 pool.idle().clear();
             }
@@ -220,7 +223,7 @@ impl Pool {
             buffer_len,
             waiting: AtomicUsize::new(0),
             progress: Arc::default(),
-            timed_out: Mutex::default(),
+            failure: Mutex::default(),
         }
     }
 
@@ -249,8 +252,8 @@ impl Pool {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn timed_out(&self) -> MutexGuard<'_, Option<(Instant, Error)>> {
-        self.timed_out.lock().unwrap_or_else(PoisonError::into_inner)
+    fn failure(&self) -> MutexGuard<'_, Option<(Instant, Error)>> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -266,9 +269,11 @@ impl<'a> Lease<'a> {
         self.received_before == Some(self.connection.received()) && e.kind() == ErrorKind::Unavailable
     }
 
-    /// Tells the pool that the connection failed.
+    /// Tells the pool if the server did not answer in time.
     pub(super) fn failed(&self, e: &Error) {
-        self.server.failed(self.pool, e);
+        if e.kind() == ErrorKind::Timeout {
+            self.server.failed(self.pool, e);
+        }
     }
 
     /// A new connection in place of this one.
@@ -281,7 +286,7 @@ impl<'a> Lease<'a> {
     /// Puts the connection back for the next call, if it can use it.
     pub(super) fn give_back(self) {
         let Self { pool, connection, permit, .. } = self;
-        *pool.timed_out() = None;
+        *pool.failure() = None;
         if connection.is_reusable() {
             let mut idle = pool.idle();
             if !pool.permits.is_closed() {

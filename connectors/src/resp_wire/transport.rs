@@ -6,7 +6,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::PathBuf;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 use tokio::io::Interest;
@@ -82,6 +82,16 @@ impl Transport {
     pub(super) fn is_quiet(&self) -> bool {
         let peeked = rustix::net::recv(&self.socket, &mut [0; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
         matches!(peeked, Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR))
+    }
+
+    /// Whether the runtime that waits for the socket still runs.
+    pub(super) fn has_runtime(&self) -> bool {
+        let cx = &mut Context::from_waker(Waker::noop());
+        let ready = match &self.socket {
+            Socket::Tcp(tcp) => tcp.poll_write_ready(cx),
+            Socket::Unix(unix) => unix.poll_write_ready(cx),
+        };
+        !matches!(ready, Poll::Ready(Err(_)))
     }
 
     /// Reads the bytes that are there, up to the buffers' length.

@@ -247,3 +247,31 @@ pub(crate) async fn a_stopped_server_costs_few_connections(kind: Kind) {
     store.is_right().await;
     store.leaks_nothing().await;
 }
+
+/// Each call that waits for a connection would try to connect, too.
+pub(crate) async fn a_server_that_refuses_costs_few_connections(kind: Kind) {
+    const CONNECTIONS: usize = 4;
+    let (_server, proxy, store) = behind_proxy(kind, &format!("?connections={CONNECTIONS}")).await;
+    store.put(1, 1, 1000).await.unwrap();
+    proxy.replies(Fault::CutAfter(0));
+    is_lost(store.get(1).await);
+    let before = proxy.accepted();
+    let gets = (0..64).map(|_| store.get(1));
+    join_all(gets).await.into_iter().for_each(is_lost);
+    let attempts = proxy.accepted() - before;
+    assert!(attempts <= CONNECTIONS, "64 calls made {attempts} connections to a server that refuses them");
+    // Calls that come again at once connect once in 20 ms, on each connection.
+    let (before, begin) = (proxy.accepted(), Instant::now());
+    let busy = (0..CONNECTIONS).map(async |_| {
+        for _ in 0..10 {
+            is_lost(store.get(1).await);
+        }
+    });
+    join_all(busy).await;
+    let rounds = begin.elapsed().as_millis() as usize / 20 + 1;
+    let attempts = proxy.accepted() - before;
+    assert!(attempts <= CONNECTIONS * rounds, "{attempts} connections in {:?}", begin.elapsed());
+    proxy.heal();
+    store.is_right().await;
+    store.leaks_nothing().await;
+}

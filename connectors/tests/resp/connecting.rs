@@ -1,5 +1,8 @@
 //! URLs, options, and servers of another kind.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use connectors::{Connector, ErrorKind, LMCacheEngineConfig, MemoryObj};
 
 use kvconn_redis_server::{RedisServer, fake};
@@ -141,6 +144,27 @@ async fn a_reply_that_cannot_be_read_costs_one_key_of_a_batch() {
     let answers = store.batched_exists(&[key(2), key(1), key(3)]).await;
     let kinds: Vec<_> = answers.into_iter().map(|answer| answer.map_err(|e| e.kind())).collect();
     assert_eq!(kinds, [Ok(true), Err(ErrorKind::Corrupt), Ok(true)]);
+}
+
+#[tokio::test]
+async fn a_server_that_sends_no_replies_costs_a_batch_few_connections() {
+    let greetings = Arc::new(AtomicUsize::new(0));
+    let port = fake::answering({
+        let greetings = greetings.clone();
+        move |words| match words[0].as_str() {
+            "HELLO" => {
+                greetings.fetch_add(1, Ordering::SeqCst);
+                Some(b"%1\r\n+proto\r\n:3\r\n".to_vec())
+            }
+            _ => Some(b"not a reply\r\n".to_vec()),
+        }
+    });
+    let store = connectors::open(&format!("resp://127.0.0.1:{port}?connections=2")).await.unwrap();
+    let keys: Vec<_> = (0..500).map(key).collect();
+    assert!(store.batched_exists(&keys).await.into_iter().all(|answer| answer.is_err()));
+    assert!(store.batched_get(&keys).await.into_iter().all(|answer| answer.is_err()));
+    let connections = greetings.load(Ordering::SeqCst);
+    assert!(connections <= 30, "1000 keys cost {connections} connections");
 }
 
 #[tokio::test]

@@ -116,6 +116,23 @@ fn a_store_outlives_the_runtime_that_it_was_opened_on() {
 }
 
 #[test]
+fn calls_that_are_not_repeated_outlive_the_runtime_too() {
+    let server = RedisServer::start(&[]);
+    let url = server.url("resp");
+    ends(move || {
+        let runtime = several();
+        let store = runtime.block_on(async {
+            let store = connectors::open(&url).await.unwrap();
+            store.put(&key(1), MemoryObj::from(vec![1])).await.unwrap();
+            assert!(store.exists(&key(1)).await.unwrap());
+            store
+        });
+        drop(runtime);
+        assert!(single().block_on(store.remove(&key(1))).unwrap());
+    });
+}
+
+#[test]
 fn two_runtimes_share_a_store() {
     let server = RedisServer::start(&[]);
     let url = format!("{}?connections=2", server.url("resp"));
