@@ -125,7 +125,7 @@ pub(super) fn read_into(
     mut memory: MemoryObjMut,
     work: &Work,
 ) -> (MemoryObjMut, Result<Option<usize>>) {
-    let mut read = || {
+    let read = || {
         if work.is_cancelled() {
             return Ok(None);
         }
@@ -134,7 +134,7 @@ pub(super) fn read_into(
         file.read(files, &mut memory)?;
         Ok(Some(memory.len()))
     };
-    let answer = caught(|| read());
+    let answer = caught(read);
     (memory, answer)
 }
 
