@@ -1,5 +1,5 @@
-//! `registry/lookup/{10,1000,10000}`: finds an entry by module and name among so many connectors.
-//! Budget: 100 ns, and no allocation (asserted in `tests/allocations.rs`).
+//! `registry/lookup/{10,1000,10000}`: finds an entry by module and name among this number of connectors. Budget: 100
+//! ns, and no allocation (asserted in `tests/allocations.rs`).
 
 #[path = "../tests/entries/mod.rs"]
 mod entries;

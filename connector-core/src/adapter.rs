@@ -23,7 +23,7 @@ use scheme::SchemeAdapter;
 
 /// The query parameter of `external://` that names the connector; never an option.
 pub(crate) const CONNECTOR_NAME: &str = "connector_name";
-/// What a plugin's keys in `extra_config` start with.
+/// The prefix of a plugin's keys in `extra_config`.
 pub(crate) const PLUGIN_KEY_PREFIX: &str = "remote_storage_plugin.";
 /// The plugin's keys that are not options of its connector.
 pub(crate) const PLUGIN_OWN_KEYS: [&str; 3] = ["module_path", "class_name", "url"];
@@ -65,8 +65,8 @@ impl<T: ConnectorAdapter> DynAdapter for T {
     }
 }
 
-/// The adapters of one open call, in the order that kvconn asks them: those that the builder added, `external://`,
-/// `plugin://`, and the schemes that linked crates claim.
+/// The adapters of one open call. kvconn first asks the adapters of the builder, and then the adapters of
+/// `external://`, of `plugin://` and of the schemes that linked crates claim.
 #[derive(Clone)]
 pub(crate) struct Adapters(Arc<Vec<Arc<dyn DynAdapter>>>);
 

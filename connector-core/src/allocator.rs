@@ -21,8 +21,8 @@ pub use pool::{PoolAllocator, PoolStats};
 /// `PoolFull`, marked [temporary](Error::is_temporary), if other chunks hold the memory now. `TooLarge` if the chunk is larger
 /// than the whole pool. `Unsupported` for a layout that it cannot hold.
 pub trait ChunkAllocator: Send + Sync + 'static {
-    /// Memory for one chunk at once, or `None` if this allocator has to wait or block for an answer: then
-    /// [`allocate`](Self::allocate) has it. Never blocks.
+    /// Memory for one chunk at once, without blocking. `None` if this allocator must wait or block: then call
+    /// [`allocate`](Self::allocate).
     fn try_allocate(&self, layout: &ChunkLayout) -> Option<Result<MemoryObjMut>> {
         let _ = layout;
         None
@@ -66,7 +66,7 @@ impl LocalCpuBackend {
         Self(Arc::new(allocator))
     }
 
-    /// Memory at once, or `None` if the allocator has to wait or block: see [`ChunkAllocator::try_allocate`]. For work
+    /// Memory at once, or `None` if the allocator must wait or block: see [`ChunkAllocator::try_allocate`]. For work
     /// that already runs on a blocking thread.
     pub fn try_allocate(&self, layout: &ChunkLayout) -> Option<Result<MemoryObjMut>> {
         self.0.try_allocate(layout)

@@ -1,7 +1,8 @@
-//! Chunks: what their bytes are, and the memory they live in.
+//! Chunks: the layout of their bytes, and their memory.
 //!
-//! [`MemoryObj`] and [`MemoryObjMut`] relate as `Bytes` to `BytesMut`. Both carry a [`ChunkLayout`] and hold a
-//! [`Region`]: memory of the pool, of the heap, or of somebody else, who gets it back when the last of them is dropped.
+//! [`MemoryObj`] and [`MemoryObjMut`] relate as `Bytes` to `BytesMut`. Both have a [`ChunkLayout`] and hold a
+//! [`Region`]: memory of the pool, of the heap, or of a foreign owner. The owner gets it back when the last of them
+//! is dropped.
 
 mod dtype;
 mod format;

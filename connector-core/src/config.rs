@@ -78,8 +78,8 @@ impl Default for LMCacheEngineConfig {
 }
 
 impl LMCacheEngineConfig {
-    /// The configuration as LMCache loads it: the file that `LMCACHE_CONFIG_FILE` names, if it is set, and then every
-    /// `LMCACHE_<KEY>` variable, which overrides the file. kvconn logs a variable whose name looks misspelt.
+    /// The configuration as LMCache loads it, from the file that `LMCACHE_CONFIG_FILE` names, if it is set. Every
+    /// `LMCACHE_<KEY>` variable overrides the file. Variables that look misspelt are logged.
     ///
     /// # Errors
     /// `InvalidOption` for a file that cannot be read and for a wrong value. The error names the file or the variable.
@@ -110,7 +110,7 @@ impl LMCacheEngineConfig {
     ///
     /// # Errors
     /// `InvalidOption` for a text that is not a YAML map, for a wrong value, and for an unknown key that looks
-    /// misspelt. kvconn logs other unknown keys, as LMCache does: a later LMCache may know them.
+    /// misspelt. Other unknown keys are only logged, as in LMCache, because a later LMCache may know them.
     pub fn from_yaml(text: &str) -> Result<Self> {
         let value: Value =
             serde_norway::from_str(text).map_err(|e| invalid(format!("it is not YAML: {}", redact(&e.to_string()))))?;

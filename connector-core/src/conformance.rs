@@ -14,9 +14,9 @@
 //! A [`Kit`] runs the checks against a store and gives a [`Report`]. `kvconn check URL` does the same.
 //!
 //! **Safe against a store in use.** The kit's keys have a model name that no other program, run or check has
-//! (`kvconn-conformance-<random>`). When a check has ended or failed, it removes its keys, and no others. A store that
-//! cannot remove keeps them. **A bounded store evicts:** in a store with a capacity, in the front of a tiered store and
-//! in any LRU, the kit's chunks of up to 64 MiB evict other chunks.
+//! (`kvconn-conformance-<random>`). When a check has ended or failed, it removes its keys, and no others. A store
+//! that cannot remove keeps them. **A bounded store evicts.** The kit's chunks of up to 64 MiB evict other chunks in
+//! a store with a capacity, in the front of a tiered store and in any LRU.
 //!
 //! **Requirements.** The store has room for the largest chunks, about 200 MiB. A store that may forget a chunk right
 //! after `put` (a small cache, `blackhole`) fails.

@@ -1,4 +1,4 @@
-//! Everything a connector is made from.
+//! The context that a connector is made from.
 
 use std::fmt;
 use std::sync::Arc;
@@ -129,8 +129,8 @@ impl ConnectorContext {
         Ok(connector.layered(&handle, |name, inner| layers.around(name, inner)))
     }
 
-    /// The settings of this store's layers. They come from its URL, then from the URLs that led to it. A store that no
-    /// other store opens has those of the configuration and the builder, too.
+    /// The settings of this store's layers. They come from its URL, then from the URLs that led to it. A store that
+    /// no other store opens also has the layers of the configuration and of the builder.
     pub(crate) fn layer_options(&self) -> Result<LayerOptions> {
         let chain = self.0.layer_queries.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let queries = options::layer_query(&self.0.url).chain(chain);

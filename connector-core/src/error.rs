@@ -8,7 +8,7 @@ use std::sync::Arc;
 /// A `Result` whose error is [`Error`] unless said.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong, coarse enough to match on.
+/// The kind of an error, to match on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -94,7 +94,7 @@ impl fmt::Display for ErrorKind {
 pub enum ErrorStatus {
     /// The same call fails again until the caller or an operator changes something.
     Permanent,
-    /// The same call may succeed later by itself. A retry layer tries it again.
+    /// The same call may succeed later without a change. A retry layer tries it again.
     Temporary,
     /// A temporary error that lasted through all retries. The call may succeed later, but no other retry layer tries it again.
     Persistent,
@@ -110,7 +110,7 @@ impl ErrorStatus {
     }
 }
 
-/// What went wrong, where, and what to do instead.
+/// An error: its kind, its place and a hint.
 ///
 /// `Display` is one line: the operation, the connector, the message, the key and a hint. `Debug` adds lines with the kind and
 /// the chain of causes. Neither contains a password: connectors add URLs only through [`RemoteUrl`](crate::RemoteUrl), whose
@@ -180,7 +180,7 @@ impl Error {
         Self::new(kind, format!("cannot {action}: {source}")).temporary(temporary).with_source(source)
     }
 
-    /// Sets the status: `Temporary` if the same call may succeed later by itself, else `Permanent`, the default.
+    /// Sets the status to `Temporary` (the same call may succeed later) or `Permanent`, the default.
     #[must_use]
     pub fn temporary(self, temporary: bool) -> Self {
         self.with_status(if temporary { ErrorStatus::Temporary } else { ErrorStatus::Permanent })
@@ -193,7 +193,7 @@ impl Error {
         self
     }
 
-    /// Adds what to do or to write instead.
+    /// Adds a hint: what to do or to write instead.
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
         self.0.hint = Some(hint.into());
@@ -228,14 +228,14 @@ impl Error {
         self
     }
 
-    /// Adds the cause. `Display` does not repeat its text, so the message must say what a reader needs of it.
+    /// Adds the cause. `Display` does not show its text, so the message must contain what a reader needs.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.0.source = Some(source.into().into());
         self
     }
 
-    /// What went wrong, to match on.
+    /// The kind, to match on.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
@@ -245,7 +245,7 @@ impl Error {
         self.0.status
     }
 
-    /// Whether the same call may succeed later by itself: the status is `Temporary` or `Persistent`.
+    /// Whether the same call may succeed later: the status is `Temporary` or `Persistent`.
     pub fn is_temporary(&self) -> bool {
         self.0.status != ErrorStatus::Permanent
     }
@@ -255,7 +255,7 @@ impl Error {
         &self.0.message
     }
 
-    /// What to do or to write instead.
+    /// The hint: what to do or to write instead.
     pub fn hint(&self) -> Option<&str> {
         self.0.hint.as_deref()
     }

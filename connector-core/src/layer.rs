@@ -1,19 +1,19 @@
 //! Layers: behaviour that every connector can have.
 //!
-//! | layer | what it does | options |
+//! | layer | effect | options |
 //! |---|---|---|
 //! | limit | lets a number of calls run at once; the others wait | `max_in_flight` |
 //! | breaker | refuses calls for a time when the store is lost | `breaker_failures`, `min_reconnect_interval` |
 //! | retry | tries a call again after a [temporary](crate::ErrorStatus::Temporary) error | `retries`, `retry_min_delay_ms`, `retry_max_delay_ms` |
 //! | timeout | ends a call that takes too long | `timeout_ms`, `batch_timeout_ms` |
 //!
-//! All are off until you set them, in the URL (`redis://h:6379?timeout_ms=500&retries=2`), in the configuration (`extra_config`
-//! keys with the prefix `kvconn_`, or `remote_storage_plugin.<name>.timeout_ms`), or in code with
-//! [`ContextBuilder::layers`](crate::ContextBuilder::layers). The URL wins over the configuration, and both win over code.
-//! A store behind another one (`tiered://`, `audit://`) takes them only from its own URL.
+//! All are off until you set them. The URL comes first (`redis://h:6379?timeout_ms=500&retries=2`). Next is the
+//! configuration: `extra_config` keys with the prefix `kvconn_`, or `remote_storage_plugin.<name>.timeout_ms`. Last
+//! is code: [`ContextBuilder::layers`](crate::ContextBuilder::layers). A store behind another one (`tiered://`,
+//! `audit://`) takes them only from its own URL.
 //!
 //! # Order
-//! The layers stand in the order of the table, with the limit outermost and the store inside the timeout:
+//! The layers have the order of the table. The limit is outermost, and the store is inside the timeout:
 //! - Each try has its own time, because the timeout is inside the retry.
 //! - A refusal of the breaker is final, because the retry is inside the breaker.
 //! - A call that waited for the limit asks the breaker afterwards, so it does not try a lost store again.
@@ -42,17 +42,17 @@ trait Answer: Send {
     /// The answer if the whole operation on `keys` keys failed.
     fn failed(error: Error, keys: usize) -> Self;
 
-    /// What the answer shows about the store.
+    /// The state of the store that the answer shows.
     fn verdict(&self) -> Verdict<'_>;
 }
 
-/// What an answer shows about the store.
+/// The state of a store, as an answer shows it.
 enum Verdict<'a> {
     /// The store answered.
     Found,
     /// The store could not be reached.
     Lost(&'a Error),
-    /// Nothing: the call may have failed before it reached the store (an invalid key, a full pool).
+    /// Not known: the call may have failed before it reached the store (an invalid key, a full pool).
     Nothing,
 }
 
@@ -107,7 +107,7 @@ macro_rules! around {
 }
 use around;
 
-/// How many keys a call is about.
+/// The number of keys of a call.
 macro_rules! keys {
     (one $($arg:ident)*) => {
         1

@@ -46,8 +46,8 @@ impl LMCacheMetadata {
     /// latent attention.
     ///
     /// # Errors
-    /// `InvalidKey` for a model's name that a key cannot contain. `InvalidInput` for 0 workers, for no group, for a
-    /// `kv_size` other than 1 and 2, for a dimension of 0, and for a chunk whose length overflows.
+    /// `InvalidKey` for a model's name that a key cannot contain. `InvalidInput` for 0 workers, an empty `groups`, a
+    /// `kv_size` other than 1 and 2, a dimension of 0, and a chunk whose length overflows.
     pub fn new(
         model_name: impl Into<String>,
         world_size: u32,
@@ -122,7 +122,7 @@ impl RawLayout {
         Ok(Self { full, chunk_size, token_bytes })
     }
 
-    /// The layout of a raw value of `bytes` bytes: that of a full chunk, with the number of tokens that fits the
+    /// The layout of a raw value of `bytes` bytes: a full chunk's layout with the number of tokens that fits the
     /// length.
     ///
     /// # Errors

@@ -20,8 +20,7 @@
 //! | `kvconn_retries_total` | counter | | tries after the first, by the retry [layer](crate::layer) |
 //! | `kvconn_breaker_opened_total` | counter | only `connector` | how often the breaker [layer](crate::layer) lost the store |
 //!
-//! LMCache's `InstrumentedRemoteConnector` records the time and bytes of `get` and `put` that went well; a call that failed
-//! leaves no trace there.
+//! LMCache's `InstrumentedRemoteConnector` records only the time and bytes of successful `get`s and `put`s.
 
 use std::cell::Cell;
 use std::sync::OnceLock;
@@ -75,10 +74,10 @@ struct Meters {
     recorded: bool,
 }
 
-/// Finds out whether a recorder is installed: only a recorder asks for the value.
-struct Asked<'a>(&'a Cell<bool>);
+/// A value that detects a recorder: only a recorder asks for it.
+struct RecorderProbe<'a>(&'a Cell<bool>);
 
-impl IntoF64 for Asked<'_> {
+impl IntoF64 for RecorderProbe<'_> {
     fn into_f64(self) -> f64 {
         self.0.set(true);
         0.0
@@ -133,7 +132,7 @@ impl Instruments {
         };
         let in_flight = metrics::gauge!(IN_FLIGHT, labels());
         let asked = Cell::new(false);
-        in_flight.increment(Asked(&asked));
+        in_flight.increment(RecorderProbe(&asked));
         Meters {
             recorded: asked.get(),
             in_flight,
@@ -167,7 +166,7 @@ fn log_failure(error: &Error, key: Option<&CacheKey>) {
 }
 
 impl Observed<'_> {
-    /// The call has this answer.
+    /// Ends the call with this answer.
     pub(crate) fn end<T: Answered>(&mut self, answer: &Result<T>, key: Option<&CacheKey>) {
         let mut tally = Tally::default();
         match answer {
@@ -180,7 +179,7 @@ impl Observed<'_> {
         self.count(answer.is_ok(), &tally);
     }
 
-    /// The batch has these answers.
+    /// Ends the batch with these answers.
     pub(crate) fn end_batch<'k, T: Answered>(&mut self, answers: &[Result<T>], key: impl Fn(usize) -> &'k CacheKey) {
         let mut tally = Tally::default();
         let mut failures: Vec<(ErrorKind, u64)> = Vec::new();
@@ -256,7 +255,7 @@ impl Answered for () {
     fn tally(&self, _tally: &mut Tally) {}
 }
 
-/// A chunk of so many bytes was stored.
+/// A put stored a chunk of this number of bytes.
 pub(crate) struct Stored(pub(crate) usize);
 
 impl Answered for Stored {
@@ -265,7 +264,7 @@ impl Answered for Stored {
     }
 }
 
-/// The leading run of the keys asked for. Keys behind the first missing one do not count.
+/// The leading run of a call's keys. Keys behind the first missing one do not count.
 pub(crate) struct Run {
     pub(crate) found: usize,
     pub(crate) asked: usize,

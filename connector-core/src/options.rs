@@ -99,7 +99,7 @@ pub(crate) fn read<O: ConnectorOptions>(
     fill(query_options(url).filter(|(name, _)| own(name)), Some(config), plugin_name, own)
 }
 
-/// Fills the options that every connector has. `query` holds those of several URLs, the nearest first.
+/// Fills the options that every connector has. `query` holds the options of several URLs, the nearest first.
 pub(crate) fn read_layers<'a>(
     query: impl Iterator<Item = (&'a str, &'a str)>,
     config: Option<&LMCacheEngineConfig>,
@@ -113,7 +113,7 @@ pub(crate) fn layer_query(url: &RemoteUrl) -> impl Iterator<Item = (&str, &str)>
     query_options(url).filter(|(name, _)| is_layer_option(name))
 }
 
-/// Fills `O`. A connector and its layers share a plugin's keys, so `is_own` selects those of `O`.
+/// Fills `O`. A connector and its layers share a plugin's keys, so `is_own` selects the keys of `O`.
 fn fill<'a, O: ConnectorOptions>(
     query: impl Iterator<Item = (&'a str, &'a str)>,
     config: Option<&LMCacheEngineConfig>,
@@ -173,7 +173,7 @@ fn fill<'a, O: ConnectorOptions>(
             message = format!("{message} {place}");
         }
         let option = e.field.as_deref().and_then(|field| schema.option(field));
-        // An author may have forgotten the mark: a name that URLs hide is hidden here, too.
+        // An author may have forgotten the mark, so a name that URLs hide is hidden here, too.
         let secret = option.is_some_and(|option| option.secret || is_secret_name(&option.name));
         let why = if secret { "the value is wrong (it is secret)".into() } else { redact(&e.message) };
         let error = Error::new(ErrorKind::InvalidOption, format!("{message}: {why}"));
@@ -197,7 +197,7 @@ fn article(word: &str) -> &'static str {
     }
 }
 
-/// Refuses query parameters that are not in `schema`, have no value, or stand there twice.
+/// Refuses query parameters that are not in `schema`, have no value, or occur twice.
 pub(crate) fn check_query(url: &RemoteUrl, schema: &OptionsSchema) -> Result<()> {
     if let Some(name) = url.query_without_value().next() {
         return Err(Error::new(ErrorKind::InvalidOption, format!("URL option `{name}` has no value"))
@@ -233,7 +233,7 @@ impl OptionsSchema {
         let guess = if prefix.is_empty() { guess } else { guess.replace("mean `", &format!("mean `{prefix}")) };
         let own: Vec<&str> = own.collect();
         let mut known = if own.is_empty() {
-            "the connector has no options of its own".to_owned()
+            "the connector itself has no options".to_owned()
         } else {
             format!("its options are {}", own.join(", "))
         };

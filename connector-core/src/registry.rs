@@ -45,13 +45,13 @@ pub fn connectors() -> &'static [&'static ConnectorEntry] {
     INDEX.connectors()
 }
 
-/// All linked adapters that crates registered for schemes of their own, sorted by scheme.
+/// All linked adapters that crates registered, sorted by scheme.
 pub fn adapters() -> &'static [&'static AdapterEntry] {
     INDEX.adapters()
 }
 
-/// Checks that no name and no scheme is claimed twice in this binary, and that no connector's option has the name of an
-/// option of the [layers](crate::layer).
+/// Checks that no name and no scheme is claimed twice in this binary. Also checks that no connector has an option
+/// with the name of a [layer](crate::layer)'s option.
 ///
 /// # Errors
 /// `Conflict`, naming every such claim with its file, line, package and version.
@@ -62,8 +62,8 @@ pub fn validate() -> Result<()> {
 /// The connector of this module and name.
 ///
 /// # Errors
-/// `NotFound` with the nearest name, all linked names, and the feature to enable for a connector that was compiled out;
-/// `Conflict` if two places claim the name.
+/// `Conflict` if two places claim the name. Otherwise `NotFound` with the nearest name and all linked names. For a
+/// connector that was compiled out, it names the feature to enable.
 pub fn find(module: &str, name: &str) -> Result<&'static ConnectorEntry> {
     INDEX.find(module, name)
 }
@@ -87,7 +87,7 @@ pub fn resolve(url: &RemoteUrl) -> Result<SchemeOwner> {
     find_scheme(url.scheme())?.ok_or_else(|| no_scheme(url.scheme()))
 }
 
-/// All connectors that a text names: one by `module/Name`, or those of a module or of a name.
+/// All connectors that a text names. The text is `module/Name`, a module or a name.
 ///
 /// # Errors
 /// `NotFound` with the nearest name and all linked ones.

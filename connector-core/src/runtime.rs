@@ -1,7 +1,7 @@
-//! The runtime that each process has for itself.
+//! The runtime of this process.
 //!
-//! The blocking API and the Python wheel run their calls on it. It also drives timers, and the sockets of a store that was
-//! opened on a runtime of a single thread: that thread may be blocked in a call which waits for them.
+//! The blocking API and the Python wheel run their calls on it. It also drives timers, and the sockets of a store
+//! that was opened on a runtime of a single thread, because that thread may be blocked in a call.
 //!
 //! No blocking call waits on one of its threads. The caller's thread polls the call once, spawns it here and waits for a
 //! channel. A blocking call inside a task here waits in `block_in_place`, which moves the thread's other tasks.
@@ -92,8 +92,8 @@ pub fn handle() -> Result<&'static Handle> {
     Ok(&own.handle)
 }
 
-/// Ends the runtime of this process for good. Drops every task where it waits, then waits up to `patience` for blocking
-/// work. Must not be called on one of the runtime's threads.
+/// Ends the runtime of this process. Drops every task, then waits up to `patience` for blocking work. Do not call it
+/// on one of the runtime's threads.
 pub fn shut_down(patience: Duration) {
     let Some(Ok(own)) = RUNTIME.get() else { return };
     own.ended.store(true, Ordering::Release);

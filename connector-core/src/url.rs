@@ -1,7 +1,7 @@
 //! Remote URLs, read as LMCache reads them and never shown with a secret in them.
 //!
 //! The grammar is `scheme://[user[:password]@]host:port[,host:port..]/path?query`. The `url` crate reads hosts, ports
-//! and queries. The path is taken as it stands: LMCache does not decode it, and `url` would fold `..` and encode spaces.
+//! and queries. The path stays as written: LMCache does not decode it, and `url` would fold `..` and encode spaces.
 //!
 //! Source: `parse_remote_url` of LMCache 0.5.6; its answers are the test vectors in `remote_urls.json`.
 
@@ -20,7 +20,7 @@ pub use redact::redact;
 /// A host and its port as the URL names them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostPort {
-    /// Lower case; an IPv6 address without its brackets.
+    /// In lower case; an IPv6 address without its brackets.
     pub host: String,
     /// `None` if the URL gives none.
     pub port: Option<u16>,
@@ -28,8 +28,8 @@ pub struct HostPort {
 
 /// A parsed remote URL.
 ///
-/// `Display` and `Debug` hide passwords and secret query values, also inside a URL that is itself a query value;
-/// [`expose`](Self::expose) gives the text as it was written. Cheap to clone.
+/// `Display` and `Debug` hide passwords and secret query values, also in a URL inside a query value.
+/// [`expose`](Self::expose) gives the text as written. Cheap to clone.
 ///
 /// ```
 /// # fn main() -> connector_core::Result<()> {
@@ -58,17 +58,17 @@ struct Parts {
 impl RemoteUrl {
     /// Reads a URL.
     ///
-    /// A missing host or port is no error here (`fs:///kv` has neither); a connector that needs them asks
+    /// A URL may lack host and port, as `fs:///kv` does. A connector that needs them calls
     /// [`require_host_port`](Self::require_host_port).
     ///
     /// # Errors
-    /// `InvalidUrl` for a text without a scheme, with spaces or control characters around or inside the authority,
-    /// or with a port that is no number up to 65535.
+    /// `InvalidUrl` for a text without a scheme, or with a port that is not a number up to 65535. Also for spaces or
+    /// control characters around or inside the authority.
     pub fn parse(text: &str) -> Result<Self> {
         let fail = |why: String| {
-            // One line, whatever the text holds.
+            // Makes one line of any text.
             let shown: String = redact(text).chars().map(escape_control).collect();
-            Error::new(ErrorKind::InvalidUrl, format!("`{shown}` is no remote URL: {why}")).with_hint(
+            Error::new(ErrorKind::InvalidUrl, format!("`{shown}` is not a remote URL: {why}")).with_hint(
                 if text.starts_with(['/', '.', '~']) {
                     "for a directory write `fs:///path`"
                 } else {
@@ -90,7 +90,7 @@ impl RemoteUrl {
         }
         let (rest, fragment) = rest.split_once('#').map_or((rest, None), |(rest, fragment)| (rest, Some(fragment)));
         if fragment.is_some_and(|fragment| fragment.contains('@')) {
-            return Err(fail("an `@` stands behind a `#`; write the `#` of a password as `%23`".into()));
+            return Err(fail("an `@` follows a `#`; write the `#` of a password as `%23`".into()));
         }
         let (before_query, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = before_query.find('/').map_or((before_query, ""), |i| before_query.split_at(i));
@@ -104,7 +104,7 @@ impl RemoteUrl {
             "" => Vec::new(),
             several => several.split(',').map(|one| parse_host(one).map_err(fail)).collect::<Result<_>>()?,
         };
-        // As Python's parse_qs: `a=` and `a` carry no value and are left out.
+        // As Python's parse_qs: parameters without a value (`a=` and `a`) are left out.
         let pairs = form_urlencoded::parse(query.as_bytes());
         let (query, without_value): (Vec<_>, Vec<_>) =
             pairs.into_owned().partition(|(_, value): &(String, String)| !value.is_empty());
@@ -172,13 +172,13 @@ impl RemoteUrl {
         self.0.without_value.iter().map(String::as_str)
     }
 
-    /// What stands behind the first `#`, if there is one. LMCache reads such a URL and drops it; kvconn opens none, because
-    /// what was meant as the end of a path or as options would be lost without a word.
+    /// The text behind the first `#`, if there is one. LMCache drops it silently. kvconn refuses such a URL, because
+    /// the text may be meant as a part of the path or of the options.
     pub(crate) fn fragment(&self) -> Option<&str> {
         self.0.fragment.as_deref()
     }
 
-    /// The text as it was given, secrets and all: for the connection, not for a log.
+    /// The text as given, with its secrets: for the connection, not for a log.
     pub fn expose(&self) -> &str {
         &self.0.text
     }
@@ -219,7 +219,7 @@ pub(crate) fn is_scheme(text: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
 }
 
-/// One `host[:port]`, through the `url` crate: it knows IPv6 and what may stand in a host.
+/// One `host[:port]`, parsed by the `url` crate, which knows IPv6 and the characters of a host.
 fn parse_host(text: &str) -> Result<HostPort, String> {
     if text.is_empty() {
         return Err("a host is empty".into());
@@ -228,12 +228,12 @@ fn parse_host(text: &str) -> Result<HostPort, String> {
     if let Some(c) = text.chars().find(|c| c.is_whitespace() || *c == '\\') {
         return Err(format!("a host holds {c:?}"));
     }
-    // The `url` crate takes `h:`, but `redis://u:/pw@h:1` is a password with a slash and no path.
+    // The `url` crate accepts `h:`. But the `/` of `redis://u:/pw@h:1` belongs to a password, not to a path.
     if text.ends_with(':') {
-        return Err("the port is no number from 0 to 65535".into());
+        return Err("the port is not a number from 0 to 65535".into());
     }
     let parsed = url::Url::parse(&format!("x://{text}")).map_err(|e| match e {
-        url::ParseError::InvalidPort => "the port is no number from 0 to 65535".to_owned(),
+        url::ParseError::InvalidPort => "the port is not a number from 0 to 65535".to_owned(),
         url::ParseError::EmptyHost => "the host is missing".to_owned(),
         other => format!("its host is malformed ({other})"),
     })?;
@@ -284,16 +284,16 @@ mod tests {
         for (text, why) in [
             ("noscheme", "no `scheme://`"),
             ("1x://h:1", "starts with a letter"),
-            ("redis://u:hunter2@h:99999", "no number from 0 to 65535"),
+            ("redis://u:hunter2@h:99999", "not a number from 0 to 65535"),
             ("redis://u:hunter2@h:1\n", "control character"),
             (" redis://h:1", "space"),
-            ("redis://u:hunt/er2@h:1", "no number"),
+            ("redis://u:hunt/er2@h:1", "not a number"),
             ("redis://u:hunter2@[::1", "malformed"),
             ("redis://u:hunter2@,h:1", "a host is empty"),
             ("redis://u:1#hunter2@h:1", "write the `#` of a password as `%23`"),
             ("redis://h:1 /0", "a host holds ' '"),
             ("redis://h:\\/hunter2@h:1", "a host holds '\\\\'"),
-            ("redis://u:/hunter2@h:1", "no number from 0 to 65535"),
+            ("redis://u:/hunter2@h:1", "not a number from 0 to 65535"),
         ] {
             let message = RemoteUrl::parse(text).unwrap_err().to_string();
             assert!(message.contains(why), "{text}: {message}");

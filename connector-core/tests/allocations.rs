@@ -1,4 +1,4 @@
-//! What a lookup and a call allocate, counted.
+//! Counts the allocations of a lookup and of a call.
 #![expect(unsafe_code, reason = "counts by being the global allocator")]
 
 mod entries;
@@ -15,7 +15,7 @@ use connector_core::{CacheKey, Connector, MemoryObj};
 struct Counting;
 
 thread_local! {
-    // Of this thread only: the test harness has threads of its own.
+    // Counts only this thread: the test harness has other threads.
     static COUNT: Cell<usize> = const { Cell::new(0) };
 }
 

@@ -1,4 +1,4 @@
-//! What stands in the attribute's parentheses.
+//! The arguments in the attribute's parentheses.
 //!
 //! ```text
 //! args  = [ arg { "," arg } [ "," ] ]
@@ -9,14 +9,14 @@
 //!       | "crate"   "=" path
 //! ```
 //!
-//! Every argument is read on its own, so that one run of the compiler reports every wrong one.
+//! Every argument is parsed separately, so that one run of the compiler reports every wrong one.
 
 use proc_macro2::{Ident, Span, TokenStream, TokenTree};
 use syn::ext::IdentExt;
 use syn::parse::{ParseStream, Parser};
 use syn::{Error, LitStr, Path, Token, Type};
 
-/// Which attribute is read: they differ in the arguments they know.
+/// The attribute. Each knows other arguments.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Attribute {
     Connector,
@@ -62,7 +62,7 @@ pub(crate) struct Args {
 /// Schemes that kvconn itself serves.
 const RESERVED_SCHEMES: [&str; 2] = ["external", "plugin"];
 
-/// The arguments that could be read, and all that is wrong with the others.
+/// The valid arguments, and the errors of the others.
 pub(crate) fn parse(attribute: Attribute, tokens: TokenStream) -> (Args, Vec<Error>) {
     let mut args = Args::default();
     let mut errors = Vec::new();
@@ -94,7 +94,7 @@ fn parse_one(attribute: Attribute, input: ParseStream<'_>, args: &mut Args) -> s
     let text = key.to_string();
     if !attribute.known().contains(&text.as_str()) {
         let known: Vec<String> = attribute.known().iter().map(|k| format!("`{k}`")).collect();
-        // Whatever stands behind an unknown name is not looked at.
+        // The value of an unknown argument is not checked.
         input.parse::<TokenStream>()?;
         return Err(Error::new(
             key.span(),
@@ -147,7 +147,7 @@ fn guess(attribute: Attribute, text: &str) -> String {
     nearest.map_or_else(String::new, |known| format!(" (did you mean `{known}`?)"))
 }
 
-/// Whether two words differ in at most two letters that stand together: one too many, one too few, another, or swapped.
+/// Whether two words differ in at most two adjacent letters: one too many, one too few, another, or swapped.
 fn is_near(text: &str, known: &str) -> bool {
     let start = text.bytes().zip(known.bytes()).take_while(|(a, b)| a == b).count();
     let (text, known) = (&text.as_bytes()[start..], &known.as_bytes()[start..]);
@@ -164,7 +164,7 @@ fn set<T>(place: &mut Option<T>, value: T) -> Result<(), ()> {
 }
 
 fn string(input: ParseStream<'_>, key: &Ident) -> syn::Result<LitStr> {
-    // Behind a bare `=` there is nothing to point at.
+    // After a bare `=` there is no token to point at.
     let span = if input.is_empty() { key.span() } else { input.span() };
     let literal = input.parse::<LitStr>();
     let rest: TokenStream = input.parse()?;
@@ -230,13 +230,13 @@ fn is_scheme(text: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '+' | '-' | '.'))
 }
 
-/// An identifier in Rust and in Python: the URL names the same connector in both worlds.
+/// An identifier in both Rust and Python, because one URL names the connector in both.
 fn is_identifier(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
-/// The arguments as token streams; commas inside brackets are not seen here. A type's `<A, B>` is kept together.
+/// The arguments as token streams, split at commas. A comma inside brackets, or in a type's `<A, B>`, does not split.
 fn split_at_commas(tokens: TokenStream) -> Vec<TokenStream> {
     let mut pieces: Vec<Vec<TokenTree>> = vec![Vec::new()];
     let mut angle = 0u32;

@@ -1,4 +1,4 @@
-//! What the attribute stands on.
+//! Checks the item below the attribute.
 
 use proc_macro2::{Ident, TokenStream};
 use syn::spanned::Spanned;
@@ -6,13 +6,13 @@ use syn::{Attribute as SynAttribute, Error, Expr, Item, Lit, Meta};
 
 use crate::args::Attribute;
 
-/// What the entry needs to know of the struct.
+/// The facts about the struct that the entry needs.
 pub(crate) struct Subject {
     pub(crate) ident: Ident,
     pub(crate) doc: String,
 }
 
-/// The struct, or why this is none that can be registered.
+/// The struct, or the reason why the item cannot be registered.
 pub(crate) fn subject(attribute: Attribute, item: &TokenStream) -> Result<Subject, Error> {
     let what = if attribute == Attribute::Adapter { "an adapter" } else { "a connector" };
     let not_a_struct =

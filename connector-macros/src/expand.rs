@@ -28,7 +28,7 @@ pub(crate) fn external_connector(args: TokenStream, item: TokenStream) -> TokenS
             let span = syn::spanned::Spanned::span(&ty);
             quote_spanned!(span=> .with_options::<#ty>())
         });
-        // Spanned at the struct's name: that is where a missing `impl` is reported.
+        // Spanned at the struct's name, where the compiler then reports a missing `impl`.
         let new = quote_spanned!(ident.span()=> #core::registry::ConnectorEntry::new::<#ident>);
         Ok(quote! {
             #[doc(hidden)]
@@ -65,7 +65,7 @@ pub(crate) fn connector_adapter(args: TokenStream, item: TokenStream) -> TokenSt
     })
 }
 
-/// The item always comes back: a struct that is lost turns one mistake into twenty errors.
+/// The item is always emitted, because a lost struct turns one mistake into twenty errors.
 fn expand(
     attribute: Attribute,
     args: TokenStream,

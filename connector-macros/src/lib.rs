@@ -1,5 +1,5 @@
-//! The attributes of `connector-core`, which re-exports and documents them. This file only dispatches: `args` reads what
-//! stands in the parentheses, `check` looks at the item below, `expand` writes the registry's entry.
+//! The attributes of `connector-core`, which re-exports and documents them. This file only dispatches. `args` parses
+//! the arguments, `check` checks the item, and `expand` writes the registry's entry.
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 #![forbid(unsafe_code)]
 
@@ -21,7 +21,7 @@ use proc_macro::TokenStream;
 /// |---|---|
 /// | `module = ".."` | required; the dotted path in `external://host:port/acme.kv/?connector_name=..` |
 /// | `name = ".."` | the connector's name in that URL; default: the struct's |
-/// | `scheme = ".."` | a short URL of its own, `acme://..`; may be given several times |
+/// | `scheme = ".."` | a short URL, `acme://..`; may be given several times |
 /// | `options = Type` | the type of its options, a `ConnectorOptions`: shown by `describe`, and checked when a URL is opened |
 /// | `crate = path` | where `connector-core` is, if it was renamed or is re-exported by another crate |
 ///
@@ -52,8 +52,8 @@ pub fn external_connector(args: TokenStream, item: TokenStream) -> TokenStream {
 /// }
 /// ```
 ///
-/// The struct implements `Default`: an option that nothing sets has the default's value. Doc comments are the options'
-/// descriptions. Keys of `#[option(..)]`:
+/// The struct must implement `Default`, which gives the value of an option that is not set. Doc comments are the
+/// options' descriptions. Keys of `#[option(..)]`:
 ///
 /// | key | meaning |
 /// |---|---|
@@ -69,7 +69,7 @@ pub fn connector_options(args: TokenStream, item: TokenStream) -> TokenStream {
     options::connector_options(args.into(), item.into()).into()
 }
 
-/// Registers an adapter for a scheme of its own, so that every binary that links this crate serves it.
+/// Registers an adapter for a scheme, so that every binary that links this crate serves the scheme.
 ///
 /// ```text
 /// #[connector_adapter(scheme = "acme-cluster")]

@@ -1,8 +1,8 @@
 //! Finds two registrations of one name in one crate, while the compiler runs.
 //!
-//! One run of the compiler compiles one crate and keeps its macros loaded, so this static sees all of the crate's attributes.
-//! A compiler that ran each macro in a process of its own would find nothing here. The registry's index finds the same
-//! mistake at run time.
+//! One run of the compiler compiles one crate and keeps its macros loaded, so this static sees all of the crate's
+//! attributes. A compiler that ran each macro in a separate process would find nothing here. The registry's index
+//! finds the same mistake at run time.
 //!
 //! The same place twice is one claim: an editor's macro server expands an attribute after each edit, and gives all places as
 //! line 1.

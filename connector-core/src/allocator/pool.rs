@@ -15,14 +15,14 @@ use crate::chunk::{ChunkLayout, MemoryObjMut, Region};
 /// The alignment of blocks and of their sizes, in bytes: a page, as `O_DIRECT` requires.
 const ALIGN: usize = 4096;
 
-/// A free block may serve a chunk that needs at least this share of it: `1 - 1 / SLACK`. Chunks of one model have one
-/// size, and the odd partial one; a quarter of slack lets both share blocks without wasting much.
+/// A free block may serve a chunk that needs at least this share of it: `1 - 1 / SLACK`. Most chunks of a model have
+/// one size, and some are partial. With a quarter of slack both share blocks, and little memory is wasted.
 const SLACK: usize = 4;
 
 /// A bounded pool: 4 KiB aligned, reused, never more than its capacity.
 ///
-/// Freed blocks are kept and handed out again, already mapped. If the free blocks do not fit, they are given back to the
-/// system, largest first, to make room for a new one. Memory in use and kept together never exceed the capacity.
+/// The pool keeps freed blocks, which stay mapped, and reuses them. If no free block fits, it returns free blocks to
+/// the system, largest first, to make room for a new one. Used and free memory together never exceed the capacity.
 ///
 /// Cheap to clone; clones are one pool.
 #[derive(Clone)]
@@ -32,7 +32,7 @@ pub struct PoolAllocator(Arc<Pool>);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PoolStats {
-    /// The most that it may ever hold.
+    /// The most memory that it may hold.
     pub capacity: usize,
     /// Bytes that chunks hold.
     pub in_use: usize,
@@ -48,7 +48,7 @@ struct Pool {
 struct State {
     in_use: usize,
     kept: usize,
-    /// Free blocks by size; the last one freed is the first one out, while it is warm in the cache.
+    /// Free blocks by size. The last one freed is the first one reused, because it is still in the cache.
     free: BTreeMap<usize, Vec<Block>>,
 }
 
@@ -98,11 +98,11 @@ impl std::fmt::Debug for PoolAllocator {
 
 impl Pool {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // No code panics while it holds the lock, and the counts are right at every step.
+        // No code panics while it holds the lock, and the counts are right after each step.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A block of `wanted` bytes for a chunk of `chunk`, the size that an error speaks of.
+    /// A block of `wanted` bytes for a chunk of `chunk` bytes, which an error shows.
     fn block(&self, wanted: usize, chunk: usize) -> Result<Block> {
         let mut to_free = Vec::new();
         {
@@ -120,7 +120,7 @@ impl Pool {
             }
             state.in_use += wanted;
         }
-        // Outside the lock: giving back and mapping memory are system calls.
+        // Outside the lock, because unmapping and mapping memory are system calls.
         drop(to_free);
         Block::new(wanted).ok_or_else(|| {
             self.lock().in_use -= wanted;
@@ -152,7 +152,7 @@ impl State {
     }
 }
 
-/// Memory of the system, aligned and zeroed when it was new.
+/// Memory of the system, aligned and zeroed when new.
 struct Block {
     start: NonNull<u8>,
     size: usize,
@@ -182,9 +182,9 @@ impl Drop for Block {
     }
 }
 
-/// A block in use; goes back to its pool when dropped.
+/// A block in use. It returns to its pool when dropped.
 struct PoolRegion {
-    /// `None` only while dropping.
+    /// `None` only during the drop.
     block: Option<Block>,
     pool: Arc<Pool>,
 }
@@ -237,7 +237,7 @@ mod tests {
         assert_eq!(pool.stats(), PoolStats { capacity: 64 << 10, in_use: 16 << 10, kept: 0 });
     }
 
-    /// Page faults of this thread so far that needed no disk.
+    /// The page faults of this thread so far that did not need a disk.
     #[cfg(target_os = "linux")]
     fn minor_faults() -> u64 {
         // `proc(5)`: the tenth field; the second is in parentheses and may hold spaces.

@@ -36,7 +36,7 @@ impl MemoryObjMut {
     /// # Errors
     /// `SizeMismatch` if the layout is longer than the region.
     pub fn from_region(region: impl Region, layout: ChunkLayout) -> Result<Self> {
-        // By value, so that the only `Arc` is made here, and two objects over one region cannot exist.
+        // `region` comes by value, so this is the only `Arc`, and two objects over one region cannot exist.
         let mut this = Self { region: Some(Arc::new(region)), layout: ChunkLayout::binary(0) };
         this.set_layout(layout)?;
         Ok(this)
@@ -69,8 +69,8 @@ impl MemoryObjMut {
         Ok(())
     }
 
-    /// Takes the memory out and leaves an object of 0 bytes: for work that may outlive the future it was started by (a
-    /// blocking thread, io_uring) and must own the memory while it runs. Put it back with an assignment.
+    /// Takes the memory out and leaves an object of 0 bytes. Work that may outlive its future (a blocking thread,
+    /// io_uring) must own the memory while it runs. Put the memory back with an assignment.
     #[must_use]
     pub fn take(&mut self) -> Self {
         Self { region: self.region.take(), layout: self.layout.clone() }
@@ -304,7 +304,7 @@ mod tests {
         assert_eq!(back.load(Ordering::SeqCst), 1);
     }
 
-    /// An owner whose bytes are inside it, so that they move with it.
+    /// An owner that contains its bytes, so that they move with it.
     struct Inline([u8; 5], Arc<AtomicUsize>);
 
     impl AsRef<[u8]> for Inline {

@@ -8,13 +8,13 @@ use bytes::Bytes;
 
 /// Memory with an owner: a block of a pool, a Python buffer, pinned memory of another allocator.
 ///
-/// A region is held by one [`MemoryObjMut`](crate::MemoryObjMut), or shared by any number of
-/// [`MemoryObj`](crate::MemoryObj)s; it is dropped with the last of them, on whatever thread that is, and its `Drop`
-/// gives the memory back. A `Drop` must not block, must not wait for a lock that its caller may hold (Python's GIL), and
-/// must not panic: it may run on an executor's thread.
+/// One [`MemoryObjMut`](crate::MemoryObjMut) holds a region, or any number of [`MemoryObj`](crate::MemoryObj)s share
+/// it. The last of them drops it, on any thread, and its `Drop` gives the memory back. A `Drop` may run on an
+/// executor's thread. It must not block, must not panic, and must not wait for a lock that its caller may hold
+/// (Python's GIL).
 ///
 /// # Safety
-/// From the moment it is handed over until it is dropped, an implementation promises that
+/// An implementation promises, from the time when kvconn gets it until kvconn drops it, that
 /// - [`as_ptr`](Self::as_ptr) and [`len`](Self::len) always give the same answer;
 /// - `as_ptr()..as_ptr() + len()` is one allocation, initialised, and valid to read from any thread, and to write if it
 ///   was handed to [`MemoryObjMut::from_region`](crate::MemoryObjMut::from_region);
@@ -22,13 +22,13 @@ use bytes::Bytes;
 ///   that could do so, such as a Python program with a view of its buffer, must promise not to. LMCache promises it between
 ///   submit and completion.
 pub unsafe trait Region: Any + Send + Sync {
-    /// Start of the memory. Aligned as its owner likes; may dangle if `len` is 0.
+    /// Start of the memory, with any alignment. May dangle if `len` is 0.
     fn as_ptr(&self) -> NonNull<u8>;
 
     /// Bytes of the memory, at most `isize::MAX`.
     fn len(&self) -> usize;
 
-    /// Whether the memory has no byte.
+    /// Whether the memory is empty.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -1,4 +1,5 @@
-//! The keys that LMCache 0.5.6 knows. With them kvconn tells a misspelt key from one that does not concern connectors.
+//! The keys that LMCache 0.5.6 knows. They show whether an unknown key is misspelt, or only does not concern
+//! connectors.
 
 /// All current keys.
 pub(super) const KEYS: [&str; 108] = [

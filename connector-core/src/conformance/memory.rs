@@ -12,7 +12,7 @@ pub(super) async fn a_full_pool_is_an_error(s: &Subject) -> Checked {
     s.all_memory_is_back().await?;
     let chunk = s.store.get(&key).await?;
     if chunk.is_some() && s.pool.stats().in_use == 0 {
-        skip!("`get` takes no memory from the pool: the store gives out memory of its own");
+        skip!("`get` takes no memory from the pool: the store gives out its own memory");
     }
     drop(chunk);
     s.all_memory_is_back().await?;

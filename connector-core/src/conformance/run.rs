@@ -22,7 +22,7 @@ const REMOVE_BATCH: usize = 256;
 /// The longest time for which a new connector may remove the keys of a failed check.
 const CLEAN_UP_LIMIT: Duration = Duration::from_secs(10);
 
-/// Runs the check in a new runtime, and waits for it on this thread: if the connector blocks all threads of the
+/// Runs the check in a new runtime, and waits for it on this thread. If the connector blocks all threads of the
 /// runtime, the runtime's timers do not fire.
 pub(super) fn supervise(kit: &Kit, check: &'static Check) -> CheckResult {
     let start = Instant::now();

@@ -51,7 +51,7 @@ const KEYS_AHEAD: usize = 256;
 struct Keys {
     listing: Option<(mpsc::Receiver<Result<CacheKey>>, JoinHandle<()>)>,
     ready: std::vec::IntoIter<Result<CacheKey>>,
-    home: Option<tokio::runtime::Id>,
+    opened_on: Option<tokio::runtime::Id>,
 }
 
 impl Iterator for Keys {
@@ -71,7 +71,7 @@ impl Iterator for Keys {
             let end = task.await.err().map(|_| Err(Error::new(ErrorKind::Other, "the listing panicked")));
             (Vec::from_iter(end), None)
         };
-        let (keys, listing) = wait(self.home, more).unwrap_or_else(|e| (vec![Err(e)], None));
+        let (keys, listing) = wait(self.opened_on, more).unwrap_or_else(|e| (vec![Err(e)], None));
         (self.ready, self.listing) = (keys.into_iter(), listing);
         self.ready.next()
     }
@@ -81,9 +81,9 @@ impl Iterator for Keys {
 /// answer from another thread, such as a file's, comes sooner.
 const SINGLE_THREAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Runs a future to its end, on any thread. `home` is the single-threaded runtime that the connector was opened on, if any.
+/// Runs a future to its end, on any thread. `opened_on` is the single-threaded runtime that the connector was opened on, if any.
 fn wait<T: Send + 'static>(
-    home: Option<tokio::runtime::Id>,
+    opened_on: Option<tokio::runtime::Id>,
     future: impl Future<Output = T> + Send + 'static,
 ) -> Result<T> {
     let here = Handle::try_current().ok();
@@ -108,7 +108,7 @@ fn wait<T: Send + 'static>(
         Some(here) if here.runtime_flavor() == RuntimeFlavor::MultiThread => {
             tokio::task::block_in_place(|| receive.recv()).map_err(drop)
         }
-        Some(here) if home == Some(here.id()) => match receive.recv_timeout(SINGLE_THREAD_TIMEOUT) {
+        Some(here) if opened_on == Some(here.id()) => match receive.recv_timeout(SINGLE_THREAD_TIMEOUT) {
             Err(RecvTimeoutError::Timeout) => return Err(waits_for_itself()),
             received => received.map_err(drop),
         },
@@ -135,7 +135,7 @@ impl Connector {
 }
 
 impl ContextBuilder {
-    /// Opens the connector for callers without async, on a runtime with a thread of its own.
+    /// Opens the connector for callers without async, on kvconn's own runtime.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -187,7 +187,7 @@ impl BlockingConnector {
 
     operations!(blocking '_);
 
-    /// As [`Connector::get_into`]. Should the call panic, `dst` is left [taken](MemoryObjMut::is_taken).
+    /// As [`Connector::get_into`]. A call that panics leaves `dst` [taken](MemoryObjMut::is_taken).
     ///
     /// # Errors
     /// As there.
@@ -207,7 +207,7 @@ impl BlockingConnector {
         let (send, receive) = mpsc::channel(KEYS_AHEAD);
         let listing = async move {
             let mut keys = this.list(&prefix);
-            // A store that has nothing to say must not keep a listing that nobody wants.
+            // Ends the listing when its caller drops the iterator, even if the store does not send a key.
             while let Either::Left((Some(key), _)) = select(keys.next(), pin!(send.closed())).await {
                 if send.send(key).await.is_err() {
                     return;
@@ -218,10 +218,10 @@ impl BlockingConnector {
             Ok(runtime) => (Some((receive, runtime.spawn(listing))), None),
             Err(e) => (None, Some(Err(e))),
         };
-        Keys { listing, ready: Vec::from_iter(error).into_iter(), home: self.0.home() }
+        Keys { listing, ready: Vec::from_iter(error).into_iter(), opened_on: self.0.opened_on() }
     }
 
-    /// As [`Connector::batched_get_into`]. Should the call panic, the destinations are left
+    /// As [`Connector::batched_get_into`]. A call that panics leaves the destinations
     /// [taken](MemoryObjMut::is_taken).
     pub fn batched_get_into(&self, requests: &mut [(CacheKey, MemoryObjMut)]) -> Vec<Result<Option<usize>>> {
         let this = self.0.clone();
@@ -241,12 +241,12 @@ impl BlockingConnector {
         }
     }
 
-    /// Runs a call to its end; the error of a call that never came to one says which it was.
+    /// Runs a call to its end. The error of a call that was cut off names the operation.
     fn run<T: Send + 'static>(
         &self,
         operation: Operation,
         call: impl Future<Output = T> + Send + 'static,
     ) -> Result<T> {
-        wait(self.0.home(), call).map_err(|e| e.with_operation(operation.as_str()).with_connector(self.0.name()))
+        wait(self.0.opened_on(), call).map_err(|e| e.with_operation(operation.as_str()).with_connector(self.0.name()))
     }
 }

@@ -30,8 +30,8 @@ pub struct Capabilities {
     pub max_chunk_bytes: Option<u64>,
     /// Dtypes that can be stored; `None` for any.
     pub dtypes: Option<&'static [Dtype]>,
-    /// How many calls a default batch runs at once: 8 unless set. A store whose calls take long, such as an object store, wants
-    /// 32 to 64.
+    /// How many calls a default batch runs at once: 8 unless set. A store with long calls, such as an object store,
+    /// needs 32 to 64.
     pub batch_concurrency: usize,
 }
 
@@ -85,7 +85,7 @@ impl Capabilities {
         self
     }
 
-    /// Keeps the bytes alone of an object key's chunk.
+    /// Keeps only the bytes of an object key's chunk.
     #[must_use]
     pub fn with_raw_object_keys(mut self) -> Self {
         self.raw_object_keys = true;

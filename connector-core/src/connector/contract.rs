@@ -1,4 +1,4 @@
-//! What an author implements.
+//! The traits that an author implements.
 
 use std::future::Future;
 
@@ -47,9 +47,9 @@ macro_rules! at_once {
 /// - `put` replaces. Two puts of one key leave one of the two values, whole. A put that failed leaves the old value or none.
 /// - A put drops its chunk when its work ends, because the chunk may be a view of the caller's pool. A store in memory copies.
 /// - A put refuses a chunk that a get could not give back.
-/// - Every future and stream is polled inside a tokio runtime with time and I/O enabled, so any method may use tokio's timers
-///   and sockets. Two polls may happen in two runtimes: for background work take the one of [`ConnectorContext::handle`].
-///   A drop may happen on any thread, also outside a runtime.
+/// - Every future and stream is polled inside a tokio runtime with time and I/O enabled, so any method may use
+///   tokio's timers and sockets. Two polls may happen in two runtimes, so start background work on
+///   [`ConnectorContext::handle`]. A drop may happen on any thread, also outside a runtime.
 /// - Every future may be dropped at any await: nothing leaks, and the next call works. Work that outlives its future
 ///   owns the memory it works on (see [`MemoryObjMut::take`]).
 /// - A lost server is an error within the timeout, never a hang. The same connector works again when the server is back.
@@ -81,9 +81,9 @@ pub trait RemoteConnector: Send + Sync + 'static {
     /// `dst` then has the chunk's layout and length; its capacity stays. A chunk longer than the capacity is
     /// [`SizeMismatch`](crate::ErrorKind::SizeMismatch) and says both sizes. After a miss or an error the memory is
     /// back in `dst`, its bytes unspecified. A dropped future, a panic or a runtime that shuts down may leave `dst`
-    /// [taken](MemoryObjMut::is_taken): the memory goes back to its owner when the I/O has ended.
+    /// [taken](MemoryObjMut::is_taken). The memory then returns to its owner when the I/O has ended.
     ///
-    /// The default gets and copies.
+    /// The default calls `get` and copies.
     fn get_into(&self, key: &CacheKey, dst: &mut MemoryObjMut) -> impl Future<Output = Result<Option<usize>>> + Send {
         async move {
             let Some(chunk) = self.get(key).await? else { return Ok(None) };

@@ -9,8 +9,8 @@ use crate::{Error, Result};
 
 /// Counts the calls in flight. Once closed it refuses new calls, and `close` waits for the last one.
 ///
-/// [`Connector`](crate::Connector) holds one for every connector. A connector whose work outlives its futures (blocking
-/// threads, background writers) holds one of its own and moves a [`Pass`] into that work.
+/// [`Connector`](crate::Connector) holds one for every connector. A connector whose work outlives its futures
+/// (blocking threads, background writers) holds its own gate and moves a [`Pass`] into that work.
 #[derive(Debug, Clone, Default)]
 pub struct Gate(Arc<State>);
 
@@ -30,7 +30,7 @@ const ONE: usize = 2;
 pub struct Pass(Arc<State>);
 
 impl Gate {
-    /// Counts one call in.
+    /// Starts a call.
     ///
     /// # Errors
     /// `Closed` once [`close`](Self::close) was called.

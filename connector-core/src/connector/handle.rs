@@ -1,4 +1,4 @@
-//! The handle of a caller.
+//! The handle that a caller holds.
 
 use std::fmt;
 use std::pin::pin;
@@ -19,10 +19,10 @@ use crate::{Error, ErrorKind, Result};
 
 /// A handle over any connector: cheap to clone, and all clones are one connector.
 ///
-/// The operations are inherent methods, so a caller imports no trait; [`RemoteConnector`] documents what each of them
-/// promises. The handle adds what every connector needs: errors say which operation on which key of which connector
-/// failed, calls after [`close`](Self::close) are refused, `close` waits for the calls in flight, and every call is
-/// [seen](crate::observe) by spans and metrics.
+/// The operations are inherent methods, so a caller imports no trait. [`RemoteConnector`] documents their contract.
+/// The handle adds the behaviour that every connector needs. Errors name the operation, the key and the connector.
+/// [`close`](Self::close) waits for the calls in flight, and later calls are refused. Every call has [spans and
+/// metrics](crate::observe).
 ///
 /// **Runtime.** Poll every future and stream inside a tokio runtime with time and I/O enabled.
 /// [`blocking`](Self::blocking) needs no runtime.
@@ -36,10 +36,10 @@ struct Inner {
     gate: Gate,
     closed: OnceCell<()>,
     instruments: Instruments,
-    /// Whether the layers of its URL are around it.
+    /// Whether it has the layers of its URL.
     layered: bool,
     /// The runtime it was opened on, if that has one thread only.
-    home: Option<tokio::runtime::Id>,
+    opened_on: Option<tokio::runtime::Id>,
     connector: Box<dyn DynConnector>,
 }
 
@@ -58,7 +58,7 @@ impl Connector {
             closed: OnceCell::new(),
             instruments,
             layered: false,
-            home: None,
+            opened_on: None,
             connector,
         }))
     }
@@ -66,7 +66,7 @@ impl Connector {
     /// The same connector with layers, unless it has them already from another URL that its adapter opened.
     pub(crate) fn layered(
         self,
-        home: &tokio::runtime::Handle,
+        handle: &tokio::runtime::Handle,
         layers: impl FnOnce(&str, BoxConnector) -> BoxConnector,
     ) -> Self {
         if self.0.layered {
@@ -75,20 +75,20 @@ impl Connector {
         let name = self.0.name.clone();
         let inner = match Arc::try_unwrap(self.0) {
             Ok(inner) => BoxConnector(inner.connector),
-            // The adapter kept a handle. Its gate and metrics stay in use.
+            // The adapter kept a handle, so its gate and metrics stay in use.
             Err(shared) => BoxConnector::new(Self(shared)),
         };
         let mut this = Self::over(&*name, layers(&name, inner));
         if let Some(inner) = Arc::get_mut(&mut this.0) {
             inner.layered = true;
-            let single = home.runtime_flavor() == tokio::runtime::RuntimeFlavor::CurrentThread;
-            inner.home = single.then(|| home.id());
+            let single = handle.runtime_flavor() == tokio::runtime::RuntimeFlavor::CurrentThread;
+            inner.opened_on = single.then(|| handle.id());
         }
         this
     }
 
-    pub(super) fn home(&self) -> Option<tokio::runtime::Id> {
-        self.0.home
+    pub(super) fn opened_on(&self) -> Option<tokio::runtime::Id> {
+        self.0.opened_on
     }
 
     /// The connector's name: `module/Name`.
@@ -112,8 +112,8 @@ impl Connector {
     /// The key's chunk, or `None` if it is not stored.
     ///
     /// # Errors
-    /// `Corrupt` for a value that is not a whole chunk, `PoolFull` if there is no memory to read into, and whatever the
-    /// store reports.
+    /// `Corrupt` for a value that is not a whole chunk, `PoolFull` without free memory to read into, and the store's
+    /// own errors.
     pub async fn get(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
         self.call(Operation::Get, Some(key), self.0.connector.get(key)).await
     }
@@ -121,16 +121,16 @@ impl Connector {
     /// Stores the chunk under the key, replacing what was there.
     ///
     /// # Errors
-    /// `Unsupported` for a chunk that `get` could not give back, `StoreFull` if the store is full, and whatever the
-    /// store reports. The old value or none is left then.
+    /// `Unsupported` for a chunk that `get` could not give back, `StoreFull` if the store is full, and the store's
+    /// own errors. The old value or none is left then.
     pub async fn put(&self, key: &CacheKey, chunk: MemoryObj) -> Result<()> {
         let bytes = chunk.len();
         let put = async move { self.0.connector.put(key, chunk).await.map(|()| Stored(bytes)) };
         self.call(Operation::Put, Some(key), put).await.map(|Stored(_)| ())
     }
 
-    /// Reads the chunk into the caller's memory and gives its length in bytes; `None` if it is not stored. See
-    /// [`RemoteConnector::get_into`] for what is in `dst` afterwards.
+    /// Reads the chunk into the caller's memory and gives its length in bytes; `None` if it is not stored.
+    /// [`RemoteConnector::get_into`] says what `dst` holds afterwards.
     ///
     /// # Errors
     /// `SizeMismatch` for a chunk longer than the memory, and all of [`get`](Self::get)'s.
@@ -146,15 +146,15 @@ impl Connector {
     /// Removes the chunk. `true` if it was stored.
     ///
     /// # Errors
-    /// `Unsupported` if the store has no removal, and whatever the store reports.
+    /// `Unsupported` if the store has no removal, and the store's own errors.
     pub async fn remove(&self, key: &CacheKey) -> Result<bool> {
         self.call(Operation::Remove, Some(key), self.0.connector.remove(key)).await
     }
 
     /// All keys whose text starts with `prefix`, in no order, as a stream. `""` lists everything.
     ///
-    /// An item is `Unsupported` if the store has no listing, or whatever the store reports. [`close`](Self::close) does
-    /// not wait for a stream, which its caller may hold for ever without polling it: the stream ends with `Closed` instead.
+    /// An error item is `Unsupported` if the store has no listing, or the store's own error. [`close`](Self::close)
+    /// does not wait for a stream, because its caller may never poll it again. The stream ends with `Closed` instead.
     pub fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
         struct Listing<'a> {
             items: Option<BoxStream<'a, Result<CacheKey>>>,
@@ -284,7 +284,7 @@ impl Connector {
         self.batch(Operation::BatchedRemove, keys.len(), |i| &keys[i], self.0.connector.batched_remove(keys)).await
     }
 
-    /// A batch in which some destinations have no memory. Reads the others one by one.
+    /// A batch with destinations that have no memory. Reads the other destinations one by one.
     async fn get_into_some(
         &self,
         requests: &mut [(CacheKey, MemoryObjMut)],
@@ -331,8 +331,8 @@ impl Connector {
         self.end_batch(operation, asking, key)
     }
 
-    /// The first half of [`batch`](Self::batch): until every key is answered. The second one needs the keys, which until then
-    /// may be lent to the first.
+    /// The first half of [`batch`](Self::batch), until every key has an answer. The call may borrow the keys until
+    /// then, and the second half needs them.
     async fn ask_batch<T>(
         &self,
         operation: Operation,
@@ -386,13 +386,13 @@ fn wrong_count(got: usize, asked: usize) -> Error {
         .with_hint("this is a bug in the connector: a batch answers every key, in order")
 }
 
-/// The error of a destination without memory: a former call's work still has it, or lost it.
+/// The error of a destination without memory: an earlier call still has the memory, or lost it.
 #[cold]
 fn taken() -> Error {
-    Error::new(ErrorKind::InvalidInput, "the destination's memory was taken by a former call and did not come back")
+    Error::new(ErrorKind::InvalidInput, "an earlier call took the destination's memory and did not return it")
 }
 
-/// A connector that puts other memory into `dst` would say "read" while the caller's memory holds nothing.
+/// Without this check, a connector could put other memory into `dst` and leave the caller's memory empty.
 fn same_memory(n: Option<usize>, before: usize, dst: &MemoryObjMut) -> Result<Option<usize>> {
     match n {
         Some(n) if dst.identity() != Some(before) || n != dst.len() => Err(Error::new(
@@ -404,7 +404,8 @@ fn same_memory(n: Option<usize>, before: usize, dst: &MemoryObjMut) -> Result<Op
     }
 }
 
-/// A handle is a connector too, so that another connector can wrap it. Not recommended to an author who forgot the trait.
+/// A handle is also a connector, so that another connector can wrap it. The compiler does not suggest it to an author
+/// who forgot the trait.
 #[diagnostic::do_not_recommend]
 #[deny(clippy::missing_trait_methods, reason = "a missing method would bypass the connector's own")]
 impl RemoteConnector for Connector {

@@ -39,8 +39,8 @@ impl CacheEngineKey {
     /// The key, without tags, of a chunk that worker `worker_id` of `world_size` workers wrote.
     ///
     /// # Errors
-    /// `InvalidKey` if the model's name is empty, contains `@` or starts with a space, or if the world size has eight
-    /// digits: the text would parse as an [`ObjectKey`](super::ObjectKey).
+    /// `InvalidKey` if the model's name is empty, contains `@` or starts with a space. Also for a world size of eight
+    /// digits, because the text would parse as an [`ObjectKey`](super::ObjectKey).
     pub fn new(
         model_name: impl Into<String>,
         world_size: u32,
@@ -114,7 +114,7 @@ impl CacheEngineKey {
 /// `model@world_size@worker_id@hash@dtype@layer_id[@tag%value..]`: one chunk of one layer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct LayerCacheEngineKey {
-    /// The key without the layer: that of the chunk of all layers.
+    /// The key without the layer, which names the chunk of all layers.
     pub key: CacheEngineKey,
     /// The layer, counted from 0.
     pub layer_id: u32,

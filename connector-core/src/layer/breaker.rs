@@ -19,8 +19,8 @@ use crate::{BoxStream, Error, ErrorKind, Result};
 /// [`Timeout`](ErrorKind::Timeout). While it is open, every call fails with `Unavailable` at once. After the interval one call, the
 /// probe, goes through. If it reaches the store, the breaker closes; otherwise the next interval begins.
 ///
-/// A call that fails before it reaches the store (an invalid key, a full pool) does not count, nor does a call that its caller
-/// drops. An open breaker refuses a `list`, but a `list` never opens or closes it.
+/// A call that its caller drops does not count, and neither does a call that fails before it reaches the store (an
+/// invalid key, a full pool). An open breaker refuses a `list`, but a `list` never opens or closes it.
 ///
 /// LMCache does the same with an interval of 10 s (`min_reconnect_interval` of its `RemoteBackend`, 0.5.6). The interval is in
 /// tokio's time, which a change of the system's clock does not move.
@@ -99,7 +99,7 @@ impl Drop for Probe<'_> {
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    // Nothing panics while it is held.
+    // No code panics while it holds the lock.
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -192,7 +192,7 @@ impl<C: RemoteConnector> RemoteConnector for Breaker<C> {
 
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
         match self.enter() {
-            // Never a probe: the caller may keep the stream without polling it.
+            // A listing is never the probe, because the caller may keep the stream without polling it.
             Ok(probe) => {
                 drop(probe);
                 self.inner.list(prefix)

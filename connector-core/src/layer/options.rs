@@ -1,4 +1,4 @@
-//! The layers' options: those of every connector.
+//! The options of the layers, which every connector has.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ pub struct LayerOptions {
     pub retry_max_delay_ms: Option<u64>,
     /// Most calls in flight at once. Further calls wait. 0 for no limit.
     pub max_in_flight: Option<usize>,
-    /// Number of calls in a row that do not reach the store, after which the breaker refuses calls. 0 for never. 5 if
+    /// The breaker refuses calls after this number of calls in a row that do not reach the store. 0 for never. 5 if
     /// `min_reconnect_interval` is set.
     pub breaker_failures: Option<u32>,
     /// Time between two attempts to reach a lost store. The breaker refuses calls in between. 10, as in LMCache, if
@@ -68,7 +68,7 @@ pub(crate) const NAMES: [&str; 8] = [
 ];
 
 const DEFAULT_FAILURES: u32 = 5;
-/// LMCache's, in seconds.
+/// LMCache's default interval, in seconds.
 const DEFAULT_INTERVAL: f64 = 10.0;
 
 /// Whether this is the name of a layer's option.
@@ -77,7 +77,7 @@ pub(crate) fn is_layer_option(name: &str) -> bool {
 }
 
 impl LayerOptions {
-    /// These options, and those of `other` that these do not set.
+    /// These options. An option that these do not set comes from `other`.
     pub(crate) fn or(self, other: &Self) -> Self {
         Self {
             timeout_ms: self.timeout_ms.or(other.timeout_ms),

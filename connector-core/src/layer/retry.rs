@@ -12,10 +12,10 @@ use crate::{BoxStream, Error, ErrorStatus, Result};
 
 /// Tries a call again after an error whose status is [`Temporary`](ErrorStatus::Temporary).
 ///
-/// The delay doubles with each try, up to a longest one. A random part of it, at most half, is left out, so that callers that
-/// failed together do not come back together. Of a batch the layer asks again only for the keys that failed.
-/// It never tries `list` again, because the caller may have seen a part of it, nor a `get_into` whose failed try still has the
-/// [memory](MemoryObjMut::is_taken). A `remove` that is tried again answers for its last try.
+/// The delay doubles with each try, up to a longest one. A random part of it, at most half, is subtracted, so that
+/// callers that failed together do not retry together. Of a batch, the layer tries only the failed keys again. It
+/// never tries `list` again, because the caller may have seen a part of it, nor a `get_into` whose failed try still
+/// has the [memory](MemoryObjMut::is_taken). A `remove` that is tried again gives the answer of its last try.
 ///
 /// An error that lasted through all retries becomes [`Persistent`](ErrorStatus::Persistent), so that an outer retry layer does
 /// not multiply the tries.
@@ -64,7 +64,7 @@ impl RetryLayer {
         full.mul_f64(0.5 + 0.5 * fastrand::f64())
     }
 
-    /// Waits before the next try. `false` if there is no next try.
+    /// Waits before the next try. `false` after the last try.
     async fn pause(&self, operation: Operation, tried: u32, error: &Error) -> bool {
         if tried >= self.retries || error.status() != ErrorStatus::Temporary {
             return false;
@@ -194,7 +194,7 @@ impl<C: RemoteConnector> RemoteConnector for Retry<C> {
             }
             let mut some: Vec<_> = failed.iter().map(|i| (requests[*i].0.clone(), requests[*i].1.take())).collect();
             let again = self.inner.batched_get_into(&mut some).await;
-            // All memory comes back, however few answers there are.
+            // All memory comes back, even with too few answers.
             for (i, (_, dst)) in failed.iter().zip(some) {
                 requests[*i].1 = dst;
             }

@@ -1,4 +1,4 @@
-//! Reads typed options out of texts: a URL knows only strings, and YAML often holds a number in quotes.
+//! Reads typed options from texts: a URL has only strings, and YAML often has a number in quotes.
 
 use std::fmt;
 
@@ -18,7 +18,7 @@ impl Loose {
     }
 }
 
-/// Separates field and message where serde passes on only text: from a flattened part to the struct that contains it.
+/// Separates field and message in the error of a flattened part: serde passes on only text.
 const FIELD_END: char = '\0';
 
 /// Reads a part that the options of a store contain. Without this, serde's `flatten` would lose the loose reading of texts
@@ -119,7 +119,7 @@ impl<'de> Deserializer<'de> for Loose {
 
     fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, LooseError> {
         match self.0 {
-            // `password: 1234` in YAML is a number to YAML, and text to its author.
+            // YAML reads `password: 1234` as a number, but its author means text.
             Value::Number(number) => visitor.visit_string(number.to_string()),
             other => other.deserialize_string(visitor).map_err(de::Error::custom),
         }

@@ -25,7 +25,7 @@ pub struct OptionInfo {
     pub default: Option<Value>,
     /// The field's doc comment.
     pub doc: String,
-    /// Whether its value must not be shown.
+    /// Whether its value must stay hidden.
     pub secret: bool,
 }
 
@@ -54,7 +54,7 @@ pub struct OptionsSchema {
     shared: &'static [(&'static str, &'static str)],
 }
 
-/// Each type's schema is built once. A schema takes longer to build than a store to open.
+/// The schema of each type, built once: to build it takes longer than to open a store.
 static BUILT: LazyLock<Mutex<HashMap<TypeId, &'static OptionsSchema>>> = LazyLock::new(Mutex::default);
 
 impl OptionsSchema {

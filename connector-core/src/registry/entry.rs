@@ -30,7 +30,7 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// The attributes write this. Not every build tool sets cargo's variables.
+    /// The attributes call this. The values are options because not every build tool sets cargo's variables.
     #[doc(hidden)]
     pub const fn new(
         package: Option<&'static str>,
@@ -98,12 +98,12 @@ impl ConnectorEntry {
         self
     }
 
-    /// The dotted path that stands in the URL: `acme.kv`.
+    /// The dotted path in the URL: `acme.kv`.
     pub const fn module(&self) -> &'static str {
         self.module
     }
 
-    /// The name that stands in `connector_name`: `AcmeConnector`.
+    /// The value of `connector_name` in the URL: `AcmeConnector`.
     pub const fn name(&self) -> &'static str {
         self.name
     }
@@ -113,7 +113,7 @@ impl ConnectorEntry {
         format!("{}/{}", self.module, self.name)
     }
 
-    /// The schemes of its own: `acme` for `acme://..`.
+    /// The schemes that it claims: `acme` for `acme://..`.
     pub const fn schemes(&self) -> &'static [&'static str] {
         self.schemes
     }
@@ -128,7 +128,7 @@ impl ConnectorEntry {
         self.doc.lines().next().unwrap_or_default()
     }
 
-    /// Where it was written.
+    /// The place of its attribute.
     pub const fn origin(&self) -> Origin {
         self.origin
     }
@@ -153,7 +153,7 @@ impl fmt::Debug for ConnectorEntry {
     }
 }
 
-/// One adapter that a crate registered for a scheme of its own.
+/// One adapter that a crate registered for a scheme.
 #[derive(Clone, Copy)]
 pub struct AdapterEntry {
     scheme: &'static str,
@@ -182,7 +182,7 @@ impl AdapterEntry {
         self.doc
     }
 
-    /// Where it was written.
+    /// The place of its attribute.
     pub const fn origin(&self) -> Origin {
         self.origin
     }

@@ -36,7 +36,7 @@ impl SchemeOwner {
     }
 }
 
-/// One claim, or the several that make it unusable.
+/// One claim, or several that conflict.
 #[derive(Debug)]
 enum Claims<T> {
     One(T),

@@ -32,7 +32,7 @@ pub(crate) fn is_secret_name(name: &str) -> bool {
 
 /// The same text with every password and secret query value as `***`.
 ///
-/// Works on any text: one that does not parse as a URL may still hold a password, and ends up in an error message.
+/// Works on any text: a text that does not parse as a URL may still hold a password, and an error message shows it.
 ///
 /// ```
 /// use connector_core::redact;
@@ -46,9 +46,11 @@ pub fn redact(text: &str) -> Cow<'_, str> {
     if out == text { Cow::Borrowed(text) } else { Cow::Owned(out) }
 }
 
-/// Puts `text` behind `out` without the secrets of the URL whose authority starts at `start`, and of those behind it.
+/// Appends `text` to `out` without the secrets of the URL whose authority starts at `start`, and of the URLs behind
+/// it.
 ///
-/// `open` says that an `@` would end a password that seems to have begun, or stand in a fragment: then none is decoded.
+/// With `open`, an `@` could end a password that seems to have begun, or be part of a fragment. Then each `@` stays
+/// encoded.
 fn redact_from(text: &str, start: usize, open: bool, out: &mut String) {
     let (scheme, rest) = text.split_at(start);
     out.push_str(scheme);
@@ -78,7 +80,7 @@ fn redact_from(text: &str, start: usize, open: bool, out: &mut String) {
     }
 }
 
-/// What lost its `://` (`redis//user:password@host`, `user:password@host`) was meant to be a URL all the same.
+/// Hides the password of a URL that lost its `://` (`redis//user:password@host`, `user:password@host`).
 fn redact_malformed(text: &str) -> Cow<'_, str> {
     match (text.find(':'), text.rfind('@')) {
         (Some(colon), Some(at)) if colon + 1 < at && !text.contains(char::is_whitespace) => {
@@ -88,10 +90,10 @@ fn redact_malformed(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Where the password stands in `user:password@host/path?query`.
+/// The range of the password in `user:password@host/path?query`.
 ///
-/// It ends at the authority's last `@`. If the authority has none but a port is no number, the password holds an unescaped
-/// `/` or `?`: then it ends at the last `@` of all.
+/// It ends at the authority's last `@`. An authority without `@` whose port is not a number has a password with an
+/// unescaped `/` or `?`. That password ends at the last `@` of `rest`.
 fn password(rest: &str) -> Option<(usize, usize)> {
     let at = match authority(rest).rfind('@') {
         Some(at) => at,
@@ -106,10 +108,10 @@ fn authority(rest: &str) -> &str {
     &rest[..rest.find(['/', '?']).unwrap_or(rest.len())]
 }
 
-/// Whether something that is no number stands where a port would be, so that it may be a password's beginning.
+/// Whether a host is followed by a port that is not a number, and that may be the start of a password.
 fn has_odd_port(authority: &str) -> bool {
     authority.split(',').any(|host| {
-        // The colons in an IPv6 address are no port's.
+        // The colons in an IPv6 address do not start a port.
         let behind_address = host.rfind(']').map_or(host, |end| &host[end..]);
         let port = behind_address.rsplit_once(':').map(|(_, port)| port);
         port.is_some_and(|port| port.is_empty() || !port.bytes().all(|b| b.is_ascii_digit()))

@@ -15,7 +15,7 @@ pub(crate) enum Wrong {
     Nothing,
     /// The first removal of many keys fails temporarily.
     OneHiccup,
-    /// Every removal of exactly so many keys fails.
+    /// Every removal of exactly this number of keys fails.
     RemovalsOf(usize),
     /// The first connector panics in every removal; later ones work.
     FirstRemovesPanic,

@@ -1,4 +1,4 @@
-//! The face for callers without async, from every kind of thread.
+//! The blocking API, from every kind of thread.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use connector_core::{
 };
 
 const KEY: &str = "m@1@0@ff@half";
-/// Long enough that the call has to wait for another thread's timer.
+/// Long enough that the call must wait for another thread's timer.
 const WHILE: Step = Step::Wait(Duration::from_millis(2));
 
 fn key() -> CacheKey {
@@ -46,7 +46,7 @@ fn all_operations(connector: &BlockingConnector, store: &Scripted) {
 
 fn made() -> (BlockingConnector, Scripted) {
     let store = Scripted::new([]);
-    // A layer that needs a timer: there is one wherever the call comes from.
+    // A layer that needs a timer, which every thread must find.
     let layers = options!(timeout_ms: 60_000);
     let builder = connector_core::builder("made://x").adapter(Made(store.clone())).layers(layers);
     (builder.open_blocking().unwrap(), store)
@@ -132,7 +132,7 @@ fn a_listing_that_nobody_wants_any_more_ends() {
     let mut listed = connector.list("");
     assert!(listed.next().unwrap().is_ok());
     drop(listed);
-    // It held a handle of the store: once that is gone, this one is the last.
+    // The listing held a handle of the store. Once it is dropped, this handle is the last.
     drop(connector);
     let deadline = std::time::Instant::now() + Duration::from_secs(20);
     while store.handles() > 1 {

@@ -136,7 +136,7 @@ mod retry {
         assert!(answers.iter().all(|a| matches!(a, Ok(Some(n)) if *n == CHUNK.len())), "{answers:?}");
         assert!(requests.iter().all(|(_, memory)| &**memory == CHUNK && memory.capacity() == 16));
 
-        // What a try keeps after its timeout cannot be read into again.
+        // Memory that a try keeps after its timeout cannot be read into again.
         let store = Scripted::new([Step::Keep(9 * SECOND)]);
         let connector = over(options!(retries: 5, timeout_ms: 1000), &store).await;
         let mut memory = MemoryObjMut::zeroed(16);
@@ -179,14 +179,14 @@ mod breaker {
         let store = Scripted::new([LOST; 3]);
         let connector = over(options!(breaker_failures: 2, min_reconnect_interval: 10.0), &store).await;
         for _ in 0..2 {
-            assert_eq!(connector.get(&key()).await.unwrap_err().message(), "as told");
+            assert_eq!(connector.get(&key()).await.unwrap_err().message(), "as scripted");
         }
         let e = connector.get(&key()).await.unwrap_err();
-        assert!(e.kind() == ErrorKind::Unavailable && e.to_string().contains("the store is lost: as told"), "{e}");
+        assert!(e.kind() == ErrorKind::Unavailable && e.to_string().contains("the store is lost: as scripted"), "{e}");
         assert_eq!(store.calls(), 2);
         tokio::time::advance(INTERVAL).await;
         // The third call goes through, fails, and the next interval begins.
-        assert_eq!(connector.get(&key()).await.unwrap_err().message(), "as told");
+        assert_eq!(connector.get(&key()).await.unwrap_err().message(), "as scripted");
         assert!(connector.ping().await.is_err() && store.calls() == 3);
         tokio::time::advance(INTERVAL).await;
         assert!(connector.get(&key()).await.is_ok() && connector.get(&key()).await.is_ok());
@@ -221,7 +221,7 @@ mod breaker {
         let store = Scripted::new([LOST, LOST]);
         let connector = over(options!(breaker_failures: 1, min_reconnect_interval: 10.0), &store).await;
         for _ in 0..2 {
-            assert_eq!(connector.get(&key()).await.unwrap_err().message(), "as told");
+            assert_eq!(connector.get(&key()).await.unwrap_err().message(), "as scripted");
             // A machine that slept for a year.
             tokio::time::advance(SECOND * 86_400 * 365).await;
         }
@@ -261,11 +261,11 @@ mod breaker {
         }
         assert!(connector.get(&key()).await.unwrap_err().to_string().contains("the store is lost"));
         tokio::time::advance(INTERVAL).await;
-        // As the probe it shows nothing either, so the next call is the probe.
+        // As the probe it does not show the store's state either, so the next call is the probe.
         store.then([refused]);
         assert_eq!(connector.get(&key()).await.unwrap_err().kind(), ErrorKind::InvalidKey);
         store.then([LOST]);
-        assert_eq!(connector.get(&key()).await.unwrap_err().message(), "as told");
+        assert_eq!(connector.get(&key()).await.unwrap_err().message(), "as scripted");
         assert!(connector.get(&key()).await.unwrap_err().to_string().contains("the store is lost"));
     }
 
@@ -286,7 +286,7 @@ mod breaker {
 mod settings {
     use super::*;
 
-    /// `script://`: a store that fails twice for now, in front of nothing.
+    /// `script://`: a store that fails twice with a temporary error.
     struct Adapter;
 
     impl ConnectorAdapter for Adapter {
@@ -300,7 +300,7 @@ mod settings {
 
     const ENTRY: &str = "external://localhost:0/test.layers/";
 
-    /// Fails twice for now.
+    /// Fails twice with a temporary error.
     #[connector_core::external_connector(module = "test.layers", name = "Twice")]
     struct Twice(Scripted);
 
@@ -357,7 +357,7 @@ mod settings {
         }
     }
 
-    /// `made://`: an adapter that makes its connector by itself.
+    /// `made://`: an adapter that makes its connector without the registry.
     struct Maker;
 
     impl ConnectorAdapter for Maker {
@@ -395,7 +395,7 @@ mod settings {
     }
 }
 
-/// What the handle itself does.
+/// The behaviour of the handle without layers.
 mod handle {
     use futures::StreamExt;
 

@@ -1,4 +1,4 @@
-//! What metrics and spans say of a call.
+//! The metrics and spans of a call.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -13,8 +13,8 @@ fn key(name: &str) -> CacheKey {
     format!("{name}@1@0@ff@half").parse().unwrap()
 }
 
-/// Runs `work` under a recorder and gives every metric that is not 0: `name{label=value,..}`. One thread, because the
-/// recorder is the thread's.
+/// Runs `work` under a recorder and gives every metric that is not 0: `name{label=value,..}`. On one thread, because
+/// the recorder belongs to the thread.
 fn recorded<F: Future<Output = ()>>(work: impl FnOnce() -> F) -> BTreeMap<String, f64> {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
@@ -129,7 +129,7 @@ fn a_span_names_connector_operation_and_key() {
             Ok(())
         }
     }
-    // For the whole process: with a subscriber of a thread, tests that begin or end meanwhile can make it miss an event.
+    // For the whole process: a thread's subscriber can miss an event while other tests begin or end.
     let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_ansi(false);
     subscriber.with_writer(|| Here).init();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use connector_core::{BoxStream, CacheKey, Error, ErrorKind, MemoryObj, MemoryObjMut, RemoteConnector, Result};
 use futures::stream::{self, StreamExt};
 
-/// What one call does.
+/// The behaviour of one call.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Step {
     Fail(ErrorKind, bool),
@@ -18,7 +18,8 @@ pub(crate) enum Step {
     Keep(Duration),
 }
 
-/// Follows its steps, one a call on one key; when none is left, all is well and every chunk is [`CHUNK`].
+/// Follows its steps, one for each call on one key. After the last step every call succeeds, and every chunk is
+/// [`CHUNK`].
 #[derive(Clone, Default)]
 pub(crate) struct Scripted {
     steps: Arc<Mutex<VecDeque<Step>>>,
@@ -50,17 +51,17 @@ impl Scripted {
         self.steps.lock().unwrap().extend(steps);
     }
 
-    /// How many keys it was asked for.
+    /// The number of keys of all calls.
     pub(crate) fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
     }
 
-    /// How many calls were there at once, at most.
+    /// The most calls that were in flight at once.
     pub(crate) fn most(&self) -> usize {
         self.most.load(Ordering::SeqCst)
     }
 
-    /// How many hold it.
+    /// The number of its holders.
     pub(crate) fn handles(&self) -> usize {
         Arc::strong_count(&self.calls)
     }
@@ -73,8 +74,8 @@ impl Scripted {
         let step = self.steps.lock().unwrap().pop_front();
         match step {
             None => {}
-            Some(Step::Fail(kind, temporary)) => return Err(Error::new(kind, "as told").temporary(temporary)),
-            Some(Step::Panic) => panic!("as told"),
+            Some(Step::Fail(kind, temporary)) => return Err(Error::new(kind, "as scripted").temporary(temporary)),
+            Some(Step::Panic) => panic!("as scripted"),
             Some(Step::Wait(time)) => tokio::time::sleep(time).await,
             Some(Step::Keep(time)) => {
                 let _kept = dst.map(MemoryObjMut::take);
@@ -106,7 +107,7 @@ impl RemoteConnector for Scripted {
         Ok(Some(CHUNK.len()))
     }
 
-    /// Silent for ever, after one key.
+    /// Gives one key, and then waits for ever.
     fn list<'a>(&'a self, _: &'a str) -> BoxStream<'a, Result<CacheKey>> {
         let key = "m@1@0@ff@half".parse::<CacheKey>();
         stream::iter([key]).chain(stream::pending()).boxed()

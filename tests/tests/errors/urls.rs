@@ -11,7 +11,7 @@ async fn a_port_out_of_range_is_refused_with_the_range() {
         "redis://h:port",
         "redis-sentinel://h1:1,h2:65536/m",
     ] {
-        assert_is(&connectors::open(url).await.unwrap_err(), ErrorKind::InvalidUrl, &["no number from 0 to 65535"]);
+        assert_is(&connectors::open(url).await.unwrap_err(), ErrorKind::InvalidUrl, &["not a number from 0 to 65535"]);
     }
     assert_eq!(RemoteUrl::parse("redis://h:65535").unwrap().port(), Some(65535));
 }
