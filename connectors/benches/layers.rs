@@ -17,7 +17,7 @@ const BLOCK: usize = 20;
 
 /// The mean time of `BLOCK` runs.
 fn block(work: &mut impl FnMut()) -> Duration {
-    // Not counted: the caches hold the other's data, and threads sleep.
+    // These runs do not count: the caches hold the other side's data, and threads sleep.
     work();
     work();
     let start = Instant::now();

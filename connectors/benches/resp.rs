@@ -31,13 +31,13 @@ macro_rules! measure {
 }
 
 fn main() {
-    // `cargo test` and `cargo bench` pass options of their own.
+    // `cargo test` and `cargo bench` pass their own options.
     let Some(url) = std::env::args().skip(1).find(|arg| arg.contains("://")) else {
         println!("name a server: cargo bench -p connectors --features resp --bench resp -- resp://127.0.0.1:6379");
         return;
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    // On a thread of the runtime, as in a program.
+    // Runs on a thread of the runtime, as in a program.
     runtime.block_on(async { tokio::spawn(all(url)).await.expect("no panic") });
 }
 
@@ -60,7 +60,7 @@ async fn chunks(store: &Connector, size: usize) {
     measure!("batched_put", size, n, {
         store.batched_put(&items).await.into_iter().for_each(|answer| answer.expect("it is stored"));
     });
-    // The measurement of `batched_put` may not be chosen.
+    // The caller may not have chosen the measurement of `batched_put`.
     store.batched_put(&items).await.into_iter().for_each(|answer| answer.expect("it is stored"));
     let mut requests: Vec<_> = keys.iter().map(|key| (key.clone(), MemoryObjMut::from(vec![1; size]))).collect();
     measure!("batched_get_into", size, n, {

@@ -27,8 +27,8 @@ fn open(c: &mut Criterion) {
     });
 }
 
-/// The number of runs in a block, and how many of them are not counted: the caches hold the other's data, and threads
-/// sleep.
+/// The number of runs in a block, and how many of them do not count: the caches hold the other side's data, and
+/// threads sleep.
 const BLOCK: usize = 50;
 const WARM_UP: usize = 10;
 

@@ -1,5 +1,5 @@
-//! Counts the allocations of a call to a redis server on the calling thread: a few small blocks, and never the length of a
-//! chunk, because chunks go straight between the socket and their memory.
+//! Counts the allocations of a call to a redis server on the calling thread. They are a few small blocks, and never
+//! as long as a chunk: chunks go straight between the socket and their memory.
 #![expect(unsafe_code, reason = "the counter is the global allocator")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -11,7 +11,7 @@ use kvconn_redis_server::RedisServer;
 struct Counting;
 
 thread_local! {
-    // This thread only: other threads wait for the sockets.
+    // Counts only this thread: other threads wait for the sockets.
     static COUNT: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
 }
 
@@ -53,9 +53,9 @@ struct Counted {
     get: (usize, usize),
     get_into: (usize, usize),
     exists: (usize, usize),
-    /// Of one chunk of a batch, rounded up.
+    /// The allocations for one chunk of a batch, rounded up.
     batched_get_into: (usize, usize),
-    /// Of one key of a batch, rounded up.
+    /// The allocations for one key of a batch, rounded up.
     batched_exists: (usize, usize),
 }
 

@@ -281,7 +281,7 @@ async fn dropped_futures_leak_no_memory_and_leave_whole_chunks() {
 async fn a_call_after_a_dropped_one_works() {
     let stores = Stores::new();
     let connector = connectors::open(&stores.fs()).await.unwrap();
-    // Never polled, then dropped; polled once, then dropped.
+    // Drops a future before its first poll, and one after it.
     drop(connector.put(&key(1), kv(1, 1)));
     let key_1 = key(1);
     let mut put = Box::pin(connector.put(&key_1, kv(2, 2)));

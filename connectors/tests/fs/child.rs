@@ -10,7 +10,7 @@ use super::{Random, key};
 /// The environment variable of a child's job: name, number, URL.
 const JOB: &str = "KVCONN_FS_TEST_JOB";
 
-/// How many keys the writers share.
+/// The number of keys that the writers share.
 pub(crate) const KEYS: u32 = 32;
 
 /// A chunk that can be checked: its version, and words that follow from key and version.

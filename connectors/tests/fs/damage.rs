@@ -42,7 +42,7 @@ async fn a_torn_file_of_several_groups_is_not_taken_for_one_of_fewer() {
     connector.put(&key(1), MemoryObj::from_vec(bytes(layout.len, 1), layout).unwrap()).await.unwrap();
     let file = place.dir().join(file_name(1));
     let whole = std::fs::read(&file).unwrap();
-    // Twenty bytes are a group of the header; a power cut leaves zeros.
+    // A group of the header has twenty bytes, and a power cut leaves zeros.
     for torn in [whole[..whole.len() - 20].to_vec(), vec![0; 28], Vec::new()] {
         std::fs::write(&file, torn).unwrap();
         assert_eq!(connector.get(&key(1)).await.unwrap_err().kind(), ErrorKind::Corrupt);
@@ -93,14 +93,14 @@ async fn a_bit_flipped_in_the_header_is_corrupt_unless_it_makes_another_header_o
             Ok(found) => {
                 let found = found.expect("the file is there");
                 assert!(found[..] == whole[28..] && *found.layout() != *kv(4, 1).layout(), "bit {bit}");
-                // The file is valid, so only a checksum tells that it changed.
+                // The file is valid, so only a checksum shows that it changed.
                 let by_groups = ChunkLayout::from_groups(found.layout().format, &found.layout().groups).unwrap();
                 assert_eq!(by_groups.len, found.len(), "bit {bit}");
                 seen_as_other.push(bit / 8);
             }
         }
     }
-    // The format, and a dtype of the same width. No flip in the length or the shape passes.
+    // Only a flip in the format, or to a dtype of the same width, passes. A flip in the length or the shape does not.
     assert!(seen_as_other.iter().all(|byte| (4..12).contains(byte)), "{seen_as_other:?}");
 }
 

@@ -72,14 +72,14 @@ async fn marks_of_older_versions_and_files_of_lmcache_are_read_as_the_key_with_s
     let file = place.dir().join(file_name(1));
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o1644)).unwrap();
     assert_eq!(connector.get(&key(1)).await.unwrap(), Some(kv(1, 1)));
-    // The mark of another key of the same name.
+    // An older version's mark of another key with the same file name.
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
     let other = b"facebook-SEP-opt-125m@1@0@1@half";
     let marked = rustix::fs::setxattr(&file, "user.kvconn.key", other, rustix::fs::XattrFlags::empty());
     assert!(matches!(marked, Ok(()) | Err(rustix::io::Errno::OPNOTSUPP)), "{marked:?}");
     assert_eq!(connector.get(&key(1)).await.unwrap(), Some(kv(1, 1)));
     assert!(connector.exists(&key(1)).await.unwrap());
-    // LMCache's file of a model named `a-SEP-b`.
+    // As LMCache writes the file of a model named `a-SEP-b`.
     std::fs::rename(&file, place.dir().join("a-SEP-b@1@0@1@half.data")).unwrap();
     assert_eq!(keys(&connector, "").await, ["a/b@1@0@1@half"]);
     assert_eq!(connector.get(&"a/b@1@0@1@half".parse().unwrap()).await.unwrap(), Some(kv(1, 1)));
@@ -148,7 +148,7 @@ async fn a_look_into_a_store_that_is_not_there_leaves_none_behind() {
     assert_eq!(connector.get(&key(1)).await.unwrap(), None);
     assert!(keys(&connector, "").await.is_empty());
     connector.ping().await.unwrap();
-    // It could not be made any more.
+    // Now it cannot be made.
     std::fs::write(place.text("fs"), "").unwrap();
     let e = connector.ping().await.unwrap_err();
     assert!(e.to_string().contains(&place.text("fs")), "{e}");

@@ -59,7 +59,7 @@ impl Place {
         self.path(name).display().to_string()
     }
 
-    /// With options: `?capacity=1000`.
+    /// The URL with options, such as `?capacity=1000`.
     fn url(&self, options: &str) -> String {
         format!("fs://{}{options}", self.dir().display())
     }
@@ -90,7 +90,7 @@ fn files(dir: &Path) -> Vec<String> {
 /// Bytes of all files that may be chunks.
 fn chunk_bytes(dir: &Path) -> u64 {
     let is_chunk = |e: &std::fs::DirEntry| e.file_name().to_string_lossy().ends_with(".data");
-    // Before the first put there is no directory.
+    // The first put makes the directory.
     let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
     let entries = entries.map(std::result::Result::unwrap).filter(is_chunk);
     // A file that was removed meanwhile counts as empty.

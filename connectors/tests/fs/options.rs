@@ -66,7 +66,7 @@ async fn with_use_odirect_values_of_every_size_and_memory_come_back() {
             for (n, chunk) in [(1, aligned.freeze()), (2, MemoryObj::from(content.clone()))] {
                 for key in [key(n), object_key(n)] {
                     store.put(&key, chunk.clone()).await.unwrap();
-                    // Through the page cache, and past it.
+                    // Through the page cache, and with O_DIRECT.
                     assert!(cached.get(&key).await.unwrap().unwrap() == chunk, "{len}");
                     assert!(store.get(&key).await.unwrap().unwrap() == chunk, "{len}");
                     let mut odd = MemoryObjMut::zeroed(len + 1);
@@ -180,7 +180,7 @@ async fn a_put_names_a_temporary_directory_that_moved_to_another_file_system() {
     let others = ["/dev/shm", env!("CARGO_TARGET_TMPDIR"), "/var/tmp", "/run/user", "/run"];
     let others = others.iter().filter(|dir| dev(Path::new(dir)).is_some_and(|dev| Some(dev) != here));
     let Some(other) = others.filter_map(|dir| tempfile::tempdir_in(dir).ok()).next() else {
-        // Not with a macro: the test runner hides its output if the test passes.
+        // Written directly, because the test runner hides a macro's output if the test passes.
         let missing = "NOT TESTED: a rename between file systems, because every writable directory is on one\n";
         std::io::stderr().write_all(missing.as_bytes()).unwrap();
         return;

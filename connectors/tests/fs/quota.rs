@@ -32,7 +32,7 @@ fn thousand(seed: u32) -> MemoryObj {
 
 #[tokio::test]
 async fn the_chunk_used_longest_ago_goes_first_and_a_get_is_a_use() {
-    // A disk and tmpfs note a use in different ways.
+    // A disk and tmpfs record a use in different ways.
     for dir in [std::env::temp_dir(), "/dev/shm".into()] {
         let place = Place(tempfile::tempdir_in(dir).unwrap());
         let store = place.open("?capacity=10000").await;
@@ -43,7 +43,7 @@ async fn the_chunk_used_longest_ago_goes_first_and_a_get_is_a_use() {
         store.get(&key(0)).await.unwrap().unwrap();
         store.get_into(&key(1), &mut MemoryObjMut::zeroed(1000)).await.unwrap().unwrap();
         store.batched_get(&[key(2), key(3)]).await;
-        // Waits until the uses are noted.
+        // Waits until the uses are recorded.
         store.close().await.unwrap();
         let store = place.open("?capacity=10000").await;
         store.put(&key(10), thousand(10)).await.unwrap();
@@ -90,7 +90,7 @@ async fn files_of_other_writers_count_and_are_evicted_and_other_files_stay() {
     let place = Place::new();
     let dir = place.dir();
     std::fs::create_dir_all(dir.join("m@1@0@1@half.data")).unwrap();
-    // LMCache's files: two chunks, one of multiprocess mode, and one that is not complete.
+    // LMCache's files: two chunks, one of them of multiprocess mode, and a file that is not complete.
     for (name, age) in [("m@1@0@2@half.data", 500), ("m@0x01000100@0@0000000a.data", 400), ("m@1@0@3@half.tmp", 900)] {
         std::fs::write(dir.join(name), [0; 1000]).unwrap();
         backdate(&dir.join(name), age);

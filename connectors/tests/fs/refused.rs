@@ -145,7 +145,7 @@ async fn a_base_path_that_cannot_be_a_directory_is_refused_when_the_store_is_ope
         let opened = connectors::open(&format!("fs://{}", base.display())).await;
         match opened {
             Err(e) => assert!(matches!(e.kind(), ErrorKind::Io | ErrorKind::Denied), "{e}"),
-            // By its mode root may write into /proc; the first put fails.
+            // Its mode allows root to write into /proc, but the first put fails.
             Ok(store) => {
                 let e = store.put(&key(1), kv(1, 1)).await.unwrap_err();
                 assert!(matches!(e.kind(), ErrorKind::Io | ErrorKind::Denied), "{e}");

@@ -19,7 +19,7 @@ mod unix_with_a_time_to_live {
     }));
 }
 
-/// A store on a server of its own, which lives as long as the kit.
+/// A store on a new server, which lives as long as the kit.
 fn kit(url: impl FnOnce(&RedisServer) -> String) -> Kit {
     let server = RedisServer::start(&[]);
     let url = url(&server);

@@ -52,8 +52,8 @@ pub(crate) async fn a_put_that_is_dropped_anywhere_leaves_a_whole_value(kind: Ki
     for round in 1..ROUNDS {
         let ended = for_a_while(round, store.put(1, round, 4 * MIB + round as usize)).await;
         dropped += u64::from(ended.is_none());
-        // The old or the new chunk, whole; a store may also have removed the old one. The server may read only now a request
-        // of an earlier round.
+        // The old or the new chunk is whole, or the store has removed the old one. The server may read a request of
+        // an earlier round only now.
         let found = store.get(1).await.unwrap();
         assert!(found.is_none_or(|v| (last..=round).contains(&v)), "round {round}: {found:?}, before {last}");
         if ended.is_some() {

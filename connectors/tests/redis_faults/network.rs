@@ -22,7 +22,7 @@ pub(crate) async fn a_reply_that_is_cut_is_an_error_and_the_next_call_is_right(k
     for n in 0..8 {
         store.put(n, 1, MIB).await.unwrap();
     }
-    // Within a length, a payload, its last bytes.
+    // Cuts within a length, a payload, and its last bytes.
     for bytes in [1, 3, 9, 10, 1000, 500_000, MIB as u64, MIB as u64 + 10, MIB as u64 + 11] {
         let before = proxy.struck();
         proxy.replies(Fault::CutAfter(bytes));
@@ -205,12 +205,12 @@ pub(crate) async fn one_corrupt_length_in_a_batch_costs_one_chunk(kind: Kind) {
     store.leaks_nothing().await;
 }
 
-/// A second remove would answer that there was no chunk.
+/// A second remove would answer `false`.
 pub(crate) async fn a_remove_whose_answer_is_lost_is_not_repeated(kind: Kind) {
     let (server, proxy, store) = behind_proxy(kind, "").await;
     for n in 1..=3 {
         store.put(n, 1, 1000).await.unwrap();
-        // Use the connection first. A connection that was dead before the call is replaced.
+        // Uses the connection first, because a connection that was dead before the call is replaced.
         assert!(store.connector.exists(&key(n)).await.unwrap());
         let before = proxy.struck();
         let heal = async {

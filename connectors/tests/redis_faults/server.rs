@@ -80,7 +80,7 @@ pub(crate) async fn a_stopped_server_is_a_timeout_until_it_continues(kind: Kind)
     store.put(1, 1, 4 * MIB).await.unwrap();
     server.stop_signal();
     is_lost(store.get(1).await);
-    // More than the kernel buffers for a server that does not read.
+    // Longer than the kernel's buffers for a server that does not read.
     is_lost(store.put(2, 1, 64 * MIB).await);
     is_lost(store.connector.exists(&key(1)).await);
     is_lost(store.connector.remove(&key(3)).await);

@@ -24,7 +24,7 @@ pub(crate) async fn within(test: impl Future<Output = ()>) {
     timeout(SOON, test).await.expect("nothing hangs");
 }
 
-/// A connector with a pool of its own.
+/// A connector with a separate pool.
 pub(crate) struct Store {
     pub(crate) connector: Connector,
     pool: PoolAllocator,

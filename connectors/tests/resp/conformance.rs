@@ -28,7 +28,7 @@ fn resp(rest: &str) -> Kit {
     })
 }
 
-/// Values take their layout from what the engine says about its cache.
+/// Values take their layout from the engine's metadata.
 fn resp_with_metadata() -> Kit {
     let group = LayerGroup { kv_size: 2, num_layers: 3, hidden_dim: 8, dtype: Dtype::Bfloat16 };
     let metadata = Arc::new(LMCacheMetadata::new("opt", 1, 0, 256, &[group]).expect("the metadata agrees"));

@@ -53,7 +53,7 @@ async fn an_old_server_is_greeted_in_resp2_and_no_error_shows_the_password() {
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
             Some(
                 match words[..] {
-                    // As redis 5 does.
+                    // Answers as redis 5 does.
                     ["HELLO", ..] => {
                         format!(
                             "-ERR unknown command `HELLO`, with args beginning with: `{}`\r\n",

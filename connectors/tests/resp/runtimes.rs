@@ -56,7 +56,7 @@ async fn works(store: &Connector) {
     assert!(store.exists(&key(3)).await.unwrap());
 }
 
-/// Runs the test on a thread of its own, so that a hang is a failure.
+/// Runs the test on another thread, so that a hang is a failure.
 fn ends(test: impl FnOnce() + Send + 'static) {
     let (send, receive) = std::sync::mpsc::channel();
     let running = std::thread::spawn(move || {

@@ -174,7 +174,7 @@ async fn an_old_chunk_in_the_front_does_not_hide_a_dropped_put_that_ends_late() 
     assert!(poll_immediate(&mut put).await.is_none());
     drop(put);
     assert_eq!(connector.get(&k).await.unwrap(), Some(chunk(1)));
-    // The back ends the dropped put now.
+    // Now the back ends the dropped put.
     back.store(&k, chunk(2));
     assert_eq!(connector.get(&k).await.unwrap(), Some(chunk(2)));
     assert_eq!(front.stored(&k), None);
