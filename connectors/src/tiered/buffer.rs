@@ -115,7 +115,8 @@ impl Buffer {
                 }
                 if let Some(e) = &state.failing {
                     let message = format!("the write-back buffer of {} bytes is full, because {e}", self.capacity);
-                    return Err(Error::new(ErrorKind::Unavailable, message).temporary(true));
+                    // The writers try again, whatever the error is.
+                    return Err(Error::new(e.kind(), message).temporary(true));
                 }
             }
             if changes.changed().await.is_err() {

@@ -104,6 +104,20 @@ async fn a_full_buffer_makes_puts_wait_and_is_an_error_while_the_back_fails() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_put_into_a_full_buffer_fails_with_the_kind_of_the_backs_failure() {
+    let Tiered { connector, back, .. } = open("full-kind", "&mode=write_back&write_back_bytes=1000").await;
+    back.fail_with("put", || Error::new(ErrorKind::StoreFull, "no room"));
+    connector.put(&key(1), chunk(1)).await.unwrap();
+    let e = connector.put(&key(2), chunk(2)).await.unwrap_err();
+    assert_eq!((e.kind(), e.is_temporary()), (ErrorKind::StoreFull, true), "{e}");
+    back.heal();
+    sleep(Duration::from_secs(60)).await;
+    connector.put(&key(2), chunk(2)).await.unwrap();
+    connector.close().await.unwrap();
+    assert!((1..3).all(|n| back.stored(&key(n)) == Some(chunk(n as u8))));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_close_that_cannot_write_all_chunks_fails_and_may_be_called_again() {
     let Tiered { connector, front, back } = open("unclosed", WRITE_BACK).await;
     back.fail("put");
