@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use connectors::conformance::{Check, CheckResult, Kit, Outcome, Report, checks};
 use connectors::{Error, ErrorKind, redact};
 use serde::Serialize;
+use serde_json::json;
 
 use crate::args::CheckArgs;
 use crate::interrupt::Interrupt;
@@ -21,14 +22,6 @@ struct Json<'a> {
     seconds: f64,
     #[serde(flatten)]
     report: &'a Report,
-}
-
-/// An element of the output of `--list --json`.
-#[derive(Serialize)]
-struct Rule {
-    name: &'static str,
-    chapter: &'static str,
-    rule: &'static str,
 }
 
 pub(crate) async fn run(setup: &Setup, args: &CheckArgs, out: &mut Out) -> Result<Answer, Failure> {
@@ -71,7 +64,7 @@ pub(crate) async fn run(setup: &Setup, args: &CheckArgs, out: &mut Out) -> Resul
 fn list(args: &CheckArgs, wanted: impl Fn(&Check) -> bool, out: &mut Out) -> Result<Answer, Failure> {
     let rules: Vec<_> = checks().iter().filter(|c| wanted(c)).collect();
     if args.json {
-        let rule = |c: &&Check| Rule { name: c.name, chapter: c.chapter, rule: c.rule };
+        let rule = |c: &&Check| json!({ "name": c.name, "chapter": c.chapter, "rule": c.rule });
         out.json(&rules.iter().map(rule).collect::<Vec<_>>())?;
         return Ok(Answer::Yes);
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use connectors::{CacheKey, ChunkLayout, Connector, Error, ErrorKind, KeyKind, MemoryObj};
 use futures::StreamExt;
-use serde::Serialize;
+use serde_json::json;
 
 use crate::args::{GetArgs, KeysArgs, LayoutArgs, LsArgs, PutArgs};
 use crate::output::{Answer, Failure, Out, print_error, print_note};
@@ -158,14 +158,6 @@ fn report(
     }
 }
 
-#[derive(Serialize)]
-struct ListedKey<'a> {
-    key: &'a str,
-    kind: &'static str,
-    model: &'a str,
-    hash: &'a str,
-}
-
 pub(crate) async fn ls(setup: &Setup, args: &LsArgs, out: &mut Out) -> Result<Answer, Failure> {
     setup
         .with_store(&args.url, async |store| {
@@ -175,9 +167,7 @@ pub(crate) async fn ls(setup: &Setup, args: &LsArgs, out: &mut Out) -> Result<An
                 let key = key?;
                 if args.json {
                     let (kind, model, hash) = (kind_name(key.kind()), key.model_name(), key.chunk_hash_hex());
-                    let line = ListedKey { key: key.as_str(), kind, model, hash };
-                    serde_json::to_writer(&mut *out, &line).map_err(io::Error::from)?;
-                    writeln!(out)?;
+                    writeln!(out, "{}", json!({ "key": key.as_str(), "kind": kind, "model": model, "hash": hash }))?;
                 } else {
                     writeln!(out, "{key}")?;
                 }

@@ -6,41 +6,13 @@ use connectors::layer::LayerOptions;
 use connectors::options::{OptionInfo, OptionsSchema};
 use connectors::registry::{self, AdapterEntry, ConnectorEntry, SchemeOwner};
 use connectors::{Error, ErrorKind, RemoteUrl, redact};
-use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::args::DescribeArgs;
 use crate::output::{Answer, BOLD, Failure, Out, PLAIN};
 
 /// The longest line of wrapped text, in bytes.
 const WIDTH: usize = 96;
-
-#[derive(Serialize)]
-struct Description {
-    module: &'static str,
-    name: &'static str,
-    package: &'static str,
-    version: &'static str,
-    doc: &'static str,
-    schemes: &'static [&'static str],
-    urls: Vec<String>,
-    /// `None` if the connector does not declare its options.
-    options: Option<Vec<OptionDescription>>,
-    /// The options that every connector has.
-    layers: Vec<OptionDescription>,
-}
-
-#[derive(Serialize)]
-struct OptionDescription {
-    name: String,
-    #[serde(rename = "type")]
-    type_name: String,
-    unit: Option<String>,
-    default: Option<Value>,
-    secret: bool,
-    doc: String,
-    extra_config: Vec<String>,
-}
 
 /// The entries that a name or URL stands for.
 enum Subject {
@@ -60,25 +32,25 @@ impl Subject {
 pub(crate) fn run(args: &DescribeArgs, out: &mut Out) -> Result<Answer, Failure> {
     let subject = if args.name.contains("://") { by_url(&args.name)? } else { by_name(&args.name)? };
     match subject {
-        Subject::Connectors(entries) => {
-            let all: Vec<Description> = entries.into_iter().map(Description::of).collect();
+        Subject::Connectors(entries) if args.json => {
+            let all: Vec<Value> = entries.into_iter().map(as_json).collect();
             match &all[..] {
-                [one] if args.json => out.json(one)?,
-                several if args.json => out.json(&several)?,
-                all => {
-                    for (n, one) in all.iter().enumerate() {
-                        if n > 0 {
-                            writeln!(out)?;
-                        }
-                        one.print(out)?;
-                    }
+                [one] => out.json(one)?,
+                several => out.json(&several)?,
+            }
+        }
+        Subject::Connectors(entries) => {
+            for (n, entry) in entries.into_iter().enumerate() {
+                if n > 0 {
+                    writeln!(out)?;
                 }
+                print(entry, out)?;
             }
         }
         Subject::Adapter(entry) => {
             let origin = entry.origin();
             if args.json {
-                out.json(&serde_json::json!({
+                out.json(&json!({
                     "scheme": entry.scheme(), "package": origin.package, "version": origin.version, "doc": entry.doc(),
                 }))?;
             } else {
@@ -109,88 +81,82 @@ fn by_name(text: &str) -> Result<Subject, Failure> {
     }
 }
 
-impl Description {
-    fn of(entry: &'static ConnectorEntry) -> Self {
-        let (module, name, origin) = (entry.module(), entry.name(), entry.origin());
-        let options = entry.options().map(OptionDescription::all_of);
-        let query = |sep| match &options {
-            Some(all) if Vec::is_empty(all) => String::new(),
-            _ => format!("[{sep}OPTION=VALUE..]"),
-        };
-        let layers = OptionDescription::all_of(OptionsSchema::of::<LayerOptions>());
-        let short = entry.schemes().iter().map(|s| format!("{s}://[HOST:PORT][/PATH]{}", query('?')));
-        let external = format!("external://HOST:PORT/{module}/?connector_name={name}{}", query('&'));
-        let plugin = entry.schemes().iter().map(|s| format!("plugin://{s}[.INSTANCE]"));
-        Self {
-            module,
-            name,
-            package: origin.package,
-            version: origin.version,
-            doc: entry.doc(),
-            schemes: entry.schemes(),
-            urls: short.chain([external]).chain(plugin).collect(),
-            options,
-            layers,
-        }
-    }
-
-    fn print(&self, out: &mut Out) -> Result<(), Failure> {
-        writeln!(out, "{BOLD}{}/{}{PLAIN}  {} {}\n", self.module, self.name, self.package, self.version)?;
-        prose(out, "", self.doc)?;
-        writeln!(out, "\n{BOLD}URLs{PLAIN}")?;
-        for url in &self.urls {
-            writeln!(out, "  {url}")?;
-        }
-        match self.options.as_deref() {
-            None => writeln!(out, "\nThis connector does not declare its options.")?,
-            Some([]) => writeln!(out, "\nIt has no options of its own.")?,
-            Some(options) => {
-                writeln!(out, "\n{BOLD}Options{PLAIN}, in the URL's query or in the configuration's extra_config")?;
-                for option in options {
-                    option.print(out)?;
-                }
-            }
-        }
-        writeln!(out, "\n{BOLD}Options of every connector{PLAIN}, off until they are set")?;
-        for option in &self.layers {
-            option.print(out)?;
-        }
-        Ok(())
-    }
+fn urls(entry: &ConnectorEntry) -> Vec<String> {
+    let (module, name) = (entry.module(), entry.name());
+    let query = |sep| match entry.options() {
+        Some(schema) if schema.options().is_empty() => String::new(),
+        _ => format!("[{sep}OPTION=VALUE..]"),
+    };
+    let short = entry.schemes().iter().map(|s| format!("{s}://[HOST:PORT][/PATH]{}", query('?')));
+    let external = format!("external://HOST:PORT/{module}/?connector_name={name}{}", query('&'));
+    let plugin = entry.schemes().iter().map(|s| format!("plugin://{s}[.INSTANCE]"));
+    short.chain([external]).chain(plugin).collect()
 }
 
-impl OptionDescription {
-    fn all_of(schema: &OptionsSchema) -> Vec<Self> {
-        let describe = |o: &OptionInfo| Self {
-            name: o.name.clone(),
-            type_name: o.type_name.clone(),
-            unit: o.unit.clone(),
-            default: o.default.clone().filter(|d| !o.secret && !d.is_null()),
-            secret: o.secret,
-            doc: o.doc.clone(),
-            extra_config: schema.extra_config_keys(&o.name),
-        };
-        schema.options().iter().map(describe).collect()
-    }
+/// The default, unless it is secret.
+fn default(option: &OptionInfo) -> Option<&Value> {
+    option.default.as_ref().filter(|default| !option.secret && !default.is_null())
+}
 
-    fn print(&self, out: &mut Out) -> Result<(), Failure> {
-        write!(out, "  {BOLD}{}{PLAIN}  {}", self.name, self.type_name)?;
-        if let Some(unit) = &self.unit {
+/// `options` is null if the connector does not declare its options. `layers` are the options that every connector has.
+fn as_json(entry: &ConnectorEntry) -> Value {
+    let options = |schema: &OptionsSchema| -> Vec<Value> {
+        let option = |o: &OptionInfo| {
+            json!({
+                "name": o.name, "type": o.type_name, "unit": o.unit, "default": default(o), "secret": o.secret,
+                "doc": o.doc, "extra_config": schema.extra_config_keys(&o.name),
+            })
+        };
+        schema.options().iter().map(option).collect()
+    };
+    json!({
+        "module": entry.module(), "name": entry.name(),
+        "package": entry.origin().package, "version": entry.origin().version,
+        "doc": entry.doc(), "schemes": entry.schemes(), "urls": urls(entry),
+        "options": entry.options().map(options), "layers": options(OptionsSchema::of::<LayerOptions>()),
+    })
+}
+
+fn print(entry: &ConnectorEntry, out: &mut Out) -> Result<(), Failure> {
+    let origin = entry.origin();
+    writeln!(out, "{BOLD}{}{PLAIN}  {} {}\n", entry.full_name(), origin.package, origin.version)?;
+    prose(out, "", entry.doc())?;
+    writeln!(out, "\n{BOLD}URLs{PLAIN}")?;
+    for url in urls(entry) {
+        writeln!(out, "  {url}")?;
+    }
+    match entry.options() {
+        None => writeln!(out, "\nThis connector does not declare its options.")?,
+        Some(schema) if schema.options().is_empty() => writeln!(out, "\nIt has no options of its own.")?,
+        Some(schema) => {
+            writeln!(out, "\n{BOLD}Options{PLAIN}, in the URL's query or in the configuration's extra_config")?;
+            print_options(schema, out)?;
+        }
+    }
+    writeln!(out, "\n{BOLD}Options of every connector{PLAIN}, off until they are set")?;
+    print_options(OptionsSchema::of::<LayerOptions>(), out)
+}
+
+fn print_options(schema: &OptionsSchema, out: &mut Out) -> Result<(), Failure> {
+    for option in schema.options() {
+        write!(out, "  {BOLD}{}{PLAIN}  {}", option.name, option.type_name)?;
+        if let Some(unit) = &option.unit {
             write!(out, " ({unit})")?;
         }
-        match &self.default {
-            _ if self.secret => write!(out, ", secret")?,
+        match default(option) {
+            _ if option.secret => write!(out, ", secret")?,
             Some(Value::String(text)) => write!(out, ", default {text}")?,
             Some(value) => write!(out, ", default {value}")?,
             None => {}
         }
         writeln!(out)?;
-        prose(out, "      ", &self.doc)?;
-        if !self.extra_config.is_empty() {
-            writeln!(out, "      extra_config: {}", self.extra_config.join(", "))?;
+        prose(out, "      ", &option.doc)?;
+        let keys = schema.extra_config_keys(&option.name);
+        if !keys.is_empty() {
+            writeln!(out, "      extra_config: {}", keys.join(", "))?;
         }
-        Ok(())
     }
+    Ok(())
 }
 
 /// Wraps the paragraphs of a doc comment to [`WIDTH`], because the comment has the line breaks of its source file.

@@ -2,85 +2,64 @@
 
 use std::io::Write;
 
-use connectors::registry::{self, Origin};
-use serde::Serialize;
+use connectors::registry::{self, AdapterEntry};
+use serde_json::{Value, json};
 
 use crate::args::ListArgs;
 use crate::output::{Answer, BOLD, Failure, Out, PLAIN};
 
-#[derive(Serialize)]
-struct Linked {
-    connectors: Vec<LinkedConnector>,
-    adapters: Vec<LinkedAdapter>,
-}
-
-#[derive(Serialize)]
-struct LinkedConnector {
-    module: &'static str,
-    name: &'static str,
-    schemes: &'static [&'static str],
-    summary: &'static str,
-    package: &'static str,
-    version: &'static str,
-}
-
-#[derive(Serialize)]
-struct LinkedAdapter {
-    scheme: &'static str,
-    summary: &'static str,
-    package: &'static str,
-    version: &'static str,
-}
-
 pub(crate) fn run(args: &ListArgs, out: &mut Out) -> Result<Answer, Failure> {
-    let linked = Linked::in_this_binary();
     if args.json {
-        out.json(&linked)?;
+        out.json(&as_json())?;
     } else {
-        linked.table(out)?;
+        print(out)?;
     }
-    // After the table, so that the user sees both sides of a conflict.
+    // After the list, so that the user sees both sides of a conflict.
     registry::validate()?;
     Ok(Answer::Yes)
 }
 
-impl Linked {
-    fn in_this_binary() -> Self {
-        let connectors = registry::connectors().iter().map(|e| {
-            let Origin { package, version, .. } = e.origin();
-            let (module, name, schemes) = (e.module(), e.name(), e.schemes());
-            LinkedConnector { module, name, schemes, summary: e.summary(), package, version }
-        });
-        let adapters = registry::adapters().iter().map(|e| {
-            let Origin { package, version, .. } = e.origin();
-            let summary = e.doc().lines().next().unwrap_or_default();
-            LinkedAdapter { scheme: e.scheme(), summary, package, version }
-        });
-        Self { connectors: connectors.collect(), adapters: adapters.collect() }
-    }
+fn summary(adapter: &AdapterEntry) -> &'static str {
+    adapter.doc().lines().next().unwrap_or_default()
+}
 
-    fn table(&self, out: &mut Out) -> Result<(), Failure> {
-        let mut rows: Vec<[String; 3]> = Vec::new();
-        for c in &self.connectors {
-            let schemes: Vec<String> = c.schemes.iter().map(|s| format!("{s}://")).collect();
-            rows.push([format!("{}/{}", c.module, c.name), schemes.join(" "), format!("{} {}", c.package, c.version)]);
-        }
-        for a in &self.adapters {
-            rows.push(["(adapter)".into(), format!("{}://", a.scheme), format!("{} {}", a.package, a.version)]);
-        }
-        let heads = ["CONNECTOR", "SCHEMES", "PACKAGE"];
-        let width = |column: usize| rows.iter().map(|r| r[column].len()).max().unwrap_or(0).max(heads[column].len());
-        let (name, schemes) = (width(0), width(1));
-        writeln!(out, "{BOLD}{:name$}  {:schemes$}  {}{PLAIN}", heads[0], heads[1], heads[2])?;
-        let summaries = self.connectors.iter().map(|c| c.summary).chain(self.adapters.iter().map(|a| a.summary));
-        for ([first, second, third], summary) in rows.iter().zip(summaries) {
-            writeln!(out, "{first:name$}  {second:schemes$}  {third}\n    {summary}")?;
-        }
-        writeln!(
-            out,
-            "\nYou can also open each as external://HOST:PORT/MODULE/?connector_name=NAME or plugin://SCHEME[.INSTANCE].\n\
-             `kvconn describe NAME` shows its options."
-        )?;
-        Ok(())
+fn as_json() -> Value {
+    let connectors = registry::connectors().iter().map(|e| {
+        json!({
+            "module": e.module(), "name": e.name(), "schemes": e.schemes(), "summary": e.summary(),
+            "package": e.origin().package, "version": e.origin().version,
+        })
+    });
+    let adapters = registry::adapters().iter().map(|e| {
+        json!({
+            "scheme": e.scheme(), "summary": summary(e),
+            "package": e.origin().package, "version": e.origin().version,
+        })
+    });
+    json!({ "connectors": connectors.collect::<Vec<_>>(), "adapters": adapters.collect::<Vec<_>>() })
+}
+
+fn print(out: &mut Out) -> Result<(), Failure> {
+    let connectors = registry::connectors().iter().map(|e| {
+        let schemes: Vec<String> = e.schemes().iter().map(|s| format!("{s}://")).collect();
+        ([e.full_name(), schemes.join(" "), format!("{} {}", e.origin().package, e.origin().version)], e.summary())
+    });
+    let adapters = registry::adapters().iter().map(|e| {
+        let package = format!("{} {}", e.origin().package, e.origin().version);
+        (["(adapter)".into(), format!("{}://", e.scheme()), package], summary(e))
+    });
+    let rows: Vec<([String; 3], &str)> = connectors.chain(adapters).collect();
+    let heads = ["CONNECTOR", "SCHEMES", "PACKAGE"];
+    let width = |column: usize| rows.iter().map(|(r, _)| r[column].len()).max().unwrap_or(0).max(heads[column].len());
+    let (name, schemes) = (width(0), width(1));
+    writeln!(out, "{BOLD}{:name$}  {:schemes$}  {}{PLAIN}", heads[0], heads[1], heads[2])?;
+    for ([first, second, third], summary) in rows {
+        writeln!(out, "{first:name$}  {second:schemes$}  {third}\n    {summary}")?;
     }
+    writeln!(
+        out,
+        "\nYou can also open each as external://HOST:PORT/MODULE/?connector_name=NAME or plugin://SCHEME[.INSTANCE].\n\
+         `kvconn describe NAME` shows its options."
+    )?;
+    Ok(())
 }

@@ -6,29 +6,12 @@ use std::time::Duration;
 
 use connectors::fs::{Finding, ScrubOptions, ScrubReport, scrub};
 use connectors::{ConnectorContext, Error, ErrorKind};
-use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::args::ScrubArgs;
 use crate::output::{Answer, Failure, Out, count};
 use crate::setup::Setup;
 use crate::size::ByteSize;
-
-#[derive(Serialize)]
-struct Scrubbed<'a> {
-    chunks: u64,
-    chunk_bytes: u64,
-    being_written: u64,
-    findings: Vec<ScrubbedFile<'a>>,
-}
-
-#[derive(Serialize)]
-struct ScrubbedFile<'a> {
-    path: String,
-    bytes: u64,
-    kind: &'static str,
-    reason: &'a str,
-    removed: bool,
-}
 
 pub(crate) async fn run(setup: &Setup, args: &ScrubArgs, out: &mut Out) -> Result<Answer, Failure> {
     let store = if args.store.contains("://") {
@@ -54,7 +37,7 @@ pub(crate) async fn run(setup: &Setup, args: &ScrubArgs, out: &mut Out) -> Resul
     let scrubbed = tokio::task::spawn_blocking(move || scrub(&store, &options)).await;
     let report = scrubbed.map_err(|_| Error::new(ErrorKind::Other, "the scrub panicked"))??;
     if args.json {
-        out.json(&Scrubbed::of(&report))?;
+        out.json(&as_json(&report))?;
     } else {
         show(&report, out)?;
     }
@@ -67,22 +50,17 @@ fn is_only_directory(store: &ConnectorContext, path: &Path) -> bool {
     Path::new(in_url) == path && !in_url.contains(',') && in_url.trim() == in_url
 }
 
-impl<'a> Scrubbed<'a> {
-    fn of(report: &'a ScrubReport) -> Self {
-        let file = |found: &'a Finding| ScrubbedFile {
-            path: found.path.to_string_lossy().into_owned(),
-            bytes: found.bytes,
-            kind: found.kind.as_str(),
-            reason: &found.reason,
-            removed: found.removed,
-        };
-        Self {
-            chunks: report.chunks,
-            chunk_bytes: report.chunk_bytes,
-            being_written: report.being_written,
-            findings: report.findings.iter().map(file).collect(),
-        }
-    }
+fn as_json(report: &ScrubReport) -> Value {
+    let file = |found: &Finding| {
+        json!({
+            "path": found.path.to_string_lossy(), "bytes": found.bytes, "kind": found.kind.as_str(),
+            "reason": found.reason, "removed": found.removed,
+        })
+    };
+    json!({
+        "chunks": report.chunks, "chunk_bytes": report.chunk_bytes, "being_written": report.being_written,
+        "findings": report.findings.iter().map(file).collect::<Vec<_>>(),
+    })
 }
 
 fn show(report: &ScrubReport, out: &mut Out) -> Result<(), Failure> {
