@@ -34,7 +34,7 @@ const SALT_FORBIDDEN: [char; 4] = ['@', '/', '\\', '\0'];
 const SALT_MAX_CHARS: usize = 128;
 
 impl ObjectKey {
-    /// A key from its parts, with the checks of LMCache's constructor. An empty salt is no salt.
+    /// A key from its parts, with the checks of LMCache's constructor. An empty salt means a key without a salt.
     ///
     /// # Errors
     /// `InvalidKey` if the model's name is empty or contains `@`, the rank needs more than eight hex digits, the hash is

@@ -84,7 +84,7 @@ pub(super) enum Purpose {
 pub(super) enum Lookup {
     Miss,
     Found(ChunkFile),
-    /// Not known without waiting. [`Wait::Yes`] never gives it.
+    /// Only a call that waits can find out. [`Wait::Yes`] never gives this.
     WouldWait,
 }
 

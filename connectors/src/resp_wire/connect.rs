@@ -29,7 +29,7 @@ pub(super) fn runtime_for_sockets(handle: &Handle) -> Result<Handle> {
 }
 
 /// A new connection. The process's own runtime opens it, because the caller's runtime may have no timer. From then on
-/// `sockets` waits for its socket. Connects at `not_before` at the earliest.
+/// `sockets` waits for its socket. Waits until `not_before` before it connects.
 pub(super) async fn connect(
     options: &Arc<WireOptions>,
     sockets: &Handle,

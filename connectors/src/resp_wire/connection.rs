@@ -16,8 +16,8 @@ use super::reply::{BadReply, Reply, ReplyReader, ReplyStart};
 use super::request::Request;
 use super::transport::{Address, Ready, Transport};
 
-/// A connection to a server. Not usable after a connection error or a dropped future:
-/// [`is_reusable`](Self::is_reusable) is then false.
+/// A connection to a server. After a connection error or a dropped future, [`is_reusable`](Self::is_reusable) is
+/// false.
 pub(crate) struct Connection {
     transport: Transport,
     reader: ReplyReader,
@@ -61,7 +61,8 @@ impl Connection {
         !self.failed && self.unanswered == 0 && self.reader.is_idle()
     }
 
-    /// Whether the connection still works after an idle time: its runtime runs, and the server neither hung up nor sent anything.
+    /// Whether the connection still works after an idle time. Its runtime must run, and the server must not have hung
+    /// up or sent anything.
     pub(super) fn is_alive(&self) -> bool {
         self.is_reusable() && self.transport.has_runtime() && self.transport.is_quiet()
     }

@@ -53,8 +53,8 @@ pub(crate) trait Exchange: Send {
 const AHEAD: usize = 64 << 10;
 /// The most chunks in flight on one connection.
 const CHUNKS_AHEAD: usize = 64;
-/// New connections that one connection's part of a batch may take after failures. A server that answers nothing useful would
-/// cost one for each key.
+/// New connections that one connection's part of a batch may take after failures. Without this limit, a server with
+/// useless answers would cost a connection for each key.
 const RENEWALS: u32 = 8;
 /// The most exchanges without a chunk in flight on one connection.
 const SMALL_AHEAD: usize = 512;
