@@ -61,18 +61,14 @@ impl MockOptions {
         if self.peeking_latency == 0.0 {
             return Ok(Duration::ZERO);
         }
-        seconds("peeking_latency", positive("peeking_latency", self.peeking_latency)? / 1000.0)
+        Duration::try_from_secs_f64(positive("peeking_latency", self.peeking_latency)? / 1000.0)
+            .map_err(|e| Error::new(ErrorKind::InvalidOption, format!("option `peeking_latency`: {e}")))
     }
 
     /// The time that one byte takes, in seconds.
     pub(super) fn seconds_per_byte(name: &str, throughput: f64) -> Result<f64> {
         Ok(1.0 / (positive(name, throughput)? * GB))
     }
-}
-
-fn seconds(name: &str, seconds: f64) -> Result<Duration> {
-    Duration::try_from_secs_f64(seconds)
-        .map_err(|e| Error::new(ErrorKind::InvalidOption, format!("option `{name}`: {e}")))
 }
 
 fn positive(name: &str, value: f64) -> Result<f64> {

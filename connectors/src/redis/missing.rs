@@ -1,7 +1,6 @@
 //! Checks a missing chunk: a value may not be a string, or one half may be left, which kvconn removes.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -32,8 +31,6 @@ pub(super) struct Missing<'a> {
 pub(super) struct Orphans {
     grace: Duration,
     seen: Mutex<HashMap<CacheKey, Instant>>,
-    /// Whether `seen` has an entry. Saves the lock.
-    any: AtomicBool,
 }
 
 enum Check<'a> {
@@ -45,7 +42,7 @@ enum Check<'a> {
 
 impl Orphans {
     pub(super) fn new(grace: Duration) -> Self {
-        Self { grace, seen: Mutex::default(), any: AtomicBool::new(false) }
+        Self { grace, seen: Mutex::default() }
     }
 
     /// Whether the key's bytes have been without a header for the grace, so that kvconn may remove them.
@@ -68,7 +65,6 @@ impl Orphans {
                     seen.clear();
                 }
                 seen.insert(key.clone(), now);
-                self.any.store(true, Ordering::Relaxed);
                 false
             }
         }
@@ -76,14 +72,10 @@ impl Orphans {
 
     /// Forgets keys that are whole or gone. The next half of such a key is a new one.
     pub(super) fn forget<'k>(&self, keys: impl Iterator<Item = &'k CacheKey>) {
-        if !self.any.load(Ordering::Relaxed) {
-            return;
-        }
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         for key in keys {
             seen.remove(key);
         }
-        self.any.store(!seen.is_empty(), Ordering::Relaxed);
     }
 
     /// Checks all keys together, and removes halves whose other half was evicted. A user without the right to remove

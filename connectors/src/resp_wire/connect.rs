@@ -203,12 +203,12 @@ fn quotes_password(text: &[u8], options: &WireOptions) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resp_wire::Address;
+    use crate::resp_wire::{Address, WireSettings};
 
     fn with_password(password: &str) -> WireOptions {
-        let mut options = WireOptions::new(Address::Tcp { host: "h".into(), port: 1 });
-        options.password = Some(password.into());
-        options
+        let settings = WireSettings { password: Some(password.into()), ..WireSettings::default() };
+        let url = connector_core::RemoteUrl::parse("resp://h:1").unwrap();
+        settings.wire(&url, Address::Tcp { host: "h".into(), port: 1 }, 0).unwrap()
     }
 
     #[test]

@@ -26,8 +26,6 @@ pub(crate) struct WireOptions {
     pub(crate) protocol: Protocol,
     /// Connections for chunks.
     pub(crate) connections: usize,
-    /// Connections for everything else: a short call never waits behind a chunk.
-    pub(crate) small_connections: usize,
     /// Longest time until a new connection is ready for use.
     pub(crate) connect_timeout: Duration,
     /// Longest time without a byte in the middle of a call.
@@ -37,34 +35,14 @@ pub(crate) struct WireOptions {
 }
 
 /// A version of the protocol.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Protocol {
     /// RESP3, or RESP2 if the server lacks RESP3.
-    #[default]
     Auto,
     /// RESP2.
     Resp2,
     /// RESP3, or an error.
     Resp3,
-}
-
-impl WireOptions {
-    /// Defaults for a server.
-    pub(crate) fn new(address: Address) -> Self {
-        Self {
-            address,
-            username: None,
-            password: None,
-            database: 0,
-            client_name: Some("kvconn".to_owned()),
-            protocol: Protocol::Auto,
-            connections: 8,
-            small_connections: 4,
-            connect_timeout: Duration::from_secs(5),
-            io_timeout: Duration::from_secs(10),
-            limits: Limits::default(),
-        }
-    }
 }
 
 /// Largest value that a redis server takes, in bytes.
@@ -148,17 +126,19 @@ impl WireSettings {
             return Err(wrong(format!("option `client_name`: redis refuses the character {c:?}")));
         }
         let in_url = |text: Option<&str>, part| text.map(|text| decoded(text, part, url)).transpose();
-        let mut wire = WireOptions::new(address);
-        wire.username = in_url(url.username(), "user name")?.or(self.username);
-        wire.password = in_url(url.password(), "password")?.or(self.password);
-        wire.database = database;
-        wire.client_name = Some(self.client_name).filter(|name| !name.is_empty());
-        wire.protocol = protocol;
-        wire.connections = self.connections;
-        wire.connect_timeout = Duration::from_millis(self.connect_timeout_ms);
-        wire.io_timeout = Duration::from_millis(self.io_timeout_ms);
-        wire.limits.payload = usize::try_from(self.max_value_bytes).unwrap_or(usize::MAX);
-        Ok(wire)
+        let payload = usize::try_from(self.max_value_bytes).unwrap_or(usize::MAX);
+        Ok(WireOptions {
+            address,
+            username: in_url(url.username(), "user name")?.or(self.username),
+            password: in_url(url.password(), "password")?.or(self.password),
+            database,
+            client_name: Some(self.client_name).filter(|name| !name.is_empty()),
+            protocol,
+            connections: self.connections,
+            connect_timeout: Duration::from_millis(self.connect_timeout_ms),
+            io_timeout: Duration::from_millis(self.io_timeout_ms),
+            limits: Limits { payload, ..Limits::default() },
+        })
     }
 }
 

@@ -1,6 +1,6 @@
 //! Commands in the bytes of the wire. Arguments are any bytes; large ones are not copied.
 
-use std::io::IoSlice;
+use std::io::{IoSlice, Write};
 
 /// One part of an argument, or all of it.
 #[derive(Debug, Clone, Copy)]
@@ -63,10 +63,7 @@ impl<'a> Request<'a> {
             match *arg {
                 Arg::Bytes(bytes) => self.string(&[bytes]),
                 Arg::Joined(a, b) => self.string(&[a, b]),
-                Arg::Int(n) => {
-                    let mut digits = [0; 20];
-                    self.string(&[decimal(n, &mut digits)]);
-                }
+                Arg::Int(n) => self.string(&[n.to_string().as_bytes()]),
                 Arg::Payload(bytes) if bytes.len() < COPIED => self.string(&[bytes]),
                 Arg::Payload(bytes) => {
                     self.line(b'$', bytes.len() as u64);
@@ -113,28 +110,14 @@ impl<'a> Request<'a> {
 
     fn line(&mut self, kind: u8, n: u64) {
         self.bytes.push(kind);
-        let mut digits = [0; 20];
-        self.bytes.extend_from_slice(decimal(n, &mut digits));
-        self.bytes.extend_from_slice(b"\r\n");
+        // A write to a vector does not fail.
+        let _ = write!(self.bytes, "{n}\r\n");
     }
 
     fn string(&mut self, parts: &[&[u8]]) {
         self.line(b'$', parts.iter().map(|p| p.len() as u64).sum());
         parts.iter().for_each(|part| self.bytes.extend_from_slice(part));
         self.bytes.extend_from_slice(b"\r\n");
-    }
-}
-
-fn decimal(mut n: u64, digits: &mut [u8; 20]) -> &[u8] {
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        // A digit is below 10, so it fits a byte.
-        digits[at] = b'0' + (n % 10) as u8;
-        n /= 10;
-        if n == 0 {
-            return &digits[at..];
-        }
     }
 }
 

@@ -86,6 +86,8 @@ pub(super) struct Lease<'a> {
     permit: SemaphorePermit<'a>,
 }
 
+/// Connections that move no chunks: a short call never waits behind a chunk.
+const SMALL_CONNECTIONS: usize = 4;
 /// The most bytes of a payload that a connection for chunks reads into its buffer and copies.
 const BULK_BUFFER: usize = 4 << 10;
 /// The buffer of other connections: one read gets many small replies.
@@ -109,7 +111,7 @@ impl Server {
         Ok(Self {
             sockets: runtime_for_sockets(handle)?,
             bulk: Pool::new(options.connections, BULK_BUFFER),
-            small: Pool::new(options.small_connections, SMALL_BUFFER),
+            small: Pool::new(SMALL_CONNECTIONS, SMALL_BUFFER),
             in_flight: Semaphore::new(IN_FLIGHT / UNIT),
             chunk_len: AtomicUsize::new(0),
             options,
