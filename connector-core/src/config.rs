@@ -186,7 +186,7 @@ impl LMCacheEngineConfig {
     }
 
     /// LMCache's `extra_config`: the options of connectors and plugins.
-    pub fn extra_config(&self) -> &Map<String, Value> {
+    pub(crate) fn extra_config(&self) -> &Map<String, Value> {
         &self.extra_config
     }
 

@@ -46,7 +46,7 @@ pub enum KeyKind {
 /// A chunk's name, of any kind.
 ///
 /// Parse one from a text (`"..".parse()`), or convert a [`CacheEngineKey`], [`LayerCacheEngineKey`] or [`ObjectKey`].
-/// [`as_str`](Self::as_str) and `clone` allocate nothing. Equality, order and hash use the text.
+/// For its parts, parse its text: `key.as_str().parse::<ObjectKey>()`. [`as_str`](Self::as_str) and `clone` allocate nothing. Equality, order and hash use the text.
 ///
 /// ```
 /// # fn main() -> connector_core::Result<()> {
@@ -130,21 +130,6 @@ impl CacheKey {
     /// `abs(hash) mod n`: LMCache's `fs` store picks one of `n` base paths by it. `n` must not be 0.
     pub fn hash_modulo(&self, n: usize) -> usize {
         hash::hex_modulo(self.chunk_hash_hex(), n)
-    }
-
-    /// The parts of an engine key; `None` for the other kinds.
-    pub fn to_engine(&self) -> Option<CacheEngineKey> {
-        (self.kind == KeyKind::Engine).then(|| self.text.parse().ok()).flatten()
-    }
-
-    /// The parts of a layer key; `None` for the other kinds.
-    pub fn to_layer(&self) -> Option<LayerCacheEngineKey> {
-        (self.kind == KeyKind::Layer).then(|| self.text.parse().ok()).flatten()
-    }
-
-    /// The parts of an object key; `None` for the other kinds.
-    pub fn to_object(&self) -> Option<ObjectKey> {
-        (self.kind == KeyKind::Object).then(|| self.text.parse().ok()).flatten()
     }
 
     fn field(&self, index: usize) -> &str {

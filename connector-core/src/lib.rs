@@ -56,18 +56,18 @@
 //!
 //! # Where things are
 //! - [`connector`]: [`RemoteConnector`], which authors implement, and [`Connector`], which callers hold.
-//! - [`key`]: the names of chunks. [`chunk`]: their bytes and memory. [`allocator`]: where that memory comes from.
+//! - [`key`]: the names of chunks. [`chunk`]: their bytes and memory. [`LocalCpuBackend`]: where that memory comes from.
 //! - [`open`] and [`builder`]: from a URL to a connector. [`registry`]: the connectors that are linked into this binary.
 //! - [`ConnectorAdapter`]: a scheme that chooses between connectors, or wraps one.
 //! - [`layer`]: timeouts, retries, limits. [`observe`]: the spans and metrics of every connector.
 //! - [`ConnectorContext`]: everything a connector is made from. [`options`]: its own options. [`LMCacheEngineConfig`] and
-//!   [`metadata`]: LMCache's configuration and the engine's description of its cache.
-//! - [`error`]: the one error type.
+//!   [`LMCacheMetadata`]: LMCache's configuration and the engine's description of its cache.
+//! - [`Error`]: the one error type.
 //! - `conformance` (feature `conformance`): the contract as checks, to run against a connector.
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
 mod adapter;
-pub mod allocator;
+mod allocator;
 mod builder;
 pub mod chunk;
 mod config;
@@ -75,10 +75,10 @@ mod config;
 pub mod conformance;
 pub mod connector;
 mod context;
-pub mod error;
+mod error;
 pub mod key;
 pub mod layer;
-pub mod metadata;
+mod metadata;
 pub mod observe;
 pub mod options;
 pub mod registry;
@@ -87,7 +87,7 @@ pub mod runtime;
 mod url;
 
 pub use adapter::ConnectorAdapter;
-pub use allocator::{ChunkAllocator, LocalCpuBackend, PoolAllocator};
+pub use allocator::{ChunkAllocator, LocalCpuBackend, PoolAllocator, PoolStats};
 #[doc(hidden)]
 pub use builder::open as create_connector;
 pub use builder::{ContextBuilder, builder, open};
@@ -98,7 +98,7 @@ pub use connector_macros::{connector_adapter, connector_options, external_connec
 pub use context::ConnectorContext;
 pub use error::{Error, ErrorKind, ErrorStatus, Result};
 pub use key::{CacheEngineKey, CacheKey, KeyKind, LayerCacheEngineKey, ObjectKey};
-pub use metadata::{LMCacheMetadata, LayerGroup};
+pub use metadata::{LMCacheMetadata, LayerGroup, RawLayout, raw_layout};
 pub use options::ConnectorOptions;
 pub use url::{HostPort, RemoteUrl, redact};
 

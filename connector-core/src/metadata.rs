@@ -34,10 +34,14 @@ pub struct LayerGroup {
 /// # }
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LMCacheMetadata {
-    model_name: String,
-    world_size: u32,
-    worker_id: u32,
+    /// The model's name.
+    pub model_name: String,
+    /// Number of workers.
+    pub world_size: u32,
+    /// The number of this worker, counted from 0.
+    pub worker_id: u32,
     layout: RawLayout,
 }
 
@@ -62,21 +66,6 @@ impl LMCacheMetadata {
         }
         let layout = RawLayout::new(groups, chunk_size)?;
         Ok(Self { model_name, world_size, worker_id, layout })
-    }
-
-    /// The model's name.
-    pub fn model_name(&self) -> &str {
-        &self.model_name
-    }
-
-    /// Number of workers.
-    pub fn world_size(&self) -> u32 {
-        self.world_size
-    }
-
-    /// The number of this worker, counted from 0.
-    pub fn worker_id(&self) -> u32 {
-        self.worker_id
     }
 
     /// The layout of a chunk: shapes, dtypes, and the bytes of a full chunk and of one token.

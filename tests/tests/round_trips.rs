@@ -58,7 +58,7 @@ fn object_parts() -> impl Strategy<Value = (String, i64, u64, Vec<u8>, String)> 
 fn layout() -> impl Strategy<Value = ChunkLayout> {
     let dtypes: Vec<_> = Dtype::ALL.into_iter().filter(|d| d.code().is_some()).map(Some).chain([None]).collect();
     let dim = prop_oneof![0..3_usize, 0..=i32::MAX as usize];
-    let group = (vec(dim.clone(), Shape::MAX_RANK), select(dtypes));
+    let group = (vec(dim.clone(), 4), select(dtypes));
     (select(&MemoryFormat::ALL), vec(group, 1..=64), dim).prop_map(|(format, groups, len)| {
         let groups: Vec<_> = groups
             .into_iter()
@@ -149,7 +149,7 @@ proptest! {
     fn engine_keys_are_read_back(key in engine_key()) {
         let any = CacheKey::from(key.clone());
         prop_assert_eq!(any.as_str(), key.to_string());
-        prop_assert_eq!(any.to_engine(), Some(key.clone()));
+        prop_assert_eq!(any.as_str().parse().ok(), Some(key.clone()));
         prop_assert_eq!(&CacheKey::parse_as(any.as_str(), KeyKind::Engine).unwrap(), &any);
         prop_assert_eq!(&any.as_str().parse::<CacheEngineKey>().unwrap(), &key);
         let read = CacheKey::parse(any.as_str()).unwrap();
@@ -161,7 +161,7 @@ proptest! {
         let key = LayerCacheEngineKey { key, layer_id };
         let any = CacheKey::from(key.clone());
         prop_assert_eq!(any.as_str(), key.to_string());
-        prop_assert_eq!(any.to_layer(), Some(key));
+        prop_assert_eq!(any.as_str().parse().ok(), Some(key));
         prop_assert_eq!(&CacheKey::parse_as(any.as_str(), KeyKind::Layer).unwrap(), &any);
         let read = CacheKey::parse(any.as_str()).unwrap();
         prop_assert_eq!((read.as_str(), read.kind()), (any.as_str(), KeyKind::Layer));
@@ -175,7 +175,7 @@ proptest! {
             prop_assert_eq!(any.as_str(), key.to_string());
             let read = CacheKey::parse(any.as_str());
             prop_assert!(read.is_ok(), "{:?} has the text `{}`: {:?}", key, any, read);
-            prop_assert_eq!(read.unwrap().to_object(), Some(key));
+            prop_assert_eq!(read.unwrap().as_str().parse().ok(), Some(key));
         }
     }
 
@@ -234,7 +234,7 @@ proptest! {
 
     #[test]
     fn shapes_dtypes_and_formats_are_read_back_from_their_text(
-        dims in vec(any::<usize>(), 1..=Shape::MAX_RANK), dtype in select(&Dtype::ALL), format in select(&MemoryFormat::ALL),
+        dims in vec(any::<usize>(), 1..=4), dtype in select(&Dtype::ALL), format in select(&MemoryFormat::ALL),
     ) {
         let shape = Shape::new(&dims).unwrap();
         prop_assert_eq!(shape.to_string().parse::<Shape>().unwrap(), shape);
@@ -249,7 +249,7 @@ proptest! {
         let raw = metadata.chunk_layout();
         let tokens = tokens.min(raw.chunk_size);
         let layout = raw.for_tokens(tokens).unwrap();
-        prop_assert_eq!(layout.groups.iter().map(|g| g.bytes().unwrap()).sum::<usize>(), layout.len);
+        prop_assert_eq!(layout.groups.iter().map(|g| g.shape.iter().product::<usize>() * g.dtype.unwrap().size()).sum::<usize>(), layout.len);
         prop_assert!(layout.groups.iter().all(|g| g.shape[2] == tokens), "{}", layout);
         prop_assert_eq!(&raw.for_bytes(layout.len).unwrap(), &layout);
         prop_assert_eq!(layout == raw.full, tokens == raw.chunk_size);

@@ -71,7 +71,7 @@ fn object_keys_and_their_files_have_lmcaches_names() {
         let any = CacheKey::from(key.clone());
         assert_eq!(any.as_str(), text(&row, "text"));
         assert_eq!(CacheKey::parse(text(&row, "text")).unwrap(), any);
-        assert_eq!(any.to_object(), Some(key.clone()));
+        assert_eq!(any.as_str().parse().ok(), Some(key.clone()));
         assert_eq!(file_name(&any).unwrap(), text(&row, "l2_file_name"));
         assert_eq!(key_of_file(text(&row, "l2_file_name")), Some(any));
         assert_eq!(object_key_of_file(text(&row, "l2_file_name")), Some(key));
@@ -322,10 +322,10 @@ fn tags(row: &Value) -> Vec<(String, String)> {
 fn parts(key: &CacheKey) -> (CacheEngineKey, Option<u32>) {
     match key.kind() {
         KeyKind::Layer => {
-            let key = key.to_layer().unwrap();
+            let key: LayerCacheEngineKey = key.as_str().parse().unwrap();
             (key.key, Some(key.layer_id))
         }
-        _ => (key.to_engine().unwrap(), None),
+        _ => (key.as_str().parse().unwrap(), None),
     }
 }
 

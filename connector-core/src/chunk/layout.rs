@@ -17,7 +17,7 @@ pub struct Group {
 
 impl Group {
     /// The bytes that follow from shape and dtype; `None` on overflow or without a dtype.
-    pub fn bytes(&self) -> Option<usize> {
+    pub(crate) fn bytes(&self) -> Option<usize> {
         self.shape.elements()?.checked_mul(self.dtype?.size())
     }
 }

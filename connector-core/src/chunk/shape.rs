@@ -15,7 +15,7 @@ pub struct Shape {
 
 impl Shape {
     /// The largest number of dimensions.
-    pub const MAX_RANK: usize = 4;
+    pub(crate) const MAX_RANK: usize = 4;
 
     /// A shape with these dimensions.
     ///

@@ -12,8 +12,8 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::Connector;
 use super::operation::{Operation, operations};
-use super::{Capabilities, Connector};
 use crate::builder::ContextBuilder;
 use crate::chunk::{MemoryObj, MemoryObjMut};
 use crate::key::CacheKey;
@@ -178,11 +178,6 @@ impl BlockingConnector {
     /// The async handle.
     pub fn connector(&self) -> &Connector {
         &self.0
-    }
-
-    /// What this store can do beyond `exists`, `get` and `put`.
-    pub fn capabilities(&self) -> Capabilities {
-        self.0.capabilities()
     }
 
     operations!(blocking '_);

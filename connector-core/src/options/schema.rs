@@ -31,7 +31,7 @@ pub struct OptionInfo {
 
 impl OptionInfo {
     /// The first paragraph of the doc comment, in one line.
-    pub fn summary(&self) -> String {
+    pub(crate) fn summary(&self) -> String {
         let lines: Vec<&str> = self.doc.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
         lines.join(" ")
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use connector_core::metadata::raw_layout;
+use connector_core::raw_layout;
 use connector_core::{
     CacheKey, ChunkHeader, ChunkLayout, ConnectorContext, Error, ErrorKind, KeyKind, LMCacheMetadata, MemoryObj, Result,
 };

@@ -9,7 +9,7 @@ use std::io::{self, IoSliceMut};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use connector_core::metadata::raw_layout;
+use connector_core::raw_layout;
 use connector_core::{CacheKey, ChunkHeader, ChunkLayout, Error, ErrorKind, MemoryObjMut, Result};
 use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::{Errno, ReadWriteFlags};

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use connector_core::metadata::raw_layout;
+use connector_core::raw_layout;
 use connector_core::{
     BoxStream, CacheKey, Capabilities, ConnectorContext, Error, ErrorKind, FromContext, LMCacheMetadata,
     LocalCpuBackend, MemoryObj, MemoryObjMut, RemoteConnector, Result, external_connector,

@@ -1,6 +1,6 @@
 //! The store's exchanges with a server, each about one key.
 
-use connector_core::metadata::raw_layout;
+use connector_core::raw_layout;
 use connector_core::{CacheKey, ChunkLayout, Error, ErrorKind, LMCacheMetadata, Result};
 
 use crate::resp_wire::{

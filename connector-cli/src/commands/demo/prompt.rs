@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
+use connectors::RawLayout;
 use connectors::key::{ChunkHash, chain_prefix};
-use connectors::metadata::RawLayout;
 use connectors::{CacheEngineKey, CacheKey, Dtype, Error, LMCacheMetadata, LayerGroup, MemoryObj};
 
 pub(super) const MODEL: &str = "facebook/opt-125m";
