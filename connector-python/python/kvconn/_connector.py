@@ -29,12 +29,8 @@ def check_version(found: str) -> None:
     installed = tuple(int(part) for part in digits)
     first, last = (".".join(map(str, limit)) for limit in (LMCACHE_FROM, LMCACHE_BEFORE))
     if installed < LMCACHE_FROM:
-        raise KvconnError(
-            f"kvconn {_kvconn.__version__} needs LMCache {first} or newer, not {found} (run `pip install -U lmcache`)",
-            kind="unsupported",
-            operation="open",
-            hint="run `pip install -U lmcache`",
-        )
+        message = f"kvconn {_kvconn.__version__} needs LMCache {first} or newer, not {found}"
+        raise KvconnError._of_open("unsupported", message, "run `pip install -U lmcache`")
     if installed >= LMCACHE_BEFORE:
         logger.warning("kvconn %s was tested with LMCache before %s, not with %s", _kvconn.__version__, last, found)
 
@@ -171,24 +167,19 @@ class KvconnConnector(RemoteConnector):
             return f"plugin://{plugins[0]}", plugins[0]
         module, name = self.entry or ("?", "?")
         if plugins:
-            raise InvalidError(
+            raise InvalidError._of_open(
+                "invalid_option",
                 f"{module}.{name} is the class of {len(plugins)} plugins ({', '.join(plugins)}), and LMCache does not say "
-                "which of them it opens (set `class_name: KvconnAdapter`, `module_path: kvconn.lmcache` and a `url` for each)",
-                kind="invalid_option",
-                operation="open",
-                hint="set `class_name: KvconnAdapter`, `module_path: kvconn.lmcache` and a `url` for each",
+                "which of them it opens",
+                "set `class_name: KvconnAdapter`, `module_path: kvconn.lmcache` and a `url` for each",
             )
         if unreadable is not None:
             raise unreadable
-        hint = (
+        raise InvalidError._of_open(
+            "invalid_option",
+            f"LMCache's configuration has no URL for {module}.{name}",
             f"set `remote_url: external://host:port/{module}/?connector_name={name}`; behind `audit://` set that as "
-            "`audit_actual_remote_url`"
-        )
-        raise InvalidError(
-            f"LMCache's configuration has no URL for {module}.{name} ({hint})",
-            kind="invalid_option",
-            operation="open",
-            hint=hint,
+            "`audit_actual_remote_url`",
         )
 
     async def exists(self, key: CacheEngineKey) -> bool:

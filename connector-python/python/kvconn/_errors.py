@@ -36,6 +36,11 @@ class KvconnError(Exception):
         self.hint = hint
         self.temporary = temporary
 
+    @classmethod
+    def _of_open(cls, kind: str, message: str, hint: str) -> KvconnError:
+        """The error of a store that cannot be opened."""
+        return cls(f"{message} ({hint})", kind=kind, operation="open", hint=hint)
+
     def __str__(self) -> str:
         return str(self.args[0])
 

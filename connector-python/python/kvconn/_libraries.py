@@ -70,13 +70,8 @@ def of_url(url: str, options: Mapping[str, Any] | None = None) -> ModuleType:
     if found[0][0] is not _kvconn and len({name for _, (name, _) in found}) > 1:
         claims = " and ".join(f"{name} (in {library.__name__})" for library, (name, _) in found)
         # Without the URL, which may have a password in it.
-        raise KvconnError(
-            f"{len(found)} wheels have different connectors for this URL: {claims} (uninstall one, or use `connect` of one "
-            "wheel's package)",
-            kind="conflict",
-            operation="open",
-            hint="uninstall one, or use `connect` of one wheel's package",
-        )
+        message = f"{len(found)} wheels have different connectors for this URL: {claims}"
+        raise KvconnError._of_open("conflict", message, "uninstall one, or use `connect` of one wheel's package")
     return found[0][0]
 
 

@@ -45,12 +45,7 @@ class KvconnAdapter(ConnectorAdapter):
                 adapter = other() if issubclass(other, ConnectorAdapter) else DynamicConnectorAdapter(name, other)
                 return adapter.create_connector(context)
         if not extra.get(f"{key}.url"):
-            raise InvalidError(
-                f"plugin `{name}` has no URL (set `{key}.url` in `extra_config`)",
-                kind="invalid_option",
-                operation="open",
-                hint=f"set `{key}.url` in `extra_config`",
-            )
+            raise InvalidError._of_open("invalid_option", f"plugin `{name}` has no URL", f"set `{key}.url` in `extra_config`")
         return KvconnConnector.open(
             _SCHEME + name,
             loop=context.loop,
