@@ -2,17 +2,13 @@
 
 use connectors::{Error, ErrorKind};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::PyType;
 
 /// The exception for an error. A kind that users catch apart has a class of its own in `kvconn._errors`.
 pub(crate) fn to_py(py: Python<'_>, error: &Error) -> PyErr {
     let make = || {
-        let class = class_of(py, error.kind())?;
-        let kind = error.kind().as_str();
-        class.call1((
+        py.import("kvconn._errors")?.getattr(class_of(error.kind()))?.call1((
             error.to_string(),
-            kind,
+            error.kind().as_str(),
             error.operation(),
             error.connector(),
             error.key(),
@@ -37,20 +33,14 @@ impl<T> OrRaise<T> for connectors::Result<T> {
     }
 }
 
-fn class_of(py: Python<'_>, kind: ErrorKind) -> PyResult<&Bound<'_, PyType>> {
-    static PLAIN: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    static INVALID: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    static UNAVAILABLE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    static TIMEOUT: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    static CLOSED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    let (cell, name) = match kind {
+fn class_of(kind: ErrorKind) -> &'static str {
+    match kind {
         ErrorKind::InvalidUrl | ErrorKind::InvalidKey | ErrorKind::InvalidOption | ErrorKind::InvalidInput => {
-            (&INVALID, "InvalidError")
+            "InvalidError"
         }
-        ErrorKind::Unavailable => (&UNAVAILABLE, "UnavailableError"),
-        ErrorKind::Timeout => (&TIMEOUT, "TimedOutError"),
-        ErrorKind::Closed => (&CLOSED, "ClosedError"),
-        _ => (&PLAIN, "KvconnError"),
-    };
-    cell.import(py, "kvconn._errors", name)
+        ErrorKind::Unavailable => "UnavailableError",
+        ErrorKind::Timeout => "TimedOutError",
+        ErrorKind::Closed => "ClosedError",
+        _ => "KvconnError",
+    }
 }

@@ -82,7 +82,7 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Counts an object that a connector holds, until [`given_back`](Self::given_back).
+    /// Counts an object that a connector holds, until [`GivenBack`] is dropped.
     ///
     /// # Errors
     /// `Closed` once LMCache frees its memory, which a put that waited in LMCache's loop would read. The object counts as
@@ -91,11 +91,6 @@ impl Pool {
         // `PoolClose` sets `closed` before it reads `lent`, so at least one of the two sees the other.
         self.lent.fetch_add(1, Ordering::SeqCst);
         self.check_open()
-    }
-
-    /// Counts an object that a connector holds no more.
-    fn given_back(&self) {
-        self.lent.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// # Errors
@@ -227,7 +222,7 @@ pub(super) struct GivenBack(pub(super) Arc<Pool>);
 
 impl Drop for GivenBack {
     fn drop(&mut self) {
-        self.0.given_back();
+        self.0.lent.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -100,10 +100,8 @@ impl LMCacheRemote {
     fn get<'py>(&self, py: Python<'py>, key: &str) -> PyResult<Bound<'py, PyAny>> {
         let (connector, memory, key) = (self.connector(py)?, self.memory.clone(), key_of(py, key)?);
         let get = async move {
-            match connector.get(&key).await? {
-                Some(chunk) => in_lmcache(&memory, chunk).await.map(Some),
-                None => Ok(None),
-            }
+            let answer = connector.get(&key).await;
+            in_lmcache(&memory, vec![answer]).await.pop().unwrap_or(Ok(None))
         };
         start(py, get, to_object)
     }
@@ -111,7 +109,7 @@ impl LMCacheRemote {
     /// A list with a chunk, None or an exception for each key.
     fn batched_get<'py>(&self, py: Python<'py>, keys: Vec<String>) -> PyResult<Bound<'py, PyAny>> {
         let (connector, memory, keys) = (self.connector(py)?, self.memory.clone(), keys_of(py, &keys)?);
-        let get = async move { Ok(all_in_lmcache(&memory, connector.batched_get(&keys).await).await) };
+        let get = async move { Ok(in_lmcache(&memory, connector.batched_get(&keys).await).await) };
         start(py, get, to_python::list(true, to_object))
     }
 
@@ -180,19 +178,9 @@ fn start<T: Send + 'static>(
     asyncio::start(py, Views::none(), |_| work, to_python)
 }
 
-/// The chunk in LMCache's memory. A copy, if the store has the chunk in its own memory or changed the layout.
-async fn in_lmcache(memory: &LocalCpuBackend, chunk: MemoryObj) -> Result<MemoryObj> {
-    if memory::is_lent(&chunk) {
-        return Ok(chunk);
-    }
-    let mut copy = memory.allocate(chunk.layout()).await?;
-    copy.copy_from_slice(&chunk);
-    Ok(copy.freeze())
-}
-
-/// The same for a batch. Allocates all copies at once: two batches that each hold a part of the memory they need would wait
-/// for each other.
-async fn all_in_lmcache(
+/// The chunks in LMCache's memory. Copies a chunk if the store has it in its own memory or changed the layout. Allocates all
+/// copies at once: two batches that each hold a part of the memory they need would wait for each other.
+async fn in_lmcache(
     memory: &LocalCpuBackend,
     mut chunks: Vec<Result<Option<MemoryObj>>>,
 ) -> Vec<Result<Option<MemoryObj>>> {
