@@ -69,28 +69,13 @@ macro_rules! define_operation {
             }
 
             /// Whether the operation is about several keys.
-            pub(crate) const fn is_batch(self) -> bool {
+            pub(crate) fn is_batch(self) -> bool {
                 match self {
                     Self::List => false,
-                    $(Self::$op => is_batch!($shape),)*
+                    $(Self::$op => matches!(stringify!($shape), "batch" | "batch_into" | "lead"),)*
                 }
             }
         }
-    };
-}
-
-macro_rules! is_batch {
-    (batch) => {
-        true
-    };
-    (batch_into) => {
-        true
-    };
-    (lead) => {
-        true
-    };
-    ($other:ident) => {
-        false
     };
 }
 
