@@ -17,9 +17,6 @@ use crate::setup::Setup;
 use crate::size::ByteSize;
 use prompt::{CHUNK_TOKENS, MODEL, Prompt};
 
-/// Calls of `exists` whose median time the demo shows.
-const EXISTS_CALLS: usize = 1000;
-
 pub(crate) async fn run(setup: &Setup, args: &DemoArgs, out: &mut Out) -> Result<Answer, Failure> {
     let interrupt = Interrupt::listen();
     let directory = Directory::new(args.keep.as_deref())?;
@@ -124,9 +121,6 @@ async fn show(store: &Connector, prompt: &Prompt, out: &mut Out) -> Result<(), F
 
     contains(store, prompt, &keys, out).await?;
 
-    let median = median_exists_time(store, &keys).await?;
-    writeln!(out, "  exists   {} a call (median of {EXISTS_CALLS})", Time(median))?;
-
     let start = Instant::now();
     let read: Result<Vec<_>, Error> = store.batched_get(&keys).await.into_iter().collect();
     let get_time = start.elapsed();
@@ -162,20 +156,6 @@ async fn contains(store: &Connector, prompt: &Prompt, keys: &[CacheKey], out: &m
         middle + 1
     )?;
     Ok(())
-}
-
-async fn median_exists_time(store: &Connector, keys: &[CacheKey]) -> Result<Duration, Error> {
-    let mut times = Vec::with_capacity(EXISTS_CALLS);
-    for key in keys.iter().cycle().take(EXISTS_CALLS) {
-        let start = Instant::now();
-        let exists = store.exists(key).await?;
-        times.push(start.elapsed());
-        if !exists {
-            return Err(mismatch(format!("the demo put `{key}`, but it does not exist")));
-        }
-    }
-    times.sort_unstable();
-    Ok(times[EXISTS_CALLS / 2])
 }
 
 /// Compares every byte with the file, the padding of the last token with zeros, and every layout with the one that was put.
