@@ -167,10 +167,7 @@ impl Files {
         match &self.direct {
             // `O_DIRECT` excludes headers.
             Some(direct) => file.write_direct(direct, chunk)?,
-            None => {
-                file.write(header)?;
-                file.write(chunk)?;
-            }
+            None => file.write(header, chunk)?,
         }
         if self.fsync != Fsync::Never {
             file.sync()?;
@@ -197,11 +194,13 @@ impl Files {
         chunk: &MemoryObj,
     ) -> Result<()> {
         let mut file = self.create(key)?;
-        file.write(header.map_or(&[], ChunkHeader::as_bytes))?;
+        let mut header = header.map_or(&[][..], ChunkHeader::as_bytes);
         for slice in chunk.chunks(read::SLICE) {
-            file.write(slice)?;
+            file.write(std::mem::take(&mut header), slice)?;
             tokio::task::yield_now().await;
         }
+        // A chunk without bytes has no slice.
+        file.write(header, &[])?;
         let _lock = self.lock_name(key);
         file.rename()
     }

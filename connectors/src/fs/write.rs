@@ -3,7 +3,7 @@
 use std::collections::hash_map::RandomState;
 use std::fs::{File, Metadata, TryLockError};
 use std::hash::BuildHasher;
-use std::io::{self, Write};
+use std::io::{self, IoSlice, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -50,9 +50,20 @@ impl NewFile {
         &self.path
     }
 
-    /// Appends the bytes.
-    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).map_err(|e| self.failed(e, "write"))
+    /// Appends the header and the bytes in one system call where the system takes them all. (After a header on its own, tmpfs
+    /// has smaller pages for the bytes: a put of 1 MiB then takes a tenth longer.)
+    pub(super) fn write(&mut self, header: &[u8], bytes: &[u8]) -> Result<()> {
+        let mut slices = &mut [IoSlice::new(header), IoSlice::new(bytes)][..];
+        IoSlice::advance_slices(&mut slices, 0);
+        while !slices.is_empty() {
+            match self.file.write_vectored(slices) {
+                Ok(0) => return Err(self.failed(io::ErrorKind::WriteZero.into(), "write")),
+                Ok(n) => IoSlice::advance_slices(&mut slices, n),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(self.failed(e, "write")),
+            }
+        }
+        Ok(())
     }
 
     /// Writes the whole file, past the page cache if possible.
@@ -233,13 +244,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x");
         let mut new = NewFile::create(dir.path(), path.clone()).unwrap();
-        new.write(b"body").unwrap();
+        new.write(b"", b"body").unwrap();
         let tmp = new.tmp.clone();
         assert!(matches!(File::open(&tmp).unwrap().try_lock(), Err(TryLockError::WouldBlock)));
         drop(new);
         assert!(!tmp.exists() && !path.exists());
         let mut new = NewFile::create(dir.path(), path.clone()).unwrap();
-        new.write(b"body").unwrap();
+        new.write(b"bo", b"dy").unwrap();
         new.rename().unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"body");
     }
