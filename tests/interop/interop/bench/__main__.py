@@ -132,8 +132,15 @@ def main() -> int:
             parser.error(f"{unknown[0]!r} is not one of {', '.join(known)}")
     if args.rounds < 1:
         parser.error("--rounds must be at least 1")
+    caller = Path(os.environ.get("KVCONN_BENCH_CALLER", "."))
+    args.folder = caller / args.folder
     if not args.folder.is_dir():
         parser.error(f"--folder: {args.folder} is not a directory")
+    # Checked first: the measurement takes minutes.
+    if args.json:
+        args.json = caller / args.json
+        if not args.json.parent.is_dir():
+            parser.error(f"--json: {args.json.parent} is not a directory")
     for scheme in ("resp", "redis", "fs"):
         command.require(scheme)
     print(f"rounds: {args.rounds}, after a warm-up; median (range); ×: the median of the rounds' ratios")
