@@ -57,7 +57,7 @@ pub fn external_connector(args: TokenStream, item: TokenStream) -> TokenStream {
 ///
 /// | key | meaning |
 /// |---|---|
-/// | `secret` | kvconn does not show the option's value |
+/// | `secret` | `kvconn describe` marks the option, and errors about its value hide it. A URL in an error hides it only under a name such as `password` or `token` |
 /// | `unit = ".."` | the unit of the value: `bytes`, `ms`, `seconds` |
 /// | `flatten` | the field is a struct with `#[connector_options]`, whose options are options of this one, too |
 ///
