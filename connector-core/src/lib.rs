@@ -79,6 +79,7 @@ mod error;
 pub mod key;
 pub mod layer;
 mod metadata;
+mod namespace;
 pub mod observe;
 pub mod options;
 pub mod registry;
@@ -99,6 +100,7 @@ pub use context::ConnectorContext;
 pub use error::{Error, ErrorKind, ErrorStatus, Result};
 pub use key::{CacheEngineKey, CacheKey, KeyKind, LayerCacheEngineKey, ObjectKey};
 pub use metadata::{LMCacheMetadata, LayerGroup, RawLayout, raw_layout};
+pub use namespace::Namespace;
 pub use options::ConnectorOptions;
 pub use url::{HostPort, RemoteUrl, redact};
 

@@ -37,9 +37,14 @@
 //! 3. `extra_config` under the prefix: `acme_connections`;
 //! 4. `extra_config` under a [shared name](ConnectorOptions::EXTRA_CONFIG_SHARED).
 //!
+//! A value may hold `${NAME}`, which kvconn replaces by that environment variable; `$${` stands for `${`. Beside each secret
+//! option `password` there is an option `password_file`, the absolute path of a file that holds the secret.
+//!
 //! An unknown query parameter is an error. LMCache and other connectors share `extra_config`, so kvconn checks only the keys
 //! with the prefix. A connector without an options type reads its query itself, and kvconn does not check it.
 
+mod credentials;
+mod environment;
 mod loose;
 mod schema;
 
@@ -52,8 +57,8 @@ use crate::layer::{LayerOptions, NAMES, is_layer_option};
 use crate::registry::did_you_mean;
 use crate::url::{RemoteUrl, is_secret_name, redact};
 use crate::{Error, ErrorKind, Result};
+pub use credentials::{Credentials, Login};
 use loose::Loose;
-#[doc(hidden)]
 #[doc(hidden)]
 pub use loose::flattened;
 pub(crate) use loose::parse_bool;
@@ -163,20 +168,34 @@ fn fill<'a, O: ConnectorOptions>(
     }
     // A null in YAML is "not set".
     values.retain(|_, value| !value.is_null());
+    let place_of = |option: &str| places.iter().find(|(name, _)| name == option).map(|(_, place)| place);
+    for (name, value) in &mut values {
+        let Value::String(text) = value else { continue };
+        // The store behind expands the parts of its own URL, so that no variable changes where a part ends.
+        if schema.option(name).is_some_and(|option| option.url) && !environment::is_variable(text) {
+            continue;
+        }
+        *text = environment::expand(text).map_err(|why| wrong(name, place_of(name), &why))?;
+    }
+    for option in schema.options() {
+        let Some(secret) = &option.file_of else { continue };
+        let Some(file) = values.remove(&option.name) else { continue };
+        if values.contains_key(secret) {
+            return Err(credentials::text_and_file(secret));
+        }
+        let text = file.as_str().map_or_else(|| Err("its value is not text".to_owned()), credentials::read_secret);
+        let text = text.map_err(|why| credentials::wrong_file(&option.name, &why))?;
+        values.insert(secret.clone(), Value::String(text));
+    }
     O::deserialize(Loose::new(Value::Object(values))).map_err(|e| {
-        let place = e.field.as_ref().and_then(|f| places.iter().find(|(name, _)| name == f)).map(|(_, place)| place);
-        let mut message = String::from("option");
-        if let Some(field) = &e.field {
-            message = format!("option `{field}`");
-        }
-        if let Some(place) = place {
-            message = format!("{message} {place}");
-        }
         let option = e.field.as_deref().and_then(|field| schema.option(field));
         // An author may have forgotten the mark, so a name that URLs hide is hidden here, too.
         let secret = option.is_some_and(|option| option.secret || is_secret_name(&option.name));
         let why = if secret { "the value is wrong (it is secret)".into() } else { redact(&e.message) };
-        let error = Error::new(ErrorKind::InvalidOption, format!("{message}: {why}"));
+        let error = match &e.field {
+            Some(field) => wrong(field, place_of(field), &why),
+            None => Error::new(ErrorKind::InvalidOption, format!("option: {why}")),
+        };
         match option {
             Some(option) => error.with_hint(format!(
                 "it takes {}{}: {}",
@@ -187,6 +206,11 @@ fn fill<'a, O: ConnectorOptions>(
             None => error,
         }
     })
+}
+
+fn wrong(option: &str, place: Option<&Place>, why: &str) -> Error {
+    let place = place.map(|place| format!(" {place}")).unwrap_or_default();
+    Error::new(ErrorKind::InvalidOption, format!("option `{option}`{place}: {why}"))
 }
 
 fn article(word: &str) -> &'static str {

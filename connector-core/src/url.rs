@@ -7,10 +7,13 @@
 
 mod redact;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, de};
 use url::form_urlencoded;
 
 use crate::{Error, ErrorKind, Result};
@@ -247,6 +250,23 @@ impl FromStr for RemoteUrl {
 
     fn from_str(text: &str) -> Result<Self> {
         Self::parse(text)
+    }
+}
+
+/// An option of this type holds the URL of another store.
+impl<'de> Deserialize<'de> for RemoteUrl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::parse(&String::deserialize(deserializer)?).map_err(de::Error::custom)
+    }
+}
+
+impl JsonSchema for RemoteUrl {
+    fn schema_name() -> Cow<'static, str> {
+        "RemoteUrl".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "url": true })
     }
 }
 

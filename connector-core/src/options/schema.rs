@@ -27,6 +27,10 @@ pub struct OptionInfo {
     pub doc: String,
     /// Whether its value must stay hidden.
     pub secret: bool,
+    /// Whether its value is the URL of a store.
+    pub url: bool,
+    /// The secret option whose value is in the file that this option names.
+    pub(crate) file_of: Option<String>,
 }
 
 impl OptionInfo {
@@ -67,15 +71,34 @@ impl OptionsSchema {
     fn build<O: ConnectorOptions>() -> Self {
         let settings = SchemaSettings::default().with(|settings| settings.inline_subschemas = true);
         let json = settings.into_generator().into_root_schema_for::<O>().to_value();
-        let options = json["properties"].as_object().into_iter().flatten().map(|(name, s)| OptionInfo {
-            name: name.clone(),
-            type_name: type_name(s),
-            unit: s["unit"].as_str().map(str::to_owned),
-            default: s.get("default").cloned(),
-            doc: s["description"].as_str().unwrap_or_default().to_owned(),
-            secret: s["secret"] == true,
-        });
-        Self { options: options.collect(), prefix: O::EXTRA_CONFIG_PREFIX, shared: O::EXTRA_CONFIG_SHARED }
+        let declared = json["properties"].as_object();
+        let mut options = Vec::new();
+        for (name, s) in declared.into_iter().flatten() {
+            options.push(OptionInfo {
+                name: name.clone(),
+                type_name: if s["url"] == true { "URL".to_owned() } else { type_name(s) },
+                unit: s["unit"].as_str().map(str::to_owned),
+                default: s.get("default").cloned(),
+                doc: s["description"].as_str().unwrap_or_default().to_owned(),
+                secret: s["secret"] == true,
+                url: s["url"] == true,
+                file_of: None,
+            });
+            let file = format!("{name}_file");
+            if s["secret"] == true && declared.is_some_and(|declared| !declared.contains_key(&file)) {
+                options.push(OptionInfo {
+                    name: file,
+                    type_name: "string".to_owned(),
+                    unit: None,
+                    default: None,
+                    doc: format!("File that holds `{name}`."),
+                    secret: false,
+                    url: false,
+                    file_of: Some(name.clone()),
+                });
+            }
+        }
+        Self { options, prefix: O::EXTRA_CONFIG_PREFIX, shared: O::EXTRA_CONFIG_SHARED }
     }
 
     /// The options.

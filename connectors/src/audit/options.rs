@@ -9,7 +9,7 @@ use connector_core::{ConnectorContext, ConnectorOptions, Error, ErrorKind, Remot
 #[non_exhaustive]
 pub struct AuditOptions {
     /// The URL of the store behind; `audit_actual_remote_url` of LMCache's configuration unless set. Required.
-    pub actual_remote_url: Option<String>,
+    pub actual_remote_url: Option<RemoteUrl>,
     /// Whether the checksums of chunks that are put and read are logged.
     pub calc_checksum: bool,
     /// Whether a read fails with `Corrupt` if this connector put another chunk; false unless set. Calculates checksums, too.
@@ -69,15 +69,16 @@ impl AuditOptions {
 
     /// The store behind.
     pub(super) fn behind(&self, ctx: &ConnectorContext) -> Result<RemoteUrl> {
-        let configured = || ctx.config().audit_actual_remote_url.as_deref();
-        let set = self.actual_remote_url.as_deref().filter(|url| !url.is_empty()).or_else(configured);
-        let url = set.ok_or_else(|| {
+        if let Some(url) = &self.actual_remote_url {
+            return Ok(url.clone());
+        }
+        let url = ctx.config().audit_actual_remote_url.as_deref().ok_or_else(|| {
             Error::new(ErrorKind::InvalidUrl, format!("`{}` does not name the store to audit", ctx.url())).with_hint(
                 "set `audit_actual_remote_url` in LMCache's configuration, or write \
                  `audit://?actual_remote_url=` and its URL with `:`, `/` and `?` percent-encoded",
             )
         })?;
-        RemoteUrl::parse(url).map_err(|e| e.at("option `actual_remote_url`"))
+        RemoteUrl::parse(url).map_err(|e| e.at("configuration key `audit_actual_remote_url`"))
     }
 
     /// The operations that are not logged.

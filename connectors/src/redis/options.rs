@@ -20,7 +20,7 @@ pub struct RedisOptions {
     /// Number of the database, as in LMCache's `?db=2`; the URL's path may give it, too.
     pub db: Option<u32>,
     /// The server, for `plugin://redis` and `external://`: `redis://host:port/database` or `unix:///path`.
-    pub redis_url: Option<String>,
+    pub redis_url: Option<RemoteUrl>,
     /// The connections.
     #[option(flatten)]
     pub wire: WireSettings,
@@ -74,7 +74,7 @@ impl RedisOptions {
                     .with_hint("remove the option `redis_url`")),
             };
         }
-        let Some(text) = self.redis_url.as_deref() else {
+        let Some(server) = &self.redis_url else {
             return match (url.scheme(), &ctx.config().remote_url) {
                 ("plugin", Some(text)) if RemoteUrl::parse(text).is_ok_and(|url| is_server(&url)) => {
                     RemoteUrl::parse(text)
@@ -84,8 +84,7 @@ impl RedisOptions {
                 _ => Ok(url.clone()),
             };
         };
-        let server = RemoteUrl::parse(text)?;
-        if !is_server(&server) {
+        if !is_server(server) {
             return Err(Error::new(
                 ErrorKind::InvalidOption,
                 format!("option `redis_url`: `{server}` is neither `redis://` nor `unix://`"),
@@ -96,7 +95,7 @@ impl RedisOptions {
             let why = format!("option `redis_url`: `{server}` holds the option `{name}`");
             return Err(Error::new(ErrorKind::InvalidOption, why).with_hint("write it beside `redis_url`"));
         }
-        Ok(server)
+        Ok(server.clone())
     }
 
     /// As in LMCache: the option in the URL wins over the path.

@@ -6,9 +6,9 @@ use connector_core::{ConnectorContext, ConnectorOptions, Error, ErrorKind, Remot
 #[non_exhaustive]
 pub struct TieredOptions {
     /// The URL of the front store. Required.
-    pub front: Option<String>,
+    pub front: Option<RemoteUrl>,
     /// The URL of the back store. Required.
-    pub back: Option<String>,
+    pub back: Option<RemoteUrl>,
     /// When a put ends: after the write to the back store (`write_through`) or before it (`write_back`).
     pub mode: WriteMode,
     /// The largest size of the write-back buffer.
@@ -41,13 +41,12 @@ impl ConnectorOptions for TieredOptions {
 impl TieredOptions {
     /// The URLs of the front and of the back.
     pub(super) fn urls(&self, ctx: &ConnectorContext) -> Result<(RemoteUrl, RemoteUrl)> {
-        let url = |name: &str, text: &Option<String>| {
-            let text = text.as_deref().filter(|text| !text.is_empty()).ok_or_else(|| {
+        let url = |name: &str, url: &Option<RemoteUrl>| {
+            url.clone().ok_or_else(|| {
                 Error::new(ErrorKind::InvalidUrl, format!("`{}` does not name its `{name}`", ctx.url())).with_hint(
                     "write `tiered://?front=URL&back=URL` with `:`, `/`, `?` and `&` of both URLs percent-encoded",
                 )
-            })?;
-            RemoteUrl::parse(text).map_err(|e| e.at(format_args!("option `{name}`")))
+            })
         };
         Ok((url("front", &self.front)?, url("back", &self.back)?))
     }
