@@ -9,7 +9,7 @@ use crate::adapter::{Adapters, ConnectorAdapter};
 use crate::allocator::LocalCpuBackend;
 use crate::config::LMCacheEngineConfig;
 use crate::connector::Connector;
-use crate::context::{ConnectorContext, Parts};
+use crate::context::{Connect, ConnectorContext, Parts};
 use crate::layer::LayerOptions;
 use crate::metadata::LMCacheMetadata;
 use crate::url::RemoteUrl;
@@ -48,6 +48,7 @@ pub fn builder(url: &str) -> ContextBuilder {
         plugin_name: None,
         adapters: Adapters::default(),
         layer_options: LayerOptions::default(),
+        connect: Connect::default(),
     }
 }
 
@@ -63,6 +64,7 @@ pub struct ContextBuilder {
     plugin_name: Option<String>,
     adapters: Adapters,
     layer_options: LayerOptions,
+    connect: Connect,
 }
 
 impl ContextBuilder {
@@ -108,6 +110,12 @@ impl ContextBuilder {
         self
     }
 
+    /// Sets what `open` does if the server does not answer. The option `connect` wins. Default: [`Connect::Eager`].
+    pub fn connect(mut self, connect: Connect) -> Self {
+        self.connect = connect;
+        self
+    }
+
     /// The context alone, without opening the connector.
     ///
     /// # Errors
@@ -133,6 +141,9 @@ impl ContextBuilder {
             adapters: self.adapters,
             depth: 0,
             behind: false,
+            chain: Arc::default(),
+            redirected: Arc::default(),
+            connect: self.connect,
             layer_options: self.layer_options,
             layer_queries: Vec::new(),
         }))

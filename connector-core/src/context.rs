@@ -2,6 +2,9 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use connector_macros::connector_options;
 
 use crate::adapter::{Adapters, PluginAdapter};
 use crate::allocator::LocalCpuBackend;
@@ -32,9 +35,29 @@ pub(crate) struct Parts {
     pub(crate) depth: usize,
     /// Whether another store opens this one.
     pub(crate) behind: bool,
+    /// One for the URLs that lead to one store by redirection. A store behind that store has another one.
+    pub(crate) chain: Arc<()>,
+    /// Whether the open of this URL has moved on to another URL.
+    pub(crate) redirected: Arc<AtomicBool>,
+    /// For a store whose options do not say.
+    pub(crate) connect: Connect,
     pub(crate) layer_options: LayerOptions,
     /// Layer options in the queries of the URLs that led to this one, the nearest first.
     pub(crate) layer_queries: Vec<(String, String)>,
+}
+
+/// What `open` does if the server does not answer. The option `connect` of every connector sets it.
+///
+/// An answer that is wrong (a wrong password or certificate, another protocol, a missing database) always fails `open`.
+#[connector_options(crate = crate)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum Connect {
+    /// `open` fails.
+    #[default]
+    Eager,
+    /// `open` tries for at most one second, logs a warning, and succeeds. The first call connects.
+    Lazy,
 }
 
 /// Most URLs that may lead to another one. A URL that leads back to itself ends here.
@@ -75,6 +98,12 @@ impl ConnectorContext {
         self.0.plugin_name.as_deref()
     }
 
+    /// What a store does if its server does not answer while it is opened. The store's own option comes first, then the
+    /// setting of the store in front of it, then [`ContextBuilder::connect`](crate::ContextBuilder::connect).
+    pub fn connect(&self) -> Connect {
+        self.0.connect
+    }
+
     /// The connector's name in errors: `module/Name`, or the URL's scheme.
     pub fn connector_name(&self) -> String {
         self.0.entry.map_or_else(|| format!("{}://", self.0.url.scheme()), ConnectorEntry::full_name)
@@ -94,6 +123,7 @@ impl ConnectorContext {
     /// # Errors
     /// As [`open`](crate::open); `InvalidUrl` if more than eight URLs led to this one.
     pub async fn redirect(&self, url: RemoteUrl) -> Result<Connector> {
+        self.0.redirected.store(true, Relaxed);
         self.at(url).open().await
     }
 
@@ -107,6 +137,7 @@ impl ConnectorContext {
             parts.plugin_name = None;
             parts.layer_queries.clear();
             parts.behind = true;
+            parts.chain = Arc::default();
         });
         ctx.open().await
     }
@@ -123,10 +154,25 @@ impl ConnectorContext {
         let adapters = self.0.adapters.clone();
         let Some(adapter) = adapters.find(url) else { return Err(registry::no_scheme(url.scheme())) };
         // Checked first: a connector that is opened and then dropped may leave something behind.
-        let layers = Layers::of(&self).map_err(|e| e.with_operation("open"))?;
-        let handle = self.handle().clone();
-        let connector = adapter.create_connector(self).await?;
-        Ok(connector.layered(&handle, |name, inner| layers.around(name, inner)))
+        let explain = |e: Error| e.with_operation("open");
+        let options = self.layer_options().map_err(explain)?;
+        let layers = Layers::of(&options).map_err(explain)?;
+        let ctx = self.changed(|parts| {
+            parts.connect = options.connect.unwrap_or(parts.connect);
+            parts.redirected = Arc::default();
+        });
+        let create = || adapter.create_connector(ctx.clone());
+        let connector = layers.open(ctx.connect(), &ctx.0.redirected, create).await;
+        let connector = connector.map_err(|e| match e.kind() {
+            ErrorKind::Timeout => explain(e).with_connector(ctx.connector_name()),
+            _ => e,
+        })?;
+        Ok(connector.layered(&ctx, |name, inner| layers.around(name, inner)))
+    }
+
+    /// See [`Parts::chain`].
+    pub(crate) fn chain(&self) -> &Arc<()> {
+        &self.0.chain
     }
 
     /// The settings of this store's layers. They come from its URL, then from the URLs that led to it. A store that

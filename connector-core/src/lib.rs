@@ -96,7 +96,7 @@ pub use chunk::{ChunkHeader, ChunkLayout, Dtype, Group, MemoryFormat, MemoryObj,
 pub use config::LMCacheEngineConfig;
 pub use connector::{BlockingConnector, Capabilities, Connector, FromContext, RemoteConnector};
 pub use connector_macros::{connector_adapter, connector_options, external_connector};
-pub use context::ConnectorContext;
+pub use context::{Connect, ConnectorContext};
 pub use error::{Error, ErrorKind, ErrorStatus, Result};
 pub use key::{CacheEngineKey, CacheKey, KeyKind, LayerCacheEngineKey, ObjectKey};
 pub use metadata::{LMCacheMetadata, LayerGroup, RawLayout, raw_layout};

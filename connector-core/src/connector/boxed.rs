@@ -1,16 +1,19 @@
 //! A connector whose type is not known.
 
+use std::sync::Arc;
+
 use crate::chunk::{MemoryObj, MemoryObjMut};
 use crate::connector::{Capabilities, DynConnector, RemoteConnector, forward, operations};
 use crate::key::CacheKey;
 use crate::{BoxStream, Result};
 
-/// Any connector, without its type.
-pub(crate) struct BoxConnector(pub(crate) Box<dyn DynConnector>);
+/// Any connector, without its type. Clones are one connector.
+#[derive(Clone)]
+pub(crate) struct BoxConnector(pub(crate) Arc<dyn DynConnector>);
 
 impl BoxConnector {
     pub(crate) fn new(connector: impl RemoteConnector) -> Self {
-        Self(Box::new(connector))
+        Self(Arc::new(connector))
     }
 }
 

@@ -13,6 +13,7 @@ use super::erased::DynConnector;
 use super::operation::{Operation, forward, operations};
 use super::{BoxConnector, Capabilities, Gate, RemoteConnector};
 use crate::chunk::{MemoryObj, MemoryObjMut};
+use crate::context::ConnectorContext;
 use crate::key::CacheKey;
 use crate::observe::{Answered, Instruments, Observed, Run, Stored};
 use crate::{Error, ErrorKind, Result};
@@ -34,13 +35,13 @@ pub struct Connector(Arc<Inner>);
 struct Inner {
     name: Box<str>,
     gate: Gate,
-    closed: OnceCell<()>,
+    closed: Arc<OnceCell<()>>,
     instruments: Instruments,
-    /// Whether it has the layers of its URL.
-    layered: bool,
+    /// The [chain](ConnectorContext::chain) of URLs whose layers it has.
+    layers_of: Option<Arc<()>>,
     /// The runtime it was opened on, if that has one thread only.
     opened_on: Option<tokio::runtime::Id>,
-    connector: Box<dyn DynConnector>,
+    connector: Arc<dyn DynConnector>,
 }
 
 impl Connector {
@@ -55,36 +56,37 @@ impl Connector {
         Self(Arc::new(Inner {
             name,
             gate: Gate::default(),
-            closed: OnceCell::new(),
+            closed: Arc::default(),
             instruments,
-            layered: false,
+            layers_of: None,
             opened_on: None,
             connector,
         }))
     }
 
-    /// The same connector with layers, unless it has them already from another URL that its adapter opened.
+    /// The same connector with layers, unless it has those of the context's URL already from another URL that its adapter
+    /// opened. The adapter may have kept a handle: closing either closes both, and each call counts once.
     pub(crate) fn layered(
         self,
-        handle: &tokio::runtime::Handle,
+        ctx: &ConnectorContext,
         layers: impl FnOnce(&str, BoxConnector) -> BoxConnector,
     ) -> Self {
-        if self.0.layered {
+        let inner = &self.0;
+        if inner.layers_of.as_ref().is_some_and(|chain| Arc::ptr_eq(chain, ctx.chain())) {
             return self;
         }
-        let name = self.0.name.clone();
-        let inner = match Arc::try_unwrap(self.0) {
-            Ok(inner) => BoxConnector(inner.connector),
-            // The adapter kept a handle, so its gate and metrics stay in use.
-            Err(shared) => BoxConnector::new(Self(shared)),
-        };
-        let mut this = Self::over(&*name, layers(&name, inner));
-        if let Some(inner) = Arc::get_mut(&mut this.0) {
-            inner.layered = true;
-            let single = handle.runtime_flavor() == tokio::runtime::RuntimeFlavor::CurrentThread;
-            inner.opened_on = single.then(|| handle.id());
-        }
-        this
+        let BoxConnector(connector) = layers(&inner.name, BoxConnector(inner.connector.clone()));
+        let handle = ctx.handle();
+        let single = handle.runtime_flavor() == tokio::runtime::RuntimeFlavor::CurrentThread;
+        Self(Arc::new(Inner {
+            name: inner.name.clone(),
+            gate: inner.gate.clone(),
+            closed: inner.closed.clone(),
+            instruments: Instruments::new(&inner.name),
+            layers_of: Some(ctx.chain().clone()),
+            opened_on: single.then(|| handle.id()),
+            connector,
+        }))
     }
 
     pub(super) fn opened_on(&self) -> Option<tokio::runtime::Id> {

@@ -1,5 +1,6 @@
-//! The options of the layers, which every connector has.
+//! The options that every connector has: those of the layers, and `connect`.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use connector_macros::connector_options;
@@ -9,11 +10,11 @@ use super::limit::LimitLayer;
 use super::retry::RetryLayer;
 use super::timeout::TimeoutLayer;
 use crate::connector::BoxConnector;
-use crate::context::ConnectorContext;
+use crate::context::Connect;
 use crate::options::ConnectorOptions;
 use crate::{Error, ErrorKind, Result};
 
-/// The options of the layers, which every connector has. A layer is off until one of its options is set.
+/// The options that every connector has. A layer is off until one of its options is set.
 ///
 /// ```
 /// use connector_core::layer::LayerOptions;
@@ -25,7 +26,7 @@ use crate::{Error, ErrorKind, Result};
 #[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct LayerOptions {
-    /// Longest time of one call. Each retry has the same time.
+    /// Longest time of one call, also of `open`. Each retry has the same time.
     #[option(unit = "ms")]
     pub timeout_ms: Option<u64>,
     /// Longest time of a batch; `timeout_ms` unless set.
@@ -48,6 +49,8 @@ pub struct LayerOptions {
     /// `breaker_failures` is set.
     #[option(unit = "seconds")]
     pub min_reconnect_interval: Option<f64>,
+    /// Whether `open` succeeds although the server does not answer (`lazy`). The default is `eager`.
+    pub connect: Option<Connect>,
 }
 
 #[diagnostic::do_not_recommend]
@@ -56,7 +59,7 @@ impl ConnectorOptions for LayerOptions {
 }
 
 /// Names of the fields. A connector's own options must have other names.
-pub(crate) const NAMES: [&str; 8] = [
+pub(crate) const NAMES: [&str; 9] = [
     "timeout_ms",
     "batch_timeout_ms",
     "retries",
@@ -65,7 +68,11 @@ pub(crate) const NAMES: [&str; 8] = [
     "max_in_flight",
     "breaker_failures",
     "min_reconnect_interval",
+    "connect",
 ];
+
+/// The longest time that a lazy open waits for a server that does not answer.
+const LAZY_PATIENCE: Duration = Duration::from_secs(1);
 
 const DEFAULT_FAILURES: u32 = 5;
 /// LMCache's default interval, in seconds.
@@ -88,6 +95,7 @@ impl LayerOptions {
             max_in_flight: self.max_in_flight.or(other.max_in_flight),
             breaker_failures: self.breaker_failures.or(other.breaker_failures),
             min_reconnect_interval: self.min_reconnect_interval.or(other.min_reconnect_interval),
+            connect: self.connect.or(other.connect),
         }
     }
 
@@ -156,11 +164,37 @@ impl LayerOptions {
 pub(crate) struct Layers(Option<(LimitLayer, BreakerLayer, RetryLayer, TimeoutLayer)>);
 
 impl Layers {
-    pub(crate) fn of(ctx: &ConnectorContext) -> Result<Self> {
-        ctx.layer_options()?.built().map(Self)
+    pub(crate) fn of(options: &LayerOptions) -> Result<Self> {
+        options.built().map(Self)
     }
 
-    /// Puts them around the connector of this name.
+    /// Runs `create` with the limits of a call: each try has the time of one call, and a temporary error is tried again.
+    ///
+    /// A lazy open has one try, which may take [`LAZY_PATIENCE`] longer. If `create` has `redirected` to another URL, that
+    /// URL's own options are the limits.
+    pub(crate) async fn open<T, F: Future<Output = Result<T>> + Send>(
+        &self,
+        connect: Connect,
+        redirected: &AtomicBool,
+        create: impl Fn() -> F,
+    ) -> Result<T> {
+        let Some((_, _, retry, timeout)) = &self.0 else { return create().await };
+        let (retry, patience) = match connect {
+            Connect::Eager => (retry, Duration::ZERO),
+            Connect::Lazy => (&RetryLayer::new(0), LAZY_PATIENCE),
+        };
+        let mut tried = 0;
+        loop {
+            let answer = timeout.open(patience, redirected, create()).await;
+            match answer {
+                Err(e) if !redirected.load(Relaxed) && retry.pause("open", tried, &e).await => tried += 1,
+                Err(e) if !redirected.load(Relaxed) => return Err(retry.spent(tried, e)),
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Puts the layers around the connector of this name.
     pub(crate) fn around(self, name: &str, connector: BoxConnector) -> BoxConnector {
         let Some((limit, breaker, retry, timeout)) = self.0 else { return connector };
         let (breaker, retry) = (breaker.named(name.to_owned()), retry.named(name.to_owned()));

@@ -65,15 +65,14 @@ impl RetryLayer {
     }
 
     /// Waits before the next try. `false` after the last try.
-    async fn pause(&self, operation: Operation, tried: u32, error: &Error) -> bool {
+    pub(super) async fn pause(&self, operation: &'static str, tried: u32, error: &Error) -> bool {
         if tried >= self.retries || error.status() != ErrorStatus::Temporary {
             return false;
         }
         let delay = self.delay(tried);
         let connector = &self.connector;
         tracing::debug!(%connector, %operation, tried = tried + 1, ?delay, %error, "trying again");
-        let labels =
-            [Label::new("connector", connector.clone()), Label::from_static_parts("operation", operation.as_str())];
+        let labels = [Label::new("connector", connector.clone()), Label::from_static_parts("operation", operation)];
         metrics::counter!(observe::RETRIES, labels.to_vec()).increment(1);
         tokio::time::sleep(delay).await;
         true
@@ -82,7 +81,7 @@ impl RetryLayer {
 
 impl RetryLayer {
     /// The error after `tried` retries.
-    fn spent(&self, tried: u32, error: Error) -> Error {
+    pub(super) fn spent(&self, tried: u32, error: Error) -> Error {
         let spent = self.retries > 0 && tried >= self.retries && error.status() == ErrorStatus::Temporary;
         if spent { error.with_status(ErrorStatus::Persistent) } else { error }
     }
@@ -130,7 +129,7 @@ macro_rules! retry_one {
             loop {
                 let failed = failed_for_now(&answers);
                 match failed.first().and_then(|i| answers[*i].as_ref().err()) {
-                    Some(e) if self.limits.pause(Operation::$op, tried, e).await => tried += 1,
+                    Some(e) if self.limits.pause(Operation::$op.as_str(), tried, e).await => tried += 1,
                     _ => break self.limits.all_spent(tried, answers),
                 }
                 let some: Vec<_> = failed.iter().filter_map(|i| $items.get(*i).cloned()).collect();
@@ -146,7 +145,7 @@ macro_rules! retry_one {
             let mut tried = 0;
             loop {
                 match self.inner.$name($(Clone::clone(&$arg)),*).await {
-                    Err(e) if self.limits.pause(Operation::$op, tried, &e).await => tried += 1,
+                    Err(e) if self.limits.pause(Operation::$op.as_str(), tried, &e).await => tried += 1,
                     answer => break answer.map_err(|e| self.limits.spent(tried, e)),
                 }
             }
@@ -176,7 +175,9 @@ impl<C: RemoteConnector> RemoteConnector for Retry<C> {
         let mut tried = 0;
         loop {
             match self.inner.get_into(key, dst).await {
-                Err(e) if !dst.is_taken() && self.limits.pause(Operation::GetInto, tried, &e).await => tried += 1,
+                Err(e) if !dst.is_taken() && self.limits.pause(Operation::GetInto.as_str(), tried, &e).await => {
+                    tried += 1;
+                }
                 answer => return answer.map_err(|e| self.limits.spent(tried, e)),
             }
         }
@@ -189,7 +190,7 @@ impl<C: RemoteConnector> RemoteConnector for Retry<C> {
             let mut failed = failed_for_now(&answers);
             failed.retain(|i| requests.get(*i).is_some_and(|(_, dst)| !dst.is_taken()));
             match failed.first().and_then(|i| answers[*i].as_ref().err()) {
-                Some(e) if self.limits.pause(Operation::BatchedGetInto, tried, e).await => tried += 1,
+                Some(e) if self.limits.pause(Operation::BatchedGetInto.as_str(), tried, e).await => tried += 1,
                 _ => return self.limits.all_spent(tried, answers),
             }
             let mut some: Vec<_> = failed.iter().map(|i| (requests[*i].0.clone(), requests[*i].1.take())).collect();

@@ -1,5 +1,7 @@
 //! The timeout: ends a call that takes too long.
 
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
@@ -46,6 +48,22 @@ pub(super) struct Timeout<C> {
 }
 
 impl TimeoutLayer {
+    /// Ends an open that takes longer than a call and `patience`, unless it has `redirected` to another URL.
+    pub(super) async fn open<T>(
+        &self,
+        patience: Duration,
+        redirected: &AtomicBool,
+        open: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let limit = self.single.saturating_add(patience);
+        let mut open = pin!(open);
+        match tokio::time::timeout(limit, open.as_mut()).await {
+            Ok(answer) => answer,
+            Err(_) if redirected.load(Relaxed) => open.await,
+            Err(_) => Err(timed_out(limit)),
+        }
+    }
+
     /// Puts the layer around `inner`.
     pub(super) fn layer<C>(self, inner: C) -> Timeout<C> {
         Timeout { limits: self, inner }

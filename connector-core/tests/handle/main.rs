@@ -14,4 +14,5 @@ mod blocking;
 mod layered;
 mod layers;
 mod observe;
+mod opening;
 mod scripted;

@@ -142,3 +142,30 @@ fn a_span_names_connector_operation_and_key() {
         r#"kvconn{connector="acme.kv/Acme" operation="get" key="there@1@0@ff@half"}: connector_core::call: failed"#;
     assert!(text.contains(wanted) && text.contains("kind=\"corrupt\""), "{text}");
 }
+
+/// Makes a store and keeps a handle to it.
+#[derive(Clone, Default)]
+struct Keeper(std::sync::Arc<std::sync::Mutex<Option<Connector>>>);
+
+impl connector_core::ConnectorAdapter for Keeper {
+    fn can_parse(&self, _: &connector_core::RemoteUrl) -> bool {
+        true
+    }
+    async fn create_connector(&self, _: connector_core::ConnectorContext) -> connector_core::Result<Connector> {
+        let connector = Connector::new("kept", Scripted::new([]));
+        *self.0.lock().unwrap() = Some(connector.clone());
+        Ok(connector)
+    }
+}
+
+#[test]
+fn a_call_counts_once_although_the_adapter_kept_a_handle() {
+    let seen = recorded(|| async {
+        let keeper = Keeper::default();
+        let connector = connector_core::builder("any://x").adapter(keeper.clone()).open().await.unwrap();
+        connector.get(&key("there")).await.unwrap();
+        assert!(keeper.0.lock().unwrap().is_some());
+    });
+    assert_eq!(seen["kvconn_calls_total{connector=kept,operation=get,result=ok}"], 1.0);
+    assert_eq!(seen["kvconn_hits_total{connector=kept,operation=get}"], 1.0);
+}

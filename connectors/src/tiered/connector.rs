@@ -6,6 +6,7 @@ use connector_core::{
     BoxStream, CacheKey, Capabilities, Connector, ConnectorContext, Error, ErrorKind, FromContext, MemoryObj,
     MemoryObjMut, RemoteConnector, Result, external_connector,
 };
+use futures::future::join;
 use futures::stream::{self, StreamExt};
 
 use super::buffer::Buffer;
@@ -30,7 +31,8 @@ impl FromContext for TieredConnector {
         let (front, back) = options.urls(&ctx)?;
         let buffer = (options.mode == WriteMode::WriteBack).then(|| Buffer::new(options.write_back_bytes));
         let shown = front.to_string();
-        let front = ctx.open_behind(front).await.map_err(|e| e.at("option `front`"))?;
+        let (front, back) = join(ctx.open_behind(front), ctx.open_behind(back)).await;
+        let front = front.map_err(|e| e.at("option `front`"))?;
         if !front.capabilities().remove {
             return Err(Error::new(
                 ErrorKind::InvalidOption,
@@ -38,7 +40,7 @@ impl FromContext for TieredConnector {
             )
             .with_hint("the front store must be able to remove a chunk that a put replaces"));
         }
-        let back = ctx.open_behind(back).await.map_err(|e| e.at("option `back`"))?;
+        let back = back.map_err(|e| e.at("option `back`"))?;
         let (keys, handle, gate) = (Arc::default(), ctx.handle().clone(), Gate::default());
         Ok(Self { tiers: Arc::new(Tiers { front, back, keys, buffer, handle, gate }) })
     }
