@@ -9,8 +9,9 @@ use futures::future::BoxFuture;
 
 use crate::chunk::{ChunkLayout, MemoryObjMut};
 use crate::config::LMCacheEngineConfig;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, ErrorStatus, Result};
 
+pub(crate) use pool::PoolRegion;
 pub use pool::{PoolAllocator, PoolStats};
 
 /// A source of memory for chunks.
@@ -18,8 +19,9 @@ pub use pool::{PoolAllocator, PoolStats};
 /// Each allocator decides how it waits for memory. A dropped future gives up its place and releases its memory.
 ///
 /// # Errors of every method
-/// `PoolFull`, marked [temporary](Error::is_temporary), if other chunks hold the memory now. `TooLarge` if the chunk is larger
-/// than the whole pool. `Unsupported` for a layout that it cannot hold.
+/// `PoolFull`, marked [temporary](Error::is_temporary), if other chunks hold the memory now. `TooLarge` if the chunk, or all
+/// chunks of [`allocate_many`](Self::allocate_many) together, are larger than the whole pool. `Unsupported` for a layout that
+/// it cannot hold.
 pub trait ChunkAllocator: Send + Sync + 'static {
     /// Memory for one chunk at once, without blocking. `None` if this allocator must wait or block: then call
     /// [`allocate`](Self::allocate).
@@ -34,6 +36,15 @@ pub trait ChunkAllocator: Send + Sync + 'static {
     /// Memory for several chunks, all or none. An allocator must not hold a part of the memory while it waits for the rest,
     /// because two such batches would deadlock.
     fn allocate_many<'a>(&'a self, layouts: &'a [ChunkLayout]) -> BoxFuture<'a, Result<Vec<MemoryObjMut>>>;
+
+    /// The number of leading chunks that fit into the whole memory together, if nothing else uses it. All of them if the
+    /// allocator does not know its size.
+    fn fitting(&self, layouts: &[ChunkLayout]) -> usize {
+        layouts.len()
+    }
+
+    /// Returns memory that no chunk uses to the system.
+    fn trim(&self) {}
 }
 
 /// The memory that a connector reads into: a handle over some [`ChunkAllocator`], by default a [`PoolAllocator`].
@@ -83,6 +94,58 @@ impl LocalCpuBackend {
         }
     }
 
+    /// Whether a call for memory may wait or block, so that [`try_allocate`](Self::try_allocate) gives `None`.
+    pub fn waits(&self) -> bool {
+        self.0.try_allocate(&ChunkLayout::binary(0)).is_none()
+    }
+
+    /// Memory for the chunks of a batch, which a store reads into.
+    ///
+    /// Takes all memory at once. If the batch needs more than the whole pool, or other chunks hold memory that does not come
+    /// back in time, the leading chunks that fit get memory.
+    ///
+    /// A batch calls this before it takes a connection, a thread or a lock, and while it holds no other memory. Otherwise a
+    /// call that waits for memory would stop the calls that give it back.
+    ///
+    /// # Errors
+    /// Of a chunk: `TooLarge` if it is larger than the whole pool. `PoolFull` if it must wait for chunks of other calls, or, with
+    /// the status [`Persistent`](crate::ErrorStatus::Persistent), for the batch's own leading chunks.
+    pub async fn reserve(&self, layouts: &[ChunkLayout]) -> Vec<Result<MemoryObjMut>> {
+        let fits_alone = |layout: &ChunkLayout| self.0.fitting(std::slice::from_ref(layout)) == 1;
+        let possible: Vec<ChunkLayout> = layouts.iter().filter(|layout| fits_alone(layout)).cloned().collect();
+        let (now, over) = possible.split_at(self.0.fitting(&possible));
+        let mut memory: Vec<_> = match self.0.allocate_many(now).await {
+            Ok(memory) => memory.into_iter().map(Ok).collect(),
+            Err(e) => self.leading(now, &e),
+        };
+        memory.extend(over.iter().map(|layout| Err(over_capacity(layout))));
+        if possible.len() == layouts.len() {
+            return memory;
+        }
+        let (mut memory, mut answers) = (memory.into_iter(), Vec::with_capacity(layouts.len()));
+        for layout in layouts {
+            if fits_alone(layout) {
+                answers.extend(memory.next());
+            } else {
+                // The allocator's own error, with both sizes.
+                answers.push(self.allocate(layout).await);
+            }
+        }
+        answers
+    }
+
+    /// Memory for the leading chunks that get it at once, and `e` for the others.
+    fn leading(&self, layouts: &[ChunkLayout], e: &Error) -> Vec<Result<MemoryObjMut>> {
+        let at_once = |layout| self.0.try_allocate(layout).and_then(Result::ok);
+        let memory = layouts.iter().map_while(at_once).map(Ok);
+        memory.chain(std::iter::repeat_with(|| Err(e.clone()))).take(layouts.len()).collect()
+    }
+
+    /// Returns memory that no chunk uses to the system. A store calls this when it closes.
+    pub fn trim(&self) {
+        self.0.trim();
+    }
+
     /// Memory for several chunks, all or none.
     ///
     /// # Errors
@@ -98,15 +161,32 @@ impl fmt::Debug for LocalCpuBackend {
     }
 }
 
-/// The error for a chunk that needs `block` bytes while `room` of `capacity` are free.
-fn no_memory(chunk: usize, block: usize, room: usize, capacity: usize) -> Error {
-    if block > capacity {
-        let message = format!("a chunk of {chunk} bytes is larger than the whole pool of {capacity} bytes");
-        Error::new(ErrorKind::TooLarge, message).with_hint("raise `max_local_cpu_size`")
+/// The error for chunks that need blocks of `wanted` bytes while `room` of `capacity` are free.
+fn no_memory(layouts: &[ChunkLayout], wanted: usize, room: usize, capacity: usize) -> Error {
+    let bytes = layouts.iter().fold(0_usize, |sum, layout| sum.saturating_add(layout.len));
+    let what = match layouts.len() {
+        1 => format!("a chunk of {bytes} bytes"),
+        n => format!("{n} chunks of {bytes} bytes"),
+    };
+    if wanted > capacity {
+        let (are, hint) = match layouts.len() {
+            1 => ("is", "raise `max_local_cpu_size`"),
+            _ => ("are", "ask for fewer chunks at a time, or raise `max_local_cpu_size`"),
+        };
+        let message = format!("{what} {are} larger than the whole pool of {capacity} bytes");
+        Error::new(ErrorKind::TooLarge, message).with_hint(hint)
     } else {
-        let message = format!("no memory for a chunk of {chunk} bytes: {room} of the pool's {capacity} bytes are free");
+        let message = format!("no memory for {what}: {room} of the pool's {capacity} bytes are free");
         Error::new(ErrorKind::PoolFull, message)
             .temporary(true)
             .with_hint("drop chunks that are no longer needed, or raise `max_local_cpu_size`")
     }
+}
+
+/// The error for a chunk of a batch whose leading chunks fill the whole pool. No retry helps while the batch holds them.
+fn over_capacity(layout: &ChunkLayout) -> Error {
+    let message = format!("no memory for a chunk of {} bytes: the chunks before it fill the whole pool", layout.len);
+    Error::new(ErrorKind::PoolFull, message)
+        .with_status(ErrorStatus::Persistent)
+        .with_hint("ask for fewer chunks at a time, or raise `max_local_cpu_size`")
 }

@@ -1,18 +1,19 @@
 //! A bounded pool of aligned memory that it reuses.
-#![expect(unsafe_code, reason = "asks the system for aligned memory")]
+#![expect(unsafe_code, reason = "promises that a block is a Region")]
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::collections::BTreeMap;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::future::{BoxFuture, FutureExt, ready};
+use memmap2::{MmapMut, MmapRaw};
 
 use super::{ChunkAllocator, no_memory};
 use crate::Result;
 use crate::chunk::{ChunkLayout, MemoryObjMut, Region};
 
-/// The alignment of blocks and of their sizes, in bytes: a page, as `O_DIRECT` requires.
+/// The size of a block is a multiple of this, in bytes: a page, as `O_DIRECT` requires.
 const ALIGN: usize = 4096;
 
 /// A free block may serve a chunk that needs at least this share of it: `1 - 1 / SLACK`. Most chunks of a model have
@@ -23,6 +24,9 @@ const SLACK: usize = 4;
 ///
 /// The pool keeps freed blocks, which stay mapped, and reuses them. If no free block fits, it returns free blocks to
 /// the system, largest first, to make room for a new one. Used and free memory together never exceed the capacity.
+/// [`trim`](Self::trim) and [`MemoryObjMut::discard`] return memory to the system earlier.
+///
+/// New memory is zero. The pool does not write the zeros: a page takes memory of the system when the first byte reaches it.
 ///
 /// Cheap to clone; clones are one pool.
 #[derive(Clone)]
@@ -49,7 +53,7 @@ struct State {
     in_use: usize,
     kept: usize,
     /// Free blocks by size. The last one freed is the first one reused, because it is still in the cache.
-    free: BTreeMap<usize, Vec<Block>>,
+    free: BTreeMap<usize, Vec<MmapRaw>>,
 }
 
 impl PoolAllocator {
@@ -69,10 +73,25 @@ impl PoolAllocator {
     /// # Errors
     /// `PoolFull` and `TooLarge` with both sizes.
     pub fn allocate_now(&self, layout: &ChunkLayout) -> Result<MemoryObjMut> {
-        let wanted = layout.len.max(1).checked_next_multiple_of(ALIGN).unwrap_or(usize::MAX);
-        let block = self.0.block(wanted, layout.len)?;
-        let region = PoolRegion { block: Some(block), pool: self.0.clone() };
-        MemoryObjMut::from_region(region, layout.clone())
+        Ok(self.allocate_all(std::slice::from_ref(layout))?.swap_remove(0))
+    }
+
+    /// Returns free blocks to the system, largest first, until the pool keeps at most `kept` bytes. `trim(0)` keeps none.
+    pub fn trim(&self, kept: usize) {
+        let mut to_free = Vec::new();
+        let mut state = self.0.lock();
+        while state.kept > kept {
+            to_free.extend(state.take_largest());
+        }
+        drop(state);
+        // Outside the lock, because unmapping memory is a system call.
+        drop(to_free);
+    }
+
+    /// Memory for all of the chunks, or none.
+    fn allocate_all(&self, layouts: &[ChunkLayout]) -> Result<Vec<MemoryObjMut>> {
+        let blocks = self.0.blocks(layouts)?.into_iter();
+        blocks.zip(layouts).map(|(block, layout)| MemoryObjMut::from_region(block, layout.clone())).collect()
     }
 }
 
@@ -86,7 +105,20 @@ impl ChunkAllocator for PoolAllocator {
     }
 
     fn allocate_many<'a>(&'a self, layouts: &'a [ChunkLayout]) -> BoxFuture<'a, Result<Vec<MemoryObjMut>>> {
-        ready(layouts.iter().map(|layout| self.allocate_now(layout)).collect()).boxed()
+        ready(self.allocate_all(layouts)).boxed()
+    }
+
+    fn fitting(&self, layouts: &[ChunkLayout]) -> usize {
+        let mut room = Some(self.0.capacity);
+        let fits = |layout: &&ChunkLayout| {
+            room = room.and_then(|room| room.checked_sub(block_size(layout)));
+            room.is_some()
+        };
+        layouts.iter().take_while(fits).count()
+    }
+
+    fn trim(&self) {
+        self.trim(0);
     }
 }
 
@@ -96,52 +128,67 @@ impl std::fmt::Debug for PoolAllocator {
     }
 }
 
+fn block_size(layout: &ChunkLayout) -> usize {
+    layout.len.max(1).checked_next_multiple_of(ALIGN).unwrap_or(usize::MAX)
+}
+
 impl Pool {
     fn lock(&self) -> MutexGuard<'_, State> {
         // No code panics while it holds the lock, and the counts are right after each step.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A block of `wanted` bytes for a chunk of `chunk` bytes, which an error shows.
-    fn block(&self, wanted: usize, chunk: usize) -> Result<Block> {
-        let mut to_free = Vec::new();
+    /// A block for each layout, or none at all.
+    fn blocks(self: &Arc<Self>, layouts: &[ChunkLayout]) -> Result<Vec<PoolRegion>> {
+        let wanted = layouts.iter().fold(0_usize, |sum, layout| sum.saturating_add(block_size(layout)));
+        let (mut blocks, mut to_free) = (Vec::with_capacity(layouts.len()), Vec::new());
         {
             let mut state = self.lock();
-            if let Some(block) = state.take_free(wanted) {
-                state.in_use += block.size;
-                return Ok(block);
-            }
             let room = self.capacity - state.in_use;
-            if wanted > room {
-                return Err(no_memory(chunk, wanted, room, self.capacity));
+            let Some(mut slack) = room.checked_sub(wanted) else {
+                return Err(no_memory(layouts, wanted, room, self.capacity));
+            };
+            let mut new = 0;
+            for layout in layouts {
+                let size = block_size(layout);
+                let map = state.take_free(size, slack);
+                let size = map.as_ref().map_or(size, MmapRaw::len);
+                slack -= size - block_size(layout);
+                new += if map.is_some() { 0 } else { size };
+                state.in_use += size;
+                blocks.push(PoolRegion { map, size, pool: self.clone(), is_discarded: AtomicBool::new(false) });
             }
-            while state.in_use + state.kept + wanted > self.capacity {
+            while new > 0 && state.in_use + state.kept > self.capacity {
                 to_free.extend(state.take_largest());
             }
-            state.in_use += wanted;
         }
         // Outside the lock, because unmapping and mapping memory are system calls.
         drop(to_free);
-        Block::new(wanted).ok_or_else(|| {
-            self.lock().in_use -= wanted;
-            no_memory(chunk, wanted, 0, self.capacity).with_hint("the system has no memory left")
-        })
+        for block in blocks.iter_mut().filter(|block| block.map.is_none()) {
+            let map = MmapMut::map_anon(block.size).map_err(|e| {
+                let e = no_memory(layouts, wanted, 0, self.capacity).with_source(e);
+                e.with_hint("the system has no memory left")
+            })?;
+            block.map = Some(map.into());
+        }
+        Ok(blocks)
     }
 }
 
 impl State {
-    fn take_free(&mut self, wanted: usize) -> Option<Block> {
-        let most = wanted.saturating_add(wanted / (SLACK - 1)).max(wanted.saturating_add(ALIGN));
+    /// A free block of `wanted` bytes, or of up to `slack` bytes more if that wastes little.
+    fn take_free(&mut self, wanted: usize, slack: usize) -> Option<MmapRaw> {
+        let most = wanted.saturating_add((wanted / (SLACK - 1)).max(ALIGN).min(slack));
         let size = *self.free.range(wanted..=most).next()?.0;
         self.take(size)
     }
 
-    fn take_largest(&mut self) -> Option<Block> {
+    fn take_largest(&mut self) -> Option<MmapRaw> {
         let size = *self.free.last_key_value()?.0;
         self.take(size)
     }
 
-    fn take(&mut self, size: usize) -> Option<Block> {
+    fn take(&mut self, size: usize) -> Option<MmapRaw> {
         let blocks = self.free.get_mut(&size)?;
         let block = blocks.pop();
         if blocks.is_empty() {
@@ -152,61 +199,49 @@ impl State {
     }
 }
 
-/// Memory of the system, aligned and zeroed when new.
-struct Block {
-    start: NonNull<u8>,
-    size: usize,
-}
-
-// SAFETY: a block is plain memory that only its holder reaches.
-unsafe impl Send for Block {}
-// SAFETY: as above; `&Block` gives out a pointer but no access.
-unsafe impl Sync for Block {}
-
-impl Block {
-    /// `size` is a multiple of `ALIGN`, and not 0.
-    fn new(size: usize) -> Option<Self> {
-        let layout = Layout::from_size_align(size, ALIGN).ok()?;
-        // SAFETY: the size is not 0.
-        let start = NonNull::new(unsafe { alloc_zeroed(layout) })?;
-        Some(Self { start, size })
-    }
-}
-
-impl Drop for Block {
-    fn drop(&mut self) {
-        if let Ok(layout) = Layout::from_size_align(self.size, ALIGN) {
-            // SAFETY: `start` came from `alloc_zeroed` with this very layout and is freed once.
-            unsafe { dealloc(self.start.as_ptr(), layout) };
-        }
-    }
-}
-
 /// A block in use. It returns to its pool when dropped.
-struct PoolRegion {
-    /// `None` only during the drop.
-    block: Option<Block>,
+pub(crate) struct PoolRegion {
+    /// `None` before the system gave the memory, and during the drop.
+    map: Option<MmapRaw>,
+    size: usize,
     pool: Arc<Pool>,
+    is_discarded: AtomicBool,
 }
 
-// SAFETY: the block is zeroed when new, only this region reaches it until `drop`, and `drop` is when it goes back.
+impl PoolRegion {
+    /// Makes the drop return the memory to the system.
+    pub(crate) fn discard(&self) {
+        self.is_discarded.store(true, Ordering::Relaxed);
+    }
+}
+
+// SAFETY: anonymous memory is initialised with zeros. A region gets out of this module only with its map, which never changes
+// its place. Only this region reaches the map until `drop`, which gives it back.
 unsafe impl Region for PoolRegion {
     fn as_ptr(&self) -> NonNull<u8> {
-        self.block.as_ref().map_or(NonNull::dangling(), |b| b.start)
+        self.map.as_ref().and_then(|map| NonNull::new(map.as_mut_ptr())).unwrap_or(NonNull::dangling())
     }
 
     fn len(&self) -> usize {
-        self.block.as_ref().map_or(0, |b| b.size)
+        self.map.as_ref().map_or(0, MmapRaw::len)
     }
 }
 
 impl Drop for PoolRegion {
     fn drop(&mut self) {
-        if let Some(block) = self.block.take() {
-            let mut state = self.pool.lock();
-            state.in_use -= block.size;
-            state.kept += block.size;
-            state.free.entry(block.size).or_default().push(block);
+        let map = self.map.take();
+        let mut state = self.pool.lock();
+        state.in_use -= self.size;
+        match map {
+            Some(map) if !*self.is_discarded.get_mut() => {
+                state.kept += self.size;
+                state.free.entry(self.size).or_default().push(map);
+            }
+            unkept => {
+                // Outside the lock, because unmapping memory is a system call.
+                drop(state);
+                drop(unkept);
+            }
         }
     }
 }
@@ -261,6 +296,31 @@ mod tests {
     }
 
     #[test]
+    #[cfg(target_os = "linux")]
+    fn a_new_block_takes_no_memory_of_the_system_before_it_is_written() {
+        let pool = pool(256 << 10);
+        let before = minor_faults();
+        let blocks: Vec<_> = (0..16).map(|_| get(&pool, 16 << 10).unwrap()).collect();
+        let faults = minor_faults() - before;
+        assert!(faults < 1000, "{faults} page faults for {} KiB that hold nothing", blocks.len() * (16 << 10));
+    }
+
+    #[test]
+    fn a_discarded_block_and_a_trimmed_pool_keep_no_memory() {
+        let pool = pool(64);
+        get(&pool, 16).unwrap().discard();
+        assert_eq!((pool.stats().in_use, pool.stats().kept), (0, 0));
+        let held = get(&pool, 16).unwrap();
+        drop((get(&pool, 8), get(&pool, 24)));
+        pool.trim(10 << 10);
+        assert_eq!((pool.stats().in_use, pool.stats().kept), (16 << 10, 8 << 10), "the largest goes first");
+        pool.trim(0);
+        assert_eq!(pool.stats().kept, 0);
+        drop(held);
+        assert_eq!(pool.stats().kept, 16 << 10);
+    }
+
+    #[test]
     fn a_full_pool_says_both_sizes_and_whether_waiting_helps() {
         let pool = pool(16);
         let held = get(&pool, 12).unwrap();
@@ -299,9 +359,64 @@ mod tests {
     async fn several_chunks_are_all_or_none() {
         let pool = pool(64);
         let layouts = vec![ChunkLayout::binary(20 << 10); 4];
-        assert_eq!(pool.allocate_many(&layouts).await.unwrap_err().kind(), ErrorKind::PoolFull);
+        let e = pool.allocate_many(&layouts).await.unwrap_err();
+        assert_eq!((e.kind(), e.is_temporary()), (ErrorKind::TooLarge, false), "{e}");
+        let held = get(&pool, 8).unwrap();
+        let e = pool.allocate_many(&layouts[..3]).await.unwrap_err();
+        assert_eq!((e.kind(), e.is_temporary()), (ErrorKind::PoolFull, true), "{e}");
+        drop(held);
         assert_eq!(pool.stats().in_use, 0);
         assert_eq!(pool.allocate_many(&layouts[..3]).await.unwrap().len(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_fits_never_fails_because_kept_blocks_are_longer() {
+        let pool = pool(64);
+        drop((0..4).map(|_| get(&pool, 16).unwrap()).collect::<Vec<_>>());
+        let chunks = pool.allocate_many(&vec![ChunkLayout::binary(12 << 10); 5]).await.unwrap();
+        let s = pool.stats();
+        assert!(chunks.len() == 5 && s.in_use + s.kept <= s.capacity, "{s:?}");
+    }
+
+    #[test]
+    fn two_batches_at_once_never_both_fail_for_memory_that_holds_one() {
+        let pool = pool(64);
+        let layouts = vec![ChunkLayout::binary(8 << 10); 6];
+        for _ in 0..500 {
+            let start = std::sync::Barrier::new(2);
+            let both = std::thread::scope(|scope| {
+                let batch = || {
+                    start.wait();
+                    pool.allocate_all(&layouts)
+                };
+                let (a, b) = (scope.spawn(batch), scope.spawn(batch));
+                [a.join().unwrap(), b.join().unwrap()]
+            });
+            assert!(both.iter().any(Result::is_ok), "{both:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reservation_gives_the_leading_chunks_that_fit_at_once() {
+        let pool = pool(64);
+        let backend = crate::LocalCpuBackend::with_allocator(pool.clone());
+        let kib = |sizes: &[usize]| sizes.iter().map(|kib| ChunkLayout::binary(kib << 10)).collect::<Vec<_>>();
+        let kinds = |answers: &[Result<MemoryObjMut>]| {
+            answers.iter().map(|a| a.as_ref().err().map(crate::Error::kind)).collect::<Vec<_>>()
+        };
+        let (full, large) = (Some(ErrorKind::PoolFull), Some(ErrorKind::TooLarge));
+        let all = backend.reserve(&kib(&[20, 20, 20])).await;
+        assert_eq!(kinds(&all), [None; 3]);
+        // Other chunks hold the memory: a later call may get more.
+        let some = backend.reserve(&kib(&[2, 3, 1])).await;
+        assert_eq!(kinds(&some), [None, full, full]);
+        assert_eq!(some[1].as_ref().unwrap_err().status(), crate::ErrorStatus::Temporary);
+        drop((all, some));
+        // The batch itself is too large: a retry would fail again.
+        let over = backend.reserve(&kib(&[20, 65, 30, 20, 1])).await;
+        assert_eq!(kinds(&over), [None, large, None, full, full]);
+        assert_eq!(over[3].as_ref().unwrap_err().status(), crate::ErrorStatus::Persistent);
+        assert!(backend.reserve(&[]).await.is_empty());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::region::{Heap, ReadOnly};
 use super::{ChunkLayout, Region};
+use crate::allocator::PoolRegion;
 use crate::{Error, ErrorKind, Result};
 
 /// A chunk's memory with one owner, writable. Derefs to `[u8]`, `layout().len` bytes of it.
@@ -74,6 +75,13 @@ impl MemoryObjMut {
     #[must_use]
     pub fn take(&mut self) -> Self {
         Self { region: self.region.take(), layout: self.layout.clone() }
+    }
+
+    /// Drops the memory after a read that failed. A pool returns it to the system instead of keeping it for the next chunk.
+    pub fn discard(self) {
+        if let Some(block) = self.region::<PoolRegion>() {
+            block.discard();
+        }
     }
 
     /// Whether the memory was taken out and not put back.
