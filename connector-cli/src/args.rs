@@ -52,7 +52,6 @@ pub(crate) struct Global {
 pub(crate) enum KeyKindArg {
     // No doc comments here: clap would add them to the help of every command.
     Engine,
-    Layer,
     Object,
 }
 
@@ -60,7 +59,6 @@ impl From<KeyKindArg> for KeyKind {
     fn from(kind: KeyKindArg) -> Self {
         match kind {
             KeyKindArg::Engine => Self::Engine,
-            KeyKindArg::Layer => Self::Layer,
             KeyKindArg::Object => Self::Object,
         }
     }

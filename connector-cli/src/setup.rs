@@ -61,8 +61,8 @@ impl Setup {
 
     pub(crate) fn key(&self, text: &str) -> Result<CacheKey, Failure> {
         let key = match self.key_kind {
-            Some(kind) => CacheKey::parse_as(text, kind),
-            None => CacheKey::parse(text),
+            Some(kind) => CacheKey::parse(text, kind),
+            None => text.parse(),
         };
         Ok(key?)
     }

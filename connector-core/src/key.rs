@@ -7,8 +7,11 @@
 //! | object | `model@%08x(kv_rank)@%x(object_group)@hash_hex[@salt]` | `ObjectKey` (multiprocess mode) |
 //!
 //! **The text is the key's identity.** LMCache's own parser turns the bytes hash `00ff10` into the number `ff10`. A
-//! store that lists `00ff10` must still be asked for `00ff10`. So [`CacheKey`] compares, hashes and stores by text, and
-//! derives numbers from the text.
+//! store that lists `00ff10` must still be asked for `00ff10`. So [`CacheKey`] compares, hashes and stores by text.
+//!
+//! A model's name, and a tag, may contain `@` in an engine or layer key: LMCache writes such a text and never splits it
+//! on the way to a store. The fields are derived from the text only where it has exactly one reading. In an object key
+//! only the salt may follow the hash, and no field contains `@`.
 //!
 //! Source: `lmcache/utils.py` and `lmcache/v1/distributed/api.py` of LMCache 0.5.6; vectors in `cache_keys.json` and
 //! `object_keys.json`.
@@ -31,30 +34,33 @@ pub use prefix::chain_prefix;
 use crate::url::redact;
 use crate::{Error, ErrorKind, Result};
 
-/// The kind of a key.
+/// The kind of a key. The caller knows it: LMCache's in-process classes write engine keys, its server object keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum KeyKind {
-    /// [`CacheEngineKey`]: one chunk of all layers, in-process mode.
+    /// In-process mode: [`CacheEngineKey`], one chunk of all layers, or [`LayerCacheEngineKey`], one chunk of one layer.
     Engine,
-    /// [`LayerCacheEngineKey`]: one chunk of one layer, in-process mode.
-    Layer,
-    /// [`ObjectKey`]: multiprocess mode.
+    /// Multiprocess mode: [`ObjectKey`].
     Object,
 }
 
 /// A chunk's name, of any kind.
 ///
-/// Parse one from a text (`"..".parse()`), or convert a [`CacheEngineKey`], [`LayerCacheEngineKey`] or [`ObjectKey`].
-/// For its parts, parse its text: `key.as_str().parse::<ObjectKey>()`. [`as_str`](Self::as_str) and `clone` allocate nothing. Equality, order and hash use the text.
+/// [`parse`](Self::parse) one from a text, or convert a [`CacheEngineKey`], [`LayerCacheEngineKey`] or [`ObjectKey`].
+/// For its parts, parse its text: `key.as_str().parse::<ObjectKey>()`. [`as_str`](Self::as_str) and `clone` allocate
+/// nothing. Equality, order and hash use the text.
 ///
 /// ```
 /// # fn main() -> connector_core::Result<()> {
 /// use connector_core::{CacheKey, KeyKind};
-/// let key: CacheKey = "meta-llama/Llama-3.1-8B@1@0@1f2e3d@bfloat16".parse()?;
-/// assert_eq!((key.kind(), key.chunk_hash_hex()), (KeyKind::Engine, "1f2e3d"));
+/// let key = CacheKey::parse("ann@example.com/opt@1@0@1f2e3d@bfloat16", KeyKind::Engine)?;
+/// assert_eq!((key.model_name(), key.chunk_hash_hex()), (Some("ann@example.com/opt"), Some("1f2e3d")));
 ///
-/// let e = "m@01@0@ff@half".parse::<CacheKey>().unwrap_err();
+/// // Two readings: the tag's value may be a part of the model's name.
+/// let key = CacheKey::parse("m@1@0@ff@half@user%a@1@0@ee@half", KeyKind::Engine)?;
+/// assert_eq!(key.model_name(), None);
+///
+/// let e = CacheKey::parse("m@01@0@ff@half", KeyKind::Engine).unwrap_err();
 /// assert!(e.to_string().contains("field 2 (world size) is `01`; write `1`"), "{e}");
 /// # Ok(())
 /// # }
@@ -66,38 +72,16 @@ pub struct CacheKey {
 }
 
 impl CacheKey {
-    /// Parses a key of any kind. A second field of exactly eight hex digits makes it an object key. In other keys that
-    /// field is the world size, which LMCache never pads.
-    ///
-    /// # Errors
-    /// `InvalidKey`, which names the field and says what to write. A spelling that LMCache never writes (`FF`, `01`,
-    /// `+1`, spaces) is an error that shows the right spelling.
-    pub fn parse(text: &str) -> Result<Self> {
-        if object::is_usual(text) {
-            Ok(Self { text: text.into(), kind: KeyKind::Object })
-        } else if object::looks_like_object(text) {
-            Self::parse_as(text, KeyKind::Object)
-        } else {
-            engine::validate(text).map(|kind| Self { text: text.into(), kind })
-        }
-    }
-
     /// Parses a key of a known kind.
     ///
     /// # Errors
-    /// As [`parse`](Self::parse).
-    pub fn parse_as(text: &str, kind: KeyKind) -> Result<Self> {
-        let found = match kind {
-            KeyKind::Object if object::is_usual(text) => Ok(KeyKind::Object),
-            KeyKind::Object => object::validate(text).map(|_| KeyKind::Object),
-            KeyKind::Engine | KeyKind::Layer => engine::validate(text),
-        }?;
-        if found != kind {
-            let (want, got) = match kind {
-                KeyKind::Layer => ("a layer key", "it has no layer id in field 6"),
-                _ => ("an engine key", "its field 6 is a layer id"),
-            };
-            return Err(bad_key(text, format!("as {want}, {got}")));
+    /// `InvalidKey`, which names the field and says what to write. A spelling that LMCache never writes (`FF`, `01`,
+    /// `+1`, a leading space) is an error that shows the right spelling.
+    pub fn parse(text: &str, kind: KeyKind) -> Result<Self> {
+        match kind {
+            KeyKind::Engine => engine::validate(text)?,
+            KeyKind::Object if object::is_usual(text) => {}
+            KeyKind::Object => object::validate(text).map(drop)?,
         }
         Ok(Self { text: text.into(), kind })
     }
@@ -117,23 +101,41 @@ impl CacheKey {
         self.kind
     }
 
-    /// The model's name.
-    pub fn model_name(&self) -> &str {
-        self.field(0)
+    /// The model's name. `None` if the text has several readings, because a name or a tag contains `@`.
+    pub fn model_name(&self) -> Option<&str> {
+        match self.kind {
+            KeyKind::Engine => engine::unique(&self.text).ok().map(|reading| reading.model),
+            KeyKind::Object => self.text.split('@').next(),
+        }
     }
 
-    /// The chunk's hash as the text has it: hex, with `-` if negative, with leading zeros if it is a bytes hash.
-    pub fn chunk_hash_hex(&self) -> &str {
-        self.field(3)
+    /// The chunk's hash as the text has it: hex, with `-` if negative, with leading zeros if it is a bytes hash. `None`
+    /// if the text has several readings.
+    pub fn chunk_hash_hex(&self) -> Option<&str> {
+        match self.kind {
+            KeyKind::Engine => engine::unique(&self.text).ok().map(|reading| reading.hash),
+            KeyKind::Object => self.text.split('@').nth(3),
+        }
+    }
+
+    /// The layer of a [`LayerCacheEngineKey`]. `None` for other keys, and if the text has several readings.
+    pub fn layer_id(&self) -> Option<u32> {
+        match self.kind {
+            KeyKind::Engine => engine::unique(&self.text).ok()?.layer_id,
+            KeyKind::Object => None,
+        }
     }
 
     /// `abs(hash) mod n`: LMCache's `fs` store picks one of `n` base paths by it. `n` must not be 0.
+    ///
+    /// Of several readings the one with the shortest model name counts. It is LMCache's unless the name itself contains
+    /// the fields of a key.
     pub fn hash_modulo(&self, n: usize) -> usize {
-        hash::hex_modulo(self.chunk_hash_hex(), n)
-    }
-
-    fn field(&self, index: usize) -> &str {
-        self.text.split('@').nth(index).unwrap_or_default()
+        let hash = match self.kind {
+            KeyKind::Engine => engine::readings(&self.text).next().map(|reading| reading.hash),
+            KeyKind::Object => self.text.split('@').nth(3),
+        };
+        hash::hex_modulo(hash.unwrap_or_default(), n)
     }
 }
 
@@ -163,11 +165,18 @@ impl Hash for CacheKey {
     }
 }
 
+/// For a text whose kind the caller does not know. A second field of exactly eight hex digits makes it an object key: in
+/// an engine key that field is the world size, which LMCache never pads. What is then not a valid object key, but a valid
+/// engine key, is an engine key.
 impl FromStr for CacheKey {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        Self::parse(text)
+        if !object::looks_like_object(text) {
+            return Self::parse(text, KeyKind::Engine);
+        }
+        Self::parse(text, KeyKind::Object)
+            .or_else(|as_object| Self::parse(text, KeyKind::Engine).map_err(|_| as_object))
     }
 }
 
@@ -201,37 +210,17 @@ fn bad_field(text: &str, number: usize, name: &str, value: &str, want: impl fmt:
     bad_key(text, format_args!("field {number} ({name}) is `{value}`; {want}"))
 }
 
-/// Parses a decimal number as Python writes it: no sign, no padding.
-fn decimal(text: &str, number: usize, name: &str, value: &str) -> Result<u32> {
-    let parsed: Option<u32> = value.trim().trim_start_matches('+').parse().ok();
-    match parsed {
-        Some(n) if n.to_string() == value => Ok(n),
-        Some(n) => Err(bad_field(text, number, name, value, format_args!("write `{n}`"))),
-        None => Err(bad_field(text, number, name, value, format_args!("write a whole number from 0 to {}", u32::MAX))),
-    }
-}
-
-fn check_outer_spaces(text: &str) -> Result<()> {
-    if text.trim() == text {
-        Ok(())
-    } else {
-        Err(bad_key(text, format_args!("it starts or ends with a space; write `{}`", text.trim())))
-    }
-}
-
-fn check_model(text: &str, model: &str) -> Result<()> {
+/// Checks a model's name: `text` is the key, or the name alone before it becomes part of a key.
+pub(crate) fn check_model(text: &str, model: &str) -> Result<()> {
     if model.is_empty() {
         return Err(bad_field(text, 1, "model", model, "write the model's name"));
     }
+    if model.trim_start() != model {
+        return Err(outer_space(text));
+    }
     Ok(())
 }
 
-/// Checks a model's name before it becomes part of a key.
-pub(crate) fn check_model_alone(model: &str) -> Result<()> {
-    check_model(model, model)?;
-    if model.contains('@') || model.trim_start() != model {
-        let want = "a model's name contains no `@` and starts with no space";
-        return Err(bad_field(model, 1, "model", model, want));
-    }
-    Ok(())
+fn outer_space(text: &str) -> Error {
+    bad_key(text, format_args!("it starts or ends with a space; write `{}`", text.trim()))
 }

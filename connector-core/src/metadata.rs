@@ -1,7 +1,7 @@
 //! The engine's metadata: the shape of a chunk that a store keeps as bare bytes.
 
 use crate::chunk::{ChunkLayout, Dtype, Group, Groups, MemoryFormat, Shape};
-use crate::key::check_model_alone;
+use crate::key::check_model;
 use crate::{Error, ErrorKind, Result};
 
 /// Layers of equal structure. [`LMCacheMetadata::new`] checks the values.
@@ -60,7 +60,7 @@ impl LMCacheMetadata {
         groups: &[LayerGroup],
     ) -> Result<Self> {
         let model_name = model_name.into();
-        check_model_alone(&model_name)?;
+        check_model(&model_name, &model_name)?;
         if world_size == 0 {
             return Err(bad("`world_size` is at least 1, not 0"));
         }
@@ -199,7 +199,7 @@ mod tests {
     fn metadata_that_no_engine_has_is_refused() {
         for (model, world_size, groups, kind, why) in [
             ("", 1, vec![group(2)], ErrorKind::InvalidKey, "write the model's name"),
-            ("a@b", 1, vec![group(2)], ErrorKind::InvalidKey, "contains no `@`"),
+            (" m", 1, vec![group(2)], ErrorKind::InvalidKey, "starts or ends with a space"),
             ("m", 0, vec![group(2)], ErrorKind::InvalidInput, "`world_size` is at least 1"),
             ("m", 1, vec![], ErrorKind::InvalidInput, "at least one group"),
             ("m", 1, vec![group(0)], ErrorKind::InvalidInput, "no dimension may be 0"),

@@ -350,9 +350,9 @@ impl Completion {
     }
 }
 
-/// LMCache passes object keys here. Other text may be a key of the in-process mode.
+/// LMCache passes object keys here.
 fn key(text: &str) -> Result<CacheKey> {
-    CacheKey::parse_as(text, KeyKind::Object).or_else(|as_object| CacheKey::parse(text).map_err(|_| as_object))
+    CacheKey::parse(text, KeyKind::Object)
 }
 
 fn same_length(keys: &[String], views: &[Bound<'_, PyAny>]) -> PyResult<()> {

@@ -293,7 +293,7 @@ impl AsyncStore {
 }
 
 fn parse(py: Python<'_>, key: &str) -> PyResult<CacheKey> {
-    CacheKey::parse(key).or_raise(py)
+    key.parse().or_raise(py)
 }
 
 fn parse_all(py: Python<'_>, keys: &[String]) -> PyResult<Vec<CacheKey>> {

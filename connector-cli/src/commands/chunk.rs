@@ -166,7 +166,7 @@ pub(crate) async fn ls(setup: &Setup, args: &LsArgs, out: &mut Out) -> Result<An
             while let Some(key) = keys.next().await {
                 let key = key?;
                 if args.json {
-                    let (kind, model, hash) = (kind_name(key.kind()), key.model_name(), key.chunk_hash_hex());
+                    let (kind, model, hash) = (kind_name(&key), key.model_name(), key.chunk_hash_hex());
                     writeln!(out, "{}", json!({ "key": key.as_str(), "kind": kind, "model": model, "hash": hash }))?;
                 } else {
                     writeln!(out, "{key}")?;
@@ -177,10 +177,10 @@ pub(crate) async fn ls(setup: &Setup, args: &LsArgs, out: &mut Out) -> Result<An
         .await
 }
 
-fn kind_name(kind: KeyKind) -> &'static str {
-    match kind {
+fn kind_name(key: &CacheKey) -> &'static str {
+    match key.kind() {
+        KeyKind::Engine if key.layer_id().is_some() => "layer",
         KeyKind::Engine => "engine",
-        KeyKind::Layer => "layer",
         KeyKind::Object => "object",
         _ => "other",
     }

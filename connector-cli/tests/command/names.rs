@@ -88,7 +88,7 @@ fn the_error_for_a_wrong_key_names_the_field() {
 #[test]
 fn key_kind_sets_the_kind_of_key() {
     run(&["exists", "memory://x", KEY, "--key-kind", "engine"]).exits(1);
-    run(&["exists", "memory://x", KEY, "--key-kind", "layer"]).refuses_with(&["as a layer key"]);
+    run(&["exists", "memory://x", KEY, "--key-kind", "object"]).refuses_with(&["field 2 (kv rank)"]);
     run(&["exists", "memory://x", KEY, "--key-kind", "chunk"]).exits(2);
 }
 

@@ -16,7 +16,10 @@ const ODD_MODELS: [&str; 22] = [
 ];
 
 /// Odd tags.
-const ODD_TAGS: [&str; 6] = ["@user%alice", "@t%", "@t%a%b", "@a%1@b%2", "@%", "@t%模型/.. x"];
+#[rustfmt::skip]
+const ODD_TAGS: [&str; 9] = [
+    "@user%alice", "@t%", "@t%a%b", "@a%1@b%2", "@%", "@t%模型/.. x", "@user%ann@example.com", "@t%x@1@0@ee@half", "@t%x ",
+];
 
 /// Ends of keys that differ little.
 #[rustfmt::skip]
@@ -31,6 +34,9 @@ const SIMILAR: [&str; 26] = [
 pub(super) async fn odd_keys_are_kept_or_refused(s: &Subject) -> Checked {
     let model = s.names.model();
     let models = ODD_MODELS.iter().map(|odd| format!("{model}{odd}@1@0@1f2e@half"));
+    // In an object key the model's name contains no `@`.
+    let with_at = ["@example.com", "@01000100", "@1@0@ff@half", "@0x01000100"];
+    let models = models.chain(with_at.iter().map(|odd| format!("{model}{odd}@1@0@1f2e@half")));
     let tags = ODD_TAGS.iter().map(|odd| format!("{model}@1@0@1f2e@half{odd}"));
     let mut keys = Vec::new();
     for text in models.chain(tags) {
@@ -106,7 +112,7 @@ pub(super) async fn every_hash_names_its_own_chunk(s: &Subject) -> Checked {
         texts.push(format!("{}@1@0@{hash}@half", s.names.model()));
     }
     // The store never sees a spelling that is not a key.
-    texts.retain(|text| CacheKey::parse(text).is_ok());
+    texts.retain(|text| text.parse::<CacheKey>().is_ok());
     ensure!(texts.len() > 8, "only these keys of the kit are valid: {texts:?}");
     kept_apart(s, &texts).await
 }
@@ -164,7 +170,7 @@ async fn get_or_refused(s: &Subject, key: &CacheKey) -> Checked<Option<MemoryObj
 async fn kept_apart(s: &Subject, texts: &[String]) -> Checked {
     let mut stored = Vec::new();
     for text in texts {
-        let kind = CacheKey::parse(text)?.kind();
+        let kind = text.parse::<CacheKey>()?.kind();
         let (key, value) = (s.names.named(text, kind)?, s.value_for(kind, 600)?);
         refused_or_a_miss(s, &key).await?;
         s.put(&key, &value).await?;
@@ -207,7 +213,6 @@ fn long(s: &Subject, kind: KeyKind, bytes: usize) -> Checked<CacheKey> {
     let n = s.names.number();
     let tail = match kind {
         KeyKind::Engine => format!("@1@0@{n:x}@half"),
-        KeyKind::Layer => format!("@1@0@{n:x}@half@7"),
         KeyKind::Object => format!("@01000100@0@{n:08x}"),
     };
     let padding = bytes.saturating_sub(s.names.model().len() + tail.len());

@@ -16,7 +16,7 @@ pub(super) async fn list_gives_each_key_once(s: &Subject) -> Checked {
     let mut keys: Vec<_> = KINDS.into_iter().cycle().take(KEYS).map(|kind| s.names.key(kind)).collect();
     for tail in ["/org/name@1@0@-1f@half", "-模型@1@0@001f@half@t%a b/c", " x@01000100@a@00ff@salt"] {
         let text = format!("{model}{tail}");
-        keys.push(s.names.named(&text, CacheKey::parse(&text)?.kind())?);
+        keys.push(s.names.named(&text, text.parse::<CacheKey>()?.kind())?);
     }
     let mut kept = Vec::new();
     for key in keys {

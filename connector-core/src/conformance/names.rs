@@ -31,11 +31,12 @@ impl Names {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// A key that no check had before. Every second engine key is a layer key.
     pub(super) fn key(&self, kind: KeyKind) -> CacheKey {
         let (model, n) = (&self.model, self.number());
         let text = match kind {
+            KeyKind::Engine if n.is_multiple_of(2) => format!("{model}@1@0@{n:x}@half@3"),
             KeyKind::Engine => format!("{model}@1@0@{n:x}@half"),
-            KeyKind::Layer => format!("{model}@1@0@{n:x}@half@3"),
             KeyKind::Object => format!("{model}@01000100@0@{n:016x}"),
         };
         self.named(&text, kind).unwrap_or_else(|e| unreachable!("the kit makes only valid keys: {e:?}"))
@@ -44,7 +45,7 @@ impl Names {
     /// A key with this text, which must start with the model's name.
     pub(super) fn named(&self, text: &str, kind: KeyKind) -> Checked<CacheKey> {
         ensure!(text.starts_with(&self.model), "the kit must not use the key `{text}`, which another program may have");
-        let key = CacheKey::parse_as(text, kind)?;
+        let key = CacheKey::parse(text, kind)?;
         self.made.lock().unwrap_or_else(PoisonError::into_inner).push(key.clone());
         Ok(key)
     }

@@ -22,7 +22,7 @@ pub(super) async fn removal_leaves_the_others(s: &Subject) -> Checked {
     let mut stored = Vec::new();
     for tail in ["@1@0@1@half", "@1@0@11@half", "@1@0@1@half@1", "@1@0@1@half@t%1", "x@1@0@1@half"] {
         let text = format!("{model}{tail}");
-        let kind = crate::CacheKey::parse(&text)?.kind();
+        let kind = text.parse::<crate::CacheKey>()?.kind();
         let (key, value) = (s.names.named(&text, kind)?, s.value_for(kind, 1000)?);
         s.put(&key, &value).await?;
         stored.push((key, value));

@@ -57,7 +57,7 @@ impl From<Error> for End {
 }
 
 /// All kinds of keys.
-pub(super) const KINDS: [KeyKind; 3] = [KeyKind::Engine, KeyKind::Layer, KeyKind::Object];
+pub(super) const KINDS: [KeyKind; 2] = [KeyKind::Engine, KeyKind::Object];
 
 /// An open store, and everything else that a check needs.
 #[derive(Clone)]
@@ -84,7 +84,7 @@ impl Subject {
             .map_err(|e| failed(format!("the store cannot be opened a second time: {e}")))
     }
 
-    /// A new engine key. The kit removes it when the check has ended.
+    /// A new engine key, of all layers or of one. The kit removes it when the check has ended.
     pub(super) fn key(&self) -> CacheKey {
         self.names.key(KeyKind::Engine)
     }

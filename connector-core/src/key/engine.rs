@@ -3,16 +3,14 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{
-    CacheKey, ChunkHash, KeyKind, bad_field, bad_key, check_model, check_model_alone, check_outer_spaces, decimal, hash,
-};
+use super::{CacheKey, ChunkHash, KeyKind, bad_field, bad_key, check_model, hash, outer_space};
 use crate::chunk::Dtype;
 use crate::{Error, Result};
 
 /// `model@world_size@worker_id@hash@dtype[@tag%value..]`: one chunk of all layers.
 ///
-/// [`new`](Self::new) and [`with_tag`](Self::with_tag) check their arguments, so that every key's text parses back to
-/// the same key.
+/// [`new`](Self::new) and [`with_tag`](Self::with_tag) check their arguments. So every key's text parses back to the same
+/// key, or is refused because it has several readings. Only names with `@` can have several.
 ///
 /// ```
 /// # fn main() -> connector_core::Result<()> {
@@ -32,15 +30,15 @@ pub struct CacheEngineKey {
     worker_id: u32,
     chunk_hash: ChunkHash,
     dtype: Dtype,
-    tags: Vec<(String, String)>,
+    /// `tag%value[@tag%value..]`, or empty.
+    tags: String,
 }
 
 impl CacheEngineKey {
     /// The key, without tags, of a chunk that worker `worker_id` of `world_size` workers wrote.
     ///
     /// # Errors
-    /// `InvalidKey` if the model's name is empty, contains `@` or starts with a space. Also for a world size of eight
-    /// digits, because the text would parse as an [`ObjectKey`](super::ObjectKey).
+    /// `InvalidKey` if the model's name is empty or starts with a space.
     pub fn new(
         model_name: impl Into<String>,
         world_size: u32,
@@ -49,29 +47,27 @@ impl CacheEngineKey {
         dtype: Dtype,
     ) -> Result<Self> {
         let model_name = model_name.into();
-        check_model_alone(&model_name)?;
-        let key = Self { model_name, world_size, worker_id, chunk_hash: chunk_hash.into(), dtype, tags: Vec::new() };
-        check_world_size(&key, world_size)?;
-        Ok(key)
+        check_model(&model_name, &model_name)?;
+        Ok(Self { model_name, world_size, worker_id, chunk_hash: chunk_hash.into(), dtype, tags: String::new() })
     }
 
     /// The same key with one more tag.
     ///
     /// # Errors
-    /// `InvalidKey` if the name contains `@` or `%`, or if the value contains `@` or ends with a space.
-    pub fn with_tag(mut self, name: impl Into<String>, value: impl Into<String>) -> Result<Self> {
-        let (name, value) = (name.into(), value.into());
-        if name.contains(['@', '%']) || value.contains('@') || value.trim_end() != value {
-            return Err(bad_key(
-                &format!("{name}%{value}"),
-                "a tag's name contains no `@` and no `%`, its value no `@` and no trailing space",
-            ));
+    /// `InvalidKey` if the name contains `@` or `%`.
+    pub fn with_tag(mut self, name: impl AsRef<str>, value: impl AsRef<str>) -> Result<Self> {
+        let tag = format!("{}%{}", name.as_ref(), value.as_ref());
+        if name.as_ref().contains(['@', '%']) {
+            return Err(bad_key(&tag, "a tag's name contains no `@` and no `%`"));
         }
-        self.tags.push((name, value));
+        if !self.tags.is_empty() {
+            self.tags.push('@');
+        }
+        self.tags += &tag;
         Ok(self)
     }
 
-    /// The model's name, which contains no `@`.
+    /// The model's name.
     pub fn model_name(&self) -> &str {
         &self.model_name
     }
@@ -96,9 +92,17 @@ impl CacheEngineKey {
         self.dtype
     }
 
-    /// `(name, value)` of each `lmcache.tag.<name>` of the request, in the order of the key's text.
-    pub fn tags(&self) -> &[(String, String)] {
-        &self.tags
+    /// `(name, value)` of each `lmcache.tag.<name>` of the request, in the order of the key's text, as LMCache reads
+    /// them. `None` if a name or a value contains `@` and the text does not show where the next tag starts.
+    pub fn tags(&self) -> Option<Vec<(&str, &str)>> {
+        if self.tags.is_empty() {
+            return Some(Vec::new());
+        }
+        let parts = self.tags.split('@');
+        if parts.clone().filter(|part| part.contains('%')).count() == 1 {
+            return self.tags.split_once('%').map(|tag| vec![tag]);
+        }
+        parts.map(|part| part.split_once('%')).collect()
     }
 
     fn write(&self, f: &mut fmt::Formatter<'_>, layer_id: Option<u32>) -> fmt::Result {
@@ -107,7 +111,10 @@ impl CacheEngineKey {
         if let Some(id) = layer_id {
             write!(f, "@{id}")?;
         }
-        tags.iter().try_for_each(|(name, value)| write!(f, "@{name}%{value}"))
+        if !tags.is_empty() {
+            write!(f, "@{tags}")?;
+        }
+        Ok(())
     }
 }
 
@@ -162,92 +169,135 @@ impl From<CacheEngineKey> for CacheKey {
 
 impl From<LayerCacheEngineKey> for CacheKey {
     fn from(key: LayerCacheEngineKey) -> Self {
-        Self::from_typed(key.to_string(), KeyKind::Layer)
+        Self::from_typed(key.to_string(), KeyKind::Engine)
     }
 }
 
-/// The fields of a valid text, borrowed. Validation and parsing share them, and validation allocates nothing.
-struct Fields<'a> {
-    model: &'a str,
+/// One way to read a text: its fields.
+pub(super) struct Reading<'a> {
+    pub(super) model: &'a str,
     world_size: u32,
     worker_id: u32,
-    hash: &'a str,
+    pub(super) hash: &'a str,
     dtype: Dtype,
-    layer_id: Option<u32>,
+    pub(super) layer_id: Option<u32>,
     /// The text after the dtype and the layer id: `tag%value[@tag%value..]`, or empty.
     tags: &'a str,
 }
 
-fn fields(text: &str) -> Result<Fields<'_>> {
-    check_outer_spaces(text)?;
-    let mut rest = text.splitn(6, '@');
-    let mut next = |number: usize| {
-        rest.next().ok_or_else(|| {
-            bad_key(text, format_args!("it has {} of the 5 fields `model@world_size@worker_id@hash@dtype`", number - 1))
-        })
-    };
-    let (model, world_size, worker_id, hash_text, dtype) = (next(1)?, next(2)?, next(3)?, next(4)?, next(5)?);
-    let tail = rest.next();
-    check_model(text, model)?;
-    let world_size = decimal(text, 2, "world size", world_size)?;
-    check_world_size(text, world_size)?;
-    let worker_id = decimal(text, 3, "worker id", worker_id)?;
-    hash::check(text, hash_text)?;
-    let dtype = Dtype::from_key_name(dtype).ok_or_else(|| {
-        bad_field(text, 5, "dtype", dtype, format_args!("write one of {}", Dtype::ALL.map(Dtype::key_name).join(" ")))
-    })?;
-    let (layer_id, tags) = match tail {
-        None => (None, None),
-        Some(tail) => {
-            let (first, others) = tail.split_once('@').map_or((tail, None), |(a, b)| (a, Some(b)));
-            if !first.is_empty() && first.bytes().all(|b| b.is_ascii_digit()) {
-                (Some(decimal(text, 6, "layer id", first)?), others)
-            } else {
-                (None, Some(tail))
+/// Every way to read the text, from the shortest model name to the longest. The name, and each tag, may contain `@`.
+pub(super) fn readings(text: &str) -> impl Iterator<Item = Reading<'_>> {
+    // `None` is less than any position. Each try below is O(1) in the length of the tags.
+    let last_percent = text.rfind('%');
+    let starts_well = text.trim_start() == text;
+    let ats = text.match_indices('@').map(|(at, _)| at);
+    ats.filter(move |at| *at > 0 && starts_well).filter_map(move |at| {
+        let (model, rest) = (&text[..at], &text[at + 1..]);
+        let (world_size, rest) = rest.split_once('@')?;
+        let world_size = number(world_size)?;
+        let (worker_id, rest) = rest.split_once('@')?;
+        let worker_id = number(worker_id)?;
+        let (hash, rest) = rest.split_once('@')?;
+        let (dtype, tail) = rest.split_once('@').map_or((rest, None), |(dtype, tail)| (dtype, Some(tail)));
+        let dtype = Dtype::from_key_name(dtype).filter(|_| hash::is_hash(hash))?;
+        let (layer_id, tags) = tail.map_or((None, None), layer_and_tags);
+        let well_formed = tags.is_none_or(|tags| last_percent >= Some(text.len() - tags.len()));
+        let tags = tags.unwrap_or_default();
+        well_formed.then_some(Reading { model, world_size, worker_id, hash, dtype, layer_id, tags })
+    })
+}
+
+/// A first field of digits only is a layer id, the rest are tags.
+fn layer_and_tags(tail: &str) -> (Option<u32>, Option<&str>) {
+    let (first, others) = tail.split_once('@').map_or((tail, None), |(first, others)| (first, Some(others)));
+    number(first).map_or((None, Some(tail)), |layer_id| (Some(layer_id), others))
+}
+
+/// A decimal number as Python writes it: no sign, no padding.
+fn number(text: &str) -> Option<u32> {
+    let plain = text.bytes().all(|b| b.is_ascii_digit()) && (text.len() == 1 || !text.starts_with('0'));
+    text.parse().ok().filter(|_| plain)
+}
+
+/// The only reading.
+pub(super) fn unique(text: &str) -> Result<Reading<'_>> {
+    let mut all = readings(text);
+    let first = all.next().ok_or_else(|| why_not(text))?;
+    match all.next() {
+        None => Ok(first),
+        Some(other) => Err(bad_key(
+            text,
+            format_args!(
+                "it has several readings: the model's name is `{}` or `{}`; use the text as a `CacheKey`",
+                first.model, other.model
+            ),
+        )),
+    }
+}
+
+pub(super) fn validate(text: &str) -> Result<()> {
+    readings(text).next().map(drop).ok_or_else(|| why_not(text))
+}
+
+/// Why a text has no reading.
+fn why_not(text: &str) -> Error {
+    let wrong = || {
+        if text.trim() != text {
+            return Err(outer_space(text));
+        }
+        let fields: Vec<&str> = text.split('@').collect();
+        if fields.len() < 5 {
+            let n = fields.len();
+            return Err(bad_key(
+                text,
+                format_args!("it has {n} of the 5 fields `model@world_size@worker_id@hash@dtype`"),
+            ));
+        }
+        // The model's name may contain `@`, but no other field before the dtype, which is easy to recognize.
+        let is_dtype = |i: &usize| Dtype::from_key_name(fields[*i]).is_some();
+        let dtype = (4..fields.len()).find(is_dtype).unwrap_or(4);
+        check_model(text, &fields[..dtype - 3].join("@"))?;
+        check_number(text, 2, "world size", fields[dtype - 3])?;
+        check_number(text, 3, "worker id", fields[dtype - 2])?;
+        hash::check(text, fields[dtype - 1])?;
+        if !is_dtype(&dtype) {
+            let names = Dtype::ALL.map(Dtype::key_name).join(" ");
+            return Err(bad_field(text, 5, "dtype", fields[dtype], format_args!("write one of {names}")));
+        }
+        match fields[dtype + 1..] {
+            [layer_id, tag, ..] if number(layer_id).is_some() => {
+                Err(bad_field(text, 7, "tag", tag, "write `tag%value`"))
             }
+            [layer_id, ..] if !layer_id.is_empty() && layer_id.bytes().all(|b| b.is_ascii_digit()) => {
+                check_number(text, 6, "layer id", layer_id)
+            }
+            [tag, ..] => Err(bad_field(text, 6, "tag", tag, "write `tag%value`, or a layer id in digits")),
+            [] => Ok(()),
         }
     };
-    let first_tag = if layer_id.is_some() { 7 } else { 6 };
-    for (i, tag) in tags.into_iter().flat_map(|t| t.split('@')).enumerate() {
-        if !tag.contains('%') {
-            let want = if layer_id.is_none() && i == 0 {
-                "write `tag%value`, or a layer id in digits"
-            } else {
-                "write `tag%value`"
-            };
-            return Err(bad_field(text, first_tag + i, "tag", tag, want));
-        }
-    }
-    Ok(Fields { model, world_size, worker_id, hash: hash_text, dtype, layer_id, tags: tags.unwrap_or_default() })
+    wrong().err().unwrap_or_else(|| bad_key(text, "write `model@world_size@worker_id@hash@dtype`"))
 }
 
-/// Refuses a world size of eight digits: `CacheKey::parse` would take it for an object key's rank. LMCache does not run
-/// ten million workers.
-fn check_world_size(key: impl fmt::Display, world_size: u32) -> Result<()> {
-    if (10_000_000..100_000_000).contains(&world_size) {
-        let want = "eight digits there make it an object key";
-        return Err(bad_field(&key.to_string(), 2, "world size", &world_size.to_string(), want));
-    }
-    Ok(())
-}
-
-pub(super) fn validate(text: &str) -> Result<KeyKind> {
-    fields(text).map(|f| if f.layer_id.is_some() { KeyKind::Layer } else { KeyKind::Engine })
+fn check_number(key: &str, field: usize, name: &str, value: &str) -> Result<()> {
+    let want = match value.trim().trim_start_matches('+').parse::<u32>() {
+        Ok(n) if n.to_string() == value => return Ok(()),
+        Ok(n) => format!("write `{n}`"),
+        Err(_) => format!("write a whole number from 0 to {}", u32::MAX),
+    };
+    Err(bad_field(key, field, name, value, want))
 }
 
 fn read(text: &str) -> Result<(CacheEngineKey, Option<u32>)> {
-    let f = fields(text)?;
-    let tags =
-        f.tags.split('@').filter_map(|tag| tag.split_once('%')).map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
+    let read = unique(text)?;
     let key = CacheEngineKey {
-        model_name: f.model.to_owned(),
-        world_size: f.world_size,
-        worker_id: f.worker_id,
-        chunk_hash: ChunkHash::parse(text, f.hash)?,
-        dtype: f.dtype,
-        tags,
+        model_name: read.model.to_owned(),
+        world_size: read.world_size,
+        worker_id: read.worker_id,
+        chunk_hash: ChunkHash::parse(text, read.hash)?,
+        dtype: read.dtype,
+        tags: read.tags.to_owned(),
     };
-    Ok((key, f.layer_id))
+    Ok((key, read.layer_id))
 }
 
 #[cfg(test)]
@@ -255,22 +305,86 @@ mod tests {
     use super::*;
     use crate::ErrorKind;
 
+    fn new(model: &str) -> Result<CacheEngineKey> {
+        CacheEngineKey::new(model, 1, 0, 0xff_u64, Dtype::Float16)
+    }
+
     #[test]
-    fn parts_whose_text_would_not_parse_back_are_refused() {
-        let new = |model, world_size| CacheEngineKey::new(model, world_size, 0, 0xff_u64, Dtype::Float16);
+    fn parts_that_no_key_has_are_refused() {
         for (made, why) in [
-            (new("", 1), "write the model's name"),
-            (new("a@b", 1), "contains no `@`"),
-            (new(" m", 1), "starts with no space"),
-            (new("m", 12_345_678), "field 2 (world size) is `12345678`; eight digits there make it an object key"),
-            (new("m", 1).unwrap().with_tag("a%b", "c"), "no `%`"),
-            (new("m", 1).unwrap().with_tag("a", "b@c"), "its value no `@`"),
-            (new("m", 1).unwrap().with_tag("a", "b "), "no trailing space"),
+            (new(""), "write the model's name"),
+            (new(" m"), "starts or ends with a space; write `m`"),
+            (new("m").unwrap().with_tag("a%b", "c"), "no `%`"),
+            (new("m").unwrap().with_tag("a@b", "c"), "no `@`"),
         ] {
             let e = made.unwrap_err();
             assert!(e.kind() == ErrorKind::InvalidKey && e.to_string().contains(why), "{e}");
         }
-        assert!("m@12345678@0@ff@half".parse::<CacheEngineKey>().is_err());
-        assert_eq!(new("m", 123_456_789).unwrap().to_string(), "m@123456789@0@ff@half");
+    }
+
+    #[test]
+    fn a_name_or_a_tag_with_an_at_sign_is_read_where_only_one_reading_is_possible() {
+        for (text, model, layer_id, tags) in [
+            ("ann@example.com/opt@1@0@ff@half", "ann@example.com/opt", None, &[][..]),
+            ("m@1@0@ff@half@user%ann@example.com", "m", None, &[("user", "ann@example.com")]),
+            ("m@1@0@ff@half@us@er%ann@example.com", "m", None, &[("us@er", "ann@example.com")]),
+            ("m@1@0@ff@half@7@user%ann@example.com", "m", Some(7), &[("user", "ann@example.com")]),
+            ("a@1@0@ff@half@1@0@ff@half", "a@1@0@ff@half", None, &[]),
+            ("@@a@@1@0@ff@half@07@a%", "@@a@", None, &[("07@a", "")]),
+            ("a@12345678@1@0@ff@half", "a@12345678", None, &[]),
+            ("m@12345678@0@ff@half", "m", None, &[]),
+            ("m@1@0@ff@half@a%b ", "m", None, &[("a", "b ")]),
+        ] {
+            let (key, layer) = read(text).unwrap();
+            assert_eq!((key.model_name(), layer, key.tags().unwrap()), (model, layer_id, tags.to_vec()), "{text}");
+            assert_eq!(
+                layer.map_or(key.to_string(), |layer_id| LayerCacheEngineKey { key, layer_id }.to_string()),
+                text
+            );
+            let any = CacheKey::parse(text, KeyKind::Engine).unwrap();
+            assert_eq!((any.as_str(), any.model_name(), any.chunk_hash_hex()), (text, Some(model), Some("ff")));
+            assert_eq!(any.layer_id(), layer_id, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_text_with_several_readings_is_a_key_without_fields() {
+        for text in ["m@1@0@ff@half@t%x@1@0@ee@half", "m@1@0@ff@half@1@0@ee@half@t%x"] {
+            let key = CacheKey::parse(text, KeyKind::Engine).unwrap();
+            assert_eq!(
+                (key.as_str(), key.model_name(), key.chunk_hash_hex(), key.layer_id()),
+                (text, None, None, None)
+            );
+            assert_eq!(key.hash_modulo(1000), 0xff, "the shortest model name counts");
+            let e = text.parse::<CacheEngineKey>().unwrap_err();
+            assert!(e.to_string().contains("several readings: the model's name is `m` or `m@"), "{e}");
+        }
+        let key = new("m").unwrap().with_tag("user", "ann@example.com").unwrap().with_tag("team", "x").unwrap();
+        assert_eq!(key.tags(), None);
+        assert_eq!(key.to_string().parse::<CacheEngineKey>().unwrap(), key);
+    }
+
+    #[test]
+    fn a_wrong_field_is_named_also_after_a_name_with_an_at_sign() {
+        for (text, why) in [
+            ("a@b.com@01@0@ff@half", "field 2 (world size) is `01`; write `1`"),
+            ("a@b.com@1@0@FF@half", "field 4 (chunk hash) is `FF`; write `ff`"),
+            ("a@b.com@1@0@ff@half@", "field 6 (tag) is ``"),
+            ("a@b.com@1@0@ff@half@07", "field 6 (layer id) is `07`; write `7`"),
+            ("a@b.com@1@0@ff@half@7@x", "field 7 (tag) is `x`"),
+            ("m@1@0@ff@half ", "starts or ends with a space"),
+        ] {
+            let e = CacheKey::parse(text, KeyKind::Engine).unwrap_err();
+            assert!(e.to_string().contains(why), "{e}");
+        }
+    }
+
+    /// Not quadratic: each position is tried once, and no try reads the tags.
+    #[test]
+    fn a_text_with_many_readings_is_read_at_once() {
+        let text = format!("m{}@t%x", "@1@0@ff@half".repeat(100_000));
+        assert_eq!(readings(&text).count(), 100_000);
+        let text = format!("{}{}", " ".repeat(1_000_000), "@".repeat(1_000_000));
+        assert!(CacheKey::parse(&text, KeyKind::Engine).is_err());
     }
 }

@@ -64,37 +64,42 @@ impl fmt::Display for ChunkHash {
     }
 }
 
-/// Checks field 4 of an engine or layer key.
-pub(super) fn check(key: &str, value: &str) -> Result<()> {
-    let bad = |want: String| Err(bad_field(key, 4, "chunk hash", value, want));
+/// Whether the text is a hash as LMCache writes it.
+pub(super) fn is_hash(value: &str) -> bool {
     let digits = value.strip_prefix('-').unwrap_or(value);
     let negative = digits.len() != value.len();
+    let is_hex = digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    // Only a bytes hash may have a leading zero: it has an even number of digits, and no sign.
+    let padded = digits.starts_with('0') && (negative || digits.len() > 1);
+    let bytes_hash = !negative && digits.len() >= 4 && digits.len().is_multiple_of(2);
+    is_hex && (1..=ChunkHash::MAX_HEX_DIGITS).contains(&digits.len()) && (!padded || bytes_hash)
+}
+
+/// Checks field 4 of an engine or layer key.
+pub(super) fn check(key: &str, value: &str) -> Result<()> {
+    if is_hash(value) {
+        return Ok(());
+    }
+    let bad = |want: &str| Err(bad_field(key, 4, "chunk hash", value, want));
+    let lower = value.trim().to_ascii_lowercase();
+    let (sign, digits) = match lower.strip_prefix('-') {
+        Some(digits) => ("-", digits),
+        None => ("", lower.trim_start_matches('+').trim_start_matches("0x")),
+    };
     if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
-        let cleaned: String = value.trim().trim_start_matches('+').trim_start_matches("0x").to_ascii_lowercase();
-        return if !cleaned.is_empty() && cleaned.bytes().all(|b| b.is_ascii_hexdigit()) {
-            bad(format!("write `{cleaned}`"))
-        } else {
-            bad("write hex digits".into())
-        };
+        return bad("write hex digits");
     }
     if digits.len() > ChunkHash::MAX_HEX_DIGITS {
-        return bad(format!("write at most {} hex digits, not {}", ChunkHash::MAX_HEX_DIGITS, digits.len()));
+        return bad(&format!("write at most {} hex digits, not {}", ChunkHash::MAX_HEX_DIGITS, digits.len()));
     }
-    if digits.bytes().any(|b| b.is_ascii_uppercase()) {
-        return bad(format!("write `{}`", value.to_ascii_lowercase()));
+    let spelled = format!("{sign}{digits}");
+    if is_hash(&spelled) {
+        return bad(&format!("write `{spelled}`"));
     }
-    // Only a bytes hash may have a leading zero: it has an even number of digits, and no sign.
-    let padded = digits.len() > 1 && digits.starts_with('0');
-    let bytes_hash = !negative && digits.len() >= 4 && digits.len().is_multiple_of(2);
-    if (padded && !bytes_hash) || (negative && digits == "0") {
-        let stripped = digits.trim_start_matches('0');
-        return match (stripped.is_empty(), negative) {
-            (true, _) => bad("write `0`".into()),
-            (false, true) => bad(format!("write `-{stripped}`")),
-            (false, false) => bad(format!("write `{stripped}`")),
-        };
+    match digits.trim_start_matches('0') {
+        "" => bad("write `0`"),
+        stripped => bad(&format!("write `{sign}{stripped}`")),
     }
-    Ok(())
 }
 
 /// `abs(int(hex, 16)) mod n`, for hex of any length.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::hash::to_hex;
-use super::{CacheKey, KeyKind, bad_field, bad_key, check_model, check_outer_spaces};
+use super::{CacheKey, KeyKind, bad_field, bad_key, check_model};
 use crate::{Error, Result};
 
 /// `model@%08x(kv_rank)@%x(object_group)@hash_hex[@salt]`: a chunk in LMCache's multiprocess mode.
@@ -80,7 +80,6 @@ impl ObjectKey {
 
     fn check(&self) -> Result<()> {
         let text = self.to_string();
-        check_outer_spaces(&text)?;
         check_model(&text, &self.model_name)?;
         if self.model_name.contains('@') {
             return Err(bad_field(&text, 1, "model", &self.model_name, "a model's name contains no `@`"));
@@ -155,7 +154,6 @@ pub(super) fn is_usual(text: &str) -> bool {
 }
 
 pub(super) fn validate(text: &str) -> Result<ObjectKey> {
-    check_outer_spaces(text)?;
     let parts: Vec<&str> = text.split('@').collect();
     let (model, rank, group, hash, salt) = match parts[..] {
         [model, rank, group, hash] => (model, rank, group, hash, ""),

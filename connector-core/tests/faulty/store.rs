@@ -24,7 +24,7 @@ impl Faulty {
     /// The name under which the store keeps the chunk.
     pub(super) fn place(&self, key: &CacheKey) -> CacheKey {
         let text = key.as_str();
-        let named = |text: String| CacheKey::parse_as(&text, key.kind()).unwrap_or_else(|_| key.clone());
+        let named = |text: String| CacheKey::parse(&text, key.kind()).unwrap_or_else(|_| key.clone());
         let mut fields: Vec<&str> = text.split('@').collect();
         match self.fault {
             Some(Fault::HashAsNumber) => {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use connectors::{
-    CacheKey, Connector, Dtype, LMCacheEngineConfig, LMCacheMetadata, LayerGroup, LocalCpuBackend, MemoryObj, Result,
-    runtime,
+    CacheKey, Connector, Dtype, KeyKind, LMCacheEngineConfig, LMCacheMetadata, LayerGroup, LocalCpuBackend, MemoryObj,
+    Result, runtime,
 };
 use futures::StreamExt;
 use pyo3::exceptions::PyValueError;
@@ -205,7 +205,7 @@ async fn in_lmcache(
 }
 
 fn key_of(py: Python<'_>, text: &str) -> PyResult<CacheKey> {
-    CacheKey::parse(text).or_raise(py)
+    CacheKey::parse(text, KeyKind::Engine).or_raise(py)
 }
 
 fn keys_of(py: Python<'_>, texts: &[String]) -> PyResult<Vec<CacheKey>> {

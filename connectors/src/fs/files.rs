@@ -207,8 +207,7 @@ impl Files {
 
     /// Orders the changes of a name: a put that was dropped just after its commit must not undo a later put.
     fn lock_name(&self, key: &CacheKey) -> MutexGuard<'_, ()> {
-        let last = key.chunk_hash_hex().chars().next_back().and_then(|digit| digit.to_digit(16)).unwrap_or(0);
-        self.name_locks[last as usize].lock().unwrap_or_else(PoisonError::into_inner)
+        self.name_locks[key.hash_modulo(self.name_locks.len())].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn create(&self, key: &CacheKey) -> Result<NewFile> {

@@ -71,7 +71,7 @@ pub fn key_of_file(name: &str) -> Option<CacheKey> {
     let rank = name.split('@').nth(1).unwrap_or_default();
     let key = match object_key_of_file(name) {
         Some(key) if rank.trim_start_matches('-').starts_with("0x") => CacheKey::from(key),
-        _ => CacheKey::parse(&name.strip_suffix(EXTENSION)?.replace(SLASH, "/")).ok()?,
+        _ => CacheKey::parse(&name.strip_suffix(EXTENSION)?.replace(SLASH, "/"), KeyKind::Engine).ok()?,
     };
     // A list must not give the key of another spelling (`m@1@2@0a.data`): a get of that key looks for another name.
     (file_name(&key).ok()? == name).then_some(key)

@@ -26,5 +26,5 @@ pub fn kv_bytes_name(key: &CacheKey) -> String {
 
 /// The key of a name that [`kv_bytes_name`] gave.
 pub fn key_of_kv_bytes(name: &[u8]) -> Option<CacheKey> {
-    CacheKey::parse(str::from_utf8(name).ok()?.strip_suffix(KV_BYTES)?).ok()
+    str::from_utf8(name).ok()?.strip_suffix(KV_BYTES)?.parse().ok()
 }

@@ -75,7 +75,7 @@ impl RemoteConnector for RESPConnector {
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
-        let pages = scan::keys(&self.wire, prefix, "", |name| CacheKey::parse(str::from_utf8(name).ok()?).ok());
+        let pages = scan::keys(&self.wire, prefix, "", |name| str::from_utf8(name).ok()?.parse().ok());
         pages.map_ok(|keys| stream::iter(keys.into_iter().map(Ok))).try_flatten().boxed()
     }
 

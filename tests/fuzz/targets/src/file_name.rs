@@ -12,8 +12,8 @@ use crate::text;
 /// file's name gives another result.
 pub fn file_name(data: &[u8]) {
     let Some(text) = text(data) else { return };
-    for kind in [KeyKind::Engine, KeyKind::Layer, KeyKind::Object] {
-        if let Ok(key) = CacheKey::parse_as(text, kind) {
+    for kind in [KeyKind::Engine, KeyKind::Object] {
+        if let Ok(key) = CacheKey::parse(text, kind) {
             of_key(&key);
         }
     }
