@@ -119,6 +119,7 @@ impl Orphans {
 impl Exchange for Check<'_> {
     type Answer = ();
     const SMALL: bool = true;
+    const REPEATABLE: bool = false;
 
     fn key(&self) -> Option<&[u8]> {
         match self {

@@ -44,7 +44,7 @@ pub(super) async fn connect(
         }
         let open = async {
             let address = &options.address;
-            let transport = Transport::connect(address, &sockets).await.map_err(|e| {
+            let transport = Transport::connect(address, &sockets, options.io_timeout).await.map_err(|e| {
                 let e = Error::io(e, format_args!("connect to {address}"));
                 // The host or the socket does not exist.
                 if e.kind() == ErrorKind::Io { unavailable(e) } else { e }

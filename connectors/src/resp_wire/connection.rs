@@ -29,9 +29,29 @@ pub(crate) struct Connection {
     /// The number of replies that are due and not read.
     unanswered: usize,
     received: u64,
+    /// The time that the current call waited, and the bytes that it moved.
+    spent: Spent,
     /// Grows with every read and write. Shared with the pool.
     progress: Arc<AtomicUsize>,
     failed: bool,
+}
+
+/// The time that a call waited for a socket, and the bytes that it moved. Bounds a call whose server sends a byte now
+/// and then. Time in which the caller does not poll the call does not count.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Spent {
+    waited: Duration,
+    moved: u64,
+}
+
+/// A call may wait `io_timeout`, and a second more for this number of bytes that it moved.
+const LEAST_RATE: u64 = 64 << 10;
+
+impl Spent {
+    /// The time that the call may still wait.
+    pub(super) fn left(self, io_timeout: Duration) -> Duration {
+        (io_timeout + Duration::from_millis(self.moved * 1000 / LEAST_RATE)).saturating_sub(self.waited)
+    }
 }
 
 impl Connection {
@@ -51,6 +71,7 @@ impl Connection {
             timer: Box::pin(tokio::time::sleep(io_timeout)),
             unanswered: 0,
             received: 0,
+            spent: Spent::default(),
             progress: progress.clone(),
             failed: false,
         }
@@ -65,6 +86,16 @@ impl Connection {
     /// up or sent anything.
     pub(super) fn is_alive(&self) -> bool {
         self.is_reusable() && self.transport.has_runtime() && self.transport.is_quiet()
+    }
+
+    /// A call starts, which spent this on other connections.
+    pub(super) fn start_call(&mut self, spent: Spent) {
+        self.spent = spent;
+    }
+
+    /// The time and bytes of the current call.
+    pub(super) fn spent(&self) -> Spent {
+        self.spent
     }
 
     /// Bytes received so far.
@@ -94,6 +125,7 @@ impl Connection {
             match request.with_slices(sent, |slices| self.transport.try_write(slices)) {
                 Ok(n) => {
                     sent += n;
+                    self.spent.moved += n as u64;
                     deadline = None;
                     self.progress.fetch_add(1, Ordering::Relaxed);
                 }
@@ -235,6 +267,7 @@ impl Connection {
                 }
                 Ok(n) => {
                     self.received += n as u64;
+                    self.spent.moved += n as u64;
                     self.progress.fetch_add(1, Ordering::Relaxed);
                     self.reader.filled(n.saturating_sub(wanted));
                     return Ok(n.min(wanted));
@@ -250,10 +283,18 @@ impl Connection {
 
     /// Waits until the transport is ready. The first wait sets the deadline, and a try without progress keeps it.
     async fn wait(&mut self, mut ready: Ready, deadline: &mut Option<Instant>) -> Result<()> {
-        let deadline = deadline.get_or_insert_with(|| Instant::now() + self.io_timeout);
+        let start = Instant::now();
+        let deadline = deadline.get_or_insert_with(|| start + self.io_timeout.min(self.spent.left(self.io_timeout)));
         loop {
             match poll_fn(|cx| self.poll_wait(ready, *deadline, cx)).await {
-                Ok(true) => return Ok(()),
+                Ok(true) => {
+                    // A longer wait means that the caller did not poll the call in time.
+                    let end = Instant::now();
+                    if end < *deadline {
+                        self.spent.waited += end - start;
+                    }
+                    return Ok(());
+                }
                 // Bytes are there, but fewer than the mark.
                 Ok(false) if matches!(ready, Ready::Read { at_least: 2.. }) && !self.transport.is_quiet() => {
                     ready = Ready::Read { at_least: 1 };
@@ -261,11 +302,7 @@ impl Connection {
                 }
                 Ok(false) => {
                     self.failed = true;
-                    let (address, ms) = (&self.address, self.io_timeout.as_millis());
-                    let did = if ready == Ready::Write { "took no byte" } else { "sent no byte" };
-                    return Err(Error::new(ErrorKind::Timeout, format!("the server at {address} {did} for {ms} ms"))
-                        .temporary(true)
-                        .with_hint("is it overloaded or stopped? `io_timeout_ms` says how long to wait"));
+                    return Err(self.timed_out(ready, *deadline - start));
                 }
                 Err(e) => return Err(self.io_failed(e, "wait for")),
             }
@@ -277,6 +314,9 @@ impl Connection {
         if let Poll::Ready(answer) = self.transport.poll_ready(ready, cx) {
             return Poll::Ready(answer.map(|()| true));
         }
+        if self.timer.deadline() > deadline {
+            self.timer.as_mut().reset(deadline);
+        }
         while self.timer.as_mut().poll(cx).is_ready() {
             if Instant::now() >= deadline {
                 return Poll::Ready(Ok(false));
@@ -286,11 +326,25 @@ impl Connection {
         Poll::Pending
     }
 
+    #[cold]
+    fn timed_out(&self, ready: Ready, waited: Duration) -> Error {
+        let (address, ms) = (&self.address, self.io_timeout.as_millis());
+        let did = if ready == Ready::Write { "took no byte" } else { "sent no byte" };
+        let why = if waited * 2 > self.io_timeout {
+            format!("the server at {address} {did} for {ms} ms")
+        } else {
+            let (moved, ms) = (self.spent.moved, (self.spent.waited + waited).as_millis());
+            format!("the server at {address} is too slow: a call moved {moved} bytes in {ms} ms")
+        };
+        Error::new(ErrorKind::Timeout, why)
+            .temporary(true)
+            .with_hint("is it overloaded or stopped? `io_timeout_ms` says how long to wait")
+    }
+
+    /// The connection broke, whatever the system's error: also a timeout is the system's own, of the socket's options.
     fn io_failed(&mut self, e: io::Error, what: &str) -> Error {
         self.failed = true;
-        let runtime_ended = tokio::runtime::is_rt_shutdown_err(&e);
-        let e = Error::io(e, format_args!("{what} the server at {}", self.address));
-        if runtime_ended { unavailable(e) } else { e }
+        unavailable(Error::io(e, format_args!("{what} the server at {}", self.address)))
     }
 
     /// A server that refuses a connection or a request sends an error and hangs up, maybe before it has read
@@ -298,6 +352,7 @@ impl Connection {
     fn write_failed(&mut self, e: io::Error) -> Error {
         let buffer = self.reader.spare();
         if let Ok(n) = self.transport.try_read(&mut [IoSliceMut::new(buffer)]) {
+            self.received += n as u64;
             self.reader.filled(n);
             if let Ok(Some(Reply::Error(text))) = self.reader.reply() {
                 self.failed = true;

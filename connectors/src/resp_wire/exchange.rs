@@ -24,8 +24,8 @@ pub(crate) trait Exchange: Send {
     /// Whether it moves no chunk. Such exchanges have separate connections, so that they never wait behind a chunk.
     const SMALL: bool = false;
 
-    /// Whether the wire may send it again if the connection was dead before the call. `false` if a second answer may
-    /// differ.
+    /// Whether the wire may send it once more if the connection broke before a byte of the answer came. `false` for a
+    /// removal: the first one may still run after a later put.
     const REPEATABLE: bool = true;
 
     /// The key, which selects the server. `None` if any server can answer.

@@ -66,7 +66,8 @@ pub struct WireSettings {
     /// Longest time until a new connection is ready.
     #[option(unit = "ms")]
     pub connect_timeout_ms: u64,
-    /// Longest time without a byte in the middle of a call. A large chunk that stops half-way may take twice as long to fail.
+    /// Longest time without a byte in the middle of a call, and longest time of a call in all, with a second more for each
+    /// 64 KiB that it moves. A large chunk that stops half-way may take twice as long to fail.
     #[option(unit = "ms")]
     pub io_timeout_ms: u64,
     /// `2` or `3` for RESP2 or RESP3; `auto` for RESP3 where the server has it.

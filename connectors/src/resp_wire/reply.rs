@@ -88,7 +88,7 @@ pub struct ReplyReader {
     string: Option<PartialString>,
     /// Bytes of a payload that are still to be read.
     payload: Option<usize>,
-    /// Memory that the current reply takes so far.
+    /// Memory that the current reply takes so far, with the messages before it: a server may send messages and no reply.
     memory: usize,
 }
 
@@ -190,9 +190,13 @@ impl ReplyReader {
                             return bad(format!("a value of {len} bytes, over the limit of {}", self.limits.payload));
                         }
                         self.payload = Some(len);
+                        self.memory = 0;
                         return Ok(Some(ReplyStart::Bulk(len)));
                     }
-                    Some(Token::Open(Aggregate::Array, n)) => return Ok(Some(ReplyStart::Array(n))),
+                    Some(Token::Open(Aggregate::Array, n)) => {
+                        self.memory = 0;
+                        return Ok(Some(ReplyStart::Array(n)));
+                    }
                     Some(other) => match self.add(other)? {
                         Progress::Partial => {}
                         Progress::Dropped => continue,
@@ -300,10 +304,7 @@ impl ReplyReader {
                 }
                 match open.finish() {
                     Some(value) => Ok(self.place(value)),
-                    None if self.open.is_empty() => {
-                        self.memory = 0;
-                        Ok(Progress::Dropped)
-                    }
+                    None if self.open.is_empty() => Ok(Progress::Dropped),
                     None => Ok(Progress::Partial),
                 }
             }
@@ -324,10 +325,7 @@ impl ReplyReader {
             }
             match self.open.pop().and_then(Open::finish) {
                 Some(whole) => value = whole,
-                None if self.open.is_empty() => {
-                    self.memory = 0;
-                    return Progress::Dropped;
-                }
+                None if self.open.is_empty() => return Progress::Dropped,
                 None => return Progress::Partial,
             }
         }

@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, TryAcquireError};
 use tokio::time::{Instant, Timeout};
 
 use super::connect::{connect, runtime_for_sockets};
-use super::connection::Connection;
+use super::connection::{Connection, Spent};
 use super::exchange::Exchange;
 use super::options::WireOptions;
 
@@ -165,7 +165,8 @@ impl Server {
             Err(TryAcquireError::Closed) => return Err(Error::closed()),
             Err(TryAcquireError::NoPermits) => self.wait(pool).await?,
         };
-        if let Some(connection) = pool.take_idle() {
+        if let Some(mut connection) = pool.take_idle() {
+            connection.start_call(Spent::default());
             let received_before = Some(connection.received());
             return Ok(Lease { server: self, pool, connection, received_before, permit });
         }
@@ -180,7 +181,8 @@ impl Server {
     async fn connect<'a>(&'a self, pool: &'a Pool, permit: SemaphorePermit<'a>) -> Result<Lease<'a>> {
         let not_before = pool.failure().as_ref().map(|(at, _)| *at + PAUSE);
         let connected = connect(&self.options, &self.sockets, pool.buffer_len, &pool.progress, not_before).await;
-        let connection = connected.inspect_err(|e| self.failed(pool, e))?;
+        let mut connection = connected.inspect_err(|e| self.failed(pool, e))?;
+        connection.start_call(Spent::default());
         Ok(Lease { server: self, pool, connection, received_before: None, permit })
     }
 
@@ -281,8 +283,11 @@ impl<'a> Lease<'a> {
     /// A new connection in place of this one.
     pub(super) async fn renew(self) -> Result<Self> {
         let Self { server, pool, connection, permit, .. } = self;
+        let spent = connection.spent();
         drop(connection);
-        server.connect(pool, permit).await
+        let mut renewed = server.connect(pool, permit).await?;
+        renewed.connection.start_call(spent);
+        Ok(renewed)
     }
 
     /// Puts the connection back for the next call, if it can use it.

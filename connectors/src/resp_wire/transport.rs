@@ -7,8 +7,9 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, sockopt};
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::{Handle, is_rt_shutdown_err};
@@ -66,12 +67,21 @@ const SMALLEST_MARK: usize = 128 << 10;
 /// The highest mark: the receive buffer must have room for it.
 const LARGEST_MARK: usize = 1 << 20;
 
+/// Time without a byte after which the system asks whether the server is still there. Firewalls and load balancers forget
+/// idle connections, some after 4 minutes (Azure), others after 350 s (AWS) or 10 minutes (Google Cloud).
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+/// Time between two such questions.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+/// The system closes the connection after this number of questions without an answer.
+const KEEPALIVE_PROBES: u32 = 4;
+
 impl Transport {
     /// Connects to the first address of the host that answers. `runtime` waits for the socket from then on, or the current
-    /// runtime if that one has ended.
-    pub(super) async fn connect(address: &Address, runtime: &Handle) -> io::Result<Self> {
-        let socket = match Socket::connect(address, runtime).await {
-            Err(e) if is_rt_shutdown_err(&e) => Socket::connect(address, &Handle::current()).await?,
+    /// runtime if that one has ended. The system closes the connection if the server takes no byte for `io_timeout` or
+    /// longer.
+    pub(super) async fn connect(address: &Address, runtime: &Handle, io_timeout: Duration) -> io::Result<Self> {
+        let socket = match Socket::connect(address, runtime, io_timeout).await {
+            Err(e) if is_rt_shutdown_err(&e) => Socket::connect(address, &Handle::current(), io_timeout).await?,
             other => other?,
         };
         Ok(Self { socket, low_mark: 1 })
@@ -167,7 +177,7 @@ impl Transport {
 }
 
 impl Socket {
-    async fn connect(address: &Address, runtime: &Handle) -> io::Result<Self> {
+    async fn connect(address: &Address, runtime: &Handle, io_timeout: Duration) -> io::Result<Self> {
         match address {
             Address::Unix(path) => {
                 let unix = UnixStream::connect(path).await?.into_std()?;
@@ -177,12 +187,28 @@ impl Socket {
             Address::Tcp { host, port } => {
                 let tcp = TcpStream::connect((host.as_str(), *port)).await?;
                 tcp.set_nodelay(true)?;
+                notice_a_lost_server(&tcp, io_timeout)?;
                 let tcp = tcp.into_std()?;
                 let _inside = runtime.enter();
                 TcpStream::from_std(tcp).map(Self::Tcp)
             }
         }
     }
+}
+
+/// A server that lost its power, or a firewall that forgot the connection, sends nothing. The system finds out by probes.
+fn notice_a_lost_server(tcp: &TcpStream, io_timeout: Duration) -> io::Result<()> {
+    sockopt::set_socket_keepalive(tcp, true)?;
+    sockopt::set_tcp_keepidle(tcp, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(tcp, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(tcp, KEEPALIVE_PROBES)?;
+    // Linux also counts the time in which the server's buffer is full, and ends the keepalive probes after this time.
+    #[cfg(target_os = "linux")]
+    {
+        let limit = io_timeout.max(KEEPALIVE_IDLE + KEEPALIVE_INTERVAL * KEEPALIVE_PROBES);
+        sockopt::set_tcp_user_timeout(tcp, u32::try_from(limit.as_millis()).unwrap_or(u32::MAX))?;
+    }
+    Ok(())
 }
 
 impl AsFd for Socket {
@@ -203,7 +229,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        let mut transport = Transport::connect(&Address::Unix(path), &Handle::current()).await.unwrap();
+        let mut transport = Transport::connect(&Address::Unix(path), &Handle::current(), Duration::MAX).await.unwrap();
         let (mut other, _) = listener.accept().unwrap();
         assert!(transport.is_quiet());
         std::future::poll_fn(|cx| transport.poll_ready(Ready::Write, cx)).await.unwrap();
@@ -224,12 +250,26 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = Address::Tcp { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port() };
         runtime().block_on(async {
-            let mut transport = Transport::connect(&address, &ended).await.unwrap();
+            let mut transport = Transport::connect(&address, &ended, Duration::from_secs(10)).await.unwrap();
             // The first connection found its runtime ended.
             let (_, (mut other, _)) = (listener.accept().unwrap(), listener.accept().unwrap());
             io::Write::write_all(&mut other, b"ok").unwrap();
             std::future::poll_fn(|cx| transport.poll_ready(Ready::Read { at_least: 1 }, cx)).await.unwrap();
         });
+    }
+
+    #[tokio::test]
+    async fn the_system_asks_an_idle_server_before_a_firewall_forgets_the_connection() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = Address::Tcp { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port() };
+        for io_timeout in [Duration::from_secs(10), Duration::from_secs(3600)] {
+            let transport = Transport::connect(&address, &Handle::current(), io_timeout).await.unwrap();
+            let socket = &transport.socket;
+            assert!(sockopt::socket_keepalive(socket).unwrap());
+            assert!(sockopt::tcp_keepidle(socket).unwrap() < Duration::from_secs(240));
+            #[cfg(target_os = "linux")]
+            assert!(u128::from(sockopt::tcp_user_timeout(socket).unwrap()) >= io_timeout.as_millis());
+        }
     }
 
     #[test]

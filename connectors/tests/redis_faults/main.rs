@@ -29,6 +29,8 @@ macro_rules! faults {
                 network::bytes_that_come_one_by_one_are_the_same_chunks,
                 network::bytes_that_come_late_are_the_same_chunks,
                 network::a_reply_that_trickles_is_read_and_one_that_stops_is_a_timeout,
+                network::a_byte_now_and_then_is_a_timeout,
+                network::messages_and_no_reply_are_an_error,
                 network::a_corrupt_length_is_an_error_and_never_a_chunk,
                 network::corrupt_lengths_in_a_batch_are_errors_and_the_next_batch_is_right,
                 network::one_corrupt_length_in_a_batch_costs_one_chunk,

@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use connectors::{ErrorKind, MemoryObjMut};
+use connectors::{Error, ErrorKind, MemoryObjMut};
+use futures::StreamExt;
 use futures::future::join_all;
-use kvconn_redis_server::{Corruption, Fault, Proxy, RedisServer};
+use kvconn_redis_server::{Corruption, Fault, Proxy, RedisServer, fake};
 
-use crate::store::{Kind, Store, is_lost, key};
+use crate::store::{Kind, Store, is_lost, key, until};
 
 const MIB: usize = 1 << 20;
 
@@ -137,6 +138,59 @@ pub(crate) async fn a_reply_that_trickles_is_read_and_one_that_stops_is_a_timeou
     proxy.heal();
     store.is_right().await;
     store.leaks_nothing().await;
+}
+
+/// Each byte arrives within the timeout, so only the total ends a call.
+pub(crate) async fn a_byte_now_and_then_is_a_timeout(kind: Kind) {
+    let (_server, proxy, store) = behind_proxy(kind, "?io_timeout_ms=500&connect_timeout_ms=500").await;
+    for n in 0..64 {
+        store.put(n, 1, 100_000).await.unwrap();
+    }
+    let is_slow = |answer: Result<(), Error>| {
+        let e = answer.expect_err("the server sends a byte now and then");
+        assert!(matches!(e.kind(), ErrorKind::Timeout | ErrorKind::Unavailable) && e.is_temporary(), "{e:?}");
+    };
+    let numbers: Vec<u64> = (0..64).collect();
+    let keys: Vec<_> = numbers.iter().map(|&n| key(n)).collect();
+    let begin = Instant::now();
+    for round in 0..2 {
+        proxy.replies(Fault::Drip(Duration::from_millis(100)));
+        is_slow(store.get(1).await.map(drop));
+        is_slow(store.put(2, 1, 100_000).await);
+        is_slow(store.connector.exists(&key(1)).await.map(drop));
+        is_slow(store.connector.ping().await);
+        is_slow(store.connector.remove(&key(99)).await.map(drop));
+        is_slow(store.connector.list("").next().await.expect("a listing that fails says so").map(drop));
+        store.batched_get(&numbers).await.into_iter().for_each(|answer| is_slow(answer.map(drop)));
+        // The first answers of a batch may be whole.
+        assert!(store.connector.batched_exists(&keys).await.iter().any(Result::is_err));
+        proxy.heal();
+        proxy.requests(Fault::Drip(Duration::from_millis(100)));
+        is_slow(store.put(3, 1, 64 * MIB).await);
+        proxy.heal();
+        until("the store is back", async || store.connector.ping().await.is_ok()).await;
+        assert_eq!(store.get(1).await.unwrap(), Some(1), "round {round}");
+    }
+    // Byte by byte, the first chunk alone would take hours.
+    assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", begin.elapsed());
+    store.is_right().await;
+    store.leaks_nothing().await;
+}
+
+/// Messages out of band are bytes, but no reply.
+pub(crate) async fn messages_and_no_reply_are_an_error(kind: Kind) {
+    for message in [">2\r\n+message\r\n+text\r\n", ">0\r\n", "|1\r\n+ttl\r\n:3\r\n"] {
+        let port = fake::listen(move |mut stream| {
+            use std::io::{Read, Write};
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"%1\r\n+proto\r\n:3\r\n");
+            let _ = stream.read(&mut [0; 4096]);
+            while stream.write_all(message.repeat(1000).as_bytes()).is_ok() {}
+        });
+        let store = Store::open(&format!("{}://127.0.0.1:{port}", kind.scheme)).await;
+        store.get(1).await.map(drop).expect_err("messages are not a chunk");
+        store.connector.exists(&key(1)).await.map(drop).expect_err("messages are not a number");
+    }
 }
 
 pub(crate) async fn a_corrupt_length_is_an_error_and_never_a_chunk(kind: Kind) {

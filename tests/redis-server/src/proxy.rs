@@ -45,6 +45,8 @@ pub enum Fault {
     Delay(Duration),
     /// Every byte is a separate packet.
     SingleBytes,
+    /// One byte passes, and then the next one after this time.
+    Drip(Duration),
     /// The proxy changes the first line of every bulk string with a chunk (see [`Corruption`]).
     Corrupt(Corruption),
     /// The proxy changes the first line of the next such bulk string, on any connection.
@@ -238,6 +240,15 @@ impl Shared {
                 Fault::Delay(time) => {
                     tokio::time::sleep(time).await;
                     to.write_all(&bytes).await?;
+                }
+                Fault::Drip(time) => {
+                    for byte in bytes.iter() {
+                        to.write_all(&[*byte]).await?;
+                        tokio::time::sleep(time).await;
+                        if !matches!(*fault.borrow(), Fault::Drip(_)) {
+                            return Err(io::Error::other("healed in the middle of a piece"));
+                        }
+                    }
                 }
                 Fault::SingleBytes => {
                     for byte in bytes.iter() {

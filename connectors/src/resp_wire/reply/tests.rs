@@ -231,6 +231,8 @@ fn limits_count_one_whole_reply() {
         assert_eq!(reader.reply(), Ok(None));
         assert!(reader.is_idle());
     }
+    feed(&mut reader, b":1\r\n");
+    assert_eq!(reader.reply(), Ok(Some(Reply::Int(1))));
     feed(&mut reader, b"*5\r\n");
     for _ in 0..3 {
         feed(&mut reader, b"$1000\r\n");
@@ -240,6 +242,18 @@ fn limits_count_one_whole_reply() {
     }
     feed(&mut reader, b"$1000\r\n");
     assert!(reader.reply().is_err());
+}
+
+#[test]
+fn messages_count_until_a_reply_comes() {
+    for message in [&b">0\r\n"[..], b">1\r\n:1\r\n", b"|1\r\n+a\r\n:1\r\n"] {
+        let mut reader = reader();
+        let wrong = (0..200).find_map(|_| {
+            feed(&mut reader, message);
+            reader.start().err()
+        });
+        assert!(wrong.is_some(), "{}", message.escape_ascii());
+    }
 }
 
 #[test]
