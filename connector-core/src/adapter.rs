@@ -7,7 +7,7 @@ mod scheme;
 mod tests;
 
 use std::future::Future;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use futures::future::BoxFuture;
 
@@ -70,13 +70,9 @@ impl<T: ConnectorAdapter> DynAdapter for T {
 #[derive(Clone)]
 pub(crate) struct Adapters(Arc<Vec<Arc<dyn DynAdapter>>>);
 
-static LINKED: LazyLock<Adapters> = LazyLock::new(|| {
-    Adapters(Arc::new(vec![Arc::new(ExternalConnectorAdapter), Arc::new(PluginAdapter), Arc::new(SchemeAdapter)]))
-});
-
 impl Default for Adapters {
     fn default() -> Self {
-        LINKED.clone()
+        Self(Arc::new(vec![Arc::new(ExternalConnectorAdapter), Arc::new(PluginAdapter), Arc::new(SchemeAdapter)]))
     }
 }
 

@@ -7,6 +7,7 @@ mod contract;
 mod erased;
 mod gate;
 mod handle;
+mod listing;
 mod operation;
 
 pub use blocking::BlockingConnector;

@@ -19,8 +19,6 @@ mod index;
 mod slices;
 mod suggest;
 
-use std::sync::LazyLock;
-
 #[doc(hidden)]
 pub use entry::ConnectorHint;
 pub use entry::{AdapterEntry, ConnectorEntry, Origin};
@@ -35,19 +33,23 @@ pub use slices::{
 pub(crate) use suggest::{did_you_mean, nearest};
 
 use crate::adapter::ExternalConnectorAdapter;
+use crate::runtime::PerProcess;
 use crate::url::RemoteUrl;
 use crate::{Error, Result};
 
-static INDEX: LazyLock<Index> = LazyLock::new(|| Index::new(&CONNECTORS, &ADAPTERS, &HINTS));
+fn index() -> &'static Index {
+    static INDEX: PerProcess<Index> = PerProcess::new();
+    INDEX.get_or_init(|| Index::new(&CONNECTORS, &ADAPTERS, &HINTS))
+}
 
 /// All linked connectors, sorted by module and name.
 pub fn connectors() -> &'static [&'static ConnectorEntry] {
-    INDEX.connectors()
+    index().connectors()
 }
 
 /// All linked adapters that crates registered, sorted by scheme.
 pub fn adapters() -> &'static [&'static AdapterEntry] {
-    INDEX.adapters()
+    index().adapters()
 }
 
 /// Checks that no name and no scheme is claimed twice in this binary. Also checks that no connector has an option
@@ -56,7 +58,7 @@ pub fn adapters() -> &'static [&'static AdapterEntry] {
 /// # Errors
 /// `Conflict`, naming every such claim with its file, line, package and version.
 pub fn validate() -> Result<()> {
-    INDEX.validate()
+    index().validate()
 }
 
 /// The connector of this module and name.
@@ -65,7 +67,7 @@ pub fn validate() -> Result<()> {
 /// `Conflict` if two places claim the name. Otherwise `NotFound` with the nearest name and all linked names. For a
 /// connector that was compiled out, it names the feature to enable.
 pub fn find(module: &str, name: &str) -> Result<&'static ConnectorEntry> {
-    INDEX.find(module, name)
+    index().find(module, name)
 }
 
 /// The owner of a scheme, if there is one.
@@ -73,7 +75,7 @@ pub fn find(module: &str, name: &str) -> Result<&'static ConnectorEntry> {
 /// # Errors
 /// `Conflict` if two places claim the scheme.
 pub fn find_scheme(scheme: &str) -> Result<Option<SchemeOwner>> {
-    INDEX.find_scheme(scheme)
+    index().find_scheme(scheme)
 }
 
 /// The connector or adapter that opens `url`, for every URL but `plugin://`, which only the configuration resolves.
@@ -92,15 +94,15 @@ pub fn resolve(url: &RemoteUrl) -> Result<SchemeOwner> {
 /// # Errors
 /// `NotFound` with the nearest name and all linked ones.
 pub fn search(text: &str) -> Result<Vec<&'static ConnectorEntry>> {
-    INDEX.search(text)
+    index().search(text)
 }
 
 /// All schemes that linked crates claim, in no order.
 pub(crate) fn schemes() -> impl Iterator<Item = &'static str> {
-    INDEX.schemes()
+    index().schemes()
 }
 
 /// The error of a scheme that no linked crate serves.
 pub(crate) fn no_scheme(scheme: &str) -> Error {
-    INDEX.no_scheme(scheme)
+    index().no_scheme(scheme)
 }

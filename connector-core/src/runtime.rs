@@ -6,8 +6,11 @@
 //! No blocking call waits on one of its threads. The caller's thread polls the call once, spawns it here and waits for a
 //! channel. A blocking call inside a task here waits in `block_in_place`, which moves the thread's other tasks.
 
+mod fork;
+
+use std::ffi::OsStr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
@@ -15,52 +18,16 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::{Error, ErrorKind, Result};
 
-/// The least and the most threads. With two, sockets and timers run while one task blocks its thread. Eight threads can keep
-/// the eight connections busy that a redis store has by default.
-const THREADS: (usize, usize) = (2, 8);
+pub(crate) use fork::OfProcess;
+pub use fork::{PerProcess, forks};
 
-/// A value that each process makes once. A child of `fork` has none of its parent's threads, so it makes another value.
-pub struct PerProcess<T>(OnceLock<Made<T>>);
-
-struct Made<T> {
-    process: u32,
-    value: T,
-    in_child: OnceLock<Box<Made<T>>>,
-}
-
-impl<T> Made<T> {
-    fn new(process: u32, make: &impl Fn() -> T) -> Self {
-        Self { process, value: make(), in_child: OnceLock::new() }
-    }
-}
-
-impl<T> PerProcess<T> {
-    /// No value yet.
-    #[expect(clippy::new_without_default, reason = "a static needs a const function")]
-    pub const fn new() -> Self {
-        Self(OnceLock::new())
-    }
-
-    /// This process's value, if it was made.
-    pub fn get(&self) -> Option<&T> {
-        let process = std::process::id();
-        let mut made = self.0.get()?;
-        while made.process != process {
-            made = made.in_child.get()?;
-        }
-        Some(&made.value)
-    }
-
-    /// This process's value.
-    pub fn get_or_init(&self, make: impl Fn() -> T) -> &T {
-        let process = std::process::id();
-        let mut made = self.0.get_or_init(|| Made::new(process, &make));
-        while made.process != process {
-            made = made.in_child.get_or_init(|| Box::new(Made::new(process, &make)));
-        }
-        &made.value
-    }
-}
+/// The variable that sets the number of threads.
+const THREADS_VARIABLE: &str = "KVCONN_THREADS";
+/// The least and the most threads, unless the variable sets them. With two, sockets and timers run while one task blocks its
+/// thread. A host has many processes with a runtime like this one, so more than four waste memory.
+const THREADS: (usize, usize) = (2, 4);
+/// More threads are a mistake.
+const MOST_THREADS: usize = 1024;
 
 struct OwnRuntime {
     handle: Handle,
@@ -70,7 +37,7 @@ struct OwnRuntime {
 
 impl OwnRuntime {
     fn start() -> Result<Self> {
-        let threads = available_parallelism().map_or(THREADS.0, |n| n.get().clamp(THREADS.0, THREADS.1));
+        let threads = threads(std::env::var_os(THREADS_VARIABLE).as_deref())?;
         let built = Builder::new_multi_thread().worker_threads(threads).thread_name("kvconn").enable_all().build();
         let runtime = built.map_err(|e| Error::io(e, "start kvconn's own threads"))?;
         let handle = runtime.handle().clone();
@@ -78,12 +45,26 @@ impl OwnRuntime {
     }
 }
 
+/// The number of threads, from the value of the variable.
+fn threads(set: Option<&OsStr>) -> Result<usize> {
+    let Some(set) = set.filter(|text| !text.is_empty()) else {
+        return Ok(available_parallelism().map_or(THREADS.0, |n| n.get().clamp(THREADS.0, THREADS.1)));
+    };
+    let number = set.to_str().and_then(|text| text.trim().parse().ok()).filter(|n| (1..=MOST_THREADS).contains(n));
+    number.ok_or_else(|| {
+        let shown = set.display();
+        Error::new(ErrorKind::InvalidOption, format!("`{THREADS_VARIABLE}` is `{shown}`"))
+            .with_hint(format!("set it to a number from 1 to {MOST_THREADS}, or unset it"))
+    })
+}
+
 static RUNTIME: PerProcess<Result<OwnRuntime>> = PerProcess::new();
 
 /// The runtime of this process.
 ///
 /// # Errors
-/// `Io` if the system starts no threads; `Closed` after [`shut_down`].
+/// `Io` if the system starts no threads; `InvalidOption` if `KVCONN_THREADS` is not a number of threads; `Closed` after
+/// [`shut_down`].
 pub fn handle() -> Result<&'static Handle> {
     let own = RUNTIME.get_or_init(OwnRuntime::start).as_ref().map_err(Error::clone)?;
     if own.ended.load(Ordering::Acquire) {
@@ -108,12 +89,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_is_made_once() {
-        static NUMBER: PerProcess<Mutex<u32>> = PerProcess::new();
-        assert!(NUMBER.get().is_none());
-        *NUMBER.get_or_init(|| Mutex::new(1)).lock().unwrap() += 1;
-        assert_eq!(*NUMBER.get_or_init(|| Mutex::new(1)).lock().unwrap(), 2);
-        assert!(NUMBER.get().is_some());
+    fn the_variable_sets_the_number_of_threads() {
+        for (text, wanted) in
+            [("1", Some(1)), (" 16 ", Some(16)), ("0", None), ("four", None), ("1025", None), ("-1", None)]
+        {
+            let found = threads(Some(OsStr::new(text)));
+            assert_eq!(found.as_ref().ok().copied(), wanted, "{text}");
+            assert!(found.is_ok() || found.unwrap_err().to_string().contains("from 1 to 1024"));
+        }
+        for unset in [None, Some(OsStr::new(""))] {
+            assert!((2..=4).contains(&threads(unset).unwrap()));
+        }
     }
 
     #[test]

@@ -25,7 +25,8 @@ macro_rules! erased {
                 RemoteConnector::list(self, prefix)
             }
             $(fn $name<'a>(&'a self, $($arg: $ty),*) -> BoxFuture<'a, $out> {
-                Box::pin(RemoteConnector::$name(self, $($arg),*))
+                // In an `async` block, a method that panics before it gives its future panics in a poll, as any other.
+                Box::pin(async move { RemoteConnector::$name(self, $($arg),*).await })
             })*
         }
     };

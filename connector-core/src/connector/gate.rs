@@ -5,21 +5,31 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
-use crate::{Error, Result};
+use crate::runtime::forks;
+use crate::{Error, ErrorKind, Result};
 
-/// Counts the calls in flight. Once closed it refuses new calls, and `close` waits for the last one.
+/// Counts the calls in flight. Once closed it refuses new calls, and `close` waits for the last one. A child of `fork` is
+/// refused, too: its parent has the connector's threads and sockets.
 ///
 /// [`Connector`](crate::Connector) holds one for every connector. A connector whose work outlives its futures
 /// (blocking threads, background writers) holds its own gate and moves a [`Pass`] into that work.
 #[derive(Debug, Clone, Default)]
 pub struct Gate(Arc<State>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    /// The process that made the gate.
+    forks: u64,
     /// Twice the number of passes, plus 1 once closed. One word, so that entering and closing use one atomic.
     word: AtomicUsize,
     empty: Notify,
     closed: Notify,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self { forks: forks(), word: AtomicUsize::new(0), empty: Notify::new(), closed: Notify::new() }
+    }
 }
 
 const CLOSED: usize = 1;
@@ -33,7 +43,7 @@ impl Gate {
     /// Starts a call.
     ///
     /// # Errors
-    /// `Closed` once [`close`](Self::close) was called.
+    /// `Closed` once [`close`](Self::close) was called, and in a child of `fork`.
     pub fn enter(&self) -> Result<Pass> {
         self.count_in()?;
         Ok(Pass(self.0.clone()))
@@ -46,6 +56,10 @@ impl Gate {
     }
 
     fn count_in(&self) -> Result<()> {
+        if self.is_parents() {
+            return Err(Error::new(ErrorKind::Closed, "the store was opened before this process was forked")
+                .with_hint("open it again in the child"));
+        }
         let before = self.0.word.fetch_add(ONE, Ordering::AcqRel);
         if before & CLOSED != 0 {
             self.0.leave();
@@ -54,8 +68,17 @@ impl Gate {
         Ok(())
     }
 
-    /// Refuses new calls and waits until the last one in flight has ended. Any number of callers may call it.
+    /// Whether a parent of this process made the gate.
+    pub(crate) fn is_parents(&self) -> bool {
+        self.0.forks != forks()
+    }
+
+    /// Refuses new calls and waits until the last one in flight has ended. Any number of callers may call it. A child of
+    /// `fork` does not wait for its parent's calls.
     pub async fn close(&self) {
+        if self.is_parents() {
+            return;
+        }
         self.0.word.fetch_or(CLOSED, Ordering::AcqRel);
         self.0.closed.notify_waiters();
         loop {
@@ -111,7 +134,6 @@ impl Drop for PassRef<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ErrorKind;
     use std::time::Duration;
 
     #[tokio::test(start_paused = true)]

@@ -1,11 +1,12 @@
 //! The handle that a caller holds.
 
+use std::any::Any;
 use std::fmt;
-use std::pin::pin;
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::Arc;
 
-use futures::future::{Either, select};
-use futures::stream::{self, BoxStream, StreamExt};
+use futures::future::FutureExt;
+use futures::stream::BoxStream;
 use tokio::sync::OnceCell;
 use tracing::{Instrument, Span};
 
@@ -16,6 +17,7 @@ use crate::chunk::{MemoryObj, MemoryObjMut};
 use crate::context::ConnectorContext;
 use crate::key::CacheKey;
 use crate::observe::{Answered, Instruments, Observed, Run, Stored};
+use crate::runtime::OfProcess;
 use crate::{Error, ErrorKind, Result};
 
 /// A handle over any connector: cheap to clone, and all clones are one connector.
@@ -23,25 +25,26 @@ use crate::{Error, ErrorKind, Result};
 /// The operations are inherent methods, so a caller imports no trait. [`RemoteConnector`] documents their contract.
 /// The handle adds the behaviour that every connector needs. Errors name the operation, the key and the connector.
 /// [`close`](Self::close) waits for the calls in flight, and later calls are refused. Every call has [spans and
-/// metrics](crate::observe).
+/// metrics](crate::observe). A connector that panics is an error ([`Other`](ErrorKind::Other)). In a child of `fork`,
+/// every call is `Closed`, and `close` does nothing: the parent has the connector's threads and sockets.
 ///
 /// **Runtime.** Poll every future and stream inside a tokio runtime with time and I/O enabled.
 /// [`blocking`](Self::blocking) needs no runtime.
 ///
 /// **Cancellation.** Every future may be dropped at any await; the connector keeps working.
 #[derive(Clone)]
-pub struct Connector(Arc<Inner>);
+pub struct Connector(pub(super) Arc<Inner>);
 
-struct Inner {
+pub(super) struct Inner {
     name: Box<str>,
-    gate: Gate,
+    pub(super) gate: Gate,
     closed: Arc<OnceCell<()>>,
-    instruments: Instruments,
+    pub(super) instruments: Instruments,
     /// The [chain](ConnectorContext::chain) of URLs whose layers it has.
     layers_of: Option<Arc<()>>,
     /// The runtime it was opened on, if that has one thread only.
     opened_on: Option<tokio::runtime::Id>,
-    connector: Arc<dyn DynConnector>,
+    pub(super) connector: OfProcess<Arc<dyn DynConnector>>,
 }
 
 impl Connector {
@@ -60,7 +63,7 @@ impl Connector {
             instruments,
             layers_of: None,
             opened_on: None,
-            connector,
+            connector: OfProcess::new(connector),
         }))
     }
 
@@ -75,7 +78,7 @@ impl Connector {
         if inner.layers_of.as_ref().is_some_and(|chain| Arc::ptr_eq(chain, ctx.chain())) {
             return self;
         }
-        let BoxConnector(connector) = layers(&inner.name, BoxConnector(inner.connector.clone()));
+        let BoxConnector(connector) = layers(&inner.name, BoxConnector(Arc::clone(&inner.connector)));
         let handle = ctx.handle();
         let single = handle.runtime_flavor() == tokio::runtime::RuntimeFlavor::CurrentThread;
         Self(Arc::new(Inner {
@@ -85,7 +88,7 @@ impl Connector {
             instruments: Instruments::new(&inner.name),
             layers_of: Some(ctx.chain().clone()),
             opened_on: single.then(|| handle.id()),
-            connector,
+            connector: OfProcess::new(connector),
         }))
     }
 
@@ -153,52 +156,6 @@ impl Connector {
         self.call(Operation::Remove, Some(key), self.0.connector.remove(key)).await
     }
 
-    /// All keys whose text starts with `prefix`, in no order, as a stream. `""` lists everything.
-    ///
-    /// An error item is `Unsupported` if the store has no listing, or the store's own error. [`close`](Self::close)
-    /// does not wait for a stream, because its caller may never poll it again. The stream ends with `Closed` instead.
-    pub fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
-        struct Listing<'a> {
-            items: Option<BoxStream<'a, Result<CacheKey>>>,
-            seen: Observed<'a>,
-            span: Span,
-            keys: usize,
-            error: Option<Error>,
-        }
-        let items = match self.0.gate.enter_ref() {
-            Ok(_) => self.0.connector.list(prefix),
-            Err(_) => stream::empty().boxed(),
-        };
-        let (seen, span) = (self.0.instruments.begin(Operation::List), self.0.instruments.span(Operation::List, None));
-        let begin = Listing { items: Some(items), seen, span, keys: 0, error: None };
-        stream::unfold(begin, move |mut listing| async move {
-            let next = listing.items.as_mut()?.next().instrument(listing.span.clone());
-            let item = match select(pin!(next), pin!(self.0.gate.closed())).await {
-                // A listing that `close` cut short must end with an error, so that it does not look complete.
-                Either::Left((Some(Ok(_)) | None, _)) | Either::Right(_) if self.is_closed() => {
-                    Some(Err(Error::closed()))
-                }
-                Either::Left((item, _)) => item,
-                Either::Right(_) => None,
-            };
-            match &item {
-                Some(Ok(_)) => listing.keys += 1,
-                Some(Err(e)) => {
-                    listing.error.get_or_insert_with(|| e.clone());
-                }
-                None => {}
-            }
-            if item.is_none() || self.is_closed() {
-                listing.items = None;
-                let whole = Run { found: listing.keys, asked: listing.keys };
-                let answer = listing.error.take().map_or(Ok(whole), Err);
-                listing.span.in_scope(|| listing.seen.end(&answer, None));
-            }
-            item.map(|item| (item.map_err(|e| self.explain(e, Operation::List, None)), listing))
-        })
-        .boxed()
-    }
-
     /// Checks that the store answers.
     ///
     /// # Errors
@@ -216,7 +173,11 @@ impl Connector {
         let mut seen = self.0.instruments.begin(Operation::Close);
         let span = self.0.instruments.span(Operation::Close, None);
         self.0.gate.close().await;
-        let end = || self.0.connector.close();
+        if self.0.gate.is_parents() {
+            // The parent closes it.
+            return Ok(());
+        }
+        let end = || unless_it_panics(self.0.connector.close(), Err);
         let answer = self.0.closed.get_or_try_init(end).instrument(span.clone()).await.map(|_| ());
         span.in_scope(|| seen.end(&answer, None));
         answer.map_err(|e| self.explain(e, Operation::Close, None))
@@ -311,6 +272,7 @@ impl Connector {
     ) -> Result<T> {
         let mut seen = self.0.instruments.begin(operation);
         let span = self.0.instruments.span(operation, key);
+        let ask = unless_it_panics(ask, Err);
         let answer = match self.0.gate.enter_ref() {
             // Without a subscriber, `instrument` would still enter the span at every poll.
             Ok(_pass) if span.is_disabled() => ask.await,
@@ -343,10 +305,19 @@ impl Connector {
     ) -> (Observed<'_>, Span, Vec<Result<T>>) {
         let seen = self.0.instruments.begin(operation);
         let span = self.0.instruments.span(operation, None);
+        let failed = |e: Error| (0..asked).map(|_| Err(e.clone())).collect();
+        let ask = async {
+            match AssertUnwindSafe(ask).catch_unwind().await {
+                Ok(answers) => answers,
+                // A batch without keys has no place for an error.
+                Err(panic) if asked == 0 => resume_unwind(panic),
+                Err(panic) => failed(panicked(&*panic)),
+            }
+        };
         let mut answers = match self.0.gate.enter_ref() {
             Ok(_pass) if span.is_disabled() => ask.await,
             Ok(_pass) => ask.instrument(span.clone()).await,
-            Err(_) => (0..asked).map(|_| Err(Error::closed())).collect(),
+            Err(closed) => failed(closed),
         };
         if answers.len() != asked {
             let got = answers.len();
@@ -373,13 +344,26 @@ impl Connector {
     }
 
     #[cold]
-    fn explain(&self, error: Error, operation: Operation, key: Option<&CacheKey>) -> Error {
+    pub(super) fn explain(&self, error: Error, operation: Operation, key: Option<&CacheKey>) -> Error {
         let error = error.with_operation(operation.as_str()).with_connector(self.name());
         match key {
             Some(key) => error.with_key(key),
             None => error,
         }
     }
+}
+
+/// The answer of a call, or `failed` if the connector panics. The caller's task goes on, in Python as in Rust.
+async fn unless_it_panics<T>(call: impl Future<Output = T>, failed: impl FnOnce(Error) -> T) -> T {
+    AssertUnwindSafe(call).catch_unwind().await.unwrap_or_else(|panic| failed(panicked(&*panic)))
+}
+
+/// The error of a call that panicked with this text.
+#[cold]
+pub(super) fn panicked(panic: &(dyn Any + Send)) -> Error {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let text = crate::redact(text.unwrap_or("without a text"));
+    Error::new(ErrorKind::Other, format!("the connector panicked: {text}")).with_hint("this is a bug in the connector")
 }
 
 #[cold]

@@ -2,13 +2,14 @@
 
 use std::any::TypeId;
 use std::collections::HashMap;
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use schemars::generate::SchemaSettings;
 use serde::Serialize;
 use serde_json::Value;
 
 use super::ConnectorOptions;
+use crate::runtime::PerProcess;
 
 /// One option.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -59,12 +60,12 @@ pub struct OptionsSchema {
 }
 
 /// The schema of each type, built once: to build it takes longer than to open a store.
-static BUILT: LazyLock<Mutex<HashMap<TypeId, &'static OptionsSchema>>> = LazyLock::new(Mutex::default);
+static BUILT: PerProcess<Mutex<HashMap<TypeId, &'static OptionsSchema>>> = PerProcess::new();
 
 impl OptionsSchema {
     /// The options of `O`, in the order of its fields.
     pub fn of<O: ConnectorOptions>() -> &'static Self {
-        let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut built = BUILT.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
         built.entry(TypeId::of::<O>()).or_insert_with(|| Box::leak(Box::new(Self::build::<O>())))
     }
 

@@ -1,21 +1,23 @@
 //! The named stores of this process.
 
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use connector_core::runtime::PerProcess;
 use connector_core::{Error, ErrorKind, Result};
 
 use super::MemoryOptions;
 use crate::lru_chunks::LruChunks;
 
-static NAMED: LazyLock<Mutex<HashMap<String, Weak<LruChunks>>>> = LazyLock::new(Mutex::default);
+/// A child of `fork` starts without any.
+static NAMED: PerProcess<Mutex<HashMap<String, Weak<LruChunks>>>> = PerProcess::new();
 
 /// The store with this name, or a new one if it is not open. `None` always gives a new store.
 pub(super) fn open(name: Option<&str>, capacity: Option<u64>) -> Result<Arc<LruChunks>> {
     let new = || Arc::new(LruChunks::new(capacity.unwrap_or(MemoryOptions::DEFAULT_CAPACITY)));
     let Some(name) = name else { return Ok(new()) };
     // Nothing panics while the lock is held.
-    let mut named = NAMED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut named = NAMED.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(store) = named.get(name).and_then(Weak::upgrade) {
         return match capacity {
             Some(wanted) if wanted != store.capacity() => Err(Error::new(
