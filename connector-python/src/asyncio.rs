@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use connectors::{Result, runtime};
+use connectors::{ErrorKind, Result, runtime};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -10,7 +10,7 @@ use tokio::task::AbortHandle;
 
 use crate::buffer::Views;
 use crate::call::{Call, Holder};
-use crate::errors::OrRaise;
+use crate::errors::{OrRaise, refused};
 use crate::process::ProcessLocal;
 use crate::{lock, python_thread};
 
@@ -54,7 +54,8 @@ pub(crate) fn ready(py: Python<'_>, value: PyResult<Py<PyAny>>) -> PyResult<Boun
 
 fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     static RUNNING: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    RUNNING.import(py, "asyncio", "get_running_loop")?.call0()
+    let running = RUNNING.import(py, "asyncio", "get_running_loop")?.call0();
+    running.map_err(|e| refused(py, ErrorKind::InvalidInput, e))
 }
 
 fn settle(future: &Bound<'_, PyAny>, value: PyResult<Py<PyAny>>) -> PyResult<()> {

@@ -2,7 +2,7 @@
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use connectors::{Result, runtime};
 use pyo3::prelude::*;
@@ -67,13 +67,30 @@ where
 }
 
 fn receive_with_signals<T>(answers: &Receiver<T>) -> PyResult<T> {
+    let answer = until(None, |longest| match answers.recv_timeout(longest) {
+        Ok(answer) => Some(Ok(answer)),
+        Err(RecvTimeoutError::Timeout) => None,
+        // A call always delivers, so only a delivery that panicked ends here.
+        Err(RecvTimeoutError::Disconnected) => Some(Err(no_answer())),
+    })?;
+    answer.unwrap_or_else(|| Err(no_answer()))
+}
+
+/// Repeats `step` until it gives a value. None if `deadline` passes before. A step may wait as long as it is given. The
+/// calling thread must not be attached.
+///
+/// # Errors
+/// `KeyboardInterrupt`, or what a signal's handler raises.
+pub(crate) fn until<T>(deadline: Option<Instant>, mut step: impl FnMut(Duration) -> Option<T>) -> PyResult<Option<T>> {
     loop {
-        match answers.recv_timeout(SIGNALS_EVERY) {
-            Ok(answer) => return Ok(answer),
-            Err(RecvTimeoutError::Timeout) => check_signals()?,
-            // A call always delivers, so only a delivery that panicked ends here.
-            Err(RecvTimeoutError::Disconnected) => return Err(no_answer()),
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if let Some(value) = step(left.unwrap_or(SIGNALS_EVERY).min(SIGNALS_EVERY)) {
+            return Ok(Some(value));
         }
+        if left.is_some_and(|left| left.is_zero()) {
+            return Ok(None);
+        }
+        check_signals()?;
     }
 }
 

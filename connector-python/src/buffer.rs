@@ -6,22 +6,27 @@
 #![expect(unsafe_code, reason = "describes memory that Python owns")]
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use connectors::{ChunkLayout, MemoryObj, MemoryObjMut, Region, Result};
+use connectors::{ChunkLayout, ErrorKind, MemoryObj, MemoryObjMut, Region, Result};
 use pyo3::buffer::PyUntypedBuffer;
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
+use crate::errors::{invalid, refused};
 use crate::python_thread;
 
 /// Exports of Python's buffers. While this lives, Python neither frees nor resizes them.
 ///
 /// A drop on any thread ends the exports a little later, on the thread that is attached. [`release`](Self::release) ends
 /// them at once.
-pub(crate) struct Views(Vec<PyUntypedBuffer>);
+pub(crate) struct Views {
+    exports: Vec<PyUntypedBuffer>,
+    /// Start, and end and place, of each buffer that is written.
+    written: BTreeMap<usize, (usize, usize)>,
+}
 
 /// The address and length of one view's bytes.
 #[derive(Clone, Copy)]
@@ -38,43 +43,66 @@ unsafe impl Sync for Span {}
 impl Views {
     /// No views, for a call without memory.
     pub(crate) fn none() -> Self {
-        Self(Vec::new())
+        Self { exports: Vec::new(), written: BTreeMap::new() }
     }
 
-    /// Views to be read.
+    /// Adds the buffer at this place of a batch, to be read.
     ///
     /// # Errors
-    /// `BufferError` or `TypeError` for an object that is not a buffer, `ValueError` for a buffer that is not contiguous.
-    pub(crate) fn to_read(objects: &[Bound<'_, PyAny>]) -> PyResult<(Self, Vec<Span>)> {
-        let views = objects.iter().map(PyUntypedBuffer::get).collect::<PyResult<Vec<_>>>()?;
-        let spans = views.iter().enumerate().map(|(i, view)| span(i, view)).collect::<PyResult<_>>()?;
-        Ok((Self(views), spans))
+    /// `InvalidError` for an object that is not a contiguous buffer.
+    pub(crate) fn read(&mut self, place: usize, object: &Bound<'_, PyAny>) -> PyResult<Span> {
+        let (export, span) = contiguous(place, object)?;
+        self.exports.push(export);
+        Ok(span)
     }
 
-    /// Views to be written.
+    /// Adds the buffer at this place of a batch, to be written.
     ///
     /// # Errors
-    /// As [`to_read`](Self::to_read); `ValueError` also for a read-only buffer and for two that overlap.
-    pub(crate) fn to_write(objects: &[Bound<'_, PyAny>]) -> PyResult<(Self, Vec<Span>)> {
-        let views = objects.iter().map(PyUntypedBuffer::get).collect::<PyResult<Vec<_>>>()?;
-        if let Some(i) = views.iter().position(PyUntypedBuffer::readonly) {
-            return Err(PyValueError::new_err(format!("buffer {i} is read-only, and the chunk would be read into it")));
+    /// As [`read`](Self::read); also for a read-only buffer, and for one that overlaps another one.
+    pub(crate) fn write(&mut self, place: usize, object: &Bound<'_, PyAny>) -> PyResult<Span> {
+        let (export, span) = contiguous(place, object)?;
+        if export.readonly() {
+            let message = format!("buffer {place} is read-only, and the chunk would be read into it");
+            return Err(invalid(object.py(), message));
         }
-        let spans: Vec<_> = views.iter().enumerate().map(|(i, view)| span(i, view)).collect::<PyResult<_>>()?;
-        let mut by_address: Vec<_> = spans.iter().enumerate().filter(|(_, span)| span.len > 0).collect();
-        by_address.sort_by_key(|(_, span)| span.start);
-        for pair in by_address.windows(2) {
-            let [(i, a), (j, b)] = pair else { continue };
-            if a.start.addr().get() + a.len > b.start.addr().get() {
-                return Err(PyValueError::new_err(format!("buffers {} and {} overlap", i.min(j), i.max(j))));
+        if span.len > 0 {
+            let start = span.start.addr().get();
+            let end = start + span.len;
+            // No two of the earlier ones overlap, so only the nearest can overlap this one.
+            let nearest = self.written.range(..end).next_back();
+            if let Some((_, &(_, other))) = nearest.filter(|(_, (nearest_end, _))| *nearest_end > start) {
+                return Err(invalid(object.py(), format!("buffers {other} and {place} overlap")));
             }
+            self.written.insert(start, (end, place));
         }
-        Ok((Self(views), spans))
+        self.exports.push(export);
+        Ok(span)
+    }
+
+    /// All buffers, to be read.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub(crate) fn to_read(objects: &[Bound<'_, PyAny>]) -> PyResult<(Self, Vec<Span>)> {
+        let mut views = Self::none();
+        let spans = objects.iter().enumerate().map(|(i, object)| views.read(i, object)).collect::<PyResult<_>>()?;
+        Ok((views, spans))
+    }
+
+    /// All buffers, to be written.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub(crate) fn to_write(objects: &[Bound<'_, PyAny>]) -> PyResult<(Self, Vec<Span>)> {
+        let mut views = Self::none();
+        let spans = objects.iter().enumerate().map(|(i, object)| views.write(i, object)).collect::<PyResult<_>>()?;
+        Ok((views, spans))
     }
 
     /// Ends the exports now.
     pub(crate) fn release(mut self, py: Python<'_>) {
-        for view in std::mem::take(&mut self.0) {
+        for view in std::mem::take(&mut self.exports) {
             view.release(py);
         }
     }
@@ -82,19 +110,23 @@ impl Views {
 
 impl Drop for Views {
     fn drop(&mut self) {
-        if !self.0.is_empty() {
+        if !self.exports.is_empty() {
             // After the interpreter's exit the job is dropped, and the exports need no end.
-            let views = ManuallyDrop::new(std::mem::take(&mut self.0));
-            python_thread::run(move |py| Self(ManuallyDrop::into_inner(views)).release(py));
+            let views = ManuallyDrop::new(std::mem::replace(self, Self::none()));
+            python_thread::run(move |py| ManuallyDrop::into_inner(views).release(py));
         }
     }
 }
 
-fn span(i: usize, view: &PyUntypedBuffer) -> PyResult<Span> {
-    if !view.is_c_contiguous() {
-        return Err(PyValueError::new_err(format!("buffer {i} is not contiguous")));
+fn contiguous(place: usize, object: &Bound<'_, PyAny>) -> PyResult<(PyUntypedBuffer, Span)> {
+    let py = object.py();
+    let export = PyUntypedBuffer::get(object).map_err(|e| refused(py, ErrorKind::InvalidInput, e))?;
+    if !export.is_c_contiguous() {
+        return Err(invalid(py, format!("buffer {place} is not contiguous")));
     }
-    Ok(Span { start: NonNull::new(view.buf_ptr().cast()).unwrap_or(NonNull::dangling()), len: view.len_bytes() })
+    let start = NonNull::new(export.buf_ptr().cast()).unwrap_or(NonNull::dangling());
+    let span = Span { start, len: export.len_bytes() };
+    Ok((export, span))
 }
 
 /// Memory of a Python buffer, which the call may use until this is dropped.

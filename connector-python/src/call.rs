@@ -3,9 +3,8 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 
-use connectors::{Error, ErrorKind, Result};
+use connectors::{Error, ErrorKind, Result, runtime};
 use futures::FutureExt;
-use pyo3::exceptions::{PyStopAsyncIteration, PyStopIteration};
 use pyo3::prelude::*;
 
 use crate::buffer::Views;
@@ -43,12 +42,18 @@ impl<T> Call<T> {
 
 impl<T> Drop for Call<T> {
     fn drop(&mut self) {
-        let cut_off =
-            || Err(Error::new(ErrorKind::Closed, "the call was cut off: its client was closed, or the process exits"));
-        let outcome = lock(&self.outcome).take().unwrap_or_else(cut_off);
+        let outcome = lock(&self.outcome).take().unwrap_or_else(|| Err(cut_off()));
         if let Some(deliver) = lock(&self.deliver).take() {
             deliver(outcome);
         }
+    }
+}
+
+/// The error of a call that ended without an answer.
+pub(crate) fn cut_off() -> Error {
+    match runtime::handle() {
+        Err(exits) => exits,
+        Ok(_) => Error::new(ErrorKind::Closed, "the call was cut off: its client was closed"),
     }
 }
 
@@ -87,14 +92,6 @@ impl WaitMode {
         match self {
             Self::Blocking => value,
             Self::Asyncio => asyncio::ready(py, value).map(Bound::unbind),
-        }
-    }
-
-    /// The end of an iteration. A future cannot hold `StopIteration`.
-    pub(crate) fn end(self) -> PyErr {
-        match self {
-            Self::Blocking => PyStopIteration::new_err(()),
-            Self::Asyncio => PyStopAsyncIteration::new_err(()),
         }
     }
 }

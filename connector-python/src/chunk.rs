@@ -4,13 +4,12 @@
 use std::ffi::c_int;
 
 use connectors::{ChunkLayout, Dtype, Group, MemoryFormat, MemoryObj, Shape};
-use pyo3::exceptions::PyValueError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 
 use crate::buffer::bytes_equal;
-use crate::errors::OrRaise;
+use crate::errors::{OrRaise, invalid};
 use crate::process::ProcessLocal;
 
 /// A chunk's bytes, read-only: ``memoryview(chunk)`` is the memory that the store read into, ``bytes(chunk)`` a copy.
@@ -90,19 +89,19 @@ pub(crate) fn layout(
     let (shape, dtype, format) = match (shape, dtype, format) {
         (None, None, None) => return Ok(ChunkLayout::binary(len)),
         (Some(shape), Some(dtype), Some(format)) => (shape, dtype, format),
-        _ => return Err(PyValueError::new_err("shape, dtype and format are given together, or none of them")),
+        _ => return Err(invalid(py, "shape, dtype and format are given together, or none of them")),
     };
     let named = |d: &Dtype| d.torch_name() == dtype || d.key_name() == dtype;
     let dtype = Dtype::ALL
         .into_iter()
         .find(named)
-        .ok_or_else(|| PyValueError::new_err(format!("`{dtype}` is not a dtype; write it as torch does: bfloat16")))?;
+        .ok_or_else(|| invalid(py, format!("`{dtype}` is not a dtype; write it as torch does: bfloat16")))?;
     let format: MemoryFormat = format.parse().or_raise(py)?;
     let group = Group { shape: Shape::new(&shape).or_raise(py)?, dtype: Some(dtype) };
     let layout = ChunkLayout::from_groups(format, &[group]).or_raise(py)?;
     if layout.len != len {
         let message = format!("shape and dtype make {} bytes, the data has {len}", layout.len);
-        return Err(PyValueError::new_err(message));
+        return Err(invalid(py, message));
     }
     Ok(layout)
 }

@@ -20,6 +20,7 @@ mod chunk;
 #[cfg(feature = "command")]
 mod command;
 mod errors;
+mod key;
 mod listing;
 mod lmcache;
 mod logging;
@@ -51,7 +52,7 @@ pub mod __private {
 macro_rules! wheel {
     ($module:ident) => {
         #[$crate::__private::pyo3::pymodule]
-        #[pyo3(crate = "::connector_python::__private::pyo3")]
+        #[pyo3(crate = "::connector_python::__private::pyo3", gil_used = true)]
         fn $module(
             m: &$crate::__private::pyo3::Bound<'_, $crate::__private::pyo3::types::PyModule>,
         ) -> $crate::__private::pyo3::PyResult<()> {
@@ -60,7 +61,8 @@ macro_rules! wheel {
     };
 }
 
-#[pymodule]
+// No build without the interpreter's lock was tested.
+#[pymodule(gil_used = true)]
 fn _kvconn(m: &Bound<'_, PyModule>) -> PyResult<()> {
     add_to(m)
 }

@@ -3,105 +3,116 @@
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 
 use connectors::{CacheKey, Connector, Result, runtime};
 use futures::future::{Either, select};
 use futures::stream::StreamExt;
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::PyStopAsyncIteration;
 use pyo3::prelude::*;
 use tokio::sync::mpsc;
 
 use crate::buffer::Views;
-use crate::call::WaitMode;
+use crate::call::cut_off;
 use crate::errors::OrRaise;
 use crate::process::ProcessLocal;
-use crate::{lock, to_python};
+use crate::{asyncio, blocking, lock, to_python};
 
 /// How many keys a listing reads ahead and moves at once.
 const KEYS_AHEAD: usize = 256;
 
-type Listed = Result<CacheKey>;
-
-/// An iterator over keys, or an async one. The listing ends with it.
+/// An iterator over keys. The listing ends with it. `AsyncKeys` in `kvconn._listing` is the one for asyncio.
 #[pyclass(module = "kvconn", frozen)]
-pub(crate) struct Keys {
-    mode: WaitMode,
-    listing: ProcessLocal<Listing>,
-}
+pub(crate) struct Keys(ProcessLocal<Arc<Listing>>);
+
+/// A key or an error; None for the end, so that a listing that was cut off does not look whole.
+type Listed = Option<Result<CacheKey>>;
 
 struct Listing {
-    ready: Arc<Mutex<VecDeque<Listed>>>,
-    coming: Arc<tokio::sync::Mutex<mpsc::Receiver<Listed>>>,
+    ready: Mutex<VecDeque<Listed>>,
+    coming: tokio::sync::Mutex<mpsc::Receiver<Listed>>,
+}
+
+impl Listing {
+    /// The next key, or the end, if it is there.
+    fn take(&self) -> Poll<Listed> {
+        let mut ready = lock(&self.ready);
+        match ready.front() {
+            None => Poll::Pending,
+            // The end stays.
+            Some(None) => Poll::Ready(None),
+            Some(Some(_)) => Poll::Ready(ready.pop_front().flatten()),
+        }
+    }
+
+    /// Waits until [`take`](Self::take) has something. A caller that is cancelled loses no key.
+    async fn more(&self) -> Result<()> {
+        let mut coming = self.coming.lock().await;
+        if !lock(&self.ready).is_empty() {
+            return Ok(());
+        }
+        let mut keys = Vec::new();
+        coming.recv_many(&mut keys, KEYS_AHEAD).await;
+        if keys.is_empty() {
+            keys = vec![Some(Err(cut_off())), None];
+        }
+        lock(&self.ready).extend(keys);
+        Ok(())
+    }
 }
 
 impl Keys {
-    pub(crate) fn start(py: Python<'_>, mode: WaitMode, connector: &Connector, prefix: &str) -> PyResult<Self> {
+    pub(crate) fn start(py: Python<'_>, connector: &Connector, prefix: String) -> PyResult<Self> {
         let (send, receive) = mpsc::channel(KEYS_AHEAD);
-        let (connector, prefix) = (connector.clone(), prefix.to_owned());
+        let connector = connector.clone();
         runtime::handle().or_raise(py)?.spawn(async move {
             let mut keys = connector.list(&prefix);
             // The listing ends with its iterator, also while the store gives no key.
             while let Either::Left((Some(key), _)) = select(keys.next(), pin!(send.closed())).await {
-                if send.send(key).await.is_err() {
+                if send.send(Some(key)).await.is_err() {
                     return;
                 }
             }
+            let _ = send.send(None).await;
         });
-        let listing = Listing { ready: Arc::default(), coming: Arc::new(tokio::sync::Mutex::new(receive)) };
-        Ok(Self { mode, listing: ProcessLocal::new(listing) })
+        let listing = Listing { ready: Mutex::default(), coming: tokio::sync::Mutex::new(receive) };
+        Ok(Self(ProcessLocal::new(Arc::new(listing))))
     }
 
-    fn next(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        let (mode, listing) = (self.mode, self.listing.get().or_raise(py)?);
-        if let Some(listed) = lock(&listing.ready).pop_front() {
-            return mode.ready(py, listed.or_raise(py).and_then(|key| to_python::value(py, key.as_str())));
-        }
-        let (coming, ready) = (listing.coming.clone(), listing.ready.clone());
-        let more = |_| async move {
-            let mut keys = Vec::new();
-            coming.lock().await.recv_many(&mut keys, KEYS_AHEAD).await;
-            let mut keys = keys.into_iter();
-            let first = keys.next().transpose();
-            lock(&ready).extend(keys);
-            first
-        };
-        mode.run(py, Views::none(), more, move |py, key: Option<CacheKey>| match key {
-            Some(key) => to_python::value(py, key.as_str()),
-            None => Err(mode.end()),
-        })
+    fn listing(&self, py: Python<'_>) -> PyResult<Arc<Listing>> {
+        self.0.get().or_raise(py).cloned()
     }
 }
 
 #[pymethods]
 impl Keys {
-    fn __iter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
-        slf.get().require(WaitMode::Blocking)?;
-        Ok(slf)
+    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
     }
 
-    fn __next__(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        self.require(WaitMode::Blocking)?;
-        self.next(py)
+    fn __next__(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        let listing = self.listing(py)?;
+        loop {
+            if let Poll::Ready(listed) = listing.take() {
+                return listed.map(|key| to_python::value(py, key.or_raise(py)?.as_str())).transpose();
+            }
+            let more = listing.clone();
+            blocking::block_on(py, async move { more.more().await })?.or_raise(py)?;
+        }
     }
 
-    fn __aiter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
-        slf.get().require(WaitMode::Asyncio)?;
-        Ok(slf)
+    /// The next key if it is there, otherwise None.
+    fn _take(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        match self.listing(py)?.take() {
+            Poll::Pending => Ok(None),
+            Poll::Ready(None) => Err(PyStopAsyncIteration::new_err(())),
+            Poll::Ready(Some(key)) => to_python::value(py, key.or_raise(py)?.as_str()).map(Some),
+        }
     }
 
-    fn __anext__(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        self.require(WaitMode::Asyncio)?;
-        self.next(py)
-    }
-}
-
-impl Keys {
-    fn require(&self, mode: WaitMode) -> PyResult<()> {
-        let wrong = match (mode, self.mode) {
-            (WaitMode::Blocking, WaitMode::Asyncio) => "these keys are listed with `async for`, not `for`",
-            (WaitMode::Asyncio, WaitMode::Blocking) => "these keys are listed with `for`, not `async for`",
-            _ => return Ok(()),
-        };
-        Err(PyTypeError::new_err(wrong))
+    /// A future that is done when `_take` has something.
+    fn _more<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let listing = self.listing(py)?;
+        asyncio::start(py, Views::none(), |_| async move { listing.more().await }, to_python::none)
     }
 }

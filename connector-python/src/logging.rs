@@ -6,6 +6,7 @@ use std::sync::{LazyLock, Once};
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::Interest;
@@ -13,7 +14,7 @@ use tracing::{Event, Level, Metadata, Subscriber};
 
 use crate::python_thread;
 
-/// The level of the logger `kvconn` when it was last read.
+/// The lowest level of the logger `kvconn` and those below it when it was last read.
 static LEVEL: AtomicU8 = AtomicU8::new(WARNING);
 
 /// When the level was last read, in milliseconds since [`STARTED`].
@@ -41,11 +42,23 @@ pub(crate) fn start(py: Python<'_>) -> PyResult<()> {
     Ok(())
 }
 
-/// Reads the level of the logger `kvconn`.
+/// Reads the lowest level of the logger `kvconn` and those below it. Each logger then drops what is below its own level.
 fn read_level(py: Python<'_>) -> PyResult<()> {
-    let logger = py.import("logging")?.call_method1("getLogger", ("kvconn",))?;
-    let level: u32 = logger.call_method0("getEffectiveLevel")?.extract()?;
-    LEVEL.store(u8::try_from(level).unwrap_or(u8::MAX), Ordering::Relaxed);
+    let logging = py.import("logging")?;
+    let level_of = |name: &str| -> PyResult<u32> {
+        logging.call_method1("getLogger", (name,))?.call_method0("getEffectiveLevel")?.extract()
+    };
+    let mut lowest = level_of("kvconn")?;
+    // A copy, because another thread may add a logger meanwhile.
+    let all = logging.getattr("root")?.getattr("manager")?.getattr("loggerDict")?.call_method0("copy")?;
+    for name in all.cast::<PyDict>()?.keys() {
+        let name = name.str()?;
+        let name = name.to_str()?;
+        if name.starts_with("kvconn.") {
+            lowest = lowest.min(level_of(name)?);
+        }
+    }
+    LEVEL.store(u8::try_from(lowest).unwrap_or(u8::MAX), Ordering::Relaxed);
     READ_AT.store(now(), Ordering::Relaxed);
     Ok(())
 }

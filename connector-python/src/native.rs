@@ -7,19 +7,19 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use connectors::{CacheKey, ChunkLayout, Connector, Error, ErrorKind, KeyKind, Result, runtime};
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::watch;
 
-use crate::blocking::block_on;
+use crate::blocking::{block_on, until};
 use crate::buffer::Views;
 use crate::call::{Call, Holder};
-use crate::errors::OrRaise;
+use crate::errors::{Arg, Objects, OrRaise, same_length};
+use crate::key::text_of;
 use crate::lock;
 use crate::open::{OpenStore, open};
 use crate::process::{ProcessId, ProcessLocal};
@@ -87,11 +87,11 @@ type Drained = (u64, bool, String, Option<Vec<bool>>);
 impl NativeClient {
     #[new]
     #[pyo3(signature = (url, **options))]
-    fn new(py: Python<'_>, url: &str, options: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
+    fn new(py: Python<'_>, url: Arg<String>, options: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
         let event = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)
             .map_err(|e| Error::io(e.into(), "make an eventfd"))
             .or_raise(py)?;
-        let connector = block_on(py, open(py, url, options, None)?)?.or_raise(py)?;
+        let connector = block_on(py, open(py, &url.0, options, None)?)?.or_raise(py)?;
         let shared = Shared {
             process: ProcessId::current(),
             event,
@@ -114,9 +114,9 @@ impl NativeClient {
 
     /// Reads each key's chunk into its buffer. The completion's bools say which were loaded. A chunk whose length is not
     /// the buffer's is not loaded.
-    fn submit_batch_get(&self, py: Python<'_>, keys: Vec<String>, views: Vec<Bound<'_, PyAny>>) -> PyResult<u64> {
-        same_length(&keys, &views)?;
-        let (views, spans) = Views::to_write(&views)?;
+    fn submit_batch_get(&self, py: Python<'_>, keys: Objects<'_>, views: Objects<'_>) -> PyResult<u64> {
+        same_length(py, keys.0.len(), views.0.len())?;
+        let (views, spans) = Views::to_write(&views.0)?;
         self.submit(py, Kind::Get, keys, views, move |call, connector, keys| async move {
             let (mut places, mut requests) = (Vec::with_capacity(keys.len()), Vec::with_capacity(keys.len()));
             for (i, key) in keys {
@@ -140,9 +140,9 @@ impl NativeClient {
     }
 
     /// Stores each buffer's bytes under its key.
-    fn submit_batch_set(&self, py: Python<'_>, keys: Vec<String>, views: Vec<Bound<'_, PyAny>>) -> PyResult<u64> {
-        same_length(&keys, &views)?;
-        let (views, spans) = Views::to_read(&views)?;
+    fn submit_batch_set(&self, py: Python<'_>, keys: Objects<'_>, views: Objects<'_>) -> PyResult<u64> {
+        same_length(py, keys.0.len(), views.0.len())?;
+        let (views, spans) = Views::to_read(&views.0)?;
         self.submit(py, Kind::Set, keys, views, move |call, connector, keys| async move {
             let (mut places, mut items) = (Vec::with_capacity(keys.len()), Vec::with_capacity(keys.len()));
             for (i, key) in keys {
@@ -158,7 +158,7 @@ impl NativeClient {
 
     /// Asks which keys exist. The completion is `ok` if the store could answer for any key; the other keys count as
     /// missing.
-    fn submit_batch_exists(&self, py: Python<'_>, keys: Vec<String>) -> PyResult<u64> {
+    fn submit_batch_exists(&self, py: Python<'_>, keys: Objects<'_>) -> PyResult<u64> {
         self.submit(py, Kind::Exists, keys, Views::none(), |_, connector, keys| async move {
             let (places, keys): (Vec<_>, Vec<_>) = keys.into_iter().unzip();
             Ok(places.into_iter().zip(connector.batched_exists(&keys).await).collect())
@@ -166,7 +166,7 @@ impl NativeClient {
     }
 
     /// Removes the keys. The completion's bools say which existed.
-    fn submit_batch_delete(&self, py: Python<'_>, keys: Vec<String>) -> PyResult<u64> {
+    fn submit_batch_delete(&self, py: Python<'_>, keys: Objects<'_>) -> PyResult<u64> {
         self.submit(py, Kind::Delete, keys, Views::none(), |_, connector, keys| async move {
             let (places, keys): (Vec<_>, Vec<_>) = keys.into_iter().unzip();
             Ok(places.into_iter().zip(connector.batched_remove(&keys).await).collect())
@@ -186,7 +186,7 @@ impl NativeClient {
     }
 
     /// Refuses new submits, cuts off calls that are in flight after five seconds, and returns when nothing touches a buffer
-    /// any more. Completions can still be drained. May be called twice.
+    /// any more. Ctrl-C cuts them off at once and ends the wait. Completions can still be drained. May be called twice.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         if self.shared.process.check().is_err() {
             // The calls are the parent's.
@@ -194,12 +194,16 @@ impl NativeClient {
         }
         py.detach(|| {
             lock(&self.shared.state).closed = true;
-            if !self.shared.wait_until_idle(Some(CLOSE_TIMEOUT)) {
+            let waited = self.shared.wait_until_idle(Some(Instant::now() + CLOSE_TIMEOUT));
+            if !matches!(waited, Ok(true)) {
                 self.cut.peek().send_replace(true);
-                // A read from a disk cannot be cut off, and still writes to LMCache's memory.
-                self.shared.wait_until_idle(None);
             }
-        });
+            if !waited? {
+                // A read from a disk cannot be cut off, and still writes to LMCache's memory.
+                self.shared.wait_until_idle(None)?;
+            }
+            PyResult::Ok(())
+        })?;
         // LMCache need not drain after this, and its memory must be free all the same.
         let take = |completion: &mut Completion| std::mem::replace(&mut completion.views, Views::none());
         let views: Vec<Views> = lock(&self.shared.done).iter_mut().map(take).collect();
@@ -209,7 +213,13 @@ impl NativeClient {
             // The runtime was shut down, and its connections with it.
             return Ok(());
         }
-        let closing = async move { tokio::time::timeout(CLOSE_TIMEOUT, connector.close()).await.unwrap_or(Ok(())) };
+        let closing = async move {
+            let closed = tokio::time::timeout(CLOSE_TIMEOUT, connector.close()).await;
+            closed.unwrap_or_else(|_| {
+                tracing::warn!(connector = connector.name(), "the store did not close within {CLOSE_TIMEOUT:?}");
+                Ok(())
+            })
+        };
         block_on(py, closing)?.or_raise(py)
     }
 
@@ -223,13 +233,14 @@ impl NativeClient {
         &self,
         py: Python<'_>,
         kind: Kind,
-        keys: Vec<String>,
+        keys: Objects<'_>,
         views: Views,
-        ask: impl FnOnce(Holder<Outcome>, Connector, Vec<(usize, CacheKey)>) -> F + Send,
+        make: impl FnOnce(Holder<Outcome>, Connector, Vec<(usize, CacheKey)>) -> F + Send,
     ) -> PyResult<u64>
     where
         F: Future<Output = Result<Vec<(usize, Result<bool>)>>> + Send + 'static,
     {
+        let keys = keys.0.iter().map(text_of).collect::<PyResult<Vec<_>>>()?;
         let submitted = py.detach(move || {
             self.shared.process.check()?;
             let runtime = runtime::handle()?;
@@ -238,13 +249,14 @@ impl NativeClient {
             let call = Call::new(move |outcome| shared.complete(Completion::new(id, kind, asked, outcome, views)));
             let mut outcome = Outcome::new(asked);
             let mut readable = Vec::with_capacity(asked);
-            for (i, text) in keys.iter().enumerate() {
-                match key(text) {
+            for (i, text) in keys.into_iter().enumerate() {
+                match text.and_then(|text| key(&text)) {
                     Ok(key) => readable.push((i, key)),
                     Err(e) => outcome.put(i, Err(e)),
                 }
             }
-            let work = ask(call.clone(), self.store.connector()?.clone(), readable);
+            let connector = self.store.connector()?.clone();
+            let work = make(call.clone(), connector, readable);
             let mut cut = self.cut.get()?.subscribe();
             let work = async move {
                 for (i, answer) in work.await? {
@@ -291,20 +303,17 @@ impl Shared {
         self.idle.notify_all();
     }
 
-    /// Waits until nothing is in flight; false if `timeout` has passed before.
-    fn wait_until_idle(&self, timeout: Option<Duration>) -> bool {
-        let state = lock(&self.state);
-        let busy = |state: &mut State| state.in_flight > 0;
-        match timeout {
-            Some(timeout) => {
-                let waited = self.idle.wait_timeout_while(state, timeout, busy);
-                !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
-            }
-            None => {
-                drop(self.idle.wait_while(state, busy).unwrap_or_else(PoisonError::into_inner));
-                true
-            }
-        }
+    /// Waits until nothing is in flight; false if `deadline` has passed before. The calling thread must not be attached.
+    ///
+    /// # Errors
+    /// As [`until`].
+    fn wait_until_idle(&self, deadline: Option<Instant>) -> PyResult<bool> {
+        let idle = until(deadline, |longest| {
+            let waited = self.idle.wait_timeout_while(lock(&self.state), longest, |state| state.in_flight > 0);
+            let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            (state.in_flight == 0).then_some(())
+        })?;
+        Ok(idle.is_some())
     }
 }
 
@@ -353,11 +362,4 @@ impl Completion {
 /// LMCache passes object keys here.
 fn key(text: &str) -> Result<CacheKey> {
     CacheKey::parse(text, KeyKind::Object)
-}
-
-fn same_length(keys: &[String], views: &[Bound<'_, PyAny>]) -> PyResult<()> {
-    if keys.len() != views.len() {
-        return Err(PyValueError::new_err(format!("{} keys, but {} buffers", keys.len(), views.len())));
-    }
-    Ok(())
 }

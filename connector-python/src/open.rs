@@ -1,12 +1,15 @@
 //! From a URL and Python's options to an open store.
 
-use connectors::{Connector, LocalCpuBackend, RemoteUrl, runtime};
+use std::panic::AssertUnwindSafe;
+
+use connectors::{Connector, ContextBuilder, Error, ErrorKind, LocalCpuBackend, RemoteUrl, runtime};
+use futures::FutureExt;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyString};
 
-use crate::errors::OrRaise;
+use crate::errors::{Arg, OrRaise, invalid, refused};
 use crate::logging;
 use crate::process::ProcessLocal;
 
@@ -51,7 +54,21 @@ pub(crate) fn open(
     if let Some(bytes) = pool_bytes {
         builder = builder.local_cpu_backend(LocalCpuBackend::with_capacity(bytes));
     }
-    Ok(builder.open())
+    Ok(opening(&url, builder))
+}
+
+/// Opens the store, once the future is polled. A panic is an error.
+pub(crate) fn opening(
+    url: &str,
+    builder: ContextBuilder,
+) -> impl Future<Output = connectors::Result<Connector>> + Send + use<> {
+    let scheme = url.split_once("://").map_or(String::new(), |(scheme, _)| format!("{scheme}://"));
+    AssertUnwindSafe(builder.open()).catch_unwind().map(|opened| {
+        opened.unwrap_or_else(|_| {
+            let panicked = Error::new(ErrorKind::Other, "the connector panicked").with_operation("open");
+            Err(panicked.with_connector(scheme).with_hint("this is a bug in the connector"))
+        })
+    })
 }
 
 /// The URL with the options in its query, where every connector reads them.
@@ -60,11 +77,11 @@ fn with_options(url: &str, options: &Bound<'_, PyDict>) -> PyResult<String> {
     let (before, fragment) = url.split_once('#').map_or((url, None), |(before, fragment)| (before, Some(fragment)));
     let mut all = before.to_owned();
     for (name, value) in options {
-        let name = name.extract::<String>()?;
+        let Arg(name) = name.extract::<Arg<String>>()?;
         let Some(value) = text_of(&name, &value)? else { continue };
         if parsed.query(&name).is_some() {
             let message = format!("the option `{name}` stands in the URL and beside it; write it once");
-            return Err(PyValueError::new_err(message));
+            return Err(invalid(options.py(), message));
         }
         all.push(if all.contains('?') { '&' } else { '?' });
         all.extend(utf8_percent_encode(&name, NAME));
@@ -87,8 +104,9 @@ fn text_of(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
         return Ok(Some(value.extract::<bool>()?.to_string()));
     }
     if value.is_instance_of::<PyString>() || value.is_instance_of::<PyInt>() || value.is_instance_of::<PyFloat>() {
-        return Ok(Some(value.str()?.extract()?));
+        return Ok(Some(value.str()?.extract::<Arg<_>>()?.0));
     }
     let class = value.get_type().name()?;
-    Err(PyTypeError::new_err(format!("the option `{name}` is a {class}; an option is a str, int, float or bool")))
+    let message = format!("the option `{name}` is a {class}; an option is a str, int, float or bool");
+    Err(refused(value.py(), ErrorKind::InvalidOption, PyTypeError::new_err(message)))
 }

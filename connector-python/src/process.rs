@@ -12,19 +12,19 @@ use crate::python_thread;
 /// How long the interpreter's exit waits for what cannot be cut off, such as a read from a disk.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The process that made something.
+/// The process that made something, by its number of forks.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct ProcessId(u32);
+pub(crate) struct ProcessId(u64);
 
 impl ProcessId {
     /// The process that runs.
     pub(crate) fn current() -> Self {
-        Self(std::process::id())
+        Self(runtime::forks())
     }
 
     /// False in a child that was forked since.
     pub(crate) fn is_current(self) -> bool {
-        self.0 == std::process::id()
+        self.0 == runtime::forks()
     }
 
     /// # Errors

@@ -5,6 +5,8 @@ use connectors::{ErrorKind, RemoteUrl, Result};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use crate::errors::Arg;
+
 /// One connector of this wheel.
 #[pyclass(module = "kvconn", frozen, get_all)]
 pub(crate) struct ConnectorInfo {
@@ -68,7 +70,12 @@ fn info(py: Python<'_>, entry: &ConnectorEntry) -> PyResult<ConnectorInfo> {
 ///
 /// Two libraries open a URL in the same way if they give the same text.
 #[pyfunction]
-fn _opener_of(url: &str, behind: Vec<String>) -> Option<(String, bool)> {
+#[pyo3(name = "_opener_of")]
+fn opener_of_arguments(url: Arg<String>, behind: Arg<Vec<String>>) -> Option<(String, bool)> {
+    opener_of(&url.0, &behind.0)
+}
+
+fn opener_of(url: &str, behind: &[String]) -> Option<(String, bool)> {
     // Opening the URL says what is wrong with it.
     let url = RemoteUrl::parse(url).ok()?;
     // The message of a conflict in this library names both connectors.
@@ -80,7 +87,7 @@ fn _opener_of(url: &str, behind: Vec<String>) -> Option<(String, bool)> {
     let named = url.query_pairs().map(|(_, value)| value).chain(behind.iter().map(String::as_str));
     let mut whole = true;
     for text in named.filter(|text| text.contains("://")) {
-        match _opener_of(text, vec![]) {
+        match opener_of(text, &[]) {
             Some((behind, all)) => {
                 whole &= all;
                 opener = format!("{opener}, before {behind}");
@@ -113,6 +120,6 @@ fn name_of(owner: SchemeOwner) -> String {
 
 pub(crate) fn add_to(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(all, m)?)?;
-    m.add_function(wrap_pyfunction!(_opener_of, m)?)?;
+    m.add_function(wrap_pyfunction!(opener_of_arguments, m)?)?;
     m.add_class::<ConnectorInfo>()
 }

@@ -3,24 +3,26 @@
 
 use std::sync::Arc;
 
-use connectors::{CacheKey, ChunkLayout, Connector, MemoryObj, Result};
-use pyo3::exceptions::PyValueError;
+use connectors::{ChunkLayout, Connector, KeyKind, MemoryObj, Result};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::buffer::{Span, Views};
 use crate::call::{Holder, WaitMode};
 use crate::chunk::{Chunk, layout};
-use crate::errors::OrRaise;
+use crate::errors::{Arg, Objects, OrRaise, same_length};
+use crate::key::{key_of, kind_of};
 use crate::listing::Keys;
 use crate::open::{OpenStore, open};
-use crate::to_python;
+use crate::to_python::{self, sorted};
 
 /// The base of `Store`, whose methods return answers, and of `AsyncStore`, whose methods return futures.
 #[pyclass(module = "kvconn", frozen, subclass)]
 pub(crate) struct AnyStore {
     store: Arc<OpenStore>,
     mode: WaitMode,
+    /// The kind of the keys. None if each text decides.
+    key_kind: Option<KeyKind>,
 }
 
 fn connect(
@@ -28,33 +30,39 @@ fn connect(
     mode: WaitMode,
     url: &str,
     pool_bytes: Option<usize>,
+    key_kind: Option<String>,
     options: Option<&Bound<'_, PyDict>>,
 ) -> PyResult<Py<PyAny>> {
+    let key_kind = key_kind.map(|name| kind_of(py, &name)).transpose()?;
     let opening = open(py, url, options, pool_bytes)?;
-    let to_python = move |py: Python<'_>, connector| AnyStore::make(py, mode, Arc::new(OpenStore::new(connector)));
+    let to_python = move |py: Python<'_>, connector| {
+        AnyStore { store: Arc::new(OpenStore::new(connector)), mode, key_kind }.make(py)
+    };
     mode.run(py, Views::none(), |_| opening, to_python)
 }
 
 #[pyfunction(name = "connect")]
-#[pyo3(signature = (url, *, pool_bytes=None, **options))]
+#[pyo3(signature = (url, *, pool_bytes=Arg(None), key_kind=Arg(None), **options))]
 fn connect_blocking(
     py: Python<'_>,
-    url: &str,
-    pool_bytes: Option<usize>,
+    url: Arg<String>,
+    pool_bytes: Arg<Option<usize>>,
+    key_kind: Arg<Option<String>>,
     options: Option<&Bound<'_, PyDict>>,
 ) -> PyResult<Py<PyAny>> {
-    connect(py, WaitMode::Blocking, url, pool_bytes, options)
+    connect(py, WaitMode::Blocking, &url.0, pool_bytes.0, key_kind.0, options)
 }
 
 #[pyfunction]
-#[pyo3(signature = (url, *, pool_bytes=None, **options))]
+#[pyo3(signature = (url, *, pool_bytes=Arg(None), key_kind=Arg(None), **options))]
 fn connect_async(
     py: Python<'_>,
-    url: &str,
-    pool_bytes: Option<usize>,
+    url: Arg<String>,
+    pool_bytes: Arg<Option<usize>>,
+    key_kind: Arg<Option<String>>,
     options: Option<&Bound<'_, PyDict>>,
 ) -> PyResult<Py<PyAny>> {
-    connect(py, WaitMode::Asyncio, url, pool_bytes, options)
+    connect(py, WaitMode::Asyncio, &url.0, pool_bytes.0, key_kind.0, options)
 }
 
 #[pymethods]
@@ -82,29 +90,29 @@ impl AnyStore {
     /// The same store, for code without an event loop.
     #[getter]
     fn blocking(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        Self::make(py, WaitMode::Blocking, self.store.clone())
+        self.of(WaitMode::Blocking).make(py)
     }
 
     /// The same store, for asyncio.
     #[getter]
     fn aio(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        Self::make(py, WaitMode::Asyncio, self.store.clone())
+        self.of(WaitMode::Asyncio).make(py)
     }
 
-    #[pyo3(signature = (key, data, *, shape=None, dtype=None, format=None))]
+    #[pyo3(signature = (key, data, *, shape=Arg(None), dtype=Arg(None), format=Arg(None)))]
     fn put(
         &self,
         py: Python<'_>,
-        key: &str,
+        key: &Bound<'_, PyAny>,
         data: Bound<'_, PyAny>,
-        shape: Option<Vec<usize>>,
-        dtype: Option<&str>,
-        format: Option<&str>,
+        shape: Arg<Option<Vec<usize>>>,
+        dtype: Arg<Option<String>>,
+        format: Arg<Option<String>>,
     ) -> PyResult<Py<PyAny>> {
-        let key = parse(py, key)?;
+        let key = key_of(key, self.key_kind)?;
         let (views, spans) = Views::to_read(&[data])?;
         let span = spans[0];
-        let layout = layout(py, span.len(), shape, dtype, format)?;
+        let layout = layout(py, span.len(), shape.0, dtype.0.as_deref(), format.0.as_deref())?;
         let work = |connector: Connector, call: Holder<()>| async move {
             let chunk = lend(span, layout, call)?;
             connector.put(&key, chunk).await
@@ -112,13 +120,13 @@ impl AnyStore {
         self.run(py, views, work, to_python::none)
     }
 
-    fn get(&self, py: Python<'_>, key: &str) -> PyResult<Py<PyAny>> {
-        let key = parse(py, key)?;
+    fn get(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        let key = key_of(key, self.key_kind)?;
         self.run(py, Views::none(), |connector, _| async move { connector.get(&key).await }, chunk_to_python)
     }
 
-    fn get_into(&self, py: Python<'_>, key: &str, buffer: Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
-        let key = parse(py, key)?;
+    fn get_into(&self, py: Python<'_>, key: &Bound<'_, PyAny>, buffer: Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        let key = key_of(key, self.key_kind)?;
         let (views, spans) = Views::to_write(&[buffer])?;
         let span = spans[0];
         let work = |connector: Connector, call: Holder<Option<usize>>| async move {
@@ -130,19 +138,23 @@ impl AnyStore {
         self.run(py, views, work, to_python::value)
     }
 
-    fn exists(&self, py: Python<'_>, key: &str) -> PyResult<Py<PyAny>> {
-        let key = parse(py, key)?;
+    fn exists(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        let key = key_of(key, self.key_kind)?;
         self.run(py, Views::none(), |connector, _| async move { connector.exists(&key).await }, to_python::value)
     }
 
-    fn remove(&self, py: Python<'_>, key: &str) -> PyResult<Py<PyAny>> {
-        let key = parse(py, key)?;
+    fn remove(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        let key = key_of(key, self.key_kind)?;
         self.run(py, Views::none(), |connector, _| async move { connector.remove(&key).await }, to_python::value)
     }
 
-    #[pyo3(signature = (prefix=""))]
-    fn list(&self, py: Python<'_>, prefix: &str) -> PyResult<Keys> {
-        Keys::start(py, self.mode, self.store.connector().or_raise(py)?, prefix)
+    #[pyo3(signature = (prefix=Arg(String::new())))]
+    fn list(&self, py: Python<'_>, prefix: Arg<String>) -> PyResult<Py<PyAny>> {
+        let keys = Py::new(py, Keys::start(py, self.store.connector().or_raise(py)?, prefix.0)?)?;
+        match self.mode {
+            WaitMode::Blocking => Ok(keys.into_any()),
+            WaitMode::Asyncio => Ok(py.import("kvconn._listing")?.getattr("AsyncKeys")?.call1((keys,))?.unbind()),
+        }
     }
 
     fn ping(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
@@ -157,70 +169,74 @@ impl AnyStore {
     fn batched_put(
         &self,
         py: Python<'_>,
-        items: Vec<(String, Bound<'_, PyAny>)>,
+        items: Arg<Vec<(Bound<'_, PyAny>, Bound<'_, PyAny>)>>,
         return_exceptions: bool,
     ) -> PyResult<Py<PyAny>> {
-        let (keys, buffers): (Vec<_>, Vec<_>) = items.into_iter().unzip();
-        let keys = parse_all(py, &keys)?;
-        let (views, spans) = Views::to_read(&buffers)?;
+        let mut views = Views::none();
+        let items =
+            items.0.iter().enumerate().map(|(i, (key, data))| Ok((key_of(key, self.key_kind)?, views.read(i, data)?)));
+        let (items, refusals) = sorted(return_exceptions, items)?;
         let work = |connector: Connector, call: Holder<_>| async move {
-            let lent = spans.into_iter().map(|span| lend(span, ChunkLayout::binary(span.len()), call.clone()));
-            let items: Vec<_> = keys.into_iter().zip(lent).map(|(k, c)| c.map(|c| (k, c))).collect::<Result<_>>()?;
+            let lent = |span: Span| lend(span, ChunkLayout::binary(span.len()), call.clone());
+            let items: Vec<_> = items.into_iter().map(|(k, span)| Ok((k, lent(span)?))).collect::<Result<_>>()?;
             drop(call);
             Ok(connector.batched_put(&items).await)
         };
-        self.run(py, views, work, to_python::list(return_exceptions, to_python::none))
+        self.run(py, views, work, to_python::list(return_exceptions, refusals, to_python::none))
     }
 
     #[pyo3(signature = (keys, *, return_exceptions=false))]
-    fn batched_get(&self, py: Python<'_>, keys: Vec<String>, return_exceptions: bool) -> PyResult<Py<PyAny>> {
-        let keys = parse_all(py, &keys)?;
+    fn batched_get(&self, py: Python<'_>, keys: Objects<'_>, return_exceptions: bool) -> PyResult<Py<PyAny>> {
+        let (keys, refusals) = sorted(return_exceptions, keys.0.iter().map(|key| key_of(key, self.key_kind)))?;
         let work = |connector: Connector, _| async move { Ok(connector.batched_get(&keys).await) };
-        self.run(py, Views::none(), work, to_python::list(return_exceptions, chunk_to_python))
+        let to_python = to_python::list(return_exceptions, refusals, chunk_to_python);
+        self.run(py, Views::none(), work, to_python)
     }
 
     #[pyo3(signature = (keys, buffers, *, return_exceptions=false))]
     fn batched_get_into(
         &self,
         py: Python<'_>,
-        keys: Vec<String>,
-        buffers: Vec<Bound<'_, PyAny>>,
+        keys: Objects<'_>,
+        buffers: Objects<'_>,
         return_exceptions: bool,
     ) -> PyResult<Py<PyAny>> {
-        if keys.len() != buffers.len() {
-            return Err(PyValueError::new_err(format!("{} keys, but {} buffers", keys.len(), buffers.len())));
-        }
-        let keys = parse_all(py, &keys)?;
-        let (views, spans) = Views::to_write(&buffers)?;
+        same_length(py, keys.0.len(), buffers.0.len())?;
+        let mut views = Views::none();
+        let both = keys.0.iter().zip(&buffers.0).enumerate();
+        let requests = both.map(|(i, (key, buffer))| Ok((key_of(key, self.key_kind)?, views.write(i, buffer)?)));
+        let (requests, refusals) = sorted(return_exceptions, requests)?;
         let work = |connector: Connector, call: Holder<_>| async move {
             // SAFETY: as in `get_into`.
-            let lent = spans.into_iter().map(|span| unsafe { span.lend_to_write(call.clone()) });
+            let lent = |span: Span| unsafe { span.lend_to_write(call.clone()) };
             let mut requests: Vec<_> =
-                keys.into_iter().zip(lent).map(|(k, m)| m.map(|m| (k, m))).collect::<Result<_>>()?;
+                requests.into_iter().map(|(k, span)| Ok((k, lent(span)?))).collect::<Result<_>>()?;
             drop(call);
             Ok(connector.batched_get_into(&mut requests).await)
         };
-        self.run(py, views, work, to_python::list(return_exceptions, to_python::value))
+        self.run(py, views, work, to_python::list(return_exceptions, refusals, to_python::value))
     }
 
     #[pyo3(signature = (keys, *, return_exceptions=false))]
-    fn batched_exists(&self, py: Python<'_>, keys: Vec<String>, return_exceptions: bool) -> PyResult<Py<PyAny>> {
-        let keys = parse_all(py, &keys)?;
+    fn batched_exists(&self, py: Python<'_>, keys: Objects<'_>, return_exceptions: bool) -> PyResult<Py<PyAny>> {
+        let (keys, refusals) = sorted(return_exceptions, keys.0.iter().map(|key| key_of(key, self.key_kind)))?;
         let work = |connector: Connector, _| async move { Ok(connector.batched_exists(&keys).await) };
-        self.run(py, Views::none(), work, to_python::list(return_exceptions, to_python::value))
+        let to_python = to_python::list(return_exceptions, refusals, to_python::value);
+        self.run(py, Views::none(), work, to_python)
     }
 
-    fn batched_contains(&self, py: Python<'_>, keys: Vec<String>) -> PyResult<Py<PyAny>> {
-        let keys = parse_all(py, &keys)?;
+    fn batched_contains(&self, py: Python<'_>, keys: Objects<'_>) -> PyResult<Py<PyAny>> {
+        let keys = keys.0.iter().map(|key| key_of(key, self.key_kind)).collect::<PyResult<Vec<_>>>()?;
         let work = |connector: Connector, _| async move { connector.batched_contains(&keys).await };
         self.run(py, Views::none(), work, to_python::value)
     }
 
     #[pyo3(signature = (keys, *, return_exceptions=false))]
-    fn batched_remove(&self, py: Python<'_>, keys: Vec<String>, return_exceptions: bool) -> PyResult<Py<PyAny>> {
-        let keys = parse_all(py, &keys)?;
+    fn batched_remove(&self, py: Python<'_>, keys: Objects<'_>, return_exceptions: bool) -> PyResult<Py<PyAny>> {
+        let (keys, refusals) = sorted(return_exceptions, keys.0.iter().map(|key| key_of(key, self.key_kind)))?;
         let work = |connector: Connector, _| async move { Ok(connector.batched_remove(&keys).await) };
-        self.run(py, Views::none(), work, to_python::list(return_exceptions, to_python::value))
+        let to_python = to_python::list(return_exceptions, refusals, to_python::value);
+        self.run(py, Views::none(), work, to_python)
     }
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
@@ -229,8 +245,14 @@ impl AnyStore {
 }
 
 impl AnyStore {
-    fn make(py: Python<'_>, mode: WaitMode, store: Arc<OpenStore>) -> PyResult<Py<PyAny>> {
-        let base = PyClassInitializer::from(Self { store, mode });
+    /// The same store, with another way to wait.
+    fn of(&self, mode: WaitMode) -> Self {
+        Self { store: self.store.clone(), mode, key_kind: self.key_kind }
+    }
+
+    fn make(self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let mode = self.mode;
+        let base = PyClassInitializer::from(self);
         Ok(match mode {
             WaitMode::Blocking => Py::new(py, base.add_subclass(Store))?.into_any(),
             WaitMode::Asyncio => Py::new(py, base.add_subclass(AsyncStore))?.into_any(),
@@ -290,14 +312,6 @@ impl AsyncStore {
     ) -> PyResult<Py<PyAny>> {
         slf.as_super().get().close(slf.py())
     }
-}
-
-fn parse(py: Python<'_>, key: &str) -> PyResult<CacheKey> {
-    key.parse().or_raise(py)
-}
-
-fn parse_all(py: Python<'_>, keys: &[String]) -> PyResult<Vec<CacheKey>> {
-    keys.iter().map(|key| parse(py, key)).collect()
 }
 
 fn lend<T: Send + 'static>(span: Span, layout: ChunkLayout, call: Holder<T>) -> Result<MemoryObj> {

@@ -17,20 +17,51 @@ pub(crate) fn none(py: Python<'_>, (): ()) -> PyResult<Py<PyAny>> {
     Ok(py.None())
 }
 
-/// A list of answers. The first error is raised, or, with `return_exceptions`, each error stands in its answer's place.
+/// A list of answers, and of the `refusals` at their places. The first error is raised, or, with `return_exceptions`, each error
+/// stands in its answer's place.
 pub(crate) fn list<T>(
     return_exceptions: bool,
+    refusals: Refusals,
     to_python: impl Fn(Python<'_>, T) -> PyResult<Py<PyAny>> + Send,
 ) -> impl FnOnce(Python<'_>, Vec<Result<T>>) -> PyResult<Py<PyAny>> + Send {
     move |py, answers| {
         let list = PyList::empty(py);
-        for answer in answers {
-            match answer.or_raise(py).and_then(|answer| to_python(py, answer)) {
+        let (mut refusals, mut answers) = (refusals.into_iter().peekable(), answers.into_iter());
+        loop {
+            let answer = match refusals.next_if(|(place, _)| *place == list.len()) {
+                Some((_, refusal)) => Err(refusal),
+                None => match answers.next() {
+                    Some(answer) => answer.or_raise(py).and_then(|answer| to_python(py, answer)),
+                    None => return Ok(list.into_any().unbind()),
+                },
+            };
+            match answer {
                 Ok(object) => list.append(object)?,
                 Err(e) if return_exceptions => list.append(e.into_value(py))?,
                 Err(e) => return Err(e),
             }
         }
-        Ok(list.into_any().unbind())
     }
+}
+
+/// The items of a batch that cannot be asked for, with their places, in order.
+pub(crate) type Refusals = Vec<(usize, PyErr)>;
+
+/// The items that a store can be asked for, and the other ones.
+///
+/// # Errors
+/// The first refusal, unless `return_exceptions`.
+pub(crate) fn sorted<T>(
+    return_exceptions: bool,
+    items: impl Iterator<Item = PyResult<T>>,
+) -> PyResult<(Vec<T>, Refusals)> {
+    let (mut good, mut refusals) = (Vec::with_capacity(items.size_hint().0), Vec::new());
+    for (place, item) in items.enumerate() {
+        match item {
+            Ok(item) => good.push(item),
+            Err(e) if return_exceptions => refusals.push((place, e)),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok((good, refusals))
 }

@@ -83,19 +83,27 @@ class Chunk:
     def __bool__(self) -> Literal[True]: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
-def connect(url: str, *, pool_bytes: int | None = None, **options: Option) -> Store:
+KeyKind = Literal["engine", "object"]
+
+def connect(
+    url: str, *, pool_bytes: int | None = None, key_kind: KeyKind | None = None, **options: Option
+) -> Store:
     """Opens the store that ``url`` names.
 
     Args:
         url: as LMCache's ``remote_url``: ``redis://host:6379``, ``fs:///path``, ``external://..``
         pool_bytes: the most bytes that chunks from ``get`` hold at once; 5 GiB by default.
+        key_kind: how the store reads the text of a key: ``"engine"`` (LMCache inside vLLM) or ``"object"`` (LMCache's server).
+            Without it, a text whose second field is eight hex digits is an object key.
         options: the store's options, as in the URL's query; ``connectors()`` lists them.
 
     Raises:
         KvconnError: the store cannot be opened. The message says why, and how to write the URL.
     """
 
-async def connect_async(url: str, *, pool_bytes: int | None = None, **options: Option) -> AsyncStore:
+async def connect_async(
+    url: str, *, pool_bytes: int | None = None, key_kind: KeyKind | None = None, **options: Option
+) -> AsyncStore:
     """``connect``, for asyncio."""
 
 class Store:
@@ -151,7 +159,7 @@ class Store:
     def batched_put(
         self, items: Sequence[tuple[str, Buffer]], *, return_exceptions: bool
     ) -> List[KvconnError | None]:
-        """Stores each pair. The first error is raised, unless ``return_exceptions`` puts errors into the list."""
+        """Stores each pair. The first error is raised, unless ``return_exceptions`` puts each error into its place in the list."""
     @overload
     def batched_get(self, keys: Sequence[str]) -> List[Chunk | None]: ...
     @overload

@@ -15,25 +15,9 @@ from typing import Any
 
 from kvconn import _kvconn, _libraries
 from kvconn._errors import InvalidError, KvconnError
+from kvconn._version import LMCACHE_FROM, check_version
 
 logger = logging.getLogger("kvconn.lmcache")
-
-#: The oldest LMCache that works, and the first that was not tested.
-LMCACHE_FROM = (0, 5)
-LMCACHE_BEFORE = (0, 6)
-
-
-def check_version(found: str) -> None:
-    """Refuses an LMCache that is too old, and warns of a version newer than those that were tested."""
-    digits = [part for part in found.split(".")[:2] if part.isdigit()]
-    installed = tuple(int(part) for part in digits)
-    first, last = (".".join(map(str, limit)) for limit in (LMCACHE_FROM, LMCACHE_BEFORE))
-    if installed < LMCACHE_FROM:
-        message = f"kvconn {_kvconn.__version__} needs LMCache {first} or newer, not {found}"
-        raise KvconnError._of_open("unsupported", message, "run `pip install -U lmcache`")
-    if installed >= LMCACHE_BEFORE:
-        logger.warning("kvconn %s was tested with LMCache before %s, not with %s", _kvconn.__version__, last, found)
-
 
 try:
     from lmcache.utils import CacheEngineKey
@@ -134,7 +118,8 @@ class KvconnConnector(RemoteConnector):
             )
         except AttributeError as e:
             # LMCache would report an AttributeError as a missing class.
-            raise RuntimeError(f"kvconn does not understand this LMCache: {e}") from e
+            hint = f"use LMCache {'.'.join(map(str, LMCACHE_FROM))}"
+            raise KvconnError._of_open("unsupported", f"kvconn does not understand this LMCache: {e}", hint) from e
 
     def _named(self, url: str, config: LMCacheEngineConfig | None, plugin: str | None) -> tuple[str, dict[str, Any]]:
         """The URL that selects the library, and the options beside the URL."""

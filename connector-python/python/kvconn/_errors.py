@@ -49,6 +49,14 @@ class InvalidError(KvconnError, ValueError):
     """A URL, a key, an option or a value is wrong (kinds ``invalid_url``, ``invalid_key``, ..)."""
 
 
+class InvalidTypeError(InvalidError, TypeError):
+    """An argument has the wrong type."""
+
+
+class NoEventLoopError(KvconnError, RuntimeError):
+    """A call of an `AsyncStore` outside of an event loop."""
+
+
 class UnavailableError(KvconnError, ConnectionError):
     """The store cannot be reached."""
 

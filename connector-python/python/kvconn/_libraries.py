@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from kvconn import _kvconn, _modules
-from kvconn._errors import KvconnError
+from kvconn._errors import InvalidTypeError, KvconnError
 
 #: The entry point in pyproject.toml that names the package with a wheel's library.
 ENTRY_POINTS = "kvconn.libraries"
@@ -40,7 +40,9 @@ def carry(library: ModuleType) -> None:
         return
     built_with = getattr(library, "__version__", None)
     if not hasattr(library, "_opener_of"):
-        raise TypeError(f"{library!r} is not a library of kvconn's; pass the module that `connector_python::wheel!` names")
+        raise InvalidTypeError(
+            f"{library!r} is not a library of kvconn's; pass the module that `connector_python::wheel!` names", "invalid_input"
+        )
     if built_with != _kvconn.__version__:
         raise ImportError(
             f"{library.__name__} was built with connector-python {built_with}, but kvconn {_kvconn.__version__} is installed: "
@@ -85,14 +87,14 @@ def connectors() -> list[Any]:
     return [infos[key] for key in sorted(infos)]
 
 
-def connect(url: str, *, pool_bytes: int | None = None, **options: Any) -> Any:
+def connect(url: str, *, pool_bytes: int | None = None, key_kind: str | None = None, **options: Any) -> Any:
     """Opens the store that ``url`` names."""
-    return of_url(url, options).connect(url, pool_bytes=pool_bytes, **options)
+    return of_url(url, options).connect(url, pool_bytes=pool_bytes, key_kind=key_kind, **options)
 
 
-def connect_async(url: str, *, pool_bytes: int | None = None, **options: Any) -> Any:
+def connect_async(url: str, *, pool_bytes: int | None = None, key_kind: str | None = None, **options: Any) -> Any:
     """``connect``, for asyncio."""
-    return of_url(url, options).connect_async(url, pool_bytes=pool_bytes, **options)
+    return of_url(url, options).connect_async(url, pool_bytes=pool_bytes, key_kind=key_kind, **options)
 
 
 class NativeClient(_kvconn.NativeClient):

@@ -7,14 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use connectors::{ChunkLayout, Error, ErrorKind, MemoryObj, MemoryObjMut, Region};
 use pyo3::buffer::PyUntypedBuffer;
-use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyMemoryView};
 
 use super::layout;
 use super::pool::{GivenBack, Pool};
-use crate::errors::OrRaise;
+use crate::errors::{OrRaise, invalid};
 use crate::process::ProcessId;
 use crate::python_thread;
 
@@ -100,10 +99,10 @@ impl LentObject {
         let len = made_for.map(|layout| layout.len);
         let bytes = buffer.len_bytes();
         if !buffer.is_c_contiguous() || (len.is_some() && buffer.readonly()) {
-            return Err(PyValueError::new_err("LMCache's memory object is not contiguous and writable"));
+            return Err(invalid(py, "LMCache's memory object is not contiguous and writable"));
         }
         if len.is_some_and(|len| len > bytes) {
-            return Err(PyValueError::new_err(format!("LMCache gave {bytes} bytes of memory instead of {len:?}")));
+            return Err(invalid(py, format!("LMCache gave {bytes} bytes of memory instead of {len:?}")));
         }
         if let Some(start) = NonNull::new(buffer.buf_ptr().cast::<u8>()) {
             this.start = start;

@@ -13,7 +13,7 @@ use connectors::RemoteUrl;
 use connectors::registry::SchemeOwner;
 use pyo3::prelude::*;
 
-use crate::errors::OrRaise;
+use crate::errors::{Arg, OrRaise};
 use crate::registry::owner_of;
 
 /// Adds what `kvconn._connector` calls.
@@ -25,8 +25,8 @@ pub(crate) fn add_to(m: &Bound<'_, PyModule>) -> PyResult<()> {
 
 /// Module and name of the connector that opens `url`; None for a URL that an adapter opens.
 #[pyfunction]
-fn _entry_of(py: Python<'_>, url: &str) -> PyResult<Option<(&'static str, &'static str)>> {
-    let url = RemoteUrl::parse(url).or_raise(py)?;
+fn _entry_of(py: Python<'_>, url: Arg<String>) -> PyResult<Option<(&'static str, &'static str)>> {
+    let url = RemoteUrl::parse(&url.0).or_raise(py)?;
     match owner_of(&url).or_raise(py)? {
         Some(SchemeOwner::Connector(entry)) => Ok(Some((entry.module(), entry.name()))),
         _ => Ok(None),

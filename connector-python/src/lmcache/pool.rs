@@ -14,6 +14,8 @@ use pyo3::{PyTraverseError, PyVisit};
 use tokio::sync::oneshot;
 
 use super::{layout, memory};
+use crate::blocking::until;
+use crate::errors::to_py;
 use crate::process::ProcessId;
 use crate::{lock, python_thread};
 
@@ -52,6 +54,9 @@ impl Pool {
         let allocator = backend.getattr(intern!(py, "memory_allocator"))?;
         let close = allocator.getattr(intern!(py, "close"))?;
         let wrapped = PoolClose::of(&close)?;
+        if wrapped.as_ref().is_some_and(|close| close.get().closed.load(Ordering::SeqCst)) {
+            return Err(to_py(py, &backend_closed()));
+        }
         let pool = wrapped.as_ref().and_then(|close| lock(&close.get().pool).upgrade());
         // The parent's pool of a forked child does not count.
         if let Some(pool) = pool.filter(|pool| pool.process.is_current()) {
@@ -75,7 +80,11 @@ impl Pool {
             Some(close) => *lock(&close.get().pool) = Arc::downgrade(&pool),
             // LMCache frees its pool before it closes its connectors.
             None => {
-                let close = PoolClose { pool: Mutex::new(Arc::downgrade(&pool)), original: close.unbind() };
+                let close = PoolClose {
+                    pool: Mutex::new(Arc::downgrade(&pool)),
+                    closed: AtomicBool::new(false),
+                    original: close.unbind(),
+                };
                 allocator.setattr(intern!(py, "close"), Bound::new(py, close)?)?;
             }
         }
@@ -97,7 +106,7 @@ impl Pool {
     /// `Closed` once LMCache frees its memory.
     pub(super) fn check_open(&self) -> Result<()> {
         if self.closed.load(Ordering::SeqCst) {
-            return Err(Error::new(ErrorKind::Closed, "LMCache's CPU backend was closed"));
+            return Err(backend_closed());
         }
         Ok(())
     }
@@ -213,6 +222,11 @@ impl Pool {
     }
 }
 
+#[cold]
+fn backend_closed() -> Error {
+    Error::new(ErrorKind::Closed, "LMCache's CPU backend was closed")
+}
+
 fn gives_none(layout: &ChunkLayout, e: &PyErr) -> Error {
     Error::new(ErrorKind::Other, format!("LMCache's CPU backend gives no memory for {layout}: {e}"))
 }
@@ -268,6 +282,7 @@ fn no_memory() -> Error {
 #[pyclass(frozen, module = "kvconn._kvconn")]
 struct PoolClose {
     pool: Mutex<Weak<Pool>>,
+    closed: AtomicBool,
     original: Py<PyAny>,
 }
 
@@ -301,16 +316,16 @@ impl PoolClose {
         args: &Bound<'py, PyTuple>,
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
+        self.closed.store(true, Ordering::SeqCst);
         let pool = lock(&self.pool).upgrade();
         // A forked child does not wait for its parent's calls.
         if let Some(pool) = pool.filter(|pool| pool.process.is_current()) {
             pool.closed.store(true, Ordering::SeqCst);
-            py.detach(|| {
-                let deadline = Instant::now() + CLOSE_TIMEOUT;
-                while pool.lent.load(Ordering::SeqCst) > 0 && Instant::now() < deadline {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-            });
+            let given_back = |_| {
+                std::thread::sleep(Duration::from_millis(1));
+                (pool.lent.load(Ordering::SeqCst) == 0).then_some(())
+            };
+            py.detach(|| until(Some(Instant::now() + CLOSE_TIMEOUT), given_back))?;
             let lent = pool.lent.load(Ordering::SeqCst);
             if lent > 0 {
                 // Connectors would write to freed memory. The system takes the memory back when the process ends.

@@ -8,16 +8,16 @@ use connectors::{
     Result, runtime,
 };
 use futures::StreamExt;
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use super::memory::{self, to_object};
 use super::pool::{LMCacheAllocator, NoMemory, Pool};
 use crate::blocking::block_on;
 use crate::buffer::Views;
-use crate::errors::{OrRaise, to_py};
-use crate::open::OpenStore;
-use crate::{asyncio, logging, to_python};
+use crate::errors::{Arg, Objects, OrRaise, invalid, same_length, to_py};
+use crate::open::{OpenStore, opening};
+use crate::to_python::{self, sorted};
+use crate::{asyncio, logging};
 
 /// A store that LMCache opened. Chunks are LMCache's memory objects, keys are the text of LMCache's keys.
 ///
@@ -39,14 +39,14 @@ impl LMCacheRemote {
     #[pyo3(signature = (url, backend, config, metadata, plugin_name))]
     fn new(
         py: Python<'_>,
-        url: &str,
+        url: Arg<String>,
         backend: Option<&Bound<'_, PyAny>>,
-        config: Vec<(String, String)>,
-        metadata: Option<Metadata>,
-        plugin_name: Option<String>,
+        config: Arg<Vec<(String, String)>>,
+        metadata: Arg<Option<Metadata>>,
+        plugin_name: Arg<Option<String>>,
     ) -> PyResult<Self> {
         logging::start(py)?;
-        let config = config_of(py, config)?;
+        let config = config_of(py, config.0)?;
         let timeout = Duration::from_secs(config.blocking_timeout_secs);
         let pool = backend.map(|backend| Pool::of(backend, timeout)).transpose()?;
         let memory = match &pool {
@@ -54,14 +54,14 @@ impl LMCacheRemote {
             None => LocalCpuBackend::with_allocator(NoMemory),
         };
         let runtime = runtime::handle().or_raise(py)?.clone();
-        let mut builder = connectors::builder(url).handle(runtime).config(config).local_cpu_backend(memory.clone());
-        if let Some(metadata) = metadata {
+        let mut builder = connectors::builder(&url.0).handle(runtime).config(config).local_cpu_backend(memory.clone());
+        if let Some(metadata) = metadata.0 {
             builder = builder.metadata(metadata_of(metadata).or_raise(py)?);
         }
-        if let Some(name) = plugin_name {
+        if let Some(name) = plugin_name.0 {
             builder = builder.plugin_name(name);
         }
-        let connector = block_on(py, builder.open())?.or_raise(py)?;
+        let connector = block_on(py, opening(&url.0, builder))?.or_raise(py)?;
         Ok(Self { store: OpenStore::new(connector), memory, pool })
     }
 
@@ -77,105 +77,112 @@ impl LMCacheRemote {
         self.store.connector().is_ok_and(|connector| connector.capabilities().ping)
     }
 
-    fn exists<'py>(&self, py: Python<'py>, key: &str) -> PyResult<Bound<'py, PyAny>> {
-        let (connector, key) = (self.connector(py)?, key_of(py, key)?);
-        start(py, async move { connector.exists(&key).await }, to_python::value)
+    fn exists<'py>(&self, key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let (py, key) = (key.py(), key_of(key)?);
+        self.start(py, |connector| async move { connector.exists(&key).await }, to_python::value)
     }
 
-    fn exists_sync(&self, py: Python<'_>, key: &str) -> PyResult<bool> {
-        let (connector, key) = (self.connector(py)?, key_of(py, key)?);
-        block_on(py, async move { connector.exists(&key).await })?.or_raise(py)
+    fn exists_sync(&self, key: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let (py, key) = (key.py(), key_of(key)?);
+        self.wait(py, |connector| async move { connector.exists(&key).await })
     }
 
-    fn contains<'py>(&self, py: Python<'py>, keys: Vec<String>) -> PyResult<Bound<'py, PyAny>> {
-        let (connector, keys) = (self.connector(py)?, keys_of(py, &keys)?);
-        start(py, async move { connector.batched_contains(&keys).await }, to_python::value)
+    fn contains<'py>(&self, py: Python<'py>, keys: Objects<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let keys = leading_keys(&keys)?;
+        let work = |connector: Connector| async move { connector.batched_contains(&keys).await };
+        self.start(py, work, to_python::value)
     }
 
-    fn contains_sync(&self, py: Python<'_>, keys: Vec<String>) -> PyResult<usize> {
-        let (connector, keys) = (self.connector(py)?, keys_of(py, &keys)?);
-        block_on(py, async move { connector.batched_contains(&keys).await })?.or_raise(py)
+    fn contains_sync(&self, py: Python<'_>, keys: Objects<'_>) -> PyResult<usize> {
+        let keys = leading_keys(&keys)?;
+        self.wait(py, |connector| async move { connector.batched_contains(&keys).await })
     }
 
-    fn get<'py>(&self, py: Python<'py>, key: &str) -> PyResult<Bound<'py, PyAny>> {
-        let (connector, memory, key) = (self.connector(py)?, self.memory.clone(), key_of(py, key)?);
-        let get = async move {
+    fn get<'py>(&self, key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let (py, key, memory) = (key.py(), key_of(key)?, self.memory.clone());
+        let get = |connector: Connector| async move {
             let answer = connector.get(&key).await;
             in_lmcache(&memory, vec![answer]).await.pop().unwrap_or(Ok(None))
         };
-        start(py, get, to_object)
+        self.start(py, get, to_object)
     }
 
     /// A list with a chunk, None or an exception for each key.
-    fn batched_get<'py>(&self, py: Python<'py>, keys: Vec<String>) -> PyResult<Bound<'py, PyAny>> {
-        let (connector, memory, keys) = (self.connector(py)?, self.memory.clone(), keys_of(py, &keys)?);
-        let get = async move { Ok(in_lmcache(&memory, connector.batched_get(&keys).await).await) };
-        start(py, get, to_python::list(true, to_object))
+    fn batched_get<'py>(&self, py: Python<'py>, keys: Objects<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let (keys, refusals) = sorted(true, keys.0.iter().map(key_of))?;
+        let memory = self.memory.clone();
+        let get =
+            |connector: Connector| async move { Ok(in_lmcache(&memory, connector.batched_get(&keys).await).await) };
+        self.start(py, get, to_python::list(true, refusals, to_object))
     }
 
-    fn put<'py>(&self, py: Python<'py>, key: &str, object: &Bound<'_, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        let (connector, key) = (self.connector(py)?, key_of(py, key)?);
+    fn put<'py>(&self, key: &Bound<'py, PyAny>, object: &Bound<'_, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let (py, key) = (key.py(), key_of(key)?);
         let chunk = memory::to_put(object, self.pool.as_ref())?;
-        start(py, async move { connector.put(&key, chunk).await }, to_python::none)
+        self.start(py, |connector| async move { connector.put(&key, chunk).await }, to_python::none)
     }
 
     /// A list with None or an exception for each key.
     fn batched_put<'py>(
         &self,
         py: Python<'py>,
-        keys: Vec<String>,
-        objects: Vec<Bound<'_, PyAny>>,
+        keys: Objects<'py>,
+        objects: Objects<'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        if keys.len() != objects.len() {
-            return Err(PyValueError::new_err(format!("{} keys and {} chunks", keys.len(), objects.len())));
-        }
-        let (connector, keys) = (self.connector(py)?, keys_of(py, &keys)?);
-        let chunks = objects.iter().map(|object| memory::to_put(object, self.pool.as_ref()));
-        let items: Vec<(CacheKey, MemoryObj)> = keys.into_iter().zip(chunks.collect::<PyResult<Vec<_>>>()?).collect();
-        let put = async move { Ok(connector.batched_put(&items).await) };
-        start(py, put, to_python::list(true, to_python::none))
+        same_length(py, keys.0.len(), objects.0.len())?;
+        let items = keys.0.iter().zip(&objects.0);
+        let items = items.map(|(key, object)| Ok((key_of(key)?, memory::to_put(object, self.pool.as_ref())?)));
+        let (items, refusals) = sorted(true, items)?;
+        let put = |connector: Connector| async move { Ok(connector.batched_put(&items).await) };
+        self.start(py, put, to_python::list(true, refusals, to_python::none))
     }
 
-    fn remove_sync(&self, py: Python<'_>, key: &str) -> PyResult<bool> {
-        let (connector, key) = (self.connector(py)?, key_of(py, key)?);
-        block_on(py, async move { connector.remove(&key).await })?.or_raise(py)
+    fn remove_sync(&self, key: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let (py, key) = (key.py(), key_of(key)?);
+        self.wait(py, |connector| async move { connector.remove(&key).await })
     }
 
     fn list<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let connector = self.connector(py)?;
-        let list = async move {
+        let list = |connector: Connector| async move {
             let (mut keys, mut listing) = (Vec::new(), connector.list(""));
             while let Some(key) = listing.next().await {
                 keys.push(key?.as_str().to_owned());
             }
             Ok(keys)
         };
-        start(py, list, to_python::value)
+        self.start(py, list, to_python::value)
     }
 
     fn ping<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let connector = self.connector(py)?;
-        start(py, async move { connector.ping().await }, to_python::none)
+        self.start(py, |connector| async move { connector.ping().await }, to_python::none)
     }
 
     fn close<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let connector = self.connector(py)?;
-        start(py, async move { connector.close().await }, to_python::none)
+        self.start(py, |connector| async move { connector.close().await }, to_python::none)
     }
 }
 
 impl LMCacheRemote {
-    fn connector(&self, py: Python<'_>) -> PyResult<Connector> {
-        self.store.connector().or_raise(py).cloned()
+    fn start<'py, T: Send + 'static, F>(
+        &self,
+        py: Python<'py>,
+        work: impl FnOnce(Connector) -> F,
+        to_python: impl FnOnce(Python<'_>, T) -> PyResult<Py<PyAny>> + Send + 'static,
+    ) -> PyResult<Bound<'py, PyAny>>
+    where
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let connector = self.store.connector().or_raise(py)?.clone();
+        asyncio::start(py, Views::none(), |_| work(connector), to_python)
     }
-}
 
-fn start<T: Send + 'static>(
-    py: Python<'_>,
-    work: impl Future<Output = Result<T>> + Send + 'static,
-    to_python: impl FnOnce(Python<'_>, T) -> PyResult<Py<PyAny>> + Send + 'static,
-) -> PyResult<Bound<'_, PyAny>> {
-    asyncio::start(py, Views::none(), |_| work, to_python)
+    fn wait<T: Send + 'static, F>(&self, py: Python<'_>, work: impl FnOnce(Connector) -> F) -> PyResult<T>
+    where
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let connector = self.store.connector().or_raise(py)?.clone();
+        block_on(py, work(connector))?.or_raise(py)
+    }
 }
 
 /// The chunks in LMCache's memory. Copies a chunk if the store has it in its own memory or changed the layout. Allocates all
@@ -204,19 +211,31 @@ async fn in_lmcache(
     chunks
 }
 
-fn key_of(py: Python<'_>, text: &str) -> PyResult<CacheKey> {
-    CacheKey::parse(text, KeyKind::Engine).or_raise(py)
+fn key_of(text: &Bound<'_, PyAny>) -> PyResult<CacheKey> {
+    crate::key::key_of(text, Some(KeyKind::Engine))
 }
 
-fn keys_of(py: Python<'_>, texts: &[String]) -> PyResult<Vec<CacheKey>> {
-    texts.iter().map(|text| key_of(py, text)).collect()
+/// The keys before the first that cannot be one. The leading run of stored keys cannot go on after it.
+///
+/// # Errors
+/// `InvalidError` if it is the first of all.
+fn leading_keys(keys: &Objects<'_>) -> PyResult<Vec<CacheKey>> {
+    let mut leading = Vec::with_capacity(keys.0.len());
+    for key in &keys.0 {
+        match key_of(key) {
+            Ok(key) => leading.push(key),
+            Err(e) if leading.is_empty() => return Err(e),
+            Err(_) => break,
+        }
+    }
+    Ok(leading)
 }
 
 fn config_of(py: Python<'_>, values: Vec<(String, String)>) -> PyResult<LMCacheEngineConfig> {
     let mut config = LMCacheEngineConfig::default();
     for (key, json) in values {
         let value = serde_json::from_str(&json)
-            .map_err(|e| PyValueError::new_err(format!("LMCache's configuration key `{key}` cannot be read: {e}")))?;
+            .map_err(|e| invalid(py, format!("LMCache's configuration key `{key}` cannot be read: {e}")))?;
         config.set(&key, value).map_err(|e| to_py(py, &e))?;
     }
     Ok(config)

@@ -340,7 +340,7 @@ def _logged(logger: str, call) -> list[str]:
 
 def _versions() -> None:
     from kvconn import KvconnError
-    from kvconn._connector import check_version
+    from kvconn._version import check_version
 
     for good in ("0.5.6", "0.5.6.post1", "0.5.7rc1"):
         equal(f"lines about LMCache {good}", _logged("kvconn.lmcache", lambda good=good: check_version(good)), [])
