@@ -170,6 +170,11 @@ impl ConnectorContext {
         Ok(connector.layered(&ctx, |name, inner| layers.around(name, inner)))
     }
 
+    /// Whether another store opens this one.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.0.behind
+    }
+
     /// See [`Parts::chain`].
     pub(crate) fn chain(&self) -> &Arc<()> {
         &self.0.chain

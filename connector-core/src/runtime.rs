@@ -6,6 +6,7 @@
 //! No blocking call waits on one of its threads. The caller's thread polls the call once, spawns it here and waits for a
 //! channel. A blocking call inside a task here waits in `block_in_place`, which moves the thread's other tasks.
 
+mod exit;
 mod fork;
 
 use std::ffi::OsStr;
@@ -18,6 +19,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::{Error, ErrorKind, Result};
 
+pub use exit::{AtExit, Unclosed, at_exit, close_open_stores, exit_patience, say};
 pub(crate) use fork::OfProcess;
 pub use fork::{PerProcess, forks};
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::Arc;
 
-use futures::future::FutureExt;
+use futures::future::{BoxFuture, FutureExt};
 use futures::stream::BoxStream;
 use tokio::sync::OnceCell;
 use tracing::{Instrument, Span};
@@ -17,7 +17,7 @@ use crate::chunk::{MemoryObj, MemoryObjMut};
 use crate::context::ConnectorContext;
 use crate::key::CacheKey;
 use crate::observe::{Answered, Instruments, Observed, Run, Stored};
-use crate::runtime::OfProcess;
+use crate::runtime::{AtExit, OfProcess, at_exit};
 use crate::{Error, ErrorKind, Result};
 
 /// A handle over any connector: cheap to clone, and all clones are one connector.
@@ -81,7 +81,7 @@ impl Connector {
         let BoxConnector(connector) = layers(&inner.name, BoxConnector(Arc::clone(&inner.connector)));
         let handle = ctx.handle();
         let single = handle.runtime_flavor() == tokio::runtime::RuntimeFlavor::CurrentThread;
-        Self(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             name: inner.name.clone(),
             gate: inner.gate.clone(),
             closed: inner.closed.clone(),
@@ -89,7 +89,12 @@ impl Connector {
             layers_of: Some(ctx.chain().clone()),
             opened_on: single.then(|| handle.id()),
             connector: OfProcess::new(connector),
-        }))
+        });
+        if !ctx.is_behind() {
+            let this = Arc::downgrade(&inner);
+            at_exit(ctx.url().to_string(), this);
+        }
+        Self(inner)
     }
 
     pub(super) fn opened_on(&self) -> Option<tokio::runtime::Id> {
@@ -387,6 +392,12 @@ fn same_memory(n: Option<usize>, before: usize, dst: &MemoryObjMut) -> Result<Op
         )
         .with_hint("this is a bug in the connector: `get_into` must fill the memory of `dst`, and give its length")),
         n => Ok(n),
+    }
+}
+
+impl AtExit for Inner {
+    fn close(self: Arc<Self>) -> BoxFuture<'static, Result<()>> {
+        async move { Connector(self).close().await }.boxed()
     }
 }
 

@@ -3,7 +3,8 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use connector_core::{CacheKey, Error, ErrorKind, MemoryObj, Result};
+use connector_core::{CacheKey, Error, ErrorKind, ErrorStatus, MemoryObj, Result};
+use lru::LruCache;
 use tokio::sync::watch;
 
 use crate::copies::Copies;
@@ -21,7 +22,9 @@ pub(super) struct Buffer {
     changes: watch::Sender<()>,
 }
 
-#[derive(Default)]
+/// The largest number of refused keys that the buffer remembers.
+const MAX_REFUSED: usize = 100_000;
+
 struct State {
     /// The newest chunk of each key. Every key is also in `queue` or in `writing`.
     chunks: HashMap<CacheKey, Buffered>,
@@ -32,7 +35,27 @@ struct State {
     writers: usize,
     /// The error of the last write, if it failed.
     failing: Option<Error>,
+    /// The keys whose newest chunk the back refused for ever, and the lengths of these chunks.
+    refused: LruCache<CacheKey, u64>,
+    refusal: Option<Error>,
     ending: bool,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            chunks: HashMap::new(),
+            queue: VecDeque::new(),
+            writing: HashSet::new(),
+            bytes: 0,
+            puts: 0,
+            writers: 0,
+            failing: None,
+            refused: LruCache::unbounded(),
+            refusal: None,
+            ending: false,
+        }
+    }
 }
 
 struct Buffered {
@@ -115,8 +138,8 @@ impl Buffer {
                 }
                 if let Some(e) = &state.failing {
                     let message = format!("the write-back buffer of {} bytes is full, because {e}", self.capacity);
-                    // The writers try again, whatever the error is.
-                    return Err(Error::new(e.kind(), message).temporary(true));
+                    // The writers try again, whatever the error is, so no retry layer should.
+                    return Err(Error::new(e.kind(), message).with_status(ErrorStatus::Persistent));
                 }
             }
             if changes.changed().await.is_err() {
@@ -137,6 +160,7 @@ impl Buffer {
         state.puts += 1;
         let put = state.puts;
         reservation.bytes = 0;
+        state.refused.pop(key);
         match state.chunks.insert(key.clone(), Buffered { chunk: copy, put }) {
             Some(old) => state.bytes -= cost(&old.chunk),
             // The key was cancelled during its write: when that write ends, it queues the key again.
@@ -156,6 +180,7 @@ impl Buffer {
         let cancelled = {
             let mut state = self.lock();
             let old = state.chunks.remove(key);
+            state.refused.pop(key);
             if let Some(old) = &old {
                 state.bytes -= cost(&old.chunk);
                 state.queue.retain(|k| k != key);
@@ -201,6 +226,33 @@ impl Buffer {
     pub(super) async fn wait_for_writers(&self) {
         let mut changes = self.changes.subscribe();
         while self.lock().writers > 0 && changes.changed().await.is_ok() {}
+    }
+
+    /// Records that the back refused this chunk for ever, unless the key has a newer one or was removed.
+    pub(super) fn refuse(&self, write: &Write<'_>, error: &Error) {
+        let mut state = self.lock();
+        if state.chunks.get(&write.key).is_none_or(|buffered| buffered.put != write.put) {
+            return;
+        }
+        state.refused.put(write.key.clone(), write.chunk.len() as u64);
+        state.refusal = Some(error.clone());
+        if state.refused.len() > MAX_REFUSED {
+            state.refused.pop_lru();
+        }
+    }
+
+    /// The chunks that the back refused for ever and that no later put or remove replaced, as an error. They count once.
+    pub(super) fn take_refused(&self) -> Result<()> {
+        let mut state = self.lock();
+        let bytes: u64 = state.refused.iter().map(|(_, bytes)| bytes).sum();
+        let chunks = std::mem::replace(&mut state.refused, LruCache::unbounded()).len();
+        match state.refusal.take() {
+            Some(e) if chunks > 0 => {
+                let message = format!("the back store refused {chunks} chunks of {bytes} bytes for ever: {e}");
+                Err(Error::new(e.kind(), message))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The number of chunks in the buffer, and their bytes.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use connector_core::connector::Gate;
 use connector_core::{
     BoxStream, CacheKey, Capabilities, Connector, ConnectorContext, Error, ErrorKind, FromContext, MemoryObj,
-    MemoryObjMut, RemoteConnector, Result, external_connector,
+    MemoryObjMut, RemoteConnector, Result, external_connector, runtime,
 };
 use futures::future::join;
 use futures::stream::{self, StreamExt};
@@ -42,16 +42,13 @@ impl FromContext for TieredConnector {
         }
         let back = back.map_err(|e| e.at("option `back`"))?;
         let (keys, handle, gate) = (Arc::default(), ctx.handle().clone(), Gate::default());
-        Ok(Self { tiers: Arc::new(Tiers { front, back, keys, buffer, handle, gate }) })
-    }
-}
-
-impl Drop for TieredConnector {
-    /// Writers finish the buffer, but end when the back fails.
-    fn drop(&mut self) {
-        if let Some(buffer) = &self.tiers.buffer {
-            buffer.end();
+        let url = ctx.url().to_string();
+        let tiers = Arc::new(Tiers { url, front, back, keys, buffer, handle, gate });
+        if tiers.buffer.is_some() {
+            let tiers = Arc::downgrade(&tiers);
+            runtime::at_exit(ctx.url().to_string(), tiers);
         }
+        Ok(Self { tiers })
     }
 }
 
@@ -181,7 +178,7 @@ impl RemoteConnector for TieredConnector {
         if let Err(e) = self.tiers.front.close().await {
             self.tiers.front_failed("close", &e);
         }
-        back
+        back.and_then(|()| self.tiers.buffer.as_ref().map_or(Ok(()), Buffer::take_refused))
     }
 
     async fn batched_exists(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
@@ -252,10 +249,10 @@ impl RemoteConnector for TieredConnector {
         if !self.tiers.back.capabilities().remove {
             return same_error(&Error::unsupported("batched_remove"), keys.len());
         }
-        let mut answers = Vec::with_capacity(keys.len());
-        for key in keys {
-            answers.push(self.tiers.remove(key).await);
+        match keys {
+            // Some stores serve a batch of one key more slowly.
+            [key] => vec![self.tiers.remove(key).await],
+            keys => self.tiers.remove_all(keys).await,
         }
-        answers
     }
 }

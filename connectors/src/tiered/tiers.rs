@@ -4,18 +4,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use connector_core::connector::Gate;
+use connector_core::runtime::{self, AtExit};
 use connector_core::{CacheKey, Connector, Error, ErrorKind, MemoryObj, Result};
+use futures::future::BoxFuture;
 use tokio::runtime::Handle;
 
 use super::buffer::Buffer;
 use super::keys::Keys;
 use super::repair::repair;
+use super::writer;
 
 /// The pause of a background task after a failure. Each further failure doubles it, up to the second number.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(100);
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 pub(super) struct Tiers {
+    /// The connector's URL, redacted.
+    pub(super) url: String,
     pub(super) front: Connector,
     pub(super) back: Connector,
     pub(super) keys: Arc<Keys>,
@@ -85,22 +90,45 @@ impl Tiers {
         self.try_remove_from_front(key).await.unwrap_or(false)
     }
 
+    /// As [`remove_from_front`](Self::remove_from_front), for several keys in one batch.
+    pub(super) async fn remove_all_from_front(self: &Arc<Self>, keys: &[CacheKey]) -> Vec<bool> {
+        let mut guards: Vec<_> = keys.iter().map(|key| StaleUnlessRemoved { tiers: self, key, removed: false }).collect();
+        let answers = self.front.batched_remove(keys).await;
+        guards.iter_mut().zip(answers).map(|(guard, answer)| guard.end(answer).unwrap_or(false)).collect()
+    }
+
     /// As [`remove_from_front`](Self::remove_from_front), but gives the front's error, which it has logged.
     pub(super) async fn try_remove_from_front(self: &Arc<Self>, key: &CacheKey) -> Result<bool> {
         // The guard also marks the key if this future is dropped during the removal.
         let mut guard = StaleUnlessRemoved { tiers: self, key, removed: false };
-        let stored = match self.front.remove(key).await {
-            // The front cannot have a key that it cannot name.
-            Err(e) if matches!(e.kind(), ErrorKind::InvalidKey | ErrorKind::InvalidInput) => false,
-            Err(e) => {
-                self.front_failed("remove", &e);
-                return Err(e);
+        guard.end(self.front.remove(key).await)
+    }
+}
+
+impl AtExit for Tiers {
+    /// Writes the buffer. The handle, if there is one, closes the stores.
+    fn close(self: Arc<Self>) -> BoxFuture<'static, Result<()>> {
+        Box::pin(async move {
+            match &self.buffer {
+                Some(buffer) if buffer.remaining().0 > 0 => writer::flush(&self, buffer).await,
+                _ => Ok(()),
             }
-            Ok(stored) => stored,
-        };
-        guard.removed = true;
-        self.keys.clear_stale(key);
-        Ok(stored)
+        })
+    }
+
+    fn unwritten(&self) -> (usize, u64) {
+        self.buffer.as_ref().map_or((0, 0), Buffer::remaining)
+    }
+}
+
+impl Drop for Tiers {
+    /// Says what is lost: the runtime ended before the writers, or `close` failed and was not called again.
+    fn drop(&mut self) {
+        let (chunks, bytes) = self.unwritten();
+        if chunks > 0 {
+            let url = &self.url;
+            runtime::say(&format!("`{url}` was dropped before {chunks} chunks of {bytes} bytes were in the back store: they are lost"));
+        }
     }
 }
 
@@ -109,6 +137,23 @@ struct StaleUnlessRemoved<'a> {
     tiers: &'a Arc<Tiers>,
     key: &'a CacheKey,
     removed: bool,
+}
+
+impl StaleUnlessRemoved<'_> {
+    fn end(&mut self, answer: Result<bool>) -> Result<bool> {
+        let stored = match answer {
+            // The front cannot have a key that it cannot name.
+            Err(e) if matches!(e.kind(), ErrorKind::InvalidKey | ErrorKind::InvalidInput) => false,
+            Err(e) => {
+                self.tiers.front_failed("remove", &e);
+                return Err(e);
+            }
+            Ok(stored) => stored,
+        };
+        self.removed = true;
+        self.tiers.keys.clear_stale(self.key);
+        Ok(stored)
+    }
 }
 
 impl Drop for StaleUnlessRemoved<'_> {

@@ -40,12 +40,8 @@ impl Tiers {
 
     /// As [`write_through`](Self::write_through), for several chunks in one batch of the back.
     pub(super) async fn write_all_through(self: &Arc<Self>, items: &[(CacheKey, MemoryObj)]) -> Vec<Result<()>> {
-        let mut locked = BTreeMap::new();
-        // Every batch locks its keys in this order, so that two batches cannot deadlock.
-        for key in items.iter().map(|(key, _)| key).collect::<BTreeSet<_>>() {
-            locked.insert(key, self.locked(key).await);
-        }
-        join_all(locked.keys().map(|key| self.remove_from_front(key))).await;
+        let (mut locked, keys) = self.locked_all(items.iter().map(|(key, _)| key)).await;
+        self.remove_all_from_front(&keys).await;
         locked.values_mut().for_each(|locked| locked.change.ask_back());
         let answers = self.back.batched_put(items).await;
         locked.values_mut().for_each(|locked| locked.change.done_in_back());
@@ -103,6 +99,49 @@ impl Tiers {
             return refused(ErrorKind::Unsupported, format!("it does not store a dtype of {}", chunk.layout()));
         }
         Ok(())
+    }
+
+    /// Locks the keys of a batch, and gives each once. All batches lock in one order, so that two cannot deadlock.
+    async fn locked_all<'k>(
+        &self,
+        keys: impl Iterator<Item = &'k CacheKey> + Send,
+    ) -> (BTreeMap<&'k CacheKey, Locked>, Vec<CacheKey>) {
+        let mut locked = BTreeMap::new();
+        for key in keys.collect::<BTreeSet<_>>() {
+            locked.insert(key, self.locked(key).await);
+        }
+        let keys = locked.keys().map(|key| (*key).clone()).collect();
+        (locked, keys)
+    }
+
+    /// As [`remove`](Self::remove), with one batch of each store. Of a key that occurs twice, the first removes it.
+    pub(super) async fn remove_all(self: &Arc<Self>, keys: &[CacheKey]) -> Vec<Result<bool>> {
+        let (mut locked, unique) = self.locked_all(keys.iter()).await;
+        let mut stored = Vec::with_capacity(unique.len());
+        for key in &unique {
+            stored.push(match &self.buffer {
+                Some(buffer) => buffer.cancel(key).await,
+                None => false,
+            });
+        }
+        let in_front = self.remove_all_from_front(&unique).await;
+        stored.iter_mut().zip(in_front).for_each(|(stored, in_front)| *stored |= in_front);
+        locked.values_mut().for_each(|locked| locked.change.ask_back());
+        let in_back = self.back.batched_remove(&unique).await;
+        let mut answers = HashMap::new();
+        for ((key, stored), in_back) in unique.iter().zip(stored).zip(in_back) {
+            let answer = self.back_answer(in_back);
+            if let (Ok(_), Some(locked)) = (&answer, locked.get_mut(key)) {
+                locked.change.done_in_back();
+            }
+            answers.insert(key, answer.map(|in_back| in_back || stored));
+        }
+        let answer = |key| match answers.get_mut(key) {
+            Some(Ok(stored)) => Ok(std::mem::take(stored)),
+            Some(Err(e)) => Err(e.clone()),
+            None => Err(Error::new(ErrorKind::Other, "the back store gave too few answers")),
+        };
+        keys.iter().map(answer).collect()
     }
 
     /// Removes the key from the buffer, the front and the back, and says whether one of them had it.

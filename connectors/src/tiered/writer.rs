@@ -3,12 +3,12 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use connector_core::{CacheKey, Error, ErrorKind, MemoryObj, Result};
+use connector_core::{CacheKey, Error, ErrorKind, Result};
 use futures::future::{FutureExt, select};
 use futures::stream::{self, StreamExt};
 use tokio::time::sleep;
 
-use super::buffer::Buffer;
+use super::buffer::{Buffer, Write};
 use super::tiers::{FIRST_PAUSE, LONGEST_PAUSE, Tiers};
 
 /// The number of chunks that `close` writes concurrently.
@@ -22,7 +22,7 @@ pub(super) async fn run(tiers: Arc<Tiers>) {
     let mut writer = buffer.writer();
     while let Some((same, write)) = writer.next() {
         writer = same;
-        let answer = put(&tiers, &write.key, &write.chunk).await;
+        let answer = put(&tiers, buffer, &write).await;
         let failed = answer.as_ref().err().cloned();
         let key = write.key.clone();
         write.end(answer);
@@ -42,10 +42,15 @@ pub(super) async fn run(tiers: Arc<Tiers>) {
 }
 
 /// Writes one chunk. A panic of the back is a failure, so that the writer survives and retries.
-async fn put(tiers: &Tiers, key: &CacheKey, chunk: &MemoryObj) -> Result<()> {
+async fn put(tiers: &Tiers, buffer: &Buffer, write: &Write<'_>) -> Result<()> {
+    let key = &write.key;
     let work = async {
-        match tiers.back.put(key, chunk.clone()).await {
-            Err(error) if refuses(&error) => give_up(tiers, key, &error).await,
+        match tiers.back.put(key, write.chunk.clone()).await {
+            Err(error) if refuses(&error) => {
+                give_up(tiers, key, &error).await?;
+                buffer.refuse(write, &error);
+                Ok(())
+            }
             answer => answer,
         }
     };
@@ -69,7 +74,8 @@ async fn give_up(tiers: &Tiers, key: &CacheKey, error: &Error) -> Result<()> {
     Ok(())
 }
 
-/// Whether the error concerns this key or chunk. An error of the store, for example a full disk, does not.
+/// Whether the back can never take this key or chunk. A condition of the store, such as a full disk, a read-only replica or
+/// a missing right, passes, or an operator ends it: the writers wait and try again.
 fn refuses(error: &Error) -> bool {
     use ErrorKind::{InvalidInput, InvalidKey, SizeMismatch, TooLarge, Unsupported};
     matches!(error.kind(), InvalidKey | InvalidInput | Unsupported | SizeMismatch | TooLarge)
@@ -82,7 +88,7 @@ pub(super) async fn flush(tiers: &Tiers, buffer: &Buffer) -> Result<()> {
     let tries = buffer.remaining().0;
     let errors = stream::iter(0..tries).map(|_| async {
         let write = buffer.next()?;
-        let answer = put(tiers, &write.key, &write.chunk).await;
+        let answer = put(tiers, buffer, &write).await;
         let error = answer.as_ref().err().cloned();
         write.end(answer);
         error

@@ -143,4 +143,12 @@ impl RemoteConnector for ControlledConnector {
             Err(e) => keys.iter().map(|_| Err(e.clone())).collect(),
         }
     }
+
+    /// One call, and then a `remove` of each key.
+    async fn batched_remove(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
+        if let Err(e) = self.0.enter("batched_remove", keys.len()).await {
+            return keys.iter().map(|_| Err(e.clone())).collect();
+        }
+        futures::future::join_all(keys.iter().map(|key| self.remove(key))).await
+    }
 }

@@ -95,3 +95,28 @@ async fn the_error_of_a_wrong_url_names_the_option_and_hides_the_password() {
         assert!(e.to_string().contains(says) && !e.to_string().contains("hunter2"), "{url}: {e}");
     }
 }
+
+#[tokio::test]
+async fn a_batch_is_removed_with_one_call_of_each_store() {
+    for (name, options) in [("batch-remove", ""), ("batch-remove-wb", WRITE_BACK)] {
+        let Tiered { connector, front, back } = open(name, options).await;
+        let items: Vec<_> = (0..20).map(|n| (key(n), chunk(n as u8))).collect();
+        assert!(connector.batched_put(&items).await.iter().all(Result::is_ok));
+        assert_eq!(front.count("batched_remove"), usize::from(options.is_empty()), "a batch of puts is one call, too");
+        // Only in the front, only in the back, in both, in none, and twice.
+        back.chunks.lock().unwrap().remove(&key(0));
+        front.chunks.lock().unwrap().remove(&key(1));
+        let keys = [0, 1, 2, 30, 2].map(key);
+        let (in_front, in_back) = (front.count("batched_remove"), back.count("batched_remove"));
+        let removed: Vec<bool> = connector.batched_remove(&keys).await.into_iter().map(Result::unwrap).collect();
+        assert_eq!(removed, [true, true, true, false, false]);
+        assert_eq!((front.count("batched_remove"), back.count("batched_remove")), (in_front + 1, in_back + 1));
+        assert!((0..3).all(|n| front.stored(&key(n)).is_none() && back.stored(&key(n)).is_none()));
+        assert_eq!(connector.get(&key(5)).await.unwrap(), Some(chunk(5)));
+        // The back's error is the answer of every key, and no read gives an old chunk of the front.
+        back.fail("batched_remove");
+        assert!(connector.batched_remove(&[key(5), key(6)]).await.iter().all(Result::is_err));
+        assert_eq!(front.stored(&key(5)), None);
+        connector.close().await.unwrap();
+    }
+}

@@ -1,8 +1,10 @@
 //! Write-back.
 
+use std::io::Write;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use connectors::{CacheKey, Error, ErrorKind, PoolAllocator};
+use connectors::{CacheKey, Error, ErrorKind, ErrorStatus, PoolAllocator};
 use futures::StreamExt;
 use tokio::time::{sleep, timeout};
 
@@ -109,7 +111,8 @@ async fn a_put_into_a_full_buffer_fails_with_the_kind_of_the_backs_failure() {
     back.fail_with("put", || Error::new(ErrorKind::StoreFull, "no room"));
     connector.put(&key(1), chunk(1)).await.unwrap();
     let e = connector.put(&key(2), chunk(2)).await.unwrap_err();
-    assert_eq!((e.kind(), e.is_temporary()), (ErrorKind::StoreFull, true), "{e}");
+    // The writers try again. A retry layer around this store must not.
+    assert_eq!((e.kind(), e.status()), (ErrorKind::StoreFull, ErrorStatus::Persistent), "{e}");
     back.heal();
     sleep(Duration::from_secs(60)).await;
     connector.put(&key(2), chunk(2)).await.unwrap();
@@ -133,7 +136,7 @@ async fn a_close_that_cannot_write_all_chunks_fails_and_may_be_called_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_buffer_of_a_dropped_connector_is_written_unless_the_back_fails() {
+async fn the_buffer_of_a_dropped_connector_is_written_as_soon_as_the_back_takes_it() {
     let Tiered { connector, back, .. } = open("gone", WRITE_BACK).await;
     back.hold("put");
     for n in 0..10 {
@@ -148,12 +151,59 @@ async fn the_buffer_of_a_dropped_connector_is_written_unless_the_back_fails() {
     let Tiered { connector, back, .. } = open("gone-failing", WRITE_BACK).await;
     back.fail("put");
     connector.put(&key(1), chunk(1)).await.unwrap();
-    settle().await;
     drop(connector);
-    settle().await;
-    let tries = back.count("put");
     sleep(Duration::from_secs(3600)).await;
-    assert_eq!(back.count("put"), tries, "the retries end");
+    back.heal();
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(back.stored(&key(1)), Some(chunk(1)));
+}
+
+/// Every condition of a store that may pass.
+#[tokio::test(start_paused = true)]
+async fn a_condition_that_passes_loses_no_chunk_and_close_says_how_many_wait() {
+    use ErrorKind::{Corrupt, Denied, Io, Other, PoolFull, ReadOnly, StoreFull, Throttled, Timeout, Unavailable};
+    fn error<const KIND: usize>() -> Error {
+        Error::new(KINDS[KIND], "not now")
+    }
+    const KINDS: [ErrorKind; 10] =
+        [PoolFull, StoreFull, Throttled, ReadOnly, Denied, Timeout, Unavailable, Io, Corrupt, Other];
+    let errors: [fn() -> Error; 10] = [
+        error::<0>, error::<1>, error::<2>, error::<3>, error::<4>, error::<5>, error::<6>, error::<7>, error::<8>,
+        error::<9>,
+    ];
+    for (kind, error) in KINDS.into_iter().zip(errors) {
+        let Tiered { connector, back, .. } = open(&format!("passes-{kind}").replace('_', "-"), WRITE_BACK).await;
+        back.fail_with("put", error);
+        for n in 0..3 {
+            connector.put(&key(n), chunk(n as u8)).await.unwrap();
+        }
+        sleep(Duration::from_secs(600)).await;
+        let e = connector.close().await.unwrap_err();
+        assert!(e.kind() == kind && e.to_string().contains("lacks 3 chunks of 3000 bytes"), "{e}");
+        back.heal();
+        connector.close().await.unwrap();
+        assert!((0..3).all(|n| back.stored(&key(n)) == Some(chunk(n as u8))), "{kind}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn close_says_once_how_many_chunks_the_back_refused_for_ever() {
+    let Tiered { connector, back, .. } = open("refused", WRITE_BACK).await;
+    back.fail_with("put", || Error::new(ErrorKind::TooLarge, "larger than the store"));
+    for n in 0..4 {
+        connector.put(&key(n), chunk(n as u8)).await.unwrap();
+    }
+    settle().await;
+    back.heal();
+    // A key that was put again or removed is not missing.
+    connector.put(&key(0), chunk(9)).await.unwrap();
+    connector.remove(&key(1)).await.unwrap();
+    let e = connector.close().await.unwrap_err();
+    assert_eq!((e.kind(), e.is_temporary()), (ErrorKind::TooLarge, false));
+    assert!(e.to_string().contains("refused 2 chunks of 2000 bytes"), "{e}");
+    assert_eq!(back.count("close"), 1, "the stores are closed");
+    connector.close().await.unwrap();
+    assert_eq!(back.stored(&key(0)), Some(chunk(9)));
 }
 
 #[tokio::test]
@@ -169,7 +219,8 @@ async fn a_key_that_the_back_cannot_name_stays_in_the_front_and_blocks_no_other(
     assert_eq!(connector.get(&long).await.unwrap().unwrap(), chunk(1));
     assert!(connector.remove(&long).await.unwrap());
     connector.put(&long, chunk(1)).await.unwrap();
-    connector.close().await.unwrap();
+    let e = connector.close().await.unwrap_err();
+    assert!(e.kind() == ErrorKind::InvalidKey && e.to_string().contains("refused 1 chunks"), "{e}");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "the back has the other chunk");
 }
 
@@ -188,7 +239,7 @@ async fn a_chunk_that_the_back_refuses_permanently_is_dropped_with_the_older_one
         assert_eq!(connector.get(&key(1)).await.unwrap(), Some(chunk(2)));
         front.chunks.lock().unwrap().clear();
         assert_eq!(connector.get(&key(1)).await.unwrap(), None, "the buffer dropped it");
-        connector.close().await.unwrap();
+        assert_eq!(connector.close().await.unwrap_err().kind(), refusal().kind());
     }
 }
 
@@ -206,7 +257,7 @@ async fn a_refused_chunk_waits_until_the_back_has_removed_the_older_one() {
     back.fail_with("put", || Error::new(ErrorKind::Unsupported, "no such chunks"));
     sleep(Duration::from_secs(60)).await;
     assert_eq!(back.stored(&key(1)), None);
-    connector.close().await.unwrap();
+    assert_eq!(connector.close().await.unwrap_err().kind(), ErrorKind::Unsupported);
 }
 
 #[tokio::test(start_paused = true)]
@@ -229,4 +280,36 @@ async fn a_write_that_panics_is_retried() {
     back.heal();
     sleep(Duration::from_secs(60)).await;
     assert_eq!(back.stored(&key(1)), Some(chunk(1)), "without another put or a close");
+}
+
+/// The log of a thread.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(text)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_runtime_that_ends_before_the_buffer_is_written_says_how_much_is_lost() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
+    tracing::subscriber::with_default(subscriber, || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let Tiered { connector, back, .. } = open("cut", WRITE_BACK).await;
+            back.hold("put");
+            connector.put(&key(0), chunk(0)).await.unwrap();
+            drop(connector);
+            tokio::task::yield_now().await;
+        });
+    });
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(log.contains("1 chunks of 1000 bytes") && log.contains("tiered://"), "{log}");
 }
