@@ -96,7 +96,15 @@ impl LocalCpuBackend {
 
     /// Whether a call for memory may wait or block, so that [`try_allocate`](Self::try_allocate) gives `None`.
     pub fn waits(&self) -> bool {
-        self.0.try_allocate(&ChunkLayout::binary(0)).is_none()
+        match self.0.try_allocate(&ChunkLayout::binary(0)) {
+            Some(Ok(memory)) => {
+                // The pool must not keep memory that no chunk needed.
+                memory.discard();
+                false
+            }
+            Some(Err(_)) => false,
+            None => true,
+        }
     }
 
     /// Memory for the chunks of a batch, which a store reads into.

@@ -73,7 +73,8 @@ impl PoolAllocator {
     /// # Errors
     /// `PoolFull` and `TooLarge` with both sizes.
     pub fn allocate_now(&self, layout: &ChunkLayout) -> Result<MemoryObjMut> {
-        Ok(self.allocate_all(std::slice::from_ref(layout))?.swap_remove(0))
+        let block = self.0.blocks(std::slice::from_ref(layout))?.swap_remove(0);
+        MemoryObjMut::from_region(block, layout.clone())
     }
 
     /// Returns free blocks to the system, largest first, until the pool keeps at most `kept` bytes. `trim(0)` keeps none.

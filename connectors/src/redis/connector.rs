@@ -2,15 +2,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use connector_core::{
-    BoxStream, CacheKey, Capabilities, ChunkHeader, ConnectorContext, Error, FromContext, LocalCpuBackend, MemoryObj,
-    MemoryObjMut, RemoteConnector, Result, external_connector,
+    BoxStream, CacheKey, Capabilities, ChunkHeader, ConnectorContext, Error, FromContext, MemoryObj, MemoryObjMut,
+    RemoteConnector, Result, external_connector,
 };
 use futures::stream::StreamExt;
 
-use super::exchanges::{Exists, Found, Get, Put, Remove, TryTransaction};
+use super::exchanges::{Exists, Found, Get, Header, Put, Remove, TryTransaction};
 use super::missing::{Missing, Orphans};
 use super::{RedisOptions, listing};
-use crate::resp_wire::{Destination, Wire};
+use crate::resp_wire::{Destination, Memory, Place, Wire};
 
 /// Chunks on a redis or valkey server, two keys each, byte for byte as LMCache writes them.
 ///
@@ -25,7 +25,7 @@ use crate::resp_wire::{Destination, Wire};
 )]
 pub struct RedisConnector {
     wire: Wire,
-    backend: LocalCpuBackend,
+    memory: Memory,
     ttl_sec: Option<u64>,
     refresh_ttl: bool,
     orphans: Orphans,
@@ -44,7 +44,7 @@ impl FromContext for RedisConnector {
         }
         Ok(Self {
             wire,
-            backend: ctx.local_cpu_backend().clone(),
+            memory: Memory::new(&ctx),
             ttl_sec: options.ttl_sec,
             refresh_ttl: options.refresh_ttl,
             orphans: Orphans::new(Duration::from_secs(options.orphan_grace_sec)),
@@ -58,6 +58,16 @@ impl RedisConnector {
     fn read<'a, D: Destination>(&'a self, key: &'a CacheKey, to: D) -> Get<'a, D> {
         let refresh_sec = self.ttl_sec.filter(|_| self.refresh_ttl);
         Get { key, to, refresh_sec, warned: &self.warned }
+    }
+
+    async fn read_all<'a>(&'a self, keys: &'a [CacheKey], places: Vec<Place<'a>>) -> Vec<Result<Found<MemoryObj>>> {
+        self.wire.exchange_all(keys.iter().zip(places).map(|(key, place)| self.read(key, place)).collect()).await
+    }
+
+    /// Asks for the lengths, reserves memory for all chunks, and reads them.
+    async fn read_by_length(&self, keys: &[CacheKey]) -> Vec<Result<Found<MemoryObj>>> {
+        let places = self.memory.reserve(self.wire.exchange_all(keys.iter().map(Header).collect()).await).await;
+        self.wire.exchange_valid(keys.iter().zip(places).map(|(key, place)| Ok(self.read(key, place?)))).await
     }
 
     fn write<'a>(&self, key: &'a CacheKey, chunk: &'a MemoryObj) -> Result<Put<'a>> {
@@ -136,9 +146,12 @@ impl RemoteConnector for RedisConnector {
     }
 
     async fn get(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
-        let mut found = self.wire.exchange(self.read(key, &self.backend)).await?;
-        if let Found::Torn(_) = found {
-            found = self.wire.exchange(self.read(key, &self.backend)).await?;
+        let Some(place) = self.memory.at_once() else {
+            return self.batched_get(std::slice::from_ref(key)).await.pop().unwrap_or(Ok(None));
+        };
+        let mut found = self.wire.exchange(self.read(key, place)).await?;
+        if let (Found::Torn(_), Some(place)) = (&found, self.memory.at_once()) {
+            found = self.wire.exchange(self.read(key, place)).await?;
         }
         self.settle(key, found).await
     }
@@ -177,6 +190,7 @@ impl RemoteConnector for RedisConnector {
 
     async fn close(&self) -> Result<()> {
         self.wire.close();
+        self.memory.trim();
         Ok(())
     }
 
@@ -185,11 +199,21 @@ impl RemoteConnector for RedisConnector {
     }
 
     async fn batched_get(&self, keys: &[CacheKey]) -> Vec<Result<Option<MemoryObj>>> {
-        let gets = keys.iter().map(|key| self.read(key, &self.backend)).collect();
-        let mut found = self.wire.exchange_all(gets).await;
+        let mut found = match self.memory.reserve_full(keys).await {
+            Ok(Some(places)) => self.read_all(keys, places).await,
+            Ok(None) => Vec::new(),
+            Err(e) => return keys.iter().map(|_| Err(e.clone())).collect(),
+        };
+        let is_torn = || self.memory.waits() && !torn(&found).is_empty();
+        if found.is_empty() || found.iter().any(Memory::is_short) || is_torn() {
+            // Gives all memory back before it asks for more.
+            drop(found);
+            found = self.read_by_length(keys).await;
+        }
         let torn = torn(&found);
-        let gets = torn.iter().map(|&at| self.read(&keys[at], &self.backend)).collect();
-        replace(&mut found, &torn, self.wire.exchange_all(gets).await);
+        if let Some(again) = torn.iter().map(|&at| Some(self.read(&keys[at], self.memory.at_once()?))).collect() {
+            replace(&mut found, &torn, self.wire.exchange_all(again).await);
+        }
         self.settle_all(keys.iter(), found).await
     }
 

@@ -70,6 +70,7 @@ impl<D: Destination> Exchange for Get<'_, D> {
             ReplyStart::Whole(Reply::Error(text)) => Err(server_error(&text)),
             other => return Err(unexpected(&other, "two values")),
         };
+        self.to.unused();
         if self.refresh_sec.is_some() {
             for _ in 0..2 {
                 // The chunk is valid even so.
@@ -190,6 +191,39 @@ impl Exchange for Put<'_> {
     }
 }
 
+/// `MGET` of the header: the layout of a chunk, or `None`.
+pub(super) struct Header<'a>(pub(super) &'a CacheKey);
+
+impl Exchange for Header<'_> {
+    type Answer = Option<ChunkLayout>;
+    const SMALL: bool = true;
+
+    fn key(&self) -> Option<&[u8]> {
+        Some(self.0.as_str().as_bytes())
+    }
+
+    /// `MGET` gives null for a value that is not a string, where `GET` gives an error.
+    fn request<'a>(&'a self, request: &mut Request<'a>) {
+        let [metadata, _] = names(self.0);
+        request.command(&["MGET".into(), metadata]);
+    }
+
+    async fn read(&mut self, connection: &mut Connection) -> Result<Result<Self::Answer>> {
+        Ok(connection.answer().await?.and_then(|reply| match one_value(reply)? {
+            Reply::Bulk(header) => ChunkHeader::read(&header).map(Some),
+            Reply::Null => Ok(None),
+            other => Err(unexpected(&other, "a header")),
+        }))
+    }
+}
+
+fn one_value(reply: Reply) -> Result<Reply> {
+    match reply {
+        Reply::Array(mut values) if values.len() == 1 => Ok(values.remove(0)),
+        other => Err(unexpected(&other, "a header")),
+    }
+}
+
 /// Whether there is a chunk that `get` can read: a header and the number of bytes that it says.
 pub(super) struct Exists<'a>(pub(super) &'a CacheKey);
 
@@ -209,10 +243,7 @@ impl Exchange for Exists<'_> {
     }
 
     async fn read(&mut self, connection: &mut Connection) -> Result<Result<bool>> {
-        let header = connection.answer().await?.and_then(|reply| match reply {
-            Reply::Array(mut values) if values.len() == 1 => Ok(values.remove(0)),
-            other => Err(unexpected(&other, "a header")),
-        });
+        let header = connection.answer().await?.and_then(one_value);
         let len = connection.answer().await?.and_then(expect_int);
         Ok(header.and_then(|header| is_chunk(header, len)))
     }

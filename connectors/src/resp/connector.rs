@@ -1,15 +1,13 @@
-use std::sync::Arc;
-
 use connector_core::raw_layout;
 use connector_core::{
-    BoxStream, CacheKey, Capabilities, ConnectorContext, Error, ErrorKind, FromContext, LMCacheMetadata,
-    LocalCpuBackend, MemoryObj, MemoryObjMut, RemoteConnector, Result, external_connector,
+    BoxStream, CacheKey, Capabilities, ConnectorContext, Error, ErrorKind, FromContext, LMCacheMetadata, MemoryObj,
+    MemoryObjMut, RemoteConnector, Result, external_connector,
 };
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::RespOptions;
-use super::exchanges::{Exists, Get, Put, Remove};
-use crate::resp_wire::{Destination, Wire, scan};
+use super::exchanges::{Exists, Get, Length, Put, Remove};
+use crate::resp_wire::{Destination, Memory, Place, Wire, scan};
 
 /// Chunks on a redis or valkey server, one plain value each.
 ///
@@ -18,33 +16,47 @@ use crate::resp_wire::{Destination, Wire, scan};
 #[external_connector(module = "kvconn.resp", name = "RESPConnector", scheme = "resp", options = RespOptions)]
 pub struct RESPConnector {
     wire: Wire,
-    backend: LocalCpuBackend,
-    metadata: Option<Arc<LMCacheMetadata>>,
+    memory: Memory,
 }
 
 impl FromContext for RESPConnector {
     async fn from_context(ctx: ConnectorContext) -> Result<Self> {
         let options: RespOptions = ctx.options()?;
         let wire = Wire::open(options.wire(&ctx)?, ctx.handle()).await?;
-        Ok(Self { wire, backend: ctx.local_cpu_backend().clone(), metadata: ctx.metadata().cloned() })
+        Ok(Self { wire, memory: Memory::new(&ctx) })
     }
 }
 
 impl RESPConnector {
     fn read<'a, D: Destination>(&'a self, key: &'a CacheKey, to: D) -> Get<'a, D> {
-        Get { key, to, metadata: self.metadata.as_deref() }
+        Get { key, to, metadata: self.metadata() }
+    }
+
+    fn metadata(&self) -> Option<&LMCacheMetadata> {
+        self.memory.metadata.as_deref()
+    }
+
+    async fn read_all<'a>(&'a self, keys: &'a [CacheKey], places: Vec<Place<'a>>) -> Vec<Result<Option<MemoryObj>>> {
+        self.wire.exchange_all(keys.iter().zip(places).map(|(key, place)| self.read(key, place)).collect()).await
+    }
+
+    /// Asks for the lengths, reserves memory for all chunks, and reads them.
+    async fn read_by_length(&self, keys: &[CacheKey]) -> Vec<Result<Option<MemoryObj>>> {
+        let lengths = keys.iter().map(|key| Length { key, metadata: self.metadata() }).collect();
+        let places = self.memory.reserve(self.wire.exchange_all(lengths).await).await;
+        self.wire.exchange_valid(keys.iter().zip(places).map(|(key, place)| Ok(self.read(key, place?)))).await
     }
 
     fn write<'a>(&self, key: &'a CacheKey, chunk: &'a MemoryObj) -> Result<Put<'a>> {
         self.wire.check_len(chunk.len())?;
-        raw_layout(self.metadata.as_deref(), chunk.len()).map_err(|e| {
+        raw_layout(self.metadata(), chunk.len()).map_err(|e| {
             Error::new(ErrorKind::InvalidInput, format!("a raw value could not give it back: {}", e.message()))
         })?;
         Ok(Put { key, chunk })
     }
 
     fn query<'a>(&'a self, key: &'a CacheKey) -> Exists<'a> {
-        Exists { key, metadata: self.metadata.as_deref() }
+        Exists(Length { key, metadata: self.metadata() })
     }
 }
 
@@ -54,7 +66,10 @@ impl RemoteConnector for RESPConnector {
     }
 
     async fn get(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
-        self.wire.exchange(self.read(key, &self.backend)).await
+        match self.memory.at_once() {
+            Some(place) => self.wire.exchange(self.read(key, place)).await,
+            None => self.batched_get(std::slice::from_ref(key)).await.pop().unwrap_or(Ok(None)),
+        }
     }
 
     async fn put(&self, key: &CacheKey, chunk: MemoryObj) -> Result<()> {
@@ -85,6 +100,7 @@ impl RemoteConnector for RESPConnector {
 
     async fn close(&self) -> Result<()> {
         self.wire.close();
+        self.memory.trim();
         Ok(())
     }
 
@@ -93,7 +109,16 @@ impl RemoteConnector for RESPConnector {
     }
 
     async fn batched_get(&self, keys: &[CacheKey]) -> Vec<Result<Option<MemoryObj>>> {
-        self.wire.exchange_all(keys.iter().map(|key| self.read(key, &self.backend)).collect()).await
+        let read = match self.memory.reserve_full(keys).await {
+            Ok(Some(places)) => self.read_all(keys, places).await,
+            Ok(None) => return self.read_by_length(keys).await,
+            Err(e) => return keys.iter().map(|_| Err(e.clone())).collect(),
+        };
+        if !read.iter().any(Memory::is_short) {
+            return read;
+        }
+        drop(read);
+        self.read_by_length(keys).await
     }
 
     async fn batched_get_into(&self, requests: &mut [(CacheKey, MemoryObjMut)]) -> Vec<Result<Option<usize>>> {

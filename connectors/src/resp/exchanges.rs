@@ -32,16 +32,18 @@ impl<D: Destination> Exchange for Get<'_, D> {
     }
 
     async fn read(&mut self, connection: &mut Connection) -> Result<Result<Self::Answer>> {
-        match connection.reply_start().await? {
+        let answer = match connection.reply_start().await? {
             ReplyStart::Bulk(len) => {
                 let layout = layout_of(self.metadata, len);
-                Ok(connection.chunk(len, layout, &mut self.to).await?.map(Some))
+                connection.chunk(len, layout, &mut self.to).await?.map(Some)
             }
-            ReplyStart::Whole(Reply::Null) => Ok(Ok(None)),
-            ReplyStart::Whole(Reply::Error(text)) => Ok(Err(server_error(&text))),
+            ReplyStart::Whole(Reply::Null) => Ok(None),
+            ReplyStart::Whole(Reply::Error(text)) => Err(server_error(&text)),
             // Fails the connection, because the elements of an array would count as the next answers.
-            _ => Err(Error::new(ErrorKind::Corrupt, "the server's answer to GET is not a string")),
-        }
+            _ => return Err(Error::new(ErrorKind::Corrupt, "the server's answer to GET is not a string")),
+        };
+        self.to.unused();
+        Ok(answer)
     }
 }
 
@@ -78,14 +80,14 @@ impl Exchange for Put<'_> {
     }
 }
 
-/// Whether there is a chunk that `get` can read.
-pub(super) struct Exists<'a> {
+/// `STRLEN`: the layout of a chunk, or `None`.
+pub(super) struct Length<'a> {
     pub(super) key: &'a CacheKey,
     pub(super) metadata: Option<&'a LMCacheMetadata>,
 }
 
-impl Exchange for Exists<'_> {
-    type Answer = bool;
+impl Exchange for Length<'_> {
+    type Answer = Option<ChunkLayout>;
     const SMALL: bool = true;
 
     fn key(&self) -> Option<&[u8]> {
@@ -97,10 +99,33 @@ impl Exchange for Exists<'_> {
         request.command(&["STRLEN".into(), self.key.as_str().into()]);
     }
 
+    async fn read(&mut self, connection: &mut Connection) -> Result<Result<Self::Answer>> {
+        Ok(connection.answer().await?.and_then(expect_int).and_then(|len| match usize::try_from(len).unwrap_or(0) {
+            0 => Ok(None),
+            len => raw_layout(self.metadata, len).map(Some),
+        }))
+    }
+}
+
+/// Whether there is a chunk that `get` can read.
+pub(super) struct Exists<'a>(pub(super) Length<'a>);
+
+impl Exchange for Exists<'_> {
+    type Answer = bool;
+    const SMALL: bool = true;
+
+    fn key(&self) -> Option<&[u8]> {
+        self.0.key()
+    }
+
+    fn request<'a>(&'a self, request: &mut Request<'a>) {
+        self.0.request(request);
+    }
+
     async fn read(&mut self, connection: &mut Connection) -> Result<Result<bool>> {
-        Ok(match connection.answer().await?.and_then(expect_int) {
-            Ok(len) => Ok(layout_of(self.metadata, usize::try_from(len).unwrap_or(0)).is_ok()),
-            // The value is not a string.
+        Ok(match self.0.read(connection).await? {
+            Ok(layout) => Ok(layout.is_some()),
+            // The value is not a string, or has a length that no chunk has.
             Err(e) if e.kind() == ErrorKind::Corrupt => Ok(false),
             Err(e) => Err(e),
         })

@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use connector_core::{ChunkLayout, Error, ErrorKind, LocalCpuBackend, MemoryObj, MemoryObjMut, Result};
+use connector_core::{ChunkLayout, Error, ErrorKind, Result};
 use tokio::time::{Instant, Sleep};
 
-use super::errors::{bad_reply, hung_up, server_error, unavailable};
+use super::errors::{bad_reply, ends_connection, hung_up, server_error, unavailable};
+use super::memory::Destination;
 use super::reply::{BadReply, Reply, ReplyReader, ReplyStart};
 use super::request::Request;
 use super::transport::{Address, Ready, Transport};
@@ -34,6 +35,8 @@ pub(crate) struct Connection {
     /// Grows with every read and write. Shared with the pool.
     progress: Arc<AtomicUsize>,
     failed: bool,
+    /// The server hung up while a request was sent. The replies before that are still to be read.
+    write_failure: Option<Error>,
 }
 
 /// The time that a call waited for a socket, and the bytes that it moved. Bounds a call whose server sends a byte now
@@ -74,6 +77,7 @@ impl Connection {
             spent: Spent::default(),
             progress: progress.clone(),
             failed: false,
+            write_failure: None,
         }
     }
 
@@ -115,8 +119,11 @@ impl Connection {
 
     /// Sends the whole request. Replies may arrive before it returns.
     ///
+    /// A server that refuses a request sends an error and hangs up, maybe before it has read everything. So after a hang-up, the
+    /// next read gives the replies that came, and then the error.
+    ///
     /// # Errors
-    /// `Unavailable`, `Timeout`, or the error that the server sent before it hung up.
+    /// `Timeout`.
     pub(crate) async fn send(&mut self, request: &Request<'_>) -> Result<()> {
         self.unanswered += request.commands();
         let len = request.len();
@@ -131,7 +138,10 @@ impl Connection {
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait(Ready::Write, &mut deadline).await?,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(self.write_failed(e)),
+                Err(e) => {
+                    self.write_failure = Some(self.io_failed(e, "write to"));
+                    return Ok(());
+                }
             }
         }
         Ok(())
@@ -140,11 +150,23 @@ impl Connection {
     /// The next reply, whole. A server's error is a [`Reply::Error`].
     ///
     /// # Errors
-    /// `Corrupt`, `Unavailable`, `Timeout`.
+    /// `Corrupt`, `Unavailable`, `Timeout`. The server's error if it closes the connection after it, such as `TooLarge`.
     pub(crate) async fn reply(&mut self) -> Result<Reply> {
         let reply = self.parse(ReplyReader::reply).await?;
-        self.unanswered = self.unanswered.saturating_sub(1);
+        self.answered(&reply)?;
         Ok(reply)
+    }
+
+    /// Counts the answer.
+    fn answered(&mut self, reply: &Reply) -> Result<()> {
+        self.unanswered = self.unanswered.saturating_sub(1);
+        match reply {
+            Reply::Error(text) if ends_connection(text) => {
+                self.failed = true;
+                Err(server_error(text))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// As [`reply`](Self::reply), but a server's error is the inner error.
@@ -165,7 +187,7 @@ impl Connection {
     /// As [`reply`](Self::reply).
     pub(crate) async fn reply_start(&mut self) -> Result<ReplyStart> {
         let start = self.element_start().await?;
-        self.unanswered = self.unanswered.saturating_sub(1);
+        self.answered(if let ReplyStart::Whole(reply) = &start { reply } else { &Reply::Null })?;
         Ok(start)
     }
 
@@ -175,6 +197,17 @@ impl Connection {
     /// As [`reply`](Self::reply).
     pub(crate) async fn element_start(&mut self) -> Result<ReplyStart> {
         self.parse(ReplyReader::start).await
+    }
+
+    /// Waits for the first byte of the payload that [`ReplyStart::Bulk`] announced. It has one.
+    ///
+    /// # Errors
+    /// As [`reply`](Self::reply).
+    pub(crate) async fn payload_starts(&mut self) -> Result<()> {
+        while self.unread().is_empty() {
+            self.fill(&mut []).await?;
+        }
+        Ok(())
     }
 
     /// Reads the payload that [`ReplyStart::Bulk`] announced. `to` has exactly its length.
@@ -263,7 +296,7 @@ impl Connection {
             match tried {
                 Ok(0) => {
                     self.failed = true;
-                    return Err(hung_up(&self.address));
+                    return Err(self.write_failure.take().unwrap_or_else(|| hung_up(&self.address)));
                 }
                 Ok(n) => {
                     self.received += n as u64;
@@ -345,70 +378,5 @@ impl Connection {
     fn io_failed(&mut self, e: io::Error, what: &str) -> Error {
         self.failed = true;
         unavailable(Error::io(e, format_args!("{what} the server at {}", self.address)))
-    }
-
-    /// A server that refuses a connection or a request sends an error and hangs up, maybe before it has read
-    /// everything.
-    fn write_failed(&mut self, e: io::Error) -> Error {
-        let buffer = self.reader.spare();
-        if let Ok(n) = self.transport.try_read(&mut [IoSliceMut::new(buffer)]) {
-            self.received += n as u64;
-            self.reader.filled(n);
-            if let Ok(Some(Reply::Error(text))) = self.reader.reply() {
-                self.failed = true;
-                return server_error(&text);
-            }
-        }
-        self.io_failed(e, "write to")
-    }
-}
-
-/// The memory that a chunk is read into.
-pub(crate) trait Destination: Send {
-    /// The result: the chunk, or its length if it is in the caller's memory.
-    type Chunk: Send;
-
-    /// The size of memory that exists before the answer; 0 if it is allocated for the answer.
-    fn capacity(&self) -> usize {
-        0
-    }
-
-    /// Reads the announced payload, which has the layout's length.
-    ///
-    /// # Errors
-    /// The outer error comes from the connection, the inner one from the memory.
-    fn read(
-        &mut self,
-        connection: &mut Connection,
-        layout: ChunkLayout,
-    ) -> impl Future<Output = Result<Result<Self::Chunk>>> + Send;
-}
-
-/// New memory.
-impl Destination for &LocalCpuBackend {
-    type Chunk = MemoryObj;
-
-    async fn read(&mut self, connection: &mut Connection, layout: ChunkLayout) -> Result<Result<MemoryObj>> {
-        match self.allocate(&layout).await {
-            Ok(mut memory) => connection.payload(&mut memory).await.map(|()| Ok(memory.freeze())),
-            Err(e) => connection.refuse(e).await,
-        }
-    }
-}
-
-/// The caller's memory, and the number of bytes in it. `SizeMismatch` if they do not fit.
-impl Destination for &mut MemoryObjMut {
-    type Chunk = usize;
-
-    fn capacity(&self) -> usize {
-        self.len()
-    }
-
-    async fn read(&mut self, connection: &mut Connection, layout: ChunkLayout) -> Result<Result<usize>> {
-        let len = layout.len;
-        match self.set_layout(layout) {
-            Ok(()) => connection.payload(self).await.map(|()| Ok(len)),
-            Err(e) => connection.refuse(e).await,
-        }
     }
 }

@@ -47,6 +47,11 @@ pub(crate) fn server_error(text: &[u8]) -> Error {
     }
 }
 
+/// Whether the server closes the connection after this error.
+pub(super) fn ends_connection(text: &[u8]) -> bool {
+    text.starts_with(b"ERR Protocol error")
+}
+
 /// The hint for a wrong password.
 pub(super) const CHECK_PASSWORD: &str = "check user and password in the URL: `//user:password@host`";
 

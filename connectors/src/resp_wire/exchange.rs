@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::vec::IntoIter;
 
 use connector_core::{Error, ErrorKind, Result};
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -72,10 +71,12 @@ type Items<E> = VecDeque<(usize, E)>;
 /// The exchanges of one server. Several connections take them from one queue.
 struct Batch<'a, E: Exchange> {
     server: &'a Server,
-    queue: Mutex<IntoIter<(usize, E)>>,
+    queue: Mutex<Items<E>>,
     /// The number of connections.
     width: usize,
     answers: &'a Answers<E::Answer>,
+    /// The length of the shortest chunk that the server refused because of its length, and the error.
+    too_large: Mutex<Option<(usize, Error)>>,
 }
 
 struct Answers<A>(Mutex<Vec<Option<Result<A>>>>);
@@ -166,15 +167,15 @@ impl Wire {
     }
 
     /// As [`exchange_all`](Self::exchange_all), for the items that are not errors.
-    pub(crate) async fn exchange_valid<E: Exchange<Answer = ()>>(
+    pub(crate) async fn exchange_valid<E: Exchange>(
         &self,
         items: impl Iterator<Item = Result<E>>,
-    ) -> Vec<Result<()>> {
+    ) -> Vec<Result<E::Answer>> {
         let mut valid = Vec::new();
-        let mut answers: Vec<Result<()>> = items.map(|item| item.map(|item| valid.push(item))).collect();
-        let asked = self.exchange_all(valid).await;
-        answers.iter_mut().filter(|answer| answer.is_ok()).zip(asked).for_each(|(answer, asked)| *answer = asked);
-        answers
+        let refused: Vec<Option<Error>> = items.map(|item| item.map(|item| valid.push(item)).err()).collect();
+        let mut asked = self.exchange_all(valid).await.into_iter();
+        let answer = |e: Option<Error>| e.map_or_else(|| asked.next().unwrap_or_else(|| Err(Error::closed())), Err);
+        refused.into_iter().map(answer).collect()
     }
 
     /// Checks that every server answers.
@@ -209,7 +210,7 @@ impl<'a, E: Exchange> Batch<'a, E> {
     fn new(server: &'a Server, items: Vec<(usize, E)>, answers: &'a Answers<E::Answer>) -> Self {
         let expected = items.first().map_or(0, |(_, item)| item.expected_len());
         let width = if E::SMALL { items.len().min(1) } else { server.width(items.len(), expected) };
-        Self { server, queue: Mutex::new(items.into_iter()), width, answers }
+        Self { server, queue: Mutex::new(items.into()), width, answers, too_large: Mutex::default() }
     }
 
     async fn lease(&self) -> Result<Lease<'a>> {
@@ -223,7 +224,10 @@ impl<'a, E: Exchange> Batch<'a, E> {
         let mut sent: Items<E> = VecDeque::new();
         // The number that may be in flight, and the bytes of a request (0 until this lease sent one).
         let (mut window, mut request_len) = (if E::SMALL { SMALL_AHEAD } else { 1 }, 0);
+        let at_once = |alone, window| if alone > 0 { 1 } else { window };
         let mut renewals = 0..RENEWALS;
+        // The number of exchanges to send one at a time, after a connection broke with several in flight.
+        let mut alone = 0_usize;
         loop {
             if lease.is_wanted() && request_len > 0 {
                 // Stops sending, so that another call gets the connection after the answers in flight.
@@ -233,9 +237,9 @@ impl<'a, E: Exchange> Batch<'a, E> {
                     request_len = 0;
                     continue;
                 }
-            } else if sent.len() <= window / 2 {
+            } else if sent.len() <= at_once(alone, window) / 2 {
                 let before = sent.len();
-                self.take(window - before, &mut sent);
+                self.take(at_once(alone, window) - before, &mut sent);
                 if sent.is_empty() {
                     lease.give_back();
                     return Ok(());
@@ -244,7 +248,7 @@ impl<'a, E: Exchange> Batch<'a, E> {
                     Ok(0) => {}
                     Ok(bytes) => request_len = bytes / (sent.len() - before),
                     Err(e) => {
-                        lease = self.after_failure(lease, e, &mut sent, &mut renewals).await?;
+                        lease = self.after_failure(lease, e, &mut sent, (&mut renewals, &mut alone)).await?;
                         continue;
                     }
                 }
@@ -255,6 +259,7 @@ impl<'a, E: Exchange> Batch<'a, E> {
                 Ok(answer) => {
                     self.answers.put(*at, answer);
                     sent.pop_front();
+                    alone = alone.saturating_sub(1);
                     if !E::SMALL {
                         let reply_len = lease.connection.received_since(before);
                         let len = request_len.max(reply_len);
@@ -264,47 +269,69 @@ impl<'a, E: Exchange> Batch<'a, E> {
                         window = (AHEAD / len.max(1)).clamp(at_least, CHUNKS_AHEAD);
                     }
                 }
-                Err(e) => lease = self.after_failure(lease, e, &mut sent, &mut renewals).await?,
+                Err(e) => lease = self.after_failure(lease, e, &mut sent, (&mut renewals, &mut alone)).await?,
             }
         }
     }
 
-    /// Takes up to `n` from the queue, and no more than this connection's share of the rest.
+    /// Takes up to `n` from the queue, and no more than this connection's share of the rest. Fails chunks that the server
+    /// would refuse.
     fn take(&self, n: usize, to: &mut Items<E>) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        let share = queue.len().div_ceil(self.width);
-        to.extend(queue.by_ref().take(n.min(share)));
+        if let Some((len, e)) = &*self.too_large.lock().unwrap_or_else(PoisonError::into_inner) {
+            let is_refused = |item: &(usize, E)| item.1.expected_len() >= *len;
+            let (refused, rest) = std::mem::take(&mut *queue).into_iter().partition::<Items<E>, _>(is_refused);
+            self.fail(refused.into_iter(), e);
+            *queue = rest;
+        }
+        let n = n.min(queue.len().div_ceil(self.width));
+        to.extend(queue.drain(..n));
     }
 
-    /// Fails the exchanges that the connection's error concerns, then sends the others on a new connection.
+    /// Fails the exchange that the connection's error concerns, and puts the others back into the queue, for a new connection.
+    ///
+    /// # Errors
+    /// If the others failed, too.
     async fn after_failure(
         &self,
         lease: Lease<'a>,
         e: Error,
         sent: &mut Items<E>,
-        renewals: &mut Range<u32>,
+        (renewals, alone): (&mut Range<u32>, &mut usize),
     ) -> Result<Lease<'a>> {
         lease.failed(&e);
-        if renewals.next().is_none() {
+        let was_stale = E::REPEATABLE && lease.was_stale(&e);
+        let failed = match e.kind() {
+            _ if was_stale => 0,
+            // After a timeout, each of the others would wait as long.
+            _ if !E::REPEATABLE || e.kind() == ErrorKind::Timeout => sent.len(),
+            // Any of them may be the reason: it is the one that fails alone.
+            ErrorKind::Unavailable if sent.len() > 1 => {
+                *alone = sent.len();
+                0
+            }
+            // The server closes the connection because of the first one, or kvconn cannot read its answer.
+            _ => 1,
+        };
+        if e.kind() == ErrorKind::TooLarge
+            && let Some((_, item)) = sent.front()
+        {
+            let len = item.expected_len();
+            let mut too_large = self.too_large.lock().unwrap_or_else(PoisonError::into_inner);
+            if too_large.as_ref().is_none_or(|(least, _)| len < *least) {
+                *too_large = Some((len, e.clone()));
+            }
+        }
+        self.fail(sent.drain(..failed.min(sent.len())), &e);
+        *alone = alone.saturating_sub(failed);
+        if renewals.next().is_none() || e.kind() == ErrorKind::Timeout {
             self.fail(sent.drain(..), &e);
             return Err(e);
         }
-        if !(E::REPEATABLE && lease.was_stale(&e)) {
-            // An answer that kvconn cannot read fails only its own exchange. The server answers the others again.
-            let failed = if E::REPEATABLE && e.kind() == ErrorKind::Corrupt { 1 } else { sent.len() };
-            self.fail(sent.drain(..failed.min(sent.len())), &e);
-            if e.kind() == ErrorKind::Timeout {
-                // After a timeout, each of the others would wait as long.
-                return Err(e);
-            }
-        }
-        let again: Result<Lease<'a>> = async {
-            let mut lease = lease.renew().await?;
-            send(&mut lease.connection, sent.iter()).await?;
-            Ok(lease)
-        }
-        .await;
-        again.inspect_err(|e| self.fail(sent.drain(..), e))
+        let lease = lease.renew().await.inspect_err(|e| self.fail(sent.drain(..), e))?;
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        sent.drain(..).rev().for_each(|item| queue.push_front(item));
+        Ok(lease)
     }
 
     fn fail(&self, items: impl Iterator<Item = (usize, E)>, e: &Error) {

@@ -6,6 +6,7 @@
 //! | `exchange` | [`Exchange`]: a request and its answer; [`Wire`], which runs one or many |
 //! | `topology` | the server of a key, and its pools of connections |
 //! | `connection` | one connection: requests, replies, chunks, timeouts |
+//! | `memory` | the memory that chunks are read into, and when a call may wait for it |
 //! | `connect` | opens a connection and authenticates |
 //! | `transport` | the socket |
 //! | `request` | commands in the bytes of the wire |
@@ -19,6 +20,7 @@ mod connection;
 mod errors;
 mod exchange;
 mod line;
+mod memory;
 mod options;
 #[allow(unreachable_pub, reason = "only the feature `__fuzz` exports it")]
 pub mod reply;
@@ -27,11 +29,12 @@ pub(crate) mod scan;
 mod topology;
 mod transport;
 
-pub(crate) use connection::{Connection, Destination};
+pub(crate) use connection::Connection;
 #[cfg(feature = "redis")]
 pub(crate) use errors::unexpected;
 pub(crate) use errors::{expect_int, expect_word, server_error};
 pub(crate) use exchange::{Exchange, Wire};
+pub(crate) use memory::{Destination, Memory, Place};
 #[cfg(feature = "redis")]
 pub(crate) use options::check_range;
 #[cfg(feature = "redis")]

@@ -6,6 +6,8 @@
 
 mod access;
 mod dropped;
+mod limits;
+mod memory;
 mod network;
 mod server;
 mod store;
@@ -23,6 +25,19 @@ macro_rules! faults {
                 dropped::calls_that_are_not_polled_do_not_stop_others,
                 dropped::a_put_that_is_dropped_anywhere_leaves_a_whole_value,
                 dropped::a_batch_that_is_dropped_anywhere_leaves_the_next_call_right,
+                limits::a_chunk_over_the_servers_largest_value_fails_alone,
+                limits::a_request_over_the_servers_buffer_fails_alone,
+                limits::an_answer_over_the_servers_buffer_fails_alone,
+                limits::a_server_that_evicts_clients_costs_no_chunk_that_it_can_take,
+                memory::an_announced_length_takes_no_memory_before_a_byte_comes,
+                memory::a_read_that_stops_half_way_keeps_no_memory,
+                memory::close_returns_the_pools_memory,
+                memory::calls_that_wait_for_memory_hold_no_connection,
+                memory::batches_that_each_fit_come_back_whole,
+                memory::batches_never_both_lose_memory_that_one_of_them_needs,
+                memory::a_batch_larger_than_the_pool_gets_the_leading_chunks_at_once,
+                memory::a_full_pool_does_not_hide_a_miss,
+                memory::a_short_chunk_takes_little_of_the_memory_reserved_for_it,
                 network::a_reply_that_is_cut_is_an_error_and_the_next_call_is_right,
                 network::a_request_that_is_cut_stores_the_old_chunk_or_none,
                 network::a_stalled_reply_is_a_timeout,
