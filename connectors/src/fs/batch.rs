@@ -7,14 +7,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::thread::available_parallelism;
 
-use connector_core::{CacheKey, Error, ErrorKind, MemoryObj, MemoryObjMut, Result};
+use connector_core::{CacheKey, Error, ErrorKind, MemoryObj, MemoryObjMut, RemoteConnector, Result};
 use futures::future::join_all;
 use futures::stream::{self, StreamExt};
 
 use super::cancel::Work;
-use super::connector::{FSConnector, Read, caught, exists, read_into};
+use super::connector::{FSConnector, Read, exists, read_into};
 use super::files::Files;
 use super::read::Cache;
+use super::threads::caught;
 
 /// Chunks of a batch that are read or written at once.
 const AT_ONCE: usize = 8;
@@ -108,6 +109,11 @@ impl FSConnector {
     }
 
     pub(super) async fn put_all(&self, items: &[(CacheKey, MemoryObj)]) -> Vec<Result<()>> {
+        if self.files.quota.is_some() {
+            // Each put waits for the quota's lock, which must not hold a thread.
+            let puts = items.iter().map(|(key, chunk)| self.put(key, chunk.clone()));
+            return stream::iter(puts.collect::<Vec<_>>()).buffered(AT_ONCE).collect().await;
+        }
         self.each(items.to_vec(), 1, |files, (key, chunk), work| {
             let header = files.header(&key, chunk.layout())?;
             files.put(&key, header.as_ref(), &chunk, work)

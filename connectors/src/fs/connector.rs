@@ -1,19 +1,25 @@
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use connector_core::connector::Gate;
 use connector_core::{
-    BoxStream, CacheKey, Capabilities, ChunkHeader, ConnectorContext, Error, ErrorKind, FromContext, LocalCpuBackend,
-    MemoryObj, MemoryObjMut, RemoteConnector, Result, external_connector,
+    BoxStream, CacheKey, Capabilities, ChunkHeader, ConnectorContext, FromContext, LocalCpuBackend, MemoryObj,
+    MemoryObjMut, RemoteConnector, Result, external_connector,
 };
 use futures::stream::StreamExt;
-use tokio::runtime::Handle;
-use tokio::task::JoinError;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::cancel::{Work, cancellable};
 use super::files::Files;
-use super::read::{Cache, ChunkFile, Lookup, Purpose, Wait};
+use super::folder::Wait;
+use super::quota::Quota;
+use super::read::{Cache, ChunkFile, Lookup, Purpose};
+use super::threads::{Threads, caught};
+use super::write::NewFile;
 use super::{FsOptions, layout, listing};
+
+/// How long `close` waits for work that holds no memory of a caller, such as a remove on a disk that does not answer.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// One file a chunk, byte for byte as LMCache writes it.
 ///
@@ -23,35 +29,87 @@ use super::{FsOptions, layout, listing};
 pub struct FSConnector {
     pub(super) files: Arc<Files>,
     pub(super) backend: LocalCpuBackend,
-    handle: Handle,
-    /// Work on blocking threads outlives the futures that started it.
+    pub(super) threads: Threads,
+    /// Work on blocking threads outlives the futures that started it. This is the work that reads or writes a chunk's memory.
     pub(super) gate: Gate,
+    /// All other work.
+    others: Gate,
 }
 
 impl FromContext for FSConnector {
     async fn from_context(ctx: ConnectorContext) -> Result<Self> {
         let files = Files::of(&ctx)?;
-        let files = ctx.handle().spawn_blocking(|| files.prepare()).await.map_err(lost)??;
-        let (backend, handle) = (ctx.local_cpu_backend().clone(), ctx.handle().clone());
-        Ok(Self { files: Arc::new(files), backend, handle, gate: Gate::default() })
+        let threads = Threads::new(ctx.handle().clone());
+        let files = threads.run(|| files.prepare()).await?;
+        Ok(Self::new(files, ctx.local_cpu_backend().clone(), threads))
+    }
+}
+
+/// A put's temporary file. If the put is dropped, a blocking thread removes the file.
+struct Unfinished {
+    file: Option<(NewFile, OwnedSemaphorePermit)>,
+    threads: Threads,
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(file) = self.file.take() {
+            self.threads.start(|| drop(file));
+        }
     }
 }
 
 impl FSConnector {
-    /// Runs `job` on a blocking thread. `job` owns its data, and `close` waits for it even if this future is dropped.
+    fn new(files: Files, backend: LocalCpuBackend, threads: Threads) -> Self {
+        Self { files: Arc::new(files), backend, threads, gate: Gate::default(), others: Gate::default() }
+    }
+
+    /// Runs `job`, which reads or writes a chunk's memory, on a blocking thread. `job` owns its data, and `close` waits for
+    /// it even if this future is dropped.
     pub(super) async fn blocking<T: Send + 'static>(
         &self,
         job: impl FnOnce(&Files, &Work) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let pass = self.gate.enter()?;
+        self.within(&self.gate, job).await
+    }
+
+    /// Runs `job`, which holds no memory of a caller, on a blocking thread.
+    pub(super) async fn asking<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&Files, &Work) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.within(&self.others, job).await
+    }
+
+    async fn within<T: Send + 'static>(
+        &self,
+        gate: &Gate,
+        job: impl FnOnce(&Files, &Work) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let pass = gate.enter()?;
         let (_cancel, work) = cancellable();
         let files = self.files.clone();
-        let running = self.handle.spawn_blocking(move || {
+        let job = move || {
             let answer = job(&files, &work);
             drop(pass);
             answer
-        });
-        running.await.unwrap_or_else(|e| Err(lost(e)))
+        };
+        self.threads.run(job).await
+    }
+
+    /// Stores a chunk in a store with a quota. The file is written before the wait for the quota's lock, which holds no thread.
+    async fn put_within(&self, quota: &Quota, key: &CacheKey, header: Option<ChunkHeader>, chunk: MemoryObj) -> Result<()> {
+        let place = quota.writers.clone().acquire_owned().await.ok();
+        let wanted = key.clone();
+        let written = self.blocking(move |files, work| files.write(&wanted, header.as_ref(), &chunk, work)).await?;
+        let mut unfinished = Unfinished { file: written.zip(place), threads: self.threads.clone() };
+        let turn = quota.turn(&self.files.dirs).await?;
+        let key = key.clone();
+        let store = move |files: &Files, work: &Work| match (&files.quota, unfinished.file.take()) {
+            (Some(quota), Some((file, _place))) => files.put_within(quota, turn, &key, file, work),
+            _ => Ok(()),
+        };
+        self.asking(store).await
     }
 
     /// Reads the chunk if the page cache has all of it, and refreshes its access time. `memory` already has its layout; after
@@ -63,9 +121,9 @@ impl FSConnector {
         if !file.is_stale {
         } else if self.files.cache == Cache::Memory {
             file.note_use();
-        } else if let Ok(pass) = self.gate.enter() {
+        } else if let Ok(pass) = self.others.enter() {
             // This call does not wait for the disk.
-            self.handle.spawn_blocking(move || {
+            self.threads.try_start(move || {
                 file.note_use();
                 drop(pass);
             });
@@ -142,31 +200,13 @@ pub(super) fn exists(files: &Files, key: &CacheKey) -> Result<bool> {
     files.exists(key, Wait::Yes).map(|exists| exists.unwrap_or(false))
 }
 
-/// The answer of the work, or an error if it panics.
-pub(super) fn caught<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(panicked()))
-}
-
-fn panicked() -> Error {
-    Error::new(ErrorKind::Other, "the work on a blocking thread panicked")
-}
-
-/// The error of a job that panicked or was cut off.
-pub(super) fn lost(e: JoinError) -> Error {
-    if e.is_panic() {
-        panicked()
-    } else {
-        Error::new(ErrorKind::Closed, "the tokio runtime is shutting down")
-    }
-}
-
 impl RemoteConnector for FSConnector {
     async fn exists(&self, key: &CacheKey) -> Result<bool> {
         if let Some(exists) = self.files.exists(key, Wait::No)? {
             return Ok(exists);
         }
         let key = key.clone();
-        self.blocking(move |files, _| exists(files, &key)).await
+        self.asking(move |files, _| exists(files, &key)).await
     }
 
     async fn get(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
@@ -189,6 +229,9 @@ impl RemoteConnector for FSConnector {
         let header = self.files.header(key, chunk.layout())?;
         if self.files.puts_without_waiting() {
             return self.files.put_on_executor(key, header.as_ref(), &chunk).await;
+        }
+        if let Some(quota) = &self.files.quota {
+            return self.put_within(quota, key, header, chunk).await;
         }
         let key = key.clone();
         self.blocking(move |files, work| files.put(&key, header.as_ref(), &chunk, work)).await
@@ -228,20 +271,32 @@ impl RemoteConnector for FSConnector {
     }
 
     async fn remove(&self, key: &CacheKey) -> Result<bool> {
+        let mut turn = None;
+        if let Some(quota) = &self.files.quota {
+            let key = key.clone();
+            // A remove from a store that does not exist leaves no ledger behind.
+            if !self.asking(move |files, _| files.has_file(&key)).await? {
+                return Ok(false);
+            }
+            turn = Some(quota.turn(&self.files.dirs).await);
+        }
         let key = key.clone();
-        self.blocking(move |files, work| files.remove(&key, work)).await
+        self.asking(move |files, work| files.remove(&key, turn, work)).await
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
-        listing::keys(self.files.clone(), self.handle.clone(), prefix).boxed()
+        listing::keys(self.files.clone(), self.threads.clone(), prefix).boxed()
     }
 
     async fn ping(&self) -> Result<()> {
-        self.blocking(|files, _| files.ping()).await
+        self.asking(|files, _| files.dirs.ping()).await
     }
 
     async fn close(&self) -> Result<()> {
         self.gate.close().await;
+        if tokio::time::timeout(CLOSE_PATIENCE, self.others.close()).await.is_err() {
+            tracing::warn!("fs: closed while work waits for a disk that does not answer");
+        }
         Ok(())
     }
 
@@ -271,7 +326,7 @@ impl RemoteConnector for FSConnector {
     /// Stops at the first key that is missing.
     async fn batched_contains(&self, keys: &[CacheKey]) -> Result<usize> {
         let keys = keys.to_vec();
-        self.blocking(move |files, work| {
+        self.asking(move |files, work| {
             for (n, key) in keys.iter().enumerate() {
                 match exists(files, key) {
                     Ok(true) if !work.is_cancelled() => {}
@@ -288,6 +343,7 @@ impl RemoteConnector for FSConnector {
 #[cfg(test)]
 mod tests {
     use connector_core::PoolAllocator;
+    use tokio::runtime::Handle;
 
     use super::*;
 
@@ -299,7 +355,7 @@ mod tests {
     fn on(dir: &std::path::Path, cache: Cache, pool: &PoolAllocator) -> FSConnector {
         let files = Files { cache, read_ahead_size: Some(1 << 20), ..files(dir) };
         let backend = LocalCpuBackend::with_allocator(pool.clone());
-        FSConnector { files: Arc::new(files), backend, handle: Handle::current(), gate: Gate::default() }
+        FSConnector::new(files, backend, Threads::new(Handle::current()))
     }
 
     /// Drops the file from the page cache, so that a read has to wait.

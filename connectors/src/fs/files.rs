@@ -1,8 +1,7 @@
-//! The files of a store: where they are, how chunks are stored and removed.
+//! The files of a store: how chunks are stored and removed.
 
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use connector_core::raw_layout;
@@ -12,15 +11,16 @@ use connector_core::{
 
 use super::cancel::Work;
 use super::direct::Direct;
-use super::quota::Quota;
+use super::dirs::Dirs;
+use super::folder::{Folder, Wait};
+use super::quota::{Quota, Turn};
 use super::read::{self, Cache};
-use super::write::{self, NewFile};
+use super::write::NewFile;
 use super::{FsOptions, Fsync, layout};
 
 /// The directories of a store, and the options of its files.
 pub(super) struct Files {
-    pub(super) base_paths: Vec<PathBuf>,
-    pub(super) tmp_dir: Option<PathBuf>,
+    pub(super) dirs: Dirs,
     /// Whether an in-process key's file starts with a header.
     pub(super) with_header: bool,
     pub(super) metadata: Option<Arc<LMCacheMetadata>>,
@@ -34,12 +34,15 @@ pub(super) struct Files {
     pub(super) cache: Cache,
     /// Longest file name, in bytes. Set by [`prepare`](Self::prepare).
     pub(super) name_max: usize,
-    /// Whether all directories existed at some time.
-    pub(super) are_dirs_made: AtomicBool,
-    /// Whether the directories' own names are on the disk, or do not have to be.
-    pub(super) are_dirs_synced: AtomicBool,
     /// Held while a name changes; the last digit of the key's hash selects one.
     pub(super) name_locks: [Mutex<()>; 16],
+}
+
+/// A key's file: the index of its base path, and its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) base: usize,
+    pub(super) name: String,
 }
 
 impl Files {
@@ -47,86 +50,50 @@ impl Files {
     pub(super) fn of(ctx: &ConnectorContext) -> Result<Self> {
         let options: FsOptions = ctx.options()?;
         options.check(ctx)?;
-        let (base_paths, tmp_dir) = (options.base_paths(ctx)?, options.tmp_dir()?);
+        let dirs = Dirs::new(options.base_paths(ctx)?, options.tmp_dir()?, options.fsync == Fsync::Full);
         Ok(Self {
+            dirs,
             with_header: options.with_header(ctx),
             metadata: ctx.metadata().cloned(),
             read_ahead_size: options.read_ahead_size,
             direct: options.use_odirect.then(Direct::default),
             fsync: options.fsync,
-            quota: options.capacity.map(|bytes| Quota::new(bytes, base_paths.clone(), tmp_dir.as_deref())),
+            quota: options.capacity.map(Quota::new),
             cache: Cache::Never,
             name_max: layout::NAME_MAX,
-            are_dirs_made: AtomicBool::new(false),
-            are_dirs_synced: AtomicBool::new(options.fsync != Fsync::Full),
             name_locks: Default::default(),
-            base_paths,
-            tmp_dir,
         })
     }
 
-    /// Checks that the directories exist or can be made, and examines their file system. The first put makes them, so
-    /// that a get from a new store does not make any.
+    /// Checks the directories and examines their file systems.
     pub(super) fn prepare(mut self) -> Result<Self> {
-        let mut caches = Vec::new();
-        let mut all_exist = true;
-        for base in &self.base_paths {
-            let existing = existing_or_creatable(base)?;
-            all_exist &= existing == base && self.tmp_dir.as_ref().is_none_or(|tmp| base.join(tmp).is_dir());
-            caches.push(Cache::of(existing));
-            self.name_max = self.name_max.min(name_max(existing)?);
-            if let Some(tmp) = &self.tmp_dir {
-                same_file_system(base, &base.join(tmp))?;
-            }
-        }
+        let (cache, name_max) = self.dirs.examine()?;
         // With `use_odirect` a read does not try the page cache first.
-        self.cache = match caches[..] {
-            [first, ref others @ ..] if self.direct.is_none() && others.iter().all(|other| *other == first) => first,
-            _ => Cache::Never,
-        };
-        self.are_dirs_made = AtomicBool::new(all_exist);
+        self.cache = if self.direct.is_none() { cache } else { Cache::Never };
+        self.name_max = name_max;
         Ok(self)
     }
 
-    /// Makes the directories, once. A directory that is missing later is not made again: its disk may be unmounted.
-    fn make_dirs(&self) -> Result<()> {
-        let (made, synced) = (self.are_dirs_made.load(Ordering::Acquire), self.are_dirs_synced.load(Ordering::Acquire));
-        if made && synced {
-            return Ok(());
-        }
-        for base in &self.base_paths {
-            let dir = self.tmp_dir(base);
-            let existing = nearest_existing(&dir).to_owned();
-            if !made {
-                std::fs::create_dir_all(&dir).map_err(|e| Error::io(e, format_args!("create `{}`", dir.display())))?;
-            }
-            if !synced {
-                sync_parents(&dir, &existing, sync_dir)?;
-            }
-        }
-        self.are_dirs_made.store(true, Ordering::Release);
-        self.are_dirs_synced.store(true, Ordering::Release);
-        Ok(())
-    }
-
-    /// The directory in which the files of a base path are written.
-    fn tmp_dir(&self, base: &Path) -> PathBuf {
-        self.tmp_dir.as_ref().map_or_else(|| base.to_owned(), |tmp| base.join(tmp))
-    }
-
-    fn base(&self, key: &CacheKey) -> &Path {
-        match &self.base_paths[..] {
-            [one] => one,
-            several => &several[key.hash_modulo(several.len())],
-        }
-    }
-
-    /// The path of the key's file.
+    /// Where the key's file is.
     ///
     /// # Errors
     /// `InvalidKey` if the store cannot name the key.
-    pub(super) fn path(&self, key: &CacheKey) -> Result<PathBuf> {
-        Ok(self.base(key).join(layout::reversible_name(key, self.name_max)?))
+    pub(super) fn place(&self, key: &CacheKey) -> Result<Place> {
+        let base = match self.dirs.count() {
+            1 => 0,
+            several => key.hash_modulo(several),
+        };
+        Ok(Place { base, name: layout::reversible_name(key, self.name_max)? })
+    }
+
+    /// The file's path, for messages.
+    pub(super) fn path(&self, place: &Place) -> PathBuf {
+        self.dirs.path(place.base).join(&place.name)
+    }
+
+    /// The error of a step with the key's file.
+    pub(super) fn failed(&self, place: &Place, step: &str, e: io::Error) -> Error {
+        Error::io(e, format_args!("{step} `{}`", self.path(place).display()))
     }
 
     pub(super) fn is_raw(&self, key: &CacheKey) -> bool {
@@ -151,16 +118,16 @@ impl Files {
         Ok(header)
     }
 
-    /// Stores a chunk, unless the work is cancelled before the file has its name.
-    pub(super) fn put(
+    /// Writes a chunk's file under a temporary name; `None` if the work was cancelled.
+    pub(super) fn write(
         &self,
         key: &CacheKey,
         header: Option<&ChunkHeader>,
         chunk: &MemoryObj,
         work: &Work,
-    ) -> Result<()> {
+    ) -> Result<Option<NewFile>> {
         if work.is_cancelled() {
-            return Ok(());
+            return Ok(None);
         }
         let mut file = self.create(key)?;
         let header = header.map_or(&[][..], ChunkHeader::as_bytes);
@@ -172,12 +139,36 @@ impl Files {
         if self.fsync != Fsync::Never {
             file.sync()?;
         }
+        Ok(Some(file))
+    }
+
+    /// Stores a chunk in a store without a quota, unless the work is cancelled before the file has its name.
+    pub(super) fn put(
+        &self,
+        key: &CacheKey,
+        header: Option<&ChunkHeader>,
+        chunk: &MemoryObj,
+        work: &Work,
+    ) -> Result<()> {
+        let Some(file) = self.write(key, header, chunk, work)? else { return Ok(()) };
         let _lock = self.lock_name(key);
-        let Some(quota) = &self.quota else {
-            return if work.commit() { self.rename(file) } else { Ok(()) };
-        };
-        let (path, bytes) = (file.path().to_owned(), (header.len() + chunk.len()) as u64);
-        quota.replace(&path, bytes, work, || self.rename(file))
+        if work.commit() { self.rename(file) } else { Ok(()) }
+    }
+
+    /// Makes room for the file and gives it its name, unless the work is cancelled before.
+    pub(super) fn put_within(
+        &self,
+        quota: &Quota,
+        turn: Turn,
+        key: &CacheKey,
+        file: NewFile,
+        work: &Work,
+    ) -> Result<()> {
+        let (place, stat) = (self.place(key)?, file.stat()?);
+        quota.replace(turn, &self.dirs, &place, stat, work, || {
+            let _lock = self.lock_name(key);
+            self.rename(file)
+        })
     }
 
     /// Whether a put never waits, so that [`put_on_executor`](Self::put_on_executor) can do it.
@@ -211,148 +202,69 @@ impl Files {
     }
 
     fn create(&self, key: &CacheKey) -> Result<NewFile> {
-        let path = self.path(key)?;
-        self.make_dirs()?;
-        NewFile::create(&self.tmp_dir(self.base(key)), path)
+        let place = self.place(key)?;
+        // The sum of a quota is about all base paths.
+        let bases = if self.quota.is_some() { 0..self.dirs.count() } else { place.base..place.base + 1 };
+        bases.into_iter().try_for_each(|base| self.dirs.make(base))?;
+        let open = || {
+            let folder = self.dirs.folder(place.base, Wait::Yes)?;
+            Ok((self.dirs.tmp_folder(&folder)?, folder))
+        };
+        let (tmp, folder) = open().map_err(|e| self.failed(&place, "open the directory of", e))?;
+        NewFile::create(tmp, folder, place.name)
     }
 
-    fn rename(&self, file: NewFile) -> Result<()> {
-        let path = file.path().to_owned();
+    fn rename(&self, mut file: NewFile) -> Result<()> {
         file.rename()?;
-        if let Err(e) = self.sync_name(&path) {
-            // A put that failed leaves the old chunk or none.
-            let _ = std::fs::remove_file(&path);
-            return Err(e);
-        }
-        Ok(())
+        // A put that failed leaves the old chunk or none.
+        self.sync_name(file.folder()).inspect_err(|_| file.undo())
     }
 
-    /// With `fsync=full`, waits until the name or its removal is on the disk.
-    fn sync_name(&self, path: &Path) -> Result<()> {
-        match path.parent() {
-            Some(dir) if self.fsync == Fsync::Full => sync_dir(dir),
-            _ => Ok(()),
+    /// With `fsync=full`, waits until a name or its removal is on the disk.
+    fn sync_name(&self, folder: &Folder) -> Result<()> {
+        if self.fsync != Fsync::Full {
+            return Ok(());
+        }
+        folder.sync().map_err(|e| Error::io(e, format_args!("sync the directory `{}`", folder.path().display())))
+    }
+
+    /// Whether there is a file to remove.
+    pub(super) fn has_file(&self, key: &CacheKey) -> Result<bool> {
+        let place = self.place(key)?;
+        let stat = self.dirs.folder(place.base, Wait::Yes).and_then(|folder| folder.stat_file(&place.name));
+        match stat {
+            Ok(stat) => Ok(stat.is_some()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(self.failed(&place, "look at", e)),
         }
     }
 
-    pub(super) fn remove(&self, key: &CacheKey, work: &Work) -> Result<bool> {
-        let path = self.path(key)?;
-        let _lock = self.lock_name(key);
+    /// Removes the chunk, unless the work is cancelled before. `turn` is for a store with a quota.
+    pub(super) fn remove(&self, key: &CacheKey, turn: Option<Result<Turn>>, work: &Work) -> Result<bool> {
+        let place = self.place(key)?;
         let remove = || {
+            let _lock = self.lock_name(key);
             if !work.commit() {
                 return Ok(false);
             }
-            match std::fs::remove_file(&path) {
-                Ok(()) => self.sync_name(&path).map(|()| true),
+            let removed = || {
+                let folder = self.dirs.folder(place.base, Wait::Yes)?;
+                // Anything else under the name is not a chunk.
+                if folder.stat_file(&place.name)?.is_none() {
+                    return Ok(None);
+                }
+                folder.remove(&place.name).map(|()| Some(folder))
+            };
+            match removed() {
+                Ok(Some(folder)) => self.sync_name(&folder).map(|()| true),
+                Ok(None) => Ok(false),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-                Err(e) => Err(Error::io(e, format_args!("remove `{}`", path.display()))),
+                Err(e) => Err(self.failed(&place, "remove", e)),
             }
         };
-        match &self.quota {
-            Some(quota) => quota.remove(&path, remove),
-            None => remove(),
+        match (&self.quota, turn) {
+            (Some(quota), Some(turn)) => quota.remove(turn, &self.dirs, &place, work, remove),
+            _ => remove(),
         }
-    }
-
-    /// Checks that the base paths can be listed or, before the first put, can be made.
-    pub(super) fn ping(&self) -> Result<()> {
-        self.base_paths.iter().try_for_each(|base| match std::fs::read_dir(base) {
-            Ok(_) => Ok(()),
-            Err(e) if e.kind() == io::ErrorKind::NotFound && !self.are_dirs_made.load(Ordering::Acquire) => {
-                existing_or_creatable(base).map(drop)
-            }
-            Err(e) => Err(Error::io(e, format_args!("reach the base path `{}`", base.display()))),
-        })
-    }
-}
-
-/// The path itself, or the directory above in which it can be made.
-fn existing_or_creatable(base: &Path) -> Result<&Path> {
-    let existing = nearest_existing(base);
-    let failed = |e: io::Error| {
-        Error::io(e, format_args!("create the base path `{}` below `{}`", base.display(), existing.display()))
-    };
-    if !existing.is_dir() {
-        return Err(failed(io::ErrorKind::NotADirectory.into()));
-    }
-    if existing != base {
-        let writable = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
-        rustix::fs::access(existing, writable).map_err(|e| failed(e.into()))?;
-    }
-    Ok(existing)
-}
-
-/// The path itself, or the nearest directory above that exists.
-fn nearest_existing(path: &Path) -> &Path {
-    let existing = path.ancestors().find(|p| !p.as_os_str().is_empty() && p.symlink_metadata().is_ok());
-    existing.unwrap_or(Path::new("."))
-}
-
-/// Longest file name below the path, in bytes: 143 on eCryptfs, for one.
-fn name_max(path: &Path) -> Result<usize> {
-    let failed = |e: rustix::io::Errno| Error::io(e.into(), format_args!("examine `{}`", path.display()));
-    let max = rustix::fs::statvfs(path).map_err(failed)?.f_namemax;
-    // Some FUSE file systems do not know it and say 0.
-    let max = if max == 0 { layout::NAME_MAX } else { usize::try_from(max).unwrap_or(layout::NAME_MAX) };
-    if max < write::NAME_MAX {
-        let (path, needed) = (path.display(), write::NAME_MAX);
-        let why = format!("file names below `{path}` have at most {max} bytes, and a store needs {needed}");
-        return Err(Error::new(ErrorKind::Unsupported, why));
-    }
-    Ok(max)
-}
-
-/// Refuses a directory for temporary files from which no file can be renamed into the base path.
-fn same_file_system(base: &Path, tmp: &Path) -> Result<()> {
-    use std::os::unix::fs::MetadataExt;
-    let (Ok(base_stat), Ok(tmp_stat)) = (base.metadata(), tmp.metadata()) else { return Ok(()) };
-    if base_stat.dev() == tmp_stat.dev() {
-        return Ok(());
-    }
-    let (base, tmp) = (base.display(), tmp.display());
-    let why = format!("option `relative_tmp_dir`: `{tmp}` is on another file system than `{base}`");
-    Err(Error::new(ErrorKind::InvalidOption, why)
-        .with_hint("a file cannot be renamed from there; leave the option out"))
-}
-
-/// Syncs every directory above `dir`, because each holds the name of the next. An error counts only if kvconn made `dir`, and
-/// only from `existing` on down: kvconn may not be allowed to read the directories above.
-fn sync_parents(dir: &Path, existing: &Path, mut sync: impl FnMut(&Path) -> Result<()>) -> Result<()> {
-    dir.ancestors().skip(1).try_for_each(|above| match sync(above) {
-        Err(_) if !above.starts_with(existing) || dir == existing => Ok(()),
-        done => done,
-    })
-}
-
-/// Waits until the directory's names are on the disk.
-fn sync_dir(dir: &Path) -> Result<()> {
-    let synced = std::fs::File::open(dir).and_then(|dir| dir.sync_all());
-    synced.map_err(|e| Error::io(e, format_args!("sync the directory `{}`", dir.display())))
-}
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn all_directories_above_are_synced_and_an_error_counts_for_those_that_were_made() {
-        let dir = Path::new("/a/b/c/d");
-        for existing in ["/a/b", "/a/b/c/d"] {
-            let mut synced = Vec::new();
-            sync_parents(dir, Path::new(existing), |above| {
-                synced.push(above.to_owned());
-                Ok(())
-            })
-            .unwrap();
-            assert_eq!(synced, ["/a/b/c", "/a/b", "/a", "/"].map(PathBuf::from), "{existing}");
-        }
-        let fails = |at: &str, existing: &str| {
-            sync_parents(dir, Path::new(existing), |above| match above == Path::new(at) {
-                true => Err(Error::new(ErrorKind::Denied, "not this one")),
-                false => Ok(()),
-            })
-            .is_err()
-        };
-        assert!(fails("/a/b/c", "/a/b") && fails("/a/b", "/a/b"), "kvconn made a name there");
-        assert!(!fails("/a", "/a/b") && !fails("/a/b/c", "/a/b/c/d"), "kvconn made no name there");
     }
 }

@@ -11,15 +11,18 @@
 mod evict;
 mod ledger;
 
-use std::fs::{File, Metadata};
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::fs::File;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use connector_core::{Error, ErrorKind, Result};
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore};
 
 use super::cancel::Work;
+use super::dirs::Dirs;
+use super::files::Place;
+use super::folder::{Stat, Wait};
 pub(super) use ledger::NAME as LEDGER;
 use ledger::{Ledger, Locked, Record};
 
@@ -32,20 +35,39 @@ const RESCAN: Duration = Duration::from_secs(60);
 /// An eviction frees this part of the capacity, so that one scan serves many puts.
 const LOW_WATER: (u64, u64) = (9, 10);
 
+/// The longest wait for the ledger's lock. Most holders need microseconds. A scan needs a second for a million files.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Temporary files of one store at a time. A cancelled put keeps its place until its file is removed.
+const WRITERS: usize = 32;
+
 /// Limits the bytes of a store's files.
 pub(super) struct Quota {
     pub(super) capacity: u64,
-    base_paths: Vec<PathBuf>,
-    tmp_dirs: Vec<PathBuf>,
-    /// The mutex excludes this process's threads, the file's lock other processes.
-    ledger: Mutex<Option<Ledger>>,
+    /// A place for each file that is being written.
+    pub(super) writers: Arc<Semaphore>,
+    ledger: Arc<Mutex<Option<Ledger>>>,
+}
+
+/// The right to wait for the ledger's lock. Calls wait for their turn without a thread, and one thread waits for other processes.
+pub(super) struct Turn {
+    ledger: OwnedMutexGuard<Option<Ledger>>,
+    /// The end of the wait for the lock. Counted from the call's begin, so that calls do not wait for each other's time.
+    deadline: Instant,
 }
 
 impl Quota {
-    pub(super) fn new(capacity: u64, base_paths: Vec<PathBuf>, tmp_dir: Option<&Path>) -> Self {
-        let tmp_dirs = base_paths.iter().map(|base| tmp_dir.map_or_else(|| base.clone(), |tmp| base.join(tmp)));
-        let tmp_dirs = tmp_dirs.collect();
-        Self { capacity, base_paths, tmp_dirs, ledger: Mutex::new(None) }
+    pub(super) fn new(capacity: u64) -> Self {
+        Self { capacity, writers: Arc::new(Semaphore::new(WRITERS)), ledger: Arc::default() }
+    }
+
+    /// Waits for the caller's turn.
+    pub(super) async fn turn(&self, dirs: &Dirs) -> Result<Turn> {
+        let deadline = tokio::time::Instant::now() + LOCK_TIMEOUT;
+        match tokio::time::timeout_at(deadline, self.ledger.clone().lock_owned()).await {
+            Ok(ledger) => Ok(Turn { ledger, deadline: deadline.into_std() }),
+            Err(_) => Err(ledger::is_held(&dirs.path(0).join(LEDGER))),
+        }
     }
 
     /// Refuses a file that is larger than the whole store.
@@ -61,31 +83,35 @@ impl Quota {
         .with_hint("raise the option `capacity`"))
     }
 
-    /// Makes room for a file of `bytes` bytes at `path`, and renames it unless the work was cancelled.
+    /// Makes room for a new file, and renames it to `place` unless the work is cancelled before.
     pub(super) fn replace(
         &self,
-        path: &Path,
-        bytes: u64,
+        turn: Turn,
+        dirs: &Dirs,
+        place: &Place,
+        new: Stat,
         work: &Work,
         rename: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
-        self.with_ledger(|ledger| {
+        let bytes = new.bytes;
+        turn.with_ledger(dirs, work, |ledger| {
             if !work.commit() {
                 return Ok(());
             }
-            let now = SystemTime::now();
+            // A network file system's clock may be ahead of this system's.
+            let now = SystemTime::now().max(new.modified);
             let mut record = ledger.read(now)?;
-            let replaced = file_size(path);
+            let replaced = file_size(dirs, place);
             let fits = |sum: u64| sum.saturating_sub(replaced).saturating_add(bytes) <= self.capacity;
             if record.sum.is_none_or(|sum| !fits(sum)) {
-                let mut chunks = evict::scan(&self.base_paths)?;
-                evict::remove_left_behind(&self.tmp_dirs);
+                let mut chunks = evict::scan(dirs, now)?;
+                evict::remove_left_behind(dirs);
                 if !fits(chunks.sum()) {
                     // This fails on a full disk. Then the eviction makes room for it.
                     let _ = ledger.mark_dirty();
                     let (part, whole) = LOW_WATER;
                     let others = (self.capacity / whole * part).max(bytes) - bytes;
-                    let refused = chunks.evict(path, others);
+                    let refused = chunks.evict(place, others);
                     if !fits(chunks.sum()) {
                         let sum = chunks.sum();
                         let why = format!("the store is full: {sum} bytes are in files that cannot be removed");
@@ -105,30 +131,36 @@ impl Quota {
             let _ = ledger.write(&record);
             Ok(())
         })
+        .map(drop)
     }
 
     /// Removes the file by `remove`, which returns whether the file existed.
     ///
     /// An error of the ledger does not stop it: a remove must work on a full disk that takes no ledger. If the sum
     /// still counts the file, the scan before the next eviction corrects it.
-    pub(super) fn remove(&self, path: &Path, remove: impl FnOnce() -> Result<bool>) -> Result<bool> {
-        if !path.symlink_metadata().is_ok_and(|stat| stat.is_file()) {
-            // A remove from a store that does not exist leaves no ledger behind.
-            return remove();
-        }
+    pub(super) fn remove(
+        &self,
+        turn: Result<Turn>,
+        dirs: &Dirs,
+        place: &Place,
+        work: &Work,
+        remove: impl FnOnce() -> Result<bool>,
+    ) -> Result<bool> {
         let mut remove = Some(remove);
         let mut removed = Ok(false);
-        let noted = self.with_ledger(|ledger| {
-            let record = ledger.read(SystemTime::now());
-            let bytes = file_size(path);
-            let marked = ledger.mark_dirty();
-            removed = remove.take().map_or(Ok(false), |remove| remove());
-            let mut record = record?;
-            if matches!(removed, Ok(true)) {
-                record.sum = record.sum.map(|sum| sum.saturating_sub(bytes));
-            }
-            marked?;
-            ledger.write(&record)
+        let noted = turn.and_then(|turn| {
+            turn.with_ledger(dirs, work, |ledger| {
+                let record = ledger.read(SystemTime::now());
+                let bytes = file_size(dirs, place);
+                let marked = ledger.mark_dirty();
+                removed = remove.take().map_or(Ok(false), |remove| remove());
+                let mut record = record?;
+                if matches!(removed, Ok(true)) {
+                    record.sum = record.sum.map(|sum| sum.saturating_sub(bytes));
+                }
+                marked?;
+                ledger.write(&record)
+            })
         });
         if let Err(e) = noted {
             tracing::debug!(error = %e, "the quota's ledger does not count a remove");
@@ -136,30 +168,37 @@ impl Quota {
         // `remove` was not called if the ledger could not be locked.
         remove.map_or(removed, |remove| remove())
     }
+}
 
-    /// Runs `work` under the lock. If it fails, the ledger stays as `work` left it.
-    fn with_ledger<T>(&self, work: impl FnOnce(&mut Locked) -> Result<T>) -> Result<T> {
-        let mut slot = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
-        let ledger = match slot.take() {
+impl Turn {
+    /// Runs `work` under the lock; `None` if the work is cancelled before. If it fails, the ledger stays as `job` left it.
+    fn with_ledger<T>(
+        mut self,
+        dirs: &Dirs,
+        work: &Work,
+        job: impl FnOnce(&mut Locked) -> Result<T>,
+    ) -> Result<Option<T>> {
+        let ledger = match self.ledger.take() {
             Some(ledger) => ledger,
-            None => Ledger::open(&self.base_paths)?,
+            None => Ledger::open(dirs)?,
         };
-        let mut locked = ledger.lock(&self.base_paths)?;
-        let answer = work(&mut locked);
-        *slot = Some(locked.unlock());
-        answer
+        let Some(mut locked) = ledger.lock(dirs, self.deadline, work)? else { return Ok(None) };
+        let answer = job(&mut locked);
+        *self.ledger = Some(locked.unlock());
+        answer.map(Some)
     }
 }
 
-/// The later of the access and the modification time.
-fn last_use(stat: &Metadata) -> SystemTime {
-    let times = [stat.accessed(), stat.modified()];
-    times.into_iter().flatten().max().unwrap_or(SystemTime::UNIX_EPOCH)
+/// The later of the access and the modification time, of those that are not after `now`. A file without such a time counts as
+/// used longest ago: otherwise a clock that was set back would keep it for ever.
+fn last_use(stat: &Stat, now: SystemTime) -> SystemTime {
+    let times = [stat.accessed, stat.modified];
+    times.into_iter().filter(|time| *time <= now).max().unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// Whether a get should refresh the file's access time.
-pub(super) fn is_stale(stat: &Metadata) -> bool {
-    last_use(stat).elapsed().is_ok_and(|ago| ago >= FRESH)
+pub(super) fn is_stale(stat: &Stat, now: SystemTime) -> bool {
+    now.duration_since(last_use(stat, now)).is_ok_and(|ago| ago >= FRESH)
 }
 
 /// Refreshes the access time. Only the file's owner may; for others the kernel's own updates count.
@@ -170,8 +209,9 @@ pub(super) fn note_use(file: &File) {
 }
 
 /// 0 if there is no such file.
-fn file_size(path: &Path) -> u64 {
-    path.symlink_metadata().map_or(0, |stat| if stat.is_file() { stat.len() } else { 0 })
+fn file_size(dirs: &Dirs, place: &Place) -> u64 {
+    let stat = dirs.folder(place.base, Wait::Yes).and_then(|folder| folder.stat_file(&place.name));
+    stat.ok().flatten().map_or(0, |stat| stat.bytes)
 }
 
 #[cfg(test)]
@@ -186,16 +226,18 @@ mod tests {
         let file = File::create(dir.path().join("x")).unwrap();
         let set = |accessed, modified| {
             file.set_times(FileTimes::new().set_accessed(accessed).set_modified(modified)).unwrap();
-            file.metadata().unwrap()
+            Stat::of_file(&file).unwrap()
         };
         let now = SystemTime::now();
         let modified = now - FRESH * 3;
-        assert!(is_stale(&set(now - FRESH * 2, modified)));
+        assert!(is_stale(&set(now - FRESH * 2, modified), now));
         note_use(&file);
-        let stat = file.metadata().unwrap();
-        assert!(!is_stale(&stat));
-        assert_eq!(stat.modified().unwrap(), modified, "only the access time changes");
-        assert!(!is_stale(&set(now + FRESH, modified)), "another system's clock may be ahead");
-        assert!(!is_stale(&set(modified, now)), "a write is a use");
+        let stat = Stat::of_file(&file).unwrap();
+        assert!(!is_stale(&stat, SystemTime::now()));
+        assert_eq!(stat.modified, modified, "only the access time changes");
+        assert!(!is_stale(&set(modified, now), now), "a write is a use");
+        for (accessed, modified) in [(now + FRESH, modified), (now + FRESH, now + FRESH)] {
+            assert!(is_stale(&set(accessed, modified), now), "a time after now is not a use");
+        }
     }
 }

@@ -6,15 +6,17 @@
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};
-use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::SystemTime;
 
 use connector_core::raw_layout;
 use connector_core::{CacheKey, ChunkHeader, ChunkLayout, Error, ErrorKind, MemoryObjMut, Result};
-use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::OFlags;
 use rustix::io::{Errno, ReadWriteFlags};
 
-use super::files::Files;
+use super::files::{Files, Place};
+use super::folder::{Folder, Stat, Wait};
 use super::quota;
 
 /// Bytes read between two yields to the executor: about 100 µs of copying.
@@ -64,13 +66,6 @@ impl Cache {
     }
 }
 
-/// Whether a call may wait for a disk. Only blocking threads may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wait {
-    Yes,
-    No,
-}
-
 /// The reason to open a chunk's file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
@@ -91,7 +86,7 @@ pub(super) enum Lookup {
 /// An open file, and the layout of its chunk.
 pub(super) struct ChunkFile {
     file: File,
-    path: PathBuf,
+    place: Place,
     /// Length of the header.
     offset: u64,
     pub(super) layout: ChunkLayout,
@@ -100,22 +95,15 @@ pub(super) struct ChunkFile {
 }
 
 /// Opens a chunk's file. Chunks are opened for reading nowhere else.
-fn open(path: &Path, purpose: Purpose, wait: Wait) -> rustix::io::Result<File> {
-    let open = |flags| match wait {
-        Wait::Yes => rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty())),
-        Wait::No => rustix::fs::openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED),
-    };
-    // Without `O_NONBLOCK`, opening a named pipe waits for a writer.
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let file = match purpose {
-        Purpose::Get => open(flags),
-        Purpose::Inspect => match open(flags | OFlags::NOATIME) {
+fn open(folder: &Folder, name: &str, purpose: Purpose, wait: Wait) -> io::Result<Option<(File, Stat)>> {
+    if purpose == Purpose::Inspect {
+        match folder.open_file(name, OFlags::RDONLY | OFlags::NOATIME, wait) {
             // Only a file's owner may open it with `O_NOATIME`.
-            Err(Errno::PERM) => open(flags),
-            opened => opened,
-        },
-    };
-    file.map(File::from)
+            Err(e) if e.raw_os_error() == Some(Errno::PERM.raw_os_error()) => {}
+            opened => return opened,
+        }
+    }
+    folder.open_file(name, OFlags::RDONLY, wait)
 }
 
 impl Files {
@@ -136,18 +124,20 @@ impl Files {
 
     /// The length of a raw file tells whether it holds a chunk, so it is not opened.
     fn raw_exists(&self, key: &CacheKey) -> Result<bool> {
-        let path = self.path(key)?;
-        let readable = |stat: std::fs::Metadata| {
+        let place = self.place(key)?;
+        let stat = || {
+            let folder = self.dirs.folder(place.base, Wait::Yes)?;
+            let stat = folder.stat_file(&place.name)?;
             // Every user may read most files; only the others need the second call.
-            if stat.mode() & 0o444 != 0o444 {
-                rustix::fs::accessat(CWD, &path, Access::READ_OK, AtFlags::EACCESS)?;
+            if stat.is_some_and(|stat| stat.mode & 0o444 != 0o444) {
+                folder.is_readable(&place.name)?;
             }
             Ok(stat)
         };
-        match std::fs::metadata(&path).and_then(readable) {
-            Ok(stat) => Ok(stat.is_file() && raw_layout(self.metadata.as_deref(), len(&stat)).is_ok()),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(e) => Err(Error::io(e, format_args!("look at `{}`", path.display()))),
+        match stat() {
+            Ok(stat) => Ok(stat.is_some_and(|stat| raw_layout(self.metadata.as_deref(), len(&stat)).is_ok())),
+            Err(e) if io::Error::kind(&e) == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(self.failed(&place, "look at", e)),
         }
     }
 
@@ -156,18 +146,16 @@ impl Files {
         if wait == Wait::No && self.cache == Cache::Never {
             return Ok(Lookup::WouldWait);
         }
-        let path = self.path(key)?;
-        let opened = open(&path, purpose, wait).map_err(io::Error::from).and_then(|file| Ok((file.metadata()?, file)));
-        let (stat, file) = match opened {
-            Ok(opened) => opened,
+        let place = self.place(key)?;
+        let folder = self.dirs.folder(place.base, wait);
+        let (file, stat) = match folder.and_then(|folder| open(&folder, &place.name, purpose, wait)) {
+            Ok(Some(opened)) => opened,
+            Ok(None) => return Ok(Lookup::Miss),
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Lookup::Miss),
             // The call that may wait reports any other error: an old kernel does not know `openat2`.
             Err(_) if wait == Wait::No => return Ok(Lookup::WouldWait),
-            Err(e) => return Err(Error::io(e, format_args!("open `{}`", path.display()))),
+            Err(e) => return Err(self.failed(&place, "open", e)),
         };
-        if !stat.is_file() {
-            return Ok(Lookup::Miss);
-        }
         let read_start = |buffer: &mut [u8]| match wait {
             Wait::Yes => file.read_exact_at(buffer, 0),
             Wait::No => self.cache.read_exact_at(&file, buffer, 0),
@@ -180,10 +168,10 @@ impl Files {
         let (header_len, layout) = match header {
             Ok(header) => header,
             Err(_) if wait == Wait::No => return Ok(Lookup::WouldWait),
-            Err(e) => return Err(e.at(format_args!("file `{}`", path.display()))),
+            Err(e) => return Err(e.at(format_args!("file `{}`", self.path(&place).display()))),
         };
-        let is_stale = self.quota.is_some() && quota::is_stale(&stat);
-        Ok(Lookup::Found(ChunkFile { file, path, offset: header_len as u64, layout, is_stale }))
+        let is_stale = self.quota.is_some() && quota::is_stale(&stat, SystemTime::now());
+        Ok(Lookup::Found(ChunkFile { file, place, offset: header_len as u64, layout, is_stale }))
     }
 }
 
@@ -220,10 +208,10 @@ impl ChunkFile {
         };
         read.map_err(|e| match e.kind() {
             io::ErrorKind::UnexpectedEof => {
-                let why = format!("file `{}`: it became shorter while it was read", self.path.display());
+                let why = format!("file `{}`: it became shorter while it was read", files.path(&self.place).display());
                 Error::new(ErrorKind::Corrupt, why)
             }
-            _ => Error::io(e, format_args!("read `{}`", self.path.display())),
+            _ => files.failed(&self.place, "read", e),
         })?;
         if self.is_stale {
             self.note_use();
@@ -237,8 +225,8 @@ impl ChunkFile {
     }
 }
 
-fn len(stat: &std::fs::Metadata) -> usize {
-    usize::try_from(stat.len()).unwrap_or(usize::MAX)
+fn len(stat: &Stat) -> usize {
+    usize::try_from(stat.bytes).unwrap_or(usize::MAX)
 }
 
 /// The header's length and its layout. The number of groups follows from the lengths of the file and the chunk.

@@ -1,18 +1,19 @@
 //! Finds the files of a store that are not chunks: torn files, and those that killed writers left behind.
 
-use std::fs::Metadata;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use connector_core::{ConnectorContext, Error, ErrorKind, Result};
 
 use super::files::Files;
-use super::read::{Lookup, Purpose, Wait};
+use super::folder::{Folder, Stat, Wait};
+use super::read::{Lookup, Purpose};
 use super::write::{self, TmpState};
 use super::{layout, quota};
 
-const NOT_A_FILE: &str = "it has a chunk's name, but is not a file";
+const NOT_A_FILE: &str = "it has the name of a store's file, but is not a file";
+const NO_NAME: &str = "it is not the name of a key's file";
 
 /// Options of a scrub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,15 +126,32 @@ pub fn scrub(store: &ConnectorContext, options: &ScrubOptions) -> Result<ScrubRe
     }
     let files = Files::of(store)?.prepare()?;
     let mut report = ScrubReport::default();
-    let tmp_dir = files.tmp_dir.clone().filter(|dir| dir.components().next().is_some());
-    for base in &files.base_paths {
-        report.each_file(base, |report, path, name, stat| report.look_at_chunk(&files, options, path, name, stat))?;
-        // The first put makes the directory.
-        if let Some(tmp) = tmp_dir.as_ref().map(|tmp| base.join(tmp)).filter(|tmp| tmp.exists()) {
-            report.each_file(&tmp, |report, path, name, stat| report.look_in_tmp(options, path, name, stat))?;
+    for base in 0..files.dirs.count() {
+        let failed = |e: io::Error| {
+            Error::io(e, format_args!("list the files of `{}`", files.dirs.path(base).display()))
+        };
+        let folder = files.dirs.folder(base, Wait::Yes).map_err(failed)?;
+        report.each_file(&folder, |report, found| report.look_at_chunk(&files, base, options, found)).map_err(failed)?;
+        match files.dirs.tmp_folder(&folder) {
+            Ok(Some(tmp)) => {
+                report.each_file(&tmp, |report, found| report.look_in_tmp(options, found)).map_err(failed)?;
+            }
+            Ok(None) => {}
+            // The first put makes the directory.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(failed(e)),
         }
     }
     Ok(report)
+}
+
+/// Anything in a directory.
+struct Found<'a> {
+    folder: &'a Folder,
+    path: PathBuf,
+    /// Empty if it is not UTF-8, as no name of a chunk.
+    name: &'a str,
+    stat: Stat,
 }
 
 impl ScrubReport {
@@ -142,92 +160,101 @@ impl ScrubReport {
         self.findings.iter().filter(|found| !found.removed)
     }
 
-    fn look_at_chunk(&mut self, files: &Files, options: &ScrubOptions, path: &Path, name: &str, stat: &Metadata) {
-        let Some(key) = layout::key_of_file(name) else {
-            return match name {
-                quota::LEDGER => {}
-                _ if write::is_tmp_name(name) => self.look_at_tmp_file(options, path, stat),
-                _ if layout::is_unfinished(name) => {
-                    self.add(path, stat.len(), FindingKind::Unfinished, "LMCache writes under this name");
-                }
-                _ => self.add(path, stat.len(), FindingKind::Foreign, "it is not the name of a key's file"),
-            };
-        };
-        if files.path(&key).is_ok_and(|expected| expected != path) {
-            self.add(path, stat.len(), FindingKind::Foreign, "a get of its key reads another base path");
+    fn look_at_chunk(&mut self, files: &Files, base: usize, options: &ScrubOptions, found: &Found<'_>) {
+        let name = found.name;
+        let key = layout::key_of_file(name);
+        let is_known = key.is_some() || name == quota::LEDGER || write::is_tmp_name(name) || layout::is_unfinished(name);
+        if !found.stat.is_file() {
+            // The directory of temporary files, or another one that does not concern the store.
+            if is_known || !found.stat.kind.is_dir() {
+                self.add(found, FindingKind::Foreign, if is_known { NOT_A_FILE } else { NO_NAME });
+            }
             return;
         }
-        // A link may lead to a file; anything else is not opened.
-        if !stat.is_file() && !stat.is_symlink() {
-            self.add(path, stat.len(), FindingKind::Foreign, NOT_A_FILE);
+        let Some(key) = key else {
+            return match name {
+                quota::LEDGER => {}
+                _ if write::is_tmp_name(name) => self.look_at_tmp_file(options, found),
+                _ if is_known => self.add(found, FindingKind::Unfinished, "LMCache writes under this name"),
+                _ => self.add(found, FindingKind::Foreign, NO_NAME),
+            };
+        };
+        if files.place(&key).is_ok_and(|expected| expected.base != base || expected.name != name) {
+            self.add(found, FindingKind::Foreign, "a get of its key reads another base path");
             return;
         }
         match files.find(&key, Purpose::Inspect, Wait::Yes) {
             Ok(Lookup::Found(_)) => {
                 self.chunks += 1;
-                self.chunk_bytes += stat.len();
+                self.chunk_bytes += found.stat.bytes;
             }
             // The file was removed meanwhile.
-            Ok(_) if stat.is_file() => {}
-            Ok(_) => self.add(path, stat.len(), FindingKind::Foreign, NOT_A_FILE),
+            Ok(_) => {}
             Err(e) if e.kind() == ErrorKind::Corrupt => {
                 let reason = e.hint().map_or_else(|| e.message().into(), |hint| format!("{}; {hint}", e.message()));
-                self.add(path, stat.len(), FindingKind::Torn, &reason);
+                self.add(found, FindingKind::Torn, &reason);
             }
-            Err(e) => self.add(path, stat.len(), FindingKind::Unreadable, &format!("cannot be read: {e}")),
+            Err(e) => self.add(found, FindingKind::Unreadable, &format!("cannot be read: {e}")),
         }
     }
 
-    fn look_in_tmp(&mut self, options: &ScrubOptions, path: &Path, name: &str, stat: &Metadata) {
-        if write::is_tmp_name(name) {
-            self.look_at_tmp_file(options, path, stat);
-        } else if layout::key_of_file(name).is_some() {
-            self.add(path, stat.len(), FindingKind::Unfinished, "LMCache writes in this directory");
+    fn look_in_tmp(&mut self, options: &ScrubOptions, found: &Found<'_>) {
+        let is_chunk = layout::key_of_file(found.name).is_some();
+        if !found.stat.is_file() {
+            if !found.stat.kind.is_dir() {
+                self.add(found, FindingKind::Foreign, "it is not a file");
+            }
+        } else if write::is_tmp_name(found.name) {
+            self.look_at_tmp_file(options, found);
+        } else if is_chunk {
+            self.add(found, FindingKind::Unfinished, "LMCache writes in this directory");
         } else {
-            self.add(path, stat.len(), FindingKind::Foreign, "not a file that is being written");
+            self.add(found, FindingKind::Foreign, "not a file that is being written");
         }
     }
 
     /// A file with a name that only kvconn gives.
-    fn look_at_tmp_file(&mut self, options: &ScrubOptions, path: &Path, stat: &Metadata) {
-        match write::tmp_state(path, stat, options.min_age) {
+    fn look_at_tmp_file(&mut self, options: &ScrubOptions, found: &Found<'_>) {
+        match write::tmp_state(found.folder, found.name, &found.stat, options.min_age) {
             Ok(TmpState::InUse) => self.being_written += 1,
             Ok(TmpState::Gone) => {}
             Ok(TmpState::Unknown(e)) => {
                 let reason = format!("its writer may be alive: the file system has no locks ({e})");
-                self.add(path, stat.len(), FindingKind::Unfinished, &reason);
+                self.add(found, FindingKind::Unfinished, &reason);
             }
             Ok(TmpState::LeftBehind(left)) => {
                 let mut reason = "its writer is gone".to_owned();
-                let removed = options.remove.then(|| left.remove());
+                let removed = options.remove.then(|| left.remove(found.folder, found.name));
                 if let Some(Err(e)) = &removed {
                     reason = format!("{reason}, and it cannot be removed: {e}");
                 }
-                self.add(path, stat.len(), FindingKind::LeftBehind, &reason);
-                if let Some(found) = self.findings.last_mut() {
-                    found.removed = matches!(removed, Some(Ok(())));
+                self.add(found, FindingKind::LeftBehind, &reason);
+                if let Some(finding) = self.findings.last_mut() {
+                    finding.removed = matches!(removed, Some(Ok(())));
                 }
             }
-            Err(e) => self.add(path, stat.len(), FindingKind::Unreadable, &format!("cannot be opened: {e}")),
+            Err(e) => self.add(found, FindingKind::Unreadable, &format!("cannot be opened: {e}")),
         }
     }
 
-    fn add(&mut self, path: &Path, bytes: u64, kind: FindingKind, reason: &str) {
-        let (path, reason) = (path.to_owned(), reason.to_owned());
-        self.findings.push(Finding { path, bytes, kind, reason, removed: false });
+    fn add(&mut self, found: &Found<'_>, kind: FindingKind, reason: &str) {
+        self.add_path(found.path.clone(), found.stat.bytes, kind, reason);
     }
 
-    /// Calls `look` for every entry that is not a directory.
-    fn each_file(&mut self, dir: &Path, look: impl Fn(&mut Self, &Path, &str, &Metadata)) -> Result<()> {
-        let failed = |e: io::Error| Error::io(e, format_args!("list the files of `{}`", dir.display()));
-        for entry in std::fs::read_dir(dir).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            match entry.metadata() {
-                Ok(stat) if stat.is_dir() => {}
-                Ok(stat) => look(self, &entry.path(), &entry.file_name().to_string_lossy(), &stat),
+    fn add_path(&mut self, path: PathBuf, bytes: u64, kind: FindingKind, reason: &str) {
+        self.findings.push(Finding { path, bytes, kind, reason: reason.to_owned(), removed: false });
+    }
+
+    /// Calls `look` for everything in the directory.
+    fn each_file(&mut self, folder: &Folder, look: impl Fn(&mut Self, &Found<'_>)) -> io::Result<()> {
+        for entry in folder.entries()? {
+            let entry = entry?;
+            let path = entry.path_in(folder);
+            match folder.stat(entry.name()) {
+                Ok(Some(stat)) => look(self, &Found { folder, path, name: entry.text().unwrap_or_default(), stat }),
                 // The file was renamed or removed meanwhile.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(e) => self.add(&entry.path(), 0, FindingKind::Unreadable, &format!("cannot be read: {e}")),
+                Ok(None) => {}
+                Err(e) => self.add_path(path, 0, FindingKind::Unreadable, &format!("cannot be read: {e}")),
             }
         }
         Ok(())

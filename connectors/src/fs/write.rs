@@ -1,18 +1,19 @@
 //! Writes a chunk's file under a temporary name, and renames it when it is complete.
 
 use std::collections::hash_map::RandomState;
-use std::fs::{File, Metadata, TryLockError};
+use std::fs::{File, TryLockError};
 use std::hash::BuildHasher;
 use std::io::{self, IoSlice, Write};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use connector_core::{Error, Result};
+use rustix::fs::OFlags;
 
 use super::direct::Direct;
+use super::folder::{Folder, Stat, Wait};
 
 const PREFIX: &str = ".kvconn-";
 const SUFFIX: &str = ".tmp";
@@ -26,28 +27,33 @@ pub(super) const NAME_MAX: usize = PREFIX.len() + 10 + 1 + 16 + 1 + 20 + SUFFIX.
 /// whether the writer is alive, also across containers, where process ids do not help.
 pub(super) struct NewFile {
     file: File,
-    tmp: PathBuf,
-    path: PathBuf,
+    tmp_name: String,
+    /// `None` if the file is written where it ends.
+    tmp: Option<Folder>,
+    name: String,
+    folder: Folder,
     is_renamed: bool,
 }
 
 impl NewFile {
-    /// Makes an empty file in `dir`, to become `path`.
-    pub(super) fn create(dir: &Path, path: PathBuf) -> Result<Self> {
+    /// Makes an empty file in `tmp`, or else in `folder`, to become `name` in `folder`.
+    pub(super) fn create(tmp: Option<Folder>, folder: Folder, name: String) -> Result<Self> {
         loop {
-            let tmp = tmp_path(dir);
-            let created = File::options().read(true).write(true).create_new(true).open(&tmp);
-            let file = created
-                .map_err(|e| Error::io(e, format_args!("create `{}` for `{}`", tmp.display(), path.display())))?;
-            if lock_new(&file, &tmp) {
-                return Ok(Self { file, tmp, path, is_renamed: false });
+            let (dir, tmp_name) = (tmp.as_ref().unwrap_or(&folder), tmp_name());
+            let file = dir.create_file(&tmp_name).map_err(|e| failed(dir, &tmp_name, &folder, &name, "create", e))?;
+            if lock_new(&file, dir, &tmp_name) {
+                return Ok(Self { file, tmp_name, tmp, name, folder, is_renamed: false });
             }
         }
     }
 
-    /// The name that the file gets.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+    /// The state of the file.
+    pub(super) fn stat(&self) -> Result<Stat> {
+        Stat::of_file(&self.file).map_err(|e| self.failed(e, "look at"))
+    }
+
+    fn dir(&self) -> &Folder {
+        self.tmp.as_ref().unwrap_or(&self.folder)
     }
 
     /// Appends the header and the bytes in one system call where the system takes them all. (After a header on its own, tmpfs
@@ -76,15 +82,27 @@ impl NewFile {
         self.file.sync_all().map_err(|e| self.failed(e, "sync"))
     }
 
+    /// The directory in which the file ends.
+    pub(super) fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    /// Removes the file after its [`rename`](Self::rename).
+    pub(super) fn undo(self) {
+        let _ = self.folder.remove(&self.name);
+    }
+
     /// Gives the file its name, in place of an older file.
-    pub(super) fn rename(mut self) -> Result<()> {
-        std::fs::rename(&self.tmp, &self.path).map_err(|e| {
-            let is_other_disk = e.kind() == io::ErrorKind::CrossesDevices;
+    pub(super) fn rename(&mut self) -> Result<()> {
+        self.dir().rename(&self.tmp_name, &self.folder, &self.name).map_err(|e| {
+            let kind = e.kind();
             let e = self.failed(e, "rename");
-            if is_other_disk {
-                e.with_hint("`relative_tmp_dir` is on another file system than the base path; leave it out")
-            } else {
-                e
+            match kind {
+                io::ErrorKind::CrossesDevices if self.tmp.is_some() => {
+                    e.with_hint("`relative_tmp_dir` is on another file system than the base path; leave it out")
+                }
+                io::ErrorKind::IsADirectory => e.with_hint("a directory has the chunk's name: move it away"),
+                _ => e,
             }
         })?;
         self.is_renamed = true;
@@ -92,30 +110,35 @@ impl NewFile {
     }
 
     fn failed(&self, e: io::Error, step: &str) -> Error {
-        Error::io(e, format_args!("{step} `{}` for `{}`", self.tmp.display(), self.path.display()))
+        failed(self.dir(), &self.tmp_name, &self.folder, &self.name, step, e)
     }
+}
+
+fn failed(dir: &Folder, tmp: &str, folder: &Folder, name: &str, step: &str, e: io::Error) -> Error {
+    let (tmp, path) = (dir.path().join(tmp), folder.path().join(name));
+    Error::io(e, format_args!("{step} `{}` for `{}`", tmp.display(), path.display()))
 }
 
 impl Drop for NewFile {
     fn drop(&mut self) {
         if !self.is_renamed {
-            let _ = std::fs::remove_file(&self.tmp);
+            let _ = self.dir().remove(&self.tmp_name);
         }
     }
 }
 
-/// A path in `dir` that no other writer uses.
-fn tmp_path(dir: &Path) -> PathBuf {
+/// A name that no other writer uses.
+fn tmp_name() -> String {
     /// Processes in several containers may share a process id.
     static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(std::process::id()));
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let n = NEXT.fetch_add(1, Ordering::Relaxed);
-    dir.join(format!("{PREFIX}{}-{:016x}-{n}{SUFFIX}", std::process::id(), *PROCESS))
+    format!("{PREFIX}{}-{:016x}-{n}{SUFFIX}", std::process::id(), *PROCESS)
 }
 
 /// Locks a new file. `false` if a scrub locked the file first, as one that was left behind. The file is then removed,
 /// because not every scrub removes the files that it finds.
-fn lock_new(file: &File, tmp: &Path) -> bool {
+fn lock_new(file: &File, dir: &Folder, name: &str) -> bool {
     let is_ours = match file.try_lock() {
         Ok(()) => file.metadata().is_ok_and(|stat| stat.nlink() > 0),
         Err(TryLockError::WouldBlock) => false,
@@ -124,7 +147,7 @@ fn lock_new(file: &File, tmp: &Path) -> bool {
     };
     if !is_ours {
         // If this fails, the next scrub finds the file.
-        let _ = remove_if_there(tmp);
+        let _ = dir.remove(name);
     }
     is_ours
 }
@@ -152,48 +175,42 @@ pub(super) enum TmpState {
 /// A file whose writer is gone. The scrub holds its lock, so that a writer that has just created the file takes
 /// another name.
 pub(super) struct LeftBehind {
-    path: PathBuf,
     _lock: File,
 }
 
 impl LeftBehind {
-    pub(super) fn remove(self) -> io::Result<()> {
-        remove_if_there(&self.path)
+    /// Removes the file, whose name in the directory is `name`.
+    pub(super) fn remove(self, dir: &Folder, name: &str) -> io::Result<()> {
+        match dir.remove(name) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
     }
 }
 
 /// The state of a temporary file. A file that changed within `min_age` is in use.
-pub(super) fn tmp_state(path: &Path, stat: &Metadata, min_age: Duration) -> io::Result<TmpState> {
-    let age = stat.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok()).unwrap_or_default();
+pub(super) fn tmp_state(dir: &Folder, name: &str, stat: &Stat, min_age: Duration) -> io::Result<TmpState> {
+    let now = SystemTime::now();
+    // A time far after now shows that a clock was set back, not that the writer is alive.
+    let age = now.duration_since(stat.modified).unwrap_or_else(|ahead| ahead.duration());
     if age < min_age {
         return Ok(TmpState::InUse);
     }
     // Opened for writing: NFS turns `flock` into a lock of the whole file, which needs write access.
-    let opened = match File::options().read(true).write(true).open(path) {
+    let opened = match dir.open_file(name, OFlags::RDWR, Wait::Yes) {
         Err(e) if matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) => {
-            File::open(path)
+            dir.open_file(name, OFlags::RDONLY, Wait::Yes)
         }
         opened => opened,
     };
-    let file = match opened {
-        Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(TmpState::Gone),
-        Err(e) => return Err(e),
-    };
+    let Some((file, _)) = opened? else { return Ok(TmpState::Gone) };
     Ok(match file.try_lock() {
         Err(TryLockError::WouldBlock) => TmpState::InUse,
         Err(TryLockError::Error(e)) => TmpState::Unknown(e),
         // The file was renamed before it was locked.
-        Ok(()) if path.symlink_metadata().is_err() => TmpState::Gone,
-        Ok(()) => TmpState::LeftBehind(LeftBehind { path: path.to_owned(), _lock: file }),
+        Ok(()) if dir.stat(name)?.is_none() => TmpState::Gone,
+        Ok(()) => TmpState::LeftBehind(LeftBehind { _lock: file }),
     })
-}
-
-fn remove_if_there(path: &Path) -> io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]
@@ -202,14 +219,17 @@ mod tests {
 
     #[test]
     fn a_temporary_name_is_recognized_and_within_its_limit() {
-        let path = tmp_path(Path::new("/kv"));
-        let name = path.file_name().unwrap().to_str().unwrap();
-        assert!(is_tmp_name(name) && name.len() <= NAME_MAX, "{name}");
+        let name = tmp_name();
+        assert!(is_tmp_name(&name) && name.len() <= NAME_MAX, "{name}");
         let longest = format!("{PREFIX}{}-{:016x}-{}{SUFFIX}", u32::MAX, u64::MAX, u64::MAX);
         assert!(is_tmp_name(&longest) && longest.len() == NAME_MAX);
         for other in [".kvconn-1-2-3.tmp", ".kvconn-quota", "x.tmp", ".kvconn-1-0123456789abcdef-3.tmp.data"] {
             assert!(!is_tmp_name(other), "{other}");
         }
+    }
+
+    fn folder(dir: &tempfile::TempDir) -> Folder {
+        Folder::open(dir.path(), Wait::Yes).unwrap()
     }
 
     #[test]
@@ -219,9 +239,9 @@ mod tests {
         let file = File::create_new(&tmp).unwrap();
         let scrub = File::open(&tmp).unwrap();
         scrub.lock().unwrap();
-        assert!(!lock_new(&file, &tmp) && !tmp.exists());
+        assert!(!lock_new(&file, &folder(&dir), "new") && !tmp.exists());
         drop(scrub);
-        assert!(!lock_new(&file, &tmp), "the scrub has removed it");
+        assert!(!lock_new(&file, &folder(&dir), "new"), "the scrub has removed it");
     }
 
     #[test]
@@ -229,29 +249,45 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("left");
         std::fs::write(&path, [0; 9]).unwrap();
-        let stat = path.metadata().unwrap();
-        let Ok(TmpState::LeftBehind(left)) = tmp_state(&path, &stat, Duration::ZERO) else {
+        let folder = folder(&dir);
+        let stat = folder.stat("left").unwrap().unwrap();
+        let Ok(TmpState::LeftBehind(left)) = tmp_state(&folder, "left", &stat, Duration::ZERO) else {
             panic!("it has no writer")
         };
         // Fails on a descriptor that can only read.
         left._lock.set_len(9).unwrap();
-        left.remove().unwrap();
+        left.remove(&folder, "left").unwrap();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_time_far_in_the_future_is_not_a_sign_of_life() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = File::create(dir.path().join("left")).unwrap();
+        let folder = folder(&dir);
+        for (ahead, is_in_use) in [(30, true), (3600, false)] {
+            file.set_modified(SystemTime::now() + Duration::from_secs(ahead)).unwrap();
+            let stat = folder.stat("left").unwrap().unwrap();
+            let state = tmp_state(&folder, "left", &stat, Duration::from_secs(60)).unwrap();
+            assert_eq!(matches!(state, TmpState::InUse), is_in_use, "{ahead} seconds ahead");
+        }
     }
 
     #[test]
     fn a_file_is_locked_while_it_is_written_and_removed_if_it_is_not_renamed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x");
-        let mut new = NewFile::create(dir.path(), path.clone()).unwrap();
-        new.write(b"", b"body").unwrap();
-        let tmp = new.tmp.clone();
+        let new = || NewFile::create(None, folder(&dir), "x".to_owned()).unwrap();
+        let mut dropped = new();
+        dropped.write(b"", b"body").unwrap();
+        let tmp = dir.path().join(&dropped.tmp_name);
         assert!(matches!(File::open(&tmp).unwrap().try_lock(), Err(TryLockError::WouldBlock)));
-        drop(new);
+        drop(dropped);
         assert!(!tmp.exists() && !path.exists());
-        let mut new = NewFile::create(dir.path(), path.clone()).unwrap();
-        new.write(b"bo", b"dy").unwrap();
-        new.rename().unwrap();
+        let mut renamed = new();
+        renamed.write(b"bo", b"dy").unwrap();
+        renamed.rename().unwrap();
+        drop(renamed);
         assert_eq!(std::fs::read(&path).unwrap(), b"body");
     }
 }

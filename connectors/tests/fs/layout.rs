@@ -108,7 +108,10 @@ async fn takes_several_base_paths_in_an_external_url_if_the_comma_is_escaped() {
         let (a, b) = (place.text("a"), place.text("b"));
         format!("external://localhost:0/kvconn.fs/?connector_name=FSConnector&base_path={a}{comma}{b}")
     };
-    connectors::open(&url("%2C")).await.unwrap().put(&key(1), kv(1, 1)).await.unwrap();
+    let store = connectors::open(&url("%2C")).await.unwrap();
+    store.put(&key(1), kv(1, 1)).await.unwrap();
+    assert_eq!(files(place.0.path()), ["b"], "a put makes the directory of its key");
+    store.put(&key(2), kv(1, 1)).await.unwrap();
     assert_eq!(files(place.0.path()), ["a", "b"]);
     let e = connectors::open(&url(",")).await.unwrap_err();
     assert!(e.to_string().contains("only one host") && e.to_string().contains("%2C"), "{e}");

@@ -3,12 +3,14 @@
 mod child;
 mod damage;
 mod dropped;
+mod foreign;
 mod killed;
 mod layout;
 mod options;
 mod quota;
 mod refused;
 mod scrub;
+mod waits;
 
 use std::path::{Path, PathBuf};
 

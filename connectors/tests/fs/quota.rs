@@ -55,6 +55,31 @@ async fn the_chunk_used_longest_ago_goes_first_and_a_get_is_a_use() {
 }
 
 #[tokio::test]
+async fn files_with_times_in_the_future_or_before_1970_are_evicted_before_new_chunks() {
+    let place = Place::new();
+    let store = place.open("?capacity=10000").await;
+    for n in 0..10 {
+        store.put(&key(n), thousand(n)).await.unwrap();
+        let file = File::options().write(true).open(place.dir().join(file_name(n))).unwrap();
+        let (ahead, epoch) = (Duration::from_secs(86_400 * u64::from(n + 1)), SystemTime::UNIX_EPOCH);
+        let at = if n < 8 { SystemTime::now() + ahead } else { epoch - ahead };
+        file.set_times(FileTimes::new().set_accessed(at).set_modified(at)).unwrap();
+    }
+    // Reads make two of them recent.
+    for n in [3, 8] {
+        store.get(&key(n)).await.unwrap().unwrap();
+    }
+    store.close().await.unwrap();
+    let store = place.open("?capacity=10000").await;
+    for n in 20..27 {
+        store.put(&key(n), thousand(n)).await.unwrap();
+        for kept in (20..=n).chain([3, 8]) {
+            assert!(store.exists(&key(kept)).await.unwrap(), "{kept} after {n}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_chunk_larger_than_the_store_is_refused_with_both_sizes_and_evicts_nothing() {
     let place = Place::new();
     let store = place.open("?capacity=2000").await;

@@ -38,11 +38,14 @@ async fn a_scrub_names_torn_unfinished_and_foreign_files_and_removes_none_of_the
     std::fs::write(place.dir().join("tmp/readme"), [0; 2]).unwrap();
     std::fs::write(place.dir().join("notes.txt"), [0; 3]).unwrap();
     std::fs::create_dir(place.dir().join("m@1@0@9@half.data")).unwrap();
+    std::fs::create_dir(place.dir().join("other")).unwrap();
+    let directory = place.dir().join("m@1@0@9@half.data").metadata().unwrap().len();
     let all = [
         (FindingKind::Torn, file_name(0), whole.len() as u64 - 1),
         (FindingKind::Torn, file_name(1), 0),
         (FindingKind::Unfinished, "m@1@0@5@half.tmp".into(), 5),
         (FindingKind::Unfinished, "m@1@0@6@half.data".into(), 6),
+        (FindingKind::Foreign, "m@1@0@9@half.data".into(), directory),
         (FindingKind::Foreign, "notes.txt".into(), 3),
         (FindingKind::Foreign, "readme".into(), 2),
     ];
@@ -55,27 +58,6 @@ async fn a_scrub_names_torn_unfinished_and_foreign_files_and_removes_none_of_the
     }
     let torn = scrub_now(&place.url("?relative_tmp_dir=tmp"), false).unwrap();
     assert!(torn.findings.iter().any(|f| f.reason.contains("its header describes a chunk of 480 bytes")), "{torn:?}");
-}
-
-#[tokio::test]
-async fn a_file_that_cannot_be_read_is_a_finding_and_the_scrub_goes_on() {
-    let place = Place::new();
-    place.open("").await.put(&key(1), kv(5, 1)).await.unwrap();
-    for (link, ours) in [(file_name(2), false), (OURS.to_owned(), true)] {
-        let path = place.dir().join(&link);
-        std::os::unix::fs::symlink(&link, &path).unwrap();
-        assert!(File::open(&path).is_err(), "it leads to itself, ours: {ours}");
-    }
-    let _socket = std::os::unix::net::UnixListener::bind(place.dir().join(file_name(3))).unwrap();
-    let report = scrub_now(&place.url(""), true).unwrap();
-    let found: Vec<_> = kinds(&report).into_iter().map(|(kind, name, _)| (kind, name)).collect();
-    let expected = [
-        (FindingKind::Unreadable, OURS.to_owned()),
-        (FindingKind::Unreadable, file_name(2)),
-        (FindingKind::Foreign, file_name(3)),
-    ];
-    assert_eq!((report.chunks, found), (1, expected.to_vec()));
-    assert!(report.findings.iter().all(|f| !f.removed), "{report:?}");
 }
 
 #[tokio::test]

@@ -1,12 +1,13 @@
 //! Scans the chunk files, and removes those used longest ago.
 
-use std::ffi::OsString;
 use std::io;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use connector_core::{Error, Result};
 
+use super::super::dirs::Dirs;
+use super::super::files::Place;
+use super::super::folder::{Folder, Wait};
 use super::super::layout;
 use super::super::write::{self, TmpState};
 use super::last_use;
@@ -16,63 +17,61 @@ use super::last_use;
 const LEFT_BEHIND: Duration = Duration::from_secs(600);
 
 /// All chunk files of a store at the time of a scan.
-pub(super) struct Chunks<'a> {
-    base_paths: &'a [PathBuf],
+pub(super) struct Chunks {
+    /// Of each base path.
+    folders: Vec<Folder>,
     files: Vec<ChunkFile>,
     sum: u64,
 }
 
 struct ChunkFile {
-    base: usize,
-    name: OsString,
+    place: Place,
     bytes: u64,
     used: SystemTime,
 }
 
 /// Finds every file whose name is a key's, of any writer.
-pub(super) fn scan(base_paths: &[PathBuf]) -> Result<Chunks<'_>> {
-    let mut chunks = Chunks { base_paths, files: Vec::new(), sum: 0 };
-    for (base, dir) in base_paths.iter().enumerate() {
-        let failed = |e: io::Error| Error::io(e, format_args!("scan the files of `{}`", dir.display()));
-        for entry in std::fs::read_dir(dir).map_err(failed)? {
+pub(super) fn scan(dirs: &Dirs, now: SystemTime) -> Result<Chunks> {
+    let mut chunks = Chunks { folders: Vec::new(), files: Vec::new(), sum: 0 };
+    for base in 0..dirs.count() {
+        let failed = |e: io::Error| Error::io(e, format_args!("scan the files of `{}`", dirs.path(base).display()));
+        let folder = dirs.folder(base, Wait::Yes).map_err(failed)?;
+        for entry in folder.entries().map_err(failed)? {
             let entry = entry.map_err(failed)?;
-            let name = entry.file_name();
-            if name.to_str().and_then(layout::key_of_file).is_none() {
-                continue;
-            }
-            let stat = match entry.metadata() {
-                Ok(stat) if stat.is_file() => stat,
-                Ok(_) => continue,
-                // Removed meanwhile, by a writer without a quota.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-                Err(e) => return Err(failed(e)),
-            };
-            chunks.sum += stat.len();
-            chunks.files.push(ChunkFile { base, name, bytes: stat.len(), used: last_use(&stat) });
+            let Some(name) = entry.text().filter(|name| layout::key_of_file(name).is_some()) else { continue };
+            // A writer without a quota may have removed the file meanwhile.
+            let Some(stat) = folder.stat_file(name).map_err(failed)? else { continue };
+            chunks.sum += stat.bytes;
+            let place = Place { base, name: name.to_owned() };
+            chunks.files.push(ChunkFile { place, bytes: stat.bytes, used: last_use(&stat, now) });
         }
+        chunks.folders.push(folder);
     }
     Ok(chunks)
 }
 
 /// Removes temporary files of killed writers, which the sum does not count. Best effort: the room for a chunk does not depend
 /// on it.
-pub(super) fn remove_left_behind(tmp_dirs: &[PathBuf]) {
-    for entry in tmp_dirs.iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().flatten() {
-        if !entry.file_name().to_str().is_some_and(write::is_tmp_name) {
-            continue;
-        }
-        let (path, stat) = (entry.path(), entry.metadata());
-        if let Ok(stat) = stat
-            && stat.is_file()
-            && let Ok(TmpState::LeftBehind(left)) = write::tmp_state(&path, &stat, LEFT_BEHIND)
-            && left.remove().is_ok()
-        {
-            tracing::debug!(file = %path.display(), bytes = stat.len(), "removed a killed writer's file");
+pub(super) fn remove_left_behind(dirs: &Dirs) {
+    let folder = |base| {
+        let folder = dirs.folder(base, Wait::Yes)?;
+        Ok::<_, io::Error>(dirs.tmp_folder(&folder)?.unwrap_or(folder))
+    };
+    for folder in (0..dirs.count()).filter_map(|base| folder(base).ok()) {
+        for entry in folder.entries().into_iter().flatten().flatten() {
+            let Some(name) = entry.text().filter(|name| write::is_tmp_name(name)) else { continue };
+            if let Ok(Some(stat)) = folder.stat_file(name)
+                && let Ok(TmpState::LeftBehind(left)) = write::tmp_state(&folder, name, &stat, LEFT_BEHIND)
+                && left.remove(&folder, name).is_ok()
+            {
+                let file = folder.path().join(name);
+                tracing::debug!(file = %file.display(), bytes = stat.bytes, "removed a killed writer's file");
+            }
         }
     }
 }
 
-impl Chunks<'_> {
+impl Chunks {
     /// The sum of their bytes.
     pub(super) fn sum(&self) -> u64 {
         self.sum
@@ -80,15 +79,15 @@ impl Chunks<'_> {
 
     /// Removes files, the one used longest ago first, until all but `kept` have at most `others` bytes. A reader that has one
     /// of them open still reads all of it. Gives the last error of a file that could not be removed.
-    pub(super) fn evict(&mut self, kept: &Path, others: u64) -> Option<io::Error> {
+    pub(super) fn evict(&mut self, kept: &Place, others: u64) -> Option<io::Error> {
         // Oldest last.
-        self.files.sort_by(|a, b| (b.used, &b.name).cmp(&(a.used, &a.name)));
-        let kept = self.files.iter().position(|file| self.base_paths[file.base].join(&file.name) == kept);
+        self.files.sort_by(|a, b| (b.used, &b.place.name).cmp(&(a.used, &a.place.name)));
+        let kept = self.files.iter().position(|file| file.place == *kept);
         let kept_bytes = kept.map_or(0, |at| self.files.remove(at).bytes);
         let (mut gone, mut refused) = (0_usize, None);
         while self.sum - kept_bytes > others {
             let Some(oldest) = self.files.pop() else { break };
-            match std::fs::remove_file(self.base_paths[oldest.base].join(&oldest.name)) {
+            match self.folders[oldest.place.base].remove(&oldest.place.name) {
                 Ok(()) => gone += 1,
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 // In a sticky directory only owners may remove.

@@ -8,14 +8,18 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use connector_core::{Error, ErrorKind, Result};
+use rustix::fs::OFlags;
 
-use super::RESCAN;
+use super::super::cancel::Work;
+use super::super::dirs::Dirs;
+use super::super::folder::Wait;
+use super::{LOCK_TIMEOUT, RESCAN};
 
 /// The ledger's name, in the first base path.
 pub(in super::super) const NAME: &str = ".kvconn-quota";
 
-/// The longest wait for the lock. Most holders need microseconds. A scan needs a second for a million files.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
+/// The shortest and the longest time between two tries to lock.
+const POLL: (Duration, Duration) = (Duration::from_micros(200), Duration::from_millis(5));
 
 /// An open ledger.
 pub(super) struct Ledger {
@@ -42,12 +46,20 @@ pub(super) struct Locked(Ledger);
 
 impl Ledger {
     /// Opens or creates the ledger, but does not create its directory.
-    pub(super) fn open(base_paths: &[PathBuf]) -> Result<Self> {
-        let first = base_paths.first().map_or(Path::new("."), PathBuf::as_path);
-        let path = first.join(NAME);
+    pub(super) fn open(dirs: &Dirs) -> Result<Self> {
+        let path = dirs.path(0).join(NAME);
         let failed = |e: io::Error| Error::io(e, format_args!("open the quota's ledger `{}`", path.display()));
-        let file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
-        let inodes = base_paths.iter().map(|base| base.metadata().map(|stat| stat.ino()));
+        let open = |flags| dirs.folder(0, Wait::Yes).and_then(|folder| folder.open_file(NAME, flags, Wait::Yes));
+        // Created only if it is missing: in a sticky directory `O_CREAT` is refused for another user's file.
+        let opened = match open(OFlags::RDWR) {
+            Ok(None) => open(OFlags::RDWR | OFlags::CREATE),
+            opened => opened,
+        };
+        let Some((file, _)) = opened.map_err(failed)? else {
+            let why = format!("the quota's ledger `{}` is not a regular file", path.display());
+            return Err(Error::new(ErrorKind::Io, why).with_hint("move it away"));
+        };
+        let inodes = (0..dirs.count()).map(|base| dirs.folder(base, Wait::Yes)?.inode());
         let inodes: Vec<u64> = inodes.collect::<io::Result<_>>().map_err(failed)?;
         // A system without a boot id counts as never restarted.
         let boot = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
@@ -55,28 +67,21 @@ impl Ledger {
         Ok(Self { file, path, store, boot, is_boot_checked: false })
     }
 
-    /// Waits for the lock, and reopens the ledger if it was removed.
-    pub(super) fn lock(self, base_paths: &[PathBuf]) -> Result<Locked> {
+    /// Waits for the lock, and reopens the ledger if it was removed. `None` if the work is cancelled.
+    pub(super) fn lock(self, dirs: &Dirs, deadline: Instant, work: &Work) -> Result<Option<Locked>> {
         let mut ledger = self;
         let start = Instant::now();
         loop {
             match ledger.file.try_lock() {
-                Ok(()) if ledger.file.metadata().is_ok_and(|stat| stat.nlink() > 0) => return Ok(Locked(ledger)),
-                Ok(()) => ledger = Self::open(base_paths)?,
-                Err(TryLockError::WouldBlock) if start.elapsed() < LOCK_TIMEOUT => {
-                    // Polls, because a blocking lock would wait for ever for a stopped process.
-                    std::thread::sleep(Duration::from_micros(200));
+                Ok(()) if ledger.file.metadata().is_ok_and(|stat| stat.nlink() > 0) => return Ok(Some(Locked(ledger))),
+                Ok(()) => ledger = Self::open(dirs)?,
+                Err(TryLockError::WouldBlock) if work.is_cancelled() => return Ok(None),
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                    // Polls, because a blocking lock would wait for ever for a stopped process. The longer the lock is held,
+                    // the less a late look matters.
+                    std::thread::sleep((start.elapsed() / 8).clamp(POLL.0, POLL.1));
                 }
-                Err(TryLockError::WouldBlock) => {
-                    return Err(Error::new(
-                        ErrorKind::Timeout,
-                        format!(
-                            "another process has held the lock of `{}` for {LOCK_TIMEOUT:?}",
-                            ledger.path.display()
-                        ),
-                    )
-                    .temporary(true));
-                }
+                Err(TryLockError::WouldBlock) => return Err(is_held(&ledger.path)),
                 Err(TryLockError::Error(e)) => {
                     return Err(Error::io(e, format_args!("lock `{}`", ledger.path.display()))
                         .with_hint("the option `capacity` needs a file system with `flock`"));
@@ -84,6 +89,13 @@ impl Ledger {
             }
         }
     }
+}
+
+/// The error of a lock that is held too long.
+pub(super) fn is_held(path: &Path) -> Error {
+    let path = path.display();
+    Error::new(ErrorKind::Timeout, format!("another process has held the lock of `{path}` for {LOCK_TIMEOUT:?}"))
+        .temporary(true)
 }
 
 impl Locked {
@@ -152,15 +164,25 @@ fn hash(value: impl std::hash::Hash) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::cancel::cancellable;
     use super::*;
+
+    fn dirs(base: PathBuf) -> Dirs {
+        Dirs::new(vec![base], None, false)
+    }
+
+    fn lock(ledger: Ledger, dirs: &Dirs) -> Result<Locked> {
+        let (_cancel, work) = cancellable();
+        ledger.lock(dirs, Instant::now(), &work).map(|locked| locked.expect("not cancelled"))
+    }
 
     #[test]
     fn a_ledger_keeps_its_sum_until_it_is_marked_or_old_or_of_another_store_or_boot() {
         let dir = tempfile::tempdir().unwrap();
-        let bases = [dir.path().to_owned()];
+        let dirs = dirs(dir.path().to_owned());
         let now = SystemTime::now();
-        let open = || Ledger::open(&bases).unwrap();
-        let mut locked = open().lock(&bases).unwrap();
+        let open = || Ledger::open(&dirs).unwrap();
+        let mut locked = lock(open(), &dirs).unwrap();
         assert_eq!(locked.read(now).unwrap().sum, None, "a new one has no sum");
         locked.write(&Record { sum: Some(u64::MAX), scanned: now }).unwrap();
         assert_eq!(locked.read(now).unwrap().sum, Some(u64::MAX));
@@ -168,9 +190,9 @@ mod tests {
         assert_eq!(locked.read(now - Duration::from_secs(5)).unwrap().sum, None, "the clock was set back");
         drop(locked);
         for other in [Ledger { store: 1, ..open() }, Ledger { boot: 1, ..open() }] {
-            assert_eq!(other.lock(&bases).unwrap().read(now).unwrap().sum, None, "of another store or boot");
+            assert_eq!(lock(other, &dirs).unwrap().read(now).unwrap().sum, None, "of another store or boot");
         }
-        let mut locked = open().lock(&bases).unwrap();
+        let mut locked = lock(open(), &dirs).unwrap();
         assert!(locked.read(now).unwrap().sum.is_some());
         locked.mark_dirty().unwrap();
         assert_eq!(locked.read(now).unwrap().sum, None, "its writer was killed");
@@ -181,15 +203,28 @@ mod tests {
     #[test]
     fn a_removed_ledger_is_created_again_but_not_its_directory() {
         let dir = tempfile::tempdir().unwrap();
-        let bases = [dir.path().join("base")];
-        assert!(Ledger::open(&bases).is_err());
-        std::fs::create_dir(&bases[0]).unwrap();
-        let ledger = Ledger::open(&bases).unwrap();
-        std::fs::remove_file(bases[0].join(NAME)).unwrap();
-        let ledger = ledger.lock(&bases).unwrap().unlock();
-        assert!(bases[0].join(NAME).exists());
-        std::fs::remove_dir_all(&bases[0]).unwrap();
-        assert!(ledger.lock(&bases).is_err());
-        assert!(!bases[0].exists());
+        let base = dir.path().join("base");
+        let dirs = dirs(base.clone());
+        assert!(Ledger::open(&dirs).is_err());
+        std::fs::create_dir(&base).unwrap();
+        let ledger = Ledger::open(&dirs).unwrap();
+        std::fs::remove_file(base.join(NAME)).unwrap();
+        let ledger = lock(ledger, &dirs).unwrap().unlock();
+        assert!(base.join(NAME).exists());
+        std::fs::remove_dir_all(&base).unwrap();
+        assert!(lock(ledger, &dirs).is_err());
+        assert!(!base.exists());
+    }
+
+    #[test]
+    fn a_cancelled_wait_for_the_lock_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let dirs = dirs(dir.path().to_owned());
+        let held = lock(Ledger::open(&dirs).unwrap(), &dirs).unwrap();
+        let (cancel, work) = cancellable();
+        drop(cancel);
+        let far = Instant::now() + LOCK_TIMEOUT * 100;
+        assert!(Ledger::open(&dirs).unwrap().lock(&dirs, far, &work).unwrap().is_none());
+        drop(held);
     }
 }

@@ -1,0 +1,214 @@
+//! The directories of a store: where they are, and how they are made.
+
+use std::io;
+use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use connector_core::{Error, ErrorKind, Result};
+use rustix::io::Errno;
+
+use super::folder::{Folder, Wait};
+use super::read::Cache;
+use super::{layout, write};
+
+/// The directories of a store.
+pub(super) struct Dirs {
+    bases: Vec<Base>,
+    /// Below each base path.
+    tmp: Option<PathBuf>,
+}
+
+struct Base {
+    path: PathBuf,
+    /// Whether its directories existed at some time.
+    is_made: AtomicBool,
+    /// Whether the directories' own names are on the disk, or do not have to be.
+    is_synced: AtomicBool,
+}
+
+impl Dirs {
+    /// `sync` says whether the first put waits until the names of the directories are on the disk.
+    pub(super) fn new(base_paths: Vec<PathBuf>, tmp: Option<PathBuf>, sync: bool) -> Self {
+        let base =
+            |path| Base { path, is_made: AtomicBool::new(false), is_synced: AtomicBool::new(!sync) };
+        let tmp = tmp.filter(|tmp| tmp.components().any(|part| matches!(part, Component::Normal(_))));
+        Self { bases: base_paths.into_iter().map(base).collect(), tmp }
+    }
+
+    /// The number of base paths.
+    pub(super) fn count(&self) -> usize {
+        self.bases.len()
+    }
+
+    pub(super) fn path(&self, base: usize) -> &Path {
+        &self.bases[base].path
+    }
+
+    /// The directory of a base path's chunks.
+    pub(super) fn folder(&self, base: usize, wait: Wait) -> io::Result<Folder> {
+        Folder::open(&self.bases[base].path, wait)
+    }
+
+    /// The directory in which a base path's chunks are written, below `folder`; `None` if that is `folder` itself.
+    pub(super) fn tmp_folder(&self, folder: &Folder) -> io::Result<Option<Folder>> {
+        self.tmp.as_ref().map(|tmp| folder.below(tmp)).transpose()
+    }
+
+    /// Whether the base path may be missing, because no put has made it yet.
+    pub(super) fn may_be_missing(&self, base: usize, e: &io::Error) -> bool {
+        e.kind() == io::ErrorKind::NotFound && !self.bases[base].is_made.load(Ordering::Acquire)
+    }
+
+    /// Checks that the directories exist or can be made, and examines their file systems: which calls the page cache answers,
+    /// and the longest name of a file. The first put makes the directories, so that a get from a new store does not
+    /// make any.
+    pub(super) fn examine(&self) -> Result<(Cache, usize)> {
+        let (mut caches, mut longest) = (Vec::new(), layout::NAME_MAX);
+        for (n, base) in self.bases.iter().enumerate() {
+            let existing = existing_or_creatable(&base.path)?;
+            caches.push(Cache::of(existing));
+            longest = longest.min(name_max(existing)?);
+            if let Some(tmp) = &self.tmp {
+                same_file_system(&base.path, &base.path.join(tmp))?;
+            }
+            let folder = self.folder(n, Wait::Yes);
+            base.is_made.store(folder.and_then(|folder| self.tmp_folder(&folder)).is_ok(), Ordering::Release);
+        }
+        let cache = match caches[..] {
+            [first, ref others @ ..] if others.iter().all(|other| *other == first) => first,
+            _ => Cache::Never,
+        };
+        Ok((cache, longest))
+    }
+
+    /// Checks that the base paths can be listed or, before the first put, can be made.
+    pub(super) fn ping(&self) -> Result<()> {
+        (0..self.count()).try_for_each(|n| match self.folder(n, Wait::Yes).and_then(|folder| folder.entries()) {
+            Ok(_) => Ok(()),
+            Err(e) if self.may_be_missing(n, &e) => existing_or_creatable(self.path(n)).map(drop),
+            Err(e) => Err(Error::io(e, format_args!("reach the base path `{}`", self.path(n).display()))),
+        })
+    }
+
+    /// Makes the directories of a base path, once. A directory that is missing later is not made again: its disk may be
+    /// unmounted.
+    pub(super) fn make(&self, base: usize) -> Result<()> {
+        let base = &self.bases[base];
+        let (made, synced) = (base.is_made.load(Ordering::Acquire), base.is_synced.load(Ordering::Acquire));
+        if made && synced {
+            return Ok(());
+        }
+        let dir = self.tmp.as_ref().map_or_else(|| base.path.clone(), |tmp| base.path.join(tmp));
+        let existing = nearest_existing(&dir).to_owned();
+        if !made {
+            self.make_dirs(&base.path).map_err(|e| Error::io(e, format_args!("create `{}`", dir.display())))?;
+        }
+        if !synced {
+            sync_parents(&dir, &existing, |above| {
+                let synced = Folder::open(above, Wait::Yes).and_then(|folder| folder.sync());
+                synced.map_err(|e| Error::io(e, format_args!("sync the directory `{}`", above.display())))
+            })?;
+        }
+        base.is_made.store(true, Ordering::Release);
+        base.is_synced.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    fn make_dirs(&self, base: &Path) -> io::Result<()> {
+        std::fs::create_dir_all(base)?;
+        let mut folder = Folder::open(base, Wait::Yes)?;
+        for component in self.tmp.iter().flat_map(|tmp| tmp.components()) {
+            if let Component::Normal(name) = component {
+                folder.make(Path::new(name))?;
+                folder = folder.below(Path::new(name))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The path itself, or the directory above in which it can be made.
+fn existing_or_creatable(base: &Path) -> Result<&Path> {
+    let existing = nearest_existing(base);
+    let failed = |e: io::Error| {
+        Error::io(e, format_args!("create the base path `{}` below `{}`", base.display(), existing.display()))
+    };
+    if !existing.is_dir() {
+        return Err(failed(io::ErrorKind::NotADirectory.into()));
+    }
+    if existing != base {
+        let writable = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+        rustix::fs::access(existing, writable).map_err(|e| failed(e.into()))?;
+    }
+    Ok(existing)
+}
+
+/// The path itself, or the nearest directory above that exists.
+fn nearest_existing(path: &Path) -> &Path {
+    let existing = path.ancestors().find(|p| !p.as_os_str().is_empty() && p.symlink_metadata().is_ok());
+    existing.unwrap_or(Path::new("."))
+}
+
+/// Longest file name below the path, in bytes: 143 on eCryptfs, for one.
+fn name_max(path: &Path) -> Result<usize> {
+    let failed = |e: Errno| Error::io(e.into(), format_args!("examine `{}`", path.display()));
+    let max = rustix::fs::statvfs(path).map_err(failed)?.f_namemax;
+    // Some FUSE file systems do not know it and say 0.
+    let max = if max == 0 { layout::NAME_MAX } else { usize::try_from(max).unwrap_or(layout::NAME_MAX) };
+    if max < write::NAME_MAX {
+        let (path, needed) = (path.display(), write::NAME_MAX);
+        let why = format!("file names below `{path}` have at most {max} bytes, and a store needs {needed}");
+        return Err(Error::new(ErrorKind::Unsupported, why));
+    }
+    Ok(max)
+}
+
+/// Refuses a directory for temporary files from which no file can be renamed into the base path.
+fn same_file_system(base: &Path, tmp: &Path) -> Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let (Ok(base_stat), Ok(tmp_stat)) = (base.metadata(), tmp.metadata()) else { return Ok(()) };
+    if base_stat.dev() == tmp_stat.dev() {
+        return Ok(());
+    }
+    let (base, tmp) = (base.display(), tmp.display());
+    let why = format!("option `relative_tmp_dir`: `{tmp}` is on another file system than `{base}`");
+    Err(Error::new(ErrorKind::InvalidOption, why)
+        .with_hint("a file cannot be renamed from there; leave the option out"))
+}
+
+/// Syncs every directory above `dir`, because each holds the name of the next. An error counts only if kvconn made `dir`, and
+/// only from `existing` on down: kvconn may not be allowed to read the directories above.
+fn sync_parents(dir: &Path, existing: &Path, mut sync: impl FnMut(&Path) -> Result<()>) -> Result<()> {
+    dir.ancestors().skip(1).try_for_each(|above| match sync(above) {
+        Err(_) if !above.starts_with(existing) || dir == existing => Ok(()),
+        done => done,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_directories_above_are_synced_and_an_error_counts_for_those_that_were_made() {
+        let dir = Path::new("/a/b/c/d");
+        for existing in ["/a/b", "/a/b/c/d"] {
+            let mut synced = Vec::new();
+            sync_parents(dir, Path::new(existing), |above| {
+                synced.push(above.to_owned());
+                Ok(())
+            })
+            .unwrap();
+            assert_eq!(synced, ["/a/b/c", "/a/b", "/a", "/"].map(PathBuf::from), "{existing}");
+        }
+        let fails = |at: &str, existing: &str| {
+            sync_parents(dir, Path::new(existing), |above| match above == Path::new(at) {
+                true => Err(Error::new(ErrorKind::Denied, "not this one")),
+                false => Ok(()),
+            })
+            .is_err()
+        };
+        assert!(fails("/a/b/c", "/a/b") && fails("/a/b", "/a/b"), "kvconn made a name there");
+        assert!(!fails("/a", "/a/b") && !fails("/a/b/c", "/a/b/c/d"), "kvconn made no name there");
+    }
+}
