@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 
 use crate::chunk::{ChunkLayout, MemoryObjMut};
 use crate::config::LMCacheEngineConfig;
+use crate::layer::local_wait;
 use crate::{Error, ErrorKind, ErrorStatus, Result};
 
 pub(crate) use pool::PoolRegion;
@@ -90,7 +91,7 @@ impl LocalCpuBackend {
     pub async fn allocate(&self, layout: &ChunkLayout) -> Result<MemoryObjMut> {
         match self.0.try_allocate(layout) {
             Some(answer) => answer,
-            None => self.0.allocate(layout).await,
+            None => local_wait(self.0.allocate(layout)).await,
         }
     }
 
@@ -122,7 +123,7 @@ impl LocalCpuBackend {
         let fits_alone = |layout: &ChunkLayout| self.0.fitting(std::slice::from_ref(layout)) == 1;
         let possible: Vec<ChunkLayout> = layouts.iter().filter(|layout| fits_alone(layout)).cloned().collect();
         let (now, over) = possible.split_at(self.0.fitting(&possible));
-        let mut memory: Vec<_> = match self.0.allocate_many(now).await {
+        let mut memory: Vec<_> = match self.allocate_many(now).await {
             Ok(memory) => memory.into_iter().map(Ok).collect(),
             Err(e) => self.leading(now, &e),
         };
@@ -159,7 +160,7 @@ impl LocalCpuBackend {
     /// # Errors
     /// `PoolFull` and `TooLarge` with both sizes; see [`ChunkAllocator`].
     pub async fn allocate_many(&self, layouts: &[ChunkLayout]) -> Result<Vec<MemoryObjMut>> {
-        self.0.allocate_many(layouts).await
+        local_wait(self.0.allocate_many(layouts)).await
     }
 }
 

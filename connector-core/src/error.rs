@@ -124,6 +124,7 @@ pub struct Error(Box<Inner>);
 struct Inner {
     kind: ErrorKind,
     status: ErrorStatus,
+    unsent: bool,
     message: Cow<'static, str>,
     hint: Option<Cow<'static, str>>,
     operation: Option<&'static str>,
@@ -138,6 +139,7 @@ impl Error {
         Self(Box::new(Inner {
             kind,
             status: ErrorStatus::Permanent,
+            unsent: false,
             message: message.into(),
             hint: None,
             operation: None,
@@ -190,6 +192,14 @@ impl Error {
     #[must_use]
     pub fn with_status(mut self, status: ErrorStatus) -> Self {
         self.0.status = status;
+        self
+    }
+
+    /// Marks the error of a call that did not reach the store, although its kind alone may say that the store did not
+    /// answer: the call waited for memory or a connection that other calls of this process held.
+    #[must_use]
+    pub fn unsent(mut self) -> Self {
+        self.0.unsent = true;
         self
     }
 
@@ -248,6 +258,11 @@ impl Error {
     /// Whether the same call may succeed later: the status is `Temporary` or `Persistent`.
     pub fn is_temporary(&self) -> bool {
         self.0.status != ErrorStatus::Permanent
+    }
+
+    /// Whether the call is known not to have reached the store: see [`unsent`](Self::unsent).
+    pub fn is_unsent(&self) -> bool {
+        self.0.unsent
     }
 
     /// The bare message, without operation, key and hint.

@@ -32,6 +32,7 @@ mod retry;
 mod timeout;
 
 pub use options::LayerOptions;
+pub use timeout::local_wait;
 
 pub(crate) use options::{Layers, NAMES, is_layer_option};
 
@@ -65,6 +66,7 @@ impl<T: Send> Answer for Result<T> {
         match self {
             Ok(_) => Verdict::Found,
             Err(e) => match e.kind() {
+                _ if e.is_unsent() => Verdict::Nothing,
                 ErrorKind::Unavailable | ErrorKind::Timeout => Verdict::Lost(e),
                 ErrorKind::Corrupt
                 | ErrorKind::Denied

@@ -1,30 +1,34 @@
 //! The limit: a number of calls at once.
 
+use std::time::Duration;
+
 use tokio::sync::Semaphore;
 
+use super::timeout::{TimeoutLayer, timed_out};
 use super::{Answer, around};
 use crate::chunk::{MemoryObj, MemoryObjMut};
 use crate::connector::{Capabilities, Operation, RemoteConnector, operations};
 use crate::key::CacheKey;
 use crate::{BoxStream, Result};
 
-/// Lets a number of calls run at once. The others wait in the order in which they came. A batch counts as one call; `list` and
-/// `close` do not count.
+/// Lets a number of calls run at once. The others wait in the order in which they came, each for as long as a call may take.
+/// A batch counts as one call; `list` and `close` do not count.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LimitLayer {
     most: usize,
+    patience: TimeoutLayer,
 }
 
 impl LimitLayer {
-    /// At most `most` calls at once; 0 for no limit.
-    pub(super) fn new(most: usize) -> Self {
-        Self { most }
+    /// At most `most` calls at once; 0 for no limit. The others wait for the time of a call.
+    pub(super) fn new(most: usize, patience: TimeoutLayer) -> Self {
+        Self { most, patience }
     }
 
     /// Puts the layer around `inner`.
     pub(super) fn layer<C>(self, inner: C) -> Limit<C> {
         let room = (self.most > 0).then(|| Semaphore::new(self.most.min(Semaphore::MAX_PERMITS)));
-        Limit { room, inner }
+        Limit { room, patience: self.patience, inner }
     }
 }
 
@@ -32,16 +36,28 @@ impl LimitLayer {
 #[derive(Debug)]
 pub(super) struct Limit<C> {
     room: Option<Semaphore>,
+    patience: TimeoutLayer,
     inner: C,
 }
 
 impl<C> Limit<C> {
-    async fn around<T: Answer>(&self, _operation: Operation, _keys: usize, call: impl Future<Output = T> + Send) -> T {
-        let _permit = match &self.room {
-            // The semaphore is never closed.
-            Some(room) => room.acquire().await.ok(),
-            None => None,
+    async fn around<T: Answer>(&self, operation: Operation, keys: usize, call: impl Future<Output = T> + Send) -> T {
+        let Some(room) = &self.room else { return call.await };
+        let limit = self.patience.of(operation);
+        let permit = match room.try_acquire() {
+            Ok(permit) => Ok(permit),
+            Err(_) if limit == Duration::MAX => room.acquire().await,
+            Err(_) => match tokio::time::timeout(limit, room.acquire()).await {
+                Ok(permit) => permit,
+                Err(_) => {
+                    let e = timed_out(limit).unsent();
+                    let most = "raise `max_in_flight`, or `timeout_ms`";
+                    return T::failed(e.at("`max_in_flight` other calls are running").with_hint(most), keys);
+                }
+            },
         };
+        // The semaphore is never closed.
+        let _permit = permit.ok();
         call.await
     }
 }

@@ -40,7 +40,7 @@ pub struct LayerOptions {
     /// Longest delay before a retry. 2000 unless set.
     #[option(unit = "ms")]
     pub retry_max_delay_ms: Option<u64>,
-    /// Most calls in flight at once. Further calls wait. 0 for no limit.
+    /// Most calls in flight at once. Further calls wait, at most `timeout_ms`. 0 for no limit.
     pub max_in_flight: Option<usize>,
     /// The breaker refuses calls after this number of calls in a row that do not reach the store. 0 for never. 5 if
     /// `min_reconnect_interval` is set.
@@ -151,11 +151,12 @@ impl LayerOptions {
             return Ok(None);
         }
         // A layer that is off forwards calls. With one type for all four, they cost one allocation together.
+        let timeout = timeout.unwrap_or(TimeoutLayer::OFF);
         Ok(Some((
-            LimitLayer::new(most),
+            LimitLayer::new(most, timeout),
             breaker.unwrap_or(BreakerLayer::new(0, Duration::ZERO)),
             retry.unwrap_or(RetryLayer::new(0)),
-            timeout.unwrap_or(TimeoutLayer::OFF),
+            timeout,
         )))
     }
 }

@@ -1,7 +1,7 @@
 //! The timeout: ends a call that takes too long.
 
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
@@ -34,6 +34,11 @@ impl TimeoutLayer {
     pub(super) fn with_batch(mut self, limit: Duration) -> Self {
         self.batch = limit;
         self
+    }
+
+    /// The limit of a call.
+    pub(super) fn of(&self, operation: Operation) -> Duration {
+        if operation.is_batch() { self.batch } else { self.single }
     }
 
     /// Without a limit.
@@ -72,15 +77,38 @@ impl TimeoutLayer {
 
 impl<C> Timeout<C> {
     async fn around<T: Answer>(&self, operation: Operation, keys: usize, call: impl Future<Output = T> + Send) -> T {
-        let limit = if operation.is_batch() { self.limits.batch } else { self.limits.single };
+        let limit = self.limits.of(operation);
         if limit == Duration::MAX {
             return call.await;
         }
-        match tokio::time::timeout(limit, call).await {
+        let mut call = pin!(LOCAL_WAITS.scope(AtomicUsize::new(0), call));
+        match tokio::time::timeout(limit, call.as_mut()).await {
             Ok(answer) => answer,
-            Err(_) => T::failed(timed_out(limit), keys),
+            Err(_) => {
+                let waits = call.take_value().map_or(0, AtomicUsize::into_inner);
+                let e = timed_out(limit);
+                T::failed(if waits > 0 { waited(e) } else { e }, keys)
+            }
         }
     }
+}
+
+tokio::task_local! {
+    /// How many waits of the running call are for something of this process.
+    static LOCAL_WAITS: AtomicUsize;
+}
+
+/// Waits for something that other calls of this process hold, such as memory or a connection. If the call's time ends
+/// meanwhile, its error is [unsent](Error::is_unsent), because the store is not to blame.
+pub async fn local_wait<F: Future>(wait: F) -> F::Output {
+    struct Waiting;
+    impl Drop for Waiting {
+        fn drop(&mut self) {
+            let _ = LOCAL_WAITS.try_with(|waits| waits.fetch_sub(1, Relaxed));
+        }
+    }
+    let _waiting = LOCAL_WAITS.try_with(|waits| waits.fetch_add(1, Relaxed)).is_ok().then_some(Waiting);
+    wait.await
 }
 
 #[diagnostic::do_not_recommend]
@@ -109,7 +137,13 @@ impl<C: RemoteConnector> RemoteConnector for Timeout<C> {
     operations!(around '_);
 }
 
+/// The error of a call whose time ended while it waited for other calls of this process.
 #[cold]
-fn timed_out(limit: Duration) -> Error {
+pub(super) fn waited(e: Error) -> Error {
+    e.at("the call waited for memory or a connection that other calls hold").unsent()
+}
+
+#[cold]
+pub(super) fn timed_out(limit: Duration) -> Error {
     Error::new(ErrorKind::Timeout, format!("no answer within {limit:?}")).temporary(true)
 }

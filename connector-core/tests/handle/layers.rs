@@ -5,10 +5,10 @@ use std::time::Duration;
 use crate::layered::over;
 use crate::scripted::{CHUNK, LOST, Scripted, Step};
 use connector_core::{
-    BoxStream, CacheKey, Connector, ConnectorAdapter, ConnectorContext, ErrorKind, ErrorStatus, LMCacheEngineConfig,
-    MemoryObj, MemoryObjMut, RemoteConnector, RemoteUrl, Result,
+    BoxStream, CacheKey, ChunkAllocator, ChunkLayout, Connector, ConnectorAdapter, ConnectorContext, ErrorKind,
+    ErrorStatus, LMCacheEngineConfig, LocalCpuBackend, MemoryObj, MemoryObjMut, RemoteConnector, RemoteUrl, Result,
 };
-use futures::future::join_all;
+use futures::future::{BoxFuture, join_all};
 use tokio::time::Instant;
 
 fn key() -> CacheKey {
@@ -159,6 +159,23 @@ mod limit {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_call_waits_for_its_turn_no_longer_than_it_may_take() {
+        let store = Scripted::new([Step::Wait(SECOND * 3600), Step::Wait(SECOND * 3600)]);
+        let connector = over(options!(max_in_flight: 1, timeout_ms: 1000, batch_timeout_ms: 2000), &store).await;
+        let all = keys(4);
+        let begun = Instant::now();
+        let timed = |answer: Result<Option<MemoryObj>>| (answer.unwrap_err().kind(), begun.elapsed());
+        let slow = async { timed(connector.batched_get(&all[..1]).await.remove(0)) };
+        let single = async { timed(connector.get(&all[1]).await) };
+        let batch = async { timed(connector.batched_get(&all[2..]).await.remove(1)) };
+        let seen = tokio::join!(slow, single, batch);
+        assert_eq!(seen.0, (ErrorKind::Timeout, 2 * SECOND));
+        assert_eq!(seen.1, (ErrorKind::Timeout, SECOND), "it waits for its turn");
+        // The batch got its turn in the end, and then had its own time.
+        assert!(seen.2.1 <= 4 * SECOND, "{seen:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_dropped_call_gives_its_place_back() {
         let store = Scripted::new([Step::Wait(SECOND * 3600); 3]);
         let connector = over(options!(max_in_flight: 1), &store).await;
@@ -267,6 +284,66 @@ mod breaker {
         store.then([LOST]);
         assert_eq!(connector.get(&key()).await.unwrap_err().message(), "as scripted");
         assert!(connector.get(&key()).await.unwrap_err().to_string().contains("the store is lost"));
+    }
+
+    /// Waits for memory of a pool that other chunks fill, or for the store.
+    #[derive(Clone)]
+    struct WaitsFor(bool);
+
+    impl ChunkAllocator for WaitsFor {
+        fn allocate<'a>(&'a self, _: &'a ChunkLayout) -> BoxFuture<'a, Result<MemoryObjMut>> {
+            Box::pin(std::future::pending())
+        }
+        fn allocate_many<'a>(&'a self, _: &'a [ChunkLayout]) -> BoxFuture<'a, Result<Vec<MemoryObjMut>>> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    impl RemoteConnector for WaitsFor {
+        async fn exists(&self, _: &CacheKey) -> Result<bool> {
+            Ok(true)
+        }
+        async fn get(&self, _: &CacheKey) -> Result<Option<MemoryObj>> {
+            let backend = LocalCpuBackend::with_allocator(self.clone());
+            match self.0 {
+                true => backend.allocate(&ChunkLayout::binary(9)).await.map(|memory| Some(memory.freeze())),
+                false => std::future::pending().await,
+            }
+        }
+        async fn put(&self, _: &CacheKey, _: MemoryObj) -> Result<()> {
+            let backend = LocalCpuBackend::with_allocator(self.clone());
+            match backend.reserve(&[ChunkLayout::binary(9), ChunkLayout::binary(9)]).await.remove(0) {
+                Ok(_) => Ok(()),
+                Err(e) => Err(e),
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timeout_while_a_call_waits_for_local_memory_says_nothing_of_the_store() {
+        for (memory, opens) in [(true, false), (false, true)] {
+            let layers = options!(timeout_ms: 100, breaker_failures: 2, min_reconnect_interval: 10.0);
+            let connector = over(layers, &WaitsFor(memory)).await;
+            for _ in 0..5 {
+                let e = connector.get(&key()).await.unwrap_err();
+                assert!(e.is_unsent() == memory && (memory || e.status() != ErrorStatus::Permanent), "{e}");
+                if memory {
+                    let e = connector.put(&key(), MemoryObj::from(vec![1])).await.unwrap_err();
+                    assert!(e.kind() == ErrorKind::Timeout && e.is_unsent(), "{e}");
+                }
+            }
+            assert_eq!(connector.exists(&key()).await.is_err(), opens, "memory: {memory}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_in_front_does_not_retry_against_an_open_breaker() {
+        let store = Scripted::new([LOST]);
+        let inner = over(options!(breaker_failures: 1, min_reconnect_interval: 10.0), &store).await;
+        assert!(inner.get(&key()).await.is_err());
+        let begun = Instant::now();
+        let e = over(options!(retries: 5), &inner).await.get(&key()).await.unwrap_err();
+        assert_eq!((e.status(), store.calls(), begun.elapsed()), (ErrorStatus::Persistent, 1, Duration::ZERO));
     }
 
     #[tokio::test(start_paused = true)]

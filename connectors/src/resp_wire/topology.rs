@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use connector_core::layer::local_wait;
 use connector_core::{Error, ErrorKind, Result, runtime};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit, TryAcquireError};
@@ -194,7 +195,7 @@ impl Server {
         let mut permit = pin!(pool.permits.acquire());
         loop {
             let progress = pool.progress.load(Ordering::Relaxed);
-            if let Ok(permit) = timeout(patience, permit.as_mut())?.await {
+            if let Ok(permit) = local_wait(timeout(patience, permit.as_mut())?).await {
                 return permit.map_err(|_| Error::closed());
             }
             if pool.progress.load(Ordering::Relaxed) == progress {
@@ -202,6 +203,7 @@ impl Server {
                 let why = format!("no call made progress on the {size} connections to {address} for {ms} ms");
                 return Err(Error::new(ErrorKind::Timeout, why)
                     .temporary(true)
+                    .unsent()
                     .with_hint("a call holds its connection until its future is polled to its end or dropped"));
             }
         }

@@ -1,12 +1,12 @@
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use connector_core::connector::Gate;
 use connector_core::{
     BoxStream, CacheKey, Capabilities, Connector, ConnectorContext, Error, ErrorKind, FromContext, MemoryObj,
     MemoryObjMut, RemoteConnector, Result, external_connector, runtime,
 };
-use futures::future::join;
+use futures::future::{join, ready};
 use futures::stream::{self, StreamExt};
 
 use super::buffer::Buffer;
@@ -137,26 +137,25 @@ impl RemoteConnector for TieredConnector {
         if !tiers.back.capabilities().list {
             return tiers.back.list(prefix);
         }
-        let listed = async move {
-            let mut near: HashSet<CacheKey> = tiers.buffer.iter().flat_map(|b| b.keys(prefix)).collect();
-            if tiers.front.capabilities().list {
-                let mut keys = tiers.front.list(prefix);
-                while let Some(item) = keys.next().await {
-                    match item {
-                        Ok(key) if tiers.keys.may_ask_front(&key) => {
-                            near.insert(key);
-                        }
-                        Ok(_) => {}
-                        Err(e) => tiers.front_failed("list", &e),
-                    }
-                }
-            }
-            let front: Vec<Result<CacheKey>> = near.iter().cloned().map(Ok).collect();
-            let back = tiers.back.list(prefix);
-            let is_new = move |item: &Result<CacheKey>| item.as_ref().map_or(true, |key| !near.contains(key));
-            stream::iter(front).chain(back.filter(move |item| std::future::ready(is_new(item))))
+        fn lock(near: &Mutex<HashSet<CacheKey>>) -> MutexGuard<'_, HashSet<CacheKey>> {
+            near.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+        let buffered: HashSet<CacheKey> = tiers.buffer.iter().flat_map(|b| b.keys(prefix)).collect();
+        let near = Arc::new(Mutex::new(buffered.clone()));
+        let in_front = near.clone();
+        let front = match tiers.front.capabilities().list {
+            true => tiers.front.list(prefix),
+            false => stream::empty().boxed(),
         };
-        stream::once(listed).flatten().boxed()
+        let front = front.filter_map(move |item| {
+            let key = item.inspect_err(|e| tiers.front_failed("list", e)).ok();
+            let key = key.filter(|key| tiers.keys.may_ask_front(key) && lock(&in_front).insert(key.clone()));
+            ready(key.map(Ok))
+        });
+        // Starts after the front's listing.
+        let back = stream::once(async move { tiers.back.list(prefix) }).flatten();
+        let back = back.filter(move |item| ready(item.as_ref().map_or(true, |key| !lock(&near).contains(key))));
+        stream::iter(buffered).map(Ok).chain(front).chain(back).boxed()
     }
 
     /// Gives the back's answer. A failure of the front is only logged, because every call works without it.
