@@ -6,26 +6,30 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use connectors::{Dtype, KeyKind, MemoryFormat, Shape};
 
+use crate::exit::AFTER_HELP;
 use crate::size::ByteSize;
+use crate::value;
 
-const EXIT_CODES: &str = "\
-Exit codes:
-  0    done
-  1    a key is missing, or some keys or checks failed
-  2    the command line, a URL or a key is wrong
-  3    the store, one of its options, a file or the configuration failed
-  130  interrupted
+/// The end of the help of the commands that take keys.
+macro_rules! keys_and {
+    ($($examples:literal)*) => {
+        concat!("\
+Keys, as LMCache writes them:
+  model@world_size@worker_id@hash@dtype             a chunk, as opt@1@0@1f2e@half
+  model@world_size@worker_id@hash@dtype@layer_id    a chunk of one layer
+  model@kv_rank@group@hash                          a chunk of multiprocess mode; kv_rank has 8 hex digits
+  World size, worker and layer are decimal; hash and group are hex. The dtype is half, bfloat16, float, uint8, ..
 
-Start here:
-  kvconn demo
-  kvconn list";
+", $($examples),*)
+    };
+}
 
 /// List, inspect, copy, check and benchmark remote KV-cache stores
 ///
 /// A URL names a store. Use LMCache's forms, `external://host:port/module_path/?connector_name=Name` and `plugin://name`, or
 /// a connector's own scheme, as in `fs:///var/cache/kv`.
 #[derive(Debug, Parser)]
-#[command(name = "kvconn", version, after_help = EXIT_CODES, arg_required_else_help = true, max_term_width = 100)]
+#[command(name = "kvconn", version, after_help = AFTER_HELP, arg_required_else_help = true, max_term_width = 100)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -73,29 +77,30 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  kvconn describe fs\n  kvconn describe kvconn.fs/FSConnector --json")]
     Describe(DescribeArgs),
     /// Store a file as a chunk
-    #[command(after_help = "Examples:\n  \
+    #[command(after_help = keys_and!("Examples:\n  \
         kvconn put fs:///tmp/kv opt@1@0@1f2e@half chunk.bin\n  \
         kvconn put fs:///tmp/kv opt@1@0@1f2e@half chunk.bin \\\n      \
         --shape 2,12,256,768 --dtype float16 --format KV_2LTD\n  \
-        head -c 4096 /dev/urandom | kvconn put fs:///tmp/kv opt@1@0@1f2e@half -")]
+        head -c 4096 /dev/urandom | kvconn put fs:///tmp/kv opt@1@0@1f2e@half -"))]
     Put(PutArgs),
     /// Read a chunk's bytes; print its layout to stderr
-    #[command(after_help = "Examples:\n  \
+    #[command(after_help = keys_and!("Examples:\n  \
         kvconn get fs:///tmp/kv opt@1@0@1f2e@half -o chunk.bin\n  \
-        kvconn get fs:///tmp/kv opt@1@0@1f2e@half | sha256sum")]
+        kvconn get fs:///tmp/kv opt@1@0@1f2e@half | sha256sum"))]
     Get(GetArgs),
     /// Check whether chunks exist; exit code 1 if one does not
-    #[command(after_help = "Example:\n  kvconn exists fs:///tmp/kv opt@1@0@1f2e@half opt@1@0@3d4c@half")]
+    #[command(after_help = keys_and!("Example:\n  kvconn exists fs:///tmp/kv opt@1@0@1f2e@half opt@1@0@3d4c@half"))]
     Exists(KeysArgs),
     /// List the keys of a store, one a line, unsorted
     #[command(after_help = "Examples:\n  \
         kvconn ls fs:///tmp/kv --prefix facebook/opt-125m@ | head\n  \
+        kvconn ls fs:///tmp/kv -0 | xargs -0 kvconn exists fs:///tmp/kv\n  \
         kvconn ls fs:///tmp/kv --json    one JSON object a line")]
     Ls(LsArgs),
     /// Remove chunks; exit code 1 if one did not exist
-    #[command(after_help = "Examples:\n  \
+    #[command(after_help = keys_and!("Examples:\n  \
         kvconn rm fs:///tmp/kv opt@1@0@1f2e@half\n  \
-        kvconn ls fs:///tmp/kv --prefix opt@ | xargs kvconn rm fs:///tmp/kv")]
+        kvconn ls fs:///tmp/kv --prefix opt@ -0 | xargs -0 kvconn rm fs:///tmp/kv"))]
     Rm(KeysArgs),
     /// Copy all chunks of a store into another, verified and resumable
     ///
@@ -174,7 +179,7 @@ pub(crate) struct DescribeArgs {
 pub(crate) struct PutArgs {
     /// The store
     pub(crate) url: String,
-    /// The chunk's name: model@world_size@worker_id@hash@dtype, or another of LMCache's keys
+    /// The chunk's name, see below
     pub(crate) key: String,
     /// The chunk's bytes; `-` for stdin
     pub(crate) file: PathBuf,
@@ -182,18 +187,30 @@ pub(crate) struct PutArgs {
     pub(crate) layout: Option<LayoutArgs>,
 }
 
+/// How the lines of an output end.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct LineArgs {
+    /// End each line with a NUL byte, for `xargs -0`: a key may contain a line break
+    #[arg(short = '0', long)]
+    null: bool,
+}
+
+impl LineArgs {
+    pub(crate) fn end(self) -> char {
+        if self.null { '\0' } else { '\n' }
+    }
+}
+
 /// Either all of these are set, or none. With none, the chunk is plain bytes.
 #[derive(Debug, Args)]
 #[group(requires_all = ["shape", "dtype", "format"])]
 pub(crate) struct LayoutArgs {
     /// The chunk's dimensions, as 2,12,256,768. Needs --dtype and --format. Without them the chunk is plain bytes
-    #[arg(long, required = false)]
+    #[arg(long, required = false, value_parser = value::shape)]
     pub(crate) shape: Shape,
-    /// The type of the elements, as float16
-    #[arg(long, required = false)]
+    #[arg(long, required = false, value_parser = value::dtype, help = format!("The type of the elements: {}", value::dtypes()))]
     pub(crate) dtype: Dtype,
-    /// The meaning of the dimensions, as KV_2LTD
-    #[arg(long, required = false)]
+    #[arg(long, required = false, value_parser = value::format, help = format!("The meaning of the dimensions: {}", value::formats()))]
     pub(crate) format: MemoryFormat,
 }
 
@@ -203,7 +220,8 @@ pub(crate) struct GetArgs {
     pub(crate) url: String,
     /// The chunk's name
     pub(crate) key: String,
-    /// Write to this file instead of stdout. The file appears only when it is complete
+    /// Write to this file instead of stdout. A new or plain file is replaced when the chunk is complete; a device, a pipe and
+    /// the target of a link are written to
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
 }
@@ -215,6 +233,8 @@ pub(crate) struct KeysArgs {
     /// The chunks' names
     #[arg(required = true, value_name = "KEY")]
     pub(crate) keys: Vec<String>,
+    #[command(flatten)]
+    pub(crate) lines: LineArgs,
 }
 
 #[derive(Debug, Args)]
@@ -225,8 +245,10 @@ pub(crate) struct LsArgs {
     #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) prefix: String,
     /// Print one JSON object a line: key, kind, model, hash
-    #[arg(long)]
+    #[arg(long, conflicts_with = "null")]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) lines: LineArgs,
 }
 
 #[derive(Debug, Args)]
@@ -241,7 +263,7 @@ pub(crate) struct CpArgs {
     #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) prefix: String,
     /// Chunks in flight. Each one takes the memory of two chunks
-    #[arg(long, default_value = "8", value_name = "N")]
+    #[arg(long, default_value = "8", value_name = "N", value_parser = value::positive)]
     pub(crate) concurrency: NonZeroUsize,
     /// Overwrite chunks that the destination already has, without comparing them
     #[arg(long)]
@@ -258,7 +280,7 @@ pub(crate) struct ScrubArgs {
     #[arg(long)]
     pub(crate) remove: bool,
     /// Treat a file that changed within this time as one that a writer still writes
-    #[arg(long, default_value = "60", value_name = "SECONDS")]
+    #[arg(long, default_value = "60", value_name = "SECONDS", value_parser = value::seconds)]
     pub(crate) min_age: u64,
     /// Print JSON
     #[arg(long)]
@@ -276,11 +298,11 @@ pub(crate) struct CheckArgs {
     /// The store
     #[arg(required_unless_present = "list", conflicts_with = "list")]
     pub(crate) url: Option<String>,
-    /// Run only the checks of this chapter, or with this text in their name
+    /// Run only the checks of this chapter of docs/CONTRACT.md (round trip, overwriting, ..), or with this text in their name
     #[arg(long, value_name = "TEXT")]
     pub(crate) filter: Option<String>,
     /// The time limit of one check. A check that takes longer fails
-    #[arg(long, value_name = "SECONDS", default_value = "60")]
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = value::positive_seconds)]
     pub(crate) timeout: NonZeroU64,
     /// List the checks and their rules. Needs no store
     #[arg(long)]
@@ -301,16 +323,16 @@ pub(crate) struct BenchArgs {
     #[arg(long, default_value = "4MiB", value_name = "SIZE")]
     pub(crate) chunk_size: ByteSize,
     /// Number of chunks
-    #[arg(long, default_value = "64", value_name = "N")]
+    #[arg(long, default_value = "64", value_name = "N", value_parser = value::positive)]
     pub(crate) keys: NonZeroUsize,
     /// Chunks per call. The latencies are those of calls
-    #[arg(long, default_value = "1", value_name = "N")]
+    #[arg(long, default_value = "1", value_name = "N", value_parser = value::positive)]
     pub(crate) batch: NonZeroUsize,
     /// Calls in flight
-    #[arg(long, default_value = "8", value_name = "N")]
+    #[arg(long, default_value = "8", value_name = "N", value_parser = value::positive)]
     pub(crate) concurrency: NonZeroUsize,
     /// Number of rounds. Each round puts and gets every chunk once
-    #[arg(long, default_value = "3", value_name = "N")]
+    #[arg(long, default_value = "3", value_name = "N", value_parser = value::positive)]
     pub(crate) rounds: NonZeroUsize,
     /// Print JSON
     #[arg(long)]

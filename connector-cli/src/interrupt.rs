@@ -1,57 +1,132 @@
-//! Ctrl-C and SIGTERM, as a flag that a command can read and wait for.
+//! Ctrl-C and SIGTERM: a flag that a command can read and wait for.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::exit::{EXIT_INTERRUPTED, Failure};
 use crate::output;
+
+/// The time between two looks at a blocked command.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The first signal sets it. The second signal ends the process at once.
 #[derive(Clone)]
-pub(crate) struct Interrupt(watch::Receiver<bool>);
+pub(crate) struct Interrupt {
+    is_set: watch::Receiver<bool>,
+    /// Number of begins and ends of [`blocking`](Self::blocking): odd while the command's thread may be blocked.
+    edges: Arc<AtomicUsize>,
+}
 
 impl Interrupt {
     /// Starts to listen. From now on, the first signal does not end the process.
     pub(crate) fn listen() -> Self {
         let (set, is_set) = watch::channel(false);
+        let edges = Arc::new(AtomicUsize::new(0));
+        let mut signals = Signals::new();
+        let looked_at = edges.clone();
         tokio::spawn(async move {
-            signal().await;
+            signals.next().await;
             set.send_replace(true);
-            output::print_note("stopping; interrupt again to stop at once");
-            signal().await;
-            std::process::exit(output::EXIT_INTERRUPTED.into());
+            tokio::select! {
+                () = signals.next() => {}
+                () = blocked(&looked_at) => {}
+            }
+            std::process::exit(EXIT_INTERRUPTED.into());
         });
-        Self(is_set)
+        Self { is_set, edges }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn already_set() -> Self {
+        Self { is_set: watch::channel(true).1, edges: Arc::default() }
     }
 
     pub(crate) fn is_set(&self) -> bool {
-        *self.0.borrow()
+        *self.is_set.borrow()
     }
 
     /// Returns when the flag is set.
     pub(crate) async fn wait(mut self) {
-        if self.0.wait_for(|set| *set).await.is_err() {
+        if self.is_set.wait_for(|set| *set).await.is_err() {
             // The listener has ended, so no signal will come.
             std::future::pending::<()>().await;
         }
     }
+
+    /// Drops the work when the flag is set.
+    pub(crate) async fn stops<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
+        tokio::select! {
+            biased;
+            done = work => Ok(done),
+            () = self.clone().wait() => Err(Failure::Interrupted),
+        }
+    }
+
+    /// Does something that may block this thread for as long as another program likes: a write to a pipe, a read from one. A
+    /// signal that comes then ends the process. Call it only on the thread of the command.
+    pub(crate) fn blocking<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.edges.fetch_add(1, Ordering::Relaxed);
+        let done = work();
+        self.edges.fetch_add(1, Ordering::Relaxed);
+        done
+    }
 }
 
-async fn signal() {
-    #[cfg(unix)]
-    let terminate = async {
-        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(mut terminate) => terminate.recv().await,
-            Err(_) => std::future::pending().await,
+/// Returns when the command's thread is blocked. Prints a note if the command takes longer to stop than a user waits.
+async fn blocked(edges: &AtomicUsize) {
+    let mut before = edges.load(Ordering::Relaxed);
+    for looks in 1_u32.. {
+        tokio::time::sleep(LOOK).await;
+        let now = edges.load(Ordering::Relaxed);
+        if now == before && now % 2 == 1 {
+            return;
         }
-    };
-    #[cfg(not(unix))]
-    let terminate = std::future::pending::<Option<()>>();
-    let interrupt = async {
+        before = now;
+        if looks == 3 {
+            output::print_note("stopping; interrupt again to stop at once");
+        }
+    }
+}
+
+/// SIGINT and SIGTERM; Ctrl-C alone where there are no such signals.
+#[cfg(unix)]
+struct Signals([Option<tokio::signal::unix::Signal>; 2]);
+
+#[cfg(unix)]
+impl Signals {
+    fn new() -> Self {
+        use tokio::signal::unix::{SignalKind, signal};
+        Self([SignalKind::interrupt(), SignalKind::terminate()].map(|kind| signal(kind).ok()))
+    }
+
+    async fn next(&mut self) {
+        let [interrupt, terminate] = &mut self.0;
+        let next = async |signal: &mut Option<tokio::signal::unix::Signal>| match signal {
+            Some(signal) => signal.recv().await,
+            None => std::future::pending().await,
+        };
+        tokio::select! {
+            _ = next(interrupt) => {}
+            _ = next(terminate) => {}
+        }
+    }
+}
+
+#[cfg(not(unix))]
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn new() -> Self {
+        Self
+    }
+
+    async fn next(&mut self) {
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }
-    };
-    tokio::select! {
-        () = interrupt => {}
-        _ = terminate => {}
     }
 }

@@ -3,19 +3,26 @@
 
 mod args;
 mod commands;
+mod escape;
+mod exit;
+mod file;
 mod interrupt;
 mod output;
 mod setup;
 mod size;
+mod usage;
+mod value;
 
 use std::ffi::OsString;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Command};
-use output::{Answer, Failure, Out};
+use exit::{Answer, Failure};
+use interrupt::Interrupt;
+use output::Out;
 use setup::Setup;
 
 /// Runs the command and gives its exit code. The first argument is the command's name. Call it only from a process that does
@@ -23,28 +30,33 @@ use setup::Setup;
 pub fn command(args: impl IntoIterator<Item = OsString>) -> u8 {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
-        Err(e) => return output::wrong_usage(&e),
+        Err(e) => return usage::report(e),
     };
     log_to_stderr(cli.global.verbose);
-    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(answer(cli)),
-        Err(e) => Failure::Error(connectors::Error::io(e, "start threads")).report(),
-    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => return Failure::Error(connectors::Error::io(e, "start threads")).report(),
+    };
+    let code = runtime.block_on(answer(cli));
+    // A drop would wait for a blocking thread that an interrupted command left behind.
+    runtime.shutdown_background();
+    code
 }
 
 async fn answer(cli: Cli) -> u8 {
-    let mut out = Out::new();
-    let answer = run(cli, &mut out).await;
+    let interrupt = Interrupt::listen();
+    let mut out = Out::new(interrupt.clone());
+    let answer = run(cli, &mut out, interrupt).await;
     // Flushes stdout before stderr gets the error.
-    let shown = out.finish();
+    let shown = out.flush().map_err(Failure::from);
     match answer.and_then(|answer| shown.map(|()| answer)) {
         Ok(answer) => answer.exit_code(),
         Err(failure) => failure.report(),
     }
 }
 
-async fn run(cli: Cli, out: &mut Out) -> Result<Answer, Failure> {
-    let setup = Setup::new(cli.global)?;
+async fn run(cli: Cli, out: &mut Out, interrupt: Interrupt) -> Result<Answer, Failure> {
+    let setup = Setup::new(cli.global, interrupt)?;
     match cli.command {
         Command::List(args) => commands::list::run(&args, out),
         Command::Describe(args) => commands::describe::run(&args, out),

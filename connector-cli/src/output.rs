@@ -1,134 +1,135 @@
-//! Output: stdout, messages on stderr, exit codes, formats of numbers.
+//! Output: stdout, messages on stderr, formats of numbers.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, BufWriter, IsTerminal, Write};
+use std::path::Path;
 use std::time::Duration;
 
-use connectors::{Error, ErrorKind, redact};
+use anstream::{AutoStream, ColorChoice};
+use connectors::redact;
 use serde::Serialize;
 
-pub(crate) const EXIT_INTERRUPTED: u8 = 130;
-const EXIT_YES: u8 = 0;
-const EXIT_NO: u8 = 1;
-/// The same number as clap's.
-const EXIT_USAGE: u8 = 2;
-const EXIT_FAILED: u8 = 3;
+use crate::escape::{escaped, is_unsafe};
+use crate::exit::Failure;
+use crate::interrupt::Interrupt;
 
-pub(crate) const BOLD: &str = "\x1b[1m";
-pub(crate) const GREEN: &str = "\x1b[32m";
-pub(crate) const PLAIN: &str = "\x1b[0m";
-pub(crate) const RED: &str = "\x1b[31m";
-
-/// The result of a command that did its work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Answer {
-    /// The command is done. To a question, the answer is yes.
-    Yes,
-    /// A key is missing, or some keys or checks failed.
-    No,
-    /// The user interrupted the command.
-    Interrupted,
-}
-
-impl Answer {
-    pub(crate) fn yes_if(yes: bool) -> Self {
-        if yes { Self::Yes } else { Self::No }
-    }
-
-    pub(crate) fn exit_code(self) -> u8 {
-        match self {
-            Self::Yes => EXIT_YES,
-            Self::No => EXIT_NO,
-            Self::Interrupted => EXIT_INTERRUPTED,
-        }
-    }
-}
-
-/// The reason why a command could not do its work.
-#[derive(Debug)]
-pub(crate) enum Failure {
-    /// The store, a file or the configuration failed.
-    Error(Error),
-    /// The command could not write to stdout.
-    Stdout(io::Error),
-}
-
-impl Failure {
-    /// Prints the error to stderr and gives the exit code. A closed pipe (`| head`) is not an error.
-    pub(crate) fn report(self) -> u8 {
-        match self {
-            Self::Stdout(e) if e.kind() == io::ErrorKind::BrokenPipe => return EXIT_YES,
-            Self::Stdout(e) => print_error(Error::io(e, "write to stdout")),
-            Self::Error(e) => {
-                let usage = matches!(e.kind(), ErrorKind::InvalidUrl | ErrorKind::InvalidKey);
-                print_error(e);
-                if usage {
-                    return EXIT_USAGE;
-                }
-            }
-        }
-        EXIT_FAILED
-    }
-}
-
-impl From<Error> for Failure {
-    fn from(e: Error) -> Self {
-        Self::Error(e)
-    }
-}
-
-/// Only stdout gives an `io::Error`: a file's error is made by [`Error::io`], which names the action.
-impl From<io::Error> for Failure {
-    fn from(e: io::Error) -> Self {
-        Self::Stdout(e)
-    }
-}
-
-/// Stdout: buffered for a pipe, line by line for a terminal. Drops colours if the environment or the pipe wants none.
+/// Stdout: buffered for a pipe, line by line for a terminal.
+///
+/// If the reader of a pipe has left, `Out` drops the rest: a command then still finds its answer. A store's text (a key, a
+/// path, an error) goes through [`shown`](Self::shown) or [`path`](Self::path).
 pub(crate) struct Out {
-    stream: BufWriter<anstream::AutoStream<io::Stdout>>,
+    stream: BufWriter<io::Stdout>,
     is_terminal: bool,
+    style: Style,
+    is_closed: bool,
+    interrupt: Interrupt,
+}
+
+/// The codes of a terminal's styles; empty where the environment or a pipe wants none.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Style {
+    pub(crate) bold: &'static str,
+    pub(crate) green: &'static str,
+    pub(crate) red: &'static str,
+    pub(crate) plain: &'static str,
+}
+
+impl Style {
+    fn of(choice: ColorChoice) -> Self {
+        match choice {
+            ColorChoice::Never => Self::default(),
+            _ => Self { bold: "\x1b[1m", green: "\x1b[32m", red: "\x1b[31m", plain: "\x1b[0m" },
+        }
+    }
 }
 
 impl Out {
-    pub(crate) fn new() -> Self {
-        Self { stream: BufWriter::new(anstream::stdout()), is_terminal: io::stdout().is_terminal() }
+    pub(crate) fn new(interrupt: Interrupt) -> Self {
+        let stdout = io::stdout();
+        let (is_terminal, style) = (stdout.is_terminal(), Style::of(AutoStream::choice(&stdout)));
+        Self { stream: BufWriter::new(stdout), is_terminal, style, is_closed: false, interrupt }
     }
 
+    pub(crate) fn style(&self) -> Style {
+        self.style
+    }
+
+    /// Whether the reader of the pipe has left. A command that would go on for long can end.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed
+    }
+
+    /// The text as it is for a pipe, and escaped for a terminal.
+    pub(crate) fn shown<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        if self.is_terminal { escaped(text) } else { text.into() }
+    }
+
+    /// Writes a path: its exact bytes into a pipe, escaped on a terminal.
+    pub(crate) fn path(&mut self, path: &Path) -> Result<(), Failure> {
+        #[cfg(unix)]
+        if !self.is_terminal {
+            return Ok(self.write_all(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()))?);
+        }
+        Ok(write!(self, "{}", escaped(&path.to_string_lossy()))?)
+    }
+
+    /// Writes JSON with `\u` for control characters that JSON allows as they are.
     pub(crate) fn json(&mut self, value: &impl Serialize) -> Result<(), Failure> {
-        serde_json::to_writer_pretty(&mut *self, value).map_err(io::Error::from)?;
-        Ok(writeln!(self)?)
+        let text = serde_json::to_string_pretty(value).map_err(io::Error::from)?;
+        Ok(writeln!(self, "{}", json_escaped(&text))?)
     }
 
-    /// Writes a chunk's bytes, without the filter for colours.
+    /// Writes a chunk's bytes.
     pub(crate) fn raw(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        self.stream.flush()?;
-        let mut stdout = io::stdout().lock();
-        stdout.write_all(bytes)?;
-        Ok(stdout.flush()?)
+        self.write_all(bytes)?;
+        Ok(self.flush()?)
     }
 
-    /// Flushes the buffer. A closed pipe is not an error, because the command's answer is known already.
-    pub(crate) fn finish(&mut self) -> Result<(), Failure> {
-        match self.stream.flush() {
-            Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(e.into()),
-            _ => Ok(()),
+    /// Does one write or flush. Remembers that the reader has left.
+    fn guarded(&mut self, work: impl FnOnce(&mut BufWriter<io::Stdout>) -> io::Result<usize>) -> io::Result<usize> {
+        let Self { stream, interrupt, .. } = self;
+        match interrupt.blocking(|| work(stream)) {
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {
+                self.is_closed = true;
+                Ok(0)
+            }
+            done => done,
         }
     }
 }
 
 impl Write for Out {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.stream.write(bytes)?;
+        if self.is_closed {
+            return Ok(bytes.len());
+        }
+        let written = self.guarded(|stream| stream.write(bytes))?;
+        if self.is_closed {
+            return Ok(bytes.len());
+        }
         if self.is_terminal && bytes[..written].contains(&b'\n') {
-            self.stream.flush()?;
+            self.flush()?;
         }
         Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.stream.flush()
+        if self.is_closed {
+            return Ok(());
+        }
+        self.guarded(|stream| stream.flush().map(|()| 0)).map(drop)
     }
+}
+
+/// JSON text with `\u` for control characters in strings. Between strings there is only `\n`.
+pub(crate) fn json_escaped(json: &str) -> Cow<'_, str> {
+    let is_unsafe = |c: char| c != '\n' && is_unsafe(c);
+    if !json.contains(is_unsafe) {
+        return json.into();
+    }
+    let escape = |c: char| if is_unsafe(c) { format!("\\u{:04x}", u32::from(c)) } else { c.into() };
+    json.chars().map(escape).collect::<String>().into()
 }
 
 /// Prints an error to stderr, as one line. Ignores a closed stderr.
@@ -137,34 +138,17 @@ pub(crate) fn print_error(text: impl fmt::Display) {
     // If the user wrote a URL in place of a file or a key, the error repeats it.
     for arg in std::env::args_os().skip(1) {
         let arg = arg.to_string_lossy();
-        if arg.contains("://") {
-            text = text.replace(&*arg, &redact(&arg));
+        if let Cow::Owned(redacted) = redact(&arg) {
+            text = text.replace(&*arg, &redacted);
         }
     }
-    let _ = writeln!(anstream::stderr(), "{RED}kvconn:{PLAIN} {text}");
+    let Style { red, plain, .. } = Style::of(AutoStream::choice(&io::stderr()));
+    let _ = writeln!(io::stderr(), "{red}kvconn:{plain} {}", escaped(&text));
 }
 
 /// Prints a remark to stderr, as one line.
 pub(crate) fn print_note(text: impl fmt::Display) {
-    let _ = writeln!(anstream::stderr(), "kvconn: {text}");
-}
-
-/// Prints clap's message, help or version, and gives the exit code. Redacts arguments that the message repeats.
-pub(crate) fn wrong_usage(e: &clap::Error) -> u8 {
-    if !e.use_stderr() {
-        let _ = e.print();
-        return EXIT_YES;
-    }
-    let mut text = e.render().ansi().to_string();
-    for arg in std::env::args_os().skip(1) {
-        let arg = arg.to_string_lossy();
-        let value = arg.split_once('=').map_or(&*arg, |(_, value)| value);
-        for secret in [&*arg, value] {
-            text = text.replace(secret, &redact(secret));
-        }
-    }
-    let _ = write!(anstream::stderr(), "{text}");
-    u8::try_from(e.exit_code()).unwrap_or(EXIT_FAILED)
+    let _ = writeln!(io::stderr(), "kvconn: {}", escaped(&text.to_string()));
 }
 
 /// A time with three significant digits: `12.3 µs`.
@@ -218,6 +202,15 @@ mod tests {
         ] {
             assert_eq!(Time(Duration::from_nanos(ns)).to_string(), shown);
         }
+    }
+
+    #[test]
+    fn json_has_no_control_characters_and_the_same_value() {
+        let key = "a\u{7f}\u{9b}31m\x1b\u{202e}é";
+        let json = serde_json::to_string_pretty(&[key]).expect("it is text");
+        let shown = json_escaped(&json);
+        assert_eq!(shown, "[\n  \"a\\u007f\\u009b31m\\u001b\\u202eé\"\n]");
+        assert_eq!(serde_json::from_str::<[String; 1]>(&shown).expect("it is JSON"), [key]);
     }
 
     #[test]

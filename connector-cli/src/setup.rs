@@ -3,7 +3,9 @@
 use connectors::{CacheKey, Connector, ContextBuilder, KeyKind, LMCacheEngineConfig, LocalCpuBackend};
 
 use crate::args::Global;
-use crate::output::Failure;
+use crate::exit::Failure;
+use crate::interrupt::Interrupt;
+use crate::output::print_error;
 
 /// The settings that all commands share.
 pub(crate) struct Setup {
@@ -11,20 +13,23 @@ pub(crate) struct Setup {
     key_kind: Option<KeyKind>,
     /// One pool for all stores of a command, so the configured size bounds the command's memory.
     backend: LocalCpuBackend,
+    pub(crate) interrupt: Interrupt,
 }
 
 impl Setup {
-    pub(crate) fn new(global: Global) -> Result<Self, Failure> {
-        let config = match &global.config {
+    pub(crate) fn new(global: Global, interrupt: Interrupt) -> Result<Self, Failure> {
+        let load = || match &global.config {
             Some(path) => {
                 let mut config = LMCacheEngineConfig::from_file(path)?;
                 config.apply_variables(|name| std::env::var(name).ok())?;
-                config
+                Ok(config)
             }
-            None => LMCacheEngineConfig::load()?,
+            None => LMCacheEngineConfig::load(),
         };
+        // The file may be a pipe.
+        let config = interrupt.blocking(load).map_err(Failure::Configuration)?;
         let backend = LocalCpuBackend::from_config(&config);
-        Ok(Self { config, key_kind: global.key_kind.map(KeyKind::from), backend })
+        Ok(Self { config, key_kind: global.key_kind.map(KeyKind::from), backend, interrupt })
     }
 
     /// The capacity of the pool, in bytes. `get` takes its chunks from the pool.
@@ -36,27 +41,40 @@ impl Setup {
         connectors::builder(url).config(self.config.clone()).local_cpu_backend(self.backend.clone())
     }
 
-    /// Opens the store, runs `work` on it, and closes it even if `work` failed.
+    /// Opens a store that exists, runs `work` on it until an interrupt, and closes it even if `work` failed.
     pub(crate) async fn with_store<T>(
         &self,
         url: &str,
         work: impl AsyncFnOnce(&Connector) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        self.with_opened(self.builder(url), work).await
+        self.with_opened(self.builder(url).existing(true), async |store| self.interrupt.stops(work(store)).await?).await
     }
 
-    /// Does the same as [`with_store`](Self::with_store), for a store that needs more than its URL.
+    /// Does the same for a store that a put may make.
+    pub(crate) async fn with_new_store<T>(
+        &self,
+        url: &str,
+        work: impl AsyncFnOnce(&Connector) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        self.with_opened(self.builder(url), async |store| self.interrupt.stops(work(store)).await?).await
+    }
+
+    /// Does the same for `work` that cleans up after an interrupt, and for a store that needs more than its URL.
     pub(crate) async fn with_opened<T>(
         &self,
         builder: ContextBuilder,
         work: impl AsyncFnOnce(&Connector) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let store = builder.open().await?;
+        let store = self.interrupt.stops(builder.open()).await??;
         let done = work(&store).await;
-        let closed = store.close().await;
-        let done = done?;
-        closed?;
-        Ok(done)
+        match (done, store.close().await) {
+            (Ok(_), Err(e)) => Err(e.into()),
+            (Err(failure), Err(e)) => {
+                print_error(e);
+                Err(failure)
+            }
+            (done, Ok(())) => done,
+        }
     }
 
     pub(crate) fn key(&self, text: &str) -> Result<CacheKey, Failure> {

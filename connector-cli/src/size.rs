@@ -14,7 +14,7 @@ impl FromStr for ByteSize {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let text = text.trim();
-        let wrong = || format!("`{text}` is not a size; write `64KiB`, `4MiB`, `1GiB` or a number of bytes over 0");
+        let wrong = || "write `64KiB`, `4MiB`, `1GiB` or a number of bytes over 0".to_owned();
         let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
         let factor: usize = match unit.trim().to_ascii_lowercase().as_str() {
             "" | "b" => 1,

@@ -49,6 +49,7 @@ pub fn builder(url: &str) -> ContextBuilder {
         adapters: Adapters::default(),
         layer_options: LayerOptions::default(),
         connect: Connect::default(),
+        existing: false,
     }
 }
 
@@ -65,6 +66,7 @@ pub struct ContextBuilder {
     adapters: Adapters,
     layer_options: LayerOptions,
     connect: Connect,
+    existing: bool,
 }
 
 impl ContextBuilder {
@@ -116,6 +118,13 @@ impl ContextBuilder {
         self
     }
 
+    /// Sets whether to open only a store that exists. Then a directory that the first put would make, and that a user may have
+    /// mistyped, is an error instead of an empty store. Default: false.
+    pub fn existing(mut self, existing: bool) -> Self {
+        self.existing = existing;
+        self
+    }
+
     /// The context alone, without opening the connector.
     ///
     /// # Errors
@@ -145,6 +154,7 @@ impl ContextBuilder {
             redirected: Arc::default(),
             connect: self.connect,
             layer_options: self.layer_options,
+            existing: self.existing,
             layer_queries: Vec::new(),
         }))
     }

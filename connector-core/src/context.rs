@@ -42,6 +42,7 @@ pub(crate) struct Parts {
     /// For a store whose options do not say.
     pub(crate) connect: Connect,
     pub(crate) layer_options: LayerOptions,
+    pub(crate) existing: bool,
     /// Layer options in the queries of the URLs that led to this one, the nearest first.
     pub(crate) layer_queries: Vec<(String, String)>,
 }
@@ -102,6 +103,12 @@ impl ConnectorContext {
     /// setting of the store in front of it, then [`ContextBuilder::connect`](crate::ContextBuilder::connect).
     pub fn connect(&self) -> Connect {
         self.0.connect
+    }
+
+    /// Whether to fail instead of making a store that does not exist yet; see
+    /// [`ContextBuilder::existing`](crate::ContextBuilder::existing).
+    pub fn existing(&self) -> bool {
+        self.0.existing
     }
 
     /// The connector's name in errors: `module/Name`, or the URL's scheme.

@@ -12,8 +12,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::args::BenchArgs;
+use crate::exit::{Answer, Failure};
 use crate::interrupt::Interrupt;
-use crate::output::{Answer, BOLD, Failure, Out, PLAIN, Time, count, print_error, print_note, three_digits};
+use crate::output::{Out, Style, Time, count, print_error, print_note, three_digits};
 use crate::setup::Setup;
 use crate::size::ByteSize;
 use content::mix;
@@ -71,14 +72,15 @@ struct Reports<'a> {
 
 pub(crate) async fn run(setup: &Setup, args: &BenchArgs, out: &mut Out) -> Result<Answer, Failure> {
     let plan = Plan::new(args, setup.pool_bytes())?;
-    let interrupt = Interrupt::listen();
-    let work = async |url: &str, store: &Connector| match &args.vs {
-        None => bench(&[(url, store)], &plan, &interrupt).await,
+    let interrupt = &setup.interrupt;
+    let (url, open) = (&args.url, |url: &str| setup.builder(url));
+    let work = async |store: &Connector| match &args.vs {
+        None => bench(&[(url, store)], &plan, interrupt).await,
         Some(vs) => {
-            setup.with_store(vs, async |other| bench(&[(url, store), (vs, other)], &plan, &interrupt).await).await
+            setup.with_opened(open(vs), async |other| bench(&[(url, store), (vs, other)], &plan, interrupt).await).await
         }
     };
-    let Some(reports) = setup.with_store(&args.url, async |store| work(&args.url, store).await).await? else {
+    let Some(reports) = setup.with_opened(open(url), work).await? else {
         return Ok(Answer::Interrupted);
     };
     let ratios = match &reports[..] {
@@ -203,7 +205,8 @@ impl Plan {
 
 impl Report {
     fn print(&self, out: &mut Out) -> Result<(), Failure> {
-        writeln!(out, "\n{BOLD}{}{PLAIN}  {}\n", self.connector, self.url)?;
+        let Style { bold, plain, .. } = out.style();
+        writeln!(out, "\n{bold}{}{plain}  {}\n", self.connector, out.shown(&self.url))?;
         writeln!(out, "{:10}{:>14}{:>12}{:>12}{:>12}{:>14}", "", "rate", "p50", "p99", "p99.9", "CPU")?;
         let Measured { put, get, exists, .. } = &self.measured;
         for (name, figures) in [("put", put), ("get", get), ("exists", exists)] {
@@ -221,9 +224,10 @@ impl Ratios {
     }
 
     fn print(&self, out: &mut Out) -> Result<(), Failure> {
+        let Style { bold, plain, .. } = out.style();
         writeln!(
             out,
-            "\n{BOLD}ratio{PLAIN}  the first store's rate divided by the second's: median and range of the rounds\n"
+            "\n{bold}ratio{plain}  the first store's rate divided by the second's: median and range of the rounds\n"
         )?;
         for (name, ratio) in [("put", self.put), ("get", self.get), ("exists", self.exists)] {
             let Some(Ratio { median, min, max }) = ratio else { continue };

@@ -9,8 +9,8 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::args::CheckArgs;
-use crate::interrupt::Interrupt;
-use crate::output::{Answer, BOLD, Failure, GREEN, Out, PLAIN, RED, Time};
+use crate::exit::{Answer, Failure};
+use crate::output::{Out, Style, Time};
 use crate::setup::Setup;
 
 /// The output of `--json`.
@@ -25,17 +25,20 @@ struct Json<'a> {
 }
 
 pub(crate) async fn run(setup: &Setup, args: &CheckArgs, out: &mut Out) -> Result<Answer, Failure> {
-    let wanted = |c: &Check| args.filter.as_ref().is_none_or(|text| c.name.contains(&**text) || c.chapter == text);
+    // A chapter's title is its name with spaces.
+    let filter = args.filter.as_ref().map(|text| text.trim().to_ascii_lowercase().replace([' ', '-'], "_"));
+    let wanted = |c: &Check| filter.as_ref().is_none_or(|text| c.name.contains(&**text) || c.chapter == text);
     if !checks().iter().any(wanted) {
-        let text = args.filter.as_deref().unwrap_or_default();
-        return Err(Error::new(ErrorKind::InvalidInput, format!("no check has `{text}` in its name"))
-            .with_hint("`kvconn check --list` lists all checks")
+        let text = redact(args.filter.as_deref().unwrap_or_default());
+        let chapters: Vec<_> = checks().chunk_by(|a, b| a.chapter == b.chapter).map(|c| c[0].chapter).collect();
+        let text = format!("no chapter is called `{text}`, and no check has it in its name");
+        return Err(Error::new(ErrorKind::InvalidInput, text)
+            .with_hint(format!("the chapters are {}; `kvconn check --list` lists the checks", chapters.join(", ")))
             .into());
     }
     let Some(url) = &args.url else { return list(args, wanted, out) };
     // Opens the store once before the checks, so a wrong URL gives one error instead of one for each check.
-    let name = setup.with_store(url, async |store| Ok(store.name().to_owned())).await?;
-    let interrupt = Interrupt::listen();
+    let name = setup.with_new_store(url, async |store| Ok(store.name().to_owned())).await?;
     let start = Instant::now();
     let width = checks().iter().filter(|c| wanted(c)).map(|c| c.name.len()).max().unwrap_or(0);
     let mut shown = if args.json { Ok(()) } else { head(&name, width, out) };
@@ -43,7 +46,7 @@ pub(crate) async fn run(setup: &Setup, args: &CheckArgs, out: &mut Out) -> Resul
         if !args.json && shown.is_ok() {
             shown = row(result, width, out);
         }
-        shown.is_ok() && !interrupt.is_set()
+        shown.is_ok() && !setup.interrupt.is_set()
     };
     let limit = Duration::from_secs(args.timeout.get());
     let report = Kit::from(setup.builder(url)).limit(limit).run_some(wanted, show).await;
@@ -69,7 +72,8 @@ fn list(args: &CheckArgs, wanted: impl Fn(&Check) -> bool, out: &mut Out) -> Res
         return Ok(Answer::Yes);
     }
     for chapter in rules.chunk_by(|a, b| a.chapter == b.chapter) {
-        writeln!(out, "{BOLD}{}{PLAIN}", chapter[0].chapter)?;
+        let Style { bold, plain, .. } = out.style();
+        writeln!(out, "{bold}{}{plain}", chapter[0].chapter)?;
         for check in chapter {
             writeln!(out, "  {}\n      {}", check.name, check.rule)?;
         }
@@ -78,18 +82,20 @@ fn list(args: &CheckArgs, wanted: impl Fn(&Check) -> bool, out: &mut Out) -> Res
 }
 
 fn head(name: &str, width: usize, out: &mut Out) -> Result<(), Failure> {
-    Ok(writeln!(out, "{name}\n{BOLD}{:width$}  {:<7}  TIME{PLAIN}", "CHECK", "RESULT")?)
+    let Style { bold, plain, .. } = out.style();
+    Ok(writeln!(out, "{name}\n{bold}{:width$}  {:<7}  TIME{plain}", "CHECK", "RESULT")?)
 }
 
 fn row(result: &CheckResult, width: usize, out: &mut Out) -> Result<(), Failure> {
+    let Style { green, red, plain, .. } = out.style();
     let (colour, word, why) = match &result.outcome {
-        Outcome::Passed => (GREEN, "passed", None),
-        Outcome::Failed(why) => (RED, "FAILED", Some(why)),
+        Outcome::Passed => (green, "passed", None),
+        Outcome::Failed(why) => (red, "FAILED", Some(why)),
         Outcome::Skipped(why) => ("", "skipped", Some(why)),
     };
-    writeln!(out, "{:width$}  {colour}{word:<7}{PLAIN}  {:>7}", result.name, Time(result.elapsed))?;
+    writeln!(out, "{:width$}  {colour}{word:<7}{plain}  {:>7}", result.name, Time(result.elapsed))?;
     if let Some(why) = why {
-        writeln!(out, "    {why}")?;
+        writeln!(out, "    {}", out.shown(why))?;
     }
     if result.is_failure() {
         writeln!(out, "    the rule: {}", result.rule)?;

@@ -3,12 +3,14 @@
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::Path;
 
-use connectors::{CacheKey, ChunkLayout, Connector, Error, ErrorKind, KeyKind, MemoryObj};
+use connectors::{CacheKey, ChunkLayout, Error, ErrorKind, KeyKind, MemoryObj};
 use futures::StreamExt;
 use serde_json::json;
 
-use crate::args::{GetArgs, KeysArgs, LayoutArgs, LsArgs, PutArgs};
-use crate::output::{Answer, Failure, Out, print_error, print_note};
+use crate::args::{GetArgs, KeysArgs, LayoutArgs, LineArgs, LsArgs, PutArgs};
+use crate::exit::{Answer, Failure};
+use crate::file;
+use crate::output::{Out, json_escaped, print_error, print_note};
 use crate::setup::Setup;
 
 /// Stores that lose their chunks when this process ends.
@@ -16,16 +18,17 @@ const PROCESS_LOCAL: [&str; 2] = ["kvconn.memory/MemoryConnector", "kvconn.mock/
 
 pub(crate) async fn put(setup: &Setup, args: &PutArgs, out: &mut Out) -> Result<Answer, Failure> {
     let key = setup.key(&args.key)?;
-    let bytes = read_input(&args.file)?;
+    // Stdin and the file may be pipes.
+    let bytes = setup.interrupt.blocking(|| read_input(&args.file))?;
     let layout = match &args.layout {
         Some(layout) => layout_for(layout, bytes.len())?,
         None => ChunkLayout::binary(bytes.len()),
     };
     let chunk = MemoryObj::from_vec(bytes, layout)?;
     setup
-        .with_store(&args.url, async |store| {
+        .with_new_store(&args.url, async |store| {
             store.put(&key, chunk.clone()).await?;
-            writeln!(out, "stored {key}: {}", chunk.layout())?;
+            writeln!(out, "stored {}: {}", out.shown(key.as_str()), chunk.layout())?;
             if PROCESS_LOCAL.contains(&store.name()) {
                 print_note("this store keeps chunks in the memory of this process, so the chunk is lost now");
             }
@@ -72,9 +75,7 @@ pub(crate) async fn get(setup: &Setup, args: &GetArgs, out: &mut Out) -> Result<
                 return Ok(Answer::No);
             };
             match file {
-                Some(path) => {
-                    write_whole(path, &chunk).map_err(|e| Error::io(e, format_args!("write `{}`", path.display())))?;
-                }
+                Some(path) => file::write(path, &chunk, &setup.interrupt)?,
                 None => out.raw(&chunk)?,
             }
             print_note(format_args!("read {key}: {}", chunk.layout()));
@@ -83,40 +84,12 @@ pub(crate) async fn get(setup: &Setup, args: &GetArgs, out: &mut Out) -> Result<
         .await
 }
 
-/// Fails if the store does not exist. Without this check, a mistyped path would list nothing, as an empty store does.
-/// `fs` answers a ping even without its directories, so for `fs` this opens the directories.
-pub(super) async fn check_reachable(store: &Connector, url: &str) -> Result<(), Error> {
-    if let Ok(url) = connectors::RemoteUrl::parse(url)
-        && url.scheme() == "fs"
-    {
-        for dir in url.path().split(',').map(str::trim).filter(|dir| !dir.is_empty()) {
-            std::fs::read_dir(dir).map_err(|e| Error::io(e, format_args!("reach the store `{dir}`")))?;
-        }
-    }
-    if store.capabilities().ping { store.ping().await } else { Ok(()) }
-}
-
-/// Writes a temporary file and renames it, so a reader of `path` sees either the whole chunk or the old file.
-fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".kvconn-");
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        // The mode of any new file, less the umask. `tempfile` would use 0o600.
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
-    }
-    let mut file = builder.tempfile_in(dir)?;
-    file.write_all(bytes)?;
-    file.persist(path)?;
-    Ok(())
-}
-
 pub(crate) async fn exists(setup: &Setup, args: &KeysArgs, out: &mut Out) -> Result<Answer, Failure> {
     let keys = setup.keys(&args.keys)?;
     setup
-        .with_store(&args.url, async |store| report(&keys, store.batched_exists(&keys).await, ["yes", "no"], out))
+        .with_store(&args.url, async |store| {
+            report(&keys, store.batched_exists(&keys).await, ["yes", "no"], args.lines, out)
+        })
         .await
 }
 
@@ -124,7 +97,7 @@ pub(crate) async fn rm(setup: &Setup, args: &KeysArgs, out: &mut Out) -> Result<
     let keys = setup.keys(&args.keys)?;
     setup
         .with_store(&args.url, async |store| {
-            report(&keys, store.batched_remove(&keys).await, ["removed", "missing"], out)
+            report(&keys, store.batched_remove(&keys).await, ["removed", "missing"], args.lines, out)
         })
         .await
 }
@@ -134,6 +107,7 @@ fn report(
     keys: &[CacheKey],
     answers: Vec<connectors::Result<bool>>,
     words: [&str; 2],
+    lines: LineArgs,
     out: &mut Out,
 ) -> Result<Answer, Failure> {
     let width = words.iter().map(|w| w.len()).max().unwrap_or(0);
@@ -143,7 +117,7 @@ fn report(
         match answer {
             Ok(yes) => {
                 all &= yes;
-                writeln!(out, "{:width$}  {key}", words[usize::from(!yes)])?;
+                write!(out, "{:width$}  {}{}", words[usize::from(!yes)], out.shown(key.as_str()), lines.end())?;
             }
             Err(e) => {
                 if let Some(earlier) = failed.replace(e) {
@@ -161,15 +135,18 @@ fn report(
 pub(crate) async fn ls(setup: &Setup, args: &LsArgs, out: &mut Out) -> Result<Answer, Failure> {
     setup
         .with_store(&args.url, async |store| {
-            check_reachable(store, &args.url).await?;
             let mut keys = store.list(&args.prefix);
             while let Some(key) = keys.next().await {
                 let key = key?;
+                if out.is_closed() {
+                    break;
+                }
                 if args.json {
                     let (kind, model, hash) = (kind_name(&key), key.model_name(), key.chunk_hash_hex());
-                    writeln!(out, "{}", json!({ "key": key.as_str(), "kind": kind, "model": model, "hash": hash }))?;
+                    let object = json!({ "key": key.as_str(), "kind": kind, "model": model, "hash": hash });
+                    writeln!(out, "{}", json_escaped(&object.to_string()))?;
                 } else {
-                    writeln!(out, "{key}")?;
+                    write!(out, "{}{}", out.shown(key.as_str()), args.lines.end())?;
                 }
             }
             Ok(Answer::Yes)

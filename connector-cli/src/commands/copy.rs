@@ -7,10 +7,10 @@ use connectors::{CacheKey, Connector, Error, ErrorKind, MemoryObj};
 use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::chunk::check_reachable;
 use crate::args::CpArgs;
+use crate::exit::{Answer, Failure};
 use crate::interrupt::Interrupt;
-use crate::output::{Answer, Failure, Out, Time, count, gib_per_s, print_error, print_note, three_digits};
+use crate::output::{Out, Time, count, gib_per_s, print_error, print_note, three_digits};
 use crate::setup::Setup;
 use crate::size::ByteSize;
 
@@ -48,10 +48,10 @@ pub(crate) async fn run(setup: &Setup, args: &CpArgs, out: &mut Out) -> Result<A
     if args.source == args.target {
         return Err(Error::new(ErrorKind::InvalidInput, "source and destination are the same store").into());
     }
-    let interrupt = Interrupt::listen();
+    let (source, target) = (setup.builder(&args.source).existing(true), setup.builder(&args.target));
     setup
-        .with_store(&args.source, async |source| {
-            setup.with_store(&args.target, async |target| copy(source, target, args, &interrupt, out).await).await
+        .with_opened(source, async |source| {
+            setup.with_opened(target, async |target| copy(source, target, args, &setup.interrupt, out).await).await
         })
         .await
 }
@@ -63,7 +63,6 @@ async fn copy(
     interrupt: &Interrupt,
     out: &mut Out,
 ) -> Result<Answer, Failure> {
-    check_reachable(source, &args.source).await?;
     let keeps = [source, target].map(|store| store.capabilities().keeps_layout);
     if let [false, true] = keeps {
         print_note(format_args!("{} keeps no shapes and dtypes: the copies are plain bytes", source.name()));

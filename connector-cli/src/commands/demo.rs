@@ -11,28 +11,25 @@ use futures::TryStreamExt;
 use tempfile::TempDir;
 
 use crate::args::DemoArgs;
-use crate::interrupt::Interrupt;
-use crate::output::{Answer, BOLD, Failure, GREEN, Out, PLAIN, Time, count, gib_per_s, three_digits};
+use crate::exit::{Answer, Failure};
+use crate::output::{Out, Style, Time, count, gib_per_s, three_digits};
 use crate::setup::Setup;
 use crate::size::ByteSize;
 use prompt::{CHUNK_TOKENS, MODEL, Prompt};
 
 pub(crate) async fn run(setup: &Setup, args: &DemoArgs, out: &mut Out) -> Result<Answer, Failure> {
-    let interrupt = Interrupt::listen();
     let directory = Directory::new(args.keep.as_deref())?;
     let url = external_url(directory.path())?;
     let metadata = prompt::metadata()?;
     let prompt = Prompt::of_this_executable(&metadata)?;
-    writeln!(out, "{BOLD}kvconn demo{PLAIN}: stores a file as the KV cache of a prompt and reads it back\n")?;
+    let Style { bold, plain, .. } = out.style();
+    writeln!(out, "{bold}kvconn demo{plain}: stores a file as the KV cache of a prompt and reads it back\n")?;
     prompt.print(out)?;
     writeln!(out, "  store    {url}\n")?;
 
     let builder = setup.builder(&url).metadata(metadata);
     let shown = setup.with_opened(builder, async |store| {
-        tokio::select! {
-            shown = show(store, &prompt, out) => shown.map(|()| Answer::Yes),
-            () = interrupt.wait() => Ok(Answer::Interrupted),
-        }
+        setup.interrupt.stops(show(store, &prompt, out)).await?.map(|()| Answer::Yes)
     });
     let shown = shown.await;
     let removed = directory.finish(shown.is_ok(), out);
@@ -128,9 +125,10 @@ async fn show(store: &Connector, prompt: &Prompt, out: &mut Out) -> Result<(), F
     writeln!(out, "  get      {amount} in {}: {}", Time(get_time), rate(bytes, get_time))?;
 
     verify(prompt, &read)?;
+    let Style { green, plain, .. } = out.style();
     writeln!(
         out,
-        "\n{GREEN}verified{PLAIN}: all {} bytes of the prompt are equal to the file's, and every chunk has its shape,\n\
+        "\n{green}verified{plain}: all {} bytes of the prompt are equal to the file's, and every chunk has its shape,\n\
          dtype and format",
         prompt.bytes.len()
     )?;

@@ -9,7 +9,8 @@ use connectors::{Error, ErrorKind, RemoteUrl, redact};
 use serde_json::{Value, json};
 
 use crate::args::DescribeArgs;
-use crate::output::{Answer, BOLD, Failure, Out, PLAIN};
+use crate::exit::{Answer, Failure};
+use crate::output::{Out, Style};
 
 /// The longest line of wrapped text, in bytes.
 const WIDTH: usize = 96;
@@ -49,12 +50,13 @@ pub(crate) fn run(args: &DescribeArgs, out: &mut Out) -> Result<Answer, Failure>
         }
         Subject::Adapter(entry) => {
             let origin = entry.origin();
+            let Style { bold, plain, .. } = out.style();
             if args.json {
                 out.json(&json!({
                     "scheme": entry.scheme(), "package": origin.package, "version": origin.version, "doc": entry.doc(),
                 }))?;
             } else {
-                writeln!(out, "{BOLD}{}://{PLAIN}  adapter, {} {}\n", entry.scheme(), origin.package, origin.version)?;
+                writeln!(out, "{bold}{}://{plain}  adapter, {} {}\n", entry.scheme(), origin.package, origin.version)?;
                 prose(out, "", entry.doc())?;
             }
         }
@@ -81,16 +83,27 @@ fn by_name(text: &str) -> Result<Subject, Failure> {
     }
 }
 
+/// The forms of the store's URL.
 fn urls(entry: &ConnectorEntry) -> Vec<String> {
     let (module, name) = (entry.module(), entry.name());
-    let query = |sep| match entry.options() {
-        Some(schema) if schema.options().is_empty() => String::new(),
-        _ => format!("[{sep}OPTION=VALUE..]"),
-    };
-    let short = entry.schemes().iter().map(|s| format!("{s}://[HOST:PORT][/PATH]{}", query('?')));
-    let external = format!("external://HOST:PORT/{module}/?connector_name={name}{}", query('&'));
+    let short = entry.schemes().iter().flat_map(|scheme| {
+        let documented = documented_urls(entry.doc(), scheme);
+        if documented.is_empty() { vec![format!("{scheme}://[HOST:PORT][/PATH]")] } else { documented }
+    });
+    let external = format!("external://HOST:PORT/{module}/?connector_name={name}");
+    let with_options = short.chain([external]).map(|url| {
+        let separator = if url.contains('?') { '&' } else { '?' };
+        format!("{url}[{separator}OPTION=VALUE..]")
+    });
     let plugin = entry.schemes().iter().map(|s| format!("plugin://{s}[.INSTANCE]"));
-    short.chain([external]).chain(plugin).collect()
+    with_options.chain(plugin).collect()
+}
+
+/// The code spans of a doc comment that are URLs of the scheme.
+fn documented_urls(doc: &str, scheme: &str) -> Vec<String> {
+    let spans = doc.split('`').skip(1).step_by(2);
+    let urls = spans.filter(|span| span.strip_prefix(scheme).is_some_and(|rest| rest.starts_with("://")));
+    urls.map(|url| url.split_whitespace().collect()).collect()
 }
 
 /// The default, unless it is secret.
@@ -119,9 +132,10 @@ fn as_json(entry: &ConnectorEntry) -> Value {
 
 fn print(entry: &ConnectorEntry, out: &mut Out) -> Result<(), Failure> {
     let origin = entry.origin();
-    writeln!(out, "{BOLD}{}{PLAIN}  {} {}\n", entry.full_name(), origin.package, origin.version)?;
+    let Style { bold, plain, .. } = out.style();
+    writeln!(out, "{bold}{}{plain}  {} {}\n", entry.full_name(), origin.package, origin.version)?;
     prose(out, "", entry.doc())?;
-    writeln!(out, "\n{BOLD}URLs{PLAIN}")?;
+    writeln!(out, "\n{bold}URLs{plain}")?;
     for url in urls(entry) {
         writeln!(out, "  {url}")?;
     }
@@ -129,17 +143,18 @@ fn print(entry: &ConnectorEntry, out: &mut Out) -> Result<(), Failure> {
         None => writeln!(out, "\nThis connector does not declare its options.")?,
         Some(schema) if schema.options().is_empty() => writeln!(out, "\nIt has no options of its own.")?,
         Some(schema) => {
-            writeln!(out, "\n{BOLD}Options{PLAIN}, in the URL's query or in the configuration's extra_config")?;
+            writeln!(out, "\n{bold}Options{plain}, in the URL's query or in the configuration's extra_config")?;
             print_options(schema, out)?;
         }
     }
-    writeln!(out, "\n{BOLD}Options of every connector{PLAIN}, off until they are set")?;
+    writeln!(out, "\n{bold}Options of every connector{plain}, off until they are set")?;
     print_options(OptionsSchema::of::<LayerOptions>(), out)
 }
 
 fn print_options(schema: &OptionsSchema, out: &mut Out) -> Result<(), Failure> {
+    let Style { bold, plain, .. } = out.style();
     for option in schema.options() {
-        write!(out, "  {BOLD}{}{PLAIN}  {}", option.name, option.type_name)?;
+        write!(out, "  {bold}{}{plain}  {}", option.name, option.type_name)?;
         if let Some(unit) = &option.unit {
             write!(out, " ({unit})")?;
         }

@@ -6,7 +6,8 @@ use connectors::registry::{self, AdapterEntry};
 use serde_json::{Value, json};
 
 use crate::args::ListArgs;
-use crate::output::{Answer, BOLD, Failure, Out, PLAIN};
+use crate::exit::{Answer, Failure};
+use crate::output::{Out, Style};
 
 pub(crate) fn run(args: &ListArgs, out: &mut Out) -> Result<Answer, Failure> {
     if args.json {
@@ -52,7 +53,8 @@ fn print(out: &mut Out) -> Result<(), Failure> {
     let heads = ["CONNECTOR", "SCHEMES", "PACKAGE"];
     let width = |column: usize| rows.iter().map(|(r, _)| r[column].len()).max().unwrap_or(0).max(heads[column].len());
     let (name, schemes) = (width(0), width(1));
-    writeln!(out, "{BOLD}{:name$}  {:schemes$}  {}{PLAIN}", heads[0], heads[1], heads[2])?;
+    let Style { bold, plain, .. } = out.style();
+    writeln!(out, "{bold}{:name$}  {:schemes$}  {}{plain}", heads[0], heads[1], heads[2])?;
     for ([first, second, third], summary) in rows {
         writeln!(out, "{first:name$}  {second:schemes$}  {third}\n    {summary}")?;
     }

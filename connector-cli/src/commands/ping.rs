@@ -6,7 +6,8 @@ use std::time::Instant;
 use connectors::ErrorKind;
 
 use crate::args::PingArgs;
-use crate::output::{Answer, Failure, Out, Time};
+use crate::exit::{Answer, Failure};
+use crate::output::{Out, Time};
 use crate::setup::Setup;
 
 pub(crate) async fn run(setup: &Setup, args: &PingArgs, out: &mut Out) -> Result<Answer, Failure> {

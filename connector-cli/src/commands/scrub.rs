@@ -1,28 +1,30 @@
 //! `kvconn scrub`: finds the files in a directory of chunks that are not whole chunks.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use connectors::fs::{Finding, ScrubOptions, ScrubReport, scrub};
+use connectors::fs::{Finding, FindingKind, ScrubOptions, ScrubReport, scrub};
 use connectors::{ConnectorContext, Error, ErrorKind};
 use serde_json::{Value, json};
 
 use crate::args::ScrubArgs;
-use crate::output::{Answer, Failure, Out, count};
+use crate::exit::{Answer, Failure};
+use crate::output::{Out, count};
 use crate::setup::Setup;
 use crate::size::ByteSize;
 
 pub(crate) async fn run(setup: &Setup, args: &ScrubArgs, out: &mut Out) -> Result<Answer, Failure> {
     let store = if args.store.contains("://") {
-        setup.builder(&args.store).build()?
+        setup.builder(&args.store).existing(true).build()?
     } else {
         let path = std::path::absolute(&args.store)
             .map_err(|e| Error::io(e, format_args!("find the directory `{}`", args.store)))?;
         // Without this check, scrub would report a missing directory as clean.
         if !path.is_dir() {
             let why = format!("`{}` is not a directory", path.display());
-            return Err(Error::new(ErrorKind::InvalidInput, why).into());
+            return Err(Error::new(ErrorKind::Io, why).into());
         }
         let store = setup.builder(&format!("fs://{}", path.display())).build()?;
         if !is_only_directory(&store, &path) {
@@ -34,7 +36,7 @@ pub(crate) async fn run(setup: &Setup, args: &ScrubArgs, out: &mut Out) -> Resul
         store
     };
     let options = ScrubOptions { remove: args.remove, min_age: Duration::from_secs(args.min_age) };
-    let scrubbed = tokio::task::spawn_blocking(move || scrub(&store, &options)).await;
+    let scrubbed = setup.interrupt.stops(tokio::task::spawn_blocking(move || scrub(&store, &options))).await?;
     let report = scrubbed.map_err(|_| Error::new(ErrorKind::Other, "the scrub panicked"))??;
     if args.json {
         out.json(&as_json(&report))?;
@@ -63,12 +65,27 @@ fn as_json(report: &ScrubReport) -> Value {
     })
 }
 
+/// What to do about a file of this kind.
+fn advice(kind: FindingKind) -> &'static str {
+    match kind {
+        FindingKind::Torn => "a get fails. Remove the file; an engine puts the chunk again",
+        FindingKind::LeftBehind => "its writer ended early. `kvconn scrub --remove` removes it",
+        FindingKind::Unfinished => "another program may still write it. Remove it if none does",
+        FindingKind::Foreign => "no get reads it. Move it out of the store if you do not need it there",
+        FindingKind::Unreadable => "check its permissions and its disk",
+        _ => "see its reason",
+    }
+}
+
 fn show(report: &ScrubReport, out: &mut Out) -> Result<(), Failure> {
     let size = |bytes: u64| ByteSize(usize::try_from(bytes).unwrap_or(usize::MAX));
     for found in &report.findings {
         let Finding { path, bytes, kind, reason, removed, .. } = found;
         let removed = if *removed { "; removed" } else { "" };
-        writeln!(out, "{}: {} ({}, {reason}{removed})", kind.as_str(), path.display(), size(*bytes))?;
+        // The line starts with the path already.
+        let reason = reason.strip_prefix(&format!("file `{}`: ", path.display())).unwrap_or(reason);
+        out.path(path)?;
+        writeln!(out, ": {} ({}, {}{removed})", kind.as_str(), size(*bytes), out.shown(reason))?;
     }
     let whole = count(usize::try_from(report.chunks).unwrap_or(usize::MAX), "chunk");
     writeln!(out, "{whole}, {}", size(report.chunk_bytes))?;
@@ -77,5 +94,9 @@ fn show(report: &ScrubReport, out: &mut Out) -> Result<(), Failure> {
     }
     let (all, left) = (report.findings.len(), report.left().count());
     writeln!(out, "{}, {} removed", count(all, "other file"), all - left)?;
+    let kinds: BTreeMap<&str, FindingKind> = report.left().map(|found| (found.kind.as_str(), found.kind)).collect();
+    for (name, kind) in kinds {
+        writeln!(out, "  {name}: {}", advice(kind))?;
+    }
     Ok(())
 }

@@ -92,7 +92,7 @@ fn cp_names_a_failed_key_and_copies_the_others() {
 
 #[test]
 fn cp_refuses_to_copy_a_store_into_itself() {
-    run(&["cp", "memory://x", "memory://x"]).fails_with(&["the same store"]);
+    run(&["cp", "memory://x", "memory://x"]).refuses_with(&["the same store"]);
 }
 
 #[test]

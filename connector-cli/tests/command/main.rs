@@ -5,9 +5,12 @@ mod chunks;
 mod configuration;
 mod copying;
 mod demonstration;
+mod ending;
 mod measuring;
 mod names;
+mod printing;
 mod scrubbing;
+mod writing;
 
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -42,13 +45,13 @@ impl Finished {
         self
     }
 
-    /// Checks the exit code of a wrong store, file or configuration, and the words of the error.
+    /// Checks the exit code of a store, a file or a configuration that failed, and the words of the error.
     #[track_caller]
     fn fails_with(self, words: &[&str]) {
         self.exits(3).prints_one_error(words);
     }
 
-    /// Checks the exit code of a wrong URL or key, and the words of the error.
+    /// Checks the exit code of a wrong argument, name, URL, option or key, and the words of the error.
     #[track_caller]
     fn refuses_with(self, words: &[&str]) {
         self.exits(2).prints_one_error(words);

@@ -59,7 +59,7 @@ fn a_second_store_that_fails_is_an_error_and_leaves_nothing_in_the_first() {
     let args = ["bench", &url, "--vs", small, "--chunk-size", "1000", "--keys", "20"];
     run(&args).fails_with(&["is gone", "kvconn-bench@"]);
     assert!(entries(dir.path()).is_empty());
-    run(&["bench", &url, "--vs", "no-such-scheme://x"]).exits(3);
+    run(&["bench", &url, "--vs", "no-such-scheme://x"]).exits(2);
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn a_store_that_loses_chunks_gives_an_error_and_no_figures() {
 #[test]
 fn chunks_that_do_not_fit_the_pool_are_refused_with_a_hint() {
     let output = kvconn(&["bench", "memory://b", "--keys", "8"]).env("LMCACHE_MAX_LOCAL_CPU_SIZE", "0.01").output();
-    Finished::from(output.expect("the command starts")).fails_with(&[
+    Finished::from(output.expect("the command starts")).refuses_with(&[
         "8 chunks of 4 MiB",
         "lower --concurrency",
         "max_local_cpu_size",

@@ -53,7 +53,7 @@ fn a_misspelt_name_gives_a_suggestion() {
         (["ls", &url("kvconn.fs", "FSConnecter")], "did you mean `FSConnector`?"),
         (["ls", "memory://x?capcity=1"], "did you mean `capacity`?"),
     ] {
-        run(&args).fails_with(&[nearest]);
+        run(&args).refuses_with(&[nearest]);
     }
 }
 
@@ -69,8 +69,7 @@ fn the_error_for_a_wrong_url_gives_the_reason() {
     ] {
         run(&["ls", url]).refuses_with(&[why]);
     }
-    // A wrong option is a failure, not wrong usage, because it may come from the configuration.
-    run(&["ls", "memory://x?capacity=many"]).fails_with(&["`capacity`"]);
+    run(&["ls", "memory://x?capacity=many"]).refuses_with(&["`capacity`"]);
 }
 
 #[test]
@@ -149,13 +148,4 @@ fn no_output_holds_a_password_of_a_misplaced_or_broken_url() {
         assert!(!answer.err.contains("hunter2") && !answer.text().contains("hunter2"), "{args:?}: {answer:?}");
         assert_ne!(answer.code, Some(0), "{args:?}");
     }
-}
-
-#[test]
-fn a_missing_store_is_an_error_and_not_an_empty_store() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let typo = format!("fs://{}/typo", dir.path().display());
-    run(&["ls", &typo]).fails_with(&["typo"]);
-    run(&["cp", &typo, &format!("fs://{}/copy", dir.path().display())]).fails_with(&["typo"]);
-    assert_eq!(std::fs::read_dir(dir.path()).expect("the directory").count(), 0, "the command made no directory");
 }

@@ -206,8 +206,7 @@ impl Index {
     }
 }
 
-const LINK_MORE: &str =
-    "a crate is linked only if the program names it: add `use its_crate as _;`, or enable its feature";
+const LINK_MORE: &str = "`kvconn list` shows what the command has; your own program links a connector if you add `use its_crate as _;`, or enable its feature";
 
 fn compiled_out(hint: &ConnectorHint) -> String {
     format!(

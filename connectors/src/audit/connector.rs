@@ -13,6 +13,8 @@ use super::{AuditOptions, ChecksumKind};
 
 /// Logs the calls of the store behind it, and checks that reads return the chunks that were put.
 ///
+/// URL: `audit://?actual_remote_url=URL`, with the inner URL percent-encoded.
+///
 /// The store behind is named in LMCache's configuration (`audit_actual_remote_url`) or in the URL.
 #[external_connector(module = "kvconn.audit", name = "AuditConnector", scheme = "audit", options = AuditOptions)]
 pub struct AuditConnector {

@@ -7,6 +7,8 @@ use futures::stream::{self, StreamExt};
 use super::BlackholeOptions;
 
 /// Stores nothing: puts succeed, and every key is a miss.
+///
+/// URL: `blackhole://`.
 #[external_connector(
     module = "kvconn.blackhole",
     name = "BlackholeConnector",

@@ -23,6 +23,8 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// One file a chunk, byte for byte as LMCache writes it.
 ///
+/// URL: `fs:///PATH[,PATH..]`.
+///
 /// A file is written under a temporary name and renamed when it is complete. Several base paths share the chunks by hash.
 /// Reads go straight into pool memory, or into the caller's.
 #[external_connector(module = "kvconn.fs", name = "FSConnector", scheme = "fs", options = FsOptions)]
@@ -40,7 +42,9 @@ impl FromContext for FSConnector {
     async fn from_context(ctx: ConnectorContext) -> Result<Self> {
         let files = Files::of(&ctx)?;
         let threads = Threads::new(ctx.handle().clone());
-        let files = threads.run(|| files.prepare()).await?;
+        let existing = ctx.existing();
+        let prepare = move || if existing { files.check_existing()?.prepare() } else { files.prepare() };
+        let files = threads.run(prepare).await?;
         Ok(Self::new(files, ctx.local_cpu_backend().clone(), threads))
     }
 }

@@ -74,6 +74,15 @@ impl Files {
         Ok(self)
     }
 
+    /// Fails if a base path does not exist or cannot be listed.
+    pub(super) fn check_existing(self) -> Result<Self> {
+        for base in 0..self.dirs.count() {
+            let path = self.dirs.path(base);
+            std::fs::read_dir(path).map_err(|e| Error::io(e, format_args!("open the store `{}`", path.display())))?;
+        }
+        Ok(self)
+    }
+
     /// Where the key's file is.
     ///
     /// # Errors

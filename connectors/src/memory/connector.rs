@@ -12,6 +12,8 @@ use crate::lru_chunks::LruChunks;
 
 /// Chunks in this process's memory.
 ///
+/// URL: `memory://NAME`.
+///
 /// All connectors of a process that are opened with the same name share one store. A full store evicts the least
 /// recently used chunk. The chunks are lost when the last of these connectors is dropped.
 #[external_connector(module = "kvconn.memory", name = "MemoryConnector", scheme = "memory", options = MemoryOptions)]

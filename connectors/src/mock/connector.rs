@@ -12,6 +12,8 @@ use crate::lru_chunks::LruChunks;
 
 /// A store in memory that is as slow as a remote store, for measurements without one.
 ///
+/// URL: `mock://GIGABYTES`.
+///
 /// Calls that move no chunk take a fixed latency. Reads have one throughput, writes another, on tokio's clock. The
 /// chunks are real, and are lost with the connector. A full store evicts the least recently used chunk.
 #[external_connector(module = "kvconn.mock", name = "MockConnector", scheme = "mock", options = MockOptions)]

@@ -14,6 +14,8 @@ use crate::resp_wire::{Destination, Memory, Place, Wire};
 
 /// Chunks on a redis or valkey server, two keys each, byte for byte as LMCache writes them.
 ///
+/// URLs: `redis://[USER:PASSWORD@]HOST:PORT[/DATABASE]`, `unix:///PATH/OF/SOCKET`.
+///
 /// One atomic step writes, reads or removes both keys. Chunks go straight between the socket and pool memory, or the
 /// caller's. Other operations have separate connections. A batch sends many commands at a time.
 #[external_connector(

@@ -11,6 +11,8 @@ use crate::resp_wire::{Destination, Memory, Place, Wire, scan};
 
 /// Chunks on a redis or valkey server, one plain value each.
 ///
+/// URL: `resp://[USER:PASSWORD@]HOST:PORT[/DATABASE]`.
+///
 /// Chunks go straight between the socket and pool memory, or the caller's. Other operations have separate
 /// connections. A batch sends many commands at a time.
 #[external_connector(module = "kvconn.resp", name = "RESPConnector", scheme = "resp", options = RespOptions)]

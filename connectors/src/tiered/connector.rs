@@ -15,6 +15,8 @@ use super::{TieredOptions, WriteMode, writer};
 
 /// A small and fast store (`front`) before a large and slow one (`back`).
 ///
+/// URL: `tiered://?front=URL&back=URL`, with both URLs percent-encoded.
+///
 /// Reads ask the front, and then the back. Concurrent reads of one key share one read of the back, which fills the
 /// front. Puts write to the back before they end (`write_through`) or in the background (`write_back`).
 #[external_connector(module = "kvconn.tiered", name = "TieredConnector", scheme = "tiered", options = TieredOptions)]

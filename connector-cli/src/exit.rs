@@ -1,0 +1,107 @@
+//! How a command ends: its answer or its failure, and the exit code of each.
+
+use std::io;
+
+use connectors::{Error, ErrorKind};
+
+use crate::output::print_error;
+
+pub(crate) const EXIT_INTERRUPTED: u8 = 130;
+const EXIT_YES: u8 = 0;
+const EXIT_NO: u8 = 1;
+/// The same number as clap's.
+pub(crate) const EXIT_USAGE: u8 = 2;
+const EXIT_FAILED: u8 = 3;
+
+/// The end of `kvconn --help`.
+pub(crate) const AFTER_HELP: &str = "\
+Exit codes:
+  0    done
+  1    a key is missing, or some keys or checks failed
+  2    an argument, a name, a URL, an option or a key is wrong
+  3    the store, a file or the configuration failed, or stdout could not be written
+  130  interrupted by Ctrl-C or SIGTERM
+
+Start here:
+  kvconn demo
+  kvconn list";
+
+/// The result of a command that did its work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// The command is done. To a question, the answer is yes.
+    Yes,
+    /// A key is missing, or some keys or checks failed.
+    No,
+    /// The user interrupted the command.
+    Interrupted,
+}
+
+impl Answer {
+    pub(crate) fn yes_if(yes: bool) -> Self {
+        if yes { Self::Yes } else { Self::No }
+    }
+
+    pub(crate) fn exit_code(self) -> u8 {
+        match self {
+            Self::Yes => EXIT_YES,
+            Self::No => EXIT_NO,
+            Self::Interrupted => EXIT_INTERRUPTED,
+        }
+    }
+}
+
+/// The reason why a command could not do its work.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// An argument is wrong, or the store or a file failed: the error's kind says which.
+    Error(Error),
+    /// The configuration cannot be read.
+    Configuration(Error),
+    /// The command could not write to stdout.
+    Stdout(io::Error),
+    /// The user interrupted the command.
+    Interrupted,
+}
+
+impl Failure {
+    /// Prints the error to stderr and gives the exit code.
+    pub(crate) fn report(self) -> u8 {
+        let (error, code) = match self {
+            Self::Interrupted => return EXIT_INTERRUPTED,
+            Self::Error(e) => {
+                let code = if is_usage(e.kind()) { EXIT_USAGE } else { EXIT_FAILED };
+                (e, code)
+            }
+            Self::Configuration(e) => (e, EXIT_FAILED),
+            Self::Stdout(e) => (Error::io(e, "write to stdout"), EXIT_FAILED),
+        };
+        print_error(error);
+        code
+    }
+}
+
+/// Whether the user must change the command line. The other kinds are failures of a store or a file.
+fn is_usage(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::InvalidUrl
+            | ErrorKind::InvalidKey
+            | ErrorKind::InvalidOption
+            | ErrorKind::InvalidInput
+            | ErrorKind::NotFound
+    )
+}
+
+impl From<Error> for Failure {
+    fn from(e: Error) -> Self {
+        Self::Error(e)
+    }
+}
+
+/// Only stdout gives an `io::Error`: a file's error is made by [`Error::io`], which names the action.
+impl From<io::Error> for Failure {
+    fn from(e: io::Error) -> Self {
+        Self::Stdout(e)
+    }
+}

@@ -1,0 +1,139 @@
+//! Writes the file that the user named with `-o`.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Write};
+use std::path::Path;
+
+use connectors::Error;
+use tempfile::NamedTempFile;
+
+use crate::exit::Failure;
+use crate::interrupt::Interrupt;
+
+/// Bytes between two looks at the interrupt.
+const SLICE: usize = 8 << 20;
+
+/// Writes the bytes to `path`.
+///
+/// A new file, and the user's own plain file, are complete when they get their name. Anything else stays what it is, and the
+/// bytes go through it: a device, a pipe, the target of a link, a file with more names or another owner, a mount point, a file
+/// in a directory that takes no new files.
+pub(crate) fn write(path: &Path, bytes: &[u8], interrupt: &Interrupt) -> Result<(), Failure> {
+    let failed = |e| Error::io(e, format_args!("write `{}`", path.display()));
+    let old = match std::fs::symlink_metadata(path) {
+        Ok(old) => Some(old),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        Err(e) => return Err(failed(e).into()),
+    };
+    let Some(old) = old else {
+        let new = fill(temporary(path, None).map_err(failed)?, bytes, interrupt, failed)?;
+        return Ok(new.persist(path).map(drop).map_err(|e| failed(e.error))?);
+    };
+    // First, because a file that the user may not write must not be replaced. The open of a pipe waits for its reader.
+    let opened = interrupt.blocking(|| OpenOptions::new().write(true).create(old.is_symlink()).open(path));
+    let opened = opened.map_err(failed)?;
+    if let Some(new) = replacement(path, &old).map_err(failed)?
+        && fill(new, bytes, interrupt, failed)?.persist(path).is_ok()
+    {
+        return Ok(());
+    }
+    match interrupt.blocking(|| write_through(opened, bytes)) {
+        // The reader of a pipe has all that it wanted.
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => Ok(written.map_err(failed)?),
+    }
+}
+
+/// A temporary file that may take the place of the old one. `None` if bytes must go through the old one.
+fn replacement(path: &Path, old: &Metadata) -> io::Result<Option<NamedTempFile>> {
+    if !old.is_file() || has_more_names(old) {
+        return Ok(None);
+    }
+    let new = match temporary(path, Some(old)) {
+        Ok(new) => new,
+        Err(e) if matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) => {
+            return Ok(None);
+        }
+        Err(e) => return Err(e),
+    };
+    Ok(have_one_owner(old, &new.as_file().metadata()?).then_some(new))
+}
+
+/// A temporary file beside `path`, with the permissions of the old file or of any new one. Dropping it removes it.
+fn temporary(path: &Path, old: Option<&Metadata>) -> io::Result<NamedTempFile> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".kvconn-");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        // Less the umask. `tempfile` would use 0o600.
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    let new = builder.tempfile_in(dir)?;
+    if let Some(old) = old {
+        new.as_file().set_permissions(old.permissions())?;
+    }
+    Ok(new)
+}
+
+/// Writes the bytes. An interrupt removes the file.
+fn fill(
+    mut new: NamedTempFile,
+    bytes: &[u8],
+    interrupt: &Interrupt,
+    failed: impl Fn(io::Error) -> Error,
+) -> Result<NamedTempFile, Failure> {
+    for slice in bytes.chunks(SLICE) {
+        if interrupt.is_set() {
+            return Err(Failure::Interrupted);
+        }
+        new.write_all(slice).map_err(&failed)?;
+    }
+    Ok(new)
+}
+
+fn write_through(mut file: File, bytes: &[u8]) -> io::Result<()> {
+    if file.metadata()?.is_file() {
+        file.set_len(0)?;
+    }
+    file.write_all(bytes)
+}
+
+#[cfg(unix)]
+fn has_more_names(file: &Metadata) -> bool {
+    std::os::unix::fs::MetadataExt::nlink(file) > 1
+}
+
+#[cfg(unix)]
+fn have_one_owner(a: &Metadata, b: &Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    (a.uid(), a.gid()) == (b.uid(), b.gid())
+}
+
+#[cfg(not(unix))]
+fn has_more_names(_: &Metadata) -> bool {
+    false
+}
+
+#[cfg(not(unix))]
+fn have_one_owner(_: &Metadata, _: &Metadata) -> bool {
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interrupt_leaves_the_old_file_and_no_temporary_file() {
+        let dir = tempfile::tempdir().expect("a directory can be made");
+        let path = dir.path().join("chunk");
+        std::fs::write(&path, "old").expect("the file can be written");
+        for path in [&path, &dir.path().join("new")] {
+            assert!(matches!(write(path, b"new", &Interrupt::already_set()), Err(Failure::Interrupted)));
+        }
+        assert_eq!(std::fs::read(&path).expect("the file is there"), b"old");
+        assert_eq!(std::fs::read_dir(dir.path()).expect("the directory is there").count(), 1);
+    }
+}

@@ -1,0 +1,45 @@
+//! The messages of the argument parser: help, version, and errors of usage.
+
+use std::io::{self, Write};
+
+use clap::error::{ContextKind, ContextValue};
+use connectors::redact;
+
+use crate::escape::escaped;
+use crate::exit::{Answer, EXIT_USAGE, Failure};
+
+/// The parts of a message that may repeat what the user wrote.
+const REPEATED: [ContextKind; 4] =
+    [ContextKind::InvalidArg, ContextKind::InvalidValue, ContextKind::InvalidSubcommand, ContextKind::TrailingArg];
+
+/// Prints the message and gives the exit code.
+pub(crate) fn report(mut message: clap::Error) -> u8 {
+    if !message.use_stderr() {
+        let mut stdout = anstream::stdout();
+        return match write!(stdout, "{}", message.render().ansi()).and_then(|()| stdout.flush()) {
+            Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Failure::Stdout(e).report(),
+            _ => Answer::Yes.exit_code(),
+        };
+    }
+    for kind in REPEATED {
+        if let Some(ContextValue::String(text)) = message.get(kind) {
+            let shown = shown(text);
+            if shown != *text {
+                message.insert(kind, ContextValue::String(shown));
+                // A tip that repeats the same text.
+                message.remove(ContextKind::Suggested);
+            }
+        }
+    }
+    let _ = write!(anstream::stderr(), "{}", message.render().ansi());
+    EXIT_USAGE
+}
+
+/// The user's text on one line and without its secrets. Of `--name=value`, the value is a text of its own.
+fn shown(text: &str) -> String {
+    let shown = match text.split_once('=') {
+        Some((name, value)) if name.starts_with('-') => format!("{name}={}", redact(value)),
+        _ => redact(text).into_owned(),
+    };
+    escaped(&shown).into_owned()
+}

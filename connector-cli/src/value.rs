@@ -1,0 +1,47 @@
+//! Parsers of argument values. An error says what to write. It does not repeat the value: the argument parser shows it, and
+//! hides its secrets.
+
+use std::fmt::Display;
+use std::num::{NonZeroU64, NonZeroUsize};
+
+use connectors::{Dtype, Error, MemoryFormat, Shape};
+
+pub(crate) fn dtypes() -> String {
+    Dtype::ALL.map(Dtype::torch_name).join(" ")
+}
+
+pub(crate) fn formats() -> String {
+    MemoryFormat::ALL.map(MemoryFormat::name).join(" ")
+}
+
+pub(crate) fn dtype(text: &str) -> Result<Dtype, String> {
+    text.parse().map_err(hint)
+}
+
+pub(crate) fn format(text: &str) -> Result<MemoryFormat, String> {
+    text.parse().map_err(hint)
+}
+
+pub(crate) fn shape(text: &str) -> Result<Shape, String> {
+    text.parse().map_err(hint)
+}
+
+pub(crate) fn positive(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse().map_err(write("a whole number of at least 1"))
+}
+
+pub(crate) fn seconds(text: &str) -> Result<u64, String> {
+    text.parse().map_err(write("a whole number of seconds, as 60"))
+}
+
+pub(crate) fn positive_seconds(text: &str) -> Result<NonZeroU64, String> {
+    text.parse().map_err(write("a whole number of seconds of at least 1, as 60"))
+}
+
+fn hint(e: Error) -> String {
+    e.hint().unwrap_or(e.message()).to_owned()
+}
+
+fn write<E: Display>(what: &str) -> impl Fn(E) -> String {
+    move |_| format!("write {what}")
+}
