@@ -3,13 +3,18 @@
 //! Source: `lmcache/v1/config.py` and `config_base.py` of LMCache 0.5.6.
 
 mod keys;
+mod values;
 mod variables;
+mod yaml;
 
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use self::values::{flag, list, map, text};
 use crate::options::parse_bool;
 use crate::registry::nearest;
 use crate::url::{is_secret_name, redact};
@@ -20,7 +25,8 @@ const CONFIG_FILE_VARIABLE: &str = "LMCACHE_CONFIG_FILE";
 
 /// The part of LMCache's configuration that concerns a connector.
 ///
-/// [`get`](Self::get) gives every other key that LMCache 0.5.6 knows.
+/// [`get`](Self::get) gives every key that LMCache 0.5.6 knows. Values are read as LMCache reads them: YAML 1.1, `1_024` and
+/// `256.0` are whole numbers, and of the texts only `true` and `1` are true.
 ///
 /// ```
 /// # fn main() -> connector_core::Result<()> {
@@ -29,8 +35,8 @@ const CONFIG_FILE_VARIABLE: &str = "LMCACHE_CONFIG_FILE";
 /// assert_eq!(config.chunk_size, 128);
 /// assert!(!config.save_chunk_meta());
 ///
-/// let e = LMCacheEngineConfig::from_yaml("chunk_sise: 128").unwrap_err();
-/// assert!(e.to_string().contains("did you mean `chunk_size`?"), "{e}");
+/// let e = LMCacheEngineConfig::from_yaml("chunk_size: many").unwrap_err();
+/// assert!(e.to_string().contains("`chunk_size`: `\"many\"` is not a number of tokens over 0"), "{e}");
 /// # Ok(())
 /// # }
 /// ```
@@ -56,7 +62,8 @@ pub struct LMCacheEngineConfig {
     /// The instances of `plugin://`.
     pub remote_storage_plugins: Vec<String>,
     extra_config: Map<String, Value>,
-    all: Map<String, Value>,
+    /// The keys without a field.
+    others: Map<String, Value>,
 }
 
 impl Default for LMCacheEngineConfig {
@@ -72,7 +79,7 @@ impl Default for LMCacheEngineConfig {
             audit_actual_remote_url: None,
             remote_storage_plugins: Vec::new(),
             extra_config: Map::new(),
-            all: Map::new(),
+            others: Map::new(),
         }
     }
 }
@@ -96,33 +103,36 @@ impl LMCacheEngineConfig {
         Ok(config)
     }
 
-    /// The configuration of a YAML file.
+    /// The configuration of a YAML file of at most 16 MiB. It reads a FIFO, too, for example of `<(command)`.
     ///
     /// # Errors
     /// As [`from_yaml`](Self::from_yaml), and for a file that cannot be read.
     pub fn from_file(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|e| Error::io(e, format_args!("read configuration file `{}`", path.display())))?;
-        Self::from_yaml(&text).map_err(|e| e.at(format_args!("configuration file `{}`", path.display())))
+        let place = format!("configuration file `{}`", path.display());
+        let mut bytes = Vec::new();
+        File::open(path)
+            .and_then(|file| file.take(yaml::MAX_BYTES as u64 + 1).read_to_end(&mut bytes))
+            .map_err(|e| Error::io(e, format_args!("read {place}")))?;
+        let text = String::from_utf8(bytes).map_err(|e| invalid(format!("it is not UTF-8: {e}")).at(&place))?;
+        Self::from_yaml(&text).map_err(|e| e.at(&place))
     }
 
-    /// The configuration of a YAML text.
+    /// The configuration of a YAML text. An unknown key is logged, as in LMCache, because a later LMCache may know it.
     ///
     /// # Errors
-    /// `InvalidOption` for a text that is not a YAML map, for a wrong value, and for an unknown key that looks
-    /// misspelt. Other unknown keys are only logged, as in LMCache, because a later LMCache may know them.
+    /// `InvalidOption` for a text that is not a YAML map, nests deeper than 128 levels, or is over 16 MiB, and for a wrong
+    /// value.
     pub fn from_yaml(text: &str) -> Result<Self> {
-        let value: Value =
-            serde_norway::from_str(text).map_err(|e| invalid(format!("it is not YAML: {}", redact(&e.to_string()))))?;
-        let map = match value {
+        let map = match yaml::read(text).map_err(|why| invalid(redact(&why).into_owned()))? {
             Value::Object(map) => map,
-            Value::Null => Map::new(),
+            value if values::is_false(&value) => Map::new(),
             _ => return Err(invalid("it is not a map of keys to values".to_owned())),
         };
         let mut config = Self::default();
         for (key, value) in map {
             config.set(&key, value)?;
         }
+        config.adjust();
         Ok(config)
     }
 
@@ -134,55 +144,73 @@ impl LMCacheEngineConfig {
     pub fn apply_variables(&mut self, variable: impl Fn(&str) -> Option<String>) -> Result<()> {
         for key in variables::all_keys() {
             let name = variables::variable_of(key);
-            if let Some(text) = variable(&name) {
-                self.set(key, Value::String(unquote(&text).to_owned()))
-                    .map_err(|e| e.at(format_args!("environment variable {name}")))?;
+            let Some(text) = variable(&name) else { continue };
+            let text = values::unquote(&text);
+            // LMCache keeps a number that an empty variable would set.
+            if !(text.is_empty() && keys::NUMBERS.contains(&key)) {
+                self.set(key, Value::from(text)).map_err(|e| e.at(format_args!("environment variable {name}")))?;
             }
         }
+        self.adjust();
         Ok(())
     }
 
-    /// Sets one key, as a line of the YAML file does.
+    /// These modes of LMCache need partial chunks.
+    fn adjust(&mut self) {
+        let is_on = |key| self.others.get(key).is_some_and(|value| flag(key, value));
+        self.save_unfull_chunk |= is_on("enable_blending") || is_on("enable_pd");
+    }
+
+    /// Sets one key, as a line of the YAML file does. `Null` sets its default. An unknown key is logged.
     ///
     /// # Errors
-    /// `InvalidOption` for a value of the wrong type, and for an unknown key that looks misspelt.
+    /// `InvalidOption` for a value of the wrong type.
     pub fn set(&mut self, key: &str, value: Value) -> Result<()> {
-        let key = keys::ALIASES.iter().find(|(old, _)| *old == key).map_or(key, |(_, new)| new);
+        let key = keys::current(key);
         if !keys::KEYS.contains(&key) {
-            if let Some(near) = nearest(key, keys::KEYS.iter().copied()) {
-                return Err(invalid(format!("unknown key `{key}` (did you mean `{near}`?)")));
+            match nearest(key, keys::KEYS.iter().copied()) {
+                Some(near) => tracing::warn!(key, "unknown configuration key (did you mean `{near}`?)"),
+                None => tracing::warn!(key, "unknown configuration key"),
             }
-            tracing::warn!(key, "unknown configuration key");
-            return Ok(());
-        }
-        if value.is_null() {
             return Ok(());
         }
         let default = Self::default();
+        let value = if value.is_null() { default.get(key).unwrap_or_default() } else { value };
         match key {
-            "chunk_size" => self.chunk_size = number(key, &value, |n: &usize| *n > 0, "a number of tokens over 0")?,
+            "chunk_size" => self.chunk_size = whole(key, &value, "a number of tokens over 0")?,
             "max_local_cpu_size" => {
-                self.max_local_cpu_size = number(key, &value, |n: &f64| n.is_finite() && *n >= 0.0, "a size in GiB")?;
+                let size = values::float(&value).filter(|n| n.is_finite() && *n >= 0.0);
+                self.max_local_cpu_size = size.ok_or_else(|| wrong(key, &value, "a size in GiB"))?;
             }
+            "blocking_timeout_secs" => self.blocking_timeout_secs = whole(key, &value, "a number of seconds over 0")?,
+            "use_layerwise" => self.use_layerwise = flag(key, &value),
+            "save_unfull_chunk" => self.save_unfull_chunk = flag(key, &value),
             "remote_url" => self.remote_url = text(key, &value)?,
-            "remote_serde" => self.remote_serde = text(key, &value)?.unwrap_or(default.remote_serde),
-            "use_layerwise" => self.use_layerwise = flag(key, &value)?,
-            "save_unfull_chunk" => self.save_unfull_chunk = flag(key, &value)?,
-            "blocking_timeout_secs" => {
-                self.blocking_timeout_secs = number(key, &value, |n: &u64| *n > 0, "a number of seconds over 0")?;
-            }
             "audit_actual_remote_url" => self.audit_actual_remote_url = text(key, &value)?,
+            "remote_serde" => self.remote_serde = text(key, &value)?.unwrap_or(default.remote_serde),
             "remote_storage_plugins" => self.remote_storage_plugins = list(key, &value)?,
             "extra_config" => self.extra_config = map(key, &value)?,
-            _ => {}
+            _ if value.is_null() => drop(self.others.remove(key)),
+            _ => drop(self.others.insert(key.to_owned(), value)),
         }
-        self.all.insert(key.to_owned(), value);
         Ok(())
     }
 
-    /// The value of any key that is set, including keys without a field here.
-    pub fn get(&self, key: &str) -> Option<&Value> {
-        self.all.get(key)
+    /// The value of a key: of a field, or, as it was set, of a key without one. `None` for a key without a value.
+    pub fn get(&self, key: &str) -> Option<Value> {
+        match keys::current(key) {
+            "chunk_size" => Some(self.chunk_size.into()),
+            "max_local_cpu_size" => Some(self.max_local_cpu_size.into()),
+            "blocking_timeout_secs" => Some(self.blocking_timeout_secs.into()),
+            "use_layerwise" => Some(self.use_layerwise.into()),
+            "save_unfull_chunk" => Some(self.save_unfull_chunk.into()),
+            "remote_url" => self.remote_url.clone().map(Value::from),
+            "audit_actual_remote_url" => self.audit_actual_remote_url.clone().map(Value::from),
+            "remote_serde" => Some(self.remote_serde.clone().into()),
+            "remote_storage_plugins" => Some(self.remote_storage_plugins.clone().into()),
+            "extra_config" => Some(self.extra_config.clone().into()),
+            key => self.others.get(key).cloned(),
+        }
     }
 
     /// LMCache's `extra_config`: the options of connectors and plugins.
@@ -220,15 +248,19 @@ fn without_secrets(key: &str, value: &Value) -> Value {
     }
 }
 
-/// Shows the keys that are set, without passwords and other secrets.
+/// Shows the keys whose values are not the default, without passwords and other secrets.
 impl fmt::Debug for LMCacheEngineConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("LMCacheEngineConfig ")?;
-        let set = self.all.iter().filter(|(key, _)| *key != "extra_config");
-        let extra = self.extra_config.iter().map(|(key, value)| (format!("extra_config.{key}"), value));
+        let default = Self::default();
+        let set = keys::KEYS.into_iter().filter(|key| *key != "extra_config");
+        let set = set.filter_map(|key| {
+            self.get(key).filter(|value| default.get(key).as_ref() != Some(value)).map(|value| (key.to_owned(), value))
+        });
+        let extra = self.extra_config.iter().map(|(key, value)| (format!("extra_config.{key}"), value.clone()));
         f.debug_map()
-            .entries(set.map(|(key, value)| (key.clone(), value)).chain(extra).map(|(key, value)| {
-                let shown = without_secrets(&key, value);
+            .entries(set.chain(extra).map(|(key, value)| {
+                let shown = without_secrets(&key, &value);
                 (key, shown)
             }))
             .finish()
@@ -257,58 +289,9 @@ fn as_flag(value: &Value) -> Option<bool> {
     }
 }
 
-fn flag(key: &str, value: &Value) -> Result<bool> {
-    as_flag(value).ok_or_else(|| wrong(key, value, "true or false"))
-}
-
-fn number<T: std::str::FromStr>(key: &str, value: &Value, allowed: impl Fn(&T) -> bool, want: &str) -> Result<T> {
-    let text = match value {
-        Value::Number(n) => n.to_string(),
-        Value::String(text) => text.trim().to_owned(),
-        _ => return Err(wrong(key, value, want)),
-    };
-    text.parse().ok().filter(allowed).ok_or_else(|| wrong(key, value, want))
-}
-
-fn text(key: &str, value: &Value) -> Result<Option<String>> {
-    match value {
-        Value::String(text) => Ok(Some(text.clone()).filter(|t| !t.is_empty())),
-        _ => Err(wrong(key, value, "text")),
-    }
-}
-
-fn list(key: &str, value: &Value) -> Result<Vec<String>> {
-    match value {
-        Value::String(text) => {
-            Ok(text.split(',').map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned).collect())
-        }
-        Value::Array(items) => items
-            .iter()
-            .map(|item| item.as_str().map(str::to_owned).ok_or_else(|| wrong(key, value, "a list of texts")))
-            .collect(),
-        _ => Err(wrong(key, value, "a list of texts")),
-    }
-}
-
-fn map(key: &str, value: &Value) -> Result<Map<String, Value>> {
-    let parsed;
-    let value = match value {
-        Value::String(text) => {
-            parsed = serde_json::from_str(text).map_err(|e| invalid(format!("key `{key}`: it is not JSON: {e}")))?;
-            &parsed
-        }
-        other => other,
-    };
-    match value {
-        Value::Object(map) => Ok(map.clone()),
-        _ => Err(invalid(format!("key `{key}` is not a map of keys to values"))),
-    }
-}
-
-/// Removes one pair of quotes around a variable's value, as LMCache does.
-fn unquote(text: &str) -> &str {
-    let text = text.trim();
-    ['\'', '"'].into_iter().find_map(|q| text.strip_prefix(q)?.strip_suffix(q)).unwrap_or(text)
+fn whole<T: TryFrom<i128> + PartialOrd + Default>(key: &str, value: &Value, want: &str) -> Result<T> {
+    let n = values::int(value).and_then(|n| T::try_from(n).ok()).filter(|n| *n > T::default());
+    n.ok_or_else(|| wrong(key, value, want))
 }
 
 #[cfg(test)]
@@ -326,7 +309,7 @@ mod tests {
         assert_eq!((config.chunk_size, config.blocking_timeout_secs, config.save_unfull_chunk), (16, 3, true));
         assert_eq!(config.max_local_cpu_bytes(), 512 << 20);
         assert_eq!(config.remote_storage_plugins, ["fs.a", "fs.b"]);
-        assert_eq!(config.get("enable_p2p"), Some(&Value::Bool(false)));
+        assert_eq!(config.get("enable_p2p"), Some(Value::Bool(false)));
         assert!(!config.save_chunk_meta());
         assert_eq!(LMCacheEngineConfig::from_yaml("").unwrap(), LMCacheEngineConfig::default());
     }
@@ -350,7 +333,7 @@ mod tests {
             .unwrap();
         assert_eq!(config.chunk_size, 32);
         assert!(!config.save_chunk_meta());
-        assert_eq!(config.get("storage_plugins"), Some(&Value::String("a,b".into())));
+        assert_eq!(config.get("storage_plugins"), Some(Value::String("a,b".into())));
     }
 
     #[test]
@@ -368,7 +351,6 @@ mod tests {
         for (yaml, why) in [
             ("chunk_size: 0", "`chunk_size`: `0` is not a number of tokens over 0"),
             ("chunk_size: many", "not a number of tokens"),
-            ("save_unfull_chunk: perhaps", "not true or false"),
             ("remote_url: [redis://u:hunter2@h:1]", "is not text"),
             ("- a list", "not a map"),
             ("a: b: c", "not YAML"),

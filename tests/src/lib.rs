@@ -3,6 +3,7 @@
 //! | test | shows | data |
 //! |---|---|---|
 //! | `vectors` | bytes, names and URLs are LMCache's | `vectors/`, written by LMCache |
+//! | `configuration` | configuration files and variables are read as LMCache reads them | `vectors/configuration.json` |
 //! | `round_trips` | any valid value is read back as it was written; no text makes a parser panic | |
 //! | `fuzz_corpus` | no parser of foreign bytes panics or disagrees with a second parser of its format | `fuzz/corpus/` |
 //! | `errors` | the errors that a caller gets for bad input | |

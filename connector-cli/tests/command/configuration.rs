@@ -37,11 +37,19 @@ fn variables_override_the_configuration_file() {
 
 #[test]
 fn a_wrong_configuration_names_the_file_and_the_key() {
-    let (_file, path) = file(b"chunk_sise: 3");
-    run(&["ls", "memory://x", "--config", &path]).fails_with(&[&path, "`chunk_sise`", "did you mean `chunk_size`?"]);
+    let (_file, path) = file(b"chunk_size: none");
+    run(&["ls", "memory://x", "--config", &path]).fails_with(&[&path, "`chunk_size`", "none"]);
     run(&["ls", "memory://x", "--config", "/nowhere.yaml"]).fails_with(&["/nowhere.yaml"]);
     let output = kvconn(&["ls", "memory://x"]).env("LMCACHE_CHUNK_SIZE", "none").output();
     super::Finished::from(output.expect("the command starts")).fails_with(&["LMCACHE_CHUNK_SIZE"]);
+}
+
+/// It may be a key of a later LMCache.
+#[test]
+fn an_unknown_configuration_key_is_a_warning() {
+    let (_file, path) = file(b"chunk_sise: 3");
+    let finished = run(&["ls", "memory://x", "--config", &path]).exits(0);
+    assert!(finished.err.contains("chunk_sise") && finished.err.contains("did you mean `chunk_size`?"), "{finished:?}");
 }
 
 #[test]

@@ -113,18 +113,14 @@ pub(super) const KEYS: [&str; 108] = [
     "use_layerwise",
 ];
 
-/// Old names and their new names.
-pub(super) const ALIASES: [(&str, &str); 12] = [
-    ("enable_xpyd", "enable_pd"),
-    ("nixl_peer_host", "pd_peer_host"),
-    ("nixl_peer_init_port", "pd_peer_init_port"),
-    ("nixl_peer_alloc_port", "pd_peer_alloc_port"),
-    ("nixl_proxy_host", "pd_proxy_host"),
-    ("nixl_proxy_port", "pd_proxy_port"),
-    ("nixl_buffer_size", "pd_buffer_size"),
-    ("nixl_role", "pd_role"),
-    ("controller_url", "controller_pull_url"),
-    ("lmcache_worker_port", "lmcache_worker_ports"),
-    ("plugin_locations", "runtime_plugin_locations"),
-    ("external_backends", "storage_plugins"),
-];
+/// The old names that LMCache 0.5.6 still reads, and their new names.
+pub(super) const ALIASES: [(&str, &str); 2] =
+    [("plugin_locations", "runtime_plugin_locations"), ("external_backends", "storage_plugins")];
+
+/// The keys that have a field with a number.
+pub(super) const NUMBERS: [&str; 3] = ["chunk_size", "max_local_cpu_size", "blocking_timeout_secs"];
+
+/// The new name of a key.
+pub(super) fn current(key: &str) -> &str {
+    ALIASES.into_iter().find(|(old, _)| *old == key).map_or(key, |(_, new)| new)
+}
