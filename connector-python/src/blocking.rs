@@ -38,7 +38,7 @@ where
     F: Future<Output = Result<T>> + Send + 'static,
 {
     let handle = runtime::handle().or_raise(py)?;
-    let (send, receive) = channel();
+    let (send, answers) = channel();
     let call = Call::new(move |outcome| {
         // After Ctrl-C nothing receives it, and the views end here.
         let _ = send.send((outcome, views));
@@ -55,25 +55,29 @@ where
                 Poll::Pending => Some(handle.spawn(running)),
             }
         };
-        let received = receive_with_signals(&receive);
+        let received = receive(&answers);
         if let (Err(_), Some(task)) = (&received, task) {
             task.abort();
         }
         received
     });
-    let (outcome, views) = received?;
+    // A call always delivers, so only a delivery that panicked gives nothing.
+    let (outcome, views) = received?.ok_or_else(no_answer)?;
     views.release(py);
     Ok(outcome)
 }
 
-fn receive_with_signals<T>(answers: &Receiver<T>) -> PyResult<T> {
-    let answer = until(None, |longest| match answers.recv_timeout(longest) {
-        Ok(answer) => Some(Ok(answer)),
+/// Waits for a message. None if its sender is gone. The calling thread must not be attached.
+///
+/// # Errors
+/// As [`until`].
+pub(crate) fn receive<T>(messages: &Receiver<T>) -> PyResult<Option<T>> {
+    let message = until(None, |longest| match messages.recv_timeout(longest) {
+        Ok(message) => Some(Some(message)),
         Err(RecvTimeoutError::Timeout) => None,
-        // A call always delivers, so only a delivery that panicked ends here.
-        Err(RecvTimeoutError::Disconnected) => Some(Err(no_answer())),
+        Err(RecvTimeoutError::Disconnected) => Some(None),
     })?;
-    answer.unwrap_or_else(|| Err(no_answer()))
+    Ok(message.flatten())
 }
 
 /// Repeats `step` until it gives a value. None if `deadline` passes before. A step may wait as long as it is given. The

@@ -100,7 +100,7 @@ impl NativeClient {
             idle: Condvar::new(),
         };
         Ok(Self {
-            store: OpenStore::new(connector),
+            store: OpenStore::new(py, connector)?,
             shared: Arc::new(shared),
             next_id: AtomicU64::new(1),
             cut: ProcessLocal::new(watch::Sender::new(false)),
@@ -208,7 +208,7 @@ impl NativeClient {
         let take = |completion: &mut Completion| std::mem::replace(&mut completion.views, Views::none());
         let views: Vec<Views> = lock(&self.shared.done).iter_mut().map(take).collect();
         views.into_iter().for_each(|views| views.release(py));
-        let connector = self.store.connector().or_raise(py)?.clone();
+        let connector = self.store.to_close().or_raise(py)?.clone();
         if runtime::handle().is_err() {
             // The runtime was shut down, and its connections with it.
             return Ok(());

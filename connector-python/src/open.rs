@@ -11,17 +11,30 @@ use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyString};
 
 use crate::errors::{Arg, OrRaise, invalid, refused};
 use crate::logging;
-use crate::process::ProcessLocal;
+use crate::process::{ProcessLocal, Unclosed};
 
 /// The characters that a name in a query escapes.
 const NAME: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_');
 
 /// An open store.
-pub(crate) struct OpenStore(ProcessLocal<Connector>);
+pub(crate) struct OpenStore {
+    connector: ProcessLocal<Connector>,
+    unclosed: ProcessLocal<Unclosed>,
+}
 
 impl OpenStore {
-    pub(crate) fn new(connector: Connector) -> Self {
-        Self(ProcessLocal::new(connector))
+    pub(crate) fn new(py: Python<'_>, connector: Connector) -> PyResult<Self> {
+        let unclosed = Unclosed::new(py, connector.name())?;
+        Ok(Self { connector: ProcessLocal::new(connector), unclosed: ProcessLocal::new(unclosed) })
+    }
+
+    /// The store, which the caller is about to close.
+    ///
+    /// # Errors
+    /// As [`connector`](Self::connector).
+    pub(crate) fn to_close(&self) -> connectors::Result<&Connector> {
+        self.unclosed.get()?.close();
+        self.connector()
     }
 
     /// The store.
@@ -29,12 +42,12 @@ impl OpenStore {
     /// # Errors
     /// `Closed` in a child that was forked since.
     pub(crate) fn connector(&self) -> connectors::Result<&Connector> {
-        self.0.get()
+        self.connector.get()
     }
 
     /// `module/Name`.
     pub(crate) fn name(&self) -> &str {
-        self.0.peek().name()
+        self.connector.peek().name()
     }
 }
 

@@ -1,13 +1,19 @@
 //! Values that belong to one process, and the end of a process.
 #![expect(unsafe_code, reason = "drops a value in one process only")]
 
+use std::ffi::CString;
 use std::mem::ManuallyDrop;
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
+use connectors::runtime::PerProcess;
 use connectors::{Error, ErrorKind, Result, runtime};
+use pyo3::exceptions::PyResourceWarning;
 use pyo3::prelude::*;
 
-use crate::python_thread;
+use crate::blocking::receive;
+use crate::{lock, python_thread};
 
 /// How long the interpreter's exit waits for what cannot be cut off, such as a read from a disk.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -75,19 +81,99 @@ impl<T> Drop for ProcessLocal<T> {
     }
 }
 
-/// Ends every call before the interpreter frees the memory that stores may still write to.
+/// The name of a store, until the program closes it.
+type Name = Mutex<Option<String>>;
+
+/// The stores of this process.
+static OPENED: PerProcess<Mutex<Vec<Weak<Name>>>> = PerProcess::new();
+
+/// Says that a store was not closed, unless it was. As Python's files do.
+pub(crate) struct Unclosed(Arc<Name>);
+
+impl Unclosed {
+    /// A store of this name was opened.
+    pub(crate) fn new(py: Python<'_>, name: &str) -> PyResult<Self> {
+        py.import("kvconn._exit")?.call_method0("opened")?;
+        let this = Self(Arc::new(Mutex::new(Some(name.to_owned()))));
+        let mut unclosed = lock(OPENED.get_or_init(Mutex::default));
+        unclosed.retain(|store| store.strong_count() > 0);
+        unclosed.push(Arc::downgrade(&this.0));
+        Ok(this)
+    }
+
+    /// The program closes the store.
+    pub(crate) fn close(&self) {
+        lock(&self.0).take();
+    }
+}
+
+impl Drop for Unclosed {
+    fn drop(&mut self) {
+        Python::try_attach(|py| warn_of(py, &self.0));
+    }
+}
+
+fn warn_of(py: Python<'_>, store: &Name) {
+    let Some(store) = lock(store).take() else { return };
+    // The drop may come while an exception is on its way.
+    let raised = PyErr::take(py);
+    let message = format!("unclosed store {store}: call `close`, or open it in a `with` block");
+    let warning = CString::new(message).unwrap_or_default();
+    if let Err(e) = PyErr::warn(py, &py.get_type::<PyResourceWarning>(), &warning, 1) {
+        e.write_unraisable(py, None);
+    }
+    if let Some(raised) = raised {
+        raised.restore(py);
+    }
+}
+
+/// Stores that are being closed.
+#[pyclass(frozen, module = "kvconn._kvconn")]
+struct Closing(Mutex<Receiver<Vec<runtime::Unclosed>>>);
+
+#[pymethods]
+impl Closing {
+    /// Waits for their end, and until the log has their errors. A text for each store that lost something.
+    fn wait(&self, py: Python<'_>) -> PyResult<Vec<String>> {
+        py.detach(|| {
+            let closed = lock(&self.0);
+            let unclosed = receive(&closed)?.unwrap_or_default();
+            let (logging, logged) = channel::<()>();
+            python_thread::run(move |_| drop(logging));
+            receive(&logged)?;
+            Ok(unclosed.iter().map(runtime::Unclosed::to_string).collect())
+        })
+    }
+}
+
+/// Starts to close every store that the program left open.
 #[pyfunction]
-fn _exit(py: Python<'_>) {
+fn _close_open_stores(py: Python<'_>) -> PyResult<Closing> {
+    let unclosed = OPENED.get().map(|stores| std::mem::take(&mut *lock(stores))).unwrap_or_default();
+    unclosed.iter().filter_map(Weak::upgrade).for_each(|store| warn_of(py, &store));
+    let (closed, closing) = channel();
+    // On a thread of its own, so that the caller can look for signals.
+    let close = move || drop(closed.send(runtime::close_open_stores(runtime::exit_patience())));
+    std::thread::Builder::new().name("kvconn-exit".into()).spawn(close)?;
+    Ok(Closing(Mutex::new(closing)))
+}
+
+/// Closes the stores, and ends every call before the interpreter frees the memory that stores may still write to.
+#[pyfunction]
+fn _exit(py: Python<'_>) -> PyResult<()> {
+    // Ctrl-C ends the first wait. The second one must come all the same.
+    let closed = py.import("kvconn._exit").and_then(|exit| exit.call_method0("close_stores"));
     py.detach(|| {
         let deadline = Instant::now() + EXIT_TIMEOUT;
         runtime::shut_down(EXIT_TIMEOUT);
         python_thread::stop(deadline);
     });
+    closed.map(drop)
 }
 
 /// Has Python call [`_exit`] when it exits.
 pub(crate) fn add_to(m: &Bound<'_, PyModule>) -> PyResult<()> {
     let exit = wrap_pyfunction!(_exit, m)?;
     m.py().import("atexit")?.call_method1("register", (exit,))?;
-    Ok(())
+    m.add_function(wrap_pyfunction!(_close_open_stores, m)?)
 }

@@ -36,7 +36,7 @@ fn connect(
     let key_kind = key_kind.map(|name| kind_of(py, &name)).transpose()?;
     let opening = open(py, url, options, pool_bytes)?;
     let to_python = move |py: Python<'_>, connector| {
-        AnyStore { store: Arc::new(OpenStore::new(connector)), mode, key_kind }.make(py)
+        AnyStore { store: Arc::new(OpenStore::new(py, connector)?), mode, key_kind }.make(py)
     };
     mode.run(py, Views::none(), |_| opening, to_python)
 }
@@ -162,7 +162,8 @@ impl AnyStore {
     }
 
     fn close(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        self.run(py, Views::none(), |connector, _| async move { connector.close().await }, to_python::none)
+        let connector = self.store.to_close().or_raise(py)?.clone();
+        self.mode.run(py, Views::none(), |_| async move { connector.close().await }, to_python::none)
     }
 
     #[pyo3(signature = (items, *, return_exceptions=false))]

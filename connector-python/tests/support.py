@@ -48,6 +48,12 @@ class RedisServer:
         except OSError:
             return False
 
+    def ask(self, command):
+        """Sends a command without arguments that contain spaces."""
+        with socket.create_connection(("127.0.0.1", self.port), DEADLINE) as s:
+            s.sendall(f"{command}\r\n".encode())
+            return s.recv(1024)
+
     def stop_answering(self):
         self.process.send_signal(19)  # SIGSTOP
 

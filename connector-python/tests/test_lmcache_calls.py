@@ -53,7 +53,8 @@ class LMCacheCalls(TestCase):
         """A store with one chunk."""
         self.server = self.redis()
         url = f"resp://127.0.0.1:{self.server.port}?{options}"
-        kvconn.connect(url).put(engine_key(0), b"1")
+        with kvconn.connect(url) as store:
+            store.put(engine_key(0), b"1")
         return open_remote(url)
 
     def stop_for(self, seconds):

@@ -57,6 +57,11 @@ def carry(library: ModuleType) -> None:
         _modules.furnish(package)
 
 
+def loaded() -> list[ModuleType]:
+    """The libraries of this process."""
+    return [*_libraries]
+
+
 def of_url(url: str, options: Mapping[str, Any] | None = None) -> ModuleType:
     """The library that opens ``url``, or one whose error says why none does."""
     behind = [value for value in (options or {}).values() if isinstance(value, str)]

@@ -62,7 +62,7 @@ impl LMCacheRemote {
             builder = builder.plugin_name(name);
         }
         let connector = block_on(py, opening(&url.0, builder))?.or_raise(py)?;
-        Ok(Self { store: OpenStore::new(connector), memory, pool })
+        Ok(Self { store: OpenStore::new(py, connector)?, memory, pool })
     }
 
     /// `module/Name`.
@@ -158,7 +158,8 @@ impl LMCacheRemote {
     }
 
     fn close<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.start(py, |connector| async move { connector.close().await }, to_python::none)
+        let connector = self.store.to_close().or_raise(py)?.clone();
+        asyncio::start(py, Views::none(), |_| async move { connector.close().await }, to_python::none)
     }
 }
 
