@@ -7,7 +7,7 @@ use connector_core::{
 };
 use futures::stream::StreamExt;
 
-use super::exchanges::{Exists, Found, Get, Header, Put, Remove, TryTransaction};
+use super::exchanges::{Exists, Found, Get, Header, Put, Remove};
 use super::missing::{Missing, Orphans};
 use super::{RedisOptions, listing};
 use crate::resp_wire::{Destination, Memory, Place, Wire};
@@ -40,10 +40,7 @@ pub struct RedisConnector {
 impl FromContext for RedisConnector {
     async fn from_context(ctx: ConnectorContext) -> Result<Self> {
         let options: RedisOptions = ctx.options()?;
-        let wire = Wire::open(options.wire(&ctx)?, ctx.handle()).await?;
-        if options.ttl_sec.is_some() {
-            wire.exchange(TryTransaction).await?;
-        }
+        let wire = Wire::open(options.wire(&ctx)?, &ctx).await?;
         Ok(Self {
             wire,
             memory: Memory::new(&ctx),

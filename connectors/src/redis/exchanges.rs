@@ -288,28 +288,3 @@ impl Exchange for Remove<'_> {
         Ok(connection.answer().await?.and_then(expect_int).map(|removed| removed == 2))
     }
 }
-
-/// An empty transaction, to check that the user may run one. A server that refuses `MULTI` runs the commands behind
-/// it one by one.
-pub(super) struct TryTransaction;
-
-impl Exchange for TryTransaction {
-    type Answer = ();
-    const SMALL: bool = true;
-
-    fn key(&self) -> Option<&[u8]> {
-        None
-    }
-
-    fn request<'a>(&'a self, request: &mut Request<'a>) {
-        ["MULTI", "EXEC"].into_iter().for_each(|command| request.command(&[command.into()]));
-    }
-
-    async fn read(&mut self, connection: &mut Connection) -> Result<Result<()>> {
-        let (multi, exec) = (connection.answer().await?, connection.answer().await?);
-        Ok(multi.and(exec).map(drop).map_err(|e| match e.kind() {
-            ErrorKind::Denied => e.at("option `ttl_sec` needs transactions"),
-            _ => e,
-        }))
-    }
-}

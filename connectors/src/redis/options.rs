@@ -1,8 +1,9 @@
 use std::path::PathBuf;
 
 use connector_core::{ConnectorContext, ConnectorOptions, Error, ErrorKind, RemoteUrl, Result, connector_options};
+use percent_encoding::percent_decode_str;
 
-use crate::resp_wire::{Address, PORT, WireOptions, WireSettings, check_range, database_in, decoded};
+use crate::resp_wire::{Address, PORT, WireOptions, WireSettings, check_range, database_in};
 
 /// Options of `redis://` and `unix://`.
 #[connector_options]
@@ -60,7 +61,8 @@ impl RedisOptions {
         self.check()?;
         let url = self.server(ctx)?;
         let database = self.database(&url)?;
-        self.wire.clone().wire(&url, address(&url)?, database)
+        let wire = self.wire.clone().wire(&url, address(&url)?, database)?;
+        Ok(WireOptions { transactions: self.ttl_sec.is_some(), ..wire })
     }
 
     /// The URL that names the server.
@@ -135,7 +137,9 @@ fn address(url: &RemoteUrl) -> Result<Address> {
         if url.path().is_empty() {
             return wrong(format!("`{url}` names no socket"), "write `unix:///path/to/socket`");
         }
-        return Ok(Address::Unix(PathBuf::from(decoded(url.path(), "path", url)?)));
+        let path = percent_decode_str(url.path()).decode_utf8();
+        let not_text = |_| Error::new(ErrorKind::InvalidUrl, format!("`{url}`: the percent-decoded path is not UTF-8"));
+        return Ok(Address::Unix(PathBuf::from(path.map_err(not_text)?.as_ref())));
     }
     match url.hosts() {
         // As in LMCache's client.

@@ -24,7 +24,7 @@ pub struct RESPConnector {
 impl FromContext for RESPConnector {
     async fn from_context(ctx: ConnectorContext) -> Result<Self> {
         let options: RespOptions = ctx.options()?;
-        let wire = Wire::open(options.wire(&ctx)?, ctx.handle()).await?;
+        let wire = Wire::open(options.wire(&ctx)?, &ctx).await?;
         Ok(Self { wire, memory: Memory::new(&ctx) })
     }
 }

@@ -42,8 +42,13 @@ impl RespOptions {
         };
         let address = Address::Tcp { host: host.host.clone(), port: host.port.unwrap_or(PORT) };
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        self.wire.username = self.wire.username.or_else(|| variable("LMCACHE_RESP_USERNAME"));
-        self.wire.password = self.wire.password.or_else(|| variable("LMCACHE_RESP_PASSWORD"));
+        let login = &mut self.wire.login;
+        if login.username_file.is_none() {
+            login.username = login.username.take().or_else(|| variable("LMCACHE_RESP_USERNAME"));
+        }
+        if login.password_file.is_none() {
+            login.password = login.password.take().or_else(|| variable("LMCACHE_RESP_PASSWORD"));
+        }
         let in_url = if url.scheme() == "resp" { database_in(url)? } else { None };
         self.wire.wire(url, address, in_url.or(self.database).unwrap_or(0))
     }

@@ -1,20 +1,20 @@
 //! Opens a connection: connects, authenticates, and selects the database.
 
 use std::collections::HashSet;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
+use connector_core::options::Login;
 use connector_core::{Error, ErrorKind, Result, runtime};
 use tokio::runtime::{Handle, RuntimeFlavor};
-use tokio::task::AbortHandle;
-use tokio::time::Instant;
 
 use super::connection::Connection;
-use super::errors::{CHECK_PASSWORD, server_error, shorten, unavailable};
+use super::errors::{CHECK_PASSWORD, is_wrong_password, server_error, shorten, unavailable};
 use super::options::{Protocol, WireOptions};
 use super::reply::{Reply, ReplyReader};
 use super::request::{Arg, Request};
-use super::transport::Transport;
+use super::transport::{Address, Transport};
 
 /// The runtime that waits for the sockets of a store that is opened on `handle`.
 ///
@@ -28,147 +28,216 @@ pub(super) fn runtime_for_sockets(handle: &Handle) -> Result<Handle> {
     }
 }
 
-/// A new connection. The process's own runtime opens it, because the caller's runtime may have no timer. From then on
-/// `sockets` waits for its socket. Waits until `not_before` before it connects.
+/// A new connection. Resolves the host's name anew. `sockets` waits for the socket.
+///
+/// # Errors
+/// `Unavailable`, `Denied`. `InvalidOption` for a database that the server does not have.
 pub(super) async fn connect(
-    options: &Arc<WireOptions>,
+    options: &WireOptions,
+    login: &Login,
     sockets: &Handle,
     buffer_len: usize,
     progress: &Arc<AtomicUsize>,
-    not_before: Option<Instant>,
 ) -> Result<Connection> {
-    let (options, sockets, progress) = (options.clone(), sockets.clone(), progress.clone());
-    let opening = runtime::handle()?.spawn(async move {
-        if let Some(at) = not_before {
-            tokio::time::sleep_until(at).await;
-        }
-        let open = async {
-            let address = &options.address;
-            let transport = Transport::connect(address, &sockets, options.io_timeout).await.map_err(|e| {
-                let e = Error::io(e, format_args!("connect to {address}"));
-                // The host or the socket does not exist.
-                if e.kind() == ErrorKind::Io { unavailable(e) } else { e }
-            })?;
-            let reader = ReplyReader::new(options.limits, buffer_len);
-            let mut connection = Connection::new(transport, reader, address, options.io_timeout, &progress);
-            greet(&mut connection, &options).await?;
-            Ok(connection)
+    let address = &options.address;
+    let connected = Transport::connect(address, sockets, options.io_timeout).await;
+    let transport = connected.map_err(|e| not_reached(e, address))?;
+    let reader = ReplyReader::new(options.limits, buffer_len);
+    let mut connection = Connection::new(transport, reader, address, options.io_timeout, progress);
+    Greeting { connection: &mut connection, options, login }.greet().await?;
+    Ok(connection)
+}
+
+fn not_reached(e: io::Error, address: &Address) -> Error {
+    let hint = match (address, e.kind()) {
+        (Address::Tcp { .. }, io::ErrorKind::ConnectionRefused) => "does the server run, and is the port right?",
+        // The system's resolver gives no error of the system.
+        (Address::Tcp { .. }, _) if e.raw_os_error().is_none() => "check the name of the host",
+        (Address::Tcp { .. }, _) => "check the host, the network and the firewall",
+        (Address::Unix(_), io::ErrorKind::PermissionDenied) => "this user may not write to the socket",
+        (Address::Unix(_), _) => "does the server run, and does its `unixsocket` name this path?",
+    };
+    let e = Error::io(e, format_args!("connect to {address}"));
+    // The host or the socket does not exist.
+    let e = if e.kind() == ErrorKind::Io { unavailable(e) } else { e };
+    e.with_hint(hint)
+}
+
+/// The first commands on a connection.
+struct Greeting<'a> {
+    connection: &'a mut Connection,
+    options: &'a WireOptions,
+    login: &'a Login,
+}
+
+impl Greeting<'_> {
+    /// Authenticates, and agrees on the newest protocol that both sides know.
+    async fn greet(&mut self) -> Result<()> {
+        let newest = match self.options.protocol {
+            Protocol::Resp2 => false,
+            Protocol::Auto | Protocol::Resp3 => self.in_resp3().await?,
         };
-        tokio::time::timeout(options.connect_timeout, open).await.unwrap_or_else(|_| {
-            let ms = options.connect_timeout.as_millis();
-            Err(Error::new(ErrorKind::Timeout, format!("{} did not answer a greeting within {ms} ms", options.address))
-                .temporary(true)
-                .with_hint("is it a redis or valkey server? `connect_timeout_ms` says how long to wait"))
-        })
-    });
-    let _abort = AbortOnDrop(opening.abort_handle());
-    opening.await.map_err(|_| Error::new(ErrorKind::Other, "the task that connects to the server panicked"))?
-}
-
-struct AbortOnDrop(AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
+        if !newest {
+            let greeted = self.in_resp2().await;
+            greeted.map_err(|e| match self.options.protocol {
+                Protocol::Auto if e.hint().is_none() => e.with_hint(NO_HELLO),
+                _ => e,
+            })?;
+        }
+        self.select().await?;
+        if self.options.transactions { self.try_transaction().await } else { Ok(()) }
     }
-}
 
-/// Authenticates, and agrees on the newest protocol that both sides know.
-async fn greet(connection: &mut Connection, options: &WireOptions) -> Result<()> {
-    if options.protocol == Protocol::Resp2 || !greet_in_resp3(connection, options).await? {
-        greet_in_resp2(connection, options).await?;
+    /// `HELLO` authenticates and selects the protocol in one command. `false` if the server refuses it and RESP2 is
+    /// allowed.
+    async fn in_resp3(&mut self) -> Result<bool> {
+        let mut args: Vec<Arg<'_>> = vec!["HELLO".into(), "3".into()];
+        if let Some((username, password)) = user_and_password(self.login) {
+            args.extend([Arg::from("AUTH"), username.unwrap_or("default").into(), password.into()]);
+        }
+        let options = self.options;
+        if let Some(name) = &options.client_name {
+            args.extend([Arg::from("SETNAME"), name.as_str().into()]);
+        }
+        let any_protocol = self.options.protocol == Protocol::Auto;
+        let answer = self.ask(&args).await.map_err(|e| match e.kind() {
+            // A proxy may hang up.
+            ErrorKind::Unavailable if e.is_temporary() && any_protocol => {
+                let hint = format!("{}; {NO_HELLO}", e.hint().unwrap_or_default());
+                e.with_hint(hint)
+            }
+            _ => e,
+        });
+        match answer? {
+            Reply::Map(pairs) if pairs.iter().any(|(name, _)| is_text(name, b"proto")) => Ok(true),
+            // A proxy that stays with RESP2.
+            Reply::Array(items) if any_protocol && items.iter().any(|item| is_text(item, b"proto")) => Ok(true),
+            Reply::Error(text) => {
+                let e = self.refused(&text);
+                // RESP2 does not help against a wrong password, too many clients, or a server that asks to wait.
+                if is_wrong_password(&text) || text.starts_with(b"DENIED") || e.is_temporary() {
+                    return Err(e);
+                }
+                match self.options.protocol {
+                    // An old server or a proxy does not have the command, or the user may lack the right to it.
+                    Protocol::Auto => Ok(false),
+                    _ if e.kind() == ErrorKind::Denied => Err(e),
+                    _ => {
+                        let why = format!("the server at {} does not speak RESP3", self.options.address);
+                        Err(Error::new(ErrorKind::Unsupported, why).with_hint("leave out `protocol=3`"))
+                    }
+                }
+            }
+            other => Err(self.not_a_server(&other)),
+        }
     }
-    select(connection, options).await
-}
 
-/// `HELLO` authenticates and selects the protocol in one command. `false` if the server refuses it and RESP2 is
-/// allowed.
-async fn greet_in_resp3(connection: &mut Connection, options: &WireOptions) -> Result<bool> {
-    let mut args: Vec<Arg<'_>> = vec!["HELLO".into(), "3".into()];
-    if let Some(password) = &options.password {
-        args.extend([Arg::from("AUTH"), options.username.as_deref().unwrap_or("default").into()]);
-        args.push(password.as_str().into());
-    }
-    if let Some(name) = &options.client_name {
-        args.extend([Arg::from("SETNAME"), name.as_str().into()]);
-    }
-    match first_answer(connection, options, &args).await? {
-        Reply::Map(pairs) if pairs.iter().any(|(name, _)| is_text(name, b"proto")) => Ok(true),
-        Reply::Error(text) => {
-            let unknown = text.starts_with(b"NOPROTO") || text.starts_with(b"ERR unknown command");
-            // An old server does not have the command, or the user may lack the right to it.
-            let may_fall_back = unknown || text.starts_with(b"NOPERM");
-            match options.protocol {
-                Protocol::Auto if may_fall_back => Ok(false),
-                _ if unknown => Err(Error::new(
-                    ErrorKind::Unsupported,
-                    format!("the server at {} does not speak RESP3", options.address),
-                )
-                .with_hint("leave out `protocol=3`")),
-                _ => Err(refused(&text, options)),
+    async fn in_resp2(&mut self) -> Result<()> {
+        if let Some((username, password)) = user_and_password(self.login) {
+            let mut args: Vec<Arg<'_>> = vec!["AUTH".into()];
+            args.extend(username.map(Arg::from));
+            args.push(password.into());
+            let mut answer = self.ask(&args).await?;
+            // Servers without an access list have only this user.
+            if let Reply::Error(text) = &answer
+                && username == Some("default")
+                && text.starts_with(b"ERR wrong number of arguments")
+            {
+                args.remove(1);
+                answer = self.ask(&args).await?;
+            }
+            match answer {
+                Reply::Error(text) => return Err(self.refused(&text)),
+                ok if is_text(&ok, b"OK") => {}
+                other => return Err(self.not_a_server(&other)),
             }
         }
-        other => Err(not_a_server(options, format!("{other:?}").as_bytes())),
+        let options = self.options;
+        if let Some(name) = &options.client_name {
+            // The name is optional, so a server without this command is fine.
+            self.ask(&["CLIENT".into(), "SETNAME".into(), name.as_str().into()]).await?;
+        }
+        match self.ask(&["PING".into()]).await? {
+            Reply::Error(text) => {
+                let e = self.refused(&text);
+                // The server answers. Later commands report such errors.
+                let later = text.starts_with(b"NOPERM") || e.is_temporary() && !text.starts_with(b"ERR");
+                if later { Ok(()) } else { Err(e) }
+            }
+            pong if is_text(&pong, b"PONG") => Ok(()),
+            other => Err(self.not_a_server(&other)),
+        }
+    }
+
+    async fn select(&mut self) -> Result<()> {
+        let database = self.options.database;
+        if database == 0 {
+            return Ok(());
+        }
+        let Reply::Error(text) = self.ask(&["SELECT".into(), u64::from(database).into()]).await? else { return Ok(()) };
+        let e = self.refused(&text);
+        let e = match e.kind() {
+            ErrorKind::Other => Error::new(ErrorKind::InvalidOption, e.message().to_owned())
+                .with_hint("name a database that the server has: 0, or a number below its setting `databases`"),
+            _ => e,
+        };
+        Err(e.at(format_args!("database {database} at {}", self.options.address)))
+    }
+
+    /// An empty transaction, to check that the user may run one. A server that refuses `MULTI` runs the commands behind
+    /// it one by one.
+    async fn try_transaction(&mut self) -> Result<()> {
+        for command in ["MULTI", "EXEC"] {
+            if let Reply::Error(text) = self.ask(&[command.into()]).await? {
+                return Err(self.refused(&text).at("option `ttl_sec` needs transactions"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The answer of a server that may speak another protocol.
+    async fn ask(&mut self, args: &[Arg<'_>]) -> Result<Reply> {
+        let mut request = Request::new();
+        request.command(args);
+        self.connection.send(&request).await?;
+        match self.connection.reply().await {
+            // `e` is not the source: it quotes the answer, which may quote the password.
+            Err(e) if e.kind() == ErrorKind::Corrupt => {
+                Err(not_a_server(self.connection.unread(), self.options, self.login))
+            }
+            Err(e) if e.kind() == ErrorKind::Unavailable => {
+                Err(e.with_hint("is it a redis or valkey server without TLS, and below its limit of clients?"))
+            }
+            other => other,
+        }
+    }
+
+    fn refused(&self, text: &[u8]) -> Error {
+        refused(text, self.login)
+    }
+
+    fn not_a_server(&self, answer: &Reply) -> Error {
+        not_a_server(format!("{answer:?}").as_bytes(), self.options, self.login)
     }
 }
+
+/// The user, if there is one, and the password. A user of the server's access list may have none.
+fn user_and_password(login: &Login) -> Option<(Option<&str>, &str)> {
+    match (login.username(), login.password()) {
+        (None, None) => None,
+        (username, password) => Some((username, password.unwrap_or_default())),
+    }
+}
+
+/// The hint for a server that may not know `HELLO`.
+const NO_HELLO: &str = "if the server does not know the command `HELLO`, write `protocol=2`";
 
 fn is_text(reply: &Reply, text: &[u8]) -> bool {
     matches!(reply, Reply::Bulk(bytes) | Reply::Simple(bytes) if bytes == text)
 }
 
-async fn greet_in_resp2(connection: &mut Connection, options: &WireOptions) -> Result<()> {
-    if let Some(password) = &options.password {
-        let mut args: Vec<Arg<'_>> = vec!["AUTH".into()];
-        args.extend(options.username.as_deref().map(Arg::from));
-        args.push(password.as_str().into());
-        match first_answer(connection, options, &args).await? {
-            Reply::Error(text) => return Err(refused(&text, options)),
-            ok if is_text(&ok, b"OK") => {}
-            other => return Err(not_a_server(options, format!("{other:?}").as_bytes())),
-        }
-    }
-    if let Some(name) = &options.client_name {
-        // The name is optional, so an old server without this command is fine.
-        first_answer(connection, options, &["CLIENT".into(), "SETNAME".into(), name.as_str().into()]).await?;
-    }
-    match first_answer(connection, options, &["PING".into()]).await? {
-        // The server answers. Later commands report such errors.
-        Reply::Error(text) if text.starts_with(b"LOADING") || text.starts_with(b"NOPERM") => Ok(()),
-        Reply::Error(text) => Err(refused(&text, options)),
-        pong if is_text(&pong, b"PONG") => Ok(()),
-        other => Err(not_a_server(options, format!("{other:?}").as_bytes())),
-    }
-}
-
-async fn select(connection: &mut Connection, options: &WireOptions) -> Result<()> {
-    if options.database == 0 {
-        return Ok(());
-    }
-    match first_answer(connection, options, &["SELECT".into(), u64::from(options.database).into()]).await? {
-        Reply::Error(text) => {
-            Err(refused(&text, options).at(format_args!("database {} at {}", options.database, options.address)))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// The answer of a server that may speak another protocol.
-async fn first_answer(connection: &mut Connection, options: &WireOptions, args: &[Arg<'_>]) -> Result<Reply> {
-    let mut request = Request::new();
-    request.command(args);
-    connection.send(&request).await?;
-    match connection.reply().await {
-        // `e` is not the source: it quotes the answer, which may quote the password.
-        Err(e) if e.kind() == ErrorKind::Corrupt => Err(not_a_server(options, connection.unread())),
-        Err(e) if e.kind() == ErrorKind::Unavailable => {
-            Err(e.with_hint("is it a redis or valkey server without TLS, and below its limit of clients?"))
-        }
-        other => other,
-    }
-}
-
-fn not_a_server(options: &WireOptions, answer: &[u8]) -> Error {
-    let shown = match quotes_password(answer, options) {
+fn not_a_server(answer: &[u8], options: &WireOptions, login: &Login) -> Error {
+    let shown = match quotes_password(answer, login) {
         true => "text that holds the password".to_owned(),
         false => shorten(&answer[..answer.len().min(64)]),
     };
@@ -177,10 +246,16 @@ fn not_a_server(options: &WireOptions, answer: &[u8]) -> Error {
 }
 
 /// Old servers quote the command that they refuse, with the password or a part of it.
-fn refused(text: &[u8], options: &WireOptions) -> Error {
+fn refused(text: &[u8], login: &Login) -> Error {
     // The whole text decides the kind.
     let e = server_error(text);
-    if !quotes_password(text, options) {
+    let e = match login.password() {
+        None if login.username().is_some() && is_wrong_password(text) => {
+            e.with_hint("the login has a user and no password; add one: `//user:password@host`, or `password_file`")
+        }
+        _ => e,
+    };
+    if !quotes_password(text, login) {
         return e;
     }
     let code = text.split(|b| *b == b' ').next().unwrap_or_default();
@@ -190,9 +265,9 @@ fn refused(text: &[u8], options: &WireOptions) -> Error {
 }
 
 /// Whether the text holds the password, or a part of it that helps to guess it.
-fn quotes_password(text: &[u8], options: &WireOptions) -> bool {
+fn quotes_password(text: &[u8], login: &Login) -> bool {
     const SHORTEST_PART: usize = 4;
-    let Some(password) = options.password.as_deref().map(str::as_bytes).filter(|password| !password.is_empty()) else {
+    let Some(password) = login.password().map(str::as_bytes).filter(|password| !password.is_empty()) else {
         return false;
     };
     let part = password.len().min(SHORTEST_PART);
@@ -203,10 +278,11 @@ fn quotes_password(text: &[u8], options: &WireOptions) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resp_wire::{Address, WireSettings};
+    use crate::resp_wire::WireSettings;
 
     fn with_password(password: &str) -> WireOptions {
-        let settings = WireSettings { password: Some(password.into()), ..WireSettings::default() };
+        let mut settings = WireSettings::default();
+        settings.login.password = Some(password.into());
         let url = connector_core::RemoteUrl::parse("resp://h:1").unwrap();
         settings.wire(&url, Address::Tcp { host: "h".into(), port: 1 }, 0).unwrap()
     }
@@ -222,14 +298,16 @@ mod tests {
             ("line\r\nbreaks", "ERR args: `line  breaks`".into()),
         ] {
             let options = with_password(password);
-            for e in [refused(text.as_bytes(), &options), not_a_server(&options, text.as_bytes())] {
+            let login = &options.login;
+            for e in [refused(text.as_bytes(), login), not_a_server(text.as_bytes(), &options, login)] {
                 let shown = format!("{e} {e:?}");
                 let part = &password[..password.len().min(4)];
                 assert!(password == "x" || !shown.contains(part), "{password}: {shown}");
                 assert!(shown.contains("password"), "{shown}");
             }
         }
-        let kept = refused(b"ERR AUTH <password> called without any password configured", &with_password("hunter2"));
+        let kept =
+            refused(b"ERR AUTH <password> called without any password configured", &with_password("hunter2").login);
         assert!(kept.to_string().contains("called without any"), "{kept}");
     }
 }

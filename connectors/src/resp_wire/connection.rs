@@ -11,7 +11,7 @@ use std::time::Duration;
 use connector_core::{ChunkLayout, Error, ErrorKind, Result};
 use tokio::time::{Instant, Sleep};
 
-use super::errors::{bad_reply, ends_connection, hung_up, server_error, unavailable};
+use super::errors::{bad_reply, ends_connection, hung_up, is_elsewhere, server_error, unavailable};
 use super::memory::Destination;
 use super::reply::{BadReply, Reply, ReplyReader, ReplyStart};
 use super::request::Request;
@@ -37,6 +37,8 @@ pub(crate) struct Connection {
     failed: bool,
     /// The server hung up while a request was sent. The replies before that are still to be read.
     write_failure: Option<Error>,
+    /// Whether the server said that it may not be the right one any more.
+    elsewhere: bool,
 }
 
 /// The time that a call waited for a socket, and the bytes that it moved. Bounds a call whose server sends a byte now
@@ -78,12 +80,18 @@ impl Connection {
             progress: progress.clone(),
             failed: false,
             write_failure: None,
+            elsewhere: false,
         }
     }
 
     /// Whether every reply was read and nothing failed, so that another call can use it.
     pub(super) fn is_reusable(&self) -> bool {
         !self.failed && self.unanswered == 0 && self.reader.is_idle()
+    }
+
+    /// Whether the server said that it may not be the right one any more.
+    pub(super) fn is_elsewhere(&self) -> bool {
+        self.elsewhere
     }
 
     /// Whether the connection still works after an idle time. Its runtime must run, and the server must not have hung
@@ -160,13 +168,13 @@ impl Connection {
     /// Counts the answer.
     fn answered(&mut self, reply: &Reply) -> Result<()> {
         self.unanswered = self.unanswered.saturating_sub(1);
-        match reply {
-            Reply::Error(text) if ends_connection(text) => {
-                self.failed = true;
-                Err(server_error(text))
-            }
-            _ => Ok(()),
+        let Reply::Error(text) = reply else { return Ok(()) };
+        self.elsewhere |= is_elsewhere(text);
+        if ends_connection(text) {
+            self.failed = true;
+            return Err(server_error(text));
         }
+        Ok(())
     }
 
     /// As [`reply`](Self::reply), but a server's error is the inner error.

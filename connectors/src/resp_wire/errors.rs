@@ -22,11 +22,15 @@ pub(crate) fn server_error(text: &[u8]) -> Error {
         b"TRYAGAIN" | b"CLUSTERDOWN" => later("the server's cluster is changing"),
         b"MASTERDOWN" => later("this replica lost its master"),
         b"NOREPLICAS" => later("the server has too few replicas"),
-        b"READONLY" => new(ErrorKind::ReadOnly).with_hint("this is a replica; name the master in the URL"),
-        b"MISCONF" => {
-            new(ErrorKind::ReadOnly).with_hint("the server cannot save to disk, and takes no writes until it can")
-        }
-        b"NOAUTH" => denied("put the password into the URL: `//user:password@host`"),
+        b"READONLY" => new(ErrorKind::ReadOnly)
+            .temporary(true)
+            .with_hint("this is a replica; name the master, unless the servers change their roles just now"),
+        b"MISCONF" => new(ErrorKind::ReadOnly)
+            .temporary(true)
+            .with_hint("the server cannot save to disk, and takes no writes until it can"),
+        b"NOAUTH" => denied(
+            "the server wants a password: `//:password@host` or `//user:password@host` in the URL, or the option `password_file`",
+        ),
         b"WRONGPASS" => denied(CHECK_PASSWORD),
         b"NOPERM" => denied("grant it to the URL's user by `ACL SETUSER` on the server"),
         b"DENIED" => denied("set a password on the server, or turn off its `protected-mode`"),
@@ -37,9 +41,13 @@ pub(crate) fn server_error(text: &[u8]) -> Error {
         b"ERR" if contains(text, b"max number of clients") => {
             later("raise the server's `maxclients`, or lower `connections`")
         }
-        b"ERR" if contains(text, b"invalid password") || contains(text, b"without any password") => {
-            denied(CHECK_PASSWORD)
+        b"ERR" if contains(text, b"without any password") || contains(text, b"no password is set") => {
+            denied("the server has no password; remove the password from the URL or the options")
         }
+        b"ERR" if contains(text, b"wrong number of arguments for 'auth'") => {
+            denied("the server has no access list; leave out the user: `//:password@host`")
+        }
+        b"ERR" if is_wrong_password(text) => denied(CHECK_PASSWORD),
         b"ERR" if contains(text, b"invalid bulk length") || contains(text, b"exceeds maximum allowed size") => {
             new(ErrorKind::TooLarge).with_hint("the chunk is larger than the server's `proto-max-bulk-len`")
         }
@@ -53,7 +61,21 @@ pub(super) fn ends_connection(text: &[u8]) -> bool {
 }
 
 /// The hint for a wrong password.
-pub(super) const CHECK_PASSWORD: &str = "check user and password in the URL: `//user:password@host`";
+pub(super) const CHECK_PASSWORD: &str =
+    "check user and password: `//user:password@host` in the URL, or the option `password_file`";
+
+/// Whether the server refuses the user or the password.
+pub(super) fn is_wrong_password(text: &[u8]) -> bool {
+    text.starts_with(b"WRONGPASS")
+        || contains(text, b"invalid password")
+        || contains(text, b"invalid username-password")
+}
+
+/// Whether the server may not be the right one any more, or not yet: a failover, or a start. The next call connects anew.
+pub(super) fn is_elsewhere(text: &[u8]) -> bool {
+    let code = text.split(|b| *b == b' ').next().unwrap_or_default();
+    [&b"READONLY"[..], b"LOADING", b"MASTERDOWN", b"CLUSTERDOWN", b"TRYAGAIN", b"NOREPLICAS"].contains(&code)
+}
 
 /// Checks that the reply is this word.
 ///
@@ -128,8 +150,8 @@ mod tests {
     fn a_servers_error_has_the_kind_that_fits() {
         for (text, kind, temporary) in [
             ("OOM command not allowed when used memory > 'maxmemory'.", ErrorKind::StoreFull, true),
-            ("READONLY You can't write against a read only replica.", ErrorKind::ReadOnly, false),
-            ("MISCONF Redis is configured to save RDB snapshots", ErrorKind::ReadOnly, false),
+            ("READONLY You can't write against a read only replica.", ErrorKind::ReadOnly, true),
+            ("MISCONF Redis is configured to save RDB snapshots", ErrorKind::ReadOnly, true),
             ("ERR Protocol error: invalid bulk length", ErrorKind::TooLarge, false),
             ("ERR string exceeds maximum allowed size (proto-max-bulk-len)", ErrorKind::TooLarge, false),
             ("NOPERM this user has no permissions", ErrorKind::Denied, false),

@@ -3,11 +3,11 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use connector_core::{Error, ErrorKind, Result};
+use connector_core::{Connect, ConnectorContext, Error, ErrorKind, Result};
 use futures::stream::{FuturesUnordered, StreamExt};
-use tokio::runtime::Handle;
 
 use super::connection::Connection;
 use super::errors::expect_word;
@@ -55,13 +55,15 @@ const CHUNKS_AHEAD: usize = 64;
 /// New connections that one connection's part of a batch may take after failures. Without this limit, a server with
 /// useless answers would cost a connection for each key.
 const RENEWALS: u32 = 8;
+/// The longest time that a lazy open waits for the server.
+const LAZY_OPEN: Duration = Duration::from_secs(1);
 /// The most exchanges without a chunk in flight on one connection.
 const SMALL_AHEAD: usize = 512;
 
 /// The servers of one store. A call does its I/O in its own future, on a connection that no other call uses
 /// meanwhile. A dropped call closes its connection, so no other task ever touches its memory.
 pub(crate) struct Wire {
-    options: Arc<WireOptions>,
+    options: WireOptions,
     topology: Topology,
 }
 
@@ -82,15 +84,24 @@ struct Batch<'a, E: Exchange> {
 struct Answers<A>(Mutex<Vec<Option<Result<A>>>>);
 
 impl Wire {
-    /// Connects once, to check that the server answers. `handle` is the runtime that the store is opened on.
+    /// Connects once, to check that the server answers. A [lazy](Connect::Lazy) open succeeds without an answer.
     ///
     /// # Errors
     /// `Unavailable`, `Timeout`, `Denied`. For a server of another protocol, `Unavailable` and permanent.
-    pub(crate) async fn open(options: WireOptions, handle: &Handle) -> Result<Self> {
-        let options = Arc::new(options);
-        let topology = Topology::Single(Server::new(options.clone(), handle)?);
-        let server = topology.server(None);
-        server.lease(&server.small).await?.give_back();
+    pub(crate) async fn open(options: WireOptions, ctx: &ConnectorContext) -> Result<Self> {
+        let topology = Topology::Single(Server::new(options.clone(), ctx.handle())?);
+        let is_lazy = ctx.connect() == Connect::Lazy;
+        let limit = if is_lazy { options.connect_timeout.min(LAZY_OPEN) } else { options.connect_timeout };
+        match topology.server(None).lease_within(true, limit).await {
+            Ok(lease) => lease.give_back(),
+            Err(e) if is_lazy && e.is_temporary() => {
+                tracing::warn!(
+                    connector = ctx.connector_name(),
+                    "the store is open, but its server does not answer: {e}"
+                );
+            }
+            Err(e) => return Err(e),
+        }
         Ok(Self { options, topology })
     }
 
@@ -106,7 +117,11 @@ impl Wire {
     pub(crate) fn check_len(&self, len: usize) -> Result<()> {
         let limit = self.options.limits.payload;
         match len {
-            0 => Err(Error::new(ErrorKind::InvalidInput, "an empty chunk would look like a missing one")),
+            0 => Err(Error::new(
+                ErrorKind::InvalidInput,
+                "the chunk has 0 bytes, which a get could not tell from a missing chunk",
+            )
+            .with_hint("store chunks of 1 byte or more")),
             len if len > limit => {
                 let why = format!("a chunk of {len} bytes is over the limit of {limit}");
                 Err(Error::new(ErrorKind::TooLarge, why)
@@ -128,7 +143,7 @@ impl Wire {
     pub(crate) async fn exchange<E: Exchange>(&self, mut item: E) -> Result<E::Answer> {
         let server = self.topology.server(item.key());
         let _share = if E::SMALL { None } else { server.share(item.expected_len()).await? };
-        let mut lease = server.lease(server.pool(E::SMALL)).await?;
+        let mut lease = server.lease(E::SMALL).await?;
         loop {
             let before = lease.connection.received();
             match ask(&mut lease.connection, &mut item).await {
@@ -214,7 +229,7 @@ impl<'a, E: Exchange> Batch<'a, E> {
     }
 
     async fn lease(&self) -> Result<Lease<'a>> {
-        self.server.lease(self.server.pool(E::SMALL)).await
+        self.server.lease(E::SMALL).await
     }
 
     /// Processes a part of the queue on one connection.

@@ -7,6 +7,7 @@
 //! | `topology` | the server of a key, and its pools of connections |
 //! | `connection` | one connection: requests, replies, chunks, timeouts |
 //! | `memory` | the memory that chunks are read into, and when a call may wait for it |
+//! | `reach` | whether the server can be reached; one attempt to connect at a time while it cannot |
 //! | `connect` | opens a connection and authenticates |
 //! | `transport` | the socket |
 //! | `request` | commands in the bytes of the wire |
@@ -22,6 +23,7 @@ mod exchange;
 mod line;
 mod memory;
 mod options;
+mod reach;
 #[allow(unreachable_pub, reason = "only the feature `__fuzz` exports it")]
 pub mod reply;
 mod request;
@@ -37,8 +39,6 @@ pub(crate) use exchange::{Exchange, Wire};
 pub(crate) use memory::{Destination, Memory, Place};
 #[cfg(feature = "redis")]
 pub(crate) use options::check_range;
-#[cfg(feature = "redis")]
-pub(crate) use options::decoded;
 pub(crate) use options::{PORT, WireOptions, WireSettings, database_in};
 pub(crate) use reply::{Reply, ReplyStart};
 pub(crate) use request::{Arg, Request};

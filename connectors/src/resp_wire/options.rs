@@ -3,8 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use connector_core::options::{Credentials, Login};
 use connector_core::{Error, ErrorKind, RemoteUrl, Result, connector_options};
-use percent_encoding::percent_decode_str;
 
 use super::reply::Limits;
 use super::transport::Address;
@@ -14,10 +14,8 @@ use super::transport::Address;
 pub(crate) struct WireOptions {
     /// Where the server listens.
     pub(crate) address: Address,
-    /// ACL user; the server's `default` unless set. Used only with a password.
-    pub(crate) username: Option<String>,
-    /// The user's password.
-    pub(crate) password: Option<String>,
+    /// The user and the password of the server's access list.
+    pub(crate) login: Login,
     /// Number of the database.
     pub(crate) database: u32,
     /// The connections' name in the server's `CLIENT LIST`.
@@ -32,6 +30,8 @@ pub(crate) struct WireOptions {
     pub(crate) io_timeout: Duration,
     /// Limits of a reply.
     pub(crate) limits: Limits,
+    /// Whether each connection needs the right to transactions.
+    pub(crate) transactions: bool,
 }
 
 /// A version of the protocol.
@@ -58,11 +58,9 @@ const HOUR_MS: u64 = 3_600_000;
 pub struct WireSettings {
     /// Connections for chunks: the number of chunks that the store reads or writes at once. A few more serve everything else.
     pub connections: usize,
-    /// User of the server's access list; the URL's, if it has one. The server's default user unless set.
-    pub username: Option<String>,
-    /// Password; the URL's, if it has one.
-    #[option(secret)]
-    pub password: Option<String>,
+    /// User and password.
+    #[option(flatten)]
+    pub login: Credentials,
     /// Longest time until a new connection is ready.
     #[option(unit = "ms")]
     pub connect_timeout_ms: u64,
@@ -84,8 +82,7 @@ impl Default for WireSettings {
     fn default() -> Self {
         Self {
             connections: 8,
-            username: None,
-            password: None,
+            login: Credentials::default(),
             connect_timeout_ms: 5_000,
             io_timeout_ms: 10_000,
             protocol: "auto".to_owned(),
@@ -107,7 +104,7 @@ impl WireSettings {
     /// The options of a wire to `address`. User and password of `url` win over the settings.
     ///
     /// # Errors
-    /// `InvalidOption` for a value out of its range; `InvalidUrl` for a user or password that is not text.
+    /// `InvalidOption` for a value out of its range; those of [`Credentials::resolve`].
     pub(crate) fn wire(self, url: &RemoteUrl, address: Address, database: u32) -> Result<WireOptions> {
         let wrong = |why: String| Error::new(ErrorKind::InvalidOption, why);
         let protocol = match self.protocol.as_str() {
@@ -126,12 +123,10 @@ impl WireSettings {
         if let Some(c) = self.client_name.chars().find(|c| !c.is_ascii_graphic()) {
             return Err(wrong(format!("option `client_name`: redis refuses the character {c:?}")));
         }
-        let in_url = |text: Option<&str>, part| text.map(|text| decoded(text, part, url)).transpose();
         let payload = usize::try_from(self.max_value_bytes).unwrap_or(usize::MAX);
         Ok(WireOptions {
             address,
-            username: in_url(url.username(), "user name")?.or(self.username),
-            password: in_url(url.password(), "password")?.or(self.password),
+            login: self.login.resolve(url)?,
             database,
             client_name: Some(self.client_name).filter(|name| !name.is_empty()),
             protocol,
@@ -139,6 +134,7 @@ impl WireSettings {
             connect_timeout: Duration::from_millis(self.connect_timeout_ms),
             io_timeout: Duration::from_millis(self.io_timeout_ms),
             limits: Limits { payload, ..Limits::default() },
+            transactions: false,
         })
     }
 }
@@ -167,15 +163,4 @@ pub(crate) fn database_in(url: &RemoteUrl) -> Result<Option<u32>> {
         Error::new(ErrorKind::InvalidUrl, format!("`{url}`: the path `{path}` is not the number of a database"))
             .with_hint(format!("write `{}://host:port/0`, or remove the path", url.scheme()))
     })
-}
-
-/// The user name or password of a URL, percent-decoded. No error holds it.
-///
-/// # Errors
-/// `InvalidUrl` if it is not text.
-pub(crate) fn decoded(text: &str, part: &str, url: &RemoteUrl) -> Result<String> {
-    let decoded = percent_decode_str(text).decode_utf8();
-    decoded
-        .map(Into::into)
-        .map_err(|_| Error::new(ErrorKind::InvalidUrl, format!("`{url}`: the percent-decoded {part} is not UTF-8")))
 }

@@ -11,10 +11,11 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit, TryAcquireError};
 use tokio::time::{Instant, Timeout};
 
-use super::connect::{connect, runtime_for_sockets};
 use super::connection::{Connection, Spent};
+use super::errors::hung_up;
 use super::exchange::Exchange;
 use super::options::WireOptions;
+use super::reach::Reach;
 
 /// The map from keys to servers. Stores and exchanges name only keys, so sentinel and cluster can be further
 /// variants.
@@ -48,9 +49,7 @@ impl Topology {
 
 /// One server.
 pub(super) struct Server {
-    options: Arc<WireOptions>,
-    /// The runtime that waits for the sockets.
-    sockets: Handle,
+    reach: Arc<Reach>,
     /// Connections for chunks.
     pub(super) bulk: Pool,
     /// Connections for everything else.
@@ -64,27 +63,49 @@ pub(super) struct Server {
 /// Connections that one call at a time uses.
 pub(super) struct Pool {
     permits: Semaphore,
+    /// Permits that are put aside, because the server refuses more connections.
+    aside: AtomicUsize,
     /// A stack. The server may close long-idle connections, so kvconn uses the last one first.
     idle: Mutex<Vec<Connection>>,
+    /// Connections that calls use.
+    in_use: AtomicUsize,
     size: usize,
     buffer_len: usize,
     /// Calls that wait for a connection.
     waiting: AtomicUsize,
     /// Grows with every read and write on a connection of the pool.
     progress: Arc<AtomicUsize>,
-    /// The last timeout or failed attempt to connect, until a call succeeds. A call that already waited for a connection then
-    /// fails with it, too.
-    failure: Mutex<Option<(Instant, Error)>>,
 }
 
 /// One connection for one call. Dropped without [`give_back`](Self::give_back), it is closed.
 pub(super) struct Lease<'a> {
     server: &'a Server,
-    pool: &'a Pool,
     pub(super) connection: Connection,
     /// Bytes received before this lease. `None` for a new connection.
     received_before: Option<u64>,
-    permit: SemaphorePermit<'a>,
+    /// [`Reach::generation`] before the connection was opened.
+    generation: usize,
+    slot: Slot<'a>,
+}
+
+/// A slot in a pool, with a connection.
+struct Slot<'a> {
+    pool: &'a Pool,
+    /// Released last, because the call that gets it looks for the connection.
+    _permit: SemaphorePermit<'a>,
+}
+
+impl<'a> Slot<'a> {
+    fn new(pool: &'a Pool, permit: SemaphorePermit<'a>) -> Self {
+        pool.in_use.fetch_add(1, Ordering::AcqRel);
+        Self { pool, _permit: permit }
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        self.pool.in_use.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// Connections that move no chunks: a short call never waits behind a chunk.
@@ -102,24 +123,21 @@ const UNIT: usize = 64 << 10;
 /// Longest wait for a share of [`IN_FLIGHT`]. Futures that are not polled may hold all shares, and the limit only
 /// serves speed.
 const SHARE_WAIT: Duration = Duration::from_millis(20);
-/// Time between a failure and the next attempt to connect, so that busy callers do not flood a server that refuses.
-const PAUSE: Duration = Duration::from_millis(20);
 /// A shorter answer does not hold a chunk.
 const SMALLEST_CHUNK: usize = 512;
 
 impl Server {
-    pub(super) fn new(options: Arc<WireOptions>, handle: &Handle) -> Result<Self> {
+    pub(super) fn new(options: WireOptions, handle: &Handle) -> Result<Self> {
         Ok(Self {
-            sockets: runtime_for_sockets(handle)?,
             bulk: Pool::new(options.connections, BULK_BUFFER),
             small: Pool::new(SMALL_CONNECTIONS, SMALL_BUFFER),
             in_flight: Semaphore::new(IN_FLIGHT / UNIT),
             chunk_len: AtomicUsize::new(0),
-            options,
+            reach: Reach::new(options, handle)?,
         })
     }
 
-    pub(super) fn pool(&self, small: bool) -> &Pool {
+    fn pool(&self, small: bool) -> &Pool {
         if small { &self.small } else { &self.bulk }
     }
 
@@ -158,40 +176,80 @@ impl Server {
         }
     }
 
-    /// A connection of the pool, once one is free.
-    pub(super) async fn lease<'a>(&'a self, pool: &'a Pool) -> Result<Lease<'a>> {
-        let start = Instant::now();
-        let permit = match pool.permits.try_acquire() {
-            Ok(permit) => permit,
-            Err(TryAcquireError::Closed) => return Err(Error::closed()),
-            Err(TryAcquireError::NoPermits) => self.wait(pool).await?,
-        };
-        if let Some(mut connection) = pool.take_idle() {
-            connection.start_call(Spent::default());
-            let received_before = Some(connection.received());
-            return Ok(Lease { server: self, pool, connection, received_before, permit });
-        }
-        if let Some((at, e)) = &*pool.failure()
-            && *at >= start
-        {
-            return Err(e.clone());
-        }
-        self.connect(pool, permit).await
+    /// A connection for small calls or for chunks, once one is free.
+    pub(super) async fn lease(&self, small: bool) -> Result<Lease<'_>> {
+        self.lease_within(small, self.reach.options().connect_timeout).await
     }
 
-    async fn connect<'a>(&'a self, pool: &'a Pool, permit: SemaphorePermit<'a>) -> Result<Lease<'a>> {
-        let not_before = pool.failure().as_ref().map(|(at, _)| *at + PAUSE);
-        let connected = connect(&self.options, &self.sockets, pool.buffer_len, &pool.progress, not_before).await;
-        let mut connection = connected.inspect_err(|e| self.failed(pool, e))?;
-        connection.start_call(Spent::default());
-        Ok(Lease { server: self, pool, connection, received_before: None, permit })
+    /// As [`lease`](Self::lease). A new connection must be ready within `limit`.
+    pub(super) async fn lease_within(&self, small: bool, limit: Duration) -> Result<Lease<'_>> {
+        match self.lease_in(self.pool(small), Some(limit)).await {
+            // The server refuses more connections, but may have accepted one for calls of the other kind.
+            Err(e) if e.kind() == ErrorKind::Unavailable => self.lease_in(self.pool(!small), None).await.map_err(|_| e),
+            answer => answer,
+        }
+    }
+
+    /// A connection of the pool. If the server refuses a new one, waits for one that is in use. Without a limit, opens none.
+    async fn lease_in<'a>(&'a self, pool: &'a Pool, limit: Option<Duration>) -> Result<Lease<'a>> {
+        loop {
+            let since = Instant::now();
+            let generation = self.reach.generation();
+            if self.reach.is_due() {
+                pool.permits.add_permits(pool.aside.swap(0, Ordering::AcqRel));
+            }
+            let permit = match pool.permits.try_acquire() {
+                Ok(permit) => permit,
+                Err(TryAcquireError::Closed) => return Err(Error::closed()),
+                Err(TryAcquireError::NoPermits) => self.wait(pool).await?,
+            };
+            if let Some(connection) = self.take_idle(pool) {
+                return Ok(Lease::reused(self, pool, connection, permit));
+            }
+            let e = match limit {
+                Some(limit) => {
+                    let connected = self.reach.connect(pool.buffer_len, &pool.progress, since, limit).await;
+                    match connected {
+                        Ok(mut connection) => {
+                            connection.start_call(Spent::default());
+                            let slot = Slot::new(pool, permit);
+                            return Ok(Lease { server: self, connection, received_before: None, generation, slot });
+                        }
+                        Err(e) => e,
+                    }
+                }
+                None => hung_up(&self.reach.options().address),
+            };
+            // Asked before the look for an idle one: a call gives back its connection first, and then its slot.
+            let in_use = pool.in_use.load(Ordering::Acquire) > 0;
+            if let Some(connection) = self.take_idle(pool) {
+                return Ok(Lease::reused(self, pool, connection, permit));
+            }
+            if !in_use || !e.is_temporary() {
+                return Err(e);
+            }
+            // The next permit comes with a connection.
+            permit.forget();
+            pool.aside.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    fn take_idle(&self, pool: &Pool) -> Option<Connection> {
+        loop {
+            let connection = pool.idle().pop()?;
+            if connection.is_alive() {
+                return Some(connection);
+            }
+            self.reach.doubt();
+        }
     }
 
     /// Waits for a free connection while bytes move on the others. Without progress it fails, because futures that
     /// are not polled may hold the connections.
     async fn wait<'a>(&self, pool: &'a Pool) -> Result<SemaphorePermit<'a>> {
         let _waiting = pool.count_waiting();
-        let patience = self.options.connect_timeout + self.options.io_timeout;
+        let options = self.reach.options();
+        let patience = options.connect_timeout + options.io_timeout;
         let mut permit = pin!(pool.permits.acquire());
         loop {
             let progress = pool.progress.load(Ordering::Relaxed);
@@ -199,7 +257,7 @@ impl Server {
                 return permit.map_err(|_| Error::closed());
             }
             if pool.progress.load(Ordering::Relaxed) == progress {
-                let (size, address, ms) = (pool.size, &self.options.address, patience.as_millis());
+                let (size, address, ms) = (pool.size, &options.address, patience.as_millis());
                 let why = format!("no call made progress on the {size} connections to {address} for {ms} ms");
                 return Err(Error::new(ErrorKind::Timeout, why)
                     .temporary(true)
@@ -209,13 +267,9 @@ impl Server {
         }
     }
 
-    /// Remembers the failure. After a timeout also closes idle connections: the server does not answer on them either.
-    fn failed(&self, pool: &Pool, e: &Error) {
-        *pool.failure() = Some((Instant::now(), e.clone()));
-        if e.kind() == ErrorKind::Timeout {
-            for pool in [&self.bulk, &self.small] {
-                pool.idle().clear();
-            }
+    fn close_idle(&self) {
+        for pool in [&self.bulk, &self.small] {
+            pool.idle().clear();
         }
     }
 }
@@ -224,12 +278,13 @@ impl Pool {
     fn new(size: usize, buffer_len: usize) -> Self {
         Self {
             permits: Semaphore::new(size),
+            aside: AtomicUsize::new(0),
             idle: Mutex::default(),
+            in_use: AtomicUsize::new(0),
             size,
             buffer_len,
             waiting: AtomicUsize::new(0),
             progress: Arc::default(),
-            failure: Mutex::default(),
         }
     }
 
@@ -245,28 +300,23 @@ impl Pool {
         Waiting(&self.waiting)
     }
 
-    fn take_idle(&self) -> Option<Connection> {
-        loop {
-            let connection = self.idle().pop()?;
-            if connection.is_alive() {
-                return Some(connection);
-            }
-        }
-    }
-
     fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn failure(&self) -> MutexGuard<'_, Option<(Instant, Error)>> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<'a> Lease<'a> {
+    fn reused(server: &'a Server, pool: &'a Pool, mut connection: Connection, permit: SemaphorePermit<'a>) -> Self {
+        connection.start_call(Spent::default());
+        let received_before = Some(connection.received());
+        // Older connections are not in the pool.
+        let generation = server.reach.generation();
+        Self { server, connection, received_before, generation, slot: Slot::new(pool, permit) }
+    }
+
     /// Whether another call waits for a connection.
     pub(super) fn is_wanted(&self) -> bool {
-        self.pool.waiting.load(Ordering::Relaxed) > 0
+        self.slot.pool.waiting.load(Ordering::Relaxed) > 0
     }
 
     /// Whether `e` only shows that the connection was dead before the lease: the server restarted, or a firewall forgot
@@ -275,35 +325,44 @@ impl<'a> Lease<'a> {
         self.received_before == Some(self.connection.received()) && e.kind() == ErrorKind::Unavailable
     }
 
-    /// Tells the pool if the server did not answer in time.
+    /// The call failed with `e`. If the server did not answer in time, it does not answer on idle connections either.
     pub(super) fn failed(&self, e: &Error) {
-        if e.kind() == ErrorKind::Timeout {
-            self.server.failed(self.pool, e);
+        match e.kind() {
+            ErrorKind::Timeout => {
+                self.server.reach.timed_out_in_call(e);
+                self.server.close_idle();
+            }
+            ErrorKind::Unavailable => self.server.reach.doubt(),
+            _ => {}
         }
     }
 
-    /// A new connection in place of this one.
+    /// A new connection in place of this one, in the time that the call has left.
     pub(super) async fn renew(self) -> Result<Self> {
-        let Self { server, pool, connection, permit, .. } = self;
+        let Self { server, connection, slot, .. } = self;
         let spent = connection.spent();
         drop(connection);
-        let mut renewed = server.connect(pool, permit).await?;
-        renewed.connection.start_call(spent);
-        Ok(renewed)
+        let (reach, pool) = (&server.reach, slot.pool);
+        let limit = reach.options().connect_timeout.min(spent.left(reach.options().io_timeout));
+        let generation = reach.generation();
+        let mut connection = reach.connect(pool.buffer_len, &pool.progress, Instant::now(), limit).await?;
+        connection.start_call(spent);
+        Ok(Self { server, connection, received_before: None, generation, slot })
     }
 
     /// Puts the connection back for the next call, if it can use it.
     pub(super) fn give_back(self) {
-        let Self { pool, connection, permit, .. } = self;
-        *pool.failure() = None;
-        if connection.is_reusable() {
-            let mut idle = pool.idle();
-            if !pool.permits.is_closed() {
+        let Self { server, connection, generation, slot, .. } = self;
+        if connection.is_elsewhere() {
+            server.reach.moved();
+            server.close_idle();
+        } else if connection.is_reusable() {
+            let mut idle = slot.pool.idle();
+            if !slot.pool.permits.is_closed() && generation == server.reach.generation() {
                 idle.push(connection);
             }
         }
-        // The permit is released last, because the call that gets it looks for the connection.
-        drop(permit);
+        drop(slot);
     }
 }
 

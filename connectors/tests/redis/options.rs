@@ -114,7 +114,7 @@ async fn wrong_urls_and_options_are_errors_that_say_what_to_write() {
         ("redis://h:1/cache", ErrorKind::InvalidUrl, "`cache` is not the number of a database"),
         ("redis://h:1,i:2", ErrorKind::InvalidUrl, "names 2 servers"),
         ("redis://h:1?redis_url=redis://i:2", ErrorKind::InvalidUrl, "names the server twice"),
-        ("redis://u:%ff@h:1", ErrorKind::InvalidUrl, "the percent-decoded password is not UTF-8"),
+        ("redis://u:%ff@h:1", ErrorKind::InvalidUrl, "percent-decoded, it is not UTF-8"),
         ("unix://", ErrorKind::InvalidUrl, "names no socket"),
         ("unix://tmp/socket", ErrorKind::InvalidUrl, "write three slashes"),
         (

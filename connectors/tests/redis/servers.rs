@@ -1,6 +1,7 @@
 //! Servers that restart, and the commands that they count.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use connectors::{ErrorKind, MemoryObjMut};
 use kvconn_redis_server::RedisServer;
@@ -20,6 +21,11 @@ async fn over_a_unix_socket_a_server_that_was_killed_is_an_error_until_it_is_bac
         assert_eq!(e.kind(), ErrorKind::Unavailable, "{e}");
     }
     server.restart();
+    // kvconn tries to connect a few times a second.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while store.ping().await.is_err() && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     assert_eq!(store.get(&key(1)).await.unwrap(), None);
     store.put(&key(1), kv(5, 1)).await.unwrap();
     assert_eq!(store.get(&key(1)).await.unwrap(), Some(kv(5, 1)));

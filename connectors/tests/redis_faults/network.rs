@@ -7,7 +7,7 @@ use futures::StreamExt;
 use futures::future::join_all;
 use kvconn_redis_server::{Corruption, Fault, Proxy, RedisServer, fake};
 
-use crate::store::{Kind, Store, is_lost, key, until};
+use crate::store::{Kind, Store, is_lost, key};
 
 const MIB: usize = 1 << 20;
 
@@ -53,6 +53,7 @@ pub(crate) async fn a_request_that_is_cut_stores_the_old_chunk_or_none(kind: Kin
         is_lost(store.put(1, 2, MIB).await);
         is_lost(store.put(2, 2, MIB).await);
         proxy.heal();
+        store.is_back().await;
         let (old, none) = (store.get(1).await.unwrap(), store.get(2).await.unwrap());
         assert!(matches!(old, Some(1) | None) && none.is_none(), "{old:?}, {none:?} after a cut behind {bytes} bytes");
     }
@@ -75,6 +76,7 @@ pub(crate) async fn a_stalled_reply_is_a_timeout(kind: Kind) {
         }
         // The stalled answers arrive now. None may be taken for a new answer.
         proxy.heal();
+        store.is_back().await;
         assert_eq!(store.get(4).await.unwrap(), Some(4));
     }
     store.is_right().await;
@@ -168,7 +170,7 @@ pub(crate) async fn a_byte_now_and_then_is_a_timeout(kind: Kind) {
         proxy.requests(Fault::Drip(Duration::from_millis(100)));
         is_slow(store.put(3, 1, 64 * MIB).await);
         proxy.heal();
-        until("the store is back", async || store.connector.ping().await.is_ok()).await;
+        store.is_back().await;
         assert_eq!(store.get(1).await.unwrap(), Some(1), "round {round}");
     }
     // Byte by byte, the first chunk alone would take hours.
@@ -313,19 +315,21 @@ pub(crate) async fn a_server_that_refuses_costs_few_connections(kind: Kind) {
     let gets = (0..64).map(|_| store.get(1));
     join_all(gets).await.into_iter().for_each(is_lost);
     let attempts = proxy.accepted() - before;
-    assert!(attempts <= CONNECTIONS, "64 calls made {attempts} connections to a server that refuses them");
-    // Calls that come again at once connect once in 20 ms, on each connection.
+    assert!(attempts <= 2, "64 calls made {attempts} connections to a server that refuses them");
+    // Of calls that come again at once, one connects in 20 ms or longer. The others fail at once.
     let (before, begin) = (proxy.accepted(), Instant::now());
     let busy = (0..CONNECTIONS).map(async |_| {
-        for _ in 0..10 {
+        for _ in 0..500 {
             is_lost(store.get(1).await);
         }
     });
     join_all(busy).await;
+    assert!(begin.elapsed() < Duration::from_secs(8), "2000 calls took {:?}", begin.elapsed());
     let rounds = begin.elapsed().as_millis() as usize / 20 + 1;
     let attempts = proxy.accepted() - before;
-    assert!(attempts <= CONNECTIONS * rounds, "{attempts} connections in {:?}", begin.elapsed());
+    assert!(attempts <= rounds, "{attempts} connections in {:?}", begin.elapsed());
     proxy.heal();
+    store.is_back().await;
     store.is_right().await;
     store.leaks_nothing().await;
 }

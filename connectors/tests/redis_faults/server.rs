@@ -48,7 +48,7 @@ pub(crate) async fn a_server_that_is_killed_under_load_is_an_error_until_it_is_b
         is_lost(answer);
     }
     server.restart();
-    until("the store is back", async || store.connector.ping().await.is_ok()).await;
+    store.is_back().await;
     assert_eq!(store.get(1).await.unwrap(), None, "the server saves nothing");
     store.is_right().await;
     store.leaks_nothing().await;
@@ -90,7 +90,7 @@ pub(crate) async fn a_stopped_server_is_a_timeout_until_it_continues(kind: Kind)
         is_lost(answer);
     }
     server.cont();
-    until("the store is back", async || store.connector.ping().await.is_ok()).await;
+    store.is_back().await;
     assert_eq!(store.get(1).await.unwrap(), Some(1));
     assert!(store.get(2).await.unwrap().is_none(), "half a request stores nothing");
     store.is_right().await;

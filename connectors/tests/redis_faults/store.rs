@@ -81,6 +81,11 @@ impl Store {
         }
     }
 
+    /// The server answers again. kvconn tries to connect a few times a second.
+    pub(crate) async fn is_back(&self) {
+        until("the store is back", async || self.connector.ping().await.is_ok()).await;
+    }
+
     /// All memory returns to the pool, at the latest when dropped work has ended.
     pub(crate) async fn leaks_nothing(&self) {
         until("the memory comes back", async || self.pool.stats().in_use == 0).await;

@@ -227,7 +227,7 @@ async fn wrong_urls_and_options_say_what_to_write() {
         ("resp://h:1/x", ErrorKind::InvalidUrl, "the path `x` is not the number of a database"),
         ("resp://", ErrorKind::InvalidUrl, "names 0 servers"),
         ("resp://a:1,b:2", ErrorKind::InvalidUrl, "names 2 servers"),
-        ("resp://u:%FF@h:1", ErrorKind::InvalidUrl, "the percent-decoded password is not UTF-8"),
+        ("resp://u:%FF@h:1", ErrorKind::InvalidUrl, "percent-decoded, it is not UTF-8"),
         ("resp://h:1?save_chunk_meta=true", ErrorKind::InvalidOption, "the chunk's bytes and nothing else"),
         ("resp://h:1?protocol=4", ErrorKind::InvalidOption, "`auto`, `2` or `3`"),
         ("resp://h:1?connections=0", ErrorKind::InvalidOption, "`connections`: 0"),

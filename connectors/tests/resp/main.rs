@@ -3,6 +3,7 @@
 
 mod conformance;
 mod connecting;
+mod greeting;
 mod runtimes;
 mod values;
 

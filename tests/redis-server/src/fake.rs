@@ -25,22 +25,28 @@ pub fn listen(serve: impl Fn(TcpStream) + Clone + Send + 'static) -> u16 {
 /// # Panics
 /// As [`listen`]. The connection's thread panics if it gets a command that is not text.
 pub fn answering(answer: impl Fn(&[String]) -> Option<Vec<u8>> + Clone + Send + 'static) -> u16 {
-    listen(move |mut stream| {
-        let mut got = Vec::new();
-        let mut some = [0; 4096];
-        loop {
-            match stream.read(&mut some) {
-                Ok(0) | Err(_) => return,
-                Ok(n) => got.extend_from_slice(&some[..n]),
-            }
-            while let Some((words, len)) = command(&got) {
-                got.drain(..len);
-                if answer(&words).is_some_and(|bytes| stream.write_all(&bytes).is_err()) {
-                    return;
-                }
+    listen(move |stream| self::answer(stream, &answer))
+}
+
+/// Answers the commands of one connection, as [`answering`] does, until the client hangs up.
+///
+/// # Panics
+/// If a command is not text.
+pub fn answer(mut stream: TcpStream, mut answer: impl FnMut(&[String]) -> Option<Vec<u8>>) {
+    let mut got = Vec::new();
+    let mut some = [0; 4096];
+    loop {
+        match stream.read(&mut some) {
+            Ok(0) | Err(_) => return,
+            Ok(n) => got.extend_from_slice(&some[..n]),
+        }
+        while let Some((words, len)) = command(&got) {
+            got.drain(..len);
+            if answer(&words).is_some_and(|bytes| stream.write_all(&bytes).is_err()) {
+                return;
             }
         }
-    })
+    }
 }
 
 /// The words of the first whole command, and its length in bytes.

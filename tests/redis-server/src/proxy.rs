@@ -63,13 +63,14 @@ pub struct Proxy {
     accepting: JoinHandle<()>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     requests: watch::Sender<Fault>,
     replies: watch::Sender<Fault>,
     /// The number of calls of `cut`. A connection ends when it changes.
     cut: watch::Sender<usize>,
     accepted: AtomicUsize,
+    upstream: watch::Sender<SocketAddr>,
     /// Whether `CorruptNext` must still change a line.
     next: AtomicBool,
     /// The number of connections that a fault has cut and of lines that it has changed.
@@ -84,7 +85,15 @@ impl Proxy {
     pub async fn start(upstream: SocketAddr) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("loopback has a free port");
         let address = listener.local_addr().expect("a listener has an address");
-        let shared = Arc::<Shared>::default();
+        let shared = Arc::new(Shared {
+            requests: watch::Sender::default(),
+            replies: watch::Sender::default(),
+            cut: watch::Sender::default(),
+            accepted: AtomicUsize::default(),
+            upstream: watch::Sender::new(upstream),
+            next: AtomicBool::default(),
+            struck: watch::Sender::default(),
+        });
         let accepting = tokio::spawn({
             let shared = shared.clone();
             async move {
@@ -92,7 +101,7 @@ impl Proxy {
                 while let Ok((client, _)) = listener.accept().await {
                     shared.accepted.fetch_add(1, Ordering::SeqCst);
                     let shared = shared.clone();
-                    connections.spawn(async move { shared.connect(client, upstream).await });
+                    connections.spawn(async move { shared.connect(client).await });
                     while connections.try_join_next().is_some() {}
                 }
             }
@@ -108,6 +117,11 @@ impl Proxy {
     /// `scheme://127.0.0.1:port`.
     pub fn url(&self, scheme: &str) -> String {
         format!("{scheme}://{}", self.address)
+    }
+
+    /// Leads further connections to another server.
+    pub fn lead_to(&self, upstream: SocketAddr) {
+        self.shared.upstream.send_replace(upstream);
     }
 
     /// Sets the fault of the bytes from clients.
@@ -162,8 +176,9 @@ impl Drop for Proxy {
 }
 
 impl Shared {
-    async fn connect(&self, client: TcpStream, upstream: SocketAddr) {
+    async fn connect(&self, client: TcpStream) {
         let mut cut = self.cut.subscribe();
+        let upstream = *self.upstream.borrow();
         let Ok(server) = TcpStream::connect(upstream).await else { return };
         // The kernel must not merge packets that the proxy has split.
         let _ = (client.set_nodelay(true), server.set_nodelay(true));
