@@ -256,6 +256,11 @@ impl OptionsSchema {
         let guess = did_you_mean(name, own.clone().chain(shared.iter().copied()));
         let guess = if prefix.is_empty() { guess } else { guess.replace("mean `", &format!("mean `{prefix}")) };
         let own: Vec<&str> = own.collect();
+        if name == "namespace" {
+            let message = format!("unknown {what} `{prefix}{name}`: the connector keeps no chunks of its own");
+            let hint = "write it in the URL of the store inside, if there is one";
+            return Err(Error::new(ErrorKind::InvalidOption, message).with_hint(hint));
+        }
         let mut known = if own.is_empty() {
             "the connector itself has no options".to_owned()
         } else {

@@ -5,17 +5,33 @@ use connector_core::{MemoryObj, MemoryObjMut, PoolAllocator, Result};
 /// Copies of at least this size use a pool: new memory from the system costs more than the copy.
 const POOLED_BYTES: usize = 64 << 10;
 
-/// Memory for about `capacity` bytes of copies.
-pub(crate) struct Copies(PoolAllocator);
+/// Memory for `capacity` bytes of copies.
+pub(crate) struct Copies {
+    capacity: usize,
+    pool: PoolAllocator,
+}
 
 impl Copies {
     pub(crate) fn new(capacity: u64) -> Self {
-        Self(PoolAllocator::new(usize::try_from(capacity).unwrap_or(usize::MAX)))
+        let capacity = usize::try_from(capacity).unwrap_or(usize::MAX);
+        Self { capacity, pool: PoolAllocator::new(capacity) }
+    }
+
+    /// Returns memory to the system that would exceed the capacity beside `in_use` bytes of copies. The pool alone does not
+    /// know of copies outside of it. Call it after a change.
+    pub(crate) fn trim(&self, in_use: u64) {
+        self.pool.trim(self.capacity.saturating_sub(usize::try_from(in_use).unwrap_or(usize::MAX)));
+    }
+
+    /// The free bytes that the pool keeps.
+    #[cfg(test)]
+    pub(crate) fn kept(&self) -> u64 {
+        self.pool.stats().kept as u64
     }
 
     pub(crate) fn copy(&self, chunk: &MemoryObj) -> Result<MemoryObj> {
         if chunk.len() >= POOLED_BYTES
-            && let Ok(mut copy) = self.0.allocate_now(chunk.layout())
+            && let Ok(mut copy) = self.pool.allocate_now(chunk.layout())
         {
             copy.copy_from_slice(chunk);
             return Ok(copy.freeze());

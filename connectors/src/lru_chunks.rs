@@ -23,6 +23,7 @@ pub(crate) struct LruChunks {
 
 struct State {
     chunks: LruCache<CacheKey, MemoryObj>,
+    /// The bytes of the chunks, and of the copies that puts are making.
     bytes: u64,
 }
 
@@ -67,23 +68,38 @@ impl LruChunks {
     /// Stores a copy: the chunk may be in the caller's pool.
     pub(crate) fn put(&self, key: &CacheKey, chunk: &MemoryObj) -> Result<()> {
         self.check(chunk)?;
-        let copy = self.copies.copy(chunk)?;
-        // Chunks to drop after the lock: to free memory may be a system call.
-        let mut gone = Vec::new();
+        let len = chunk.len() as u64;
+        // Makes room before the copy, so that the copy can use the memory of the chunks that go. The key's old chunk stays
+        // until then.
+        let gone = {
+            let mut state = self.lock();
+            state.bytes += len;
+            let old = state.chunks.peek(key).map_or(0, |old| old.len() as u64);
+            self.evict(&mut state, old)
+        };
+        // After the lock: to free memory may be a system call.
+        drop(gone);
+        let copy = self.copies.copy(chunk).inspect_err(|_| self.lock().bytes -= len)?;
         let mut state = self.lock();
-        if let Some(old) = state.chunks.put(key.clone(), copy) {
-            state.bytes -= old.len() as u64;
-            gone.push(old);
-        }
-        state.bytes += chunk.len() as u64;
-        while state.bytes > self.capacity || state.chunks.len() > self.max_chunks {
+        let old = state.chunks.put(key.clone(), copy);
+        state.bytes -= old.as_ref().map_or(0, |old| old.len() as u64);
+        let gone = self.evict(&mut state, 0);
+        let bytes = state.bytes;
+        drop(state);
+        drop((old, gone));
+        self.copies.trim(bytes);
+        Ok(())
+    }
+
+    /// Takes out the oldest chunks until the others fit, with `more` bytes beyond the capacity.
+    fn evict(&self, state: &mut State, more: u64) -> Vec<MemoryObj> {
+        let mut gone = Vec::new();
+        while state.bytes > self.capacity.saturating_add(more) || state.chunks.len() > self.max_chunks {
             let Some((_, oldest)) = state.chunks.pop_lru() else { break };
             state.bytes -= oldest.len() as u64;
             gone.push(oldest);
         }
-        drop(state);
-        drop(gone);
-        Ok(())
+        gone
     }
 
     pub(crate) fn remove(&self, key: &CacheKey) -> bool {
@@ -99,5 +115,44 @@ impl LruChunks {
     pub(crate) fn keys(&self, prefix: &str) -> Vec<CacheKey> {
         let state = self.lock();
         state.chunks.iter().map(|(key, _)| key).filter(|k| k.as_str().starts_with(prefix)).cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_and_large_chunks_share_one_budget_with_the_memory_that_the_pool_keeps() {
+        const CAPACITY: u64 = 8 << 20;
+        let store = LruChunks::new(CAPACITY);
+        let key = |n: usize| -> CacheKey { format!("m@1@0@{n:x}@half").parse().unwrap() };
+        let mut n = 0;
+        // Each size fills the store, so that the chunks of the size before go.
+        for len in [256 << 10, 16 << 10, 1 << 20, 1000, 96 << 10, 32 << 10, 4 << 20] {
+            for _ in 0..(2 * CAPACITY as usize / len) {
+                n += 1;
+                store.put(&key(n), &MemoryObj::from(vec![n as u8; len])).unwrap();
+                let held = store.lock().bytes + store.copies.kept();
+                assert!(held <= CAPACITY, "{held} bytes after chunks of {len}");
+            }
+            assert_eq!(store.get(&key(n)).unwrap().len(), len);
+        }
+    }
+
+    #[test]
+    fn a_replaced_chunk_evicts_no_other_and_the_oldest_goes_first() {
+        let store = LruChunks::new(3000);
+        let key = |n: usize| -> CacheKey { format!("m@1@0@{n:x}@half").parse().unwrap() };
+        let put = |n, len| store.put(&key(n), &MemoryObj::from(vec![n as u8; len])).unwrap();
+        (0..3).for_each(|n| put(n, 1000));
+        put(2, 1000);
+        assert!((0..3).all(|n| store.contains(&key(n))));
+        assert!(store.get(&key(0)).is_some());
+        put(3, 1000);
+        assert_eq!((0..4).filter(|n| store.contains(&key(*n))).collect::<Vec<_>>(), [0, 2, 3]);
+        assert_eq!(store.lock().bytes, 3000);
+        assert!(store.put(&key(4), &MemoryObj::from(vec![0; 3001])).is_err());
+        assert_eq!(store.lock().bytes, 3000);
     }
 }

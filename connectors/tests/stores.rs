@@ -338,3 +338,35 @@ async fn memory_is_shared_by_name_in_a_process_and_copies_its_chunks() {
     nameless[0].put(&key(1), kv(1, 1)).await.unwrap();
     assert!(!nameless[1].exists(&key(1)).await.unwrap());
 }
+
+#[tokio::test]
+async fn namespaces_of_one_name_in_memory_never_meet() {
+    let name = Stores::new().memory();
+    let mut handles = Vec::new();
+    for query in ["", "?namespace=a", "?namespace=b&capacity=2000", "?namespace=a&capacity=1073741824"] {
+        handles.push(connectors::open(&format!("{name}{query}")).await.unwrap());
+    }
+    for (n, connector) in handles[..3].iter().enumerate() {
+        connector.put(&key(0), MemoryObj::from(vec![n as u8; 1000])).await.unwrap();
+        connector.put(&key(1 + n as u32), MemoryObj::from(vec![n as u8; 1000])).await.unwrap();
+    }
+    for (n, of) in [0, 1, 2, 1].into_iter().enumerate() {
+        let connector = &handles[n];
+        assert_eq!(connector.get(&key(0)).await.unwrap().unwrap()[0], of as u8);
+        let mut listed: Vec<CacheKey> = connector.list("").map(Result::unwrap).collect().await;
+        listed.sort();
+        assert_eq!(listed, [key(0), key(1 + of)]);
+    }
+    assert!(handles[0].remove(&key(0)).await.unwrap());
+    assert!(handles[1].exists(&key(0)).await.unwrap(), "a removal stays inside its namespace");
+    handles[2].put(&key(9), MemoryObj::from(vec![9; 1500])).await.unwrap();
+    assert!(!handles[2].exists(&key(0)).await.unwrap() && handles[1].exists(&key(0)).await.unwrap(), "a capacity, too");
+    let e = connectors::open(&format!("{name}?namespace=a/b")).await.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::InvalidOption);
+    for wrapper in
+        ["tiered://?front=memory%3A%2F%2F&back=memory%3A%2F%2F", "audit://?actual_remote_url=memory%3A%2F%2F"]
+    {
+        let e = connectors::open(&format!("{wrapper}&namespace=a")).await.unwrap_err();
+        assert!(e.kind() == ErrorKind::InvalidOption && e.to_string().contains("store inside"), "{e}");
+    }
+}

@@ -27,7 +27,7 @@ impl FromContext for MemoryConnector {
         // The URL `plugin://name` has no host: the plugin's name is the store's name.
         let plugin = ctx.plugin_name().filter(|_| ctx.url().scheme() == "plugin");
         let name = plugin.or_else(|| ctx.url().host());
-        Ok(Self { store: store::open(name, options.capacity)? })
+        Ok(Self { store: store::open(name, options)? })
     }
 }
 

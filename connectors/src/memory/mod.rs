@@ -1,8 +1,8 @@
 //! `kvconn.memory` `MemoryConnector`: chunks in this process's memory.
 //!
 //! **What it stores.** A copy of each chunk with its layout, under its key. All connectors of a process that are opened
-//! with the same name share one store. The store lives as long as the last of them. A full store evicts the least
-//! recently used chunk.
+//! with the same name and namespace share one store. The store lives as long as the last of them. A full store evicts
+//! the least recently used chunk.
 //!
 //! **How it connects.** `memory://name`, or `external://name:0/kvconn.memory/?connector_name=MemoryConnector`. The host
 //! is the store's name. `memory://` without a name opens a store that no other connector shares.

@@ -1,4 +1,4 @@
-use connector_core::{ConnectorOptions, connector_options};
+use connector_core::{ConnectorOptions, Namespace, connector_options};
 
 /// Options of `memory://`.
 #[connector_options]
@@ -9,6 +9,8 @@ pub struct MemoryOptions {
     /// open.
     #[option(unit = "bytes")]
     pub capacity: Option<u64>,
+    /// The part of the store to use. Each namespace of a name has its own chunks and its own capacity.
+    pub namespace: Option<Namespace>,
 }
 
 impl MemoryOptions {

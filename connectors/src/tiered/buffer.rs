@@ -169,7 +169,9 @@ impl Buffer {
         }
         let needed = state.writers < MAX_WRITERS && !state.queue.is_empty() && !state.ending;
         state.writers += usize::from(needed);
+        let bytes = state.bytes;
         drop(state);
+        self.copies.trim(bytes);
         self.notify();
         needed
     }
