@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use connector_core::{Error, ErrorKind, Result};
+use connector_core::{Error, ErrorKind, Namespace, Result};
 use rustix::io::Errno;
 
 use super::folder::{Folder, Wait};
@@ -14,12 +14,17 @@ use super::{layout, write};
 /// The directories of a store.
 pub(super) struct Dirs {
     bases: Vec<Base>,
-    /// Below each base path.
+    /// The directory of the chunks in each base path, which must not be a symlink: the chunks are in the base path itself
+    /// unless set.
+    namespace: Option<Namespace>,
+    /// Below the directory of the chunks.
     tmp: Option<PathBuf>,
 }
 
 struct Base {
     path: PathBuf,
+    /// The directory of the chunks.
+    chunks: PathBuf,
     /// Whether its directories existed at some time.
     is_made: AtomicBool,
     /// Whether the directories' own names are on the disk, or do not have to be.
@@ -28,11 +33,21 @@ struct Base {
 
 impl Dirs {
     /// `sync` says whether the first put waits until the names of the directories are on the disk.
-    pub(super) fn new(base_paths: Vec<PathBuf>, tmp: Option<PathBuf>, sync: bool) -> Self {
-        let base =
-            |path| Base { path, is_made: AtomicBool::new(false), is_synced: AtomicBool::new(!sync) };
+    pub(super) fn new(
+        base_paths: Vec<PathBuf>,
+        namespace: Option<Namespace>,
+        tmp: Option<PathBuf>,
+        sync: bool,
+    ) -> Self {
+        let base = |path: PathBuf| Base {
+            chunks: namespace.as_ref().map_or_else(|| path.clone(), |namespace| path.join(namespace.as_str())),
+            path,
+            is_made: AtomicBool::new(false),
+            is_synced: AtomicBool::new(!sync),
+        };
+        let bases = base_paths.into_iter().map(base).collect();
         let tmp = tmp.filter(|tmp| tmp.components().any(|part| matches!(part, Component::Normal(_))));
-        Self { bases: base_paths.into_iter().map(base).collect(), tmp }
+        Self { bases, namespace, tmp }
     }
 
     /// The number of base paths.
@@ -40,13 +55,18 @@ impl Dirs {
         self.bases.len()
     }
 
+    /// The path of the directory of a base path's chunks, for messages.
     pub(super) fn path(&self, base: usize) -> &Path {
-        &self.bases[base].path
+        &self.bases[base].chunks
     }
 
     /// The directory of a base path's chunks.
     pub(super) fn folder(&self, base: usize, wait: Wait) -> io::Result<Folder> {
-        Folder::open(&self.bases[base].path, wait)
+        let folder = Folder::open(&self.bases[base].path, wait)?;
+        match &self.namespace {
+            Some(namespace) => folder.subfolder(namespace.as_str(), wait),
+            None => Ok(folder),
+        }
     }
 
     /// The directory in which a base path's chunks are written, below `folder`; `None` if that is `folder` itself.
@@ -65,14 +85,17 @@ impl Dirs {
     pub(super) fn examine(&self) -> Result<(Cache, usize)> {
         let (mut caches, mut longest) = (Vec::new(), layout::NAME_MAX);
         for (n, base) in self.bases.iter().enumerate() {
-            let existing = existing_or_creatable(&base.path)?;
+            let existing = existing_or_creatable(&base.chunks)?;
             caches.push(Cache::of(existing));
             longest = longest.min(name_max(existing)?);
             if let Some(tmp) = &self.tmp {
-                same_file_system(&base.path, &base.path.join(tmp))?;
+                same_file_system(&base.chunks, &base.chunks.join(tmp))?;
             }
-            let folder = self.folder(n, Wait::Yes);
-            base.is_made.store(folder.and_then(|folder| self.tmp_folder(&folder)).is_ok(), Ordering::Release);
+            match self.folder(n, Wait::Yes).and_then(|folder| self.tmp_folder(&folder)) {
+                Ok(_) => base.is_made.store(true, Ordering::Release),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(Error::io(e, format_args!("open the directory `{}`", base.chunks.display()))),
+            }
         }
         let cache = match caches[..] {
             [first, ref others @ ..] if others.iter().all(|other| *other == first) => first,
@@ -98,7 +121,7 @@ impl Dirs {
         if made && synced {
             return Ok(());
         }
-        let dir = self.tmp.as_ref().map_or_else(|| base.path.clone(), |tmp| base.path.join(tmp));
+        let dir = self.tmp.as_ref().map_or_else(|| base.chunks.clone(), |tmp| base.chunks.join(tmp));
         let existing = nearest_existing(&dir).to_owned();
         if !made {
             self.make_dirs(&base.path).map_err(|e| Error::io(e, format_args!("create `{}`", dir.display())))?;
@@ -117,6 +140,10 @@ impl Dirs {
     fn make_dirs(&self, base: &Path) -> io::Result<()> {
         std::fs::create_dir_all(base)?;
         let mut folder = Folder::open(base, Wait::Yes)?;
+        if let Some(namespace) = &self.namespace {
+            folder.make(Path::new(namespace.as_str()))?;
+            folder = folder.subfolder(namespace.as_str(), Wait::Yes)?;
+        }
         for component in self.tmp.iter().flat_map(|tmp| tmp.components()) {
             if let Component::Normal(name) = component {
                 folder.make(Path::new(name))?;

@@ -50,7 +50,8 @@ impl Files {
     pub(super) fn of(ctx: &ConnectorContext) -> Result<Self> {
         let options: FsOptions = ctx.options()?;
         options.check(ctx)?;
-        let dirs = Dirs::new(options.base_paths(ctx)?, options.tmp_dir()?, options.fsync == Fsync::Full);
+        let (base_paths, tmp) = (options.base_paths(ctx)?, options.tmp_dir()?);
+        let dirs = Dirs::new(base_paths, options.namespace.clone(), tmp, options.fsync == Fsync::Full);
         Ok(Self {
             dirs,
             with_header: options.with_header(ctx),

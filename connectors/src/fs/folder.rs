@@ -46,6 +46,11 @@ impl Folder {
         Self::open_at(CWD, path, path.to_owned(), OFlags::empty(), wait)
     }
 
+    /// Opens a directory in this one that is not a symlink.
+    pub(super) fn subfolder(&self, name: &str, wait: Wait) -> io::Result<Self> {
+        Self::open_at(&self.fd, Path::new(name), self.path.join(name), OFlags::NOFOLLOW, wait)
+    }
+
     /// Opens a directory below this one; the path may contain symlinks.
     pub(super) fn below(&self, path: &Path) -> io::Result<Self> {
         Self::open_at(&self.fd, path, self.path.join(path), OFlags::empty(), Wait::Yes)

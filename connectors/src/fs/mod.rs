@@ -10,6 +10,10 @@
 //!
 //! **Options.** [`FsOptions`].
 //!
+//! **Namespaces.** `namespace=team-a` puts all of a handle's files into the directory `team-a` of each base path: chunks, temporary
+//! files and the quota's ledger. A handle lists, removes, evicts and scrubs only within its own directory. A handle without a namespace
+//! uses the base path itself, and does not look into directories.
+//!
 //! **Sharing.** Any number of processes may use a store at once, LMCache among them. With `capacity` they share a
 //! sum, in the file `.kvconn-quota`, under a lock. A scan finds the files of writers without the option, at the
 //! latest after a minute.

@@ -1,6 +1,6 @@
 use std::path::{Component, PathBuf};
 
-use connector_core::{ConnectorContext, ConnectorOptions, Error, ErrorKind, Result, connector_options};
+use connector_core::{ConnectorContext, ConnectorOptions, Error, ErrorKind, Namespace, Result, connector_options};
 
 /// Options of `fs://`.
 #[connector_options]
@@ -9,11 +9,14 @@ use connector_core::{ConnectorContext, ConnectorOptions, Error, ErrorKind, Resul
 pub struct FsOptions {
     /// Directories of the store, separated by commas. Required, unless the URL has a path.
     pub base_path: Option<String>,
+    /// The part of a shared store that this handle uses: a directory of this name in each base path. Handles with different
+    /// namespaces never see each other's chunks. Unset, the files are in the base path itself, as in LMCache.
+    pub namespace: Option<Namespace>,
     /// Whether an in-process key's file starts with the chunk header, which keeps shape, dtype and format; true unless set.
     /// Layerwise mode forces it.
     pub save_chunk_meta: Option<bool>,
-    /// Directory for files that are being written, relative to each base path and on its file system; the base path
-    /// itself unless set.
+    /// Directory for files that are being written, relative to the directory of the chunks and on its file system; that
+    /// directory itself unless set.
     pub relative_tmp_dir: Option<PathBuf>,
     /// Length of a first, separate read of a raw file, which makes some file systems read ahead.
     #[option(unit = "bytes")]
@@ -23,7 +26,7 @@ pub struct FsOptions {
     pub use_odirect: bool,
     /// What a put waits for: `never` for nothing, `file` until the bytes are on the disk, `full` until the name is, too.
     pub fsync: Fsync,
-    /// Largest size of the chunk files in all base paths together; the chunk used longest ago goes first. No limit unless set.
+    /// Largest size of the chunk files in all base paths together, of this namespace; the chunk used longest ago goes first. No limit unless set.
     #[option(unit = "bytes")]
     pub capacity: Option<u64>,
 }

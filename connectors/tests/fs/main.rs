@@ -6,6 +6,7 @@ mod dropped;
 mod foreign;
 mod killed;
 mod layout;
+mod namespace;
 mod options;
 mod quota;
 mod refused;

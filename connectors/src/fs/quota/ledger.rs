@@ -168,7 +168,7 @@ mod tests {
     use super::*;
 
     fn dirs(base: PathBuf) -> Dirs {
-        Dirs::new(vec![base], None, false)
+        Dirs::new(vec![base], None, None, false)
     }
 
     fn lock(ledger: Ledger, dirs: &Dirs) -> Result<Locked> {
