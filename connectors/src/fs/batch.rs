@@ -3,18 +3,18 @@
 //! Starting a thread for each item would cost two wake-ups an item. (For chunks of 64 KiB on tmpfs that is half of
 //! the time.)
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::thread::available_parallelism;
 
-use connector_core::{CacheKey, Error, ErrorKind, MemoryObj, MemoryObjMut, RemoteConnector, Result};
+use connector_core::{CacheKey, ChunkLayout, Error, ErrorKind, MemoryObj, MemoryObjMut, RemoteConnector, Result};
 use futures::future::join_all;
 use futures::stream::{self, StreamExt};
 
 use super::cancel::Work;
-use super::connector::{FSConnector, Read, exists, read_into};
+use super::connector::{FSConnector, exists, read_into};
 use super::files::Files;
-use super::read::Cache;
+use super::folder::Wait;
+use super::read::{Cache, Lookup, Purpose};
 use super::threads::caught;
 
 /// Chunks of a batch that are read or written at once.
@@ -67,28 +67,48 @@ impl FSConnector {
         answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(lost.clone()))).collect()
     }
 
+    /// Takes the memory of all chunks at once: two batches that each held a part would wait for each other.
     pub(super) async fn get_all(&self, keys: &[CacheKey]) -> Vec<Result<Option<MemoryObj>>> {
-        let (backend, is_full) = (self.backend.clone(), AtomicBool::new(false));
-        let reads = self.each(keys.to_vec(), 1, move |files, key, work| {
-            if is_full.load(Ordering::Relaxed) {
+        let found = self.each(keys.to_vec(), 1, |files, key, work| {
+            if work.is_cancelled() {
                 return Ok(None);
             }
-            Ok(match Read::try_now(files, &backend, &key, work)? {
-                Read::Miss => Some(None),
-                Read::Done(chunk) => Some(Some(chunk)),
-                // Closes the file, because thousands of items may wait for memory.
-                Read::NeedsMemory(_) => {
-                    is_full.store(true, Ordering::Relaxed);
-                    None
-                }
+            Ok(match files.find(&key, Purpose::Inspect, Wait::Yes)? {
+                Lookup::Found(file) => Some(file.layout),
+                Lookup::Miss | Lookup::WouldWait => None,
             })
         });
-        let reads = reads.await.into_iter().zip(keys).map(async |(read, key)| match read.transpose() {
-            Some(answer) => answer,
-            // This read waits for memory.
-            None => self.read_blocking(key).await,
-        });
-        stream::iter(reads.collect::<Vec<_>>()).buffered(AT_ONCE).collect().await
+        let found = found.await;
+        let layouts: Vec<ChunkLayout> = found.iter().flatten().flatten().cloned().collect();
+        let mut memory = self.backend.reserve(&layouts).await.into_iter();
+        let (mut answers, mut reads) = (Vec::with_capacity(keys.len()), Vec::new());
+        for (n, found) in found.into_iter().enumerate() {
+            let memory = found.and_then(|found| found.and_then(|_| memory.next()).transpose());
+            answers.push(memory.map(|memory| {
+                reads.extend(memory.map(|memory| (n, memory)));
+                None
+            }));
+        }
+        let places: Vec<usize> = reads.iter().map(|(n, _)| *n).collect();
+        let items = reads.into_iter().map(|(n, memory)| (keys[n].clone(), memory)).collect();
+        for (n, read) in places.into_iter().zip(self.read_each(items).await) {
+            answers[n] = match read {
+                Ok((memory, Ok(Some(_)))) => Ok(Some(memory.freeze())),
+                Ok((_, Ok(None))) => Ok(None),
+                // A larger chunk replaced the one that was found.
+                Ok((_, Err(e))) if e.kind() == ErrorKind::SizeMismatch => self.read_blocking(&keys[n]).await,
+                Ok((_, Err(e))) | Err(e) => Err(e),
+            };
+        }
+        answers
+    }
+
+    /// Reads each chunk into the memory beside its key, and gives the memory back.
+    async fn read_each(
+        &self,
+        items: Vec<(CacheKey, MemoryObjMut)>,
+    ) -> Vec<Result<(MemoryObjMut, Result<Option<usize>>)>> {
+        self.each(items, 1, |files, (key, memory), work| Ok(read_into(files, &key, memory, work))).await
     }
 
     pub(super) async fn get_all_into(&self, requests: &mut [(CacheKey, MemoryObjMut)]) -> Vec<Result<Option<usize>>> {
@@ -98,8 +118,7 @@ impl FSConnector {
         }
         // The threads own the memory until the reads have ended, even if this future is dropped.
         let items = requests.iter_mut().map(|(key, dst)| (key.clone(), dst.take())).collect();
-        let reads =
-            self.each(items, 1, |files, (key, memory): (CacheKey, _), work| Ok(read_into(files, &key, memory, work)));
+        let reads = self.read_each(items);
         let put_back = |(read, (_, dst)): (Result<(MemoryObjMut, _)>, &mut (_, MemoryObjMut))| {
             let (memory, answer) = read?;
             *dst = memory;

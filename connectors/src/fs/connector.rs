@@ -161,14 +161,14 @@ impl FSConnector {
 }
 
 /// The result of a read that does not wait for memory.
-pub(super) enum Read {
+enum Read {
     Miss,
     Done(MemoryObj),
     NeedsMemory(ChunkFile),
 }
 
 impl Read {
-    pub(super) fn try_now(files: &Files, backend: &LocalCpuBackend, key: &CacheKey, work: &Work) -> Result<Self> {
+    fn try_now(files: &Files, backend: &LocalCpuBackend, key: &CacheKey, work: &Work) -> Result<Self> {
         if work.is_cancelled() {
             return Ok(Self::Miss);
         }
