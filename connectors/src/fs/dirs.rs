@@ -31,6 +31,12 @@ struct Base {
     is_synced: AtomicBool,
 }
 
+impl Base {
+    fn is_ready(&self) -> bool {
+        self.is_made.load(Ordering::Acquire) && self.is_synced.load(Ordering::Acquire)
+    }
+}
+
 impl Dirs {
     /// `sync` says whether the first put waits until the names of the directories are on the disk.
     pub(super) fn new(
@@ -113,20 +119,29 @@ impl Dirs {
         })
     }
 
-    /// Makes the directories of a base path, once. A directory that is missing later is not made again: its disk may be
-    /// unmounted.
-    pub(super) fn make(&self, base: usize) -> Result<()> {
-        let base = &self.bases[base];
-        let (made, synced) = (base.is_made.load(Ordering::Acquire), base.is_synced.load(Ordering::Acquire));
-        if made && synced {
+    /// Makes the directories, once. A directory that is missing later is not made again: its disk may be unmounted. An error
+    /// counts for base path `base`, or for all.
+    pub(super) fn make(&self, base: usize, all: bool) -> Result<()> {
+        if self.bases[base].is_ready() && !all {
             return Ok(());
         }
+        self.bases.iter().enumerate().try_for_each(|(n, other)| match self.make_base(other) {
+            Err(_) if n != base && !all => Ok(()),
+            done => done,
+        })
+    }
+
+    fn make_base(&self, base: &Base) -> Result<()> {
+        if base.is_ready() {
+            return Ok(());
+        }
+        let made = base.is_made.load(Ordering::Acquire);
         let dir = self.tmp.as_ref().map_or_else(|| base.chunks.clone(), |tmp| base.chunks.join(tmp));
         let existing = nearest_existing(&dir).to_owned();
         if !made {
             self.make_dirs(&base.path).map_err(|e| Error::io(e, format_args!("create `{}`", dir.display())))?;
         }
-        if !synced {
+        if !base.is_synced.load(Ordering::Acquire) {
             sync_parents(&dir, &existing, |above| {
                 let synced = Folder::open(above, Wait::Yes).and_then(|folder| folder.sync());
                 synced.map_err(|e| Error::io(e, format_args!("sync the directory `{}`", above.display())))

@@ -214,8 +214,7 @@ impl Files {
     fn create(&self, key: &CacheKey) -> Result<NewFile> {
         let place = self.place(key)?;
         // The sum of a quota is about all base paths.
-        let bases = if self.quota.is_some() { 0..self.dirs.count() } else { place.base..place.base + 1 };
-        bases.into_iter().try_for_each(|base| self.dirs.make(base))?;
+        self.dirs.make(place.base, self.quota.is_some())?;
         let open = || {
             let folder = self.dirs.folder(place.base, Wait::Yes)?;
             Ok((self.dirs.tmp_folder(&folder)?, folder))

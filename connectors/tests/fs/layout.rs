@@ -108,10 +108,7 @@ async fn takes_several_base_paths_in_an_external_url_if_the_comma_is_escaped() {
         let (a, b) = (place.text("a"), place.text("b"));
         format!("external://localhost:0/kvconn.fs/?connector_name=FSConnector&base_path={a}{comma}{b}")
     };
-    let store = connectors::open(&url("%2C")).await.unwrap();
-    store.put(&key(1), kv(1, 1)).await.unwrap();
-    assert_eq!(files(place.0.path()), ["b"], "a put makes the directory of its key");
-    store.put(&key(2), kv(1, 1)).await.unwrap();
+    connectors::open(&url("%2C")).await.unwrap().put(&key(1), kv(1, 1)).await.unwrap();
     assert_eq!(files(place.0.path()), ["a", "b"]);
     let e = connectors::open(&url(",")).await.unwrap_err();
     assert!(e.to_string().contains("only one host") && e.to_string().contains("%2C"), "{e}");
@@ -161,4 +158,16 @@ async fn a_look_into_a_store_that_is_not_there_leaves_none_behind() {
     std::fs::write(place.text("file"), "").unwrap();
     let e = connectors::open(&format!("fs://{}/store", place.text("file"))).await.unwrap_err();
     assert!(e.to_string().contains(&format!("below `{}`: not a directory", place.text("file"))), "{e}");
+}
+
+#[tokio::test]
+async fn a_base_path_that_cannot_be_made_concerns_only_its_own_keys() {
+    let place = Place::new();
+    let store = connectors::open(&format!("fs://{},{}", place.text("a"), place.text("b"))).await.unwrap();
+    std::fs::write(place.path("b"), "a file").unwrap();
+    let put = store.batched_put(&(0..4).map(|n| (key(n), kv(1, n))).collect::<Vec<_>>()).await;
+    assert_eq!(put.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, true, false]);
+    std::fs::remove_file(place.path("b")).unwrap();
+    store.put(&key(1), kv(1, 1)).await.unwrap();
+    assert_eq!(store.get(&key(1)).await.unwrap(), Some(kv(1, 1)));
 }
