@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use connectors::runtime::{close_open_stores, exit_patience};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::exit::{EXIT_INTERRUPTED, Failure};
 use crate::output;
@@ -12,10 +14,11 @@ use crate::output;
 /// The time between two looks at a blocked command.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// The first signal sets it. The second signal ends the process at once.
+/// The first signal sets it. The second signal ends the process at once, and kvconn says which chunks it loses.
 #[derive(Clone)]
 pub(crate) struct Interrupt {
-    is_set: watch::Receiver<bool>,
+    /// The time of the first signal.
+    since: watch::Receiver<Option<Instant>>,
     /// Number of begins and ends of [`blocking`](Self::blocking): odd while the command's thread may be blocked.
     edges: Arc<AtomicUsize>,
 }
@@ -23,36 +26,49 @@ pub(crate) struct Interrupt {
 impl Interrupt {
     /// Starts to listen. From now on, the first signal does not end the process.
     pub(crate) fn listen() -> Self {
-        let (set, is_set) = watch::channel(false);
+        let (set, since) = watch::channel(None);
         let edges = Arc::new(AtomicUsize::new(0));
         let mut signals = Signals::new();
         let looked_at = edges.clone();
         tokio::spawn(async move {
             signals.next().await;
-            set.send_replace(true);
+            set.send_replace(Some(Instant::now()));
             tokio::select! {
                 () = signals.next() => {}
-                () = blocked(&looked_at) => {}
+                () = async {
+                    blocked(&looked_at).await;
+                    let _ = tokio::task::spawn_blocking(|| close_open_stores(exit_patience())).await;
+                } => {}
             }
+            close_open_stores(Duration::ZERO);
             std::process::exit(EXIT_INTERRUPTED.into());
         });
-        Self { is_set, edges }
+        Self { since, edges }
     }
 
     #[cfg(test)]
     pub(crate) fn already_set() -> Self {
-        Self { is_set: watch::channel(true).1, edges: Arc::default() }
+        Self { since: watch::channel(Some(Instant::now())).1, edges: Arc::default() }
     }
 
     pub(crate) fn is_set(&self) -> bool {
-        *self.is_set.borrow()
+        self.since.borrow().is_some()
     }
 
     /// Returns when the flag is set.
     pub(crate) async fn wait(mut self) {
-        if self.is_set.wait_for(|set| *set).await.is_err() {
+        if self.since.wait_for(Option::is_some).await.is_err() {
             // The listener has ended, so no signal will come.
             std::future::pending::<()>().await;
+        }
+    }
+
+    /// Returns when the time for closing stores is over, which begins with the flag.
+    pub(crate) async fn out_of_patience(self) {
+        self.clone().wait().await;
+        let since = *self.since.borrow();
+        if let Some(since) = since {
+            tokio::time::sleep_until(since + exit_patience()).await;
         }
     }
 

@@ -15,8 +15,10 @@ mod value;
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
+use std::time::Duration;
 
 use clap::Parser;
+use connectors::runtime::close_open_stores;
 use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Command};
@@ -38,21 +40,26 @@ pub fn command(args: impl IntoIterator<Item = OsString>) -> u8 {
         Err(e) => return Failure::Error(connectors::Error::io(e, "start threads")).report(),
     };
     let code = runtime.block_on(answer(cli));
-    // A drop would wait for a blocking thread that an interrupted command left behind.
-    runtime.shutdown_background();
+    // A drop would wait for a blocking thread that an interrupted command left behind. The process ends now.
+    std::mem::forget(runtime);
     code
 }
 
 async fn answer(cli: Cli) -> u8 {
     let interrupt = Interrupt::listen();
     let mut out = Out::new(interrupt.clone());
-    let answer = run(cli, &mut out, interrupt).await;
+    let answer = run(cli, &mut out, interrupt.clone()).await;
     // Flushes stdout before stderr gets the error.
     let shown = out.flush().map_err(Failure::from);
-    match answer.and_then(|answer| shown.map(|()| answer)) {
+    let code = match answer.and_then(|answer| shown.map(|()| answer)) {
         Ok(answer) => answer.exit_code(),
         Err(failure) => failure.report(),
+    };
+    if interrupt.is_set() {
+        // Says what is lost if a store could not be closed in time.
+        close_open_stores(Duration::ZERO);
     }
+    code
 }
 
 async fn run(cli: Cli, out: &mut Out, interrupt: Interrupt) -> Result<Answer, Failure> {
@@ -82,7 +89,11 @@ fn log_to_stderr(verbose: u8) {
         1 => "debug",
         _ => "trace",
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let mut filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    // Chunks that are lost at the end are more than a log line.
+    if let Ok(always) = "connector_core::runtime::exit=warn".parse() {
+        filter = filter.add_directive(always);
+    }
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

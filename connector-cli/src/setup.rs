@@ -67,7 +67,11 @@ impl Setup {
     ) -> Result<T, Failure> {
         let store = self.interrupt.stops(builder.open()).await??;
         let done = work(&store).await;
-        match (done, store.close().await) {
+        let closed = tokio::select! {
+            closed = store.close() => closed,
+            () = self.interrupt.clone().out_of_patience() => return done.and(Err(Failure::Interrupted)),
+        };
+        match (done, closed) {
             (Ok(_), Err(e)) => Err(e.into()),
             (Err(failure), Err(e)) => {
                 print_error(e);

@@ -29,6 +29,8 @@ pub(crate) async fn put(setup: &Setup, args: &PutArgs, out: &mut Out) -> Result<
         .with_new_store(&args.url, async |store| {
             store.put(&key, chunk.clone()).await?;
             writeln!(out, "stored {}: {}", out.shown(key.as_str()), chunk.layout())?;
+            // Before the store is closed, which may take long.
+            out.flush()?;
             if PROCESS_LOCAL.contains(&store.name()) {
                 print_note("this store keeps chunks in the memory of this process, so the chunk is lost now");
             }

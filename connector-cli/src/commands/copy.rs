@@ -99,6 +99,8 @@ async fn copy(
     bar.finish_and_clear();
 
     writeln!(out, "{}", totals.summary(start.elapsed()))?;
+    // Before the stores are closed, which may take long.
+    out.flush()?;
     if let Some(e) = list_failed {
         return Err(e.into());
     }

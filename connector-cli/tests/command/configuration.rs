@@ -63,3 +63,10 @@ fn logs_go_to_stderr_on_request() {
     let by_variable = kvconn(&["ls", "memory://x"]).env("RUST_LOG", "debug").output().expect("the command starts");
     assert!(String::from_utf8_lossy(&by_variable.stderr).contains("opened"), "{by_variable:?}");
 }
+
+#[test]
+fn a_hostile_configuration_is_refused_at_once() {
+    let (_deep, deep) = file(&[b'['; 100_000]);
+    run(&["ls", "memory://x", "--config", &deep]).fails_with(&[&deep, "128"]);
+    run(&["ls", "memory://x", "--config", "/dev/zero"]).fails_with(&["/dev/zero", "16 MiB"]);
+}

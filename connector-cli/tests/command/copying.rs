@@ -113,3 +113,18 @@ fn an_interrupted_cp_can_be_resumed() {
     assert!(result.text().contains(&format!("skipped {} ", copied.len())), "{}", result.text());
     assert_eq!(entries(b.path()).len(), KEYS);
 }
+
+#[test]
+fn an_interrupted_cp_to_a_write_back_store_loses_nothing_that_it_copied() {
+    let ((a, from), (b, to)) = (store(), store());
+    fill(a.path(), 3000);
+    let behind = to.replace("://", "%3A%2F%2F").replace('/', "%2F");
+    let tiered = format!("tiered://?front=memory%3A%2F%2F&back={behind}&mode=write_back");
+    let child = kvconn(&["cp", &from, &tiered]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = child.expect("the command starts");
+    wait_until(&mut child, || entries(b.path()).len() >= 10);
+    signal(&child, "INT");
+    let result = Finished::from(child.wait_with_output().expect("the command ends")).exits(130);
+    let copied = result.text().strip_prefix("copied ").and_then(|rest| rest.split(' ').next()?.parse().ok());
+    assert_eq!(copied, Some(entries(b.path()).len()), "{result:?}");
+}

@@ -221,6 +221,38 @@ fn wait_for_line(child: &mut Child, word: &str) {
         line.clear();
         assert_ne!(stderr.read_line(&mut line).expect("stderr is text"), 0, "the command ended too early");
     }
-    // A closed stderr must not end the command.
-    std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
+    child.stderr = Some(stderr.into_inner());
+}
+
+/// A write-back store whose back takes a byte a second.
+const SLOW_BACK: &str =
+    "tiered://?front=memory%3A%2F%2F&mode=write_back&back=mock%3A%2F%2F1%3Fwrite_throughput%3D0.000000001";
+
+#[test]
+fn an_interrupt_says_what_a_write_back_store_could_not_write_in_time() {
+    let (dir, url) = store();
+    fill(dir.path(), 3);
+    let (_file, path) = file(&[7; 4096]);
+    for (args, chunks) in [(&["put", SLOW_BACK, KEY, &path][..], "1 chunks"), (&["cp", &url, SLOW_BACK], "3 chunks")] {
+        // Once, and then the time is over; or twice.
+        for patience in ["0.3", "1000"] {
+            let mut command = kvconn(args);
+            command
+                .env("KVCONN_EXIT_PATIENCE", patience)
+                .env("RUST_LOG", "off")
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped());
+            let mut child = command.spawn().expect("the command starts");
+            let mut stdout = BufReader::new(child.stdout.take().expect("a pipe"));
+            let mut shown = String::new();
+            stdout.read_line(&mut shown).expect("the chunks are acknowledged");
+            signal(&child, "INT");
+            if patience == "1000" {
+                wait_for_line(&mut child, "interrupt again");
+                signal(&child, "INT");
+            }
+            let end = ended(child).exits(130);
+            assert!(end.err.contains(chunks) && end.err.contains("are lost"), "{args:?} {patience}: {end:?}");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Names of connectors, modules, schemes, options and keys, and the errors for wrong ones.
 
-use super::{KEY, run};
+use super::{KEY, file, run, store};
 
 #[test]
 fn list_names_every_store() {
@@ -89,6 +89,22 @@ fn key_kind_sets_the_kind_of_key() {
     run(&["exists", "memory://x", KEY, "--key-kind", "engine"]).exits(1);
     run(&["exists", "memory://x", KEY, "--key-kind", "object"]).refuses_with(&["field 2 (kv rank)"]);
     run(&["exists", "memory://x", KEY, "--key-kind", "chunk"]).exits(2);
+}
+
+#[test]
+fn every_command_with_keys_reads_them_as_the_kind_that_the_user_names() {
+    let (_dir, url) = store();
+    // An object key at first sight, and an engine key of the model `m@00000001`.
+    let key = "m@00000001@1@0@ff@half";
+    let (_file, path) = file(b"a chunk with a header");
+    run(&["put", &url, key, &path, "--key-kind", "engine"]).exits(0);
+    run(&["exists", &url, key, "--key-kind", "engine"]).exits(0);
+    assert_eq!(run(&["get", &url, key, "--key-kind", "engine"]).exits(0).out, b"a chunk with a header");
+    run(&["rm", &url, key, "--key-kind", "engine"]).exits(0);
+    for command in [&["put", &url, KEY, &path][..], &["exists", &url, KEY], &["get", &url, KEY], &["rm", &url, KEY]] {
+        run(&[command, &["--key-kind", "object"]].concat()).refuses_with(&[KEY]);
+        run(&[command, &["--key-kind", "chunk"]].concat()).exits(2);
+    }
 }
 
 #[test]
