@@ -21,7 +21,7 @@ use crate::call::{Call, Holder};
 use crate::errors::{Arg, Objects, OrRaise, same_length};
 use crate::key::text_of;
 use crate::lock;
-use crate::open::{OpenStore, open};
+use crate::open::{OpenStore, open_for_engine};
 use crate::process::{ProcessId, ProcessLocal};
 
 /// How long `close` lets calls run before it cuts them off.
@@ -91,7 +91,7 @@ impl NativeClient {
         let event = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)
             .map_err(|e| Error::io(e.into(), "make an eventfd"))
             .or_raise(py)?;
-        let connector = block_on(py, open(py, &url.0, options, None)?)?.or_raise(py)?;
+        let connector = block_on(py, open_for_engine(py, &url.0, options)?)?.or_raise(py)?;
         let shared = Shared {
             process: ProcessId::current(),
             event,

@@ -1,8 +1,10 @@
 //! From a URL and Python's options to an open store.
 
 use std::panic::AssertUnwindSafe;
+use std::time::Duration;
 
-use connectors::{Connector, ContextBuilder, Error, ErrorKind, LocalCpuBackend, RemoteUrl, runtime};
+use connectors::layer::LayerOptions;
+use connectors::{Connect, Connector, ContextBuilder, Error, ErrorKind, LocalCpuBackend, RemoteUrl, runtime};
 use futures::FutureExt;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use pyo3::exceptions::PyTypeError;
@@ -51,23 +53,58 @@ impl OpenStore {
     }
 }
 
-/// Opens the store, once the future is polled.
+/// What LMCache waits for a store.
+const ENGINE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A batch may have many large chunks, and a slow network.
+const ENGINE_BATCH_TIMEOUT_MS: u64 = 60_000;
+/// As in LMCache.
+const ENGINE_RECONNECT_S: f64 = 10.0;
+const ENGINE_FAILURES: u32 = 5;
+
+/// Opens the store of a Python program, once the future is polled.
 pub(crate) fn open(
     py: Python<'_>,
     url: &str,
     options: Option<&Bound<'_, PyDict>>,
     pool_bytes: Option<usize>,
 ) -> PyResult<impl Future<Output = connectors::Result<Connector>> + Send + 'static> {
+    let (url, mut builder) = builder(py, url, options)?;
+    if let Some(bytes) = pool_bytes {
+        builder = builder.local_cpu_backend(LocalCpuBackend::with_capacity(bytes));
+    }
+    Ok(opening(&url, builder))
+}
+
+/// Opens the store of an engine, once the future is polled. See [`for_engine`].
+pub(crate) fn open_for_engine(
+    py: Python<'_>,
+    url: &str,
+    options: Option<&Bound<'_, PyDict>>,
+) -> PyResult<impl Future<Output = connectors::Result<Connector>> + Send + 'static> {
+    let (url, builder) = builder(py, url, options)?;
+    Ok(opening(&url, for_engine(builder, ENGINE_TIMEOUT)))
+}
+
+/// An engine never opens a store again, so it may start before its store, and a store that hangs may not hold it. The options
+/// of the URL and the configuration win.
+pub(crate) fn for_engine(builder: ContextBuilder, timeout: Duration) -> ContextBuilder {
+    let mut layers = LayerOptions::default();
+    let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+    layers.timeout_ms = Some(timeout_ms).filter(|ms| *ms > 0);
+    layers.batch_timeout_ms = Some(timeout_ms.max(ENGINE_BATCH_TIMEOUT_MS));
+    layers.breaker_failures = Some(ENGINE_FAILURES);
+    layers.min_reconnect_interval = Some(ENGINE_RECONNECT_S);
+    builder.connect(Connect::Lazy).layers(layers)
+}
+
+fn builder(py: Python<'_>, url: &str, options: Option<&Bound<'_, PyDict>>) -> PyResult<(String, ContextBuilder)> {
     logging::start(py)?;
     let url = match options {
         Some(options) => with_options(url, options)?,
         None => url.to_owned(),
     };
-    let mut builder = connectors::builder(&url).handle(runtime::handle().or_raise(py)?.clone());
-    if let Some(bytes) = pool_bytes {
-        builder = builder.local_cpu_backend(LocalCpuBackend::with_capacity(bytes));
-    }
-    Ok(opening(&url, builder))
+    let builder = connectors::builder(&url).handle(runtime::handle().or_raise(py)?.clone());
+    Ok((url, builder))
 }
 
 /// Opens the store, once the future is polled. A panic is an error.

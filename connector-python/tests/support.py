@@ -23,17 +23,21 @@ def engine_key(i, model="test-model"):
     return f"{model}@1@0@{i + 1:x}@bfloat16"
 
 
-class RedisServer:
-    """A redis server on a free port. The test fails if redis-server is not installed."""
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
-    def __init__(self):
+
+class RedisServer:
+    """A redis server on this port, or on a free one. The test fails if redis-server is not installed."""
+
+    def __init__(self, port=None):
         program = shutil.which("redis-server")
         if program is None:
             raise AssertionError("redis-server is missing; install Debian's package 'redis-server'")
         self.dir = tempfile.mkdtemp(prefix="kvconn-redis-")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = port or free_port()
         self.process = subprocess.Popen(
             [program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", self.dir],
             stdout=subprocess.DEVNULL,

@@ -88,7 +88,8 @@ impl LayerOptions {
     pub(crate) fn or(self, other: &Self) -> Self {
         Self {
             timeout_ms: self.timeout_ms.or(other.timeout_ms),
-            batch_timeout_ms: self.batch_timeout_ms.or(other.batch_timeout_ms),
+            // A `timeout_ms` is also that of batches.
+            batch_timeout_ms: self.batch_timeout_ms.or(other.batch_timeout_ms.filter(|_| self.timeout_ms.is_none())),
             retries: self.retries.or(other.retries),
             retry_min_delay_ms: self.retry_min_delay_ms.or(other.retry_min_delay_ms),
             retry_max_delay_ms: self.retry_max_delay_ms.or(other.retry_max_delay_ms),
