@@ -45,7 +45,10 @@ impl FromContext for TieredConnector {
         let back = back.map_err(|e| e.at("option `back`"))?;
         let (keys, handle, gate) = (Arc::default(), ctx.handle().clone(), Gate::default());
         let url = ctx.url().to_string();
-        let tiers = Arc::new(Tiers { url, front, back, keys, buffer, handle, gate });
+        let backend = ctx.local_cpu_backend();
+        let metadata = ctx.metadata().filter(|_| backend.waits());
+        let waiting_memory = metadata.map(|metadata| (backend.clone(), metadata.chunk_layout().full.clone()));
+        let tiers = Arc::new(Tiers { url, front, back, keys, buffer, handle, waiting_memory, gate });
         if tiers.buffer.is_some() {
             let tiers = Arc::downgrade(&tiers);
             runtime::at_exit(ctx.url().to_string(), tiers);
@@ -215,7 +218,10 @@ impl RemoteConnector for TieredConnector {
     }
 
     async fn batched_get(&self, keys: &[CacheKey]) -> Vec<Result<Option<MemoryObj>>> {
-        let found = self.tiers.front_batch(keys).await;
+        let mut found = self.tiers.front_batch(keys).await;
+        if self.tiers.must_release(keys, &found) {
+            found.fill(None);
+        }
         let missing: Vec<&CacheKey> = keys.iter().zip(&found).filter(|(_, c)| c.is_none()).map(|(k, _)| k).collect();
         let mut read = self.tiers.read(&missing).await.into_iter();
         found.into_iter().map(|chunk| chunk.map_or_else(|| read.next().unwrap_or(Ok(None)), |c| Ok(Some(c)))).collect()

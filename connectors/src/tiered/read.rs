@@ -72,8 +72,13 @@ impl Tiers {
             return vec![(self.back_answer(self.back.get(key).await), true)];
         }
         let keys: Vec<CacheKey> = reads.iter().map(|read| read.guard.key.clone()).collect();
+        let found = self.front_batch(&keys).await;
+        if self.must_release(&keys, &found) {
+            drop(found);
+            return self.find_in_reserved(keys).await;
+        }
         let mut found: Vec<Option<(Found, bool)>> =
-            self.front_batch(&keys).await.into_iter().map(|chunk| chunk.map(|c| (Ok(Some(c)), false))).collect();
+            found.into_iter().map(|chunk| chunk.map(|c| (Ok(Some(c)), false))).collect();
         let (mut places, mut missing) = (Vec::new(), Vec::new());
         for (n, key) in keys.into_iter().enumerate().filter(|(n, _)| found[*n].is_none()).collect::<Vec<_>>() {
             match self.buffered(&key) {
@@ -91,6 +96,55 @@ impl Tiers {
         }
         let lost = || Error::new(ErrorKind::Other, "the back store gave too few answers");
         found.into_iter().map(|f| f.unwrap_or_else(|| (Err(lost()), false))).collect()
+    }
+
+    /// Whether a batch must give back the front's chunks before it reads the others from the back. It would hold memory while
+    /// it waits for memory, and two such batches would wait for each other.
+    pub(super) fn must_release(&self, keys: &[CacheKey], found: &[Option<MemoryObj>]) -> bool {
+        let hits = found.iter().flatten().count();
+        self.waiting_memory.is_some() && (1..keys.len()).contains(&hits) && keys.iter().all(|key| key.layer_id().is_none())
+    }
+
+    /// As [`find`](Self::find), into memory that is reserved for all keys at once.
+    async fn find_in_reserved(&self, keys: Vec<CacheKey>) -> Vec<(Found, bool)> {
+        let mut found: Vec<(Found, bool)> = keys.iter().map(|_| (Ok(None), true)).collect();
+        let Some((backend, full)) = &self.waiting_memory else { return found };
+        let memory = backend.reserve(&vec![full.clone(); keys.len()]).await;
+        let (mut near, mut far) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
+        for (n, (key, memory)) in keys.into_iter().zip(memory).enumerate() {
+            match (self.buffered(&key), memory) {
+                (Some(chunk), _) => found[n] = (Ok(Some(chunk)), true),
+                (None, Err(e)) => found[n] = (Err(e), false),
+                (None, Ok(memory)) => {
+                    let (places, requests) = if self.keys.may_ask_front(&key) { &mut near } else { &mut far };
+                    places.push(n);
+                    requests.push((key, memory));
+                }
+            }
+        }
+        let (places, mut requests) = near;
+        let answers = self.front.batched_get_into(&mut requests).await;
+        for ((n, (key, memory)), answer) in places.into_iter().zip(requests).zip(answers) {
+            match answer.inspect_err(|e| self.front_failed("batched_get_into", e)) {
+                Ok(Some(_)) => found[n] = (Ok(Some(memory.freeze())), false),
+                Err(e) if memory.is_taken() => found[n] = (Err(e), false),
+                _ => {
+                    far.0.push(n);
+                    far.1.push((key, memory));
+                }
+            }
+        }
+        let (places, mut requests) = far;
+        let answers = self.back.batched_get_into(&mut requests).await;
+        for ((n, (key, memory)), answer) in places.into_iter().zip(requests).zip(answers) {
+            found[n].0 = match self.back_answer(answer) {
+                Ok(length) => Ok(length.map(|_| memory.freeze())),
+                // Longer than a full chunk.
+                Err(e) if e.kind() == ErrorKind::SizeMismatch => self.back.get(&key).await,
+                Err(e) => Err(e),
+            };
+        }
+        found
     }
 
     /// Reads from the front, in one batch, the keys that are not stale.

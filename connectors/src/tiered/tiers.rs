@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use connector_core::connector::Gate;
 use connector_core::runtime::{self, AtExit};
-use connector_core::{CacheKey, Connector, Error, ErrorKind, MemoryObj, Result};
+use connector_core::{CacheKey, ChunkLayout, Connector, Error, ErrorKind, LocalCpuBackend, MemoryObj, Result};
 use futures::future::BoxFuture;
 use tokio::runtime::Handle;
 
@@ -27,6 +27,8 @@ pub(super) struct Tiers {
     /// `None` with `write_through`.
     pub(super) buffer: Option<Buffer>,
     pub(super) handle: Handle,
+    /// The memory of reads, and the layout of a full chunk, if a read may wait for memory and the engine's metadata is known.
+    pub(super) waiting_memory: Option<(LocalCpuBackend, ChunkLayout)>,
     /// Reads and fills outlive the futures that started them. `close` waits for them here.
     pub(super) gate: Gate,
 }
