@@ -1,16 +1,16 @@
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use connector_core::{
-    BoxStream, CacheKey, Capabilities, ChunkHeader, ConnectorContext, Error, FromContext, MemoryObj, MemoryObjMut,
+    BoxStream, CacheKey, Capabilities, ChunkHeader, ConnectorContext, Error, ErrorKind, FromContext, MemoryObj, MemoryObjMut,
     RemoteConnector, Result, external_connector,
 };
 use futures::stream::StreamExt;
 
-use super::exchanges::{Exists, Found, Get, Header, Put, Remove};
+use super::exchanges::{Exists, Found, Get, Header, Put, SUFFIXES};
 use super::missing::{Missing, Orphans};
 use super::{RedisOptions, listing};
-use crate::resp_wire::{Destination, Memory, Place, Wire};
+use crate::resp_wire::{Destination, Memory, Place, Remover, Slots, Wire};
 
 /// Chunks on a redis or valkey server, two keys each, byte for byte as LMCache writes them.
 ///
@@ -31,8 +31,9 @@ pub struct RedisConnector {
     ttl_sec: Option<u64>,
     refresh_ttl: bool,
     orphans: Orphans,
-    /// Whether the server does not know `UNLINK`.
-    lacks_unlink: AtomicBool,
+    remover: Remover,
+    /// Whether the server refuses a command with the names of both values.
+    is_apart: AtomicBool,
     /// Whether kvconn logged that the server refuses to renew times to live.
     warned: AtomicBool,
 }
@@ -47,16 +48,21 @@ impl FromContext for RedisConnector {
             ttl_sec: options.ttl_sec,
             refresh_ttl: options.refresh_ttl,
             orphans: Orphans::new(Duration::from_secs(options.orphan_grace_sec)),
-            lacks_unlink: AtomicBool::new(false),
+            remover: Remover::default(),
+            is_apart: AtomicBool::new(false),
             warned: AtomicBool::new(false),
         })
     }
 }
 
 impl RedisConnector {
+    fn slots(&self) -> Slots<'_> {
+        Slots::new(&self.is_apart)
+    }
+
     fn read<'a, D: Destination>(&'a self, key: &'a CacheKey, to: D) -> Get<'a, D> {
         let refresh_sec = self.ttl_sec.filter(|_| self.refresh_ttl);
-        Get { key, to, refresh_sec, warned: &self.warned }
+        Get { name: self.wire.name(key), slots: self.slots(), to, refresh_sec, warned: &self.warned }
     }
 
     async fn read_all<'a>(&'a self, keys: &'a [CacheKey], places: Vec<Place<'a>>) -> Vec<Result<Found<MemoryObj>>> {
@@ -65,14 +71,26 @@ impl RedisConnector {
 
     /// Asks for the lengths, reserves memory for all chunks, and reads them.
     async fn read_by_length(&self, keys: &[CacheKey]) -> Vec<Result<Found<MemoryObj>>> {
-        let places = self.memory.reserve(self.wire.exchange_all(keys.iter().map(Header).collect()).await).await;
+        let headers = keys.iter().map(|key| Header(self.wire.name(key))).collect();
+        let places = self.memory.reserve(self.wire.exchange_all(headers).await).await;
         self.wire.exchange_valid(keys.iter().zip(places).map(|(key, place)| Ok(self.read(key, place?)))).await
     }
 
-    fn write<'a>(&self, key: &'a CacheKey, chunk: &'a MemoryObj) -> Result<Put<'a>> {
+    fn write<'a>(&'a self, key: &'a CacheKey, chunk: &'a MemoryObj) -> Result<Put<'a>> {
         self.wire.check_len(chunk.len())?;
         let header = ChunkHeader::faithful(chunk.layout())?;
-        Ok(Put { key, header, chunk, ttl_sec: self.ttl_sec })
+        Ok(Put { name: self.wire.name(key), slots: self.slots(), header, chunk, ttl_sec: self.ttl_sec })
+    }
+
+    /// Removes chunks of which the server may have taken one value and refused the other. Only a put in two commands leaves such.
+    async fn remove_refused<'a>(&self, puts: impl Iterator<Item = (&'a CacheKey, &'a Result<()>)>) {
+        let is_refused = |e: &Error| e.kind() == ErrorKind::StoreFull;
+        let refused = puts.filter(|(_, answer)| self.slots().apart && answer.as_ref().is_err_and(is_refused));
+        let names: Vec<_> = refused.map(|(key, _)| self.wire.name(key)).collect();
+        if !names.is_empty() {
+            // The put's own error is the answer.
+            self.remover.remove(&self.wire, &names, &SUFFIXES, self.slots()).await;
+        }
     }
 
     /// The result of a read. For a missing chunk, checks the half that is left.
@@ -82,11 +100,11 @@ impl RedisConnector {
                 self.orphans.forget([key].into_iter());
                 return Ok(Some(chunk));
             }
-            Found::Torn(e) => return Err(e),
+            Found::Again(e) => return Err(e),
             Found::Half(half) => Some(half),
             Found::Nothing => None,
         };
-        let checked = self.orphans.check(&self.wire, &[Missing { key, half }]).await;
+        let checked = self.orphans.check(&self.wire, &self.remover, &[Missing { key, half }]).await;
         checked.into_iter().collect::<Result<()>>().map(|()| None)
     }
 
@@ -105,7 +123,7 @@ impl RedisConnector {
                     answers.push(Ok(Some(chunk)));
                     continue;
                 }
-                Ok(Found::Torn(e)) | Err(e) => {
+                Ok(Found::Again(e)) | Err(e) => {
                     answers.push(Err(e));
                     continue;
                 }
@@ -117,31 +135,16 @@ impl RedisConnector {
             answers.push(Ok(None));
         }
         if !missing.is_empty() {
-            let checked = self.orphans.check(&self.wire, &missing).await;
+            let checked = self.orphans.check(&self.wire, &self.remover, &missing).await;
             places.into_iter().zip(checked).for_each(|(at, checked)| answers[at] = checked.map(|()| None));
         }
         answers
-    }
-
-    /// Removes both halves of each key in one command.
-    async fn remove_all(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
-        let all = |command| keys.iter().map(|key| Remove { key, command }).collect();
-        if !self.lacks_unlink.load(Ordering::Relaxed) {
-            let answers = self.wire.exchange_all(all("UNLINK")).await;
-            let unknown =
-                |answer: &Result<bool>| answer.as_ref().is_err_and(|e| e.message().contains("unknown command"));
-            if !answers.iter().any(unknown) {
-                return answers;
-            }
-            self.lacks_unlink.store(true, Ordering::Relaxed);
-        }
-        self.wire.exchange_all(all("DEL")).await
     }
 }
 
 impl RemoteConnector for RedisConnector {
     async fn exists(&self, key: &CacheKey) -> Result<bool> {
-        self.wire.exchange(Exists(key)).await
+        self.wire.exchange(Exists(self.wire.name(key))).await
     }
 
     async fn get(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
@@ -149,16 +152,21 @@ impl RemoteConnector for RedisConnector {
             return self.batched_get(std::slice::from_ref(key)).await.pop().unwrap_or(Ok(None));
         };
         let mut found = self.wire.exchange(self.read(key, place)).await?;
-        if let (Found::Torn(_), Some(place)) = (&found, self.memory.at_once()) {
+        if let (Found::Again(_), Some(place)) = (&found, self.memory.at_once()) {
             found = self.wire.exchange(self.read(key, place)).await?;
         }
         self.settle(key, found).await
     }
 
     async fn put(&self, key: &CacheKey, chunk: MemoryObj) -> Result<()> {
-        let put = self.write(key, &chunk)?;
         self.orphans.forget([key].into_iter());
-        self.wire.exchange(put).await
+        let slots = self.slots();
+        let mut answer = self.wire.exchange(self.write(key, &chunk)?).await;
+        if slots.is_outdated() {
+            answer = self.wire.exchange(self.write(key, &chunk)?).await;
+        }
+        self.remove_refused([(key, &answer)].into_iter()).await;
+        answer
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -169,14 +177,14 @@ impl RemoteConnector for RedisConnector {
 
     async fn get_into(&self, key: &CacheKey, dst: &mut MemoryObjMut) -> Result<Option<usize>> {
         let mut found = self.wire.exchange(self.read(key, &mut *dst)).await?;
-        if let Found::Torn(_) = found {
+        if let Found::Again(_) = found {
             found = self.wire.exchange(self.read(key, dst)).await?;
         }
         self.settle(key, found).await
     }
 
     async fn remove(&self, key: &CacheKey) -> Result<bool> {
-        self.remove_all(std::slice::from_ref(key)).await.pop().unwrap_or_else(|| Err(Error::closed()))
+        self.batched_remove(std::slice::from_ref(key)).await.pop().unwrap_or_else(|| Err(Error::closed()))
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
@@ -194,7 +202,7 @@ impl RemoteConnector for RedisConnector {
     }
 
     async fn batched_exists(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
-        self.wire.exchange_all(keys.iter().map(Exists).collect()).await
+        self.wire.exchange_all(keys.iter().map(|key| Exists(self.wire.name(key))).collect()).await
     }
 
     async fn batched_get(&self, keys: &[CacheKey]) -> Vec<Result<Option<MemoryObj>>> {
@@ -203,15 +211,19 @@ impl RemoteConnector for RedisConnector {
             Ok(None) => Vec::new(),
             Err(e) => return keys.iter().map(|_| Err(e.clone())).collect(),
         };
-        let is_torn = || self.memory.waits() && !torn(&found).is_empty();
-        if found.is_empty() || found.iter().any(Memory::is_short) || is_torn() {
+        if found.is_empty() || found.iter().any(Memory::is_short) {
             // Gives all memory back before it asks for more.
             drop(found);
             found = self.read_by_length(keys).await;
         }
-        let torn = torn(&found);
-        if let Some(again) = torn.iter().map(|&at| Some(self.read(&keys[at], self.memory.at_once()?))).collect() {
-            replace(&mut found, &torn, self.wire.exchange_all(again).await);
+        let places_again = to_read_again(&found);
+        if places_again.is_empty() {
+        } else if self.memory.waits() {
+            drop(found);
+            found = self.read_by_length(keys).await;
+        } else {
+            let again = places_again.iter().filter_map(|&at| Some(self.read(&keys[at], self.memory.at_once()?))).collect();
+            replace(&mut found, &places_again, self.wire.exchange_all(again).await);
         }
         self.settle_all(keys.iter(), found).await
     }
@@ -219,26 +231,38 @@ impl RemoteConnector for RedisConnector {
     async fn batched_get_into(&self, requests: &mut [(CacheKey, MemoryObjMut)]) -> Vec<Result<Option<usize>>> {
         let gets = requests.iter_mut().map(|(key, dst)| self.read(key, dst)).collect();
         let mut found = self.wire.exchange_all(gets).await;
-        let torn = torn(&found);
-        let again = requests.iter_mut().enumerate().filter(|(at, _)| torn.contains(at));
-        let gets = again.map(|(_, (key, dst))| self.read(key, dst)).collect();
-        replace(&mut found, &torn, self.wire.exchange_all(gets).await);
+        let again = to_read_again(&found);
+        let requests_again = requests.iter_mut().enumerate().filter(|(at, _)| again.contains(at));
+        let gets = requests_again.map(|(_, (key, dst))| self.read(key, dst)).collect();
+        replace(&mut found, &again, self.wire.exchange_all(gets).await);
         self.settle_all(requests.iter().map(|(key, _)| key), found).await
     }
 
     async fn batched_put(&self, items: &[(CacheKey, MemoryObj)]) -> Vec<Result<()>> {
         self.orphans.forget(items.iter().map(|(key, _)| key));
-        self.wire.exchange_valid(items.iter().map(|(key, chunk)| self.write(key, chunk))).await
+        let slots = self.slots();
+        let mut answers = self.wire.exchange_valid(items.iter().map(|(key, chunk)| self.write(key, chunk))).await;
+        if slots.is_outdated() {
+            answers = self.wire.exchange_valid(items.iter().map(|(key, chunk)| self.write(key, chunk))).await;
+        }
+        self.remove_refused(items.iter().map(|(key, _)| key).zip(&answers)).await;
+        answers
     }
 
     async fn batched_remove(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
-        self.remove_all(keys).await
+        let names: Vec<_> = keys.iter().map(|key| self.wire.name(key)).collect();
+        let slots = self.slots();
+        let answers = self.remover.remove(&self.wire, &names, &SUFFIXES, slots).await;
+        match slots.is_outdated() {
+            true => self.remover.remove(&self.wire, &names, &SUFFIXES, self.slots()).await,
+            false => answers,
+        }
     }
 }
 
-/// The indexes of torn chunks, which the store reads once more.
-fn torn<A>(found: &[Result<Found<A>>]) -> Vec<usize> {
-    found.iter().enumerate().filter(|(_, found)| matches!(found, Ok(Found::Torn(_)))).map(|(at, _)| at).collect()
+/// The indexes of the chunks that the store reads once more.
+fn to_read_again<A>(found: &[Result<Found<A>>]) -> Vec<usize> {
+    found.iter().enumerate().filter(|(_, found)| matches!(found, Ok(Found::Again(_)))).map(|(at, _)| at).collect()
 }
 
 fn replace<A>(found: &mut [Result<Found<A>>], places: &[usize], by: Vec<Result<Found<A>>>) {

@@ -3,18 +3,16 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use connector_core::chunk::MAX_HEADER_GROUPS;
-use connector_core::{CacheKey, ChunkHeader, ChunkLayout, Error, ErrorKind, Result};
+use connector_core::{ChunkHeader, ChunkLayout, Error, ErrorKind, Result};
 
 use super::layout::{KV_BYTES, METADATA};
 use crate::resp_wire::{
-    Arg, Connection, Destination, Exchange, Reply, ReplyStart, Request, expect_int, expect_word, server_error,
+    Arg, Connection, Destination, Exchange, Name, Reply, ReplyStart, Request, Slots, expect_int, expect_word, refusal,
     unexpected,
 };
 
-/// The names of the header and of the bytes.
-fn names(key: &CacheKey) -> [Arg<'_>; 2] {
-    [METADATA, KV_BYTES].map(|suffix| Arg::Joined(key.as_str().as_bytes(), suffix.as_bytes()))
-}
+/// The suffixes of the header and of the bytes.
+pub(super) const SUFFIXES: [&str; 2] = [METADATA, KV_BYTES];
 
 /// The state of a key.
 pub(super) enum Found<A> {
@@ -24,8 +22,9 @@ pub(super) enum Found<A> {
     Nothing,
     /// Only one value is there.
     Half(Half),
-    /// A header and bytes of different lengths. LMCache may be between its two steps.
-    Torn(Error),
+    /// The store must ask again: a header and bytes of different lengths, because LMCache may be between its two steps; or a
+    /// server that takes only [one name in a command](Slots).
+    Again(Error),
 }
 
 /// The value that is there.
@@ -37,7 +36,8 @@ pub(super) enum Half {
 
 /// `MGET` of header and bytes in one atomic step. The header comes first and says which memory the bytes need.
 pub(super) struct Get<'a, D> {
-    pub(super) key: &'a CacheKey,
+    pub(super) name: Name<'a>,
+    pub(super) slots: Slots<'a>,
     pub(super) to: D,
     /// If set, the new time to live of both values, in seconds.
     pub(super) refresh_sec: Option<u64>,
@@ -49,12 +49,15 @@ impl<D: Destination> Exchange for Get<'_, D> {
     type Answer = Found<D::Chunk>;
 
     fn key(&self) -> Option<&[u8]> {
-        Some(self.key.as_str().as_bytes())
+        Some(self.name.key.as_str().as_bytes())
     }
 
     fn request<'a>(&'a self, request: &mut Request<'a>) {
-        let names = names(self.key);
-        request.command(&["MGET".into(), names[0], names[1]]);
+        let names = SUFFIXES.map(|suffix| self.name.with(suffix));
+        match names {
+            [header, bytes] if !self.slots.apart => request.command(&["MGET".into(), header, bytes]),
+            names => names.into_iter().for_each(|name| request.command(&["MGET".into(), name])),
+        }
         if let Some(secs) = self.refresh_sec {
             names.into_iter().for_each(|name| request.command(&["EXPIRE".into(), name, secs.into()]));
         }
@@ -65,11 +68,7 @@ impl<D: Destination> Exchange for Get<'_, D> {
     }
 
     async fn read(&mut self, connection: &mut Connection) -> Result<Result<Self::Answer>> {
-        let found = match connection.reply_start().await? {
-            ReplyStart::Array(2) => self.values(connection).await?,
-            ReplyStart::Whole(Reply::Error(text)) => Err(server_error(&text)),
-            other => return Err(unexpected(&other, "two values")),
-        };
+        let found = self.values(connection).await?;
         self.to.unused();
         if self.refresh_sec.is_some() {
             for _ in 0..2 {
@@ -87,36 +86,58 @@ impl<D: Destination> Exchange for Get<'_, D> {
 
 impl<D: Destination> Get<'_, D> {
     async fn values(&mut self, connection: &mut Connection) -> Result<Result<Found<D::Chunk>>> {
-        let header = match value_len(connection).await? {
-            Some(len) => Some(read_header(connection, len).await?),
-            None => None,
+        let header = match self.value(connection, 2).await? {
+            Ok(Some(len)) => Ok(Some(read_header(connection, len).await?)),
+            Ok(None) => Ok(None),
+            // No array follows.
+            Err(e) if self.slots.is_outdated() => return Ok(Ok(Found::Again(e))),
+            Err(e) if !self.slots.apart => return Ok(Err(e)),
+            Err(e) => Err(e),
         };
-        let (header, len) = match (header, value_len(connection).await?) {
-            (None, None) => return Ok(Ok(Found::Nothing)),
-            (Some(_), None) => return Ok(Ok(Found::Half(Half::Metadata))),
-            (None, Some(_)) => {
+        let value = self.value(connection, 1).await?;
+        let (header, len) = match (header, value) {
+            (Err(e), value) => {
+                if let Ok(Some(_)) = value {
+                    connection.skip_payload().await?;
+                }
+                return Ok(Err(e));
+            }
+            (_, Err(e)) => return Ok(Err(e)),
+            (Ok(None), Ok(None)) => return Ok(Ok(Found::Nothing)),
+            (Ok(Some(_)), Ok(None)) => return Ok(Ok(Found::Half(Half::Metadata))),
+            (Ok(None), Ok(Some(_))) => {
                 connection.skip_payload().await?;
                 return Ok(Ok(Found::Half(Half::KvBytes)));
             }
-            (Some(header), Some(len)) => (header, len),
+            (Ok(Some(header)), Ok(Some(len))) => (header, len),
         };
         if let Ok(layout) = &header
             && layout.len != len
         {
             let why = format!("the header says {} bytes, but {len} are stored", layout.len);
             connection.skip_payload().await?;
-            return Ok(Ok(Found::Torn(Error::new(ErrorKind::Corrupt, why))));
+            return Ok(Ok(Found::Again(Error::new(ErrorKind::Corrupt, why))));
         }
         Ok(connection.chunk(len, header, &mut self.to).await?.map(Found::Chunk))
     }
-}
 
-/// The length of the next value; `None` if there is none.
-async fn value_len(connection: &mut Connection) -> Result<Option<usize>> {
-    match connection.element_start().await? {
-        ReplyStart::Bulk(len) => Ok(Some(len)),
-        ReplyStart::Whole(Reply::Null) => Ok(None),
-        other => Err(unexpected(&other, "two values")),
+    /// The length of the next value; `None` if it is missing. `left` counts the values that are still to come.
+    async fn value(&mut self, connection: &mut Connection, left: usize) -> Result<Result<Option<usize>>> {
+        let array = if self.slots.apart { 1 } else { 2 };
+        if self.slots.apart || left == 2 {
+            match connection.reply_start().await? {
+                ReplyStart::Array(n) if n == array => {}
+                ReplyStart::Whole(reply @ Reply::Error(_)) => {
+                    return Ok(Err(refusal(self.slots.learn(reply), "values")));
+                }
+                other => return Err(unexpected(&other, "values")),
+            }
+        }
+        match connection.element_start().await? {
+            ReplyStart::Bulk(len) => Ok(Ok(Some(len))),
+            ReplyStart::Whole(Reply::Null) => Ok(Ok(None)),
+            other => Err(unexpected(&other, "values")),
+        }
     }
 }
 
@@ -140,7 +161,8 @@ async fn read_header(connection: &mut Connection, len: usize) -> Result<Result<C
 
 /// `MSET` of header and bytes, or a transaction of two `SET .. EX`: one atomic step.
 pub(super) struct Put<'a> {
-    pub(super) key: &'a CacheKey,
+    pub(super) name: Name<'a>,
+    pub(super) slots: Slots<'a>,
     pub(super) header: ChunkHeader,
     pub(super) chunk: &'a [u8],
     /// Seconds until the server drops the chunk.
@@ -151,23 +173,30 @@ impl Exchange for Put<'_> {
     type Answer = ();
 
     fn key(&self) -> Option<&[u8]> {
-        Some(self.key.as_str().as_bytes())
+        Some(self.name.key.as_str().as_bytes())
     }
 
     /// The chunk comes last. The server would have to wait for the socket again for an argument behind a large one,
     /// which costs a sixth of the throughput.
     fn request<'a>(&'a self, request: &mut Request<'a>) {
-        let [metadata, kv_bytes] = names(self.key);
+        let [metadata, kv_bytes] = SUFFIXES.map(|suffix| self.name.with(suffix));
         let (header, chunk) = (self.header.as_bytes().into(), Arg::Payload(self.chunk));
-        let Some(secs) = self.ttl_sec else {
-            request.command(&["MSET".into(), metadata, header, kv_bytes, chunk]);
-            return;
+        let set = |request: &mut Request<'a>, name, value| match self.ttl_sec {
+            Some(secs) => request.command(&["SET".into(), name, value, "EX".into(), secs.into()]),
+            None => request.command(&["SET".into(), name, value]),
         };
-        request.command(&["MULTI".into()]);
-        for (name, value) in [(metadata, header), (kv_bytes, chunk)] {
-            request.command(&["SET".into(), name, value, "EX".into(), secs.into()]);
+        if self.slots.apart {
+            // As LMCache: the header last.
+            set(request, kv_bytes, chunk);
+            set(request, metadata, header);
+        } else if self.ttl_sec.is_none() {
+            request.command(&["MSET".into(), metadata, header, kv_bytes, chunk]);
+        } else {
+            request.command(&["MULTI".into()]);
+            set(request, metadata, header);
+            set(request, kv_bytes, chunk);
+            request.command(&["EXEC".into()]);
         }
-        request.command(&["EXEC".into()]);
     }
 
     fn expected_len(&self) -> usize {
@@ -175,37 +204,40 @@ impl Exchange for Put<'_> {
     }
 
     async fn read(&mut self, connection: &mut Connection) -> Result<Result<()>> {
+        if self.slots.apart {
+            let bytes = expect_word(connection.reply().await?, "OK");
+            return Ok(bytes.and(expect_word(connection.reply().await?, "OK")));
+        }
         if self.ttl_sec.is_none() {
-            return Ok(expect_word(connection.reply().await?, "OK"));
+            return Ok(expect_word(self.slots.learn(connection.reply().await?), "OK"));
         }
         // The first error has the reason. `EXEC` then only reports that there was an error.
         let mut queued = Ok(());
         for word in ["OK", "QUEUED", "QUEUED"] {
             queued = queued.and(expect_word(connection.reply().await?, word));
         }
-        let executed = connection.answer().await?.and_then(|reply| match reply {
+        let executed = match self.slots.learn(connection.reply().await?) {
             Reply::Array(answers) => answers.into_iter().try_for_each(|answer| expect_word(answer, "OK")),
-            other => Err(unexpected(&other, "the answers of a transaction")),
-        });
+            other => Err(refusal(other, "the answers of a transaction")),
+        };
         Ok(queued.and(executed))
     }
 }
 
 /// `MGET` of the header: the layout of a chunk, or `None`.
-pub(super) struct Header<'a>(pub(super) &'a CacheKey);
+pub(super) struct Header<'a>(pub(super) Name<'a>);
 
 impl Exchange for Header<'_> {
     type Answer = Option<ChunkLayout>;
     const SMALL: bool = true;
 
     fn key(&self) -> Option<&[u8]> {
-        Some(self.0.as_str().as_bytes())
+        Some(self.0.key.as_str().as_bytes())
     }
 
     /// `MGET` gives null for a value that is not a string, where `GET` gives an error.
     fn request<'a>(&'a self, request: &mut Request<'a>) {
-        let [metadata, _] = names(self.0);
-        request.command(&["MGET".into(), metadata]);
+        request.command(&["MGET".into(), self.0.with(METADATA)]);
     }
 
     async fn read(&mut self, connection: &mut Connection) -> Result<Result<Self::Answer>> {
@@ -225,21 +257,20 @@ fn one_value(reply: Reply) -> Result<Reply> {
 }
 
 /// Whether there is a chunk that `get` can read: a header and the number of bytes that it says.
-pub(super) struct Exists<'a>(pub(super) &'a CacheKey);
+pub(super) struct Exists<'a>(pub(super) Name<'a>);
 
 impl Exchange for Exists<'_> {
     type Answer = bool;
     const SMALL: bool = true;
 
     fn key(&self) -> Option<&[u8]> {
-        Some(self.0.as_str().as_bytes())
+        Some(self.0.key.as_str().as_bytes())
     }
 
     /// `MGET` gives null for a value that is not a string, where `GET` gives an error.
     fn request<'a>(&'a self, request: &mut Request<'a>) {
-        let [metadata, kv_bytes] = names(self.0);
-        request.command(&["MGET".into(), metadata]);
-        request.command(&["STRLEN".into(), kv_bytes]);
+        request.command(&["MGET".into(), self.0.with(METADATA)]);
+        request.command(&["STRLEN".into(), self.0.with(KV_BYTES)]);
     }
 
     async fn read(&mut self, connection: &mut Connection) -> Result<Result<bool>> {
@@ -260,31 +291,5 @@ fn is_chunk(header: Reply, len: Result<i64>) -> Result<bool> {
         Reply::Bulk(header) => Ok(len > 0 && ChunkHeader::read(&header).is_ok_and(|layout| layout.len == len)),
         Reply::Null => Ok(false),
         other => Err(unexpected(&other, "a header")),
-    }
-}
-
-/// Removes both values in one command. A whole chunk counts as removed.
-pub(super) struct Remove<'a> {
-    pub(super) key: &'a CacheKey,
-    /// `UNLINK`, or `DEL` for a server that does not know it.
-    pub(super) command: &'static str,
-}
-
-impl Exchange for Remove<'_> {
-    type Answer = bool;
-    const SMALL: bool = true;
-    const REPEATABLE: bool = false;
-
-    fn key(&self) -> Option<&[u8]> {
-        Some(self.key.as_str().as_bytes())
-    }
-
-    fn request<'a>(&'a self, request: &mut Request<'a>) {
-        let [metadata, kv_bytes] = names(self.key);
-        request.command(&[self.command.into(), metadata, kv_bytes]);
-    }
-
-    async fn read(&mut self, connection: &mut Connection) -> Result<Result<bool>> {
-        Ok(connection.answer().await?.and_then(expect_int).map(|removed| removed == 2))
     }
 }

@@ -19,7 +19,7 @@ pub(super) fn keys<'a>(wire: &'a Wire, prefix: &'a str) -> impl Stream<Item = Re
 }
 
 async fn whole(wire: &Wire, keys: Vec<CacheKey>) -> Vec<Result<CacheKey>> {
-    let exist = wire.exchange_all(keys.iter().map(Exists).collect()).await;
+    let exist = wire.exchange_all(keys.iter().map(|key| Exists(wire.name(key))).collect()).await;
     let answers = keys.into_iter().zip(exist).filter_map(|(key, exists)| match exists {
         Ok(exists) => exists.then_some(Ok(key)),
         Err(e) => Some(Err(e)),

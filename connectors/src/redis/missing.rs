@@ -8,11 +8,11 @@ use connector_core::{CacheKey, ErrorKind, Result};
 
 use super::exchanges::Half;
 use super::layout::{KV_BYTES, METADATA};
-use crate::resp_wire::{Arg, Connection, Exchange, Request, Wire};
+use crate::resp_wire::{Connection, Exchange, Name, Remover, Request, Wire};
 
-/// Removes the first key unless the second is there, in one atomic step.
+/// Removes the first key unless the second is there, in one atomic step. The argument is `UNLINK` or `DEL`.
 const REMOVE_ORPHAN: &str =
-    "if redis.call('EXISTS', KEYS[2]) == 0 then return redis.call('UNLINK', KEYS[1]) end return 0";
+    "if redis.call('EXISTS', KEYS[2]) == 0 then return redis.call(ARGV[1], KEYS[1]) end return 0";
 
 /// Most orphans that kvconn remembers.
 const REMEMBERED: usize = 4096;
@@ -35,9 +35,9 @@ pub(super) struct Orphans {
 
 enum Check<'a> {
     /// Fails with `WRONGTYPE` if the value is not a string. (`MGET` gives null for such a value.)
-    Type { key: &'a CacheKey, suffix: &'static str },
+    Type { name: Name<'a>, suffix: &'static str },
     /// Removes the half with the suffix `there` if the half `gone` is still missing.
-    Remove { key: &'a CacheKey, there: &'static str, gone: &'static str },
+    Remove { name: Name<'a>, command: &'static str, there: &'static str, gone: &'static str },
 }
 
 impl Orphans {
@@ -83,21 +83,23 @@ impl Orphans {
     ///
     /// # Errors
     /// `Corrupt` for a key with a value that is not a string. Any other failure leaves a miss.
-    pub(super) async fn check(&self, wire: &Wire, missing: &[Missing<'_>]) -> Vec<Result<()>> {
+    pub(super) async fn check(&self, wire: &Wire, remover: &Remover, missing: &[Missing<'_>]) -> Vec<Result<()>> {
         let now = Instant::now();
         self.forget(missing.iter().filter(|missing| missing.half.is_none()).map(|missing| missing.key));
         let (mut checks, mut places) = (Vec::with_capacity(missing.len() * 2), Vec::with_capacity(missing.len() * 2));
         for (at, &Missing { key, half }) in missing.iter().enumerate() {
+            let name = wire.name(key);
+            let remove = |there, gone| Check::Remove { name, command: remover.command(), there, gone };
             if half != Some(Half::Metadata) {
-                checks.push(Check::Type { key, suffix: METADATA });
+                checks.push(Check::Type { name, suffix: METADATA });
             }
             if half != Some(Half::KvBytes) {
-                checks.push(Check::Type { key, suffix: KV_BYTES });
+                checks.push(Check::Type { name, suffix: KV_BYTES });
             }
             match half {
-                Some(Half::Metadata) => checks.push(Check::Remove { key, there: METADATA, gone: KV_BYTES }),
+                Some(Half::Metadata) => checks.push(remove(METADATA, KV_BYTES)),
                 Some(Half::KvBytes) if self.is_due(key, now) => {
-                    checks.push(Check::Remove { key, there: KV_BYTES, gone: METADATA });
+                    checks.push(remove(KV_BYTES, METADATA));
                 }
                 _ => {}
             }
@@ -123,16 +125,16 @@ impl Exchange for Check<'_> {
 
     fn key(&self) -> Option<&[u8]> {
         match self {
-            Self::Type { key, .. } | Self::Remove { key, .. } => Some(key.as_str().as_bytes()),
+            Self::Type { name, .. } | Self::Remove { name, .. } => Some(name.key.as_str().as_bytes()),
         }
     }
 
     fn request<'a>(&'a self, request: &mut Request<'a>) {
-        let name = |key: &'a CacheKey, suffix: &'a str| Arg::Joined(key.as_str().as_bytes(), suffix.as_bytes());
         match *self {
-            Self::Type { key, suffix } => request.command(&["STRLEN".into(), name(key, suffix)]),
-            Self::Remove { key, there, gone } => {
-                request.command(&["EVAL".into(), REMOVE_ORPHAN.into(), "2".into(), name(key, there), name(key, gone)]);
+            Self::Type { name, suffix } => request.command(&["STRLEN".into(), name.with(suffix)]),
+            Self::Remove { name, command, there, gone } => {
+                let names = [name.with(there), name.with(gone)];
+                request.command(&["EVAL".into(), REMOVE_ORPHAN.into(), "2".into(), names[0], names[1], command.into()]);
             }
         }
     }

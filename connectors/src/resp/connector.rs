@@ -1,3 +1,5 @@
+use std::sync::atomic::AtomicBool;
+
 use connector_core::raw_layout;
 use connector_core::{
     BoxStream, CacheKey, Capabilities, ConnectorContext, Error, ErrorKind, FromContext, LMCacheMetadata, MemoryObj,
@@ -6,8 +8,8 @@ use connector_core::{
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::RespOptions;
-use super::exchanges::{Exists, Get, Length, Put, Remove};
-use crate::resp_wire::{Destination, Memory, Place, Wire, scan};
+use super::exchanges::{Exists, Get, Length, Put};
+use crate::resp_wire::{Destination, Memory, Place, Remover, Slots, Wire, scan};
 
 /// Chunks on a redis or valkey server, one plain value each.
 ///
@@ -19,19 +21,23 @@ use crate::resp_wire::{Destination, Memory, Place, Wire, scan};
 pub struct RESPConnector {
     wire: Wire,
     memory: Memory,
+    remover: Remover,
+    /// Stays false: a chunk has one name.
+    is_apart: AtomicBool,
 }
 
 impl FromContext for RESPConnector {
     async fn from_context(ctx: ConnectorContext) -> Result<Self> {
         let options: RespOptions = ctx.options()?;
         let wire = Wire::open(options.wire(&ctx)?, &ctx).await?;
-        Ok(Self { wire, memory: Memory::new(&ctx) })
+        let (memory, remover) = (Memory::new(&ctx), Remover::default());
+        Ok(Self { wire, memory, remover, is_apart: AtomicBool::new(false) })
     }
 }
 
 impl RESPConnector {
     fn read<'a, D: Destination>(&'a self, key: &'a CacheKey, to: D) -> Get<'a, D> {
-        Get { key, to, metadata: self.metadata() }
+        Get { name: self.wire.name(key), to, metadata: self.metadata() }
     }
 
     fn metadata(&self) -> Option<&LMCacheMetadata> {
@@ -44,21 +50,25 @@ impl RESPConnector {
 
     /// Asks for the lengths, reserves memory for all chunks, and reads them.
     async fn read_by_length(&self, keys: &[CacheKey]) -> Vec<Result<Option<MemoryObj>>> {
-        let lengths = keys.iter().map(|key| Length { key, metadata: self.metadata() }).collect();
+        let lengths = keys.iter().map(|key| self.length(key)).collect();
         let places = self.memory.reserve(self.wire.exchange_all(lengths).await).await;
         self.wire.exchange_valid(keys.iter().zip(places).map(|(key, place)| Ok(self.read(key, place?)))).await
     }
 
-    fn write<'a>(&self, key: &'a CacheKey, chunk: &'a MemoryObj) -> Result<Put<'a>> {
+    fn write<'a>(&'a self, key: &'a CacheKey, chunk: &'a MemoryObj) -> Result<Put<'a>> {
         self.wire.check_len(chunk.len())?;
         raw_layout(self.metadata(), chunk.len()).map_err(|e| {
             Error::new(ErrorKind::InvalidInput, format!("a raw value could not give it back: {}", e.message()))
         })?;
-        Ok(Put { key, chunk })
+        Ok(Put { name: self.wire.name(key), chunk })
+    }
+
+    fn length<'a>(&'a self, key: &'a CacheKey) -> Length<'a> {
+        Length { name: self.wire.name(key), metadata: self.metadata() }
     }
 
     fn query<'a>(&'a self, key: &'a CacheKey) -> Exists<'a> {
-        Exists(Length { key, metadata: self.metadata() })
+        Exists(self.length(key))
     }
 }
 
@@ -88,7 +98,7 @@ impl RemoteConnector for RESPConnector {
     }
 
     async fn remove(&self, key: &CacheKey) -> Result<bool> {
-        self.wire.exchange(Remove { key }).await
+        self.batched_remove(std::slice::from_ref(key)).await.pop().unwrap_or_else(|| Err(Error::closed()))
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
@@ -132,6 +142,7 @@ impl RemoteConnector for RESPConnector {
     }
 
     async fn batched_remove(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
-        self.wire.exchange_all(keys.iter().map(|key| Remove { key }).collect()).await
+        let names: Vec<_> = keys.iter().map(|key| self.wire.name(key)).collect();
+        self.remover.remove(&self.wire, &names, &[""], Slots::new(&self.is_apart)).await
     }
 }

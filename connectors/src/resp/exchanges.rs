@@ -1,15 +1,15 @@
 //! The store's exchanges with a server, each about one key.
 
 use connector_core::raw_layout;
-use connector_core::{CacheKey, ChunkLayout, Error, ErrorKind, LMCacheMetadata, Result};
+use connector_core::{ChunkLayout, Error, ErrorKind, LMCacheMetadata, Result};
 
 use crate::resp_wire::{
-    Arg, Connection, Destination, Exchange, Reply, ReplyStart, Request, expect_int, expect_word, server_error,
+    Arg, Connection, Destination, Exchange, Name, Reply, ReplyStart, Request, expect_int, expect_word, server_error,
 };
 
 /// `GET` of a chunk.
 pub(super) struct Get<'a, D> {
-    pub(super) key: &'a CacheKey,
+    pub(super) name: Name<'a>,
     pub(super) to: D,
     /// Gives the layout of a value.
     pub(super) metadata: Option<&'a LMCacheMetadata>,
@@ -20,11 +20,11 @@ impl<D: Destination> Exchange for Get<'_, D> {
     type Answer = Option<D::Chunk>;
 
     fn key(&self) -> Option<&[u8]> {
-        Some(self.key.as_str().as_bytes())
+        Some(self.name.key.as_str().as_bytes())
     }
 
     fn request<'a>(&'a self, request: &mut Request<'a>) {
-        request.command(&["GET".into(), self.key.as_str().into()]);
+        request.command(&["GET".into(), self.name.with("")]);
     }
 
     fn expected_len(&self) -> usize {
@@ -56,7 +56,7 @@ fn layout_of(metadata: Option<&LMCacheMetadata>, len: usize) -> Result<ChunkLayo
 
 /// `SET` of a chunk.
 pub(super) struct Put<'a> {
-    pub(super) key: &'a CacheKey,
+    pub(super) name: Name<'a>,
     pub(super) chunk: &'a [u8],
 }
 
@@ -64,11 +64,11 @@ impl Exchange for Put<'_> {
     type Answer = ();
 
     fn key(&self) -> Option<&[u8]> {
-        Some(self.key.as_str().as_bytes())
+        Some(self.name.key.as_str().as_bytes())
     }
 
     fn request<'a>(&'a self, request: &mut Request<'a>) {
-        request.command(&["SET".into(), self.key.as_str().into(), Arg::Payload(self.chunk)]);
+        request.command(&["SET".into(), self.name.with(""), Arg::Payload(self.chunk)]);
     }
 
     fn expected_len(&self) -> usize {
@@ -82,7 +82,7 @@ impl Exchange for Put<'_> {
 
 /// `STRLEN`: the layout of a chunk, or `None`.
 pub(super) struct Length<'a> {
-    pub(super) key: &'a CacheKey,
+    pub(super) name: Name<'a>,
     pub(super) metadata: Option<&'a LMCacheMetadata>,
 }
 
@@ -91,12 +91,12 @@ impl Exchange for Length<'_> {
     const SMALL: bool = true;
 
     fn key(&self) -> Option<&[u8]> {
-        Some(self.key.as_str().as_bytes())
+        Some(self.name.key.as_str().as_bytes())
     }
 
     /// A missing key has the length 0.
     fn request<'a>(&'a self, request: &mut Request<'a>) {
-        request.command(&["STRLEN".into(), self.key.as_str().into()]);
+        request.command(&["STRLEN".into(), self.name.with("")]);
     }
 
     async fn read(&mut self, connection: &mut Connection) -> Result<Result<Self::Answer>> {
@@ -129,28 +129,5 @@ impl Exchange for Exists<'_> {
             Err(e) if e.kind() == ErrorKind::Corrupt => Ok(false),
             Err(e) => Err(e),
         })
-    }
-}
-
-/// `UNLINK`: whether there was a value.
-pub(super) struct Remove<'a> {
-    pub(super) key: &'a CacheKey,
-}
-
-impl Exchange for Remove<'_> {
-    type Answer = bool;
-    const SMALL: bool = true;
-    const REPEATABLE: bool = false;
-
-    fn key(&self) -> Option<&[u8]> {
-        Some(self.key.as_str().as_bytes())
-    }
-
-    fn request<'a>(&'a self, request: &mut Request<'a>) {
-        request.command(&["UNLINK".into(), self.key.as_str().into()]);
-    }
-
-    async fn read(&mut self, connection: &mut Connection) -> Result<Result<bool>> {
-        Ok(connection.answer().await?.and_then(expect_int).map(|removed| removed > 0))
     }
 }

@@ -9,11 +9,10 @@ use super::transport::Address;
 #[cold]
 pub(crate) fn server_error(text: &[u8]) -> Error {
     let shown = shorten(text);
-    let code = text.split(|b| *b == b' ').next().unwrap_or_default();
     let new = |kind| Error::new(kind, format!("the server answers `{shown}`"));
     let later = |hint: &'static str| new(ErrorKind::Unavailable).temporary(true).with_hint(hint);
     let denied = |hint: &'static str| new(ErrorKind::Denied).with_hint(hint);
-    match code {
+    match code(text) {
         b"OOM" => new(ErrorKind::StoreFull)
             .temporary(true)
             .with_hint("raise the server's `maxmemory`, or set its `maxmemory-policy` to `allkeys-lru`"),
@@ -35,7 +34,7 @@ pub(crate) fn server_error(text: &[u8]) -> Error {
         b"NOPERM" => denied("grant it to the URL's user by `ACL SETUSER` on the server"),
         b"DENIED" => denied("set a password on the server, or turn off its `protected-mode`"),
         b"WRONGTYPE" => new(ErrorKind::Corrupt).with_hint("the value under this key is not a chunk"),
-        b"MOVED" | b"ASK" => {
+        b"MOVED" | b"ASK" | b"CROSSSLOT" => {
             new(ErrorKind::Unsupported).with_hint("this server is part of a cluster, which this URL does not serve")
         }
         b"ERR" if contains(text, b"max number of clients") => {
@@ -53,6 +52,11 @@ pub(crate) fn server_error(text: &[u8]) -> Error {
         }
         _ => new(ErrorKind::Other),
     }
+}
+
+/// The code of a server's error: its first word.
+pub(super) fn code(text: &[u8]) -> &[u8] {
+    text.split(|b| *b == b' ').next().unwrap_or_default()
 }
 
 /// Whether the server closes the connection after this error.
@@ -84,8 +88,16 @@ pub(super) fn is_elsewhere(text: &[u8]) -> bool {
 pub(crate) fn expect_word(reply: Reply, word: &str) -> Result<()> {
     match reply {
         Reply::Simple(text) if text == word.as_bytes() => Ok(()),
-        Reply::Error(text) => Err(server_error(&text)),
-        other => Err(unexpected(&other, &format!("`{word}`"))),
+        other => Err(refusal(other, &format!("`{word}`"))),
+    }
+}
+
+/// The error of a reply that is not `wanted`: the server's, or `Corrupt`.
+#[cold]
+pub(crate) fn refusal(reply: Reply, wanted: &str) -> Error {
+    match reply {
+        Reply::Error(text) => server_error(&text),
+        other => unexpected(&other, wanted),
     }
 }
 

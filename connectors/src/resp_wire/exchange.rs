@@ -6,11 +6,12 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use connector_core::{Connect, ConnectorContext, Error, ErrorKind, Result};
+use connector_core::{CacheKey, Connect, ConnectorContext, Error, ErrorKind, Result};
 use futures::stream::{FuturesUnordered, StreamExt};
 
 use super::connection::Connection;
 use super::errors::expect_word;
+use super::name::Name;
 use super::options::WireOptions;
 use super::request::Request;
 use super::topology::{Lease, Server, Topology};
@@ -108,6 +109,11 @@ impl Wire {
     /// The options that it was opened with.
     pub(crate) fn options(&self) -> &WireOptions {
         &self.options
+    }
+
+    /// The name of a chunk.
+    pub(crate) fn name<'a>(&'a self, key: &'a CacheKey) -> Name<'a> {
+        Name { prefix: &self.options.prefix, key }
     }
 
     /// Refuses a chunk of a length that `get` could not give back.

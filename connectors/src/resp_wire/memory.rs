@@ -104,6 +104,7 @@ impl Memory {
     }
 
     /// Whether the allocator may wait, so that only a reservation gives memory.
+    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "only `redis` asks again"))]
     pub(crate) fn waits(&self) -> bool {
         self.waits
     }

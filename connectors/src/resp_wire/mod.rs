@@ -10,6 +10,8 @@
 //! | `reach` | whether the server can be reached; one attempt to connect at a time while it cannot |
 //! | `connect` | opens a connection and authenticates |
 //! | `transport` | the socket |
+//! | `name` | the names of a chunk's values |
+//! | `remove` | removes chunks |
 //! | `request` | commands in the bytes of the wire |
 //! | [`reply`], `line` | replies from the bytes of the wire |
 //! | `scan` | the keys in the database |
@@ -22,8 +24,10 @@ mod errors;
 mod exchange;
 mod line;
 mod memory;
+mod name;
 mod options;
 mod reach;
+mod remove;
 #[allow(unreachable_pub, reason = "only the feature `__fuzz` exports it")]
 pub mod reply;
 mod request;
@@ -32,14 +36,18 @@ mod topology;
 mod transport;
 
 pub(crate) use connection::Connection;
+#[cfg(feature = "resp")]
+pub(crate) use errors::server_error;
+pub(crate) use errors::{expect_int, expect_word};
 #[cfg(feature = "redis")]
-pub(crate) use errors::unexpected;
-pub(crate) use errors::{expect_int, expect_word, server_error};
+pub(crate) use errors::{refusal, unexpected};
 pub(crate) use exchange::{Exchange, Wire};
 pub(crate) use memory::{Destination, Memory, Place};
+pub(crate) use name::{Name, Slots};
 #[cfg(feature = "redis")]
 pub(crate) use options::check_range;
 pub(crate) use options::{PORT, WireOptions, WireSettings, database_in};
+pub(crate) use remove::Remover;
 pub(crate) use reply::{Reply, ReplyStart};
 pub(crate) use request::{Arg, Request};
 pub(crate) use transport::Address;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use connector_core::options::{Credentials, Login};
-use connector_core::{Error, ErrorKind, RemoteUrl, Result, connector_options};
+use connector_core::{Error, ErrorKind, Namespace, RemoteUrl, Result, connector_options};
 
 use super::reply::Limits;
 use super::transport::Address;
@@ -18,6 +18,8 @@ pub(crate) struct WireOptions {
     pub(crate) login: Login,
     /// Number of the database.
     pub(crate) database: u32,
+    /// Stands before every name: the namespace and a colon, or nothing.
+    pub(crate) prefix: String,
     /// The connections' name in the server's `CLIENT LIST`.
     pub(crate) client_name: Option<String>,
     /// The version of the protocol.
@@ -76,6 +78,8 @@ pub struct WireSettings {
     /// Largest chunk that the store reads or writes.
     #[option(unit = "bytes")]
     pub max_value_bytes: u64,
+    /// Stands, with a colon, before every name on the server, so that stores share a database and never see each other's chunks.
+    pub namespace: Option<Namespace>,
 }
 
 impl Default for WireSettings {
@@ -88,6 +92,7 @@ impl Default for WireSettings {
             protocol: "auto".to_owned(),
             client_name: "kvconn".to_owned(),
             max_value_bytes: MAX_VALUE,
+            namespace: None,
         }
     }
 }
@@ -128,6 +133,7 @@ impl WireSettings {
             address,
             login: self.login.resolve(url)?,
             database,
+            prefix: self.namespace.map_or_else(String::new, |namespace| format!("{namespace}:")),
             client_name: Some(self.client_name).filter(|name| !name.is_empty()),
             protocol,
             connections: self.connections,

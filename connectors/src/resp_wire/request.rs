@@ -7,9 +7,8 @@ use std::io::{IoSlice, Write};
 pub(crate) enum Arg<'a> {
     /// These bytes.
     Bytes(&'a [u8]),
-    /// Two parts of one argument: a key and its suffix.
-    #[cfg_attr(not(any(test, feature = "redis")), expect(dead_code, reason = "only `redis` has suffixes"))]
-    Joined(&'a [u8], &'a [u8]),
+    /// The parts of a name: prefix, key and suffix.
+    Name([&'a str; 3]),
     /// A number in decimal.
     Int(u64),
     /// A chunk. Sent from its own memory if it is large.
@@ -62,7 +61,7 @@ impl<'a> Request<'a> {
         for arg in args {
             match *arg {
                 Arg::Bytes(bytes) => self.string(&[bytes]),
-                Arg::Joined(a, b) => self.string(&[a, b]),
+                Arg::Name(parts) => self.string(&parts.map(str::as_bytes)),
                 Arg::Int(n) => self.string(&[n.to_string().as_bytes()]),
                 Arg::Payload(bytes) if bytes.len() < COPIED => self.string(&[bytes]),
                 Arg::Payload(bytes) => {
@@ -140,7 +139,7 @@ mod tests {
     #[test]
     fn arguments_are_any_bytes_and_numbers() {
         let mut request = Request::new();
-        request.command(&["SET".into(), Arg::Joined(b"a\r\n", b"\0b"), Arg::Payload(b"pay")]);
+        request.command(&["SET".into(), Arg::Name(["a", "\r\n", "\0b"]), Arg::Payload(b"pay")]);
         request.command(&["EXPIRE".into(), "".into(), 0.into(), u64::MAX.into()]);
         let expected = b"*3\r\n$3\r\nSET\r\n$5\r\na\r\n\0b\r\n$3\r\npay\r\n*4\r\n$6\r\nEXPIRE\r\n$0\r\n\r\n$1\r\n0\r\n$20\r\n18446744073709551615\r\n";
         assert_eq!(sent(&request, || usize::MAX), expected);

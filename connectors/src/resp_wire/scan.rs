@@ -13,8 +13,8 @@ use super::request::Request;
 /// Names that the server looks at for one page: a few milliseconds of its time at most.
 const LOOKED_AT: u64 = 1000;
 
-/// The keys whose text starts with `prefix`, each once, a page at a time. `key_of` gives the key of a name that ends
-/// with `suffix`, and `None` for names of other programs.
+/// The keys of the wire's namespace whose text starts with `prefix`, each once, a page at a time. `key_of` gives the key of a
+/// name that ends with `suffix`, and `None` for names of other programs.
 pub(crate) fn keys<'a>(
     wire: &'a Wire,
     prefix: &'a str,
@@ -23,13 +23,14 @@ pub(crate) fn keys<'a>(
 ) -> impl Stream<Item = Result<Vec<CacheKey>>> + Send + 'a {
     // A scan may give a name more than once, while the server grows its table.
     let start = (Some(b"0".to_vec()), HashSet::new());
+    let namespace = wire.options().prefix.as_str();
     stream::unfold(start, move |(cursor, mut seen)| async move {
-        let page = Page { cursor: cursor?, pattern: pattern(prefix, suffix) };
+        let page = Page { cursor: cursor?, pattern: pattern(&[namespace, prefix], suffix) };
         let (next, names) = match wire.exchange(page).await {
             Ok(page) => page,
             Err(e) => return Some((Err(e), (None, seen))),
         };
-        let keys = names.iter().filter_map(|name| key_of(name));
+        let keys = names.iter().filter_map(|name| key_of(name.strip_prefix(namespace.as_bytes())?));
         // The end of the prefix and the start of the suffix may be the same letters of a name.
         let keys = keys.filter(|key| key.as_str().starts_with(prefix) && seen.insert(key.clone())).collect();
         Some((Ok(keys), ((next != b"0").then_some(next), seen)))
@@ -70,12 +71,12 @@ fn page(reply: Reply) -> Option<(Vec<u8>, Vec<Vec<u8>>)> {
     Some((next, names.into_iter().map(bulk).collect::<Option<_>>()?))
 }
 
-fn pattern(prefix: &str, suffix: &str) -> Vec<u8> {
+fn pattern(start: &[&str], suffix: &str) -> Vec<u8> {
     let escaped = |text: &str| -> Vec<u8> {
         let special = |b| matches!(b, b'*' | b'?' | b'[' | b']' | b'\\' | b'^' | b'-');
         text.bytes().flat_map(|b| special(b).then_some(b'\\').into_iter().chain([b])).collect()
     };
-    [escaped(prefix), b"*".to_vec(), escaped(suffix)].concat()
+    [escaped(&start.concat()), b"*".to_vec(), escaped(suffix)].concat()
 }
 
 #[cfg(test)]
@@ -84,7 +85,7 @@ mod tests {
 
     #[test]
     fn a_prefix_and_a_suffix_stand_for_themselves() {
-        assert_eq!(pattern("a*[b]?\\", ""), b"a\\*\\[b\\]\\?\\\\*");
-        assert_eq!(pattern("", "x*"), b"*x\\*");
+        assert_eq!(pattern(&["n.s-1:", "a*[b]?\\"], ""), b"n.s\\-1:a\\*\\[b\\]\\?\\\\*");
+        assert_eq!(pattern(&["", ""], "x*"), b"*x\\*");
     }
 }

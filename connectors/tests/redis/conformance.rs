@@ -13,6 +13,10 @@ mod tcp_by_resp2_on_one_connection {
     }));
 }
 
+mod in_a_namespace {
+    connector_core::conformance_tests!(super::kit(|server| format!("{}?namespace=team-a", server.url("redis"))));
+}
+
 mod unix_with_a_time_to_live {
     connector_core::conformance_tests!(super::kit(|server| {
         format!("unix://{}?ttl_sec=1000&refresh_ttl=true", server.socket_path().display())

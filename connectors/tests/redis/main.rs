@@ -1,10 +1,12 @@
 //! The redis store on real servers, beyond the contract of every store.
 #![forbid(unsafe_code)]
 
+mod cluster;
 mod conformance;
 mod halves;
 mod layout;
 mod lives;
+mod namespace;
 mod options;
 mod servers;
 

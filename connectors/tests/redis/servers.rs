@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use connectors::{ErrorKind, MemoryObjMut};
+use connectors::{Connector, ErrorKind, MemoryObjMut};
 use kvconn_redis_server::RedisServer;
 
 use super::{key, kv, open};
@@ -83,9 +83,27 @@ async fn every_call_is_one_command_a_chunk_or_two() {
 }
 
 #[tokio::test]
-async fn an_old_server_without_unlink_removes_by_del() {
-    let server = RedisServer::start(&["--rename-command", "UNLINK", ""]);
-    let store = open(&server.url("redis")).await;
+async fn a_server_that_refuses_unlink_removes_by_del() {
+    let rights = ["--user", "u", "on", ">pw", "~*", "+@all", "-unlink"];
+    for (args, user) in [(&["--rename-command", "UNLINK", ""][..], ""), (&rights, "u:pw@")] {
+        let server = RedisServer::start(args);
+        let store = open(&format!("redis://{user}{}", server.address())).await;
+        removes_by_del(&server, &store).await;
+    }
+}
+
+async fn removes_by_del(server: &RedisServer, store: &Connector) {
+    let all: Vec<_> = (1..4).map(key).collect();
+    for key in &all[..2] {
+        store.put(key, kv(1, 1)).await.unwrap();
+    }
+    let gone: Vec<_> = store.batched_remove(&all).await.into_iter().map(Result::unwrap).collect();
+    assert_eq!(gone, [true, true, false]);
+    // A half that is left goes by the same command.
+    store.put(&all[0], kv(1, 1)).await.unwrap();
+    server.cli(&["DEL", &super::kv_bytes(&all[0])]);
+    assert!(store.get(&all[0]).await.unwrap().is_none());
+    assert_eq!(super::names(server), [""; 0]);
     for _ in 0..2 {
         store.put(&key(1), kv(1, 1)).await.unwrap();
         assert!(store.remove(&key(1)).await.unwrap());

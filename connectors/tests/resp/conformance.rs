@@ -12,7 +12,9 @@ mod resp {
 }
 
 mod resp2 {
-    connector_core::conformance_tests!(super::resp("/3?protocol=2&connections=1&max_value_bytes=3000000"));
+    connector_core::conformance_tests!(super::resp(
+        "/3?protocol=2&connections=1&max_value_bytes=3000000&namespace=team-a"
+    ));
 }
 
 mod resp_with_metadata {

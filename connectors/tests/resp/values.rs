@@ -79,3 +79,35 @@ async fn a_thousand_keys_are_asked_in_a_few_writes() {
     let bytes: usize = keys.iter().map(|key| key.as_str().len() + 40).sum();
     assert!(stat("total_reads_processed:") as usize <= 8 + bytes.div_ceil(16 << 10), "{stats}");
 }
+
+#[tokio::test]
+async fn a_server_that_refuses_unlink_removes_by_del() {
+    let rights = ["--user", "u", "on", ">pw", "~*", "+@all", "-unlink"];
+    for (args, user) in [(&["--rename-command", "UNLINK", ""][..], ""), (&rights, "u:pw@")] {
+        let server = RedisServer::start(args);
+        let store = connectors::open(&format!("resp://{user}{}", server.address())).await.unwrap();
+        for _ in 0..2 {
+            store.put(&key(1), MemoryObj::from(vec![1])).await.unwrap();
+            assert!(store.remove(&key(1)).await.unwrap());
+            let gone: Vec<_> = store.batched_remove(&[key(1), key(2)]).await.into_iter().map(Result::unwrap).collect();
+            assert_eq!(gone, [false, false]);
+        }
+    }
+    let server = RedisServer::start(&["--user", "u", "on", ">pw", "~*", "+@all", "-unlink", "-del"]);
+    let store = connectors::open(&format!("resp://u:pw@{}", server.address())).await.unwrap();
+    assert_eq!(store.remove(&key(1)).await.unwrap_err().kind(), ErrorKind::Denied);
+}
+
+#[tokio::test]
+async fn a_namespace_stands_before_the_keys_text() {
+    let server = RedisServer::start(&[]);
+    let [a, b] = ["a", "b"].map(|namespace| format!("{}?namespace={namespace}", server.url("resp")));
+    let (a, b) = (connectors::open(&a).await.unwrap(), connectors::open(&b).await.unwrap());
+    a.put(&key(1), MemoryObj::from(vec![1])).await.unwrap();
+    assert_eq!(server.cli(&["GET", &format!("a:{}", key(1))]).bytes(), Some(&[1][..]));
+    assert!(b.get(&key(1)).await.unwrap().is_none() && !b.remove(&key(1)).await.unwrap());
+    let listed: Vec<_> = a.list("org").try_collect().await.unwrap();
+    assert_eq!(listed, [key(1)]);
+    assert_eq!(b.list("").try_collect::<Vec<_>>().await.unwrap(), []);
+    assert!(a.remove(&key(1)).await.unwrap());
+}
