@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
 /// A `Result` whose error is [`Error`] unless said.
@@ -291,8 +291,20 @@ impl Error {
     }
 }
 
+/// Writes control characters, which a key or a server's text may contain, as escapes.
+struct OneLine<'a, 'b>(&'a mut fmt::Formatter<'b>);
+
+impl fmt::Write for OneLine<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        text.chars().try_for_each(|c| {
+            if c.is_control() { write!(self.0, "{}", c.escape_default()) } else { self.0.write_char(c) }
+        })
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let f = &mut OneLine(f);
         let e = &*self.0;
         match (e.operation, &e.connector) {
             (Some(op), Some(c)) => write!(f, "{op} ({c}): ")?,
@@ -337,6 +349,12 @@ impl StdError for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn display_escapes_the_control_characters_of_a_key() {
+        let e = Error::new(ErrorKind::Corrupt, "bad\n").with_key("m\u{1b}[2J\r\n@1@0@ff@half");
+        assert_eq!(e.to_string(), "bad\\n (key `m\\u{1b}[2J\\r\\n@1@0@ff@half`)");
+    }
 
     #[test]
     fn display_is_one_line_with_place_and_hint() {

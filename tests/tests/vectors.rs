@@ -55,6 +55,52 @@ fn keys_read_from_text_have_lmcaches_parts() {
     }
 }
 
+/// LMCache writes these texts and does not split them on the way to a store, so each is a key. kvconn gives a field only
+/// where no other reading is possible.
+#[test]
+fn keys_with_an_at_sign_are_accepted_and_never_misread() {
+    let (mut unique, mut several) = (0, 0);
+    for row in rows(&vectors("keys_with_at"), "keys") {
+        let written = text(&row, "text");
+        let key = CacheKey::parse(written, KeyKind::Engine).unwrap();
+        assert_eq!((key.as_str(), key.kind()), (written, KeyKind::Engine));
+        // The first field of digits after the dtype is a layer id, also if LMCache wrote a tag whose name starts so.
+        let layer_id = row["layer_id"].as_u64().or(written.contains("@half@7@").then_some(7));
+        match key.model_name() {
+            Some(model) => {
+                assert_eq!(
+                    (model, key.chunk_hash_hex()),
+                    (text(&row, "model_name"), Some(text(&row, "chunk_hash_hex")))
+                );
+                assert_eq!(key.layer_id().map(u64::from), layer_id, "{key}");
+                unique += 1;
+            }
+            None => {
+                assert_eq!((key.chunk_hash_hex(), key.layer_id()), (None, None), "{key}");
+                several += 1;
+            }
+        }
+        if !row["parsed"].is_null() {
+            let (read, layer_id) = parts(&key);
+            let tags: Vec<_> = read.tags().unwrap().into_iter().map(|(name, value)| json!([name, value])).collect();
+            assert_eq!(json!(read.model_name()), row["parsed"]["model_name"], "{key}");
+            assert_eq!(
+                (json!(layer_id), json!(tags)),
+                (row["parsed"]["layer_id"].clone(), row["parsed"]["tags"].clone())
+            );
+        }
+        // A model whose name contains the fields of a key is the one that may get another base path.
+        if !text(&row, "model_name").contains("@1@0@ff@half") {
+            assert_eq!(key.hash_modulo(1000), number::<usize>(&row, "path_index"), "{key}");
+        }
+        if let Ok(file) = file_name(&key) {
+            assert_eq!(key_of_file(&file).unwrap().kind(), KeyKind::Engine);
+            assert_eq!(key_of_file(&file), Some(key));
+        }
+    }
+    assert!(unique > 250 && several > 50, "{unique} and {several}");
+}
+
 #[test]
 fn texts_that_lmcache_cannot_read_are_refused_by_name() {
     for row in rows(&vectors("cache_keys"), "parse_odd") {

@@ -1,10 +1,12 @@
 //! Batches.
 
-use super::subject::{Checked, KINDS, Subject, ensure, failed};
+use super::subject::{Checked, KINDS, Subject, ensure, failed, is_refusal, skip};
 use super::value::Value;
-use crate::{CacheKey, ErrorKind, MemoryObjMut};
+use crate::{CacheKey, ChunkLayout, Dtype, ErrorKind, KeyKind, MemoryFormat, MemoryObjMut, Shape};
 
 const THOUSANDS: usize = 2000;
+/// The kit does not try a larger limit of keys or chunks in a batch.
+const MAX_TRIED: usize = 16 << 20;
 
 /// The keys of a batch and the answers to expect: keys of every kind, stored ones and holes, and some of both twice.
 async fn mixed(s: &Subject) -> Checked<(Vec<CacheKey>, Vec<Option<Value>>)> {
@@ -153,6 +155,81 @@ pub(super) async fn batched_get_into_fills_each_memory(s: &Subject) -> Checked {
         ensure!(memory.capacity() == room, "memory of {room} bytes has a capacity of {} afterwards", memory.capacity());
     }
     Ok(())
+}
+
+pub(super) async fn what_is_refused_fails_alone(s: &Subject) -> Checked {
+    let refused = refused(s).await?;
+    if refused.is_empty() {
+        skip!("the store refuses no key and no chunk of this check");
+    }
+    let (mut keys, mut values, mut items) = (Vec::new(), Vec::new(), Vec::new());
+    for (key, value) in refused {
+        items.push((key.clone(), s.chunk(&value)?));
+        keys.push(key);
+        values.push(None);
+        let (key, value) = (s.key(), s.value(900)?);
+        items.push((key.clone(), s.chunk(&value)?));
+        keys.push(key);
+        values.push(Some(value));
+    }
+    let answers = s.store.batched_put(&items).await;
+    ensure!(answers.len() == items.len(), "`batched_put` of {} chunks gives {} answers", items.len(), answers.len());
+    for ((key, answer), value) in keys.iter().zip(answers).zip(&values) {
+        match (answer, value) {
+            (Ok(()), Some(value)) => s.expect(key, value).await?,
+            (Err(e), None) if is_refusal(&e) => {}
+            (answer, Some(_)) => return Err(beside("batched_put", key, &answer)),
+            (answer, None) => return Err(failed(format!("`put` refuses `{key}`, but `batched_put` gives {answer:?}"))),
+        }
+    }
+    for ((key, answer), value) in keys.iter().zip(s.store.batched_get(&keys).await).zip(&values) {
+        match (answer, value) {
+            (Ok(got), Some(value)) => s.expect_answer(key, got, value)?,
+            (Err(e), None) if is_refusal(&e) => {}
+            (Ok(None), None) => {}
+            (answer, _) => return Err(beside("batched_get", key, &answer)),
+        }
+    }
+    for ((key, answer), value) in keys.iter().zip(s.store.batched_exists(&keys).await).zip(&values) {
+        match (answer, value) {
+            (Err(e), None) if is_refusal(&e) => {}
+            (Ok(there), value) if there == value.is_some() => {}
+            (answer, _) => return Err(beside("batched_exists", key, &answer)),
+        }
+    }
+    Ok(())
+}
+
+fn beside(call: &str, key: &CacheKey, answer: &impl std::fmt::Debug) -> super::subject::End {
+    failed(format!("`{call}` of `{key}`, beside keys and chunks that the store refuses, gives {answer:?}"))
+}
+
+/// Keys with values that a single `put` refuses.
+async fn refused(s: &Subject) -> Checked<Vec<(CacheKey, Value)>> {
+    let n = s.names.number();
+    let long = s.can.max_key_bytes.filter(|limit| *limit <= MAX_TRIED).map_or(300, |limit| limit + 1);
+    let mut tried = Vec::new();
+    for odd in ["m".repeat(long), "\0".to_owned(), "-SEP-".to_owned()] {
+        let text = format!("{}{odd}@1@0@{n:x}@half", s.names.model());
+        tried.push((s.names.named(&text, KeyKind::Engine)?, s.value(800)?));
+    }
+    let limit = s.can.max_chunk_bytes.and_then(|limit| usize::try_from(limit).ok()).filter(|limit| *limit <= MAX_TRIED);
+    if let Some(limit) = limit {
+        let elements = limit / s.dtype().size() + 1;
+        let layout = ChunkLayout::new(MemoryFormat::Undefined, Shape::new(&[elements])?, s.dtype())?;
+        tried.push((s.key(), s.value_of(layout)));
+    }
+    if let Some(dtype) = Dtype::ALL.into_iter().find(|dtype| !s.stores(*dtype)) {
+        let layout = ChunkLayout::new(MemoryFormat::Kv2ltd, Shape::new(&[2, 2, 16, 8])?, dtype)?;
+        tried.push((s.key(), s.value_of(layout)));
+    }
+    let mut refused = Vec::new();
+    for (key, value) in tried {
+        if !s.put_or_refused(&key, &value).await? {
+            refused.push((key, value));
+        }
+    }
+    Ok(refused)
 }
 
 pub(super) async fn batched_remove_answers_for_each_key(s: &Subject) -> Checked {

@@ -343,7 +343,11 @@ impl RemoteConnector for Faulty {
             let key = if self.has(Fault::BatchedPutMixesUp) && items.len() > 2 { &items[i / 2].0 } else { key };
             answers.push(self.put(key, chunk.clone()).await);
         }
-        answers
+        let refused = answers.iter().find_map(|answer| answer.clone().err());
+        match refused.filter(|_| self.has(Fault::ARefusalStopsTheBatch)) {
+            Some(e) => answers.iter().map(|_| Err(e.clone())).collect(),
+            None => answers,
+        }
     }
 
     async fn batched_remove(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
