@@ -162,6 +162,8 @@ impl Error {
     /// An error of the operating system during `action` ("create directory `/kv`"), with the kind that fits it.
     pub fn io(source: std::io::Error, action: impl fmt::Display) -> Self {
         use std::io::ErrorKind as Io;
+        /// Too many open files in the system, or in this process: on Linux and macOS.
+        const FILES: [i32; 2] = [23, 24];
         let (kind, temporary) = match source.kind() {
             Io::PermissionDenied => (ErrorKind::Denied, false),
             Io::ReadOnlyFilesystem => (ErrorKind::ReadOnly, false),
@@ -176,8 +178,9 @@ impl Error {
             | Io::HostUnreachable
             | Io::NetworkUnreachable
             | Io::NetworkDown => (ErrorKind::Unavailable, true),
-            Io::Interrupted | Io::WouldBlock | Io::ResourceBusy => (ErrorKind::Io, true),
-            _ => (ErrorKind::Io, false),
+            // A network file system's file was replaced on the server.
+            Io::Interrupted | Io::WouldBlock | Io::ResourceBusy | Io::StaleNetworkFileHandle => (ErrorKind::Io, true),
+            _ => (ErrorKind::Io, source.raw_os_error().is_some_and(|code| FILES.contains(&code))),
         };
         Self::new(kind, format!("cannot {action}: {source}")).temporary(temporary).with_source(source)
     }
@@ -397,9 +400,15 @@ mod tests {
             (Io::ConnectionReset, ErrorKind::Unavailable, true),
             (Io::TimedOut, ErrorKind::Timeout, true),
             (Io::OutOfMemory, ErrorKind::Io, false),
+            (Io::StaleNetworkFileHandle, ErrorKind::Io, true),
         ] {
             let e = Error::io(of.into(), "x");
             assert_eq!((e.kind(), e.is_temporary()), (kind, temporary), "{of}");
+        }
+        // EIO, ENFILE, EMFILE.
+        for (code, temporary) in [(5, false), (23, true), (24, true)] {
+            let e = Error::io(std::io::Error::from_raw_os_error(code), "x");
+            assert_eq!((e.kind(), e.is_temporary()), (ErrorKind::Io, temporary), "{e}");
         }
     }
 

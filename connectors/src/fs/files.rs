@@ -103,7 +103,7 @@ impl Files {
 
     /// The error of a step with the key's file.
     pub(super) fn failed(&self, place: &Place, step: &str, e: io::Error) -> Error {
-        Error::io(e, format_args!("{step} `{}`", self.path(place).display()))
+        failed(e, format_args!("{step} `{}`", self.path(place).display()))
     }
 
     pub(super) fn is_raw(&self, key: &CacheKey) -> bool {
@@ -276,4 +276,15 @@ impl Files {
             _ => remove(),
         }
     }
+}
+
+/// The error of a step with a key's file.
+pub(super) fn failed(e: io::Error, step: impl std::fmt::Display) -> Error {
+    // The store's own limit is the one that the file system states.
+    if e.kind() == io::ErrorKind::InvalidFilename {
+        return Error::new(ErrorKind::InvalidKey, format!("cannot {step}: {e}"))
+            .with_hint("the file system takes shorter names than it states: use a shorter model name")
+            .with_source(e);
+    }
+    Error::io(e, step)
 }

@@ -13,6 +13,7 @@ use connector_core::{Error, Result};
 use rustix::fs::OFlags;
 
 use super::direct::Direct;
+use super::files;
 use super::folder::{Folder, Stat, Wait};
 
 const PREFIX: &str = ".kvconn-";
@@ -116,7 +117,7 @@ impl NewFile {
 
 fn failed(dir: &Folder, tmp: &str, folder: &Folder, name: &str, step: &str, e: io::Error) -> Error {
     let (tmp, path) = (dir.path().join(tmp), folder.path().join(name));
-    Error::io(e, format_args!("{step} `{}` for `{}`", tmp.display(), path.display()))
+    files::failed(e, format_args!("{step} `{}` for `{}`", tmp.display(), path.display()))
 }
 
 impl Drop for NewFile {

@@ -65,6 +65,15 @@ async fn does_the_job_of_a_child() {
             std::env::set_current_dir("/").unwrap();
             put_one(&store, number).await;
         }
+        "put_without_descriptors" => {
+            let mut open = Vec::new();
+            while let Ok(file) = std::fs::File::open("/dev/null") {
+                open.push(file);
+            }
+            put_one(&store, number).await;
+            drop(open);
+            put_one(&store, number).await;
+        }
         "remove_one" => {
             let removed = store.remove(&key(number as u32)).await;
             println!("{removed:?}");
@@ -105,6 +114,7 @@ async fn put_and_get(store: &Connector, seed: u64) {
 /// Puts one chunk of `bytes` bytes, and writes the result.
 async fn put_one(store: &Connector, bytes: u64) {
     let put = store.put(&key(1), MemoryObj::from(vec![7; bytes as usize])).await;
-    let answer = put.map_or_else(|e| format!("{}: {e}", e.kind()), |()| "done".into());
+    let temporary = |e: &connectors::Error| if e.is_temporary() { " (temporary)" } else { "" };
+    let answer = put.map_or_else(|e| format!("{}{}: {e}", e.kind(), temporary(&e)), |()| "done".into());
     println!("{answer}");
 }

@@ -1,5 +1,6 @@
 //! Full disks and read-only directories.
 
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -63,7 +64,13 @@ fn bound_by_permissions(place: &Place) -> impl Fn() -> Command {
         }
         command
     };
-    let ran = command().arg("--list").output();
+    let run = || command().arg("--list").output();
+    let mut ran = run();
+    // A child of another test, forked during the copy, may still have the copy open for writing.
+    while ran.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::ExecutableFileBusy) {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        ran = run();
+    }
     assert!(
         ran.as_ref().is_ok_and(|ran| ran.status.success()),
         "as root this test needs a TMPDIR from which every user can run programs, unlike `{}`: {ran:?}",
@@ -111,6 +118,51 @@ async fn a_directory_that_may_only_be_read_is_denied_to_writers_and_serves_reade
         let mut asker = command();
         child::job(&mut asker, "exist", &place.url(options), 2);
         assert_eq!(answer(asker.spawn().unwrap()), "[Err(Denied), Ok(false)]", "{options}");
+    }
+}
+
+#[tokio::test]
+async fn a_process_without_free_descriptors_fails_with_a_temporary_error_and_then_works() {
+    for options in ["", "?capacity=9000000"] {
+        let place = Place::new();
+        let mut limited = Command::new("sh");
+        limited.args(["-c", "ulimit -n 64; exec \"$0\" \"$@\""]).arg(std::env::current_exe().unwrap());
+        child::job(&mut limited, "put_without_descriptors", &place.url(options), 100);
+        let mut writer = limited.spawn().unwrap();
+        let said: Vec<String> = child::lines(&mut writer).collect();
+        assert!(writer.wait().unwrap().success(), "{said:?}");
+        assert!(said[0].starts_with("io (temporary): ") && said[1] == "done", "{options}: {said:?}");
+    }
+}
+
+/// Mounts a file system for this test's child alone, if this user may.
+fn mounted(place: &Place, mount: &str) -> Option<Command> {
+    let script = format!("mkdir -p {0} && {mount} && exec \"$0\" \"$@\"", place.dir().display());
+    let tried = Command::new("unshare").args(["-m", "sh", "-c", &script, "true"]).status();
+    if !tried.is_ok_and(|tried| tried.success()) {
+        // Written directly, because the test runner hides a macro's output if the test passes.
+        let missing = format!("NOT TESTED: `{mount}`, which this user may not do\n");
+        std::io::stderr().write_all(missing.as_bytes()).unwrap();
+        return None;
+    }
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", &script]).arg(std::env::current_exe().unwrap());
+    Some(command)
+}
+
+#[tokio::test]
+async fn a_full_and_a_read_only_file_system_are_errors_of_their_own_kinds() {
+    let place = Place::new();
+    let dir = place.dir().display().to_string();
+    let full = format!("mount -t tmpfs -o size=256k none {dir}");
+    let read_only = format!("mount -t tmpfs none {dir} && mount -o remount,ro {dir}");
+    for (mount, kind) in [(full, "store_full: "), (read_only, "read_only: ")] {
+        for options in ["", "?capacity=9000000", "?fsync=full&relative_tmp_dir=tmp"] {
+            let Some(mut command) = mounted(&place, &mount) else { return };
+            child::job(&mut command, "put_one", &place.url(options), 1 << 20);
+            let said = answer(command.spawn().unwrap());
+            assert!(said.starts_with(kind), "{options}: {said}");
+        }
     }
 }
 
