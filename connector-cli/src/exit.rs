@@ -4,7 +4,7 @@ use std::io;
 
 use connectors::{Error, ErrorKind};
 
-use crate::output::print_error;
+use crate::output::{print_error, print_note};
 
 pub(crate) const EXIT_INTERRUPTED: u8 = 130;
 const EXIT_YES: u8 = 0;
@@ -62,6 +62,8 @@ pub(crate) enum Failure {
     Stdout(io::Error),
     /// The user interrupted the command.
     Interrupted,
+    /// The user interrupted the command, and it could not clean up in time.
+    GaveUp,
 }
 
 impl Failure {
@@ -69,6 +71,10 @@ impl Failure {
     pub(crate) fn report(self) -> u8 {
         let (error, code) = match self {
             Self::Interrupted => return EXIT_INTERRUPTED,
+            Self::GaveUp => {
+                print_note("stopped before everything was cleaned up, because the store does not answer in time");
+                return EXIT_INTERRUPTED;
+            }
             Self::Error(e) => {
                 let code = if is_usage(e.kind()) { EXIT_USAGE } else { EXIT_FAILED };
                 (e, code)

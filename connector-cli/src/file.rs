@@ -9,6 +9,7 @@ use tempfile::NamedTempFile;
 
 use crate::exit::Failure;
 use crate::interrupt::Interrupt;
+use crate::output::users;
 
 /// Bytes between two looks at the interrupt.
 const SLICE: usize = 8 << 20;
@@ -19,7 +20,7 @@ const SLICE: usize = 8 << 20;
 /// bytes go through it: a device, a pipe, the target of a link, a file with more names or another owner, a mount point, a file
 /// in a directory that takes no new files.
 pub(crate) fn write(path: &Path, bytes: &[u8], interrupt: &Interrupt) -> Result<(), Failure> {
-    let failed = |e| Error::io(e, format_args!("write `{}`", path.display()));
+    let failed = |e| Error::io(e, format_args!("write `{}`", users(&path.to_string_lossy())));
     let old = match std::fs::symlink_metadata(path) {
         Ok(old) => Some(old),
         Err(e) if e.kind() == io::ErrorKind::NotFound => None,

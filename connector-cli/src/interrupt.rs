@@ -63,12 +63,19 @@ impl Interrupt {
         }
     }
 
-    /// Returns when the time for closing stores is over, which begins with the flag.
-    pub(crate) async fn out_of_patience(self) {
-        self.clone().wait().await;
-        let since = *self.since.borrow();
-        if let Some(since) = since {
-            tokio::time::sleep_until(since + exit_patience()).await;
+    /// Gives work that cleans up and closes stores its time. The time begins when the flag is set.
+    pub(crate) async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
+        let too_late = async {
+            self.clone().wait().await;
+            let since = *self.since.borrow();
+            if let Some(since) = since {
+                tokio::time::sleep_until(since + exit_patience()).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            done = work => Ok(done),
+            () = too_late => Err(Failure::GaveUp),
         }
     }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anstream::{AutoStream, ColorChoice};
-use connectors::redact;
+use connectors::{CacheKey, redact};
 use serde::Serialize;
 
 use crate::escape::{escaped, is_unsafe};
@@ -132,15 +132,24 @@ pub(crate) fn json_escaped(json: &str) -> Cow<'_, str> {
     json.chars().map(escape).collect::<String>().into()
 }
 
+/// A text of the user's, as messages show it: without the secrets of a URL, even of a broken or misplaced one. A key or a path is
+/// shown as it is.
+pub(crate) fn users(text: &str) -> Cow<'_, str> {
+    let is_piece =
+        text.contains([':', '?', '#']) && text.contains(['@', '=']) || text.contains('=') && !text.contains('/');
+    let may_be_url = text.contains("://") || is_piece && text.parse::<CacheKey>().is_err();
+    if may_be_url { redact(text).to_string().into() } else { text.into() }
+}
+
 /// Prints an error to stderr, as one line. Ignores a closed stderr.
 pub(crate) fn print_error(text: impl fmt::Display) {
     let mut text = text.to_string();
-    // If the user wrote a URL in place of a file or a key, the error repeats it.
-    for arg in std::env::args_os().skip(1) {
-        let arg = arg.to_string_lossy();
-        if let Cow::Owned(redacted) = redact(&arg) {
-            text = text.replace(&*arg, &redacted);
-        }
+    // If the user wrote a URL in place of a file, the error of another crate may repeat it.
+    let variables = std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("LMCACHE_"));
+    for given in std::env::args_os().skip(1).chain(variables.map(|(_, value)| value)) {
+        let given = given.to_string_lossy();
+        let value = given.split_once('=').filter(|(name, _)| name.starts_with('-')).map_or(&*given, |(_, value)| value);
+        text = text.replace(value, &users(value));
     }
     let Style { red, plain, .. } = Style::of(AutoStream::choice(&io::stderr()));
     let _ = writeln!(io::stderr(), "{red}kvconn:{plain} {}", escaped(&text));
@@ -201,6 +210,25 @@ mod tests {
             (61_000_000_000, "61.0 s"),
         ] {
             assert_eq!(Time(Duration::from_nanos(ns)).to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn keys_and_paths_of_the_user_are_shown_and_urls_are_not() {
+        for text in
+            ["opt@1@0@1f2e@half", "llama3:8b@1@0@1f2e@half", "/data/day=1/opt@1.bin", "many", "4 parsecs", "a b"]
+        {
+            assert_eq!(users(text), text);
+        }
+        for text in [
+            "redis://u:hunter2@h:1",
+            "redis:u:hunter2@h:1",
+            "u:hunter2@h",
+            "redis//u:hunter2@h:1",
+            "/tmp/u:hunter2@h",
+            "redis://u:hunter2@1@0@ff@half",
+        ] {
+            assert!(!users(text).contains("hunter2"), "{}", users(text));
         }
     }
 

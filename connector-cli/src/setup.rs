@@ -66,12 +66,8 @@ impl Setup {
         work: impl AsyncFnOnce(&Connector) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         let store = self.interrupt.stops(builder.open()).await??;
-        let done = work(&store).await;
-        let closed = tokio::select! {
-            closed = store.close() => closed,
-            () = self.interrupt.clone().out_of_patience() => return done.and(Err(Failure::Interrupted)),
-        };
-        match (done, closed) {
+        let done = self.interrupt.in_time(work(&store)).await?;
+        match (done, self.interrupt.in_time(store.close()).await?) {
             (Ok(_), Err(e)) => Err(e.into()),
             (Err(failure), Err(e)) => {
                 print_error(e);

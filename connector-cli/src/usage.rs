@@ -3,10 +3,10 @@
 use std::io::{self, Write};
 
 use clap::error::{ContextKind, ContextValue};
-use connectors::redact;
 
 use crate::escape::escaped;
 use crate::exit::{Answer, EXIT_USAGE, Failure};
+use crate::output::users;
 
 /// The parts of a message that may repeat what the user wrote.
 const REPEATED: [ContextKind; 4] =
@@ -38,8 +38,8 @@ pub(crate) fn report(mut message: clap::Error) -> u8 {
 /// The user's text on one line and without its secrets. Of `--name=value`, the value is a text of its own.
 fn shown(text: &str) -> String {
     let shown = match text.split_once('=') {
-        Some((name, value)) if name.starts_with('-') => format!("{name}={}", redact(value)),
-        _ => redact(text).into_owned(),
+        Some((name, value)) if name.starts_with('-') => format!("{name}={}", users(value)),
+        _ => users(text).into_owned(),
     };
     escaped(&shown).into_owned()
 }

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::args::CheckArgs;
 use crate::exit::{Answer, Failure};
-use crate::output::{Out, Style, Time};
+use crate::output::{Out, Style, Time, users};
 use crate::setup::Setup;
 
 /// The output of `--json`.
@@ -29,7 +29,7 @@ pub(crate) async fn run(setup: &Setup, args: &CheckArgs, out: &mut Out) -> Resul
     let filter = args.filter.as_ref().map(|text| text.trim().to_ascii_lowercase().replace([' ', '-'], "_"));
     let wanted = |c: &Check| filter.as_ref().is_none_or(|text| c.name.contains(&**text) || c.chapter == text);
     if !checks().iter().any(wanted) {
-        let text = redact(args.filter.as_deref().unwrap_or_default());
+        let text = users(args.filter.as_deref().unwrap_or_default());
         let chapters: Vec<_> = checks().chunk_by(|a, b| a.chapter == b.chapter).map(|c| c[0].chapter).collect();
         let text = format!("no chapter is called `{text}`, and no check has it in its name");
         return Err(Error::new(ErrorKind::InvalidInput, text)
@@ -49,7 +49,8 @@ pub(crate) async fn run(setup: &Setup, args: &CheckArgs, out: &mut Out) -> Resul
         shown.is_ok() && !setup.interrupt.is_set()
     };
     let limit = Duration::from_secs(args.timeout.get());
-    let report = Kit::from(setup.builder(url)).limit(limit).run_some(wanted, show).await;
+    let checks = Kit::from(setup.builder(url)).limit(limit);
+    let report = setup.interrupt.in_time(checks.run_some(wanted, show)).await?;
     shown?;
     if args.json {
         let (connector, seconds) = (&*name, start.elapsed().as_secs_f64());

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::args::{GetArgs, KeysArgs, LayoutArgs, LineArgs, LsArgs, PutArgs};
 use crate::exit::{Answer, Failure};
 use crate::file;
-use crate::output::{Out, json_escaped, print_error, print_note};
+use crate::output::{Out, json_escaped, print_error, print_note, users};
 use crate::setup::Setup;
 
 /// Stores that lose their chunks when this process ends.
@@ -57,7 +57,7 @@ fn read_input(path: &Path) -> Result<Vec<u8>, Error> {
         io::stdin().lock().read_to_end(&mut bytes).map_err(|e| Error::io(e, "read stdin"))?;
         Ok(bytes)
     } else {
-        std::fs::read(path).map_err(|e| Error::io(e, format_args!("read `{}`", path.display())))
+        std::fs::read(path).map_err(|e| Error::io(e, format_args!("read `{}`", users(&path.to_string_lossy()))))
     }
 }
 

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::args::DemoArgs;
 use crate::exit::{Answer, Failure};
-use crate::output::{Out, Style, Time, count, gib_per_s, three_digits};
+use crate::output::{Out, Style, Time, count, gib_per_s, three_digits, users};
 use crate::setup::Setup;
 use crate::size::ByteSize;
 use prompt::{CHUNK_TOKENS, MODEL, Prompt};
@@ -51,7 +51,7 @@ impl Directory {
         match keep {
             Some(dir) => std::path::absolute(dir)
                 .map(Self::Kept)
-                .map_err(|e| Error::io(e, format_args!("find `{}`", dir.display()))),
+                .map_err(|e| Error::io(e, format_args!("find `{}`", users(&dir.to_string_lossy())))),
             None => tempfile::Builder::new().prefix("kvconn-demo-").tempdir().map(Self::Fresh).map_err(|e| {
                 Error::io(e, "make a temporary directory").with_hint("name a directory with `--keep DIR`")
             }),
@@ -79,7 +79,7 @@ impl Directory {
 
 /// The `external://` URL that LMCache's users write, with the directory as an option.
 fn external_url(dir: &Path) -> Result<String, Error> {
-    let refuse = |why: &str| Error::new(ErrorKind::InvalidInput, format!("`{}` {why}", dir.display()));
+    let refuse = |why: &str| Error::new(ErrorKind::InvalidInput, format!("`{}` {why}", users(&dir.to_string_lossy())));
     let text = dir.to_str().ok_or_else(|| refuse("is not UTF-8, so no URL can name it"))?;
     if text.contains(',') {
         return Err(refuse("has a comma, which separates directories"));

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::args::ScrubArgs;
 use crate::exit::{Answer, Failure};
-use crate::output::{Out, count};
+use crate::output::{Out, count, users};
 use crate::setup::Setup;
 use crate::size::ByteSize;
 
@@ -20,10 +20,10 @@ pub(crate) async fn run(setup: &Setup, args: &ScrubArgs, out: &mut Out) -> Resul
         setup.builder(&args.store).existing(true).build()?
     } else {
         let path = std::path::absolute(&args.store)
-            .map_err(|e| Error::io(e, format_args!("find the directory `{}`", args.store)))?;
+            .map_err(|e| Error::io(e, format_args!("find the directory `{}`", users(&args.store))))?;
         // Without this check, scrub would report a missing directory as clean.
         if !path.is_dir() {
-            let why = format!("`{}` is not a directory", path.display());
+            let why = format!("`{}` is not a directory", users(&path.to_string_lossy()));
             return Err(Error::new(ErrorKind::Io, why).into());
         }
         let store = setup.builder(&format!("fs://{}", path.display())).build()?;

@@ -213,6 +213,23 @@ fn an_interrupt_ends_a_call_in_flight() {
     }
 }
 
+#[test]
+fn an_interrupt_ends_a_command_whose_cleanup_hangs() {
+    // A `remove` and an `exists` of this store take ten minutes.
+    let slow = "mock://1?peeking_latency=600000";
+    for args in
+        [&["bench", slow, "--keys", "1", "--chunk-size", "9"][..], &["check", slow, "--filter", "exists_agrees"]]
+    {
+        let mut command = kvconn(&[args, &["-v"]].concat());
+        command.env("KVCONN_EXIT_PATIENCE", "0.1").stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the command starts");
+        wait_for_line(&mut child, "opened");
+        signal(&child, "INT");
+        let end = ended(child).exits(130);
+        assert!(end.err.contains("stopped before everything was cleaned up"), "{args:?}: {end:?}");
+    }
+}
+
 /// Reads stderr up to a line with this word.
 fn wait_for_line(child: &mut Child, word: &str) {
     let mut stderr = BufReader::new(child.stderr.take().expect("a pipe"));

@@ -1,6 +1,6 @@
 //! Names of connectors, modules, schemes, options and keys, and the errors for wrong ones.
 
-use super::{KEY, file, run, store};
+use super::{KEY, file, kvconn, run, store};
 
 #[test]
 fn list_names_every_store() {
@@ -130,6 +130,47 @@ fn no_output_ever_holds_a_password() {
             assert!(result.code != Some(0) || args[0] == "describe", "{args:?}");
             assert!(!result.err.contains("hunter2") && !result.text().contains("hunter2"), "{args:?}: {result:?}");
         }
+    }
+}
+
+#[test]
+fn no_place_of_the_command_line_repeats_a_password() {
+    for url in ["redis://u:hunter2@h:1", "redis:u:hunter2@h:1", "u:hunter2@h", "redis//u:hunter2@h:1"] {
+        let glued = |option: &str| format!("{option}={url}");
+        let places: &[&[&str]] = &[
+            &[url],
+            &[url, "get"],
+            &["help", url],
+            &["list", url],
+            &["describe", url],
+            &["scrub", url],
+            &["get", "memory://x", url],
+            &["put", "memory://x", url, "/dev/null"],
+            &["put", "memory://x", KEY, url],
+            &["get", "memory://x", KEY, "-o", url, url],
+            &["ls", "memory://x", "--config", url],
+            &["ls", "memory://x", &glued("--config")],
+            &["ls", "memory://x", &glued("--key-kind")],
+            &["ls", "memory://x", &glued("--json")],
+            &["ls", "memory://x", &glued("--password")],
+            &["ls", "memory://x", &format!("-p{url}")],
+            &["put", "memory://x", KEY, "/dev/null", &glued("--shape")],
+            &["put", "memory://x", KEY, "/dev/null", &glued("--dtype")],
+            &["put", "memory://x", KEY, "/dev/null", &glued("--format")],
+            &["bench", "memory://x", &glued("--keys")],
+            &["scrub", "/", &glued("--min-age")],
+            &["check", "memory://x", &glued("--timeout")],
+            &["check", "memory://x", &glued("--filter")],
+            &["demo", &format!("--keep=/nowhere,{url}")],
+        ];
+        for args in places {
+            let end = run(args);
+            assert!(!end.err.contains("hunter2") && !end.text().contains("hunter2"), "{args:?}: {end:?}");
+            // `describe` opens no store.
+            assert!(end.code != Some(0) || args[0] == "describe", "{args:?}");
+        }
+        let variable = kvconn(&["ls", "memory://x"]).env("LMCACHE_CONFIG_FILE", url).output().expect("it starts");
+        assert!(!String::from_utf8_lossy(&variable.stderr).contains("hunter2"), "{variable:?}");
     }
 }
 
