@@ -92,4 +92,8 @@ fn the_end_of_a_process_writes_every_buffer_within_one_patience_and_says_what_is
     ["fails-a", "fails-b"].iter().for_each(|name| control(name).heal());
     ["hangs-a", "hangs-b"].iter().for_each(|name| control(name).release());
     drop(held);
+
+    let closed = open_and_put("closed", 3);
+    closed.close().unwrap();
+    assert!(close_open_stores(Duration::ZERO).is_empty(), "nothing is left to do, so no time is enough");
 }

@@ -47,6 +47,23 @@ async fn a_store_whose_back_is_away_opens_lazily_and_loses_nothing() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_back_that_is_full_for_a_time_gets_every_chunk() {
+    let server = RedisServer::start(&["--maxmemory", "6mb", "--maxmemory-policy", "noeviction"]);
+    let connector = open(&server, "").await.unwrap();
+    for n in 0..9 {
+        connector.put(&key(n), MemoryObj::from(vec![n as u8; 1 << 20])).await.unwrap();
+    }
+    let e = connector.close().await.unwrap_err();
+    assert!(e.kind() == ErrorKind::StoreFull && e.to_string().contains("the back store lacks"), "{e}");
+    server.cli(&["CONFIG", "SET", "maxmemory", "100mb"]);
+    connector.close().await.unwrap();
+    let back = connectors::open(&server.url("redis")).await.unwrap();
+    for n in 0..9 {
+        assert_eq!(back.get(&key(n)).await.unwrap().unwrap()[0], n as u8);
+    }
+}
+
 /// An allocator that waits until chunks were dropped, as LMCache's does.
 #[derive(Clone)]
 struct Waiting(PoolAllocator);

@@ -399,6 +399,10 @@ impl AtExit for Inner {
     fn close(self: Arc<Self>) -> BoxFuture<'static, Result<()>> {
         async move { Connector(self).close().await }.boxed()
     }
+
+    fn is_done(&self) -> bool {
+        self.closed.initialized()
+    }
 }
 
 /// A handle is also a connector, so that another connector can wrap it. The compiler does not suggest it to an author

@@ -21,8 +21,11 @@ pub trait AtExit: Send + Sync {
     /// Ends it: writes what is not written.
     fn close(self: Arc<Self>) -> BoxFuture<'static, Result<()>>;
 
-    /// The number of chunks that are lost if the process ends now, and their bytes.
-    fn unwritten(&self) -> (usize, u64) {
+    /// Whether nothing is left to do.
+    fn is_done(&self) -> bool;
+
+    /// The number of chunks that are lost if the process ends now, and their bytes. The caller says so, so this work does not.
+    fn report_unwritten(&self) -> (usize, u64) {
         (0, 0)
     }
 }
@@ -87,6 +90,7 @@ pub fn exit_patience() -> Duration {
 pub fn close_open_stores(patience: Duration) -> Vec<Unclosed> {
     let Some(open) = OPEN.get() else { return Vec::new() };
     let open: Vec<_> = lock(open).drain(..).filter_map(|(store, work)| Some((store, work.upgrade()?))).collect();
+    let open: Vec<_> = open.into_iter().filter(|(_, work)| !work.is_done()).collect();
     let mut errors: Vec<Option<Result<()>>> = open.iter().map(|_| None).collect();
     if let (Ok(runtime), false) = (handle(), open.is_empty()) {
         let (send, receive) = channel();
@@ -112,7 +116,7 @@ pub fn close_open_stores(patience: Duration) -> Vec<Unclosed> {
     }
     let mut unclosed: Vec<Unclosed> = Vec::new();
     for ((store, work), error) in open.into_iter().zip(errors) {
-        let (chunks, bytes) = work.unwritten();
+        let (chunks, bytes) = work.report_unwritten();
         let error = match error {
             Some(Ok(())) if chunks == 0 => continue,
             Some(answer) => answer.err(),

@@ -8,6 +8,7 @@ use connector_core::{
     BoxStream, CacheKey, ChunkAllocator, ChunkLayout, Connector, ConnectorAdapter, ConnectorContext, ErrorKind,
     ErrorStatus, LMCacheEngineConfig, LocalCpuBackend, MemoryObj, MemoryObjMut, RemoteConnector, RemoteUrl, Result,
 };
+use futures::StreamExt;
 use futures::future::{BoxFuture, join_all};
 use tokio::time::Instant;
 
@@ -33,6 +34,67 @@ mod timeout {
         assert_eq!((e.kind(), e.is_temporary(), begun.elapsed()), (ErrorKind::Timeout, true, SECOND));
         assert!(e.to_string().contains("no answer within 1s"), "{e}");
         assert_eq!(connector.get(&key()).await.unwrap().as_deref(), Some(CHUNK));
+    }
+
+    /// Never answers.
+    #[derive(Clone)]
+    struct Hangs;
+
+    impl RemoteConnector for Hangs {
+        async fn exists(&self, _: &CacheKey) -> Result<bool> {
+            std::future::pending().await
+        }
+        async fn get(&self, _: &CacheKey) -> Result<Option<MemoryObj>> {
+            std::future::pending().await
+        }
+        async fn put(&self, _: &CacheKey, _: MemoryObj) -> Result<()> {
+            std::future::pending().await
+        }
+        async fn remove(&self, _: &CacheKey) -> Result<bool> {
+            std::future::pending().await
+        }
+        async fn ping(&self) -> Result<()> {
+            std::future::pending().await
+        }
+        fn list<'a>(&'a self, _: &'a str) -> BoxStream<'a, Result<CacheKey>> {
+            futures::stream::pending().boxed()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_operation_ends_in_its_time() {
+        let connector = over(options!(timeout_ms: 1000, batch_timeout_ms: 3000), &Hangs).await;
+        let (one, batch, chunk) = (SECOND, 3 * SECOND, MemoryObj::from(vec![1]));
+        let (all, k) = (keys(20), key());
+        let mut memory = MemoryObjMut::zeroed(8);
+        let mut requests: Vec<_> = all.iter().map(|key| (key.clone(), MemoryObjMut::zeroed(8))).collect();
+        let items: Vec<_> = all.iter().map(|key| (key.clone(), chunk.clone())).collect();
+        let mut ended: Vec<(ErrorKind, Duration, Duration)> = Vec::new();
+        macro_rules! ends {
+            ($limit:expr, $call:expr) => {{
+                let begun = Instant::now();
+                let e = $call;
+                ended.push((e.kind(), begun.elapsed(), $limit));
+            }};
+        }
+        ends!(one, connector.exists(&k).await.unwrap_err());
+        ends!(one, connector.get(&k).await.unwrap_err());
+        ends!(one, connector.put(&k, chunk).await.unwrap_err());
+        ends!(one, connector.get_into(&k, &mut memory).await.unwrap_err());
+        ends!(one, connector.remove(&k).await.unwrap_err());
+        ends!(one, connector.ping().await.unwrap_err());
+        ends!(one, connector.list("").next().await.unwrap().unwrap_err());
+        ends!(batch, connector.batched_exists(&all).await.pop().unwrap().unwrap_err());
+        ends!(batch, connector.batched_contains(&all).await.unwrap_err());
+        ends!(batch, connector.batched_get(&all).await.pop().unwrap().unwrap_err());
+        ends!(batch, connector.batched_get_into(&mut requests).await.pop().unwrap().unwrap_err());
+        ends!(batch, connector.batched_put(&items).await.pop().unwrap().unwrap_err());
+        ends!(batch, connector.batched_remove(&all).await.pop().unwrap().unwrap_err());
+        for (n, (kind, took, limit)) in ended.iter().enumerate() {
+            assert_eq!((*kind, took), (ErrorKind::Timeout, limit), "call {n}");
+        }
+        assert_eq!(ended.len(), connector_core::connector::Operation::ALL.len() - 1, "all but `close`");
+        connector.close().await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]
@@ -474,8 +536,6 @@ mod settings {
 
 /// The behaviour of the handle without layers.
 mod handle {
-    use futures::StreamExt;
-
     use super::*;
 
     #[tokio::test(start_paused = true)]

@@ -6,6 +6,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use connector_core::layer::local_wait;
 use connector_core::{Error, ErrorKind, Result};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -30,7 +31,7 @@ impl Threads {
     /// begun goes on.
     pub(super) async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
         // Never closed.
-        let place = self.free.clone().acquire_owned().await.ok();
+        let place = local_wait(self.free.clone().acquire_owned()).await.ok();
         let running = self.handle.spawn_blocking(move || {
             let answer = job();
             drop(place);

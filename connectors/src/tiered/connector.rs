@@ -1,4 +1,5 @@
 use std::collections::HashSet;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use connector_core::connector::Gate;
@@ -48,7 +49,7 @@ impl FromContext for TieredConnector {
         let backend = ctx.local_cpu_backend();
         let metadata = ctx.metadata().filter(|_| backend.waits());
         let waiting_memory = metadata.map(|metadata| (backend.clone(), metadata.chunk_layout().full.clone()));
-        let tiers = Arc::new(Tiers { url, front, back, keys, buffer, handle, waiting_memory, gate });
+        let tiers = Arc::new(Tiers { url, front, back, keys, buffer, handle, waiting_memory, is_reported: AtomicBool::new(false), gate });
         if tiers.buffer.is_some() {
             let tiers = Arc::downgrade(&tiers);
             runtime::at_exit(ctx.url().to_string(), tiers);

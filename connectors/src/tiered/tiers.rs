@@ -1,6 +1,7 @@
 //! The front store, the back store, and the state that they share.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use connector_core::connector::Gate;
@@ -29,6 +30,8 @@ pub(super) struct Tiers {
     pub(super) handle: Handle,
     /// The memory of reads, and the layout of a full chunk, if a read may wait for memory and the engine's metadata is known.
     pub(super) waiting_memory: Option<(LocalCpuBackend, ChunkLayout)>,
+    /// Whether a report at the end of the process says how many chunks are lost.
+    pub(super) is_reported: AtomicBool,
     /// Reads and fills outlive the futures that started them. `close` waits for them here.
     pub(super) gate: Gate,
 }
@@ -112,12 +115,23 @@ impl AtExit for Tiers {
     fn close(self: Arc<Self>) -> BoxFuture<'static, Result<()>> {
         Box::pin(async move {
             match &self.buffer {
-                Some(buffer) if buffer.remaining().0 > 0 => writer::flush(&self, buffer).await,
-                _ => Ok(()),
+                Some(buffer) => writer::flush(&self, buffer).await,
+                None => Ok(()),
             }
         })
     }
 
+    fn is_done(&self) -> bool {
+        self.unwritten().0 == 0
+    }
+
+    fn report_unwritten(&self) -> (usize, u64) {
+        self.is_reported.store(true, Relaxed);
+        self.unwritten()
+    }
+}
+
+impl Tiers {
     fn unwritten(&self) -> (usize, u64) {
         self.buffer.as_ref().map_or((0, 0), Buffer::remaining)
     }
@@ -127,7 +141,7 @@ impl Drop for Tiers {
     /// Says what is lost: the runtime ended before the writers, or `close` failed and was not called again.
     fn drop(&mut self) {
         let (chunks, bytes) = self.unwritten();
-        if chunks > 0 {
+        if chunks > 0 && !self.is_reported.load(Relaxed) {
             let url = &self.url;
             runtime::say(&format!("`{url}` was dropped before {chunks} chunks of {bytes} bytes were in the back store: they are lost"));
         }
