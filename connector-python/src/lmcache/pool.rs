@@ -259,7 +259,23 @@ impl ChunkAllocator for LMCacheAllocator {
     fn allocate_many<'a>(&'a self, layouts: &'a [ChunkLayout]) -> BoxFuture<'a, Result<Vec<MemoryObjMut>>> {
         self.0.clone().wait_for(layouts.to_vec()).boxed()
     }
+
+    fn fitting(&self, layouts: &[ChunkLayout]) -> usize {
+        let mut room = self.0.heap;
+        let fits = |layout: &&ChunkLayout| match &mut room {
+            Some(room) => {
+                let left = layout.len.checked_next_multiple_of(LMCACHE_ALIGN).and_then(|size| room.checked_sub(size));
+                *room = left.unwrap_or(0);
+                left.is_some()
+            }
+            None => true,
+        };
+        layouts.iter().take_while(fits).count()
+    }
 }
+
+/// LMCache rounds the size of a block up to this many bytes (`AddressManager.ALIGN_BYTES`).
+const LMCACHE_ALIGN: usize = 4096;
 
 /// The allocator of LMCache's scheduler, which has no memory and only asks what exists.
 pub(super) struct NoMemory;

@@ -8,9 +8,12 @@
 //! | has memory at once | a batch reserves full chunks; a single chunk takes memory when it comes | each chunk takes memory when it comes |
 //! | may wait | reserves full chunks | asks for the lengths first |
 //!
-//! If that memory does not suffice, the call gives back what it holds, asks for the lengths, and reserves exactly that.
+//! If that memory does not suffice, the call gives back what it holds, asks for the lengths, and reserves exactly that. So it does
+//! if the memory of an allocator that may wait has another layout than the chunk: LMCache's memory has a layout of its own. The
+//! next calls then ask for the lengths at once.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use connector_core::{
     CacheKey, ChunkLayout, ConnectorContext, Error, ErrorKind, LMCacheMetadata, LocalCpuBackend, MemoryObj,
@@ -47,11 +50,13 @@ pub(crate) struct Memory {
     pub(crate) metadata: Option<Arc<LMCacheMetadata>>,
     /// Whether the allocator may wait or block.
     waits: bool,
+    /// Whether a chunk came that did not have the layout of its reserved memory.
+    is_irregular: AtomicBool,
 }
 
 /// Memory for one chunk, reserved or taken when the chunk comes. A read that fails keeps none of it.
 pub(crate) struct Place<'a> {
-    backend: &'a LocalCpuBackend,
+    store: &'a Memory,
     memory: Option<MemoryObjMut>,
 }
 
@@ -61,7 +66,8 @@ const WORTH_A_CHANGE: usize = 64 << 10;
 impl Memory {
     pub(crate) fn new(ctx: &ConnectorContext) -> Self {
         let backend = ctx.local_cpu_backend().clone();
-        Self { waits: backend.waits(), backend, metadata: ctx.metadata().cloned() }
+        let (waits, is_irregular) = (backend.waits(), AtomicBool::new(false));
+        Self { backend, metadata: ctx.metadata().cloned(), waits, is_irregular }
     }
 
     /// A place that takes memory when the chunk comes. `None` if the allocator may wait.
@@ -79,6 +85,9 @@ impl Memory {
         let Some(metadata) = self.metadata.as_ref().filter(|_| keys.iter().all(is_full)) else {
             return Ok((!self.waits).then(|| keys.iter().map(|_| self.place(None)).collect()));
         };
+        if self.waits && self.is_irregular.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
         let layouts = vec![metadata.chunk_layout().full.clone(); keys.len()];
         match self.backend.allocate_many(&layouts).await {
             Ok(memory) => Ok(Some(memory.into_iter().map(|memory| self.place(Some(memory))).collect())),
@@ -115,7 +124,7 @@ impl Memory {
     }
 
     fn place(&self, memory: Option<MemoryObjMut>) -> Place<'_> {
-        Place { backend: &self.backend, memory }
+        Place { store: self, memory }
     }
 }
 
@@ -125,6 +134,13 @@ impl Place<'_> {
     /// # Errors
     /// The outer error comes from the connection, the inner one from the memory.
     async fn memory(&mut self, connection: &mut Connection, layout: &ChunkLayout) -> Result<Result<MemoryObjMut>> {
+        if self.store.waits {
+            let is_made_for = |memory: &mut MemoryObjMut| memory.layout() == layout;
+            return Ok(self.memory.take_if(is_made_for).ok_or_else(|| {
+                self.store.is_irregular.store(true, Ordering::Relaxed);
+                not_reserved()
+            }));
+        }
         let reserved = self.capacity();
         if reserved < layout.len {
             // An announced length takes no memory before its first byte.
@@ -132,7 +148,7 @@ impl Place<'_> {
         } else if reserved - layout.len < WORTH_A_CHANGE.max(reserved / 4) {
             return Ok(self.memory.take().ok_or_else(not_reserved));
         }
-        Ok(match (self.backend.try_allocate(layout), self.memory.take()) {
+        Ok(match (self.store.backend.try_allocate(layout), self.memory.take()) {
             (Some(Ok(exact)), _) => Ok(exact),
             (_, Some(memory)) if reserved >= layout.len => Ok(memory),
             (Some(Err(e)), _) => Err(e),
@@ -142,7 +158,7 @@ impl Place<'_> {
 }
 
 fn not_reserved() -> Error {
-    Error::new(ErrorKind::PoolFull, "a chunk came that is longer than its reserved memory").temporary(true)
+    Error::new(ErrorKind::PoolFull, "a chunk came that does not fit its reserved memory").temporary(true)
 }
 
 impl Destination for Place<'_> {

@@ -37,6 +37,7 @@ macro_rules! faults {
                 memory::close_returns_the_pools_memory,
                 memory::calls_that_wait_for_memory_hold_no_connection,
                 memory::batches_that_each_fit_come_back_whole,
+                memory::memory_of_an_allocator_that_waits_has_the_chunks_own_layout,
                 memory::batches_never_both_lose_memory_that_one_of_them_needs,
                 memory::a_batch_larger_than_the_pool_gets_the_leading_chunks_at_once,
                 memory::a_full_pool_does_not_hide_a_miss,

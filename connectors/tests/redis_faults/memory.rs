@@ -1,8 +1,8 @@
 //! Memory: what a server announces, sends in part or withholds never takes more than it sent, and no call that waits for memory
 //! stops another.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use connectors::{
@@ -116,6 +116,8 @@ struct WaitingInner {
     pool: PoolAllocator,
     freed: Notify,
     waiting: AtomicUsize,
+    /// The layouts that the last call asked for.
+    asked: Mutex<Vec<ChunkLayout>>,
 }
 
 impl Waiting {
@@ -124,6 +126,7 @@ impl Waiting {
             pool: PoolAllocator::new(capacity),
             freed: Notify::new(),
             waiting: AtomicUsize::new(0),
+            asked: Mutex::default(),
         }))
     }
 }
@@ -139,6 +142,7 @@ impl ChunkAllocator for Waiting {
 
     fn allocate_many<'a>(&'a self, layouts: &'a [ChunkLayout]) -> BoxFuture<'a, Result<Vec<MemoryObjMut>>> {
         async move {
+            *self.0.asked.lock().unwrap() = layouts.to_vec();
             self.0.waiting.fetch_add(1, Ordering::SeqCst);
             let answer = loop {
                 match self.0.pool.allocate_many(layouts).await {
@@ -211,6 +215,31 @@ pub(crate) async fn batches_that_each_fit_come_back_whole(kind: Kind) {
             assert_eq!((a.unwrap(), b.unwrap()), (8, 8), "pair {pair}");
         }
     }
+}
+
+/// LMCache's memory has the layout that it was allocated with.
+pub(crate) async fn memory_of_an_allocator_that_waits_has_the_chunks_own_layout(kind: Kind) {
+    let server = RedisServer::start(&[]);
+    let memory = Waiting::new(MIB);
+    let backend = LocalCpuBackend::with_allocator(memory.clone());
+    let store = open(&server.url(kind.scheme), backend, Some(metadata(64))).await;
+    let chunks = [tokens(64), tokens(64), tokens(3)];
+    let keys: Vec<_> = (0..3).map(key).collect();
+    for (key, chunk) in keys.iter().zip(&chunks) {
+        store.put(key, chunk.clone()).await.unwrap();
+    }
+    // Twice: the second time the store knows that short chunks come.
+    for _ in 0..2 {
+        for (key, chunk) in keys.iter().zip(&chunks) {
+            assert_eq!(store.get(key).await.unwrap().as_ref(), Some(chunk));
+            assert_eq!(memory.0.asked.lock().unwrap()[..], [chunk.layout().clone()]);
+        }
+        let answers = store.batched_get(&keys).await;
+        assert!(answers.into_iter().zip(&chunks).all(|(got, put)| got.unwrap().as_ref() == Some(put)));
+        assert_eq!(memory.0.asked.lock().unwrap()[..], chunks.clone().map(|chunk| chunk.layout().clone()));
+    }
+    assert!(store.get(&key(9)).await.unwrap().is_none());
+    assert_eq!(memory.0.pool.stats().in_use, 0);
 }
 
 pub(crate) async fn batches_never_both_lose_memory_that_one_of_them_needs(kind: Kind) {
