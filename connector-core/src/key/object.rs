@@ -163,7 +163,9 @@ pub(super) fn validate(text: &str) -> Result<ObjectKey> {
             let n = parts.len();
             return Err(bad_key(
                 text,
-                format_args!("it has {n} fields; write `model@kv_rank@object_group@hash[@salt]`"),
+                format_args!(
+                    "it has {n} fields; write `model@kv_rank@object_group@hash[@salt]`, and no `@` in a field"
+                ),
             ));
         }
     };

@@ -39,6 +39,7 @@ fn of_key(key: &CacheKey) {
     assert_eq!(without_0x, plain + ".data");
     let back = layout::key_of_file(&name).unwrap_or_else(|| panic!("{name:?} is not listed"));
     assert_eq!(layout::file_name(&back).ok(), Some(name));
+    assert_eq!(back.kind(), key.kind());
     // LMCache's layout gives `a/b` and `a-SEP-b` one file name, so the check leaves out keys with a part of `-SEP-`.
     if !text.contains("-SEP") && !text.contains("SEP-") {
         assert_eq!(&back, key);

@@ -70,10 +70,12 @@ pub fn options(data: &[u8]) {
             let known = OptionsSchema::of::<Options>();
             let names = || context.url().query_pairs().map(|(name, _)| name).filter(|name| *name != "connector_name");
             assert!(names().all(|name| known.option(name).is_some()), "an unknown option is accepted");
-            if let Some(folder) = context.url().query("folder") {
-                assert_eq!(options.folder.as_deref(), Some(folder));
+            // A text with `${NAME}` depends on the environment.
+            let is_plain = |text: &&str| !text.replace("$${", "").contains("${");
+            if let Some(folder) = context.url().query("folder").filter(is_plain) {
+                assert_eq!(options.folder, Some(folder.replace("$${", "${")));
             }
-            if let Some(capacity) = context.url().query("capacity") {
+            if let Some(capacity) = context.url().query("capacity").filter(is_plain) {
                 assert_eq!(options.capacity, capacity.trim().parse().ok());
             }
         }
