@@ -11,7 +11,7 @@ use tokio::task::AbortHandle;
 use crate::buffer::Views;
 use crate::call::{Call, Holder};
 use crate::errors::{OrRaise, refused};
-use crate::process::ProcessLocal;
+use crate::process::{ProcessLocal, in_python};
 use crate::{lock, python_thread};
 
 /// Starts a call and gives a future of the running event loop. To cancel the future ends the call. `views` stay exported
@@ -27,7 +27,7 @@ where
 {
     let runtime = runtime::handle().or_raise(py)?;
     let event_loop = running_loop(py)?;
-    let future = event_loop.call_method0(intern!(py, "create_future"))?;
+    let future = in_python(py, || event_loop.call_method0(intern!(py, "create_future")))?;
     let (event_loop, waiting) = (event_loop.unbind(), future.clone().unbind());
     let call = Call::new(move |outcome: Result<T>| {
         python_thread::run(move |py| {
@@ -41,15 +41,18 @@ where
     let work = work(call.clone());
     let task = runtime.spawn(call.run(work));
     let cancel = CancelCall(ProcessLocal::new(task.abort_handle()));
-    future.call_method1(intern!(py, "add_done_callback"), (cancel,))?;
+    in_python(py, || future.call_method1(intern!(py, "add_done_callback"), (cancel,)))?;
     Ok(future)
 }
 
 /// A future that has its value already.
 pub(crate) fn ready(py: Python<'_>, value: PyResult<Py<PyAny>>) -> PyResult<Bound<'_, PyAny>> {
-    let future = running_loop(py)?.call_method0(intern!(py, "create_future"))?;
-    settle(&future, value)?;
-    Ok(future)
+    let event_loop = running_loop(py)?;
+    in_python(py, || {
+        let future = event_loop.call_method0(intern!(py, "create_future"))?;
+        settle(&future, value)?;
+        Ok(future)
+    })
 }
 
 fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
@@ -82,10 +85,12 @@ impl Answer {
     fn __call__(&self, py: Python<'_>) -> PyResult<()> {
         let Some(value) = lock(&self.value).take() else { return Ok(()) };
         let future = self.future.bind(py);
-        if future.call_method0(intern!(py, "done"))?.is_truthy()? {
-            return Ok(());
-        }
-        settle(future, value(py))
+        in_python(py, || {
+            if future.call_method0(intern!(py, "done"))?.is_truthy()? {
+                return Ok(());
+            }
+            settle(future, value(py))
+        })
     }
 }
 

@@ -4,6 +4,8 @@ use connectors::{Error, ErrorKind};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
 
+use crate::process::in_python;
+
 /// The exception for an error. A kind that users catch apart has a class of its own in `kvconn._errors`.
 pub(crate) fn to_py(py: Python<'_>, error: &Error) -> PyErr {
     of_class(py, class_of(error.kind()), error)
@@ -21,7 +23,7 @@ fn of_class(py: Python<'_>, class: &str, error: &Error) -> PyErr {
             error.is_temporary(),
         ))
     };
-    match make() {
+    match in_python(py, make) {
         Ok(exception) => PyErr::from_value(exception),
         Err(e) => e,
     }

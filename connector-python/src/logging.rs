@@ -12,6 +12,7 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber};
 
+use crate::process::in_python;
 use crate::python_thread;
 
 /// The lowest level of the logger `kvconn` and those below it when it was last read.
@@ -34,7 +35,7 @@ const ERROR: u8 = 40;
 /// because the `kvconn` command has a log of its own.
 pub(crate) fn start(py: Python<'_>) -> PyResult<()> {
     static SUBSCRIBED: Once = Once::new();
-    read_level(py)?;
+    in_python(py, || read_level(py))?;
     SUBSCRIBED.call_once(|| {
         // A subscriber that another part of the library has set stays.
         let _ = tracing::subscriber::set_global_default(PythonLogging);

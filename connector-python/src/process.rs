@@ -3,8 +3,10 @@
 
 use std::ffi::CString;
 use std::mem::ManuallyDrop;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use connectors::runtime::PerProcess;
@@ -93,7 +95,7 @@ pub(crate) struct Unclosed(Arc<Name>);
 impl Unclosed {
     /// A store of this name was opened.
     pub(crate) fn new(py: Python<'_>, name: &str) -> PyResult<Self> {
-        py.import("kvconn._exit")?.call_method0("opened")?;
+        in_python(py, || py.import("kvconn._exit")?.call_method0("opened"))?;
         let this = Self(Arc::new(Mutex::new(Some(name.to_owned()))));
         let mut unclosed = lock(OPENED.get_or_init(Mutex::default));
         unclosed.retain(|store| store.strong_count() > 0);
@@ -119,7 +121,7 @@ fn warn_of(py: Python<'_>, store: &Name) {
     let raised = PyErr::take(py);
     let message = format!("unclosed store {store}: call `close`, or open it in a `with` block");
     let warning = CString::new(message).unwrap_or_default();
-    if let Err(e) = PyErr::warn(py, &py.get_type::<PyResourceWarning>(), &warning, 1) {
+    if let Err(e) = in_python(py, || PyErr::warn(py, &py.get_type::<PyResourceWarning>(), &warning, 1)) {
         e.write_unraisable(py, None);
     }
     if let Some(raised) = raised {
@@ -158,6 +160,41 @@ fn _close_open_stores(py: Python<'_>) -> PyResult<Closing> {
     Ok(Closing(Mutex::new(closing)))
 }
 
+/// How long the interpreter's exit waits for threads that run Python code for this library.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The threads that run Python code for this library.
+static IN_PYTHON: PerProcess<AtomicUsize> = PerProcess::new();
+
+/// The thread that ended this library.
+static ENDED_BY: PerProcess<OnceLock<ThreadId>> = PerProcess::new();
+
+/// Runs Python code, such as a class's `__init__`, for code in Rust.
+///
+/// When the interpreter ends, it exits every other thread that waits for its lock, up to Python 3.13. Rust code on the
+/// thread's stack would abort the process. So the interpreter's exit waits for the threads in here, and keeps others out.
+pub(crate) fn in_python<T>(py: Python<'_>, work: impl FnOnce() -> T) -> T {
+    struct Inside(&'static AtomicUsize);
+    impl Drop for Inside {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+    let threads = IN_PYTHON.get_or_init(AtomicUsize::default);
+    threads.fetch_add(1, Ordering::SeqCst);
+    let inside = Inside(threads);
+    let ended_by = ENDED_BY.get().and_then(OnceLock::get);
+    if ended_by.is_some_and(|thread| *thread != std::thread::current().id()) {
+        drop(inside);
+        py.detach(|| {
+            loop {
+                std::thread::park();
+            }
+        });
+    }
+    work()
+}
+
 /// Closes the stores, and ends every call before the interpreter frees the memory that stores may still write to.
 #[pyfunction]
 fn _exit(py: Python<'_>) -> PyResult<()> {
@@ -167,6 +204,11 @@ fn _exit(py: Python<'_>) -> PyResult<()> {
         let deadline = Instant::now() + EXIT_TIMEOUT;
         runtime::shut_down(EXIT_TIMEOUT);
         python_thread::stop(deadline);
+        let _ = ENDED_BY.get_or_init(OnceLock::new).set(std::thread::current().id());
+        let deadline = Instant::now() + LEAVE_TIMEOUT;
+        while IN_PYTHON.get().is_some_and(|threads| threads.load(Ordering::SeqCst) > 0) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     });
     closed.map(drop)
 }

@@ -14,7 +14,7 @@ use pyo3::types::{PyList, PyMemoryView};
 use super::layout;
 use super::pool::{GivenBack, Pool};
 use crate::errors::{OrRaise, invalid};
-use crate::process::ProcessId;
+use crate::process::{ProcessId, in_python};
 use crate::python_thread;
 
 /// The memory of one of LMCache's memory objects, with one count of its references.
@@ -124,9 +124,12 @@ pub(super) fn allocated(object: &Bound<'_, PyAny>, layout: &ChunkLayout, pool: &
 /// count back as soon as the call has ended.
 pub(super) fn to_put(object: &Bound<'_, PyAny>, pool: Option<&Arc<Pool>>) -> PyResult<MemoryObj> {
     let py = object.py();
-    object.call_method0(intern!(py, "ref_count_up"))?;
-    let lent = LentObject::new(object, None, pool)?;
-    let layout = layout::of_object(object, lent.len)?;
+    let (lent, layout) = in_python(py, || {
+        object.call_method0(intern!(py, "ref_count_up"))?;
+        let lent = LentObject::new(object, None, pool)?;
+        let layout = layout::of_object(object, lent.len)?;
+        PyResult::Ok((lent, layout))
+    })?;
     MemoryObj::from_region(lent, layout).map_err(|e| crate::errors::to_py(py, &e))
 }
 
