@@ -134,6 +134,9 @@ fn address(url: &RemoteUrl) -> Result<Address> {
                 "write three slashes: `unix:///path/to/socket`",
             );
         }
+        if let Some(port) = url.port() {
+            return wrong(format!("`{url}` has the port {port}, but a unix socket has none"), "remove the port");
+        }
         if url.path().is_empty() {
             return wrong(format!("`{url}` names no socket"), "write `unix:///path/to/socket`");
         }

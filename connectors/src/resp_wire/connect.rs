@@ -14,7 +14,7 @@ use super::errors::{CHECK_PASSWORD, is_wrong_password, server_error, shorten, un
 use super::options::{Protocol, WireOptions};
 use super::reply::{Reply, ReplyReader};
 use super::request::{Arg, Request};
-use super::transport::{Address, Transport};
+use super::transport::{Address, Timeouts, Transport};
 
 /// The runtime that waits for the sockets of a store that is opened on `handle`.
 ///
@@ -40,7 +40,8 @@ pub(super) async fn connect(
     progress: &Arc<AtomicUsize>,
 ) -> Result<Connection> {
     let address = &options.address;
-    let connected = Transport::connect(address, sockets, options.io_timeout).await;
+    let timeouts = Timeouts { connect: options.connect_timeout, io: options.io_timeout };
+    let connected = Transport::connect(address, sockets, timeouts).await;
     let transport = connected.map_err(|e| not_reached(e, address))?;
     let reader = ReplyReader::new(options.limits, buffer_len);
     let mut connection = Connection::new(transport, reader, address, options.io_timeout, progress);

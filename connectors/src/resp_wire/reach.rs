@@ -97,8 +97,12 @@ impl Reach {
     ) -> Result<Connection> {
         let mut turn = None;
         if self.state().in_doubt {
-            let failure = self.state().failure.as_ref().map(|failure| failure.error.clone());
-            let acquired = match failure {
+            // A call without an answer does not mean that the attempt of another call fails.
+            let failed_attempt = {
+                let state = self.state();
+                state.failure.as_ref().filter(|_| state.attempts > 0).map(|failure| failure.error.clone())
+            };
+            let acquired = match failed_attempt {
                 Some(e) => tokio::time::timeout(PATIENCE, self.turn.acquire()).await.map_err(|_| e)?,
                 None => self.turn.acquire().await,
             };
@@ -118,6 +122,8 @@ impl Reach {
         let connected = connecting.await.unwrap_or_else(|_| Err(self.timed_out(limit)));
         match &connected {
             Ok(_) => *self.state() = State::default(),
+            // Another call may have more time.
+            Err(e) if e.kind() == ErrorKind::Timeout && limit < self.options.connect_timeout => self.doubt(),
             Err(e) => self.failed(e),
         }
         drop(turn);

@@ -4,6 +4,7 @@
 //! is ready while decrypted bytes are buffered. Each method first sends the session's pending bytes.
 
 use std::io::{self, IoSlice, IoSliceMut};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 use std::task::{Context, Poll, Waker};
@@ -75,13 +76,22 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 /// The system closes the connection after this number of questions without an answer.
 const KEEPALIVE_PROBES: u32 = 4;
 
+/// The limits of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Timeouts {
+    /// Of all addresses of the host together.
+    pub(super) connect: Duration,
+    /// Of a wait for a byte.
+    pub(super) io: Duration,
+}
+
 impl Transport {
     /// Connects to the first address of the host that answers. `runtime` waits for the socket from then on, or the current
     /// runtime if that one has ended. The system closes the connection if the server takes no byte for `io_timeout` or
     /// longer.
-    pub(super) async fn connect(address: &Address, runtime: &Handle, io_timeout: Duration) -> io::Result<Self> {
-        let socket = match Socket::connect(address, runtime, io_timeout).await {
-            Err(e) if is_rt_shutdown_err(&e) => Socket::connect(address, &Handle::current(), io_timeout).await?,
+    pub(super) async fn connect(address: &Address, runtime: &Handle, timeouts: Timeouts) -> io::Result<Self> {
+        let socket = match Socket::connect(address, runtime, timeouts).await {
+            Err(e) if is_rt_shutdown_err(&e) => Socket::connect(address, &Handle::current(), timeouts).await?,
             other => other?,
         };
         Ok(Self { socket, low_mark: 1 })
@@ -177,7 +187,7 @@ impl Transport {
 }
 
 impl Socket {
-    async fn connect(address: &Address, runtime: &Handle, io_timeout: Duration) -> io::Result<Self> {
+    async fn connect(address: &Address, runtime: &Handle, timeouts: Timeouts) -> io::Result<Self> {
         match address {
             Address::Unix(path) => {
                 let unix = UnixStream::connect(path).await?.into_std()?;
@@ -185,15 +195,34 @@ impl Socket {
                 UnixStream::from_std(unix).map(Self::Unix)
             }
             Address::Tcp { host, port } => {
-                let tcp = TcpStream::connect((host.as_str(), *port)).await?;
+                let addresses: Vec<_> = tokio::net::lookup_host((host.as_str(), *port)).await?.collect();
+                let tcp = connect_to_any(&addresses, timeouts.connect).await?;
                 tcp.set_nodelay(true)?;
-                notice_a_lost_server(&tcp, io_timeout)?;
+                notice_a_lost_server(&tcp, timeouts.io)?;
                 let tcp = tcp.into_std()?;
                 let _inside = runtime.enter();
                 TcpStream::from_std(tcp).map(Self::Tcp)
             }
         }
     }
+}
+
+/// Each address has its share of the time, so that one without an answer does not hide the others.
+async fn connect_to_any(addresses: &[SocketAddr], limit: Duration) -> io::Result<TcpStream> {
+    let mut last = io::Error::other("the name of the host has no address");
+    for (tried, address) in addresses.iter().enumerate() {
+        let connecting = TcpStream::connect(address);
+        let connected = match tried + 1 < addresses.len() {
+            true => tokio::time::timeout(limit / addresses.len() as u32, connecting).await,
+            false => Ok(connecting.await),
+        };
+        match connected {
+            Ok(Ok(tcp)) => return Ok(tcp),
+            Ok(Err(e)) => last = e,
+            Err(_) => last = io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(last)
 }
 
 /// A server that lost its power, or a firewall that forgot the connection, sends nothing. The system finds out by probes.
@@ -224,12 +253,14 @@ impl AsFd for Socket {
 mod tests {
     use super::*;
 
+    const TIMEOUTS: Timeouts = Timeouts { connect: Duration::from_secs(5), io: Duration::from_secs(10) };
+
     #[tokio::test]
     async fn a_unix_socket_sends_and_hears_that_the_other_side_hung_up() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        let mut transport = Transport::connect(&Address::Unix(path), &Handle::current(), Duration::MAX).await.unwrap();
+        let mut transport = Transport::connect(&Address::Unix(path), &Handle::current(), TIMEOUTS).await.unwrap();
         let (mut other, _) = listener.accept().unwrap();
         assert!(transport.is_quiet());
         std::future::poll_fn(|cx| transport.poll_ready(Ready::Write, cx)).await.unwrap();
@@ -250,7 +281,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = Address::Tcp { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port() };
         runtime().block_on(async {
-            let mut transport = Transport::connect(&address, &ended, Duration::from_secs(10)).await.unwrap();
+            let mut transport = Transport::connect(&address, &ended, TIMEOUTS).await.unwrap();
             // The first connection found its runtime ended.
             let (_, (mut other, _)) = (listener.accept().unwrap(), listener.accept().unwrap());
             io::Write::write_all(&mut other, b"ok").unwrap();
@@ -263,13 +294,36 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = Address::Tcp { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port() };
         for io_timeout in [Duration::from_secs(10), Duration::from_secs(3600)] {
-            let transport = Transport::connect(&address, &Handle::current(), io_timeout).await.unwrap();
+            let transport = Transport::connect(&address, &Handle::current(), Timeouts { io: io_timeout, ..TIMEOUTS })
+                .await
+                .unwrap();
             let socket = &transport.socket;
             assert!(sockopt::socket_keepalive(socket).unwrap());
             assert!(sockopt::tcp_keepidle(socket).unwrap() < Duration::from_secs(240));
             #[cfg(target_os = "linux")]
             assert!(u128::from(sockopt::tcp_user_timeout(socket).unwrap()) >= io_timeout.as_millis());
         }
+    }
+
+    #[tokio::test]
+    async fn an_address_without_an_answer_does_not_hide_the_next_one() {
+        // With a full backlog, the system drops further connections.
+        let full = tokio::net::TcpSocket::new_v4().unwrap();
+        full.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let full = full.listen(1).unwrap();
+        let silent = full.local_addr().unwrap();
+        let mut waiting = Vec::new();
+        let enough = tokio::time::timeout(Duration::from_millis(200), async {
+            loop {
+                waiting.push(TcpStream::connect(silent).await.unwrap());
+            }
+        });
+        assert!(enough.await.is_err());
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let addresses = [closed, silent, listener.local_addr().unwrap()];
+        let tcp = connect_to_any(&addresses, Duration::from_millis(300)).await.unwrap();
+        assert_eq!(tcp.peer_addr().unwrap(), addresses[2]);
     }
 
     #[test]

@@ -116,6 +116,7 @@ async fn wrong_urls_and_options_are_errors_that_say_what_to_write() {
         ("redis://h:1?redis_url=redis://i:2", ErrorKind::InvalidUrl, "names the server twice"),
         ("redis://u:%ff@h:1", ErrorKind::InvalidUrl, "percent-decoded, it is not UTF-8"),
         ("unix://", ErrorKind::InvalidUrl, "names no socket"),
+        ("unix://localhost:1/tmp/socket", ErrorKind::InvalidUrl, "the port 1"),
         ("unix://tmp/socket", ErrorKind::InvalidUrl, "write three slashes"),
         (
             "external://h:1/kvconn.redis/?connector_name=RedisConnector&redis_url=rediss://h:1",

@@ -263,3 +263,32 @@ async fn a_server_that_is_starting_or_changing_is_asked_on_a_new_connection() {
         assert_eq!(connections.load(Ordering::SeqCst), 4, "{refusal}");
     }
 }
+
+#[tokio::test]
+async fn a_call_that_is_dropped_while_it_connects_leaves_the_next_one_right() {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let port = fake::listen({
+        let connections = connections.clone();
+        move |stream| {
+            // The first connection is the one of `open`.
+            let is_silent = (1..4).contains(&connections.fetch_add(1, Ordering::SeqCst));
+            fake::answer(stream, move |words| {
+                (!is_silent).then(|| match words[0].as_str() {
+                    "HELLO" => b"%1\r\n+proto\r\n:3\r\n".to_vec(),
+                    _ => b"$1\r\nx\r\n".to_vec(),
+                })
+            });
+        }
+    });
+    let store = connectors::open(&format!("resp://127.0.0.1:{port}?timeout_ms=1000")).await.unwrap();
+    let (one, two, three) = (key(1), key(2), key(3));
+    let mut dropped = [store.get(&one), store.get(&two), store.get(&three)].map(Box::pin);
+    while connections.load(Ordering::SeqCst) < 4 {
+        for get in &mut dropped {
+            assert!(futures::poll!(get).is_pending());
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    drop(dropped);
+    assert_eq!(store.get(&key(1)).await.unwrap().as_deref(), Some(&b"x"[..]));
+}
