@@ -65,16 +65,22 @@ pub(super) struct Pool {
     permits: Semaphore,
     /// Permits that are put aside, because the server refuses more connections.
     aside: AtomicUsize,
-    /// A stack. The server may close long-idle connections, so kvconn uses the last one first.
-    idle: Mutex<Vec<Connection>>,
-    /// Connections that calls use.
-    in_use: AtomicUsize,
+    open: Mutex<Open>,
     size: usize,
     buffer_len: usize,
     /// Calls that wait for a connection.
     waiting: AtomicUsize,
     /// Grows with every read and write on a connection of the pool.
     progress: Arc<AtomicUsize>,
+}
+
+/// The connections that are open.
+#[derive(Default)]
+struct Open {
+    /// A stack. The server may close long-idle connections, so kvconn uses the last one first.
+    idle: Vec<Connection>,
+    /// The number of connections that calls use.
+    in_use: usize,
 }
 
 /// One connection for one call. Dropped without [`give_back`](Self::give_back), it is closed.
@@ -88,23 +94,16 @@ pub(super) struct Lease<'a> {
     slot: Slot<'a>,
 }
 
-/// A slot in a pool, with a connection.
+/// A place in a pool for a connection in use.
 struct Slot<'a> {
     pool: &'a Pool,
     /// Released last, because the call that gets it looks for the connection.
     _permit: SemaphorePermit<'a>,
 }
 
-impl<'a> Slot<'a> {
-    fn new(pool: &'a Pool, permit: SemaphorePermit<'a>) -> Self {
-        pool.in_use.fetch_add(1, Ordering::AcqRel);
-        Self { pool, _permit: permit }
-    }
-}
-
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
-        self.pool.in_use.fetch_sub(1, Ordering::AcqRel);
+        self.pool.open().in_use -= 1;
     }
 }
 
@@ -145,7 +144,7 @@ impl Server {
     pub(super) fn close(&self) {
         for pool in [&self.bulk, &self.small] {
             pool.permits.close();
-            pool.idle().clear();
+            pool.open().idle.clear();
         }
         self.in_flight.close();
     }
@@ -194,8 +193,7 @@ impl Server {
     async fn lease_in<'a>(&'a self, pool: &'a Pool, limit: Option<Duration>) -> Result<Lease<'a>> {
         loop {
             let since = Instant::now();
-            let generation = self.reach.generation();
-            if self.reach.is_due() {
+            if limit.is_some() && self.reach.is_due() {
                 pool.permits.add_permits(pool.aside.swap(0, Ordering::AcqRel));
             }
             let permit = match pool.permits.try_acquire() {
@@ -203,30 +201,24 @@ impl Server {
                 Err(TryAcquireError::Closed) => return Err(Error::closed()),
                 Err(TryAcquireError::NoPermits) => self.wait(pool).await?,
             };
-            if let Some(connection) = self.take_idle(pool) {
-                return Ok(Lease::reused(self, pool, connection, permit));
+            if let Ok(connection) = self.take_idle(pool) {
+                return Ok(self.reused(pool, connection, permit));
             }
             let e = match limit {
-                Some(limit) => {
-                    let connected = self.reach.connect(pool.buffer_len, &pool.progress, since, limit).await;
-                    match connected {
-                        Ok(mut connection) => {
-                            connection.start_call(Spent::default());
-                            let slot = Slot::new(pool, permit);
-                            return Ok(Lease { server: self, connection, received_before: None, generation, slot });
-                        }
-                        Err(e) => e,
+                Some(limit) => match self.open(pool, since, limit, Spent::default()).await {
+                    Ok((connection, generation)) => {
+                        pool.open().in_use += 1;
+                        let slot = Slot { pool, _permit: permit };
+                        return Ok(Lease { server: self, connection, received_before: None, generation, slot });
                     }
-                }
+                    Err(e) => e,
+                },
                 None => hung_up(&self.reach.options().address),
             };
-            // Asked before the look for an idle one: a call gives back its connection first, and then its slot.
-            let in_use = pool.in_use.load(Ordering::Acquire) > 0;
-            if let Some(connection) = self.take_idle(pool) {
-                return Ok(Lease::reused(self, pool, connection, permit));
-            }
-            if !in_use || !e.is_temporary() {
-                return Err(e);
+            match self.take_idle(pool) {
+                Ok(connection) => return Ok(self.reused(pool, connection, permit)),
+                Err(in_use) if in_use == 0 || !e.is_temporary() => return Err(e),
+                Err(_) => {}
             }
             // The next permit comes with a connection.
             permit.forget();
@@ -234,12 +226,35 @@ impl Server {
         }
     }
 
-    fn take_idle(&self, pool: &Pool) -> Option<Connection> {
+    /// A new connection, and the generation that it belongs to.
+    async fn open(&self, pool: &Pool, since: Instant, limit: Duration, spent: Spent) -> Result<(Connection, usize)> {
+        let generation = self.reach.generation();
+        let mut connection = self.reach.connect(pool.buffer_len, &pool.progress, since, limit).await?;
+        connection.start_call(spent);
+        Ok((connection, generation))
+    }
+
+    fn reused<'a>(&'a self, pool: &'a Pool, mut connection: Connection, permit: SemaphorePermit<'a>) -> Lease<'a> {
+        connection.start_call(Spent::default());
+        let received_before = Some(connection.received());
+        // Older connections are not in the pool.
+        let generation = self.reach.generation();
+        Lease { server: self, connection, received_before, generation, slot: Slot { pool, _permit: permit } }
+    }
+
+    /// An idle connection, which then counts as used. Otherwise the number of connections in use.
+    fn take_idle(&self, pool: &Pool) -> Result<Connection, usize> {
         loop {
-            let connection = pool.idle().pop()?;
+            let connection = {
+                let mut open = pool.open();
+                let connection = open.idle.pop().ok_or(open.in_use)?;
+                open.in_use += 1;
+                connection
+            };
             if connection.is_alive() {
-                return Some(connection);
+                return Ok(connection);
             }
+            pool.open().in_use -= 1;
             self.reach.doubt();
         }
     }
@@ -269,7 +284,7 @@ impl Server {
 
     fn close_idle(&self) {
         for pool in [&self.bulk, &self.small] {
-            pool.idle().clear();
+            pool.open().idle.clear();
         }
     }
 }
@@ -279,8 +294,7 @@ impl Pool {
         Self {
             permits: Semaphore::new(size),
             aside: AtomicUsize::new(0),
-            idle: Mutex::default(),
-            in_use: AtomicUsize::new(0),
+            open: Mutex::default(),
             size,
             buffer_len,
             waiting: AtomicUsize::new(0),
@@ -300,20 +314,12 @@ impl Pool {
         Waiting(&self.waiting)
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<'a> Lease<'a> {
-    fn reused(server: &'a Server, pool: &'a Pool, mut connection: Connection, permit: SemaphorePermit<'a>) -> Self {
-        connection.start_call(Spent::default());
-        let received_before = Some(connection.received());
-        // Older connections are not in the pool.
-        let generation = server.reach.generation();
-        Self { server, connection, received_before, generation, slot: Slot::new(pool, permit) }
-    }
-
+impl Lease<'_> {
     /// Whether another call waits for a connection.
     pub(super) fn is_wanted(&self) -> bool {
         self.slot.pool.waiting.load(Ordering::Relaxed) > 0
@@ -342,11 +348,9 @@ impl<'a> Lease<'a> {
         let Self { server, connection, slot, .. } = self;
         let spent = connection.spent();
         drop(connection);
-        let (reach, pool) = (&server.reach, slot.pool);
-        let limit = reach.options().connect_timeout.min(spent.left(reach.options().io_timeout));
-        let generation = reach.generation();
-        let mut connection = reach.connect(pool.buffer_len, &pool.progress, Instant::now(), limit).await?;
-        connection.start_call(spent);
+        let options = server.reach.options();
+        let limit = options.connect_timeout.min(spent.left(options.io_timeout));
+        let (connection, generation) = server.open(slot.pool, Instant::now(), limit, spent).await?;
         Ok(Self { server, connection, received_before: None, generation, slot })
     }
 
@@ -357,9 +361,9 @@ impl<'a> Lease<'a> {
             server.reach.moved();
             server.close_idle();
         } else if connection.is_reusable() {
-            let mut idle = slot.pool.idle();
+            let mut open = slot.pool.open();
             if !slot.pool.permits.is_closed() && generation == server.reach.generation() {
-                idle.push(connection);
+                open.idle.push(connection);
             }
         }
         drop(slot);
