@@ -1,6 +1,6 @@
 //! Writes the file that the user named with `-o`.
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{Metadata, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -30,15 +30,12 @@ pub(crate) fn write(path: &Path, bytes: &[u8], interrupt: &Interrupt) -> Result<
         let new = fill(temporary(path, None).map_err(failed)?, bytes, interrupt, failed)?;
         return Ok(new.persist(path).map(drop).map_err(|e| failed(e.error))?);
     };
-    // First, because a file that the user may not write must not be replaced. The open of a pipe waits for its reader.
-    let opened = interrupt.blocking(|| OpenOptions::new().write(true).create(old.is_symlink()).open(path));
-    let opened = opened.map_err(failed)?;
     if let Some(new) = replacement(path, &old).map_err(failed)?
         && fill(new, bytes, interrupt, failed)?.persist(path).is_ok()
     {
         return Ok(());
     }
-    match interrupt.blocking(|| write_through(opened, bytes)) {
+    match interrupt.blocking(|| write_through(path, bytes)) {
         // The reader of a pipe has all that it wanted.
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => Ok(written.map_err(failed)?),
@@ -50,6 +47,7 @@ fn replacement(path: &Path, old: &Metadata) -> io::Result<Option<NamedTempFile>>
     if !old.is_file() || has_more_names(old) {
         return Ok(None);
     }
+    may_write(path)?;
     let new = match temporary(path, Some(old)) {
         Ok(new) => new,
         Err(e) if matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) => {
@@ -71,7 +69,9 @@ fn temporary(path: &Path, old: Option<&Metadata>) -> io::Result<NamedTempFile> {
         // Less the umask. `tempfile` would use 0o600.
         builder.permissions(std::fs::Permissions::from_mode(0o666));
     }
-    let new = builder.tempfile_in(dir)?;
+    std::fs::metadata(dir)?;
+    // Its own error shows the temporary name, which the user did not write.
+    let new = builder.tempfile_in(dir).map_err(|e| io::Error::from(e.kind()))?;
     if let Some(old) = old {
         new.as_file().set_permissions(old.permissions())?;
     }
@@ -94,11 +94,22 @@ fn fill(
     Ok(new)
 }
 
-fn write_through(mut file: File, bytes: &[u8]) -> io::Result<()> {
-    if file.metadata()?.is_file() {
-        file.set_len(0)?;
-    }
-    file.write_all(bytes)
+/// Opens whatever has this name, and writes the bytes. The open of a pipe waits for its reader.
+fn write_through(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    // A link may lead to a file that does not exist. For other files in `/tmp`, the kernel may refuse `O_CREAT`.
+    OpenOptions::new().write(true).truncate(true).create(path.is_symlink()).open(path)?.write_all(bytes)
+}
+
+/// A file that the user may not write must not be replaced either.
+#[cfg(unix)]
+fn may_write(path: &Path) -> io::Result<()> {
+    use rustix::fs::{Access, AtFlags, CWD, accessat};
+    Ok(accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS)?)
+}
+
+#[cfg(not(unix))]
+fn may_write(_: &Path) -> io::Result<()> {
+    Ok(())
 }
 
 #[cfg(unix)]
