@@ -19,4 +19,5 @@ pub use operation::Operation;
 
 pub(crate) use boxed::BoxConnector;
 pub(crate) use erased::DynConnector;
+pub(crate) use handle::panicked;
 pub(crate) use operation::{forward, operations};

@@ -1,15 +1,17 @@
 //! The context that a connector is made from.
 
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use connector_macros::connector_options;
+use futures::future::FutureExt;
 
 use crate::adapter::{Adapters, PluginAdapter};
 use crate::allocator::LocalCpuBackend;
 use crate::config::LMCacheEngineConfig;
-use crate::connector::Connector;
+use crate::connector::{Connector, panicked};
 use crate::layer::{LayerOptions, Layers};
 use crate::metadata::LMCacheMetadata;
 use crate::options::{self, ConnectorOptions};
@@ -168,10 +170,13 @@ impl ConnectorContext {
             parts.connect = options.connect.unwrap_or(parts.connect);
             parts.redirected = Arc::default();
         });
-        let create = || adapter.create_connector(ctx.clone());
+        let create = || {
+            let created = AssertUnwindSafe(async { adapter.create_connector(ctx.clone()).await }).catch_unwind();
+            created.map(|answer| answer.unwrap_or_else(|panic| Err(panicked(&*panic))))
+        };
         let connector = layers.open(ctx.connect(), &ctx.0.redirected, create).await;
         let connector = connector.map_err(|e| match e.kind() {
-            ErrorKind::Timeout => explain(e).with_connector(ctx.connector_name()),
+            ErrorKind::Timeout | ErrorKind::Other => explain(e).with_connector(ctx.connector_name()),
             _ => e,
         })?;
         Ok(connector.layered(&ctx, |name, inner| layers.around(name, inner)))

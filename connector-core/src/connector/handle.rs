@@ -365,7 +365,7 @@ async fn unless_it_panics<T>(call: impl Future<Output = T>, failed: impl FnOnce(
 
 /// The error of a call that panicked with this text.
 #[cold]
-pub(super) fn panicked(panic: &(dyn Any + Send)) -> Error {
+pub(crate) fn panicked(panic: &(dyn Any + Send)) -> Error {
     let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     let text = crate::redact(text.unwrap_or("without a text"));
     Error::new(ErrorKind::Other, format!("the connector panicked: {text}")).with_hint("this is a bug in the connector")

@@ -158,3 +158,19 @@ async fn a_store_that_an_adapter_opened_keeps_the_layers_of_the_adapters_url() {
         assert!(kept.is_closed(), "a handle that the adapter kept is the same connector");
     }
 }
+
+#[tokio::test]
+async fn a_connector_that_panics_while_it_is_opened_is_an_error_with_its_name() {
+    struct Panics;
+    impl ConnectorAdapter for Panics {
+        fn can_parse(&self, _: &RemoteUrl) -> bool {
+            true
+        }
+        async fn create_connector(&self, _: ConnectorContext) -> Result<Connector> {
+            panic!("the test wants a panic")
+        }
+    }
+    let e = connector_core::builder("panics://x").adapter(Panics).open().await.unwrap_err();
+    assert_eq!((e.kind(), e.operation(), e.connector()), (ErrorKind::Other, Some("open"), Some("panics://")), "{e}");
+    assert!(e.message().contains("the test wants a panic"), "{e}");
+}
