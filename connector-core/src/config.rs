@@ -99,7 +99,8 @@ impl LMCacheEngineConfig {
         for (variable, meant) in variables::misspelt(names.iter().map(String::as_str)) {
             tracing::warn!(variable, "this environment variable has no effect (did you mean `{meant}`?)");
         }
-        config.apply_variables(|name| std::env::var(name).ok())?;
+        // A text that is not UTF-8 gives an error later, and is not left out.
+        config.apply_variables(|name| std::env::var_os(name).map(|text| text.to_string_lossy().into_owned()))?;
         Ok(config)
     }
 

@@ -166,8 +166,8 @@ impl Hash for CacheKey {
 }
 
 /// For a text whose kind the caller does not know. A second field of exactly eight hex digits makes it an object key: in
-/// an engine key that field is the world size, which LMCache never pads. What is then not a valid object key, but a valid
-/// engine key, is an engine key.
+/// an engine key that field is the world size, which LMCache never pads. A text that is a valid engine key, but not a valid
+/// object key, is an engine key all the same.
 impl FromStr for CacheKey {
     type Err = Error;
 

@@ -30,7 +30,7 @@ async fn a_connector_that_keeps_the_contract_passes_every_check_that_applies() {
     let full = kit(Profile::Full, None).run().await;
     assert!(full.passed() && full.checks.len() == checks().len(), "{full}");
     let limits = [
-        "what_is_refused_fails_alone",
+        "a_refused_item_fails_alone",
         "keys_over_the_limit_are_refused",
         "undeclared_operations_are_unsupported",
         "undeclared_dtypes_are_refused",

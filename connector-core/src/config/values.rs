@@ -97,7 +97,7 @@ pub(super) fn map(key: &str, value: &Value) -> Result<Map<String, Value>> {
     }
 }
 
-/// The text of a variable. As in LMCache, a text in quotes is a Python literal; what is not a valid one loses its quotes.
+/// The text of a variable. As in LMCache, a text in quotes is a Python literal, or loses its quotes if it is not a valid one.
 pub(super) fn unquote(text: &str) -> Cow<'_, str> {
     let text = text.trim();
     for quote in ['\'', '"'] {

@@ -11,7 +11,7 @@ use serde_json::{Map, Number, Value};
 const MAX_DEPTH: usize = 128;
 /// The largest text, and the largest sum of all values, where an alias counts as much as the value that it repeats.
 pub(super) const MAX_BYTES: usize = 16 << 20;
-/// What a value counts beside the bytes of its text.
+/// The bytes that each value counts, beside its text.
 const VALUE_BYTES: usize = 16;
 
 const MERGE: &str = "<<";

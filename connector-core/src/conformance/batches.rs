@@ -157,7 +157,7 @@ pub(super) async fn batched_get_into_fills_each_memory(s: &Subject) -> Checked {
     Ok(())
 }
 
-pub(super) async fn what_is_refused_fails_alone(s: &Subject) -> Checked {
+pub(super) async fn a_refused_item_fails_alone(s: &Subject) -> Checked {
     let refused = refused(s).await?;
     if refused.is_empty() {
         skip!("the store refuses no key and no chunk of this check");

@@ -33,7 +33,7 @@ macro_rules! __conformance_checks {
             batches: batched_contains_counts_the_leading_run = "`batched_contains` is the length of the leading run of keys that exist";
             batches: batched_put_stores_each_chunk = "`batched_put` stores each chunk under its key";
             batches: batched_get_into_fills_each_memory = "`batched_get_into` reads each chunk into its memory, also if another one fails";
-            batches: what_is_refused_fails_alone = "a key or a chunk that the store refuses fails alone, and not the others of its batch";
+            batches: a_refused_item_fails_alone = "a key or a chunk that the store refuses fails alone, and not the others of its batch";
             batches: batched_remove_answers_for_each_key = "`batched_remove` says for each key whether it was stored";
             batches: thousands_of_keys_in_one_batch = "a batch may have thousands of keys";
 

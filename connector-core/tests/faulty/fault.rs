@@ -45,7 +45,7 @@ faults! {
     CountsBehindTheHole, batched_contains_counts_the_leading_run, Full;
     BatchedPutMixesUp, batched_put_stores_each_chunk, Full;
     OneFailureStopsTheBatch, batched_get_into_fills_each_memory, Full;
-    ARefusalStopsTheBatch, what_is_refused_fails_alone, Plain;
+    ARefusalStopsTheBatch, a_refused_item_fails_alone, Plain;
     BatchedRemoveSaysYes, batched_remove_answers_for_each_key, Full;
     AThousandKeysAreEnough, thousands_of_keys_in_one_batch, Full;
 
