@@ -12,7 +12,7 @@ use super::read::{Lookup, Purpose};
 use super::write::{self, TmpState};
 use super::{layout, quota};
 
-const NOT_A_FILE: &str = "it has the name of a store's file, but is not a file";
+const NOT_A_FILE: &str = "it has the name of a store's file, but is not a regular file";
 const NO_NAME: &str = "it is not the name of a key's file";
 
 /// Options of a scrub.

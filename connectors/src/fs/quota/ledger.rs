@@ -59,6 +59,10 @@ impl Ledger {
             let why = format!("the quota's ledger `{}` is not a regular file", path.display());
             return Err(Error::new(ErrorKind::Io, why).with_hint("move it away"));
         };
+        if file.metadata().is_ok_and(|stat| stat.nlink() > 1) && !is_ledger(&file).map_err(failed)? {
+            let why = format!("the quota's ledger `{}` is a hard link to another file", path.display());
+            return Err(Error::new(ErrorKind::Io, why).with_hint("move it away"));
+        }
         let inodes = (0..dirs.count()).map(|base| dirs.folder(base, Wait::Yes)?.inode());
         let inodes: Vec<u64> = inodes.collect::<io::Result<_>>().map_err(failed)?;
         // A system without a boot id counts as never restarted.
@@ -89,6 +93,13 @@ impl Ledger {
             }
         }
     }
+}
+
+/// Whether the file holds a ledger, marked or not.
+fn is_ledger(file: &File) -> io::Result<bool> {
+    let mut text = [0; LEN + 1];
+    let len = file.read_at(&mut text, 0)?;
+    Ok(len == LEN && matches!(text[0], b'=' | b'?') && std::str::from_utf8(&text[1..LEN]).is_ok_and(|text| parse(&format!("={text}")).is_some()))
 }
 
 /// The error of a lock that is held too long.
@@ -226,5 +237,25 @@ mod tests {
         let far = Instant::now() + LOCK_TIMEOUT * 100;
         assert!(Ledger::open(&dirs).unwrap().lock(&dirs, far, &work).unwrap().is_none());
         drop(held);
+    }
+
+    #[test]
+    fn a_hard_link_to_another_file_is_refused_and_a_copy_of_links_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let dirs = dirs(dir.path().to_owned());
+        let (name, other) = (dir.path().join(NAME), dir.path().join("other"));
+        let locked = lock(Ledger::open(&dirs).unwrap(), &dirs).unwrap();
+        locked.write(&Record { sum: Some(7), scanned: SystemTime::now() }).unwrap();
+        std::fs::hard_link(&name, dir.path().join("backup")).unwrap();
+        assert!(Ledger::open(&dirs).is_ok());
+        locked.mark_dirty().unwrap();
+        assert!(Ledger::open(&dirs).is_ok());
+        for text in ["", "=", "a user's file", &"=".repeat(LEN), &"x".repeat(1000)] {
+            std::fs::remove_file(&name).unwrap();
+            std::fs::write(&other, text).unwrap();
+            std::fs::hard_link(&other, &name).unwrap();
+            let e = Ledger::open(&dirs).err().expect("not a ledger");
+            assert!(e.to_string().contains("is a hard link"), "{e}");
+        }
     }
 }
