@@ -30,6 +30,25 @@ pub enum Reply {
     Map(Vec<(Reply, Reply)>),
 }
 
+impl Reply {
+    /// Bytes of memory that the reply takes.
+    #[cfg(any(test, feature = "__fuzz"))]
+    pub fn held(&self) -> usize {
+        size_of::<Self>()
+            + match self {
+                Self::Null | Self::Int(_) | Self::Bool(_) | Self::Double(_) => 0,
+                Self::Simple(bytes) | Self::Bulk(bytes) | Self::Error(bytes) => bytes.capacity(),
+                Self::Array(items) => {
+                    (items.capacity() - items.len()) * size_of::<Self>() + items.iter().map(Self::held).sum::<usize>()
+                }
+                Self::Map(pairs) => {
+                    (pairs.capacity() - pairs.len()) * 2 * size_of::<Self>()
+                        + pairs.iter().map(|(name, value)| name.held() + value.held()).sum::<usize>()
+                }
+            }
+    }
+}
+
 /// The start of a reply. The bytes of a string and the elements of an array follow.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ReplyStart {
@@ -144,6 +163,18 @@ impl ReplyReader {
     /// The owner wrote `n` bytes to the start of [`spare`](Self::spare).
     pub fn filled(&mut self, n: usize) {
         self.end = (self.end + n).min(self.buffer.len());
+    }
+
+    /// Bytes of memory that the reader holds: for a partial reply at most a small multiple of the bytes that came, however
+    /// much the server announced.
+    #[cfg(any(test, feature = "__fuzz"))]
+    pub fn held(&self) -> usize {
+        let strings = self.string.as_ref().map_or(0, |string| string.bytes.capacity());
+        let values = |open: &Open| {
+            let unused = (open.items.capacity() - open.items.len()) * size_of::<Reply>();
+            unused + open.items.iter().map(Reply::held).sum::<usize>()
+        };
+        self.buffer.len() + strings + self.open.iter().map(values).sum::<usize>()
     }
 
     /// Whether every byte was read, and no reply is partial.
@@ -297,7 +328,8 @@ impl ReplyReader {
                 if left.saturating_mul(VALUE) > self.limits.reply - self.memory {
                     return bad(format!("a reply of more than {} bytes", self.limits.reply));
                 }
-                let open = Open { kind, left, items: Vec::new() };
+                // An announced length takes no memory, but a short array takes no more than its elements.
+                let open = Open { kind, left, items: Vec::with_capacity(left.min(4)) };
                 if left > 0 {
                     self.open.push(open);
                     return Ok(Progress::Partial);

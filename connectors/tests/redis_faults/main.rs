@@ -9,6 +9,7 @@ mod dropped;
 mod limits;
 mod memory;
 mod network;
+mod odd;
 mod server;
 mod store;
 
@@ -42,6 +43,8 @@ macro_rules! faults {
                 memory::a_batch_larger_than_the_pool_gets_the_leading_chunks_at_once,
                 memory::a_full_pool_does_not_hide_a_miss,
                 memory::a_short_chunk_takes_little_of_the_memory_reserved_for_it,
+                odd::messages_and_attributes_inside_an_answer_are_dropped,
+                odd::a_hostile_answer_is_corrupt_at_once,
                 network::a_reply_that_is_cut_is_an_error_and_the_next_call_is_right,
                 network::a_request_that_is_cut_stores_the_old_chunk_or_none,
                 network::a_stalled_reply_is_a_timeout,

@@ -275,3 +275,36 @@ fn a_line_that_does_not_end_is_refused() {
     feed(&mut reader, &[b'x'; 1000]);
     assert!(reader.reply().is_err());
 }
+
+#[test]
+fn a_partial_reply_holds_a_small_multiple_of_the_bytes_that_came() {
+    let nested = b"*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*400000\r\n".to_vec();
+    let many = |one: &[u8]| [&b"*400000\r\n"[..], &one.repeat(20_000)].concat();
+    let inputs = [
+        b"*500000\r\n".to_vec(),
+        b"%200000\r\n".to_vec(),
+        b"$16000000\r\nx".to_vec(),
+        b"!16000000\r\n".to_vec(),
+        nested,
+        many(b"_\r\n"),
+        many(b"*1\r\n_\r\n"),
+        many(b"%1\r\n_\r\n_\r\n"),
+        many(b"|1\r\n_\r\n_\r\n_\r\n"),
+        many(b"$1\r\nx\r\n"),
+        many(b"=5\r\ntxt:x\r\n"),
+    ];
+    for input in inputs {
+        let mut reader = ReplyReader::new(Limits::default(), 4096);
+        let mut rest = &input[..];
+        while !rest.is_empty() {
+            let spare = reader.spare();
+            let n = spare.len().min(rest.len());
+            spare[..n].copy_from_slice(&rest[..n]);
+            reader.filled(n);
+            rest = &rest[n..];
+            assert_eq!(reader.reply(), Ok(None));
+        }
+        let (held, came) = (reader.held(), input.len());
+        assert!(held <= 4096 + 32 * came, "{held} bytes for {came} of {}", input[..input.len().min(40)].escape_ascii());
+    }
+}

@@ -7,6 +7,11 @@ const LIMITS: Limits = Limits { payload: 600, reply: 1000, depth: 3 };
 /// The size that the reader counts for a value, in addition to its bytes.
 const VALUE: usize = 32;
 
+/// The most memory for each byte that came: `_\r\n` becomes a value, in a vector that may have room for as many again.
+const MEMORY_A_BYTE: usize = 32;
+/// The size of the reader's buffer.
+const BUFFER: usize = 64;
+
 /// An output of the reader.
 #[derive(Debug, PartialEq)]
 enum Event {
@@ -30,7 +35,8 @@ enum End {
 /// Reads replies. The first byte sets the sizes of the pieces, and the second one whether the reader gives payloads apart.
 ///
 /// # Panics
-/// If the second parser gives another result, for the bytes at once or in pieces.
+/// If the second parser gives another result, for the bytes at once or in pieces. If the reader or a reply holds more memory than
+/// the bytes that came explain.
 pub fn resp_reply(data: &[u8]) {
     let [cut, mode, bytes @ ..] = data else { return };
     let heads = mode % 2 == 1;
@@ -47,7 +53,7 @@ pub fn resp_reply(data: &[u8]) {
 
 /// Drives the reader as a connection does. Bytes of a payload go past the buffer, straight to the payload's memory.
 fn drive(bytes: &[u8], heads: bool, mut step: impl FnMut() -> usize) -> (Vec<Event>, End) {
-    let mut reader = ReplyReader::new(LIMITS, 64);
+    let mut reader = ReplyReader::new(LIMITS, BUFFER);
     let mut events = Vec::new();
     let mut rest = bytes;
     let mut fill = |reader: &mut ReplyReader, to: &mut [u8]| {
@@ -62,10 +68,13 @@ fn drive(bytes: &[u8], heads: bool, mut step: impl FnMut() -> usize) -> (Vec<Eve
         (n > 0).then_some(direct)
     };
     loop {
+        let most = 4 * BUFFER + MEMORY_A_BYTE * bytes.len();
+        assert!(reader.held() <= most, "{} bytes of memory for {}", reader.held(), bytes.escape_ascii());
         let next = if heads { reader.start() } else { reader.reply().map(|reply| reply.map(ReplyStart::Whole)) };
         let len = match next {
             Err(_) => return (events, End::Bad),
             Ok(Some(ReplyStart::Whole(reply))) => {
+                assert!(reply.held() <= most, "{} bytes of memory for {reply:?}", reply.held());
                 events.push(Event::Reply(format!("{reply:?}")));
                 continue;
             }
