@@ -21,6 +21,8 @@ use crate::{Error, ErrorKind, Result};
 
 pub use exit::{AtExit, Unclosed, at_exit, close_open_stores, exit_patience, say};
 pub(crate) use fork::OfProcess;
+#[cfg(test)]
+pub(crate) use fork::tests::in_child;
 pub use fork::{PerProcess, forks};
 
 /// The variable that sets the number of threads.

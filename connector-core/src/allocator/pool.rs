@@ -12,6 +12,7 @@ use memmap2::{MmapMut, MmapRaw};
 use super::{ChunkAllocator, no_memory};
 use crate::Result;
 use crate::chunk::{ChunkLayout, MemoryObjMut, Region};
+use crate::runtime::forks;
 
 /// The size of a block is a multiple of this, in bytes: a page, as `O_DIRECT` requires.
 const ALIGN: usize = 4096;
@@ -45,6 +46,8 @@ pub struct PoolStats {
 }
 
 struct Pool {
+    /// The process that made the pool.
+    forks: u64,
     capacity: usize,
     state: Mutex<State>,
 }
@@ -59,7 +62,11 @@ struct State {
 impl PoolAllocator {
     /// An empty pool that may grow to `capacity` bytes.
     pub fn new(capacity: usize) -> Self {
-        Self(Arc::new(Pool { capacity, state: Mutex::new(State { in_use: 0, kept: 0, free: BTreeMap::new() }) }))
+        Self(Arc::new(Pool {
+            forks: forks(),
+            capacity,
+            state: Mutex::new(State { in_use: 0, kept: 0, free: BTreeMap::new() }),
+        }))
     }
 
     /// The memory that the pool holds now.
@@ -231,6 +238,10 @@ unsafe impl Region for PoolRegion {
 impl Drop for PoolRegion {
     fn drop(&mut self) {
         let map = self.map.take();
+        if self.pool.forks != forks() {
+            // A child of `fork`: no thread may be left to release the pool's lock.
+            return;
+        }
         let mut state = self.pool.lock();
         state.in_use -= self.size;
         match map {
@@ -354,6 +365,29 @@ mod tests {
     fn a_size_that_overflows_is_refused() {
         let e = pool(64).allocate_now(&ChunkLayout::binary(usize::MAX)).unwrap_err();
         assert_eq!((e.kind(), e.is_temporary()), (ErrorKind::TooLarge, false));
+    }
+
+    #[test]
+    fn a_child_of_fork_drops_a_chunk_although_its_parent_holds_the_pools_lock() {
+        let pool = pool(64);
+        let mut chunk = Some(get(&pool, 16).unwrap());
+        let (locked, is_locked) = std::sync::mpsc::channel();
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let of_thread = pool.clone();
+        let holder = std::thread::spawn(move || {
+            let _lock = of_thread.0.lock();
+            locked.send(()).unwrap();
+            released.recv().unwrap();
+        });
+        is_locked.recv().unwrap();
+        assert!(crate::runtime::in_child(|| {
+            chunk = None;
+            true
+        }));
+        release.send(()).unwrap();
+        holder.join().unwrap();
+        drop(chunk);
+        assert_eq!(pool.stats().in_use, 0);
     }
 
     #[tokio::test]

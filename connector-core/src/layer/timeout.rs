@@ -60,6 +60,9 @@ impl TimeoutLayer {
         redirected: &AtomicBool,
         open: impl Future<Output = Result<T>>,
     ) -> Result<T> {
+        if self.single == Duration::MAX {
+            return open.await;
+        }
         let limit = self.single.saturating_add(patience);
         let mut open = pin!(open);
         match tokio::time::timeout(limit, open.as_mut()).await {

@@ -117,7 +117,7 @@ impl<T> Drop for OfProcess<T> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::sync::{Arc, Mutex};
 
@@ -139,7 +139,7 @@ mod tests {
     }
 
     /// Runs `check` in a child of `fork`, as C code forks, and says whether it gave true within a minute.
-    fn in_child(check: impl FnOnce() -> bool) -> bool {
+    pub(crate) fn in_child(check: impl FnOnce() -> bool) -> bool {
         // SAFETY: the child only runs the check and exits.
         match unsafe { libc::fork() } {
             0 => {
