@@ -348,6 +348,7 @@ impl Lease<'_> {
         let Self { server, connection, slot, .. } = self;
         let spent = connection.spent();
         drop(connection);
+        server.reach.doubt();
         let options = server.reach.options();
         let limit = options.connect_timeout.min(spent.left(options.io_timeout));
         let (connection, generation) = server.open(slot.pool, Instant::now(), limit, spent).await?;

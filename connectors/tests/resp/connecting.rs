@@ -243,3 +243,73 @@ async fn wrong_urls_and_options_say_what_to_write() {
     let e = connectors::builder("resp://h:1").config(config).open().await.unwrap_err();
     assert!(e.kind() == ErrorKind::InvalidOption && e.to_string().contains("save_chunk_meta"), "{e}");
 }
+
+/// Counts the data commands of a server that treats them by `fate`, which knows how many its connection had before.
+fn fated(fate: fn(usize) -> Fate) -> (u16, Arc<AtomicUsize>) {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let port = fake::listen({
+        let asked = asked.clone();
+        move |stream| {
+            let (asked, socket) = (asked.clone(), stream.try_clone().expect("a second handle"));
+            let mut before = 0;
+            fake::answer(stream, move |words| {
+                let answer: &[u8] = match words[0].as_str() {
+                    "HELLO" => return Some(b"%1\r\n+proto\r\n:3\r\n".to_vec()),
+                    "GET" => b"$1\r\nx\r\n",
+                    "SET" => b"+OK\r\n",
+                    _ => b":1\r\n",
+                };
+                asked.fetch_add(1, Ordering::SeqCst);
+                let fate = fate(before);
+                before += 1;
+                match fate {
+                    Fate::Answers => Some(answer.to_vec()),
+                    Fate::IsSilent => None,
+                    Fate::HangsUp => {
+                        socket.shutdown(std::net::Shutdown::Both).expect("it was open");
+                        None
+                    }
+                }
+            });
+        }
+    });
+    (port, asked)
+}
+
+enum Fate {
+    Answers,
+    IsSilent,
+    HangsUp,
+}
+
+#[tokio::test]
+async fn a_call_is_asked_once_more_only_if_a_used_connection_broke() {
+    let chunk = MemoryObj::from(vec![b'x']);
+    let asks = async |port: u16, asked: &AtomicUsize, calls: &[&str]| {
+        let store = connectors::open(&format!("resp://127.0.0.1:{port}?io_timeout_ms=200")).await.unwrap();
+        let mut last = Ok(());
+        for call in calls {
+            last = match *call {
+                "get" => store.get(&key(1)).await.map(drop),
+                "put" => store.put(&key(1), chunk.clone()).await,
+                "exists" => store.exists(&key(1)).await.map(drop),
+                "remove" => store.remove(&key(1)).await.map(drop),
+                other => panic!("{other}"),
+            };
+        }
+        (last.map_err(|e| e.kind()), asked.swap(0, Ordering::SeqCst))
+    };
+    // A server that hangs up on the second command of each connection.
+    let (port, asked) = fated(|before| if before == 0 { Fate::Answers } else { Fate::HangsUp });
+    assert_eq!(asks(port, &asked, &["get", "get"]).await, (Ok(()), 3));
+    assert_eq!(asks(port, &asked, &["put", "put"]).await, (Ok(()), 3));
+    assert_eq!(asks(port, &asked, &["exists", "exists"]).await, (Ok(()), 3));
+    assert_eq!(asks(port, &asked, &["exists", "remove"]).await, (Err(ErrorKind::Unavailable), 2), "never a removal");
+    // On the first one: the connection of a call was new.
+    let (port, asked) = fated(|_| Fate::HangsUp);
+    assert_eq!(asks(port, &asked, &["get"]).await, (Err(ErrorKind::Unavailable), 1));
+    // A timeout of kvconn's own.
+    let (port, asked) = fated(|before| if before == 0 { Fate::Answers } else { Fate::IsSilent });
+    assert_eq!(asks(port, &asked, &["get", "get"]).await, (Err(ErrorKind::Timeout), 2));
+    assert_eq!(asks(port, &asked, &["put", "put"]).await, (Err(ErrorKind::Timeout), 2));
+}
