@@ -111,6 +111,21 @@ fn a_text_and_what_its_aliases_repeat_have_at_most_16_mib() {
     refused(&format!("a0: &a0 {{y: 1}}\n{}", merged.join("\n")), "more than 16 MiB");
     refused("extra_config: &e {a: *e}", "line 1 column 22: an alias is inside its value");
     refused("a: *unknown", "unknown anchor");
+    refused("chunk_size: 16\nremote_url: !hunter2", "line 2 column 13: the value has an unknown tag");
+    for secret in [
+        "!hunter2",
+        "!hunter2 x",
+        "*hunter2",
+        "&hunter2 [",
+        "`hunter2",
+        "@hunter2",
+        "%hunter2",
+        "\"\\hunter2\"",
+        "[hunter2",
+    ] {
+        let e = LMCacheEngineConfig::from_yaml(&format!("extra_config: {{password: {secret}}}")).unwrap_err();
+        assert!(!format!("{e} {e:?}").contains("hunter2"), "{e}");
+    }
 }
 
 #[test]

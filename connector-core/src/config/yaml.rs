@@ -59,9 +59,9 @@ impl<'a> Reader<'a> {
             }
             Event::Scalar(text, style, anchor, tag) => {
                 self.count(VALUE_BYTES + text.len())?;
+                // A secret that starts with `!` is a tag here, so the error does not show it.
                 let value = scalar(&text, style, tag.as_deref()).ok_or_else(|| {
-                    let tag = tag.map(|tag| tag.to_string()).unwrap_or_default();
-                    at(span, &format!("a text with the tag `{tag}` cannot be read; remove the tag"))
+                    at(span, "the value has an unknown tag; put a text that starts with `!` in quotes")
                 })?;
                 (value, anchor)
             }

@@ -133,6 +133,8 @@ pub(super) async fn escaped_keys_are_kept_apart(s: &Subject) -> Checked {
         (" g", "%20g"),
         (" h", "+h"),
         (":i", "%3Ai"),
+        ("\u{e9}", "e\u{301}"),
+        ("\u{212a}", "K"),
         ("/j", "//j"),
         ("/k", "/./k"),
         ("/l/m/../n", "/l/n"),
