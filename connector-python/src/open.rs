@@ -1,11 +1,9 @@
 //! From a URL and Python's options to an open store.
 
-use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use connectors::layer::LayerOptions;
-use connectors::{Connect, Connector, ContextBuilder, Error, ErrorKind, LocalCpuBackend, RemoteUrl, runtime};
-use futures::FutureExt;
+use connectors::{Connect, Connector, ContextBuilder, ErrorKind, LocalCpuBackend, RemoteUrl, runtime};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -68,11 +66,11 @@ pub(crate) fn open(
     options: Option<&Bound<'_, PyDict>>,
     pool_bytes: Option<usize>,
 ) -> PyResult<impl Future<Output = connectors::Result<Connector>> + Send + 'static> {
-    let (url, mut builder) = builder(py, url, options)?;
+    let mut builder = builder(py, url, options)?;
     if let Some(bytes) = pool_bytes {
         builder = builder.local_cpu_backend(LocalCpuBackend::with_capacity(bytes));
     }
-    Ok(opening(&url, builder))
+    Ok(builder.open())
 }
 
 /// Opens the store of an engine, once the future is polled. See [`for_engine`].
@@ -81,8 +79,7 @@ pub(crate) fn open_for_engine(
     url: &str,
     options: Option<&Bound<'_, PyDict>>,
 ) -> PyResult<impl Future<Output = connectors::Result<Connector>> + Send + 'static> {
-    let (url, builder) = builder(py, url, options)?;
-    Ok(opening(&url, for_engine(builder, ENGINE_TIMEOUT)))
+    Ok(for_engine(builder(py, url, options)?, ENGINE_TIMEOUT).open())
 }
 
 /// An engine never opens a store again, so it may start before its store, and a store that hangs may not hold it. The options
@@ -97,28 +94,13 @@ pub(crate) fn for_engine(builder: ContextBuilder, timeout: Duration) -> ContextB
     builder.connect(Connect::Lazy).layers(layers)
 }
 
-fn builder(py: Python<'_>, url: &str, options: Option<&Bound<'_, PyDict>>) -> PyResult<(String, ContextBuilder)> {
+fn builder(py: Python<'_>, url: &str, options: Option<&Bound<'_, PyDict>>) -> PyResult<ContextBuilder> {
     logging::start(py)?;
     let url = match options {
         Some(options) => with_options(url, options)?,
         None => url.to_owned(),
     };
-    let builder = connectors::builder(&url).handle(runtime::handle().or_raise(py)?.clone());
-    Ok((url, builder))
-}
-
-/// Opens the store, once the future is polled. A panic is an error.
-pub(crate) fn opening(
-    url: &str,
-    builder: ContextBuilder,
-) -> impl Future<Output = connectors::Result<Connector>> + Send + use<> {
-    let scheme = url.split_once("://").map_or(String::new(), |(scheme, _)| format!("{scheme}://"));
-    AssertUnwindSafe(builder.open()).catch_unwind().map(|opened| {
-        opened.unwrap_or_else(|_| {
-            let panicked = Error::new(ErrorKind::Other, "the connector panicked").with_operation("open");
-            Err(panicked.with_connector(scheme).with_hint("this is a bug in the connector"))
-        })
-    })
+    Ok(connectors::builder(&url).handle(runtime::handle().or_raise(py)?.clone()))
 }
 
 /// The URL with the options in its query, where every connector reads them.

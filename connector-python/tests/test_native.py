@@ -188,7 +188,7 @@ class Contract(TestCase):
             NativeClient("memmory://x")
         self.assertEqual(raised.exception.kind, "not_found")
         with self.assertRaises(kvconn.UnavailableError) as raised:
-            NativeClient("resp://user:secret@127.0.0.1:1")
+            NativeClient("resp://user:secret@127.0.0.1:1?connect=eager")
         self.assertNotIn("secret", str(raised.exception))
 
 
