@@ -171,7 +171,8 @@ pub trait RemoteConnector: Send + Sync + 'static {
     note = "write `impl FromContext for {Self} {{ async fn from_context(ctx: ConnectorContext) -> Result<Self> {{ .. }} }}`"
 )]
 pub trait FromContext: Sized {
-    /// Makes the connector: reads its options, connects or checks that it could.
+    /// Makes the connector: reads its options, connects or checks that it could. If [`ConnectorContext::connect`] is `Lazy`,
+    /// a server that does not answer within a second is a warning, and a wrong answer is still an error.
     ///
     /// # Errors
     /// The reason why the connector cannot work, as one sentence that says what to change.
