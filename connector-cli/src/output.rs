@@ -138,7 +138,7 @@ pub(crate) fn users(text: &str) -> Cow<'_, str> {
     let is_piece =
         text.contains([':', '?', '#']) && text.contains(['@', '=']) || text.contains('=') && !text.contains('/');
     let may_be_url = text.contains("://") || is_piece && text.parse::<CacheKey>().is_err();
-    if may_be_url { redact(text).to_string().into() } else { text.into() }
+    if may_be_url { redact(text).into() } else { text.into() }
 }
 
 /// Prints an error to stderr, as one line. Ignores a closed stderr.

@@ -13,9 +13,9 @@ use futures::future::BoxFuture;
 
 use crate::connector::Connector;
 use crate::context::ConnectorContext;
-use crate::registry::ConnectorEntry;
+use crate::registry::{ConnectorEntry, UrlForm};
 use crate::url::RemoteUrl;
-use crate::{Error, ErrorKind, Result, options};
+use crate::{Result, options};
 
 pub(crate) use external::ExternalConnectorAdapter;
 pub(crate) use plugin::PluginAdapter;
@@ -91,10 +91,8 @@ async fn create_entry(entry: &'static ConnectorEntry, ctx: ConnectorContext) -> 
     let ctx = ctx.with_entry(entry);
     let name = entry.full_name();
     let created = async {
-        if ctx.url().fragment().is_some() {
-            let message = format!("`{}` has a fragment (`#..`), which kvconn would ignore", ctx.url());
-            return Err(Error::new(ErrorKind::InvalidUrl, message)
-                .with_hint("remove it, or write `%23` for a literal `#`, also in a password or an option's value"));
+        if let Some(form) = UrlForm::of(entry, ctx.url().scheme()) {
+            form.check(ctx.url())?;
         }
         if let Some(schema) = entry.options() {
             options::check_query(ctx.url(), schema)?;

@@ -17,8 +17,12 @@ use serde_json::{Map, Value};
 use self::values::{flag, list, map, text};
 use crate::options::parse_bool;
 use crate::registry::nearest;
-use crate::url::{is_secret_name, redact};
+use crate::url::{is_harmless, redact};
 use crate::{Error, ErrorKind, Result};
+
+/// The keys whose values are shown: they hold no secret.
+const FIELDS: [&str; 6] =
+    ["chunk_size", "max_local_cpu_size", "remote_serde", "use_layerwise", "save_unfull_chunk", "blocking_timeout_secs"];
 
 /// The environment variable that names the configuration file.
 const CONFIG_FILE_VARIABLE: &str = "LMCACHE_CONFIG_FILE";
@@ -124,7 +128,7 @@ impl LMCacheEngineConfig {
     /// `InvalidOption` for a text that is not a YAML map, nests deeper than 128 levels, or is over 16 MiB, and for a wrong
     /// value.
     pub fn from_yaml(text: &str) -> Result<Self> {
-        let map = match yaml::read(text).map_err(|why| invalid(redact(&why).into_owned()))? {
+        let map = match yaml::read(text).map_err(invalid)? {
             Value::Object(map) => map,
             value if values::is_false(&value) => Map::new(),
             _ => return Err(invalid("it is not a map of keys to values".to_owned())),
@@ -239,32 +243,27 @@ impl LMCacheEngineConfig {
     }
 }
 
-fn without_secrets(key: &str, value: &Value) -> Value {
-    match value {
-        _ if is_secret_name(key) => Value::from("***"),
-        Value::String(text) => Value::from(redact(text).into_owned()),
-        Value::Array(items) => items.iter().map(|item| without_secrets("", item)).collect(),
-        Value::Object(map) => map.iter().map(|(key, value)| (key.clone(), without_secrets(key, value))).collect(),
-        other => other.clone(),
-    }
-}
-
-/// Shows the keys whose values are not the default, without passwords and other secrets.
+/// Shows the keys whose values are not the default. It shows only the values that cannot hold a secret.
 impl fmt::Debug for LMCacheEngineConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |key: &str, value: &Value| match value {
+            Value::String(text) if ["remote_url", "audit_actual_remote_url"].contains(&key) => {
+                Value::from(redact(text))
+            }
+            Value::String(text) if is_harmless(text) && FIELDS.contains(&key) => value.clone(),
+            Value::Number(_) | Value::Bool(_) if FIELDS.contains(&key) => value.clone(),
+            _ => Value::from("***"),
+        };
         f.write_str("LMCacheEngineConfig ")?;
         let default = Self::default();
         let set = keys::KEYS.into_iter().filter(|key| *key != "extra_config");
         let set = set.filter_map(|key| {
-            self.get(key).filter(|value| default.get(key).as_ref() != Some(value)).map(|value| (key.to_owned(), value))
+            self.get(key)
+                .filter(|value| default.get(key).as_ref() != Some(value))
+                .map(|value| (key.to_owned(), shown(key, &value)))
         });
-        let extra = self.extra_config.iter().map(|(key, value)| (format!("extra_config.{key}"), value.clone()));
-        f.debug_map()
-            .entries(set.chain(extra).map(|(key, value)| {
-                let shown = without_secrets(&key, &value);
-                (key, shown)
-            }))
-            .finish()
+        let extra = self.extra_config.keys().map(|key| (format!("extra_config.{key}"), Value::from("***")));
+        f.debug_map().entries(set.chain(extra)).finish()
     }
 }
 
@@ -273,10 +272,11 @@ fn invalid(message: String) -> Error {
 }
 
 fn wrong(key: &str, value: &Value, want: &str) -> Error {
-    // A URL may contain a password, even in a key that is not for URLs.
-    let shown = match value.to_string() {
-        text if key.contains("url") || text.contains("://") => "its value".to_owned(),
-        text => format!("`{}`", redact(&text)),
+    let shown = match value {
+        Value::Number(_) | Value::Bool(_) => format!("`{value}`"),
+        // A longer text may be a URL with a password.
+        Value::String(text) if is_harmless(text) && text.len() < 40 => format!("`{}`", text.escape_debug()),
+        _ => "its value".to_owned(),
     };
     invalid(format!("key `{key}`: {shown} is not {want}"))
 }
@@ -342,7 +342,7 @@ mod tests {
         let yaml = "remote_url: redis://u:hunter2@h:1\nextra_config: {redis_password: hunter2, n: 3, back: redis://:hunter2@h:1, r: {password: hunter2}, l: [redis://u:hunter2@a:1, redis://u:hunter2@b:1]}";
         let shown = format!("{:?}", LMCacheEngineConfig::from_yaml(yaml).unwrap());
         assert!(
-            shown.contains("u:***@h:1") && shown.contains("extra_config.n") && !shown.contains("hunter2"),
+            shown.contains("redis://***") && shown.contains("extra_config.n") && !shown.contains("hunter2"),
             "{shown}"
         );
     }

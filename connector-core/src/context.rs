@@ -160,6 +160,11 @@ impl ConnectorContext {
                 Error::new(ErrorKind::InvalidUrl, message).with_hint("does one of them lead back to the first?")
             );
         }
+        if url.fragment().is_some() {
+            let message = format!("`{url}` has a fragment (`#..`), which kvconn would ignore");
+            return Err(Error::new(ErrorKind::InvalidUrl, message)
+                .with_hint("remove it, or write `%23` for a literal `#`, also in a password or an option's value"));
+        }
         let adapters = self.0.adapters.clone();
         let Some(adapter) = adapters.find(url) else { return Err(registry::no_scheme(url.scheme())) };
         // Checked first: a connector that is opened and then dropped may leave something behind.

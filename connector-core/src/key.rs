@@ -31,7 +31,7 @@ pub use hash::ChunkHash;
 pub use object::ObjectKey;
 pub use prefix::chain_prefix;
 
-use crate::url::redact;
+use crate::url::{is_like_a_url, redact};
 use crate::{Error, ErrorKind, Result};
 
 /// The kind of a key. The caller knows it: LMCache's in-process classes write engine keys, its server object keys.
@@ -199,7 +199,7 @@ impl fmt::Debug for CacheKey {
 }
 
 fn bad_key(text: &str, why: impl fmt::Display) -> Error {
-    if text.contains("://") {
+    if is_like_a_url(text) {
         // The URL may contain a password, and `why` may show the field that contains it.
         return Error::new(ErrorKind::InvalidKey, format!("`{}` is a URL, not a key", redact(text)));
     }

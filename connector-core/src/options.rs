@@ -46,6 +46,7 @@
 mod credentials;
 mod environment;
 mod loose;
+mod quantity;
 mod schema;
 
 use serde::de::DeserializeOwned;
@@ -55,7 +56,8 @@ use crate::adapter::PLUGIN_KEY_PREFIX;
 use crate::config::LMCacheEngineConfig;
 use crate::layer::{LayerOptions, NAMES, is_layer_option};
 use crate::registry::did_you_mean;
-use crate::url::{RemoteUrl, is_secret_name, redact};
+use crate::registry::is_identifier;
+use crate::url::{RemoteUrl, is_harmless};
 use crate::{Error, ErrorKind, Result};
 pub use credentials::{Credentials, Login};
 use loose::Loose;
@@ -100,8 +102,25 @@ pub(crate) fn read<O: ConnectorOptions>(
     config: &LMCacheEngineConfig,
     plugin_name: Option<&str>,
 ) -> Result<O> {
+    check_query(url, OptionsSchema::of::<O>())?;
     let own = |name: &str| !is_layer_option(name);
     fill(query_options(url).filter(|(name, _)| own(name)), Some(config), plugin_name, own)
+}
+
+/// Expands a URL that is one variable. Other URLs expand their parts when they are opened, so that no variable changes where a
+/// part ends.
+pub(crate) fn expand_url(text: String) -> Result<String, String> {
+    if environment::is_variable(&text) { environment::expand(&text) } else { Ok(text) }
+}
+
+/// Expands a text, or the texts of a list.
+fn expand_in(value: &mut Value, expand: fn(String) -> Result<String, String>) -> Result<(), String> {
+    match value {
+        Value::String(text) => *text = expand(std::mem::take(text))?,
+        Value::Array(items) => items.iter_mut().try_for_each(|item| expand_in(item, expand))?,
+        _ => {}
+    }
+    Ok(())
 }
 
 /// Fills the options that every connector has. `query` holds the options of several URLs, the nearest first.
@@ -135,7 +154,6 @@ fn fill<'a, O: ConnectorOptions>(
         }
     };
     for (name, value) in query {
-        schema.check(name, "URL option")?;
         set(name, Value::String(value.to_owned()), Place::Query);
     }
     let nothing = Map::new();
@@ -157,7 +175,7 @@ fn fill<'a, O: ConnectorOptions>(
             {
                 continue;
             }
-            schema.check_in(option, "extra_config key", prefix)?;
+            schema.check(option, prefix)?;
             set(option, value.clone(), Place::ExtraConfig(key.clone()));
         }
     }
@@ -170,12 +188,9 @@ fn fill<'a, O: ConnectorOptions>(
     values.retain(|_, value| !value.is_null());
     let place_of = |option: &str| places.iter().find(|(name, _)| name == option).map(|(_, place)| place);
     for (name, value) in &mut values {
-        let Value::String(text) = value else { continue };
-        // The store behind expands the parts of its own URL, so that no variable changes where a part ends.
-        if schema.option(name).is_some_and(|option| option.url) && !environment::is_variable(text) {
-            continue;
-        }
-        *text = environment::expand(text).map_err(|why| wrong(name, place_of(name), &why))?;
+        let is_url = schema.option(name).is_some_and(|option| option.url);
+        let expand = if is_url { expand_url } else { |text: String| environment::expand(&text) };
+        expand_in(value, expand).map_err(|why| wrong(name, place_of(name), &why))?;
     }
     for option in schema.options() {
         let Some(secret) = &option.file_of else { continue };
@@ -187,24 +202,35 @@ fn fill<'a, O: ConnectorOptions>(
         let text = text.map_err(|why| credentials::wrong_file(&option.name, &why))?;
         values.insert(secret.clone(), Value::String(text));
     }
-    O::deserialize(Loose::new(Value::Object(values))).map_err(|e| {
-        let option = e.field.as_deref().and_then(|field| schema.option(field));
-        // An author may have forgotten the mark, so a name that URLs hide is hidden here, too.
-        let secret = option.is_some_and(|option| option.secret || is_secret_name(&option.name));
-        let why = if secret { "the value is wrong (it is secret)".into() } else { redact(&e.message) };
-        let error = match &e.field {
-            Some(field) => wrong(field, place_of(field), &why),
-            None => Error::new(ErrorKind::InvalidOption, format!("option: {why}")),
+    O::deserialize(Loose::new(Value::Object(values.clone()))).map_err(|e| {
+        let Some(field) = &e.field else {
+            let why = e.message.unwrap_or_else(|| "they do not fit together".to_owned());
+            return Error::new(ErrorKind::InvalidOption, format!("options: {why}"));
         };
-        match option {
-            Some(option) => error.with_hint(format!(
-                "it takes {}{}: {}",
-                article(&option.type_name),
-                option.type_name,
-                option.summary()
-            )),
-            None => error,
-        }
+        let Some(option) = schema.option(field) else {
+            return wrong(field, place_of(field), "its value is wrong");
+        };
+        let text = values.get(field).and_then(Value::as_str);
+        let shown = match values.get(field) {
+            Some(Value::Array(_)) => "a list".to_owned(),
+            Some(Value::Object(_)) => "a map".to_owned(),
+            Some(Value::String(text)) if !is_harmless(text) => "its value".to_owned(),
+            Some(Value::String(text)) => format!("`{}`", text.escape_debug()),
+            Some(other) => format!("`{other}`"),
+            None => "nothing".to_owned(),
+        };
+        let why = match e.message {
+            _ if schema.hides(field) => "the value is wrong (it is secret)".to_owned(),
+            Some(why) if option.url || text.is_none_or(is_harmless) => why,
+            _ => format!("{shown} is not {}", option.takes),
+        };
+        let unit = option.unit.as_deref();
+        let number = text.zip(unit).and_then(|(text, unit)| quantity::in_unit(text, unit));
+        let number = number.map(|number| format!("write `{field}={number}`; ")).unwrap_or_default();
+        let unit = unit.map(|unit| format!(" ({unit})")).unwrap_or_default();
+        let (kind, meaning) = (&option.type_name, option.summary());
+        wrong(field, place_of(field), &why)
+            .with_hint(format!("{number}it takes {}{kind}{unit}: {meaning}", article(kind)))
     })
 }
 
@@ -223,52 +249,81 @@ fn article(word: &str) -> &'static str {
 
 /// Refuses query parameters that are not in `schema`, have no value, or occur twice.
 pub(crate) fn check_query(url: &RemoteUrl, schema: &OptionsSchema) -> Result<()> {
-    if let Some(name) = url.query_without_value().next() {
-        return Err(Error::new(ErrorKind::InvalidOption, format!("URL option `{name}` has no value"))
-            .with_hint(format!("write `{name}=value`, or remove it")));
+    // The rest of a secret with an unescaped character.
+    let mut may_be_secret = url.may_hold_a_loose_secret();
+    let mut seen = Vec::new();
+    for (name, value) in all_options(url) {
+        let looks_like_a_name = name.len() <= 40 && name.split('-').all(is_identifier) && !value.is_empty();
+        if !is_layer_option(name) && schema.option(name).is_none() {
+            if looks_like_a_name && !may_be_secret {
+                return schema.check(name, "");
+            }
+            let number = seen.len() + 1;
+            let message = format!("option {number} of the URL is unknown; its name may be a part of a secret");
+            return Err(Error::new(ErrorKind::InvalidOption, message).with_hint(format!(
+                "write `&` and `#` in a value as `%26` and `%23`, and `?` in a password as `%3F`; {}",
+                schema.known("")
+            )));
+        }
+        if value.is_empty() {
+            return Err(Error::new(ErrorKind::InvalidOption, format!("URL option `{name}` has no value"))
+                .with_hint(format!("write `{name}=value`, or remove it")));
+        }
+        if seen.contains(&name) {
+            return Err(Error::new(ErrorKind::InvalidOption, format!("URL option `{name}` is set more than once"))
+                .with_hint("keep one of its values"));
+        }
+        may_be_secret |= schema.hides(name);
+        seen.push(name);
     }
-    let names: Vec<&str> = query_options(url).map(|(name, _)| name).collect();
-    if let Some((_, name)) = names.iter().enumerate().find(|(n, name)| names[..*n].contains(name)) {
-        return Err(Error::new(ErrorKind::InvalidOption, format!("URL option `{name}` is set more than once"))
-            .with_hint("keep one of its values"));
-    }
-    let mut own = query_options(url).filter(|(name, _)| !is_layer_option(name));
-    own.try_for_each(|(name, _)| schema.check(name, "URL option"))
+    Ok(())
 }
 
-/// The query parameters that are options: all but the one that names the connector.
+/// The query parameters that are options, also without a value: all but the one that names the connector.
+fn all_options(url: &RemoteUrl) -> impl Iterator<Item = (&str, &str)> {
+    url.all_pairs().filter(|(name, _)| *name != crate::adapter::CONNECTOR_NAME || url.scheme() != "external")
+}
+
 fn query_options(url: &RemoteUrl) -> impl Iterator<Item = (&str, &str)> {
-    url.query_pairs().filter(|(name, _)| *name != crate::adapter::CONNECTOR_NAME)
+    all_options(url).filter(|(_, value)| !value.is_empty())
 }
 
 impl OptionsSchema {
-    fn check(&self, name: &str, what: &str) -> Result<()> {
-        self.check_in(name, what, "")
-    }
-
-    fn check_in(&self, name: &str, what: &str, prefix: &str) -> Result<()> {
+    /// Refuses an unknown option. `prefix` is that of a key in `extra_config`; it is empty for an option of the URL.
+    fn check(&self, name: &str, prefix: &str) -> Result<()> {
         if self.option(name).is_some() {
             return Ok(());
         }
+        let shared: &[&str] = if has_layers(prefix) { &NAMES } else { &[] };
         let own = self.options().iter().map(|o| o.name.as_str());
-        // The URL and a plugin's keys hold the options of the layers, too.
-        let shared: &[&str] = if prefix.is_empty() || prefix.starts_with(PLUGIN_KEY_PREFIX) { &NAMES } else { &[] };
-        let guess = did_you_mean(name, own.clone().chain(shared.iter().copied()));
+        let guess = did_you_mean(name, own.chain(shared.iter().copied()));
         let guess = if prefix.is_empty() { guess } else { guess.replace("mean `", &format!("mean `{prefix}")) };
-        let own: Vec<&str> = own.collect();
+        let what = if prefix.is_empty() { "URL option" } else { "extra_config key" };
         if name == "namespace" {
             let message = format!("unknown {what} `{prefix}{name}`: the connector keeps no chunks of its own");
             let hint = "write it in the URL of the store inside, if there is one";
             return Err(Error::new(ErrorKind::InvalidOption, message).with_hint(hint));
         }
+        Err(Error::new(ErrorKind::InvalidOption, format!("unknown {what} `{prefix}{name}`{guess}"))
+            .with_hint(self.known(prefix)))
+    }
+
+    /// The names of all options, in words.
+    fn known(&self, prefix: &str) -> String {
+        let own: Vec<&str> = self.options().iter().map(|o| o.name.as_str()).collect();
         let mut known = if own.is_empty() {
             "the connector itself has no options".to_owned()
         } else {
             format!("its options are {}", own.join(", "))
         };
-        if !shared.is_empty() {
-            known.push_str(&format!("; every connector has {}", shared.join(", ")));
+        if has_layers(prefix) {
+            known.push_str(&format!("; every connector has {}", NAMES.join(", ")));
         }
-        Err(Error::new(ErrorKind::InvalidOption, format!("unknown {what} `{prefix}{name}`{guess}")).with_hint(known))
+        known
     }
+}
+
+/// Whether the options of the layers stand beside a connector's own: in the URL and in a plugin's keys.
+fn has_layers(prefix: &str) -> bool {
+    prefix.is_empty() || prefix.starts_with(PLUGIN_KEY_PREFIX)
 }

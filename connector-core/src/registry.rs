@@ -15,6 +15,7 @@
 //! ```
 
 mod entry;
+mod form;
 mod index;
 mod slices;
 mod suggest;
@@ -22,6 +23,7 @@ mod suggest;
 #[doc(hidden)]
 pub use entry::ConnectorHint;
 pub use entry::{AdapterEntry, ConnectorEntry, Origin};
+pub(crate) use form::UrlForm;
 #[doc(hidden)]
 pub use index::Index;
 pub use index::SchemeOwner;
@@ -32,7 +34,7 @@ pub use slices::{
 };
 pub(crate) use suggest::{did_you_mean, nearest};
 
-use crate::adapter::ExternalConnectorAdapter;
+use crate::adapter::{CONNECTOR_NAME, ExternalConnectorAdapter};
 use crate::runtime::PerProcess;
 use crate::url::RemoteUrl;
 use crate::{Error, Result};
@@ -87,6 +89,34 @@ pub fn resolve(url: &RemoteUrl) -> Result<SchemeOwner> {
         return ExternalConnectorAdapter::resolve(url).map(SchemeOwner::Connector);
     }
     find_scheme(url.scheme())?.ok_or_else(|| no_scheme(url.scheme()))
+}
+
+/// The one connector that opens `url`, for the text of that URL. Makes no error, because an error shows its URL.
+pub(crate) fn entry_of(url: &RemoteUrl) -> Option<&'static ConnectorEntry> {
+    if ExternalConnectorAdapter.serves(url) {
+        return index().find(url.path().trim_matches('/'), url.query(CONNECTOR_NAME)?).ok();
+    }
+    match index().find_scheme(url.scheme()) {
+        Ok(Some(SchemeOwner::Connector(entry))) => Some(entry),
+        _ => None,
+    }
+}
+
+/// Whether a linked crate, kvconn itself, or a crate that was compiled out serves the scheme.
+pub(crate) fn knows_scheme(scheme: &str) -> bool {
+    index().knows_scheme(scheme)
+}
+
+/// An example of the URLs of a scheme, if its connector gives one.
+pub(crate) fn example_of(scheme: &str) -> Option<&'static str> {
+    let Ok(Some(SchemeOwner::Connector(entry))) = find_scheme(scheme) else { return None };
+    entry.urls().iter().copied().find(|url| url.split_once("://").is_some_and(|(own, _)| own == scheme))
+}
+
+/// Whether a text is an identifier, as modules and names of connectors are.
+pub(crate) fn is_identifier(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
 /// All connectors that a text names. The text is `module/Name`, a module or a name.

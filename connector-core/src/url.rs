@@ -16,9 +16,10 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de};
 use url::form_urlencoded;
 
-use crate::{Error, ErrorKind, Result};
-pub(crate) use redact::is_secret_name;
+use crate::{Error, ErrorKind, Result, registry};
 pub use redact::redact;
+pub(crate) use redact::{is_harmless, is_like_a_url};
+use redact::{known_scheme, scheme_alone, shown, shown_path};
 
 /// A host and its port as the URL names them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,15 +32,15 @@ pub struct HostPort {
 
 /// A parsed remote URL.
 ///
-/// `Display` and `Debug` hide passwords and secret query values, also in a URL inside a query value.
-/// [`expose`](Self::expose) gives the text as written. Cheap to clone.
+/// `Display` and `Debug` show only the parts that cannot hold a secret: see [`redact`]. [`expose`](Self::expose) gives the text
+/// as written. Cheap to clone.
 ///
 /// ```
 /// # fn main() -> connector_core::Result<()> {
 /// let url: connector_core::RemoteUrl = "redis://user:hunter2@H:6379/2?timeout=3".parse()?;
 /// assert_eq!((url.scheme(), url.host(), url.port(), url.path()), ("redis", Some("h"), Some(6379), "/2"));
 /// assert_eq!(url.query("timeout"), Some("3"));
-/// assert_eq!(url.to_string(), "redis://user:***@H:6379/2?timeout=3");
+/// assert_eq!(url.to_string(), "redis://***", "no linked crate serves `redis`, so its options are not known");
 /// # Ok(())
 /// # }
 /// ```
@@ -48,13 +49,14 @@ pub struct RemoteUrl(Arc<Parts>);
 
 struct Parts {
     text: String,
+    /// Where the authority ends in `text`.
+    authority_end: usize,
     scheme: String,
     hosts: Vec<HostPort>,
     path: String,
     username: Option<String>,
     password: Option<String>,
     query: Vec<(String, String)>,
-    without_value: Vec<String>,
     fragment: Option<String>,
 }
 
@@ -69,15 +71,8 @@ impl RemoteUrl {
     /// control characters around or inside the authority.
     pub fn parse(text: &str) -> Result<Self> {
         let fail = |why: String| {
-            // Makes one line of any text.
-            let shown: String = redact(text).chars().map(escape_control).collect();
-            Error::new(ErrorKind::InvalidUrl, format!("`{shown}` is not a remote URL: {why}")).with_hint(
-                if text.starts_with(['/', '.', '~']) {
-                    "for a directory write `fs:///path`"
-                } else {
-                    "write `scheme://host:port/path?option=value`"
-                },
-            )
+            let message = format!("`{}` is not a remote URL: {why}", scheme_alone(text));
+            Error::new(ErrorKind::InvalidUrl, message).with_hint(how_to_write(text))
         };
         if let Some(c) = text.chars().find(|c| c.is_control()) {
             return Err(fail(format!("it holds the control character {c:?}")));
@@ -107,20 +102,16 @@ impl RemoteUrl {
             "" => Vec::new(),
             several => several.split(',').map(|one| parse_host(one).map_err(fail)).collect::<Result<_>>()?,
         };
-        // As Python's parse_qs: parameters without a value (`a=` and `a`) are left out.
-        let pairs = form_urlencoded::parse(query.as_bytes());
-        let (query, without_value): (Vec<_>, Vec<_>) =
-            pairs.into_owned().partition(|(_, value): &(String, String)| !value.is_empty());
-        let without_value = without_value.into_iter().map(|(name, _)| name).collect();
+        let query = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
         Ok(Self(Arc::new(Parts {
             text: text.to_owned(),
+            authority_end: scheme.len() + "://".len() + authority.len(),
             scheme: scheme.to_ascii_lowercase(),
             hosts,
             path: path.to_owned(),
             username,
             password,
             query,
-            without_value,
             fragment: fragment.map(str::to_owned),
         })))
     }
@@ -165,14 +156,30 @@ impl RemoteUrl {
         self.query_pairs().find(|(n, _)| *n == name).map(|(_, value)| value)
     }
 
-    /// All query parameters that have a value, decoded, in the order written.
+    /// All query parameters that have a value, decoded, in the order written. As Python's `parse_qs`, it leaves out those without
+    /// a value (`a=` and `a`).
     pub fn query_pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.all_pairs().filter(|(_, value)| !value.is_empty())
+    }
+
+    /// All query parameters, also those without a value.
+    pub(crate) fn all_pairs(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.query.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// The names of query parameters that have no value, decoded.
-    pub(crate) fn query_without_value(&self) -> impl Iterator<Item = &str> {
-        self.0.without_value.iter().map(String::as_str)
+    /// Path, query and fragment as written.
+    fn behind_authority(&self) -> &str {
+        &self.0.text[self.0.authority_end..]
+    }
+
+    fn raw_query(&self) -> &str {
+        let behind = self.behind_authority().split('#').next().unwrap_or_default();
+        behind.split_once('?').map_or("", |(_, query)| query)
+    }
+
+    /// Whether an unescaped `/`, `?` or `#` may have cut a password, so that a piece of it is in another part of the URL.
+    pub(crate) fn may_hold_a_loose_secret(&self) -> bool {
+        self.fragment().is_some() || self.behind_authority().contains('@')
     }
 
     /// The text behind the first `#`, if there is one. LMCache drops it silently. kvconn refuses such a URL, because
@@ -195,7 +202,7 @@ impl RemoteUrl {
             Error::new(ErrorKind::InvalidUrl, format!("`{self}` has no {what}")).with_hint(format!(
                 "write `{}://host:port{}`; a store without a port takes `:0`",
                 self.scheme(),
-                self.path()
+                shown_path(self)
             ))
         };
         match self.hosts() {
@@ -209,8 +216,19 @@ impl RemoteUrl {
     }
 }
 
-fn escape_control(c: char) -> String {
-    if c.is_control() { c.escape_default().to_string() } else { c.to_string() }
+/// The form of a URL for the error of a text that is none.
+fn how_to_write(text: &str) -> String {
+    if text.starts_with(['/', '.', '~']) {
+        return "for a directory write `fs:///path`".to_owned();
+    }
+    let Some(scheme) = known_scheme(text) else { return "write `scheme://host:port/path?option=value`".to_owned() };
+    let example = registry::example_of(&scheme).unwrap_or("scheme://host:port/path?option=value");
+    let of_a_password = if example.contains('@') {
+        ", with `/`, `?`, `#` and `@` of a password as `%2F`, `%3F`, `%23` and `%40`"
+    } else {
+        ""
+    };
+    format!("write it as in `{example}`{of_a_password}")
 }
 
 fn some(text: &str) -> Option<String> {
@@ -228,8 +246,8 @@ fn parse_host(text: &str) -> Result<HostPort, String> {
         return Err("a host is empty".into());
     }
     // The `url` crate drops spaces at the end and all behind a backslash, so that `h:1 ` would be port 1.
-    if let Some(c) = text.chars().find(|c| c.is_whitespace() || *c == '\\') {
-        return Err(format!("a host holds {c:?}"));
+    if text.contains(|c: char| c.is_whitespace() || c == '\\') {
+        return Err("a host holds a space or a backslash".to_owned());
     }
     // The `url` crate accepts `h:`. But the `/` of `redis://u:/pw@h:1` belongs to a password, not to a path.
     if text.ends_with(':') {
@@ -256,7 +274,13 @@ impl FromStr for RemoteUrl {
 /// An option of this type holds the URL of another store.
 impl<'de> Deserialize<'de> for RemoteUrl {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::parse(&String::deserialize(deserializer)?).map_err(de::Error::custom)
+        let url = Self::parse(&String::deserialize(deserializer)?).map_err(de::Error::custom)?;
+        if url.fragment().is_some() {
+            return Err(de::Error::custom(format_args!(
+                "`{url}` has a fragment (`#..`); write `%23` for a literal `#`"
+            )));
+        }
+        Ok(url)
     }
 }
 
@@ -272,7 +296,7 @@ impl JsonSchema for RemoteUrl {
 
 impl fmt::Display for RemoteUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&redact(&self.0.text))
+        f.write_str(&shown(self))
     }
 }
 
@@ -311,8 +335,8 @@ mod tests {
             ("redis://u:hunter2@[::1", "malformed"),
             ("redis://u:hunter2@,h:1", "a host is empty"),
             ("redis://u:1#hunter2@h:1", "write the `#` of a password as `%23`"),
-            ("redis://h:1 /0", "a host holds ' '"),
-            ("redis://h:\\/hunter2@h:1", "a host holds '\\\\'"),
+            ("redis://h:1 /0", "a host holds a space"),
+            ("redis://h:\\/hunter2@h:1", "a host holds a space or a backslash"),
             ("redis://u:/hunter2@h:1", "not a number from 0 to 65535"),
         ] {
             let message = RemoteUrl::parse(text).unwrap_err().to_string();

@@ -146,6 +146,11 @@ fn an_options_value_can_name_environment_variables() {
     let (_runtime, context) = context("acme://h:0", config);
     assert_eq!(context.options::<AcmeOptions>().unwrap().tenant_code.unwrap(), VALUE);
 
+    let list = serde_json::json!(["a", VARIABLE]);
+    let (_runtime, context) =
+        self::context("acme://h:0", LMCacheEngineConfig::default().with_extra_config("acme_lines", list));
+    assert_eq!(context.options::<AcmeOptions>().unwrap().lines, ["a", VALUE]);
+
     for url in [format!("acme://{VARIABLE}:x{VARIABLE}@h:0"), format!("acme://{VARIABLE}@h:0?password=x{VARIABLE}")] {
         let login = login(&url).unwrap();
         assert_eq!((login.username(), login.password()), (Some(VALUE), Some("xconnector-core")), "{url}");

@@ -5,6 +5,7 @@
 //! arg   = "module"  "=" string        a dotted path of identifiers
 //!       | "name"    "=" string        an identifier
 //!       | "scheme"  "=" string        lower case; may repeat
+//!       | "url"     "=" string        an example; may repeat
 //!       | "options" "=" type
 //!       | "crate"   "=" path
 //! ```
@@ -35,7 +36,7 @@ impl Attribute {
 
     fn known(self) -> &'static [&'static str] {
         match self {
-            Self::Connector => &["module", "name", "scheme", "options", "crate"],
+            Self::Connector => &["module", "name", "scheme", "url", "options", "crate"],
             Self::Adapter => &["scheme", "crate"],
             Self::Options => &["crate"],
         }
@@ -55,6 +56,7 @@ pub(crate) struct Args {
     pub(crate) module: Option<LitStr>,
     pub(crate) name: Option<LitStr>,
     pub(crate) schemes: Vec<LitStr>,
+    pub(crate) urls: Vec<LitStr>,
     pub(crate) options: Option<Type>,
     pub(crate) core: Option<Path>,
 }
@@ -77,6 +79,13 @@ pub(crate) fn parse(attribute: Attribute, tokens: TokenStream) -> (Args, Vec<Err
             format!("{} needs `{what} = \"..\"`: write `{}`", attribute.name(), attribute.example()),
         )
     };
+    for url in &args.urls {
+        let text = url.value();
+        if !text.split_once("://").is_some_and(|(scheme, _)| args.schemes.iter().any(|s| s.value() == scheme)) {
+            let why = format!("url `{text}` does not start with a `scheme` of this attribute and `://`");
+            errors.push(Error::new(url.span(), why));
+        }
+    }
     if errors.is_empty() {
         match attribute {
             Attribute::Connector if args.module.is_none() => errors.push(missing("module")),
@@ -126,6 +135,10 @@ fn parse_one(attribute: Attribute, input: ParseStream<'_>, args: &mut Args) -> s
                 return Err(twice());
             }
             args.schemes.push(scheme);
+            Ok(())
+        }
+        "url" => {
+            args.urls.push(string(input, &key)?);
             Ok(())
         }
         "options" => set(&mut args.options, whole(input, "options", "a type: write `options = AcmeOptions`")?)

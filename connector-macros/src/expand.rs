@@ -21,13 +21,14 @@ pub(crate) fn external_connector(args: TokenStream, item: TokenStream) -> TokenS
             return Err(errors);
         }
         let Subject { ident, doc } = subject;
-        let schemes = args.schemes;
+        let (schemes, urls) = (args.schemes, args.urls);
         let core = args.core.unwrap_or_else(|| parse_quote!(::connector_core));
         let origin = origin(&core);
         let options = args.options.map(|ty| {
             let span = syn::spanned::Spanned::span(&ty);
             quote_spanned!(span=> .with_options::<#ty>())
         });
+        let urls = (!urls.is_empty()).then(|| quote!(.with_urls(&[#(#urls),*])));
         // Spanned at the struct's name, where the compiler then reports a missing `impl`.
         let new = quote_spanned!(ident.span()=> #core::registry::ConnectorEntry::new::<#ident>);
         Ok(quote! {
@@ -35,7 +36,7 @@ pub(crate) fn external_connector(args: TokenStream, item: TokenStream) -> TokenS
             const _: () = {
                 #core::__private::element! {
                     CONNECTORS: ConnectorEntry =
-                        #new(#module, #name, &[#(#schemes),*], #doc, #origin) #options
+                        #new(#module, #name, &[#(#schemes),*], #doc, #origin) #urls #options
                 }
             };
         })

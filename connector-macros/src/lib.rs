@@ -22,6 +22,7 @@ use proc_macro::TokenStream;
 /// | `module = ".."` | required; the dotted path in `external://host:port/acme.kv/?connector_name=..` |
 /// | `name = ".."` | the connector's name in that URL; default: the struct's |
 /// | `scheme = ".."` | a short URL, `acme://..`; may be given several times |
+/// | `url = ".."` | an example of that short URL with every part that the connector reads, `acme://user:password@host:7000/path`. kvconn refuses the other parts; may be given several times |
 /// | `options = Type` | the type of its options, a `ConnectorOptions`: shown by `describe`, and checked when a URL is opened |
 /// | `crate = path` | where `connector-core` is, if it was renamed or is re-exported by another crate |
 ///
@@ -52,12 +53,14 @@ pub fn external_connector(args: TokenStream, item: TokenStream) -> TokenStream {
 /// }
 /// ```
 ///
+/// An option that holds the URL of another store has the type `Option<RemoteUrl>`.
+///
 /// The struct must implement `Default`, which gives the value of an option that is not set. Doc comments are the
 /// options' descriptions. Keys of `#[option(..)]`:
 ///
 /// | key | meaning |
 /// |---|---|
-/// | `secret` | `kvconn describe` marks the option, and errors about its value hide it. A URL in an error hides it only under a name such as `password` or `token` |
+/// | `secret` | kvconn never shows the value, also not in a URL. It adds an option with the suffix `_file`, for a file that holds the value |
 /// | `unit = ".."` | the unit of the value: `bytes`, `ms`, `seconds` |
 /// | `flatten` | the field is a struct with `#[connector_options]`, whose options are options of this one, too |
 ///

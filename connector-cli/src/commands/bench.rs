@@ -122,7 +122,7 @@ async fn bench(
     }
     let report = |(bench, (url, store)): (Bench<'_>, &(&str, &Connector))| Report {
         connector: store.name().to_owned(),
-        url: redact(url).into_owned(),
+        url: redact(url),
         measured: bench.measured,
     };
     Ok(Some(benches.into_iter().zip(stores).map(report).collect()))

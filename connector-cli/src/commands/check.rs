@@ -54,7 +54,7 @@ pub(crate) async fn run(setup: &Setup, args: &CheckArgs, out: &mut Out) -> Resul
     shown?;
     if args.json {
         let (connector, seconds) = (&*name, start.elapsed().as_secs_f64());
-        out.json(&Json { url: redact(url).into(), connector, passed: report.passed(), seconds, report: &report })?;
+        out.json(&Json { url: redact(url), connector, passed: report.passed(), seconds, report: &report })?;
     } else {
         summary(&report, Time(start.elapsed()), out)?;
     }

@@ -87,8 +87,9 @@ fn by_name(text: &str) -> Result<Subject, Failure> {
 fn urls(entry: &ConnectorEntry) -> Vec<String> {
     let (module, name) = (entry.module(), entry.name());
     let short = entry.schemes().iter().flat_map(|scheme| {
-        let documented = documented_urls(entry.doc(), scheme);
-        if documented.is_empty() { vec![format!("{scheme}://[HOST:PORT][/PATH]")] } else { documented }
+        let examples = entry.urls().iter().filter(|url| url.split_once("://").is_some_and(|(own, _)| own == *scheme));
+        let examples: Vec<String> = examples.map(|url| (*url).to_owned()).collect();
+        if examples.is_empty() { vec![format!("{scheme}://[HOST:PORT][/PATH]")] } else { examples }
     });
     let external = format!("external://HOST:PORT/{module}/?connector_name={name}");
     let with_options = short.chain([external]).map(|url| {
@@ -97,13 +98,6 @@ fn urls(entry: &ConnectorEntry) -> Vec<String> {
     });
     let plugin = entry.schemes().iter().map(|s| format!("plugin://{s}[.INSTANCE]"));
     with_options.chain(plugin).collect()
-}
-
-/// The code spans of a doc comment that are URLs of the scheme.
-fn documented_urls(doc: &str, scheme: &str) -> Vec<String> {
-    let spans = doc.split('`').skip(1).step_by(2);
-    let urls = spans.filter(|span| span.strip_prefix(scheme).is_some_and(|rest| rest.starts_with("://")));
-    urls.map(|url| url.split_whitespace().collect()).collect()
 }
 
 /// The default, unless it is secret.

@@ -60,7 +60,7 @@ fn a_misspelt_name_gives_a_suggestion() {
 #[test]
 fn the_error_for_a_wrong_url_gives_the_reason() {
     for (url, why) in [
-        ("fs://host:70000/x", "70000"),
+        ("fs://host:70000/x", "the port is not a number from 0 to 65535"),
         ("/var/cache/kv", "for a directory write `fs:///path`"),
         ("fs:///var/cache/kv#1", "has a fragment"),
         ("external://localhost:0/kvconn.fs/", "connector_name"),

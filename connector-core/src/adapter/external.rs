@@ -36,17 +36,24 @@ impl ExternalConnectorAdapter {
         if module.is_empty() {
             return Err(invalid("names no module"));
         }
+        // Another text may be a piece of a password, and the error of a name that is not registered shows the name.
+        if !module.split('.').all(registry::is_identifier) {
+            return Err(invalid("has a path that is not a module"));
+        }
+        if !registry::is_identifier(name) {
+            return Err(invalid("has a `connector_name` that is not an identifier"));
+        }
         registry::find(module, name)
     }
 
     /// LMCache reads every comma as one between hosts, also behind the host. kvconn refuses the same URLs.
-    fn refuse_comma(text: &str) -> Result<()> {
-        if !text.contains(',') {
+    fn refuse_comma(url: &RemoteUrl) -> Result<()> {
+        if !url.expose().contains(',') {
             return Ok(());
         }
         Err(Error::new(
             ErrorKind::InvalidUrl,
-            format!("only one host is supported for external connector, but `{}` has a comma", crate::redact(text)),
+            format!("only one host is supported for external connector, but `{url}` has a comma"),
         )
         .with_hint("name one host; inside an option's value write a comma as `%2C`"))
     }
@@ -59,7 +66,7 @@ impl ConnectorAdapter for ExternalConnectorAdapter {
     }
 
     async fn create_connector(&self, ctx: ConnectorContext) -> Result<Connector> {
-        Self::refuse_comma(ctx.url().expose())?;
+        Self::refuse_comma(ctx.url())?;
         let entry = Self::resolve(ctx.url())?;
         create_entry(entry, ctx).await
     }

@@ -3,9 +3,10 @@
 use super::{ConnectorAdapter, PLUGIN_KEY_PREFIX, create_entry};
 use crate::connector::Connector;
 use crate::context::ConnectorContext;
+use crate::layer::is_layer_option;
 use crate::registry::{self, SchemeOwner, did_you_mean};
 use crate::url::RemoteUrl;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, options};
 
 /// LMCache's remote storage plugins. `extra_config` defines `plugin://name` in one of three ways:
 ///
@@ -36,8 +37,9 @@ impl ConnectorAdapter for PluginAdapter {
     async fn create_connector(&self, ctx: ConnectorContext) -> Result<Connector> {
         let url = ctx.url().clone();
         let name = Self::name_of(&url).unwrap_or_default();
-        // A text like a host's may hold a password, and errors show the name.
-        if name.is_empty() || name.contains([':', '@', '/']) {
+        // Another text may be a piece of a password, and errors show the name.
+        let is_name = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+        if name.is_empty() || !is_name || url.may_hold_a_loose_secret() {
             return Err(Error::new(ErrorKind::InvalidUrl, format!("`{}` names no plugin", ctx.url()))
                 .with_hint("write `plugin://name` or `plugin://name.instance`"));
         }
@@ -53,8 +55,14 @@ impl ConnectorAdapter for PluginAdapter {
                 Some(_) => Err(Error::new(ErrorKind::InvalidOption, format!("extra_config key `{key}` is not text"))),
             }
         };
-        if let Some(url) = setting("url")? {
-            let url = RemoteUrl::parse(&url)?;
+        if let Some(text) = setting("url")? {
+            let key = format!("extra_config key `{PLUGIN_KEY_PREFIX}{name}.url`");
+            let text = options::expand_url(text).map_err(|why| Error::new(ErrorKind::InvalidOption, why).at(&key))?;
+            if url.query_pairs().any(|(option, _)| !is_layer_option(option)) {
+                let message = format!("`{url}` has options that the store of plugin `{name}` does not read");
+                return Err(Error::new(ErrorKind::InvalidOption, message).with_hint(format!("write them into {key}")));
+            }
+            let url = RemoteUrl::parse(&text).map_err(|e| e.at(&key))?;
             if url.scheme() == Self::SCHEME {
                 return Err(Error::new(
                     ErrorKind::InvalidOption,

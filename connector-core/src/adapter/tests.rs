@@ -1,5 +1,5 @@
 use super::*;
-use crate::{CacheKey, LMCacheEngineConfig, MemoryObj, RemoteConnector};
+use crate::{CacheKey, ErrorKind, LMCacheEngineConfig, MemoryObj, RemoteConnector};
 
 struct Nothing;
 

@@ -161,26 +161,28 @@ const MAX_FILE: u64 = 64 << 10;
 /// The text of a file, without the newline at its end.
 ///
 /// # Errors
-/// The reason, with the file's name only if it is an absolute path: another text may be the secret itself.
+/// The reason. It shows a path only if its folder exists: another text may be the secret itself.
 pub(super) fn read_secret(file: &str) -> Result<String, String> {
     let path = Path::new(file);
     if !path.is_absolute() {
         return Err("its value is not an absolute path".to_owned());
     }
-    let failed = |e: std::io::Error| format!("cannot read `{file}`: {e}");
+    let has_folder = path.parent().is_some_and(|folder| folder.parent().is_some() && folder.is_dir());
+    let file = if has_folder { format!("`{file}`") } else { "the file".to_owned() };
+    let failed = |e: std::io::Error| format!("cannot read {file}: {e}");
     // A pipe or a device would block or never end.
     if !std::fs::metadata(path).map_err(failed)?.is_file() {
-        return Err(format!("`{file}` is not a regular file"));
+        return Err(format!("{file} is not a regular file"));
     }
     let mut bytes = Vec::new();
     std::fs::File::open(path).and_then(|open| open.take(MAX_FILE + 1).read_to_end(&mut bytes)).map_err(failed)?;
     if bytes.len() as u64 > MAX_FILE {
-        return Err(format!("`{file}` is larger than {MAX_FILE} bytes"));
+        return Err(format!("{file} is larger than {MAX_FILE} bytes"));
     }
-    let text = String::from_utf8(bytes).map_err(|_| format!("`{file}` is not UTF-8 text"))?;
+    let text = String::from_utf8(bytes).map_err(|_| format!("{file} is not UTF-8 text"))?;
     let text = text.strip_suffix('\n').map_or(&*text, |text| text.strip_suffix('\r').unwrap_or(text));
     match text {
-        "" => Err(format!("`{file}` is empty")),
+        "" => Err(format!("{file} is empty")),
         text => Ok(text.to_owned()),
     }
 }

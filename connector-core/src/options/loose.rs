@@ -29,8 +29,8 @@ const FIELD_END: char = '\0';
 pub fn flattened<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<T, D::Error> {
     let map = Map::deserialize(deserializer)?;
     T::deserialize(Loose(Value::Object(map))).map_err(|e| match e.field {
-        Some(field) => de::Error::custom(format_args!("{field}{FIELD_END}{}", e.message)),
-        None => de::Error::custom(e.message),
+        Some(field) => de::Error::custom(format_args!("{field}{FIELD_END}{}", e.message.unwrap_or_default())),
+        None => de::Error::custom(e.message.unwrap_or_default()),
     })
 }
 
@@ -38,12 +38,15 @@ pub fn flattened<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D
 #[derive(Debug)]
 pub(super) struct LooseError {
     pub(super) field: Option<String>,
-    pub(super) message: String,
+    /// `None` if the value's type or range is wrong. Serde's own text would show the value.
+    pub(super) message: Option<String>,
 }
+
+const WRONG_TYPE: LooseError = LooseError { field: None, message: None };
 
 impl fmt::Display for LooseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        f.write_str(self.message.as_deref().unwrap_or("the value has the wrong type"))
     }
 }
 
@@ -52,14 +55,31 @@ impl std::error::Error for LooseError {}
 impl de::Error for LooseError {
     fn custom<T: fmt::Display>(message: T) -> Self {
         let text = message.to_string();
-        match text.split_once(FIELD_END) {
-            Some((field, message)) => Self { field: Some(field.to_owned()), message: message.to_owned() },
-            None => Self { field: None, message: text },
-        }
+        let (field, message) = match text.split_once(FIELD_END) {
+            Some((field, message)) => (Some(field.to_owned()), message),
+            None => (None, &*text),
+        };
+        Self { field, message: Some(message.to_owned()).filter(|message| !message.is_empty()) }
     }
 
     fn missing_field(field: &'static str) -> Self {
-        Self { field: Some(field.to_owned()), message: "it is required, but nothing sets it".to_owned() }
+        Self { field: Some(field.to_owned()), message: Some("it is required, but nothing sets it".to_owned()) }
+    }
+
+    fn invalid_type(_: de::Unexpected<'_>, _: &dyn de::Expected) -> Self {
+        WRONG_TYPE
+    }
+
+    fn invalid_value(_: de::Unexpected<'_>, _: &dyn de::Expected) -> Self {
+        WRONG_TYPE
+    }
+
+    fn invalid_length(_: usize, _: &dyn de::Expected) -> Self {
+        WRONG_TYPE
+    }
+
+    fn unknown_variant(_: &str, _: &'static [&'static str]) -> Self {
+        WRONG_TYPE
     }
 }
 
@@ -75,12 +95,9 @@ pub(crate) fn parse_bool(text: &str) -> Option<bool> {
 macro_rules! numbers {
     ($($method:ident $visit:ident $ty:ty,)*) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, LooseError> {
-            match self.0 {
-                Value::String(text) => match text.trim().parse::<$ty>() {
-                    Ok(number) => visitor.$visit(number),
-                    Err(_) => Err(de::Error::invalid_value(de::Unexpected::Str(&text), &visitor)),
-                },
-                other => other.$method(visitor).map_err(de::Error::custom),
+            match &self.0 {
+                Value::String(text) => visitor.$visit(text.trim().parse::<$ty>().map_err(|_| WRONG_TYPE)?),
+                _ => self.deserialize_any(visitor),
             }
         }
     )*};
@@ -91,9 +108,16 @@ impl<'de> Deserializer<'de> for Loose {
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, LooseError> {
         match self.0 {
+            Value::Null => visitor.visit_unit(),
+            Value::Bool(flag) => visitor.visit_bool(flag),
+            Value::Number(number) => match (number.as_u64(), number.as_i64(), number.as_f64()) {
+                (Some(number), _, _) => visitor.visit_u64(number),
+                (_, Some(number), _) => visitor.visit_i64(number),
+                (_, _, number) => visitor.visit_f64(number.ok_or(WRONG_TYPE)?),
+            },
+            Value::String(text) => visitor.visit_string(text),
             Value::Object(map) => visitor.visit_map(Fields { map: map.into_iter(), value: None }),
             Value::Array(items) => visitor.visit_seq(SeqDeserializer::new(items.into_iter().map(Self::new))),
-            other => other.deserialize_any(visitor).map_err(de::Error::custom),
         }
     }
 
@@ -106,14 +130,11 @@ impl<'de> Deserializer<'de> for Loose {
 
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, LooseError> {
         match self.0 {
-            Value::String(text) => match parse_bool(&text) {
-                Some(flag) => visitor.visit_bool(flag),
-                None => Err(de::Error::invalid_value(de::Unexpected::Str(&text), &"`true` or `false`")),
-            },
+            Value::String(text) => visitor.visit_bool(parse_bool(&text).ok_or(WRONG_TYPE)?),
             Value::Number(n) if n.as_u64() == Some(0) || n.as_u64() == Some(1) => {
                 visitor.visit_bool(n.as_u64() == Some(1))
             }
-            other => other.deserialize_bool(visitor).map_err(de::Error::custom),
+            _ => self.deserialize_any(visitor),
         }
     }
 
@@ -121,7 +142,7 @@ impl<'de> Deserializer<'de> for Loose {
         match self.0 {
             // YAML reads `password: 1234` as a number, but its author means text.
             Value::Number(number) => visitor.visit_string(number.to_string()),
-            other => other.deserialize_string(visitor).map_err(de::Error::custom),
+            _ => self.deserialize_any(visitor),
         }
     }
 
@@ -150,11 +171,14 @@ impl<'de> Deserializer<'de> for Loose {
 
     fn deserialize_enum<V: Visitor<'de>>(
         self,
-        name: &'static str,
-        variants: &'static [&'static str],
+        _: &'static str,
+        _: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, LooseError> {
-        self.0.deserialize_enum(name, variants, visitor).map_err(de::Error::custom)
+        match self.0 {
+            Value::String(text) => visitor.visit_enum(text.into_deserializer()),
+            _ => Err(WRONG_TYPE),
+        }
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, LooseError> {

@@ -30,6 +30,8 @@ pub struct OptionInfo {
     pub secret: bool,
     /// Whether its value is the URL of a store.
     pub url: bool,
+    /// The values that it takes, in words: `a whole number from 0 to 255`.
+    pub(crate) takes: String,
     /// The secret option whose value is in the file that this option names.
     pub(crate) file_of: Option<String>,
 }
@@ -77,6 +79,7 @@ impl OptionsSchema {
         for (name, s) in declared.into_iter().flatten() {
             options.push(OptionInfo {
                 name: name.clone(),
+                takes: takes(s),
                 type_name: if s["url"] == true { "URL".to_owned() } else { type_name(s) },
                 unit: s["unit"].as_str().map(str::to_owned),
                 default: s.get("default").cloned(),
@@ -95,6 +98,7 @@ impl OptionsSchema {
                     doc: format!("File that holds `{name}`."),
                     secret: false,
                     url: false,
+                    takes: "text".to_owned(),
                     file_of: Some(name.clone()),
                 });
             }
@@ -112,11 +116,37 @@ impl OptionsSchema {
         self.options.iter().find(|o| o.name == name)
     }
 
+    /// Whether the value of this option stays hidden: it is a secret, or names the file of a secret.
+    pub(crate) fn hides(&self, name: &str) -> bool {
+        let is_secret = |name: &str| self.option(name).is_some_and(|option| option.secret);
+        is_secret(name) || name.strip_suffix("_file").is_some_and(is_secret)
+    }
+
     /// The keys of `extra_config` that set an option: the prefixed one, and shared ones.
     pub fn extra_config_keys(&self, option: &str) -> Vec<String> {
         let prefixed = (!self.prefix.is_empty()).then(|| format!("{}{option}", self.prefix));
         let shared = self.shared.iter().filter(|(_, o)| *o == option).map(|(key, _)| (*key).to_owned());
         prefixed.into_iter().chain(shared).collect()
+    }
+}
+
+/// The values that a schema allows, in words.
+fn takes(schema: &Value) -> String {
+    let kind = type_name(schema);
+    let format = schema["format"].as_str().unwrap_or_default();
+    match &*kind {
+        "integer" => match (schema["minimum"].as_i64(), format) {
+            (Some(0), "uint8") => "a whole number from 0 to 255".to_owned(),
+            (Some(0), "uint16") => "a whole number from 0 to 65535".to_owned(),
+            (Some(0), "uint32") => "a whole number from 0 to 4294967295".to_owned(),
+            (Some(0), _) => "a whole number, 0 or more".to_owned(),
+            _ => "a whole number".to_owned(),
+        },
+        "number" => "a number".to_owned(),
+        "boolean" => "`true` or `false`".to_owned(),
+        "string" => "text".to_owned(),
+        "array" => "a list".to_owned(),
+        _ => kind,
     }
 }
 

@@ -60,6 +60,7 @@ pub struct ConnectorEntry {
     module: &'static str,
     name: &'static str,
     schemes: &'static [&'static str],
+    urls: &'static [&'static str],
     doc: &'static str,
     origin: Origin,
     options: Option<fn() -> &'static OptionsSchema>,
@@ -71,6 +72,7 @@ impl ConnectorEntry {
         module: "",
         name: "",
         schemes: &[],
+        urls: &[],
         doc: "",
         origin: HERE,
         options: None,
@@ -87,7 +89,15 @@ impl ConnectorEntry {
         origin: Origin,
     ) -> Self {
         let factory: Factory = |ctx| Box::pin(async move { Ok(BoxConnector::new(C::from_context(ctx).await?)) });
-        Self { module, name, schemes, doc, origin, options: None, factory }
+        Self { module, name, schemes, urls: &[], doc, origin, options: None, factory }
+    }
+
+    /// The same entry, with examples of its short URLs.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn with_urls(mut self, urls: &'static [&'static str]) -> Self {
+        self.urls = urls;
+        self
     }
 
     /// The same entry, with the type of the connector's options.
@@ -116,6 +126,11 @@ impl ConnectorEntry {
     /// The schemes that it claims: `acme` for `acme://..`.
     pub const fn schemes(&self) -> &'static [&'static str] {
         self.schemes
+    }
+
+    /// Examples of its short URLs, if the attribute gives any: `acme://user:password@host:7000`.
+    pub const fn urls(&self) -> &'static [&'static str] {
+        self.urls
     }
 
     /// The struct's doc comment.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::Write;
 
-use super::{AdapterEntry, ConnectorEntry, ConnectorHint, Origin, did_you_mean};
+use super::{AdapterEntry, ConnectorEntry, ConnectorHint, Origin, did_you_mean, is_identifier};
 use crate::layer::is_layer_option;
 use crate::options::OptionsSchema;
 use crate::{Error, ErrorKind, Result};
@@ -91,6 +91,12 @@ impl Index {
         self.by_scheme.keys().copied()
     }
 
+    pub(super) fn knows_scheme(&self, scheme: &str) -> bool {
+        RESERVED_SCHEMES.contains(&scheme)
+            || self.by_scheme.contains_key(scheme)
+            || self.hints.iter().any(|hint| hint.schemes.contains(&scheme))
+    }
+
     pub(super) fn adapters(&self) -> &[&'static AdapterEntry] {
         &self.adapters
     }
@@ -154,11 +160,16 @@ impl Index {
         if let Some(hint) = self.hints.iter().find(|h| h.schemes.contains(&scheme)) {
             return Error::new(ErrorKind::NotFound, message).with_hint(compiled_out(hint));
         }
-        message.push_str(&did_you_mean(scheme, known.iter().copied()));
+        // `rediss` means redis with TLS, so `redis` is not a correction of it.
+        let asks_for_tls = known.iter().any(|k| is_with_tls(scheme, k));
+        if !asks_for_tls {
+            message.push_str(&did_you_mean(scheme, known.iter().copied()));
+        }
         let mut known: Vec<String> = known.iter().map(|s| format!("{s}://")).collect();
         known.sort();
         let _ = write!(message, "; linked into this binary: {}", known.join(" "));
-        Error::new(ErrorKind::NotFound, message).with_hint(LINK_MORE)
+        let hint = if asks_for_tls { NO_TLS } else { LINK_MORE };
+        Error::new(ErrorKind::NotFound, message).with_hint(hint)
     }
 
     pub(super) fn search(&self, text: &str) -> Result<Vec<&'static ConnectorEntry>> {
@@ -172,7 +183,7 @@ impl Index {
         }
         let known = self.connectors.iter().flat_map(|e| [e.module(), e.name()]).chain(self.schemes());
         let guess = did_you_mean(text, known);
-        let message = format!("`{text}` is not linked into this binary{guess}; linked: {}", self.all());
+        let message = format!("`{}` is not linked into this binary{guess}; linked: {}", shown(text), self.all());
         Err(Error::new(ErrorKind::NotFound, message))
     }
 
@@ -187,9 +198,9 @@ impl Index {
     fn no_connector(&self, module: &str, name: &str) -> Error {
         let names: Vec<&str> = self.connectors.iter().filter(|e| e.module() == module).map(|e| e.name()).collect();
         let mut message = if names.is_empty() {
-            format!("no module `{module}` is linked into this binary")
+            format!("no module `{}` is linked into this binary", shown(module))
         } else {
-            format!("module `{module}` has no connector `{name}`")
+            format!("module `{module}` has no connector `{}`", shown(name))
         };
         if let Some(hint) = self.hints.iter().find(|h| h.module == module && h.name == name) {
             return Error::new(ErrorKind::NotFound, message).with_hint(compiled_out(hint));
@@ -205,6 +216,20 @@ impl Index {
         Error::new(ErrorKind::NotFound, message).with_hint(LINK_MORE)
     }
 }
+
+/// A name that is not registered. A text that is not a name may be a URL without its `://`, with a password.
+fn shown(name: &str) -> &str {
+    if name.split(['.', '-']).all(is_identifier) { name } else { "***" }
+}
+
+/// Whether a scheme means another one with encryption: `rediss`, `redis+tls`, `redis-ssl`.
+fn is_with_tls(scheme: &str, plain: &str) -> bool {
+    let suffix = scheme.strip_prefix(plain).map(|suffix| suffix.trim_start_matches(['+', '-', '.', '_']));
+    suffix.is_some_and(|suffix| ["s", "tls", "ssl"].contains(&suffix))
+}
+
+const NO_TLS: &str =
+    "this scheme asks for TLS, which kvconn's stores do not have; use a tunnel that encrypts, such as stunnel";
 
 const LINK_MORE: &str = "`kvconn list` shows what the command has; your own program links a connector if you add `use its_crate as _;`, or enable its feature";
 

@@ -1,146 +1,143 @@
-//! Takes the secrets out of a URL, or of a text that was meant to be one.
+//! The text of a URL without its secrets, made from the parsed parts.
+//!
+//! Every part is hidden unless kvconn knows that it is not a secret. So a password that was written in a wrong place, or with
+//! an unescaped `/`, `?` or `#`, stays hidden, too.
 
-use std::borrow::Cow;
 use std::fmt::Write;
 
 use url::form_urlencoded;
 
-/// Parts of a query parameter's name that make its value a secret.
-const SECRET_NAMES: [&str; 15] = [
-    "password",
-    "passwd",
-    "secret",
-    "token",
-    "access_key",
-    "accesskey",
-    "api_key",
-    "apikey",
-    "credential",
-    "signature",
-    "private_key",
-    "account_key",
-    "shared_key",
-    "connection_string",
-    "passphrase",
-];
+use super::RemoteUrl;
+use crate::adapter::CONNECTOR_NAME;
+use crate::layer::is_layer_option;
+use crate::registry::{self, ConnectorEntry, UrlForm, is_identifier};
 
-/// Whether a parameter or option of this name holds a secret.
-pub(crate) fn is_secret_name(name: &str) -> bool {
-    let name = name.to_ascii_lowercase().replace('-', "_");
-    ["sas", "auth", "pwd", "pass"].contains(&name.as_str()) || SECRET_NAMES.iter().any(|s| name.contains(s))
-}
+const HIDDEN: &str = "***";
 
-/// The same text with every password and secret query value as `***`.
+/// The text of a URL as errors and logs show it.
 ///
-/// Works on any text: a text that does not parse as a URL may still hold a password, and an error message shows it.
+/// It has the scheme, host and port, `***` for user and password, and the path if the [entry](crate::registry) says that the
+/// connector's URLs have one. In the query it has the values of options that the connector declares, except for secrets. An
+/// option of the type [`RemoteUrl`] is shown by the same rule. All else is `***`.
+///
+/// A text without any of `:@?=#&%` is shown as it is: it is not even a piece of a URL. Of another text that is not a URL only the
+/// scheme is shown. The same holds for a URL that has a fragment, an `@` behind the host, or a scheme
+/// that no linked crate serves.
 ///
 /// ```
 /// use connector_core::redact;
-/// assert_eq!(redact("redis://u:p@h:1?ssl=1&password=x"), "redis://u:***@h:1?ssl=1&password=***");
-/// assert_eq!(redact("audit://h:1?actual=redis%3A%2F%2Fu%3Ap%40h%3A2"), "audit://h:1?actual=redis://u:***@h:2");
+/// assert_eq!(redact("plugin://fs.primary?timeout_ms=500"), "plugin://fs.primary?timeout_ms=500");
+/// assert_eq!(redact("plugin://fs.primary?password=hunter2"), "plugin://fs.primary?***");
+/// assert_eq!(redact("plugin://u:hunter2@name"), "plugin://***@name");
+/// assert_eq!(redact("plugin:u:hunter2@name"), "plugin://***");
+/// assert_eq!(redact("u:hunter2@name"), "***");
+/// assert_eq!(redact("/var/cache/kv"), "/var/cache/kv");
 /// ```
-pub fn redact(text: &str) -> Cow<'_, str> {
-    let Some(scheme_end) = text.find("://") else { return redact_malformed(text) };
-    let mut out = String::with_capacity(text.len());
-    redact_from(text, scheme_end + 3, false, &mut out);
-    if out == text { Cow::Borrowed(text) } else { Cow::Owned(out) }
+pub fn redact(text: &str) -> String {
+    RemoteUrl::parse(text).map_or_else(|_| scheme_alone(text), |url| url.to_string())
 }
 
-/// Appends `text` to `out` without the secrets of the URL whose authority starts at `start`, and of the URLs behind
-/// it.
-///
-/// With `open`, an `@` could end a password that seems to have begun, or be part of a fragment. Then each `@` stays
-/// encoded.
-fn redact_from(text: &str, start: usize, open: bool, out: &mut String) {
-    let (scheme, rest) = text.split_at(start);
-    out.push_str(scheme);
-    let open = open || scheme.contains('#');
-    let (rest, open) = match password(rest) {
-        Some((from, to)) => {
-            let _ = write!(out, "{}***", &rest[..from]);
-            (&rest[to..], open)
-        }
-        None => (rest, open || has_odd_port(authority(rest))),
-    };
-    let (before, query) = rest.split_once('?').map_or((rest, None), |(b, q)| (b, Some(q)));
-    if let Some(next) = before.find("://") {
-        return redact_from(rest, next + 3, open, out);
+/// What is shown of a text that is not a URL.
+pub(super) fn scheme_alone(text: &str) -> String {
+    if is_harmless(text) {
+        // On one line.
+        let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+        return text.chars().map(escaped).collect();
     }
-    out.push_str(before);
-    let Some(query) = query else { return };
-    let (query, fragment) = query.split_once('#').map_or((query, None), |(q, f)| (q, Some(f)));
-    let pairs = |text: &str, open| text.split('&').map(|pair| redact_pair(pair, open)).collect::<Vec<_>>().join("&");
-    let query = pairs(query, open || before.contains('#'));
-    let _ = write!(out, "?{query}");
-    match fragment {
-        // The end of a secret with an unescaped `#`.
-        Some(_) if query.ends_with("=***") => out.push_str("#***"),
-        Some(fragment) => out.extend(["#", &pairs(fragment, true)]),
-        None => {}
+    known_scheme(text).map_or_else(|| HIDDEN.to_owned(), |scheme| format!("{scheme}://{HIDDEN}"))
+}
+
+/// The scheme that a text starts with, if kvconn knows it.
+pub(super) fn known_scheme(text: &str) -> Option<String> {
+    let text = text.trim_start();
+    let end = text.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.')))?;
+    let (scheme, rest) = text.split_at(end);
+    let scheme = scheme.to_ascii_lowercase();
+    (rest.starts_with([':', ';']) || rest.starts_with("//")).then_some(scheme).filter(|s| registry::knows_scheme(s))
+}
+
+/// Whether a text was probably meant to be a URL.
+pub(crate) fn is_like_a_url(text: &str) -> bool {
+    text.contains("://") || (text.contains('?') && !text.contains('@')) || known_scheme(text).is_some()
+}
+
+pub(super) fn shown(url: &RemoteUrl) -> String {
+    let mut out = format!("{}://", url.scheme());
+    if url.may_hold_a_loose_secret() || !registry::knows_scheme(url.scheme()) {
+        out.push_str(HIDDEN);
+        return out;
+    }
+    if url.username().or(url.password()).is_some() {
+        let _ = write!(out, "{HIDDEN}@");
+    }
+    for (n, host) in url.hosts().iter().enumerate() {
+        out.push_str(if n > 0 { "," } else { "" });
+        let _ = if host.host.contains(':') { write!(out, "[{}]", host.host) } else { write!(out, "{}", host.host) };
+        if let Some(port) = host.port {
+            let _ = write!(out, ":{port}");
+        }
+    }
+    out.push_str(shown_path(url));
+    for (n, pair) in url.raw_query().split('&').filter(|pair| !pair.is_empty()).enumerate() {
+        out.push(if n == 0 { '?' } else { '&' });
+        out.push_str(&shown_pair(url, pair));
+    }
+    out
+}
+
+/// The path, or `/***` if a password may be a part of it.
+pub(super) fn shown_path(url: &RemoteUrl) -> &str {
+    let path = url.path();
+    let module = path.trim_matches('/');
+    let is_shown = match registry::entry_of(url) {
+        _ if module.is_empty() => true,
+        _ if url.may_hold_a_loose_secret() => false,
+        _ if url.scheme() == "external" => module.split('.').all(is_identifier),
+        entry => entry.and_then(|entry| UrlForm::of(entry, url.scheme())).is_some_and(|form| form.shows(path)),
+    };
+    if is_shown { path } else { "/***" }
+}
+
+/// One `name=value` of a query. The name is shown only if it is the name of an option.
+fn shown_pair(url: &RemoteUrl, pair: &str) -> String {
+    let Some((name, value)) = form_urlencoded::parse(pair.as_bytes()).next() else { return HIDDEN.to_owned() };
+    if name == CONNECTOR_NAME && url.scheme() == "external" && is_identifier(&value) {
+        return pair.to_owned();
+    }
+    let schema = registry::entry_of(url).and_then(ConnectorEntry::options);
+    let option = schema.and_then(|schema| schema.option(&name));
+    if option.is_none() && !is_layer_option(&name) {
+        return HIDDEN.to_owned();
+    }
+    if value.is_empty() {
+        return name.into_owned();
+    }
+    let value = match option {
+        _ if schema.is_some_and(|schema| schema.hides(&name)) => HIDDEN,
+        Some(option) if option.url => &encode(&redact(&value)),
+        _ => shown_value(pair, &value),
+    };
+    format!("{name}={value}")
+}
+
+/// The value as written, unless it may be a URL, with a password.
+fn shown_value<'a>(pair: &'a str, decoded: &str) -> &'a str {
+    match pair.split_once('=') {
+        Some((_, value)) if is_harmless(decoded) => value,
+        _ => HIDDEN,
     }
 }
 
-/// Hides the password of a URL that lost its `://` (`redis//user:password@host`, `user:password@host`).
-fn redact_malformed(text: &str) -> Cow<'_, str> {
-    match (text.find(':'), text.rfind('@')) {
-        (Some(colon), Some(at)) if colon + 1 < at && !text.contains(char::is_whitespace) => {
-            Cow::Owned(format!("{}:***{}", &text[..colon], &text[at..]))
-        }
-        _ => Cow::Borrowed(text),
-    }
+/// Whether the value of an option that is not secret can be shown: it is not a URL or a piece of one, encoded or not.
+pub(crate) fn is_harmless(value: &str) -> bool {
+    !value.contains(['@', '%', '?', '=', '#', '&', ':'])
 }
 
-/// The range of the password in `user:password@host/path?query`.
-///
-/// It ends at the authority's last `@`. An authority without `@` whose port is not a number has a password with an
-/// unescaped `/` or `?`. That password ends at the last `@` of `rest`.
-fn password(rest: &str) -> Option<(usize, usize)> {
-    let at = match authority(rest).rfind('@') {
-        Some(at) => at,
-        None if has_odd_port(authority(rest)) => rest.rfind('@')?,
-        None => return None,
-    };
-    let start = rest[..at].find(':')? + 1;
-    (start < at).then_some((start, at))
-}
-
-fn authority(rest: &str) -> &str {
-    &rest[..rest.find(['/', '?']).unwrap_or(rest.len())]
-}
-
-/// Whether a host is followed by a port that is not a number, and that may be the start of a password.
-fn has_odd_port(authority: &str) -> bool {
-    authority.split(',').any(|host| {
-        // The colons in an IPv6 address do not start a port.
-        let behind_address = host.rfind(']').map_or(host, |end| &host[end..]);
-        let port = behind_address.rsplit_once(':').map(|(_, port)| port);
-        port.is_some_and(|port| port.is_empty() || !port.bytes().all(|b| b.is_ascii_digit()))
-    })
-}
-
-/// `name=value` of a query.
-fn redact_pair(pair: &str, encode_at: bool) -> Cow<'_, str> {
-    let Some((name, value)) = form_urlencoded::parse(pair.as_bytes()).next() else { return pair.into() };
-    let hidden = if value.is_empty() {
-        return pair.into();
-    } else if is_secret_name(&name) {
-        "***".to_owned()
-    } else {
-        // A URL within a URL.
-        match redact(&value) {
-            Cow::Owned(redacted) => encode(&redacted, encode_at),
-            Cow::Borrowed(_) => return pair.into(),
-        }
-    };
-    let name = pair.split_once('=').map_or(pair, |(name, _)| name);
-    format!("{name}={hidden}").into()
-}
-
-/// Percent-encodes what would end a query's value or a line of a log; everything else stays readable.
-fn encode(value: &str, encode_at: bool) -> String {
+/// Percent-encodes what would end a query's value, a URL's authority or a line of a log; everything else stays readable.
+fn encode(value: &str) -> String {
     let mut out = String::with_capacity(value.len());
     for c in value.chars() {
-        if c.is_control() || c.is_whitespace() || matches!(c, '&' | '#' | '+' | '%') || (c == '@' && encode_at) {
+        if c.is_control() || c.is_whitespace() || matches!(c, '&' | '#' | '+' | '%' | '@') {
             c.encode_utf8(&mut [0; 4]).bytes().for_each(|byte| {
                 let _ = write!(out, "%{byte:02X}");
             });
@@ -149,54 +146,4 @@ fn encode(value: &str, encode_at: bool) -> String {
         }
     }
     out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_place_of_a_secret_is_hidden() {
-        for (text, shown) in [
-            ("redis://h:1", "redis://h:1"),
-            ("redis://u@h:1", "redis://u@h:1"),
-            ("redis://:pw@h:1", "redis://:***@h:1"),
-            ("redis://u:p@w@h:1/2", "redis://u:***@h:1/2"),
-            ("redis://u:p/w@h:1/2", "redis://u:***@h:1/2"),
-            ("redis://u:p?w@h:1/2", "redis://u:***@h:1/2"),
-            ("redis://u:p/w?w@h:1/2", "redis://u:***@h:1/2"),
-            ("azure://h:1/c?account_key=AAA", "azure://h:1/c?account_key=***"),
-            ("fs://h:0/a:b?x=a@b", "fs://h:0/a:b?x=a@b"),
-            ("redis://u:p%40w@h:1?x=1", "redis://u:***@h:1?x=1"),
-            (
-                "s3://b:1/p?access_key_id=AK&secret_access_key=SK&x=1",
-                "s3://b:1/p?access_key_id=***&secret_access_key=***&x=1",
-            ),
-            ("tiered://?front=memory://a&back=redis://u:pw@h:1", "tiered://?front=memory://a&back=redis://u:***@h:1"),
-            ("tiered://?back=redis%3A%2F%2Fu%3Apw%40h%3A1", "tiered://?back=redis://u:***@h:1"),
-            (
-                "tiered://?back=redis%3A%2F%2Fu%3Apw%40h%3A1%3Fa=1%26b=%0A&c=1",
-                "tiered://?back=redis://u:***@h:1?a=1%26b=%0A&c=1",
-            ),
-            ("fs://h:0/tmp/a@b", "fs://h:0/tmp/a@b"),
-            ("redis://[::1]/a:b@c", "redis://[::1]/a:b@c"),
-            ("redis://[::1]:/pw@h:1", "redis://[:***@h:1"),
-            ("redis://u:/pw@h:1", "redis://u:***@h:1"),
-            ("redis://u:p,w:1/x@h:1", "redis://u:***@h:1"),
-            ("redis://u:?p@h:1?password=x", "redis://u:***@h:1?password=***"),
-            ("redis://u:pw@a:1,redis://u:pw@b:2/?token=t", "redis://u:***@a:1,redis://u:***@b:2/?token=***"),
-            ("redis://h:x/?y=u:pw%40h", "redis://h:x/?y=u:***%40h"),
-            ("redis://h:1?a=u:p#/h:x@y", "redis://h:1?a=u:p#/h:x@y"),
-            ("redis://h:1?password=a#b&c", "redis://h:1?password=***#***"),
-            ("redis://h:1/#?y=u:pw%40h", "redis://h:1/#?y=u:***%40h"),
-            ("redis://h:1?&%70assword=x&y", "redis://h:1?&%70assword=***&y"),
-            ("not a url", "not a url"),
-            ("redis//u:pw@h:1", "redis//u:***@h:1"),
-            ("redis:u:pw@h:1", "redis:***@h:1"),
-            ("m@1@0@ff@half", "m@1@0@ff@half"),
-        ] {
-            assert_eq!(redact(text), shown);
-            assert_eq!(redact(shown), shown, "what is hidden stays hidden, and nothing else is");
-        }
-    }
 }

@@ -16,7 +16,14 @@ use super::{AuditOptions, ChecksumKind};
 /// URL: `audit://?actual_remote_url=URL`, with the inner URL percent-encoded.
 ///
 /// The store behind is named in LMCache's configuration (`audit_actual_remote_url`) or in the URL.
-#[external_connector(module = "kvconn.audit", name = "AuditConnector", scheme = "audit", options = AuditOptions)]
+#[external_connector(
+    module = "kvconn.audit",
+    name = "AuditConnector",
+    scheme = "audit",
+    url = "audit://?actual_remote_url=fs:///var/cache/kv",
+    url = "audit://host:0?actual_remote_url=fs:///var/cache/kv",
+    options = AuditOptions
+)]
 pub struct AuditConnector {
     behind: Connector,
     log: Log,

@@ -87,7 +87,8 @@ impl AuditOptions {
             let named = Operation::ALL.into_iter().find(|operation| operation.as_str() == name);
             let found = named.or_else(|| LMCACHE_NAMES.iter().find(|(other, _)| *other == name).map(|(_, o)| *o));
             if found.is_none() && !name.is_empty() {
-                // LMCache accepts any name, and has operations that kvconn does not have.
+                // LMCache accepts any name, and has operations that kvconn does not have. Another text may be a secret.
+                let name = if name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_') { name } else { "***" };
                 tracing::warn!(name, "option `exclude_cmds` names no operation of a connector");
             }
             found.map(Operation::as_str)

@@ -13,6 +13,8 @@ use super::BlackholeOptions;
     module = "kvconn.blackhole",
     name = "BlackholeConnector",
     scheme = "blackhole",
+    url = "blackhole://",
+    url = "blackhole://host:0",
     options = BlackholeOptions
 )]
 pub struct BlackholeConnector;

@@ -27,7 +27,14 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
 ///
 /// A file is written under a temporary name and renamed when it is complete. Several base paths share the chunks by hash.
 /// Reads go straight into pool memory, or into the caller's.
-#[external_connector(module = "kvconn.fs", name = "FSConnector", scheme = "fs", options = FsOptions)]
+#[external_connector(
+    module = "kvconn.fs",
+    name = "FSConnector",
+    scheme = "fs",
+    url = "fs:///var/cache/kv",
+    url = "fs://host:0/var/cache/kv",
+    options = FsOptions
+)]
 pub struct FSConnector {
     pub(super) files: Arc<Files>,
     pub(super) backend: LocalCpuBackend,

@@ -80,6 +80,10 @@ impl FsOptions {
         if paths.iter().any(|p| p.as_os_str().is_empty()) {
             return Err(Error::new(ErrorKind::InvalidUrl, format!("one of the directories in `{text}` is empty")));
         }
+        if text.contains("://") {
+            return Err(Error::new(ErrorKind::InvalidUrl, "one of the directories is a URL")
+                .with_hint("write its path, `/var/cache/kv`"));
+        }
         // The process may change its directory later.
         let absolute = |path: PathBuf| {
             std::path::absolute(&path)
@@ -91,6 +95,10 @@ impl FsOptions {
     /// The directory for temporary files, with LMCache's checks.
     pub(super) fn tmp_dir(&self) -> Result<Option<PathBuf>> {
         match &self.relative_tmp_dir {
+            Some(dir) if dir.to_string_lossy().contains("://") => Err(Error::new(
+                ErrorKind::InvalidOption,
+                "option `relative_tmp_dir` is a URL, not a directory below the base path",
+            )),
             Some(dir) if dir.is_absolute() || dir.components().any(|c| c == Component::ParentDir) => Err(Error::new(
                 ErrorKind::InvalidOption,
                 format!("option `relative_tmp_dir`: `{}` is not below the base path", dir.display()),

@@ -16,7 +16,13 @@ use crate::lru_chunks::LruChunks;
 ///
 /// All connectors of a process that are opened with the same name share one store. A full store evicts the least
 /// recently used chunk. The chunks are lost when the last of these connectors is dropped.
-#[external_connector(module = "kvconn.memory", name = "MemoryConnector", scheme = "memory", options = MemoryOptions)]
+#[external_connector(
+    module = "kvconn.memory",
+    name = "MemoryConnector",
+    scheme = "memory",
+    url = "memory://name",
+    options = MemoryOptions
+)]
 pub struct MemoryConnector {
     store: Arc<LruChunks>,
 }

@@ -16,7 +16,13 @@ use crate::lru_chunks::LruChunks;
 ///
 /// Calls that move no chunk take a fixed latency. Reads have one throughput, writes another, on tokio's clock. The
 /// chunks are real, and are lost with the connector. A full store evicts the least recently used chunk.
-#[external_connector(module = "kvconn.mock", name = "MockConnector", scheme = "mock", options = MockOptions)]
+#[external_connector(
+    module = "kvconn.mock",
+    name = "MockConnector",
+    scheme = "mock",
+    url = "mock://100/?peeking_latency=1",
+    options = MockOptions
+)]
 pub struct MockConnector {
     chunks: LruChunks,
     backend: LocalCpuBackend,

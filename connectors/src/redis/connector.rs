@@ -23,6 +23,9 @@ use crate::resp_wire::{Destination, Memory, Place, Remover, Slots, Wire};
     name = "RedisConnector",
     scheme = "redis",
     scheme = "unix",
+    url = "redis://user:password@host:6379/0",
+    url = "unix:///run/redis.sock",
+    url = "unix://user:password@/run/redis.sock",
     options = RedisOptions
 )]
 pub struct RedisConnector {

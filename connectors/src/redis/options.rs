@@ -100,12 +100,9 @@ impl RedisOptions {
         Ok(server.clone())
     }
 
-    /// As in LMCache: the option in the URL wins over the path.
     fn database(&self, url: &RemoteUrl) -> Result<u32> {
-        if url.query("db").is_some() || url.scheme() != "redis" {
-            return Ok(self.db.unwrap_or(0));
-        }
-        Ok(database_in(url)?.or(self.db).unwrap_or(0))
+        let in_path = if url.scheme() == "redis" { database_in(url, "db")? } else { None };
+        Ok(in_path.or(self.db).unwrap_or(0))
     }
 
     /// Refuses wrong values.

@@ -17,7 +17,13 @@ use crate::resp_wire::{Destination, Memory, Place, Remover, Slots, Wire, scan};
 ///
 /// Chunks go straight between the socket and pool memory, or the caller's. Other operations have separate
 /// connections. A batch sends many commands at a time.
-#[external_connector(module = "kvconn.resp", name = "RESPConnector", scheme = "resp", options = RespOptions)]
+#[external_connector(
+    module = "kvconn.resp",
+    name = "RESPConnector",
+    scheme = "resp",
+    url = "resp://user:password@host:6379/0",
+    options = RespOptions
+)]
 pub struct RESPConnector {
     wire: Wire,
     memory: Memory,

@@ -49,7 +49,7 @@ impl RespOptions {
         if login.password_file.is_none() {
             login.password = login.password.take().or_else(|| variable("LMCACHE_RESP_PASSWORD"));
         }
-        let in_url = if url.scheme() == "resp" { database_in(url)? } else { None };
+        let in_url = if url.scheme() == "resp" { database_in(url, "database")? } else { None };
         self.wire.wire(url, address, in_url.or(self.database).unwrap_or(0))
     }
 }

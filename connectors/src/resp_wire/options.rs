@@ -116,9 +116,8 @@ impl WireSettings {
             "auto" => Protocol::Auto,
             "2" => Protocol::Resp2,
             "3" => Protocol::Resp3,
-            other => {
-                let why = format!("option `protocol`: `{other}` is not a protocol");
-                return Err(wrong(why).with_hint("write `auto`, `2` or `3`"));
+            _ => {
+                return Err(wrong("option `protocol` is not a protocol".into()).with_hint("write `auto`, `2` or `3`"));
             }
         };
         check_range("connections", self.connections as u64, 1024)?;
@@ -156,17 +155,21 @@ pub(crate) fn check_range(option: &str, value: u64, most: u64) -> Result<()> {
     Err(Error::new(ErrorKind::InvalidOption, format!("option `{option}`: {value} is not between 1 and {most}")))
 }
 
-/// The number of the database in a URL's path, if there is one.
+/// The number of the database in a URL's path, if there is one. `option` gives it in the query.
 ///
 /// # Errors
-/// `InvalidUrl` if it is not a number.
-pub(crate) fn database_in(url: &RemoteUrl) -> Result<Option<u32>> {
+/// `InvalidUrl` if it is not a number, or if the query gives another one.
+pub(crate) fn database_in(url: &RemoteUrl, option: &str) -> Result<Option<u32>> {
     let path = url.path().trim_matches('/');
     if path.is_empty() {
         return Ok(None);
     }
+    if url.query(option).is_some_and(|other| other != path) {
+        return Err(Error::new(ErrorKind::InvalidUrl, format!("`{url}` names two databases"))
+            .with_hint(format!("remove the path or the option `{option}`")));
+    }
     path.parse().map(Some).map_err(|_| {
-        Error::new(ErrorKind::InvalidUrl, format!("`{url}`: the path `{path}` is not the number of a database"))
+        Error::new(ErrorKind::InvalidUrl, format!("the path of `{url}` is not the number of a database"))
             .with_hint(format!("write `{}://host:port/0`, or remove the path", url.scheme()))
     })
 }

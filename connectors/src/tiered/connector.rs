@@ -20,7 +20,14 @@ use super::{TieredOptions, WriteMode, writer};
 ///
 /// Reads ask the front, and then the back. Concurrent reads of one key share one read of the back, which fills the
 /// front. Puts write to the back before they end (`write_through`) or in the background (`write_back`).
-#[external_connector(module = "kvconn.tiered", name = "TieredConnector", scheme = "tiered", options = TieredOptions)]
+#[external_connector(
+    module = "kvconn.tiered",
+    name = "TieredConnector",
+    scheme = "tiered",
+    url = "tiered://?front=memory://name&back=fs:///var/cache/kv",
+    url = "tiered://host:0?front=memory://name&back=fs:///var/cache/kv",
+    options = TieredOptions
+)]
 pub struct TieredConnector {
     tiers: Arc<Tiers>,
 }

@@ -48,10 +48,12 @@ async fn the_database_is_the_urls() {
     open(&format!("{url}/3")).await.put(&key(1), kv(5, 1)).await.unwrap();
     assert_eq!(raw(&server, &kv_bytes(&key(1))), None);
     let socket = format!("unix://{}", server.socket_path().display());
-    for same in [format!("{url}?db=3"), format!("{url}/1?db=3"), format!("{socket}?db=3")] {
+    for same in [format!("{url}?db=3"), format!("{url}/3?db=3"), format!("{socket}?db=3")] {
         assert!(open(&same).await.exists(&key(1)).await.unwrap(), "{same}");
     }
     assert!(!open(&url).await.exists(&key(1)).await.unwrap());
+    let e = connectors::open(&format!("{url}/1?db=3")).await.unwrap_err();
+    assert!(e.to_string().contains("names two databases"), "{e}");
     let e = connectors::open(&format!("{url}/99")).await.unwrap_err();
     assert!(e.to_string().contains("database 99"), "{e}");
 }
@@ -111,13 +113,13 @@ async fn wrong_urls_and_options_are_errors_that_say_what_to_write() {
         ("redis://h:1?protocol=4", ErrorKind::InvalidOption, "write `auto`, `2` or `3`"),
         ("redis://h:1?client_name=a%20b", ErrorKind::InvalidOption, "`client_name`"),
         ("redis://h:1?conections=2", ErrorKind::InvalidOption, "did you mean `connections`"),
-        ("redis://h:1/cache", ErrorKind::InvalidUrl, "`cache` is not the number of a database"),
-        ("redis://h:1,i:2", ErrorKind::InvalidUrl, "names 2 servers"),
+        ("redis://h:1/cache", ErrorKind::InvalidUrl, "the path of `redis://h:1/***` is not the number of a database"),
+        ("redis://h:1,i:2", ErrorKind::InvalidUrl, "has several hosts"),
         ("redis://h:1?redis_url=redis://i:2", ErrorKind::InvalidUrl, "names the server twice"),
         ("redis://u:%ff@h:1", ErrorKind::InvalidUrl, "percent-decoded, it is not UTF-8"),
         ("unix://", ErrorKind::InvalidUrl, "names no socket"),
-        ("unix://localhost:1/tmp/socket", ErrorKind::InvalidUrl, "the port 1"),
-        ("unix://tmp/socket", ErrorKind::InvalidUrl, "write three slashes"),
+        ("unix://localhost:1/tmp/socket", ErrorKind::InvalidUrl, "has a port"),
+        ("unix://tmp/socket", ErrorKind::InvalidUrl, "write the URL as in `unix:///run/redis.sock`"),
         (
             "external://h:1/kvconn.redis/?connector_name=RedisConnector&redis_url=rediss://h:1",
             ErrorKind::InvalidOption,

@@ -224,9 +224,9 @@ async fn user_password_and_database_come_from_the_url_or_from_lmcaches_names() {
 #[tokio::test]
 async fn wrong_urls_and_options_say_what_to_write() {
     for (url, kind, says) in [
-        ("resp://h:1/x", ErrorKind::InvalidUrl, "the path `x` is not the number of a database"),
+        ("resp://h:1/x", ErrorKind::InvalidUrl, "the path of `resp://h:1/***` is not the number of a database"),
         ("resp://", ErrorKind::InvalidUrl, "names 0 servers"),
-        ("resp://a:1,b:2", ErrorKind::InvalidUrl, "names 2 servers"),
+        ("resp://a:1,b:2", ErrorKind::InvalidUrl, "has several hosts"),
         ("resp://u:%FF@h:1", ErrorKind::InvalidUrl, "percent-decoded, it is not UTF-8"),
         ("resp://h:1?save_chunk_meta=true", ErrorKind::InvalidOption, "the chunk's bytes and nothing else"),
         ("resp://h:1?protocol=4", ErrorKind::InvalidOption, "`auto`, `2` or `3`"),

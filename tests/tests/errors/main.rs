@@ -7,7 +7,7 @@ use std::path::Path;
 use connector_core::{
     CacheKey, ChunkLayout, Connector, ConnectorContext, ConnectorOptions, Dtype, Error, ErrorKind, FromContext,
     LMCacheEngineConfig, LMCacheMetadata, LayerGroup, LocalCpuBackend, MemoryFormat, MemoryObj, MemoryObjMut,
-    RemoteConnector, RemoteUrl, Result, Shape, external_connector,
+    RemoteConnector, RemoteUrl, Result, Shape, connector_options, external_connector,
 };
 use kvconn_tests::assert_says;
 use serde_json::json;
@@ -26,13 +26,35 @@ mod urls;
 const SECRET: &str = "hunter2";
 
 /// Options of the strict connector.
-#[derive(Default, serde::Deserialize, schemars::JsonSchema)]
-#[serde(default)]
+#[connector_options]
+#[derive(Default)]
 struct StrictOptions {
     /// The server's password.
+    #[option(secret)]
     password: Option<u32>,
+    /// Tells tenants apart.
+    #[option(secret)]
+    tenant_code: Option<String>,
     /// Connections to the server.
     connections: Option<u8>,
+    /// A label.
+    label: Option<String>,
+    /// Sizes.
+    sizes: Vec<u8>,
+    /// The way of writing.
+    mode: Mode,
+    /// The store behind.
+    back: Option<RemoteUrl>,
+}
+
+/// The way of writing.
+#[connector_options]
+#[derive(Default)]
+#[serde(rename_all = "snake_case")]
+enum Mode {
+    #[default]
+    Fast,
+    Safe,
 }
 
 impl ConnectorOptions for StrictOptions {
@@ -40,13 +62,20 @@ impl ConnectorOptions for StrictOptions {
 }
 
 /// Has a secret option and only the three required methods.
-#[external_connector(module = "tests.strict", name = "StrictConnector", scheme = "strict", options = StrictOptions)]
+#[external_connector(
+    module = "tests.strict",
+    name = "StrictConnector",
+    scheme = "strict",
+    url = "strict://user:password@host:0/7",
+    options = StrictOptions
+)]
 struct StrictConnector;
 
 impl FromContext for StrictConnector {
     async fn from_context(ctx: ConnectorContext) -> Result<Self> {
         let options: StrictOptions = ctx.options()?;
-        let _ = (options.password, options.connections);
+        let _ = (options.password, options.tenant_code, options.connections, options.label);
+        let _ = (options.sizes, options.mode, options.back);
         Ok(Self)
     }
 }

@@ -12,13 +12,41 @@ async fn an_option_of_the_wrong_type_is_refused_with_its_place_type_and_meaning(
             "memory://?capacity=lots".to_owned(),
             vec!["option `capacity` in the URL", "lots", "it takes an integer"],
         ),
-        (json!({}), "memory://?capacity=-1".to_owned(), vec!["option `capacity` in the URL", "-1"]),
+        (
+            json!({}),
+            "memory://?capacity=-1".to_owned(),
+            vec!["option `capacity` in the URL: `-1` is not a whole number, 0 or more"],
+        ),
+        (json!({}), "memory://?capacity=1GiB".to_owned(), vec!["`1GiB` is not", "write `capacity=1073741824`"]),
+        (
+            json!({}),
+            "memory://?timeout_ms=5s".to_owned(),
+            vec!["`5s` is not a whole number", "write `timeout_ms=5000`"],
+        ),
+        (json!({}), "memory://?retries=-1".to_owned(), vec!["`-1` is not a whole number from 0 to 4294967295"]),
+        (json!({}), "memory://?min_reconnect_interval=soon".to_owned(), vec!["`soon` is not a number", "(seconds)"]),
+        (json!({}), format!("{fs}?fsync=often"), vec!["`often` is not one of never, file, full"]),
+        (json!({}), format!("{fs}?use_odirect=2"), vec!["`2` is not `true` or `false`"]),
+        (json!({"fs_connector_use_odirect": 2}), fs.clone(), vec!["`2` is not `true` or `false`"]),
+        (json!({"fs_connector_fsync": 2}), fs.clone(), vec!["`2` is not one of never, file, full"]),
+        (
+            json!({"memory_connector_capacity": -1}),
+            "memory://".to_owned(),
+            vec!["`-1` is not a whole number, 0 or more"],
+        ),
+        (json!({"memory_connector_capacity": 1.5}), "memory://".to_owned(), vec!["`1.5` is not a whole number"]),
+        (json!({"memory_connector_capacity": true}), "memory://".to_owned(), vec!["`true` is not a whole number"]),
+        (json!({"memory_connector_capacity": {"a": 1}}), "memory://".to_owned(), vec!["a map is not a whole number"]),
         (json!({}), "memory://?capacity=1.5".to_owned(), vec!["option `capacity` in the URL", "1.5"]),
         (json!({}), "strict://h:0?connections=256".to_owned(), vec!["option `connections` in the URL", "256"]),
         (
             json!({"memory_connector_capacity": "lots"}),
             "memory://".to_owned(),
-            vec!["in extra_config key `memory_connector_capacity`", "lots", "it takes an integer: The largest size"],
+            vec![
+                "in extra_config key `memory_connector_capacity`",
+                "lots",
+                "it takes an integer (bytes): The largest size",
+            ],
         ),
         (
             json!({"remote_storage_plugin.memory.capacity": [1]}),
@@ -50,6 +78,20 @@ async fn an_option_that_would_set_nothing_is_refused() {
         ("memory://?capacity", InvalidOption, &["URL option `capacity` has no value"]),
         ("memory://?capacity=1&capacity=2", InvalidOption, &["URL option `capacity` is set more than once"]),
         ("memory://?retries=1&retries=1", InvalidOption, &["URL option `retries` is set more than once"]),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn an_unknown_option_is_named_unless_its_name_may_be_a_part_of_a_secret() {
+    use ErrorKind::InvalidOption;
+    assert_refused(&[
+        ("strict://h:0?ttl=1", InvalidOption, &["unknown URL option `ttl`", "its options are password, password_file"]),
+        ("strict://h:0?conections=1", InvalidOption, &["did you mean `connections`?"]),
+        ("strict://h:0?tenant_code=a&b=c", InvalidOption, &["option 2 of the URL is unknown", "`%26`"]),
+        ("strict://h:0?a%20b=c", InvalidOption, &["option 1 of the URL is unknown"]),
+        ("strict://h:0?x", InvalidOption, &["option 1 of the URL is unknown"]),
+        ("memory://a?connector_name=X", InvalidOption, &["unknown URL option `connector_name`"]),
     ])
     .await;
 }

@@ -3,12 +3,13 @@
 use super::*;
 
 /// A password in every place of a URL, in URLs that open and in URLs that fail at every stage.
-const URLS_WITH_A_SECRET: [&str; 22] = [
-    "memory://u:hunter2@a:1",
-    "memory://:hunter2@a:1",
-    "memory://u:x@hunter2@a:1",
-    "memory://u:hunter2@a:1?capcity=1",
-    "memory://u:hunter2@a:1?capacity=lots",
+const TEXTS_WITH_A_SECRET: &[&str] = &[
+    // Where it belongs.
+    "memory://u:hunter2@a",
+    "memory://:hunter2@a",
+    "memory://u:x@hunter2@a",
+    "memory://u:hunter2@a?capcity=1",
+    "memory://u:hunter2@a?capacity=lots",
     "memory://u:hunter2@a:99999",
     "memory://u:hunter2@,b:1",
     "memory://u:hunter2@[::1",
@@ -19,23 +20,103 @@ const URLS_WITH_A_SECRET: [&str; 22] = [
     "external://u:hunter2@h:0/no.such/?connector_name=C",
     "external://u:hunter2@h:0/m/",
     "external://u:hunter2@h/m/?connector_name=C",
+    "plugin://u:hunter2@name",
+    "redis://hunter2@h:0",
+    "fs://u:hunter2@h/tmp",
+    "strict://u:hunter2@h:0?label=x",
+    "redis://u:x,hunter2@h:0,i:0",
+    // In the query.
     "strict://h:0?password=hunter2",
     "strict://h:0?pass%77ord=hunter2",
-    "strict://h:0?back=redis://u:hunter2@h:1",
+    "strict://h:0?tenant_code=hunter2&label=x",
+    "strict://h:0?tenant_code=hunter2&lable=x",
+    "strict://h:0?tenant_code=a&hunter2",
+    "strict://h:0?tenant_code=a&hunter2=b",
+    "strict://h:0?tenant_code=hunter2&tenant_code=hunter2",
+    "strict://h:0?tenant_code_file=hunter2",
+    "strict://h:0?tenant_code=x&tenant_code_file=hunter2",
+    "strict://h:0?pasword=hunter2",
+    "strict://h:0?token=hunter2",
+    "strict://h:0?hunter2",
+    "strict://h:0?a@hunter2=x",
+    "strict://h:0?x%3Dhunter2=1",
     "strict://h:0?connections=redis://u:hunter2@h:1",
+    "strict://h:0?connections=redis%3A%2F%2Fu%3Ahunter2%40h%3A1",
+    "strict://h:0?connections=redis%253A%252F%252Fu%253Ahunter2%2540h%253A1",
+    "strict://h:0?sizes=1,redis:u:hunter2",
+    "strict://h:0?mode=u:hunter2",
+    "strict://h:0?label=u:hunter2%40h:1",
+    "strict://h:0?timeout_ms=u:hunter2%40h",
+    "redis://h:0?password=hunter2&connections=lots",
+    "redis://h:0?username=hunter2&connections=lots",
+    "redis://h:0?protocol=redis:u:hunter2@h",
+    // In a URL inside the query.
+    "strict://h:0?back=redis://u:hunter2@h:1",
     "strict://h:0?back=redis%3A%2F%2Fu%3Ahunter2%40h%3A1",
-    "fs://u:hunter2@h/tmp",
-    "plugin://u:hunter2@name",
+    "strict://h:0?back=redis%3A%2F%2Fh%3A1%3Fpassword%3Dhunter2",
+    "strict://h:0?back=strict%3A%2F%2Fh%3A1%3Ftenant_code%3Dhunter2",
+    "strict://h:0?back=redis%3A%2F%2Fh%3A1%23hunter2",
+    "strict://h:0?back=u:hunter2%40h",
+    "tiered://?front=memory://a&back=redis://u:12/hunter2@h:1",
+    "tiered://?front=memory://a&back=redis://u:12%2Fhunter2@h:1",
+    "tiered://?front=memory://a&back=redis%3A%2F%2Fu%3A12%2Fhunter2%40h%3A1",
+    "tiered://?front=memory://a&back=redis:u:hunter2%40h:1",
+    "tiered://?front=memory://a&back=redis://h:1/hunter2",
+    "audit://?actual_remote_url=redis:///u:hunter2@h:1",
+    "audit://?actual_remote_url=strict%3A%2F%2Fh%3A0%3Ftenant_code%3Dhunter2%23y",
+    // Cut by an unescaped character.
+    "redis://u:12/hunter2@h:1",
+    "redis://u:12?hunter2@h:1",
+    "redis://u:12#hunter2@h:1",
+    "redis://u:12/x?y#hunter2@h:1",
+    "redis://:/hunter2@h:1",
+    "redis://:?hunter2@h:1",
+    "redis://u:hunter2/x@h:1",
+    "redis://u:hunter2?x@h:1",
+    "redis://u:hunter2#x@h:1",
+    "redis://u:hunter2\\x@h:1",
+    "redis://u:hunter2 x@h:1",
+    "redis://u:12/x&hunter2@h:1?password=y",
+    "resp://u:12/hunter2@h:1",
+    "strict://u:12/hunter2@h:1",
+    "external://u:12/hunter2@h:0/m/?connector_name=C",
+    "external://h:0/m/?connector_name=hunter2@x",
+    "external://h:0/hunter2@x/?connector_name=C",
+    "plugin://u:12/hunter2@name",
+    "strict://h:0?tenant_code=x#hunter2",
+    "redis://h:1/0#password=hunter2",
+    "redis://h:1/0?db=1#hunter2",
+    // Without the parts that make it a URL.
+    "h:6379?password=hunter2",
+    "redis:u:hunter2@h:1?password=hunter2",
+    "redis:/u:hunter2@h:1",
+    "redis//u:hunter2@h:1",
+    "redis:///u:hunter2@h:1",
+    "redis:hunter2@h:1",
+    "//u:hunter2@h:1",
+    "u:hunter2@h:1",
+    "hunter2@h:1",
+    "redis;//u:hunter2@h:1",
+    "redis://u:hunter2",
+    "redis://u:hunter2@",
+    "rediss://u:hunter2@h:1",
+    "://u:hunter2@h:1",
+    "u:hunter2://h:1",
+    "'redis://u:hunter2@h:1'",
+    "url=redis://u:hunter2@h:1",
 ];
 
 #[tokio::test]
 async fn no_output_shows_a_secret_of_a_url() {
-    for url in URLS_WITH_A_SECRET {
+    for url in TEXTS_WITH_A_SECRET {
         let builder = connectors::builder(url);
-        let mut shown = vec![format!("{builder:?} {builder:#?}"), connector_core::redact(url).into_owned()];
+        let mut shown = vec![format!("{builder:?} {builder:#?}"), connector_core::redact(url)];
         match RemoteUrl::parse(url) {
             Ok(parsed) => {
                 shown.push(format!("{parsed} {parsed:?} {parsed:#?}"));
+                if let Err(e) = parsed.require_host_port() {
+                    shown.push(all_of(&e));
+                }
                 assert!(parsed.expose().contains(SECRET), "the connection itself needs it");
             }
             Err(e) => shown.push(all_of(&e)),
@@ -48,9 +129,62 @@ async fn no_output_shows_a_secret_of_a_url() {
             Ok(connector) => shown.push(format!("{connector:?} {}", connector.name())),
             Err(e) => shown.push(all_of(&e)),
         }
+        for name in [*url, url.split("://").last().unwrap_or_default()] {
+            shown.extend(connector_core::registry::search(name).err().map(|e| all_of(&e)));
+        }
         for text in shown {
             assert!(!text.contains(SECRET), "{url} is shown as\n{text}");
         }
+    }
+}
+
+#[test]
+fn a_url_is_shown_with_the_parts_that_hold_no_secret() {
+    for (url, shown) in [
+        ("redis://h:1", "redis://h:1"),
+        ("redis://H:1/2", "redis://h:1/2"),
+        ("redis://[::1]:6379/0", "redis://[::1]:6379/0"),
+        ("redis://u:pw@h:1/2", "redis://***@h:1/2"),
+        ("redis://u@h:1", "redis://***@h:1"),
+        ("redis://h:1/x", "redis://h:1/***"),
+        ("redis://h:1?connections=2&password=x&timeout_ms=5", "redis://h:1?connections=2&password=***&timeout_ms=5"),
+        ("redis://h:1?username=u&password_file=/run/pw", "redis://h:1?username=***&password_file=***"),
+        ("redis://h:1?tls=yes", "redis://h:1?***"),
+        ("redis://h:1?connections", "redis://h:1?connections"),
+        ("redis://h:1#x", "redis://***"),
+        ("redis://u:1/x@h", "redis://***"),
+        ("unix://u:pw@/run/redis.sock?db=1", "unix://***@/run/redis.sock?db=1"),
+        ("fs:///var/cache/kv?capacity=5", "fs:///var/cache/kv?capacity=5"),
+        ("fs://h:0/a,/b", "fs://h:0/a,/b"),
+        ("fs:///a@b", "fs://***"),
+        ("memory://a/b", "memory://a/***"),
+        ("strict://h:0/7?tenant_code=x&label=y", "strict://h:0/7?tenant_code=***&label=y"),
+        ("strict://h:0?label=a%40b", "strict://h:0?label=***"),
+        ("plugin://fs.primary", "plugin://fs.primary"),
+        (
+            "external://h:0/tests.strict/?connector_name=StrictConnector&tenant_code=x&label=y",
+            "external://h:0/tests.strict/?connector_name=StrictConnector&tenant_code=***&label=y",
+        ),
+        ("external://h:0/m.n/?connector_name=C&x=1", "external://h:0/m.n/?connector_name=C&***"),
+        (
+            "tiered://?front=memory://a&back=redis%3A%2F%2Fu%3Apw%40h%3A1%2F0%3Fdb%3D0",
+            "tiered://?front=memory://a&back=redis://***%40h:1/0?db=0",
+        ),
+        ("tiered://?front=${FRONT}&back=fs:///x", "tiered://?front=${FRONT}&back=fs:///x"),
+        ("redis://h:1?password=${PW}&client_name=${NAME}", "redis://h:1?password=***&client_name=${NAME}"),
+        ("cassandra://h:1/x", "cassandra://***"),
+    ] {
+        assert_eq!(RemoteUrl::parse(url).unwrap().to_string(), shown);
+        assert_eq!(connector_core::redact(shown), shown, "what is hidden stays hidden, and nothing else is");
+    }
+    for (text, shown) in [
+        ("redis:u:X@h:1", "redis://***"),
+        ("Redis//u:X@h:1", "redis://***"),
+        ("h:6379?password=X", "***"),
+        ("", ""),
+        ("/var/cache", "/var/cache"),
+    ] {
+        assert_eq!(connector_core::redact(text), shown);
     }
 }
 
@@ -60,6 +194,20 @@ async fn no_output_shows_a_secret_of_the_configuration() {
         json!({"strict_password": "hunter2"}),
         json!({"strict_password": ["hunter2"]}),
         json!({"strict_connections": "redis://u:hunter2@h:1"}),
+        json!({"strict_connections": "u:hunter2"}),
+        json!({"strict_tenant_code": ["hunter2"]}),
+        json!({"strict_tenant_code": {"x": "hunter2"}}),
+        json!({"strict_tenant_code_file": "hunter2"}),
+        json!({"strict_tenant_code_file": ["hunter2"]}),
+        json!({"strict_tenant_code": "x", "strict_tenant_code_file": "hunter2"}),
+        json!({"strict_tenant_code": "hunter2${KVCONN_NOT_SET}"}),
+        json!({"strict_back": "redis:u:hunter2@h"}),
+        json!({"strict_back": ["redis://u:hunter2@h"]}),
+        json!({"strict_sizes": ["hunter2"]}),
+        json!({"strict_mode": {"hunter2": 1}}),
+        json!({"remote_storage_plugin.strict.url": "redis://h:1#hunter2"}),
+        json!({"remote_storage_plugin.strict.url": "redis:u:hunter2@h:1"}),
+        json!({"remote_storage_plugin.strict.url": "strict://h:1?tenant_code=hunter2&sizes=x"}),
         json!({"remote_storage_plugin.strict.password": "hunter2"}),
         json!({"remote_storage_plugin.strict.url": "redis://u:hunter2@h:99999"}),
         json!({"remote_storage_plugin.strict.url": "plugin://u:hunter2@h:1"}),

@@ -40,3 +40,68 @@ async fn a_url_with_a_missing_part_is_refused_with_the_part_and_the_form_to_writ
     ])
     .await;
 }
+
+#[tokio::test]
+async fn a_url_without_its_two_slashes_is_refused_with_an_example_of_the_scheme() {
+    use ErrorKind::InvalidUrl;
+    assert_refused(&[
+        ("redis:/h", InvalidUrl, &["no `scheme://`", "write it as in `redis://user:password@host:6379/0`"]),
+        ("redis:h:1", InvalidUrl, &["no `scheme://`", "`redis://user:password@host:6379/0`"]),
+        ("fs:/tmp/x", InvalidUrl, &["no `scheme://`", "write it as in `fs:///var/cache/kv`"]),
+        ("unix:/run/x", InvalidUrl, &["`unix:///run/redis.sock`"]),
+        ("redis://u:p/w@h:1", InvalidUrl, &["not a number from 0 to 65535", "`/`, `?`, `#` and `@` of a password"]),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn a_scheme_with_tls_is_not_taken_for_one_without() {
+    for url in ["rediss://h:1", "redis+tls://h:1", "resps://h:1", "redis-ssl://h:1"] {
+        let e = connectors::open(url).await.unwrap_err();
+        assert_is(&e, ErrorKind::NotFound, &["asks for TLS"]);
+        assert!(!e.to_string().contains("did you mean"), "{e}");
+    }
+}
+
+#[tokio::test]
+async fn a_part_of_a_url_that_its_store_ignores_is_refused() {
+    use ErrorKind::{InvalidOption, InvalidUrl};
+    let user = &["has a user or a password, which this store does not use"][..];
+    assert_refused(&[
+        ("memory://u:p@a", InvalidUrl, &["has a user or a password", "write the URL as in `memory://name`"]),
+        ("memory://u@a", InvalidUrl, user),
+        ("memory://:p@a", InvalidUrl, user),
+        ("memory://a:1", InvalidUrl, &["has a port"]),
+        ("memory://a/b", InvalidUrl, &["has a path"]),
+        ("memory://a,b", InvalidUrl, &["has several hosts"]),
+        ("blackhole://u@h", InvalidUrl, user),
+        ("blackhole://h/path", InvalidUrl, &["has a path"]),
+        ("mock://u:p@1", InvalidUrl, user),
+        ("mock://1:2", InvalidUrl, &["has a port"]),
+        ("mock://1/path", InvalidUrl, &["has a path"]),
+        ("fs://u@h:0/tmp", InvalidUrl, user),
+        ("fs://a:0,b:0/tmp", InvalidUrl, &["has several hosts"]),
+        ("tiered://u:p@?front=memory://a&back=memory://b", InvalidUrl, user),
+        ("tiered:///x?front=memory://a&back=memory://b", InvalidUrl, &["has a path"]),
+        ("audit://u:p@h:0?actual_remote_url=memory://a", InvalidUrl, user),
+        ("audit://h:0/x?actual_remote_url=memory://a", InvalidUrl, &["has a path"]),
+        ("unix://h/run/redis.sock", InvalidUrl, &["has a host"]),
+        ("unix://localhost:1/run/redis.sock", InvalidUrl, &["has a port"]),
+        ("redis://h:1/0/extra", InvalidUrl, &["is not the number of a database"]),
+        ("redis://h:1/0?db=1", InvalidUrl, &["names two databases"]),
+        ("resp://h:1/0?database=1", InvalidUrl, &["names two databases"]),
+        ("redis://a:1,b:1", InvalidUrl, &["has several hosts"]),
+        ("redis://u:p@h:1?password=q", InvalidUrl, &["gives the password twice"]),
+        ("redis://u:p@h:1?username=q", InvalidUrl, &["gives the username twice"]),
+        ("resp://u:p@h:1?password_file=/x", InvalidUrl, &["gives the password twice"]),
+        ("external://u:p@h:0/kvconn.memory/?connector_name=MemoryConnector", InvalidUrl, user),
+        ("memory://a#b", InvalidUrl, &["has a fragment"]),
+        ("external://h:0/kvconn.memory/?connector_name=MemoryConnector#b", InvalidUrl, &["has a fragment"]),
+        ("plugin://memory#b", InvalidUrl, &["has a fragment"]),
+        ("memory://a?connector_name=MemoryConnector", InvalidOption, &["unknown URL option `connector_name`"]),
+    ])
+    .await;
+    let plugin = config(&json!({"remote_storage_plugin.a.url": "memory://a"}));
+    let e = connectors::builder("plugin://a?capacity=1").config(plugin).open().await.unwrap_err();
+    assert_is(&e, InvalidOption, &["options that the store of plugin `a` does not read"]);
+}

@@ -11,6 +11,7 @@ mod key;
 mod object_key;
 mod options;
 mod resp_reply;
+mod secrets;
 mod url;
 
 pub use chunk_header::chunk_header;
@@ -20,13 +21,14 @@ pub use key::key;
 pub use object_key::object_key;
 pub use options::options;
 pub use resp_reply::resp_reply;
+pub use secrets::secrets;
 pub use url::url;
 
 /// A function that takes an input of the fuzzer.
 pub type Target = fn(&[u8]);
 
 /// All targets, by the name of their corpus.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 9] = [
     ("url", url),
     ("key", key),
     ("object_key", object_key),
@@ -35,6 +37,7 @@ pub const TARGETS: [(&str, Target); 8] = [
     ("config", config),
     ("options", options),
     ("resp_reply", resp_reply),
+    ("secrets", secrets),
 ];
 
 /// The password in the corpora. No parser may show it.

@@ -25,6 +25,7 @@ struct Options {
     /// One of two values.
     mode: Mode,
     /// A secret.
+    #[schemars(extend("secret" = true))]
     password: Option<u8>,
 }
 
