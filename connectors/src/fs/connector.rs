@@ -7,15 +7,12 @@ use connector_core::{
     MemoryObjMut, RemoteConnector, Result, external_connector,
 };
 use futures::stream::StreamExt;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::cancel::{Work, cancellable};
 use super::files::Files;
 use super::folder::Wait;
-use super::quota::Quota;
 use super::read::{Cache, ChunkFile, Lookup, Purpose};
 use super::threads::{Threads, caught};
-use super::write::NewFile;
 use super::{FsOptions, layout, listing};
 
 /// How long `close` waits for work that holds no memory of a caller, such as a remove on a disk that does not answer.
@@ -42,7 +39,7 @@ pub struct FSConnector {
     /// Work on blocking threads outlives the futures that started it. This is the work that reads or writes a chunk's memory.
     pub(super) gate: Gate,
     /// All other work.
-    others: Gate,
+    pub(super) others: Gate,
 }
 
 impl FromContext for FSConnector {
@@ -53,20 +50,6 @@ impl FromContext for FSConnector {
         let prepare = move || if existing { files.check_existing()?.prepare() } else { files.prepare() };
         let files = threads.run(prepare).await?;
         Ok(Self::new(files, ctx.local_cpu_backend().clone(), threads))
-    }
-}
-
-/// A put's temporary file. If the put is dropped, a blocking thread removes the file.
-struct Unfinished {
-    file: Option<(NewFile, OwnedSemaphorePermit)>,
-    threads: Threads,
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        if let Some(file) = self.file.take() {
-            self.threads.start(|| drop(file));
-        }
     }
 }
 
@@ -106,21 +89,6 @@ impl FSConnector {
             answer
         };
         self.threads.run(job).await
-    }
-
-    /// Stores a chunk in a store with a quota. The file is written before the wait for the quota's lock, which holds no thread.
-    async fn put_within(&self, quota: &Quota, key: &CacheKey, header: Option<ChunkHeader>, chunk: MemoryObj) -> Result<()> {
-        let place = quota.writers.clone().acquire_owned().await.ok();
-        let wanted = key.clone();
-        let written = self.blocking(move |files, work| files.write(&wanted, header.as_ref(), &chunk, work)).await?;
-        let mut unfinished = Unfinished { file: written.zip(place), threads: self.threads.clone() };
-        let turn = quota.turn(&self.files.dirs).await?;
-        let key = key.clone();
-        let store = move |files: &Files, work: &Work| match (&files.quota, unfinished.file.take()) {
-            (Some(quota), Some((file, _place))) => files.put_within(quota, turn, &key, file, work),
-            _ => Ok(()),
-        };
-        self.asking(store).await
     }
 
     /// Reads the chunk if the page cache has all of it, and refreshes its access time. `memory` already has its layout; after

@@ -40,6 +40,7 @@ mod folder;
 pub mod layout;
 mod listing;
 mod options;
+mod put;
 mod quota;
 mod read;
 mod scrub;

@@ -1,0 +1,51 @@
+//! Puts into a store with a quota.
+
+use connector_core::connector::Pass;
+use connector_core::{CacheKey, ChunkHeader, Error, MemoryObj, Result};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::cancel::Work;
+use super::connector::FSConnector;
+use super::files::Files;
+use super::quota::Quota;
+use super::threads::Threads;
+use super::write::NewFile;
+
+/// A put's temporary file. If the put is dropped, a blocking thread removes the file.
+struct Unfinished {
+    file: Option<(NewFile, OwnedSemaphorePermit, Pass)>,
+    threads: Threads,
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(file) = self.file.take() {
+            self.threads.start(|| drop(file));
+        }
+    }
+}
+
+impl FSConnector {
+    /// Stores a chunk. The file is written before the wait for the quota's lock, and the wait holds no thread.
+    pub(super) async fn put_within(
+        &self,
+        quota: &Quota,
+        key: &CacheKey,
+        header: Option<ChunkHeader>,
+        chunk: MemoryObj,
+    ) -> Result<()> {
+        let pass = self.others.enter()?;
+        let place = quota.writers.clone().acquire_owned().await.map_err(|_| Error::closed())?;
+        let wanted = key.clone();
+        let written = self.blocking(move |files, work| files.write(&wanted, header.as_ref(), &chunk, work)).await?;
+        let file = written.map(|file| (file, place, pass));
+        let mut unfinished = Unfinished { file, threads: self.threads.clone() };
+        let turn = quota.turn(&self.files.dirs).await?;
+        let key = key.clone();
+        let store = move |files: &Files, work: &Work| match (&files.quota, unfinished.file.take()) {
+            (Some(quota), Some((file, _place, _pass))) => files.put_within(quota, turn, &key, file, work),
+            _ => Ok(()),
+        };
+        self.asking(store).await
+    }
+}
