@@ -168,6 +168,21 @@ async fn a_read_takes_memory_from_the_pool_and_gives_it_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn of_two_batches_at_once_one_is_whole_if_the_pool_holds_one() {
+    let pool = PoolAllocator::new(10 * MIB);
+    let backend = LocalCpuBackend::with_allocator(pool.clone());
+    let connector = connectors::builder(URL).local_cpu_backend(backend).open().await.unwrap();
+    let keys: Vec<_> = (0..9).map(key).collect();
+    for key in &keys[..8] {
+        connector.put(key, chunk(MIB, 1)).await.unwrap();
+    }
+    let (a, b) = futures::future::join(connector.batched_get(&keys), connector.batched_get(&keys)).await;
+    assert!(a[..8].iter().all(|got| matches!(got, Ok(Some(_)))) && matches!(a[8], Ok(None)), "{a:?}");
+    let e = b[2].as_ref().unwrap_err();
+    assert!(b[..2].iter().all(|got| matches!(got, Ok(Some(_)))) && e.kind() == ErrorKind::PoolFull, "{b:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_full_store_evicts_the_least_recently_used_chunk() {
     // 4 MiB.
     let connector = connectors::open("mock://0.00390625").await.unwrap();

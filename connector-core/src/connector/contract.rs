@@ -139,6 +139,10 @@ pub trait RemoteConnector: Send + Sync + 'static {
     }
 
     /// `get` of each key, in the order asked.
+    ///
+    /// The default takes the memory of one chunk after the other. A store whose chunks are read into the
+    /// [`LocalCpuBackend`](crate::LocalCpuBackend) [reserves](crate::LocalCpuBackend::reserve) the batch's memory instead. Two
+    /// batches that each hold a part of their memory would wait for each other.
     fn batched_get(&self, keys: &[CacheKey]) -> impl Future<Output = Vec<Result<Option<MemoryObj>>>> + Send {
         at_once!(self, keys.iter(), |key| self.get(key))
     }

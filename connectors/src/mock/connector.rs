@@ -107,6 +107,21 @@ impl RemoteConnector for MockConnector {
         Ok(())
     }
 
+    /// Reserves the memory of all chunks at once: two batches that each hold a part would wait for each other.
+    async fn batched_get(&self, keys: &[CacheKey]) -> Vec<Result<Option<MemoryObj>>> {
+        let chunks: Vec<_> = keys.iter().map(|key| self.chunks.get(key)).collect();
+        let layouts: Vec<_> = chunks.iter().flatten().map(|chunk| chunk.layout().clone()).collect();
+        let mut memory = self.backend.reserve(&layouts).await.into_iter();
+        let reads = chunks.into_iter().map(|chunk| (chunk.as_ref().and_then(|_| memory.next()), chunk));
+        let read = |(memory, chunk): (Option<Result<MemoryObjMut>>, Option<MemoryObj>)| async move {
+            let (Some(mut memory), Some(chunk)) = (memory.transpose()?, chunk) else { return Ok(None) };
+            self.reads.transfer(chunk.len()).await;
+            memory.copy_from_slice(&chunk);
+            Ok(Some(memory.freeze()))
+        };
+        stream::iter(reads.map(read)).buffered(self.capabilities().batch_concurrency).collect().await
+    }
+
     /// One round trip for all keys.
     async fn batched_exists(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
         self.peek().await;
