@@ -1,6 +1,7 @@
 //! Values that belong to one process, and the end of a process.
 #![expect(unsafe_code, reason = "drops a value in one process only")]
 
+use std::cell::Cell;
 use std::ffi::CString;
 use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -169,10 +170,14 @@ static IN_PYTHON: PerProcess<AtomicUsize> = PerProcess::new();
 /// The thread that ended this library.
 static ENDED_BY: PerProcess<OnceLock<ThreadId>> = PerProcess::new();
 
+/// How long a thread that wants to run Python code waits after the end of this library, for the interpreter to end.
+const END_PAUSE: Duration = Duration::from_secs(1);
+
 /// Runs Python code, such as a class's `__init__`, for code in Rust.
 ///
 /// When the interpreter ends, it exits every other thread that waits for its lock, up to Python 3.13. Rust code on the
-/// thread's stack would abort the process. So the interpreter's exit waits for the threads in here, and keeps others out.
+/// thread's stack would abort the process, unless it waits in PyO3, which stops such a thread. So the interpreter's exit
+/// waits for the threads in here, and other threads pause once before they enter.
 pub(crate) fn in_python<T>(py: Python<'_>, work: impl FnOnce() -> T) -> T {
     struct Inside(&'static AtomicUsize);
     impl Drop for Inside {
@@ -180,19 +185,23 @@ pub(crate) fn in_python<T>(py: Python<'_>, work: impl FnOnce() -> T) -> T {
             self.0.fetch_sub(1, Ordering::SeqCst);
         }
     }
-    let threads = IN_PYTHON.get_or_init(AtomicUsize::default);
-    threads.fetch_add(1, Ordering::SeqCst);
-    let inside = Inside(threads);
+    thread_local!(static HAS_PAUSED: Cell<bool> = const { Cell::new(false) });
+    let enter = || {
+        let threads = IN_PYTHON.get_or_init(AtomicUsize::default);
+        threads.fetch_add(1, Ordering::SeqCst);
+        Inside(threads)
+    };
+    let mut inside = enter();
     let ended_by = ENDED_BY.get().and_then(OnceLock::get);
-    if ended_by.is_some_and(|thread| *thread != std::thread::current().id()) {
+    if ended_by.is_some_and(|thread| *thread != std::thread::current().id()) && !HAS_PAUSED.replace(true) {
         drop(inside);
-        py.detach(|| {
-            loop {
-                std::thread::park();
-            }
-        });
+        // Not for ever: a function that Python calls at exit may wait for this thread.
+        py.detach(|| std::thread::sleep(END_PAUSE));
+        inside = enter();
     }
-    work()
+    let answer = work();
+    drop(inside);
+    answer
 }
 
 /// Closes the stores, and ends every call before the interpreter frees the memory that stores may still write to.

@@ -137,6 +137,30 @@ print("over", flush=True)
                 said = run_child(code, str(server.port), self.directory(), str(server.process.pid), state)
                 self.assertEqual(said, "over\n")
 
+    def test_a_function_at_exit_may_wait_for_a_thread_that_calls(self):
+        code = """
+import atexit, asyncio, threading
+loop = asyncio.new_event_loop()
+thread = threading.Thread(target=loop.run_forever, daemon=True)
+def end():
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    print("over", flush=True)
+# Runs after kvconn's own, which is registered by the import.
+atexit.register(end)
+import kvconn
+thread.start()
+async def forever():
+    while True:
+        try:
+            await kvconn.connect_async("memory://x")
+        except kvconn.KvconnError:
+            await asyncio.sleep(0)
+for _ in range(20):
+    asyncio.run_coroutine_threadsafe(forever(), loop)
+"""
+        self.assertEqual(run_child(code), "over\n")
+
 
 if __name__ == "__main__":
     unittest.main()
