@@ -103,6 +103,8 @@ impl Connection {
     /// A call starts, which spent this on other connections.
     pub(super) fn start_call(&mut self, spent: Spent) {
         self.spent = spent;
+        // A greeting tries again in another way.
+        self.elsewhere = false;
     }
 
     /// The time and bytes of the current call.

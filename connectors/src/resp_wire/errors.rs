@@ -75,10 +75,11 @@ pub(super) fn is_wrong_password(text: &[u8]) -> bool {
         || contains(text, b"invalid username-password")
 }
 
-/// Whether the server may not be the right one any more, or not yet: a failover, or a start. The next call connects anew.
+/// Whether the server may not be the right one any more, or not yet: a failover, a start, another login. The next call
+/// connects anew.
 pub(super) fn is_elsewhere(text: &[u8]) -> bool {
     let code = text.split(|b| *b == b' ').next().unwrap_or_default();
-    [&b"READONLY"[..], b"LOADING", b"MASTERDOWN", b"CLUSTERDOWN", b"TRYAGAIN", b"NOREPLICAS"].contains(&code)
+    [&b"READONLY"[..], b"LOADING", b"MASTERDOWN", b"CLUSTERDOWN", b"TRYAGAIN", b"NOREPLICAS", b"NOAUTH"].contains(&code)
 }
 
 /// Checks that the reply is this word.

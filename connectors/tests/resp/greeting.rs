@@ -14,8 +14,12 @@ async fn refused(url: &str) -> Error {
 }
 
 /// A server without RESP3 that answers `HELLO` with `refusal` and then takes `AUTH` with these words, or none at all.
-fn without_hello(refusal: &'static str, auth: &'static [&'static str]) -> u16 {
-    fake::listen(move |stream| {
+/// Counts the connections.
+fn without_hello(refusal: &'static str, auth: &'static [&'static str]) -> (u16, Arc<AtomicUsize>) {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counted = connections.clone();
+    let port = fake::listen(move |stream| {
+        counted.fetch_add(1, Ordering::SeqCst);
         let mut greeted = auth.is_empty();
         fake::answer(stream, move |words| {
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -37,7 +41,8 @@ fn without_hello(refusal: &'static str, auth: &'static [&'static str]) -> u16 {
             };
             Some(answer.into_bytes())
         });
-    })
+    });
+    (port, connections)
 }
 
 #[tokio::test]
@@ -60,9 +65,13 @@ async fn any_refusal_of_hello_leads_to_resp2() {
         "ERR Protocol version is not an integer or out of range",
     ] {
         let works = async |login: &str, auth| {
-            let url = format!("resp://{login}127.0.0.1:{}", without_hello(refusal, auth));
+            let (port, connections) = without_hello(refusal, auth);
+            let url = format!("resp://{login}127.0.0.1:{port}");
             let store = connectors::open(&url).await.unwrap_or_else(|e| panic!("{refusal}: {e}"));
-            assert!(store.exists(&key(1)).await.unwrap(), "{refusal}");
+            for _ in 0..3 {
+                assert!(store.exists(&key(1)).await.unwrap(), "{refusal}");
+            }
+            assert_eq!(connections.swap(0, Ordering::SeqCst), 1, "{refusal}: the connection is used again");
             let e = refused(&format!("{url}?protocol=3")).await;
             assert!(matches!(e.kind(), ErrorKind::Unsupported | ErrorKind::Denied), "{e}");
         };
@@ -72,7 +81,7 @@ async fn any_refusal_of_hello_leads_to_resp2() {
         works("reader:hunter2@", &["reader", "hunter2"]).await;
         works("reader@", &["reader", ""]).await;
         for login in ["", ":other@", "reader:other@"] {
-            let e = refused(&format!("resp://{login}127.0.0.1:{}", without_hello(refusal, &["hunter2"]))).await;
+            let e = refused(&format!("resp://{login}127.0.0.1:{}", without_hello(refusal, &["hunter2"]).0)).await;
             assert!(e.kind() == ErrorKind::Denied || login.starts_with("reader"), "{refusal}: {e}");
             assert!(e.hint().is_some(), "{refusal}: {e}");
             assert!(!format!("{e:?}").contains("other"), "{e:?}");
