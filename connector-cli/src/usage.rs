@@ -23,7 +23,7 @@ pub(crate) fn report(mut message: clap::Error) -> u8 {
     }
     for kind in REPEATED {
         if let Some(ContextValue::String(text)) = message.get(kind) {
-            let shown = shown(text);
+            let shown = escaped(&users(text)).into_owned();
             if shown != *text {
                 message.insert(kind, ContextValue::String(shown));
                 // A tip that repeats the same text.
@@ -33,13 +33,4 @@ pub(crate) fn report(mut message: clap::Error) -> u8 {
     }
     let _ = write!(anstream::stderr(), "{}", message.render().ansi());
     EXIT_USAGE
-}
-
-/// The user's text on one line and without its secrets. Of `--name=value`, the value is a text of its own.
-fn shown(text: &str) -> String {
-    let shown = match text.split_once('=') {
-        Some((name, value)) if name.starts_with('-') => format!("{name}={}", users(value)),
-        _ => users(text).into_owned(),
-    };
-    escaped(&shown).into_owned()
 }

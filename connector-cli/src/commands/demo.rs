@@ -79,7 +79,7 @@ impl Directory {
 
 /// The `external://` URL that LMCache's users write, with the directory as an option.
 fn external_url(dir: &Path) -> Result<String, Error> {
-    let refuse = |why: &str| Error::new(ErrorKind::InvalidInput, format!("`{}` {why}", users(&dir.to_string_lossy())));
+    let refuse = |why: &str| Error::new(ErrorKind::InvalidInput, format!("the directory of the demo {why}"));
     let text = dir.to_str().ok_or_else(|| refuse("is not UTF-8, so no URL can name it"))?;
     if text.contains(',') {
         return Err(refuse("has a comma, which separates directories"));

@@ -135,7 +135,17 @@ fn no_output_ever_holds_a_password() {
 
 #[test]
 fn no_place_of_the_command_line_repeats_a_password() {
-    for url in ["redis://u:hunter2@h:1", "redis:u:hunter2@h:1", "u:hunter2@h", "redis//u:hunter2@h:1"] {
+    for url in [
+        "redis://u:hunter2@h:1",
+        "redis:u:hunter2@h:1",
+        "u:hunter2@h",
+        "redis//u:hunter2@h:1",
+        "redis://u:12/hunter2@h:1",
+        "redis://h:1/0#password=hunter2",
+        "h:6379?password=hunter2",
+        "password=hunter2",
+        "tiered://?front=memory://&back=redis://u:12/hunter2@h:1",
+    ] {
         let glued = |option: &str| format!("{option}={url}");
         let places: &[&[&str]] = &[
             &[url],
