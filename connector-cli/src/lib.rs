@@ -35,9 +35,13 @@ pub fn command(args: impl IntoIterator<Item = OsString>) -> u8 {
         Err(e) => return usage::report(e),
     };
     log_to_stderr(cli.global.verbose);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let built = connectors::runtime::threads().and_then(|threads| {
+        let built = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
+        built.map_err(|e| connectors::Error::io(e, "start threads"))
+    });
+    let runtime = match built {
         Ok(runtime) => runtime,
-        Err(e) => return Failure::Error(connectors::Error::io(e, "start threads")).report(),
+        Err(e) => return Failure::Error(e).report(),
     };
     let code = runtime.block_on(answer(cli));
     // A drop would wait for a blocking thread that an interrupted command left behind. The process ends now.

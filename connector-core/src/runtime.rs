@@ -41,16 +41,22 @@ struct OwnRuntime {
 
 impl OwnRuntime {
     fn start() -> Result<Self> {
-        let threads = threads(std::env::var_os(THREADS_VARIABLE).as_deref())?;
-        let built = Builder::new_multi_thread().worker_threads(threads).thread_name("kvconn").enable_all().build();
+        let built = Builder::new_multi_thread().worker_threads(threads()?).thread_name("kvconn").enable_all().build();
         let runtime = built.map_err(|e| Error::io(e, "start kvconn's own threads"))?;
         let handle = runtime.handle().clone();
         Ok(Self { handle, runtime: Mutex::new(Some(runtime)), ended: AtomicBool::new(false) })
     }
 }
 
-/// The number of threads, from the value of the variable.
-fn threads(set: Option<&OsStr>) -> Result<usize> {
+/// The number of threads of the runtime: as many as the CPUs, but two to four, or `KVCONN_THREADS`.
+///
+/// # Errors
+/// `InvalidOption` if the variable is not a number of threads.
+pub fn threads() -> Result<usize> {
+    threads_of(std::env::var_os(THREADS_VARIABLE).as_deref())
+}
+
+fn threads_of(set: Option<&OsStr>) -> Result<usize> {
     let Some(set) = set.filter(|text| !text.is_empty()) else {
         return Ok(available_parallelism().map_or(THREADS.0, |n| n.get().clamp(THREADS.0, THREADS.1)));
     };
@@ -97,12 +103,12 @@ mod tests {
         for (text, wanted) in
             [("1", Some(1)), (" 16 ", Some(16)), ("0", None), ("four", None), ("1025", None), ("-1", None)]
         {
-            let found = threads(Some(OsStr::new(text)));
+            let found = threads_of(Some(OsStr::new(text)));
             assert_eq!(found.as_ref().ok().copied(), wanted, "{text}");
             assert!(found.is_ok() || found.unwrap_err().to_string().contains("from 1 to 1024"));
         }
         for unset in [None, Some(OsStr::new(""))] {
-            assert!((2..=4).contains(&threads(unset).unwrap()));
+            assert!((2..=4).contains(&threads_of(unset).unwrap()));
         }
     }
 
