@@ -78,8 +78,9 @@ impl Files {
     /// Fails if a base path does not exist or cannot be listed.
     pub(super) fn check_existing(self) -> Result<Self> {
         for base in 0..self.dirs.count() {
-            let path = self.dirs.path(base);
-            std::fs::read_dir(path).map_err(|e| Error::io(e, format_args!("open the store `{}`", path.display())))?;
+            let path = self.dirs.path(base).display();
+            let listed = self.dirs.folder(base, Wait::Yes).and_then(|folder| folder.entries());
+            listed.map_err(|e| Error::io(e, format_args!("open the store `{path}`")))?;
         }
         Ok(self)
     }

@@ -171,3 +171,17 @@ async fn a_base_path_that_cannot_be_made_concerns_only_its_own_keys() {
     store.put(&key(1), kv(1, 1)).await.unwrap();
     assert_eq!(store.get(&key(1)).await.unwrap(), Some(kv(1, 1)));
 }
+
+#[tokio::test]
+async fn a_store_that_must_exist_has_its_base_path_and_its_namespace() {
+    let place = Place::new();
+    let open = async |options| connectors::builder(&place.url(options)).existing(true).open().await;
+    for options in ["", "?namespace=a"] {
+        let e = open(options).await.unwrap_err();
+        assert!(e.kind() == ErrorKind::Io && e.to_string().contains("cannot open the store"), "{e}");
+    }
+    place.open("").await.put(&key(1), kv(1, 1)).await.unwrap();
+    assert!(open("").await.is_ok() && open("?namespace=a").await.is_err());
+    place.open("?namespace=a").await.put(&key(1), kv(1, 1)).await.unwrap();
+    assert!(open("?namespace=a").await.is_ok());
+}
