@@ -112,10 +112,14 @@ fn second_reading(bytes: &[u8], heads: bool) -> (Vec<Event>, End) {
     let mut second = Second { rest: bytes, counted: 0 };
     let mut events = Vec::new();
     while !second.rest.is_empty() {
-        second.counted = 0;
         let event = if heads { second.head() } else { second.value(0).map(|v| v.map(Event::reply)) };
         match event {
-            Ok(event) => events.extend(event),
+            // Messages count until a reply comes.
+            Ok(None) => {}
+            Ok(Some(event)) => {
+                second.counted = 0;
+                events.push(event);
+            }
             Err(end) => return (events, end),
         }
     }
