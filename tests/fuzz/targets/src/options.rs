@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use connector_core::layer::LayerOptions;
 use connector_core::options::{ConnectorOptions, OptionsSchema};
 use connector_core::{LMCacheEngineConfig, LocalCpuBackend};
 use serde_json::Value;
@@ -68,9 +69,12 @@ pub fn options(data: &[u8]) {
     let password = context.url().query("password").unwrap_or_default();
     match context.options::<Options>() {
         Ok(options) => {
-            let known = OptionsSchema::of::<Options>();
+            let known = [OptionsSchema::of::<Options>(), OptionsSchema::of::<LayerOptions>()];
             let names = || context.url().query_pairs().map(|(name, _)| name).filter(|name| *name != "connector_name");
-            assert!(names().all(|name| known.option(name).is_some()), "an unknown option is accepted");
+            assert!(
+                names().all(|name| known.iter().any(|schema| schema.option(name).is_some())),
+                "an unknown option is accepted"
+            );
             // A text with `${NAME}` depends on the environment.
             let is_plain = |text: &&str| !text.replace("$${", "").contains("${");
             if let Some(folder) = context.url().query("folder").filter(is_plain) {
