@@ -51,6 +51,9 @@ pub fn external_connector(args: TokenStream, item: TokenStream) -> TokenStream {
 ///     #[option(flatten)]
 ///     wire: WireOptions,
 /// }
+///
+/// impl Default for AcmeOptions { .. }
+/// impl ConnectorOptions for AcmeOptions {}
 /// ```
 ///
 /// An option that holds the URL of another store has the type `Option<RemoteUrl>`.
