@@ -20,9 +20,9 @@ pub use pool::{PoolAllocator, PoolStats};
 /// Each allocator decides how it waits for memory. A dropped future gives up its place and releases its memory.
 ///
 /// # Errors of every method
-/// `PoolFull`, marked [temporary](Error::is_temporary), if other chunks hold the memory now. `TooLarge` if the chunk, or all
-/// chunks of [`allocate_many`](Self::allocate_many) together, are larger than the whole pool. `Unsupported` for a layout that
-/// it cannot hold.
+/// `PoolFull`, marked [temporary](Error::is_temporary), if other chunks hold the memory now. `TooLarge` if the chunk,
+/// or all chunks of [`allocate_many`](Self::allocate_many) together, are larger than the whole pool. `Unsupported` for
+/// a layout that it cannot hold.
 pub trait ChunkAllocator: Send + Sync + 'static {
     /// Memory for one chunk at once, without blocking. `None` if this allocator must wait or block: then call
     /// [`allocate`](Self::allocate).
@@ -38,8 +38,8 @@ pub trait ChunkAllocator: Send + Sync + 'static {
     /// because two such batches would deadlock.
     fn allocate_many<'a>(&'a self, layouts: &'a [ChunkLayout]) -> BoxFuture<'a, Result<Vec<MemoryObjMut>>>;
 
-    /// The number of leading chunks that fit into the whole memory together, if nothing else uses it. All of them if the
-    /// allocator does not know its size.
+    /// The number of leading chunks that fit into the whole memory together, if nothing else uses it. All of them if
+    /// the allocator does not know its size.
     fn fitting(&self, layouts: &[ChunkLayout]) -> usize {
         layouts.len()
     }
@@ -110,15 +110,16 @@ impl LocalCpuBackend {
 
     /// Memory for the chunks of a batch, which a store reads into.
     ///
-    /// Takes all memory at once. If the batch needs more than the whole pool, or other chunks hold memory that does not come
-    /// back in time, the leading chunks that fit get memory.
+    /// Takes all memory at once. The batch may need more than the whole pool, or other chunks may hold memory for too
+    /// long. Then only the leading chunks that fit get memory.
     ///
-    /// A batch calls this before it takes a connection, a thread or a lock, and while it holds no other memory. Otherwise a
-    /// call that waits for memory would stop the calls that give it back.
+    /// A batch calls this before it takes a connection, a thread or a lock, and while it holds no other memory.
+    /// Otherwise a call that waits for memory would stop the calls that give it back.
     ///
     /// # Errors
-    /// Of a chunk: `TooLarge` if it is larger than the whole pool. `PoolFull` if it must wait for chunks of other calls, or, with
-    /// the status [`Persistent`](crate::ErrorStatus::Persistent), for the batch's own leading chunks.
+    /// Of a chunk: `TooLarge` if it is larger than the whole pool. `PoolFull` if other calls hold the memory.
+    /// `PoolFull` with the status [`Persistent`](crate::ErrorStatus::Persistent) if the batch's own leading chunks hold
+    /// it.
     pub async fn reserve(&self, layouts: &[ChunkLayout]) -> Vec<Result<MemoryObjMut>> {
         let fits_alone = |layout: &ChunkLayout| self.0.fitting(std::slice::from_ref(layout)) == 1;
         let possible: Vec<ChunkLayout> = layouts.iter().filter(|layout| fits_alone(layout)).cloned().collect();
@@ -192,7 +193,8 @@ fn no_memory(layouts: &[ChunkLayout], wanted: usize, room: usize, capacity: usiz
     }
 }
 
-/// The error for a chunk of a batch whose leading chunks fill the whole pool. No retry helps while the batch holds them.
+/// The error for a chunk of a batch whose leading chunks fill the whole pool. No retry helps while the batch holds
+/// them.
 fn over_capacity(layout: &ChunkLayout) -> Error {
     let message = format!("no memory for a chunk of {} bytes: the chunks before it fill the whole pool", layout.len);
     Error::new(ErrorKind::PoolFull, message)

@@ -112,14 +112,14 @@ impl ContextBuilder {
         self
     }
 
-    /// Sets what `open` does if the server does not answer. The option `connect` wins. Default: [`Connect::Eager`].
+    /// Sets how `open` treats a server that does not answer. The option `connect` wins. Default: [`Connect::Eager`].
     pub fn connect(mut self, connect: Connect) -> Self {
         self.connect = connect;
         self
     }
 
-    /// Sets whether to open only a store that exists. Then a directory that the first put would make, and that a user may have
-    /// mistyped, is an error instead of an empty store. Default: false.
+    /// Sets whether to open only a store that exists. Then a directory that the first put would make, and that a user
+    /// may have mistyped, is an error instead of an empty store. Default: false.
     pub fn existing(mut self, existing: bool) -> Self {
         self.existing = existing;
         self

@@ -29,8 +29,8 @@ const CONFIG_FILE_VARIABLE: &str = "LMCACHE_CONFIG_FILE";
 
 /// The part of LMCache's configuration that concerns a connector.
 ///
-/// [`get`](Self::get) gives every key that LMCache 0.5.6 knows. Values are read as LMCache reads them: YAML 1.1, `1_024` and
-/// `256.0` are whole numbers, and of the texts only `true` and `1` are true.
+/// [`get`](Self::get) gives every key that LMCache 0.5.6 knows. Values are read as LMCache reads them: YAML 1.1,
+/// `1_024` and `256.0` are whole numbers, and of the texts only `true` and `1` are true.
 ///
 /// ```
 /// # fn main() -> connector_core::Result<()> {
@@ -108,7 +108,7 @@ impl LMCacheEngineConfig {
         Ok(config)
     }
 
-    /// The configuration of a YAML file of at most 16 MiB. It reads a FIFO, too, for example of `<(command)`.
+    /// The configuration of a YAML file of at most 16 MiB. The file may be a FIFO, as in `<(command)`.
     ///
     /// # Errors
     /// As [`from_yaml`](Self::from_yaml), and for a file that cannot be read.
@@ -125,8 +125,8 @@ impl LMCacheEngineConfig {
     /// The configuration of a YAML text. An unknown key is logged, as in LMCache, because a later LMCache may know it.
     ///
     /// # Errors
-    /// `InvalidOption` for a text that is not a YAML map, nests deeper than 128 levels, or is over 16 MiB, and for a wrong
-    /// value.
+    /// `InvalidOption` for a wrong value, and for a text that is not a YAML map, nests deeper than 128 levels, or is
+    /// over 16 MiB.
     pub fn from_yaml(text: &str) -> Result<Self> {
         let map = match yaml::read(text).map_err(invalid)? {
             Value::Object(map) => map,
@@ -151,7 +151,7 @@ impl LMCacheEngineConfig {
             let name = variables::variable_of(key);
             let Some(text) = variable(&name) else { continue };
             let text = values::unquote(&text);
-            // LMCache keeps a number that an empty variable would set.
+            // As in LMCache, an empty variable does not change a number.
             if !(text.is_empty() && keys::NUMBERS.contains(&key)) {
                 self.set(key, Value::from(text)).map_err(|e| e.at(format_args!("environment variable {name}")))?;
             }

@@ -37,11 +37,11 @@ pub(crate) struct Parts {
     pub(crate) depth: usize,
     /// Whether another store opens this one.
     pub(crate) behind: bool,
-    /// One for the URLs that lead to one store by redirection. A store behind that store has another one.
+    /// Shared by all URLs that lead to one store by redirection. A store behind that store has another chain.
     pub(crate) chain: Arc<()>,
     /// Whether the open of this URL has moved on to another URL.
     pub(crate) redirected: Arc<AtomicBool>,
-    /// For a store whose options do not say.
+    /// Applies to a store whose options do not set it.
     pub(crate) connect: Connect,
     pub(crate) layer_options: LayerOptions,
     pub(crate) existing: bool,
@@ -49,9 +49,9 @@ pub(crate) struct Parts {
     pub(crate) layer_queries: Vec<(String, String)>,
 }
 
-/// What `open` does if the server does not answer. The option `connect` of every connector sets it.
+/// How `open` treats a server that does not answer. The option `connect` of every connector sets it.
 ///
-/// An answer that is wrong (a wrong password or certificate, another protocol, a missing database) always fails `open`.
+/// A wrong answer always fails `open`. Examples are a refused password, another protocol and a missing database.
 #[connector_options(crate = crate)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[serde(rename_all = "snake_case")]
@@ -101,7 +101,7 @@ impl ConnectorContext {
         self.0.plugin_name.as_deref()
     }
 
-    /// What a store does if its server does not answer while it is opened. The store's own option comes first, then the
+    /// How `open` of this store must treat a server that does not answer. The store's own option comes first, then the
     /// setting of the store in front of it, then [`ContextBuilder::connect`](crate::ContextBuilder::connect).
     pub fn connect(&self) -> Connect {
         self.0.connect

@@ -38,7 +38,8 @@ use crate::{Error, ErrorKind, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum KeyKind {
-    /// In-process mode: [`CacheEngineKey`], one chunk of all layers, or [`LayerCacheEngineKey`], one chunk of one layer.
+    /// In-process mode: [`CacheEngineKey`], one chunk of all layers, or [`LayerCacheEngineKey`], one chunk of one
+    /// layer.
     Engine,
     /// Multiprocess mode: [`ObjectKey`].
     Object,
@@ -128,8 +129,8 @@ impl CacheKey {
 
     /// `abs(hash) mod n`: LMCache's `fs` store picks one of `n` base paths by it. `n` must not be 0.
     ///
-    /// Of several readings the one with the shortest model name counts. It is LMCache's unless the name itself contains
-    /// the fields of a key.
+    /// If the text has several readings, the one with the shortest model name counts. LMCache takes the same one,
+    /// unless the name itself contains the fields of a key.
     pub fn hash_modulo(&self, n: usize) -> usize {
         let hash = match self.kind {
             KeyKind::Engine => engine::readings(&self.text).next().map(|reading| reading.hash),
@@ -165,9 +166,9 @@ impl Hash for CacheKey {
     }
 }
 
-/// For a text whose kind the caller does not know. A second field of exactly eight hex digits makes it an object key: in
-/// an engine key that field is the world size, which LMCache never pads. A text that is a valid engine key, but not a valid
-/// object key, is an engine key all the same.
+/// For a text whose kind the caller does not know. A second field of exactly eight hex digits makes it an object key:
+/// in an engine key that field is the world size, which LMCache never pads. A text that is a valid engine key, but not
+/// a valid object key, is an engine key all the same.
 impl FromStr for CacheKey {
     type Err = Error;
 

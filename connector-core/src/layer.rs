@@ -12,8 +12,8 @@
 //! is code: [`ContextBuilder::layers`](crate::ContextBuilder::layers). A store behind another one (`tiered://`,
 //! `audit://`) takes them only from its own URL.
 //!
-//! `open` has the timeout and the retries, too. Only `close` has no limit, because a `close` that is cut short loses data. A poll
-//! that blocks its thread cannot be ended.
+//! `open` has the timeout and the retries, too. Only `close` has no limit, because a `close` that is cut short loses
+//! data. A poll that blocks its thread cannot be ended.
 //!
 //! # Order
 //! The layers have the order of the table. The limit is outermost, and the store is inside the timeout:

@@ -11,9 +11,10 @@ use crate::{Error, ErrorKind, Result};
 
 /// A part of a shared store: two handles with different namespaces never see each other's chunks.
 ///
-/// A namespace is 1 to 100 ASCII letters, digits, `.`, `_`, `-` and `+`, and does not start with `.`. A store puts it into the
-/// *stored* name of a chunk, never into the [`CacheKey`](crate::CacheKey): before the names of redis, or as a folder of fs. As
-/// the type of an option it is `namespace: Option<Namespace>`; unset, a store's bytes and names are those of LMCache.
+/// A namespace is 1 to 100 ASCII letters, digits, `.`, `_`, `-` and `+`, and does not start with `.`. A store puts it
+/// into the *stored* name of a chunk, never into the [`CacheKey`](crate::CacheKey): before the names of redis, or as a
+/// folder of fs. A store has the option `namespace: Option<Namespace>`. Without it, the store's bytes and names are
+/// those of LMCache.
 ///
 /// ```
 /// # fn main() -> connector_core::Result<()> {

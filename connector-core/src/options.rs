@@ -37,8 +37,8 @@
 //! 3. `extra_config` under the prefix: `acme_connections`;
 //! 4. `extra_config` under a [shared name](ConnectorOptions::EXTRA_CONFIG_SHARED).
 //!
-//! A value may hold `${NAME}`, which kvconn replaces by that environment variable; `$${` stands for `${`. Beside each secret
-//! option `password` there is an option `password_file`, the absolute path of a file that holds the secret.
+//! A value may hold `${NAME}`, which kvconn replaces by that environment variable; `$${` stands for `${`. Beside each
+//! secret option `password` there is an option `password_file`, the absolute path of a file that holds the secret.
 //!
 //! An unknown query parameter is an error. LMCache and other connectors share `extra_config`, so kvconn checks only the keys
 //! with the prefix. A connector without an options type reads its query itself, and kvconn does not check it.
@@ -107,8 +107,8 @@ pub(crate) fn read<O: ConnectorOptions>(
     fill(query_options(url).filter(|(name, _)| own(name)), Some(config), plugin_name, own)
 }
 
-/// Expands a URL that is one variable. Other URLs expand their parts when they are opened, so that no variable changes where a
-/// part ends.
+/// Expands a URL that is one variable. Other URLs expand their parts when they are opened, so that no variable changes
+/// where a part ends.
 pub(crate) fn expand_url(text: String) -> Result<String, String> {
     if environment::is_variable(&text) { environment::expand(&text) } else { Ok(text) }
 }
@@ -204,7 +204,7 @@ fn fill<'a, O: ConnectorOptions>(
     }
     O::deserialize(Loose::new(Value::Object(values.clone()))).map_err(|e| {
         let Some(field) = &e.field else {
-            let why = e.message.unwrap_or_else(|| "they do not fit together".to_owned());
+            let why = e.message.unwrap_or_else(|| "their values do not fit together".to_owned());
             return Error::new(ErrorKind::InvalidOption, format!("options: {why}"));
         };
         let Some(option) = schema.option(field) else {
@@ -301,7 +301,7 @@ impl OptionsSchema {
         let what = if prefix.is_empty() { "URL option" } else { "extra_config key" };
         if name == "namespace" {
             let message = format!("unknown {what} `{prefix}{name}`: the connector keeps no chunks of its own");
-            let hint = "write it in the URL of the store inside, if there is one";
+            let hint = "write it into the URL of an inner store, if the connector has one";
             return Err(Error::new(ErrorKind::InvalidOption, message).with_hint(hint));
         }
         Err(Error::new(ErrorKind::InvalidOption, format!("unknown {what} `{prefix}{name}`{guess}"))

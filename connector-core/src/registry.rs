@@ -91,7 +91,7 @@ pub fn resolve(url: &RemoteUrl) -> Result<SchemeOwner> {
     find_scheme(url.scheme())?.ok_or_else(|| no_scheme(url.scheme()))
 }
 
-/// The one connector that opens `url`, for the text of that URL. Makes no error, because an error shows its URL.
+/// The one connector that opens `url`. Gives no error, because the text of a URL in an error needs this function.
 pub(crate) fn entry_of(url: &RemoteUrl) -> Option<&'static ConnectorEntry> {
     if ExternalConnectorAdapter.serves(url) {
         return index().find(url.path().trim_matches('/'), url.query(CONNECTOR_NAME)?).ok();

@@ -27,8 +27,8 @@ pub use fork::{PerProcess, forks};
 
 /// The variable that sets the number of threads.
 const THREADS_VARIABLE: &str = "KVCONN_THREADS";
-/// The least and the most threads, unless the variable sets them. With two, sockets and timers run while one task blocks its
-/// thread. A host has many processes with a runtime like this one, so more than four waste memory.
+/// The least and the most threads, unless the variable sets them. With two, sockets and timers run while one task
+/// blocks its thread. A host has many processes with a runtime like this one, so more than four waste memory.
 const THREADS: (usize, usize) = (2, 4);
 /// More threads are a mistake.
 const MOST_THREADS: usize = 1024;

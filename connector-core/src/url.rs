@@ -32,8 +32,8 @@ pub struct HostPort {
 
 /// A parsed remote URL.
 ///
-/// `Display` and `Debug` show only the parts that cannot hold a secret: see [`redact`]. [`expose`](Self::expose) gives the text
-/// as written. Cheap to clone.
+/// `Display` and `Debug` show only the parts that cannot hold a secret: see [`redact`]. [`expose`](Self::expose) gives
+/// the text as written. Cheap to clone.
 ///
 /// ```
 /// # fn main() -> connector_core::Result<()> {
@@ -156,8 +156,8 @@ impl RemoteUrl {
         self.query_pairs().find(|(n, _)| *n == name).map(|(_, value)| value)
     }
 
-    /// All query parameters that have a value, decoded, in the order written. As Python's `parse_qs`, it leaves out those without
-    /// a value (`a=` and `a`).
+    /// All query parameters that have a value, decoded, in the order written. Like Python's `parse_qs`, it leaves out
+    /// parameters without a value (`a=` and `a`).
     pub fn query_pairs(&self) -> impl Iterator<Item = (&str, &str)> {
         self.all_pairs().filter(|(_, value)| !value.is_empty())
     }
@@ -177,7 +177,8 @@ impl RemoteUrl {
         behind.split_once('?').map_or("", |(_, query)| query)
     }
 
-    /// Whether an unescaped `/`, `?` or `#` may have cut a password, so that a piece of it is in another part of the URL.
+    /// Whether an unescaped `/`, `?` or `#` may have cut a password, so that a piece of it is in another part of the
+    /// URL.
     pub(crate) fn may_hold_a_loose_secret(&self) -> bool {
         self.fragment().is_some() || self.behind_authority().contains('@')
     }
@@ -216,7 +217,7 @@ impl RemoteUrl {
     }
 }
 
-/// The form of a URL for the error of a text that is none.
+/// The form of a URL, for the error of a text that is not a URL.
 fn how_to_write(text: &str) -> String {
     if text.starts_with(['/', '.', '~']) {
         return "for a directory write `fs:///path`".to_owned();

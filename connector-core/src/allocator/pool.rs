@@ -30,7 +30,8 @@ const SLACK: usize = 4;
 /// the system, largest first, to make room for a new one. Used and free memory together never exceed the capacity.
 /// [`trim`](Self::trim) and [`MemoryObjMut::discard`] return memory to the system earlier.
 ///
-/// New memory is zero. The pool does not write the zeros: a page takes memory of the system when the first byte reaches it.
+/// New memory is zero. The pool does not write the zeros: a page takes memory of the system when the first byte reaches
+/// it.
 ///
 /// Cheap to clone; clones are one pool.
 #[derive(Clone)]
@@ -87,7 +88,8 @@ impl PoolAllocator {
         MemoryObjMut::from_region(block, layout.clone())
     }
 
-    /// Returns free blocks to the system, largest first, until the pool keeps at most `kept` bytes. `trim(0)` keeps none.
+    /// Returns free blocks to the system, largest first, until the pool keeps at most `kept` bytes. `trim(0)` keeps
+    /// none.
     pub fn trim(&self, kept: usize) {
         let mut to_free = Vec::new();
         let mut state = self.0.lock();
@@ -226,8 +228,8 @@ impl PoolRegion {
     }
 }
 
-// SAFETY: anonymous memory is initialised with zeros. A region gets out of this module only with its map, which never changes
-// its place. Only this region reaches the map until `drop`, which gives it back.
+// SAFETY: anonymous memory is initialised with zeros. A region gets out of this module only with its map, which never
+// changes its place. Only this region reaches the map until `drop`, which gives it back.
 unsafe impl Region for PoolRegion {
     fn as_ptr(&self) -> NonNull<u8> {
         self.map.as_ref().and_then(|map| NonNull::new(map.as_mut_ptr())).unwrap_or(NonNull::dangling())

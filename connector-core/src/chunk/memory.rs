@@ -77,7 +77,8 @@ impl MemoryObjMut {
         Self { region: self.region.take(), layout: self.layout.clone() }
     }
 
-    /// Drops the memory after a read that failed. A pool returns it to the system instead of keeping it for the next chunk.
+    /// Drops the memory after a read that failed. A pool returns it to the system instead of keeping it for the next
+    /// chunk.
     pub fn discard(self) {
         if let Some(block) = self.region::<PoolRegion>() {
             block.discard();

@@ -97,7 +97,8 @@ pub(super) fn map(key: &str, value: &Value) -> Result<Map<String, Value>> {
     }
 }
 
-/// The text of a variable. As in LMCache, a text in quotes is a Python literal, or loses its quotes if it is not a valid one.
+/// The text of a variable. As in LMCache, a text in quotes is a Python literal, or loses its quotes if it is not a
+/// valid one.
 pub(super) fn unquote(text: &str) -> Cow<'_, str> {
     let text = text.trim();
     for quote in ['\'', '"'] {

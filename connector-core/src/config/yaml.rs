@@ -11,12 +11,12 @@ use serde_json::{Map, Number, Value};
 const MAX_DEPTH: usize = 128;
 /// The largest text, and the largest sum of all values, where an alias counts as much as the value that it repeats.
 pub(super) const MAX_BYTES: usize = 16 << 20;
-/// The bytes that each value counts, beside its text.
+/// The bytes that each value counts in addition to its text.
 const VALUE_BYTES: usize = 16;
 
 const MERGE: &str = "<<";
 
-/// The value of the only document of the text, `Null` if there is none.
+/// The value of the only document of the text, or `Null` if the text has no document.
 pub(super) fn read(text: &str) -> Result<Value, String> {
     if text.len() > MAX_BYTES {
         return Err(too_large());
@@ -90,7 +90,8 @@ impl<'a> Reader<'a> {
         Ok(value)
     }
 
-    /// The rest of a map. Of two equal keys the last counts. The keys of a merged map (`<<`) give way to the map's own.
+    /// The rest of a map. If two keys are equal, the last one counts. The map's own keys win over those of a merged map
+    /// (`<<`).
     fn map(&mut self, depth: usize) -> Result<Map<String, Value>, String> {
         let (mut own, mut merged) = (Map::new(), Map::new());
         loop {
@@ -122,7 +123,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Adds the maps of a `<<`: one map, or a list of which the first has the first word.
+/// Adds the maps of a `<<`: one map, or a list. If several maps of a list have a key, the first map wins.
 fn merge(value: Value, into: &mut Map<String, Value>) -> Option<()> {
     match value {
         Value::Object(map) => {

@@ -31,7 +31,7 @@ impl Names {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// A key that no check had before. Every second engine key is a layer key.
+    /// A key that no earlier check used. Every second engine key is a layer key.
     pub(super) fn key(&self, kind: KeyKind) -> CacheKey {
         let (model, n) = (&self.model, self.number());
         let text = match kind {

@@ -141,8 +141,8 @@ pub trait RemoteConnector: Send + Sync + 'static {
     /// `get` of each key, in the order asked.
     ///
     /// The default takes the memory of one chunk after the other. A store whose chunks are read into the
-    /// [`LocalCpuBackend`](crate::LocalCpuBackend) [reserves](crate::LocalCpuBackend::reserve) the batch's memory instead. Two
-    /// batches that each hold a part of their memory would wait for each other.
+    /// [`LocalCpuBackend`](crate::LocalCpuBackend) [reserves](crate::LocalCpuBackend::reserve) the batch's memory
+    /// instead. Two batches that each hold a part of their memory would wait for each other.
     fn batched_get(&self, keys: &[CacheKey]) -> impl Future<Output = Vec<Result<Option<MemoryObj>>>> + Send {
         at_once!(self, keys.iter(), |key| self.get(key))
     }
@@ -175,8 +175,8 @@ pub trait RemoteConnector: Send + Sync + 'static {
     note = "write `impl FromContext for {Self} {{ async fn from_context(ctx: ConnectorContext) -> Result<Self> {{ .. }} }}`"
 )]
 pub trait FromContext: Sized {
-    /// Makes the connector: reads its options, connects or checks that it could. If [`ConnectorContext::connect`] is `Lazy`,
-    /// a server that does not answer within a second is a warning, and a wrong answer is still an error.
+    /// Makes the connector: reads its options, connects or checks that it could. If [`ConnectorContext::connect`] is
+    /// `Lazy`, a server that does not answer within a second is a warning, and a wrong answer is still an error.
     ///
     /// # Errors
     /// The reason why the connector cannot work, as one sentence that says what to change.

@@ -25,7 +25,7 @@ macro_rules! erased {
                 RemoteConnector::list(self, prefix)
             }
             $(fn $name<'a>(&'a self, $($arg: $ty),*) -> BoxFuture<'a, $out> {
-                // In an `async` block, a method that panics before it gives its future panics in a poll, as any other.
+                // The `async` block makes a method that panics before it returns its future panic in a poll instead.
                 Box::pin(async move { RemoteConnector::$name(self, $($arg),*).await })
             })*
         }

@@ -8,8 +8,8 @@ use tokio::sync::Notify;
 use crate::runtime::forks;
 use crate::{Error, ErrorKind, Result};
 
-/// Counts the calls in flight. Once closed it refuses new calls, and `close` waits for the last one. A child of `fork` is
-/// refused, too: its parent has the connector's threads and sockets.
+/// Counts the calls in flight. Once closed it refuses new calls, and `close` waits for the last one. A child of `fork`
+/// is refused, too: its parent has the connector's threads and sockets.
 ///
 /// [`Connector`](crate::Connector) holds one for every connector. A connector whose work outlives its futures
 /// (blocking threads, background writers) holds its own gate and moves a [`Pass`] into that work.
@@ -73,8 +73,8 @@ impl Gate {
         self.0.forks != forks()
     }
 
-    /// Refuses new calls and waits until the last one in flight has ended. Any number of callers may call it. A child of
-    /// `fork` does not wait for its parent's calls.
+    /// Refuses new calls and waits until the last one in flight has ended. Any number of callers may call it. A child
+    /// of `fork` does not wait for its parent's calls.
     pub async fn close(&self) {
         if self.is_parents() {
             return;

@@ -67,8 +67,9 @@ impl Connector {
         }))
     }
 
-    /// The same connector with layers, unless it has those of the context's URL already from another URL that its adapter
-    /// opened. The adapter may have kept a handle: closing either closes both, and each call counts once.
+    /// The same connector with layers. If its adapter opened another URL of the same chain, the connector has its
+    /// layers already. The adapter may have kept a handle: closing either handle closes both, and each call counts
+    /// once.
     pub(crate) fn layered(
         self,
         ctx: &ConnectorContext,

@@ -44,7 +44,8 @@ impl Connector {
             };
             let (item, ended) = match next {
                 Some(Ok(Some(Err(e)))) => (Some(Err(e)), self.is_closed()),
-                // A listing that `close` or a panic cut short must end with an error, so that it does not look complete.
+                // A listing that `close` or a panic cut short must end with an error, so that it does not look
+                // complete.
                 _ if self.is_closed() => (Some(Err(Error::closed())), true),
                 Some(Err(panic)) => (Some(Err(panicked(&*panic))), true),
                 Some(Ok(item)) => (item, false),

@@ -9,8 +9,8 @@ use crate::{Error, Result};
 
 /// `model@world_size@worker_id@hash@dtype[@tag%value..]`: one chunk of all layers.
 ///
-/// [`new`](Self::new) and [`with_tag`](Self::with_tag) check their arguments. So every key's text parses back to the same
-/// key, or is refused because it has several readings. Only names with `@` can have several.
+/// [`new`](Self::new) and [`with_tag`](Self::with_tag) check their arguments. So every key's text parses back to the
+/// same key, or is refused because it has several readings. Only names with `@` can have several.
 ///
 /// ```
 /// # fn main() -> connector_core::Result<()> {
@@ -207,7 +207,7 @@ pub(super) fn readings(text: &str) -> impl Iterator<Item = Reading<'_>> {
     })
 }
 
-/// A first field of digits only is a layer id, the rest are tags.
+/// If the first field has only digits, it is a layer id. The other fields are tags.
 fn layer_and_tags(tail: &str) -> (Option<u32>, Option<&str>) {
     let (first, others) = tail.split_once('@').map_or((tail, None), |(first, others)| (first, Some(others)));
     number(first).map_or((None, Some(tail)), |layer_id| (Some(layer_id), others))

@@ -19,8 +19,9 @@ use crate::{BoxStream, Error, ErrorKind, ErrorStatus, Result};
 /// [`Timeout`](ErrorKind::Timeout). While it is open, every call fails with `Unavailable` at once. After the interval one call, the
 /// probe, goes through. If it reaches the store, the breaker closes; otherwise the next interval begins.
 ///
-/// A call that its caller drops does not count, and neither does a call that fails before it reaches the store (an
-/// invalid key, a full pool, a timeout while it [waited](super::local_wait) for memory or a connection). An open breaker refuses a `list`, but a `list` never opens or closes it.
+/// A call that its caller drops does not count. A call that fails before it reaches the store does not count either.
+/// Examples are an invalid key, a full pool, and a timeout while the call [waited](super::local_wait) for memory or a
+/// connection. An open breaker refuses a `list`, but a `list` never opens or closes it.
 ///
 /// LMCache does the same with an interval of 10 s (`min_reconnect_interval` of its `RemoteBackend`, 0.5.6). The interval is in
 /// tokio's time, which a change of the system's clock does not move.
@@ -142,7 +143,7 @@ impl<C> Breaker<C> {
             _ => "another call is trying it now".to_owned(),
         };
         let message = format!("the store is lost: {}; {next}", open.why);
-        // A retry before the interval is over is of no use, also not by a layer of a store in front.
+        // No retry can succeed before the interval is over, in this store or in a store in front.
         Err(Error::new(ErrorKind::Unavailable, message).with_status(ErrorStatus::Persistent))
     }
 

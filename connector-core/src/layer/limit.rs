@@ -11,8 +11,8 @@ use crate::connector::{Capabilities, Operation, RemoteConnector, operations};
 use crate::key::CacheKey;
 use crate::{BoxStream, Result};
 
-/// Lets a number of calls run at once. The others wait in the order in which they came, each for as long as a call may take.
-/// A batch counts as one call; `list` and `close` do not count.
+/// Lets a number of calls run at once. The others wait in the order in which they came, each for as long as a call may
+/// take. A batch counts as one call; `list` and `close` do not count.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LimitLayer {
     most: usize,

@@ -88,7 +88,7 @@ impl LayerOptions {
     pub(crate) fn or(self, other: &Self) -> Self {
         Self {
             timeout_ms: self.timeout_ms.or(other.timeout_ms),
-            // A `timeout_ms` is also that of batches.
+            // A `timeout_ms` without a `batch_timeout_ms` limits batches, too.
             batch_timeout_ms: self.batch_timeout_ms.or(other.batch_timeout_ms.filter(|_| self.timeout_ms.is_none())),
             retries: self.retries.or(other.retries),
             retry_min_delay_ms: self.retry_min_delay_ms.or(other.retry_min_delay_ms),
@@ -170,10 +170,11 @@ impl Layers {
         options.built().map(Self)
     }
 
-    /// Runs `create` with the limits of a call: each try has the time of one call, and a temporary error is tried again.
+    /// Runs `create` with the limits of a call: each try has the time of one call, and a temporary error is tried
+    /// again.
     ///
-    /// A lazy open has one try, which may take [`LAZY_PATIENCE`] longer. If `create` has `redirected` to another URL, that
-    /// URL's own options are the limits.
+    /// A lazy open has one try, which may take [`LAZY_PATIENCE`] longer. If `create` has `redirected` to another URL,
+    /// that URL's own options are the limits.
     pub(crate) async fn open<T, F: Future<Output = Result<T>> + Send>(
         &self,
         connect: Connect,

@@ -97,7 +97,7 @@ impl<C> Timeout<C> {
 }
 
 tokio::task_local! {
-    /// How many waits of the running call are for something of this process.
+    /// The number of waits of the running call for something that this process holds.
     static LOCAL_WAITS: AtomicUsize;
 }
 

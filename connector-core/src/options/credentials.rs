@@ -26,12 +26,12 @@ use crate::{Error, ErrorKind, Result};
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub struct Credentials {
-    /// User of the server's access list; the URL's, if it has one. The server's default user unless set.
+    /// User of the server's access list. The URL's user wins. The server's default user unless set.
     #[option(secret)]
     pub username: Option<String>,
     /// File that holds the user, instead of `username`.
     pub username_file: Option<String>,
-    /// Password; the URL's, if it has one.
+    /// Password. The URL's password wins.
     #[option(secret)]
     pub password: Option<String>,
     /// File that holds the password, instead of `password`. kvconn reads it again when the server refuses the password.
@@ -45,12 +45,12 @@ impl fmt::Debug for Credentials {
 }
 
 impl Credentials {
-    /// The login to the server of `url`. User and password of the URL win over the options. Both are percent-decoded, and may
-    /// hold `${NAME}` as an option may.
+    /// The login to the server of `url`. User and password of the URL win over the options. Both are percent-decoded,
+    /// and may hold `${NAME}` as an option may.
     ///
     /// # Errors
-    /// `InvalidUrl` for a user or password of the URL that is not text, or that the query repeats. `InvalidOption` for a secret
-    /// that is given both as text and as a file, and for a file that cannot be read.
+    /// `InvalidUrl` for a user or password of the URL that is not text, or that the query repeats. `InvalidOption` for
+    /// a secret that is given both as text and as a file, and for a file that cannot be read.
     pub fn resolve(&self, url: &RemoteUrl) -> Result<Login> {
         let source = |option: &str, in_url: Option<&str>, text: &Option<String>, file: &Option<String>| {
             let file_option = format!("{option}_file");

@@ -45,7 +45,7 @@ impl UrlForm {
         })
     }
 
-    /// Whether `path` is what the path of these URLs means, so that it is not a piece of a password.
+    /// Whether `path` has the form that these URLs use, so that it cannot be a piece of a password.
     pub(crate) fn shows(&self, path: &str) -> bool {
         match self.path {
             PathForm::None => false,

@@ -231,7 +231,8 @@ fn is_with_tls(scheme: &str, plain: &str) -> bool {
 const NO_TLS: &str =
     "this scheme asks for TLS, which kvconn's stores do not have; use a tunnel that encrypts, such as stunnel";
 
-const LINK_MORE: &str = "`kvconn list` shows what the command has; your own program links a connector if you add `use its_crate as _;`, or enable its feature";
+const LINK_MORE: &str = "`kvconn list` shows the connectors of the command; to link one into your own program, \
+                         add `use its_crate as _;` or enable its feature";
 
 fn compiled_out(hint: &ConnectorHint) -> String {
     format!(

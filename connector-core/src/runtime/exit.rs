@@ -18,13 +18,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Work that must end before the process does.
 pub trait AtExit: Send + Sync {
-    /// Ends it: writes what is not written.
+    /// Ends the work: writes everything that is not written yet.
     fn close(self: Arc<Self>) -> BoxFuture<'static, Result<()>>;
 
     /// Whether nothing is left to do.
     fn is_done(&self) -> bool;
 
-    /// The number of chunks that are lost if the process ends now, and their bytes. The caller says so, so this work does not.
+    /// The number of chunks that are lost if the process ends now, and their bytes. The caller reports this loss, so
+    /// the work must not report it again.
     fn report_unwritten(&self) -> (usize, u64) {
         (0, 0)
     }
@@ -85,8 +86,8 @@ pub fn exit_patience() -> Duration {
     })
 }
 
-/// Closes every store that this process opened and did not close, all at once, within `patience` altogether. Call it when
-/// the program ends, before [`shut_down`](super::shut_down). Logs and returns the stores that lost something.
+/// Closes every store that this process opened and did not close, all at once, within `patience` altogether. Call it
+/// when the program ends, before [`shut_down`](super::shut_down). Logs and returns the stores that lost something.
 pub fn close_open_stores(patience: Duration) -> Vec<Unclosed> {
     let Some(open) = OPEN.get() else { return Vec::new() };
     let open: Vec<_> = lock(open).drain(..).filter_map(|(store, work)| Some((store, work.upgrade()?))).collect();
@@ -123,7 +124,7 @@ pub fn close_open_stores(patience: Duration) -> Vec<Unclosed> {
             None => None,
         };
         let one = Unclosed { store: store.into(), chunks, bytes, error };
-        // A store and its buffer have one URL: the buffer says more.
+        // A store and its buffer have one URL. One report is enough: that of the buffer, which counts chunks.
         match unclosed.iter_mut().find(|other| other.store == one.store && (other.chunks == 0 || chunks == 0)) {
             Some(other) if other.chunks == 0 => *other = one,
             Some(_) => {}
@@ -134,7 +135,7 @@ pub fn close_open_stores(patience: Duration) -> Vec<Unclosed> {
     unclosed
 }
 
-/// Logs a loss. A program without a `tracing` subscriber says it on stderr.
+/// Logs a loss, or writes it to stderr if the program has no `tracing` subscriber.
 pub fn say(message: &str) {
     tracing::warn!("{message}");
     if !tracing::dispatcher::has_been_set() {

@@ -1,5 +1,5 @@
-//! Forks of this process. A child of `fork` has copies of its parent's values, but none of its threads. A lock that one of
-//! these threads held stays locked for ever, and sockets and timers belong to the parent.
+//! Forks of this process. A child of `fork` has copies of its parent's values, but none of its threads. A lock that one
+//! of these threads held stays locked for ever, and sockets and timers belong to the parent.
 #![expect(unsafe_code, reason = "registers a handler of forks, and leaks values of the parent")]
 
 use std::marker::PhantomData;
@@ -13,13 +13,13 @@ extern "C" fn count_fork() {
     FORKS.fetch_add(1, Ordering::Relaxed);
 }
 
-/// A number that differs between this process and every process that forked it, also if C code forked. A process id may
-/// not: another PID namespace can give the child its parent's.
+/// A number that differs between this process and every process that forked it, also if C code forked. A process id is
+/// not enough: in another PID namespace the child can have its parent's id.
 pub fn forks() -> u64 {
     static COUNTED: AtomicBool = AtomicBool::new(false);
     if !COUNTED.load(Ordering::Acquire) {
-        // Not in a `Once`: a fork in the middle of it would lock it for ever. Two handlers count a fork twice, which does no
-        // harm. If the system has no memory for the handler, forks are not counted.
+        // Not in a `Once`: a fork in the middle of it would lock it for ever. Two handlers count a fork twice, which
+        // does no harm. If the system has no memory for the handler, forks are not counted.
         // SAFETY: the handler only adds to an atomic, which is allowed between `fork` and `exec`.
         unsafe { libc::pthread_atfork(None, None, Some(count_fork)) };
         COUNTED.store(true, Ordering::Release);
@@ -27,8 +27,8 @@ pub fn forks() -> u64 {
     FORKS.load(Ordering::Relaxed)
 }
 
-/// A value that each process makes once. A child of `fork` makes another value, and never waits for a thread of its parent.
-/// Values are never dropped.
+/// A value that each process makes once. A child of `fork` makes another value, and never waits for a thread of its
+/// parent. Values are never dropped.
 pub struct PerProcess<T> {
     newest: AtomicPtr<Made<T>>,
     /// `forks() + 1` of the process in which a thread makes a value now, or another number.

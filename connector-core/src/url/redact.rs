@@ -1,7 +1,7 @@
 //! The text of a URL without its secrets, made from the parsed parts.
 //!
-//! Every part is hidden unless kvconn knows that it is not a secret. So a password that was written in a wrong place, or with
-//! an unescaped `/`, `?` or `#`, stays hidden, too.
+//! Every part is hidden unless kvconn knows that it is not a secret. So a password that was written in a wrong place,
+//! or with an unescaped `/`, `?` or `#`, stays hidden, too.
 
 use std::fmt::Write;
 
@@ -16,13 +16,13 @@ const HIDDEN: &str = "***";
 
 /// The text of a URL as errors and logs show it.
 ///
-/// It has the scheme, host and port, `***` for user and password, and the path if the [entry](crate::registry) says that the
-/// connector's URLs have one. In the query it has the values of options that the connector declares, except for secrets. An
-/// option of the type [`RemoteUrl`] is shown by the same rule. All else is `***`.
+/// It has the scheme, host and port, `***` for user and password, and the path if the [entry](crate::registry) says
+/// that the connector's URLs have one. In the query it has the values of options that the connector declares, except
+/// for secrets. An option of the type [`RemoteUrl`] is shown by the same rule. All else is `***`.
 ///
-/// A text without any of `:@?=#&%` is shown as it is: it is not even a piece of a URL. Of another text that is not a URL only the
-/// scheme is shown. The same holds for a URL that has a fragment, an `@` behind the host, or a scheme
-/// that no linked crate serves.
+/// A text without any of `:@?=#&%` is shown as it is, because it is not even a piece of a URL. Any other text that is
+/// not a URL is shown as its scheme and `***`. The same holds for a URL that has a fragment, an `@` behind the host, or
+/// a scheme that no linked crate serves.
 ///
 /// ```
 /// use connector_core::redact;
@@ -37,7 +37,7 @@ pub fn redact(text: &str) -> String {
     RemoteUrl::parse(text).map_or_else(|_| scheme_alone(text), |url| url.to_string())
 }
 
-/// What is shown of a text that is not a URL.
+/// The shown form of a text that is not a URL.
 pub(super) fn scheme_alone(text: &str) -> String {
     if is_harmless(text) {
         // On one line.
@@ -133,7 +133,8 @@ pub(crate) fn is_harmless(value: &str) -> bool {
     !value.contains(['@', '%', '?', '=', '#', '&', ':'])
 }
 
-/// Percent-encodes what would end a query's value, a URL's authority or a line of a log; everything else stays readable.
+/// Percent-encodes what would end a query's value, a URL's authority or a line of a log; everything else stays
+/// readable.
 fn encode(value: &str) -> String {
     let mut out = String::with_capacity(value.len());
     for c in value.chars() {
