@@ -220,8 +220,8 @@ pub(crate) struct GetArgs {
     pub(crate) url: String,
     /// The chunk's name
     pub(crate) key: String,
-    /// Write to this file instead of stdout. A new or plain file is replaced when the chunk is complete; a device, a pipe and
-    /// the target of a link are written to
+    /// Write to this file instead of stdout. A new or plain file is replaced when the chunk is complete; a device, a
+    /// pipe and the target of a link are written to
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
 }
@@ -298,7 +298,8 @@ pub(crate) struct CheckArgs {
     /// The store
     #[arg(required_unless_present = "list", conflicts_with = "list")]
     pub(crate) url: Option<String>,
-    /// Run only the checks of this chapter of docs/CONTRACT.md (round trip, overwriting, ..), or with this text in their name
+    /// Run only the checks of this chapter of docs/CONTRACT.md (round trip, overwriting, ..), or with this text in
+    /// their name
     #[arg(long, value_name = "TEXT")]
     pub(crate) filter: Option<String>,
     /// The time limit of one check. A check that takes longer fails

@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-/// The text with every control character as an escape: `\n`, `\u{1b}`. A terminal obeys control characters instead of showing
-/// them. Marks that change the direction of text are escaped, too, because they reorder what the user sees.
+/// The text with every control character as an escape: `\n`, `\u{1b}`. A terminal obeys control characters instead of
+/// showing them. Marks that change the direction of text are escaped, too, because they reorder what the user sees.
 pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
     if !text.contains(is_unsafe) {
         return text.into();

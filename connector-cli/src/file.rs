@@ -11,14 +11,14 @@ use crate::exit::Failure;
 use crate::interrupt::Interrupt;
 use crate::output::users;
 
-/// Bytes between two looks at the interrupt.
+/// Bytes between two checks of the interrupt.
 const SLICE: usize = 8 << 20;
 
 /// Writes the bytes to `path`.
 ///
-/// A new file, and the user's own plain file, are complete when they get their name. Anything else stays what it is, and the
-/// bytes go through it: a device, a pipe, the target of a link, a file with more names or another owner, a mount point, a file
-/// in a directory that takes no new files.
+/// A new file, and the user's own plain file, get their name when they are complete. Anything else is kept, and written
+/// in place: a device, a pipe, the target of a link, a mount point, a file with more names or another owner. The same
+/// holds for a file in a directory that takes no new files.
 pub(crate) fn write(path: &Path, bytes: &[u8], interrupt: &Interrupt) -> Result<(), Failure> {
     let failed = |e| Error::io(e, format_args!("write `{}`", users(&path.to_string_lossy())));
     let old = match std::fs::symlink_metadata(path) {

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::exit::{EXIT_INTERRUPTED, Failure};
 use crate::output;
 
-/// The time between two looks at a blocked command.
+/// The time between two checks of a blocked command.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// The first signal sets it. The second signal ends the process at once, and kvconn says which chunks it loses.
@@ -88,8 +88,8 @@ impl Interrupt {
         }
     }
 
-    /// Does something that may block this thread for as long as another program likes: a write to a pipe, a read from one. A
-    /// signal that comes then ends the process. Call it only on the thread of the command.
+    /// Does work that another program may block without a limit, such as a read from a pipe. A signal that comes then
+    /// ends the process. Call this only on the thread of the command.
     pub(crate) fn blocking<T>(&self, work: impl FnOnce() -> T) -> T {
         self.edges.fetch_add(1, Ordering::Relaxed);
         let done = work();
@@ -98,7 +98,7 @@ impl Interrupt {
     }
 }
 
-/// Returns when the command's thread is blocked. Prints a note if the command takes longer to stop than a user waits.
+/// Returns when the command's thread is blocked. Prints a note if the command does not stop within a few checks.
 async fn blocked(edges: &AtomicUsize) {
     let mut before = edges.load(Ordering::Relaxed);
     for looks in 1_u32.. {

@@ -60,7 +60,7 @@ async fn answer(cli: Cli) -> u8 {
         Err(failure) => failure.report(),
     };
     if interrupt.is_set() {
-        // Says what is lost if a store could not be closed in time.
+        // Reports lost chunks if a store could not be closed in time.
         close_open_stores(Duration::ZERO);
     }
     code

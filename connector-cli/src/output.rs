@@ -16,8 +16,8 @@ use crate::interrupt::Interrupt;
 
 /// Stdout: buffered for a pipe, line by line for a terminal.
 ///
-/// If the reader of a pipe has left, `Out` drops the rest: a command then still finds its answer. A store's text (a key, a
-/// path, an error) goes through [`shown`](Self::shown) or [`path`](Self::path).
+/// If the reader of a pipe has left, `Out` drops the rest, so that a command still finds its exit code. A store's text
+/// (a key, a path, an error) goes through [`shown`](Self::shown) or [`path`](Self::path).
 pub(crate) struct Out {
     stream: BufWriter<io::Stdout>,
     is_terminal: bool,
@@ -26,7 +26,7 @@ pub(crate) struct Out {
     interrupt: Interrupt,
 }
 
-/// The codes of a terminal's styles; empty where the environment or a pipe wants none.
+/// The codes of a terminal's styles; empty if the environment turns them off, or for a pipe.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Style {
     pub(crate) bold: &'static str,
@@ -132,8 +132,8 @@ pub(crate) fn json_escaped(json: &str) -> Cow<'_, str> {
     json.chars().map(escape).collect::<String>().into()
 }
 
-/// A text of the user's, as messages show it: without the secrets of a URL, even of a broken or misplaced one. A key or a path is
-/// shown as it is.
+/// A text of the user's, as messages show it: without the secrets of a URL, even of a broken or misplaced one. A key or
+/// a path is shown as it is.
 pub(crate) fn users(text: &str) -> Cow<'_, str> {
     let is_piece =
         text.contains([':', '?', '#']) && text.contains(['@', '=']) || text.contains('=') && !text.contains('/');

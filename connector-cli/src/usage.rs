@@ -8,7 +8,7 @@ use crate::escape::escaped;
 use crate::exit::{Answer, EXIT_USAGE, Failure};
 use crate::output::users;
 
-/// The parts of a message that may repeat what the user wrote.
+/// The parts of a message that may repeat text of the user.
 const REPEATED: [ContextKind; 4] =
     [ContextKind::InvalidArg, ContextKind::InvalidValue, ContextKind::InvalidSubcommand, ContextKind::TrailingArg];
 

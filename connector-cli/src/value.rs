@@ -1,5 +1,5 @@
-//! Parsers of argument values. An error says what to write. It does not repeat the value: the argument parser shows it, and
-//! hides its secrets.
+//! Parsers of argument values. An error says what to write. It does not repeat the value: the argument parser shows it,
+//! and hides its secrets.
 
 use std::fmt::Display;
 use std::num::{NonZeroU64, NonZeroUsize};
@@ -31,11 +31,11 @@ pub(crate) fn positive(text: &str) -> Result<NonZeroUsize, String> {
 }
 
 pub(crate) fn seconds(text: &str) -> Result<u64, String> {
-    text.parse().map_err(write("a whole number of seconds, as 60"))
+    text.parse().map_err(write("a whole number of seconds, such as 60"))
 }
 
 pub(crate) fn positive_seconds(text: &str) -> Result<NonZeroU64, String> {
-    text.parse().map_err(write("a whole number of seconds of at least 1, as 60"))
+    text.parse().map_err(write("a whole number of seconds of at least 1, such as 60"))
 }
 
 fn hint(e: Error) -> String {

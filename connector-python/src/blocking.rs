@@ -84,7 +84,7 @@ pub(crate) fn receive<T>(messages: &Receiver<T>) -> PyResult<Option<T>> {
 /// calling thread must not be attached.
 ///
 /// # Errors
-/// `KeyboardInterrupt`, or what a signal's handler raises.
+/// `KeyboardInterrupt`, or the exception of a signal's handler.
 pub(crate) fn until<T>(deadline: Option<Instant>, mut step: impl FnMut(Duration) -> Option<T>) -> PyResult<Option<T>> {
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));

@@ -43,7 +43,7 @@ pub(crate) fn start(py: Python<'_>) -> PyResult<()> {
     Ok(())
 }
 
-/// Reads the lowest level of the logger `kvconn` and those below it. Each logger then drops what is below its own level.
+/// Reads the lowest level of the logger `kvconn` and those below it. Each logger then drops lines below its own level.
 fn read_level(py: Python<'_>) -> PyResult<()> {
     let logging = py.import("logging")?;
     let level_of = |name: &str| -> PyResult<u32> {

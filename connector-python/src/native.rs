@@ -303,7 +303,8 @@ impl Shared {
         self.idle.notify_all();
     }
 
-    /// Waits until nothing is in flight; false if `deadline` has passed before. The calling thread must not be attached.
+    /// Waits until nothing is in flight; false if `deadline` has passed before. The calling thread must not be
+    /// attached.
     ///
     /// # Errors
     /// As [`until`].

@@ -51,7 +51,7 @@ impl OpenStore {
     }
 }
 
-/// What LMCache waits for a store.
+/// The time for which LMCache waits for a store.
 const ENGINE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A batch may have many large chunks, and a slow network.
 const ENGINE_BATCH_TIMEOUT_MS: u64 = 60_000;
@@ -82,8 +82,8 @@ pub(crate) fn open_for_engine(
     Ok(for_engine(builder(py, url, options)?, ENGINE_TIMEOUT).open())
 }
 
-/// An engine never opens a store again, so it may start before its store, and a store that hangs may not hold it. The options
-/// of the URL and the configuration win.
+/// An engine never opens a store again. So it must be able to start before its store, and a store that hangs must not
+/// block it. The options of the URL and the configuration win.
 pub(crate) fn for_engine(builder: ContextBuilder, timeout: Duration) -> ContextBuilder {
     let mut layers = LayerOptions::default();
     let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);

@@ -90,7 +90,7 @@ type Name = Mutex<Option<String>>;
 /// The stores of this process.
 static OPENED: PerProcess<Mutex<Vec<Weak<Name>>>> = PerProcess::new();
 
-/// Says that a store was not closed, unless it was. As Python's files do.
+/// Warns of a store that the program did not close, like Python's files.
 pub(crate) struct Unclosed(Arc<Name>);
 
 impl Unclosed {
@@ -136,7 +136,7 @@ struct Closing(Mutex<Receiver<Vec<runtime::Unclosed>>>);
 
 #[pymethods]
 impl Closing {
-    /// Waits for their end, and until the log has their errors. A text for each store that lost something.
+    /// Waits until they are closed and the log has their errors. Gives a text for each store that lost something.
     fn wait(&self, py: Python<'_>) -> PyResult<Vec<String>> {
         py.detach(|| {
             let closed = lock(&self.0);
@@ -176,8 +176,8 @@ const END_PAUSE: Duration = Duration::from_secs(1);
 /// Runs Python code, such as a class's `__init__`, for code in Rust.
 ///
 /// When the interpreter ends, it exits every other thread that waits for its lock, up to Python 3.13. Rust code on the
-/// thread's stack would abort the process, unless it waits in PyO3, which stops such a thread. So the interpreter's exit
-/// waits for the threads in here, and other threads pause once before they enter.
+/// thread's stack would abort the process, unless it waits in PyO3, which stops such a thread. So the interpreter's
+/// exit waits for the threads in here, and other threads pause once before they enter.
 pub(crate) fn in_python<T>(py: Python<'_>, work: impl FnOnce() -> T) -> T {
     struct Inside(&'static AtomicUsize);
     impl Drop for Inside {
@@ -207,7 +207,7 @@ pub(crate) fn in_python<T>(py: Python<'_>, work: impl FnOnce() -> T) -> T {
 /// Closes the stores, and ends every call before the interpreter frees the memory that stores may still write to.
 #[pyfunction]
 fn _exit(py: Python<'_>) -> PyResult<()> {
-    // Ctrl-C ends the first wait. The second one must come all the same.
+    // Ctrl-C ends the first wait. The second one must still happen.
     let closed = py.import("kvconn._exit").and_then(|exit| exit.call_method0("close_stores"));
     py.detach(|| {
         let deadline = Instant::now() + EXIT_TIMEOUT;

@@ -17,8 +17,8 @@ pub(crate) fn none(py: Python<'_>, (): ()) -> PyResult<Py<PyAny>> {
     Ok(py.None())
 }
 
-/// A list of answers, and of the `refusals` at their places. The first error is raised, or, with `return_exceptions`, each error
-/// stands in its answer's place.
+/// A list of answers, and of the `refusals` at their places. The first error is raised, or, with `return_exceptions`,
+/// each error stands in its answer's place.
 pub(crate) fn list<T>(
     return_exceptions: bool,
     refusals: Refusals,

@@ -1,4 +1,4 @@
-"""The documents say what the wheel says."""
+"""The documents agree with the wheel."""
 
 import ast
 import os

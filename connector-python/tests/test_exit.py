@@ -1,4 +1,4 @@
-"""The end of a process: nothing that waits to be written is lost, or it is said."""
+"""The end of a process: chunks that wait are written, or kvconn reports their loss."""
 
 import os
 import subprocess
@@ -94,7 +94,7 @@ if __name__ == "__main__":
                 self.assertEqual(self.stored(url), keys("P") | keys("E"))
 
     def lost(self, code, patience="1"):
-        """What a program says that ends while its server does not answer, and how long it took."""
+        """The output of a program that ends while its server does not answer, and its duration."""
         server = self.redis()
         code = WRITE + "os.kill(int(sys.argv[2]), signal.SIGSTOP)\nput(store)\n" + code
         command = [sys.executable, "-c", code, f"redis://:secret@127.0.0.1:{server.port}", str(server.process.pid)]
@@ -112,7 +112,7 @@ if __name__ == "__main__":
         self.assertEqual(said.count("was not closed before the process ended, and 300 chunks of 3000000 bytes are lost"), 1, said)
 
     def test_what_is_lost_is_said_when_logging_has_ended(self):
-        # Each of these takes log lines no more when kvconn's turn comes.
+        # None of these takes log lines any more when kvconn closes its stores.
         said, _ = self.lost("import logging; logging.basicConfig(filename=os.devnull)")
         self.assertIn("300 chunks of 3000000 bytes are lost", said)
         self.assertIn("kvconn: ", said)

@@ -97,7 +97,7 @@ class InterpreterExit(TestCase):
 import asyncio, os, signal, sys, threading, time, kvconn
 from kvconn import NativeClient, _kvconn
 KEY, OBJECT = "m@1@0@ff@half", "m@00000001@0@00ff"
-# What a stopped server does not write is not of interest.
+# The test does not need the chunks that a stopped server does not write.
 os.environ["KVCONN_EXIT_PATIENCE"] = "0.5"
 url, folder, server = f"resp://127.0.0.1:{sys.argv[1]}", sys.argv[2], int(sys.argv[3])
 stores = [kvconn.connect(url), kvconn.connect(f"fs://{folder}"), kvconn.connect("memory://x")]

@@ -17,8 +17,8 @@ impl Copies {
         Self { capacity, pool: PoolAllocator::new(capacity) }
     }
 
-    /// Returns memory to the system that would exceed the capacity beside `in_use` bytes of copies. The pool alone does not
-    /// know of copies outside of it. Call it after a change.
+    /// Returns free memory to the system, until it fits into the capacity beside `in_use` bytes of copies. The pool
+    /// does not count copies outside of it. Call this after a change.
     pub(crate) fn trim(&self, in_use: u64) {
         self.pool.trim(self.capacity.saturating_sub(usize::try_from(in_use).unwrap_or(usize::MAX)));
     }

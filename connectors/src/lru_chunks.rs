@@ -69,15 +69,15 @@ impl LruChunks {
     pub(crate) fn put(&self, key: &CacheKey, chunk: &MemoryObj) -> Result<()> {
         self.check(chunk)?;
         let len = chunk.len() as u64;
-        // Makes room before the copy, so that the copy can use the memory of the chunks that go. The key's old chunk stays
-        // until then.
+        // Makes room before the copy, so that the copy can use the memory of the chunks that go. The key's old chunk
+        // stays until then.
         let gone = {
             let mut state = self.lock();
             state.bytes += len;
             let old = state.chunks.peek(key).map_or(0, |old| old.len() as u64);
             self.evict(&mut state, old)
         };
-        // After the lock: to free memory may be a system call.
+        // After the lock is released, because freeing memory may be a system call.
         drop(gone);
         let copy = self.copies.copy(chunk).inspect_err(|_| self.lock().bytes -= len)?;
         let mut state = self.lock();

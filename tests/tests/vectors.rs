@@ -55,8 +55,8 @@ fn keys_read_from_text_have_lmcaches_parts() {
     }
 }
 
-/// LMCache writes these texts and does not split them on the way to a store, so each is a key. kvconn gives a field only
-/// where no other reading is possible.
+/// LMCache writes these texts and does not split them on the way to a store, so each is a key. kvconn gives a field
+/// only where no other reading is possible.
 #[test]
 fn keys_with_an_at_sign_are_accepted_and_never_misread() {
     let (mut unique, mut several) = (0, 0);

@@ -126,7 +126,7 @@ def main():
     rows = [{"file": file, "variables": {}} for file in files + FILES]
     rows += [{"file": file, "variables": variables} for variables in VARIABLES for file in (None, BASE)]
     rows = [json.dumps(row | load(row["file"], row["variables"]), ensure_ascii=False) for row in rows]
-    note = "How LMCache reads files and variables. `values` has what is not the default. Written by configuration.py."
+    note = "How LMCache reads files and variables. `values` has the values that differ from the default. Written by configuration.py."
     path = pathlib.Path(__file__).with_suffix(".json")
     head = f'{{"note": "{note}",\n"source": "lmcache 0.5.6",\n"rows": [\n'
     path.write_text(head + ",\n".join(rows) + "\n]}\n")

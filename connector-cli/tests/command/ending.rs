@@ -1,4 +1,4 @@
-//! How a command ends: its exit code, and what it leaves after Ctrl-C.
+//! The end of a command: its exit code, and its cleaning up after Ctrl-C.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;

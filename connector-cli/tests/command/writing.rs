@@ -108,8 +108,8 @@ fn the_commands_own_stdout_can_be_named() {
     assert_eq!(place.get(Path::new("/dev/stdout")).exits(0).out, b"new");
 }
 
-/// Runs the command as a user without rights, to whom these files belong. (A test that root runs would show nothing: for root,
-/// each file can be written.)
+/// Runs the command as a user without rights that owns these files. A test as root would show nothing, because root may
+/// write every file.
 fn as_plain_user(mut command: Command, own: &[&Path], store: &Path) -> Finished {
     if geteuid().is_root() {
         for path in own {

@@ -23,7 +23,7 @@ def opened() -> None:
 
 
 def close_stores() -> None:
-    """Closes the open stores of all libraries at once, and says which could not write everything."""
+    """Closes the open stores of all libraries in parallel, and reports those that lost chunks."""
     for closing in [library._close_open_stores() for library in _libraries.loaded()]:
         for lost in closing.wait():
             if _logging_is_gone():

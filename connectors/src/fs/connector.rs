@@ -36,7 +36,8 @@ pub struct FSConnector {
     pub(super) files: Arc<Files>,
     pub(super) backend: LocalCpuBackend,
     pub(super) threads: Threads,
-    /// Work on blocking threads outlives the futures that started it. This is the work that reads or writes a chunk's memory.
+    /// Work on blocking threads outlives the futures that started it. This is the work that reads or writes a chunk's
+    /// memory.
     pub(super) gate: Gate,
     /// All other work.
     pub(super) others: Gate,
@@ -58,8 +59,8 @@ impl FSConnector {
         Self { files: Arc::new(files), backend, threads, gate: Gate::default(), others: Gate::default() }
     }
 
-    /// Runs `job`, which reads or writes a chunk's memory, on a blocking thread. `job` owns its data, and `close` waits for
-    /// it even if this future is dropped.
+    /// Runs `job`, which reads or writes a chunk's memory, on a blocking thread. `job` owns its data, and `close` waits
+    /// for it even if this future is dropped.
     pub(super) async fn blocking<T: Send + 'static>(
         &self,
         job: impl FnOnce(&Files, &Work) -> Result<T> + Send + 'static,

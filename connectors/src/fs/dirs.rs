@@ -14,8 +14,8 @@ use super::{layout, write};
 /// The directories of a store.
 pub(super) struct Dirs {
     bases: Vec<Base>,
-    /// The directory of the chunks in each base path, which must not be a symlink: the chunks are in the base path itself
-    /// unless set.
+    /// The directory of the chunks in each base path, which must not be a symlink: the chunks are in the base path
+    /// itself unless set.
     namespace: Option<Namespace>,
     /// Below the directory of the chunks.
     tmp: Option<PathBuf>,
@@ -85,9 +85,9 @@ impl Dirs {
         e.kind() == io::ErrorKind::NotFound && !self.bases[base].is_made.load(Ordering::Acquire)
     }
 
-    /// Checks that the directories exist or can be made, and examines their file systems: which calls the page cache answers,
-    /// and the longest name of a file. The first put makes the directories, so that a get from a new store does not
-    /// make any.
+    /// Checks that the directories exist or can be made, and examines their file systems: which calls the page cache
+    /// answers, and the longest name of a file. The first put makes the directories, so that a get from a new store
+    /// does not make any.
     pub(super) fn examine(&self) -> Result<(Cache, usize)> {
         let (mut caches, mut longest) = (Vec::new(), layout::NAME_MAX);
         for (n, base) in self.bases.iter().enumerate() {
@@ -119,8 +119,8 @@ impl Dirs {
         })
     }
 
-    /// Makes the directories, once. A directory that is missing later is not made again: its disk may be unmounted. An error
-    /// counts for base path `base`, or for all.
+    /// Makes the directories, once. A directory that is missing later is not made again: its disk may be unmounted. An
+    /// error counts for base path `base`, or for all.
     pub(super) fn make(&self, base: usize, all: bool) -> Result<()> {
         if self.bases[base].is_ready() && !all {
             return Ok(());
@@ -218,8 +218,8 @@ fn same_file_system(base: &Path, tmp: &Path) -> Result<()> {
         .with_hint("a file cannot be renamed from there; leave the option out"))
 }
 
-/// Syncs every directory above `dir`, because each holds the name of the next. An error counts only if kvconn made `dir`, and
-/// only from `existing` on down: kvconn may not be allowed to read the directories above.
+/// Syncs every directory above `dir`, because each holds the name of the next. An error counts only if kvconn made
+/// `dir`, and only from `existing` on down: kvconn may not be allowed to read the directories above.
 fn sync_parents(dir: &Path, existing: &Path, mut sync: impl FnMut(&Path) -> Result<()>) -> Result<()> {
     dir.ancestors().skip(1).try_for_each(|above| match sync(above) {
         Err(_) if !above.starts_with(existing) || dir == existing => Ok(()),

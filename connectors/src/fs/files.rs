@@ -214,7 +214,7 @@ impl Files {
 
     fn create(&self, key: &CacheKey) -> Result<NewFile> {
         let place = self.place(key)?;
-        // The sum of a quota is about all base paths.
+        // The sum of a quota covers all base paths.
         self.dirs.make(place.base, self.quota.is_some())?;
         let open = || {
             let folder = self.dirs.folder(place.base, Wait::Yes)?;

@@ -1,8 +1,8 @@
 //! A directory, and the files in it.
 //!
-//! A chunk's name may belong to anything: a symlink to `/etc/shadow`, a pipe, a device. So a file is named by the descriptor of its
-//! directory and one component, which is never followed. Only regular files are opened: even opening is an event for a
-//! device, and for the writer of a pipe. The path of the directory itself may contain symlinks.
+//! A chunk's name may belong to anything: a symlink to `/etc/shadow`, a pipe, a device. So a file is named by the
+//! descriptor of its directory and one component, which is never followed. Only regular files are opened: even opening
+//! is an event for a device, and for the writer of a pipe. The path of the directory itself may contain symlinks.
 
 use std::ffi::{CStr, OsStr};
 use std::fs::File;
@@ -22,8 +22,8 @@ pub(super) enum Wait {
     No,
 }
 
-/// An open directory. Opened anew for each call, so that kvconn neither keeps a file system mounted nor uses a directory that was
-/// replaced.
+/// An open directory. Opened anew for each call, so that kvconn neither keeps a file system mounted nor uses a
+/// directory that was replaced.
 pub(super) struct Folder {
     fd: OwnedFd,
     /// For messages.
@@ -82,12 +82,12 @@ impl Folder {
         }
     }
 
-    /// The state of a regular file; `None` if there is none.
+    /// The state of a regular file; `None` if there is no such file.
     pub(super) fn stat_file(&self, name: &str) -> io::Result<Option<Stat>> {
         Ok(self.stat(name)?.filter(Stat::is_file))
     }
 
-    /// Opens a regular file; `None` if there is none.
+    /// Opens a regular file; `None` if there is no such file.
     pub(super) fn open_file(&self, name: &str, flags: OFlags, wait: Wait) -> io::Result<Option<(File, Stat)>> {
         if !self.is_openable(name, wait)? {
             return Ok(None);
@@ -147,7 +147,7 @@ impl Folder {
     /// Waits until the names are on the disk.
     pub(super) fn sync(&self) -> io::Result<()> {
         match rustix::fs::fsync(self.reopened()?) {
-            // The file system cannot sync a directory: its names are as safe as they get.
+            // The file system cannot sync a directory, so kvconn can do no more for its names.
             Err(Errno::INVAL | Errno::OPNOTSUPP) => {
                 tracing::debug!(directory = %self.path.display(), "fsync: the file system does not sync directories");
                 Ok(())

@@ -10,9 +10,9 @@
 //!
 //! **Options.** [`FsOptions`].
 //!
-//! **Namespaces.** `namespace=team-a` puts all of a handle's files into the directory `team-a` of each base path: chunks, temporary
-//! files and the quota's ledger. A handle lists, removes, evicts and scrubs only within its own directory. A handle without a namespace
-//! uses the base path itself, and does not look into directories.
+//! **Namespaces.** `namespace=team-a` puts all of a handle's files into the directory `team-a` of each base path:
+//! chunks, temporary files and the quota's ledger. A handle lists, removes, evicts and scrubs only within its own
+//! directory. A handle without a namespace uses the base path itself, and does not look into directories.
 //!
 //! **Sharing.** Any number of processes may use a store at once, LMCache among them. With `capacity` they share a
 //! sum, in the file `.kvconn-quota`, under a lock. A scan finds the files of writers without the option, at the
@@ -25,10 +25,10 @@
 //! store refuses `a-SEP-b`, and every other key whose file name is not read back as that key, with `InvalidKey`. The
 //! format has no checksum: a changed byte of the content is not detected.
 //!
-//! **Files.** `connector` holds the operations and `batch` the batches; `threads` bounds their blocking threads. `files` puts and
-//! removes chunks in the store's directories, which `dirs` makes. `read` and `write` handle one file each, and
-//! `folder` names files so that no symlink is followed. `direct` implements `use_odirect`, and `quota` implements
-//! `capacity`.
+//! **Files.** `connector` holds the operations and `batch` the batches; `threads` bounds their blocking threads.
+//! `files` puts and removes chunks in the store's directories, which `dirs` makes. `read` and `write` handle one file
+//! each, and `folder` names files so that no symlink is followed. `direct` implements `use_odirect`, and `quota`
+//! implements `capacity`.
 
 mod batch;
 mod cancel;

@@ -9,8 +9,8 @@ use connector_core::{ConnectorContext, ConnectorOptions, Error, ErrorKind, Names
 pub struct FsOptions {
     /// Directories of the store, separated by commas. Required, unless the URL has a path.
     pub base_path: Option<String>,
-    /// The part of a shared store that this handle uses: a directory of this name in each base path. Handles with different
-    /// namespaces never see each other's chunks. Unset, the files are in the base path itself, as in LMCache.
+    /// The part of a shared store that this handle uses: a directory of this name in each base path. Handles with
+    /// different namespaces never see each other's chunks. Unset, the files are in the base path itself, as in LMCache.
     pub namespace: Option<Namespace>,
     /// Whether an in-process key's file starts with the chunk header, which keeps shape, dtype and format; true unless set.
     /// Layerwise mode forces it.
@@ -26,7 +26,8 @@ pub struct FsOptions {
     pub use_odirect: bool,
     /// What a put waits for: `never` for nothing, `file` until the bytes are on the disk, `full` until the name is, too.
     pub fsync: Fsync,
-    /// Largest size of the chunk files in all base paths together, of this namespace; the chunk used longest ago goes first. No limit unless set.
+    /// Largest size of the chunk files in all base paths together, of this namespace; the chunk used longest ago goes
+    /// first. No limit unless set.
     #[option(unit = "bytes")]
     pub capacity: Option<u64>,
 }

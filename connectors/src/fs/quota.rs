@@ -49,10 +49,12 @@ pub(super) struct Quota {
     ledger: Arc<Mutex<Option<Ledger>>>,
 }
 
-/// The right to wait for the ledger's lock. Calls wait for their turn without a thread, and one thread waits for other processes.
+/// The right to wait for the ledger's lock. Calls wait for their turn without a thread, and one thread waits for other
+/// processes.
 pub(super) struct Turn {
     ledger: OwnedMutexGuard<Option<Ledger>>,
-    /// The end of the wait for the lock. Counted from the call's begin, so that calls do not wait for each other's time.
+    /// The end of the wait for the lock. Counted from the call's begin, so that calls do not wait for each other's
+    /// time.
     deadline: Instant,
 }
 
@@ -171,7 +173,8 @@ impl Quota {
 }
 
 impl Turn {
-    /// Runs `work` under the lock; `None` if the work is cancelled before. If it fails, the ledger stays as `job` left it.
+    /// Runs `work` under the lock; `None` if the work is cancelled before. If it fails, the ledger stays as `job` left
+    /// it.
     fn with_ledger<T>(
         mut self,
         dirs: &Dirs,
@@ -189,8 +192,8 @@ impl Turn {
     }
 }
 
-/// The later of the access and the modification time, of those that are not after `now`. A file without such a time counts as
-/// used longest ago: otherwise a clock that was set back would keep it for ever.
+/// The later of the access and the modification time, of those that are not after `now`. A file without such a time
+/// counts as used longest ago: otherwise a clock that was set back would keep it for ever.
 fn last_use(stat: &Stat, now: SystemTime) -> SystemTime {
     let times = [stat.accessed, stat.modified];
     times.into_iter().filter(|time| *time <= now).max().unwrap_or(SystemTime::UNIX_EPOCH)

@@ -1,7 +1,8 @@
 //! Runs a store's work on blocking threads, and bounds it.
 //!
-//! Work on a blocking thread cannot be cut off. A call that is dropped while it waits for a disk leaves its thread and its memory behind
-//! until the disk answers. So a store has at most [`AT_ONCE`] pieces of work, and other calls wait without a thread.
+//! Work on a blocking thread cannot be cut off. A call that is dropped while it waits for a disk leaves its thread and
+//! its memory behind until the disk answers. So a store has at most [`AT_ONCE`] pieces of work, and other calls wait
+//! without a thread.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -27,8 +28,8 @@ impl Threads {
         Self { handle, free: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
-    /// Runs `job` on a blocking thread, as soon as the store has less work than it may have. If this future is dropped, a `job` that has
-    /// begun goes on.
+    /// Runs `job` on a blocking thread, as soon as the store has a free place. If this future is dropped, a `job` that
+    /// has begun goes on.
     pub(super) async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
         // Never closed.
         let place = local_wait(self.free.clone().acquire_owned()).await.ok();

@@ -85,7 +85,8 @@ impl RedisConnector {
         Ok(Put { name: self.wire.name(key), slots: self.slots(), header, chunk, ttl_sec: self.ttl_sec })
     }
 
-    /// Removes chunks of which the server may have taken one value and refused the other. Only a put in two commands leaves such.
+    /// Removes chunks of which the server may have taken one value and refused the other. Only a put in two commands
+    /// leaves such a chunk.
     async fn remove_refused<'a>(&self, puts: impl Iterator<Item = (&'a CacheKey, &'a Result<()>)>) {
         let is_refused = |e: &Error| e.kind() == ErrorKind::StoreFull;
         let refused = puts.filter(|(_, answer)| self.slots().apart && answer.as_ref().is_err_and(is_refused));

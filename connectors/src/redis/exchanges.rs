@@ -22,8 +22,8 @@ pub(super) enum Found<A> {
     Nothing,
     /// Only one value is there.
     Half(Half),
-    /// The store must ask again: a header and bytes of different lengths, because LMCache may be between its two steps; or a
-    /// server that takes only [one name in a command](Slots).
+    /// The store must ask again: a header and bytes of different lengths, because LMCache may be between its two steps;
+    /// or a server that takes only [one name in a command](Slots).
     Again(Error),
 }
 
@@ -186,7 +186,7 @@ impl Exchange for Put<'_> {
             None => request.command(&["SET".into(), name, value]),
         };
         if self.slots.apart {
-            // As LMCache: the header last.
+            // The header last, as in LMCache.
             set(request, kv_bytes, chunk);
             set(request, metadata, header);
         } else if self.ttl_sec.is_none() {

@@ -16,9 +16,9 @@
 //!
 //! **Options.** [`RedisOptions`].
 //!
-//! **Limits.** 512 MiB a chunk, redis' own limit. A call that is dropped in the middle of a chunk closes its connection. `list`
-//! uses SCAN, which looks at every key of the database, and gives the chunks with both halves. In a cluster of one node a put is
-//! two steps.
+//! **Limits.** 512 MiB a chunk, redis' own limit. A call that is dropped in the middle of a chunk closes its
+//! connection. `list` uses SCAN, which looks at every key of the database, and gives the chunks with both halves. In a
+//! cluster of one node a put is two steps.
 
 mod connector;
 mod exchanges;

@@ -52,7 +52,7 @@ pub(super) async fn connect(
 fn not_reached(e: io::Error, address: &Address) -> Error {
     let hint = match (address, e.kind()) {
         (Address::Tcp { .. }, io::ErrorKind::ConnectionRefused) => "does the server run, and is the port right?",
-        // The system's resolver gives no error of the system.
+        // An error of the resolver has no error number.
         (Address::Tcp { .. }, _) if e.raw_os_error().is_none() => "check the name of the host",
         (Address::Tcp { .. }, _) => "check the host, the network and the firewall",
         (Address::Unix(_), io::ErrorKind::PermissionDenied) => "this user may not write to the socket",

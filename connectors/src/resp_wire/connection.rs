@@ -100,10 +100,10 @@ impl Connection {
         self.is_reusable() && self.transport.has_runtime() && self.transport.is_quiet()
     }
 
-    /// A call starts, which spent this on other connections.
+    /// Starts a call that already spent this on other connections.
     pub(super) fn start_call(&mut self, spent: Spent) {
         self.spent = spent;
-        // A greeting tries again in another way.
+        // An error during the greeting does not count, because the greeting then tries another way.
         self.elsewhere = false;
     }
 
@@ -129,8 +129,8 @@ impl Connection {
 
     /// Sends the whole request. Replies may arrive before it returns.
     ///
-    /// A server that refuses a request sends an error and hangs up, maybe before it has read everything. So after a hang-up, the
-    /// next read gives the replies that came, and then the error.
+    /// A server that refuses a request sends an error and hangs up, maybe before it has read everything. So after a
+    /// hang-up, the next read gives the replies that came, and then the error.
     ///
     /// # Errors
     /// `Timeout`.
@@ -160,7 +160,8 @@ impl Connection {
     /// The next reply, whole. A server's error is a [`Reply::Error`].
     ///
     /// # Errors
-    /// `Corrupt`, `Unavailable`, `Timeout`. The server's error if it closes the connection after it, such as `TooLarge`.
+    /// `Corrupt`, `Unavailable`, `Timeout`. The server's error if it closes the connection after it, such as
+    /// `TooLarge`.
     pub(crate) async fn reply(&mut self) -> Result<Reply> {
         let reply = self.parse(ReplyReader::reply).await?;
         self.answered(&reply)?;
@@ -209,7 +210,7 @@ impl Connection {
         self.parse(ReplyReader::start).await
     }
 
-    /// Waits for the first byte of the payload that [`ReplyStart::Bulk`] announced. It has one.
+    /// Waits for the first byte of the payload that [`ReplyStart::Bulk`] announced. The payload must not be empty.
     ///
     /// # Errors
     /// As [`reply`](Self::reply).
@@ -384,7 +385,8 @@ impl Connection {
             .with_hint("is it overloaded or stopped? `io_timeout_ms` says how long to wait")
     }
 
-    /// The connection broke, whatever the system's error: also a timeout is the system's own, of the socket's options.
+    /// The connection broke, whatever the system's error is. Even a timeout means that, because it comes from the
+    /// socket's options.
     fn io_failed(&mut self, e: io::Error, what: &str) -> Error {
         self.failed = true;
         unavailable(Error::io(e, format_args!("{what} the server at {}", self.address)))

@@ -23,7 +23,7 @@ pub(crate) fn server_error(text: &[u8]) -> Error {
         b"NOREPLICAS" => later("the server has too few replicas"),
         b"READONLY" => new(ErrorKind::ReadOnly)
             .temporary(true)
-            .with_hint("this is a replica; name the master, unless the servers change their roles just now"),
+            .with_hint("this is a replica; write the master's address, or wait if a failover is under way"),
         b"MISCONF" => new(ErrorKind::ReadOnly)
             .temporary(true)
             .with_hint("the server cannot save to disk, and takes no writes until it can"),

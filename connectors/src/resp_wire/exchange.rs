@@ -295,8 +295,8 @@ impl<'a, E: Exchange> Batch<'a, E> {
         }
     }
 
-    /// Takes up to `n` from the queue, and no more than this connection's share of the rest. Fails chunks that the server
-    /// would refuse.
+    /// Takes up to `n` from the queue, and no more than this connection's share of the rest. Fails chunks that the
+    /// server would refuse.
     fn take(&self, n: usize, to: &mut Items<E>) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((len, e)) = &*self.too_large.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -309,7 +309,8 @@ impl<'a, E: Exchange> Batch<'a, E> {
         to.extend(queue.drain(..n));
     }
 
-    /// Fails the exchange that the connection's error concerns, and puts the others back into the queue, for a new connection.
+    /// Fails the exchange that the connection's error concerns, and puts the others back into the queue, for a new
+    /// connection.
     ///
     /// # Errors
     /// If the others failed, too.
@@ -324,9 +325,9 @@ impl<'a, E: Exchange> Batch<'a, E> {
         let was_stale = E::REPEATABLE && lease.was_stale(&e);
         let failed = match e.kind() {
             _ if was_stale => 0,
-            // After a timeout, each of the others would wait as long.
+            // After a timeout, each of the others would wait as long again.
             _ if !E::REPEATABLE || e.kind() == ErrorKind::Timeout => sent.len(),
-            // Any of them may be the reason: it is the one that fails alone.
+            // Any of them may be the reason. Sent one at a time, only that one fails.
             ErrorKind::Unavailable if sent.len() > 1 => {
                 *alone = sent.len();
                 0

@@ -1,16 +1,16 @@
 //! The memory that chunks are read into.
 //!
-//! No call waits for memory while it holds a connection. A batch reserves its memory at once, because two batches that each
-//! hold a part would wait for each other:
+//! No call waits for memory while it holds a connection. A batch reserves its memory at once, because two batches that
+//! each hold a part would wait for each other:
 //!
 //! | the allocator | with the engine's metadata | without |
 //! |---|---|---|
 //! | has memory at once | a batch reserves full chunks; a single chunk takes memory when it comes | each chunk takes memory when it comes |
 //! | may wait | reserves full chunks | asks for the lengths first |
 //!
-//! If that memory does not suffice, the call gives back what it holds, asks for the lengths, and reserves exactly that. So it does
-//! if the memory of an allocator that may wait has another layout than the chunk: LMCache's memory has a layout of its own. The
-//! next calls then ask for the lengths at once.
+//! If that memory does not suffice, the call gives its memory back, asks for the lengths, and reserves exactly these.
+//! The call does the same if reserved memory has another layout than the chunk, because LMCache's memory keeps its
+//! layout. The next calls then ask for the lengths at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -24,8 +24,8 @@ impl<'a> Name<'a> {
     }
 }
 
-/// Whether one command may contain the names of both values of a chunk. A server of a cluster refuses it with `CROSSSLOT`,
-/// because the names belong to different slots.
+/// Whether one command may contain the names of both values of a chunk. A server of a cluster refuses it with
+/// `CROSSSLOT`, because the names belong to different slots.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Slots<'a> {
     /// Each command contains one name.
@@ -34,7 +34,7 @@ pub(crate) struct Slots<'a> {
 }
 
 impl<'a> Slots<'a> {
-    /// What earlier calls learned.
+    /// The knowledge of earlier calls.
     pub(crate) fn new(learned: &'a AtomicBool) -> Self {
         Self { apart: learned.load(Ordering::Relaxed), learned }
     }

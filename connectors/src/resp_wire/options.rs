@@ -66,7 +66,7 @@ pub struct WireSettings {
     /// Longest time until a new connection is ready.
     #[option(unit = "ms")]
     pub connect_timeout_ms: u64,
-    /// Longest time without a byte in the middle of a call, and longest time of a call in all, with a second more for each
+    /// Longest wait for a byte in the middle of a call. The whole call has the same limit, and a second more for each
     /// 64 KiB that it moves. A large chunk that stops half-way may take twice as long to fail.
     #[option(unit = "ms")]
     pub io_timeout_ms: u64,
@@ -78,7 +78,8 @@ pub struct WireSettings {
     /// Largest chunk that the store reads or writes.
     #[option(unit = "bytes")]
     pub max_value_bytes: u64,
-    /// Stands, with a colon, before every name on the server, so that stores share a database and never see each other's chunks.
+    /// Prefix of every name on the server, followed by a colon. Stores with different namespaces share a database and
+    /// never see each other's chunks.
     pub namespace: Option<Namespace>,
 }
 

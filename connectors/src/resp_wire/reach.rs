@@ -20,7 +20,7 @@ pub(super) struct Reach {
     options: WireOptions,
     /// The runtime that waits for the sockets.
     sockets: Handle,
-    /// The user and the password that the server took last.
+    /// The user and the password that the server accepted last.
     login: Mutex<Login>,
     /// Grows when the server may not be the right one any more. Older connections are then closed.
     generation: AtomicUsize,
@@ -33,7 +33,7 @@ pub(super) struct Reach {
 struct State {
     /// Whether the last call found the server away. The next attempt to connect is the only one.
     in_doubt: bool,
-    /// Attempts that failed since the last one that did not.
+    /// Attempts that failed since the last success.
     attempts: u32,
     failure: Option<Failure>,
 }
@@ -45,7 +45,7 @@ struct Failure {
     error: Error,
 }
 
-/// The time between a failed attempt to connect and the next one. It doubles with every few attempts.
+/// The time between a failed attempt to connect and the next one. It doubles every [`SAME_PAUSES`] attempts.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const SAME_PAUSES: u32 = 4;
 /// The longest pause.

@@ -107,7 +107,8 @@ pub struct ReplyReader {
     string: Option<PartialString>,
     /// Bytes of a payload that are still to be read.
     payload: Option<usize>,
-    /// Memory that the current reply takes so far, with the messages before it: a server may send messages and no reply.
+    /// Memory that the current reply takes so far, with the messages before it: a server may send messages and no
+    /// reply.
     memory: usize,
 }
 
@@ -165,8 +166,8 @@ impl ReplyReader {
         self.end = (self.end + n).min(self.buffer.len());
     }
 
-    /// Bytes of memory that the reader holds: for a partial reply at most a small multiple of the bytes that came, however
-    /// much the server announced.
+    /// Bytes of memory that the reader holds: for a partial reply at most a small multiple of the bytes that came,
+    /// however much the server announced.
     #[cfg(any(test, feature = "__fuzz"))]
     pub fn held(&self) -> usize {
         let strings = self.string.as_ref().map_or(0, |string| string.bytes.capacity());

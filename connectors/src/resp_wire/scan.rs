@@ -13,8 +13,8 @@ use super::request::Request;
 /// Names that the server looks at for one page: a few milliseconds of its time at most.
 const LOOKED_AT: u64 = 1000;
 
-/// The keys of the wire's namespace whose text starts with `prefix`, each once, a page at a time. `key_of` gives the key of a
-/// name that ends with `suffix`, and `None` for names of other programs.
+/// The keys of the wire's namespace whose text starts with `prefix`, each once, a page at a time. `key_of` gives the
+/// key of a name that ends with `suffix`, and `None` for names of other programs.
 pub(crate) fn keys<'a>(
     wire: &'a Wire,
     prefix: &'a str,

@@ -97,7 +97,7 @@ pub(super) struct Lease<'a> {
 /// A place in a pool for a connection in use.
 struct Slot<'a> {
     pool: &'a Pool,
-    /// Released last, because the call that gets it looks for the connection.
+    /// Released last, because the next call that gets it looks for the connection.
     _permit: SemaphorePermit<'a>,
 }
 
@@ -189,7 +189,8 @@ impl Server {
         }
     }
 
-    /// A connection of the pool. If the server refuses a new one, waits for one that is in use. Without a limit, opens none.
+    /// A connection of the pool. If the server refuses a new one, waits for one that is in use. Without a limit, opens
+    /// none.
     async fn lease_in<'a>(&'a self, pool: &'a Pool, limit: Option<Duration>) -> Result<Lease<'a>> {
         loop {
             let since = Instant::now();

@@ -68,12 +68,12 @@ const SMALLEST_MARK: usize = 128 << 10;
 /// The highest mark: the receive buffer must have room for it.
 const LARGEST_MARK: usize = 1 << 20;
 
-/// Time without a byte after which the system asks whether the server is still there. Firewalls and load balancers forget
-/// idle connections, some after 4 minutes (Azure), others after 350 s (AWS) or 10 minutes (Google Cloud).
+/// Time without a byte after which the system probes the server. Firewalls and load balancers forget idle connections,
+/// some after 4 minutes (Azure), others after 350 s (AWS) or 10 minutes (Google Cloud).
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
-/// Time between two such questions.
+/// Time between two probes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
-/// The system closes the connection after this number of questions without an answer.
+/// The system closes the connection after this number of probes without an answer.
 const KEEPALIVE_PROBES: u32 = 4;
 
 /// The limits of a connection.
@@ -225,7 +225,8 @@ async fn connect_to_any(addresses: &[SocketAddr], limit: Duration) -> io::Result
     Err(last)
 }
 
-/// A server that lost its power, or a firewall that forgot the connection, sends nothing. The system finds out by probes.
+/// A server that lost its power, or a firewall that forgot the connection, sends nothing. The system finds out by
+/// probes.
 fn notice_a_lost_server(tcp: &TcpStream, io_timeout: Duration) -> io::Result<()> {
     sockopt::set_socket_keepalive(tcp, true)?;
     sockopt::set_tcp_keepidle(tcp, KEEPALIVE_IDLE)?;

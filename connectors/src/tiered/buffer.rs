@@ -243,7 +243,8 @@ impl Buffer {
         }
     }
 
-    /// The chunks that the back refused for ever and that no later put or remove replaced, as an error. They count once.
+    /// The chunks that the back refused for ever and that no later put or remove replaced, as an error. They count
+    /// once.
     pub(super) fn take_refused(&self) -> Result<()> {
         let mut state = self.lock();
         let bytes: u64 = state.refused.iter().map(|(_, bytes)| bytes).sum();

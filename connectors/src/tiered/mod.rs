@@ -23,9 +23,9 @@
 //! it and retry after 100 ms, and then after up to 30 s. Reads find a chunk in the buffer until the back has it. If the
 //! buffer is full, a put waits, or fails if the back fails. `close` writes all chunks of the buffer. If the back still
 //! fails, its error says how many chunks the back lacks, and `close` may be called again. If the back can never take a
-//! chunk, kvconn drops it from the buffer and removes the key from the back, and `close` says how many there were.
-//! Without `close`, the tasks go on until the back has every chunk. If the process or its runtime ends before, the
-//! chunks that are left are lost, and kvconn logs how many.
+//! chunk, kvconn drops the chunk from the buffer and removes its key from the back. `close` then says how many chunks
+//! the back refused. Without `close`, the tasks go on until the back has every chunk. If the process or its runtime
+//! ends before, the chunks that are left are lost, and kvconn logs how many.
 //!
 //! **A remove** removes the key from the buffer, the front and the back. If the front fails to remove a key, reads do
 //! not ask it for that key, and a background task retries the removal.

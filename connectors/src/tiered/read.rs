@@ -98,8 +98,8 @@ impl Tiers {
         found.into_iter().map(|f| f.unwrap_or_else(|| (Err(lost()), false))).collect()
     }
 
-    /// Whether a batch must give back the front's chunks before it reads the others from the back. It would hold memory while
-    /// it waits for memory, and two such batches would wait for each other.
+    /// Whether a batch must give back the front's chunks before it reads the others from the back. It would hold memory
+    /// while it waits for memory, and two such batches would wait for each other.
     pub(super) fn must_release(&self, keys: &[CacheKey], found: &[Option<MemoryObj>]) -> bool {
         let hits = found.iter().flatten().count();
         self.waiting_memory.is_some() && (1..keys.len()).contains(&hits) && keys.iter().all(|key| key.layer_id().is_none())

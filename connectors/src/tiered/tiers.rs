@@ -28,7 +28,8 @@ pub(super) struct Tiers {
     /// `None` with `write_through`.
     pub(super) buffer: Option<Buffer>,
     pub(super) handle: Handle,
-    /// The memory of reads, and the layout of a full chunk, if a read may wait for memory and the engine's metadata is known.
+    /// The memory of reads, and the layout of a full chunk, if a read may wait for memory and the engine's metadata is
+    /// known.
     pub(super) waiting_memory: Option<(LocalCpuBackend, ChunkLayout)>,
     /// Whether a report at the end of the process says how many chunks are lost.
     pub(super) is_reported: AtomicBool,
@@ -138,7 +139,7 @@ impl Tiers {
 }
 
 impl Drop for Tiers {
-    /// Says what is lost: the runtime ended before the writers, or `close` failed and was not called again.
+    /// Reports lost chunks: the runtime ended before the writers, or `close` failed and was not called again.
     fn drop(&mut self) {
         let (chunks, bytes) = self.unwritten();
         if chunks > 0 && !self.is_reported.load(Relaxed) {

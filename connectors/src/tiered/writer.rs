@@ -74,8 +74,8 @@ async fn give_up(tiers: &Tiers, key: &CacheKey, error: &Error) -> Result<()> {
     Ok(())
 }
 
-/// Whether the back can never take this key or chunk. A condition of the store, such as a full disk, a read-only replica or
-/// a missing right, passes, or an operator ends it: the writers wait and try again.
+/// Whether the back can never take this key or chunk. A condition of the store, such as a full disk, a read-only
+/// replica or a missing right, can pass. The writers then wait and try again.
 fn refuses(error: &Error) -> bool {
     use ErrorKind::{InvalidInput, InvalidKey, SizeMismatch, TooLarge, Unsupported};
     matches!(error.kind(), InvalidKey | InvalidInput | Unsupported | SizeMismatch | TooLarge)

@@ -1,5 +1,5 @@
-//! Memory: what a server announces, sends in part or withholds never takes more than it sent, and no call that waits for memory
-//! stops another.
+//! Memory. A server that announces more than it sends takes no more memory than the bytes that came. A call that waits
+//! for memory stops no other call.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -258,7 +258,7 @@ pub(crate) async fn batches_never_both_lose_memory_that_one_of_them_needs(kind: 
             }));
             for (batch, answers) in batches.await.into_iter().enumerate() {
                 let answers = answers.unwrap();
-                // What is there is a leading part.
+                // The chunks that were read are the leading ones.
                 let leading = answers.iter().take_while(|answer| matches!(answer, Ok(Some(_)))).count();
                 for answer in &answers[leading..] {
                     let e = answer.as_ref().expect_err("nothing behind the first error");

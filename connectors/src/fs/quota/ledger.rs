@@ -81,8 +81,8 @@ impl Ledger {
                 Ok(()) => ledger = Self::open(dirs)?,
                 Err(TryLockError::WouldBlock) if work.is_cancelled() => return Ok(None),
                 Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
-                    // Polls, because a blocking lock would wait for ever for a stopped process. The longer the lock is held,
-                    // the less a late look matters.
+                    // Polls, because a blocking lock would wait for ever for a stopped process. The longer the lock is
+                    // held, the less a late look matters.
                     std::thread::sleep((start.elapsed() / 8).clamp(POLL.0, POLL.1));
                 }
                 Err(TryLockError::WouldBlock) => return Err(is_held(&ledger.path)),

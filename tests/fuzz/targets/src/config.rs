@@ -8,8 +8,8 @@ use crate::{SECRET, text};
 /// Reads the text as a configuration file, and as the value of every variable.
 ///
 /// # Panics
-/// If the output shows a password of a URL, or the configuration breaks an invariant: `get` gives the value of the field, and
-/// what `get` gives can be set.
+/// If the output shows a password of a URL, or the configuration breaks an invariant: `get` gives the value of the
+/// field, and what `get` gives can be set.
 pub fn config(data: &[u8]) {
     let Some(text) = text(data) else { return };
     let shown = match LMCacheEngineConfig::from_yaml(text) {

@@ -77,8 +77,8 @@ impl Parts {
 const DTYPES: &str =
     "half bfloat16 float double int8 uint8 int16 int32 int64 bool fp8_e4m3fn fp8_e4m3fnuz fp8_e5m2 fp8_e5m2fnuz";
 
-/// All ways to read `model@world_size@worker_id@hash@dtype`, then `@layer_id` if the next field is a number, then anything
-/// with a `%`. The model's name may contain `@`.
+/// All ways to read `model@world_size@worker_id@hash@dtype`, then `@layer_id` if the next field is a number, then
+/// anything with a `%`. The model's name may contain `@`.
 fn second_readings(text: &str) -> Vec<Parts> {
     let fields: Vec<&str> = text.split('@').collect();
     let read = |model_fields: usize| {

@@ -35,8 +35,8 @@ enum End {
 /// Reads replies. The first byte sets the sizes of the pieces, and the second one whether the reader gives payloads apart.
 ///
 /// # Panics
-/// If the second parser gives another result, for the bytes at once or in pieces. If the reader or a reply holds more memory than
-/// the bytes that came explain.
+/// If the second parser gives another result, for the bytes at once or in pieces. If the reader or a reply holds more
+/// memory than the bytes that came explain.
 pub fn resp_reply(data: &[u8]) {
     let [cut, mode, bytes @ ..] = data else { return };
     let heads = mode % 2 == 1;
