@@ -69,7 +69,7 @@ impl Reach {
         &self.options
     }
 
-    /// A new connection, for a call that waits for one since `since`. The process's own runtime opens it, because the
+    /// A new connection within `limit`, for a call that waits for one since `since`. The process's own runtime opens it, because the
     /// caller's runtime may have no timer, and because the caller may stop polling the call.
     ///
     /// # Errors
@@ -96,6 +96,7 @@ impl Reach {
         limit: Duration,
     ) -> Result<Connection> {
         let mut turn = None;
+        let deadline = Instant::now() + limit;
         if self.state().in_doubt {
             // A call without an answer does not mean that the attempt of another call fails.
             let failed_attempt = {
@@ -104,7 +105,9 @@ impl Reach {
             };
             let acquired = match failed_attempt {
                 Some(e) => tokio::time::timeout(PATIENCE, self.turn.acquire()).await.map_err(|_| e)?,
-                None => self.turn.acquire().await,
+                None => {
+                    tokio::time::timeout_at(deadline, self.turn.acquire()).await.map_err(|_| self.timed_out(limit))?
+                }
             };
             // The semaphore is never closed.
             turn = acquired.ok();
@@ -118,12 +121,13 @@ impl Reach {
             None if !self.state().in_doubt => turn = None,
             None => {}
         }
-        let connecting = tokio::time::timeout(limit, self.log_in(buffer_len, progress));
+        let left = deadline.saturating_duration_since(Instant::now());
+        let connecting = tokio::time::timeout(left, self.log_in(buffer_len, progress));
         let connected = connecting.await.unwrap_or_else(|_| Err(self.timed_out(limit)));
         match &connected {
             Ok(_) => *self.state() = State::default(),
-            // Another call may have more time.
-            Err(e) if e.kind() == ErrorKind::Timeout && limit < self.options.connect_timeout => self.doubt(),
+            // Another call may have much more time.
+            Err(e) if e.kind() == ErrorKind::Timeout && left * 2 < self.options.connect_timeout => self.doubt(),
             Err(e) => self.failed(e),
         }
         drop(turn);

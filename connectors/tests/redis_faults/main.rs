@@ -59,6 +59,7 @@ macro_rules! faults {
                 network::a_remove_whose_answer_is_lost_is_not_repeated,
                 network::a_stopped_server_costs_few_connections,
                 network::a_server_that_refuses_costs_few_connections,
+                network::calls_that_connect_again_do_not_wait_for_each_other,
                 server::a_server_that_is_killed_under_load_is_an_error_until_it_is_back,
                 server::a_server_that_restarted_between_calls_is_not_noticed,
                 server::a_stopped_server_is_a_timeout_until_it_continues,

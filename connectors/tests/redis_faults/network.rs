@@ -334,3 +334,28 @@ pub(crate) async fn a_server_that_refuses_costs_few_connections(kind: Kind) {
     store.is_right().await;
     store.leaks_nothing().await;
 }
+
+/// Each call tries once more on a new connection, all of them within the time of one.
+pub(crate) async fn calls_that_connect_again_do_not_wait_for_each_other(kind: Kind) {
+    const CONNECTIONS: usize = 8;
+    let (_server, proxy, store) = behind_proxy(kind, &format!("?io_timeout_ms=2000&connections={CONNECTIONS}")).await;
+    store.put(1, 1, 1000).await.unwrap();
+    // All connections were in use before, so each call is asked once more.
+    proxy.replies(Fault::Delay(Duration::from_millis(50)));
+    join_all((0..CONNECTIONS).map(|_| store.get(1)))
+        .await
+        .into_iter()
+        .for_each(|got| assert_eq!(got.unwrap(), Some(1)));
+    proxy.replies(Fault::Stall);
+    let begin = Instant::now();
+    let gets = join_all((0..CONNECTIONS).map(|_| store.get(1)));
+    let cut = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        proxy.cut();
+    };
+    futures::join!(gets, cut).0.into_iter().for_each(is_lost);
+    assert!(begin.elapsed() < Duration::from_secs(7), "{CONNECTIONS} calls took {:?}", begin.elapsed());
+    proxy.heal();
+    store.is_back().await;
+    store.is_right().await;
+}
