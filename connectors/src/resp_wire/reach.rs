@@ -69,8 +69,8 @@ impl Reach {
         &self.options
     }
 
-    /// A new connection within `limit`, for a call that waits for one since `since`. The process's own runtime opens it, because the
-    /// caller's runtime may have no timer, and because the caller may stop polling the call.
+    /// A new connection within `limit`, for a call that waits for one since `since`. The process's own runtime opens
+    /// it, because the caller's runtime may have no timer, and because the caller may stop polling the call.
     ///
     /// # Errors
     /// The failure of this attempt, or of another one that makes this one useless.
