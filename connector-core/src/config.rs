@@ -125,7 +125,7 @@ impl LMCacheEngineConfig {
     /// The configuration of a YAML text. An unknown key is logged, as in LMCache, because a later LMCache may know it.
     ///
     /// # Errors
-    /// `InvalidOption` for a wrong value, and for a text that is not a YAML map, nests deeper than 128 levels, or is
+    /// `InvalidOption` for a wrong value. Also for a text that is not a YAML map, nests deeper than 128 levels, or is
     /// over 16 MiB.
     pub fn from_yaml(text: &str) -> Result<Self> {
         let map = match yaml::read(text).map_err(invalid)? {
