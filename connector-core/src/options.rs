@@ -187,10 +187,16 @@ fn fill<'a, O: ConnectorOptions>(
     // A null in YAML is "not set".
     values.retain(|_, value| !value.is_null());
     let place_of = |option: &str| places.iter().find(|(name, _)| name == option).map(|(_, place)| place);
+    // The caller wrote only the name of a variable, which may hold a secret.
+    let mut from_environment = Vec::new();
     for (name, value) in &mut values {
         let is_url = schema.option(name).is_some_and(|option| option.url);
         let expand = if is_url { expand_url } else { |text: String| environment::expand(&text) };
+        let written = value.clone();
         expand_in(value, expand).map_err(|why| wrong(name, place_of(name), &why))?;
+        if *value != written && !is_url {
+            from_environment.push(name.clone());
+        }
     }
     for option in schema.options() {
         let Some(secret) = &option.file_of else { continue };
@@ -210,7 +216,8 @@ fn fill<'a, O: ConnectorOptions>(
         let Some(option) = schema.option(field) else {
             return wrong(field, place_of(field), "its value is wrong");
         };
-        let text = values.get(field).and_then(Value::as_str);
+        let is_hidden = from_environment.contains(field);
+        let text = values.get(field).and_then(Value::as_str).filter(|_| !is_hidden);
         let shown = match values.get(field) {
             Some(Value::Array(_)) => "a list".to_owned(),
             Some(Value::Object(_)) => "a map".to_owned(),
@@ -221,6 +228,7 @@ fn fill<'a, O: ConnectorOptions>(
         };
         let why = match e.message {
             _ if schema.hides(field) => "the value is wrong (it is secret)".to_owned(),
+            _ if is_hidden => format!("the value of its environment variable is not {}", option.takes),
             Some(why) if option.url || text.is_none_or(is_harmless) => why,
             _ => format!("{shown} is not {}", option.takes),
         };
@@ -300,7 +308,7 @@ impl OptionsSchema {
         let guess = if prefix.is_empty() { guess } else { guess.replace("mean `", &format!("mean `{prefix}")) };
         let what = if prefix.is_empty() { "URL option" } else { "extra_config key" };
         if name == "namespace" {
-            let message = format!("unknown {what} `{prefix}{name}`: the connector keeps no chunks of its own");
+            let message = format!("unknown {what} `{prefix}{name}`: the connector has no namespaces");
             let hint = "write it into the URL of an inner store, if the connector has one";
             return Err(Error::new(ErrorKind::InvalidOption, message).with_hint(hint));
         }

@@ -23,6 +23,8 @@ struct AcmeOptions {
     gateway: Option<String>,
     /// Lines of a list.
     lines: Vec<String>,
+    /// Parts of the store.
+    shards: Option<u16>,
     /// The store behind.
     back: Option<RemoteUrl>,
     namespace: Option<Namespace>,
@@ -166,6 +168,15 @@ fn an_options_value_can_name_environment_variables() {
         ErrorKind::InvalidUrl,
         "`KVCONN_NOT_SET` is not set",
     );
+}
+
+#[test]
+fn an_error_does_not_show_the_value_of_a_variable() {
+    for url in ["acme://h:0?shards=${CARGO_PKG_NAME}", "acme://h:0?namespace=.${CARGO_PKG_NAME}"] {
+        let e = options(url).err().expect("the value is wrong").to_string();
+        assert!(e.contains("the value of its environment variable is not"), "{e}");
+        assert!(!e.contains(VALUE), "{e}");
+    }
 }
 
 #[test]

@@ -144,7 +144,10 @@ fn takes(schema: &Value) -> String {
         },
         "number" => "a number".to_owned(),
         "boolean" => "`true` or `false`".to_owned(),
-        "string" => "text".to_owned(),
+        "string" => match schema["pattern"].as_str() {
+            Some(pattern) => format!("text of the form `{pattern}`"),
+            None => "text".to_owned(),
+        },
         "array" => "a list".to_owned(),
         _ => kind,
     }
