@@ -35,6 +35,8 @@ impl std::fmt::Display for Address {
         match self {
             Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
             Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            // `unix:///user:password@/path` has its login in the path.
+            Self::Unix(path) if path.to_string_lossy().contains('@') => f.write_str("the URL's socket"),
             Self::Unix(path) => write!(f, "{}", path.display()),
         }
     }

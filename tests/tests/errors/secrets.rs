@@ -78,6 +78,8 @@ const TEXTS_WITH_A_SECRET: &[&str] = &[
     "redis://u:hunter2 x@h:1",
     "redis://u:12/x&hunter2@h:1?password=y",
     "resp://u:12/hunter2@h:1",
+    "unix:///u:hunter2@/run/redis.sock",
+    "unix:///run/redis.sock/u:hunter2@",
     "strict://u:12/hunter2@h:1",
     "external://u:12/hunter2@h:0/m/?connector_name=C",
     "external://h:0/m/?connector_name=hunter2@x",
