@@ -3,6 +3,7 @@
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use connectors::{Dtype, KeyKind, MemoryFormat, Shape};
 
@@ -274,7 +275,7 @@ pub(crate) struct CpArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ScrubArgs {
     /// The store, or its directory
-    #[arg(value_name = "URL|PATH")]
+    #[arg(value_name = "URL|PATH", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) store: String,
     /// Remove the temporary files that kvconn's writers left behind
     #[arg(long)]

@@ -53,7 +53,8 @@ fn scrub_reports_each_other_file_and_removes_only_kvconns_leftovers() {
 
 #[test]
 fn scrub_refuses_a_store_that_is_not_a_directory_of_files() {
-    run(&["scrub", "memory://x"]).fails_with(&["not a store of files", "fs:///path"]);
+    run(&["scrub", "memory://x"]).refuses_with(&["not a store of files", "fs:///path"]);
+    run(&["scrub", ""]).exits(2);
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("notes.txt"), "").unwrap();
     for name in ["a,b", "a?capacity=1", "a#b"] {

@@ -111,7 +111,7 @@ impl FindingKind {
 /// ```
 ///
 /// # Errors
-/// `Unsupported` for another store's URL, the errors of opening the store, and the system's error if a directory cannot be
+/// `InvalidUrl` for another store's URL, the errors of opening the store, and the system's error if a directory cannot be
 /// listed. A file that cannot be read is a finding.
 pub fn scrub(store: &ConnectorContext, options: &ScrubOptions) -> Result<ScrubReport> {
     let url = store.url();
@@ -121,7 +121,7 @@ pub fn scrub(store: &ConnectorContext, options: &ScrubOptions) -> Result<ScrubRe
         _ => false,
     };
     if !is_fs {
-        return Err(Error::new(ErrorKind::Unsupported, format!("`{url}` is not a store of files"))
+        return Err(Error::new(ErrorKind::InvalidUrl, format!("`{url}` is not a store of files"))
             .with_hint("write `fs:///path`"));
     }
     let files = Files::of(store)?.prepare()?;

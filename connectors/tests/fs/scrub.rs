@@ -144,5 +144,5 @@ async fn a_scrub_reads_files_as_the_store_of_that_url_does() {
     std::fs::create_dir(place.path("b")).unwrap();
     let report = scrub_now(&format!("{two}?save_chunk_meta=false"), false).unwrap();
     assert!(report.findings[0].reason.contains("another base path"), "{report:?}");
-    assert_eq!(scrub_now("memory://x", false).unwrap_err().kind(), ErrorKind::Unsupported);
+    assert_eq!(scrub_now("memory://x", false).unwrap_err().kind(), ErrorKind::InvalidUrl);
 }
