@@ -218,7 +218,13 @@ impl Greeting<'_> {
     }
 
     fn not_a_server(&self, answer: &Reply) -> Error {
-        not_a_server(format!("{answer:?}").as_bytes(), self.options, self.login)
+        let shown = match answer {
+            Reply::Simple(text) | Reply::Bulk(text) | Reply::Error(text) => text,
+            Reply::Array(_) => &b"an array"[..],
+            Reply::Map(_) => b"a map",
+            Reply::Null | Reply::Int(_) | Reply::Bool(_) | Reply::Double(_) => b"a value that is not text",
+        };
+        not_a_server(shown, self.options, self.login)
     }
 }
 
@@ -259,7 +265,7 @@ fn refused(text: &[u8], login: &Login) -> Error {
     if !quotes_password(text, login) {
         return e;
     }
-    let code = text.split(|b| *b == b' ').next().unwrap_or_default();
+    let code = text.split(|b| *b == b' ').next().filter(|code| !quotes_password(code, login)).unwrap_or_default();
     Error::new(e.kind(), format!("the server answers `{} ..`, and quotes the password", shorten(code)))
         .with_status(e.status())
         .with_hint(CHECK_PASSWORD)
@@ -296,6 +302,7 @@ mod tests {
             ("hunt", "ERR unknown command `AUTH`, with args beginning with: `hunt`".into()),
             ("x", "ERR x".into()),
             (&long, format!("ERR unknown command `AUTH`, with args beginning with: `{}`", &long[..128])),
+            ("HUNTER2", "HUNTER2 is not a code".into()),
             ("line\r\nbreaks", "ERR args: `line  breaks`".into()),
         ] {
             let options = with_password(password);

@@ -38,6 +38,20 @@ async fn a_server_of_another_kind_is_refused_with_its_answer() {
 }
 
 #[tokio::test]
+async fn an_answer_of_another_kind_is_shown_as_text_without_the_password() {
+    for (answer, shown) in [
+        ("+yes, hunter2\r\n", "text that holds the password"),
+        ("+maybe\r\n", "`maybe`"),
+        ("%1\r\n+you\r\n+hunter2\r\n", "`a map`"),
+        (":1\r\n", "`a value that is not text`"),
+    ] {
+        let port = fake::answering(move |_| Some(answer.into()));
+        let e = refused(&format!("resp://u:hunter2@127.0.0.1:{port}")).await;
+        assert!(e.to_string().contains(shown) && !format!("{e:?}").contains("hunter2"), "{e:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_closed_port_is_unavailable() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let e = refused(&format!("resp://127.0.0.1:{port}")).await;
