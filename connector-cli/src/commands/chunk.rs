@@ -1,5 +1,6 @@
 //! `kvconn put`, `get`, `exists`, `rm` and `ls`: work on single chunks.
 
+use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::Path;
 
@@ -12,6 +13,9 @@ use crate::exit::{Answer, Failure};
 use crate::file;
 use crate::output::{Out, json_escaped, print_error, print_note, users};
 use crate::setup::Setup;
+
+/// The largest chunk: LMCache writes its length as an `i32`.
+const MAX_CHUNK: u64 = i32::MAX as u64;
 
 /// Stores that lose their chunks when this process ends.
 const PROCESS_LOCAL: [&str; 2] = ["kvconn.memory/MemoryConnector", "kvconn.mock/MockConnector"];
@@ -53,12 +57,19 @@ fn layout_for(args: &LayoutArgs, bytes: usize) -> Result<ChunkLayout, Error> {
 
 fn read_input(path: &Path) -> Result<Vec<u8>, Error> {
     if path == Path::new("-") {
-        let mut bytes = Vec::new();
-        io::stdin().lock().read_to_end(&mut bytes).map_err(|e| Error::io(e, "read stdin"))?;
-        Ok(bytes)
+        read_at_most(MAX_CHUNK, io::stdin().lock()).map_err(|e| Error::io(e, "read stdin"))?
     } else {
-        std::fs::read(path).map_err(|e| Error::io(e, format_args!("read `{}`", users(&path.to_string_lossy()))))
+        let read = File::open(path).and_then(|file| read_at_most(MAX_CHUNK, file));
+        read.map_err(|e| Error::io(e, format_args!("read `{}`", users(&path.to_string_lossy()))))?
     }
+}
+
+/// Reads the whole input, which may be endless, as `/dev/zero` is.
+fn read_at_most(most: u64, input: impl Read) -> io::Result<Result<Vec<u8>, Error>> {
+    let mut bytes = Vec::new();
+    let read = input.take(most + 1).read_to_end(&mut bytes)?;
+    let too_large = || Error::new(ErrorKind::InvalidInput, format!("the input is larger than a chunk of {most} bytes"));
+    Ok(if read as u64 <= most { Ok(bytes) } else { Err(too_large()) })
 }
 
 pub(crate) async fn get(setup: &Setup, args: &GetArgs, out: &mut Out) -> Result<Answer, Failure> {
@@ -162,5 +173,18 @@ fn kind_name(key: &CacheKey) -> &'static str {
         KeyKind::Engine => "engine",
         KeyKind::Object => "object",
         _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endless_input_is_refused() {
+        let read = |input: &[u8]| read_at_most(3, input).expect("the bytes can be read");
+        assert_eq!(read(b"abc").expect("it fits"), b"abc");
+        let e = read_at_most(3, io::repeat(0)).expect("the bytes can be read").expect_err("it is too large");
+        assert_eq!(e.kind(), ErrorKind::InvalidInput, "{e}");
     }
 }
