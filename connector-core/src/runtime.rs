@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, redact};
 
 pub use exit::{AtExit, Unclosed, at_exit, close_open_stores, exit_patience, say};
 pub(crate) use fork::OfProcess;
@@ -62,7 +62,7 @@ fn threads_of(set: Option<&OsStr>) -> Result<usize> {
     };
     let number = set.to_str().and_then(|text| text.trim().parse().ok()).filter(|n| (1..=MOST_THREADS).contains(n));
     number.ok_or_else(|| {
-        let shown = set.display();
+        let shown = redact(&set.to_string_lossy());
         Error::new(ErrorKind::InvalidOption, format!("`{THREADS_VARIABLE}` is `{shown}`"))
             .with_hint(format!("set it to a number from 1 to {MOST_THREADS}, or unset it"))
     })
@@ -107,6 +107,8 @@ mod tests {
             assert_eq!(found.as_ref().ok().copied(), wanted, "{text}");
             assert!(found.is_ok() || found.unwrap_err().to_string().contains("from 1 to 1024"));
         }
+        let e = threads_of(Some(OsStr::new("redis://u:hunter2@h:1"))).unwrap_err();
+        assert!(!e.to_string().contains("hunter2"), "{e}");
         for unset in [None, Some(OsStr::new(""))] {
             assert!((2..=4).contains(&threads_of(unset).unwrap()));
         }
