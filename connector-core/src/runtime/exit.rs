@@ -103,9 +103,10 @@ pub fn close_open_stores(patience: Duration) -> Vec<Unclosed> {
             });
         }
         drop(send);
-        let until = Instant::now() + patience;
+        let start = Instant::now();
         let mut wait = || {
-            while let Ok((i, answer)) = receive.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            // `start + patience` may overflow.
+            while let Ok((i, answer)) = receive.recv_timeout(patience.saturating_sub(start.elapsed())) {
                 errors[i] = Some(answer);
             }
         };
