@@ -118,6 +118,11 @@ impl<D: Destination> Get<'_, D> {
             connection.skip_payload().await?;
             return Ok(Ok(Found::Again(Error::new(ErrorKind::Corrupt, why))));
         }
+        if header.is_ok() && len == 0 {
+            // Not a chunk, as `exists` says.
+            connection.skip_payload().await?;
+            return Ok(Ok(Found::Nothing));
+        }
         Ok(connection.chunk(len, header, &mut self.to).await?.map(Found::Chunk))
     }
 

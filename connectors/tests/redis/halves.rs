@@ -289,3 +289,18 @@ async fn halves_of_different_lengths_do_not_exist() {
     server.cli(&["LPUSH", &kv_bytes(&key(2)), "x"]);
     assert!(!store.exists(&key(2)).await.unwrap());
 }
+
+#[tokio::test]
+async fn an_empty_chunk_of_another_program_is_a_miss() {
+    let server = RedisServer::start(&[]);
+    let store = open(&server.url("redis")).await;
+    server.cli(&["SET", &metadata(&key(1)), &"\0".repeat(28)]);
+    server.cli(&["SET", &kv_bytes(&key(1)), ""]);
+    store.put(&key(2), kv(5, 1)).await.unwrap();
+    assert!(!store.exists(&key(1)).await.unwrap());
+    assert_eq!(store.get(&key(1)).await.unwrap(), None);
+    let [empty, whole] = store.batched_get(&[key(1), key(2)]).await.try_into().expect("two answers");
+    assert_eq!((empty.unwrap(), whole.unwrap()), (None, Some(kv(5, 1))));
+    let mut memory = MemoryObjMut::zeroed(1000);
+    assert_eq!(store.get_into(&key(1), &mut memory).await.unwrap(), None);
+}
