@@ -194,7 +194,9 @@ fn fill<'a, O: ConnectorOptions>(
         let expand = if is_url { expand_url } else { |text: String| environment::expand(&text) };
         let written = value.clone();
         expand_in(value, expand).map_err(|why| wrong(name, place_of(name), &why))?;
-        if *value != written && !is_url {
+        // The errors of a URL show its secrets nowhere.
+        let is_safe = is_url && value.as_str().is_some_and(|text| text.contains("://"));
+        if *value != written && !is_safe {
             from_environment.push(name.clone());
         }
     }

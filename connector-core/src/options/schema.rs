@@ -79,7 +79,7 @@ impl OptionsSchema {
         for (name, s) in declared.into_iter().flatten() {
             options.push(OptionInfo {
                 name: name.clone(),
-                takes: takes(s),
+                takes: if s["url"] == true { "a URL".to_owned() } else { takes(s) },
                 type_name: if s["url"] == true { "URL".to_owned() } else { type_name(s) },
                 unit: s["unit"].as_str().map(str::to_owned),
                 default: s.get("default").cloned(),
