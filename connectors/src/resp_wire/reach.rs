@@ -148,6 +148,8 @@ impl Reach {
                 *self.login() = new.clone();
                 connect(&self.options, &new, &self.sockets, buffer_len, progress).await
             }
+            // The old login stands until the file can be read.
+            Ok(Err(unreadable)) => Err(denied.with_hint(unreadable.message().to_owned())),
             _ => Err(denied),
         }
     }

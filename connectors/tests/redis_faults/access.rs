@@ -136,6 +136,14 @@ pub(crate) async fn a_rotated_password_is_read_from_its_file_again(kind: Kind) {
     std::fs::write(&file, "fourth").unwrap();
     admin.command(&["CLIENT", "KILL", "USER", "reader"]).unwrap();
     store.is_right().await;
+    // The file is gone when the server changes.
+    std::fs::remove_file(&file).unwrap();
+    admin.command(&["ACL", "SETUSER", "reader", "resetpass", ">fifth"]).unwrap();
+    admin.command(&["CLIENT", "KILL", "USER", "reader"]).unwrap();
+    let e = store.get(1).await.expect_err("nothing holds the new password");
+    assert!(e.kind() == ErrorKind::Denied && e.to_string().contains("`password_file`: cannot read"), "{e}");
+    std::fs::write(&file, "fifth").unwrap();
+    store.is_right().await;
 }
 
 pub(crate) async fn a_user_without_a_password_logs_in_or_is_refused(kind: Kind) {
