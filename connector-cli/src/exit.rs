@@ -18,8 +18,8 @@ pub(crate) const AFTER_HELP: &str = "\
 Exit codes:
   0    done
   1    a key is missing, or some keys or checks failed
-  2    an argument, a name, a URL, an option or a key is wrong
-  3    the store, a file or the configuration failed, or stdout could not be written
+  2    an argument, a name, a URL, an option, a key or a value in the configuration is wrong
+  3    the store failed, a file could not be read or written, or stdout could not be written
   130  interrupted by Ctrl-C or SIGTERM
 
 Start here:
@@ -54,10 +54,8 @@ impl Answer {
 /// The reason why a command could not do its work.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// An argument is wrong, or the store or a file failed: the error's kind says which.
+    /// An argument or a value of the configuration is wrong, or the store or a file failed: the error's kind says which.
     Error(Error),
-    /// The configuration cannot be read.
-    Configuration(Error),
     /// The command could not write to stdout.
     Stdout(io::Error),
     /// The user interrupted the command.
@@ -79,7 +77,6 @@ impl Failure {
                 let code = if is_usage(e.kind()) { EXIT_USAGE } else { EXIT_FAILED };
                 (e, code)
             }
-            Self::Configuration(e) => (e, EXIT_FAILED),
             Self::Stdout(e) => (Error::io(e, "write to stdout"), EXIT_FAILED),
         };
         print_error(error);
@@ -87,7 +84,7 @@ impl Failure {
     }
 }
 
-/// Whether the user must change the command line. The other kinds are failures of a store or a file.
+/// Whether the user must change the command line or the configuration. The other kinds are failures of a store or a file.
 fn is_usage(kind: ErrorKind) -> bool {
     matches!(
         kind,

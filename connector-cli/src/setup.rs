@@ -27,7 +27,7 @@ impl Setup {
             None => LMCacheEngineConfig::load(),
         };
         // The file may be a pipe.
-        let config = interrupt.blocking(load).map_err(Failure::Configuration)?;
+        let config = interrupt.blocking(load)?;
         let backend = LocalCpuBackend::from_config(&config);
         Ok(Self { config, key_kind: global.key_kind.map(KeyKind::from), backend, interrupt })
     }

@@ -38,10 +38,12 @@ fn variables_override_the_configuration_file() {
 #[test]
 fn a_wrong_configuration_names_the_file_and_the_key() {
     let (_file, path) = file(b"chunk_size: none");
-    run(&["ls", "memory://x", "--config", &path]).fails_with(&[&path, "`chunk_size`", "none"]);
+    run(&["ls", "memory://x", "--config", &path]).refuses_with(&[&path, "`chunk_size`", "none"]);
+    let (_file, option) = file(b"extra_config: {memory_connector_capacity: none}");
+    run(&["ls", "memory://x", "--config", &option]).refuses_with(&["`memory_connector_capacity`", "none"]);
     run(&["ls", "memory://x", "--config", "/nowhere.yaml"]).fails_with(&["/nowhere.yaml"]);
     let output = kvconn(&["ls", "memory://x"]).env("LMCACHE_CHUNK_SIZE", "none").output();
-    super::Finished::from(output.expect("the command starts")).fails_with(&["LMCACHE_CHUNK_SIZE"]);
+    super::Finished::from(output.expect("the command starts")).refuses_with(&["LMCACHE_CHUNK_SIZE"]);
 }
 
 /// It may be a key of a later LMCache.
@@ -67,6 +69,6 @@ fn logs_go_to_stderr_on_request() {
 #[test]
 fn a_hostile_configuration_is_refused_at_once() {
     let (_deep, deep) = file(&[b'['; 100_000]);
-    run(&["ls", "memory://x", "--config", &deep]).fails_with(&[&deep, "128"]);
-    run(&["ls", "memory://x", "--config", "/dev/zero"]).fails_with(&["/dev/zero", "16 MiB"]);
+    run(&["ls", "memory://x", "--config", &deep]).refuses_with(&[&deep, "128"]);
+    run(&["ls", "memory://x", "--config", "/dev/zero"]).refuses_with(&["/dev/zero", "16 MiB"]);
 }

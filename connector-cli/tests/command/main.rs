@@ -45,13 +45,13 @@ impl Finished {
         self
     }
 
-    /// Checks the exit code of a store, a file or a configuration that failed, and the words of the error.
+    /// Checks the exit code of a store or a file that failed, and the words of the error.
     #[track_caller]
     fn fails_with(self, words: &[&str]) {
         self.exits(3).prints_one_error(words);
     }
 
-    /// Checks the exit code of a wrong argument, name, URL, option or key, and the words of the error.
+    /// Checks the exit code of a wrong argument, name, URL, option, key or configuration, and the words of the error.
     #[track_caller]
     fn refuses_with(self, words: &[&str]) {
         self.exits(2).prints_one_error(words);
