@@ -137,7 +137,8 @@ pub(crate) fn json_escaped(json: &str) -> Cow<'_, str> {
 pub(crate) fn users(text: &str) -> Cow<'_, str> {
     let is_piece =
         text.contains([':', '?', '#']) && text.contains(['@', '=']) || text.contains('=') && !text.contains('/');
-    let may_be_url = text.contains("://") || is_piece && text.parse::<CacheKey>().is_err();
+    let is_path = || Path::new(text).exists() || text.parse::<CacheKey>().is_ok();
+    let may_be_url = text.contains("://") || is_piece && !is_path();
     if may_be_url { redact(text).into() } else { text.into() }
 }
 

@@ -23,6 +23,16 @@ pub(crate) async fn run(setup: &Setup, args: &ScrubArgs, out: &mut Out) -> Resul
             .map_err(|e| Error::io(e, format_args!("find the directory `{}`", users(&args.store))))?;
         // Without this check, scrub would report a missing directory as clean.
         if !path.is_dir() {
+            let directory = args.store.split_once('?').map(|(directory, _)| Path::new(directory));
+            if let Some(directory) = directory.filter(|_| !path.exists()) {
+                // Another text before the `?` may be a part of a secret.
+                let path = std::path::absolute(directory).ok().filter(|path| path.is_dir());
+                let path = path.unwrap_or_else(|| "/path".into());
+                let why = "options follow the directory, and only a URL has options";
+                return Err(Error::new(ErrorKind::InvalidInput, why)
+                    .with_hint(format!("write `fs://{}?option=value`", path.display()))
+                    .into());
+            }
             let why = format!("`{}` is not a directory", users(&path.to_string_lossy()));
             return Err(Error::new(ErrorKind::Io, why).into());
         }
@@ -61,6 +71,7 @@ fn as_json(report: &ScrubReport) -> Value {
     };
     json!({
         "chunks": report.chunks, "chunk_bytes": report.chunk_bytes, "being_written": report.being_written,
+        "directories": report.directories,
         "findings": report.findings.iter().map(file).collect::<Vec<_>>(),
     })
 }
@@ -94,6 +105,10 @@ fn show(report: &ScrubReport, out: &mut Out) -> Result<(), Failure> {
     }
     let (all, left) = (report.findings.len(), report.left().count());
     writeln!(out, "{}, {} removed", count(all, "other file"), all - left)?;
+    if report.directories > 0 {
+        let noun = if report.directories == 1 { "directory" } else { "directories" };
+        writeln!(out, "{} {noun} not scanned (`?namespace=NAME` in a URL scans a namespace)", report.directories)?;
+    }
     let kinds: BTreeMap<&str, FindingKind> = report.left().map(|found| (found.kind.as_str(), found.kind)).collect();
     for (name, kind) in kinds {
         writeln!(out, "  {name}: {}", advice(kind))?;

@@ -52,6 +52,19 @@ fn scrub_reports_each_other_file_and_removes_only_kvconns_leftovers() {
 }
 
 #[test]
+fn scrub_counts_the_directories_that_it_does_not_enter() {
+    let (dir, url) = store();
+    for name in ["team-a", "team-b"] {
+        put(&format!("{url}?namespace={name}"), KEY, &[1; 50]);
+    }
+    let shown = run(&["scrub", dir.path().to_str().unwrap()]).exits(0);
+    assert!(shown.text().contains("2 directories not scanned (`?namespace=NAME`"), "{}", shown.text());
+    assert_eq!(run(&["scrub", &url, "--json"]).exits(0).json()["directories"], 2);
+    let inside = run(&["scrub", &format!("{url}?namespace=team-a")]).exits(0);
+    assert!(inside.text().contains("1 chunk,") && !inside.text().contains("director"), "{}", inside.text());
+}
+
+#[test]
 fn scrub_refuses_a_store_that_is_not_a_directory_of_files() {
     run(&["scrub", "memory://x"]).refuses_with(&["not a store of files", "fs:///path"]);
     run(&["scrub", ""]).exits(2);
@@ -60,8 +73,17 @@ fn scrub_refuses_a_store_that_is_not_a_directory_of_files() {
     for name in ["a,b", "a?capacity=1", "a#b"] {
         let path = dir.path().join(name);
         std::fs::create_dir(&path).unwrap();
-        run(&["scrub", path.to_str().unwrap()])
-            .refuses_with(&["cannot be written as a store's URL", "a symbolic link"]);
+        run(&["scrub", path.to_str().unwrap()]).refuses_with(&[
+            "cannot be written as a store's URL",
+            "a symbolic link",
+            path.to_str().unwrap(),
+        ]);
     }
+    let with_options = format!("{}?namespace=team-a", dir.path().display());
+    let url = format!("write `fs://{}?option=value`", dir.path().display());
+    run(&["scrub", &with_options]).refuses_with(&["only a URL has options", &url]);
+    let file = dir.path().join("a?b=c");
+    std::fs::write(&file, "").unwrap();
+    run(&["scrub", file.to_str().unwrap()]).fails_with(&[&format!("`{}` is not a directory", file.display())]);
     run(&["scrub", "/no/such/directory"]).fails_with(&["`/no/such/directory` is not a directory"]);
 }

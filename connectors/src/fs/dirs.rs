@@ -80,6 +80,11 @@ impl Dirs {
         self.tmp.as_ref().map(|tmp| folder.below(tmp)).transpose()
     }
 
+    /// Whether a directory of this name, beside the chunks, leads to [`tmp_folder`](Self::tmp_folder).
+    pub(super) fn is_tmp(&self, name: &str) -> bool {
+        self.tmp.as_ref().is_some_and(|tmp| tmp.starts_with(name) || tmp.starts_with(format!("./{name}")))
+    }
+
     /// Whether the base path may be missing, because no put has made it yet.
     pub(super) fn may_be_missing(&self, base: usize, e: &io::Error) -> bool {
         e.kind() == io::ErrorKind::NotFound && !self.bases[base].is_made.load(Ordering::Acquire)

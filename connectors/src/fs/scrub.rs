@@ -41,6 +41,8 @@ pub struct ScrubReport {
     pub chunk_bytes: u64,
     /// Files that kvconn writers are writing.
     pub being_written: u64,
+    /// Directories that the scrub did not enter, such as those of namespaces.
+    pub directories: u64,
     /// All other files.
     pub findings: Vec<Finding>,
 }
@@ -168,6 +170,8 @@ impl ScrubReport {
             // The directory of temporary files, or another one that does not concern the store.
             if is_known || !found.stat.kind.is_dir() {
                 self.add(found, FindingKind::Foreign, if is_known { NOT_A_FILE } else { NO_NAME });
+            } else if !files.dirs.is_tmp(name) {
+                self.directories += 1;
             }
             return;
         }

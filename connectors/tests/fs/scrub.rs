@@ -53,7 +53,7 @@ async fn a_scrub_names_torn_unfinished_and_foreign_files_and_removes_none_of_the
     for remove in [false, true] {
         let report = scrub_now(&place.url("?relative_tmp_dir=tmp"), remove).unwrap();
         assert_eq!(kinds(&report), all);
-        assert_eq!((report.chunks, report.being_written), (2, 0));
+        assert_eq!((report.chunks, report.being_written, report.directories), (2, 0, 1));
         assert_eq!(files(&place.dir()), before);
     }
     let torn = scrub_now(&place.url("?relative_tmp_dir=tmp"), false).unwrap();
