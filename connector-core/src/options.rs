@@ -239,8 +239,11 @@ fn fill<'a, O: ConnectorOptions>(
         let number = number.map(|number| format!("write `{field}={number}`; ")).unwrap_or_default();
         let unit = unit.map(|unit| format!(" ({unit})")).unwrap_or_default();
         let (kind, meaning) = (&option.type_name, option.summary());
-        wrong(field, place_of(field), &why)
-            .with_hint(format!("{number}it takes {}{kind}{unit}: {meaning}", article(kind)))
+        let takes = format!("it takes {}{kind}{unit}", article(kind));
+        // The message of an enum names its values already.
+        let takes =
+            if kind.starts_with("one of ") && why.ends_with(kind.as_str()) { format!("`{field}`") } else { takes };
+        wrong(field, place_of(field), &why).with_hint(format!("{number}{takes}: {meaning}"))
     })
 }
 
@@ -269,7 +272,9 @@ pub(crate) fn check_query(url: &RemoteUrl, schema: &OptionsSchema) -> Result<()>
                 return schema.check(name, "");
             }
             let number = seen.len() + 1;
-            let message = format!("option {number} of the URL is unknown; its name may be a part of a secret");
+            // The guess is a name of kvconn's, so it shows no secret.
+            let guess = schema.guess(name, "");
+            let message = format!("option {number} of the URL is unknown{guess}; its name may be a part of a secret");
             return Err(Error::new(ErrorKind::InvalidOption, message).with_hint(format!(
                 "write `&` and `#` in a value as `%26` and `%23`, and `?` in a password as `%3F`; {}",
                 schema.known("")
@@ -304,9 +309,7 @@ impl OptionsSchema {
         if self.option(name).is_some() {
             return Ok(());
         }
-        let shared: &[&str] = if has_layers(prefix) { &NAMES } else { &[] };
-        let own = self.options().iter().map(|o| o.name.as_str());
-        let guess = did_you_mean(name, own.chain(shared.iter().copied()));
+        let guess = self.guess(name, prefix);
         let guess = if prefix.is_empty() { guess } else { guess.replace("mean `", &format!("mean `{prefix}")) };
         let what = if prefix.is_empty() { "URL option" } else { "extra_config key" };
         if name == "namespace" {
@@ -316,6 +319,12 @@ impl OptionsSchema {
         }
         Err(Error::new(ErrorKind::InvalidOption, format!("unknown {what} `{prefix}{name}`{guess}"))
             .with_hint(self.known(prefix)))
+    }
+
+    fn guess(&self, name: &str, prefix: &str) -> String {
+        let shared: &[&str] = if has_layers(prefix) { &NAMES } else { &[] };
+        let own = self.options().iter().map(|o| o.name.as_str());
+        did_you_mean(name, own.chain(shared.iter().copied()))
     }
 
     /// The names of all options, in words.

@@ -81,7 +81,10 @@ impl RemoteUrl {
             return Err(fail("it starts or ends with a space".into()));
         }
         let Some((scheme, rest)) = text.split_once("://") else {
-            return Err(fail("it has no `scheme://`".into()));
+            let Some(scheme) = known_scheme(text) else { return Err(fail("it has no `scheme://`".into())) };
+            let message =
+                format!("a text that starts with `{scheme}` is not a remote URL: no `://` follows the scheme");
+            return Err(Error::new(ErrorKind::InvalidUrl, message).with_hint(how_to_write(text)));
         };
         if !is_scheme(scheme) {
             return Err(fail("a scheme is letters, digits, `+`, `-` and `.`, and starts with a letter".into()));
@@ -224,6 +227,15 @@ fn how_to_write(text: &str) -> String {
     }
     let Some(scheme) = known_scheme(text) else { return "write `scheme://host:port/path?option=value`".to_owned() };
     let example = registry::example_of(&scheme).unwrap_or("scheme://host:port/path?option=value");
+    // A path is shown only for a store without host and password.
+    if let Some(path) = text.split_once(":/").map(|(_, path)| path.trim_start_matches('/'))
+        && example.starts_with(&format!("{scheme}:///"))
+        && !text.contains("://")
+        && !path.is_empty()
+        && is_harmless(path)
+    {
+        return format!("write `{scheme}:///{path}`");
+    }
     let of_a_password = if example.contains('@') {
         ", with `/`, `?`, `#` and `@` of a password as `%2F`, `%3F`, `%23` and `%40`"
     } else {

@@ -1,6 +1,6 @@
 //! `plugin://name[.instance]`: a store that LMCache's configuration describes.
 
-use super::{ConnectorAdapter, PLUGIN_KEY_PREFIX, create_entry};
+use super::{ConnectorAdapter, PLUGIN_KEY_PREFIX, PLUGIN_OWN_KEYS, create_entry};
 use crate::connector::Connector;
 use crate::context::ConnectorContext;
 use crate::layer::is_layer_option;
@@ -93,14 +93,26 @@ async fn by_type(name: &str, ctx: ConnectorContext) -> Result<Connector> {
     }
     let configured = ctx.config().extra_config().keys().filter_map(|key| {
         let rest = key.strip_prefix(PLUGIN_KEY_PREFIX)?;
-        Some(rest.rsplit_once('.')?.0)
+        rest.rsplit_once('.')
     });
-    let configured: Vec<&str> = configured.collect();
+    let (own, configured): (Vec<_>, Vec<_>) = configured.partition(|(plugin, _)| *plugin == name);
+    for (_, key) in own.into_iter().filter(|(_, key)| !PLUGIN_OWN_KEYS.contains(key)) {
+        let guess = did_you_mean(key, PLUGIN_OWN_KEYS.into_iter());
+        if !guess.is_empty() {
+            let guess = guess.replace("mean `", &format!("mean `{PLUGIN_KEY_PREFIX}{name}."));
+            let message = format!("unknown extra_config key `{PLUGIN_KEY_PREFIX}{name}.{key}`{guess}");
+            return Err(Error::new(ErrorKind::InvalidOption, message).with_hint(how_to_define(name)));
+        }
+    }
+    let configured: Vec<&str> = configured.into_iter().map(|(plugin, _)| plugin).collect();
     let mut guess = did_you_mean(name, configured.iter().copied());
     if guess.is_empty() {
         guess = did_you_mean(scheme, registry::schemes());
     }
-    Err(Error::new(ErrorKind::InvalidOption, format!("extra_config does not define plugin `{name}`{guess}")).with_hint(
-        format!("set `{PLUGIN_KEY_PREFIX}{name}.url`, or `.module_path` and `.class_name`, in extra_config"),
-    ))
+    Err(Error::new(ErrorKind::InvalidOption, format!("extra_config does not define plugin `{name}`{guess}"))
+        .with_hint(how_to_define(name)))
+}
+
+fn how_to_define(plugin: &str) -> String {
+    format!("set `{PLUGIN_KEY_PREFIX}{plugin}.url`, or `.module_path` and `.class_name`, in extra_config")
 }

@@ -246,12 +246,28 @@ fn why_not(text: &str) -> Error {
             return Err(outer_space(text));
         }
         let fields: Vec<&str> = text.split('@').collect();
-        if fields.len() < 5 {
-            let n = fields.len();
-            return Err(bad_key(
-                text,
-                format_args!("it has {n} of the 5 fields `model@world_size@worker_id@hash@dtype`"),
-            ));
+        let misses = |n: usize, more: &str| {
+            let form = "`model@world_size@worker_id@hash@dtype`";
+            Err(bad_key(text, format_args!("it has {n} of the 5 fields {form}{more}")))
+        };
+        match fields[..] {
+            [_, _, _, _] => {
+                return misses(
+                    4,
+                    "; in an object key, `model@kv_rank@object_group@hash`, the second field has eight hex digits",
+                );
+            }
+            [ref model @ .., world_size, worker_id, _]
+                if model.len() > 1
+                    && number(model[1]).is_none()
+                    && number(world_size).is_some()
+                    && number(worker_id).is_some() =>
+            {
+                let model = model.join("@");
+                return misses(4, &format!(", with the model `{model}`; an object key's model must not contain `@`"));
+            }
+            [_, _, _, _, _, ..] => {}
+            _ => return misses(fields.len(), ""),
         }
         // The model's name may contain `@`, but no other field before the dtype, which is easy to recognize.
         let is_dtype = |i: &usize| Dtype::from_key_name(fields[*i]).is_some();

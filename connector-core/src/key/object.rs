@@ -170,9 +170,9 @@ pub(super) fn validate(text: &str) -> Result<ObjectKey> {
         }
     };
     check_model(text, model)?;
-    let kv_rank = hex_number(rank)
-        .filter(|_| looks_like_object(text))
-        .ok_or_else(|| bad_field(text, 2, "kv rank", rank, "write exactly eight hex digits"))?;
+    let kv_rank = hex_number(rank).filter(|_| looks_like_object(text)).ok_or_else(|| {
+        bad_field(text, 2, "kv rank", rank, "write exactly eight hex digits, and no `@` in the model")
+    })?;
     if python_08x(kv_rank) != rank {
         return Err(bad_field(text, 2, "kv rank", rank, format_args!("write `{}`", python_08x(kv_rank))));
     }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::Write;
 
-use super::{AdapterEntry, ConnectorEntry, ConnectorHint, Origin, did_you_mean, is_identifier};
+use super::{AdapterEntry, ConnectorEntry, ConnectorHint, Origin, did_you_mean, is_identifier, nearest};
 use crate::layer::is_layer_option;
 use crate::options::OptionsSchema;
 use crate::{Error, ErrorKind, Result};
@@ -162,14 +162,18 @@ impl Index {
         }
         // `rediss` means redis with TLS, so `redis` is not a correction of it.
         let asks_for_tls = known.iter().any(|k| is_with_tls(scheme, k));
-        if !asks_for_tls {
-            message.push_str(&did_you_mean(scheme, known.iter().copied()));
+        let near = nearest(scheme, known.iter().copied()).filter(|_| !asks_for_tls);
+        if let Some(near) = near {
+            let _ = write!(message, " (did you mean `{near}`?)");
         }
         let mut known: Vec<String> = known.iter().map(|s| format!("{s}://")).collect();
         known.sort();
-        let _ = write!(message, "; linked into this binary: {}", known.join(" "));
-        let hint = if asks_for_tls { NO_TLS } else { LINK_MORE };
-        Error::new(ErrorKind::NotFound, message).with_hint(hint)
+        let _ = write!(message, "; schemes linked into this binary: {}", known.join(" "));
+        let error = Error::new(ErrorKind::NotFound, message);
+        match near.and_then(super::example_of) {
+            Some(example) => error.with_hint(format!("write the URL as in `{example}`")),
+            None => error.with_hint(if asks_for_tls { NO_TLS } else { LINK_MORE }),
+        }
     }
 
     pub(super) fn search(&self, text: &str) -> Result<Vec<&'static ConnectorEntry>> {

@@ -1,9 +1,31 @@
 //! The nearest known name to a misspelt one.
 
-/// The nearest of `known` to a text, if it is near enough to be a misspelling.
+/// Names that other programs give to one of ours, with the names that it may have here.
+const SAME_MEANING: [(&str, &[&str]); 12] = [
+    ("user", &["username"]),
+    ("pwd", &["password"]),
+    ("pass", &["password"]),
+    ("passwd", &["password"]),
+    ("ttl", &["ttl_sec"]),
+    ("ttl_seconds", &["ttl_sec"]),
+    ("ttl_secs", &["ttl_sec"]),
+    ("expire", &["ttl_sec"]),
+    ("db", &["database"]),
+    ("database", &["db"]),
+    ("valkey", &["redis", "resp"]),
+    ("file", &["fs"]),
+];
+
+/// The nearest of `known` to a text, if it is near enough to be a misspelling or has the same meaning.
 pub(crate) fn nearest<'a>(text: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let lower = text.to_lowercase();
+    let known: Vec<&str> = known.collect();
+    let meant = SAME_MEANING.iter().find(|(name, _)| *name == lower).map_or(&[][..], |(_, meant)| *meant);
+    if let Some(same) = meant.iter().find_map(|meant| known.iter().find(|k| *k == meant)) {
+        return Some(same);
+    }
     known
+        .into_iter()
         .filter(|k| !k.is_empty())
         .map(|k| (strsim::damerau_levenshtein(&lower, &k.to_lowercase()), k))
         .filter(|(distance, k)| *distance <= 2.max(k.chars().count() / 3) && *distance < k.chars().count())
@@ -27,5 +49,19 @@ mod tests {
         assert_eq!(nearest("KVCONN.MEMORY", known.into_iter()), Some("kvconn.memory"));
         assert_eq!(nearest("json", known.into_iter()), None);
         assert_eq!(did_you_mean("x", ["y"].into_iter()), "");
+    }
+
+    #[test]
+    fn a_name_of_the_same_meaning_is_offered_before_a_near_one() {
+        let known = ["resp", "redis", "fs", "username", "password", "db", "ttl_sec"];
+        for (text, meant) in
+            [("valkey", "redis"), ("FILE", "fs"), ("user", "username"), ("pwd", "password"), ("pass", "password")]
+        {
+            assert_eq!(nearest(text, known.into_iter()), Some(meant));
+        }
+        assert_eq!(nearest("valkey", ["resp"].into_iter()), Some("resp"));
+        assert_eq!(nearest("ttl", known.into_iter()), Some("ttl_sec"));
+        assert_eq!(nearest("database", known.into_iter()), Some("db"));
+        assert_eq!(nearest("db", ["database"].into_iter()), Some("database"));
     }
 }

@@ -80,7 +80,11 @@ impl Files {
         for base in 0..self.dirs.count() {
             let path = self.dirs.path(base).display();
             let listed = self.dirs.folder(base, Wait::Yes).and_then(|folder| folder.entries());
-            listed.map_err(|e| Error::io(e, format_args!("open the store `{path}`")))?;
+            listed.map_err(|e| {
+                let is_missing = e.kind() == std::io::ErrorKind::NotFound;
+                let e = Error::io(e, format_args!("open the store `{path}`"));
+                if is_missing { e.with_hint("check the path; the first put makes the directory") } else { e }
+            })?;
         }
         Ok(self)
     }

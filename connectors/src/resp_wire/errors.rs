@@ -31,7 +31,10 @@ pub(crate) fn server_error(text: &[u8]) -> Error {
             "the server wants a password: `//:password@host` or `//user:password@host` in the URL, or the option `password_file`",
         ),
         b"WRONGPASS" => denied(CHECK_PASSWORD),
-        b"NOPERM" => denied("grant it to the URL's user by `ACL SETUSER` on the server"),
+        b"NOPERM" => denied(
+            "grant the command and the keys to the URL's user by `ACL SETUSER` on the server; with the option \
+             `namespace=NAME`, the pattern `~NAME:*` covers all keys",
+        ),
         b"DENIED" => denied("set a password on the server, or turn off its `protected-mode`"),
         b"WRONGTYPE" => new(ErrorKind::Corrupt).with_hint("the value under this key is not a chunk"),
         b"MOVED" | b"ASK" | b"CROSSSLOT" => {

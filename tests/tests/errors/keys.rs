@@ -7,6 +7,8 @@ fn a_bad_key_is_refused_with_the_field_and_what_to_write_there() {
     for (text, parts) in [
         ("", &["it has 1 of the 5 fields"][..]),
         ("m@1@0@ff", &["it has 4 of the 5 fields `model@world_size@worker_id@hash@dtype`"]),
+        ("m@1@0@ff", &["in an object key", "the second field has eight hex digits"]),
+        ("me@corp@1@0@1f2e", &["it has 4 of the 5 fields", "with the model `me@corp`", "an object key's model"]),
         ("@1@0@ff@half", &["field 1 (model) is ``"]),
         ("m@x@0@ff@half", &["field 2 (world size) is `x`", "a whole number from 0 to 4294967295"]),
         ("m@01@0@ff@half", &["field 2 (world size) is `01`; write `1`"]),
@@ -25,6 +27,8 @@ fn a_bad_key_is_refused_with_the_field_and_what_to_write_there() {
     ] {
         assert_is(&text.parse::<CacheKey>().unwrap_err(), ErrorKind::InvalidKey, parts);
     }
+    let e = CacheKey::parse("me@corp@1@0@1f2e", KeyKind::Object).unwrap_err();
+    assert_is(&e, ErrorKind::InvalidKey, &["field 2 (kv rank) is `corp`", "no `@` in the model"]);
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use connector_core::{
     CacheKey, ChunkLayout, Connector, ConnectorContext, ConnectorOptions, Dtype, Error, ErrorKind, FromContext,
-    LMCacheEngineConfig, LMCacheMetadata, LayerGroup, LocalCpuBackend, MemoryFormat, MemoryObj, MemoryObjMut,
+    KeyKind, LMCacheEngineConfig, LMCacheMetadata, LayerGroup, LocalCpuBackend, MemoryFormat, MemoryObj, MemoryObjMut,
     RemoteConnector, RemoteUrl, Result, Shape, connector_options, external_connector,
 };
 use kvconn_tests::assert_says;

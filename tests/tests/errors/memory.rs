@@ -33,6 +33,12 @@ async fn a_chunk_larger_than_the_whole_store_is_refused_with_both_sizes() {
     let store = connectors::open("memory://?capacity=10").await.unwrap();
     let e = store.put(&any_key(), MemoryObj::from(vec![0; 11])).await.unwrap_err();
     assert_is(&e, ErrorKind::TooLarge, &["put (kvconn.memory/MemoryConnector)", "11 bytes", "10 bytes", "`capacity`"]);
+
+    let back = "tiered://?mode=write_back&front=memory://&back=memory://x?capacity%3D10";
+    let store = connectors::open(back).await.unwrap();
+    let chunk = MemoryObj::from(vec![1; 4096]);
+    let e = store.put(&any_key(), chunk).await.unwrap_err();
+    assert_is(&e, ErrorKind::TooLarge, &["4096 bytes", "the `capacity` of `back`", "capacity=10"]);
     assert!(!store.exists(&any_key()).await.unwrap());
 }
 

@@ -71,6 +71,16 @@ async fn an_option_of_the_wrong_type_is_refused_with_its_place_type_and_meaning(
 }
 
 #[tokio::test]
+async fn the_error_of_an_enum_names_its_values_once() {
+    for (url, values) in
+        [("memory://?connect=maybe", "eager, lazy"), ("fs:///tmp/kvconn-x?fsync=often", "never, file, full")]
+    {
+        let e = connectors::open(url).await.unwrap_err().to_string();
+        assert_eq!(e.matches(values).count(), 1, "{e}");
+    }
+}
+
+#[tokio::test]
 async fn an_option_that_would_set_nothing_is_refused() {
     use ErrorKind::InvalidOption;
     assert_refused(&[
@@ -90,6 +100,11 @@ async fn an_unknown_option_is_named_unless_its_name_may_be_a_part_of_a_secret() 
         ("strict://h:0?conections=1", InvalidOption, &["did you mean `connections`?"]),
         ("strict://h:0?tenant_code=a&b=c", InvalidOption, &["option 2 of the URL is unknown", "`%26`"]),
         ("strict://h:0?a%20b=c", InvalidOption, &["option 1 of the URL is unknown"]),
+        ("strict://h:0?password=1&conections=1", InvalidOption, &["option 2", "(did you mean `connections`?)"]),
+        ("strict://h:0?pwd=1", InvalidOption, &["unknown URL option `pwd`", "did you mean `password`?"]),
+        ("redis://h:1?ttl=1", InvalidOption, &["did you mean `ttl_sec`?"]),
+        ("redis://h:1?user=a", InvalidOption, &["did you mean `username`?"]),
+        ("redis://h:1?database=1", InvalidOption, &["did you mean `db`?"]),
         ("strict://h:0?x", InvalidOption, &["option 1 of the URL is unknown"]),
         ("memory://a?connector_name=X", InvalidOption, &["unknown URL option `connector_name`"]),
     ])

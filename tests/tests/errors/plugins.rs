@@ -18,6 +18,20 @@ async fn a_plugin_that_the_configuration_does_not_describe_is_refused_with_the_k
             InvalidOption,
             vec!["plugin `mian`", "did you mean `main`?"],
         ),
+        (
+            json!({"remote_storage_plugin.kv.urll": "memory://a"}),
+            "plugin://kv",
+            InvalidOption,
+            vec![
+                "unknown extra_config key `remote_storage_plugin.kv.urll` (did you mean `remote_storage_plugin.kv.url`?)",
+            ],
+        ),
+        (
+            json!({"remote_storage_plugin.kv.modul_path": "m", "remote_storage_plugin.kv.class_nam": "C"}),
+            "plugin://kv",
+            InvalidOption,
+            vec!["did you mean `remote_storage_plugin.kv."],
+        ),
         (json!({}), "plugin://memry", InvalidOption, vec!["plugin `memry`", "did you mean `memory`?"]),
         (
             json!({"remote_storage_plugin.mine.module_path": "kvconn.memory"}),

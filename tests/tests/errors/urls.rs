@@ -45,10 +45,17 @@ async fn a_url_with_a_missing_part_is_refused_with_the_part_and_the_form_to_writ
 async fn a_url_without_its_two_slashes_is_refused_with_an_example_of_the_scheme() {
     use ErrorKind::InvalidUrl;
     assert_refused(&[
-        ("redis:/h", InvalidUrl, &["no `scheme://`", "write it as in `redis://user:password@host:6379/0`"]),
-        ("redis:h:1", InvalidUrl, &["no `scheme://`", "`redis://user:password@host:6379/0`"]),
-        ("fs:/tmp/x", InvalidUrl, &["no `scheme://`", "write it as in `fs:///var/cache/kv`"]),
-        ("unix:/run/x", InvalidUrl, &["`unix:///run/redis.sock`"]),
+        (
+            "redis:/h",
+            InvalidUrl,
+            &["no `://` follows the scheme", "write it as in `redis://user:password@host:6379/0`"],
+        ),
+        ("redis:h:1", InvalidUrl, &["starts with `redis`", "no `://` follows", "`redis://user:password@host:6379/0`"]),
+        ("fs:/tmp/x", InvalidUrl, &["starts with `fs`", "no `://` follows", "write `fs:///tmp/x`"]),
+        ("fs:/tmp/x?capacity=1", InvalidUrl, &["no `://` follows", "write it as in `fs:///var/cache/kv`"]),
+        ("fs:tmp", InvalidUrl, &["no `://` follows", "write it as in `fs:///var/cache/kv`"]),
+        ("unix:/run/x", InvalidUrl, &["write `unix:///run/x`"]),
+        ("unix:/pw@/run/x", InvalidUrl, &["`unix:///run/redis.sock`"]),
         ("redis://u:p/w@h:1", InvalidUrl, &["not a number from 0 to 65535", "`/`, `?`, `#` and `@` of a password"]),
     ])
     .await;
