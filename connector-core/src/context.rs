@@ -123,7 +123,7 @@ impl ConnectorContext {
     /// # Errors
     /// `InvalidOption` for an unknown option (with the nearest name) or a wrong value, naming the place it came from.
     pub fn options<O: ConnectorOptions>(&self) -> Result<O> {
-        options::read(&self.0.url, &self.0.config, self.plugin_name())
+        options::read(&self.0.url, &self.0.config, self.plugin())
     }
 
     /// Opens another URL in place of this one: how an adapter opens the store that it chose. That store gets the
@@ -205,8 +205,12 @@ impl ConnectorContext {
         if self.0.behind {
             return options::read_layers(queries, None, None);
         }
-        let plugin = self.plugin_name().or_else(|| PluginAdapter::name_of(&self.0.url));
-        Ok(options::read_layers(queries, Some(&self.0.config), plugin)?.or(&self.0.layer_options))
+        Ok(options::read_layers(queries, Some(&self.0.config), self.plugin())?.or(&self.0.layer_options))
+    }
+
+    /// The plugin whose keys in `extra_config` are options of this store, also before its adapter has opened it.
+    fn plugin(&self) -> Option<&str> {
+        self.plugin_name().or_else(|| PluginAdapter::name_of(&self.0.url))
     }
 
     pub(crate) fn with_entry(&self, entry: &'static ConnectorEntry) -> Self {

@@ -138,6 +138,11 @@ async fn a_scrub_reads_files_as_the_store_of_that_url_does() {
     let config = LMCacheEngineConfig::default().with_extra_config("save_chunk_meta", false);
     let store = connectors::builder(&place.url("")).config(config).build().unwrap();
     assert_eq!(scrub(&store, &ScrubOptions::default()).unwrap().chunks, 1);
+    let config = LMCacheEngineConfig::default()
+        .with_extra_config("remote_storage_plugin.fs.a.base_path", place.dir().to_str().unwrap())
+        .with_extra_config("remote_storage_plugin.fs.a.save_chunk_meta", false);
+    let store = connectors::builder("plugin://fs.a").config(config).build().unwrap();
+    assert_eq!(scrub(&store, &ScrubOptions::default()).unwrap().chunks, 1);
 
     // A get does not find a file in the base path of another hash.
     let two = format!("fs://{},{}", place.dir().display(), place.path("b").display());
