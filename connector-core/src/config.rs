@@ -40,7 +40,7 @@ const CONFIG_FILE_VARIABLE: &str = "LMCACHE_CONFIG_FILE";
 /// assert!(!config.save_chunk_meta());
 ///
 /// let e = LMCacheEngineConfig::from_yaml("chunk_size: many").unwrap_err();
-/// assert!(e.to_string().contains("`chunk_size`: `\"many\"` is not a number of tokens over 0"), "{e}");
+/// assert!(e.to_string().contains("`chunk_size`: `many` is not a number of tokens over 0"), "{e}");
 /// # Ok(())
 /// # }
 /// ```
