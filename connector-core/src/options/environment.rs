@@ -5,7 +5,8 @@ use std::env::VarError;
 /// The text with each `${NAME}` replaced by that environment variable; `$${` stands for `${`.
 ///
 /// # Errors
-/// The reason, without any part of the text but the variable's name.
+/// The reason. It shows the variable's name only if the whole text is one `${NAME}`: in a longer text, the name may be a part
+/// of a password with a literal `${`.
 pub(crate) fn expand(text: &str) -> Result<String, String> {
     expand_with(text, |name| std::env::var(name))
 }
@@ -24,8 +25,8 @@ fn expand_with(text: &str, variable: impl Fn(&str) -> Result<String, VarError>) 
             "`${` does not start the name of an environment variable, as in `${NAME}`; write `$${` for a literal `${`",
         )?;
         let value = variable(name).map_err(|e| match e {
-            VarError::NotPresent => format!("environment variable `{name}` is not set"),
-            VarError::NotUnicode(_) => format!("environment variable `{name}` is not UTF-8 text"),
+            VarError::NotPresent => format!("{} is not set", shown(text, name)),
+            VarError::NotUnicode(_) => format!("{} is not UTF-8 text", shown(text, name)),
         })?;
         out.extend([before, &*value]);
         rest = &rest[name.len() + 1..];
@@ -35,6 +36,14 @@ fn expand_with(text: &str, variable: impl Fn(&str) -> Result<String, VarError>) 
         return Err("its environment variable is empty".to_owned());
     }
     Ok(out)
+}
+
+fn shown(text: &str, name: &str) -> String {
+    if is_variable(text) {
+        format!("environment variable `{name}`")
+    } else {
+        "the environment variable behind `${` (write `$${` for a literal `${`)".to_owned()
+    }
 }
 
 /// Whether all of the text is one `${NAME}`.
@@ -75,6 +84,8 @@ mod tests {
         }
         for (text, why) in [
             ("${B}", "`B` is not set"),
+            ("x${B}", "the environment variable behind `${` (write `$${` for a literal `${`) is not set"),
+            ("hunter${hunter2}", "behind `${`"),
             ("${", "write `$${`"),
             ("s${A", "write `$${`"),
             ("${}", "write `$${`"),
