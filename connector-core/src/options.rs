@@ -52,7 +52,7 @@ mod schema;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::adapter::PLUGIN_KEY_PREFIX;
+use crate::adapter::{CONNECTOR_NAME, PLUGIN_KEY_PREFIX};
 use crate::config::LMCacheEngineConfig;
 use crate::layer::{LayerOptions, NAMES, is_layer_option};
 use crate::registry::did_you_mean;
@@ -268,12 +268,14 @@ pub(crate) fn check_query(url: &RemoteUrl, schema: &OptionsSchema) -> Result<()>
     for (name, value) in all_options(url) {
         let looks_like_a_name = name.len() <= 40 && name.split('-').all(is_identifier) && !value.is_empty();
         if !is_layer_option(name) && schema.option(name).is_none() {
-            if looks_like_a_name && !may_be_secret {
+            // The guess is a name of kvconn's, so it shows no secret.
+            let guess = schema.guess(name, "");
+            // Without a known name like it, the name may be a password that lost its option.
+            let is_known_elsewhere = [NAMESPACE, CONNECTOR_NAME].contains(&name) || !guess.is_empty();
+            if looks_like_a_name && !may_be_secret && is_known_elsewhere {
                 return schema.check(name, "");
             }
             let number = seen.len() + 1;
-            // The guess is a name of kvconn's, so it shows no secret.
-            let guess = schema.guess(name, "");
             let message = format!("option {number} of the URL is unknown{guess}; its name may be a part of a secret");
             return Err(Error::new(ErrorKind::InvalidOption, message).with_hint(format!(
                 "write `&` and `#` in a value as `%26` and `%23`, and `?` in a password as `%3F`; {}",
@@ -296,7 +298,7 @@ pub(crate) fn check_query(url: &RemoteUrl, schema: &OptionsSchema) -> Result<()>
 
 /// The query parameters that are options, also without a value: all but the one that names the connector.
 fn all_options(url: &RemoteUrl) -> impl Iterator<Item = (&str, &str)> {
-    url.all_pairs().filter(|(name, _)| *name != crate::adapter::CONNECTOR_NAME || url.scheme() != "external")
+    url.all_pairs().filter(|(name, _)| *name != CONNECTOR_NAME || url.scheme() != "external")
 }
 
 fn query_options(url: &RemoteUrl) -> impl Iterator<Item = (&str, &str)> {
@@ -312,7 +314,7 @@ impl OptionsSchema {
         let guess = self.guess(name, prefix);
         let guess = if prefix.is_empty() { guess } else { guess.replace("mean `", &format!("mean `{prefix}")) };
         let what = if prefix.is_empty() { "URL option" } else { "extra_config key" };
-        if name == "namespace" {
+        if name == NAMESPACE {
             let message = format!("unknown {what} `{prefix}{name}`: the connector has no namespaces");
             let hint = "write it into the URL of an inner store, if the connector has one";
             return Err(Error::new(ErrorKind::InvalidOption, message).with_hint(hint));
@@ -341,6 +343,9 @@ impl OptionsSchema {
         known
     }
 }
+
+/// The option of many stores, which has an error of its own where it is unknown.
+const NAMESPACE: &str = "namespace";
 
 /// Whether the options of the layers stand beside a connector's own: in the URL and in a plugin's keys.
 fn has_layers(prefix: &str) -> bool {

@@ -96,7 +96,12 @@ async fn an_option_that_would_set_nothing_is_refused() {
 async fn an_unknown_option_is_named_unless_its_name_may_be_a_part_of_a_secret() {
     use ErrorKind::InvalidOption;
     assert_refused(&[
-        ("strict://h:0?ttl=1", InvalidOption, &["unknown URL option `ttl`", "its options are password, password_file"]),
+        (
+            "strict://h:0?ttl=1",
+            InvalidOption,
+            &["option 1 of the URL is unknown", "its options are password, password_file"],
+        ),
+        ("strict://h:0?password=x&hunter2=1", InvalidOption, &["option 2 of the URL is unknown"]),
         ("strict://h:0?conections=1", InvalidOption, &["did you mean `connections`?"]),
         ("strict://h:0?tenant_code=a&b=c", InvalidOption, &["option 2 of the URL is unknown", "`%26`"]),
         ("strict://h:0?a%20b=c", InvalidOption, &["option 1 of the URL is unknown"]),
