@@ -280,18 +280,18 @@ impl Exchange for Exists<'_> {
 
     async fn read(&mut self, connection: &mut Connection) -> Result<Result<bool>> {
         let header = connection.answer().await?.and_then(one_value);
-        let len = connection.answer().await?.and_then(expect_int);
-        Ok(header.and_then(|header| is_chunk(header, len)))
+        let len = match connection.answer().await? {
+            Ok(reply) => expect_int(reply),
+            // The value is not a string.
+            Err(e) if e.kind() == ErrorKind::Corrupt => Ok(0),
+            Err(e) => Err(e),
+        };
+        Ok(header.and_then(|header| is_chunk(header, len?)))
     }
 }
 
-fn is_chunk(header: Reply, len: Result<i64>) -> Result<bool> {
-    let len = match len {
-        Ok(len) => usize::try_from(len).unwrap_or(0),
-        // The value is not a string.
-        Err(e) if e.kind() == ErrorKind::Corrupt => return Ok(false),
-        Err(e) => return Err(e),
-    };
+fn is_chunk(header: Reply, len: i64) -> Result<bool> {
+    let len = usize::try_from(len).unwrap_or(0);
     match header {
         Reply::Bulk(header) => Ok(len > 0 && ChunkHeader::read(&header).is_ok_and(|layout| layout.len == len)),
         Reply::Null => Ok(false),

@@ -100,10 +100,16 @@ impl Exchange for Length<'_> {
     }
 
     async fn read(&mut self, connection: &mut Connection) -> Result<Result<Self::Answer>> {
-        Ok(connection.answer().await?.and_then(expect_int).and_then(|len| match usize::try_from(len).unwrap_or(0) {
+        Ok(connection.answer().await?.and_then(expect_int).and_then(|len| self.layout(len)))
+    }
+}
+
+impl Length<'_> {
+    fn layout(&self, len: i64) -> Result<Option<ChunkLayout>> {
+        match usize::try_from(len).unwrap_or(0) {
             0 => Ok(None),
             len => raw_layout(self.metadata, len).map(Some),
-        }))
+        }
     }
 }
 
@@ -123,9 +129,10 @@ impl Exchange for Exists<'_> {
     }
 
     async fn read(&mut self, connection: &mut Connection) -> Result<Result<bool>> {
-        Ok(match self.0.read(connection).await? {
-            Ok(layout) => Ok(layout.is_some()),
-            // The value is not a string, or has a length that no chunk has.
+        Ok(match connection.answer().await? {
+            // A value may have a length that no chunk has.
+            Ok(reply) => expect_int(reply).map(|len| matches!(self.0.layout(len), Ok(Some(_)))),
+            // The value is not a string.
             Err(e) if e.kind() == ErrorKind::Corrupt => Ok(false),
             Err(e) => Err(e),
         })

@@ -230,6 +230,17 @@ impl Buffer {
         while self.lock().writers > 0 && changes.changed().await.is_ok() {}
     }
 
+    /// Waits until no chunk is being written.
+    pub(super) async fn wait_for_writes(&self) {
+        let mut changes = self.changes.subscribe();
+        while !self.lock().writing.is_empty() && changes.changed().await.is_ok() {}
+    }
+
+    /// The error of the last write, if it failed.
+    pub(super) fn failure(&self) -> Option<Error> {
+        self.lock().failing.clone()
+    }
+
     /// Records that the back refused this chunk for ever, unless the key has a newer one or was removed.
     pub(super) fn refuse(&self, write: &Write<'_>, error: &Error) {
         let mut state = self.lock();

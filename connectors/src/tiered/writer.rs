@@ -94,12 +94,14 @@ pub(super) async fn flush(tiers: &Tiers, buffer: &Buffer) -> Result<()> {
         error
     });
     let errors: Vec<Error> = errors.buffer_unordered(FLUSH_CONCURRENCY).filter_map(std::future::ready).collect().await;
-    match errors.into_iter().next() {
-        Some(e) if buffer.remaining().0 > 0 => {
-            let (chunks, bytes) = buffer.remaining();
-            let message = format!("the back store lacks {chunks} chunks of {bytes} bytes, because {e}");
-            Err(Error::new(e.kind(), message).with_status(e.status()).with_hint("call `close` again to retry"))
-        }
-        _ => Ok(()),
+    // At the end of a process, two of these run for one store.
+    buffer.wait_for_writes().await;
+    let (chunks, bytes) = buffer.remaining();
+    if chunks == 0 {
+        return Ok(());
     }
+    let unknown = || Error::new(ErrorKind::Other, "another `close` could not write them");
+    let e = errors.into_iter().next().or_else(|| buffer.failure()).unwrap_or_else(unknown);
+    let message = format!("the back store lacks {chunks} chunks of {bytes} bytes, because {e}");
+    Err(Error::new(e.kind(), message).with_status(e.status()).with_hint("call `close` again to retry"))
 }

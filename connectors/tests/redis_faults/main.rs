@@ -45,6 +45,7 @@ macro_rules! faults {
                 memory::a_short_chunk_takes_little_of_the_memory_reserved_for_it,
                 odd::messages_and_attributes_inside_an_answer_are_dropped,
                 odd::a_hostile_answer_is_corrupt_at_once,
+                odd::exists_does_not_take_an_odd_answer_for_a_miss,
                 network::a_reply_that_is_cut_is_an_error_and_the_next_call_is_right,
                 network::a_request_that_is_cut_stores_the_old_chunk_or_none,
                 network::a_stalled_reply_is_a_timeout,

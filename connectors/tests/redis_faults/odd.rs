@@ -74,3 +74,19 @@ pub(crate) async fn a_hostile_answer_is_corrupt_at_once(kind: Kind) {
         store.leaks_nothing().await;
     }
 }
+
+pub(crate) async fn exists_does_not_take_an_odd_answer_for_a_miss(kind: Kind) {
+    for answer in ["*1\r\n:1\r\n", "$1\r\n1\r\n", "+OK\r\n"] {
+        let port = fake::answering(move |words| {
+            Some(match words[0].as_str() {
+                "HELLO" => b"%1\r\n+proto\r\n:3\r\n".to_vec(),
+                "PING" => b"+PONG\r\n".to_vec(),
+                _ => answer.into(),
+            })
+        });
+        let store = open(kind, port).await;
+        let e = store.connector.exists(&key(1)).await.expect_err(answer);
+        assert_eq!(e.kind(), ErrorKind::Corrupt, "{answer}: {e}");
+        store.leaks_nothing().await;
+    }
+}
