@@ -367,6 +367,6 @@ async fn namespaces_of_one_name_in_memory_never_meet() {
         ["tiered://?front=memory%3A%2F%2F&back=memory%3A%2F%2F", "audit://?actual_remote_url=memory%3A%2F%2F"]
     {
         let e = connectors::open(&format!("{wrapper}&namespace=a")).await.unwrap_err();
-        assert!(e.kind() == ErrorKind::InvalidOption && e.to_string().contains("store inside"), "{e}");
+        assert!(e.kind() == ErrorKind::InvalidOption && e.to_string().contains("inner store"), "{e}");
     }
 }
