@@ -1,16 +1,18 @@
 //! `kvconn get -o`: which files it replaces, and which it writes through.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, Gid, Mode, Uid, chown, mknodat};
 use rustix::process::geteuid;
 use tempfile::TempDir;
 
-use super::{Finished, KEY, entries, kvconn, put, run, store};
+use super::{Finished, KEY, entries, put, run, store};
 
 /// A store with the chunk `new` under [`KEY`], and a directory for files.
 struct Place {
@@ -109,16 +111,29 @@ fn the_commands_own_stdout_can_be_named() {
 }
 
 /// Runs the command as a user without rights that owns these files. A test as root would show nothing, because root may
-/// write every file.
-fn as_plain_user(mut command: Command, own: &[&Path], store: &Path) -> Finished {
-    if geteuid().is_root() {
-        for path in own {
-            chown(*path, Some(Uid::from_raw(65534)), Some(Gid::from_raw(65534))).expect("root may change the owner");
-        }
-        fs::set_permissions(store, fs::Permissions::from_mode(0o755)).expect("the mode can be set");
-        command.uid(65534).gid(65534);
+/// write every file. That user may not be able to reach the program, so it runs a copy.
+fn get_as_plain_user(place: &Place, path: &Path, own: &[&Path]) -> Finished {
+    let args = ["get", &place.url, KEY, "-o", path.to_str().expect("temporary paths are UTF-8")];
+    if !geteuid().is_root() {
+        return run(&args);
     }
-    command.output().expect("the command starts").into()
+    for path in own {
+        chown(*path, Some(Uid::from_raw(65534)), Some(Gid::from_raw(65534))).expect("root may change the owner");
+    }
+    let programs = TempDir::new().expect("a directory can be made");
+    for dir in [place.store.path(), programs.path()] {
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).expect("the mode can be set");
+    }
+    let program = programs.path().join("kvconn");
+    fs::copy(env!("CARGO_BIN_EXE_kvconn"), &program).expect("the command can be copied");
+    loop {
+        let mut command = Command::new(&program);
+        match command.args(args).env_clear().stdin(Stdio::null()).uid(65534).gid(65534).current_dir("/").output() {
+            // A child of another test, forked during the copy, may still have the copy open for writing.
+            Err(e) if e.kind() == ErrorKind::ExecutableFileBusy => std::thread::sleep(Duration::from_millis(5)),
+            ran => return ran.expect("every user can run programs in the directory for temporary files").into(),
+        }
+    }
 }
 
 #[test]
@@ -127,8 +142,7 @@ fn a_file_in_a_directory_that_takes_no_new_files_is_written_through() {
     let path = place.old("plain");
     fs::set_permissions(place.dir.path(), fs::Permissions::from_mode(0o555)).expect("the mode can be set");
     let before = fs::metadata(&path).expect("the file is there").ino();
-    let command = kvconn(&["get", &place.url, KEY, "-o", path.to_str().expect("temporary paths are UTF-8")]);
-    as_plain_user(command, &[&path], place.store.path()).exits(0);
+    get_as_plain_user(&place, &path, &[&path]).exits(0);
     let after = fs::metadata(&path).expect("the file is there");
     assert_eq!((fs::read(&path).expect("the file is there"), after.ino()), (b"new".to_vec(), before));
 }
@@ -138,8 +152,7 @@ fn a_file_that_may_not_be_written_is_not_replaced() {
     let place = Place::new();
     let path = place.old("plain");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).expect("the mode can be set");
-    let command = kvconn(&["get", &place.url, KEY, "-o", path.to_str().expect("temporary paths are UTF-8")]);
-    as_plain_user(command, &[&path, place.dir.path()], place.store.path()).fails_with(&["Permission denied"]);
+    get_as_plain_user(&place, &path, &[&path, place.dir.path()]).fails_with(&["Permission denied"]);
     assert_eq!(fs::read(&path).expect("the file is there"), b"old, and longer");
 }
 
