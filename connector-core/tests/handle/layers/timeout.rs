@@ -1,0 +1,96 @@
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_call_is_given_up_in_time_and_the_next_one_works() {
+    let store = Scripted::new([Step::Wait(5 * SECOND)]);
+    let connector = over(options!(timeout_ms: 1000), &store).await;
+    let begun = Instant::now();
+    let e = connector.get(&key()).await.unwrap_err();
+    assert_eq!((e.kind(), e.is_temporary(), begun.elapsed()), (ErrorKind::Timeout, true, SECOND));
+    assert!(e.to_string().contains("no answer within 1s"), "{e}");
+    assert_eq!(connector.get(&key()).await.unwrap().as_deref(), Some(CHUNK));
+}
+
+/// Never answers.
+#[derive(Clone)]
+struct Hangs;
+
+impl RemoteConnector for Hangs {
+    async fn exists(&self, _: &CacheKey) -> Result<bool> {
+        std::future::pending().await
+    }
+    async fn get(&self, _: &CacheKey) -> Result<Option<MemoryObj>> {
+        std::future::pending().await
+    }
+    async fn put(&self, _: &CacheKey, _: MemoryObj) -> Result<()> {
+        std::future::pending().await
+    }
+    async fn remove(&self, _: &CacheKey) -> Result<bool> {
+        std::future::pending().await
+    }
+    async fn ping(&self) -> Result<()> {
+        std::future::pending().await
+    }
+    fn list<'a>(&'a self, _: &'a str) -> BoxStream<'a, Result<CacheKey>> {
+        futures::stream::pending().boxed()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_operation_ends_in_its_time() {
+    let connector = over(options!(timeout_ms: 1000, batch_timeout_ms: 3000), &Hangs).await;
+    let (one, batch, chunk) = (SECOND, 3 * SECOND, MemoryObj::from(vec![1]));
+    let (all, k) = (keys(20), key());
+    let mut memory = MemoryObjMut::zeroed(8);
+    let mut requests: Vec<_> = all.iter().map(|key| (key.clone(), MemoryObjMut::zeroed(8))).collect();
+    let items: Vec<_> = all.iter().map(|key| (key.clone(), chunk.clone())).collect();
+    let mut ended: Vec<(ErrorKind, Duration, Duration)> = Vec::new();
+    macro_rules! ends {
+        ($limit:expr, $call:expr) => {{
+            let begun = Instant::now();
+            let e = $call;
+            ended.push((e.kind(), begun.elapsed(), $limit));
+        }};
+    }
+    ends!(one, connector.exists(&k).await.unwrap_err());
+    ends!(one, connector.get(&k).await.unwrap_err());
+    ends!(one, connector.put(&k, chunk).await.unwrap_err());
+    ends!(one, connector.get_into(&k, &mut memory).await.unwrap_err());
+    ends!(one, connector.remove(&k).await.unwrap_err());
+    ends!(one, connector.ping().await.unwrap_err());
+    ends!(one, connector.list("").next().await.unwrap().unwrap_err());
+    ends!(batch, connector.batched_exists(&all).await.pop().unwrap().unwrap_err());
+    ends!(batch, connector.batched_contains(&all).await.unwrap_err());
+    ends!(batch, connector.batched_get(&all).await.pop().unwrap().unwrap_err());
+    ends!(batch, connector.batched_get_into(&mut requests).await.pop().unwrap().unwrap_err());
+    ends!(batch, connector.batched_put(&items).await.pop().unwrap().unwrap_err());
+    ends!(batch, connector.batched_remove(&all).await.pop().unwrap().unwrap_err());
+    for (n, (kind, took, limit)) in ended.iter().enumerate() {
+        assert_eq!((*kind, took), (ErrorKind::Timeout, limit), "call {n}");
+    }
+    assert_eq!(ended.len(), connector_core::connector::Operation::ALL.len() - 1, "all but `close`");
+    connector.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_after_the_timeout_reaches_no_caller() {
+    let store = Scripted::new([Step::Keep(5 * SECOND)]);
+    let connector = over(options!(timeout_ms: 1000), &store).await;
+    let mut memory = MemoryObjMut::zeroed(8);
+    assert_eq!(connector.get_into(&key(), &mut memory).await.unwrap_err().kind(), ErrorKind::Timeout);
+    // The I/O still has the memory, so it must not look like a chunk.
+    assert!(memory.is_taken());
+    assert_eq!(connector.get_into(&key(), &mut memory).await.unwrap_err().kind(), ErrorKind::InvalidInput);
+    let mut memory = MemoryObjMut::zeroed(8);
+    assert_eq!(connector.get_into(&key(), &mut memory).await.unwrap(), Some(CHUNK.len()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_has_a_time_of_its_own_and_answers_every_key() {
+    let store = Scripted::new([Step::Wait(2 * SECOND), Step::Wait(9 * SECOND)]);
+    let connector = over(options!(timeout_ms: 1000, batch_timeout_ms: 3000), &store).await;
+    assert!(connector.batched_get(&keys(1)).await[0].is_ok());
+    let answers = connector.batched_get(&keys(5)).await;
+    assert_eq!(answers.len(), 5);
+    assert!(answers.iter().all(|a| a.as_ref().is_err_and(|e| e.kind() == ErrorKind::Timeout && e.key().is_some())));
+}
