@@ -177,7 +177,7 @@ fn set<T>(place: &mut Option<T>, value: T) -> Result<(), ()> {
 }
 
 fn string(input: ParseStream<'_>, key: &Ident) -> syn::Result<LitStr> {
-    // After a bare `=` there is no token to point at.
+    // No token follows a bare `=`, so the error points at the key.
     let span = if input.is_empty() { key.span() } else { input.span() };
     let literal = input.parse::<LitStr>();
     let rest: TokenStream = input.parse()?;

@@ -120,7 +120,7 @@ impl Kit {
     #[doc(hidden)]
     #[track_caller]
     pub fn test(&self, name: &str) {
-        let Some(check) = checks().iter().find(|c| c.name == name) else { panic!("there is no check `{name}`") };
+        let Some(check) = checks().iter().find(|c| c.name == name) else { panic!("the kit lacks the check `{name}`") };
         let result = supervise(self, check);
         match &result.outcome {
             Outcome::Passed => {}

@@ -82,12 +82,12 @@ impl Folder {
         }
     }
 
-    /// The state of a regular file; `None` if there is no such file.
+    /// The state of a regular file. `None` if the name is free, or belongs to anything else.
     pub(super) fn stat_file(&self, name: &str) -> io::Result<Option<Stat>> {
         Ok(self.stat(name)?.filter(Stat::is_file))
     }
 
-    /// Opens a regular file; `None` if there is no such file.
+    /// Opens a regular file. `None` if the name is free, or belongs to anything else.
     pub(super) fn open_file(&self, name: &str, flags: OFlags, wait: Wait) -> io::Result<Option<(File, Stat)>> {
         if !self.is_openable(name, wait)? {
             return Ok(None);

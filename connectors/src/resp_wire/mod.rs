@@ -28,7 +28,7 @@ mod name;
 mod options;
 mod reach;
 mod remove;
-#[allow(unreachable_pub, reason = "only the feature `__fuzz` exports it")]
+#[cfg_attr(not(feature = "__fuzz"), expect(unreachable_pub, reason = "only the feature `__fuzz` exports it"))]
 pub mod reply;
 mod request;
 pub(crate) mod scan;
