@@ -107,6 +107,14 @@ pub(crate) fn read<O: ConnectorOptions>(
     fill(query_options(url).filter(|(name, _)| own(name)), Some(config), plugin_name, own)
 }
 
+/// Fills `O` from names and texts, as from a URL's query: for options beside those of a store.
+///
+/// # Errors
+/// `InvalidOption` for a wrong value, naming the option. Every name must be one of `O`'s options.
+pub fn of_pairs<'a, O: ConnectorOptions>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Result<O> {
+    fill(pairs, None, None, |_| true)
+}
+
 /// Expands a URL that is one variable. Other URLs expand their parts when they are opened, so that no variable changes
 /// where a part ends.
 pub(crate) fn expand_url(text: String) -> Result<String, String> {

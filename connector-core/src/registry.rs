@@ -32,7 +32,8 @@ pub use slices::{
     KVCONN_ADAPTER_ENTRIES_0_1 as ADAPTERS, KVCONN_CONNECTOR_ENTRIES_0_1 as CONNECTORS,
     KVCONN_CONNECTOR_HINTS_0_1 as HINTS,
 };
-pub(crate) use suggest::{did_you_mean, nearest};
+pub use suggest::did_you_mean;
+pub(crate) use suggest::nearest;
 
 use crate::adapter::{CONNECTOR_NAME, ExternalConnectorAdapter};
 use crate::runtime::PerProcess;

@@ -5,18 +5,17 @@
 //! the interpreter, but calls end on threads that must not attach.
 #![expect(unsafe_code, reason = "describes memory that Python owns")]
 
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
-use std::sync::Arc;
 
-use connectors::{ChunkLayout, ErrorKind, MemoryObj, MemoryObjMut, Region, Result};
+use connectors::ErrorKind;
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::prelude::*;
 
 use crate::errors::{invalid, refused};
 use crate::python_thread;
+use crate::span::Span;
 
 /// Exports of Python's buffers. While this lives, Python neither frees nor resizes them.
 ///
@@ -24,26 +23,16 @@ use crate::python_thread;
 /// them at once.
 pub(crate) struct Views {
     exports: Vec<PyUntypedBuffer>,
+    /// Keeps memory alive that has no export.
+    owner: Option<Py<PyAny>>,
     /// Start, and end and place, of each buffer that is written.
     written: BTreeMap<usize, (usize, usize)>,
 }
 
-/// The address and length of one view's bytes.
-#[derive(Clone, Copy)]
-pub(crate) struct Span {
-    start: NonNull<u8>,
-    len: usize,
-}
-
-// SAFETY: an address and a number. The code that turns them into memory says why that is sound.
-unsafe impl Send for Span {}
-// SAFETY: as above.
-unsafe impl Sync for Span {}
-
 impl Views {
     /// No views, for a call without memory.
     pub(crate) fn none() -> Self {
-        Self { exports: Vec::new(), written: BTreeMap::new() }
+        Self { exports: Vec::new(), owner: None, written: BTreeMap::new() }
     }
 
     /// Adds the buffer at this place of a batch, to be read.
@@ -66,9 +55,9 @@ impl Views {
             let message = format!("buffer {place} is read-only, and the chunk would be read into it");
             return Err(invalid(object.py(), message));
         }
-        if span.len > 0 {
-            let start = span.start.addr().get();
-            let end = start + span.len;
+        if span.len() > 0 {
+            let start = span.start();
+            let end = start + span.len();
             // No two of the earlier ones overlap, so only the nearest can overlap this one.
             let nearest = self.written.range(..end).next_back();
             if let Some((_, &(_, other))) = nearest.filter(|(_, (nearest_end, _))| *nearest_end > start) {
@@ -100,17 +89,30 @@ impl Views {
         Ok((views, spans))
     }
 
+    /// Adds an export.
+    pub(crate) fn add(&mut self, export: PyUntypedBuffer) {
+        self.exports.push(export);
+    }
+
+    /// Keeps an object alive as long as the exports.
+    pub(crate) fn keep(&mut self, owner: Py<PyAny>) {
+        self.owner = Some(owner);
+    }
+
     /// Ends the exports now.
     pub(crate) fn release(mut self, py: Python<'_>) {
         for view in std::mem::take(&mut self.exports) {
             view.release(py);
+        }
+        if let Some(owner) = self.owner.take() {
+            owner.drop_ref(py);
         }
     }
 }
 
 impl Drop for Views {
     fn drop(&mut self) {
-        if !self.exports.is_empty() {
+        if !self.exports.is_empty() || self.owner.is_some() {
             // After the interpreter's exit the job is dropped, and the exports need no end.
             let views = ManuallyDrop::new(std::mem::replace(self, Self::none()));
             python_thread::run(move |py| ManuallyDrop::into_inner(views).release(py));
@@ -125,52 +127,8 @@ fn contiguous(place: usize, object: &Bound<'_, PyAny>) -> PyResult<(PyUntypedBuf
         return Err(invalid(py, format!("buffer {place} is not contiguous")));
     }
     let start = NonNull::new(export.buf_ptr().cast()).unwrap_or(NonNull::dangling());
-    let span = Span { start, len: export.len_bytes() };
+    let span = Span::new(start, export.len_bytes());
     Ok((export, span))
-}
-
-/// Memory of a Python buffer, which the call may use until this is dropped.
-struct LentBuffer {
-    span: Span,
-    _call: Arc<dyn Any + Send + Sync>,
-}
-
-// SAFETY: start and length never change; the callers of `lend_to_write` and `lend_to_read` promise the rest.
-unsafe impl Region for LentBuffer {
-    fn as_ptr(&self) -> NonNull<u8> {
-        self.span.start
-    }
-
-    fn len(&self) -> usize {
-        self.span.len
-    }
-}
-
-impl Span {
-    /// The length in bytes.
-    pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-
-    /// The memory, to be written. It holds `call` until nothing touches the memory any more.
-    ///
-    /// # Safety
-    /// The memory is valid, and nothing else touches it, until `call`'s last holder has dropped it.
-    pub(crate) unsafe fn lend_to_write(self, call: Arc<dyn Any + Send + Sync>) -> Result<MemoryObjMut> {
-        MemoryObjMut::from_region(LentBuffer { span: self, _call: call }, ChunkLayout::binary(self.len))
-    }
-
-    /// The memory, to be read, with a layout. It holds `call` until nothing touches the memory any more.
-    ///
-    /// # Safety
-    /// The memory is valid, and nothing writes to it, until `call`'s last holder has dropped it.
-    pub(crate) unsafe fn lend_to_read(
-        self,
-        layout: ChunkLayout,
-        call: Arc<dyn Any + Send + Sync>,
-    ) -> Result<MemoryObj> {
-        MemoryObj::from_region(LentBuffer { span: self, _call: call }, layout)
-    }
 }
 
 /// Whether a buffer holds these bytes; `None` if the object is not a contiguous buffer of single bytes.

@@ -19,6 +19,7 @@ mod call;
 mod chunk;
 #[cfg(feature = "command")]
 mod command;
+mod engine;
 mod errors;
 mod key;
 mod listing;
@@ -29,6 +30,7 @@ mod open;
 mod process;
 mod python_thread;
 mod registry;
+mod span;
 mod store;
 mod to_python;
 
@@ -75,6 +77,7 @@ fn _kvconn(m: &Bound<'_, PyModule>) -> PyResult<()> {
 pub fn add_to(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     m.add_class::<native::NativeClient>()?;
+    m.add_class::<engine::EngineClient>()?;
     m.add_class::<chunk::Chunk>()?;
     store::add_to(m)?;
     registry::add_to(m)?;

@@ -208,19 +208,7 @@ impl NativeClient {
         let take = |completion: &mut Completion| std::mem::replace(&mut completion.views, Views::none());
         let views: Vec<Views> = lock(&self.shared.done).iter_mut().map(take).collect();
         views.into_iter().for_each(|views| views.release(py));
-        let connector = self.store.to_close().or_raise(py)?.clone();
-        if runtime::handle().is_err() {
-            // The runtime was shut down, and its connections with it.
-            return Ok(());
-        }
-        let closing = async move {
-            let closed = tokio::time::timeout(CLOSE_TIMEOUT, connector.close()).await;
-            closed.unwrap_or_else(|_| {
-                tracing::warn!(connector = connector.name(), "the store did not close within {CLOSE_TIMEOUT:?}");
-                Ok(())
-            })
-        };
-        block_on(py, closing)?.or_raise(py)
+        self.store.close(py, CLOSE_TIMEOUT)
     }
 
     fn __repr__(&self) -> String {

@@ -9,6 +9,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyString};
 
+use crate::blocking::block_on;
 use crate::errors::{Arg, OrRaise, invalid, refused};
 use crate::logging;
 use crate::process::{ProcessLocal, Unclosed};
@@ -37,6 +38,26 @@ impl OpenStore {
         self.connector()
     }
 
+    /// Closes the store of an engine, in this time at the longest.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(crate) fn close(&self, py: Python<'_>, longest: Duration) -> PyResult<()> {
+        let connector = self.to_close().or_raise(py)?.clone();
+        if runtime::handle().is_err() {
+            // The runtime was shut down, and its connections with it.
+            return Ok(());
+        }
+        let closing = async move {
+            let closed = tokio::time::timeout(longest, connector.close()).await;
+            closed.unwrap_or_else(|_| {
+                tracing::warn!(connector = connector.name(), "the store did not close within {longest:?}");
+                Ok(())
+            })
+        };
+        block_on(py, closing)?.or_raise(py)
+    }
+
     /// The store.
     ///
     /// # Errors
@@ -52,7 +73,7 @@ impl OpenStore {
 }
 
 /// The time for which LMCache waits for a store.
-const ENGINE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const ENGINE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A batch may have many large chunks, and a slow network.
 const ENGINE_BATCH_TIMEOUT_MS: u64 = 60_000;
 /// As in LMCache.
@@ -104,7 +125,7 @@ fn builder(py: Python<'_>, url: &str, options: Option<&Bound<'_, PyDict>>) -> Py
 }
 
 /// The URL with the options in its query, where every connector reads them.
-fn with_options(url: &str, options: &Bound<'_, PyDict>) -> PyResult<String> {
+pub(crate) fn with_options(url: &str, options: &Bound<'_, PyDict>) -> PyResult<String> {
     let parsed = RemoteUrl::parse(url).or_raise(options.py())?;
     let (before, fragment) = url.split_once('#').map_or((url, None), |(before, fragment)| (before, Some(fragment)));
     let mut all = before.to_owned();
@@ -128,7 +149,7 @@ fn with_options(url: &str, options: &Bound<'_, PyDict>) -> PyResult<String> {
 }
 
 /// The value as text for a URL. None leaves the option out.
-fn text_of(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
+pub(crate) fn text_of(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
     if value.is_none() {
         return Ok(None);
     }

@@ -7,13 +7,14 @@ use connectors::{ChunkLayout, Connector, KeyKind, MemoryObj, Result};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use crate::buffer::{Span, Views};
+use crate::buffer::Views;
 use crate::call::{Holder, WaitMode};
 use crate::chunk::{Chunk, layout};
 use crate::errors::{Arg, Objects, OrRaise, same_length};
 use crate::key::{key_of, kind_of};
 use crate::listing::Keys;
 use crate::open::{OpenStore, open};
+use crate::span::Span;
 use crate::to_python::{self, sorted};
 
 /// The base of `Store`, whose methods return answers, and of `AsyncStore`, whose methods return futures.

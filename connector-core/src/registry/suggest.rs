@@ -34,7 +34,7 @@ pub(crate) fn nearest<'a>(text: &str, known: impl Iterator<Item = &'a str>) -> O
 }
 
 /// ` (did you mean `X`?)`, or nothing.
-pub(crate) fn did_you_mean<'a>(text: &str, known: impl Iterator<Item = &'a str>) -> String {
+pub fn did_you_mean<'a>(text: &str, known: impl Iterator<Item = &'a str>) -> String {
     nearest(text, known).map_or_else(String::new, |k| format!(" (did you mean `{k}`?)"))
 }
 

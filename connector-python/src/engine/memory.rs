@@ -1,0 +1,211 @@
+//! The memory of a submit, as Python gives it: rows of one view, addresses and sizes, or buffers.
+
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use connectors::ErrorKind;
+use pyo3::buffer::{PyBuffer, PyUntypedBuffer};
+use pyo3::prelude::*;
+
+use super::job::Kind;
+use crate::buffer::Views;
+use crate::errors::{invalid, refused};
+use crate::span::Span;
+
+/// A view whose rows are chunks: vLLM's `primary_kv_view`.
+pub(crate) struct Rows {
+    /// From the first byte of the first row on.
+    all: Span,
+    rows: usize,
+    /// Bytes from one row to the next, and of one row.
+    stride: usize,
+    len: usize,
+    writable: bool,
+    views: Views,
+}
+
+/// What keeps the memory of a transfer alive.
+pub(crate) struct Held {
+    views: Views,
+    _rows: Option<Arc<Rows>>,
+}
+
+/// The arguments that describe memory. Exactly one of rows, pointers and buffers is given.
+pub(crate) struct Arguments<'a, 'py> {
+    pub(crate) rows: Option<&'a Bound<'py, PyAny>>,
+    pub(crate) pointers: Option<&'a Bound<'py, PyAny>>,
+    pub(crate) sizes: Option<&'a Bound<'py, PyAny>>,
+    pub(crate) buffers: Option<&'a Bound<'py, PyAny>>,
+    pub(crate) owner: Option<Py<PyAny>>,
+}
+
+impl Rows {
+    /// The rows of a 2-D view of single bytes. The view stays exported until this is dropped or released.
+    ///
+    /// # Errors
+    /// `InvalidError` for a view of another form.
+    pub(crate) fn new(view: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let py = view.py();
+        let export = PyUntypedBuffer::get(view).map_err(|e| refused(py, ErrorKind::InvalidInput, e))?;
+        let wrong = |what: String| invalid(py, format!("`rows` {what}; give a 2-D view of int8 whose rows are chunks"));
+        let (&[rows, columns], item) = (export.shape(), export.item_size()) else {
+            return Err(wrong(format!("has {} dimensions", export.dimensions())));
+        };
+        let &[stride, step] = export.strides() else { return Err(wrong("has no strides".to_owned())) };
+        if item != 1 || step != 1 {
+            return Err(wrong(format!("has items of {item} bytes, {step} bytes apart")));
+        }
+        let stride = usize::try_from(stride).map_err(|_| wrong(format!("has rows {stride} bytes apart")))?;
+        if rows > 1 && stride < columns {
+            return Err(wrong(format!("has rows of {columns} bytes, {stride} bytes apart")));
+        }
+        let start = NonNull::new(export.buf_ptr().cast()).unwrap_or(NonNull::dangling());
+        let all = Span::new(start, rows.saturating_sub(1) * stride + columns);
+        let writable = !export.readonly();
+        let mut views = Views::none();
+        views.add(export);
+        Ok(Self { all, rows, stride, len: columns, writable, views })
+    }
+
+    /// The bytes of one row.
+    pub(crate) fn row_bytes(&self) -> usize {
+        self.len
+    }
+
+    /// Ends the export, if no transfer uses it.
+    pub(crate) fn release(self: Arc<Self>, py: Python<'_>) {
+        if let Some(rows) = Arc::into_inner(self) {
+            rows.views.release(py);
+        }
+    }
+}
+
+impl Held {
+    /// Ends the exports now.
+    pub(crate) fn release(self, py: Python<'_>) {
+        self.views.release(py);
+    }
+}
+
+/// The spans of `keys` values, their number for each key, and what keeps them alive.
+///
+/// # Errors
+/// `InvalidError` that names the wrong argument and its index.
+pub(crate) fn read(
+    py: Python<'_>,
+    kind: Kind,
+    keys: usize,
+    arguments: Arguments<'_, '_>,
+    rows_view: Option<Arc<Rows>>,
+) -> PyResult<(Vec<Span>, usize, Held)> {
+    let Arguments { rows, pointers, sizes, buffers, owner } = arguments;
+    let mut views = Views::none();
+    let (spans, pieces, rows) = match (rows, pointers, sizes, buffers) {
+        (Some(rows), None, None, None) => {
+            let Some(view) = rows_view else {
+                return Err(invalid(py, "row numbers need the client's `rows`; give the view when you make it"));
+            };
+            (spans_of_rows(py, kind, keys, rows, &view)?, 1, Some(view))
+        }
+        (None, Some(pointers), Some(sizes), None) => {
+            let (spans, pieces) = spans_at(py, keys, &numbers(pointers, "pointers")?, &numbers(sizes, "sizes")?)?;
+            (spans, pieces, None)
+        }
+        (None, None, None, Some(buffers)) => {
+            let buffers: Vec<Bound<'_, PyAny>> = buffers.try_iter()?.collect::<PyResult<_>>()?;
+            same_number(py, keys, buffers.len(), "buffers")?;
+            let read = |(i, buffer)| match kind {
+                Kind::Load => views.write(i, buffer),
+                _ => views.read(i, buffer),
+            };
+            let spans = buffers.iter().enumerate().map(read).collect::<PyResult<Vec<_>>>()?;
+            (spans, 1, None)
+        }
+        (None, None, None, None) if keys == 0 => (Vec::new(), 1, None),
+        _ => return Err(invalid(py, "give the memory as one of `rows`, `buffers`, or `pointers` with `sizes`")),
+    };
+    // Views have checked buffers already.
+    if kind == Kind::Load && buffers.is_none() {
+        no_overlap(py, &spans, if rows.is_some() { "rows" } else { "pointers" })?;
+    }
+    if let Some(owner) = owner {
+        views.keep(owner);
+    }
+    Ok((spans, pieces, Held { views, _rows: rows }))
+}
+
+fn spans_of_rows(
+    py: Python<'_>,
+    kind: Kind,
+    keys: usize,
+    numbers_of_rows: &Bound<'_, PyAny>,
+    view: &Rows,
+) -> PyResult<Vec<Span>> {
+    let numbers = numbers(numbers_of_rows, "rows")?;
+    same_number(py, keys, numbers.len(), "rows")?;
+    if kind == Kind::Load && !view.writable {
+        return Err(invalid(py, "the client's `rows` are read-only, and the chunks would be read into them"));
+    }
+    let row = |(i, &number): (usize, &i64)| match usize::try_from(number) {
+        Ok(row) if row < view.rows => Ok(view.all.part(row * view.stride, view.len)),
+        _ => Err(invalid(py, format!("rows[{i}] is {number}; the view has rows 0 to {}", view.rows as i64 - 1))),
+    };
+    numbers.iter().enumerate().map(row).collect()
+}
+
+fn spans_at(py: Python<'_>, keys: usize, pointers: &[i64], sizes: &[i64]) -> PyResult<(Vec<Span>, usize)> {
+    if pointers.len() != sizes.len() {
+        return Err(invalid(py, format!("{} pointers, but {} sizes", pointers.len(), sizes.len())));
+    }
+    let pieces = pointers.len().checked_div(keys).unwrap_or(1);
+    if pieces == 0 || pieces * keys != pointers.len() {
+        return Err(invalid(py, format!("{} pointers for {keys} keys; give each key the same number", pointers.len())));
+    }
+    let span = |(i, (&pointer, &size)): (usize, (&i64, &i64))| {
+        let start =
+            usize::try_from(pointer).ok().and_then(|start| NonNull::new(std::ptr::without_provenance_mut(start)));
+        let Some(start) = start else {
+            return Err(invalid(py, format!("pointers[{i}] is {pointer}; give the address of memory")));
+        };
+        match usize::try_from(size) {
+            Ok(len) if len > 0 && pointer.checked_add(size).is_some() => Ok(Span::new(start, len)),
+            _ => Err(invalid(py, format!("sizes[{i}] is {size}; give a number of bytes, at least 1"))),
+        }
+    };
+    let spans = pointers.iter().zip(sizes).enumerate().map(span).collect::<PyResult<_>>()?;
+    Ok((spans, pieces))
+}
+
+fn no_overlap(py: Python<'_>, spans: &[Span], name: &str) -> PyResult<()> {
+    let mut order: Vec<(usize, usize, usize)> =
+        spans.iter().enumerate().map(|(i, span)| (span.start(), span.len(), i)).collect();
+    order.sort_unstable();
+    match order.windows(2).find(|pair| pair[0].0 + pair[0].1 > pair[1].0) {
+        Some(&[(_, _, a), (_, _, b)]) => {
+            let (a, b) = (a.min(b), a.max(b));
+            Err(invalid(py, format!("{name}[{a}] and {name}[{b}] overlap, and both would be read into")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn same_number(py: Python<'_>, keys: usize, given: usize, name: &str) -> PyResult<()> {
+    if keys == given { Ok(()) } else { Err(invalid(py, format!("{keys} keys, but {given} {name}"))) }
+}
+
+/// Integers of a numpy array, or of any iterable.
+fn numbers(object: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<i64>> {
+    let py = object.py();
+    if let Ok(buffer) = PyBuffer::<i64>::get(object) {
+        return buffer.to_vec(py);
+    }
+    if let Ok(buffer) = PyBuffer::<i32>::get(object) {
+        return Ok(buffer.to_vec(py)?.into_iter().map(i64::from).collect());
+    }
+    let mut numbers = Vec::with_capacity(object.len().unwrap_or(0));
+    for (i, item) in object.try_iter().map_err(|e| refused(py, ErrorKind::InvalidInput, e))?.enumerate() {
+        let number = item?.extract::<i64>();
+        numbers.push(number.map_err(|e| invalid(py, format!("{name}[{i}] is not an integer: {}", e.value(py))))?);
+    }
+    Ok(numbers)
+}

@@ -1,0 +1,137 @@
+//! The options of an engine's client: its own, and the store's.
+
+use std::time::Duration;
+
+use connectors::layer::LayerOptions;
+use connectors::options::OptionsSchema;
+use connectors::registry::{SchemeOwner, did_you_mean};
+use connectors::{ConnectorOptions, ContextBuilder, RemoteUrl, Result, connector_options, runtime};
+use percent_encoding::percent_decode_str;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use super::queue::Limits;
+use crate::errors::{Arg, OrRaise, invalid};
+use crate::open::{text_of, with_options};
+use crate::registry::owner_of;
+
+/// The options that only an engine's client has.
+#[connector_options(crate = connectors)]
+#[derive(Debug, Clone)]
+pub(super) struct EngineOptions {
+    /// The longest time until a lookup is answered. Keys without an answer count as not stored.
+    #[option(unit = "ms")]
+    lookup_timeout_ms: u64,
+    /// The most bytes of stores that wait or run. Over it, the store that waits longest is given up. The default holds about
+    /// as much as a GPU writes out in the longest time that a server takes to answer.
+    #[option(unit = "bytes")]
+    store_backlog: u64,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self { lookup_timeout_ms: 200, store_backlog: 1 << 30 }
+    }
+}
+
+impl ConnectorOptions for EngineOptions {}
+
+impl EngineOptions {
+    pub(super) fn limits(&self) -> Limits {
+        Limits { lookup_timeout: Duration::from_millis(self.lookup_timeout_ms), store_backlog: self.store_backlog }
+    }
+}
+
+/// The URL and the options of an engine, read.
+pub(super) struct Opening {
+    /// With the store's options in its query.
+    pub(super) url: String,
+    pub(super) options: EngineOptions,
+    /// The options that the store does not have, with a guess.
+    pub(super) unknown: Vec<String>,
+    /// Whether a secret is written in the URL or in an option.
+    pub(super) has_secret: bool,
+}
+
+impl Opening {
+    /// Sorts the options of the URL and of the engine's JSON.
+    ///
+    /// # Errors
+    /// `InvalidError` for an option with a wrong value, which it names.
+    pub(super) fn read(url: &str, options: Option<&Bound<'_, PyDict>>, py: Python<'_>) -> PyResult<Self> {
+        let own = OptionsSchema::of::<EngineOptions>();
+        let is_own = |name: &str| own.option(name).is_some();
+        let (url, mut engines) = split_query(url, is_own);
+        let parsed = RemoteUrl::parse(&url).or_raise(py)?;
+        // The open says what is wrong with a URL that no connector serves.
+        let store = match owner_of(&parsed) {
+            Ok(Some(SchemeOwner::Connector(entry))) => entry.options(),
+            _ => None,
+        };
+        let layers = OptionsSchema::of::<LayerOptions>();
+        let of_store = PyDict::new(py);
+        let mut unknown = Vec::new();
+        let is_secret = |name: &str| store.and_then(|schema| schema.option(name)).is_some_and(|option| option.secret);
+        let mut has_secret = parsed.password().is_some_and(is_written)
+            || parsed.query_pairs().any(|(name, value)| is_secret(name) && is_written(value));
+        for (name, value) in options.into_iter().flatten() {
+            let Arg(name) = name.extract::<Arg<String>>()?;
+            let known = |schema: &OptionsSchema| schema.option(&name).is_some();
+            if is_own(&name) {
+                if engines.iter().any(|(set, _)| *set == name) {
+                    let message = format!("the option `{name}` stands in the URL and beside it; write it once");
+                    return Err(invalid(py, message));
+                }
+                engines.extend(text_of(&name, &value)?.map(|text| (name, text)));
+            } else if known(layers) || store.is_none_or(known) {
+                has_secret |= is_secret(&name) && value.extract::<String>().is_ok_and(|text| is_written(&text));
+                of_store.set_item(name, value)?;
+            } else {
+                let schemas = [own, layers].into_iter().chain(store);
+                let all = schemas.flat_map(OptionsSchema::options).map(|option| option.name.as_str());
+                unknown.push(format!("`{name}`{}", did_you_mean(&name, all)));
+            }
+        }
+        let url = with_options(&url, &of_store)?;
+        Ok(Self { url, options: typed(&engines).or_raise(py)?, unknown, has_secret })
+    }
+
+    /// A builder for the store.
+    pub(super) fn builder(&self) -> Result<ContextBuilder> {
+        Ok(connectors::builder(&self.url).handle(runtime::handle()?.clone()))
+    }
+}
+
+/// Whether a secret's text is the secret, and not the name of a variable.
+fn is_written(text: &str) -> bool {
+    !(text.is_empty() || text.starts_with("${") && text.ends_with('}'))
+}
+
+/// The URL without the options that the engine's client has, and those options.
+fn split_query(url: &str, is_own: impl Fn(&str) -> bool) -> (String, Vec<(String, String)>) {
+    let Some((before, query)) = url.split_once('?') else { return (url.to_owned(), Vec::new()) };
+    let (query, fragment) = query.split_once('#').map_or((query, None), |(query, fragment)| (query, Some(fragment)));
+    let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let (mut others, mut own) = (Vec::new(), Vec::new());
+    for pair in query.split('&') {
+        match pair.split_once('=') {
+            Some((name, value)) if is_own(&decoded(name)) => own.push((decoded(name), decoded(value))),
+            _ => others.push(pair),
+        }
+    }
+    let mut url = before.to_owned();
+    if !others.is_empty() {
+        url.push('?');
+        url.push_str(&others.join("&"));
+    }
+    if let Some(fragment) = fragment {
+        url.push('#');
+        url.push_str(fragment);
+    }
+    (url, own)
+}
+
+/// The engine's own options, read as a store's.
+fn typed(options: &[(String, String)]) -> Result<EngineOptions> {
+    connectors::options::of_pairs(options.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+}

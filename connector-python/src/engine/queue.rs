@@ -1,0 +1,493 @@
+//! The order of an engine's submits: loads before stores, in parts, with a bound on the bytes of stores.
+//!
+//! A submit only puts a job into the queue and wakes one worker. A worker takes one part of a job after the other, and
+//! ends when no part is left. So a long store does not delay a load for longer than the parts under way.
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use connectors::{Connector, Error, ErrorKind, LocalCpuBackend, Result, runtime};
+use futures::FutureExt;
+use rustix::event::{EventfdFlags, eventfd};
+use tokio::sync::watch;
+
+use super::job::{AnswerTo, Completion, Job, Kind, Transfer, cut_off};
+use super::stats::Counters;
+use super::transfer::{self, Part};
+
+/// Bytes of one part, unless one value is longer. Long enough for the throughput of a network, and short enough that a load
+/// waits only milliseconds for it.
+const PART_BYTES: u64 = 16 << 20;
+/// Most keys of one part.
+const PART_KEYS: usize = 256;
+/// Parts under way at once, and how many of them may be stores. The rest is left for loads that come.
+const PARTS: usize = 8;
+const STORE_PARTS: usize = 4;
+/// Memory for values of several pieces. Twice the parts under way, so that only a value of 16 MiB and more waits.
+const COPY_BYTES: usize = 2 * PARTS * PART_BYTES as usize;
+/// A job whose memory is in use for longer than this after its first part began is overdue.
+const OVERDUE: Duration = Duration::from_secs(30);
+/// How often the queue looks for conditions to log.
+const WATCH_EVERY: Duration = Duration::from_secs(5);
+/// Least time between two log lines about one condition.
+const LOG_EVERY: Duration = Duration::from_secs(60);
+
+/// The limits of one queue.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// The longest time until a lookup is answered.
+    pub(crate) lookup_timeout: Duration,
+    /// The most bytes of stores that wait or run.
+    pub(crate) store_backlog: u64,
+}
+
+/// The submits of one engine to one store. `H` keeps the memory of a transfer alive.
+pub(crate) struct Queue<H: Send + 'static> {
+    pub(super) connector: Connector,
+    pub(super) limits: Limits,
+    copies: LocalCpuBackend,
+    events: [OwnedFd; 3],
+    state: Mutex<State<H>>,
+    next_number: AtomicU64,
+    idle: Condvar,
+    /// Set to true to cut off what is under way.
+    cut: watch::Sender<bool>,
+}
+
+pub(super) struct State<H: Send + 'static> {
+    pub(super) closed: bool,
+    /// The jobs with parts that no worker has taken.
+    loads: VecDeque<Waiting<H>>,
+    stores: VecDeque<Waiting<H>>,
+    /// Parts under way.
+    load_parts: usize,
+    store_parts: usize,
+    /// The transfers that hold memory.
+    live: HashMap<u64, Live>,
+    /// Lookups that have no answer yet.
+    pub(super) lookups: usize,
+    /// Lookups that were answered without the store, and whose call has not come back.
+    pub(super) overdue_lookups: usize,
+    /// Whether the last call did not reach the store.
+    pub(super) lost: bool,
+    done: [Vec<Completion<H>>; 3],
+    pub(super) counters: Counters,
+    /// When, and how many were shed until then.
+    logged_shed: (Option<Instant>, u64),
+    logged_overdue: Option<Instant>,
+}
+
+struct Waiting<H: Send + 'static> {
+    job: Arc<Job<H>>,
+    /// The first key that no worker has taken.
+    next: usize,
+}
+
+impl<H: Send + 'static> Waiting<H> {
+    /// Fails the keys that no worker has taken. The caller does not hold the lock.
+    fn fail(self, error: &Error) {
+        self.job.fail(self.next..self.job.keys.len(), error);
+    }
+}
+
+struct Live {
+    kind: Kind,
+    bytes: u64,
+    began: Option<Instant>,
+}
+
+impl<H: Send + 'static> Queue<H> {
+    /// A queue of submits to this store.
+    ///
+    /// # Errors
+    /// `Io` if the system gives no eventfd.
+    pub(crate) fn new(connector: Connector, limits: Limits) -> Result<Arc<Self>> {
+        let event = || {
+            eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)
+                .map_err(|e| Error::io(e.into(), "make an eventfd"))
+        };
+        let queue = Arc::new(Self {
+            connector,
+            limits,
+            copies: LocalCpuBackend::with_capacity(COPY_BYTES),
+            events: [event()?, event()?, event()?],
+            state: Mutex::new(State {
+                closed: false,
+                loads: VecDeque::new(),
+                stores: VecDeque::new(),
+                load_parts: 0,
+                store_parts: 0,
+                live: HashMap::new(),
+                lookups: 0,
+                overdue_lookups: 0,
+                lost: false,
+                done: [Vec::new(), Vec::new(), Vec::new()],
+                counters: Counters::default(),
+                logged_shed: (None, 0),
+                logged_overdue: None,
+            }),
+            next_number: AtomicU64::new(0),
+            idle: Condvar::new(),
+            cut: watch::Sender::new(false),
+        });
+        let watched = Arc::downgrade(&queue);
+        runtime::handle()?.spawn(async move {
+            while let Some(queue) = watched.upgrade() {
+                queue.log_conditions();
+                drop(queue);
+                tokio::time::sleep(WATCH_EVERY).await;
+            }
+        });
+        Ok(queue)
+    }
+
+    /// The descriptor that is readable while completions of this kind wait to be drained.
+    pub(crate) fn event_fd(&self, kind: Kind) -> i32 {
+        self.events[kind as usize].as_raw_fd()
+    }
+
+    /// The completions of this kind since the last call.
+    pub(crate) fn drain(&self, kind: Kind) -> Vec<Completion<H>> {
+        let mut state = self.state();
+        // The eventfd is written under the same lock, so it is readable exactly while completions wait.
+        let _ = rustix::io::read(&self.events[kind as usize], &mut [0; 8]);
+        std::mem::take(&mut state.done[kind as usize])
+    }
+
+    /// Queues a store or a load.
+    pub(crate) fn submit(self: &Arc<Self>, kind: Kind, transfer: Transfer<H>) {
+        let number = self.next_number.fetch_add(1, Ordering::Relaxed);
+        let job = Arc::new(Job::new(self.clone(), kind, number, transfer));
+        // Jobs that end here are dropped without the lock, which their delivery takes.
+        let (part, refused, shed) = {
+            let mut state = self.state();
+            state.live.insert(number, Live { kind, bytes: job.bytes, began: None });
+            state.counters.submitted(kind, job.keys.len());
+            match runtime::handle() {
+                _ if state.closed => (None, Some((job, closed())), Vec::new()),
+                Err(exits) => (None, Some((job, exits)), Vec::new()),
+                // The drop of `job` completes it.
+                Ok(_) if job.keys.len() == 0 => (None, Some((job, closed())), Vec::new()),
+                Ok(_) => {
+                    state.waiting(kind).push_back(Waiting { job, next: 0 });
+                    let shed = state.shed(self.limits.store_backlog);
+                    (self.next_part(&mut state), None, shed)
+                }
+            }
+        };
+        self.spawn(part);
+        if let Some((job, error)) = refused {
+            job.fail(0..job.keys.len(), &error);
+        }
+        let full = "the backlog of stores is full, and this one waited longest";
+        for job in shed {
+            job.fail(0..job.keys.len(), &Error::new(ErrorKind::StoreFull, full));
+        }
+    }
+
+    /// Runs one part, and then others, on a worker.
+    fn spawn(self: &Arc<Self>, part: Option<Part<H>>) {
+        let Some(part) = part else { return };
+        if let Ok(runtime) = runtime::handle() {
+            let mut working = Working { queue: self.clone(), part: Some(part) };
+            runtime.spawn(async move { while working.step().await {} });
+        }
+    }
+
+    /// Takes the next part, if another one may be under way.
+    fn next_part(self: &Arc<Self>, state: &mut State<H>) -> Option<Part<H>> {
+        if state.load_parts + state.store_parts >= PARTS {
+            return None;
+        }
+        let (waiting, parts) = match () {
+            () if !state.loads.is_empty() => (&mut state.loads, &mut state.load_parts),
+            () if state.store_parts < STORE_PARTS => (&mut state.stores, &mut state.store_parts),
+            () => return None,
+        };
+        let front = waiting.front_mut()?;
+        let start = front.next;
+        let (mut end, mut bytes) = (start, 0);
+        while end < front.job.keys.len() && end - start < PART_KEYS {
+            bytes += front.job.len_of(end) as u64;
+            if end > start && bytes > PART_BYTES {
+                break;
+            }
+            end += 1;
+        }
+        front.next = end;
+        let job = front.job.clone();
+        if end == job.keys.len() {
+            waiting.pop_front();
+        }
+        *parts += 1;
+        if let Some(live) = state.live.get_mut(&job.number) {
+            live.began.get_or_insert_with(Instant::now);
+        }
+        Some(Part { job, places: start..end })
+    }
+
+    /// Notes whether a call reached the store.
+    pub(super) fn note<T>(&self, answers: &[Result<T>]) {
+        let lost = |e: &Error| matches!(e.kind(), ErrorKind::Unavailable | ErrorKind::Timeout);
+        if answers.iter().any(|answer| !answer.as_ref().is_err_and(lost)) {
+            self.state().lost = false;
+        } else if !answers.is_empty() {
+            self.state().lost = true;
+        }
+    }
+
+    /// Counts and delivers the result of a transfer, whose memory is free.
+    pub(super) fn end_transfer(
+        &self,
+        kind: Kind,
+        number: u64,
+        stale: u64,
+        completion: Completion<H>,
+        answer_to: AnswerTo<H>,
+    ) {
+        let mut state = self.state();
+        state.live.remove(&number);
+        state.counters.ended(kind, &completion, stale);
+        self.deliver(state, kind, completion, answer_to);
+    }
+
+    /// Delivers a completion.
+    pub(super) fn deliver(
+        &self,
+        mut state: MutexGuard<'_, State<H>>,
+        kind: Kind,
+        completion: Completion<H>,
+        answer_to: AnswerTo<H>,
+    ) {
+        match answer_to {
+            AnswerTo::Drain => {
+                state.done[kind as usize].push(completion);
+                // A write fails only when the counter is full, and then the eventfd is readable.
+                let _ = rustix::io::write(&self.events[kind as usize], &1u64.to_ne_bytes());
+                drop(state);
+            }
+            AnswerTo::Thread(thread) => {
+                drop(state);
+                // Nothing receives it after Ctrl-C.
+                let _ = thread.send(completion);
+            }
+        }
+        self.idle.notify_all();
+    }
+
+    /// Refuses new submits. Those under way go on.
+    pub(crate) fn close(&self) {
+        self.state().closed = true;
+    }
+
+    /// Fails what waits, and cuts off what is under way.
+    pub(crate) fn cut(&self) {
+        self.cut.send_replace(true);
+        self.fail_waiting(&cut_off());
+    }
+
+    pub(super) fn cuts(&self) -> watch::Receiver<bool> {
+        self.cut.subscribe()
+    }
+
+    fn fail_waiting(&self, error: &Error) {
+        let waiting: Vec<_> = {
+            let mut state = self.state();
+            let State { loads, stores, .. } = &mut *state;
+            loads.drain(..).chain(stores.drain(..)).collect()
+        };
+        waiting.into_iter().for_each(|waiting| waiting.fail(error));
+    }
+
+    /// Fails the parts of stores that no worker has taken.
+    pub(crate) fn cancel_stores(&self) {
+        let waiting = std::mem::take(&mut self.state().stores);
+        let error = Error::new(ErrorKind::Unavailable, "the store does not answer, so its queued stores are cancelled");
+        waiting.into_iter().for_each(|waiting| waiting.fail(&error));
+    }
+
+    /// Waits up to this time until nothing is under way; true if so.
+    pub(crate) fn wait_idle(&self, longest: Duration) -> bool {
+        let waited = self.idle.wait_timeout_while(self.state(), longest, |state| !state.is_idle());
+        waited.unwrap_or_else(PoisonError::into_inner).0.is_idle()
+    }
+
+    /// Stores and loads that were not drained, and their bytes.
+    pub(crate) fn pending(&self) -> (usize, u64) {
+        let state = self.state();
+        let done = state.done[..2].iter().flatten();
+        let jobs = state.live.len() + state.done[..2].iter().map(Vec::len).sum::<usize>();
+        (jobs, state.live.values().map(|live| live.bytes).sum::<u64>() + done.map(|done| done.bytes).sum::<u64>())
+    }
+
+    /// Takes what keeps memory alive out of the completions that wait.
+    pub(crate) fn take_held(&self) -> Vec<H> {
+        self.state().done.iter_mut().flatten().filter_map(|done| done.held.take()).collect()
+    }
+
+    /// `ok`, `lost` or `closed`.
+    pub(crate) fn condition(&self) -> &'static str {
+        let state = self.state();
+        match () {
+            () if state.closed => "closed",
+            () if state.lost || state.overdue_lookups > 0 => "lost",
+            () => "ok",
+        }
+    }
+
+    /// Whether the last call did not reach the store.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.state().lost
+    }
+
+    /// All figures, by name.
+    pub(crate) fn stats(&self) -> Vec<(&'static str, f64)> {
+        let state = self.state();
+        let mut stats = state.counters.named();
+        let bytes_of = |kind| state.live.values().filter(|live| live.kind == kind).map(|live| live.bytes).sum::<u64>();
+        let overdue = state.overdue(Instant::now());
+        stats.extend([
+            ("store_backlog_bytes", bytes_of(Kind::Store) as f64),
+            ("pinned_bytes", (bytes_of(Kind::Store) + bytes_of(Kind::Load)) as f64),
+            ("waiting_stores", state.stores.len() as f64),
+            ("waiting_loads", state.loads.len() as f64),
+            ("running_parts", (state.load_parts + state.store_parts) as f64),
+            ("overdue_jobs", overdue.0 as f64),
+            ("overdue_bytes", overdue.1 as f64),
+            ("overdue_lookups", state.overdue_lookups as f64),
+            ("lost", f64::from(state.lost || state.overdue_lookups > 0)),
+        ]);
+        stats
+    }
+
+    /// Logs transfers that are overdue, and stores that were shed, each at most once a minute.
+    fn log_conditions(&self) {
+        let now = Instant::now();
+        let (overdue, shed) = {
+            let mut state = self.state();
+            let is_time = |logged: Option<Instant>| logged.is_none_or(|logged| now - logged >= LOG_EVERY);
+            let overdue = Some(state.overdue(now)).filter(|(jobs, _)| *jobs > 0 && is_time(state.logged_overdue));
+            if overdue.is_some() {
+                state.logged_overdue = Some(now);
+            }
+            let new = state.counters.shed_stores - state.logged_shed.1;
+            let shed = Some(new).filter(|new| *new > 0 && is_time(state.logged_shed.0));
+            if shed.is_some() {
+                state.logged_shed = (Some(now), state.counters.shed_stores);
+            }
+            (overdue, shed)
+        };
+        let connector = self.connector.name();
+        if let Some((jobs, bytes)) = overdue {
+            tracing::warn!(connector, jobs, bytes, "transfers hold their memory for more than {OVERDUE:?}");
+        }
+        if let Some(shed) = shed {
+            let store_backlog = self.limits.store_backlog;
+            tracing::warn!(
+                connector,
+                shed,
+                store_backlog,
+                "the backlog of stores was full; the oldest were not stored"
+            );
+        }
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State<H>> {
+        // The state is whole between any two statements.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<H: Send + 'static> State<H> {
+    fn is_idle(&self) -> bool {
+        self.live.is_empty() && self.lookups == 0
+    }
+
+    fn waiting(&mut self, kind: Kind) -> &mut VecDeque<Waiting<H>> {
+        if kind == Kind::Load { &mut self.loads } else { &mut self.stores }
+    }
+
+    /// Takes the stores that waited longest out of the queue, until the others are within the bound. A store alone may be larger
+    /// than the bound: otherwise it could never be stored. The caller fails them without the lock.
+    fn shed(&mut self, bound: u64) -> Vec<Arc<Job<H>>> {
+        let stores = self.live.values().filter(|live| live.kind == Kind::Store);
+        let mut total: u64 = stores.map(|live| live.bytes).sum();
+        let mut shed = Vec::new();
+        while total > bound {
+            let Some(at) = self.stores.iter().position(|waiting| waiting.next == 0) else { break };
+            let bytes = self.stores[at].job.bytes;
+            if bytes == total {
+                break;
+            }
+            total -= bytes;
+            self.counters.shed_stores += 1;
+            self.counters.shed_bytes += bytes;
+            shed.extend(self.stores.remove(at).map(|waiting| waiting.job));
+        }
+        shed
+    }
+
+    /// The jobs and bytes that are overdue.
+    fn overdue(&self, now: Instant) -> (usize, u64) {
+        let late = |live: &&Live| live.began.is_some_and(|began| now - began > OVERDUE);
+        self.live.values().filter(late).fold((0, 0), |(jobs, bytes), live| (jobs + 1, bytes + live.bytes))
+    }
+}
+
+/// A worker. Its drop, also in the middle of a part, gives its place to another worker.
+struct Working<H: Send + 'static> {
+    queue: Arc<Queue<H>>,
+    part: Option<Part<H>>,
+}
+
+impl<H: Send + 'static> Working<H> {
+    /// Runs the part and takes the next one. False if there is none.
+    async fn step(&mut self) -> bool {
+        let Some(part) = &self.part else { return false };
+        // Another worker takes the next part meanwhile.
+        let other = self.queue.next_part(&mut self.queue.state());
+        self.queue.spawn(other);
+        let mut cuts = self.queue.cuts();
+        let run = AssertUnwindSafe(transfer::run(&self.queue, part, &self.queue.copies)).catch_unwind();
+        let ended = tokio::select! {
+            ended = run => ended,
+            _ = cuts.wait_for(|cut| *cut) => Ok(()),
+        };
+        if ended.is_err() {
+            part.job.fail(part.places.clone(), &Error::new(ErrorKind::Other, "the call panicked"));
+        }
+        self.leave();
+        self.part = self.queue.next_part(&mut self.queue.state());
+        self.part.is_some()
+    }
+
+    /// Gives up the part, and its place.
+    fn leave(&mut self) {
+        let Some(part) = self.part.take() else { return };
+        let mut state = self.queue.state();
+        match part.job.kind {
+            Kind::Load => state.load_parts -= 1,
+            _ => state.store_parts -= 1,
+        }
+        // The drop of the part may complete the job, which takes the lock.
+        drop(state);
+    }
+}
+
+impl<H: Send + 'static> Drop for Working<H> {
+    fn drop(&mut self) {
+        // The runtime drops its tasks at the end of the process, and then no worker takes the parts that wait.
+        if self.part.is_some() {
+            self.leave();
+            self.queue.fail_waiting(&cut_off());
+        }
+    }
+}
+
+fn closed() -> Error {
+    Error::new(ErrorKind::Closed, "the client is closed")
+}
