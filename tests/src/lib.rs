@@ -3,6 +3,7 @@
 //! | test | shows | data |
 //! |---|---|---|
 //! | `vectors` | bytes, names and URLs are LMCache's | `vectors/`, written by LMCache |
+//! | `engine_files` | names of files are those of vLLM and SGLang | `vectors/`, written by vLLM and SGLang |
 //! | `configuration` | configuration files and variables are read as LMCache reads them | `vectors/configuration.json` |
 //! | `round_trips` | any valid value is read back as it was written; no text makes a parser panic | |
 //! | `fuzz_corpus` | no parser of foreign bytes panics or disagrees with a second parser of its format | `fuzz/corpus/` |
@@ -26,7 +27,7 @@ use serde_json::Value;
 
 /// The golden vectors of one file: `vectors("cache_keys")` reads `cache_keys.json`.
 ///
-/// The real LMCache wrote the files in `vectors/`. Set `KVCONN_VECTORS` to a folder with the vectors of another release.
+/// The real LMCache, vLLM and SGLang wrote the files in `vectors/`. Set `KVCONN_VECTORS` to a folder with the vectors of another release.
 ///
 /// # Panics
 /// If the file is missing or is not JSON, because a test without its vectors tests nothing.

@@ -24,6 +24,11 @@ pub struct Capabilities {
     pub keeps_layout: bool,
     /// Values of object keys are raw even if `keeps_layout` is set, as in LMCache's files.
     pub raw_object_keys: bool,
+    /// Only object keys can be stored. A call with another key fails with `InvalidKey`.
+    pub object_keys_only: bool,
+    /// `get_into` with memory of another length than the chunk's is a miss, because the store's chunks say nothing else
+    /// about their layout. Otherwise a chunk that does not fit is an error.
+    pub exact_length: bool,
     /// Longest key text that can be stored, in bytes.
     pub max_key_bytes: Option<usize>,
     /// Longest chunk that can be stored, in bytes.
@@ -43,6 +48,8 @@ impl Default for Capabilities {
             ping: false,
             keeps_layout: false,
             raw_object_keys: false,
+            object_keys_only: false,
+            exact_length: false,
             max_key_bytes: None,
             max_chunk_bytes: None,
             dtypes: None,
@@ -89,6 +96,20 @@ impl Capabilities {
     #[must_use]
     pub fn with_raw_object_keys(mut self) -> Self {
         self.raw_object_keys = true;
+        self
+    }
+
+    /// Stores nothing but object keys.
+    #[must_use]
+    pub fn with_object_keys_only(mut self) -> Self {
+        self.object_keys_only = true;
+        self
+    }
+
+    /// Misses a chunk of another length than the memory for it.
+    #[must_use]
+    pub fn with_exact_length(mut self) -> Self {
+        self.exact_length = true;
         self
     }
 

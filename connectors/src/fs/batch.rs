@@ -94,8 +94,8 @@ impl FSConnector {
         for (n, read) in places.into_iter().zip(self.read_each(items).await) {
             answers[n] = match read {
                 Ok((memory, Ok(Some(_)))) => Ok(Some(memory.freeze())),
-                Ok((_, Ok(None))) => Ok(None),
-                // A larger chunk replaced the one that was found.
+                // A chunk of another length may have replaced the one that was found.
+                Ok((_, Ok(None))) => self.read_blocking(&keys[n]).await,
                 Ok((_, Err(e))) if e.kind() == ErrorKind::SizeMismatch => self.read_blocking(&keys[n]).await,
                 Ok((_, Err(e))) | Err(e) => Err(e),
             };

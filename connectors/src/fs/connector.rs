@@ -13,7 +13,7 @@ use super::files::Files;
 use super::folder::Wait;
 use super::read::{Cache, ChunkFile, Lookup, Purpose};
 use super::threads::{Threads, caught};
-use super::{FsOptions, layout, listing};
+use super::{FsOptions, Layout, layout, listing};
 
 /// How long `close` waits for work that holds no memory of a caller, such as a remove on a disk that does not answer.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
@@ -50,6 +50,9 @@ impl FromContext for FSConnector {
         let existing = ctx.existing();
         let prepare = move || if existing { files.check_existing()?.prepare() } else { files.prepare() };
         let files = threads.run(prepare).await?;
+        if files.layout != Layout::Lmcache && !existing {
+            files.layout.warn();
+        }
         Ok(Self::new(files, ctx.local_cpu_backend().clone(), threads))
     }
 }
@@ -168,6 +171,9 @@ pub(super) fn read_into(
             return Ok(None);
         }
         let Lookup::Found(file) = files.find(key, Purpose::Get, Wait::Yes)? else { return Ok(None) };
+        if !files.fills(&file, &memory) {
+            return Ok(None);
+        }
         memory.set_layout(file.layout.clone())?;
         file.read(files, &mut memory)?;
         Ok(Some(memory.len()))
@@ -218,12 +224,12 @@ impl RemoteConnector for FSConnector {
     }
 
     fn capabilities(&self) -> Capabilities {
-        let all = Capabilities::new()
-            .with_remove()
-            .with_list()
-            .with_ping()
-            .with_raw_object_keys()
-            .with_max_key_bytes(self.files.name_max - layout::EXTENSION.len());
+        let mut all = Capabilities::new().with_remove().with_list().with_ping().with_raw_object_keys();
+        all = match self.files.layout {
+            Layout::Lmcache => all.with_max_key_bytes(self.files.name_max - layout::EXTENSION.len()),
+            // The longest key depends on its fields.
+            Layout::Vllm | Layout::Sglang => all.with_object_keys_only().with_exact_length(),
+        };
         let capacity = self.files.quota.as_ref().map(|quota| quota.capacity);
         if self.files.with_header {
             let file_max = capacity.unwrap_or(u64::MAX);
@@ -239,6 +245,7 @@ impl RemoteConnector for FSConnector {
     async fn get_into(&self, key: &CacheKey, dst: &mut MemoryObjMut) -> Result<Option<usize>> {
         match self.files.find(key, Purpose::Get, Wait::No)? {
             Lookup::Miss => return Ok(None),
+            Lookup::Found(file) if !self.files.fills(&file, dst) => return Ok(None),
             Lookup::Found(file) => {
                 dst.set_layout(file.layout.clone())?;
                 if self.read_cached(file, dst).await {

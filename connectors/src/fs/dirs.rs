@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use connector_core::{Error, ErrorKind, Namespace, Result};
 use rustix::io::Errno;
 
+use super::files::Place;
 use super::folder::{Folder, Wait};
 use super::read::Cache;
 use super::{layout, write};
@@ -73,6 +74,11 @@ impl Dirs {
             Some(namespace) => folder.subfolder(namespace.as_str(), wait),
             None => Ok(folder),
         }
+    }
+
+    /// The directory of a chunk's file, and the file's name in it.
+    pub(super) fn folder_of<'a>(&self, place: &'a Place, wait: Wait) -> io::Result<(Folder, &'a str)> {
+        self.folder(place.base, wait)?.parent_of(&place.path, wait)
     }
 
     /// The directory in which a base path's chunks are written, below `folder`; `None` if that is `folder` itself.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use connector_core::raw_layout;
 use connector_core::{
-    CacheKey, ChunkHeader, ChunkLayout, ConnectorContext, Error, ErrorKind, KeyKind, LMCacheMetadata, MemoryObj, Result,
+    CacheKey, ChunkHeader, ChunkLayout, ConnectorContext, Error, ErrorKind, KeyKind, LMCacheMetadata, MemoryObj, MemoryObjMut, Result,
 };
 
 use super::cancel::Work;
@@ -14,13 +14,14 @@ use super::direct::Direct;
 use super::dirs::Dirs;
 use super::folder::{Folder, Wait};
 use super::quota::{Quota, Turn};
-use super::read::{self, Cache};
+use super::read::{self, Cache, ChunkFile};
 use super::write::NewFile;
-use super::{FsOptions, Fsync, layout};
+use super::{FsOptions, Fsync, Layout, layout};
 
 /// The directories of a store, and the options of its files.
 pub(super) struct Files {
     pub(super) dirs: Dirs,
+    pub(super) layout: Layout,
     /// Whether an in-process key's file starts with a header.
     pub(super) with_header: bool,
     pub(super) metadata: Option<Arc<LMCacheMetadata>>,
@@ -38,11 +39,11 @@ pub(super) struct Files {
     pub(super) name_locks: [Mutex<()>; 16],
 }
 
-/// A key's file: the index of its base path, and its name.
+/// A key's file: the index of its base path, and its path below the directory of the chunks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) base: usize,
-    pub(super) name: String,
+    pub(super) path: String,
 }
 
 impl Files {
@@ -54,12 +55,14 @@ impl Files {
         let dirs = Dirs::new(base_paths, options.namespace.clone(), tmp, options.fsync == Fsync::Full);
         Ok(Self {
             dirs,
+            layout: options.layout,
             with_header: options.with_header(ctx),
-            metadata: ctx.metadata().cloned(),
+            // Another engine's values are not LMCache's chunks.
+            metadata: ctx.metadata().filter(|_| options.layout == Layout::Lmcache).cloned(),
             read_ahead_size: options.read_ahead_size,
             direct: options.use_odirect.then(Direct::default),
             fsync: options.fsync,
-            quota: options.capacity.map(Quota::new),
+            quota: options.capacity.map(|capacity| Quota::new(capacity, options.layout)),
             cache: Cache::Never,
             name_max: layout::NAME_MAX,
             name_locks: Default::default(),
@@ -98,12 +101,18 @@ impl Files {
             1 => 0,
             several => key.hash_modulo(several),
         };
-        Ok(Place { base, name: layout::reversible_name(key, self.name_max)? })
+        Ok(Place { base, path: self.layout.path_within(key, self.name_max)? })
+    }
+
+    /// Whether the chunk belongs into the memory: another engine's file of another length is from another model or
+    /// configuration, and the engine means another chunk.
+    pub(super) fn fills(&self, file: &ChunkFile, memory: &MemoryObjMut) -> bool {
+        self.layout == Layout::Lmcache || file.layout.len == memory.len()
     }
 
     /// The file's path, for messages.
     pub(super) fn path(&self, place: &Place) -> PathBuf {
-        self.dirs.path(place.base).join(&place.name)
+        self.dirs.path(place.base).join(&place.path)
     }
 
     /// The error of a step with the key's file.
@@ -222,10 +231,20 @@ impl Files {
         self.dirs.make(place.base, self.quota.is_some())?;
         let open = || {
             let folder = self.dirs.folder(place.base, Wait::Yes)?;
-            Ok((self.dirs.tmp_folder(&folder)?, folder))
+            let mut tmp = self.dirs.tmp_folder(&folder)?;
+            if tmp.is_none() && !self.layout.is_flat() {
+                // One directory for all temporary files, so that a scan finds them.
+                tmp = Some(self.dirs.folder(place.base, Wait::Yes)?);
+            }
+            let (folder, name) = folder.make_parent_of(&place.path, self.fsync == Fsync::Full)?;
+            Ok((tmp, folder, name.to_owned()))
         };
-        let (tmp, folder) = open().map_err(|e| self.failed(&place, "open the directory of", e))?;
-        NewFile::create(tmp, folder, place.name)
+        let (tmp, folder, name) = open().map_err(|e: io::Error| {
+            let is_link = e.kind() == io::ErrorKind::NotADirectory && !self.layout.is_flat();
+            let e = self.failed(&place, "open the directory of", e);
+            if is_link { e.with_hint("kvconn follows no link below the base path: move the file or link away") } else { e }
+        })?;
+        NewFile::create(tmp, folder, name)
     }
 
     fn rename(&self, mut file: NewFile) -> Result<()> {
@@ -245,7 +264,7 @@ impl Files {
     /// Whether there is a file to remove.
     pub(super) fn has_file(&self, key: &CacheKey) -> Result<bool> {
         let place = self.place(key)?;
-        let stat = self.dirs.folder(place.base, Wait::Yes).and_then(|folder| folder.stat_file(&place.name));
+        let stat = self.dirs.folder_of(&place, Wait::Yes).and_then(|(folder, name)| folder.stat_file(name));
         match stat {
             Ok(stat) => Ok(stat.is_some()),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -262,12 +281,12 @@ impl Files {
                 return Ok(false);
             }
             let removed = || {
-                let folder = self.dirs.folder(place.base, Wait::Yes)?;
+                let (folder, name) = self.dirs.folder_of(&place, Wait::Yes)?;
                 // Anything else under the name is not a chunk.
-                if folder.stat_file(&place.name)?.is_none() {
+                if folder.stat_file(name)?.is_none() {
                     return Ok(None);
                 }
-                folder.remove(&place.name).map(|()| Some(folder))
+                folder.remove(name).map(|()| Some(folder))
             };
             match removed() {
                 Ok(Some(folder)) => self.sync_name(&folder).map(|()| true),

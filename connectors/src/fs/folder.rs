@@ -3,6 +3,7 @@
 //! A chunk's name may belong to anything: a symlink to `/etc/shadow`, a pipe, a device. So a file is named by the
 //! descriptor of its directory and one component, which is never followed. Only regular files are opened: even opening
 //! is an event for a device, and for the writer of a pipe. The path of the directory itself may contain symlinks.
+//! Directories between it and a file are opened one by one in the same way.
 
 use std::ffi::{CStr, OsStr};
 use std::fs::File;
@@ -54,6 +55,42 @@ impl Folder {
     /// Opens a directory below this one; the path may contain symlinks.
     pub(super) fn below(&self, path: &Path) -> io::Result<Self> {
         Self::open_at(&self.fd, path, self.path.join(path), OFlags::empty(), Wait::Yes)
+    }
+
+    /// The directory that holds the last component of `path`, and that component. Below this directory, a symlink is
+    /// never followed: a file behind one is not found.
+    pub(super) fn parent_of(self, path: &str, wait: Wait) -> io::Result<(Self, &str)> {
+        self.descend(path, |folder, name| folder.subfolder(name, wait)).map_err(|e| match e.kind() {
+            io::ErrorKind::NotADirectory => io::ErrorKind::NotFound.into(),
+            _ => e,
+        })
+    }
+
+    /// Like [`parent_of`](Self::parent_of), and makes missing directories. With `sync`, waits until their names are on
+    /// the disk.
+    pub(super) fn make_parent_of(self, path: &str, sync: bool) -> io::Result<(Self, &str)> {
+        self.descend(path, |folder, name| {
+            let found = match folder.subfolder(name, Wait::Yes) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    folder.make(Path::new(name))?;
+                    folder.subfolder(name, Wait::Yes)?
+                }
+                found => found?,
+            };
+            // Another process may have made the directory just before, and its name is not on the disk yet.
+            if sync {
+                folder.sync()?;
+            }
+            Ok(found)
+        })
+    }
+
+    fn descend(self, path: &str, open: impl Fn(&Self, &str) -> io::Result<Self>) -> io::Result<(Self, &str)> {
+        let (mut folder, mut rest) = (self, path);
+        while let Some((name, below)) = rest.split_once('/') {
+            (folder, rest) = (open(&folder, name)?, below);
+        }
+        Ok((folder, rest))
     }
 
     fn open_at(dir: impl rustix::fd::AsFd, name: &Path, path: PathBuf, flags: OFlags, wait: Wait) -> io::Result<Self> {

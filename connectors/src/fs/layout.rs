@@ -1,171 +1,166 @@
-//! Names of files, as LMCache makes them.
+//! Names of files, as LMCache, vLLM and SGLang make them.
 //!
-//! | key | file name |
-//! |---|---|
-//! | engine, layer | the key's text with `/` as `-SEP-`, and `.data` |
-//! | object | `model@0x%08x(kv_rank)@%x(group)@hash_hex[@salt].data`, `/` in the model as `-SEP-` |
+//! | layout | key | file |
+//! |---|---|---|
+//! | `lmcache` | engine, layer | the key's text with `/` as `-SEP-`, and `.data` |
+//! | `lmcache` | object | `model@0x%08x(kv_rank)@%x(group)@hash_hex[@salt].data`, `/` in the model as `-SEP-` |
+//! | `vllm` | object without a salt | `model_r%d(kv_rank)/hhh/hh_g%d(group)/hash_hex.bin`; `hhh` and `hh` are the hash's first five digits |
+//! | `sglang` | object of rank 0 and group 0 | `hash_hex[.salt]_model.bin` |
 //!
-//! Source: `fs_connector.py` and `fs_l2_adapter.py` of LMCache 0.5.6; vectors in `storage_names.json` and
-//! `object_keys.json`.
+//! In vLLM's names the model is `<model>_<digest>`, the name of the directory beside them that has `config.json`. In
+//! SGLang's names the model is all that follows the hash and the pool, such as `org-name_0_1`, and the salt is the
+//! pool.
+
+mod lmcache;
+mod sglang;
+mod vllm;
 
 use connector_core::{CacheKey, Error, ErrorKind, KeyKind, ObjectKey, Result};
 
-/// Replaces `/` in a file name.
-pub const SLASH: &str = "-SEP-";
-/// The end of every chunk's file name.
-pub const EXTENSION: &str = ".data";
+pub use lmcache::{EXTENSION, SLASH, file_name, key_of_file, object_key_of_file};
+
+use super::Layout;
+
 /// Longest file name of Linux's file systems, in bytes.
 pub const NAME_MAX: usize = 255;
 
-/// The name of the key's file.
-///
-/// # Errors
-/// `InvalidKey` for a name of more than 255 bytes (with both lengths) and for a key with a NUL character.
-pub fn file_name(key: &CacheKey) -> Result<String> {
-    checked_name(key, NAME_MAX)
+impl Layout {
+    /// The path of the key's file below the directory of the chunks.
+    ///
+    /// # Errors
+    /// `InvalidKey` for a key that the layout cannot name, and for a key whose path [`key_of`](Self::key_of) reads as
+    /// another one.
+    pub fn path_of(self, key: &CacheKey) -> Result<String> {
+        self.path_within(key, NAME_MAX)
+    }
+
+    /// Like [`path_of`](Self::path_of), on a file system whose names have at most `max` bytes.
+    pub(super) fn path_within(self, key: &CacheKey, max: usize) -> Result<String> {
+        let path_of = match self {
+            Self::Lmcache => return lmcache::reversible_name(key, max),
+            Self::Vllm => vllm::path_of,
+            Self::Sglang => sglang::name_of,
+        };
+        if key.kind() != KeyKind::Object {
+            let why = format!("`layout={}` stores only object keys", self.as_str());
+            return Err(Error::new(ErrorKind::InvalidKey, why)
+                .with_hint("write `model@kv_rank@group@hash[@salt]`, or open the store with `layout=lmcache`"));
+        }
+        check_nul(key)?;
+        let object: ObjectKey = key.as_str().parse()?;
+        if object.model_name().contains('/') {
+            let why = format!("a model's name with `/` cannot be a file's name of {}", self.writer());
+            return Err(Error::new(ErrorKind::InvalidKey, why).with_hint(match self {
+                Self::Sglang => "SGLang writes `-` in place of `/`",
+                _ => "vLLM writes `_` in place of `/`",
+            }));
+        }
+        let path = path_of(&object)?;
+        path.split('/').try_for_each(|name| check_length(name, max))?;
+        match self.key_of(&path) {
+            Some(read_back) if read_back == *key => Ok(path),
+            other => {
+                let other = other.map_or_else(|| "no key".to_owned(), |other| format!("`{other}`"));
+                let writer = self.writer();
+                let why = format!("the store cannot name it: {writer}'s file `{path}` would be read back as {other}");
+                Err(Error::new(ErrorKind::InvalidKey, why))
+            }
+        }
+    }
+
+    /// The key of the file at a path below the directory of the chunks; `None` if it is not a chunk's.
+    pub fn key_of(self, path: &str) -> Option<CacheKey> {
+        let (again, key) = match self {
+            Self::Lmcache => return key_of_file(path),
+            Self::Vllm => vllm::key_of(path).and_then(|key| Some((vllm::path_of(&key).ok()?, key)))?,
+            Self::Sglang => sglang::key_of(path).and_then(|key| Some((sglang::name_of(&key).ok()?, key)))?,
+        };
+        // Only the engine's own spelling: a get of the key looks for that name.
+        (again == path).then(|| key.into())
+    }
+
+    /// Whether a directory at this path may hold chunks, or directories of chunks.
+    pub(super) fn is_folder(self, path: &str) -> bool {
+        self == Self::Vllm && vllm::is_folder(path)
+    }
+
+    /// Whether all chunks are in one directory.
+    pub(super) fn is_flat(self) -> bool {
+        self != Self::Vllm
+    }
+
+    /// Whether the engine gives this name to a file that it is writing.
+    pub(super) fn is_unfinished(self, path: &str) -> bool {
+        match self {
+            Self::Lmcache => lmcache::is_unfinished(path),
+            Self::Vllm => vllm::unfinished(path).is_some_and(|path| self.key_of(path).is_some()),
+            Self::Sglang => sglang::is_unfinished(path),
+        }
+    }
+
+    /// The program whose layout it is.
+    pub(super) fn writer(self) -> &'static str {
+        match self {
+            Self::Lmcache => "LMCache",
+            Self::Vllm => "vLLM",
+            Self::Sglang => "SGLang",
+        }
+    }
+
+    /// Warns of what the files cannot tell.
+    pub(super) fn warn(self) {
+        let (layout, writer) = (self.as_str(), self.writer());
+        tracing::warn!(
+            "fs: `layout={layout}`: the files of {writer} do not say the dtype, page size or layout of their bytes; \
+             after a change of these, use another directory unless the file's length changes, too"
+        );
+    }
+
+    /// The option's value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Lmcache => "lmcache",
+            Self::Vllm => "vllm",
+            Self::Sglang => "sglang",
+        }
+    }
 }
 
-/// The name of the key's file, on a file system whose names have at most `max` bytes.
-///
-/// # Errors
-/// Like [`file_name`]; and `InvalidKey` if another key has the same file name and [`key_of_file`] gives that one.
-pub(super) fn reversible_name(key: &CacheKey, max: usize) -> Result<String> {
-    let name = checked_name(key, max)?;
-    // Without `SEP` in the key, every `-SEP-` of the name was a slash.
-    if !key.as_str().contains("SEP") {
-        return Ok(name);
-    }
-    let read_back = key_of_file(&name);
-    if read_back.as_ref() == Some(key) {
-        return Ok(name);
-    }
-    let other = read_back.map_or_else(|| "no key".to_owned(), |other| format!("`{other}`"));
-    let why = format!("the store cannot name it: LMCache's file name `{name}` would be read back as {other}");
-    Err(Error::new(ErrorKind::InvalidKey, why).with_hint("give the model a name without `-SEP-`"))
-}
-
-fn checked_name(key: &CacheKey, max: usize) -> Result<String> {
+fn check_nul(key: &CacheKey) -> Result<()> {
     if key.as_str().contains('\0') {
         return Err(Error::new(ErrorKind::InvalidKey, "a key with a NUL character cannot be a file's name"));
     }
-    let mut name = key.as_str().replace('/', SLASH) + EXTENSION;
-    if key.kind() == KeyKind::Object {
-        // The rank is the second field: `01050805` becomes `0x01050805`, `-0000001` becomes `-0x0000001`.
-        let rank = name.find('@').map_or(0, |at| at + 1);
-        let digits = if name[rank..].starts_with('-') { rank + 1 } else { rank };
-        name.insert_str(digits, "0x");
-    }
+    Ok(())
+}
+
+fn check_length(name: &str, max: usize) -> Result<()> {
     if name.len() > max {
         return Err(Error::new(
             ErrorKind::InvalidKey,
             format!("the key's file name has {} bytes, and the file system takes at most {max}", name.len()),
         ));
     }
-    Ok(name)
+    Ok(())
 }
 
-/// The key of a file whose name [`file_name`] gives. If several keys have that name, the one with `/`.
-pub fn key_of_file(name: &str) -> Option<CacheKey> {
-    // `m@1@0@ff@half.data` can be read as an object key with a salt. Only the `0x` in LMCache's spelling shows that
-    // it is one.
-    let rank = name.split('@').nth(1).unwrap_or_default();
-    let key = match object_key_of_file(name) {
-        Some(key) if rank.trim_start_matches('-').starts_with("0x") => CacheKey::from(key),
-        _ => CacheKey::parse(&name.strip_suffix(EXTENSION)?.replace(SLASH, "/"), KeyKind::Engine).ok()?,
-    };
-    // A list must not give the key of another spelling (`m@1@2@0a.data`): a get of that key looks for another name.
-    (file_name(&key).ok()? == name).then_some(key)
+/// Lower-case hex digits, two for each byte.
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        // A string takes everything.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
-/// The key of a multiprocess file, with every spelling that LMCache accepts: `m@1@2@0a.data` is rank 1.
-pub fn object_key_of_file(name: &str) -> Option<ObjectKey> {
-    let stem = name.strip_suffix(EXTENSION)?;
-    let parts: Vec<&str> = stem.split('@').collect();
-    let (model, rank, group, hash, salt) = match parts[..] {
-        [model, rank, group, hash] => (model, rank, group, hash, ""),
-        [model, rank, group, hash, salt] => (model, rank, group, hash, salt),
-        _ => return None,
-    };
-    if hash.is_empty() || !hash.len().is_multiple_of(2) || !hash.bytes().all(|b| b.is_ascii_hexdigit()) {
+/// The bytes of lower-case hex digits.
+fn bytes_of(hex: &str) -> Option<Vec<u8>> {
+    if !hex.len().is_multiple_of(2) || !hex.bytes().all(is_hex_digit) {
         return None;
     }
-    let hash: Option<Vec<u8>> =
-        (0..hash.len()).step_by(2).map(|i| u8::from_str_radix(&hash[i..i + 2], 16).ok()).collect();
-    let (rank, group) = (python_hex(rank)?.try_into().ok()?, python_hex(group)?.try_into().ok()?);
-    ObjectKey::new(model.replace(SLASH, "/"), rank, group, hash?, salt).ok()
+    (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).ok()).collect()
 }
 
-/// Python's `int(text, 16)`, without its underscores and spaces.
-fn python_hex(text: &str) -> Option<i128> {
-    let (negative, digits) = match text.strip_prefix('-') {
-        Some(digits) => (true, digits),
-        None => (false, text),
-    };
-    let digits = digits.strip_prefix("0x").unwrap_or(digits);
-    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return None;
-    }
-    let value = i128::from_str_radix(digits, 16).ok()?;
-    Some(if negative { -value } else { value })
-}
-
-/// Whether LMCache gives this name to a file that it is writing: `.tmp` in place of `.data`.
-pub(super) fn is_unfinished(name: &str) -> bool {
-    name.strip_suffix(".tmp").is_some_and(|stem| key_of_file(&format!("{stem}{EXTENSION}")).is_some())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_over_the_limit_are_refused_with_both_sizes() {
-        let key: CacheKey = format!("{}@1@0@ff@half", "m".repeat(300)).parse().unwrap();
-        let e = file_name(&key).unwrap_err();
-        assert!(e.to_string().contains("317") && e.to_string().contains("255"), "{e}");
-    }
-
-    #[test]
-    fn a_store_refuses_exactly_the_keys_whose_names_are_read_back_as_another() {
-        // All models of up to five of these parts.
-        let parts = ["/", "-", "SEP", "a"];
-        let mut models = vec![String::new()];
-        let mut last = models.clone();
-        for _ in 0..5 {
-            last = last.iter().flat_map(|model| parts.map(|part| format!("{model}{part}"))).collect();
-            models.extend(last.iter().cloned());
-        }
-        for model in models.iter().filter(|model| !model.is_empty()) {
-            for tail in ["@1@0@1@half", "@1@0@1@half@7", "@1@0@1@half@t%-SEP-/", "@01050805@0@1f2e@-SEP-"] {
-                let key: CacheKey = format!("{model}{tail}").parse().unwrap();
-                let is_read_back = key_of_file(&file_name(&key).unwrap()).as_ref() == Some(&key);
-                let name = reversible_name(&key, NAME_MAX);
-                assert_eq!(name.is_ok(), is_read_back, "{key}");
-                assert!(name.is_ok_and(|name| name == file_name(&key).unwrap()) || !is_read_back, "{key}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_refused_key_says_why_and_what_to_do() {
-        for (key, other) in [("a-SEP-b@1@0@1@half", "a/b@1@0@1@half"), ("x-SEP/y@1@0@1@half", "x/SEP-y@1@0@1@half")] {
-            let key: CacheKey = key.parse().unwrap();
-            let e = reversible_name(&key, NAME_MAX).unwrap_err();
-            assert_eq!(e.kind(), ErrorKind::InvalidKey);
-            let text = e.to_string();
-            assert!(text.contains("the store cannot name it") && text.contains(other), "{text}");
-            assert!(text.contains("without `-SEP-`"), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_name_in_another_spelling_is_not_listed() {
-        assert!(object_key_of_file("m@1@2@0a.data").is_some());
-        assert_eq!(key_of_file("m@1@2@0a.data"), None);
-        assert_eq!(object_key_of_file("m@1@0x+2@0a.data"), None);
-        assert_eq!(key_of_file("notes.txt"), None);
-        assert_eq!(key_of_file(".kvconn-1-2-3.tmp"), None);
-        assert_eq!(key_of_file("a-SEP-b@1@0@ff@half.data").unwrap().as_str(), "a/b@1@0@ff@half");
-        assert_eq!(key_of_file("m@-0x0000001@0@ff.data").unwrap().as_str(), "m@-0000001@0@ff");
-    }
+fn is_hex_digit(byte: u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'a'..=b'f')
 }

@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use connector_core::{CacheKey, Error, Result};
 use futures::stream::{self, Stream, StreamExt};
-use rustix::fs::FileType;
 
 use super::files::Files;
-use super::folder::{Entries, Entry, Folder, Wait};
-use super::layout;
+use super::folder::Wait;
 use super::threads::Threads;
+use super::walk::Walk;
 
 /// Directory entries that one visit to a blocking thread reads.
 const STEP: usize = 512;
@@ -20,13 +19,13 @@ struct Listing {
     prefix: String,
     /// Index of the base path after the current one.
     next_base: usize,
-    /// The entries of the current base path.
-    entries: Option<(Folder, Entries)>,
+    /// The rest of the current base path.
+    walk: Option<Walk>,
 }
 
 /// All keys with the prefix. Does not enter the gate, because a caller may keep the stream and never poll it again.
 pub(super) fn keys(files: Arc<Files>, threads: Threads, prefix: &str) -> impl Stream<Item = Result<CacheKey>> + use<> {
-    let begin = Listing { files, prefix: prefix.to_owned(), next_base: 0, entries: None };
+    let begin = Listing { files, prefix: prefix.to_owned(), next_base: 0, walk: None };
     let steps = stream::unfold(Some(begin), move |rest| {
         let threads = threads.clone();
         async move {
@@ -44,7 +43,7 @@ impl Listing {
     fn step(mut self) -> (Vec<Result<CacheKey>>, Option<Self>) {
         let mut found = Vec::new();
         for _ in 0..STEP {
-            let Some((folder, entries)) = &mut self.entries else {
+            let Some(walk) = &mut self.walk else {
                 match self.open_next() {
                     Ok(true) => continue,
                     Ok(false) => return (found, None),
@@ -54,16 +53,15 @@ impl Listing {
                     }
                 }
             };
-            match entries.next() {
-                None => self.entries = None,
-                Some(Ok(entry)) => {
-                    found.extend(key(folder, &entry).filter(|key| key.as_str().starts_with(&self.prefix)).map(Ok));
+            match walk.next() {
+                Ok(None) => self.walk = None,
+                Ok(Some(visited)) => {
+                    let key = self.files.layout.key_of(&visited.path);
+                    let wanted = key.filter(|key| key.as_str().starts_with(&self.prefix) && visited.is_file());
+                    found.extend(wanted.map(Ok));
                 }
-                // The next base path may still be listed.
-                Some(Err(e)) => {
-                    self.entries = None;
-                    found.push(Err(self.failed(e)));
-                }
+                // The next directory may still be listed.
+                Err(e) => found.push(Err(self.failed(e))),
             }
         }
         (found, Some(self))
@@ -78,11 +76,10 @@ impl Listing {
         self.next_base += 1;
         let open = || {
             let folder = self.files.dirs.folder(base, Wait::Yes)?;
-            let entries = folder.entries()?;
-            Ok((folder, entries))
+            Walk::new(folder, self.files.layout)
         };
         match open() {
-            Ok(opened) => self.entries = Some(opened),
+            Ok(walk) => self.walk = Some(walk),
             // The first put makes the directory.
             Err(e) if self.files.dirs.may_be_missing(base, &e) => {}
             Err(e) => return Err(self.failed(e)),
@@ -93,15 +90,4 @@ impl Listing {
     fn failed(&self, e: std::io::Error) -> Error {
         Error::io(e, format_args!("list `{}`", self.files.dirs.path(self.next_base - 1).display()))
     }
-}
-
-/// The key of a chunk's file.
-fn key(folder: &Folder, entry: &Entry) -> Option<CacheKey> {
-    let name = entry.text()?;
-    let key = layout::key_of_file(name)?;
-    let is_file = match entry.kind() {
-        FileType::Unknown => folder.stat_file(name).is_ok_and(|stat| stat.is_some()),
-        kind => kind.is_file(),
-    };
-    is_file.then_some(key)
 }

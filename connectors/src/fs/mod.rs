@@ -1,8 +1,13 @@
-//! `kvconn.fs` `FSConnector`: one file a chunk, byte for byte as LMCache writes it.
+//! `kvconn.fs` `FSConnector`: one file a chunk, byte for byte as LMCache, vLLM or SGLang writes it.
 //!
 //! **What it stores.** Under each base path, files named after the key ([`layout`]). An in-process key's file holds the
 //! chunk header and the bytes, or only the bytes (`save_chunk_meta=false`). A multiprocess key's file holds only the bytes. A
 //! file is written under a temporary name and renamed when it is complete, so a killed writer never leaves a torn chunk.
+//!
+//! **Other engines' files.** With `layout=vllm` or `layout=sglang` ([`Layout`]) the store has the files of vLLM's `fs`
+//! tier or of SGLang's `HiCacheFile`. They hold only the bytes. Object keys are their only keys. A file of another
+//! length than the memory of a `get_into` is a miss. Any file of the right length is a hit, because the files say
+//! nothing about their layout.
 //!
 //! **How it connects.** `fs:///path[,path..]`, `fs://host:port/path[,path..]` as LMCache writes it (host and port mean
 //! nothing), `plugin://fs[.instance]`, or `external://localhost:0/kvconn.fs/?connector_name=FSConnector&base_path=/path`.
@@ -27,7 +32,7 @@
 //!
 //! **Files.** `connector` holds the operations and `batch` the batches; `threads` bounds their blocking threads.
 //! `files` puts and removes chunks in the store's directories, which `dirs` makes. `read` and `write` handle one file
-//! each, and `folder` names files so that no symlink is followed. `direct` implements `use_odirect`, and `quota`
+//! each, and `folder` names files so that no symlink is followed. `walk` visits all of them. `direct` implements `use_odirect`, and `quota`
 //! implements `capacity`.
 
 mod batch;
@@ -45,8 +50,9 @@ mod quota;
 mod read;
 mod scrub;
 mod threads;
+mod walk;
 mod write;
 
 pub use connector::FSConnector;
-pub use options::{FsOptions, Fsync};
+pub use options::{FsOptions, Fsync, Layout};
 pub use scrub::{Finding, FindingKind, ScrubOptions, ScrubReport, scrub};

@@ -12,6 +12,9 @@ pub struct FsOptions {
     /// The part of a shared store that this handle uses: a directory of this name in each base path. Handles with
     /// different namespaces never see each other's chunks. Unset, the files are in the base path itself, as in LMCache.
     pub namespace: Option<Namespace>,
+    /// The program whose file names and contents the store uses: `lmcache`, `vllm` (the `fs` tier) or `sglang`
+    /// (`HiCacheFile`).
+    pub layout: Layout,
     /// Whether an in-process key's file starts with the chunk header, which keeps shape, dtype and format; true unless set.
     /// Layerwise mode forces it.
     pub save_chunk_meta: Option<bool>,
@@ -30,6 +33,20 @@ pub struct FsOptions {
     /// first. No limit unless set.
     #[option(unit = "bytes")]
     pub capacity: Option<u64>,
+}
+
+/// The program whose files a store has.
+#[connector_options]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Layout {
+    /// LMCache: all keys.
+    #[default]
+    Lmcache,
+    /// The `fs` tier of vLLM: object keys without a salt, in three levels of directories.
+    Vllm,
+    /// `HiCacheFile` of SGLang: object keys of rank 0 and group 0.
+    Sglang,
 }
 
 /// What a put waits for.
@@ -111,11 +128,14 @@ impl FsOptions {
 
     /// Whether an in-process key's file starts with a header.
     pub(super) fn with_header(&self, ctx: &ConnectorContext) -> bool {
-        ctx.config().use_layerwise || self.save_chunk_meta.unwrap_or(true)
+        self.layout == Layout::Lmcache && (ctx.config().use_layerwise || self.save_chunk_meta.unwrap_or(true))
     }
 
     /// Refuses options that contradict each other.
     pub(super) fn check(&self, ctx: &ConnectorContext) -> Result<()> {
+        if self.layout != Layout::Lmcache {
+            self.check_layout(ctx)?;
+        }
         if self.use_odirect && self.with_header(ctx) {
             let hint = if ctx.config().use_layerwise {
                 "layerwise mode forces headers: turn off `use_layerwise` or `use_odirect`"
@@ -134,6 +154,25 @@ impl FsOptions {
                 "option `capacity`: a store of 0 bytes cannot hold a chunk",
             )
             .with_hint("leave it out for no limit"));
+        }
+        Ok(())
+    }
+
+    /// Refuses what another engine's files cannot have.
+    fn check_layout(&self, ctx: &ConnectorContext) -> Result<()> {
+        let (layout, writer) = (self.layout.as_str(), self.layout.writer());
+        let refused = |why: String, hint: &'static str| Err(Error::new(ErrorKind::InvalidOption, why).with_hint(hint));
+        if ctx.config().use_layerwise {
+            let why = format!("option `layout={layout}`: layerwise mode has no object keys, and {writer} no other files");
+            return refused(why, "turn off `use_layerwise`, or leave out `layout`");
+        }
+        if self.save_chunk_meta == Some(true) {
+            let why = format!("option `save_chunk_meta=true`: the files of `layout={layout}` have no header");
+            return refused(why, "leave out `save_chunk_meta`");
+        }
+        if self.base_paths(ctx)?.len() > 1 {
+            let why = format!("`layout={layout}` takes one base path: {writer} looks for all files in one directory");
+            return refused(why, "give one directory");
         }
         Ok(())
     }

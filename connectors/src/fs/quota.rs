@@ -19,6 +19,7 @@ use connector_core::{Error, ErrorKind, Result};
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore};
 
+use super::Layout;
 use super::cancel::Work;
 use super::dirs::Dirs;
 use super::files::Place;
@@ -44,6 +45,7 @@ const WRITERS: usize = 32;
 /// Limits the bytes of a store's files.
 pub(super) struct Quota {
     pub(super) capacity: u64,
+    layout: Layout,
     /// A place for each file that is being written.
     pub(super) writers: Arc<Semaphore>,
     ledger: Arc<Mutex<Option<Ledger>>>,
@@ -59,8 +61,8 @@ pub(super) struct Turn {
 }
 
 impl Quota {
-    pub(super) fn new(capacity: u64) -> Self {
-        Self { capacity, writers: Arc::new(Semaphore::new(WRITERS)), ledger: Arc::default() }
+    pub(super) fn new(capacity: u64, layout: Layout) -> Self {
+        Self { capacity, layout, writers: Arc::new(Semaphore::new(WRITERS)), ledger: Arc::default() }
     }
 
     /// Waits for the caller's turn.
@@ -106,14 +108,14 @@ impl Quota {
             let replaced = file_size(dirs, place);
             let fits = |sum: u64| sum.saturating_sub(replaced).saturating_add(bytes) <= self.capacity;
             if record.sum.is_none_or(|sum| !fits(sum)) {
-                let mut chunks = evict::scan(dirs, now)?;
+                let mut chunks = evict::scan(dirs, self.layout, now)?;
                 evict::remove_left_behind(dirs);
                 if !fits(chunks.sum()) {
                     // This fails on a full disk. Then the eviction makes room for it.
                     let _ = ledger.mark_dirty();
                     let (part, whole) = LOW_WATER;
                     let others = (self.capacity / whole * part).max(bytes) - bytes;
-                    let refused = chunks.evict(place, others);
+                    let refused = chunks.evict(dirs, place, others);
                     if !fits(chunks.sum()) {
                         let sum = chunks.sum();
                         let why = format!("the store is full: {sum} bytes are in files that cannot be removed");
@@ -213,7 +215,7 @@ pub(super) fn note_use(file: &File) {
 
 /// 0 if there is no such file.
 fn file_size(dirs: &Dirs, place: &Place) -> u64 {
-    let stat = dirs.folder(place.base, Wait::Yes).and_then(|folder| folder.stat_file(&place.name));
+    let stat = dirs.folder_of(place, Wait::Yes).and_then(|(folder, name)| folder.stat_file(name));
     stat.ok().flatten().map_or(0, |stat| stat.bytes)
 }
 

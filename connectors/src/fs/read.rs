@@ -126,11 +126,11 @@ impl Files {
     fn raw_exists(&self, key: &CacheKey) -> Result<bool> {
         let place = self.place(key)?;
         let stat = || {
-            let folder = self.dirs.folder(place.base, Wait::Yes)?;
-            let stat = folder.stat_file(&place.name)?;
+            let (folder, name) = self.dirs.folder_of(&place, Wait::Yes)?;
+            let stat = folder.stat_file(name)?;
             // Every user may read most files; only the others need the second call.
             if stat.is_some_and(|stat| stat.mode & 0o444 != 0o444) {
-                folder.is_readable(&place.name)?;
+                folder.is_readable(name)?;
             }
             Ok(stat)
         };
@@ -147,8 +147,8 @@ impl Files {
             return Ok(Lookup::WouldWait);
         }
         let place = self.place(key)?;
-        let folder = self.dirs.folder(place.base, wait);
-        let (file, stat) = match folder.and_then(|folder| open(&folder, &place.name, purpose, wait)) {
+        let folder = self.dirs.folder_of(&place, wait);
+        let (file, stat) = match folder.and_then(|(folder, name)| open(&folder, name, purpose, wait)) {
             Ok(Some(opened)) => opened,
             Ok(None) => return Ok(Lookup::Miss),
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Lookup::Miss),

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use connector_core::{ConnectorContext, Error, ErrorKind, Result};
 
+use super::Layout;
 use super::files::Files;
 use super::folder::{Folder, Stat, Wait};
 use super::read::{Lookup, Purpose};
 use super::write::{self, TmpState};
-use super::{layout, quota};
+use super::walk::{Visited, Walk};
+use super::quota;
 
 const NOT_A_FILE: &str = "it has the name of a store's file, but is not a regular file";
 const NO_NAME: &str = "it is not the name of a key's file";
@@ -71,7 +73,7 @@ pub enum FindingKind {
     Torn,
     /// A temporary file of a kvconn writer that is gone. Only this kind is ever removed.
     LeftBehind,
-    /// LMCache's name for a file that is being written. A scrub cannot tell whether the writer is alive.
+    /// The engine's name for a file that is being written. A scrub cannot tell whether the writer is alive.
     Unfinished,
     /// A file with any other name.
     Foreign,
@@ -133,10 +135,13 @@ pub fn scrub(store: &ConnectorContext, options: &ScrubOptions) -> Result<ScrubRe
             Error::io(e, format_args!("list the files of `{}`", files.dirs.path(base).display()))
         };
         let folder = files.dirs.folder(base, Wait::Yes).map_err(failed)?;
-        report.each_file(&folder, |report, found| report.look_at_chunk(&files, base, options, found)).map_err(failed)?;
+        let walk = Walk::new(files.dirs.folder(base, Wait::Yes).map_err(failed)?, files.layout).map_err(failed)?;
+        report.each_file(walk, |report, found| report.look_at_chunk(&files, base, options, found)).map_err(failed)?;
         match files.dirs.tmp_folder(&folder) {
             Ok(Some(tmp)) => {
-                report.each_file(&tmp, |report, found| report.look_in_tmp(options, found)).map_err(failed)?;
+                // Never enters a directory.
+                let walk = Walk::new(tmp, Layout::Lmcache).map_err(failed)?;
+                report.each_file(walk, |report, found| report.look_in_tmp(&files, options, found)).map_err(failed)?;
             }
             Ok(None) => {}
             // The first put makes the directory.
@@ -151,7 +156,7 @@ pub fn scrub(store: &ConnectorContext, options: &ScrubOptions) -> Result<ScrubRe
 struct Found<'a> {
     folder: &'a Folder,
     path: PathBuf,
-    /// Empty if it is not UTF-8, as no name of a chunk.
+    /// Below the directory of the chunks. Empty if it is not UTF-8, as no name of a chunk.
     name: &'a str,
     stat: Stat,
 }
@@ -164,8 +169,9 @@ impl ScrubReport {
 
     fn look_at_chunk(&mut self, files: &Files, base: usize, options: &ScrubOptions, found: &Found<'_>) {
         let name = found.name;
-        let key = layout::key_of_file(name);
-        let is_known = key.is_some() || name == quota::LEDGER || write::is_tmp_name(name) || layout::is_unfinished(name);
+        let key = files.layout.key_of(name);
+        let is_unfinished = files.layout.is_unfinished(name);
+        let is_known = key.is_some() || name == quota::LEDGER || write::is_tmp_name(name) || is_unfinished;
         if !found.stat.is_file() {
             // The directory of temporary files, or another one that does not concern the store.
             if is_known || !found.stat.kind.is_dir() {
@@ -179,11 +185,14 @@ impl ScrubReport {
             return match name {
                 quota::LEDGER => {}
                 _ if write::is_tmp_name(name) => self.look_at_tmp_file(options, found),
-                _ if is_known => self.add(found, FindingKind::Unfinished, "LMCache writes under this name"),
+                _ if is_unfinished => {
+                    let writer = files.layout.writer();
+                    self.add(found, FindingKind::Unfinished, &format!("{writer} writes under this name"));
+                }
                 _ => self.add(found, FindingKind::Foreign, NO_NAME),
             };
         };
-        if files.place(&key).is_ok_and(|expected| expected.base != base || expected.name != name) {
+        if files.place(&key).is_ok_and(|expected| expected.base != base || expected.path != name) {
             self.add(found, FindingKind::Foreign, "a get of its key reads another base path");
             return;
         }
@@ -202,8 +211,8 @@ impl ScrubReport {
         }
     }
 
-    fn look_in_tmp(&mut self, options: &ScrubOptions, found: &Found<'_>) {
-        let is_chunk = layout::key_of_file(found.name).is_some();
+    fn look_in_tmp(&mut self, files: &Files, options: &ScrubOptions, found: &Found<'_>) {
+        let is_chunk = files.layout.key_of(found.name).is_some();
         if !found.stat.is_file() {
             if !found.stat.kind.is_dir() {
                 self.add(found, FindingKind::Foreign, "it is not a file");
@@ -249,13 +258,12 @@ impl ScrubReport {
         self.findings.push(Finding { path, bytes, kind, reason: reason.to_owned(), removed: false });
     }
 
-    /// Calls `look` for everything in the directory.
-    fn each_file(&mut self, folder: &Folder, look: impl Fn(&mut Self, &Found<'_>)) -> io::Result<()> {
-        for entry in folder.entries()? {
-            let entry = entry?;
+    /// Calls `look` for everything in the directories that the walk does not enter.
+    fn each_file(&mut self, mut walk: Walk, look: impl Fn(&mut Self, &Found<'_>)) -> io::Result<()> {
+        while let Some(Visited { folder, entry, path: name }) = walk.next()? {
             let path = entry.path_in(folder);
             match folder.stat(entry.name()) {
-                Ok(Some(stat)) => look(self, &Found { folder, path, name: entry.text().unwrap_or_default(), stat }),
+                Ok(Some(stat)) => look(self, &Found { folder, path, name: &name, stat }),
                 // The file was renamed or removed meanwhile.
                 Ok(None) => {}
                 Err(e) => self.add_path(path, 0, FindingKind::Unreadable, &format!("cannot be read: {e}")),

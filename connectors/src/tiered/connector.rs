@@ -122,6 +122,8 @@ impl RemoteConnector for TieredConnector {
         let mut can = self.tiers.back.capabilities();
         can.keeps_layout &= front.keeps_layout;
         can.raw_object_keys |= front.raw_object_keys;
+        // `get_into` copies a chunk that `get` read.
+        can.exact_length = false;
         if let Some(buffer) = &self.tiers.buffer {
             can.max_chunk_bytes = Some(can.max_chunk_bytes.unwrap_or(u64::MAX).min(buffer.capacity()));
         }

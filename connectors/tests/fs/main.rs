@@ -3,6 +3,7 @@
 mod child;
 mod damage;
 mod dropped;
+mod engines;
 mod foreign;
 mod killed;
 mod layout;

@@ -188,7 +188,7 @@ async fn a_put_names_a_temporary_directory_that_moved_to_another_file_system() {
     let late = place.open("?relative_tmp_dir=tmp").await;
     std::os::unix::fs::symlink(other.path(), place.dir().join("tmp")).unwrap();
     let e = late.put(&key(1), kv(1, 1)).await.unwrap_err();
-    assert!(e.to_string().contains("`relative_tmp_dir` is on another file system"), "{e}");
+    assert!(e.to_string().contains("`relative_tmp_dir` and the directories of the chunks must be on"), "{e}");
     assert_eq!((files(other.path()).len(), files(&place.dir())), (0, vec!["tmp".to_owned()]));
 }
 

@@ -7,9 +7,10 @@ use connector_core::{Error, Result};
 
 use super::super::dirs::Dirs;
 use super::super::files::Place;
-use super::super::folder::{Folder, Wait};
-use super::super::layout;
+use super::super::folder::{Stat, Wait};
+use super::super::walk::Walk;
 use super::super::write::{self, TmpState};
+use super::super::Layout;
 use super::last_use;
 
 /// An unlocked temporary file that has not changed for this time is removed. The time is longer than a scrub's,
@@ -18,8 +19,6 @@ const LEFT_BEHIND: Duration = Duration::from_secs(600);
 
 /// All chunk files of a store at the time of a scan.
 pub(super) struct Chunks {
-    /// Of each base path.
-    folders: Vec<Folder>,
     files: Vec<ChunkFile>,
     sum: u64,
 }
@@ -31,21 +30,22 @@ struct ChunkFile {
 }
 
 /// Finds every file whose name is a key's, of any writer.
-pub(super) fn scan(dirs: &Dirs, now: SystemTime) -> Result<Chunks> {
-    let mut chunks = Chunks { folders: Vec::new(), files: Vec::new(), sum: 0 };
+pub(super) fn scan(dirs: &Dirs, layout: Layout, now: SystemTime) -> Result<Chunks> {
+    let mut chunks = Chunks { files: Vec::new(), sum: 0 };
     for base in 0..dirs.count() {
         let failed = |e: io::Error| Error::io(e, format_args!("scan the files of `{}`", dirs.path(base).display()));
-        let folder = dirs.folder(base, Wait::Yes).map_err(failed)?;
-        for entry in folder.entries().map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            let Some(name) = entry.text().filter(|name| layout::key_of_file(name).is_some()) else { continue };
+        let mut walk = dirs.folder(base, Wait::Yes).and_then(|folder| Walk::new(folder, layout)).map_err(failed)?;
+        while let Some(visited) = walk.next().map_err(failed)? {
+            if layout.key_of(&visited.path).is_none() {
+                continue;
+            }
             // A writer without a quota may have removed the file meanwhile.
-            let Some(stat) = folder.stat_file(name).map_err(failed)? else { continue };
+            let stat = visited.folder.stat(visited.entry.name()).map_err(failed)?;
+            let Some(stat) = stat.filter(Stat::is_file) else { continue };
             chunks.sum += stat.bytes;
-            let place = Place { base, name: name.to_owned() };
+            let place = Place { base, path: visited.path };
             chunks.files.push(ChunkFile { place, bytes: stat.bytes, used: last_use(&stat, now) });
         }
-        chunks.folders.push(folder);
     }
     Ok(chunks)
 }
@@ -79,15 +79,16 @@ impl Chunks {
 
     /// Removes files, the one used longest ago first, until all but `kept` have at most `others` bytes. A reader that has one
     /// of them open still reads all of it. Gives the last error of a file that could not be removed.
-    pub(super) fn evict(&mut self, kept: &Place, others: u64) -> Option<io::Error> {
+    pub(super) fn evict(&mut self, dirs: &Dirs, kept: &Place, others: u64) -> Option<io::Error> {
         // Oldest last.
-        self.files.sort_by(|a, b| (b.used, &b.place.name).cmp(&(a.used, &a.place.name)));
+        self.files.sort_by(|a, b| (b.used, &b.place.path).cmp(&(a.used, &a.place.path)));
         let kept = self.files.iter().position(|file| file.place == *kept);
         let kept_bytes = kept.map_or(0, |at| self.files.remove(at).bytes);
         let (mut gone, mut refused) = (0_usize, None);
         while self.sum - kept_bytes > others {
             let Some(oldest) = self.files.pop() else { break };
-            match self.folders[oldest.place.base].remove(&oldest.place.name) {
+            let removed = dirs.folder_of(&oldest.place, Wait::Yes).and_then(|(folder, name)| folder.remove(name));
+            match removed {
                 Ok(()) => gone += 1,
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 // In a sticky directory only owners may remove.
