@@ -7,17 +7,23 @@ mod contract;
 mod erased;
 mod gate;
 mod handle;
+mod list_entry;
 mod listing;
 mod operation;
+mod page;
+mod run;
 
 pub use blocking::BlockingConnector;
 pub use capabilities::Capabilities;
 pub use contract::{FromContext, RemoteConnector};
 pub use gate::{Gate, Pass};
 pub use handle::Connector;
+pub use list_entry::ListEntry;
 pub use operation::Operation;
+pub use page::ListPage;
+pub use run::{count_run, leading_run};
 
 pub(crate) use boxed::BoxConnector;
 pub(crate) use erased::DynConnector;
 pub(crate) use handle::panicked;
-pub(crate) use operation::{forward, operations};
+pub(crate) use operation::{forward, list_by, listings, operations};

@@ -94,7 +94,7 @@ pub use builder::open as create_connector;
 pub use builder::{ContextBuilder, builder, open};
 pub use chunk::{ChunkHeader, ChunkLayout, Dtype, Group, MemoryFormat, MemoryObj, MemoryObjMut, Region, Shape};
 pub use config::LMCacheEngineConfig;
-pub use connector::{BlockingConnector, Capabilities, Connector, FromContext, RemoteConnector};
+pub use connector::{BlockingConnector, Capabilities, Connector, FromContext, ListEntry, ListPage, RemoteConnector};
 pub use connector_macros::{connector_adapter, connector_options, external_connector};
 pub use context::{Connect, ConnectorContext};
 pub use error::{Error, ErrorKind, ErrorStatus, Result};
@@ -126,7 +126,7 @@ pub mod __private {
     pub use __kvconn_element as element;
 }
 
-/// The type of [`RemoteConnector::list`].
+/// The type of [`RemoteConnector::list`] and [`RemoteConnector::list_entries`].
 pub use futures::stream::BoxStream;
 /// The versions that this crate's interface uses: an author needs no direct dependency on these crates.
 pub use {metrics, schemars, serde, serde_json};

@@ -270,6 +270,19 @@ pub(crate) struct Run {
     pub(crate) asked: usize,
 }
 
+/// The chunks of the leading run of a call's keys.
+pub(crate) struct Loaded {
+    pub(crate) chunks: Vec<MemoryObj>,
+    pub(crate) asked: usize,
+}
+
+impl Answered for Loaded {
+    fn tally(&self, tally: &mut Tally) {
+        Run { found: self.chunks.len(), asked: self.asked }.tally(tally);
+        tally.bytes += self.chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
+    }
+}
+
 impl Answered for Run {
     fn tally(&self, tally: &mut Tally) {
         tally.hits += self.found as u64;

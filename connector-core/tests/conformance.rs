@@ -43,7 +43,7 @@ async fn a_connector_that_keeps_the_contract_passes_every_check_that_applies() {
     let skipped = skipped(&plain.checks);
     assert!(skipped.iter().all(|name| !limits.contains(name)), "{skipped:?}");
     // No `remove`, no `list`, no layouts.
-    assert_eq!(skipped.len(), 11, "{skipped:?}");
+    assert_eq!(skipped.len(), 13, "{skipped:?}");
 }
 
 /// Runs one check.

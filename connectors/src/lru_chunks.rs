@@ -1,8 +1,9 @@
 //! Chunks in this process's memory, up to a number of bytes, with least-recently-used eviction.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
-use connector_core::{CacheKey, Error, ErrorKind, MemoryObj, Result};
+use connector_core::{CacheKey, Error, ErrorKind, ListEntry, MemoryObj, Result};
 use lru::LruCache;
 
 use crate::copies::Copies;
@@ -22,9 +23,14 @@ pub(crate) struct LruChunks {
 }
 
 struct State {
-    chunks: LruCache<CacheKey, MemoryObj>,
+    chunks: LruCache<CacheKey, Kept>,
     /// The bytes of the chunks, and of the copies that puts are making.
     bytes: u64,
+}
+
+struct Kept {
+    chunk: MemoryObj,
+    since: SystemTime,
 }
 
 impl LruChunks {
@@ -49,7 +55,7 @@ impl LruChunks {
     }
 
     pub(crate) fn get(&self, key: &CacheKey) -> Option<MemoryObj> {
-        self.lock().chunks.get(key).cloned()
+        self.lock().chunks.get(key).map(|kept| kept.chunk.clone())
     }
 
     /// Refuses a chunk that is larger than the store.
@@ -74,15 +80,15 @@ impl LruChunks {
         let gone = {
             let mut state = self.lock();
             state.bytes += len;
-            let old = state.chunks.peek(key).map_or(0, |old| old.len() as u64);
+            let old = state.chunks.peek(key).map_or(0, |old| old.chunk.len() as u64);
             self.evict(&mut state, old)
         };
         // After the lock is released, because freeing memory may be a system call.
         drop(gone);
         let copy = self.copies.copy(chunk).inspect_err(|_| self.lock().bytes -= len)?;
         let mut state = self.lock();
-        let old = state.chunks.put(key.clone(), copy);
-        state.bytes -= old.as_ref().map_or(0, |old| old.len() as u64);
+        let old = state.chunks.put(key.clone(), Kept { chunk: copy, since: SystemTime::now() });
+        state.bytes -= old.as_ref().map_or(0, |old| old.chunk.len() as u64);
         let gone = self.evict(&mut state, 0);
         let bytes = state.bytes;
         drop(state);
@@ -92,11 +98,11 @@ impl LruChunks {
     }
 
     /// Takes out the oldest chunks until the others fit, with `more` bytes beyond the capacity.
-    fn evict(&self, state: &mut State, more: u64) -> Vec<MemoryObj> {
+    fn evict(&self, state: &mut State, more: u64) -> Vec<Kept> {
         let mut gone = Vec::new();
         while state.bytes > self.capacity.saturating_add(more) || state.chunks.len() > self.max_chunks {
             let Some((_, oldest)) = state.chunks.pop_lru() else { break };
-            state.bytes -= oldest.len() as u64;
+            state.bytes -= oldest.chunk.len() as u64;
             gone.push(oldest);
         }
         gone
@@ -105,16 +111,31 @@ impl LruChunks {
     pub(crate) fn remove(&self, key: &CacheKey) -> bool {
         let mut state = self.lock();
         let gone = state.chunks.pop(key);
-        if let Some(chunk) = &gone {
-            state.bytes -= chunk.len() as u64;
+        if let Some(kept) = &gone {
+            state.bytes -= kept.chunk.len() as u64;
         }
         drop(state);
         gone.is_some()
     }
 
+    /// The number of leading keys that are stored. Does not count as a use of the chunks.
+    pub(crate) fn leading_run(&self, keys: &[CacheKey]) -> usize {
+        let state = self.lock();
+        keys.iter().take_while(|key| state.chunks.contains(key)).count()
+    }
+
     pub(crate) fn keys(&self, prefix: &str) -> Vec<CacheKey> {
         let state = self.lock();
         state.chunks.iter().map(|(key, _)| key).filter(|k| k.as_str().starts_with(prefix)).cloned().collect()
+    }
+
+    pub(crate) fn entries(&self, prefix: &str) -> Vec<ListEntry> {
+        let state = self.lock();
+        let kept = state.chunks.iter().filter(|(key, _)| key.as_str().starts_with(prefix));
+        let entry = |(key, kept): (&CacheKey, &Kept)| {
+            ListEntry::new(key.clone()).with_size(kept.chunk.len() as u64).with_modified(kept.since)
+        };
+        kept.map(entry).collect()
     }
 }
 

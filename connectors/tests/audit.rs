@@ -317,7 +317,9 @@ async fn every_operation_is_logged_with_its_outcome_and_excluded_ones_are_not() 
         connector.batched_exists(&[key(1), key(2)]).await;
         connector.batched_contains(&[key(1), key(2)]).await.unwrap();
         connector.batched_get(&[key(1), key(2)]).await;
+        assert_eq!(connector.get_prefix(&[key(1), key(2)]).await.unwrap().len(), 1);
         assert_eq!(connector.list("").count().await, 1);
+        assert_eq!(connector.list_entries("").next().await.unwrap().unwrap().key, key(1));
         connector.ping().await.unwrap();
         behind.fail("remove");
         connector.remove(&key(1)).await.unwrap_err();
@@ -345,7 +347,9 @@ async fn every_operation_is_logged_with_its_outcome_and_excluded_ones_are_not() 
             "batched_exists SUCCESS",
             "batched_contains SUCCESS",
             "batched_get SUCCESS",
+            "get_prefix SUCCESS",
             "list SUCCESS",
+            "list_entries DROPPED",
             "ping SUCCESS",
             "remove FAILED",
             "put DROPPED",

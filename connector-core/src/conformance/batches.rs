@@ -38,6 +38,7 @@ pub(super) async fn batches_of_none_and_one(s: &Subject) -> Checked {
         ("batched_put", store.batched_put(&[]).await.len()),
         ("batched_get_into", store.batched_get_into(&mut []).await.len()),
         ("batched_contains", store.batched_contains(&[]).await?),
+        ("get_prefix", store.get_prefix(&[]).await?.len()),
         ("batched_remove", if s.can.remove { store.batched_remove(&[]).await.len() } else { 0 }),
     ];
     for (call, n) in lengths {
@@ -98,6 +99,23 @@ pub(super) async fn batched_contains_counts_the_leading_run(s: &Subject) -> Chec
     }
     let n = s.store.batched_contains(&stored).await?;
     ensure!(n == 12, "`batched_contains` is {n} for 12 stored keys");
+    Ok(())
+}
+
+pub(super) async fn get_prefix_gives_the_leading_run(s: &Subject) -> Checked {
+    let stored = s.put_many(12).await?;
+    for hole in [0, 1, 5, 11, 12] {
+        let mut keys: Vec<_> = stored.iter().map(|(key, _)| key.clone()).collect();
+        if let Some(key) = keys.get_mut(hole) {
+            *key = s.key();
+        }
+        let chunks = s.store.get_prefix(&keys).await?;
+        let n = chunks.len();
+        ensure!(n == hole, "`get_prefix` gives {n} chunks for 12 keys, of which the one at index {hole} is not stored");
+        for ((key, value), chunk) in stored.iter().zip(chunks) {
+            s.expect_answer(key, Some(chunk), value)?;
+        }
+    }
     Ok(())
 }
 

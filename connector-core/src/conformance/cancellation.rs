@@ -131,6 +131,7 @@ pub(super) async fn dropped_batches_do_no_harm(s: &Subject) -> Checked {
             polled(s.store.batched_get(&keys), n).await.is_some(),
             polled(s.store.batched_exists(&keys), n).await.is_some(),
             polled(s.store.batched_contains(&keys), n).await.is_some(),
+            polled(s.store.get_prefix(&keys), n).await.is_some(),
             polled(s.store.batched_get_into(&mut requests), n).await.is_some(),
             polled(s.store.batched_put(&items), n).await.is_some(),
         ];
@@ -171,9 +172,12 @@ pub(super) async fn dropped_lists_do_no_harm(s: &Subject) -> Checked {
         all_are_listed().await?;
     }
     for n in 0..MAX_POLLS {
-        let ended = polled(s.store.list(&prefix).try_collect::<Vec<_>>(), n).await;
+        let ended = [
+            polled(s.store.list(&prefix).try_collect::<Vec<_>>(), n).await.is_some(),
+            polled(s.store.list_entries(&prefix).try_collect::<Vec<_>>(), n).await.is_some(),
+        ];
         all_are_listed().await?;
-        if ended.is_some() {
+        if ended.into_iter().all(|e| e) {
             return next_calls_work(s).await;
         }
     }

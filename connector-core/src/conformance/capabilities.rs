@@ -17,6 +17,9 @@ pub(super) async fn declared_operations_work(s: &Subject) -> Checked {
     if s.can.list {
         let found: Vec<_> = s.store.list(key.as_str()).try_collect().await.map_err(|e| broken("list", e))?;
         ensure!(found == [key.clone()], "the store declares `list`, but it gives {found:?} for `{key}`");
+        let page = s.store.list_page(key.as_str(), None, 1).await.map_err(|e| broken("list", e))?;
+        let found: Vec<_> = page.entries.into_iter().map(|entry| entry.key).collect();
+        ensure!(found == [key.clone()], "the store declares `list`, but `list_entries` gives {found:?} for `{key}`");
     }
     if s.can.remove {
         ensure!(s.store.remove(&key).await.map_err(|e| broken("remove", e))?, "`remove` is false for a stored key");
@@ -52,6 +55,8 @@ pub(super) async fn undeclared_operations_are_unsupported(s: &Subject) -> Checke
     }
     if !s.can.list {
         let found: Result<Vec<_>, _> = s.store.list(key.as_str()).try_collect().await;
+        refused("list", found.map(|found| format!("{found:?}")))?;
+        let found: Result<Vec<_>, _> = s.store.list_entries(key.as_str()).try_collect().await;
         refused("list", found.map(|found| format!("{found:?}")))?;
     }
     if !s.can.remove {

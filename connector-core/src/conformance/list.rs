@@ -31,6 +31,7 @@ macro_rules! __conformance_checks {
             batches: batched_get_keeps_order_and_holes = "`batched_get` answers in the order of the keys, with `None` for a hole, also if a key occurs twice";
             batches: batched_exists_keeps_order_and_holes = "`batched_exists` answers in the order of the keys, also if a key occurs twice";
             batches: batched_contains_counts_the_leading_run = "`batched_contains` is the length of the leading run of keys that exist";
+            batches: get_prefix_gives_the_leading_run = "`get_prefix` gives the chunks before the first key that is not stored";
             batches: batched_put_stores_each_chunk = "`batched_put` stores each chunk under its key";
             batches: batched_get_into_fills_each_memory = "`batched_get_into` reads each chunk into its memory, also if another one fails";
             batches: a_refused_item_fails_alone = "a key or a chunk that the store refuses fails alone, and not the others of its batch";
@@ -49,6 +50,8 @@ macro_rules! __conformance_checks {
 
             listing: list_gives_each_key_once = "`list` gives every key under the prefix once, as it was put";
             listing: list_keeps_to_the_prefix = "`list` gives no key whose text does not start with the prefix";
+            listing: list_entries_gives_sizes = "`list_entries` gives the keys of `list`, and sizes and times that fit the chunks";
+            listing: pages_are_in_order_and_complete = "`list_page` gives every key once, in order, in pages of at most the number that was asked for";
             listing: list_works_while_others_write = "`list` misses no key that stays while others come and go";
 
             cancellation: dropped_gets_do_no_harm = "a `get` or `exists` that is dropped at any poll does no harm to the next call";

@@ -1,13 +1,21 @@
 //! Listings.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
 
 use futures::stream::TryStreamExt;
 
-use super::subject::{Checked, KINDS, Subject, ensure, spawn};
+use super::subject::{Checked, KINDS, Subject, ensure, failed, spawn};
 use crate::{CacheKey, KeyKind};
 
 const KEYS: usize = 60;
+/// The keys that the kit lists in pages of this length.
+const PAGED_KEYS: usize = 1000;
+const PAGE: usize = 64;
+/// The most bytes that a store keeps for a chunk besides the chunk: a header, and the unit of a block device.
+const MAX_EXTRA: u64 = 4096;
+/// How far the store's clock may be from this one.
+const MAX_SKEW: Duration = Duration::from_secs(24 * 3600);
 
 pub(super) async fn list_gives_each_key_once(s: &Subject) -> Checked {
     s.needs_list()?;
@@ -59,6 +67,63 @@ pub(super) async fn list_keeps_to_the_prefix(s: &Subject) -> Checked {
         let found: Vec<_> = listed(s, &prefix).await?.into_keys().collect();
         ensure!(found == expected, "`list` of `{prefix}` gives {found:?}, not {expected:?}");
     }
+    Ok(())
+}
+
+pub(super) async fn list_entries_gives_sizes(s: &Subject) -> Checked {
+    s.needs_list()?;
+    let mut lengths = BTreeMap::new();
+    for (kind, len) in KINDS.into_iter().cycle().zip([300, 1, 5000, 70_000]) {
+        let (key, value) = (s.names.key(kind), s.value_for(kind, len)?);
+        s.put(&key, &value).await?;
+        lengths.insert(key, value.layout.len as u64);
+    }
+    let mut found = Vec::new();
+    let mut entries = s.store.list_entries(s.names.model());
+    while let Some(entry) = entries.try_next().await? {
+        let Some(&len) = lengths.get(&entry.key) else {
+            return Err(failed(format!("`list_entries` gives `{}`, which was never put", entry.key)));
+        };
+        if let Some(size) = entry.size {
+            let fits = (len..=len + MAX_EXTRA).contains(&size);
+            ensure!(fits, "`list_entries` gives the size {size} for `{}`, a chunk of {len} bytes", entry.key);
+        }
+        if let Some(time) = entry.modified {
+            let now = SystemTime::now();
+            let skew = now.duration_since(time).unwrap_or_else(|future| future.duration());
+            ensure!(skew < MAX_SKEW, "`list_entries` gives the time {time:?} for `{}`, put at {now:?}", entry.key);
+        }
+        found.push(entry.key);
+    }
+    found.sort();
+    let expected: Vec<_> = lengths.into_keys().collect();
+    ensure!(found == expected, "`list_entries` gives {found:?}, not {expected:?}");
+    Ok(())
+}
+
+pub(super) async fn pages_are_in_order_and_complete(s: &Subject) -> Checked {
+    s.needs_list()?;
+    let mut expected = s.keys(PAGED_KEYS);
+    let value = s.value(48)?;
+    let items = expected.iter().map(|key| Ok((key.clone(), s.chunk(&value)?))).collect::<Checked<Vec<_>>>()?;
+    for answer in s.store.batched_put(&items).await {
+        answer?;
+    }
+    expected.sort();
+    let (mut found, mut after) = (Vec::new(), None);
+    loop {
+        let page = s.store.list_page(s.names.model(), after.as_deref(), PAGE).await?;
+        let n = page.entries.len();
+        ensure!(n <= PAGE && found.len() <= PAGED_KEYS, "a page of {PAGE} keys has {n} after {} keys", found.len());
+        found.extend(page.entries.into_iter().map(|entry| entry.key));
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    ensure!(found.is_sorted(), "the pages of `list_page` are not in the order of the keys' texts");
+    let (n, same) = (found.len(), found == expected);
+    ensure!(same, "the pages of `list_page` have {n} keys, which are not the {PAGED_KEYS} that were put");
     Ok(())
 }
 

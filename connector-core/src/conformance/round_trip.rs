@@ -144,6 +144,8 @@ pub(super) async fn misses_are_not_errors(s: &Subject) -> Checked {
         }
         let n = s.store.batched_contains(&keys).await.map_err(|e| miss("batched_contains", e))?;
         ensure!(n == 0, "`batched_contains` counts {n} of a key that was never put");
+        let n = s.store.get_prefix(&keys).await.map_err(|e| miss("get_prefix", e))?.len();
+        ensure!(n == 0, "`get_prefix` gives {n} chunks for a key that was never put");
         if s.can.remove {
             let removed = s.store.remove(&keys[0]).await.map_err(|e| miss("remove", e))?;
             ensure!(!removed, "`remove` is true for a key that was never put");

@@ -7,13 +7,13 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures::future::{Either, FutureExt, select};
-use futures::stream::StreamExt;
+use futures::stream::{BoxStream, StreamExt};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::Connector;
 use super::operation::{Operation, operations};
+use super::{Connector, ListEntry, ListPage};
 use crate::builder::ContextBuilder;
 use crate::chunk::{MemoryObj, MemoryObjMut};
 use crate::key::CacheKey;
@@ -47,32 +47,32 @@ pub struct BlockingConnector(Connector);
 /// How many keys a listing reads ahead of its caller.
 const KEYS_AHEAD: usize = 256;
 
-/// A listing that runs, and the keys that it read ahead.
-struct Keys {
-    listing: Option<(mpsc::Receiver<Result<CacheKey>>, JoinHandle<()>)>,
-    ready: std::vec::IntoIter<Result<CacheKey>>,
+/// A listing that runs, and the items that it read ahead.
+struct Items<T> {
+    listing: Option<(mpsc::Receiver<Result<T>>, JoinHandle<()>)>,
+    ready: std::vec::IntoIter<Result<T>>,
     opened_on: Option<tokio::runtime::Id>,
 }
 
-impl Iterator for Keys {
-    type Item = Result<CacheKey>;
+impl<T: Send + 'static> Iterator for Items<T> {
+    type Item = Result<T>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if let Some(key) = self.ready.next() {
-            return Some(key);
+        if let Some(item) = self.ready.next() {
+            return Some(item);
         }
         let (mut receive, task) = self.listing.take()?;
         let more = async move {
-            let mut keys = Vec::new();
-            if receive.recv_many(&mut keys, KEYS_AHEAD).await > 0 {
-                return (keys, Some((receive, task)));
+            let mut items = Vec::new();
+            if receive.recv_many(&mut items, KEYS_AHEAD).await > 0 {
+                return (items, Some((receive, task)));
             }
             // A listing that panics must not look complete.
             let end = task.await.err().map(|_| Err(Error::new(ErrorKind::Other, "the listing panicked")));
             (Vec::from_iter(end), None)
         };
-        let (keys, listing) = wait(self.opened_on, more).unwrap_or_else(|e| (vec![Err(e)], None));
-        (self.ready, self.listing) = (keys.into_iter(), listing);
+        let (items, listing) = wait(self.opened_on, more).unwrap_or_else(|e| (vec![Err(e)], None));
+        (self.ready, self.listing) = (items.into_iter(), listing);
         self.ready.next()
     }
 }
@@ -198,13 +198,36 @@ impl BlockingConnector {
 
     /// As [`Connector::list`]. Reads a few hundred keys ahead; drop the iterator to end the listing.
     pub fn list(&self, prefix: &str) -> impl Iterator<Item = Result<CacheKey>> + Send + use<> {
+        self.items(prefix, |store, prefix| store.list(prefix))
+    }
+
+    /// As [`Connector::list_entries`]. Reads a few hundred keys ahead; drop the iterator to end the listing.
+    pub fn list_entries(&self, prefix: &str) -> impl Iterator<Item = Result<ListEntry>> + Send + use<> {
+        self.items(prefix, |store, prefix| store.list_entries(prefix))
+    }
+
+    /// As [`Connector::list_page`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn list_page(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<ListPage> {
+        let (this, prefix, after) = (self.0.clone(), prefix.to_owned(), after.map(str::to_owned));
+        let page = async move { this.list_page(&prefix, after.as_deref(), limit).await };
+        self.run(Operation::ListEntries, page)?
+    }
+
+    fn items<T: Send + 'static>(
+        &self,
+        prefix: &str,
+        list: for<'a> fn(&'a Connector, &'a str) -> BoxStream<'a, Result<T>>,
+    ) -> Items<T> {
         let (this, prefix) = (self.0.clone(), prefix.to_owned());
         let (send, receive) = mpsc::channel(KEYS_AHEAD);
         let listing = async move {
-            let mut keys = this.list(&prefix);
+            let mut items = list(&this, &prefix);
             // Ends the listing when its caller drops the iterator, even if the store does not send a key.
-            while let Either::Left((Some(key), _)) = select(keys.next(), pin!(send.closed())).await {
-                if send.send(key).await.is_err() {
+            while let Either::Left((Some(item), _)) = select(items.next(), pin!(send.closed())).await {
+                if send.send(item).await.is_err() {
                     return;
                 }
             }
@@ -213,7 +236,7 @@ impl BlockingConnector {
             Ok(runtime) => (Some((receive, runtime.spawn(listing))), None),
             Err(e) => (None, Some(Err(e))),
         };
-        Keys { listing, ready: Vec::from_iter(error).into_iter(), opened_on: self.0.opened_on() }
+        Items { listing, ready: Vec::from_iter(error).into_iter(), opened_on: self.0.opened_on() }
     }
 
     /// As [`Connector::batched_get_into`]. A call that panics leaves the destinations

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use crate::chunk::{MemoryObj, MemoryObjMut};
-use crate::connector::{Capabilities, DynConnector, RemoteConnector, forward, operations};
+use crate::connector::{
+    Capabilities, DynConnector, ListEntry, RemoteConnector, forward, list_by, listings, operations,
+};
 use crate::key::CacheKey;
 use crate::{BoxStream, Result};
 
@@ -23,8 +25,6 @@ impl RemoteConnector for BoxConnector {
     fn capabilities(&self) -> Capabilities {
         self.0.capabilities()
     }
-    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
-        self.0.list(prefix)
-    }
+    listings!(list_by |this| this.0, |items| items(););
     operations!(forward '_ |this| this.0;);
 }

@@ -2,9 +2,9 @@
 
 use std::future::Future;
 
-use futures::stream::{self, BoxStream, FuturesOrdered, StreamExt};
+use futures::stream::{self, BoxStream, FuturesOrdered, StreamExt, TryStreamExt};
 
-use super::Capabilities;
+use super::{Capabilities, ListEntry, count_run, leading_run};
 use crate::chunk::{MemoryObj, MemoryObjMut};
 use crate::context::ConnectorContext;
 use crate::key::CacheKey;
@@ -105,6 +105,12 @@ pub trait RemoteConnector: Send + Sync + 'static {
         stream::once(async { Err(Error::unsupported("list")) }).boxed()
     }
 
+    /// As [`list`](Self::list), with the size and the time of each chunk, as far as the store knows them at no cost beyond a
+    /// page of the listing. A chunk that vanishes during the listing is left out. The default gives `list` alone.
+    fn list_entries<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<ListEntry>> {
+        self.list(prefix).map_ok(ListEntry::new).boxed()
+    }
+
     /// Checks that the store answers. An empty store that could be used answers.
     fn ping(&self) -> impl Future<Output = Result<()>> + Send {
         async { Err(Error::unsupported("ping")) }
@@ -124,18 +130,10 @@ pub trait RemoteConnector: Send + Sync + 'static {
 
     /// The length of the leading run of keys that exist, as an engine needs it for a prefix.
     ///
-    /// An error counts as the end of the run, unless it is the first key's.
+    /// An error counts as the end of the run, unless it is the first key's. The default asks `batched_exists` for [growing
+    /// parts](count_run) of the keys, so a long batch stops soon after its first miss.
     fn batched_contains(&self, keys: &[CacheKey]) -> impl Future<Output = Result<usize>> + Send {
-        async move {
-            for (n, answer) in self.batched_exists(keys).await.into_iter().enumerate() {
-                match answer {
-                    Ok(true) => {}
-                    Err(e) if n == 0 => return Err(e),
-                    Ok(false) | Err(_) => return Ok(n),
-                }
-            }
-            Ok(keys.len())
-        }
+        count_run(keys, |part| self.batched_exists(part))
     }
 
     /// `get` of each key, in the order asked.
@@ -165,6 +163,19 @@ pub trait RemoteConnector: Send + Sync + 'static {
     /// `remove` of each key, in the order asked.
     fn batched_remove(&self, keys: &[CacheKey]) -> impl Future<Output = Vec<Result<bool>>> + Send {
         at_once!(self, keys.iter(), |key| self.remove(key))
+    }
+
+    /// The chunks of the leading run: those before the first key that is missing, corrupt or an error.
+    ///
+    /// Fails with the first key's error. The default asks `batched_contains` for the length of the run, so that a call
+    /// reserves memory only for chunks that are there, and then reads the run with `batched_get`.
+    fn get_prefix(&self, keys: &[CacheKey]) -> impl Future<Output = Result<Vec<MemoryObj>>> + Send {
+        async move {
+            match self.batched_contains(keys).await? {
+                0 => Ok(Vec::new()),
+                run => leading_run(self.batched_get(&keys[..run.min(keys.len())]).await),
+            }
+        }
     }
 }
 

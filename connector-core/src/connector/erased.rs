@@ -3,17 +3,17 @@
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
-use super::operation::operations;
-use super::{Capabilities, RemoteConnector};
+use super::operation::{listings, operations};
+use super::{Capabilities, ListEntry, RemoteConnector};
 use crate::Result;
 use crate::chunk::{MemoryObj, MemoryObjMut};
 use crate::key::CacheKey;
 
 macro_rules! erased {
-    ($($shape:ident $op:ident $name:ident($($arg:ident: $ty:ty),*) -> $out:ty;)*) => {
+    ([$($list_op:ident $list:ident $item:ty;)*] $($shape:ident $op:ident $name:ident($($arg:ident: $ty:ty),*) -> $out:ty;)*) => {
         pub(crate) trait DynConnector: Send + Sync + 'static {
             fn capabilities(&self) -> Capabilities;
-            fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>>;
+            $(fn $list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<$item>>;)*
             $(fn $name<'a>(&'a self, $($arg: $ty),*) -> BoxFuture<'a, $out>;)*
         }
 
@@ -21,9 +21,9 @@ macro_rules! erased {
             fn capabilities(&self) -> Capabilities {
                 RemoteConnector::capabilities(self)
             }
-            fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
-                RemoteConnector::list(self, prefix)
-            }
+            $(fn $list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<$item>> {
+                RemoteConnector::$list(self, prefix)
+            })*
             $(fn $name<'a>(&'a self, $($arg: $ty),*) -> BoxFuture<'a, $out> {
                 // The `async` block makes a method that panics before it returns its future panic in a poll instead.
                 Box::pin(async move { RemoteConnector::$name(self, $($arg),*).await })
@@ -32,4 +32,10 @@ macro_rules! erased {
     };
 }
 
-operations!(erased 'a);
+macro_rules! with_listings {
+    ($($listings:tt)*) => {
+        operations!(erased 'a [$($listings)*]);
+    };
+}
+
+listings!(with_listings);

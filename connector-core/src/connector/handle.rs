@@ -11,12 +11,12 @@ use tokio::sync::OnceCell;
 use tracing::{Instrument, Span};
 
 use super::erased::DynConnector;
-use super::operation::{Operation, forward, operations};
-use super::{BoxConnector, Capabilities, Gate, RemoteConnector};
+use super::operation::{Operation, forward, list_by, listings, operations};
+use super::{BoxConnector, Capabilities, Gate, ListEntry, RemoteConnector};
 use crate::chunk::{MemoryObj, MemoryObjMut};
 use crate::context::ConnectorContext;
 use crate::key::CacheKey;
-use crate::observe::{Answered, Instruments, Observed, Run, Stored};
+use crate::observe::{Answered, Instruments, Loaded, Observed, Run, Stored};
 use crate::runtime::{AtExit, OfProcess, at_exit};
 use crate::{Error, ErrorKind, Result};
 
@@ -253,6 +253,20 @@ impl Connector {
         self.batch(Operation::BatchedRemove, keys.len(), |i| &keys[i], self.0.connector.batched_remove(keys)).await
     }
 
+    /// The chunks of the leading run: those before the first key that is missing, corrupt or an error. One call asks for the
+    /// run and loads it. A chunk that vanishes in between ends the run.
+    ///
+    /// # Errors
+    /// The first key's error; a later one ends the run.
+    pub async fn get_prefix(&self, keys: &[CacheKey]) -> Result<Vec<MemoryObj>> {
+        let asked = keys.len();
+        let get = async {
+            let chunks = self.0.connector.get_prefix(keys).await?;
+            if chunks.len() <= asked { Ok(Loaded { chunks, asked }) } else { Err(wrong_count(chunks.len(), asked)) }
+        };
+        self.call(Operation::GetPrefix, keys.first(), get).await.map(|loaded| loaded.chunks)
+    }
+
     /// A batch with destinations that have no memory. Reads the other destinations one by one.
     async fn get_into_some(
         &self,
@@ -416,9 +430,7 @@ impl RemoteConnector for Connector {
     fn capabilities(&self) -> Capabilities {
         Self::capabilities(self)
     }
-    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
-        Self::list(self, prefix)
-    }
+    listings!(list_by |this| this, |items| items(););
     operations!(forward '_ |this| this;);
 }
 

@@ -1,4 +1,4 @@
-//! The listing of a handle.
+//! The listings of a handle.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
@@ -8,14 +8,14 @@ use futures::stream::{self, BoxStream, StreamExt};
 use tracing::{Instrument, Span};
 
 use super::handle::panicked;
-use super::{Connector, Operation};
+use super::{Connector, ListEntry, Operation};
 use crate::key::CacheKey;
 use crate::observe::{Observed, Run};
 use crate::{Error, Result};
 
-struct Listing<'a> {
+struct Listing<'a, T> {
     /// `None` after the end.
-    items: Option<BoxStream<'a, Result<CacheKey>>>,
+    items: Option<BoxStream<'a, Result<T>>>,
     seen: Observed<'a>,
     span: Span,
     keys: usize,
@@ -28,13 +28,25 @@ impl Connector {
     /// An error item is `Unsupported` if the store has no listing, or the store's own error. [`close`](Self::close)
     /// does not wait for a stream, because its caller may never poll it again. The stream ends with `Closed` instead.
     pub fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
+        self.listing(Operation::List, || self.0.connector.list(prefix))
+    }
+
+    /// As [`list`](Self::list), with the size and the age of each chunk, as far as the store knows them.
+    pub fn list_entries<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<ListEntry>> {
+        self.listing(Operation::ListEntries, || self.0.connector.list_entries(prefix))
+    }
+
+    fn listing<'a, T: Send + 'a>(
+        &'a self,
+        operation: Operation,
+        items: impl FnOnce() -> BoxStream<'a, Result<T>>,
+    ) -> BoxStream<'a, Result<T>> {
         let fails = |e| stream::once(ready(Err(e))).boxed();
         let items = match self.0.gate.enter_ref() {
-            Ok(_) => catch_unwind(AssertUnwindSafe(|| self.0.connector.list(prefix)))
-                .unwrap_or_else(|panic| fails(panicked(&*panic))),
+            Ok(_) => catch_unwind(AssertUnwindSafe(items)).unwrap_or_else(|panic| fails(panicked(&*panic))),
             Err(closed) => fails(closed),
         };
-        let (seen, span) = (self.0.instruments.begin(Operation::List), self.0.instruments.span(Operation::List, None));
+        let (seen, span) = (self.0.instruments.begin(operation), self.0.instruments.span(operation, None));
         let begin = Listing { items: Some(items), seen, span, keys: 0, error: None };
         stream::unfold(begin, move |mut listing| async move {
             let next = AssertUnwindSafe(listing.items.as_mut()?.next()).catch_unwind().instrument(listing.span.clone());
@@ -64,7 +76,7 @@ impl Connector {
                 let answer = listing.error.take().map_or(Ok(whole), Err);
                 listing.span.in_scope(|| listing.seen.end(&answer, None));
             }
-            item.map(|item| (item.map_err(|e| self.explain(e, Operation::List, None)), listing))
+            item.map(|item| (item.map_err(|e| self.explain(e, operation, None)), listing))
         })
         .boxed()
     }

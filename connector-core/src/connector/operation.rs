@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// All operations except `list`, which gives a stream. To add an operation, add a line here, its meaning to
+/// All operations that give one answer; [`listings!`] has those that give a stream. To add an operation, add a line here, its meaning to
 /// [`RemoteConnector`](super::RemoteConnector) and a method to [`Connector`](super::Connector). The table generates the rest.
 ///
 /// `operations!(then 'l ..)` expands to `then! { .. rows }`, where each argument that is a reference has the lifetime `'l`.
@@ -29,10 +29,36 @@ macro_rules! operations {
             batch_into BatchedGetInto batched_get_into(requests: &$l mut [(CacheKey, MemoryObjMut)]) -> Vec<Result<Option<usize>>>;
             batch BatchedPut batched_put(items: &$l [(CacheKey, MemoryObj)]) -> Vec<Result<()>>;
             batch BatchedRemove batched_remove(keys: &$l [CacheKey]) -> Vec<Result<bool>>;
+            lead GetPrefix get_prefix(keys: &$l [CacheKey]) -> Result<Vec<MemoryObj>>;
         }
     };
 }
 pub(crate) use operations;
+
+/// The operations that give a stream, with the type of its items. Each takes the prefix of the keys' texts.
+macro_rules! listings {
+    ($then:ident $($with:tt)*) => {
+        $then! {
+            $($with)*
+            List list CacheKey;
+            ListEntries list_entries ListEntry;
+        }
+    };
+}
+pub(crate) use listings;
+
+/// Listings of an `impl RemoteConnector` from those of the connector that `|this| ..` returns. `|items| ..` gives the stream;
+/// `items()` starts the inner one.
+macro_rules! list_by {
+    (|$this:ident| $inner:expr, |$items:ident| $listing:expr; $($op:ident $name:ident $item:ty;)*) => {
+        $(fn $name<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<$item>> {
+            let $this = self;
+            let $items = || $inner.$name(prefix);
+            $listing
+        })*
+    };
+}
+pub(crate) use list_by;
 
 /// Methods of an `impl RemoteConnector` that call the same method of the connector that `|this| ..` returns.
 macro_rules! forward {
@@ -46,24 +72,24 @@ macro_rules! forward {
 pub(crate) use forward;
 
 macro_rules! define_operation {
-    ($($shape:ident $op:ident $name:ident($($args:tt)*) -> $out:ty;)*) => {
+    ([$($list_op:ident $list:ident $item:ty;)*] $($shape:ident $op:ident $name:ident($($args:tt)*) -> $out:ty;)*) => {
         /// An operation of a connector, as errors, spans and metrics name it.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         #[expect(missing_docs, reason = "each is the method of its name")]
         pub enum Operation {
-            List,
+            $($list_op,)*
             $($op,)*
         }
 
         impl Operation {
             /// All operations.
-            pub const ALL: [Self; 1 + [$(Self::$op),*].len()] = [Self::List, $(Self::$op),*];
+            pub const ALL: [Self; [$(Self::$list_op,)* $(Self::$op),*].len()] = [$(Self::$list_op,)* $(Self::$op),*];
 
             /// The method's name: `batched_get`.
             pub const fn as_str(self) -> &'static str {
                 match self {
-                    Self::List => "list",
+                    $(Self::$list_op => stringify!($list),)*
                     $(Self::$op => stringify!($name),)*
                 }
             }
@@ -71,7 +97,7 @@ macro_rules! define_operation {
             /// Whether the operation is about several keys.
             pub(crate) fn is_batch(self) -> bool {
                 match self {
-                    Self::List => false,
+                    $(Self::$list_op => false,)*
                     $(Self::$op => matches!(stringify!($shape), "batch" | "batch_into" | "lead"),)*
                 }
             }
@@ -79,7 +105,13 @@ macro_rules! define_operation {
     };
 }
 
-operations!(define_operation '_);
+macro_rules! with_listings {
+    ($($listings:tt)*) => {
+        operations!(define_operation '_ [$($listings)*]);
+    };
+}
+
+listings!(with_listings);
 
 impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{Answer, Verdict, around};
 use crate::chunk::{MemoryObj, MemoryObjMut};
-use crate::connector::{Capabilities, Operation, RemoteConnector, operations};
+use crate::connector::{Capabilities, ListEntry, Operation, RemoteConnector, list_by, listings, operations};
 use crate::key::CacheKey;
 use crate::observe;
 use crate::{BoxStream, Error, ErrorKind, ErrorStatus, Result};
@@ -125,6 +125,17 @@ impl<C> Breaker<C> {
         answer
     }
 
+    fn listing<'a, T: Send + 'a>(&self, items: impl FnOnce() -> BoxStream<'a, Result<T>>) -> BoxStream<'a, Result<T>> {
+        match self.enter() {
+            // A listing is never the probe, because the caller may keep the stream without polling it.
+            Ok(probe) => {
+                drop(probe);
+                items()
+            }
+            Err(refused) => stream::once(async { Err(refused) }).boxed(),
+        }
+    }
+
     /// Lets a call in, as the probe if the interval is over.
     fn enter(&self) -> Result<Option<Probe<'_>>> {
         if !self.is_open.load(Ordering::Acquire) {
@@ -192,16 +203,7 @@ impl<C: RemoteConnector> RemoteConnector for Breaker<C> {
         self.inner.capabilities()
     }
 
-    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
-        match self.enter() {
-            // A listing is never the probe, because the caller may keep the stream without polling it.
-            Ok(probe) => {
-                drop(probe);
-                self.inner.list(prefix)
-            }
-            Err(refused) => stream::once(async { Err(refused) }).boxed(),
-        }
-    }
+    listings!(list_by |this| this.inner, |items| this.listing(items););
 
     operations!(around '_);
 }

@@ -7,7 +7,7 @@ use tokio::sync::Semaphore;
 use super::timeout::{TimeoutLayer, timed_out};
 use super::{Answer, around};
 use crate::chunk::{MemoryObj, MemoryObjMut};
-use crate::connector::{Capabilities, Operation, RemoteConnector, operations};
+use crate::connector::{Capabilities, ListEntry, Operation, RemoteConnector, list_by, listings, operations};
 use crate::key::CacheKey;
 use crate::{BoxStream, Result};
 
@@ -69,9 +69,7 @@ impl<C: RemoteConnector> RemoteConnector for Limit<C> {
         self.inner.capabilities()
     }
 
-    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
-        self.inner.list(prefix)
-    }
+    listings!(list_by |this| this.inner, |items| items(););
 
     operations!(around '_);
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use metrics::{Label, SharedString};
 
 use crate::chunk::{MemoryObj, MemoryObjMut};
-use crate::connector::{Capabilities, Operation, RemoteConnector, operations};
+use crate::connector::{Capabilities, ListEntry, Operation, RemoteConnector, list_by, listings, operations};
 use crate::key::CacheKey;
 use crate::observe;
 use crate::{BoxStream, Error, ErrorStatus, Result};
@@ -165,9 +165,7 @@ impl<C: RemoteConnector> RemoteConnector for Retry<C> {
         self.inner.capabilities()
     }
 
-    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
-        self.inner.list(prefix)
-    }
+    listings!(list_by |this| this.inner, |items| items(););
 
     operations!(retry '_);
 

@@ -8,7 +8,7 @@ use futures::stream::{self, StreamExt};
 
 use super::{Answer, around};
 use crate::chunk::{MemoryObj, MemoryObjMut};
-use crate::connector::{Capabilities, Operation, RemoteConnector, operations};
+use crate::connector::{Capabilities, ListEntry, Operation, RemoteConnector, list_by, listings, operations};
 use crate::key::CacheKey;
 use crate::{BoxStream, Error, ErrorKind, Result};
 
@@ -72,6 +72,22 @@ impl TimeoutLayer {
         }
     }
 
+    /// The same listing, with the limit for each item.
+    fn listing<'a, T: Send + 'a>(&self, items: BoxStream<'a, Result<T>>) -> BoxStream<'a, Result<T>> {
+        let limit = self.single;
+        if limit == Duration::MAX {
+            return items;
+        }
+        stream::unfold(Some(items), move |items| async move {
+            let mut items = items?;
+            match tokio::time::timeout(limit, items.next()).await {
+                Ok(item) => item.map(|item| (item, Some(items))),
+                Err(_) => Some((Err(timed_out(limit)), None)),
+            }
+        })
+        .boxed()
+    }
+
     /// Puts the layer around `inner`.
     pub(super) fn layer<C>(self, inner: C) -> Timeout<C> {
         Timeout { limits: self, inner }
@@ -121,21 +137,7 @@ impl<C: RemoteConnector> RemoteConnector for Timeout<C> {
         self.inner.capabilities()
     }
 
-    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
-        let limit = self.limits.single;
-        let items = self.inner.list(prefix);
-        if limit == Duration::MAX {
-            return items;
-        }
-        stream::unfold(Some(items), move |items| async move {
-            let mut items = items?;
-            match tokio::time::timeout(limit, items.next()).await {
-                Ok(item) => item.map(|item| (item, Some(items))),
-                Err(_) => Some((Err(timed_out(limit)), None)),
-            }
-        })
-        .boxed()
-    }
+    listings!(list_by |this| this.inner, |items| this.limits.listing(items()););
 
     operations!(around '_);
 }

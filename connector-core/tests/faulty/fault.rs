@@ -43,6 +43,7 @@ faults! {
     BatchedGetTurnsAround, batched_get_keeps_order_and_holes, Full;
     BatchedExistsMovesHoles, batched_exists_keeps_order_and_holes, Full;
     CountsBehindTheHole, batched_contains_counts_the_leading_run, Full;
+    PrefixSkipsTheHole, get_prefix_gives_the_leading_run, Full;
     BatchedPutMixesUp, batched_put_stores_each_chunk, Full;
     OneFailureStopsTheBatch, batched_get_into_fills_each_memory, Full;
     ARefusalStopsTheBatch, a_refused_item_fails_alone, Plain;
@@ -61,6 +62,8 @@ faults! {
 
     ListsTwice, list_gives_each_key_once, Full;
     ListsInAnyCase, list_keeps_to_the_prefix, Full;
+    SizesAreInKilobytes, list_entries_gives_sizes, Full;
+    EntriesEndEarly, pages_are_in_order_and_complete, Full;
     ListLosesWhatMoves, list_works_while_others_write, Full;
 
     LongGetsLeaveItBusy, dropped_gets_do_no_harm, Full;

@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::future::pending;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 use connector_core::conformance::Kit;
 use connector_core::{
-    BoxStream, CacheKey, Capabilities, ChunkLayout, Connector, Error, ErrorKind, LocalCpuBackend, MemoryObj,
+    BoxStream, CacheKey, Capabilities, ChunkLayout, Connector, Error, ErrorKind, ListEntry, LocalCpuBackend, MemoryObj,
     MemoryObjMut, RemoteConnector, Result,
 };
-use futures::stream::{self, StreamExt};
+use futures::stream::{self, StreamExt, TryStreamExt};
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 
@@ -258,6 +259,16 @@ impl RemoteConnector for Faulty {
         listed.map(Some).chain(ended.map(|()| None)).filter_map(std::future::ready).boxed()
     }
 
+    fn list_entries<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<ListEntry>> {
+        let most = if self.has(Fault::EntriesEndEarly) { 999 } else { usize::MAX };
+        let entry = |key: CacheKey| {
+            let len = self.chunks().get(&key).map_or(0, |stored| stored.bytes.len() as u64);
+            let size = if self.has(Fault::SizesAreInKilobytes) { len >> 10 } else { len };
+            ListEntry::new(key).with_size(size).with_modified(SystemTime::now())
+        };
+        self.list(prefix).map_ok(entry).take(most).boxed()
+    }
+
     async fn ping(&self) -> Result<()> {
         if self.profile.capabilities().ping { Ok(()) } else { Err(Error::unsupported("ping")) }
     }
@@ -320,6 +331,18 @@ impl RemoteConnector for Faulty {
             answers.reverse();
         }
         answers
+    }
+
+    async fn get_prefix(&self, keys: &[CacheKey]) -> Result<Vec<MemoryObj>> {
+        let mut chunks = Vec::new();
+        for answer in self.batched_get(keys).await {
+            match answer? {
+                Some(chunk) => chunks.push(chunk),
+                None if self.has(Fault::PrefixSkipsTheHole) => {}
+                None => break,
+            }
+        }
+        Ok(chunks)
     }
 
     async fn batched_get_into(&self, requests: &mut [(CacheKey, MemoryObjMut)]) -> Vec<Result<Option<usize>>> {

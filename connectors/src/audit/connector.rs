@@ -1,7 +1,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use connector_core::connector::leading_run;
 use connector_core::{
-    BoxStream, CacheKey, Capabilities, Connector, ConnectorContext, Error, ErrorKind, FromContext, MemoryObj,
+    BoxStream, CacheKey, Capabilities, Connector, ConnectorContext, Error, ErrorKind, FromContext, ListEntry, MemoryObj,
     MemoryObjMut, RemoteConnector, Result, external_connector,
 };
 use futures::stream::{self, StreamExt};
@@ -89,6 +90,29 @@ impl AuditConnector {
         }
     }
 
+    /// Forwards a listing. The event is logged when the listing ends.
+    fn listing<'a, T: Send + 'a>(
+        &'a self,
+        name: &'static str,
+        items: BoxStream<'a, Result<T>>,
+    ) -> BoxStream<'a, Result<T>> {
+        let state = (items, self.log.event(name, None), BatchCounts::default());
+        stream::unfold(state, |(mut items, event, mut counts)| async move {
+            match items.next().await {
+                None => {
+                    event.end_batch(BatchCounts { keys: counts.hits, ..counts });
+                    None
+                }
+                Some(item) => {
+                    counts.hits += usize::from(item.is_ok());
+                    counts.failed += usize::from(item.is_err());
+                    Some((item, (items, event, counts)))
+                }
+            }
+        })
+        .boxed()
+    }
+
     /// Forwards a call that has no chunk in it.
     async fn forward<T>(
         &self,
@@ -169,23 +193,12 @@ impl RemoteConnector for AuditConnector {
         answer
     }
 
-    /// The event is logged when the call ends.
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
-        let state = (self.behind.list(prefix), self.log.event("list", None), BatchCounts::default());
-        stream::unfold(state, |(mut keys, event, mut counts)| async move {
-            match keys.next().await {
-                None => {
-                    event.end_batch(BatchCounts { keys: counts.hits, ..counts });
-                    None
-                }
-                Some(item) => {
-                    counts.hits += usize::from(item.is_ok());
-                    counts.failed += usize::from(item.is_err());
-                    Some((item, (keys, event, counts)))
-                }
-            }
-        })
-        .boxed()
+        self.listing("list", self.behind.list(prefix))
+    }
+
+    fn list_entries<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<ListEntry>> {
+        self.listing("list_entries", self.behind.list_entries(prefix))
     }
 
     async fn ping(&self) -> Result<()> {
@@ -208,6 +221,26 @@ impl RemoteConnector for AuditConnector {
             answer => event.end(answer, None, None),
         }
         answer
+    }
+
+    /// A chunk that fails the check ends the run.
+    async fn get_prefix(&self, keys: &[CacheKey]) -> Result<Vec<MemoryObj>> {
+        let event = self.log.event("get_prefix", None);
+        let starts: Vec<_> = keys.iter().map(|key| self.begin_read(key)).collect();
+        let mut answers = match self.behind.get_prefix(keys).await {
+            Ok(chunks) => chunks.into_iter().map(|chunk| Ok(Some(chunk))).collect::<Vec<_>>(),
+            Err(e) => vec![Err(e)],
+        };
+        for ((answer, key), start) in answers.iter_mut().zip(keys).zip(starts) {
+            if let Ok(Some(chunk)) = answer
+                && let Err(e) = self.check(&event, key, start, chunk).await
+            {
+                *answer = Err(e);
+            }
+        }
+        let counts = BatchCounts::of(&answers, |_, chunk| chunk.as_ref().map(|chunk| chunk.len()));
+        event.end_batch(BatchCounts { keys: keys.len(), ..counts });
+        leading_run(answers)
     }
 
     async fn batched_get(&self, keys: &[CacheKey]) -> Vec<Result<Option<MemoryObj>>> {

@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
 use connector_core::{
-    BoxStream, CacheKey, Capabilities, ConnectorContext, FromContext, MemoryObj, RemoteConnector, Result,
-    external_connector,
+    BoxStream, CacheKey, Capabilities, ConnectorContext, FromContext, ListEntry, MemoryObj, RemoteConnector,
+    Result, external_connector,
 };
 use futures::stream::{self, StreamExt};
 
@@ -64,7 +64,16 @@ impl RemoteConnector for MemoryConnector {
         stream::iter(self.store.keys(prefix)).map(Ok).boxed()
     }
 
+    fn list_entries<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<ListEntry>> {
+        stream::iter(self.store.entries(prefix)).map(Ok).boxed()
+    }
+
     async fn ping(&self) -> Result<()> {
         Ok(())
+    }
+
+    /// Under one lock.
+    async fn batched_contains(&self, keys: &[CacheKey]) -> Result<usize> {
+        Ok(self.store.leading_run(keys))
     }
 }

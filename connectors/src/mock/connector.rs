@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use connector_core::{
-    BoxStream, CacheKey, Capabilities, ConnectorContext, FromContext, LocalCpuBackend, MemoryObj, MemoryObjMut,
-    RemoteConnector, Result, external_connector,
+    BoxStream, CacheKey, Capabilities, ConnectorContext, FromContext, ListEntry, LocalCpuBackend, MemoryObj,
+    MemoryObjMut, RemoteConnector, Result, external_connector,
 };
 use futures::stream::{self, StreamExt};
 
@@ -102,6 +102,14 @@ impl RemoteConnector for MockConnector {
         stream::once(keys).flatten().boxed()
     }
 
+    fn list_entries<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<ListEntry>> {
+        let entries = async move {
+            self.peek().await;
+            stream::iter(self.chunks.entries(prefix)).map(Ok)
+        };
+        stream::once(entries).flatten().boxed()
+    }
+
     async fn ping(&self) -> Result<()> {
         self.peek().await;
         Ok(())
@@ -126,6 +134,12 @@ impl RemoteConnector for MockConnector {
     async fn batched_exists(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
         self.peek().await;
         keys.iter().map(|key| Ok(self.chunks.contains(key))).collect()
+    }
+
+    /// One round trip, as in [`batched_exists`](RemoteConnector::batched_exists).
+    async fn batched_contains(&self, keys: &[CacheKey]) -> Result<usize> {
+        self.peek().await;
+        Ok(self.chunks.leading_run(keys))
     }
 
     /// One round trip, as in [`batched_exists`](RemoteConnector::batched_exists).

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use connector_core::{CacheKey, Error, ErrorKind, ErrorStatus, MemoryObj, Result};
+use connector_core::{CacheKey, Error, ErrorKind, ErrorStatus, ListEntry, MemoryObj, Result};
 use lru::LruCache;
 use tokio::sync::watch;
 
@@ -109,8 +109,10 @@ impl Buffer {
         self.lock().chunks.get(key).map(|buffered| buffered.chunk.clone())
     }
 
-    pub(super) fn keys(&self, prefix: &str) -> Vec<CacheKey> {
-        self.lock().chunks.keys().filter(|k| k.as_str().starts_with(prefix)).cloned().collect()
+    pub(super) fn entries(&self, prefix: &str) -> Vec<ListEntry> {
+        let state = self.lock();
+        let chunks = state.chunks.iter().filter(|(key, _)| key.as_str().starts_with(prefix));
+        chunks.map(|(key, buffered)| ListEntry::new(key.clone()).with_size(buffered.chunk.len() as u64)).collect()
     }
 
     /// Waits for space for a chunk. Fails if the buffer is full and the back fails.

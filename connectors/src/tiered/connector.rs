@@ -2,9 +2,9 @@ use std::collections::HashSet;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use connector_core::connector::Gate;
+use connector_core::connector::{Gate, count_run, leading_run};
 use connector_core::{
-    BoxStream, CacheKey, Capabilities, Connector, ConnectorContext, Error, ErrorKind, FromContext, MemoryObj,
+    BoxStream, CacheKey, Capabilities, Connector, ConnectorContext, Error, ErrorKind, FromContext, ListEntry, MemoryObj,
     MemoryObjMut, RemoteConnector, Result, external_connector, runtime,
 };
 use futures::future::{join, ready};
@@ -80,6 +80,39 @@ impl TieredConnector {
     }
 }
 
+impl TieredConnector {
+    /// Lists the buffer and the front, and then the chunks that only the back has.
+    fn listing<'a, T: Send + 'a>(
+        &'a self,
+        buffered: Vec<T>,
+        list: impl Fn(&'a Connector) -> BoxStream<'a, Result<T>> + Send + 'a,
+        key: fn(&T) -> &CacheKey,
+    ) -> BoxStream<'a, Result<T>> {
+        let tiers = &self.tiers;
+        if !tiers.back.capabilities().list {
+            return list(&tiers.back);
+        }
+        fn lock(near: &Mutex<HashSet<CacheKey>>) -> MutexGuard<'_, HashSet<CacheKey>> {
+            near.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+        let near = Arc::new(Mutex::new(buffered.iter().map(|item| key(item).clone()).collect::<HashSet<_>>()));
+        let in_front = near.clone();
+        let front = match tiers.front.capabilities().list {
+            true => list(&tiers.front),
+            false => stream::empty().boxed(),
+        };
+        let front = front.filter_map(move |item| {
+            let item = item.inspect_err(|e| tiers.front_failed("list", e)).ok();
+            let is_new = |item: &T| tiers.keys.may_ask_front(key(item)) && lock(&in_front).insert(key(item).clone());
+            ready(item.filter(is_new).map(Ok))
+        });
+        // Starts after the front's listing.
+        let back = stream::once(async move { list(&tiers.back) }).flatten();
+        let back = back.filter(move |item| ready(item.as_ref().map_or(true, |item| !lock(&near).contains(key(item)))));
+        stream::iter(buffered).map(Ok).chain(front).chain(back).boxed()
+    }
+}
+
 /// `exists` for each key. A single key is not a batch, which some stores serve more slowly.
 async fn exists_all(store: &Connector, keys: &[CacheKey]) -> Vec<Result<bool>> {
     match keys {
@@ -146,31 +179,15 @@ impl RemoteConnector for TieredConnector {
         self.tiers.remove(key).await
     }
 
-    /// Lists the buffer and the front, and then the keys that only the back has.
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
-        let tiers = &self.tiers;
-        if !tiers.back.capabilities().list {
-            return tiers.back.list(prefix);
-        }
-        fn lock(near: &Mutex<HashSet<CacheKey>>) -> MutexGuard<'_, HashSet<CacheKey>> {
-            near.lock().unwrap_or_else(PoisonError::into_inner)
-        }
-        let buffered: HashSet<CacheKey> = tiers.buffer.iter().flat_map(|b| b.keys(prefix)).collect();
-        let near = Arc::new(Mutex::new(buffered.clone()));
-        let in_front = near.clone();
-        let front = match tiers.front.capabilities().list {
-            true => tiers.front.list(prefix),
-            false => stream::empty().boxed(),
-        };
-        let front = front.filter_map(move |item| {
-            let key = item.inspect_err(|e| tiers.front_failed("list", e)).ok();
-            let key = key.filter(|key| tiers.keys.may_ask_front(key) && lock(&in_front).insert(key.clone()));
-            ready(key.map(Ok))
-        });
-        // Starts after the front's listing.
-        let back = stream::once(async move { tiers.back.list(prefix) }).flatten();
-        let back = back.filter(move |item| ready(item.as_ref().map_or(true, |key| !lock(&near).contains(key))));
-        stream::iter(buffered).map(Ok).chain(front).chain(back).boxed()
+        let buffered = self.tiers.buffer.iter().flat_map(|b| b.entries(prefix)).map(|entry| entry.key).collect();
+        self.listing(buffered, |store| store.list(prefix), |key| key)
+    }
+
+    /// A chunk has the size that it has in the buffer, the front or the back: the first of them that has it.
+    fn list_entries<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<ListEntry>> {
+        let buffered = self.tiers.buffer.iter().flat_map(|b| b.entries(prefix)).collect();
+        self.listing(buffered, |store| store.list_entries(prefix), |entry| &entry.key)
     }
 
     /// Gives the back's answer. A failure of the front is only logged, because every call works without it.
@@ -217,14 +234,14 @@ impl RemoteConnector for TieredConnector {
     }
 
     async fn batched_contains(&self, keys: &[CacheKey]) -> Result<usize> {
-        for (n, answer) in self.batched_exists(keys).await.into_iter().enumerate() {
-            match answer {
-                Ok(true) => {}
-                Err(e) if n == 0 => return Err(e),
-                Ok(false) | Err(_) => return Ok(n),
-            }
+        count_run(keys, |part| self.batched_exists(part)).await
+    }
+
+    async fn get_prefix(&self, keys: &[CacheKey]) -> Result<Vec<MemoryObj>> {
+        match self.batched_contains(keys).await? {
+            0 => Ok(Vec::new()),
+            run => leading_run(self.batched_get(&keys[..run]).await),
         }
-        Ok(keys.len())
     }
 
     async fn batched_get(&self, keys: &[CacheKey]) -> Vec<Result<Option<MemoryObj>>> {

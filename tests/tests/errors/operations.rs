@@ -24,7 +24,9 @@ async fn a_closed_connector_refuses_every_operation_and_the_error_names_it() {
             ("remove", store.remove(&key).await.unwrap_err()),
             ("ping", store.ping().await.unwrap_err()),
             ("batched_contains", store.batched_contains(&keys).await.unwrap_err()),
+            ("get_prefix", store.get_prefix(&keys).await.unwrap_err()),
             ("list", first_of_list(&store).await.unwrap_err()),
+            ("list_entries", store.list_page("", None, 1).await.unwrap_err()),
         ];
         let batches = [
             ("batched_exists", errors_of(store.batched_exists(&keys).await), 2),
@@ -66,6 +68,10 @@ async fn an_operation_that_a_connector_lacks_is_unsupported_and_the_error_names_
         let cannot = format!("this connector cannot `{operation}`");
         assert_is(&e, ErrorKind::Unsupported, &["tests.strict/StrictConnector", &cannot]);
     }
+    let e = store.list_page("", None, 1).await.unwrap_err();
+    assert_is(&e, ErrorKind::Unsupported, &["tests.strict/StrictConnector", "cannot `list`"]);
+    let e = store.list_page("", None, 0).await.unwrap_err();
+    assert_is(&e, ErrorKind::InvalidInput, &["a page of 0 keys", "ask for 1 key or more"]);
     let capabilities = store.capabilities();
     assert!(!capabilities.remove && !capabilities.list && !capabilities.ping, "the capabilities say so");
 }

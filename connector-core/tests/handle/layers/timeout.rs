@@ -59,6 +59,8 @@ async fn every_operation_ends_in_its_time() {
     ends!(one, connector.remove(&k).await.unwrap_err());
     ends!(one, connector.ping().await.unwrap_err());
     ends!(one, connector.list("").next().await.unwrap().unwrap_err());
+    ends!(one, connector.list_entries("").next().await.unwrap().unwrap_err());
+    ends!(batch, connector.get_prefix(&all).await.unwrap_err());
     ends!(batch, connector.batched_exists(&all).await.pop().unwrap().unwrap_err());
     ends!(batch, connector.batched_contains(&all).await.unwrap_err());
     ends!(batch, connector.batched_get(&all).await.pop().unwrap().unwrap_err());
