@@ -1,0 +1,20 @@
+"""kvconn's storage backend in SGLang's own cache controller, on a CPU."""
+
+from collections.abc import Callable
+from functools import partial
+
+from ..report import Report
+from . import checks, ours
+
+STORES = ("memory", "fs", "redis", "resp", "tiered")
+#: `file` is SGLang's own backend: what it does is the measure.
+GROUPS: dict[str, Callable[[Report], None]] = {
+    **{name: partial(checks.run, name=name) for name in ("file", *STORES)},
+    "lost-server": ours.lost_server,
+    "names": ours.names,
+    "configuration": ours.configuration,
+    "upkeep": ours.upkeep,
+    "files": ours.files,
+    "processes": ours.processes,
+}
+SMOKE = ("fs", "redis", "names", "files")

@@ -1,0 +1,71 @@
+"""Storage backends for one check: SGLang's own `file`, and kvconn's over each store."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import kvconn
+
+from ..server import RedisServer
+
+KVCONN = {"backend_name": "kvconn", "module_path": "kvconn.sglang", "class_name": "KvconnHiCache", "interface_v1": 1}
+# A lost server must not hold a check for the minutes that a patient program would wait.
+TIMEOUTS = {"timeout_ms": 2000}
+
+
+@dataclass
+class Backend:
+    """What SGLang gets to open a fresh store."""
+
+    name: str
+    kind: str
+    config: dict
+    folder: Path | None = None
+    server: RedisServer | None = None
+
+    def with_options(self, **options) -> dict:
+        """The configuration with more options."""
+        return {**self.config, **options}
+
+    def keys(self) -> list[str]:
+        """The names of all objects."""
+        if self.kind == "file":
+            return [name for name in os.listdir(self.folder) if name.endswith(".bin")]
+        with kvconn.connect(self.config["url"]) as store:
+            return list(store.list())
+
+    def drop(self, wanted: str = "") -> int:
+        """Removes the objects that have `wanted` in their names, and gives their count."""
+        gone = [key for key in self.keys() if wanted in key]
+        if self.kind == "file":
+            for name in gone:
+                (self.folder / name).unlink()
+        else:
+            with kvconn.connect(self.config["url"]) as store:
+                for key in gone:
+                    store.remove(key)
+        return len(gone)
+
+
+@contextmanager
+def backend(name: str) -> Iterator[Backend]:
+    """An empty store. `name` is `file`, `memory`, `fs`, `redis`, `resp` or `tiered`."""
+    with tempfile.TemporaryDirectory(prefix="kvconn-interop-") as folder:
+        path = Path(folder)
+        if name == "file":
+            yield Backend(name, "file", {"file_storage_path": folder}, path)
+        elif name in ("redis", "resp"):
+            with RedisServer() as server:
+                yield Backend(name, "dynamic", {**KVCONN, **TIMEOUTS, "url": f"{name}://127.0.0.1:{server.port}"}, server=server)
+        else:
+            url = {
+                "memory": f"memory://{path.name}",
+                "fs": f"fs://{folder}",
+                "tiered": f"tiered://?front=memory://{path.name}&back=fs://{folder}",
+            }[name]
+            # The memory of a name is there as long as one store of that name is open.
+            with kvconn.connect(f"memory://{path.name}"):
+                yield Backend(name, "dynamic", {**KVCONN, "url": url}, path)
