@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use connector_core::{CacheKey, Capabilities, Connector, MemoryObj, MemoryObjMut, RemoteConnector, Result};
+use connector_core::{CacheKey, Capabilities, Connector, ErrorKind, MemoryObj, MemoryObjMut, RemoteConnector, Result};
 
 use crate::scripted::{Scripted, Step};
 
@@ -24,6 +24,22 @@ impl RemoteConnector for Limited {
     }
     fn capabilities(&self) -> Capabilities {
         self.1.clone()
+    }
+}
+
+#[tokio::test]
+async fn a_prefix_ends_before_a_chunk_that_is_corrupt_and_the_first_keys_error_is_the_answer() {
+    let (found, corrupt) = (Step::Wait(Duration::ZERO), Step::Fail(ErrorKind::Corrupt, false));
+    let keys: Vec<CacheKey> = (1..=4).map(|i| format!("m@1@0@{i:x}@half").parse().unwrap()).collect();
+    // Four answers of `exists`, and then those of `get`.
+    for (at, expected) in [(6, Some(2)), (5, Some(1)), (4, None), (2, Some(2)), (0, None)] {
+        let store = Scripted::new((0..at).map(|_| found).chain([corrupt]));
+        let connector = Connector::new("test", Limited(store, Capabilities::new().with_batch_concurrency(1)));
+        let answer = connector.get_prefix(&keys).await;
+        assert_eq!(answer.as_ref().ok().map(Vec::len), expected, "step {at}");
+        assert!(answer.err().is_none_or(|e| {
+            (e.kind(), e.operation(), e.key()) == (ErrorKind::Corrupt, Some("get_prefix"), Some(keys[0].as_str()))
+        }));
     }
 }
 

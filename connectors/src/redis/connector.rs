@@ -2,12 +2,12 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use connector_core::{
-    BoxStream, CacheKey, Capabilities, ChunkHeader, ConnectorContext, Error, ErrorKind, FromContext, MemoryObj, MemoryObjMut,
-    RemoteConnector, Result, external_connector,
+    BoxStream, CacheKey, Capabilities, ChunkHeader, ConnectorContext, Error, ErrorKind, FromContext, ListEntry, MemoryObj,
+    MemoryObjMut, RemoteConnector, Result, external_connector,
 };
-use futures::stream::StreamExt;
+use futures::stream::{StreamExt, TryStreamExt};
 
-use super::exchanges::{Exists, Found, Get, Header, Put, SUFFIXES};
+use super::exchanges::{Found, Get, Header, Put, SUFFIXES, Size};
 use super::missing::{Missing, Orphans};
 use super::{RedisOptions, listing};
 use crate::resp_wire::{Destination, Memory, Place, Remover, Slots, Wire};
@@ -148,7 +148,7 @@ impl RedisConnector {
 
 impl RemoteConnector for RedisConnector {
     async fn exists(&self, key: &CacheKey) -> Result<bool> {
-        self.wire.exchange(Exists(self.wire.name(key))).await
+        self.wire.exchange(Size(self.wire.name(key))).await.map(|size| size.is_some())
     }
 
     async fn get(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
@@ -192,7 +192,11 @@ impl RemoteConnector for RedisConnector {
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
-        listing::keys(&self.wire, prefix).boxed()
+        self.list_entries(prefix).map_ok(|entry| entry.key).boxed()
+    }
+
+    fn list_entries<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<ListEntry>> {
+        listing::entries(&self.wire, prefix).boxed()
     }
 
     async fn ping(&self) -> Result<()> {
@@ -206,7 +210,8 @@ impl RemoteConnector for RedisConnector {
     }
 
     async fn batched_exists(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
-        self.wire.exchange_all(keys.iter().map(|key| Exists(self.wire.name(key))).collect()).await
+        let sizes = self.wire.exchange_all(keys.iter().map(|key| Size(self.wire.name(key))).collect()).await;
+        sizes.into_iter().map(|size| size.map(|size| size.is_some())).collect()
     }
 
     async fn batched_get(&self, keys: &[CacheKey]) -> Vec<Result<Option<MemoryObj>>> {

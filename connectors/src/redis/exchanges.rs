@@ -261,11 +261,12 @@ fn one_value(reply: Reply) -> Result<Reply> {
     }
 }
 
-/// Whether there is a chunk that `get` can read: a header and the number of bytes that it says.
-pub(super) struct Exists<'a>(pub(super) Name<'a>);
+/// The bytes of the header and the chunk, if there is a chunk that `get` can read: a header and the number of bytes that it
+/// says.
+pub(super) struct Size<'a>(pub(super) Name<'a>);
 
-impl Exchange for Exists<'_> {
-    type Answer = bool;
+impl Exchange for Size<'_> {
+    type Answer = Option<u64>;
     const SMALL: bool = true;
 
     fn key(&self) -> Option<&[u8]> {
@@ -278,7 +279,7 @@ impl Exchange for Exists<'_> {
         request.command(&["STRLEN".into(), self.0.with(KV_BYTES)]);
     }
 
-    async fn read(&mut self, connection: &mut Connection) -> Result<Result<bool>> {
+    async fn read(&mut self, connection: &mut Connection) -> Result<Result<Option<u64>>> {
         let header = connection.answer().await?.and_then(one_value);
         let len = match connection.answer().await? {
             Ok(reply) => expect_int(reply),
@@ -286,15 +287,18 @@ impl Exchange for Exists<'_> {
             Err(e) if e.kind() == ErrorKind::Corrupt => Ok(0),
             Err(e) => Err(e),
         };
-        Ok(header.and_then(|header| is_chunk(header, len?)))
+        Ok(header.and_then(|header| size_of_chunk(header, len?)))
     }
 }
 
-fn is_chunk(header: Reply, len: i64) -> Result<bool> {
+fn size_of_chunk(header: Reply, len: i64) -> Result<Option<u64>> {
     let len = usize::try_from(len).unwrap_or(0);
     match header {
-        Reply::Bulk(header) => Ok(len > 0 && ChunkHeader::read(&header).is_ok_and(|layout| layout.len == len)),
-        Reply::Null => Ok(false),
+        Reply::Bulk(header) => {
+            let is_chunk = len > 0 && ChunkHeader::read(&header).is_ok_and(|layout| layout.len == len);
+            Ok(is_chunk.then_some((header.len() + len) as u64))
+        }
+        Reply::Null => Ok(None),
         other => Err(unexpected(&other, "a header")),
     }
 }

@@ -1,14 +1,15 @@
-//! The keys of the chunks in the database.
+//! The chunks in the database.
 
-use connector_core::{CacheKey, Result};
+use connector_core::{CacheKey, ListEntry, Result};
 use futures::stream::{self, Stream, StreamExt};
 
-use super::exchanges::Exists;
+use super::exchanges::Size;
 use super::layout::{KV_BYTES, key_of_kv_bytes};
 use crate::resp_wire::{Wire, scan};
 
-/// The keys whose text starts with `prefix`, each once, and only those with both halves.
-pub(super) fn keys<'a>(wire: &'a Wire, prefix: &'a str) -> impl Stream<Item = Result<CacheKey>> + Send + 'a {
+/// The chunks whose keys' texts start with `prefix`, each once, and only those with both halves. A page of names and a
+/// pipeline of their sizes take one round trip each.
+pub(super) fn entries<'a>(wire: &'a Wire, prefix: &'a str) -> impl Stream<Item = Result<ListEntry>> + Send + 'a {
     let pages = scan::keys(wire, prefix, KV_BYTES, key_of_kv_bytes).then(move |page| async move {
         stream::iter(match page {
             Ok(keys) => whole(wire, keys).await,
@@ -18,11 +19,11 @@ pub(super) fn keys<'a>(wire: &'a Wire, prefix: &'a str) -> impl Stream<Item = Re
     pages.flatten()
 }
 
-async fn whole(wire: &Wire, keys: Vec<CacheKey>) -> Vec<Result<CacheKey>> {
-    let exist = wire.exchange_all(keys.iter().map(|key| Exists(wire.name(key))).collect()).await;
-    let answers = keys.into_iter().zip(exist).filter_map(|(key, exists)| match exists {
-        Ok(exists) => exists.then_some(Ok(key)),
+async fn whole(wire: &Wire, keys: Vec<CacheKey>) -> Vec<Result<ListEntry>> {
+    let sizes = wire.exchange_all(keys.iter().map(|key| Size(wire.name(key))).collect()).await;
+    let entries = keys.into_iter().zip(sizes).filter_map(|(key, size)| match size {
+        Ok(size) => size.map(|bytes| Ok(ListEntry::new(key).with_size(bytes))),
         Err(e) => Some(Err(e)),
     });
-    answers.collect()
+    entries.collect()
 }

@@ -2,13 +2,13 @@ use std::sync::atomic::AtomicBool;
 
 use connector_core::raw_layout;
 use connector_core::{
-    BoxStream, CacheKey, Capabilities, ConnectorContext, Error, ErrorKind, FromContext, LMCacheMetadata, MemoryObj,
-    MemoryObjMut, RemoteConnector, Result, external_connector,
+    BoxStream, CacheKey, Capabilities, ConnectorContext, Error, ErrorKind, FromContext, LMCacheMetadata, ListEntry,
+    MemoryObj, MemoryObjMut, RemoteConnector, Result, external_connector,
 };
-use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::stream::{self, Stream, StreamExt, TryStreamExt};
 
 use super::RespOptions;
-use super::exchanges::{Exists, Get, Length, Put};
+use super::exchanges::{Get, Length, Put, Size};
 use crate::resp_wire::{Destination, Memory, Place, Remover, Slots, Wire, scan};
 
 /// Chunks on a redis or valkey server, one plain value each.
@@ -56,7 +56,8 @@ impl RESPConnector {
 
     /// Asks for the lengths, reserves memory for all chunks, and reads them.
     async fn read_by_length(&self, keys: &[CacheKey]) -> Vec<Result<Option<MemoryObj>>> {
-        let lengths = keys.iter().map(|key| self.length(key)).collect();
+        let length = |key| Length { name: self.wire.name(key), metadata: self.metadata() };
+        let lengths = keys.iter().map(length).collect();
         let places = self.memory.reserve(self.wire.exchange_all(lengths).await).await;
         self.wire.exchange_valid(keys.iter().zip(places).map(|(key, place)| Ok(self.read(key, place?)))).await
     }
@@ -69,18 +70,31 @@ impl RESPConnector {
         Ok(Put { name: self.wire.name(key), chunk })
     }
 
-    fn length<'a>(&'a self, key: &'a CacheKey) -> Length<'a> {
-        Length { name: self.wire.name(key), metadata: self.metadata() }
+    /// Whether `get` can read a value of this size. A value may have a length that no chunk has.
+    fn is_chunk(&self, size: Option<usize>) -> bool {
+        size.is_some_and(|len| len > 0 && raw_layout(self.metadata(), len).is_ok())
     }
 
-    fn query<'a>(&'a self, key: &'a CacheKey) -> Exists<'a> {
-        Exists(self.length(key))
+    /// The sizes of a page of keys. A value that vanished is left out.
+    async fn entries(&self, keys: Vec<CacheKey>) -> Vec<Result<ListEntry>> {
+        let sizes = self.wire.exchange_all(keys.iter().map(|key| Size(self.wire.name(key))).collect()).await;
+        let entries = keys.into_iter().zip(sizes).filter_map(|(key, size)| match size {
+            Ok(Some(0)) => None,
+            Ok(Some(bytes)) => Some(Ok(ListEntry::new(key).with_size(bytes as u64))),
+            Ok(None) => Some(Ok(ListEntry::new(key))),
+            Err(e) => Some(Err(e)),
+        });
+        entries.collect()
+    }
+
+    fn pages<'a>(&'a self, prefix: &'a str) -> impl Stream<Item = Result<Vec<CacheKey>>> + Send + 'a {
+        scan::keys(&self.wire, prefix, "", |name| str::from_utf8(name).ok()?.parse().ok())
     }
 }
 
 impl RemoteConnector for RESPConnector {
     async fn exists(&self, key: &CacheKey) -> Result<bool> {
-        self.wire.exchange(self.query(key)).await
+        self.wire.exchange(Size(self.wire.name(key))).await.map(|size| self.is_chunk(size))
     }
 
     async fn get(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
@@ -108,8 +122,12 @@ impl RemoteConnector for RESPConnector {
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
-        let pages = scan::keys(&self.wire, prefix, "", |name| str::from_utf8(name).ok()?.parse().ok());
-        pages.map_ok(|keys| stream::iter(keys.into_iter().map(Ok))).try_flatten().boxed()
+        self.pages(prefix).map_ok(|keys| stream::iter(keys.into_iter().map(Ok))).try_flatten().boxed()
+    }
+
+    fn list_entries<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<ListEntry>> {
+        let entries = async |keys| Ok(stream::iter(self.entries(keys).await));
+        self.pages(prefix).and_then(entries).try_flatten().boxed()
     }
 
     async fn ping(&self) -> Result<()> {
@@ -123,7 +141,8 @@ impl RemoteConnector for RESPConnector {
     }
 
     async fn batched_exists(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
-        self.wire.exchange_all(keys.iter().map(|key| self.query(key)).collect()).await
+        let sizes = self.wire.exchange_all(keys.iter().map(|key| Size(self.wire.name(key))).collect()).await;
+        sizes.into_iter().map(|size| size.map(|size| self.is_chunk(size))).collect()
     }
 
     async fn batched_get(&self, keys: &[CacheKey]) -> Vec<Result<Option<MemoryObj>>> {

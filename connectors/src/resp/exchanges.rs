@@ -100,40 +100,32 @@ impl Exchange for Length<'_> {
     }
 
     async fn read(&mut self, connection: &mut Connection) -> Result<Result<Self::Answer>> {
-        Ok(connection.answer().await?.and_then(expect_int).and_then(|len| self.layout(len)))
-    }
-}
-
-impl Length<'_> {
-    fn layout(&self, len: i64) -> Result<Option<ChunkLayout>> {
-        match usize::try_from(len).unwrap_or(0) {
+        Ok(connection.answer().await?.and_then(expect_int).and_then(|len| match usize::try_from(len).unwrap_or(0) {
             0 => Ok(None),
             len => raw_layout(self.metadata, len).map(Some),
-        }
+        }))
     }
 }
 
-/// Whether there is a chunk that `get` can read.
-pub(super) struct Exists<'a>(pub(super) Length<'a>);
+/// `STRLEN`: the bytes of a value, 0 if it is missing. `None` for a value that is not a string.
+pub(super) struct Size<'a>(pub(super) Name<'a>);
 
-impl Exchange for Exists<'_> {
-    type Answer = bool;
+impl Exchange for Size<'_> {
+    type Answer = Option<usize>;
     const SMALL: bool = true;
 
     fn key(&self) -> Option<&[u8]> {
-        self.0.key()
+        Some(self.0.key.as_str().as_bytes())
     }
 
     fn request<'a>(&'a self, request: &mut Request<'a>) {
-        self.0.request(request);
+        request.command(&["STRLEN".into(), self.0.with("")]);
     }
 
-    async fn read(&mut self, connection: &mut Connection) -> Result<Result<bool>> {
+    async fn read(&mut self, connection: &mut Connection) -> Result<Result<Option<usize>>> {
         Ok(match connection.answer().await? {
-            // A value may have a length that no chunk has.
-            Ok(reply) => expect_int(reply).map(|len| matches!(self.0.layout(len), Ok(Some(_)))),
-            // The value is not a string.
-            Err(e) if e.kind() == ErrorKind::Corrupt => Ok(false),
+            Ok(reply) => expect_int(reply).map(|len| Some(usize::try_from(len).unwrap_or(0))),
+            Err(e) if e.kind() == ErrorKind::Corrupt => Ok(None),
             Err(e) => Err(e),
         })
     }

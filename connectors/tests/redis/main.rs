@@ -5,6 +5,7 @@ mod cluster;
 mod conformance;
 mod halves;
 mod layout;
+mod listing;
 mod lives;
 mod namespace;
 mod options;

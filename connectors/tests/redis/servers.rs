@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use connectors::{Connector, ErrorKind, MemoryObjMut};
-use kvconn_redis_server::RedisServer;
+use kvconn_redis_server::{Client, RedisServer};
 
 use super::{key, kv, open};
 
@@ -40,7 +40,7 @@ async fn capabilities_are_those_of_the_store() {
 }
 
 /// How often the server ran each command since the last `CONFIG RESETSTAT`.
-fn commands(server: &RedisServer) -> BTreeSet<(String, u64)> {
+pub(super) fn commands(server: &RedisServer) -> BTreeSet<(String, u64)> {
     let info = server.cli(&["INFO", "commandstats"]);
     let info = String::from_utf8_lossy(info.bytes().expect("INFO is text")).into_owned();
     let counts = info.lines().filter_map(|line| {
@@ -49,6 +49,14 @@ fn commands(server: &RedisServer) -> BTreeSet<(String, u64)> {
     });
     // Without the commands of the test itself and of new connections.
     counts.filter(|(name, _)| !matches!(name.as_str(), "config|resetstat" | "info" | "hello" | "ping")).collect()
+}
+
+/// How often the server read from its clients, with the question of this call.
+pub(super) fn reads(client: &mut Client) -> u64 {
+    let info = client.command(&["INFO", "stats"]).expect("the server answers");
+    let info = String::from_utf8_lossy(info.bytes().expect("INFO is text")).into_owned();
+    let line = info.lines().find_map(|line| line.strip_prefix("total_reads_processed:"));
+    line.and_then(|n| n.trim().parse().ok()).expect("INFO counts the reads")
 }
 
 #[tokio::test]

@@ -68,7 +68,7 @@ async fn a_thousand_keys_are_asked_in_a_few_writes() {
     let store = connectors::open(&server.url("resp")).await.unwrap();
     let keys: Vec<_> = (0..1000).map(key).collect();
     server.cli(&["CONFIG", "RESETSTAT"]);
-    assert_eq!(store.batched_contains(&keys).await.unwrap(), 0);
+    assert!(store.batched_exists(&keys).await.iter().all(|answer| matches!(answer, Ok(false))));
     let stats = String::from_utf8(server.cli(&["INFO", "all"]).bytes().expect("a text").to_vec()).unwrap();
     let stat = |name: &str| -> u64 {
         let line = stats.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("no {name}"));
@@ -78,6 +78,32 @@ async fn a_thousand_keys_are_asked_in_a_few_writes() {
     // Redis reads 16 KiB at a time.
     let bytes: usize = keys.iter().map(|key| key.as_str().len() + 40).sum();
     assert!(stat("total_reads_processed:") as usize <= 8 + bytes.div_ceil(16 << 10), "{stats}");
+}
+
+#[tokio::test]
+async fn a_listing_gives_the_length_of_each_value() {
+    let server = RedisServer::start(&[]);
+    let store = connectors::open(&server.url("resp")).await.unwrap();
+    for (n, len) in [(1, 10), (2, 5000)] {
+        store.put(&key(n), MemoryObj::from(vec![1; len])).await.unwrap();
+    }
+    server.cli(&["LPUSH", key(3).as_str(), "not a string"]);
+    let page = store.list_page("", None, 9).await.unwrap();
+    let found: Vec<_> = page.entries.iter().map(|entry| (entry.key.clone(), entry.size, entry.modified)).collect();
+    assert_eq!(found, [(key(1), Some(10), None), (key(2), Some(5000), None), (key(3), None, None)]);
+}
+
+#[tokio::test]
+async fn a_long_lookup_stops_soon_after_its_first_miss() {
+    let server = RedisServer::start(&[]);
+    let store = connectors::open(&server.url("resp")).await.unwrap();
+    let keys: Vec<_> = (0..10_000).map(key).collect();
+    store.put(&keys[0], MemoryObj::from(vec![1; 9])).await.unwrap();
+    server.cli(&["CONFIG", "RESETSTAT"]);
+    assert_eq!(store.batched_contains(&keys).await.unwrap(), 1);
+    assert_eq!(store.get_prefix(&keys[..64]).await.unwrap().len(), 1);
+    let stats = String::from_utf8(server.cli(&["INFO", "commandstats"]).bytes().expect("a text").to_vec()).unwrap();
+    assert!(stats.contains("cmdstat_strlen:calls=320,") && stats.contains("cmdstat_get:calls=1,"), "{stats}");
 }
 
 #[tokio::test]

@@ -81,6 +81,49 @@ async fn memory_before_fs_works_under_every_url_and_the_list_has_no_key_twice() 
     }
 }
 
+/// The controlled stores have no sizes of their own, so a size shows where it comes from.
+#[tokio::test]
+async fn a_listing_gives_each_chunk_once_with_the_size_of_the_tier_that_has_it() {
+    let Tiered { connector, front, back } = open("sizes", WRITE_BACK).await;
+    back.hold("put");
+    for n in 0..3 {
+        connector.put(&key(n), sized(n as u8, 1000 + n as usize)).await.unwrap();
+    }
+    back.store(&key(1), chunk(1));
+    back.store(&key(9), chunk(9));
+    front.store(&key(8), chunk(8));
+    let page = connector.list_page("", None, 10).await.unwrap();
+    let found: Vec<_> = page.entries.into_iter().map(|entry| (entry.key, entry.size)).collect();
+    let buffered = (0..3).map(|n| (key(n), Some(1000 + u64::from(n))));
+    assert_eq!(found, buffered.chain([(key(8), None), (key(9), None)]).collect::<Vec<_>>());
+    back.release();
+    connector.close().await.unwrap();
+
+    let dir = tempfile::tempdir().unwrap();
+    let fs = format!("fs%3A%2F%2F{}", dir.path().display().to_string().replace('/', "%2F"));
+    let connector = connectors::open(&format!("tiered://?front=memory%3A%2F%2F&back={fs}")).await.unwrap();
+    connector.put(&key(1), chunk(1)).await.unwrap();
+    let page = connector.list_page("", None, 10).await.unwrap();
+    // The file has a header, too.
+    assert_eq!(page.entries.into_iter().map(|entry| entry.size).collect::<Vec<_>>(), [Some(1000)]);
+}
+
+#[tokio::test]
+async fn a_long_lookup_stops_soon_after_its_first_miss_and_a_prefix_reads_only_the_run() {
+    let Tiered { connector, front, back } = open("lookup", "").await;
+    let keys: Vec<_> = (0..10_000).map(key).collect();
+    for n in 0..5 {
+        back.store(&key(n), chunk(n as u8));
+    }
+    front.store(&key(1), chunk(1));
+    assert_eq!(connector.batched_contains(&keys).await.unwrap(), 5);
+    // The controlled stores take a batch of lookups key by key.
+    assert_eq!((front.count("exists"), back.count("exists")), (256, 255));
+    let expected: Vec<_> = (0..5).map(|n| chunk(n as u8)).collect();
+    assert_eq!(connector.get_prefix(&keys).await.unwrap(), expected);
+    assert_eq!((back.count("batched_get 4"), back.count("batched_get")), (1, 1));
+}
+
 #[tokio::test]
 async fn the_error_of_a_wrong_url_names_the_option_and_hides_the_password() {
     for (url, says) in [
