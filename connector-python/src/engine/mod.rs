@@ -126,7 +126,6 @@ impl EngineClient {
     ) -> PyResult<Self> {
         logging::start(py)?;
         let names = Arc::new(Names::new(model, kv_rank).or_raise(py)?);
-        let rows = rows.map(Rows::new).transpose()?.map(Arc::new);
         let opening = Opening::read(url, options, py)?;
         for unknown in &opening.unknown {
             let message = format!("{engine}: unknown option {unknown}; it has no effect");
@@ -135,14 +134,11 @@ impl EngineClient {
         let connector =
             block_on(py, for_engine(opening.builder().or_raise(py)?, ENGINE_TIMEOUT).open())?.or_raise(py)?;
         let queue = Queue::new(connector.clone(), opening.options.limits()).or_raise(py)?;
-        Ok(Self {
-            engine,
-            store: OpenStore::new(py, connector)?,
-            names,
-            queue: ProcessLocal::new(queue),
-            rows: Mutex::new(rows),
-            has_secret: opening.has_secret,
-        })
+        let store = OpenStore::new(py, connector)?;
+        // Last, because an export that a failed open drops ends later, and vLLM releases its view at once.
+        let rows = rows.map(Rows::new).transpose()?.map(Arc::new);
+        let queue = ProcessLocal::new(queue);
+        Ok(Self { engine, store, names, queue, rows: Mutex::new(rows), has_secret: opening.has_secret })
     }
 
     /// Whether the URL or an option contains a secret as text: a log of the configuration would show it.
