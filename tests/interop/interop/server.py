@@ -36,6 +36,11 @@ class RedisServer:
             self.process.wait()
         shutil.rmtree(self.directory, ignore_errors=True)
 
+    def start_again(self) -> None:
+        """Starts the server that was killed, empty, on the same port."""
+        if not self._start():
+            raise RuntimeError(f"another program has taken port {self.port}")
+
     def _start(self) -> bool:
         log = self.directory / "log"
         options = ["--bind", "127.0.0.1", "--port", str(self.port), "--unixsocket", str(self.socket)]

@@ -1,0 +1,14 @@
+"""kvconn's tier in vLLM's real `TieringOffloadingManager`. vLLM's own fs tier runs through the same checks."""
+
+from . import bytes, faults, files, hashes, options, outages
+
+GROUPS = {
+    "smoke": bytes.smoke,
+    "bytes": bytes.run,
+    "faults": faults.run,
+    "outages": outages.run,
+    "options": options.run,
+    "hashes": hashes.run,
+    "files": files.run,
+}
+SMOKE = ("smoke",)
