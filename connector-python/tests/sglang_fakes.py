@@ -79,6 +79,8 @@ class Config:
 class Tensor:
     """A one-dimensional tensor of bytes."""
 
+    is_cpu = True
+
     def __init__(self, data):
         self.memory = (ctypes.c_ubyte * len(data)).from_buffer_copy(data)
 
@@ -200,7 +202,9 @@ def modules():
     metrics.StorageMetrics = StorageMetrics
     torch = types.ModuleType("torch")
     torch.arange = lambda count: Indices(range(count))
-    found = {"torch": torch, storage.__name__: storage, metrics.__name__: metrics}
+    context = types.ModuleType("sglang.srt.runtime_context")
+    context.get_model = lambda: types.SimpleNamespace(kv_cache_dtype="auto")
+    found = {"torch": torch, storage.__name__: storage, metrics.__name__: metrics, context.__name__: context}
     for name in ("sglang", "sglang.srt", "sglang.srt.mem_cache", "sglang.srt.observability"):
         found[name] = types.ModuleType(name)
         found[name].__path__ = []

@@ -178,6 +178,9 @@ class Pages(Case):
             self.assertEqual(call(keys(1), None), [False])
         self.assertFalse(made.set(key(0), fakes.Tensor(b"too short")))
         self.assertIsNone(made.get(key(0), fakes.Tensor(b"too short")))
+        on_a_gpu = fakes.Tensor(bytes(192))
+        on_a_gpu.is_cpu = False
+        self.assertFalse(made.set(key(0), on_a_gpu))
         self.assertEqual(self.stored(), [])
 
     def test_no_pages(self):
@@ -443,6 +446,11 @@ class Identity(Case):
                 found.add(one)
                 setattr(where, name, before)
             self.assertEqual(self.model(), base)
+
+    def test_names_without_sglangs_configuration_are_warned_of(self):
+        with mock.patch.dict(sys.modules, {"sglang.srt.runtime_context": None}), self.assertLogs("kvconn.sglang", logging.WARNING) as logs:
+            self.open()
+        self.assertIn("set `namespace`", logs.output[0])
 
     def test_pages_with_a_draft_model_have_its_name(self):
         spec = types.SimpleNamespace(speculative_draft_model_path="draft-1")

@@ -98,6 +98,8 @@ def model_of(config: Any, pages: Pages, namespace: str, revision: str) -> str:
     `namespace` is the store's option. It and `revision` say which weights a local path has.
     """
     facts = _facts(_FACTS)
+    if not facts:
+        warn_once(logger, "SGLang shows no configuration here, so names of pages lack quantization, revision and dtype: set `namespace`")
     model = config.model_name or ""
     path = facts.get("model_path") or model
     if is_local_path(path):

@@ -84,7 +84,7 @@ class Pages:
             page = pool.get_dummy_flat_data_page()
             piece_bytes = [page.numel() * page.element_size()]
         self.pieces = len(piece_bytes)
-        if pool.layout == "layer_first" and _has_keys_and_values(pool) and self.pieces == 2 * pool.layer_num:
+        if pool.layout == "layer_first" and is_multi_head(pool) and self.pieces == 2 * pool.layer_num:
             # The pool gives K and V of each layer in turn. Its flat page has K of all layers first.
             self._order = [*range(0, self.pieces, 2), *range(1, self.pieces, 2)]
         gathered = one_object or pool.layout == "layer_first" or self.pieces > _MOST_OBJECTS
@@ -131,10 +131,11 @@ class Pages:
                 self.pool.set_from_flat_data_page(start, tensor)
 
     def in_tensors(self, tensors: Sequence[Any]) -> Batch | None:
-        """The memory of flat pages in tensors of main memory. None if one is not contiguous or has not the bytes of a page."""
+        """The memory of flat pages in tensors. None if one is not contiguous, not in main memory or has not the bytes of a page."""
         pointers: list[int] = []
         for tensor in tensors:
-            if tensor.numel() * tensor.element_size() != sum(self.object_bytes) or not tensor.is_contiguous():
+            fits = tensor.numel() * tensor.element_size() == sum(self.object_bytes)
+            if not (fits and tensor.is_contiguous() and tensor.is_cpu):
                 return None
             at = tensor.data_ptr()
             for size in self.object_bytes:
@@ -157,10 +158,6 @@ def _piece_bytes(pool: Any, name: str, page_tokens: int) -> list[int] | None:
             raise _unsupported(pool, name, str(reason)) from reason
         return None
     return [] if meta is None else [int(size) for size in meta[1]]
-
-
-def _has_keys_and_values(pool: Any) -> bool:
-    return is_multi_head(pool) or hasattr(pool, "v_buffer")
 
 
 def is_multi_head(pool: Any) -> bool:

@@ -12,9 +12,10 @@ GROUPS: dict[str, Callable[[Report], None]] = {
     **{name: partial(checks.run, name=name) for name in ("file", *STORES)},
     "lost-server": ours.lost_server,
     "names": ours.names,
+    "published": ours.published,
     "configuration": ours.configuration,
     "upkeep": ours.upkeep,
     "files": ours.files,
     "processes": ours.processes,
 }
-SMOKE = ("fs", "redis", "names", "files")
+SMOKE = ("fs", "redis", "names", "published", "files")

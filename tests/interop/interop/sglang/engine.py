@@ -106,56 +106,88 @@ class Engine:
 
     def hits(self, tokens: list[int]) -> int:
         """The pages that a query of the storage finds."""
-        operation, hit = self._query(tokens)
+        self._ask("r", tokens)
+        operation = self._take(self.controller.prefetch_hit_queue)
         self._free(getattr(operation, "pool_transfers", None) or [])
-        return hit // self.model.page_tokens
+        return operation.storage_hit_count // self.model.page_tokens
 
     def load(self, tokens: list[int], seed: str | None = None, between=None) -> int:
         """Prefetches, compares every byte of the pages that came, and gives their count. `between` runs between query and read."""
-        operation, hit = self._query(tokens)
-        transfers = getattr(operation, "pool_transfers", None) or []
+        self._ask("r", tokens)
+        operation = self._take(self.controller.prefetch_hit_queue)
         if between:
             between()
-        if hit == 0:
-            self._free(transfers)
+        if not self._begin(operation):
             return 0
-        indices = self.controller.alloc_prefetch_host_buffers(operation, hit)
-        for page in range(0, hit, self.model.page_tokens):
-            pools.fill(self.pools.kv, int(indices[page]), "before")
-        operation.host_indices = indices
-        self.controller.prefetch_buffer.put(operation)
-        completed, found = 0, {}
         while True:
             ack = self._take(self.controller.ack_prefetch_queue)
-            if ack.completed_tokens is not None:
-                completed = ack.completed_tokens
-            found.update(ack.pool_hits or {})
-            if ack.completed_req:
-                break
+            if self._note(operation, ack):
+                return self._end(operation, seed)
+
+    def load_all(self, prompts: list[list[int]], aborts: set[int]) -> list[int]:
+        """Prefetches prompts at once, and aborts some under way. Gives the pages of each that came with the right bytes."""
+        for number, prompt in enumerate(prompts):
+            self._ask(str(number), prompt)
+        running, loaded = {}, [0] * len(prompts)
+        for _ in prompts:
+            operation = self._take(self.controller.prefetch_hit_queue)
+            if self._begin(operation):
+                running[operation.request_id] = operation
+        for number in aborts:
+            if str(number) in running:
+                self.controller.terminate_prefetch(running[str(number)])
+        while running:
+            ack = self._take(self.controller.ack_prefetch_queue)
+            if self._note(running[ack.rid], ack):
+                loaded[int(ack.rid)] = self._end(running.pop(ack.rid), None, aborted=int(ack.rid) in aborts)
+        return loaded
+
+    def _begin(self, operation) -> bool:
+        """Starts the read of a hit. False if there is none."""
+        hit = operation.storage_hit_count
+        if hit == 0:
+            self._free(getattr(operation, "pool_transfers", None) or [])
+            return False
+        operation.host_indices = self.controller.alloc_prefetch_host_buffers(operation, hit)
+        operation.loaded, operation.found = 0, {}
+        for page in range(0, hit, self.model.page_tokens):
+            pools.fill(self.pools.kv, int(operation.host_indices[page]), "before")
+        self.controller.prefetch_buffer.put(operation)
+        return True
+
+    def _note(self, operation, ack) -> bool:
+        """Takes a note of an acknowledgement. True if it is the last one."""
+        if ack.completed_tokens is not None:
+            operation.loaded = ack.completed_tokens
+        operation.found.update(ack.pool_hits or {})
+        return bool(ack.completed_req)
+
+    def _end(self, operation, seed: str | None, aborted: bool = False) -> int:
+        """Compares and frees what an operation has read. Gives its pages."""
+        completed, indices = operation.loaded, operation.host_indices
         loaded = completed // self.model.page_tokens
         keys = operation.hash_value[:loaded]
         self._check(PoolName.KV, self.pools.kv, indices[:completed], keys, seed)
+        transfers = getattr(operation, "pool_transfers", None) or []
         for transfer in transfers:
             side = self.pools.sidecars[transfer.name]
+            found = operation.found.get(transfer.name.value)
             if side.from_kv:
                 self._check(transfer.name, side.pool, indices[:completed], keys, seed)
-            elif loaded and loaded == len(operation.hash_value):
-                if found.get(transfer.name.value) != len(transfer.keys):
-                    raise Failed(f"{transfer.name}: {found.get(transfer.name.value)} of {len(transfer.keys)} pages")
+            elif loaded and loaded == len(operation.hash_value) and not (aborted and not found):
+                if found != len(transfer.keys):
+                    raise Failed(f"{transfer.name}: {found} of {len(transfer.keys)} pages")
                 self._check(transfer.name, side.pool, transfer.host_indices, transfer.keys, seed)
         self.pools.kv.free(indices)
         self._free(transfers)
         return loaded
 
-    def _query(self, tokens: list[int]):
+    def _ask(self, request: str, tokens: list[int]) -> None:
         if self.plain:
-            self.controller.prefetch("r", tokens)
+            self.controller.prefetch(request, tokens)
         else:
             keys = ["?"] * (len(tokens) // self.model.page_tokens)
-            handle = SimpleNamespace(rid="r")
-            self.controller.prefetch(handle, tokens, extra_pools=self._transfers(keys) or None)
-        operation = self._take(self.controller.prefetch_hit_queue)
-        return operation, operation.storage_hit_count
+            self.controller.prefetch(SimpleNamespace(rid=request), tokens, extra_pools=self._transfers(keys) or None)
 
     def _transfers(self, keys: list[str]) -> list[PoolTransfer]:
         found = []

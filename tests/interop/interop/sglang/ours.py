@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from sglang.srt.runtime_context import get_context
 
 from ..report import Failed, Report, equal
 from ..server import RedisServer
@@ -115,6 +116,35 @@ def names(report: Report) -> None:
                 one.store(tokens(PAGES, first))
                 equal("pages of a replica", replica.load(tokens(PAGES, first)), PAGES)
                 equal("pages of the other", two.hits(tokens(PAGES, first)), 0)
+
+
+def published(report: Report) -> None:
+    """What SGLang publishes of its configuration is in the names of pages."""
+    base = {"kv_cache_dtype": "fp8_e4m3", "revision": "main"}
+    others = {
+        "kv_cache_dtype": "fp8_e5m2",
+        "revision": "other",
+        "quantization": "awq",
+        "dtype": "float16",
+        "json_model_override_args": '{"rope_theta": 1}',
+        "quantization_param_path": "scales.json",
+        "model_path": "interop/other",
+        "weight_version": "step-2",
+    }
+    with backend("fs") as made:
+        prompt = tokens(PAGES, Model())
+
+        def hits(**fields) -> int:
+            with get_context().override_server_args(**{**base, **fields}), engine(Model(), made.kind, made.config) as one:
+                return one.hits(prompt)
+
+        with get_context().override_server_args(**base), engine(Model(), made.kind, made.config) as one:
+            one.store(prompt)
+        with report.check("sglang, published: the same configuration"):
+            equal("pages", hits(), PAGES)
+        for name, value in others.items():
+            with report.check(f"sglang, published: another {name}"):
+                equal("pages", hits(**{name: value}), 0)
 
 
 def configuration(report: Report) -> None:

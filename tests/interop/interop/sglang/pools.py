@@ -22,7 +22,10 @@ BUDGET_BYTES = 4 << 30
 
 @dataclass(frozen=True)
 class Model:
-    """What decides the pools of one rank. Sizes are in tokens, layers, heads and elements."""
+    """What decides the pools of one rank. Sizes are in tokens, layers, heads and elements.
+
+    `side_state` gives a Mamba state a second buffer, for which SGLang gives no addresses. `anchor` is a KV pool without memory.
+    """
 
     name: str = "interop/llama"
     mla: bool = False
@@ -34,7 +37,8 @@ class Model:
     dtype: torch.dtype = torch.bfloat16
     sidecars: tuple[str, ...] = ()
     state: int = 6
-    logical: bool = False
+    side_state: bool = False
+    anchor: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,10 +66,10 @@ def make(model: Model) -> Pools:
     with host_memory_budget_scope(BUDGET_BYTES):
         device, kv = _kv(model, tokens)
         pools = Pools(device, kv)
-        if model.logical:
-            pools.kv = LogicalHostPool(kv.size, model.page_tokens, model.layout)
         for name in model.sidecars:
             pools.sidecars[PoolName(name)] = SIDECARS[name](model, tokens, device, kv)
+    if model.anchor:
+        pools.kv = LogicalHostPool(kv.size, model.page_tokens, model.layout)
     return pools
 
 
@@ -110,7 +114,9 @@ def _kv(model: Model, tokens: int):
 def _mamba(model: Model, tokens: int, device, kv) -> Sidecar:
     slots = 8
     info = MambaStateBufferInfo(
-        temporal=torch.zeros(2, slots, 4, model.state, dtype=torch.float32), conv=(torch.zeros(2, slots, 10, 3, dtype=torch.bfloat16),)
+        temporal=torch.zeros(2, slots, 4, model.state, dtype=torch.float32),
+        conv=(torch.zeros(2, slots, 10, 3, dtype=torch.bfloat16),),
+        extra_checkpoint_buffers=(torch.zeros(slots, 3, dtype=torch.float32),) if model.side_state else (),
     )
     layout = "page_first" if model.layout == "layer_first" else model.layout
     host = MambaPoolHost(info, HOST_RATIO, 0, device_capacity=slots, pin_memory=False, device="cpu", layout=layout)
