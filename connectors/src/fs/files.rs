@@ -195,6 +195,13 @@ impl Files {
         })
     }
 
+    /// Makes room for the key's file on its full disk; `false` if no file could be removed. Only for a store with a
+    /// quota.
+    pub(super) fn make_room(&self, turn: Turn, key: &CacheKey, bytes: u64, work: &Work) -> Result<bool> {
+        let place = self.place(key)?;
+        self.quota.as_ref().map_or(Ok(false), |quota| quota.make_room(turn, &self.dirs, &place, bytes, work))
+    }
+
     /// Whether a put never waits, so that [`put_on_executor`](Self::put_on_executor) can do it.
     pub(super) fn puts_without_waiting(&self) -> bool {
         self.cache == Cache::Memory && self.quota.is_none() && self.fsync == Fsync::Never

@@ -1,7 +1,7 @@
 //! Puts into a store with a quota.
 
 use connector_core::connector::Pass;
-use connector_core::{CacheKey, ChunkHeader, Error, MemoryObj, Result};
+use connector_core::{CacheKey, ChunkHeader, Error, ErrorKind, MemoryObj, Result};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::cancel::Work;
@@ -26,7 +26,8 @@ impl Drop for Unfinished {
 }
 
 impl FSConnector {
-    /// Stores a chunk. The file is written before the wait for the quota's lock, and the wait holds no thread.
+    /// Stores a chunk. The file is written before the wait for the quota's lock, and the wait holds no thread. If the disk
+    /// is full although the store is within its capacity, an eviction makes room, once.
     pub(super) async fn put_within(
         &self,
         quota: &Quota,
@@ -36,8 +37,22 @@ impl FSConnector {
     ) -> Result<()> {
         let pass = self.others.enter()?;
         let place = quota.writers.clone().acquire_owned().await.map_err(|_| Error::closed())?;
-        let wanted = key.clone();
-        let written = self.blocking(move |files, work| files.write(&wanted, header.as_ref(), &chunk, work)).await?;
+        let bytes = header.as_ref().map_or(0, |header| header.as_bytes().len()) + chunk.len();
+        let write = || {
+            let (key, header, chunk) = (key.clone(), header.clone(), chunk.clone());
+            self.blocking(move |files, work| files.write(&key, header.as_ref(), &chunk, work))
+        };
+        let written = match write().await {
+            Err(e) if e.kind() == ErrorKind::StoreFull => {
+                let (key, turn) = (key.clone(), quota.turn(&self.files.dirs).await?);
+                let evict = move |files: &Files, work: &Work| files.make_room(turn, &key, bytes as u64, work);
+                if !self.asking(evict).await? {
+                    return Err(e);
+                }
+                write().await?
+            }
+            written => written?,
+        };
         let file = written.map(|file| (file, place, pass));
         let mut unfinished = Unfinished { file, threads: self.threads.clone() };
         let turn = quota.turn(&self.files.dirs).await?;

@@ -138,6 +138,25 @@ impl Quota {
         .map(drop)
     }
 
+    /// Removes the chunks used longest ago from the base path of `place`, whose disk is full below the capacity: at least
+    /// `bytes`, and a tenth of them. `false` if none could be removed.
+    pub(super) fn make_room(&self, turn: Turn, dirs: &Dirs, place: &Place, bytes: u64, work: &Work) -> Result<bool> {
+        let evicted = turn.with_ledger(dirs, work, |ledger| {
+            if !work.commit() {
+                return Ok(false);
+            }
+            let now = SystemTime::now();
+            let mut chunks = evict::scan(dirs, self.layout, now)?;
+            evict::remove_left_behind(dirs);
+            // The ledger is a file on that disk, too. If it cannot be written, the next put scans.
+            let _ = ledger.mark_dirty();
+            let evicted = chunks.evict_from(dirs, place, bytes);
+            let _ = ledger.write(&Record { sum: Some(chunks.sum()), scanned: now });
+            Ok(evicted > 0)
+        })?;
+        Ok(evicted.unwrap_or(false))
+    }
+
     /// Removes the file by `remove`, which returns whether the file existed.
     ///
     /// An error of the ledger does not stop it: a remove must work on a full disk that takes no ledger. If the sum

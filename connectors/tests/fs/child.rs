@@ -74,6 +74,18 @@ async fn does_the_job_of_a_child() {
             drop(open);
             put_one(&store, number).await;
         }
+        "put_many" => {
+            for n in 0..number as u32 {
+                store.put(&key(n), MemoryObj::from(vec![7; 100 << 10])).await.unwrap();
+                // The order of use is that of the puts, also for a clock of coarse steps.
+                tokio::time::sleep(std::time::Duration::from_millis(15)).await;
+            }
+            let mut kept = Vec::new();
+            for n in 0..number as u32 {
+                kept.extend(store.get(&key(n)).await.unwrap().map(|_| n.to_string()));
+            }
+            println!("{}", kept.join(" "));
+        }
         "remove_one" => {
             let removed = store.remove(&key(number as u32)).await;
             println!("{removed:?}");

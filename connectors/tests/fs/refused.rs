@@ -167,6 +167,25 @@ async fn a_full_and_a_read_only_file_system_are_errors_of_their_own_kinds() {
 }
 
 #[tokio::test]
+async fn a_disk_that_is_full_below_the_capacity_evicts_the_oldest_chunks_once() {
+    for options in ["?capacity=9000000", "?capacity=9000000&relative_tmp_dir=tmp"] {
+        let place = Place::new();
+        let mount = format!("mount -t tmpfs -o size=1m none {}", place.dir().display());
+        let Some(mut command) = mounted(&place, &mount) else { return };
+        // 30 chunks of 100 KiB, of which about nine fit.
+        child::job(&mut command, "put_many", &place.url(options), 30);
+        let said = answer(command.spawn().unwrap());
+        let kept: Vec<u32> = said.split(' ').map(|n| n.parse().unwrap()).collect();
+        assert!((5..10).contains(&kept.len()) && kept.last() == Some(&29), "{said}");
+        assert!(kept.windows(2).all(|pair| pair[0] + 1 == pair[1]), "the oldest go first: {said}");
+        // A chunk that is larger than the disk evicts all others, and is refused.
+        let Some(mut command) = mounted(&place, &mount) else { return };
+        child::job(&mut command, "put_one", &place.url(options), 2 << 20);
+        assert!(answer(command.spawn().unwrap()).starts_with("store_full: "));
+    }
+}
+
+#[tokio::test]
 async fn a_disk_that_takes_no_ledger_takes_a_remove() {
     let place = Place::new();
     place.open("").await.put(&key(1), kv(1, 1)).await.unwrap();

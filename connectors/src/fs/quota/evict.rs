@@ -77,6 +77,15 @@ impl Chunks {
         self.sum
     }
 
+    /// Like [`evict`](Self::evict), from the base path of `kept` alone: at least `bytes`, and a tenth of its files. Gives the
+    /// bytes of the removed files.
+    pub(super) fn evict_from(&mut self, dirs: &Dirs, kept: &Place, bytes: u64) -> u64 {
+        self.files.retain(|file| file.place.base == kept.base && file.place != *kept);
+        let (before, here) = (self.sum, self.files.iter().map(|file| file.bytes).sum::<u64>());
+        self.evict(dirs, kept, before.saturating_sub(bytes.max(here / 10)));
+        before - self.sum
+    }
+
     /// Removes files, the one used longest ago first, until all but `kept` have at most `others` bytes. A reader that has one
     /// of them open still reads all of it. Gives the last error of a file that could not be removed.
     pub(super) fn evict(&mut self, dirs: &Dirs, kept: &Place, others: u64) -> Option<io::Error> {
