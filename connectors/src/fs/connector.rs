@@ -3,10 +3,10 @@ use std::time::Duration;
 
 use connector_core::connector::Gate;
 use connector_core::{
-    BoxStream, CacheKey, Capabilities, ChunkHeader, ConnectorContext, FromContext, LocalCpuBackend, MemoryObj,
+    BoxStream, CacheKey, Capabilities, ChunkHeader, ConnectorContext, FromContext, ListEntry, LocalCpuBackend, MemoryObj,
     MemoryObjMut, RemoteConnector, Result, external_connector,
 };
-use futures::stream::StreamExt;
+use futures::stream::{StreamExt, TryStreamExt};
 
 use super::cancel::{Work, cancellable};
 use super::files::Files;
@@ -272,7 +272,11 @@ impl RemoteConnector for FSConnector {
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
-        listing::keys(self.files.clone(), self.threads.clone(), prefix).boxed()
+        listing::entries(self.files.clone(), self.threads.clone(), prefix, false).map_ok(|entry| entry.key).boxed()
+    }
+
+    fn list_entries<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<ListEntry>> {
+        listing::entries(self.files.clone(), self.threads.clone(), prefix, true).boxed()
     }
 
     async fn ping(&self) -> Result<()> {

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use connector_core::{CacheKey, Error, Result};
+use connector_core::{CacheKey, Error, ListEntry, Result};
 use futures::stream::{self, Stream, StreamExt};
 
 use super::files::Files;
-use super::folder::Wait;
+use super::folder::{Stat, Wait};
 use super::threads::Threads;
-use super::walk::Walk;
+use super::walk::{Visited, Walk};
 
 /// Directory entries that one visit to a blocking thread reads.
 const STEP: usize = 512;
@@ -16,6 +16,8 @@ const STEP: usize = 512;
 /// The rest of a listing.
 struct Listing {
     files: Arc<Files>,
+    /// Whether to look at each file for its size and time.
+    sizes: bool,
     prefix: String,
     /// Index of the base path after the current one.
     next_base: usize,
@@ -23,9 +25,15 @@ struct Listing {
     walk: Option<Walk>,
 }
 
-/// All keys with the prefix. Does not enter the gate, because a caller may keep the stream and never poll it again.
-pub(super) fn keys(files: Arc<Files>, threads: Threads, prefix: &str) -> impl Stream<Item = Result<CacheKey>> + use<> {
-    let begin = Listing { files, prefix: prefix.to_owned(), next_base: 0, walk: None };
+/// All keys with the prefix; with `sizes`, the length and the modification time of each file. Does not enter the gate,
+/// because a caller may keep the stream and never poll it again.
+pub(super) fn entries(
+    files: Arc<Files>,
+    threads: Threads,
+    prefix: &str,
+    sizes: bool,
+) -> impl Stream<Item = Result<ListEntry>> + use<> {
+    let begin = Listing { files, sizes, prefix: prefix.to_owned(), next_base: 0, walk: None };
     let steps = stream::unfold(Some(begin), move |rest| {
         let threads = threads.clone();
         async move {
@@ -40,7 +48,7 @@ pub(super) fn keys(files: Arc<Files>, threads: Threads, prefix: &str) -> impl St
 
 impl Listing {
     /// Some keys, and the rest of the listing if there is one.
-    fn step(mut self) -> (Vec<Result<CacheKey>>, Option<Self>) {
+    fn step(mut self) -> (Vec<Result<ListEntry>>, Option<Self>) {
         let mut found = Vec::new();
         for _ in 0..STEP {
             let Some(walk) = &mut self.walk else {
@@ -57,8 +65,9 @@ impl Listing {
                 Ok(None) => self.walk = None,
                 Ok(Some(visited)) => {
                     let key = self.files.layout.key_of(&visited.path);
-                    let wanted = key.filter(|key| key.as_str().starts_with(&self.prefix) && visited.is_file());
-                    found.extend(wanted.map(Ok));
+                    if let Some(key) = key.filter(|key| key.as_str().starts_with(&self.prefix)) {
+                        found.extend(entry(key, &visited, self.sizes).map_err(|e| self.failed(e)).transpose());
+                    }
                 }
                 // The next directory may still be listed.
                 Err(e) => found.push(Err(self.failed(e))),
@@ -90,4 +99,13 @@ impl Listing {
     fn failed(&self, e: std::io::Error) -> Error {
         Error::io(e, format_args!("list `{}`", self.files.dirs.path(self.next_base - 1).display()))
     }
+}
+
+/// The entry of a chunk's file, `None` if it is not a regular file or was removed meanwhile.
+fn entry(key: CacheKey, visited: &Visited<'_>, sizes: bool) -> std::io::Result<Option<ListEntry>> {
+    if !sizes {
+        return Ok(visited.is_file().then(|| ListEntry::new(key)));
+    }
+    let stat = visited.folder.stat(visited.entry.name())?.filter(Stat::is_file);
+    Ok(stat.map(|stat| ListEntry::new(key).with_size(stat.bytes).with_modified(stat.modified)))
 }

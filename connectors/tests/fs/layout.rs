@@ -2,10 +2,13 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use connectors::{
-    CacheKey, ChunkLayout, Dtype, ErrorKind, LMCacheEngineConfig, LMCacheMetadata, LayerGroup, MemoryObj, MemoryObjMut,
+    CacheKey, ChunkLayout, Dtype, ErrorKind, LMCacheEngineConfig, LMCacheMetadata, LayerGroup, ListEntry, MemoryObj,
+    MemoryObjMut,
 };
+use futures::{StreamExt, TryStreamExt};
 
 use super::{Place, file_name, files, key, keys, kv, object_key};
 
@@ -184,4 +187,27 @@ async fn a_store_that_must_exist_has_its_base_path_and_its_namespace() {
     assert!(open("").await.is_ok() && open("?namespace=a").await.is_err());
     place.open("?namespace=a").await.put(&key(1), kv(1, 1)).await.unwrap();
     assert!(open("?namespace=a").await.is_ok());
+}
+
+#[tokio::test]
+async fn a_listing_with_sizes_gives_the_length_and_the_time_of_each_file() {
+    let engine: CacheKey = "m_0_1@00000000@0@00ff".parse().unwrap();
+    for (options, key, name, header) in [
+        ("", key(1), file_name(1), 28),
+        ("?save_chunk_meta=false", key(1), file_name(1), 0),
+        ("", object_key(1), "facebook-SEP-opt-125m@0x01000100@0@00000001.data".to_owned(), 0),
+        ("?layout=vllm", engine.clone(), "m_0_1_r0/00f/f_g0/00ff.bin".to_owned(), 0),
+        ("?layout=sglang", engine, "00ff_m_0_1.bin".to_owned(), 0),
+    ] {
+        let place = Place::new();
+        let connector = place.open(options).await;
+        connector.put(&key, kv(5, 1)).await.unwrap();
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        std::fs::File::options().write(true).open(place.dir().join(name)).unwrap().set_modified(at).unwrap();
+        let entries: Vec<ListEntry> = connector.list_entries(key.model_name().unwrap()).try_collect().await.unwrap();
+        assert_eq!(entries, [ListEntry::new(key.clone()).with_size(480 + header).with_modified(at)], "{options}");
+        let page = connector.list_page("", None, 1).await.unwrap();
+        assert_eq!((page.entries, page.next), (entries, None));
+        assert_eq!(connector.list_entries("x").count().await, 0);
+    }
 }
