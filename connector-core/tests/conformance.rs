@@ -38,6 +38,12 @@ async fn a_connector_that_keeps_the_contract_passes_every_check_that_applies() {
     ];
     assert_eq!(skipped(&full.checks), limits);
 
+    let exact = kit(Profile::Exact, None).run().await;
+    assert!(exact.passed() && exact.checks.len() == checks().len(), "{exact}");
+    let of_layouts = ["several_groups_come_back", "put_replaces_the_layout"];
+    let others = skipped(&exact.checks).into_iter().filter(|name| !of_layouts.contains(name));
+    assert_eq!(others.collect::<Vec<_>>(), &limits[1..]);
+
     let plain = kit(Profile::Plain, None).run().await;
     assert!(plain.passed() && plain.checks.len() == checks().len(), "{plain}");
     let skipped = skipped(&plain.checks);

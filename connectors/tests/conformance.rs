@@ -24,6 +24,14 @@ mod fs_raw_with_metadata {
     connector_core::conformance_tests!(super::fs_with_metadata());
 }
 
+mod fs_as_vllm {
+    connector_core::conformance_tests!(super::fs("?layout=vllm"));
+}
+
+mod fs_as_sglang {
+    connector_core::conformance_tests!(super::fs("?layout=sglang&capacity=300000000"));
+}
+
 mod fs_on_several_directories {
     connector_core::conformance_tests!(super::fs(",b,c?relative_tmp_dir=tmp"));
 }

@@ -1,12 +1,12 @@
 //! Reads into the caller's memory.
 
-use super::subject::{Checked, KINDS, Subject, ensure, failed};
-use crate::{ErrorKind, MemoryObjMut};
+use super::subject::{Checked, Subject, ensure, failed};
+use crate::{CacheKey, ErrorKind, MemoryObjMut};
 
 const LEN: usize = 10_000;
 
 pub(super) async fn get_into_fills_exact_memory(s: &Subject) -> Checked {
-    for kind in KINDS {
+    for &kind in s.kinds() {
         let (key, value) = (s.names.key(kind), s.value_for(kind, LEN)?);
         s.put(&key, &value).await?;
         s.expect_into(&key, &mut MemoryObjMut::zeroed(value.layout.len), &value).await?;
@@ -14,10 +14,23 @@ pub(super) async fn get_into_fills_exact_memory(s: &Subject) -> Checked {
     Ok(())
 }
 
+/// Checks that a chunk of another length than the memory is a miss.
+async fn another_length_is_a_miss(s: &Subject, key: &CacheKey, room: usize) -> Checked {
+    let mut memory = MemoryObjMut::zeroed(room);
+    let n = s.store.get_into(key, &mut memory).await?;
+    ensure!(n.is_none(), "the store declares `exact_length`, but `get_into` into memory of {room} gives {n:?}");
+    ensure!(!memory.is_taken() && memory.capacity() == room, "after a miss the memory is not back: {memory:?}");
+    Ok(())
+}
+
 pub(super) async fn get_into_fits_longer_memory(s: &Subject) -> Checked {
     let (long, value) = s.put_new(LEN).await?;
     let (short, other) = s.put_new(LEN / 3).await?;
     let capacity = value.layout.len + 5000;
+    if s.can.exact_length {
+        another_length_is_a_miss(s, &short, value.layout.len).await?;
+        return another_length_is_a_miss(s, &long, capacity).await;
+    }
     let mut memory = MemoryObjMut::zeroed(capacity);
     for (key, value) in [(&long, &value), (&short, &other), (&long, &value)] {
         s.expect_into(key, &mut memory, value).await?;
@@ -31,6 +44,10 @@ pub(super) async fn get_into_refuses_short_memory(s: &Subject) -> Checked {
     let (key, value) = s.put_new(LEN).await?;
     let len = value.layout.len;
     for room in [len - 1, len / 2, 0] {
+        if s.can.exact_length {
+            another_length_is_a_miss(s, &key, room).await?;
+            continue;
+        }
         let mut memory = MemoryObjMut::zeroed(room);
         let e = match s.store.get_into(&key, &mut memory).await {
             Err(e) => e,

@@ -6,7 +6,7 @@
 macro_rules! __conformance_checks {
     ([$($then:tt)*] $($with:tt)*) => {
         $($then)*! { $($with)*
-            round_trip: bytes_come_back = "`get` after `put` gives the same bytes, under engine, layer and object keys";
+            round_trip: bytes_come_back = "`get` after `put` gives the same bytes, under engine, layer and object keys, as far as the store takes them";
             round_trip: every_dtype_comes_back = "a chunk of every dtype that the store declares comes back as it was put";
             round_trip: every_format_comes_back = "a chunk of every memory format comes back as it was put";
             round_trip: every_rank_comes_back = "a chunk of one to four dimensions comes back as it was put";
@@ -23,8 +23,8 @@ macro_rules! __conformance_checks {
             overwriting: hundreds_of_calls_at_once = "hundreds of concurrent calls for many keys give the same answers as calls one at a time";
 
             get_into: get_into_fills_exact_memory = "`get_into` fills memory of exactly the chunk's length";
-            get_into: get_into_fits_longer_memory = "`get_into` gives longer memory the chunk's length and layout, and keeps its capacity";
-            get_into: get_into_refuses_short_memory = "`get_into` of a chunk that does not fit fails with `SizeMismatch`, names both sizes and gives the memory back";
+            get_into: get_into_fits_longer_memory = "`get_into` gives longer memory the chunk's length and layout, and keeps its capacity, or misses it if the store declares `exact_length`";
+            get_into: get_into_refuses_short_memory = "`get_into` of a chunk that does not fit fails with `SizeMismatch`, names both sizes and gives the memory back; it is a miss if the store declares `exact_length`";
             get_into: get_into_of_a_miss_leaves_the_memory = "`get_into` of a key that is not stored is `None` and gives the memory back";
 
             batches: batches_of_none_and_one = "a batch without keys gives no answers, and a batch of one key gives one";

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use futures::stream::TryStreamExt;
 
-use super::subject::{Checked, KINDS, Subject, ensure, failed, spawn};
-use crate::{CacheKey, KeyKind};
+use super::subject::{Checked, Subject, ensure, failed, spawn};
+use crate::CacheKey;
 
 const KEYS: usize = 60;
 /// The keys that the kit lists in pages of this length.
@@ -21,7 +21,7 @@ pub(super) async fn list_gives_each_key_once(s: &Subject) -> Checked {
     s.needs_list()?;
     let model = s.names.model().to_owned();
     ensure!(listed(s, &model).await?.is_empty(), "`list` gives keys that were never put");
-    let mut keys: Vec<_> = KINDS.into_iter().cycle().take(KEYS).map(|kind| s.names.key(kind)).collect();
+    let mut keys: Vec<_> = s.kinds().iter().copied().cycle().take(KEYS).map(|kind| s.names.key(kind)).collect();
     for tail in ["/org/name@1@0@-1f@half", "-模型@1@0@001f@half@t%a b/c", " x@01000100@a@00ff@salt"] {
         let text = format!("{model}{tail}");
         keys.push(s.names.named(&text, text.parse::<CacheKey>()?.kind())?);
@@ -55,12 +55,39 @@ pub(super) async fn list_keeps_to_the_prefix(s: &Subject) -> Checked {
     s.needs_list()?;
     let model = s.names.model();
     let mut keys = Vec::new();
-    for tail in ["@1@0@ab@half", "@1@0@abc@half", "@1@0@b@half", "@1@1@ab@half", "x@1@0@ab@half", "x/y@1@0@ab@half"] {
-        let key = s.names.named(&format!("{model}{tail}"), KeyKind::Engine)?;
+    let engine = ["@1@0@ab@half", "@1@0@abc@half", "@1@0@b@half", "@1@1@ab@half", "x@1@0@ab@half", "x/y@1@0@ab@half"];
+    let object = [
+        "@00000000@0@ab",
+        "@00000000@0@abcd",
+        "@00000000@0@bb",
+        "@00000000@0@00ab",
+        "x@00000000@0@ab",
+        "x y@00000000@0@ab",
+    ];
+    for tail in if s.can.object_keys_only { object } else { engine } {
+        let key = s.names.named(&format!("{model}{tail}"), s.kind())?;
         s.put(&key, &s.value(300)?).await?;
         keys.push(key);
     }
-    for prefix in ["@", "", "x", "x@", "x/", "x/y@1", "@1@0@", "@1@0@ab", "@1@0@ab@half", "@2", "@1@0@ab@half@", "X"] {
+    for prefix in [
+        "@",
+        "",
+        "x",
+        "x@",
+        "x/",
+        "x/y@1",
+        "@1@0@",
+        "@1@0@ab",
+        "@1@0@ab@half",
+        "@2",
+        "@1@0@ab@half@",
+        "X",
+        "x y@",
+        "@00000000@0@a",
+        "@00000000@0@abcd",
+        "@00000000@0@abcde",
+        "@00000001",
+    ] {
         let prefix = format!("{model}{prefix}");
         let mut expected: Vec<_> = keys.iter().filter(|k| k.as_str().starts_with(&prefix)).cloned().collect();
         expected.sort();
@@ -73,7 +100,7 @@ pub(super) async fn list_keeps_to_the_prefix(s: &Subject) -> Checked {
 pub(super) async fn list_entries_gives_sizes(s: &Subject) -> Checked {
     s.needs_list()?;
     let mut lengths = BTreeMap::new();
-    for (kind, len) in KINDS.into_iter().cycle().zip([300, 1, 5000, 70_000]) {
+    for (kind, len) in s.kinds().iter().copied().cycle().zip([300, 1, 5000, 70_000]) {
         let (key, value) = (s.names.key(kind), s.value_for(kind, len)?);
         s.put(&key, &value).await?;
         lengths.insert(key, value.layout.len as u64);

@@ -37,7 +37,7 @@ impl Names {
         let text = match kind {
             KeyKind::Engine if n.is_multiple_of(2) => format!("{model}@1@0@{n:x}@half@3"),
             KeyKind::Engine => format!("{model}@1@0@{n:x}@half"),
-            KeyKind::Object => format!("{model}@01000100@0@{n:016x}"),
+            KeyKind::Object => format!("{model}@00000000@0@{n:016x}"),
         };
         self.named(&text, kind).unwrap_or_else(|e| unreachable!("the kit makes only valid keys: {e:?}"))
     }

@@ -2,7 +2,7 @@
 
 use futures::future::{join, try_join_all};
 
-use super::subject::{Checked, KINDS, Subject, ensure, skip, spawn};
+use super::subject::{Checked, Subject, ensure, skip, spawn};
 use super::value::Value;
 use crate::{ChunkLayout, MemoryFormat, Shape};
 
@@ -13,7 +13,7 @@ const TASKS: usize = 16;
 const KEYS_PER_TASK: usize = 16;
 
 pub(super) async fn put_replaces(s: &Subject) -> Checked {
-    for kind in KINDS {
+    for &kind in s.kinds() {
         let key = s.names.key(kind);
         for len in [5000, 5000, 300, 70_000, 1, 4096] {
             let value = s.value_for(kind, len)?;

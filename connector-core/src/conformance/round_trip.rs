@@ -1,6 +1,6 @@
 //! Round trips: a chunk that `put` takes comes back.
 
-use super::subject::{Checked, KINDS, Subject, ensure, failed, skip};
+use super::subject::{Checked, Subject, ensure, failed, skip};
 use crate::chunk::Groups;
 use crate::{ChunkLayout, Dtype, Group, KeyKind, MemoryFormat, MemoryObjMut, Shape};
 
@@ -8,7 +8,7 @@ use crate::{ChunkLayout, Dtype, Group, KeyKind, MemoryFormat, MemoryObjMut, Shap
 const SIZES: [usize; 12] = [1, 2, 7, 511, 4095, 4096, 4097, 65_537, 1 << 20, (4 << 20) + 1, 16 << 20, 64 << 20];
 
 pub(super) async fn bytes_come_back(s: &Subject) -> Checked {
-    for kind in KINDS {
+    for &kind in s.kinds() {
         let (key, value) = (s.names.key(kind), s.value_for(kind, 10_000)?);
         s.put_and_get(&key, &value).await?;
         s.expect(&key, &value).await?;
@@ -78,7 +78,7 @@ pub(super) async fn several_groups_come_back(s: &Subject) -> Checked {
 }
 
 pub(super) async fn every_size_comes_back(s: &Subject) -> Checked {
-    for kind in KINDS {
+    for &kind in s.kinds() {
         // A store may treat kinds differently, but not by size: the largest chunks of one kind are enough.
         for size in SIZES.into_iter().filter(|size| kind == KeyKind::Engine || *size <= 1 << 20) {
             let (key, value) = (s.names.key(kind), s.value_for(kind, size)?);
@@ -118,7 +118,7 @@ pub(super) async fn puts_are_refused_or_come_back(s: &Subject) -> Checked {
 }
 
 pub(super) async fn exists_agrees_with_get(s: &Subject) -> Checked {
-    for kind in KINDS {
+    for &kind in s.kinds() {
         let (key, other) = (s.names.key(kind), s.names.key(kind));
         ensure!(!s.store.exists(&key).await?, "`exists` is true for `{key}`, which was never put");
         s.put(&key, &s.value_for(kind, 500)?).await?;
@@ -130,7 +130,7 @@ pub(super) async fn exists_agrees_with_get(s: &Subject) -> Checked {
 
 pub(super) async fn misses_are_not_errors(s: &Subject) -> Checked {
     let miss = |call: &str, e: crate::Error| failed(format!("`{call}` of a key that is not stored is an error: {e}"));
-    for kind in KINDS {
+    for &kind in s.kinds() {
         let key = s.names.key(kind);
         let got = s.store.get(&key).await.map_err(|e| miss("get", e))?;
         ensure!(got.is_none(), "`get` gives {got:?} for a key that was never put");

@@ -56,9 +56,6 @@ impl From<Error> for End {
     }
 }
 
-/// All kinds of keys.
-pub(super) const KINDS: [KeyKind; 2] = [KeyKind::Engine, KeyKind::Object];
-
 /// An open store, and everything else that a check needs.
 #[derive(Clone)]
 pub(super) struct Subject {
@@ -84,9 +81,27 @@ impl Subject {
             .map_err(|e| failed(format!("the store cannot be opened a second time: {e}")))
     }
 
-    /// A new engine key, of all layers or of one. The kit removes it when the check has ended.
+    /// The kinds of keys that the store takes.
+    pub(super) fn kinds(&self) -> &'static [KeyKind] {
+        if self.can.object_keys_only { &[KeyKind::Object] } else { &[KeyKind::Engine, KeyKind::Object] }
+    }
+
+    /// The kind of the keys that most checks use: engine keys, unless the store takes only object keys.
+    pub(super) fn kind(&self) -> KeyKind {
+        self.kinds()[0]
+    }
+
+    /// The text of a key of this kind behind the model's name. Every store of object keys takes rank 0 and group 0.
+    pub(super) fn tail(&self, hash: &str) -> String {
+        match self.kind() {
+            KeyKind::Engine => format!("@1@0@{hash}@half"),
+            KeyKind::Object => format!("@00000000@0@{hash}"),
+        }
+    }
+
+    /// A new key. An engine key is of all layers or of one. The kit removes it when the check has ended.
     pub(super) fn key(&self) -> CacheKey {
-        self.names.key(KeyKind::Engine)
+        self.names.key(self.kind())
     }
 
     pub(super) fn keys(&self, n: usize) -> Vec<CacheKey> {
@@ -95,7 +110,7 @@ impl Subject {
 
     /// Whether the store gives shape, dtype and format back.
     pub(super) fn keeps_layout(&self) -> bool {
-        self.can.keeps_layout_of(KeyKind::Engine)
+        self.can.keeps_layout_of(self.kind())
     }
 
     /// Whether values are raw and get their layout from the metadata.
@@ -145,9 +160,9 @@ impl Subject {
         ChunkLayout::new(MemoryFormat::Undefined, Shape::new(&[elements])?, dtype)
     }
 
-    /// A value of about `len` bytes for an engine key. It differs from all other values of this check.
+    /// A value of about `len` bytes for a key of [`key`](Self::key). It differs from all other values of this check.
     pub(super) fn value(&self, len: usize) -> Checked<Value> {
-        self.value_for(KeyKind::Engine, len)
+        self.value_for(self.kind(), len)
     }
 
     pub(super) fn value_for(&self, kind: KeyKind, len: usize) -> Checked<Value> {

@@ -36,7 +36,9 @@ faults! {
 
     ForgetsTheLastByte, get_into_fills_exact_memory, Full;
     KeepsTheOldLength, get_into_fits_longer_memory, Full;
+    FillsLongerMemory, get_into_fits_longer_memory, Exact;
     SaysOneSize, get_into_refuses_short_memory, Full;
+    ShortMemoryIsAnError, get_into_refuses_short_memory, Exact;
     TakesMemoryForMisses, get_into_of_a_miss_leaves_the_memory, Full;
 
     PanicsOnEmptyBatches, batches_of_none_and_one, Full;
@@ -51,6 +53,7 @@ faults! {
     AThousandKeysAreEnough, thousands_of_keys_in_one_batch, Full;
 
     OddKeysBecomeOthers, odd_keys_are_kept_or_refused, Full;
+    TakesEngineKeys, odd_keys_are_kept_or_refused, Exact;
     CutsNames, long_keys_are_kept_or_refused, Full;
     TakesLongKeys, keys_over_the_limit_are_refused, Plain;
     HashAsNumber, every_hash_names_its_own_chunk, Full;

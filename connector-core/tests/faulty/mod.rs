@@ -188,7 +188,18 @@ impl RemoteConnector for Faulty {
             yield_now().await;
             *dst = memory;
         }
+        if self.is_of_another_kind(key) {
+            return Err(Error::new(ErrorKind::InvalidKey, "the store takes only object keys"));
+        }
         let Some((bytes, layout)) = self.find(key) else { return Ok(None) };
+        let is_other = if layout.len > dst.len() {
+            !self.has(Fault::ShortMemoryIsAnError)
+        } else {
+            layout.len < dst.len() && !self.has(Fault::FillsLongerMemory)
+        };
+        if self.profile.capabilities().exact_length && is_other {
+            return Ok(None);
+        }
         if layout.len > dst.capacity() {
             return Err(self.does_not_fit(layout.len, dst.capacity()));
         }

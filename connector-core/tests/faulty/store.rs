@@ -43,10 +43,19 @@ impl Faulty {
         }
     }
 
+    /// Whether the store takes no keys of this kind.
+    pub(super) fn is_of_another_kind(&self, key: &CacheKey) -> bool {
+        let only = self.profile.capabilities().object_keys_only && !self.has(Fault::TakesEngineKeys);
+        only && key.kind() != KeyKind::Object
+    }
+
     /// Refuses a key or chunk that the store could not give back.
     pub(super) fn check(&self, key: &CacheKey, layout: &ChunkLayout) -> Result<()> {
         let can = self.profile.capabilities();
         let refuse = |kind, why: &'static str| Err(Error::new(kind, why));
+        if self.is_of_another_kind(key) {
+            return refuse(ErrorKind::InvalidKey, "the store takes only object keys");
+        }
         if can.max_key_bytes.is_some_and(|n| key.as_str().len() > n) && !self.has(Fault::TakesLongKeys) {
             return refuse(ErrorKind::InvalidKey, "the key is too long");
         }
