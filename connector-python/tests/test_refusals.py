@@ -247,6 +247,13 @@ class Pool(TestCase):
         with self.assertRaisesRegex(kvconn.ClosedError, "CPU backend was closed"):
             _kvconn.LMCacheRemote(url, backend, [], None, None)
 
+    def test_a_store_on_a_pool_that_was_closed_before_does_not_open(self):
+        # As LMCache's `MixedMemoryAllocator` after its `close`.
+        allocator = types.SimpleNamespace(close=lambda: None, size=1 << 20, _unregistered=True)
+        backend = types.SimpleNamespace(memory_allocator=allocator, allocate=lambda *_, **__: None)
+        with self.assertRaisesRegex(kvconn.ClosedError, "CPU backend was closed"):
+            _kvconn.LMCacheRemote(f"memory://{self.id()}", backend, [], None, None)
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -54,12 +54,17 @@ impl Pool {
         let allocator = backend.getattr(intern!(py, "memory_allocator"))?;
         let close = allocator.getattr(intern!(py, "close"))?;
         let wrapped = PoolClose::of(&close)?;
-        if wrapped.as_ref().is_some_and(|close| close.get().closed.load(Ordering::SeqCst)) {
+        // LMCache may have closed an allocator before the first connector opened on it.
+        let is_closed = match &wrapped {
+            Some(close) => close.get().closed.load(Ordering::SeqCst),
+            None => has_freed(&allocator),
+        };
+        if is_closed {
             return Err(to_py(py, &backend_closed()));
         }
         let pool = wrapped.as_ref().and_then(|close| lock(&close.get().pool).upgrade());
-        // The parent's pool of a forked child does not count.
-        if let Some(pool) = pool.filter(|pool| pool.process.is_current()) {
+        // The parent's pool of a forked child does not count, nor one that was closed while another thread opened it.
+        if let Some(pool) = pool.filter(|pool| pool.process.is_current() && pool.check_open().is_ok()) {
             return Ok(pool);
         }
         let keywords = PyDict::new(py);
@@ -238,6 +243,12 @@ impl Drop for GivenBack {
     fn drop(&mut self) {
         self.0.lent.fetch_sub(1, Ordering::SeqCst);
     }
+}
+
+/// Whether LMCache's allocator says that it has freed its memory: `MixedMemoryAllocator` and `PinMemoryAllocator` do.
+fn has_freed(allocator: &Bound<'_, PyAny>) -> bool {
+    let freed = allocator.getattr(intern!(allocator.py(), "_unregistered"));
+    freed.is_ok_and(|freed| freed.extract().unwrap_or(false))
 }
 
 /// Bytes of the whole pool, if LMCache says.
