@@ -78,6 +78,7 @@ pub fn add_to(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     m.add_class::<native::NativeClient>()?;
     m.add_class::<engine::EngineClient>()?;
+    m.add_class::<engine::EngineUsage>()?;
     m.add_class::<chunk::Chunk>()?;
     store::add_to(m)?;
     registry::add_to(m)?;

@@ -36,7 +36,11 @@ class Modules(unittest.TestCase):
             exec("from kvconn.redis import Redis", {})
 
     def test_a_class_without_lmcache_says_what_to_install(self):
-        for program in ("from kvconn.redis import RedisConnector", "import kvconn.lmcache"):
+        for program in (
+            "from kvconn.redis import RedisConnector",
+            "from kvconn.lmcache import KvconnAdapter",
+            "from kvconn.lmcache import KvconnL2Adapter",
+        ):
             done = subprocess.run(
                 [sys.executable, "-c", WITHOUT_LMCACHE + program], capture_output=True, text=True, timeout=60, check=False
             )

@@ -11,6 +11,7 @@
 //! | `lookup.rs` | lookups within their deadline |
 //! | `options.rs` | the options |
 //! | `stats.rs` | the counters |
+//! | `usage.rs` | the bytes that the store holds, by salt: for LMCache's quotas |
 
 mod job;
 mod keys;
@@ -20,6 +21,7 @@ mod options;
 mod queue;
 mod stats;
 mod transfer;
+mod usage;
 
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
@@ -35,6 +37,7 @@ use self::keys::{Keys, Names};
 use self::memory::{Arguments, Held, Rows};
 use self::options::Opening;
 use self::queue::Queue;
+pub(crate) use self::usage::EngineUsage;
 use crate::blocking::{block_on, receive, until};
 use crate::errors::{OrRaise, invalid};
 use crate::open::{ENGINE_TIMEOUT, OpenStore, for_engine};

@@ -1,13 +1,4 @@
-"""For LMCache's ``remote_storage_plugins``: `KvconnAdapter` opens any URL of kvconn's.
-
-.. code-block:: yaml
-
-    remote_storage_plugins: ["kv"]
-    extra_config:
-      remote_storage_plugin.kv.module_path: kvconn.lmcache
-      remote_storage_plugin.kv.class_name: KvconnAdapter
-      remote_storage_plugin.kv.url: resp://127.0.0.1:6379
-"""
+"""For LMCache's ``remote_storage_plugins``: `KvconnAdapter` opens any URL of kvconn's."""
 
 from __future__ import annotations
 
@@ -15,11 +6,12 @@ from importlib import import_module
 
 from kvconn._connector import KvconnConnector
 from kvconn._errors import InvalidError
+from kvconn.lmcache import hash_seed
 
 from lmcache.v1.storage_backend.connector import ConnectorAdapter, ConnectorContext, DynamicConnectorAdapter
 from lmcache.v1.storage_backend.connector.base_connector import RemoteConnector
 
-__all__ = ["KvconnAdapter", "KvconnConnector"]
+__all__ = ["KvconnAdapter"]
 
 _SCHEME = "plugin://"
 
@@ -46,6 +38,7 @@ class KvconnAdapter(ConnectorAdapter):
                 return adapter.create_connector(context)
         if not extra.get(f"{key}.url"):
             raise InvalidError._of_open("invalid_option", f"plugin `{name}` has no URL", f"set `{key}.url` in `extra_config`")
+        hash_seed.warn_inside_engine()
         return KvconnConnector.open(
             _SCHEME + name,
             loop=context.loop,
