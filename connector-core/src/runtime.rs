@@ -6,6 +6,7 @@
 //! No blocking call waits on one of its threads. The caller's thread polls the call once, spawns it here and waits for a
 //! channel. A blocking call inside a task here waits in `block_in_place`, which moves the thread's other tasks.
 
+mod batch;
 mod exit;
 mod fork;
 
@@ -41,7 +42,12 @@ struct OwnRuntime {
 
 impl OwnRuntime {
     fn start() -> Result<Self> {
-        let built = Builder::new_multi_thread().worker_threads(threads()?).thread_name("kvconn").enable_all().build();
+        let built = Builder::new_multi_thread()
+            .worker_threads(threads()?)
+            .thread_name("kvconn")
+            .on_thread_start(batch::schedule_as_batch)
+            .enable_all()
+            .build();
         let runtime = built.map_err(|e| Error::io(e, "start kvconn's own threads"))?;
         let handle = runtime.handle().clone();
         Ok(Self { handle, runtime: Mutex::new(Some(runtime)), ended: AtomicBool::new(false) })

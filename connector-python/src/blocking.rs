@@ -106,6 +106,7 @@ fn check_signals() -> PyResult<()> {
     if is_first { Python::attach(|py| py.check_signals()) } else { Ok(()) }
 }
 
-fn no_answer() -> PyErr {
+/// The error of a call whose delivery panicked.
+pub(crate) fn no_answer() -> PyErr {
     pyo3::exceptions::PyRuntimeError::new_err("the call gave no answer")
 }

@@ -74,9 +74,7 @@ impl Views {
     /// # Errors
     /// As [`read`](Self::read).
     pub(crate) fn to_read(objects: &[Bound<'_, PyAny>]) -> PyResult<(Self, Vec<Span>)> {
-        let mut views = Self::none();
-        let spans = objects.iter().enumerate().map(|(i, object)| views.read(i, object)).collect::<PyResult<_>>()?;
-        Ok((views, spans))
+        Self::all(objects, Self::read)
     }
 
     /// All buffers, to be written.
@@ -84,9 +82,26 @@ impl Views {
     /// # Errors
     /// As [`write`](Self::write).
     pub(crate) fn to_write(objects: &[Bound<'_, PyAny>]) -> PyResult<(Self, Vec<Span>)> {
+        Self::all(objects, Self::write)
+    }
+
+    fn all<'py>(
+        objects: &[Bound<'py, PyAny>],
+        mut add: impl FnMut(&mut Self, usize, &Bound<'py, PyAny>) -> PyResult<Span>,
+    ) -> PyResult<(Self, Vec<Span>)> {
         let mut views = Self::none();
-        let spans = objects.iter().enumerate().map(|(i, object)| views.write(i, object)).collect::<PyResult<_>>()?;
-        Ok((views, spans))
+        let spans = objects.iter().enumerate().map(|(i, object)| add(&mut views, i, object)).collect();
+        match spans {
+            Ok(spans) => Ok((views, spans)),
+            Err(e) => {
+                // Not by a drop: the caller may resize its other buffers at once.
+                objects
+                    .iter()
+                    .take(1)
+                    .for_each(|object| std::mem::replace(&mut views, Self::none()).release(object.py()));
+                Err(e)
+            }
+        }
     }
 
     /// Adds an export.

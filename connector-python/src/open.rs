@@ -75,7 +75,7 @@ impl OpenStore {
 /// The time for which LMCache waits for a store.
 pub(crate) const ENGINE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A batch may have many large chunks, and a slow network.
-const ENGINE_BATCH_TIMEOUT_MS: u64 = 60_000;
+pub(crate) const ENGINE_BATCH_TIMEOUT: Duration = Duration::from_secs(60);
 /// As in LMCache.
 const ENGINE_RECONNECT_S: f64 = 10.0;
 const ENGINE_FAILURES: u32 = 5;
@@ -100,16 +100,16 @@ pub(crate) fn open_for_engine(
     url: &str,
     options: Option<&Bound<'_, PyDict>>,
 ) -> PyResult<impl Future<Output = connectors::Result<Connector>> + Send + 'static> {
-    Ok(for_engine(builder(py, url, options)?, ENGINE_TIMEOUT).open())
+    Ok(for_engine(builder(py, url, options)?, ENGINE_TIMEOUT, ENGINE_BATCH_TIMEOUT).open())
 }
 
 /// An engine never opens a store again. So it must be able to start before its store, and a store that hangs must not
 /// block it. The options of the URL and the configuration win.
-pub(crate) fn for_engine(builder: ContextBuilder, timeout: Duration) -> ContextBuilder {
+pub(crate) fn for_engine(builder: ContextBuilder, timeout: Duration, batch_timeout: Duration) -> ContextBuilder {
     let mut layers = LayerOptions::default();
-    let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-    layers.timeout_ms = Some(timeout_ms).filter(|ms| *ms > 0);
-    layers.batch_timeout_ms = Some(timeout_ms.max(ENGINE_BATCH_TIMEOUT_MS));
+    let in_ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    layers.timeout_ms = Some(in_ms(timeout)).filter(|ms| *ms > 0);
+    layers.batch_timeout_ms = Some(in_ms(timeout.max(batch_timeout)));
     layers.breaker_failures = Some(ENGINE_FAILURES);
     layers.min_reconnect_interval = Some(ENGINE_RECONNECT_S);
     builder.connect(Connect::Lazy).layers(layers)

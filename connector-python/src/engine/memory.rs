@@ -6,6 +6,7 @@ use std::sync::Arc;
 use connectors::ErrorKind;
 use pyo3::buffer::{PyBuffer, PyUntypedBuffer};
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 use super::job::Kind;
 use crate::buffer::Views;
@@ -28,15 +29,6 @@ pub(crate) struct Rows {
 pub(crate) struct Held {
     views: Views,
     _rows: Option<Arc<Rows>>,
-}
-
-/// The arguments that describe memory. Exactly one of rows, pointers and buffers is given.
-pub(crate) struct Arguments<'a, 'py> {
-    pub(crate) rows: Option<&'a Bound<'py, PyAny>>,
-    pub(crate) pointers: Option<&'a Bound<'py, PyAny>>,
-    pub(crate) sizes: Option<&'a Bound<'py, PyAny>>,
-    pub(crate) buffers: Option<&'a Bound<'py, PyAny>>,
-    pub(crate) owner: Option<Py<PyAny>>,
 }
 
 impl Rows {
@@ -87,7 +79,8 @@ impl Held {
     }
 }
 
-/// The spans of `keys` values, their number for each key, and what keeps them alive.
+/// The spans of `keys` values, their number for each key, and what keeps them alive. `arguments` are those of Python: one of
+/// `rows`, `buffers`, or `pointers` with `sizes`; and `owner`.
 ///
 /// # Errors
 /// `InvalidError` that names the wrong argument and its index.
@@ -95,44 +88,53 @@ pub(crate) fn read(
     py: Python<'_>,
     kind: Kind,
     keys: usize,
-    arguments: Arguments<'_, '_>,
-    rows_view: Option<Arc<Rows>>,
+    arguments: Option<&Bound<'_, PyDict>>,
+    view: Option<Arc<Rows>>,
 ) -> PyResult<(Vec<Span>, usize, Held)> {
-    let Arguments { rows, pointers, sizes, buffers, owner } = arguments;
-    let mut views = Views::none();
-    let (spans, pieces, rows) = match (rows, pointers, sizes, buffers) {
+    let (mut rows, mut pointers, mut sizes, mut buffers, mut owner) = (None, None, None, None, None);
+    for (name, value) in arguments.into_iter().flatten().filter(|(_, value)| !value.is_none()) {
+        let place = match name.extract::<&str>()? {
+            "rows" => &mut rows,
+            "pointers" => &mut pointers,
+            "sizes" => &mut sizes,
+            "buffers" => &mut buffers,
+            "owner" => &mut owner,
+            other => return Err(invalid(py, format!("unknown argument `{other}`; {MEMORY}"))),
+        };
+        *place = Some(value);
+    }
+    let (spans, pieces, views, rows) = match (rows, pointers, sizes, buffers) {
         (Some(rows), None, None, None) => {
-            let Some(view) = rows_view else {
+            let Some(view) = view else {
                 return Err(invalid(py, "row numbers need the client's `rows`; give the view when you make it"));
             };
-            (spans_of_rows(py, kind, keys, rows, &view)?, 1, Some(view))
+            (spans_of_rows(py, kind, keys, &rows, &view)?, 1, Views::none(), Some(view))
         }
         (None, Some(pointers), Some(sizes), None) => {
-            let (spans, pieces) = spans_at(py, keys, &numbers(pointers, "pointers")?, &numbers(sizes, "sizes")?)?;
-            (spans, pieces, None)
+            let (spans, pieces) = spans_at(py, keys, &numbers(&pointers, "pointers")?, &numbers(&sizes, "sizes")?)?;
+            if kind == Kind::Load {
+                no_overlap(py, &spans, "pointers")?;
+            }
+            (spans, pieces, Views::none(), None)
         }
         (None, None, None, Some(buffers)) => {
             let buffers: Vec<Bound<'_, PyAny>> = buffers.try_iter()?.collect::<PyResult<_>>()?;
             same_number(py, keys, buffers.len(), "buffers")?;
-            let read = |(i, buffer)| match kind {
-                Kind::Load => views.write(i, buffer),
-                _ => views.read(i, buffer),
-            };
-            let spans = buffers.iter().enumerate().map(read).collect::<PyResult<Vec<_>>>()?;
-            (spans, 1, None)
+            let (views, spans) =
+                if kind == Kind::Load { Views::to_write(&buffers)? } else { Views::to_read(&buffers)? };
+            (spans, 1, views, None)
         }
-        (None, None, None, None) if keys == 0 => (Vec::new(), 1, None),
-        _ => return Err(invalid(py, "give the memory as one of `rows`, `buffers`, or `pointers` with `sizes`")),
+        (None, None, None, None) if keys == 0 => (Vec::new(), 1, Views::none(), None),
+        _ => return Err(invalid(py, MEMORY)),
     };
-    // Views have checked buffers already.
-    if kind == Kind::Load && buffers.is_none() {
-        no_overlap(py, &spans, if rows.is_some() { "rows" } else { "pointers" })?;
-    }
+    let mut held = Held { views, _rows: rows };
     if let Some(owner) = owner {
-        views.keep(owner);
+        held.views.keep(owner.unbind());
     }
-    Ok((spans, pieces, Held { views, _rows: rows }))
+    Ok((spans, pieces, held))
 }
+
+const MEMORY: &str = "give the memory as one of `rows`, `buffers`, or `pointers` with `sizes`";
 
 fn spans_of_rows(
     py: Python<'_>,
@@ -150,7 +152,11 @@ fn spans_of_rows(
         Ok(row) if row < view.rows => Ok(view.all.part(row * view.stride, view.len)),
         _ => Err(invalid(py, format!("rows[{i}] is {number}; the view has rows 0 to {}", view.rows as i64 - 1))),
     };
-    numbers.iter().enumerate().map(row).collect()
+    let spans = numbers.iter().enumerate().map(row).collect::<PyResult<Vec<_>>>()?;
+    if kind == Kind::Load {
+        no_overlap(py, &spans, "rows")?;
+    }
+    Ok(spans)
 }
 
 fn spans_at(py: Python<'_>, keys: usize, pointers: &[i64], sizes: &[i64]) -> PyResult<(Vec<Span>, usize)> {

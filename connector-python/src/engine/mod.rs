@@ -22,6 +22,8 @@ mod queue;
 mod stats;
 mod transfer;
 mod usage;
+mod watch;
+mod worker;
 
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
@@ -34,11 +36,11 @@ use pyo3::types::{PyBytes, PyDict, PyString};
 
 use self::job::{AnswerTo, Completion, Kind, Transfer};
 use self::keys::{Keys, Names};
-use self::memory::{Arguments, Held, Rows};
+use self::memory::{Held, Rows};
 use self::options::Opening;
 use self::queue::Queue;
 pub(crate) use self::usage::EngineUsage;
-use crate::blocking::{block_on, receive, until};
+use crate::blocking::{block_on, no_answer, receive, until};
 use crate::errors::{OrRaise, invalid};
 use crate::open::{ENGINE_TIMEOUT, OpenStore, for_engine};
 use crate::process::ProcessLocal;
@@ -134,14 +136,24 @@ impl EngineClient {
             let message = format!("{engine}: unknown option {unknown}; it has no effect");
             py.import("logging")?.call_method1("getLogger", ("kvconn",))?.call_method1("warning", ("%s", message))?;
         }
-        let connector =
-            block_on(py, for_engine(opening.builder().or_raise(py)?, ENGINE_TIMEOUT).open())?.or_raise(py)?;
-        let queue = Queue::new(connector.clone(), opening.options.limits()).or_raise(py)?;
-        let store = OpenStore::new(py, connector)?;
-        // Last, because an export that a failed open drops ends later, and vLLM releases its view at once.
+        // A batch is one part of a transfer, so it needs no more time than a call. A server that hangs keeps a load no longer.
+        let builder = for_engine(opening.builder().or_raise(py)?, ENGINE_TIMEOUT, ENGINE_TIMEOUT);
         let rows = rows.map(Rows::new).transpose()?.map(Arc::new);
-        let queue = ProcessLocal::new(queue);
-        Ok(Self { engine, store, names, queue, rows: Mutex::new(rows), has_secret: opening.has_secret })
+        let opened = block_on(py, builder.open()).and_then(|connector| {
+            let connector = connector.or_raise(py)?;
+            let queue = Queue::new(connector.clone(), opening.limits).or_raise(py)?;
+            Ok((OpenStore::new(py, connector)?, ProcessLocal::new(queue)))
+        });
+        match opened {
+            Ok((store, queue)) => {
+                Ok(Self { engine, store, names, queue, rows: Mutex::new(rows), has_secret: opening.has_secret })
+            }
+            Err(e) => {
+                // Not by a drop, which would end the export later: vLLM releases its view at once.
+                rows.into_iter().for_each(|rows| rows.release(py));
+                Err(e)
+            }
+        }
     }
 
     /// Whether the URL or an option contains a secret as text: a log of the configuration would show it.
@@ -163,41 +175,29 @@ impl EngineClient {
     }
 
     /// Stores the values of the keys.
-    #[pyo3(signature = (tag, keys, *, rows = None, pointers = None, sizes = None, buffers = None, owner = None, salt = ""))]
-    #[expect(clippy::too_many_arguments, reason = "the arguments of Python")]
+    #[pyo3(signature = (tag, keys, *, salt = "", **memory))]
     fn submit_store(
         &self,
         py: Python<'_>,
         tag: i64,
         keys: &Bound<'_, PyAny>,
-        rows: Option<&Bound<'_, PyAny>>,
-        pointers: Option<&Bound<'_, PyAny>>,
-        sizes: Option<&Bound<'_, PyAny>>,
-        buffers: Option<&Bound<'_, PyAny>>,
-        owner: Option<Py<PyAny>>,
         salt: &str,
+        memory: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<()> {
-        let memory = Arguments { rows, pointers, sizes, buffers, owner };
-        self.submit(py, Kind::Store, tag, keys, memory, salt, AnswerTo::Drain)
+        self.submit(py, Kind::Store, tag, keys, salt, memory, AnswerTo::Drain).map(drop)
     }
 
     /// Loads the values of the keys into their memory. A value of another length than its memory is not loaded.
-    #[pyo3(signature = (tag, keys, *, rows = None, pointers = None, sizes = None, buffers = None, owner = None, salt = ""))]
-    #[expect(clippy::too_many_arguments, reason = "the arguments of Python")]
+    #[pyo3(signature = (tag, keys, *, salt = "", **memory))]
     fn submit_load(
         &self,
         py: Python<'_>,
         tag: i64,
         keys: &Bound<'_, PyAny>,
-        rows: Option<&Bound<'_, PyAny>>,
-        pointers: Option<&Bound<'_, PyAny>>,
-        sizes: Option<&Bound<'_, PyAny>>,
-        buffers: Option<&Bound<'_, PyAny>>,
-        owner: Option<Py<PyAny>>,
         salt: &str,
+        memory: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<()> {
-        let memory = Arguments { rows, pointers, sizes, buffers, owner };
-        self.submit(py, Kind::Load, tag, keys, memory, salt, AnswerTo::Drain)
+        self.submit(py, Kind::Load, tag, keys, salt, memory, AnswerTo::Drain).map(drop)
     }
 
     /// Asks which keys are stored. With ``run`` only the leading keys that are all stored count.
@@ -239,39 +239,27 @@ impl EngineClient {
     }
 
     /// Stores the values of the keys, and waits until the memory is free. Says which were stored.
-    #[pyo3(signature = (keys, *, rows = None, pointers = None, sizes = None, buffers = None, owner = None, salt = ""))]
-    #[expect(clippy::too_many_arguments, reason = "the arguments of Python")]
+    #[pyo3(signature = (keys, *, salt = "", **memory))]
     fn store(
         &self,
         py: Python<'_>,
         keys: &Bound<'_, PyAny>,
-        rows: Option<&Bound<'_, PyAny>>,
-        pointers: Option<&Bound<'_, PyAny>>,
-        sizes: Option<&Bound<'_, PyAny>>,
-        buffers: Option<&Bound<'_, PyAny>>,
-        owner: Option<Py<PyAny>>,
         salt: &str,
+        memory: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Vec<bool>> {
-        let memory = Arguments { rows, pointers, sizes, buffers, owner };
-        self.transfer(py, Kind::Store, keys, memory, salt)
+        self.transfer(py, Kind::Store, keys, salt, memory)
     }
 
     /// Loads the values of the keys into their memory, and waits until the memory is free. Says which were loaded.
-    #[pyo3(signature = (keys, *, rows = None, pointers = None, sizes = None, buffers = None, owner = None, salt = ""))]
-    #[expect(clippy::too_many_arguments, reason = "the arguments of Python")]
+    #[pyo3(signature = (keys, *, salt = "", **memory))]
     fn load(
         &self,
         py: Python<'_>,
         keys: &Bound<'_, PyAny>,
-        rows: Option<&Bound<'_, PyAny>>,
-        pointers: Option<&Bound<'_, PyAny>>,
-        sizes: Option<&Bound<'_, PyAny>>,
-        buffers: Option<&Bound<'_, PyAny>>,
-        owner: Option<Py<PyAny>>,
         salt: &str,
+        memory: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Vec<bool>> {
-        let memory = Arguments { rows, pointers, sizes, buffers, owner };
-        self.transfer(py, Kind::Load, keys, memory, salt)
+        self.transfer(py, Kind::Load, keys, salt, memory)
     }
 
     /// Which keys are stored, within ``lookup_timeout_ms``. Keys without an answer count as not stored.
@@ -349,9 +337,8 @@ impl EngineClient {
             queue.close();
             let deadline = Instant::now() + CLOSE_TIMEOUT;
             let waited = until(Some(deadline), |longest| queue.wait_idle(longest).then_some(()));
-            if !matches!(waited, Ok(Some(()))) {
-                queue.cut();
-            }
+            // Also the lookups that are overdue.
+            queue.cut();
             if waited?.is_none() {
                 // A read from a disk cannot be cut off, and still writes to the engine's memory.
                 until(None, |longest| queue.wait_idle(longest).then_some(()))?;
@@ -401,6 +388,7 @@ impl EngineClient {
         Ok(keys)
     }
 
+    /// Queues a transfer, and gives its number.
     #[expect(clippy::too_many_arguments, reason = "the parts of one submit")]
     fn submit(
         &self,
@@ -408,16 +396,15 @@ impl EngineClient {
         kind: Kind,
         tag: i64,
         keys: &Bound<'_, PyAny>,
-        memory: Arguments<'_, '_>,
         salt: &str,
+        memory: Option<&Bound<'_, PyDict>>,
         answer_to: AnswerTo<Held>,
-    ) -> PyResult<()> {
+    ) -> PyResult<u64> {
         let queue = self.queue(py)?;
         let keys = self.keys(keys, salt)?;
         let rows = lock(&self.rows).clone();
         let (spans, pieces, held) = memory::read(py, kind, keys.len(), memory, rows)?;
-        queue.submit(kind, Transfer { tag, keys, spans, pieces, held, answer_to });
-        Ok(())
+        Ok(queue.submit(kind, Transfer { tag, keys, spans, pieces, held, answer_to }))
     }
 
     fn drain<'py>(&self, py: Python<'py>, kind: Kind) -> PyResult<Vec<Drained<'py>>> {
@@ -430,35 +417,37 @@ impl EngineClient {
         Ok(self.queue(py)?.drain(kind).into_iter().map(drained).collect())
     }
 
+    /// Makes a transfer and waits for it. An error means that keys were not moved; the log has it.
     fn transfer(
         &self,
         py: Python<'_>,
         kind: Kind,
         keys: &Bound<'_, PyAny>,
-        memory: Arguments<'_, '_>,
         salt: &str,
+        memory: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Vec<bool>> {
         let (send, completions) = channel();
-        self.submit(py, kind, 0, keys, memory, salt, AnswerTo::Thread(send))?;
+        let number = self.submit(py, kind, 0, keys, salt, memory, AnswerTo::Thread(send))?;
+        let queue = self.queue(py)?;
         let (done, interrupted) = py.detach(move || match receive(&completions) {
             Ok(done) => (done, None),
-            // The memory is the caller's again only after the completion.
-            Err(e) => (completions.recv().ok(), Some(e)),
+            Err(e) => {
+                // The memory is the caller's again only after the completion.
+                queue.cancel(number);
+                (completions.recv().ok(), Some(e))
+            }
         });
-        let Some(mut done) = done else {
-            return Err(invalid(py, "the transfer gave no result"));
-        };
-        if let Some(held) = done.held.take() {
+        let done = done.ok_or_else(no_answer)?;
+        if let Some(held) = done.held {
             held.release(py);
         }
-        match (interrupted, done.error) {
-            (Some(e), _) => Err(e),
-            (None, Some(error)) => {
-                tracing::debug!(engine = self.engine, "{error}");
-                Ok(done.yes.into_iter().map(|yes| yes == 1).collect())
-            }
-            (None, None) => Ok(done.yes.into_iter().map(|yes| yes == 1).collect()),
+        if let Some(interrupted) = interrupted {
+            return Err(interrupted);
         }
+        if let Some(error) = done.error {
+            tracing::debug!(engine = self.engine, "{error}");
+        }
+        Ok(done.yes.into_iter().map(|yes| yes == 1).collect())
     }
 
     /// One byte for each key, in time.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use connectors::layer::LayerOptions;
 use connectors::options::OptionsSchema;
 use connectors::registry::{SchemeOwner, did_you_mean};
-use connectors::{ConnectorOptions, ContextBuilder, RemoteUrl, Result, connector_options, runtime};
+use connectors::{ConnectorOptions, ContextBuilder, Error, ErrorKind, RemoteUrl, Result, connector_options, runtime};
 use percent_encoding::percent_decode_str;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -18,7 +18,7 @@ use crate::registry::owner_of;
 /// The options that only an engine's client has.
 #[connector_options(crate = connectors)]
 #[derive(Debug, Clone)]
-pub(super) struct EngineOptions {
+struct EngineOptions {
     /// The longest time until a lookup is answered. Keys without an answer count as not stored.
     #[option(unit = "ms")]
     lookup_timeout_ms: u64,
@@ -37,8 +37,15 @@ impl Default for EngineOptions {
 impl ConnectorOptions for EngineOptions {}
 
 impl EngineOptions {
-    pub(super) fn limits(&self) -> Limits {
-        Limits { lookup_timeout: Duration::from_millis(self.lookup_timeout_ms), store_backlog: self.store_backlog }
+    /// # Errors
+    /// `InvalidOption` for a deadline that no lookup can keep.
+    fn limits(&self) -> Result<Limits> {
+        if self.lookup_timeout_ms == 0 {
+            let message = "option `lookup_timeout_ms`: 0 ms leaves no time for a lookup";
+            return Err(Error::new(ErrorKind::InvalidOption, message).with_hint("remove it for 200 ms"));
+        }
+        let lookup_timeout = Duration::from_millis(self.lookup_timeout_ms);
+        Ok(Limits { lookup_timeout, store_backlog: self.store_backlog })
     }
 }
 
@@ -46,7 +53,7 @@ impl EngineOptions {
 pub(super) struct Opening {
     /// With the store's options in its query.
     pub(super) url: String,
-    pub(super) options: EngineOptions,
+    pub(super) limits: Limits,
     /// The options that the store does not have, with a guess.
     pub(super) unknown: Vec<String>,
     /// Whether a secret is written in the URL or in an option.
@@ -93,7 +100,8 @@ impl Opening {
             }
         }
         let url = with_options(&url, &of_store)?;
-        Ok(Self { url, options: typed(&engines).or_raise(py)?, unknown, has_secret })
+        let limits = typed(&engines).and_then(|options| options.limits()).or_raise(py)?;
+        Ok(Self { url, limits, unknown, has_secret })
     }
 
     /// A builder for the store.

@@ -5,37 +5,20 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use connectors::{Connector, Error, ErrorKind, LocalCpuBackend, Result, runtime};
-use futures::FutureExt;
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::watch;
 
 use super::job::{AnswerTo, Completion, Job, Kind, Transfer, cut_off};
 use super::stats::Counters;
-use super::transfer::{self, Part};
+use super::worker::{PART_BYTES, PARTS};
 
-/// Bytes of one part, unless one value is longer. Long enough for the throughput of a network, and short enough that a load
-/// waits only milliseconds for it.
-const PART_BYTES: u64 = 16 << 20;
-/// Most keys of one part.
-const PART_KEYS: usize = 256;
-/// Parts under way at once, and how many of them may be stores. The rest is left for loads that come.
-const PARTS: usize = 8;
-const STORE_PARTS: usize = 4;
 /// Memory for values of several pieces. Twice the parts under way, so that only a value of 16 MiB and more waits.
 const COPY_BYTES: usize = 2 * PARTS * PART_BYTES as usize;
-/// A job whose memory is in use for longer than this after its first part began is overdue.
-const OVERDUE: Duration = Duration::from_secs(30);
-/// How often the queue looks for conditions to log.
-const WATCH_EVERY: Duration = Duration::from_secs(5);
-/// Least time between two log lines about one condition.
-const LOG_EVERY: Duration = Duration::from_secs(60);
-
 /// The limits of one queue.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
@@ -49,7 +32,7 @@ pub(crate) struct Limits {
 pub(crate) struct Queue<H: Send + 'static> {
     pub(super) connector: Connector,
     pub(super) limits: Limits,
-    copies: LocalCpuBackend,
+    pub(super) copies: LocalCpuBackend,
     events: [OwnedFd; 3],
     state: Mutex<State<H>>,
     next_number: AtomicU64,
@@ -61,13 +44,13 @@ pub(crate) struct Queue<H: Send + 'static> {
 pub(super) struct State<H: Send + 'static> {
     pub(super) closed: bool,
     /// The jobs with parts that no worker has taken.
-    loads: VecDeque<Waiting<H>>,
-    stores: VecDeque<Waiting<H>>,
+    pub(super) loads: VecDeque<Waiting<H>>,
+    pub(super) stores: VecDeque<Waiting<H>>,
     /// Parts under way.
-    load_parts: usize,
-    store_parts: usize,
+    pub(super) load_parts: usize,
+    pub(super) store_parts: usize,
     /// The transfers that hold memory.
-    live: HashMap<u64, Live>,
+    pub(super) live: HashMap<u64, Live>,
     /// Lookups that have no answer yet.
     pub(super) lookups: usize,
     /// Lookups that were answered without the store, and whose call has not come back.
@@ -77,14 +60,14 @@ pub(super) struct State<H: Send + 'static> {
     done: [Vec<Completion<H>>; 3],
     pub(super) counters: Counters,
     /// When, and how many were shed until then.
-    logged_shed: (Option<Instant>, u64),
-    logged_overdue: Option<Instant>,
+    pub(super) logged_shed: (Option<Instant>, u64),
+    pub(super) logged_overdue: Option<Instant>,
 }
 
-struct Waiting<H: Send + 'static> {
-    job: Arc<Job<H>>,
+pub(super) struct Waiting<H: Send + 'static> {
+    pub(super) job: Arc<Job<H>>,
     /// The first key that no worker has taken.
-    next: usize,
+    pub(super) next: usize,
 }
 
 impl<H: Send + 'static> Waiting<H> {
@@ -94,10 +77,10 @@ impl<H: Send + 'static> Waiting<H> {
     }
 }
 
-struct Live {
-    kind: Kind,
-    bytes: u64,
-    began: Option<Instant>,
+pub(super) struct Live {
+    pub(super) kind: Kind,
+    pub(super) bytes: u64,
+    pub(super) began: Option<Instant>,
 }
 
 impl<H: Send + 'static> Queue<H> {
@@ -134,14 +117,7 @@ impl<H: Send + 'static> Queue<H> {
             idle: Condvar::new(),
             cut: watch::Sender::new(false),
         });
-        let watched = Arc::downgrade(&queue);
-        runtime::handle()?.spawn(async move {
-            while let Some(queue) = watched.upgrade() {
-                queue.log_conditions();
-                drop(queue);
-                tokio::time::sleep(WATCH_EVERY).await;
-            }
-        });
+        queue.watch()?;
         Ok(queue)
     }
 
@@ -158,8 +134,8 @@ impl<H: Send + 'static> Queue<H> {
         std::mem::take(&mut state.done[kind as usize])
     }
 
-    /// Queues a store or a load.
-    pub(crate) fn submit(self: &Arc<Self>, kind: Kind, transfer: Transfer<H>) {
+    /// Queues a store or a load, and gives its number.
+    pub(crate) fn submit(self: &Arc<Self>, kind: Kind, transfer: Transfer<H>) -> u64 {
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
         let job = Arc::new(Job::new(self.clone(), kind, number, transfer));
         // Jobs that end here are dropped without the lock, which their delivery takes.
@@ -187,47 +163,7 @@ impl<H: Send + 'static> Queue<H> {
         for job in shed {
             job.fail(0..job.keys.len(), &Error::new(ErrorKind::StoreFull, full));
         }
-    }
-
-    /// Runs one part, and then others, on a worker.
-    fn spawn(self: &Arc<Self>, part: Option<Part<H>>) {
-        let Some(part) = part else { return };
-        if let Ok(runtime) = runtime::handle() {
-            let mut working = Working { queue: self.clone(), part: Some(part) };
-            runtime.spawn(async move { while working.step().await {} });
-        }
-    }
-
-    /// Takes the next part, if another one may be under way.
-    fn next_part(self: &Arc<Self>, state: &mut State<H>) -> Option<Part<H>> {
-        if state.load_parts + state.store_parts >= PARTS {
-            return None;
-        }
-        let (waiting, parts) = match () {
-            () if !state.loads.is_empty() => (&mut state.loads, &mut state.load_parts),
-            () if state.store_parts < STORE_PARTS => (&mut state.stores, &mut state.store_parts),
-            () => return None,
-        };
-        let front = waiting.front_mut()?;
-        let start = front.next;
-        let (mut end, mut bytes) = (start, 0);
-        while end < front.job.keys.len() && end - start < PART_KEYS {
-            bytes += front.job.len_of(end) as u64;
-            if end > start && bytes > PART_BYTES {
-                break;
-            }
-            end += 1;
-        }
-        front.next = end;
-        let job = front.job.clone();
-        if end == job.keys.len() {
-            waiting.pop_front();
-        }
-        *parts += 1;
-        if let Some(live) = state.live.get_mut(&job.number) {
-            live.began.get_or_insert_with(Instant::now);
-        }
-        Some(Part { job, places: start..end })
+        number
     }
 
     /// Notes whether a call reached the store.
@@ -294,7 +230,7 @@ impl<H: Send + 'static> Queue<H> {
         self.cut.subscribe()
     }
 
-    fn fail_waiting(&self, error: &Error) {
+    pub(super) fn fail_waiting(&self, error: &Error) {
         let waiting: Vec<_> = {
             let mut state = self.state();
             let State { loads, stores, .. } = &mut *state;
@@ -308,6 +244,22 @@ impl<H: Send + 'static> Queue<H> {
         let waiting = std::mem::take(&mut self.state().stores);
         let error = Error::new(ErrorKind::Unavailable, "the store does not answer, so its queued stores are cancelled");
         waiting.into_iter().for_each(|waiting| waiting.fail(&error));
+    }
+
+    /// Fails the parts of one transfer that no worker has taken.
+    pub(crate) fn cancel(&self, number: u64) {
+        let cancelled = {
+            let mut state = self.state();
+            let mut take = |kind| {
+                let waiting = state.waiting(kind);
+                let at = waiting.iter().position(|waiting| waiting.job.number == number)?;
+                waiting.remove(at)
+            };
+            take(Kind::Load).or_else(|| take(Kind::Store))
+        };
+        if let Some(cancelled) = cancelled {
+            cancelled.fail(&cut_off());
+        }
     }
 
     /// Waits up to this time until nothing is under way; true if so.
@@ -344,58 +296,6 @@ impl<H: Send + 'static> Queue<H> {
         self.state().lost
     }
 
-    /// All figures, by name.
-    pub(crate) fn stats(&self) -> Vec<(&'static str, f64)> {
-        let state = self.state();
-        let mut stats = state.counters.named();
-        let bytes_of = |kind| state.live.values().filter(|live| live.kind == kind).map(|live| live.bytes).sum::<u64>();
-        let overdue = state.overdue(Instant::now());
-        stats.extend([
-            ("store_backlog_bytes", bytes_of(Kind::Store) as f64),
-            ("pinned_bytes", (bytes_of(Kind::Store) + bytes_of(Kind::Load)) as f64),
-            ("waiting_stores", state.stores.len() as f64),
-            ("waiting_loads", state.loads.len() as f64),
-            ("running_parts", (state.load_parts + state.store_parts) as f64),
-            ("overdue_jobs", overdue.0 as f64),
-            ("overdue_bytes", overdue.1 as f64),
-            ("overdue_lookups", state.overdue_lookups as f64),
-            ("lost", f64::from(state.lost || state.overdue_lookups > 0)),
-        ]);
-        stats
-    }
-
-    /// Logs transfers that are overdue, and stores that were shed, each at most once a minute.
-    fn log_conditions(&self) {
-        let now = Instant::now();
-        let (overdue, shed) = {
-            let mut state = self.state();
-            let is_time = |logged: Option<Instant>| logged.is_none_or(|logged| now - logged >= LOG_EVERY);
-            let overdue = Some(state.overdue(now)).filter(|(jobs, _)| *jobs > 0 && is_time(state.logged_overdue));
-            if overdue.is_some() {
-                state.logged_overdue = Some(now);
-            }
-            let new = state.counters.shed_stores - state.logged_shed.1;
-            let shed = Some(new).filter(|new| *new > 0 && is_time(state.logged_shed.0));
-            if shed.is_some() {
-                state.logged_shed = (Some(now), state.counters.shed_stores);
-            }
-            (overdue, shed)
-        };
-        let connector = self.connector.name();
-        if let Some((jobs, bytes)) = overdue {
-            tracing::warn!(connector, jobs, bytes, "transfers hold their memory for more than {OVERDUE:?}");
-        }
-        if let Some(shed) = shed {
-            let store_backlog = self.limits.store_backlog;
-            tracing::warn!(
-                connector,
-                shed,
-                store_backlog,
-                "the backlog of stores was full; the oldest were not stored"
-            );
-        }
-    }
-
     pub(super) fn state(&self) -> MutexGuard<'_, State<H>> {
         // The state is whole between any two statements.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -429,62 +329,6 @@ impl<H: Send + 'static> State<H> {
             shed.extend(self.stores.remove(at).map(|waiting| waiting.job));
         }
         shed
-    }
-
-    /// The jobs and bytes that are overdue.
-    fn overdue(&self, now: Instant) -> (usize, u64) {
-        let late = |live: &&Live| live.began.is_some_and(|began| now - began > OVERDUE);
-        self.live.values().filter(late).fold((0, 0), |(jobs, bytes), live| (jobs + 1, bytes + live.bytes))
-    }
-}
-
-/// A worker. Its drop, also in the middle of a part, gives its place to another worker.
-struct Working<H: Send + 'static> {
-    queue: Arc<Queue<H>>,
-    part: Option<Part<H>>,
-}
-
-impl<H: Send + 'static> Working<H> {
-    /// Runs the part and takes the next one. False if there is none.
-    async fn step(&mut self) -> bool {
-        let Some(part) = &self.part else { return false };
-        // Another worker takes the next part meanwhile.
-        let other = self.queue.next_part(&mut self.queue.state());
-        self.queue.spawn(other);
-        let mut cuts = self.queue.cuts();
-        let run = AssertUnwindSafe(transfer::run(&self.queue, part, &self.queue.copies)).catch_unwind();
-        let ended = tokio::select! {
-            ended = run => ended,
-            _ = cuts.wait_for(|cut| *cut) => Ok(()),
-        };
-        if ended.is_err() {
-            part.job.fail(part.places.clone(), &Error::new(ErrorKind::Other, "the call panicked"));
-        }
-        self.leave();
-        self.part = self.queue.next_part(&mut self.queue.state());
-        self.part.is_some()
-    }
-
-    /// Gives up the part, and its place.
-    fn leave(&mut self) {
-        let Some(part) = self.part.take() else { return };
-        let mut state = self.queue.state();
-        match part.job.kind {
-            Kind::Load => state.load_parts -= 1,
-            _ => state.store_parts -= 1,
-        }
-        // The drop of the part may complete the job, which takes the lock.
-        drop(state);
-    }
-}
-
-impl<H: Send + 'static> Drop for Working<H> {
-    fn drop(&mut self) {
-        // The runtime drops its tasks at the end of the process, and then no worker takes the parts that wait.
-        if self.part.is_some() {
-            self.leave();
-            self.queue.fail_waiting(&cut_off());
-        }
     }
 }
 

@@ -15,7 +15,7 @@ use super::pool::{LMCacheAllocator, NoMemory, Pool};
 use crate::blocking::block_on;
 use crate::buffer::Views;
 use crate::errors::{Arg, Objects, OrRaise, invalid, same_length, to_py};
-use crate::open::{OpenStore, for_engine};
+use crate::open::{ENGINE_BATCH_TIMEOUT, OpenStore, for_engine};
 use crate::to_python::{self, sorted};
 use crate::{asyncio, logging};
 
@@ -61,7 +61,7 @@ impl LMCacheRemote {
         if let Some(name) = plugin_name.0 {
             builder = builder.plugin_name(name);
         }
-        let connector = block_on(py, for_engine(builder, timeout).open())?.or_raise(py)?;
+        let connector = block_on(py, for_engine(builder, timeout, ENGINE_BATCH_TIMEOUT).open())?.or_raise(py)?;
         Ok(Self { store: OpenStore::new(py, connector)?, memory, pool })
     }
 

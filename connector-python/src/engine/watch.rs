@@ -1,0 +1,91 @@
+//! The figures of a queue, and the conditions that it logs.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use connectors::{Result, runtime};
+
+use super::job::Kind;
+use super::queue::{Live, Queue, State};
+
+/// A job whose memory is in use for longer than this after its first part began is overdue.
+const OVERDUE: Duration = Duration::from_secs(30);
+/// How often the queue looks for conditions to log.
+const WATCH_EVERY: Duration = Duration::from_secs(5);
+/// Least time between two log lines about one condition.
+const LOG_EVERY: Duration = Duration::from_secs(60);
+
+impl<H: Send + 'static> Queue<H> {
+    /// Looks for conditions to log, while the queue lives.
+    pub(super) fn watch(self: &Arc<Self>) -> Result<()> {
+        let watched = Arc::downgrade(self);
+        runtime::handle()?.spawn(async move {
+            while let Some(queue) = watched.upgrade() {
+                queue.log_conditions();
+                drop(queue);
+                tokio::time::sleep(WATCH_EVERY).await;
+            }
+        });
+        Ok(())
+    }
+
+    /// All figures, by name.
+    pub(crate) fn stats(&self) -> Vec<(&'static str, f64)> {
+        let state = self.state();
+        let mut stats = state.counters.named();
+        let bytes_of = |kind| state.live.values().filter(|live| live.kind == kind).map(|live| live.bytes).sum::<u64>();
+        let overdue = state.overdue(Instant::now());
+        stats.extend([
+            ("store_backlog_bytes", bytes_of(Kind::Store) as f64),
+            ("pinned_bytes", (bytes_of(Kind::Store) + bytes_of(Kind::Load)) as f64),
+            ("waiting_stores", state.stores.len() as f64),
+            ("waiting_loads", state.loads.len() as f64),
+            ("running_parts", (state.load_parts + state.store_parts) as f64),
+            ("overdue_jobs", overdue.0 as f64),
+            ("overdue_bytes", overdue.1 as f64),
+            ("overdue_lookups", state.overdue_lookups as f64),
+            ("lost", f64::from(state.lost || state.overdue_lookups > 0)),
+        ]);
+        stats
+    }
+
+    /// Logs transfers that are overdue, and stores that were shed, each at most once a minute.
+    fn log_conditions(&self) {
+        let now = Instant::now();
+        let (overdue, shed) = {
+            let mut state = self.state();
+            let is_time = |logged: Option<Instant>| logged.is_none_or(|logged| now - logged >= LOG_EVERY);
+            let overdue = Some(state.overdue(now)).filter(|(jobs, _)| *jobs > 0 && is_time(state.logged_overdue));
+            if overdue.is_some() {
+                state.logged_overdue = Some(now);
+            }
+            let new = state.counters.shed_stores - state.logged_shed.1;
+            let shed = Some(new).filter(|new| *new > 0 && is_time(state.logged_shed.0));
+            if shed.is_some() {
+                state.logged_shed = (Some(now), state.counters.shed_stores);
+            }
+            (overdue, shed)
+        };
+        let connector = self.connector.name();
+        if let Some((jobs, bytes)) = overdue {
+            tracing::warn!(connector, jobs, bytes, "transfers hold their memory for more than {OVERDUE:?}");
+        }
+        if let Some(shed) = shed {
+            let store_backlog = self.limits.store_backlog;
+            tracing::warn!(
+                connector,
+                shed,
+                store_backlog,
+                "the backlog of stores was full; the oldest were not stored"
+            );
+        }
+    }
+}
+
+impl<H: Send + 'static> State<H> {
+    /// The jobs and bytes that are overdue.
+    fn overdue(&self, now: Instant) -> (usize, u64) {
+        let late = |live: &&Live| live.began.is_some_and(|began| now - began > OVERDUE);
+        self.live.values().filter(late).fold((0, 0), |(jobs, bytes), live| (jobs + 1, bytes + live.bytes))
+    }
+}
