@@ -44,7 +44,8 @@ folder() {
 
 environment() {
     # LMCache's and vLLM's wheels have compiled parts, which exist only for some versions of Python.
-    command -v python3.11 >/dev/null || fail "\`python3.11\` is missing; LMCache $LMCACHE_VERSION needs it"
+    need python3.11 python3.11
+    python3.11 -c 'import ensurepip' 2>/dev/null || need python3.11-venv python3.11-venv
     case $1 in
         vllm | sglang) environment lmcache ;;
     esac
