@@ -3,11 +3,12 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 
-use connectors::{Error, ErrorKind, Result, runtime};
+use connectors::{Error, ErrorKind, Result};
 use futures::FutureExt;
 use pyo3::prelude::*;
 
 use crate::buffer::Views;
+use crate::engine::cut_off;
 use crate::errors::OrRaise;
 use crate::{asyncio, blocking, lock};
 
@@ -46,14 +47,6 @@ impl<T> Drop for Call<T> {
         if let Some(deliver) = lock(&self.deliver).take() {
             deliver(outcome);
         }
-    }
-}
-
-/// The error of a call that ended without an answer.
-pub(crate) fn cut_off() -> Error {
-    match runtime::handle() {
-        Err(exits) => exits,
-        Ok(_) => Error::new(ErrorKind::Closed, "the call was cut off: its client was closed"),
     }
 }
 

@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 use tokio::sync::mpsc;
 
 use crate::buffer::Views;
-use crate::call::cut_off;
+use crate::engine::cut_off;
 use crate::errors::OrRaise;
 use crate::process::ProcessLocal;
 use crate::{asyncio, blocking, lock, to_python};

@@ -215,6 +215,9 @@ fn memory_is_held_until_the_last_use_of_it_ends() {
     assert!(done.recv_timeout(Duration::from_millis(50)).is_err());
     assert_eq!((test.queue.pending().0, test.dropped.load(Ordering::SeqCst)), (1, 1));
     assert!(!test.queue.wait_idle(Duration::from_millis(10)));
+    let now = Instant::now();
+    assert_eq!(test.queue.state().overdue(now), (0, 0));
+    assert_eq!(test.queue.state().overdue(now + Duration::from_secs(60)), (1, VALUE as u64));
     test.permits.add_permits(1);
     let done = done.recv().unwrap();
     assert!(done.yes == [0] && done.error.unwrap().contains("cut off"));

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
-from kvconn import _kvconn, _sglang_hits, _sglang_names
+from kvconn import _libraries, _sglang_hits, _sglang_names
 from kvconn._errors import ClosedError, InvalidError
 from kvconn._identity import warn_once
 from kvconn._sglang_names import Names
@@ -130,7 +130,8 @@ class KvconnHiCache(HiCacheStorage):  # type: ignore[misc]
             names = _sglang_names.of_pool(config, pages, self._model)
         self.close()
         self._pools = {_KV: (pages, names)}
-        self._client = _kvconn.EngineClient(self._url, self._options, engine="sglang", model=names.model, kv_rank=names.rank)
+        library = _libraries.of_url(self._url, self._options)
+        self._client = library.EngineClient(self._url, self._options, engine="sglang", model=names.model, kv_rank=names.rank)
         if self._client.has_secret:
             warn_once(logger, "SGLang logs its arguments, and the configuration has a password in it: use `password_file` or `${NAME}`")
         logger.info("pages of %d bytes go to the store as `%s`, rank %d", sum(pages.object_bytes), names.model, names.rank)

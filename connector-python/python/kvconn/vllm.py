@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from kvconn import _libraries
 from kvconn._errors import InvalidError
 from kvconn._kvconn import EngineClient
 from kvconn._vllm_lookups import Lookups
@@ -269,7 +270,9 @@ def _open(
         namespace = namespace or in_url.get("namespace", [""])[-1]
         names = _vllm_identity.identify(spec, view.strides[0], namespace, revision)
     _log.info("kvconn's chunks have the model `%s` and the rank %d", names.model, names.kv_rank)
-    return EngineClient(url, options, engine="vllm", model=names.model, kv_rank=names.kv_rank, rows=view)
+    return _libraries.of_url(url, options).EngineClient(
+        url, options, engine="vllm", model=names.model, kv_rank=names.kv_rank, rows=view
+    )
 
 
 def _describe_files(url: str, options: dict[str, object], directory: str, content: dict[str, object]) -> None:

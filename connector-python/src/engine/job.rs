@@ -29,6 +29,8 @@ pub(crate) struct Completion<H> {
     pub(crate) seconds: f64,
     /// Bytes that were moved.
     pub(crate) bytes: u64,
+    /// Bytes of the transfer's memory.
+    pub(crate) memory: u64,
     /// What keeps the memory alive.
     pub(crate) held: Option<H>,
 }
@@ -153,6 +155,7 @@ impl<H: Send + 'static> Drop for Job<H> {
             yes: std::mem::take(&mut outcome.yes),
             seconds: self.submitted.elapsed().as_secs_f64(),
             bytes: outcome.moved,
+            memory: self.bytes,
             held: Some(held),
         };
         self.queue.end_transfer(self.kind, self.number, outcome.stale, completion, answer_to);
@@ -198,8 +201,8 @@ impl Outcome {
     }
 }
 
-/// The error of a submit that ended without an answer.
-pub(super) fn cut_off() -> Error {
+/// The error of a call that ended without an answer.
+pub(crate) fn cut_off() -> Error {
     match connectors::runtime::handle() {
         Err(exits) => exits,
         Ok(_) => Error::new(ErrorKind::Closed, "the call was cut off: its client was closed"),

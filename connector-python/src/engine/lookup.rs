@@ -150,7 +150,7 @@ impl<H: Send + 'static> Question<H> {
             Err(e) => (vec![0; self.keys], Some(e.to_string())),
         };
         let seconds = self.submitted.elapsed().as_secs_f64();
-        let completion = Completion { tag: self.tag, yes, error, seconds, bytes: 0, held: None };
+        let completion = Completion { tag: self.tag, yes, error, seconds, bytes: 0, memory: 0, held: None };
         let mut state = self.queue.state();
         state.lookups -= 1;
         state.counters.ended(Kind::Lookup, &completion, 0);

@@ -34,6 +34,7 @@ use futures::StreamExt;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString};
 
+pub(crate) use self::job::cut_off;
 use self::job::{AnswerTo, Completion, Kind, Transfer};
 use self::keys::{Keys, Names};
 use self::memory::{Held, Rows};

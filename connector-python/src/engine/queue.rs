@@ -41,7 +41,7 @@ pub(crate) struct Queue<H: Send + 'static> {
     cut: watch::Sender<bool>,
 }
 
-pub(super) struct State<H: Send + 'static> {
+pub(crate) struct State<H: Send + 'static> {
     pub(super) closed: bool,
     /// The jobs with parts that no worker has taken.
     pub(super) loads: VecDeque<Waiting<H>>,
@@ -49,8 +49,9 @@ pub(super) struct State<H: Send + 'static> {
     /// Parts under way.
     pub(super) load_parts: usize,
     pub(super) store_parts: usize,
-    /// The transfers that hold memory.
+    /// The transfers that hold memory, and the bytes of stores and of loads.
     pub(super) live: HashMap<u64, Live>,
+    pub(super) live_bytes: [u64; 2],
     /// Lookups that have no answer yet.
     pub(super) lookups: usize,
     /// Lookups that were answered without the store, and whose call has not come back.
@@ -78,7 +79,6 @@ impl<H: Send + 'static> Waiting<H> {
 }
 
 pub(super) struct Live {
-    pub(super) kind: Kind,
     pub(super) bytes: u64,
     pub(super) began: Option<Instant>,
 }
@@ -105,6 +105,7 @@ impl<H: Send + 'static> Queue<H> {
                 load_parts: 0,
                 store_parts: 0,
                 live: HashMap::new(),
+                live_bytes: [0; 2],
                 lookups: 0,
                 overdue_lookups: 0,
                 lost: false,
@@ -141,7 +142,8 @@ impl<H: Send + 'static> Queue<H> {
         // Jobs that end here are dropped without the lock, which their delivery takes.
         let (part, refused, shed) = {
             let mut state = self.state();
-            state.live.insert(number, Live { kind, bytes: job.bytes, began: None });
+            state.live.insert(number, Live { bytes: job.bytes, began: None });
+            state.live_bytes[kind as usize] += job.bytes;
             state.counters.submitted(kind, job.keys.len());
             match runtime::handle() {
                 _ if state.closed => (None, Some((job, closed())), Vec::new()),
@@ -186,7 +188,9 @@ impl<H: Send + 'static> Queue<H> {
         answer_to: AnswerTo<H>,
     ) {
         let mut state = self.state();
-        state.live.remove(&number);
+        if let Some(live) = state.live.remove(&number) {
+            state.live_bytes[kind as usize] -= live.bytes;
+        }
         state.counters.ended(kind, &completion, stale);
         self.deliver(state, kind, completion, answer_to);
     }
@@ -268,12 +272,12 @@ impl<H: Send + 'static> Queue<H> {
         waited.unwrap_or_else(PoisonError::into_inner).0.is_idle()
     }
 
-    /// Stores and loads that were not drained, and their bytes.
+    /// Stores and loads that were not drained, and the bytes of their memory.
     pub(crate) fn pending(&self) -> (usize, u64) {
         let state = self.state();
-        let done = state.done[..2].iter().flatten();
-        let jobs = state.live.len() + state.done[..2].iter().map(Vec::len).sum::<usize>();
-        (jobs, state.live.values().map(|live| live.bytes).sum::<u64>() + done.map(|done| done.bytes).sum::<u64>())
+        let done = || state.done[..2].iter().flatten();
+        let jobs = state.live.len() + done().count();
+        (jobs, state.live_bytes.iter().sum::<u64>() + done().map(|done| done.memory).sum::<u64>())
     }
 
     /// Takes what keeps memory alive out of the completions that wait.
@@ -296,7 +300,7 @@ impl<H: Send + 'static> Queue<H> {
         self.state().lost
     }
 
-    pub(super) fn state(&self) -> MutexGuard<'_, State<H>> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State<H>> {
         // The state is whole between any two statements.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -314,8 +318,7 @@ impl<H: Send + 'static> State<H> {
     /// Takes the stores that waited longest out of the queue, until the others are within the bound. A store alone may be larger
     /// than the bound: otherwise it could never be stored. The caller fails them without the lock.
     fn shed(&mut self, bound: u64) -> Vec<Arc<Job<H>>> {
-        let stores = self.live.values().filter(|live| live.kind == Kind::Store);
-        let mut total: u64 = stores.map(|live| live.bytes).sum();
+        let mut total = self.live_bytes[Kind::Store as usize];
         let mut shed = Vec::new();
         while total > bound {
             let Some(at) = self.stores.iter().position(|waiting| waiting.next == 0) else { break };

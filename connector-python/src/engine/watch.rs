@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use connectors::{Result, runtime};
 
-use super::job::Kind;
 use super::queue::{Live, Queue, State};
 
 /// A job whose memory is in use for longer than this after its first part began is overdue.
@@ -33,16 +32,16 @@ impl<H: Send + 'static> Queue<H> {
     pub(crate) fn stats(&self) -> Vec<(&'static str, f64)> {
         let state = self.state();
         let mut stats = state.counters.named();
-        let bytes_of = |kind| state.live.values().filter(|live| live.kind == kind).map(|live| live.bytes).sum::<u64>();
-        let overdue = state.overdue(Instant::now());
+        let [store_bytes, load_bytes] = state.live_bytes;
+        let (overdue_jobs, overdue_bytes) = state.overdue(Instant::now());
         stats.extend([
-            ("store_backlog_bytes", bytes_of(Kind::Store) as f64),
-            ("pinned_bytes", (bytes_of(Kind::Store) + bytes_of(Kind::Load)) as f64),
+            ("store_backlog_bytes", store_bytes as f64),
+            ("pinned_bytes", (store_bytes + load_bytes) as f64),
             ("waiting_stores", state.stores.len() as f64),
             ("waiting_loads", state.loads.len() as f64),
             ("running_parts", (state.load_parts + state.store_parts) as f64),
-            ("overdue_jobs", overdue.0 as f64),
-            ("overdue_bytes", overdue.1 as f64),
+            ("overdue_jobs", overdue_jobs as f64),
+            ("overdue_bytes", overdue_bytes as f64),
             ("overdue_lookups", state.overdue_lookups as f64),
             ("lost", f64::from(state.lost || state.overdue_lookups > 0)),
         ]);
@@ -83,8 +82,8 @@ impl<H: Send + 'static> Queue<H> {
 }
 
 impl<H: Send + 'static> State<H> {
-    /// The jobs and bytes that are overdue.
-    fn overdue(&self, now: Instant) -> (usize, u64) {
+    /// The number of jobs that are overdue at this time, and their bytes.
+    pub(crate) fn overdue(&self, now: Instant) -> (usize, u64) {
         let late = |live: &&Live| live.began.is_some_and(|began| now - began > OVERDUE);
         self.live.values().filter(late).fold((0, 0), |(jobs, bytes), live| (jobs + 1, bytes + live.bytes))
     }

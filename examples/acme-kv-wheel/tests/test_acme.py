@@ -66,6 +66,13 @@ class Wheel(unittest.TestCase):
             self.assertEqual(memory, b"hello")
             client.close()
 
+    def test_an_engines_client_opens_it(self):
+        client = kvconn._libraries.of_url(URL).EngineClient(URL, None, engine="vllm", model="m")
+        key, memory = bytes(36), bytearray(5)
+        self.assertEqual(client.store([key], buffers=[b"hello"]), [True])
+        self.assertEqual((client.load([key], buffers=[memory]), memory), ([True], b"hello"))
+        client.close()
+
     def test_the_registered_module_is_importable(self):
         module = importlib.import_module("acme.kv")
         self.assertIn("AcmeConnector", dir(module))

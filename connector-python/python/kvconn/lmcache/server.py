@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kvconn import _kvconn
+from kvconn import _libraries
 from kvconn._errors import InvalidError, KvconnError
 from kvconn._identity import is_local_path, warn_once
 from kvconn._version import LMCACHE_FROM, check_version
@@ -86,14 +86,16 @@ class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
         own, url, options = _read(adapter_params)
         super().__init__(max_capacity_bytes=int(own.max_capacity_gb * _GIB))
         hash_seed.warn_in_server()
-        self._client = _kvconn.EngineClient(url, options, engine="lmcache")
+        # That of another wheel, if the store is in it.
+        library = _libraries.of_url(url, options)
+        self._client = library.EngineClient(url, options, engine="lmcache")
         if self._client.has_secret:
             warn_once(
                 logger,
                 "`adapter_params` has a password, and LMCache logs `adapter_params`: set `password_file` to the path of a file, or write "
                 "`${NAME}` for the environment variable NAME",
             )
-        self._usage = _kvconn.EngineUsage(self._client, interval_s=own.usage_interval_min * 60)
+        self._usage = library.EngineUsage(self._client, interval_s=own.usage_interval_min * 60)
         self._quota_grace_ends = time.monotonic() + own.quota_grace_s
         self._tasks = itertools.count(1)
         # Guards everything below.
