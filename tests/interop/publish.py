@@ -15,7 +15,7 @@ BEGIN, END = "<!-- tests/interop/publish.py writes from here -->", "<!-- to here
 def render(results: dict, page: str) -> tuple[str, str]:
     """Gives the chart, and the page with new tables between its markers."""
     tables = [Table.from_json(table) for table in results["tables"]]
-    parts = [f"Measured on {results['measured']} ({results['machine']}), LMCache {results['lmcache']}, {results['rounds']} rounds."]
+    parts = [f"Measured on {results['measured']} ({results['machine']}), LMCache {results['versions']['lmcache']}, {results['rounds']} rounds."]
     parts.append(batches(tables))
     if single := singles(tables):
         parts += ["One call at a time, inside vLLM's process. × is the time of a call divided by LMCache's time:", single]

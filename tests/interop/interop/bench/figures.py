@@ -20,12 +20,15 @@ class Figure:
     """CPU seconds of the client's process per GiB, or per million keys."""
     held: float | None = None
     """Microseconds per key that the client's calls took. This is an upper bound of the time that the client holds Python's lock."""
+    reads: float | None = None
+    """Reads of the store's server for one call. Each is at most one round trip."""
 
 
 Round = dict[str, Figure]
 """The figures by operation. `get`, `put` and `exists` are for a batch. `lookup`, `contains` and `contains_loop` are for one key, one
 call at a time. `contains` runs with `use_exists_sync: true`, and `contains_loop` with `false`, LMCache's default. `loop` is an empty
-coroutine on LMCache's loop."""
+coroutine on LMCache's loop. `present` and `absent` are lookups of 64 keys, `call` the 99.9th percentile of the slowest method of
+a tier with jobs of 64 rows, and `longest` its longest call."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Summary:
     ratio: float | None
     """Each round's rate divided by the first client's rate in the same round. `None` for the first client."""
     held: float | None
+    reads: float | None = None
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,11 @@ class Table:
 def _summary(figures: list[Figure], first: list[Figure] | None) -> Summary:
     rates = [figure.rate for figure in figures]
     ratio = first and statistics.median(a.rate / b.rate for a, b in zip(figures, first, strict=True))
-    held = None if figures[0].held is None else statistics.median(figure.held for figure in figures)
-    return Summary(statistics.median(rates), min(rates), max(rates), statistics.median(f.cpu for f in figures), ratio, held)
+    medians = {
+        name: None if getattr(figures[0], name) is None else statistics.median(getattr(figure, name) for figure in figures)
+        for name in ("cpu", "held", "reads")
+    }
+    return Summary(rate=statistics.median(rates), low=min(rates), high=max(rates), ratio=ratio, **medians)
 
 
 BATCH = {"get": "get GiB/s", "put": "put GiB/s", "exists": "exists/s"}
@@ -107,6 +114,28 @@ def singles(tables: list[Table]) -> str:
                 cells = [cell for op in shown for cell in (f"{1e6 / ops[op].rate:.0f}", _ratio(ops[op].ratio and 1 / ops[op].ratio))]
                 rows.append(f"| {' | '.join([table.size, name, *cells])} |")
     return "\n".join(rows) if shown else ""
+
+
+CALLS = {
+    "present": "lookup of 64 present keys, µs",
+    "absent": "of 64 absent keys, µs",
+    "call": "longest of 99.9 % of its calls, µs",
+    "longest": "longest, µs",
+}
+
+
+def calls(tables: list[Table]) -> str:
+    """Makes a table of the calls that an engine waits for. Empty if the tables have no such calls."""
+    tables = [table for table in tables if any("present" in ops for ops in table.clients.values())]
+    shown = [op for op in CALLS if any(op in ops for table in tables for ops in table.clients.values())]
+    heads = [CALLS[op] for op in shown] + ["reads of the server, present and absent"]
+    rows = [f"| store | chunk | client | {' | '.join(heads)} |", "|---|---|---|" + "---:|" * len(heads)]
+    for table in tables:
+        for name, ops in table.clients.items():
+            cells = [f"{1e6 / ops[op].rate:,.0f}" if op in ops else "" for op in shown]
+            trips = [f"{ops[op].reads:g}" for op in ("present", "absent") if ops[op].reads is not None]
+            rows.append(f"| {' | '.join([table.group, table.size, name, *cells, ' and '.join(trips)])} |")
+    return "\n".join(rows) if tables else ""
 
 
 def _rate(summary: Summary) -> str:

@@ -1,0 +1,58 @@
+"""The groups of the bench. Needs no engine."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import NamedTuple
+
+SIZES = {"64KiB": 64 << 10, "256KiB": 256 << 10, "1MiB": 1 << 20, "4MiB": 4 << 20, "16MiB": 16 << 20}
+LMCACHE_SIZES = ("64KiB", "1MiB", "4MiB")
+ENGINE_SIZES = ("256KiB", "1MiB", "4MiB", "16MiB")
+
+Makers = dict[str, Callable[[int, int], object]]
+"""By the client's name: makes a client for a chunk size and a number of chunks."""
+Group = tuple[str, Makers, Callable[[], None]]
+"""A title, the clients, and a function that clears the store. The bench compares all clients with the first one."""
+Opened = Callable[[Path, float], AbstractContextManager[Group]]
+"""Opens a group's store. Gets the folder for files, and the seconds between two batches."""
+
+
+class Kind(NamedTuple):
+    """Where a group's clients are, and the sizes of its chunks."""
+
+    environment: str
+    """The engine whose packages the clients import."""
+    module: str
+    """The module below `interop.bench`, which has the group in its `GROUPS`."""
+    sizes: tuple[str, ...]
+
+    def open(self, name: str) -> Opened:
+        """Imports the module."""
+        groups: dict[str, Opened] = importlib.import_module(f"interop.bench.{self.module}").GROUPS
+        return groups[name]
+
+
+GROUPS = {name: Kind("lmcache", "lmcache", LMCACHE_SIZES) for name in ("redis", "fs", "external")} | {
+    "lmcache-server": Kind("lmcache", "server", ENGINE_SIZES),
+    "vllm-fs": Kind("vllm", "vllm", ENGINE_SIZES),
+    "vllm-redis": Kind("vllm", "vllm", ENGINE_SIZES),
+    "sglang-fs": Kind("sglang", "sglang", ENGINE_SIZES),
+    "sglang-redis": Kind("sglang", "sglang", ENGINE_SIZES),
+}
+
+
+def chosen(names: list[str]) -> list[str]:
+    """The groups of these names. `vllm` is every group whose name starts with `vllm-`.
+
+    Raises `KeyError` with the first unknown name.
+    """
+    found: list[str] = []
+    for name in names or ["redis", "fs", "external"]:
+        groups = [group for group in GROUPS if group == name or group.startswith(f"{name}-")]
+        if not groups:
+            raise KeyError(name)
+        found += groups
+    return found
