@@ -21,7 +21,7 @@
 //!
 //! **Sharing.** Any number of processes may use a store at once, LMCache among them. With `capacity` they share a
 //! sum, in the file `.kvconn-quota`, under a lock. A scan finds the files of writers without the option, at the
-//! latest after a minute.
+//! latest after a minute, or after 20 times the time of a scan.
 //!
 //! **Leftovers.** A writer that is killed leaves its temporary file. [`scrub`] finds those, and torn files.
 //!

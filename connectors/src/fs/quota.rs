@@ -3,7 +3,7 @@
 //! All processes share a lock, `flock` on the [`Ledger`] in the first base path, which holds the sum. A put's rename,
 //! a remove and an eviction happen under that lock, so the sum is exact if all writers have the option. A scan finds
 //! the files of other writers (LMCache, a store without the option). A put scans if there seems to be no room, a
-//! minute after the last scan, and if the ledger is wrong.
+//! minute after the last scan (later, if a scan takes seconds), and if the ledger is wrong.
 //!
 //! The last use of a chunk is its file's access or modification time, whichever is later. A get sets the access time, at most
 //! every ten seconds a file: most systems mount with `relatime`, which sets it once a day.
@@ -32,6 +32,9 @@ const FRESH: Duration = Duration::from_secs(10);
 
 /// After this time a put scans the files again, to find the files of other writers.
 const RESCAN: Duration = Duration::from_secs(60);
+
+/// A process scans for at most one part in so many of its time: vLLM's layout has nearly a directory for each file.
+const SCAN_SHARE: u32 = 20;
 
 /// An eviction frees this part of the capacity, so that one scan serves many puts.
 const LOW_WATER: (u64, u64) = (9, 10);
@@ -108,8 +111,7 @@ impl Quota {
             let replaced = file_size(dirs, place);
             let fits = |sum: u64| sum.saturating_sub(replaced).saturating_add(bytes) <= self.capacity;
             if record.sum.is_none_or(|sum| !fits(sum)) {
-                let mut chunks = evict::scan(dirs, self.layout, now)?;
-                evict::remove_left_behind(dirs);
+                let mut chunks = self.scan(dirs, ledger, now)?;
                 if !fits(chunks.sum()) {
                     // This fails on a full disk. Then the eviction makes room for it.
                     let _ = ledger.mark_dirty();
@@ -138,6 +140,14 @@ impl Quota {
         .map(drop)
     }
 
+    fn scan(&self, dirs: &Dirs, ledger: &mut Locked, now: SystemTime) -> Result<evict::Chunks> {
+        let begin = Instant::now();
+        let chunks = evict::scan(dirs, self.layout, now)?;
+        ledger.note_scan(begin.elapsed());
+        evict::remove_left_behind(dirs);
+        Ok(chunks)
+    }
+
     /// Removes the chunks used longest ago from the base path of `place`, whose disk is full below the capacity: at least
     /// `bytes`, and a tenth of them. `false` if none could be removed.
     pub(super) fn make_room(&self, turn: Turn, dirs: &Dirs, place: &Place, bytes: u64, work: &Work) -> Result<bool> {
@@ -146,8 +156,7 @@ impl Quota {
                 return Ok(false);
             }
             let now = SystemTime::now();
-            let mut chunks = evict::scan(dirs, self.layout, now)?;
-            evict::remove_left_behind(dirs);
+            let mut chunks = self.scan(dirs, ledger, now)?;
             // The ledger is a file on that disk, too. If it cannot be written, the next put scans.
             let _ = ledger.mark_dirty();
             let evicted = chunks.evict_from(dirs, place, bytes);

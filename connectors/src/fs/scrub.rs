@@ -212,7 +212,7 @@ impl ScrubReport {
     }
 
     fn look_in_tmp(&mut self, files: &Files, options: &ScrubOptions, found: &Found<'_>) {
-        let is_chunk = files.layout.key_of(found.name).is_some();
+        let is_chunk = files.layout == Layout::Lmcache && files.layout.key_of(found.name).is_some();
         if !found.stat.is_file() {
             if !found.stat.kind.is_dir() {
                 self.add(found, FindingKind::Foreign, "it is not a file");

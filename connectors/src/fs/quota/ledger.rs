@@ -13,7 +13,7 @@ use rustix::fs::OFlags;
 use super::super::cancel::Work;
 use super::super::dirs::Dirs;
 use super::super::folder::Wait;
-use super::{LOCK_TIMEOUT, RESCAN};
+use super::{LOCK_TIMEOUT, RESCAN, SCAN_SHARE};
 
 /// The ledger's name, in the first base path.
 pub(in super::super) const NAME: &str = ".kvconn-quota";
@@ -31,6 +31,8 @@ pub(super) struct Ledger {
     boot: u64,
     /// Whether `boot` was compared. Only once: several systems may share one ledger.
     is_boot_checked: bool,
+    /// The age at which this process no longer trusts a sum.
+    rescan: Duration,
 }
 
 /// The ledger's content.
@@ -68,7 +70,7 @@ impl Ledger {
         // A system without a boot id counts as never restarted.
         let boot = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let (store, boot) = (hash(inodes), hash(boot));
-        Ok(Self { file, path, store, boot, is_boot_checked: false })
+        Ok(Self { file, path, store, boot, is_boot_checked: false, rescan: RESCAN })
     }
 
     /// Waits for the lock, and reopens the ledger if it was removed. `None` if the work is cancelled.
@@ -131,9 +133,14 @@ impl Locked {
             return Ok(unknown);
         };
         let scanned = SystemTime::UNIX_EPOCH + Duration::from_secs(scanned);
-        let is_fresh = now.duration_since(scanned).is_ok_and(|ago| ago < RESCAN);
+        let is_fresh = now.duration_since(scanned).is_ok_and(|ago| ago < self.0.rescan);
         let is_known = store == self.0.store && (is_boot_checked || boot == self.0.boot);
         Ok(if is_fresh && is_known { Record { sum: Some(sum), scanned } } else { unknown })
+    }
+
+    /// Notes the time that a scan took: the longer it takes, the later is the next one.
+    pub(super) fn note_scan(&mut self, took: Duration) {
+        self.0.rescan = RESCAN.max(took * SCAN_SHARE);
     }
 
     /// Marks the sum as wrong. If the process is killed before [`write`](Self::write), the next one finds the mark.
@@ -198,6 +205,10 @@ mod tests {
         locked.write(&Record { sum: Some(u64::MAX), scanned: now }).unwrap();
         assert_eq!(locked.read(now).unwrap().sum, Some(u64::MAX));
         assert_eq!(locked.read(now + RESCAN).unwrap().sum, None, "too old");
+        for (took, longer) in [(RESCAN / 4, true), (RESCAN / 40, false)] {
+            locked.note_scan(took);
+            assert_eq!(locked.read(now + RESCAN).unwrap().sum.is_some(), longer, "a scan takes {took:?}");
+        }
         assert_eq!(locked.read(now - Duration::from_secs(5)).unwrap().sum, None, "the clock was set back");
         drop(locked);
         for other in [Ledger { store: 1, ..open() }, Ledger { boot: 1, ..open() }] {

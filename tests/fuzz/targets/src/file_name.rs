@@ -1,7 +1,7 @@
 //! File names of the `fs` store.
 
 use connector_core::{CacheKey, KeyKind, ObjectKey};
-use connectors::fs::layout;
+use connectors::fs::{Layout, layout};
 
 use crate::text;
 
@@ -20,11 +20,24 @@ pub fn file_name(data: &[u8]) {
     if let Some(key) = layout::key_of_file(text) {
         assert_eq!(layout::file_name(&key).as_deref().ok(), Some(text), "the key of a listed file has the file's name");
     }
+    for layout in [Layout::Vllm, Layout::Sglang] {
+        if let Some(key) = layout.key_of(text)
+            && text.split('/').all(|name| name.len() <= layout::NAME_MAX)
+        {
+            assert_eq!(layout.path_of(&key).as_deref().ok(), Some(text), "the key of a file of {layout:?}");
+        }
+    }
     assert_eq!(layout::object_key_of_file(text), second_reading(text), "{text:?} as a multiprocess file");
 }
 
 fn of_key(key: &CacheKey) {
     let text = key.as_str();
+    for layout in [Layout::Vllm, Layout::Sglang] {
+        if let Ok(path) = layout.path_of(key) {
+            assert!(!path.split('/').any(|name| ["", ".", ".."].contains(&name)) && !path.contains('\0'), "{path:?}");
+            assert_eq!(layout.key_of(&path).as_ref(), Some(key), "{path:?} of {layout:?}");
+        }
+    }
     let plain = text.replace('/', layout::SLASH);
     let name = match layout::file_name(key) {
         Ok(name) => name,
