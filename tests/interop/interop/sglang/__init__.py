@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 from ..report import Report
+from ..sglang_whole import checks as whole
 from . import checks, ours
 
 STORES = ("memory", "fs", "redis", "resp", "tiered")
@@ -17,5 +18,6 @@ GROUPS: dict[str, Callable[[Report], None]] = {
     "upkeep": ours.upkeep,
     "files": ours.files,
     "processes": ours.processes,
+    "whole": whole.run,
 }
 SMOKE = ("fs", "redis", "names", "published", "files")

@@ -1,0 +1,1 @@
+"""A whole SGLang engine on the CPU."""
