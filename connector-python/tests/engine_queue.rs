@@ -242,13 +242,13 @@ fn a_long_job_is_moved_in_parts_and_a_cancel_stops_the_rest() {
     let test = Fixture::new(0, LIMITS);
     let hashes: Vec<u16> = (0..100).collect();
     let number = test.submit(Kind::Store, 1, &hashes, AnswerTo::Drain);
-    // Four parts of 16 MiB, each with its own calls.
+    // Four parts of 4 MiB, each with its own calls.
     test.calls_reach(4);
     test.queue.cancel(number);
     test.permits.add_permits(1000);
     let done = test.drained(Kind::Store, 1).remove(0);
-    assert_eq!(done.yes.iter().filter(|yes| **yes == 1).count(), 64);
-    assert!(done.yes[..64].iter().all(|yes| *yes == 1) && done.error.unwrap().contains("36 of 100 keys"));
+    assert_eq!(done.yes.iter().filter(|yes| **yes == 1).count(), 16);
+    assert!(done.yes[..16].iter().all(|yes| *yes == 1) && done.error.unwrap().contains("84 of 100 keys"));
 }
 
 #[test]

@@ -15,10 +15,10 @@ use tokio::sync::watch;
 
 use super::job::{AnswerTo, Completion, Job, Kind, Transfer, cut_off};
 use super::stats::Counters;
-use super::worker::{PART_BYTES, PARTS};
 
-/// Memory for values of several pieces. Twice the parts under way, so that only a value of 16 MiB and more waits.
-const COPY_BYTES: usize = 2 * PARTS * PART_BYTES as usize;
+/// Most memory for values of several pieces, taken when needed and kept. The parts under way need less, up to values of 128 MiB;
+/// a part that finds no memory fails.
+const COPY_BYTES: usize = 1 << 30;
 /// The limits of one queue.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
