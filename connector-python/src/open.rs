@@ -1,5 +1,6 @@
 //! From a URL and Python's options to an open store.
 
+use std::sync::Once;
 use std::time::Duration;
 
 use connectors::layer::LayerOptions;
@@ -13,6 +14,7 @@ use crate::blocking::block_on;
 use crate::errors::{Arg, OrRaise, invalid, refused};
 use crate::logging;
 use crate::process::{ProcessLocal, Unclosed};
+use crate::registry::has_written_secret;
 
 /// The characters that a name in a query escapes.
 const NAME: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_');
@@ -94,13 +96,24 @@ pub(crate) fn open(
     Ok(builder.open())
 }
 
-/// Opens the store of an engine, once the future is polled. See [`for_engine`].
+/// Opens the store of LMCache's `native_plugin`, once the future is polled. See [`for_engine`].
 pub(crate) fn open_for_engine(
     py: Python<'_>,
     url: &str,
     options: Option<&Bound<'_, PyDict>>,
 ) -> PyResult<impl Future<Output = connectors::Result<Connector>> + Send + 'static> {
-    Ok(for_engine(builder(py, url, options)?, ENGINE_TIMEOUT, ENGINE_BATCH_TIMEOUT).open())
+    let builder = builder(py, url, options)?;
+    let url = options.map_or(Ok(url.to_owned()), |options| with_options(url, options))?;
+    if RemoteUrl::parse(&url).is_ok_and(|url| has_written_secret(&url)) {
+        static WARNED: Once = Once::new();
+        WARNED.call_once(|| {
+            tracing::warn!(
+                "the URL or an option has a password, and LMCache logs the `adapter_params` of `native_plugin`: set \
+                 `password_file` to the path of a file, or write `${{NAME}}` for the environment variable NAME"
+            );
+        });
+    }
+    Ok(for_engine(builder, ENGINE_TIMEOUT, ENGINE_BATCH_TIMEOUT).open())
 }
 
 /// An engine never opens a store again. So it must be able to start before its store, and a store that hangs must not

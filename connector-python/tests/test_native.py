@@ -183,6 +183,21 @@ class Contract(TestCase):
         with self.assertRaisesRegex(TypeError, "is a list"):
             NativeClient("memory://x", timeout_ms=[6])
 
+    def test_a_password_in_clear_is_one_warning_without_it(self):
+        code = """
+import logging, sys, time
+logging.basicConfig(stream=sys.stdout)
+from kvconn import NativeClient
+for _ in range(2):
+    NativeClient(sys.argv[1]).close()
+time.sleep(0.2)
+"""
+        server = self.redis()
+        server.ask("CONFIG SET requirepass s3cr3t")
+        output = run_child(code, f"resp://:s3cr3t@127.0.0.1:{server.port}")
+        self.assertEqual(output.count("password_file"), 1, output)
+        self.assertNotIn("s3cr3t", output)
+
     def test_the_error_of_an_open_says_why(self):
         with self.assertRaises(kvconn.KvconnError) as raised:
             NativeClient("memmory://x")

@@ -13,7 +13,7 @@ use pyo3::types::PyDict;
 use super::queue::Limits;
 use crate::errors::{Arg, OrRaise, invalid};
 use crate::open::{text_of, with_options};
-use crate::registry::owner_of;
+use crate::registry::{has_written_secret, owner_of};
 
 /// The options that only an engine's client has.
 #[connector_options(crate = connectors)]
@@ -78,9 +78,6 @@ impl Opening {
         let layers = OptionsSchema::of::<LayerOptions>();
         let of_store = PyDict::new(py);
         let mut unknown = Vec::new();
-        let is_secret = |name: &str| store.and_then(|schema| schema.option(name)).is_some_and(|option| option.secret);
-        let mut has_secret = parsed.password().is_some_and(is_written)
-            || parsed.query_pairs().any(|(name, value)| is_secret(name) && is_written(value));
         for (name, value) in options.into_iter().flatten() {
             let Arg(name) = name.extract::<Arg<String>>()?;
             let known = |schema: &OptionsSchema| schema.option(&name).is_some();
@@ -91,7 +88,6 @@ impl Opening {
                 }
                 engines.extend(text_of(&name, &value)?.map(|text| (name, text)));
             } else if known(layers) || store.is_none_or(known) {
-                has_secret |= is_secret(&name) && value.extract::<String>().is_ok_and(|text| is_written(&text));
                 of_store.set_item(name, value)?;
             } else {
                 let schemas = [own, layers].into_iter().chain(store);
@@ -101,6 +97,7 @@ impl Opening {
         }
         let url = with_options(&url, &of_store)?;
         let limits = typed(&engines).and_then(|options| options.limits()).or_raise(py)?;
+        let has_secret = has_written_secret(&RemoteUrl::parse(&url).or_raise(py)?);
         Ok(Self { url, limits, unknown, has_secret })
     }
 
@@ -108,11 +105,6 @@ impl Opening {
     pub(super) fn builder(&self) -> Result<ContextBuilder> {
         Ok(connectors::builder(&self.url).handle(runtime::handle()?.clone()))
     }
-}
-
-/// Whether a secret's text is the secret, and not the name of a variable.
-fn is_written(text: &str) -> bool {
-    !(text.is_empty() || text.starts_with("${") && text.ends_with('}'))
 }
 
 /// The URL without the options that the engine's client has, and those options.
