@@ -313,11 +313,15 @@ class Eviction(Adapters):
         self.assertEqual([*listener.order][-1], key(2))
 
     def test_quotas_wait_for_the_operator(self):
-        listener = Listener(isolates=True)
-        self.restart(listener, quota_grace_s=3)
-        started = time.monotonic()
-        wait_until(lambda: listener.order, "the grace ends")
-        self.assertGreater(time.monotonic() - started, 1)
+        waits, at_once = Listener(isolates=True), Listener(isolates=True)
+        patient = self.restart(waits, quota_grace_s=1000)
+        self.restart(at_once, quota_grace_s=0)
+        wait_until(lambda: len(at_once.order) == 4, "the eviction knows all chunks")
+        wait_until(lambda: patient.report_status()["listing"]["state"] == "done", "the listing ends")
+        self.assertEqual(patient.get_usage().total_bytes_used, 4 * SIZE)
+        # Longer than the adapter's thread waits between two steps.
+        time.sleep(1.5)
+        self.assertFalse(waits.order)
 
     def test_a_chunk_that_vanished_is_given_up(self):
         listener = Listener()
@@ -378,6 +382,12 @@ class Faults(Adapters):
 
 
 class Params(Adapters):
+    def setUp(self):
+        # Each warning comes once in a process.
+        from kvconn import _identity
+
+        _identity._warned.clear()
+
     def test_wrong_values_name_their_key(self):
         for params, why in [
             ({}, "`adapter_params` has no `url`"),
@@ -403,7 +413,14 @@ class Params(Adapters):
         with self.assertLogs("kvconn", "WARNING") as logged:
             self.adapter(f"resp://:s3cr3t@127.0.0.1:{server.port}")
             self.adapter(f"resp://127.0.0.1:{server.port}", password="s3cr3t")
+            self.adapter(f"tiered://?front=memory://{self.id()}&back=resp://:s3cr3t@127.0.0.1:{server.port}")
         self.assertEqual(len([line for line in logged.output if "password_file" in line]), 1)
+        self.assertNotIn("s3cr3t", "".join(logged.output))
+
+    def test_a_password_behind_another_store_is_a_warning(self):
+        with self.assertLogs("kvconn", "WARNING") as logged:
+            self.adapter(f"tiered://?front=memory://{self.id()}&back=resp://:s3cr3t@127.0.0.1:{free_port()}")
+        self.assertTrue(any("password_file" in line for line in logged.output), logged.output)
         self.assertNotIn("s3cr3t", "".join(logged.output))
 
     def test_a_password_by_file_or_variable_is_no_warning(self):

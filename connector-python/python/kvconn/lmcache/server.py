@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import itertools
 import logging
 import os
@@ -12,13 +11,13 @@ import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from kvconn import _libraries
-from kvconn._errors import InvalidError, KvconnError
+from kvconn._errors import KvconnError
 from kvconn._identity import is_local_path, warn_once
 from kvconn._version import LMCACHE_FROM, check_version
-from kvconn.lmcache import hash_seed
+from kvconn.lmcache import hash_seed, params
 
 try:
     check_version(version("lmcache"))
@@ -29,6 +28,8 @@ try:
     from lmcache.v1.distributed.api import KeyEntry, KeyListPage, ObjectKey
     from lmcache.v1.distributed.internal_api import L2AdapterListener, L2StoreResult
     from lmcache.v1.distributed.l2_adapters.base import AdapterUsage, L2AdapterInterface
+
+    from kvconn.lmcache.object_keys import after_of, cursor_of, key_of, text_of
 except ImportError as e:
     if e.name == "lmcache":
         raise ImportError("kvconn's KvconnL2Adapter needs LMCache: run `pip install lmcache`") from e
@@ -52,15 +53,6 @@ _TICK_MS = 1000
 _FOUND_AT_ONCE = 5000
 #: Least time between two log lines about failures of one kind, in seconds.
 _LOG_EVERY_S = 60.0
-_CURSOR = "kvconn1."
-
-
-class _Params(NamedTuple):
-    """The adapter's own keys of ``adapter_params``. Each has its unit in its name."""
-
-    max_capacity_gb: float = 0.0
-    usage_interval_min: float = 30.0
-    quota_grace_s: float = 60.0
 
 
 class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
@@ -83,7 +75,7 @@ class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
 
         Raises `kvconn.InvalidError` for a missing ``url`` and for a wrong value.
         """
-        own, url, options = _read(adapter_params)
+        own, url, options = params.read(adapter_params)
         super().__init__(max_capacity_bytes=int(own.max_capacity_gb * _GIB))
         hash_seed.warn_in_server()
         # That of another wheel, if the store is in it.
@@ -139,7 +131,7 @@ class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
                     f"the model {model!r} is a local path, which does not say which weights are there: give each set of weights its own "
                     "`namespace` in `adapter_params`",
                 )
-        task, texts = next(self._tasks), [_text_of(key) for key in keys]
+        task, texts = next(self._tasks), [text_of(key) for key in keys]
         memory, sizes = _memory(objects)
         with self._lock:
             self._storing[task] = (list(keys), texts, sizes)
@@ -162,7 +154,7 @@ class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
 
         The store's own eviction knows no locks, so a chunk may vanish all the same. Its load is then a miss.
         """
-        task, texts = next(self._tasks), [_text_of(key) for key in keys]
+        task, texts = next(self._tasks), [text_of(key) for key in keys]
         with self._lock:
             self._asking[task] = list(keys)
             # Before the answer, so that no chunk is deleted between the answer and its lock.
@@ -192,7 +184,7 @@ class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
 
     def submit_load_task(self, keys: list[ObjectKey], objects: list[MemoryObj]) -> int:
         """Loads each chunk into its object. A chunk of another size than its object is a miss."""
-        task, texts = next(self._tasks), [_text_of(key) for key in keys]
+        task, texts = next(self._tasks), [text_of(key) for key in keys]
         memory, _ = _memory(objects)
         with self._lock:
             self._loading[task] = list(keys)
@@ -218,7 +210,7 @@ class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
         """Removes the chunks that are not locked. Waits for the store. A failure is logged, and LMCache's eviction tries again."""
         with self._lock:
             free = [key for key in keys if key not in self._locks]
-        texts = [_text_of(key) for key in free]
+        texts = [text_of(key) for key in free]
         try:
             removed = self._client.remove(texts) if free else []
         except KvconnError as e:
@@ -239,14 +231,14 @@ class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
         """
         if page_size < 1:
             raise ValueError(f"page_size is {page_size}; give 1 or more")
-        after = None if cursor is None else _after(cursor)
+        after = None if cursor is None else after_of(cursor)
         prefix = "" if model_name is None else f"{model_name}@"
         while True:
             entries, after = self._usage.page(prefix, after, page_size)
             if entries or after is None:
                 break
-        page = tuple(KeyEntry(_key_of(text).to_encoded_object_key(), size or 0) for text, size in entries)
-        return KeyListPage(page, None if after is None else _cursor_of(after))
+        page = tuple(KeyEntry(key_of(text).to_encoded_object_key(), size or 0) for text, size in entries)
+        return KeyListPage(page, None if after is None else cursor_of(after))
 
     def get_usage(self) -> AdapterUsage:
         """The bytes that the store holds, by salt. `report_status` says how old the listing behind them is."""
@@ -364,7 +356,7 @@ class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
         found = self._usage.take_found(_FOUND_AT_ONCE)
         if found:
             # LMCache takes the last key of a list for the first one to evict.
-            keys, sizes = [_key_of(text) for text, _ in reversed(found)], [size for _, size in reversed(found)]
+            keys, sizes = [key_of(text) for text, _ in reversed(found)], [size for _, size in reversed(found)]
             # Not an event of the bus: nothing was stored now.
             self._has_told = True
             for listener in self._listeners:
@@ -390,26 +382,6 @@ def _isolates(listener: L2AdapterListener) -> bool:
     return bool(getattr(getattr(listener, "policy", None), "support_isolation", False))
 
 
-def _read(params: Mapping[str, Any]) -> tuple[_Params, str, dict[str, Any]]:
-    """The adapter's own parameters, the URL, and the options of the store."""
-    options = dict(params)
-    url = options.pop("url", None)
-    if not isinstance(url, str) or not url:
-        raise InvalidError._of_open(
-            "invalid_option", "`adapter_params` has no `url`", 'set `"adapter_params": {"url": "resp://127.0.0.1:6379"}`'
-        )
-    own = {}
-    for name, default in _Params._field_defaults.items():
-        value = options.pop(name, None)
-        value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
-            raise InvalidError._of_open(
-                "invalid_option", f"`{name}` in `adapter_params` is {value!r}", f"give a number that is not negative, such as {default:g}"
-            )
-        own[name] = float(value)
-    return _Params(**own), url, options
-
-
 def _memory(objects: Sequence[MemoryObj]) -> tuple[dict[str, Any], list[int]]:
     """The objects' memory as arguments of a submit, and the bytes of each object."""
     owner = list(objects)
@@ -428,34 +400,3 @@ def _bitmap(yes: bytes) -> Bitmap:
         if is_set:
             bitmap.set(i)
     return bitmap
-
-
-def _text_of(key: ObjectKey) -> str:
-    """``model@rank@group@hash[@salt]``, as LMCache's native connectors write it (``native_connector_l2_adapter.py``)."""
-    text = f"{key.model_name}@{key.kv_rank:08x}@{key.object_group_id:x}@{key.chunk_hash.hex()}"
-    return f"{text}@{key.cache_salt}" if key.cache_salt else text
-
-
-def _key_of(text: str) -> ObjectKey:
-    """The key of a text. Raises `ValueError` for another text than `_text_of` writes."""
-    model, rank, group, chunk_hash, *salt = text.split("@")
-    key = ObjectKey(bytes.fromhex(chunk_hash), model, int(rank, 16), int(group, 16), *salt)
-    if _text_of(key) != text:
-        raise ValueError(f"{text!r} is not a key")
-    return key
-
-
-def _cursor_of(text: str) -> str:
-    return _CURSOR + base64.urlsafe_b64encode(text.encode()).decode()
-
-
-def _after(cursor: str) -> str:
-    """The key that the cursor's page ended with."""
-    try:
-        if not cursor.startswith(_CURSOR):
-            raise ValueError("it does not start as one")
-        text = base64.b64decode(cursor.removeprefix(_CURSOR), altchars=b"-_", validate=True).decode()
-        _key_of(text)
-    except (ValueError, TypeError) as e:
-        raise ValueError(f"the cursor {cursor!r} is not one of list_l2_keys ({e}); pass `next_page_token` as it is") from None
-    return text

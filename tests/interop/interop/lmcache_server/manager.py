@@ -86,17 +86,23 @@ class Manager:
 
     def store(self, wanted: dict[ObjectKey, bytes]) -> None:
         """Writes chunks, and waits until the store controller is done with them."""
+        before = self.adapter.report_status()["counters"]["store_keys"]
         self.write(wanted)
+        wait_for(
+            "LMCache hands the chunks on",
+            lambda: self.adapter.report_status()["counters"]["store_keys"] >= before + len(wanted),
+        )
         self.wait_stored()
 
     def wait_stored(self) -> None:
-        """Waits until no store is pending."""
+        """Waits until LMCache's memory has no chunk that a store reads."""
 
         def idle() -> bool:
-            ((_, controller),) = self.manager.report_status()["store_controllers"].items()
+            (controller,) = self.manager.report_status()["store_controllers"].values()
             return controller["pending_keys_count"] == 0 and controller["in_flight_task_count"] == 0
 
-        wait_for("no store is under way", idle)
+        # The controller takes keys from its queue just before it counts their task.
+        wait_for("no store is under way", lambda: idle() and (time.sleep(0.1) or idle()))
 
     def forget(self) -> None:
         """Empties LMCache's own memory, so that the next fetch comes from the store."""
