@@ -21,12 +21,12 @@ from lmcache.v1.memory_management import MemoryObj
 
 from ..lmcache_server.manager import key, layout
 from ..server import RedisServer
-from .figures import BATCHES, GIB, Figure, Round, clocked
+from .figures import GIB, Figure, Round, clocked
 from .groups import Group
 from .native import CONNECTIONS
 from .reads import reads
 
-LOOKUPS, LOOKUP_KEYS = 200, 64
+BATCHES, LOOKUPS, LOOKUP_KEYS = 2, 200, 64
 TIMEOUT_MS = 120_000
 
 

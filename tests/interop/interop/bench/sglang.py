@@ -16,12 +16,13 @@ from ..server import RedisServer
 from ..sglang import pools
 from ..sglang.engine import Engine, tokens
 from ..sglang.pools import Model
-from .figures import BATCHES, GIB, Figure, Round, clocked
+from .figures import GIB, Figure, Round, clocked
 from .groups import Group
 from .reads import reads
 
 # What SGLang's controller passes in one call.
 CALL_PAGES = 128
+BATCHES = 2
 LOOKUPS = 200
 LOOKUP_KEYS = 64
 PAGE_TOKENS, HEADS, HEAD_DIM = 64, 8, 128
