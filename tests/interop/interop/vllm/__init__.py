@@ -1,6 +1,6 @@
 """kvconn's tier in vLLM's real `TieringOffloadingManager`. vLLM's own fs tier runs through the same checks."""
 
-from . import bytes, faults, files, hashes, options, outages
+from . import bytes, calls, faults, files, hashes, options, outages
 
 GROUPS = {
     "smoke": bytes.smoke,
@@ -10,5 +10,6 @@ GROUPS = {
     "options": options.run,
     "hashes": hashes.run,
     "files": files.run,
+    "calls": calls.run,
 }
 SMOKE = ("smoke",)

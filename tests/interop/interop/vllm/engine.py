@@ -100,8 +100,8 @@ class Engine:
         self.config = configuration
         self.spec = TieringOffloadingSpec(configuration)
         self.manager = self.spec.get_manager()
-        # Method -> seconds of each call on the scheduler's thread.
-        self.seconds: dict[str, list[float]] = {}
+        # Method -> for each call, its seconds and the seconds of the processor that its thread used.
+        self.seconds: dict[str, list[tuple[float, float]]] = {}
         # Keys that a tier has, from its lookups in this step.
         self._hits: set[bytes] = set()
         for tier in self.tiers:
@@ -262,15 +262,15 @@ def rows_of(spec: object) -> list[int]:
     return [int(row) for row in getattr(spec, "chunk_ids", getattr(spec, "block_ids", ()))]
 
 
-def _timed(method: Callable, seconds: list[float]) -> Callable:
+def _timed(method: Callable, seconds: list[tuple[float, float]]) -> Callable:
     def call(*args, **kwargs):
-        start = time.perf_counter()
+        start, used = time.perf_counter(), time.thread_time()
         try:
             result = method(*args, **kwargs)
             # `take_events` of vLLM's tiers is a generator.
             return list(result) if hasattr(result, "__next__") else result
         finally:
-            seconds.append(time.perf_counter() - start)
+            seconds.append((time.perf_counter() - start, time.thread_time() - used))
 
     return call
 
