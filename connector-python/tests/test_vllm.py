@@ -39,11 +39,15 @@ class Engine:
         self.view = memoryview(self.memory).cast("b", shape=[ROWS, ROW])
         self.jobs = 0
         options = {"url": f"memory://{uuid.uuid4().hex}"} | (tier or {})
+        self.spec = spec(release, **of_spec)
+        self.tier = self.new(self.view, **options)
+        test.addCleanup(self.tier.shutdown)
+
+    def new(self, view, *detector, **options):
         # Without both of these, kvconn warns.
         vllm_config = VllmConfig()  # noqa: F841
         with unittest.mock.patch.dict(os.environ, PYTHONHASHSEED="0"):
-            self.tier = self.vllm.tier.KvconnTier(spec(release, **of_spec), self.view, "kvconn", **options)
-        test.addCleanup(self.tier.shutdown)
+            return self.vllm.tier.KvconnTier(self.spec, view, "kvconn", *detector, **options)
 
     def job(self, names, rows, is_load, request="r"):
         self.jobs += 1
@@ -193,7 +197,7 @@ class EachRelease(TestCase):
         view = memoryview(engine.memory).cast("b", shape=[ROWS, ROW])
         for options in ({"url": "nowhere://h"}, {"url": "memory://a", "lookup_timeout_ms": "soon"}, {}):
             with self.assertRaises(kvconn.KvconnError):
-                engine.vllm.tier.KvconnTier(spec(), view, "kvconn", **options)
+                engine.new(view, **options)
         view.release()
 
     @each_release
@@ -236,7 +240,7 @@ class EachRelease(TestCase):
         engine = new()
         if hasattr(engine.tier, "bp_detector"):
             view = memoryview(engine.memory).cast("b", shape=[ROWS, ROW])
-            tier = engine.vllm.tier.KvconnTier(spec(), view, "kvconn", "detector", url="memory://detector")
+            tier = engine.new(view, "detector", url="memory://detector")
             self.assertEqual(tier.bp_detector, "detector")
             tier.shutdown()
 
@@ -342,6 +346,17 @@ class Options(TestCase):
         self.refused("option `enable_kv_events`", "true", url="memory://a", enable_kv_events="yes")
         self.refused("option `namespace`", url="memory://a", namespace=5)
         self.refused("`lookup_timeout_ms`", "soon", url="memory://a", lookup_timeout_ms="soon")
+
+    def test_a_namespace_keeps_engines_apart_on_every_store(self):
+        server, folder = self.redis(), self.directory()
+        for url in (f"redis://127.0.0.1:{server.port}", f"fs://{folder}", "memory://shared", "tiered://?front=memory%3A%2F%2Fa&back=memory%3A%2F%2Fb"):
+            with self.subTest(url=url), self.assertNoLogs("kvconn", "WARNING"):
+                one = Engine(self, (0, 32), tier={"url": url, "namespace": "one"})
+                one.job(keys(2), range(2), False)
+                one.results()
+                for namespace, found in (("one", "HIT"), ("two", "MISS"), ("", "MISS")):
+                    other = Engine(self, (0, 32), tier={"url": url, "namespace": namespace})
+                    self.assertEqual(other.look(keys(2)), [found] * 2)
 
     def test_vllms_old_tiers_are_one_sentence(self):
         code = (

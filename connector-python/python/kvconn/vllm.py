@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from kvconn import _libraries
 from kvconn._errors import InvalidError
-from kvconn._kvconn import EngineClient
+from kvconn._kvconn import EngineClient, connectors
 from kvconn._vllm_lookups import Lookups
 
 try:
@@ -260,9 +260,10 @@ def _open(
     """The client of the tier's store, with the names that this specification's chunks have there."""
     if view.strides is None:
         raise InvalidError._of_open("invalid_option", "vLLM's view of the primary tier has no rows", "use vLLM 0.27 to 0.33")
-    if namespace:
+    scheme, in_url = urlsplit(url).scheme, parse_qs(urlsplit(url).query)
+    if namespace and any(scheme in info.schemes and "namespace" in info.options for info in connectors()):
+        # It is in the names of the chunks, too, for the stores that do not have this option.
         options = options | {"namespace": namespace}
-    in_url = parse_qs(urlsplit(url).query)
     if options.get("layout", in_url.get("layout", [None])[-1]) == "vllm":
         names, content = _vllm_identity.of_files(spec)
         _describe_files(url, options, names.model, content)

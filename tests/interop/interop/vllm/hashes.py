@@ -6,13 +6,17 @@ import os
 import subprocess
 import sys
 
+from vllm.v1.core import kv_cache_utils
+
 from ..report import Failed, Report, equal
 from .places import Place, places
 
 TOKENS_PER_BLOCK = 16
 BLOCKS = 8
-# vLLM's algorithms, and whether a process without PYTHONHASHSEED has hashes of its own. From vLLM 0.29 on.
-ALGORITHMS = {"sha256": False, "sha256_cbor": False, "xxhash": True, "xxhash_cbor": True}
+# Before vLLM 0.29, a process without PYTHONHASHSEED has hashes of its own by every algorithm.
+SEEDLESS = hasattr(kv_cache_utils, "DEFAULT_NONE_HASH_SEED")
+# vLLM's algorithms, and whether such a process has hashes of its own.
+ALGORITHMS = {"sha256": not SEEDLESS, "sha256_cbor": not SEEDLESS, "xxhash": True, "xxhash_cbor": True}
 
 
 def run(report: Report) -> None:
@@ -51,7 +55,6 @@ def child(url: str, what: str) -> None:
 
     from vllm.config import VllmConfig
     from vllm.utils.hashing import get_hash_fn_by_name
-    from vllm.v1.core import kv_cache_utils
     from vllm.v1.kv_offload.base import make_offload_key
 
     from .engine import Engine, config
