@@ -21,6 +21,8 @@ from sglang_fakes import Config, Indices, MambaPoolHost, MHATokenToKVPoolHost, M
 from support import TestCase, run_child
 
 PAGE = 4
+# A busy machine may need longer than the default for a question.
+PATIENT = {"lookup_timeout_ms": 30_000}
 _patched = mock.patch.dict(sys.modules, fakes.modules())
 # Without any handler, Python prints warnings.
 _silent = logging.NullHandler()
@@ -76,7 +78,7 @@ class Case(TestCase):
 
     def open(self, pool=None, sidecars=None, **config):
         options = config.pop("options", {})
-        made = backend.KvconnHiCache(Config({"url": self.url, "interface_v1": 1, **options}, **config), {})
+        made = backend.KvconnHiCache(Config({"url": self.url, "interface_v1": 1, **PATIENT, **options}, **config), {})
         self.addCleanup(made.close)
         made.register_mem_pool_host(pool if pool is not None else MHATokenToKVPoolHost())
         for name, side in (sidecars or {}).items():
@@ -606,14 +608,15 @@ class Faults(Case):
 
     def test_calls_on_a_lost_server(self):
         server = self.redis()
-        made = self.open(options={"url": f"resp://127.0.0.1:{server.port}", "timeout_ms": 500})
+        made = self.open(options={"url": f"resp://127.0.0.1:{server.port}"})
         self.assertEqual(made.batch_set_v1(keys(2), indices(2)), [True] * 2)
         server.kill()
         self.assert_no_pages(made)
 
     def test_calls_on_a_stopped_server(self):
         server = self.redis()
-        made = self.open(options={"url": f"resp://127.0.0.1:{server.port}", "timeout_ms": 500})
+        options = {"timeout_ms": 2000, "lookup_timeout_ms": 500, "breaker_failures": 1}
+        made = self.open(options={"url": f"resp://127.0.0.1:{server.port}", **options})
         self.assertEqual(made.batch_set_v1(keys(2), indices(2)), [True] * 2)
         server.stop_answering()
         self.assert_no_pages(made)

@@ -11,9 +11,16 @@ import kvconn
 
 from ..server import RedisServer
 
-KVCONN = {"backend_name": "kvconn", "module_path": "kvconn.sglang", "class_name": "KvconnHiCache", "interface_v1": 1}
-# A lost server must not hold a check for the minutes that a patient program would wait.
-TIMEOUTS = {"timeout_ms": 2000}
+# A busy machine may need longer than kvconn's default for a question.
+KVCONN = {
+    "backend_name": "kvconn",
+    "module_path": "kvconn.sglang",
+    "class_name": "KvconnHiCache",
+    "interface_v1": 1,
+    "lookup_timeout_ms": 30_000,
+}
+# So that a check of a lost server does not wait long.
+TIMEOUTS = {"timeout_ms": 4000}
 
 
 @dataclass
