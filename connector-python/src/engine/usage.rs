@@ -81,7 +81,11 @@ impl EngineUsage {
     /// From now on, keeps the keys that a listing finds and that the engine did not store, for `take_found`. Lists at once.
     fn keep_found(&self, py: Python<'_>) -> PyResult<()> {
         let shared = self.shared.get().or_raise(py)?;
-        lock(&shared.counts).keeps_found = true;
+        let mut counts = lock(&shared.counts);
+        if counts.state != "unsupported" {
+            (counts.keeps_found, counts.state) = (true, "waiting");
+        }
+        drop(counts);
         shared.list_now.notify_one();
         Ok(())
     }

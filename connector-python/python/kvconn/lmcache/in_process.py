@@ -16,7 +16,7 @@ __all__ = ["KvconnAdapter"]
 _SCHEME = "plugin://"
 
 
-class KvconnAdapter(ConnectorAdapter):
+class KvconnAdapter(ConnectorAdapter):  # type: ignore[misc]
     """Opens the URL in ``remote_storage_plugin.<name>.url``, with the plugin's other keys as the store's options.
 
     Any number of plugins may have this class. LMCache does not tell an adapter which plugin it is for, so this one accepts every

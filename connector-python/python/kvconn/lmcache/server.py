@@ -51,6 +51,8 @@ _GIB = 1 << 30
 _TICK_MS = 1000
 #: Keys that LMCache's eviction learns of at once. It holds its lock meanwhile.
 _FOUND_AT_ONCE = 5000
+#: Keys that one call removes, so that an error leaves the others counted.
+_REMOVED_AT_ONCE = 1000
 #: Least time between two log lines about failures of one kind, in seconds.
 _LOG_EVERY_S = 60.0
 
@@ -90,6 +92,7 @@ class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
         self._usage = library.EngineUsage(self._client, interval_s=own.usage_interval_min * 60)
         self._quota_grace_ends = time.monotonic() + own.quota_grace_s
         self._tasks = itertools.count(1)
+        self._models: set[str] = set()
         # Guards everything below.
         self._lock = threading.Lock()
         self._storing: dict[int, tuple[list[ObjectKey], list[str], list[int]]] = {}
@@ -124,7 +127,8 @@ class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
 
     def submit_store_task(self, keys: list[ObjectKey], objects: list[MemoryObj]) -> int:
         """Stores each object's bytes. The task succeeds if all of them were stored."""
-        for model in {key.model_name for key in keys}:
+        for model in {key.model_name for key in keys} - self._models:
+            self._models.add(model)
             if is_local_path(model):
                 warn_once(
                     logger,
@@ -210,18 +214,20 @@ class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
         """Removes the chunks that are not locked. Waits for the store. A failure is logged, and LMCache's eviction tries again."""
         with self._lock:
             free = [key for key in keys if key not in self._locks]
-        texts = [text_of(key) for key in free]
-        try:
-            removed = self._client.remove(texts) if free else []
-        except KvconnError as e:
-            self._complain("removals", f"{len(free)} chunks were not removed: {e}")
-            return
-        known = self._usage.removed(texts)
-        # A chunk that the store has evicted before is not there any more, and LMCache's eviction must give its key up.
-        gone = [key for key, was_there, was_known in zip(free, removed, known) if was_there or was_known]
-        if gone:
-            # `get_usage` does not use the base's count of bytes.
-            self._notify_keys_deleted(gone, [0] * len(gone))
+        for first in range(0, len(free), _REMOVED_AT_ONCE):
+            part = free[first : first + _REMOVED_AT_ONCE]
+            texts = [text_of(key) for key in part]
+            try:
+                removed = self._client.remove(texts)
+            except KvconnError as e:
+                self._complain("removals", f"{len(free) - first} chunks were not removed: {e}")
+                return
+            known = self._usage.removed(texts)
+            # A chunk that the store has evicted before is not there any more, and LMCache's eviction must give its key up.
+            gone = [key for key, was_there, was_known in zip(part, removed, known) if was_there or was_known]
+            if gone:
+                # `get_usage` does not use the base's count of bytes.
+                self._notify_keys_deleted(gone, [0] * len(gone))
 
     def list_l2_keys(self, model_name: str | None = None, page_size: int = 500, cursor: str | None = None) -> KeyListPage:
         """A page of the chunks in the store, in the order of their names, with their sizes in bytes (0 if unknown).
@@ -361,7 +367,7 @@ class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
             self._has_told = True
             for listener in self._listeners:
                 listener.on_l2_keys_stored(keys, sizes)
-        elif self._newer is not None and self._usage.report()["state"] != "running":
+        elif self._newer is not None and self._usage.report()["state"] in ("done", "unsupported"):
             newer, self._newer = self._newer, None
             for listener in self._listeners if self._has_told else ():
                 listener.on_l2_keys_accessed(newer)
