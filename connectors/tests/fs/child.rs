@@ -3,15 +3,23 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 
-use connectors::{Connector, MemoryObj};
+use connectors::{CacheKey, Connector, MemoryObj};
 
-use super::{Random, key};
+use super::Random;
 
 /// The environment variable of a child's job: name, number, URL.
 const JOB: &str = "KVCONN_FS_TEST_JOB";
 
 /// The number of keys that the writers share.
 pub(crate) const KEYS: u32 = 32;
+
+/// A key that the store takes: an engine key, or for other engines' files an object key.
+pub(crate) fn key(store: &Connector, n: u32) -> CacheKey {
+    match store.capabilities().object_keys_only {
+        true => format!("m_0123456789ab@00000000@0@{n:08x}").parse().unwrap(),
+        false => super::key(n),
+    }
+}
 
 /// A chunk that can be checked: its version, and words that follow from key and version.
 pub(crate) fn chunk(key: u32, version: u64) -> MemoryObj {
@@ -76,22 +84,22 @@ async fn does_the_job_of_a_child() {
         }
         "put_many" => {
             for n in 0..number as u32 {
-                store.put(&key(n), MemoryObj::from(vec![7; 100 << 10])).await.unwrap();
+                store.put(&key(&store, n), MemoryObj::from(vec![7; 100 << 10])).await.unwrap();
                 // The order of use is that of the puts, also for a clock of coarse steps.
                 tokio::time::sleep(std::time::Duration::from_millis(15)).await;
             }
             let mut kept = Vec::new();
             for n in 0..number as u32 {
-                kept.extend(store.get(&key(n)).await.unwrap().map(|_| n.to_string()));
+                kept.extend(store.get(&key(&store, n)).await.unwrap().map(|_| n.to_string()));
             }
             println!("{}", kept.join(" "));
         }
         "remove_one" => {
-            let removed = store.remove(&key(number as u32)).await;
+            let removed = store.remove(&key(&store, number as u32)).await;
             println!("{removed:?}");
         }
         "exist" => {
-            let keys = [key(number as u32), key(number as u32 + 1)];
+            let keys = [key(&store, number as u32), key(&store, number as u32 + 1)];
             let said: Vec<_> = store.batched_exists(&keys).await.into_iter().map(|e| e.map_err(|e| e.kind())).collect();
             println!("{said:?}");
         }
@@ -103,7 +111,7 @@ async fn does_the_job_of_a_child() {
 async fn put_until_killed(store: &Connector, first_version: u64) {
     for version in first_version.. {
         let of = (version % u64::from(KEYS)) as u32;
-        store.put(&key(of), chunk(of, version)).await.unwrap();
+        store.put(&key(store, of), chunk(of, version)).await.unwrap();
         // One write, so that a line is whole or missing.
         std::io::stdout().write_all(format!("put {of} {version}\n").as_bytes()).unwrap();
     }
@@ -114,9 +122,9 @@ async fn put_and_get(store: &Connector, seed: u64) {
     let mut random = Random::new(seed);
     for n in 0..200 {
         let of = random.below(500) as u32;
-        store.put(&key(of), chunk(of, seed * 1000 + n)).await.unwrap();
+        store.put(&key(store, of), chunk(of, seed * 1000 + n)).await.unwrap();
         let of = random.below(500) as u32;
-        if let Some(found) = store.get(&key(of)).await.unwrap() {
+        if let Some(found) = store.get(&key(store, of)).await.unwrap() {
             version(of, &found);
         }
     }
@@ -125,7 +133,7 @@ async fn put_and_get(store: &Connector, seed: u64) {
 
 /// Puts one chunk of `bytes` bytes, and writes the result.
 async fn put_one(store: &Connector, bytes: u64) {
-    let put = store.put(&key(1), MemoryObj::from(vec![7; bytes as usize])).await;
+    let put = store.put(&key(store, 1), MemoryObj::from(vec![7; bytes as usize])).await;
     let temporary = |e: &connectors::Error| if e.is_temporary() { " (temporary)" } else { "" };
     let answer = put.map_or_else(|e| format!("{}{}: {e}", e.kind(), temporary(&e)), |()| "done".into());
     println!("{answer}");

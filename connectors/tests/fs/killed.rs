@@ -7,7 +7,7 @@ use connectors::LocalCpuBackend;
 use connectors::fs::{FindingKind, ScrubOptions, scrub};
 
 use super::child::{self, KEYS};
-use super::{Place, Random, chunk_bytes, files, key, quota};
+use super::{Place, Random, chunk_bytes, files, quota};
 
 /// Starts `times` writers, one after the other, and kills each within ten milliseconds. Gives the last version of each key that
 /// a writer reported.
@@ -42,12 +42,12 @@ async fn kill_and_look(options: &str, times: u64) -> usize {
     let place = Place::new();
     let store = place.open(options).await;
     for of in 0..KEYS {
-        store.put(&key(of), child::chunk(of, 0)).await.unwrap();
+        store.put(&child::key(&store, of), child::chunk(of, 0)).await.unwrap();
     }
     let put = kill_writers(&place.url(options), times, || {});
     assert!(!put.is_empty(), "every writer was killed before it wrote");
     for of in 0..KEYS {
-        let found = store.get(&key(of)).await.unwrap().expect("the chunk was put");
+        let found = store.get(&child::key(&store, of)).await.unwrap().expect("the chunk was put");
         let (found, put) = (child::version(of, &found), put.get(&of).copied().unwrap_or(0));
         assert!(found >= put, "key {of}: {put} was put, {found} is there");
     }
@@ -56,7 +56,7 @@ async fn kill_and_look(options: &str, times: u64) -> usize {
     assert!(seen.findings.iter().all(|f| f.kind == FindingKind::LeftBehind && !f.removed), "{seen:?}");
     assert_eq!((seen.chunks, seen.being_written, seen.findings.len()), (KEYS.into(), 0, left));
     assert_eq!(scrub_all(&place.url(options), true).await.left().count(), 0);
-    assert_eq!(files(&place.dir()).len(), KEYS as usize, "only chunks are left");
+    assert!(files(&place.dir()).iter().all(|name| !name.starts_with('.')), "only chunks are left");
     assert_eq!(scrub_all(&place.url(options), true).await.findings, []);
     left
 }
@@ -73,21 +73,32 @@ async fn chunks_of_killed_writers_are_whole_with_o_direct() {
 }
 
 #[tokio::test]
+async fn chunks_of_killed_writers_are_whole_in_the_files_of_other_engines() {
+    kill_and_look("?layout=vllm", 40).await;
+    kill_and_look("?layout=sglang", 40).await;
+}
+
+#[tokio::test]
 async fn killed_writers_leave_a_quota_that_holds() {
+    for options in ["?capacity=300000", "?capacity=300000&layout=vllm", "?capacity=300000&layout=sglang"] {
+        kill_and_sum(options).await;
+    }
+}
+
+async fn kill_and_sum(options: &str) {
     let place = Place::new();
-    let options = "?capacity=300000";
     let mut sums = Vec::new();
     kill_writers(&place.url(options), 40, || sums.push(chunk_bytes(&place.dir())));
     assert!(sums.iter().all(|sum| *sum <= 300_000) && sums.iter().any(|sum| *sum > 200_000), "{sums:?}");
 
     let store = place.open(options).await;
-    store.put(&key(1), child::chunk(1, 1)).await.unwrap();
+    store.put(&child::key(&store, 1), child::chunk(1, 1)).await.unwrap();
     assert_eq!(quota::ledger(&place.dir()), Some(chunk_bytes(&place.dir())));
     for of in 0..KEYS {
-        if let Some(found) = store.get(&key(of)).await.unwrap() {
+        if let Some(found) = store.get(&child::key(&store, of)).await.unwrap() {
             child::version(of, &found);
         }
     }
     scrub_all(&place.url(options), true).await;
-    assert!(files(&place.dir()).iter().all(|name| name.ends_with(".data") || name == ".kvconn-quota"));
+    assert!(files(&place.dir()).iter().all(|name| !name.starts_with('.') || name == ".kvconn-quota"));
 }

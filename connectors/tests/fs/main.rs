@@ -91,14 +91,22 @@ fn files(dir: &Path) -> Vec<String> {
     all
 }
 
-/// Bytes of all files that may be chunks.
+/// Bytes of all files that may be chunks. Enters vLLM's directories.
 fn chunk_bytes(dir: &Path) -> u64 {
-    let is_chunk = |e: &std::fs::DirEntry| e.file_name().to_string_lossy().ends_with(".data");
     // The first put makes the directory.
     let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
-    let entries = entries.map(std::result::Result::unwrap).filter(is_chunk);
-    // A file that was removed meanwhile counts as empty.
-    entries.filter_map(|e| e.metadata().ok()).map(|stat| stat.len()).sum()
+    let bytes = |entry: std::fs::DirEntry| {
+        let name = entry.file_name().into_string().unwrap();
+        // A file that was removed meanwhile counts as empty.
+        match entry.metadata() {
+            Ok(stat) if stat.is_file() && (name.ends_with(".data") || name.ends_with(".bin")) => stat.len(),
+            Ok(stat) if stat.is_dir() && (name.contains("_r") || name.contains("_g") || name.len() == 3) => {
+                chunk_bytes(&entry.path())
+            }
+            _ => 0,
+        }
+    };
+    entries.map(|entry| bytes(entry.unwrap())).sum()
 }
 
 /// Pseudo-random numbers. A failed test shows the seed.
