@@ -128,3 +128,27 @@ fn an_interrupted_cp_to_a_write_back_store_loses_nothing_that_it_copied() {
     let copied = result.text().strip_prefix("copied ").and_then(|rest| rest.split(' ').next()?.parse().ok());
     assert_eq!(copied, Some(entries(b.path()).len()), "{result:?}");
 }
+
+#[test]
+fn files_of_vllm_and_sglang_are_listed_copied_removed_and_scrubbed() {
+    for (layout, path, key) in [
+        ("vllm", "org_m_0123456789ab_r1/1f2/e3_g0/1f2e3d.bin", "org_m_0123456789ab@00000001@0@1f2e3d"),
+        ("sglang", "1f2e3d.mamba_org-m_0_1.bin", "org-m_0_1@00000000@0@1f2e3d@mamba"),
+    ] {
+        let ((from_dir, from), (_between, between), (to_dir, to)) = (store(), store(), store());
+        let (from, to) = (format!("{from}?layout={layout}"), format!("{to}?layout={layout}"));
+        let file = from_dir.path().join(path);
+        std::fs::create_dir_all(file.parent().expect("it is below the store")).expect("the directory can be made");
+        std::fs::write(&file, b"a row").expect("the file can be written");
+        assert_eq!(run(&["ls", &from]).exits(0).text().trim(), key);
+        run(&["cp", &from, &between]).exits(0);
+        // An engine key has no name there.
+        put(&between, KEY, b"of LMCache");
+        let result = run(&["cp", &between, &to]).exits(1);
+        assert!(result.text().contains("copied 1 chunk ") && result.err.contains("only object keys"), "{}", result.err);
+        assert_eq!(std::fs::read(to_dir.path().join(path)).expect("the file is there"), b"a row");
+        assert!(run(&["scrub", &to]).exits(0).text().contains("1 chunk"));
+        run(&["rm", &from, key]).exits(0);
+        assert!(!file.exists());
+    }
+}
