@@ -223,7 +223,8 @@ class Refusals(ClientCase):
         self.refused("lookup_timeout_ms.*0 ms", self.client, options={"lookup_timeout_ms": 0})
         self.refused("timeout_ms", self.client, options={"timeout_ms": "soon"})
         self.refused("`timeout_ms` is a list", self.client, options={"timeout_ms": [1]})
-        self.refused("option 1 of the URL is unknown", self.client, "memory://x?lookup_timeut_ms=1")
+        self.refused("did you mean `lookup_timeout_ms`", self.client, "memory://x?lookup_timeut_ms=1")
+        self.refused("option 1 of the URL is unknown", self.client, "memory://x?zzz=1")
         self.client(f"memory://{self.id()}?lookup_timeout_ms=10&timeout_ms=100&store_backlog=1")
         url = f"memory://{self.id()}?lookup_timeout_ms=10"
         self.refused("write it once", self.client, url, {"lookup_timeout_ms": 10})
@@ -242,6 +243,7 @@ class Refusals(ClientCase):
             (True, with_password, {}),
             (True, url, {"password": "hunter2"}),
             (True, f"{url}?password=hunter2", {}),
+            (True, "tiered://", {"front": f"memory://{self.id()}", "back": with_password}),
             (False, url, {"password_file": file}),
             (False, url, {"password": "${KVCONN_TEST_SECRET}"}),
             (False, url.replace("//", "//:${KVCONN_TEST_SECRET}@"), {}),
@@ -382,6 +384,13 @@ class ExactlyOnce(ClientCase):
         self.assertEqual(client.pending(), (0, 0))
         # The view has no export any more.
         view.release()
+        client.submit_store(50, [vllm_key(1)], rows=[0])
+        client.submit_load(51, [vllm_key(1), vllm_key(2)], rows=[0, 1])
+        self.assertEqual(self.one(client, "store", 50), (b"\0", "the client is closed", 0))
+        yes, error, _ = self.one(client, "load", 51)
+        self.assertEqual(yes, b"\0\0")
+        self.assertIn("the client is closed", error)
+        self.assertEqual((client.store([vllm_key(1)], rows=[0]), client.contains([vllm_key(1)])), ([False], 0))
 
     def test_the_view_is_free_after_close_although_nothing_was_drained(self):
         memory, view = self.rows(4)

@@ -73,6 +73,11 @@ impl Rows {
 }
 
 impl Held {
+    /// For a transfer without memory.
+    pub(crate) fn none() -> Self {
+        Self { views: Views::none(), _rows: None }
+    }
+
     /// Ends the exports now.
     pub(crate) fn release(self, py: Python<'_>) {
         self.views.release(py);

@@ -3,6 +3,7 @@
 //!
 //! | file | part |
 //! |---|---|
+//! | `calls.rs` | what the methods of the client share |
 //! | `keys.rs` | the engine's keys, and the names that a worker makes of them |
 //! | `memory.rs` | rows, addresses and buffers of Python |
 //! | `job.rs` | one submit, and its completion |
@@ -11,8 +12,11 @@
 //! | `lookup.rs` | lookups within their deadline |
 //! | `options.rs` | the options |
 //! | `stats.rs` | the counters |
+//! | `watch.rs` | the gauges, and the conditions that the log shows |
+//! | `worker.rs` | the workers, which take the parts of jobs in their order |
 //! | `usage.rs` | the bytes that the store holds, by salt: for LMCache's quotas |
 
+mod calls;
 mod job;
 mod keys;
 mod lookup;
@@ -25,23 +29,20 @@ mod usage;
 mod watch;
 mod worker;
 
-use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use connectors::{CacheKey, Connector, Result};
-use futures::StreamExt;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyString};
+use pyo3::types::{PyBytes, PyDict};
 
 pub(crate) use self::job::cut_off;
-use self::job::{AnswerTo, Completion, Kind, Transfer};
-use self::keys::{Keys, Names};
+use self::job::{AnswerTo, Kind};
+use self::keys::Names;
 use self::memory::{Held, Rows};
 use self::options::Opening;
 use self::queue::Queue;
 pub(crate) use self::usage::EngineUsage;
-use crate::blocking::{block_on, no_answer, receive, until};
+use crate::blocking::{block_on, until};
 use crate::errors::{OrRaise, invalid};
 use crate::open::{ENGINE_TIMEOUT, OpenStore, for_engine};
 use crate::process::ProcessLocal;
@@ -49,10 +50,6 @@ use crate::{lock, logging};
 
 /// How long `close` lets transfers run before it cuts them off.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Keys that `clear` removes at once.
-const CLEAR_AT_ONCE: usize = 1000;
-/// Longer than the deadline that the runtime's timer keeps, so that its answer comes first.
-const TIMER_SLACK: Duration = Duration::from_millis(50);
 
 /// A store as an inference engine calls it. Private to the package.
 ///
@@ -279,7 +276,8 @@ impl EngineClient {
     #[pyo3(signature = (keys, *, salt = ""))]
     fn remove(&self, py: Python<'_>, keys: &Bound<'_, PyAny>, salt: &str) -> PyResult<Vec<bool>> {
         let keys = self.keys(keys, salt)?;
-        let keys = keys.parse(0..keys.len()).map(|(_, key)| key).collect::<Result<Vec<_>>>().or_raise(py)?;
+        let keys =
+            keys.parse(0..keys.len()).map(|(_, key)| key).collect::<connectors::Result<Vec<_>>>().or_raise(py)?;
         let connector = self.connector(py)?;
         block_on(py, async move { connector.batched_remove(&keys).await.into_iter().collect() })?.or_raise(py)
     }
@@ -290,7 +288,7 @@ impl EngineClient {
             return Err(invalid(py, "a client without a `model` has no keys of its own to remove"));
         }
         let (connector, prefix) = (self.connector(py)?, format!("{}@", self.names.model()));
-        block_on(py, async move { clear(&connector, &prefix).await })?.or_raise(py)
+        block_on(py, async move { calls::clear(&connector, &prefix).await })?.or_raise(py)
     }
 
     /// The number of stores and loads that were not drained, and their bytes.
@@ -360,115 +358,6 @@ impl EngineClient {
     }
 }
 
-impl EngineClient {
-    fn queue(&self, py: Python<'_>) -> PyResult<&Arc<Queue<Held>>> {
-        self.queue.get().or_raise(py)
-    }
-
-    fn connector(&self, py: Python<'_>) -> PyResult<Connector> {
-        self.store.connector().or_raise(py).cloned()
-    }
-
-    /// The keys of a submit, copied.
-    fn keys(&self, objects: &Bound<'_, PyAny>, salt: &str) -> PyResult<Keys> {
-        let py = objects.py();
-        let mut keys = Keys::new(&self.names, salt).or_raise(py)?;
-        for (i, key) in objects.try_iter()?.enumerate() {
-            let key = key?;
-            if let Ok(bytes) = key.cast::<PyBytes>() {
-                keys.push_bytes(bytes.as_bytes()).or_raise(py)?;
-            } else if let Ok(text) = key.cast::<PyString>() {
-                keys.set_text().or_raise(py)?;
-                // A text with an unpaired surrogate is not a key. The worker's parser refuses the replacement.
-                keys.push_text(text.to_str().unwrap_or("\u{fffd}"));
-            } else {
-                let class = key.get_type().name()?;
-                return Err(invalid(py, format!("keys[{i}] is of the type {class}; give bytes or str")));
-            }
-        }
-        Ok(keys)
-    }
-
-    /// Queues a transfer, and gives its number.
-    #[expect(clippy::too_many_arguments, reason = "the parts of one submit")]
-    fn submit(
-        &self,
-        py: Python<'_>,
-        kind: Kind,
-        tag: i64,
-        keys: &Bound<'_, PyAny>,
-        salt: &str,
-        memory: Option<&Bound<'_, PyDict>>,
-        answer_to: AnswerTo<Held>,
-    ) -> PyResult<u64> {
-        let queue = self.queue(py)?;
-        let keys = self.keys(keys, salt)?;
-        let rows = lock(&self.rows).clone();
-        let (spans, pieces, held) = memory::read(py, kind, keys.len(), memory, rows)?;
-        Ok(queue.submit(kind, Transfer { tag, keys, spans, pieces, held, answer_to }))
-    }
-
-    fn drain<'py>(&self, py: Python<'py>, kind: Kind) -> PyResult<Vec<Drained<'py>>> {
-        let drained = |done: Completion<Held>| {
-            if let Some(held) = done.held {
-                held.release(py);
-            }
-            (done.tag, PyBytes::new(py, &done.yes), done.error, done.seconds, done.bytes)
-        };
-        Ok(self.queue(py)?.drain(kind).into_iter().map(drained).collect())
-    }
-
-    /// Makes a transfer and waits for it. An error means that keys were not moved; the log has it.
-    fn transfer(
-        &self,
-        py: Python<'_>,
-        kind: Kind,
-        keys: &Bound<'_, PyAny>,
-        salt: &str,
-        memory: Option<&Bound<'_, PyDict>>,
-    ) -> PyResult<Vec<bool>> {
-        let (send, completions) = channel();
-        let number = self.submit(py, kind, 0, keys, salt, memory, AnswerTo::Thread(send))?;
-        let queue = self.queue(py)?;
-        let (done, interrupted) = py.detach(move || match receive(&completions) {
-            Ok(done) => (done, None),
-            Err(e) => {
-                // The memory is the caller's again only after the completion.
-                queue.cancel(number);
-                (completions.recv().ok(), Some(e))
-            }
-        });
-        let done = done.ok_or_else(no_answer)?;
-        if let Some(held) = done.held {
-            held.release(py);
-        }
-        if let Some(interrupted) = interrupted {
-            return Err(interrupted);
-        }
-        if let Some(error) = done.error {
-            tracing::debug!(engine = self.engine, "{error}");
-        }
-        Ok(done.yes.into_iter().map(|yes| yes == 1).collect())
-    }
-
-    /// One byte for each key, in time.
-    fn ask(&self, py: Python<'_>, keys: &Bound<'_, PyAny>, salt: &str, run: bool) -> PyResult<Vec<u8>> {
-        let keys = self.keys(keys, salt)?;
-        let (queue, asked) = (self.queue(py)?, keys.len());
-        py.detach(|| {
-            let (send, completions) = channel();
-            let deadline = Instant::now() + queue.limits.lookup_timeout + TIMER_SLACK;
-            queue.lookup(0, keys, run, AnswerTo::Thread(send));
-            let answer = until(Some(deadline), |longest| match completions.recv_timeout(longest) {
-                Ok(done) => Some(Some(done.yes)),
-                Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => Some(None),
-            })?;
-            Ok(answer.flatten().unwrap_or_else(|| vec![0; asked]))
-        })
-    }
-}
-
 impl Drop for EngineClient {
     fn drop(&mut self) {
         // The completions cannot be drained any more. A child that was forked since has no transfers.
@@ -477,17 +366,4 @@ impl Drop for EngineClient {
             queue.cut();
         }
     }
-}
-
-/// Removes all keys whose text starts with the prefix, and gives their number.
-async fn clear(connector: &Connector, prefix: &str) -> Result<usize> {
-    let mut removed = 0;
-    let mut listing = connector.list(prefix).chunks(CLEAR_AT_ONCE);
-    while let Some(keys) = listing.next().await {
-        let keys = keys.into_iter().collect::<Result<Vec<CacheKey>>>()?;
-        for answer in connector.batched_remove(&keys).await {
-            removed += usize::from(answer?);
-        }
-    }
-    Ok(removed)
 }

@@ -22,8 +22,8 @@ struct EngineOptions {
     /// The longest time until a lookup is answered. Keys without an answer count as not stored.
     #[option(unit = "ms")]
     lookup_timeout_ms: u64,
-    /// The most bytes of stores that wait or run. Over it, the store that waits longest is given up. The default holds about
-    /// as much as a GPU writes out in the longest time that a server takes to answer.
+    /// The most bytes of stores that wait or run. Over it, the store that waits longest is given up. These bytes stay pinned in
+    /// the engine's memory, so the default, 1 GiB, is a small part of the tens of GiB that engines reserve.
     #[option(unit = "bytes")]
     store_backlog: u64,
 }
@@ -78,6 +78,13 @@ impl Opening {
         let layers = OptionsSchema::of::<LayerOptions>();
         let of_store = PyDict::new(py);
         let mut unknown = Vec::new();
+        for (name, _) in parsed.query_pairs() {
+            let is_known = |schema: &OptionsSchema| schema.option(name).is_some();
+            let guess = did_you_mean(name, own.options().iter().map(|option| option.name.as_str()));
+            if !guess.is_empty() && !is_known(layers) && !store.is_none_or(is_known) {
+                return Err(invalid(py, format!("unknown URL option `{name}`{guess}")));
+            }
+        }
         for (name, value) in options.into_iter().flatten() {
             let Arg(name) = name.extract::<Arg<String>>()?;
             let known = |schema: &OptionsSchema| schema.option(&name).is_some();

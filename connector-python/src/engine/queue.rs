@@ -224,6 +224,11 @@ impl<H: Send + 'static> Queue<H> {
         self.state().closed = true;
     }
 
+    /// Whether submits are refused.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.state().closed
+    }
+
     /// Fails what waits, and cuts off what is under way.
     pub(crate) fn cut(&self) {
         self.cut.send_replace(true);
