@@ -81,7 +81,8 @@ pub trait RemoteConnector: Send + Sync + 'static {
     /// `dst` then has the chunk's layout and length; its capacity stays. A chunk longer than the capacity is
     /// [`SizeMismatch`](crate::ErrorKind::SizeMismatch) and says both sizes. After a miss or an error the memory is
     /// back in `dst`, its bytes unspecified. A dropped future, a panic or a runtime that shuts down may leave `dst`
-    /// [taken](MemoryObjMut::is_taken). The memory then returns to its owner when the I/O has ended.
+    /// [taken](MemoryObjMut::is_taken). The memory then returns to its owner when the I/O has ended. In a store with
+    /// [`exact_length`](Capabilities::exact_length), a chunk of another length than `dst` is a miss.
     ///
     /// The default calls `get` and copies.
     fn get_into(&self, key: &CacheKey, dst: &mut MemoryObjMut) -> impl Future<Output = Result<Option<usize>>> + Send {
