@@ -122,7 +122,7 @@ impl<H: Send + 'static> Queue<H> {
         Ok(queue)
     }
 
-    /// The descriptor that is readable while completions of this kind wait to be drained.
+    /// The descriptor that is readable while completions of this kind wait to be drained. It may be readable once more.
     pub(crate) fn event_fd(&self, kind: Kind) -> i32 {
         self.events[kind as usize].as_raw_fd()
     }
@@ -130,7 +130,7 @@ impl<H: Send + 'static> Queue<H> {
     /// The completions of this kind since the last call.
     pub(crate) fn drain(&self, kind: Kind) -> Vec<Completion<H>> {
         let mut state = self.state();
-        // The eventfd is written under the same lock, so it is readable exactly while completions wait.
+        // Before the completions are taken, so that a completion in between sets the eventfd again.
         let _ = rustix::io::read(&self.events[kind as usize], &mut [0; 8]);
         std::mem::take(&mut state.done[kind as usize])
     }
@@ -206,9 +206,10 @@ impl<H: Send + 'static> Queue<H> {
         match answer_to {
             AnswerTo::Drain => {
                 state.done[kind as usize].push(completion);
-                // A write fails only when the counter is full, and then the eventfd is readable.
-                let _ = rustix::io::write(&self.events[kind as usize], &1u64.to_ne_bytes());
+                // Without the lock, because the write wakes the thread that drains. A drain in between finds the completion, and
+                // the eventfd is readable once more. A full counter refuses the write, and is readable, too.
                 drop(state);
+                let _ = rustix::io::write(&self.events[kind as usize], &1u64.to_ne_bytes());
             }
             AnswerTo::Thread(thread) => {
                 drop(state);
