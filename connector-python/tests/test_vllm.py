@@ -358,6 +358,23 @@ class Options(TestCase):
                     other = Engine(self, (0, 32), tier={"url": url, "namespace": namespace})
                     self.assertEqual(other.look(keys(2)), [found] * 2)
 
+    def test_a_password_that_vllm_would_log_is_warned_of_and_not_shown(self):
+        server = self.redis()
+        for options, warned in (
+            ({"url": f"redis://:s3cret@127.0.0.1:{server.port}"}, True),
+            ({"url": f"redis://127.0.0.1:{server.port}", "password": "s3cret"}, True),
+            ({"url": f"redis://:${{KVCONN_TEST}}@127.0.0.1:{server.port}"}, False),
+        ):
+            with (
+                self.subTest(options=options),
+                unittest.mock.patch.dict(os.environ, KVCONN_TEST="s3cret"),
+                unittest.mock.patch("kvconn._identity._warned", set()),
+                self.assertLogs("kvconn", "INFO") as logged,
+            ):
+                Engine(self, (0, 32), tier=options)
+            self.assertEqual(any("has a password" in line for line in logged.output), warned, logged.output)
+            self.assertNotIn("s3cret", "".join(logged.output))
+
     def test_vllms_old_tiers_are_one_sentence(self):
         code = (
             "import sys, types\n"

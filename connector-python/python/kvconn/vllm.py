@@ -20,7 +20,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from kvconn import _libraries
 from kvconn._errors import InvalidError
-from kvconn._kvconn import EngineClient, connectors
+from kvconn._identity import warn_once
+from kvconn._kvconn import EngineClient
 from kvconn._vllm_lookups import Lookups
 
 try:
@@ -261,7 +262,7 @@ def _open(
     if view.strides is None:
         raise InvalidError._of_open("invalid_option", "vLLM's view of the primary tier has no rows", "use vLLM 0.27 to 0.33")
     scheme, in_url = urlsplit(url).scheme, parse_qs(urlsplit(url).query)
-    if namespace and any(scheme in info.schemes and "namespace" in info.options for info in connectors()):
+    if namespace and any(scheme in info.schemes and "namespace" in info.options for info in _libraries.connectors()):
         # It is in the names of the chunks, too, for the stores that do not have this option.
         options = options | {"namespace": namespace}
     if options.get("layout", in_url.get("layout", [None])[-1]) == "vllm":
@@ -271,9 +272,11 @@ def _open(
         namespace = namespace or in_url.get("namespace", [""])[-1]
         names = _vllm_identity.identify(spec, view.strides[0], namespace, revision)
     _log.info("kvconn's chunks have the model `%s` and the rank %d", names.model, names.kv_rank)
-    return _libraries.of_url(url, options).EngineClient(
-        url, options, engine="vllm", model=names.model, kv_rank=names.kv_rank, rows=view
-    )
+    kind: type[EngineClient] = _libraries.of_url(url, options).EngineClient
+    client = kind(url, options, engine="vllm", model=names.model, kv_rank=names.kv_rank, rows=view)
+    if client.has_secret:
+        warn_once(_log, "the tier's configuration has a password, and vLLM logs its arguments: use `password_file`, or `${NAME}` in the URL")
+    return client
 
 
 def _describe_files(url: str, options: dict[str, object], directory: str, content: dict[str, object]) -> None:
