@@ -454,6 +454,14 @@ class Identity(Case):
             self.open()
         self.assertIn("set `namespace`", logs.output[0])
 
+    def test_another_release_has_other_names(self):
+        found = []
+        for release in ("0.5.23", "0.5.24.post1", "0.6.0"):
+            with mock.patch.object(names, "version", return_value=release):
+                found.append(self.model())
+        self.assertEqual(found[0], found[1])
+        self.assertNotEqual(found[0], found[2])
+
     def test_pages_with_a_draft_model_have_its_name(self):
         spec = types.SimpleNamespace(speculative_draft_model_path="draft-1")
         context = types.ModuleType("sglang.srt.runtime_context")
@@ -467,7 +475,7 @@ class Identity(Case):
         self.assertEqual(plain_1, plain_2)
         self.assertNotEqual(packed_1, packed_2)
 
-    def test_a_path_is_no_name_for_weights(self):
+    def test_a_path_does_not_name_weights(self):
         with self.assertLogs("kvconn.sglang", logging.WARNING) as logs:
             self.open(model_name="/models/of this test")
         self.assertIn("`namespace` or `revision`", logs.output[0])
@@ -521,7 +529,7 @@ class Configuration(Case):
                     self.open(options=options)
                 self.assertIn(named, str(caught.exception))
 
-    def test_keys_of_sglang_are_no_options(self):
+    def test_keys_of_sglang_are_not_options(self):
         of_sglang = {
             "backend_name": "kvconn",
             "module_path": "kvconn.sglang",
@@ -649,6 +657,14 @@ class Faults(Case):
     def test_without_sglang_the_import_says_so(self):
         code = "try:\n import kvconn.sglang\nexcept ImportError as e:\n print(e)"
         self.assertIn("pip install sglang", run_child(code))
+
+    def test_another_version_of_sglang_is_one_warning(self):
+        for found, warnings in [("0.5.23", 0), ("0.5.23+cpu", 0), ("0.6.1", 1)]:
+            with mock.patch("importlib.metadata.version", return_value=found), self.assertLogs("kvconn.sglang", logging.WARNING) as logs:
+                logging.getLogger("kvconn.sglang").warning("one")
+                importlib.reload(backend)
+            self.assertEqual(len(logs.output) - 1, warnings, logs.output)
+        self.assertIn("0.6.1", logs.output[-1])
 
 
 if __name__ == "__main__":

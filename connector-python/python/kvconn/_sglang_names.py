@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from kvconn._identity import is_local_path, store_model, warn_once
@@ -121,6 +122,7 @@ def model_of(config: Any, pages: Pages, namespace: str, revision: str) -> str:
         "geometry": pages.geometry(),
         "sglang": facts,
         "namespace": namespace,
+        "release": _release(),
         "replicated": bool(config.is_mla_model),
     }
     for name in ("pp_size", "attn_cp_size", "dcp_size", "logical_page_size"):
@@ -165,6 +167,14 @@ def _has_draft(pages: Pages) -> bool:
     pool = pages.pool
     layers = getattr(pool, "layer_num", None)
     return pages.name.startswith("draft") or getattr(pool, "target_layer_num", layers) != layers
+
+
+def _release() -> str:
+    """SGLang's version without the patch, because another release may lay out the cache differently. Empty for a source tree."""
+    try:
+        return ".".join(version("sglang").split(".")[:2])
+    except PackageNotFoundError:
+        return ""
 
 
 def _facts(wanted: Mapping[str, tuple[str, ...]]) -> dict[str, str]:

@@ -16,27 +16,37 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
-from kvconn import _libraries, _sglang_hits, _sglang_names
+from kvconn import _kvconn, _libraries, _sglang_hits, _sglang_names
 from kvconn._errors import ClosedError, InvalidError
 from kvconn._identity import warn_once
 from kvconn._sglang_names import Names
 from kvconn._sglang_pages import Batch, Pages
+
+#: The version of SGLang that kvconn was tested with.
+_TESTED = "0.5.23"
 
 try:
     from sglang.srt.mem_cache.hicache_storage import HiCacheStorage, PoolHitPolicy, PoolName, PoolTransferResult
 except ModuleNotFoundError as e:
     if (e.name or "").split(".")[0] != "sglang":
         raise
-    raise ImportError("kvconn.sglang needs SGLang 0.5.23: run `pip install sglang`") from e
+    raise ImportError(f"kvconn.sglang needs SGLang: run `pip install sglang=={_TESTED}`") from e
 except ImportError as e:
-    raise ImportError(f"kvconn.sglang needs SGLang 0.5.23 or a version with the same storage interface: {e}") from e
+    raise ImportError(f"kvconn.sglang needs SGLang {_TESTED}, or a version with the same storage interface: {e}") from e
 
 __all__ = ["KvconnHiCache"]
 
 logger = logging.getLogger("kvconn.sglang")
+
+try:
+    if (_installed := version("sglang").split("+")[0]) != _TESTED:
+        logger.warning("kvconn %s was tested with SGLang %s, not with %s", _kvconn.__version__, _TESTED, _installed)
+except PackageNotFoundError:
+    logger.info("SGLang was imported from a source tree, so its version is not known")
 
 # The keys of the JSON that SGLang reads itself.
 _OF_SGLANG = frozenset(

@@ -73,11 +73,11 @@ def names(report: Report) -> None:
     first = Model()
     others = {
         "dtype": replace(first, dtype=torch.float16),
-        "heads of another size": replace(first, heads=4, head_dim=4),
+        "size of the heads": replace(first, heads=4, head_dim=4),
         "number of heads": replace(first, heads=4),
         "number of layers": replace(first, layers=4),
         "layout": replace(first, layout="page_first_direct"),
-        "MLA": replace(first, mla=True),
+        "kind of attention": replace(first, mla=True),
         "model": replace(first, name="interop/qwen"),
     }
     for name, other in others.items():
@@ -148,7 +148,7 @@ def published(report: Report) -> None:
 
 
 def configuration(report: Report) -> None:
-    """A wrong configuration fails the attach and names the key; what SGLang reads itself is no option."""
+    """A wrong configuration fails the attach and names the key; what SGLang reads itself is not an option."""
     wrong = {
         "url": {"url": 5},
         "url is missing": {"url": None},
@@ -181,7 +181,7 @@ def configuration(report: Report) -> None:
             raise Failed(f"the warnings are {found}")
         if any(name in text for text in found for name in ("prefetch_t", "pass_prefix", "backend_name", "interface_v1")):
             raise Failed(f"a key of SGLang's has a warning: {found}")
-    with report.check("sglang, configuration: a path is no name for weights"), backend("fs") as made:
+    with report.check("sglang, configuration: a path does not name weights"), backend("fs") as made:
         with _warnings() as found, engine(Model(name="/models/current"), made.kind, made.config):
             pass
         if not any("namespace" in text and "revision" in text for text in found):
