@@ -1,107 +1,30 @@
-"""`kvconn.sglang` on fakes of SGLang's interface."""
+"""`kvconn.sglang` moves and finds the pages of SGLang's pools."""
 
 import hashlib
-import importlib
 import itertools
-import json
-import logging
-import os
-import random
-import sys
 import threading
-import types
 import unittest
 from dataclasses import replace
-from unittest import mock
 
-import kvconn
+import sglang_case
 import sglang_fakes as fakes
 from kvconn import InvalidError
-from sglang_fakes import Config, Indices, MambaPoolHost, MHATokenToKVPoolHost, MLATokenToKVPoolHost, PoolHitPolicy, PoolName, PoolTransfer
-from support import TestCase, run_child
-
-PAGE = 4
-# A busy machine may need longer than the default for a question.
-PATIENT = {"lookup_timeout_ms": 30_000}
-_patched = mock.patch.dict(sys.modules, fakes.modules())
-# Without any handler, Python prints warnings.
-_silent = logging.NullHandler()
+from sglang_case import Case, fill, flat, indices, key, keys
+from sglang_fakes import MambaPoolHost, MHATokenToKVPoolHost, MLATokenToKVPoolHost, PoolHitPolicy, PoolName, PoolTransfer
 
 
 def setUpModule():
-    _patched.start()
-    logging.getLogger().addHandler(_silent)
-    global backend, names, hits
-    backend = importlib.import_module("kvconn.sglang")
-    names = importlib.import_module("kvconn._sglang_names")
-    hits = importlib.import_module("kvconn._sglang_hits")
+    sglang_case.start()
 
 
 def tearDownModule():
-    sys.modules.pop("kvconn.sglang", None)
-    logging.getLogger().removeHandler(_silent)
-    _patched.stop()
-
-
-def key(i):
-    return hashlib.sha256(str(i).encode()).hexdigest()
-
-
-def keys(count, start=0):
-    return [key(i) for i in range(start, start + count)]
-
-
-def indices(pages, page_size=PAGE, first=0):
-    return Indices(range(first * page_size, (first + pages) * page_size))
-
-
-def fill(pool, pages, seed=0):
-    """Writes bytes of each page, and gives them."""
-    found = []
-    for page in range(pages):
-        data = random.Random(f"{seed} {page}").randbytes(sum(pool.parts))
-        pool.set_from_flat_data_page(page * pool.page_size, fakes.Tensor(data))
-        found.append(data)
-    return found
-
-
-def flat(pool, pages, first=0):
-    return [bytes(pool.get_data_page(page * pool.page_size)) for page in range(first, first + pages)]
-
-
-class Case(TestCase):
-    def setUp(self):
-        self.url = f"memory://{self.id()}"
-        # The memory of a name is there as long as one store of that name is open.
-        self.store = kvconn.connect(self.url)
-        self.addCleanup(self.store.close)
-
-    def open(self, pool=None, sidecars=None, **config):
-        options = config.pop("options", {})
-        made = backend.KvconnHiCache(Config({"url": self.url, "interface_v1": 1, **PATIENT, **options}, **config), {})
-        self.addCleanup(made.close)
-        made.register_mem_pool_host(pool if pool is not None else MHATokenToKVPoolHost())
-        for name, side in (sidecars or {}).items():
-            made.register_mem_host_pool_v2(side, name)
-        return made
-
-    def stored(self):
-        return sorted(self.store.list())
-
-    def model(self, **config):
-        """The model field of the names."""
-        with self.subTest(**config):
-            made = self.open(**config)
-            made.batch_set_v1(keys(1), indices(1))
-            model = self.stored()[0].split("@")[0]
-            made.clear()
-            self.assertEqual(self.stored(), [])
-            return model
+    sglang_case.stop()
 
 
 class Pages(Case):
     def test_pages_come_back_in_every_layout(self):
-        for kind, layout in itertools.product((MHATokenToKVPoolHost, MLATokenToKVPoolHost), ("layer_first", "page_first", "page_first_direct")):
+        kinds, layouts = (MHATokenToKVPoolHost, MLATokenToKVPoolHost), ("layer_first", "page_first", "page_first_direct")
+        for kind, layout in itertools.product(kinds, layouts):
             with self.subTest(kind=kind.__name__, layout=layout):
                 pool = kind(layout)
                 made = self.open(pool, is_mla_model=kind is MLATokenToKVPoolHost)
@@ -192,9 +115,9 @@ class Pages(Case):
         self.assertEqual((made.batch_exists([]), made.batch_get([]), made.batch_set([], [])), (0, [], True))
 
     def test_keys_that_are_not_hex_are_hashed(self):
-        self.assertEqual(names.hash_of("0af9"), "0af9")
+        self.assertEqual(sglang_case.names.hash_of("0af9"), "0af9")
         for text in ("0AF9", "0af", "", "key.mamba", "ab" * 33):
-            self.assertEqual(names.hash_of(text), hashlib.sha256(text.encode()).hexdigest())
+            self.assertEqual(sglang_case.names.hash_of(text), hashlib.sha256(text.encode()).hexdigest())
         made = self.open()
         made.batch_set_v1(["a page"], indices(1))
         self.assertTrue(made.exists("a page"))
@@ -306,8 +229,8 @@ class Hybrid(Case):
         for present in itertools.product((True, False), repeat=6):
             for window in (1, 2, 3, 9):
                 wanted = {end for end in range(1, 7) if all(present[max(0, end - window) : end])}
-                self.assertEqual(hits.trailing_pages(present, window), wanted)
-            self.assertEqual(max(hits.all_pages(present), default=0), hits.leading(present))
+                self.assertEqual(sglang_case.hits.trailing_pages(present, window), wanted)
+            self.assertEqual(max(sglang_case.hits.all_pages(present), default=0), sglang_case.hits.leading(present))
 
     def test_an_anchor_without_memory_leaves_the_answer_to_the_others(self):
         index = MLATokenToKVPoolHost()
@@ -317,354 +240,6 @@ class Hybrid(Case):
         self.assertEqual((made.batch_exists(keys(3)), self.stored()), (0, []))
         made.batch_set_v2([PoolTransfer(PoolName.INDEXER, indices(2), keys(2))])
         self.assertEqual(made.batch_exists_v2(keys(3), [PoolTransfer(PoolName.INDEXER)]).kv_hit_pages, 2)
-
-
-class Ranks(Case):
-    def test_each_rank_has_pages_of_its_own(self):
-        for sizes in [{"tp_size": 3}, {"pp_size": 3}, {"attn_cp_size": 3}]:
-            (size,) = sizes
-            made = [self.open(**sizes, **{size.replace("size", "rank"): rank}) for rank in range(3)]
-            for rank, one in enumerate(made):
-                self.assertEqual(one.batch_exists(keys(1)), 0)
-                fill(one.mem_pool_host, 1, seed=rank)
-                one.batch_set_v1(keys(1), indices(1))
-            for rank, one in enumerate(made):
-                self.assertEqual(one.batch_get_v1(keys(1), indices(1, first=3)), [True])
-                self.assertEqual(flat(one.mem_pool_host, 1, first=3), flat(one.mem_pool_host, 1))
-            self.assertEqual({text.split("@")[1] for text in self.stored()}, {"00000000", "00000001", "00000002"})
-            made[0].clear()
-            self.assertEqual(self.stored(), [])
-
-    def test_mla_has_one_copy_and_one_writer(self):
-        made = [self.open(MLATokenToKVPoolHost(), is_mla_model=True, tp_size=2, tp_rank=rank) for rank in range(2)]
-        self.assertEqual(made[1].batch_set_v1(keys(1), indices(1)), [True])
-        self.assertTrue(made[1].batch_set(keys(1), [made[1].mem_pool_host.get_data_page(0)]))
-        self.assertEqual(self.stored(), [])
-        data = fill(made[0].mem_pool_host, 1)
-        made[0].batch_set_v1(keys(1), indices(1))
-        self.assertEqual(made[1].batch_get_v1(keys(1), indices(1)), [True])
-        self.assertEqual(flat(made[1].mem_pool_host, 1), data)
-        # Any number of ranks has the same bytes.
-        other = self.open(MLATokenToKVPoolHost(), is_mla_model=True, tp_size=8, tp_rank=5)
-        self.assertEqual(other.batch_exists(keys(1)), 1)
-
-    def test_states_are_of_each_rank_beside_mla(self):
-        made = [
-            self.open(MLATokenToKVPoolHost(), {PoolName.MAMBA: MambaPoolHost()}, is_mla_model=True, tp_size=size, tp_rank=rank)
-            for size, rank in ((2, 0), (2, 1), (4, 1))
-        ]
-        transfer = PoolTransfer(PoolName.MAMBA, indices(1, 1), keys(1))
-        self.assertEqual(made[1].batch_set_v2([transfer]), {PoolName.MAMBA: [True]})
-        found = [one.batch_get_v2([transfer])[PoolName.MAMBA] for one in made]
-        self.assertEqual(found, [[False], [True], [False]])
-
-    def test_shards_of_decode_context_parallelism(self):
-        shards = {"is_mla_model": True, "tp_size": 4, "dcp_size": 2, "logical_page_size": 8}
-        made = [self.open(MLATokenToKVPoolHost(), tp_rank=rank, dcp_rank=rank % 2, **shards) for rank in range(4)]
-        for one in made:
-            one.batch_set_v1(keys(1), indices(1))
-        self.assertEqual([text.split("@")[1] for text in self.stored()], ["00000000", "00000001"])
-        self.assertEqual([one.batch_exists(keys(1)) for one in made], [1] * 4)
-
-    def test_a_draft_with_heads_beside_mla_is_warned_of(self):
-        with self.assertLogs("kvconn.sglang", logging.WARNING) as logs:
-            self.open(MLATokenToKVPoolHost(), {PoolName.DRAFT: MHATokenToKVPoolHost()}, is_mla_model=True, tp_size=2)
-        self.assertIn("first rank only", logs.output[0])
-
-
-class Identity(Case):
-    def test_each_fact_changes_the_names(self):
-        base = self.model()
-        self.assertEqual(self.model(), base)
-        found = {base}
-        for config in [
-            {"tp_size": 2},
-            {"pp_size": 2},
-            {"attn_cp_size": 2},
-            {"model_name": "org/other"},
-            {"is_mla_model": True},
-            {"options": {"revision": "a"}},
-            {"options": {"revision": "b"}},
-            {"options": {"namespace": "a"}},
-            *(
-                {"pool": MHATokenToKVPoolHost(**geometry)}
-                for geometry in [
-                    {"layout": "page_first_direct"},
-                    {"layout": "layer_first"},
-                    {"dtype": "float16"},
-                    {"page_size": 8},
-                    {"head_num": 4},
-                    {"head_dim": 4},
-                    {"v_head_dim": 4},
-                    {"start_layer": 1},
-                    {"storage_format_tag": "other"},
-                    {"size": 48},
-                    {"_buffer_infos": [types.SimpleNamespace(buffers=types.SimpleNamespace(layout="hnd"))]},
-                ]
-            ),
-            {"pool": fakes.HostPool([96, 96])},
-        ]:
-            pool = config.get("pool")
-            self.url = f"memory://{self.id()}"
-            made = self.open(**config)
-            made.batch_set_v1(keys(1), indices(1, page_size=pool.page_size if pool else PAGE))
-            (model,) = {text.split("@")[0] for text in self._all(config)}
-            self.assertNotIn(model, found, config)
-            found.add(model)
-            made._client.clear()
-
-    def _all(self, config):
-        if "namespace" in config.get("options", {}):
-            with kvconn.connect(self.url, namespace=config["options"]["namespace"]) as store:
-                return list(store.list())
-        return self.stored()
-
-    def test_what_sglang_publishes_changes_the_names(self):
-        model = types.SimpleNamespace(model_path="org/model", revision=None, kv_cache_dtype="fp8_e4m3", quantization=None, dtype="auto")
-        serving = types.SimpleNamespace(weight_version="default")
-
-        def unpublished():
-            raise ValueError("not published")
-
-        context = types.ModuleType("sglang.srt.runtime_context")
-        context.get_model, context.get_serving, context.get_spec = lambda: model, lambda: serving, unpublished
-        with mock.patch.dict(sys.modules, {context.__name__: context}):
-            base = self.model()
-            found = {base}
-            for where, name, value in [
-                (model, "kv_cache_dtype", "fp8_e5m2"),
-                (model, "revision", "abc"),
-                (model, "quantization", "awq"),
-                (model, "dtype", "float16"),
-                (model, "json_model_override_args", '{"rope_theta": 1}'),
-                (model, "quantization_param_path", "scales.json"),
-                (model, "model_path", "org/model-2"),
-                (serving, "weight_version", "step-2"),
-            ]:
-                before = getattr(where, name, None)
-                setattr(where, name, value)
-                one = self.model()
-                self.assertNotIn(one, found, name)
-                found.add(one)
-                setattr(where, name, before)
-            self.assertEqual(self.model(), base)
-
-    def test_names_without_sglangs_configuration_are_warned_of(self):
-        with mock.patch.dict(sys.modules, {"sglang.srt.runtime_context": None}), self.assertLogs("kvconn.sglang", logging.WARNING) as logs:
-            self.open()
-        self.assertIn("set `namespace`", logs.output[0])
-
-    def test_another_release_has_other_names(self):
-        found = []
-        for release in ("0.5.23", "0.5.24.post1", "0.6.0"):
-            with mock.patch.object(names, "version", return_value=release):
-                found.append(self.model())
-        self.assertEqual(found[0], found[1])
-        self.assertNotEqual(found[0], found[2])
-
-    def test_pages_with_a_draft_model_have_its_name(self):
-        spec = types.SimpleNamespace(speculative_draft_model_path="draft-1")
-        context = types.ModuleType("sglang.srt.runtime_context")
-        context.get_spec = lambda: spec
-        found = []
-        with mock.patch.dict(sys.modules, {context.__name__: context}):
-            for path in ("draft-1", "draft-2"):
-                spec.speculative_draft_model_path = path
-                found.append([self.model(), self.model(pool=MHATokenToKVPoolHost(target_layer_num=2))])
-        (plain_1, packed_1), (plain_2, packed_2) = found
-        self.assertEqual(plain_1, plain_2)
-        self.assertNotEqual(packed_1, packed_2)
-
-    def test_a_path_does_not_name_weights(self):
-        with self.assertLogs("kvconn.sglang", logging.WARNING) as logs:
-            self.open(model_name="/models/of this test")
-        self.assertIn("`namespace` or `revision`", logs.output[0])
-        with self.assertNoLogs("kvconn.sglang", logging.WARNING):
-            one = self.open(model_name="/models/a/of this test", options={"namespace": "n"})
-            other = self.open(model_name="/mnt/of this test", options={"namespace": "n"})
-            self.open(model_name="/models/x", options={"revision": "r"})
-        one.batch_set_v1(keys(1), indices(1))
-        self.assertEqual(other.batch_exists(keys(1)), 1)
-
-    def test_the_geometry_of_a_pool_is_in_its_salt(self):
-        pool = MHATokenToKVPoolHost()
-        one = self.open(pool, {PoolName.MAMBA: MambaPoolHost()})
-        other = self.open(pool, {PoolName.MAMBA: MambaPoolHost(num_mamba_layers=3)})
-        transfer = PoolTransfer(PoolName.MAMBA, indices(1, 1), keys(1))
-        one.batch_set_v2([transfer])
-        self.assertEqual(one.batch_get_v2([transfer]), {PoolName.MAMBA: [True]})
-        self.assertEqual(other.batch_get_v2([transfer]), {PoolName.MAMBA: [False]})
-
-    def test_file_names_are_sglangs(self):
-        config = Config({}, model_name="org/model")
-        mla = replace(config, is_mla_model=True, tp_rank=3, tp_size=8)
-        for one, each_rank, wanted in [
-            (config, True, "org-model_0_1"),
-            (replace(config, tp_rank=1, tp_size=4), True, "org-model_1_4"),
-            (replace(config, pp_rank=1, pp_size=2), True, "org-model_0_1_2_1"),
-            (replace(config, attn_cp_rank=1, attn_cp_size=2), True, "org-model_0_1_cp1_2"),
-            (mla, False, "org-model"),
-            (mla, True, "org-model_3_8"),
-            (replace(mla, pp_rank=0, pp_size=2), False, "org-model_2_0"),
-            (replace(mla, dcp_rank=1, dcp_size=2, logical_page_size=64), False, "org-model_tp8_dcp1_2_page64"),
-            (replace(config, model_name=None), True, "_0_1"),
-        ]:
-            self.assertEqual(names.file_suffix(one, each_rank), wanted)
-
-
-class Configuration(Case):
-    def test_wrong_values_name_their_key(self):
-        for options, named in [
-            ({"url": None}, "`url` is missing"),
-            ({"url": ""}, "`url` is missing"),
-            ({"url": 6379}, "`url` is int, not text"),
-            ({"revision": 3}, "`revision`"),
-            ({"namespace": 3}, "`namespace`"),
-            ({"lookup_timeout_ms": "soon"}, "lookup_timeout_ms"),
-            ({"timeout_ms": -5}, "timeout_ms"),
-            ({"layout": "sglang", "revision": "a"}, "`revision`"),
-        ]:
-            with self.subTest(options=options):
-                with self.assertRaises(InvalidError) as caught:
-                    self.open(options=options)
-                self.assertIn(named, str(caught.exception))
-
-    def test_keys_of_sglang_are_not_options(self):
-        of_sglang = {
-            "backend_name": "kvconn",
-            "module_path": "kvconn.sglang",
-            "class_name": "KvconnHiCache",
-            "prefetch_threshold": 1,
-            "prefetch_timeout_base": 1,
-            "prefetch_timeout_per_ki_token": 0.25,
-            "hicache_storage_pass_prefix_keys": True,
-            "tp_lcm_size": 4,
-        }
-        with self.assertNoLogs("kvconn", logging.WARNING):
-            self.open(options=of_sglang)
-        with self.assertLogs("kvconn", logging.WARNING) as logs:
-            self.open(options={**of_sglang, "lookup_timeout": 4})
-        self.assertEqual(len(logs.output), 1)
-        self.assertIn("lookup_timeout_ms", logs.output[0])
-
-    def test_a_password_is_warned_of_and_not_shown(self):
-        with self.assertLogs("kvconn", logging.WARNING) as logs:
-            self.open(options={"url": "redis://:s3cret@127.0.0.1:1"})
-        self.assertTrue(any("password_file" in text for text in logs.output), logs.output)
-        self.assertNotIn("s3cret", "".join(logs.output))
-        with mock.patch.dict(os.environ, {"KVCONN_TEST_SECRET": "s3cret"}), self.assertLogs("kvconn", logging.WARNING) as logs:
-            logging.getLogger("kvconn").warning("one")
-            self.open(options={"url": f"redis://:{'${KVCONN_TEST_SECRET}'}@127.0.0.1:1"})
-        self.assertFalse(any("password_file" in text or "s3cret" in text for text in logs.output), logs.output)
-
-    def test_options_reach_the_store(self):
-        made = self.open(options={"url": f"memory://{self.id()}-small", "capacity": 1})
-        self.assertEqual(made.batch_set_v1(keys(1), indices(1)), [False])
-
-    def test_the_extra_config_is_not_changed(self):
-        config = Config({"url": self.url, "revision": "a", "interface_v1": 1})
-        before = json.dumps(config.extra_config)
-        backend.KvconnHiCache(config, {})
-        self.assertEqual(json.dumps(config.extra_config), before)
-
-
-class Faults(Case):
-    def calls(self, made):
-        """Every call that a thread of SGLang makes, with its answer for no pages."""
-        transfers = [PoolTransfer(PoolName.KV, indices(2), keys(2))]
-        none = {PoolName.KV: [False] * 2}
-        tensors = [fakes.Tensor(bytes(192)) for _ in range(2)]
-        return [
-            (made.batch_get_v1, (keys(2), indices(2)), [False] * 2),
-            (made.batch_set_v1, (keys(2), indices(2)), [False] * 2),
-            (made.batch_exists, (keys(2),), 0),
-            (made.batch_get_v2, (transfers,), none),
-            (made.batch_set_v2, (transfers,), none),
-            (made.batch_exists_v2, (keys(2), transfers), fakes.PoolTransferResult.empty()),
-            (made.get, (key(0), tensors[0]), None),
-            (made.batch_get, (keys(2), tensors), [None] * 2),
-            (made.set, (key(0), tensors[0]), False),
-            (made.batch_set, (keys(2), tensors), False),
-            (made.exists, (key(0),), False),
-            (made.clear, (), False),
-        ]
-
-    def assert_no_pages(self, made):
-        for call, arguments, wanted in self.calls(made):
-            found = call(*arguments)
-            if isinstance(wanted, fakes.PoolTransferResult):
-                found, wanted = found.kv_hit_pages, wanted.kv_hit_pages
-            self.assertEqual(found, wanted, call.__name__)
-
-    def test_calls_before_the_pools_are_there(self):
-        self.assert_no_pages(backend.KvconnHiCache(Config({"url": self.url}), {}))
-
-    def test_calls_after_the_close(self):
-        made = self.open()
-        made.batch_set_v1(keys(2), indices(2))
-        made.close()
-        made.close()
-        self.assert_no_pages(made)
-
-    def test_calls_on_a_pool_that_raises(self):
-        pool = MHATokenToKVPoolHost()
-        made = self.open(pool)
-        made.batch_set_v1(keys(2), indices(2))
-        with mock.patch.object(pool, "get_page_buffer_meta", side_effect=RuntimeError("gone")):
-            self.assertEqual(made.batch_get_v1(keys(2), indices(2)), [False] * 2)
-            self.assertEqual(made.batch_set_v1(keys(2), indices(2)), [False] * 2)
-
-    def test_calls_on_a_lost_server(self):
-        server = self.redis()
-        made = self.open(options={"url": f"resp://127.0.0.1:{server.port}"})
-        self.assertEqual(made.batch_set_v1(keys(2), indices(2)), [True] * 2)
-        server.kill()
-        self.assert_no_pages(made)
-
-    def test_calls_on_a_stopped_server(self):
-        server = self.redis()
-        options = {"timeout_ms": 2000, "lookup_timeout_ms": 500, "breaker_failures": 1}
-        made = self.open(options={"url": f"resp://127.0.0.1:{server.port}", **options})
-        self.assertEqual(made.batch_set_v1(keys(2), indices(2)), [True] * 2)
-        server.stop_answering()
-        self.assert_no_pages(made)
-
-    def test_registering_again_opens_again(self):
-        made = self.open()
-        made.batch_set_v1(keys(1), indices(1))
-        made.register_mem_pool_host(MHATokenToKVPoolHost())
-        self.assertEqual(made.batch_exists(keys(1)), 1)
-
-    def test_clear_removes_only_its_own(self):
-        made, other = self.open(), self.open(model_name="other")
-        self.store.put("a+b@00000000@0@ff", b"foreign")
-        for one in (made, other):
-            one.batch_set_v1(keys(3), indices(3))
-        self.assertTrue(made.clear())
-        self.assertEqual((made.batch_exists(keys(3)), other.batch_exists(keys(3)), len(self.stored())), (0, 3, 7))
-
-    def test_stats_are_sglangs(self):
-        made = self.open(enable_storage_metrics=True)
-        made.batch_set_v1(keys(3), indices(3))
-        made.batch_get_v1(keys(4), indices(4))
-        made.batch_get_v1(keys(1, start=50), indices(1))
-        stats = made.get_stats()
-        self.assertEqual((stats.backup_pgs, stats.prefetch_pgs), ([3], [3]))
-        self.assertTrue(all(speed > 0 for speed in stats.backup_bandwidth + stats.prefetch_bandwidth))
-        self.assertEqual(made.get_stats().backup_pgs, [])
-        self.assertIsNone(self.open().get_stats())
-
-    def test_without_sglang_the_import_says_so(self):
-        code = "try:\n import kvconn.sglang\nexcept ImportError as e:\n print(e)"
-        self.assertIn("pip install sglang", run_child(code))
-
-    def test_another_version_of_sglang_is_one_warning(self):
-        for found, warnings in [("0.5.23", 0), ("0.5.23+cpu", 0), ("0.6.1", 1)]:
-            with mock.patch("importlib.metadata.version", return_value=found), self.assertLogs("kvconn.sglang", logging.WARNING) as logs:
-                logging.getLogger("kvconn.sglang").warning("one")
-                importlib.reload(backend)
-            self.assertEqual(len(logs.output) - 1, warnings, logs.output)
-        self.assertIn("0.6.1", logs.output[-1])
 
 
 if __name__ == "__main__":

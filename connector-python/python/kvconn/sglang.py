@@ -193,12 +193,12 @@ class KvconnHiCache(HiCacheStorage):  # type: ignore[misc]
     @_or(_none_of_pools)
     def batch_get_v2(self, transfers: Sequence[Any], extra_info: Any = None) -> dict[Any, list[bool]]:
         """Reads pages into pools. True for each page that is there whole, by pool."""
-        return {transfer.name: self._load(_plain_name(transfer.name), transfer.keys or [], transfer.host_indices) for transfer in transfers}
+        return {one.name: self._load(_plain_name(one.name), one.keys or [], one.host_indices) for one in transfers}
 
     @_or(_none_of_pools)
     def batch_set_v2(self, transfers: Sequence[Any], extra_info: Any = None) -> dict[Any, list[bool]]:
         """Writes pages of pools. True for each page that the store has taken whole, by pool."""
-        return {transfer.name: self._store(_plain_name(transfer.name), transfer.keys or [], transfer.host_indices) for transfer in transfers}
+        return {one.name: self._store(_plain_name(one.name), one.keys or [], one.host_indices) for one in transfers}
 
     @_or(lambda *_, **__: PoolTransferResult.empty())
     def batch_exists_v2(self, keys: Sequence[str], pool_transfers: Sequence[Any] | None = None, extra_info: Any = None) -> Any:

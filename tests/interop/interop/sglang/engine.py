@@ -31,7 +31,17 @@ logging.getLogger("kvconn").addHandler(logging.NullHandler())
 class Engine:
     """One rank: pools, and the controller with a storage backend."""
 
-    def __init__(self, model: Model, backend: str, config: dict, *, rank: int = 0, ranks: int = 1, plain: bool = False, metrics: bool = False) -> None:
+    def __init__(
+        self,
+        model: Model,
+        backend: str,
+        config: dict,
+        *,
+        rank: int = 0,
+        ranks: int = 1,
+        plain: bool = False,
+        metrics: bool = False,
+    ) -> None:
         self.model = model
         self.rank = rank
         self.parallel = {

@@ -19,7 +19,7 @@ from ..report import Failed, Report, equal
 from ..server import RedisServer
 from .backends import KVCONN, backend
 from .checks import LAYOUTS, PAGES
-from .engine import Engine, engine, tokens, until
+from .engine import engine, tokens, until
 from .pools import Model
 
 STORES_ON_A_SERVER = ("redis", "resp")
@@ -249,7 +249,8 @@ def files(report: Report) -> None:
             equal("pages of the second rank", one.load(tokens(PAGES, model)), PAGES)
         with engine(model, *theirs, rank=1, ranks=2) as one:
             equal("pages of the second rank, read by SGLang", one.load(tokens(PAGES, model)), PAGES)
-    with report.check("sglang, files: a file of another length is not found"), tempfile.TemporaryDirectory(prefix="kvconn-interop-") as folder:
+    another_length = report.check("sglang, files: a file of another length is not found")
+    with another_length, tempfile.TemporaryDirectory(prefix="kvconn-interop-") as folder:
         with engine(Model(), "file", {"file_storage_path": folder}) as one:
             one.store(tokens(PAGES, one.model))
         first, second = sorted(Path(folder).glob("*.bin"))[:2]
