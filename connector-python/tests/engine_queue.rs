@@ -168,7 +168,9 @@ fn stores_leave_room_for_loads_and_loads_go_first() {
     for tag in 0..6 {
         test.submit(Kind::Load, tag, &[tag as u16], AnswerTo::Drain);
     }
-    assert_eq!(test.calls_reach(8)[4..], ["get 0000", "get 0001", "get 0002", "get 0003"]);
+    let mut loads = test.calls_reach(8).split_off(4);
+    loads.sort();
+    assert_eq!(loads, ["get 0000", "get 0001", "get 0002", "get 0003"]);
     test.permits.add_permits(100);
     assert_eq!(test.drained(Kind::Load, 6).len(), 6);
     assert_eq!(test.drained(Kind::Store, 20).len(), 20);
@@ -270,8 +272,16 @@ fn one_lookup_is_overdue_and_the_others_are_answered_at_once() {
         std::thread::sleep(Duration::from_millis(1));
     }
     assert!(test.queue.drain(Kind::Lookup).is_empty(), "the late answer is dropped");
-    test.queue.lookup(2, test.keys(&[1]), false, AnswerTo::Drain);
-    assert_eq!(test.drained(Kind::Lookup, 1).remove(0).error, None);
+    // A busy machine may answer late again.
+    let end = Instant::now() + Duration::from_secs(30);
+    loop {
+        test.permits.add_permits(1);
+        test.queue.lookup(2, test.keys(&[1]), false, AnswerTo::Drain);
+        if test.drained(Kind::Lookup, 1).remove(0).error.is_none() {
+            break;
+        }
+        assert!(Instant::now() < end, "the store is asked again");
+    }
 }
 
 #[test]
