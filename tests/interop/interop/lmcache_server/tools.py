@@ -24,14 +24,19 @@ _TESTS = (
     "test_fs_l2_adapter_delete.py",
     "test_cache_salt_l2_eviction.py",
     "test_fault_inject_l2_adapter.py",
+    "test_store_controller.py",
+    "test_prefetch_controller.py",
+    "test_distributed_storage_manager.py",
+    "test_runtime_adapters.py",
+    "test_report_status.py",
 )
-_PASS = 141
+_PASS = 266
 #: Tests of what only the replaced adapter does, and why kvconn's does not.
 _OTHERS = {
-    "TestBandwidthSimulation": "the mock adapter pretends to be slow",
     "TestPadBuffersToAlignment": "the native adapter pads its buffers",
     "test_factory_derives_padding_from_use_odirect": "the native adapter pads its buffers",
     "TestDeleteBackwardCompatibility": "the native adapter may have a client that cannot delete",
+    "test_report_status_shape_with_l2": "the mock adapter's status has keys of its own",
     "test_restore_of_existing_key_does_not_renotify": "the fs adapter skips files that exist; kvconn replaces, as the native adapter does",
 }
 
@@ -48,7 +53,7 @@ def run(report: Report) -> None:
 
 def their_tests(report: Report) -> None:
     """Runs LMCache's tests, from its source package."""
-    with report.check("lmcache-server: LMCache's tests of its adapters pass with kvconn's in their place"):
+    with report.check("lmcache-server: LMCache's tests of its adapters and controllers pass with kvconn's adapter"):
         source = _source()
         arguments = ["-q", "-p", "no:cacheprovider", "-o", "log_cli=false", "-W", "ignore", "-p", "interop.lmcache_server.in_their_place"]
         arguments += ["-k", f"not ({' or '.join(_OTHERS)})", *(f"tests/v1/distributed/{name}" for name in _TESTS)]

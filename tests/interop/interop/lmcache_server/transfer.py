@@ -124,3 +124,13 @@ def shared(report: Report) -> None:
                     with Manager(spec(url)) as third:
                         equal(f"chunks that {other} wrote", third.fetch([*more]), [*more.values()])
                         third.adapter.delete([*wanted, *more])
+        with report.check("lmcache-server: a namespace keeps its chunks, its keys and its usage apart"):
+            url = f"{ours['resp']}/3"
+            with Manager(spec(url, namespace="a", shared=True)) as a, Manager(spec(url, namespace="b")) as b:
+                a.store(wanted)
+                b.store(more)
+                b.wait_listed()
+                equal("chunks of the other namespace", b.fetch([*wanted]), [])
+                equal("keys of each namespace", (_listed(a), _listed(b)), tuple({k.to_encoded_object_key() for k in c} for c in (wanted, more)))
+                equal("bytes that the second one counts", b.usage()[0], 5 * CHUNK_BYTES)
+                equal("LMCache's flag for a store of several servers", a.adapter.report_status()["shared"], True)
