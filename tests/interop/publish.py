@@ -1,30 +1,53 @@
 #!/usr/bin/env python3
-"""Writes docs/benchmarks.svg and the tables of docs/BENCHMARKS.md from docs/benchmarks.json."""
+"""Writes docs/benchmarks.svg and the tables of docs/BENCHMARKS.md from docs/benchmarks.json and docs/engines.json."""
 
 import json
 from pathlib import Path
 
 from interop.bench import chart
-from interop.bench.figures import Table, batches, singles
+from interop.bench.figures import Table, batches, calls, singles
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-RESULTS, CHART, PAGE = DOCS / "benchmarks.json", DOCS / "benchmarks.svg", DOCS / "BENCHMARKS.md"
-BEGIN, END = "<!-- tests/interop/publish.py writes from here -->", "<!-- to here -->"
+RESULTS, ENGINES, CHART, PAGE = DOCS / "benchmarks.json", DOCS / "engines.json", DOCS / "benchmarks.svg", DOCS / "BENCHMARKS.md"
+LMCACHE_BEGIN = "<!-- tests/interop/publish.py writes from here -->"
+ENGINES_BEGIN = "<!-- tests/interop/publish.py writes the engines from here -->"
+END = "<!-- to here -->"
+NAMES = {"lmcache": "LMCache", "vllm": "vLLM", "sglang": "SGLang"}
 
 
-def render(results: dict, page: str) -> tuple[str, str]:
+def render(results: dict, engines: dict | None, page: str) -> tuple[str, str]:
     """Gives the chart, and the page with new tables between its markers."""
     tables = [Table.from_json(table) for table in results["tables"]]
-    parts = [f"Measured on {results['measured']} ({results['machine']}), LMCache {results['versions']['lmcache']}, {results['rounds']} rounds."]
-    parts.append(batches(tables))
+    parts = [_conditions(results, ["lmcache"]), batches(tables)]
     if single := singles(tables):
         parts += ["One call at a time, inside vLLM's process. × is the time of a call divided by LMCache's time:", single]
-    before, rest = page.split(BEGIN)
-    _, after = rest.split(END)
-    return chart.svg(tables), "\n\n".join([before + BEGIN, *parts, END + after])
+    page = _between(LMCACHE_BEGIN, parts, page)
+    parts = ["Not measured yet."]
+    if engines:
+        of_engines = [Table.from_json(table) for table in engines["tables"]]
+        parts = [_conditions(engines, ["vllm", "sglang", "lmcache"]), batches(of_engines)]
+        parts += ["The calls that an engine waits for:", calls(of_engines)]
+    return chart.svg(tables), _between(ENGINES_BEGIN, parts, page)
+
+
+def read() -> tuple[str, str]:
+    """Renders the files in docs/."""
+    engines = json.loads(ENGINES.read_text()) if ENGINES.exists() else None
+    return render(json.loads(RESULTS.read_text()), engines, PAGE.read_text())
+
+
+def _conditions(results: dict, packages: list[str]) -> str:
+    versions = ", ".join(f"{NAMES[package]} {results['versions'][package]}" for package in packages if package in results["versions"])
+    return f"Measured on {results['measured']} ({results['machine']}), {versions}, {results['rounds']} rounds."
+
+
+def _between(begin: str, parts: list[str], page: str) -> str:
+    before, rest = page.split(begin)
+    _, after = rest.split(END, 1)
+    return "\n\n".join([before + begin, *parts, END + after])
 
 
 if __name__ == "__main__":
-    drawn, written = render(json.loads(RESULTS.read_text()), PAGE.read_text())
+    drawn, written = read()
     CHART.write_text(drawn)
     PAGE.write_text(written)

@@ -1,15 +1,14 @@
 """Tests of the benchmarks in docs/. `./tests/run` runs them. They need no LMCache."""
 
-import json
 import unittest
 
 import publish
-from interop.bench.figures import Figure, Table, singles
+from interop.bench.figures import Figure, Table, calls, singles
 
 
 class Published(unittest.TestCase):
     def test_chart_and_tables_match_the_results(self) -> None:
-        drawn, written = publish.render(json.loads(publish.RESULTS.read_text()), publish.PAGE.read_text())
+        drawn, written = publish.read()
         hint = "run tests/interop/publish.py"
         self.assertEqual(drawn, publish.CHART.read_text(), hint)
         self.assertEqual(written, publish.PAGE.read_text(), hint)
@@ -25,6 +24,11 @@ class Published(unittest.TestCase):
         rate = {"LMCache": 2_000, "kvconn": 10_000}
         rounds = {name: [dict.fromkeys(("lookup", "contains", "contains_loop", "loop"), Figure(r, 0.1))] for name, r in rate.items()}
         self.assertIn("| 1MiB | kvconn | 100 | 0.20 |", singles([Table.of("group", "title", "1MiB", rounds)]))
+
+    def test_lookups_are_shown_with_their_reads(self) -> None:
+        figures = {"present": Figure(1_000, 0.1, reads=1.0), "absent": Figure(2_000, 0.1, reads=2.0), "longest": Figure(4_000, 0.0)}
+        shown = calls([Table.of("vllm-redis", "title", "1MiB", {"kvconn": [figures]})])
+        self.assertIn("| vllm-redis | 1MiB | kvconn | 1,000 | 500 | 250 | 1 and 2 |", shown)
 
 
 if __name__ == "__main__":

@@ -104,7 +104,8 @@ def main() -> int:
         return 0
     only = args.clients.split(",") if args.clients else None
     print(f"rounds: {args.rounds}, after a warm-up; median (range); ×: the median of the rounds' ratios")
-    tables = []
+    before = json.loads(args.json.read_text()) if args.json and args.json.exists() else {}
+    tables: list[Table] = []
     for group in args.groups:
         kind = GROUPS[group]
         if args.environment not in ("", kind.environment):
@@ -116,9 +117,9 @@ def main() -> int:
                     raise SystemExit(f"{group} has no client {args.clients!r}; it has {', '.join(makers)}")
                 tables.append(measure(group, title, chosen_makers, clear, size, args.rounds))
                 print(f"\n{title}\n\n{batches(tables[-1:])}\n\n{singles(tables[-1:])}{calls(tables[-1:])}", flush=True)
-    if args.json:
-        before = json.loads(args.json.read_text()) if args.json.exists() else {}
-        args.json.write_text(json.dumps(results(before, tables, args.rounds), indent=1) + "\n")
+            # After each table, because the next one takes minutes.
+            if args.json:
+                args.json.write_text(json.dumps(results(before, tables, args.rounds), indent=1) + "\n")
     # Other load on the machine hurts a client with one thread more than a client with eight.
     print(f"\nload {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; with a load of several per core, compare only the CPU columns")
     return 0

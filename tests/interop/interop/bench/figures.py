@@ -28,7 +28,7 @@ Round = dict[str, Figure]
 """The figures by operation. `get`, `put` and `exists` are for a batch. `lookup`, `contains` and `contains_loop` are for one key, one
 call at a time. `contains` runs with `use_exists_sync: true`, and `contains_loop` with `false`, LMCache's default. `loop` is an empty
 coroutine on LMCache's loop. `present` and `absent` are lookups of 64 keys, `call` the 99.9th percentile of the slowest method of
-a tier with jobs of 64 rows, and `longest` its longest call."""
+a tier with jobs of 64 rows, `busy` that of the thread's CPU time, and `longest` its longest call."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,7 @@ CALLS = {
     "present": "lookup of 64 present keys, µs",
     "absent": "of 64 absent keys, µs",
     "call": "longest of 99.9 % of its calls, µs",
+    "busy": "CPU of 99.9 % of its calls, µs",
     "longest": "longest, µs",
 }
 
