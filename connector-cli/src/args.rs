@@ -96,6 +96,7 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  \
         kvconn ls fs:///tmp/kv --prefix facebook/opt-125m@ | head\n  \
         kvconn ls fs:///tmp/kv -0 | xargs -0 kvconn exists fs:///tmp/kv\n  \
+        kvconn ls fs:///tmp/kv -l        with sizes and ages\n  \
         kvconn ls fs:///tmp/kv --json    one JSON object a line")]
     Ls(LsArgs),
     /// Remove chunks; exit code 1 if one did not exist
@@ -245,7 +246,10 @@ pub(crate) struct LsArgs {
     /// List only keys that start with this text
     #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) prefix: String,
-    /// Print one JSON object a line: key, kind, model, hash
+    /// Print each chunk's size, and the age of its last put, before its key; `-` if the store cannot say
+    #[arg(short, long, conflicts_with = "json")]
+    pub(crate) long: bool,
+    /// Print one JSON object a line: key, kind, model, hash, size in bytes, and the last put in seconds since 1970
     #[arg(long, conflicts_with = "null")]
     pub(crate) json: bool,
     #[command(flatten)]

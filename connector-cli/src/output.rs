@@ -177,6 +177,20 @@ impl fmt::Display for Time {
     }
 }
 
+/// A time in its largest whole unit: `59s`, `12m`, `5h`, `30d`.
+pub(crate) struct Age(pub(crate) Duration);
+
+impl fmt::Display for Age {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_secs() {
+            s @ 0..60 => write!(f, "{s}s"),
+            s @ 60..3600 => write!(f, "{}m", s / 60),
+            s @ 3600..86_400 => write!(f, "{}h", s / 3600),
+            s => write!(f, "{}d", s / 86_400),
+        }
+    }
+}
+
 /// GiB per second.
 pub(crate) fn gib_per_s(bytes: usize, time: Duration) -> f64 {
     bytes as f64 / f64::from(1 << 30) / time.as_secs_f64().max(f64::MIN_POSITIVE)
@@ -211,6 +225,13 @@ mod tests {
             (61_000_000_000, "61.0 s"),
         ] {
             assert_eq!(Time(Duration::from_nanos(ns)).to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn an_age_has_one_unit() {
+        for (secs, shown) in [(0, "0s"), (59, "59s"), (60, "1m"), (3599, "59m"), (86_399, "23h"), (200_000, "2d")] {
+            assert_eq!(Age(Duration::from_secs(secs)).to_string(), shown);
         }
     }
 

@@ -3,16 +3,18 @@
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::Path;
+use std::time::UNIX_EPOCH;
 
-use connectors::{CacheKey, ChunkLayout, Error, ErrorKind, KeyKind, MemoryObj};
-use futures::StreamExt;
+use connectors::{CacheKey, ChunkLayout, Error, ErrorKind, KeyKind, ListEntry, MemoryObj};
+use futures::{StreamExt, TryStreamExt};
 use serde_json::json;
 
 use crate::args::{GetArgs, KeysArgs, LayoutArgs, LineArgs, LsArgs, PutArgs};
 use crate::exit::{Answer, Failure};
 use crate::file;
-use crate::output::{Out, json_escaped, print_error, print_note, users};
+use crate::output::{Age, Out, json_escaped, print_error, print_note, users};
 use crate::setup::Setup;
+use crate::size::ByteSize;
 
 /// The largest chunk: LMCache writes its length as an `i32`.
 const MAX_CHUNK: u64 = i32::MAX as u64;
@@ -148,23 +150,37 @@ fn report(
 pub(crate) async fn ls(setup: &Setup, args: &LsArgs, out: &mut Out) -> Result<Answer, Failure> {
     setup
         .with_store(&args.url, async |store| {
-            let mut keys = store.list(&args.prefix);
-            while let Some(key) = keys.next().await {
-                let key = key?;
+            let mut entries = match args.json || args.long {
+                true => store.list_entries(&args.prefix),
+                // Asks the store for no sizes.
+                false => store.list(&args.prefix).map_ok(ListEntry::new).boxed(),
+            };
+            while let Some(entry) = entries.next().await {
+                let entry = entry?;
                 if out.is_closed() {
                     break;
                 }
                 if args.json {
-                    let (kind, model, hash) = (kind_name(&key), key.model_name(), key.chunk_hash_hex());
-                    let object = json!({ "key": key.as_str(), "kind": kind, "model": model, "hash": hash });
-                    writeln!(out, "{}", json_escaped(&object.to_string()))?;
-                } else {
-                    write!(out, "{}{}", out.shown(key.as_str()), args.lines.end())?;
+                    writeln!(out, "{}", json_escaped(&as_json(&entry).to_string()))?;
+                    continue;
                 }
+                if args.long {
+                    let size = entry.size.map_or("-".into(), |n| ByteSize(n as usize).to_string());
+                    let age =
+                        entry.modified.map_or("-".into(), |time| Age(time.elapsed().unwrap_or_default()).to_string());
+                    write!(out, "{size:>10}  {age:>5}  ")?;
+                }
+                write!(out, "{}{}", out.shown(entry.key.as_str()), args.lines.end())?;
             }
             Ok(Answer::Yes)
         })
         .await
+}
+
+fn as_json(ListEntry { key, size, modified, .. }: &ListEntry) -> serde_json::Value {
+    let (kind, model, hash) = (kind_name(key), key.model_name(), key.chunk_hash_hex());
+    let modified = modified.and_then(|time| time.duration_since(UNIX_EPOCH).ok()).map(|time| time.as_secs_f64());
+    json!({ "key": key.as_str(), "kind": kind, "model": model, "hash": hash, "size": size, "modified": modified })
 }
 
 fn kind_name(key: &CacheKey) -> &'static str {

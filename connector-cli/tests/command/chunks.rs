@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::process::Stdio;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{KEY, OTHER, entries, file, kvconn, put, run, store};
 
@@ -117,8 +118,22 @@ fn ls_lists_the_keys_with_a_prefix() {
     assert_eq!(run(&["ls", &url, "--prefix", "facebook/"]).exits(0).text(), "facebook/opt-125m@1@0@aa@half\n");
     assert_eq!(run(&["ls", &url, "--prefix", "absent"]).exits(0).text(), "");
 
-    let object = run(&["ls", &url, "--prefix", "m@", "--json"]).exits(0).json();
+    let mut object = run(&["ls", &url, "--prefix", "m@", "--json"]).exits(0).json();
+    let fields = object.as_object_mut().expect("an object");
+    let (size, modified) = (fields.remove("size").expect("a size"), fields.remove("modified").expect("a time"));
     assert_eq!(object, serde_json::json!({"key": "m@00000000@1@ff", "kind": "object", "model": "m", "hash": "ff"}));
+    // A file of an object key is the chunk's bytes alone.
+    assert_eq!(size, 1);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64();
+    assert!((now - modified.as_f64().expect("seconds")).abs() < 3600.0, "{modified}");
+
+    let long = run(&["ls", &url, "--prefix", "m@", "-l"]).exits(0);
+    let words: Vec<&str> = long.text().split_whitespace().collect();
+    let [size, unit, age, key] = words[..] else { panic!("{words:?}") };
+    assert_eq!((size, unit, key), ("1", "B", "m@00000000@1@ff"));
+    assert!(age.ends_with(['s', 'm']), "{age}");
+    let both = run(&["ls", &url, "-l", "--json"]).exits(2);
+    assert!(both.err.contains("'--long' cannot be used with '--json'"), "{both:?}");
 }
 
 #[test]
