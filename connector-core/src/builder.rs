@@ -153,6 +153,7 @@ impl ContextBuilder {
             chain: Arc::default(),
             redirected: Arc::default(),
             connect: self.connect,
+            has_behind: std::sync::Arc::default(),
             layer_options: self.layer_options,
             existing: self.existing,
             layer_queries: Vec::new(),

@@ -41,6 +41,8 @@ pub(crate) struct Parts {
     pub(crate) chain: Arc<()>,
     /// Whether the open of this URL has moved on to another URL.
     pub(crate) redirected: Arc<AtomicBool>,
+    /// Whether the open of this URL has opened a store behind it.
+    pub(crate) has_behind: Arc<AtomicBool>,
     /// Applies to a store whose options do not set it.
     pub(crate) connect: Connect,
     pub(crate) layer_options: LayerOptions,
@@ -137,11 +139,13 @@ impl ConnectorContext {
     }
 
     /// Opens the store behind this one: another URL with the rest of this context. An adapter that the builder added
-    /// serves it, too. The store behind gets its layers from its own URL only, and no options of this one's plugin.
+    /// serves it, too. The store behind gets its layers from its own URL only, and no options of this one's plugin. It gets
+    /// the builder's breaker in place of this one.
     ///
     /// # Errors
     /// As [`redirect`](Self::redirect).
     pub async fn open_behind(&self, url: RemoteUrl) -> Result<Connector> {
+        self.0.has_behind.store(true, Relaxed);
         let ctx = self.at(url).changed(|parts| {
             parts.plugin_name = None;
             parts.layer_queries.clear();
@@ -169,11 +173,13 @@ impl ConnectorContext {
         let Some(adapter) = adapters.find(url) else { return Err(registry::no_scheme(url.scheme())) };
         // Checked first: a connector that is opened and then dropped may leave something behind.
         let explain = |e: Error| e.with_operation("open");
-        let options = self.layer_options().map_err(explain)?;
+        let options = self.layer_options(false).map_err(explain)?;
         let layers = Layers::of(&options).map_err(explain)?;
+        let in_front = self.layer_options(true).and_then(|options| Layers::of(&options)).map_err(explain)?;
         let ctx = self.changed(|parts| {
             parts.connect = options.connect.unwrap_or(parts.connect);
             parts.redirected = Arc::default();
+            parts.has_behind = Arc::default();
         });
         let create = || {
             let created = AssertUnwindSafe(async { adapter.create_connector(ctx.clone()).await }).catch_unwind();
@@ -184,6 +190,7 @@ impl ConnectorContext {
             ErrorKind::Timeout | ErrorKind::Other => explain(e).with_connector(ctx.connector_name()),
             _ => e,
         })?;
+        let layers = if ctx.0.has_behind.load(Relaxed) { in_front } else { layers };
         Ok(connector.layered(&ctx, |name, inner| layers.around(name, inner)))
     }
 
@@ -198,14 +205,17 @@ impl ConnectorContext {
     }
 
     /// The settings of this store's layers. They come from its URL, then from the URLs that led to it. A store that
-    /// no other store opens also has the layers of the configuration and of the builder.
-    pub(crate) fn layer_options(&self) -> Result<LayerOptions> {
+    /// no other store opens also has the layers of the configuration and of the builder. The builder's breaker belongs to
+    /// the store behind, if there is one: the store `in_front` still gives what it has itself while the other is lost.
+    pub(crate) fn layer_options(&self, in_front: bool) -> Result<LayerOptions> {
         let chain = self.0.layer_queries.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let queries = options::layer_query(&self.0.url).chain(chain);
-        if self.0.behind {
-            return options::read_layers(queries, None, None);
-        }
-        Ok(options::read_layers(queries, Some(&self.0.config), self.plugin())?.or(&self.0.layer_options))
+        let (others, breaker) = self.0.layer_options.clone().split_breaker();
+        let own = match self.0.behind {
+            true => options::read_layers(queries, None, None)?,
+            false => options::read_layers(queries, Some(&self.0.config), self.plugin())?.or(&others),
+        };
+        Ok(if in_front { own } else { own.or(&breaker) })
     }
 
     /// The plugin whose keys in `extra_config` are options of this store, also before its adapter has opened it.

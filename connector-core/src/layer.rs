@@ -5,12 +5,13 @@
 //! | limit | lets a number of calls run at once; the others wait | `max_in_flight` |
 //! | breaker | refuses calls for a time when the store is lost | `breaker_failures`, `min_reconnect_interval` |
 //! | retry | tries a call again after a [temporary](crate::ErrorStatus::Temporary) error | `retries`, `retry_min_delay_ms`, `retry_max_delay_ms` |
-//! | timeout | ends a call that takes too long | `timeout_ms`, `batch_timeout_ms` |
+//! | timeout | ends a call that takes too long | `timeout_ms`, `batch_timeout_ms`, `lookup_timeout_ms` |
 //!
 //! All are off until you set them. The URL comes first (`redis://h:6379?timeout_ms=500&retries=2`). Next is the
 //! configuration: `extra_config` keys with the prefix `kvconn_`, or `remote_storage_plugin.<name>.timeout_ms`. Last
 //! is code: [`ContextBuilder::layers`](crate::ContextBuilder::layers). A store behind another one (`tiered://`,
-//! `audit://`) takes them only from its own URL.
+//! `audit://`) takes them only from its own URL. There is one exception: it has the breaker that code sets, and the
+//! store in front then has none. So a `tiered` store whose back is lost still gives what its front has.
 //!
 //! `open` has the timeout and the retries, too. Only `close` has no limit, because a `close` that is cut short loses
 //! data. A poll that blocks its thread cannot be ended.

@@ -78,9 +78,11 @@ impl OpenStore {
 pub(crate) const ENGINE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A batch may have many large chunks, and a slow network.
 pub(crate) const ENGINE_BATCH_TIMEOUT: Duration = Duration::from_secs(60);
-/// As in LMCache.
-const ENGINE_RECONNECT_S: f64 = 10.0;
-const ENGINE_FAILURES: u32 = 5;
+/// An engine waits for a lookup before it computes a prompt, which takes about as long without the store.
+const ENGINE_LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
+/// The first call that finds the store lost opens the breaker. Then kvconn pings the store, and no call waits for it.
+const ENGINE_FAILURES: u32 = 1;
+const ENGINE_RECONNECT_S: f64 = 1.0;
 
 /// Opens the store of a Python program, once the future is polled.
 pub(crate) fn open(
@@ -123,6 +125,7 @@ pub(crate) fn for_engine(builder: ContextBuilder, timeout: Duration, batch_timeo
     let in_ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     layers.timeout_ms = Some(in_ms(timeout)).filter(|ms| *ms > 0);
     layers.batch_timeout_ms = Some(in_ms(timeout.max(batch_timeout)));
+    layers.lookup_timeout_ms = Some(in_ms(ENGINE_LOOKUP_TIMEOUT).min(layers.timeout_ms.unwrap_or(u64::MAX)));
     layers.breaker_failures = Some(ENGINE_FAILURES);
     layers.min_reconnect_interval = Some(ENGINE_RECONNECT_S);
     builder.connect(Connect::Lazy).layers(layers)

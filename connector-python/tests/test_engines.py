@@ -122,7 +122,17 @@ class Bounded(Engines):
             with self.assertRaises(kvconn.KvconnError) as raised:
                 remote.exists_sync(KEY)
             kinds.append(raised.exception.kind)
-        self.assertEqual(kinds, ["timeout"] * 5 + ["unavailable"] * 2)
+        self.assertEqual(kinds, ["timeout"] + ["unavailable"] * 6)
+
+    def test_a_lookup_ends_sooner_than_other_calls(self):
+        server = self.redis()
+        client = self.client(f"resp://127.0.0.1:{server.port}")
+        server.stop_answering()
+        for call, why in [(1, "no answer within 2s"), (2, "the store is lost: no answer within 2s")]:
+            client.submit_batch_exists([object_key(1)])
+            _, ok, error, _ = completions(client)[0]
+            self.assertFalse(ok)
+            self.assertIn(why, error, call)
 
 
 if __name__ == "__main__":

@@ -94,6 +94,11 @@ macro_rules! define_operation {
                 }
             }
 
+            /// Whether the operation asks which keys exist, and moves no chunk.
+            pub(crate) fn is_lookup(self) -> bool {
+                matches!(self, Self::Exists | Self::BatchedExists | Self::BatchedContains)
+            }
+
             /// Whether the operation is about several keys.
             pub(crate) fn is_batch(self) -> bool {
                 match self {

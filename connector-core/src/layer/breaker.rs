@@ -1,7 +1,7 @@
 //! The breaker: refuses calls while the store is lost.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
@@ -12,12 +12,12 @@ use super::{Answer, Verdict, around};
 use crate::chunk::{MemoryObj, MemoryObjMut};
 use crate::connector::{Capabilities, ListEntry, Operation, RemoteConnector, list_by, listings, operations};
 use crate::key::CacheKey;
-use crate::observe;
-use crate::{BoxStream, Error, ErrorKind, ErrorStatus, Result};
+use crate::{BoxStream, Error, ErrorKind, ErrorStatus, Result, observe, runtime};
 
 /// Opens after a number of calls in a row that ended with [`Unavailable`](ErrorKind::Unavailable) or
-/// [`Timeout`](ErrorKind::Timeout). While it is open, every call fails with `Unavailable` at once. After the interval one call, the
-/// probe, goes through. If it reaches the store, the breaker closes; otherwise the next interval begins.
+/// [`Timeout`](ErrorKind::Timeout). While it is open, every call fails with `Unavailable` at once. kvconn pings the store
+/// after each interval, on its own runtime, and the breaker closes when the store answers. So no call waits for a lost
+/// store. If the store has no `ping`, one call after the interval, the probe, goes through in its place.
 ///
 /// A call that its caller drops does not count. A call that fails before it reaches the store does not count either.
 /// Examples are an invalid key, a full pool, and a timeout while the call [waited](super::local_wait) for memory or a
@@ -49,14 +49,23 @@ impl BreakerLayer {
 /// A connector with a [`BreakerLayer`].
 #[derive(Debug)]
 pub(super) struct Breaker<C> {
+    shared: Arc<Shared>,
+    inner: Arc<C>,
+}
+
+/// What the calls share with the task that pings the store.
+#[derive(Debug)]
+struct Shared {
     limits: BreakerLayer,
     /// Failures in a row.
     failures: AtomicU32,
     /// Whether the breaker is open. While it is closed, a call reads only this.
     is_open: AtomicBool,
     state: Mutex<State>,
-    inner: C,
 }
+
+/// The shortest pause between two pings.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Default)]
 struct State {
@@ -78,11 +87,13 @@ impl BreakerLayer {
     /// Puts the layer around `inner`.
     pub(super) fn layer<C>(self, inner: C) -> Breaker<C> {
         let is_open = AtomicBool::new(false);
-        Breaker { limits: self, failures: AtomicU32::new(0), is_open, state: Mutex::default(), inner }
+        let shared = Shared { limits: self, failures: AtomicU32::new(0), is_open, state: Mutex::default() };
+        Breaker { shared: Arc::new(shared), inner: Arc::new(inner) }
     }
 }
 
-/// The call that finds out whether the store is back. If it is dropped without an answer, the next call is the probe.
+/// The task or the call that finds out whether the store is back. If it is dropped without an answer, the next call is the
+/// probe.
 struct Probe<'a> {
     state: &'a Mutex<State>,
     time: u64,
@@ -104,12 +115,13 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl<C> Breaker<C> {
+impl<C: RemoteConnector> Breaker<C> {
     async fn around<T: Answer>(&self, _operation: Operation, keys: usize, call: impl Future<Output = T> + Send) -> T {
-        if self.limits.failures == 0 {
+        let shared = &self.shared;
+        if shared.limits.failures == 0 {
             return call.await;
         }
-        let probe = match self.enter() {
+        let probe = match shared.enter() {
             Ok(probe) => probe,
             Err(refused) => return T::failed(refused, keys),
         };
@@ -117,16 +129,44 @@ impl<C> Breaker<C> {
         match answer.verdict() {
             // A batch without keys does not reach the store.
             _ if keys == 0 => {}
-            Verdict::Lost(e) => self.lost(e, probe.as_ref()),
-            Verdict::Found => self.found(),
+            Verdict::Lost(e) => {
+                if shared.lost(e, probe.as_ref()) {
+                    self.watch();
+                }
+            }
+            Verdict::Found => shared.found(),
             Verdict::Nothing => {}
         }
         drop(probe);
         answer
     }
 
+    /// Pings the lost store until it answers. The task holds the store only while a ping runs. It ends early if the store
+    /// is closed, or if a call that was in flight finds the store. Without the task, a call is the probe.
+    fn watch(&self) {
+        if !self.inner.capabilities().ping {
+            return;
+        }
+        // The caller's runtime may run only while a call waits, and no call waits for a lost store.
+        let Ok(runtime) = runtime::handle() else { return };
+        let (shared, inner) = (self.shared.clone(), Arc::downgrade(&self.inner));
+        let Some(time) = shared.begin_watch() else { return };
+        runtime.spawn(async move {
+            let probe = Probe { state: &shared.state, time };
+            loop {
+                tokio::time::sleep(shared.limits.interval.max(SHORTEST_PAUSE)).await;
+                let Some(inner) = inner.upgrade().filter(|_| shared.is_open_since(time)) else { return };
+                match inner.ping().await.verdict() {
+                    Verdict::Found => return shared.found(),
+                    Verdict::Lost(e) => drop(shared.lost(e, Some(&probe))),
+                    Verdict::Nothing => return,
+                }
+            }
+        });
+    }
+
     fn listing<'a, T: Send + 'a>(&self, items: impl FnOnce() -> BoxStream<'a, Result<T>>) -> BoxStream<'a, Result<T>> {
-        match self.enter() {
+        match self.shared.enter() {
             // A listing is never the probe, because the caller may keep the stream without polling it.
             Ok(probe) => {
                 drop(probe);
@@ -135,7 +175,9 @@ impl<C> Breaker<C> {
             Err(refused) => stream::once(async { Err(refused) }).boxed(),
         }
     }
+}
 
+impl Shared {
     /// Lets a call in, as the probe if the interval is over.
     fn enter(&self) -> Result<Option<Probe<'_>>> {
         if !self.is_open.load(Ordering::Acquire) {
@@ -151,14 +193,29 @@ impl<C> Breaker<C> {
         }
         let next = match self.limits.interval.checked_sub(waited) {
             Some(left) if !open.probing => format!("the next call goes through in {left:.1?}"),
-            _ => "another call is trying it now".to_owned(),
+            _ => "kvconn is trying to reach it".to_owned(),
         };
         let message = format!("the store is lost: {}; {next}", open.why);
         // No retry can succeed before the interval is over, in this store or in a store in front.
         Err(Error::new(ErrorKind::Unavailable, message).with_status(ErrorStatus::Persistent))
     }
 
-    fn lost(&self, error: &Error, probe: Option<&Probe<'_>>) {
+    /// Makes the task that watches the store its only probe. Gives how often the breaker opened.
+    fn begin_watch(&self) -> Option<u64> {
+        let mut state = lock(&self.state);
+        let time = state.times;
+        let open = state.open.as_mut().filter(|open| !open.probing)?;
+        open.probing = true;
+        Some(time)
+    }
+
+    fn is_open_since(&self, time: u64) -> bool {
+        let state = lock(&self.state);
+        state.open.is_some() && state.times == time
+    }
+
+    /// Whether the breaker opens because of this failure.
+    fn lost(&self, error: &Error, probe: Option<&Probe<'_>>) -> bool {
         let failures = self.failures.fetch_add(1, Ordering::AcqRel).saturating_add(1);
         let (connector, interval) = (&self.limits.connector, self.limits.interval);
         let mut state = lock(&self.state);
@@ -170,9 +227,9 @@ impl<C> Breaker<C> {
                     tracing::debug!(%connector, %error, "the store is still lost");
                     (open.since, open.why) = (Instant::now(), why);
                 }
-                return;
+                return false;
             }
-            None if failures < self.limits.failures => return,
+            None if failures < self.limits.failures => return false,
             None => {}
         }
         tracing::warn!(%connector, %error, failures, "the store is lost: calls are refused for {interval:?}");
@@ -180,6 +237,7 @@ impl<C> Breaker<C> {
         state.open = Some(Open { since: Instant::now(), probing: false, why });
         state.times += 1;
         self.is_open.store(true, Ordering::Release);
+        true
     }
 
     fn found(&self) {

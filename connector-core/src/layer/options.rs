@@ -32,6 +32,9 @@ pub struct LayerOptions {
     /// Longest time of a batch; `timeout_ms` unless set.
     #[option(unit = "ms")]
     pub batch_timeout_ms: Option<u64>,
+    /// Longest time of a call that asks which keys exist, of one key or several; that of any other call unless set.
+    #[option(unit = "ms")]
+    pub lookup_timeout_ms: Option<u64>,
     /// Most retries of a call after a temporary error.
     pub retries: Option<u32>,
     /// Delay before the first retry. It doubles with each retry. 50 unless set.
@@ -45,7 +48,7 @@ pub struct LayerOptions {
     /// The breaker refuses calls after this number of calls in a row that do not reach the store. 0 for never. 5 if
     /// `min_reconnect_interval` is set.
     pub breaker_failures: Option<u32>,
-    /// Time between two attempts to reach a lost store. The breaker refuses calls in between. 10, as in LMCache, if
+    /// Time between two attempts to reach a lost store. The breaker refuses calls until one succeeds. 10, as in LMCache, if
     /// `breaker_failures` is set.
     #[option(unit = "seconds")]
     pub min_reconnect_interval: Option<f64>,
@@ -59,9 +62,10 @@ impl ConnectorOptions for LayerOptions {
 }
 
 /// Names of the fields. A connector's own options must have other names.
-pub(crate) const NAMES: [&str; 9] = [
+pub(crate) const NAMES: [&str; 10] = [
     "timeout_ms",
     "batch_timeout_ms",
+    "lookup_timeout_ms",
     "retries",
     "retry_min_delay_ms",
     "retry_max_delay_ms",
@@ -88,7 +92,8 @@ impl LayerOptions {
     pub(crate) fn or(self, other: &Self) -> Self {
         Self {
             timeout_ms: self.timeout_ms.or(other.timeout_ms),
-            // A `timeout_ms` without a `batch_timeout_ms` limits batches, too.
+            // A `timeout_ms` without a `batch_timeout_ms` limits batches, too, and lookups likewise.
+            lookup_timeout_ms: self.lookup_timeout_ms.or(other.lookup_timeout_ms.filter(|_| self.timeout_ms.is_none())),
             batch_timeout_ms: self.batch_timeout_ms.or(other.batch_timeout_ms.filter(|_| self.timeout_ms.is_none())),
             retries: self.retries.or(other.retries),
             retry_min_delay_ms: self.retry_min_delay_ms.or(other.retry_min_delay_ms),
@@ -100,6 +105,16 @@ impl LayerOptions {
         }
     }
 
+    /// These options without a breaker, and a breaker alone.
+    pub(crate) fn split_breaker(self) -> (Self, Self) {
+        let breaker = Self {
+            breaker_failures: self.breaker_failures,
+            min_reconnect_interval: self.min_reconnect_interval,
+            ..Self::default()
+        };
+        (Self { breaker_failures: None, min_reconnect_interval: None, ..self }, breaker)
+    }
+
     fn timeout(&self) -> Result<Option<TimeoutLayer>> {
         let limit = |name, ms: Option<u64>| match ms {
             Some(0) => Err(invalid(name, "0 ms leaves no time for a call", "remove it for no limit")),
@@ -107,10 +122,15 @@ impl LayerOptions {
         };
         let single = limit("timeout_ms", self.timeout_ms)?;
         let batch = limit("batch_timeout_ms", self.batch_timeout_ms)?.or(single);
-        Ok(batch.map(|batch| match single {
-            Some(single) => TimeoutLayer::new(single).with_batch(batch),
-            None => TimeoutLayer::OFF.with_batch(batch),
-        }))
+        let lookup = limit("lookup_timeout_ms", self.lookup_timeout_ms)?;
+        if batch.is_none() && lookup.is_none() {
+            return Ok(None);
+        }
+        let mut layer = single.map_or(TimeoutLayer::OFF, TimeoutLayer::new);
+        if let Some(batch) = batch {
+            layer = layer.with_batch(batch);
+        }
+        Ok(Some(lookup.map_or(layer, |lookup| layer.with_lookup(lookup))))
     }
 
     fn retry(&self) -> Result<Option<RetryLayer>> {

@@ -21,12 +21,14 @@ use crate::{BoxStream, Error, ErrorKind, Result};
 pub(super) struct TimeoutLayer {
     single: Duration,
     batch: Duration,
+    /// Of a lookup, if it has a limit of its own.
+    lookup: Option<Duration>,
 }
 
 impl TimeoutLayer {
     /// The same limit for single calls and batches.
     pub(super) fn new(limit: Duration) -> Self {
-        Self { single: limit, batch: limit }
+        Self { single: limit, batch: limit, lookup: None }
     }
 
     /// Another limit for batches.
@@ -36,13 +38,24 @@ impl TimeoutLayer {
         self
     }
 
+    /// Another limit for lookups of one or several keys.
+    #[must_use]
+    pub(super) fn with_lookup(mut self, limit: Duration) -> Self {
+        self.lookup = Some(limit);
+        self
+    }
+
     /// The limit of a call.
     pub(super) fn of(&self, operation: Operation) -> Duration {
-        if operation.is_batch() { self.batch } else { self.single }
+        match self.lookup {
+            Some(limit) if operation.is_lookup() => limit,
+            _ if operation.is_batch() => self.batch,
+            _ => self.single,
+        }
     }
 
     /// Without a limit.
-    pub(super) const OFF: Self = Self { single: Duration::MAX, batch: Duration::MAX };
+    pub(super) const OFF: Self = Self { single: Duration::MAX, batch: Duration::MAX, lookup: None };
 }
 
 /// A connector with a [`TimeoutLayer`].

@@ -6,7 +6,31 @@ use connectors::{CacheKey, Error, ErrorKind, MemoryObjMut};
 use futures::StreamExt;
 use tokio::time::sleep;
 
-use super::{Tiered, WRITE_BACK, chunk, key, open};
+use super::{Tiered, WRITE_BACK, chunk, control, key, open};
+
+/// Each store behind has the breaker of the program, so the front's chunks stay available.
+#[tokio::test]
+async fn while_the_back_is_lost_the_front_gives_its_chunks_and_no_call_waits_for_the_back() {
+    let url = "tiered://?front=controlled%3A%2F%2Flost-front&back=controlled%3A%2F%2Flost-back";
+    let mut layers = connectors::layer::LayerOptions::default();
+    (layers.breaker_failures, layers.min_reconnect_interval) = (Some(1), Some(0.01));
+    let connector = connectors::builder(url).layers(layers).open().await.unwrap();
+    let (front, back) = (control("lost-front"), control("lost-back"));
+    connector.put(&key(1), chunk(1)).await.unwrap();
+    ["get", "exists", "ping"].iter().for_each(|operation| back.fail(operation));
+    assert_eq!(connector.get(&key(2)).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    for _ in 0..3 {
+        assert_eq!(connector.get(&key(1)).await.unwrap(), Some(chunk(1)), "the front has it");
+        let e = connector.get(&key(2)).await.unwrap_err();
+        assert!(e.message().starts_with("the store is lost"), "{e}");
+        assert_eq!(connector.batched_contains(&[key(1), key(2)]).await.unwrap(), 1);
+    }
+    assert_eq!((back.count("get"), back.count("exists"), front.count("ping")), (1, 0, 0));
+    back.heal();
+    while connector.get(&key(2)).await.is_err() {
+        sleep(Duration::from_millis(1)).await;
+    }
+}
 
 #[tokio::test]
 async fn calls_work_without_the_front_in_both_modes() {

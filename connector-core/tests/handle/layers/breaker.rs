@@ -1,3 +1,8 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use connector_core::Capabilities;
+
 use super::*;
 
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -19,6 +24,66 @@ async fn a_lost_store_is_left_alone_until_the_interval_has_passed() {
     tokio::time::advance(INTERVAL).await;
     assert!(connector.get(&key()).await.is_ok() && connector.get(&key()).await.is_ok());
     assert_eq!(store.calls(), 5);
+}
+
+/// A store that `ping` reaches.
+#[derive(Clone)]
+struct Pinged(Scripted, Arc<AtomicUsize>);
+
+impl RemoteConnector for Pinged {
+    async fn exists(&self, key: &CacheKey) -> Result<bool> {
+        self.0.exists(key).await
+    }
+    async fn get(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
+        self.0.get(key).await
+    }
+    async fn put(&self, key: &CacheKey, chunk: MemoryObj) -> Result<()> {
+        self.0.put(key, chunk).await
+    }
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new().with_ping()
+    }
+    async fn ping(&self) -> Result<()> {
+        self.1.fetch_add(1, Ordering::SeqCst);
+        self.0.ping().await
+    }
+}
+
+/// The task that pings runs on kvconn's own runtime, whose clock a test cannot pause.
+#[tokio::test]
+async fn kvconn_pings_a_lost_store_so_that_no_call_waits_for_it() {
+    let pings = Arc::new(AtomicUsize::new(0));
+    // The call that finds the store lost, and two pings: the second takes its time, and finds the store.
+    let store = Scripted::new([LOST, LOST, Step::Wait(Duration::from_millis(50))]);
+    let store = Pinged(store, pings.clone());
+    let connector = over(options!(breaker_failures: 1, min_reconnect_interval: 0.02), &store).await;
+    assert_eq!(connector.get(&key()).await.unwrap_err().message(), "as scripted");
+    let mut refused = 0;
+    while let Err(e) = connector.get(&key()).await {
+        assert!(e.message().starts_with("the store is lost: as scripted; "), "{e}");
+        refused += 1;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(refused > 0);
+    // The calls that were refused did not reach the store.
+    let (pings, calls) = (pings.load(Ordering::SeqCst), store.0.calls());
+    assert!(pings >= 2 && calls == 2 + pings, "{pings} pings, {calls} calls");
+}
+
+#[tokio::test]
+async fn the_pings_end_with_the_store() {
+    let pings = Arc::new(AtomicUsize::new(0));
+    let store = Pinged(Scripted::new((0..1000).map(|_| LOST)), pings.clone());
+    let connector = over(options!(breaker_failures: 1, min_reconnect_interval: 0.01), &store).await;
+    connector.get(&key()).await.unwrap_err();
+    while pings.load(Ordering::SeqCst) == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    drop(connector);
+    // The test and its clone are left.
+    while Arc::strong_count(&pings) > 2 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -75,6 +75,29 @@ async fn every_operation_ends_in_its_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn lookups_may_have_a_limit_of_their_own() {
+    for (options, lookup, get) in [
+        (options!(lookup_timeout_ms: 200, timeout_ms: 1000), 200, Some(1000)),
+        (options!(lookup_timeout_ms: 2000, batch_timeout_ms: 500), 2000, None),
+        (options!(lookup_timeout_ms: 200), 200, None),
+    ] {
+        let connector = over(options, &Hangs).await;
+        for n in 0..3 {
+            let begun = Instant::now();
+            let e = match n {
+                0 => connector.exists(&key()).await.unwrap_err(),
+                1 => connector.batched_exists(&keys(2)).await.pop().unwrap().unwrap_err(),
+                _ => connector.batched_contains(&keys(2)).await.unwrap_err(),
+            };
+            assert_eq!((e.kind(), begun.elapsed()), (ErrorKind::Timeout, Duration::from_millis(lookup)), "{n}");
+        }
+        let begun = Instant::now();
+        let got = tokio::time::timeout(60 * SECOND, connector.get(&key())).await;
+        assert_eq!(got.is_ok().then(|| begun.elapsed()), get.map(Duration::from_millis));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_answer_after_the_timeout_reaches_no_caller() {
     let store = Scripted::new([Step::Keep(5 * SECOND)]);
     let connector = over(options!(timeout_ms: 1000), &store).await;
