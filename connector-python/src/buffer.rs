@@ -12,6 +12,7 @@ use std::ptr::NonNull;
 use connectors::ErrorKind;
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::prelude::*;
+use pyo3::types::PyMemoryView;
 
 use crate::errors::{invalid, refused};
 use crate::python_thread;
@@ -137,7 +138,7 @@ impl Drop for Views {
 
 fn contiguous(place: usize, object: &Bound<'_, PyAny>) -> PyResult<(PyUntypedBuffer, Span)> {
     let py = object.py();
-    let export = PyUntypedBuffer::get(object).map_err(|e| refused(py, ErrorKind::InvalidInput, e))?;
+    let export = export(object).map_err(|e| refused(py, ErrorKind::InvalidInput, e))?;
     if !export.is_c_contiguous() {
         return Err(invalid(py, format!("buffer {place} is not contiguous")));
     }
@@ -146,9 +147,17 @@ fn contiguous(place: usize, object: &Bound<'_, PyAny>) -> PyResult<(PyUntypedBuf
     Ok((export, span))
 }
 
+/// The object's buffer. A memoryview adds the strides that some objects leave out, such as the arrays of `ctypes`.
+fn export(object: &Bound<'_, PyAny>) -> PyResult<PyUntypedBuffer> {
+    PyUntypedBuffer::get(object).or_else(|e| {
+        let view = PyMemoryView::from(object).and_then(|view| PyUntypedBuffer::get(&view));
+        view.map_err(|_| e)
+    })
+}
+
 /// Whether a buffer holds these bytes; `None` if the object is not a contiguous buffer of single bytes.
 pub(crate) fn bytes_equal(bytes: &[u8], other: &Bound<'_, PyAny>) -> PyResult<Option<bool>> {
-    let Ok(view) = PyUntypedBuffer::get(other) else { return Ok(None) };
+    let Ok(view) = export(other) else { return Ok(None) };
     if !view.is_c_contiguous() || view.item_size() != 1 {
         return Ok(None);
     }

@@ -1,13 +1,14 @@
-//! An iterator over the keys of a store.
+//! An iterator over the keys or the entries of a store.
 
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
+use std::time::UNIX_EPOCH;
 
-use connectors::{CacheKey, Connector, Result, runtime};
+use connectors::{Connector, ListEntry, Result, runtime};
 use futures::future::{Either, select};
-use futures::stream::StreamExt;
+use futures::stream::{StreamExt, TryStreamExt};
 use pyo3::exceptions::PyStopAsyncIteration;
 use pyo3::prelude::*;
 use tokio::sync::mpsc;
@@ -21,14 +22,24 @@ use crate::{asyncio, blocking, lock, to_python};
 /// How many keys a listing reads ahead and moves at once.
 const KEYS_AHEAD: usize = 256;
 
-/// An iterator over keys. The listing ends with it. `AsyncKeys` in `kvconn._listing` is the one for asyncio.
+/// An iterator over keys or entries. The listing ends with it. `AsyncKeys` in `kvconn._listing` is the one for asyncio.
 #[pyclass(module = "kvconn", frozen)]
 pub(crate) struct Keys(ProcessLocal<Arc<Listing>>);
 
-/// A key or an error; None for the end, so that a listing that was cut off does not look whole.
-type Listed = Option<Result<CacheKey>>;
+/// An entry or an error; None for the end, so that a listing that was cut off does not look whole.
+type Listed = Option<Result<ListEntry>>;
+
+/// What an iterator gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Items {
+    /// The texts of keys.
+    Keys,
+    /// `kvconn.ListEntry`: key, size and time.
+    Entries,
+}
 
 struct Listing {
+    items: Items,
     ready: Mutex<VecDeque<Listed>>,
     coming: tokio::sync::Mutex<mpsc::Receiver<Listed>>,
 }
@@ -61,21 +72,37 @@ impl Listing {
     }
 }
 
+impl Items {
+    fn to_python(self, py: Python<'_>, entry: &ListEntry) -> PyResult<Py<PyAny>> {
+        let key = entry.key.as_str();
+        if self == Self::Keys {
+            return to_python::value(py, key);
+        }
+        let modified = entry.modified.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        let modified = modified.map(|time| time.as_secs_f64());
+        let class = py.import("kvconn._listing")?.getattr("ListEntry")?;
+        Ok(class.call1((key, entry.size, modified))?.unbind())
+    }
+}
+
 impl Keys {
-    pub(crate) fn start(py: Python<'_>, connector: &Connector, prefix: String) -> PyResult<Self> {
+    pub(crate) fn start(py: Python<'_>, connector: &Connector, prefix: String, items: Items) -> PyResult<Self> {
         let (send, receive) = mpsc::channel(KEYS_AHEAD);
         let connector = connector.clone();
         runtime::handle().or_raise(py)?.spawn(async move {
-            let mut keys = connector.list(&prefix);
+            let mut entries = match items {
+                Items::Keys => connector.list(&prefix).map_ok(ListEntry::new).boxed(),
+                Items::Entries => connector.list_entries(&prefix),
+            };
             // The listing ends with its iterator, also while the store gives no key.
-            while let Either::Left((Some(key), _)) = select(keys.next(), pin!(send.closed())).await {
-                if send.send(Some(key)).await.is_err() {
+            while let Either::Left((Some(entry), _)) = select(entries.next(), pin!(send.closed())).await {
+                if send.send(Some(entry)).await.is_err() {
                     return;
                 }
             }
             let _ = send.send(None).await;
         });
-        let listing = Listing { ready: Mutex::default(), coming: tokio::sync::Mutex::new(receive) };
+        let listing = Listing { items, ready: Mutex::default(), coming: tokio::sync::Mutex::new(receive) };
         Ok(Self(ProcessLocal::new(Arc::new(listing))))
     }
 
@@ -94,7 +121,7 @@ impl Keys {
         let listing = self.listing(py)?;
         loop {
             if let Poll::Ready(listed) = listing.take() {
-                return listed.map(|key| to_python::value(py, key.or_raise(py)?.as_str())).transpose();
+                return listed.map(|entry| listing.items.to_python(py, &entry.or_raise(py)?)).transpose();
             }
             let more = listing.clone();
             blocking::block_on(py, async move { more.more().await })?.or_raise(py)?;
@@ -103,10 +130,11 @@ impl Keys {
 
     /// The next key if it is there, otherwise None.
     fn _take(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
-        match self.listing(py)?.take() {
+        let listing = self.listing(py)?;
+        match listing.take() {
             Poll::Pending => Ok(None),
             Poll::Ready(None) => Err(PyStopAsyncIteration::new_err(())),
-            Poll::Ready(Some(key)) => to_python::value(py, key.or_raise(py)?.as_str()).map(Some),
+            Poll::Ready(Some(entry)) => listing.items.to_python(py, &entry.or_raise(py)?).map(Some),
         }
     }
 

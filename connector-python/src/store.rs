@@ -12,7 +12,7 @@ use crate::call::{Holder, WaitMode};
 use crate::chunk::{Chunk, layout};
 use crate::errors::{Arg, Objects, OrRaise, same_length};
 use crate::key::{key_of, kind_of};
-use crate::listing::Keys;
+use crate::listing::{Items, Keys};
 use crate::open::{OpenStore, open};
 use crate::span::Span;
 use crate::to_python::{self, sorted};
@@ -151,11 +151,12 @@ impl AnyStore {
 
     #[pyo3(signature = (prefix=Arg(String::new())))]
     fn list(&self, py: Python<'_>, prefix: Arg<String>) -> PyResult<Py<PyAny>> {
-        let keys = Py::new(py, Keys::start(py, self.store.connector().or_raise(py)?, prefix.0)?)?;
-        match self.mode {
-            WaitMode::Blocking => Ok(keys.into_any()),
-            WaitMode::Asyncio => Ok(py.import("kvconn._listing")?.getattr("AsyncKeys")?.call1((keys,))?.unbind()),
-        }
+        self.listing(py, prefix.0, Items::Keys)
+    }
+
+    #[pyo3(signature = (prefix=Arg(String::new())))]
+    fn list_entries(&self, py: Python<'_>, prefix: Arg<String>) -> PyResult<Py<PyAny>> {
+        self.listing(py, prefix.0, Items::Entries)
     }
 
     fn ping(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
@@ -233,6 +234,15 @@ impl AnyStore {
         self.run(py, Views::none(), work, to_python::value)
     }
 
+    fn get_prefix(&self, py: Python<'_>, keys: Objects<'_>) -> PyResult<Py<PyAny>> {
+        let keys = keys.0.iter().map(|key| key_of(key, self.key_kind)).collect::<PyResult<Vec<_>>>()?;
+        let work = |connector: Connector, _| async move { connector.get_prefix(&keys).await };
+        let to_python = |py: Python<'_>, chunks: Vec<MemoryObj>| {
+            to_python::value(py, chunks.into_iter().map(Chunk::new).collect::<Vec<_>>())
+        };
+        self.run(py, Views::none(), work, to_python)
+    }
+
     #[pyo3(signature = (keys, *, return_exceptions=false))]
     fn batched_remove(&self, py: Python<'_>, keys: Objects<'_>, return_exceptions: bool) -> PyResult<Py<PyAny>> {
         let (keys, refusals) = sorted(return_exceptions, keys.0.iter().map(|key| key_of(key, self.key_kind)))?;
@@ -250,6 +260,14 @@ impl AnyStore {
     /// The same store, with another way to wait.
     fn of(&self, mode: WaitMode) -> Self {
         Self { store: self.store.clone(), mode, key_kind: self.key_kind }
+    }
+
+    fn listing(&self, py: Python<'_>, prefix: String, items: Items) -> PyResult<Py<PyAny>> {
+        let keys = Py::new(py, Keys::start(py, self.store.connector().or_raise(py)?, prefix, items)?)?;
+        match self.mode {
+            WaitMode::Blocking => Ok(keys.into_any()),
+            WaitMode::Asyncio => Ok(py.import("kvconn._listing")?.getattr("AsyncKeys")?.call1((keys,))?.unbind()),
+        }
     }
 
     fn make(self, py: Python<'_>) -> PyResult<Py<PyAny>> {

@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 import threading
+import time
 import unittest
 
 import kvconn
@@ -115,6 +116,26 @@ class Blocking(TestCase):
         self.assertEqual((set(listed), len(listed)), (keys, 700))
         self.assertEqual(list(store.list("no-such-model")), [])
         self.assertIn(next(store.list("test-model")), keys)
+
+    def test_list_entries_gives_sizes_and_times(self):
+        store = self.store()
+        before = time.time()
+        store.batched_put([(engine_key(i), bytes(100 + i)) for i in range(300)])
+        entries = list(store.list_entries())
+        self.assertEqual({(e.key, e.size) for e in entries}, {(engine_key(i), 100 + i) for i in range(300)})
+        self.assertTrue(all(isinstance(e, kvconn.ListEntry) for e in entries))
+        # The two clocks may differ in their resolution.
+        self.assertTrue(all(before - 1 < e.modified < time.time() + 1 for e in entries))
+        self.assertEqual(list(store.list_entries("no-such-model")), [])
+
+    def test_get_prefix_gives_the_chunks_before_the_first_hole(self):
+        store = self.store()
+        keys = [engine_key(i) for i in range(6)]
+        store.batched_put([(k, k.encode()) for k in keys if k != keys[4]])
+        self.assertEqual(store.get_prefix(keys), [k.encode() for k in keys[:4]])
+        self.assertEqual([store.get_prefix(keys[4:]), store.get_prefix([])], [[], []])
+        with self.assertRaises(kvconn.InvalidError):
+            store.get_prefix([keys[0], "not a key"])
 
     def test_a_closed_store_says_so_and_may_be_closed_again(self):
         with kvconn.connect(f"memory://{self.id()}") as store:
@@ -273,7 +294,9 @@ class OnAsyncio(TestCase, unittest.IsolatedAsyncioTestCase):
             await store.batched_put([(k, k.encode()) for k in keys])
             self.assertEqual(await store.batched_get(keys), [k.encode() for k in keys])
             self.assertEqual(await store.batched_contains(keys), 300)
+            self.assertEqual(await store.get_prefix(keys[:3]), [k.encode() for k in keys[:3]])
             self.assertEqual({k async for k in store.list()}, set(keys))
+            self.assertEqual({e.key async for e in store.list_entries()}, set(keys))
             self.assertEqual(await store.batched_remove(keys[:2]), [True, True])
             self.assertFalse(await store.remove(keys[0]))
             self.assertEqual(store.blocking.exists(keys[5]), True)

@@ -11,6 +11,7 @@ from kvconn import _kvconn, _modules
 from kvconn._errors import ClosedError, InvalidError, KvconnError, TimedOutError, UnavailableError
 from kvconn._kvconn import AsyncStore, Chunk, ConnectorInfo, Store, __version__
 from kvconn._libraries import NativeClient, carry, connect, connect_async, connectors
+from kvconn._listing import ListEntry
 
 __all__ = [
     "AsyncStore",
@@ -19,6 +20,7 @@ __all__ = [
     "ConnectorInfo",
     "InvalidError",
     "KvconnError",
+    "ListEntry",
     "NativeClient",
     "Store",
     "TimedOutError",

@@ -11,6 +11,7 @@ from kvconn._errors import InvalidError as InvalidError
 from kvconn._errors import KvconnError as KvconnError
 from kvconn._errors import TimedOutError as TimedOutError
 from kvconn._errors import UnavailableError as UnavailableError
+from kvconn._listing import ListEntry as ListEntry
 
 __version__: str
 
@@ -149,6 +150,8 @@ class Store:
         """Removes the chunk; True if it was stored."""
     def list(self, prefix: str = "") -> Iterator[str]:
         """All keys whose text starts with ``prefix``, in no order."""
+    def list_entries(self, prefix: str = "") -> Iterator[ListEntry]:
+        """As ``list``, with the size of each chunk and the time of its last put, as far as the store knows them."""
     def ping(self) -> None:
         """Checks that the store answers."""
     def close(self) -> None:
@@ -179,6 +182,11 @@ class Store:
         """``exists`` of each key, in the order of the keys."""
     def batched_contains(self, keys: Sequence[str]) -> int:
         """The length of the leading run of keys that exist."""
+    def get_prefix(self, keys: Sequence[str]) -> List[Chunk]:
+        """The chunks of the leading run: those before the first key that is missing, corrupt or an error.
+
+        Only the first key's error is raised.
+        """
     @overload
     def batched_remove(self, keys: Sequence[str]) -> List[bool]: ...
     @overload
@@ -218,6 +226,7 @@ class AsyncStore:
     async def exists(self, key: str) -> bool: ...
     async def remove(self, key: str) -> bool: ...
     def list(self, prefix: str = "") -> AsyncIterator[str]: ...
+    def list_entries(self, prefix: str = "") -> AsyncIterator[ListEntry]: ...
     async def ping(self) -> None: ...
     async def close(self) -> None: ...
     @overload
@@ -241,6 +250,7 @@ class AsyncStore:
     @overload
     async def batched_exists(self, keys: Sequence[str], *, return_exceptions: bool) -> List[bool | KvconnError]: ...
     async def batched_contains(self, keys: Sequence[str]) -> int: ...
+    async def get_prefix(self, keys: Sequence[str]) -> List[Chunk]: ...
     @overload
     async def batched_remove(self, keys: Sequence[str]) -> List[bool]: ...
     @overload
