@@ -394,6 +394,7 @@ class Params(Adapters):
             ({"url": 3}, "`adapter_params` has no `url`"),
             ({"url": "memory://x", "max_capacity_gb": "5"}, "`max_capacity_gb` .* is '5'"),
             ({"url": "memory://x", "usage_interval_min": -1}, "`usage_interval_min`"),
+            ({"url": "memory://x", "usage_interval_min": 1e300}, "not a time between two listings"),
             ({"url": "memory://x", "quota_grace_s": True}, "`quota_grace_s`"),
             ({"url": "memory://x", "lookup_timeout_ms": "soon"}, "lookup_timeout_ms"),
         ]:

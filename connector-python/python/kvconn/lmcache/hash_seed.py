@@ -5,8 +5,8 @@ As in LMCache 0.5.6 (``v1/token_database.py``, ``v1/multiprocess/token_hasher.py
 - The server's default, ``blake3``, is the same in every process. With another ``--hash-algorithm`` the server takes vLLM's function
   and vLLM's ``NONE_HASH``. Without vLLM it takes Python's ``hash`` of a tuple with ``None``, which is an address before Python 3.12,
   so no seed helps.
-- Inside an engine, the first hash is vLLM's ``NONE_HASH``: ``hash`` of a text for LMCache's default algorithm ``builtin``. vLLM 0.32
-  draws it by lot for its fast algorithms, and older versions for all of them. ``PYTHONHASHSEED`` fixes each of these. Without
+- Inside an engine, the first hash is vLLM's ``NONE_HASH``: ``hash`` of a text for LMCache's default algorithm ``builtin``. vLLM 0.29
+  and later draws it by lot for its fast algorithms, and older versions for all of them. ``PYTHONHASHSEED`` fixes each of these. Without
   vLLM, LMCache hashes integers only, which needs no seed.
 """
 

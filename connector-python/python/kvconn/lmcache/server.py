@@ -89,7 +89,11 @@ class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
                 "`adapter_params` has a password, and LMCache logs `adapter_params`: set `password_file` to the path of a file, or write "
                 "`${NAME}` for the environment variable NAME",
             )
-        self._usage = library.EngineUsage(self._client, interval_s=own.usage_interval_min * 60)
+        try:
+            self._usage = library.EngineUsage(self._client, interval_s=own.usage_interval_min * 60)
+        except BaseException:
+            self._client.close()
+            raise
         self._quota_grace_ends = time.monotonic() + own.quota_grace_s
         self._tasks = itertools.count(1)
         self._models: set[str] = set()
