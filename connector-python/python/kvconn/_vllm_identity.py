@@ -34,18 +34,21 @@ _SEEDLESS = hasattr(kv_cache_utils, "DEFAULT_NONE_HASH_SEED")
 
 # Fields of `VllmConfig` (vLLM 0.27 to 0.33) that change the bytes of a chunk, or its hash. A field that a release lacks counts as None.
 _SETTINGS = (
-    # The weights.
+    # The weights. With `model_weights`, the model is a local copy of this URL.
+    "model_config.model_weights",
     "model_config.revision",
     "model_config.code_revision",
     "model_config.quantization",
     "model_config.quantization_config",
     # What the layers compute from the weights.
     "model_config.dtype",
+    "model_config.hf_config_path",
     "model_config.hf_overrides",
     "model_config.hf_text_config.rope_parameters",
     "model_config.hf_text_config.rope_scaling",
     "model_config.hf_text_config.rope_theta",
     "model_config.disable_sliding_window",
+    "model_config.multimodal_config.mm_processor_kwargs",
     # Types, scales and layout in the cache.
     "cache_config.cache_dtype",
     "cache_config.calculate_kv_scales",

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import kvconn
+from kvconn._vllm_identity import _SETTINGS
+from vllm.config import AttentionConfig, CacheConfig, ModelConfig, ParallelConfig, SpeculativeConfig
 from vllm.v1.kv_offload.tiering.base import SecondaryTierManager
 from vllm.v1.kv_offload.tiering.factory import SecondaryTierFactory
 
@@ -60,6 +62,15 @@ def run(report: Report) -> None:
             other_path = f"{parent}/{one.rsplit('/', 1)[1]}"
             equal("hits", _hits(tier, other_path), 3)
             equal("hits in another namespace", _hits(tier | {"namespace": "test"}, one), 0)
+    with report.check("each setting in the names of chunks is a field of vLLM's configuration"):
+        kinds = {
+            "model_config": ModelConfig, "cache_config": CacheConfig, "attention_config": AttentionConfig,
+            "parallel_config": ParallelConfig, "speculative_config": SpeculativeConfig,
+        }  # fmt: skip
+        paths = [path.split(".") for path in _SETTINGS]
+        gone = {name for part, name, *_ in paths if name not in kinds[part].__dataclass_fields__ and not hasattr(kinds[part], name)}
+        # vLLM 0.28 removed this one.
+        equal("missing fields", gone - {"calculate_kv_scales"}, set())
     if hasattr(SecondaryTierManager, "bp_detector"):
         _backpressure(report)
 
