@@ -94,7 +94,8 @@ class Adapter:
         }
 
     def _lookups(self, adapter: object) -> Round:
-        present = self.keys[:LOOKUP_KEYS]
+        # A prompt of fewer chunks is asked for several times.
+        present = (self.keys * LOOKUP_KEYS)[:LOOKUP_KEYS]
         found = {}
         for name, names, wanted in (("present", present, len(present)), ("absent", [key(1 << 40 | i) for i in range(LOOKUP_KEYS)], 0)):
 

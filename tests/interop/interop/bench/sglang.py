@@ -89,7 +89,8 @@ class Backend:
         }
 
     def _lookups(self, engine: Engine, hashes: list[str]) -> Round:
-        present = hashes[:LOOKUP_KEYS]
+        # A prompt of fewer pages is asked for several times.
+        present = (hashes * LOOKUP_KEYS)[:LOOKUP_KEYS]
         absent = engine.hashes(tokens(LOOKUP_KEYS, self.model, start=self.n * PAGE_TOKENS))
         found = {}
         for name, names, wanted in (("present", present, len(present)), ("absent", absent, 0)):

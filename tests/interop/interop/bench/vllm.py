@@ -85,7 +85,8 @@ class Tier:
         return TransferJob(self.job, names, rows, load, ReqContext(req_id=f"job {self.job}"))
 
     def _lookups(self, tier: SecondaryTierManager) -> Round:
-        present = (self.keys * LOOKUP_KEYS)[:LOOKUP_KEYS] if self.n < LOOKUP_KEYS else self.keys[:LOOKUP_KEYS]
+        # A prompt of fewer rows is asked for several times.
+        present = (self.keys * LOOKUP_KEYS)[:LOOKUP_KEYS]
         found = {}
         for name, names, wanted in (("present", present, True), ("absent", keys(LOOKUP_KEYS, "absent"), False)):
             before = reads(self.server)
