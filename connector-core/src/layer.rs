@@ -98,14 +98,11 @@ impl<T: Send> Answer for Vec<Result<T>> {
     }
 }
 
-/// The methods of a layer that does the same around every call: `self.around(operation, keys, call)`. `close` passes
+/// The methods of a layer that does the same around every call: `self.around(operation, keys, call)`. It lets `close` pass
 /// through, because a `close` that is cut short loses data.
 macro_rules! around {
     ($($shape:ident $op:ident $name:ident($($arg:ident: $ty:ty),*) -> $out:ty;)*) => {
         $(async fn $name(&self, $($arg: $ty),*) -> $out {
-            if matches!(Operation::$op, Operation::Close) {
-                return self.inner.$name($($arg),*).await;
-            }
             let keys = $crate::layer::keys!($shape $($arg)*);
             self.around(Operation::$op, keys, self.inner.$name($($arg),*)).await
         })*

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
 use metrics::SharedString;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::{Answer, Verdict, around};
@@ -62,6 +63,8 @@ struct Shared {
     /// Whether the breaker is open. While it is closed, a call reads only this.
     is_open: AtomicBool,
     state: Mutex<State>,
+    /// The task that pings the store.
+    watcher: Mutex<Option<AbortHandle>>,
 }
 
 /// The shortest pause between two pings.
@@ -87,7 +90,8 @@ impl BreakerLayer {
     /// Puts the layer around `inner`.
     pub(super) fn layer<C>(self, inner: C) -> Breaker<C> {
         let is_open = AtomicBool::new(false);
-        let shared = Shared { limits: self, failures: AtomicU32::new(0), is_open, state: Mutex::default() };
+        let (failures, state, watcher) = (AtomicU32::new(0), Mutex::default(), Mutex::default());
+        let shared = Shared { limits: self, failures, is_open, state, watcher };
         Breaker { shared: Arc::new(shared), inner: Arc::new(inner) }
     }
 }
@@ -116,9 +120,12 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 }
 
 impl<C: RemoteConnector> Breaker<C> {
-    async fn around<T: Answer>(&self, _operation: Operation, keys: usize, call: impl Future<Output = T> + Send) -> T {
+    async fn around<T: Answer>(&self, operation: Operation, keys: usize, call: impl Future<Output = T> + Send) -> T {
         let shared = &self.shared;
-        if shared.limits.failures == 0 {
+        if operation == Operation::Close {
+            shared.end_watch();
+        }
+        if shared.limits.failures == 0 || operation == Operation::Close {
             return call.await;
         }
         let probe = match shared.enter() {
@@ -141,21 +148,23 @@ impl<C: RemoteConnector> Breaker<C> {
         answer
     }
 
-    /// Pings the lost store until it answers. The task holds the store only while a ping runs. It ends early if the store
-    /// is closed, or if a call that was in flight finds the store. Without the task, a call is the probe.
+    /// Pings the lost store until it answers. The task ends early if the store is closed or dropped, or if a call that was
+    /// in flight finds the store. Without the task, a call is the probe.
     fn watch(&self) {
         if !self.inner.capabilities().ping {
             return;
         }
         // The caller's runtime may run only while a call waits, and no call waits for a lost store.
         let Ok(runtime) = runtime::handle() else { return };
-        let (shared, inner) = (self.shared.clone(), Arc::downgrade(&self.inner));
+        let (shared, inner) = (self.shared.clone(), self.inner.clone());
         let Some(time) = shared.begin_watch() else { return };
-        runtime.spawn(async move {
+        let task = runtime.spawn(async move {
             let probe = Probe { state: &shared.state, time };
             loop {
                 tokio::time::sleep(shared.limits.interval.max(SHORTEST_PAUSE)).await;
-                let Some(inner) = inner.upgrade().filter(|_| shared.is_open_since(time)) else { return };
+                if !shared.is_open_since(time) {
+                    return;
+                }
                 match inner.ping().await.verdict() {
                     Verdict::Found => return shared.found(),
                     Verdict::Lost(e) => drop(shared.lost(e, Some(&probe))),
@@ -163,6 +172,7 @@ impl<C: RemoteConnector> Breaker<C> {
                 }
             }
         });
+        *self.shared.watcher.lock().unwrap_or_else(PoisonError::into_inner) = Some(task.abort_handle());
     }
 
     fn listing<'a, T: Send + 'a>(&self, items: impl FnOnce() -> BoxStream<'a, Result<T>>) -> BoxStream<'a, Result<T>> {
@@ -198,6 +208,13 @@ impl Shared {
         let message = format!("the store is lost: {}; {next}", open.why);
         // No retry can succeed before the interval is over, in this store or in a store in front.
         Err(Error::new(ErrorKind::Unavailable, message).with_status(ErrorStatus::Persistent))
+    }
+
+    /// Ends the task that pings the store, also in the middle of a ping.
+    fn end_watch(&self) {
+        if let Some(task) = self.watcher.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            task.abort();
+        }
     }
 
     /// Makes the task that watches the store its only probe. Gives how often the breaker opened.
@@ -251,6 +268,12 @@ impl Shared {
             }
             self.is_open.store(false, Ordering::Release);
         }
+    }
+}
+
+impl<C> Drop for Breaker<C> {
+    fn drop(&mut self) {
+        self.shared.end_watch();
     }
 }
 

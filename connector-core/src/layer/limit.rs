@@ -42,7 +42,7 @@ pub(super) struct Limit<C> {
 
 impl<C> Limit<C> {
     async fn around<T: Answer>(&self, operation: Operation, keys: usize, call: impl Future<Output = T> + Send) -> T {
-        let Some(room) = &self.room else { return call.await };
+        let Some(room) = self.room.as_ref().filter(|_| operation != Operation::Close) else { return call.await };
         let limit = self.patience.of(operation);
         let permit = match room.try_acquire() {
             Ok(permit) => Ok(permit),

@@ -110,7 +110,7 @@ impl TimeoutLayer {
 impl<C> Timeout<C> {
     async fn around<T: Answer>(&self, operation: Operation, keys: usize, call: impl Future<Output = T> + Send) -> T {
         let limit = self.limits.of(operation);
-        if limit == Duration::MAX {
+        if limit == Duration::MAX || operation == Operation::Close {
             return call.await;
         }
         let mut call = pin!(LOCAL_WAITS.scope(AtomicUsize::new(0), call));

@@ -61,6 +61,11 @@ impl Scripted {
         self.most.load(Ordering::SeqCst)
     }
 
+    /// The number of calls in flight.
+    pub(crate) fn running(&self) -> usize {
+        self.running.load(Ordering::SeqCst)
+    }
+
     /// The number of its holders.
     pub(crate) fn handles(&self) -> usize {
         Arc::strong_count(&self.calls)

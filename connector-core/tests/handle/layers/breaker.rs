@@ -73,16 +73,26 @@ async fn kvconn_pings_a_lost_store_so_that_no_call_waits_for_it() {
 #[tokio::test]
 async fn the_pings_end_with_the_store() {
     let pings = Arc::new(AtomicUsize::new(0));
-    let store = Pinged(Scripted::new((0..1000).map(|_| LOST)), pings.clone());
-    let connector = over(options!(breaker_failures: 1, min_reconnect_interval: 0.01), &store).await;
-    connector.get(&key()).await.unwrap_err();
-    while pings.load(Ordering::SeqCst) == 0 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    drop(connector);
-    // The test and its clone are left.
-    while Arc::strong_count(&pings) > 2 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
+    // The ping does not end in the time of this test.
+    for closes in [true, false] {
+        let before = pings.load(Ordering::SeqCst);
+        let store = Pinged(Scripted::new([LOST, Step::Wait(3600 * SECOND)]), pings.clone());
+        let connector = over(options!(breaker_failures: 1, min_reconnect_interval: 0.01), &store).await;
+        connector.get(&key()).await.unwrap_err();
+        while pings.load(Ordering::SeqCst) == before {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        if closes {
+            connector.close().await.unwrap();
+            // The call of the task is gone, and the connector is left.
+            while store.0.running() > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+        drop(connector);
+        while Arc::strong_count(&pings) > 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 }
 
