@@ -12,6 +12,7 @@ import threading
 import unittest.mock
 import uuid
 from pathlib import Path
+from urllib.parse import quote
 
 import kvconn
 from fake_vllm import VllmConfig, installed, spec
@@ -266,6 +267,49 @@ class Files(TestCase):
                 self.assertFalse(engine.results()[0].success)
                 engine.tier.shutdown()
                 described.write_text(json.dumps({"model_name": "org/model", "blocks_per_file": 1}))
+
+    def test_vllms_description_is_where_the_store_has_the_files(self):
+        folder = self.directory()
+        external = "external://h:0/kvconn.fs/?connector_name=FSConnector&layout=vllm"
+        behind = quote(f"fs://{folder}/behind?layout=vllm", safe="")
+        for at, tier in (
+            ("external", {"url": f"{external}&base_path={folder}/external"}),
+            ("external/team", {"url": f"{external}&base_path={folder}/external", "namespace": "team"}),
+            ("option", {"url": external, "base_path": f"{folder}/option"}),
+            ("url/team", {"url": f"fs://{folder}/url?layout=vllm&namespace=team"}),
+            ("tier/team", {"url": f"fs://{folder}/tier", "layout": "vllm", "namespace": "team"}),
+            ("100%25", {"url": f"fs://{folder}/100%25?layout=vllm"}),
+            ("variable", {"url": "fs://?base_path=${KV_FOLDER}/variable", "layout": "${KV_LAYOUT}"}),
+            ("behind", {"url": f"tiered://?front=memory%3A%2F%2F{uuid.uuid4().hex}&back={behind}"}),
+        ):
+            variables = unittest.mock.patch.dict(os.environ, KV_FOLDER=str(folder), KV_LAYOUT="vllm")
+            with self.subTest(at=at), variables, self.assertLogs("kvconn", "WARNING"):
+                before = set(Path(folder).rglob("config.json"))
+                engine = Engine(self, (0, 32), tier=tier)
+                engine.job(keys(2), [5, 6], False)
+                self.assertTrue(engine.results()[0].success)
+                engine.tier.shutdown()
+                (described,) = set(Path(folder).rglob("config.json")) - before
+                self.assertEqual(described.parent.parent, Path(folder, at))
+                self.assertEqual(len([*Path(folder, at).glob(f"{described.parent.name}_r0/*/*/*.bin")]), 2)
+
+    def test_only_the_fs_store_has_vllms_names(self):
+        with self.assertLogs("kvconn", "INFO") as logged:
+            Engine(self, (0, 32), tier={"layout": "vllm"})
+        logged = "\n".join(logged.output)
+        self.assertIn("unknown option `layout`", logged)
+        self.assertRegex(logged, r"the model `vllm\+org/model\+[0-9a-f]{32}`")
+
+    def test_a_store_that_does_not_open_gets_no_files(self):
+        folder = self.directory()
+        with self.assertRaises(kvconn.InvalidError):
+            Engine(self, (0, 32), tier={"url": f"fs://{folder}/new", "layout": "vllm", "fsync": "sometimes"})
+        self.assertEqual([], os.listdir(folder))
+
+    def test_a_namespace_that_vllms_files_cannot_have_is_refused(self):
+        behind = quote(f"fs://{self.directory()}?layout=vllm", safe="")
+        with self.assertRaisesRegex(kvconn.InvalidError, "namespace"):
+            Engine(self, (0, 32), tier={"url": f"tiered://?front=memory%3A%2F%2Fx&back={behind}", "namespace": "team"})
 
 
 class Questions(TestCase):

@@ -14,11 +14,9 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Collection, Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
-from urllib.parse import parse_qs, unquote, urlsplit
 
-from kvconn import _libraries
+from kvconn import _libraries, _vllm_files
 from kvconn._errors import InvalidError
 from kvconn._identity import warn_once
 from kvconn._kvconn import EngineClient
@@ -254,45 +252,35 @@ class KvconnTier(SecondaryTierManager):
         self._client.close()
 
 
-
 def _open(
     spec: OffloadingSpec, view: memoryview, url: str, namespace: str, revision: str, options: dict[str, object]
 ) -> EngineClient:
     """The client of the tier's store, with the names that this specification's chunks have there."""
     if view.strides is None:
         raise InvalidError._of_open("invalid_option", "vLLM's view of the primary tier has no rows", "use vLLM 0.27 to 0.33")
-    scheme, in_url = urlsplit(url).scheme, parse_qs(urlsplit(url).query)
-    if namespace and any(scheme in info.schemes and "namespace" in info.options for info in _libraries.connectors()):
+    connector = _vllm_files.connector(url, options)
+    has_namespace = connector is not None and "namespace" in connector.options
+    if namespace and has_namespace:
         # It is in the names of the chunks, too, for the stores that do not have this option.
         options = options | {"namespace": namespace}
-    if options.get("layout", in_url.get("layout", [None])[-1]) == "vllm":
+    folders = _vllm_files.folders(url, options)
+    content: dict[str, object] = {}
+    if folders:
+        if namespace and not has_namespace:
+            hint = "write it into the URL of the `fs` store"
+            raise InvalidError._of_open("invalid_option", "option `namespace`: the names of vLLM's files do not contain it", hint)
         names, content = _vllm_identity.of_files(spec)
-        _describe_files(url, options, names.model, content)
     else:
-        namespace = namespace or in_url.get("namespace", [""])[-1]
+        namespace = namespace or _vllm_files.query(url).get("namespace", "")
         names = _vllm_identity.identify(spec, view.strides[0], namespace, revision)
     _log.info("kvconn's chunks have the model `%s` and the rank %d", names.model, names.kv_rank)
     kind: type[EngineClient] = _libraries.of_url(url, options).EngineClient
     client = kind(url, options, engine="vllm", model=names.model, kv_rank=names.kv_rank, rows=view)
+    for folder in folders:
+        _vllm_files.describe(folder, names.model, content)
     if client.has_secret:
         warn_once(_log, "the tier's configuration has a password, and vLLM logs its arguments: use `password_file`, or `${NAME}` in the URL")
     return client
-
-
-def _describe_files(url: str, options: dict[str, object], directory: str, content: dict[str, object]) -> None:
-    """Writes vLLM's ``config.json``, which says what the files are. A directory that cannot be written is the store's error."""
-    # A URL's path is percent-encoded, and may name several directories.
-    path = unquote(urlsplit(url).path) or str(options.get("base_path", ""))
-    for root in filter(None, (part.strip() for part in path.split(","))):
-        file = Path(root, directory, "config.json")
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with file.open("x") as out:
-                json.dump(content, out, indent=2, sort_keys=True)
-        except FileExistsError:
-            pass
-        except OSError as e:
-            _log.warning("`%s` is not written: %s", file, e.strerror)
 
 
 def _check(name: str, value: object, kind: type, example: object) -> None:
