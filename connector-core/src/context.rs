@@ -206,7 +206,7 @@ impl ConnectorContext {
 
     /// The settings of this store's layers. They come from its URL, then from the URLs that led to it. A store that
     /// no other store opens also has the layers of the configuration and of the builder. The builder's breaker belongs to
-    /// the store behind, if there is one: the store `in_front` still gives what it has itself while the other is lost.
+    /// the store behind, if there is one: the store `in_front` still gives its own chunks while the other is lost.
     pub(crate) fn layer_options(&self, in_front: bool) -> Result<LayerOptions> {
         let chain = self.0.layer_queries.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let queries = options::layer_query(&self.0.url).chain(chain);

@@ -11,7 +11,7 @@
 //! configuration: `extra_config` keys with the prefix `kvconn_`, or `remote_storage_plugin.<name>.timeout_ms`. Last
 //! is code: [`ContextBuilder::layers`](crate::ContextBuilder::layers). A store behind another one (`tiered://`,
 //! `audit://`) takes them only from its own URL. There is one exception: it has the breaker that code sets, and the
-//! store in front then has none. So a `tiered` store whose back is lost still gives what its front has.
+//! store in front then has none. So a `tiered` store whose back is lost still gives the chunks in its front.
 //!
 //! `open` has the timeout and the retries, too. Only `close` has no limit, because a `close` that is cut short loses
 //! data. A poll that blocks its thread cannot be ended.

@@ -107,7 +107,7 @@ pub(crate) fn read<O: ConnectorOptions>(
     fill(query_options(url).filter(|(name, _)| own(name)), Some(config), plugin_name, own)
 }
 
-/// Fills `O` from names and texts, as from a URL's query: for options beside those of a store.
+/// Fills `O` from names and texts, as from a URL's query. It reads options that are not a store's.
 ///
 /// # Errors
 /// `InvalidOption` for a wrong value, naming the option. Every name must be one of `O`'s options.

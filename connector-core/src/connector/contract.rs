@@ -106,8 +106,9 @@ pub trait RemoteConnector: Send + Sync + 'static {
         stream::once(async { Err(Error::unsupported("list")) }).boxed()
     }
 
-    /// As [`list`](Self::list), with the size and the time of each chunk, as far as the store knows them at no cost beyond a
-    /// page of the listing. A chunk that vanishes during the listing is left out. The default gives `list` alone.
+    /// As [`list`](Self::list), with the size and the time of each chunk. A store leaves out a size or time that would cost
+    /// more than one further call a page. A chunk that vanishes during the listing is left out. The default gives `list`
+    /// alone.
     fn list_entries<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<ListEntry>> {
         self.list(prefix).map_ok(ListEntry::new).boxed()
     }
@@ -168,8 +169,8 @@ pub trait RemoteConnector: Send + Sync + 'static {
 
     /// The chunks of the leading run: those before the first key that is missing, corrupt or an error.
     ///
-    /// Fails with the first key's error. The default asks `batched_contains` for the length of the run, so that a call
-    /// reserves memory only for chunks that are there, and then reads the run with `batched_get`.
+    /// Fails with the first key's error. The default asks `batched_contains` for the length of the run, and then reads the
+    /// run with `batched_get`. So a call reserves memory only for chunks that are there.
     fn get_prefix(&self, keys: &[CacheKey]) -> impl Future<Output = Result<Vec<MemoryObj>>> + Send {
         async move {
             match self.batched_contains(keys).await? {

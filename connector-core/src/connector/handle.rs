@@ -144,7 +144,8 @@ impl Connector {
     /// [`RemoteConnector::get_into`] says what `dst` holds afterwards.
     ///
     /// # Errors
-    /// `SizeMismatch` for a chunk longer than the memory (a miss with [`Capabilities::exact_length`]), and all of [`get`](Self::get)'s.
+    /// `SizeMismatch` for a chunk longer than the memory (a miss with [`Capabilities::exact_length`]), and the errors of
+    /// [`get`](Self::get).
     pub async fn get_into(&self, key: &CacheKey, dst: &mut MemoryObjMut) -> Result<Option<usize>> {
         let get = async {
             let before = dst.identity().ok_or_else(taken)?;

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use crate::key::CacheKey;
 
-/// A chunk of a [listing](crate::Connector::list_entries): its key, and what the store knows about it.
+/// A chunk of a [listing](crate::Connector::list_entries): its key, its size and its time.
 ///
 /// ```
 /// # use connector_core::{CacheKey, ListEntry};

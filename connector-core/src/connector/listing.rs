@@ -31,7 +31,7 @@ impl Connector {
         self.listing(Operation::List, || self.0.connector.list(prefix))
     }
 
-    /// As [`list`](Self::list), with the size and the age of each chunk, as far as the store knows them.
+    /// As [`list`](Self::list), with the size of each chunk and the time of its last put, if the store has them.
     pub fn list_entries<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<ListEntry>> {
         self.listing(Operation::ListEntries, || self.0.connector.list_entries(prefix))
     }

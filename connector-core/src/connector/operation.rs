@@ -47,8 +47,8 @@ macro_rules! listings {
 }
 pub(crate) use listings;
 
-/// Listings of an `impl RemoteConnector` from those of the connector that `|this| ..` returns. `|items| ..` gives the stream;
-/// `items()` starts the inner one.
+/// Implements the listings of a `RemoteConnector` by those of the connector that `|this| ..` returns. `|items| ..` gives the
+/// stream, and `items()` starts the inner one.
 macro_rules! list_by {
     (|$this:ident| $inner:expr, |$items:ident| $listing:expr; $($op:ident $name:ident $item:ty;)*) => {
         $(fn $name<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<$item>> {

@@ -19,7 +19,7 @@ pub fn leading_run<T>(answers: impl IntoIterator<Item = Result<Option<T>>>) -> R
     Ok(run)
 }
 
-/// The number of keys that [`count_run`] asks for first. Each further call asks for twice as many, up to [`MOST_ASKED`].
+/// The number of keys in [`count_run`]'s first call. Each further call asks for twice as many, up to [`MOST_ASKED`].
 const FIRST_ASKED: usize = 256;
 /// The most keys of one call. A longer call saves few round trips, and asks for more answers that the run may not need.
 const MOST_ASKED: usize = 4096;

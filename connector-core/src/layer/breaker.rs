@@ -54,7 +54,7 @@ pub(super) struct Breaker<C> {
     inner: Arc<C>,
 }
 
-/// What the calls share with the task that pings the store.
+/// The state that the calls share with the task that pings the store.
 #[derive(Debug)]
 struct Shared {
     limits: BreakerLayer,
@@ -96,7 +96,7 @@ impl BreakerLayer {
     }
 }
 
-/// The task or the call that finds out whether the store is back. If it is dropped without an answer, the next call is the
+/// The task or the call that finds out whether the store is back. After a drop without an answer, the next call is the
 /// probe.
 struct Probe<'a> {
     state: &'a Mutex<State>,

@@ -21,7 +21,7 @@ use crate::{BoxStream, Error, ErrorKind, Result};
 pub(super) struct TimeoutLayer {
     single: Duration,
     batch: Duration,
-    /// Of a lookup, if it has a limit of its own.
+    /// The limit of a lookup, if it has one of its own.
     lookup: Option<Duration>,
 }
 

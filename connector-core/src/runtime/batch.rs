@@ -1,12 +1,12 @@
 //! How the kernel schedules kvconn's own threads.
 #![expect(unsafe_code, reason = "sets the policy of a thread")]
 
-/// Has the kernel schedule the calling thread as batch work (`SCHED_BATCH`, sched(7)).
+/// Sets the kernel's scheduling policy of the calling thread to batch work (`SCHED_BATCH`, sched(7)).
 ///
-/// The wake-up of such a thread does not preempt the thread that runs on its core. An engine's scheduler submits work to kvconn,
-/// which wakes one of kvconn's threads. On a machine whose cores are all busy, the woken thread would run first. The share of
-/// CPU time stays the same, so that transfers go on while the engine computes. A lower priority (nice) preempts more
-/// often, and `SCHED_IDLE` would stop transfers on a busy machine.
+/// The wake-up of such a thread does not preempt the thread that runs on its core. An engine's scheduler submits work to
+/// kvconn, and the submit wakes one of kvconn's threads. With the default policy and all cores busy, the woken thread would
+/// run before the scheduler continues. The share of CPU time stays the same, so transfers continue while the engine
+/// computes. A lower priority (nice) preempts more often, and `SCHED_IDLE` would stop transfers on a busy machine.
 #[cfg(target_os = "linux")]
 pub(super) fn schedule_as_batch() {
     let parameters = libc::sched_param { sched_priority: 0 };

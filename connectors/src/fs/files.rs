@@ -104,8 +104,8 @@ impl Files {
         Ok(Place { base, path: self.layout.path_within(key, self.name_max)? })
     }
 
-    /// Whether the chunk belongs into the memory: another engine's file of another length is from another model or
-    /// configuration, and the engine means another chunk.
+    /// Whether the memory is for this chunk. Another engine's file of another length is from another model or
+    /// configuration, so it is not the chunk that the engine asks for.
     pub(super) fn fills(&self, file: &ChunkFile, memory: &MemoryObjMut) -> bool {
         self.layout == Layout::Lmcache || file.layout.len == memory.len()
     }

@@ -57,8 +57,8 @@ impl Folder {
         Self::open_at(&self.fd, path, self.path.join(path), OFlags::empty(), Wait::Yes)
     }
 
-    /// The directory that holds the last component of `path`, and that component. Below this directory, a symlink is
-    /// never followed: a file behind one is not found.
+    /// The directory that holds the last component of `path`, and that component. Below this directory, kvconn follows
+    /// no symlink: a file behind one is not found.
     pub(super) fn parent_of(self, path: &str, wait: Wait) -> io::Result<(Self, &str)> {
         self.descend(path, |folder, name| folder.subfolder(name, wait)).map_err(|e| match e.kind() {
             io::ErrorKind::NotADirectory => io::ErrorKind::NotFound.into(),

@@ -49,7 +49,7 @@ impl Layout {
         check_nul(key)?;
         let object: ObjectKey = key.as_str().parse()?;
         if object.model_name().contains('/') {
-            let why = format!("a model's name with `/` cannot be a file's name of {}", self.writer());
+            let why = format!("{}'s file names have no place for the `/` in the model's name", self.writer());
             return Err(Error::new(ErrorKind::InvalidKey, why).with_hint(match self {
                 Self::Sglang => "SGLang writes `-` in place of `/`",
                 _ => "vLLM writes `_` in place of `/`",
@@ -98,7 +98,7 @@ impl Layout {
         }
     }
 
-    /// The program whose layout it is.
+    /// The program that has this layout.
     pub(super) fn writer(self) -> &'static str {
         match self {
             Self::Lmcache => "LMCache",
@@ -107,7 +107,7 @@ impl Layout {
         }
     }
 
-    /// Warns of what the files cannot tell.
+    /// Warns that the files do not say the dtype, page size or layout of their bytes.
     pub(super) fn warn(self) {
         let (layout, writer) = (self.as_str(), self.writer());
         tracing::warn!(

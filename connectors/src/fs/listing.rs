@@ -25,8 +25,8 @@ struct Listing {
     walk: Option<Walk>,
 }
 
-/// All keys with the prefix; with `sizes`, the length and the modification time of each file. Does not enter the gate,
-/// because a caller may keep the stream and never poll it again.
+/// All keys with the prefix. With `sizes`, each entry has the length and the modification time of its file. Does not
+/// enter the gate, because a caller may keep the stream and never poll it again.
 pub(super) fn entries(
     files: Arc<Files>,
     threads: Threads,
@@ -101,7 +101,7 @@ impl Listing {
     }
 }
 
-/// The entry of a chunk's file, `None` if it is not a regular file or was removed meanwhile.
+/// The entry of a chunk's file. `None` if the path is not a regular file, or was removed meanwhile.
 fn entry(key: CacheKey, visited: &Visited<'_>, sizes: bool) -> std::io::Result<Option<ListEntry>> {
     if !sizes {
         return Ok(visited.is_file().then(|| ListEntry::new(key)));

@@ -20,8 +20,8 @@
 //! directory. A handle without a namespace uses the base path itself, and does not look into directories.
 //!
 //! **Sharing.** Any number of processes may use a store at once, LMCache among them. With `capacity` they share a
-//! sum, in the file `.kvconn-quota`, under a lock. A scan finds the files of writers without the option, at the
-//! latest after a minute, or after 20 times the time of a scan.
+//! sum, in the file `.kvconn-quota`, under a lock. A scan finds the files of writers without the option. Two scans are
+//! a minute apart, or 20 times as long as a scan takes if that is longer.
 //!
 //! **Leftovers.** A writer that is killed leaves its temporary file. [`scrub`] finds those, and torn files.
 //!
@@ -32,8 +32,8 @@
 //!
 //! **Files.** `connector` holds the operations and `batch` the batches; `threads` bounds their blocking threads.
 //! `files` puts and removes chunks in the store's directories, which `dirs` makes. `read` and `write` handle one file
-//! each, and `folder` names files so that no symlink is followed. `walk` visits all of them. `direct` implements `use_odirect`, and `quota`
-//! implements `capacity`.
+//! each, and `folder` names files so that no symlink is followed. `walk` visits all files. `direct` implements
+//! `use_odirect`, and `quota` implements `capacity`.
 
 mod batch;
 mod cancel;

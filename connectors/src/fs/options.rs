@@ -158,12 +158,12 @@ impl FsOptions {
         Ok(())
     }
 
-    /// Refuses what another engine's files cannot have.
+    /// Refuses options that do not fit another engine's files.
     fn check_layout(&self, ctx: &ConnectorContext) -> Result<()> {
         let (layout, writer) = (self.layout.as_str(), self.layout.writer());
         let refused = |why: String, hint: &'static str| Err(Error::new(ErrorKind::InvalidOption, why).with_hint(hint));
         if ctx.config().use_layerwise {
-            let why = format!("option `layout={layout}`: layerwise mode has no object keys, and {writer} no other files");
+            let why = format!("option `layout={layout}`: layerwise mode has no object keys, and {writer} has no other files");
             return refused(why, "turn off `use_layerwise`, or leave out `layout`");
         }
         if self.save_chunk_meta == Some(true) {

@@ -33,7 +33,8 @@ const FRESH: Duration = Duration::from_secs(10);
 /// After this time a put scans the files again, to find the files of other writers.
 const RESCAN: Duration = Duration::from_secs(60);
 
-/// A process scans for at most one part in so many of its time: vLLM's layout has nearly a directory for each file.
+/// A process spends at most 1/20 of its time on scans. vLLM's layout has nearly a directory for each file, so a scan takes
+/// long.
 const SCAN_SHARE: u32 = 20;
 
 /// An eviction frees this part of the capacity, so that one scan serves many puts.
@@ -148,8 +149,8 @@ impl Quota {
         Ok(chunks)
     }
 
-    /// Removes the chunks used longest ago from the base path of `place`, whose disk is full below the capacity: at least
-    /// `bytes`, and a tenth of them. `false` if none could be removed.
+    /// Removes the chunks used longest ago from the base path of `place`, whose disk is full below the capacity. Frees at
+    /// least `bytes`, and at least a tenth of the base path's bytes. `false` if no file could be removed.
     pub(super) fn make_room(&self, turn: Turn, dirs: &Dirs, place: &Place, bytes: u64, work: &Work) -> Result<bool> {
         let evicted = turn.with_ledger(dirs, work, |ledger| {
             if !work.commit() {

@@ -156,7 +156,7 @@ pub fn scrub(store: &ConnectorContext, options: &ScrubOptions) -> Result<ScrubRe
 struct Found<'a> {
     folder: &'a Folder,
     path: PathBuf,
-    /// Below the directory of the chunks. Empty if it is not UTF-8, as no name of a chunk.
+    /// Below the directory of the chunks. Empty if it is not UTF-8, because every chunk's name is.
     name: &'a str,
     stat: Stat,
 }

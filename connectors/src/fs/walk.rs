@@ -25,7 +25,7 @@ struct Level {
 pub(super) struct Visited<'a> {
     pub(super) folder: &'a Folder,
     pub(super) entry: Entry,
-    /// Below the directory of the chunks. Empty if the name is not UTF-8, as no name of a chunk.
+    /// Below the directory of the chunks. Empty if the name is not UTF-8, because every chunk's name is.
     pub(super) path: String,
 }
 
@@ -36,7 +36,7 @@ impl Walk {
         Ok(Self { layout, levels: vec![Level { folder, entries, path: String::new() }] })
     }
 
-    /// The next name, `None` after the last. After an error the walk continues behind the directory that caused it.
+    /// The next name, `None` after the last. After an error the walk leaves the directory that caused it, and continues.
     pub(super) fn next(&mut self) -> io::Result<Option<Visited<'_>>> {
         loop {
             let Some(level) = self.levels.last_mut() else { return Ok(None) };
@@ -59,13 +59,13 @@ impl Walk {
                         self.levels.push(Level { folder, entries, path: path + "/" });
                         continue;
                     }
-                    // It was removed meanwhile.
+                    // Another process has removed it.
                     Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                     Err(e) if e.kind() == io::ErrorKind::NotADirectory => {}
                     Err(e) => return Err(e),
                 }
             }
-            // Borrowed anew: the directory cannot be lent while the loop may change the levels.
+            // Looked up again, because `level` would keep the levels borrowed while the loop changes them.
             return Ok(self.levels.last().map(|level| Visited { folder: &level.folder, entry, path }));
         }
     }

@@ -261,8 +261,7 @@ fn one_value(reply: Reply) -> Result<Reply> {
     }
 }
 
-/// The bytes of the header and the chunk, if there is a chunk that `get` can read: a header and the number of bytes that it
-/// says.
+/// The bytes of the header and the chunk. `None` unless `get` can read the chunk, whose length is that in the header.
 pub(super) struct Size<'a>(pub(super) Name<'a>);
 
 impl Exchange for Size<'_> {

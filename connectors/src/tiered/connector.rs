@@ -184,7 +184,7 @@ impl RemoteConnector for TieredConnector {
         self.listing(buffered, |store| store.list(prefix), |key| key)
     }
 
-    /// A chunk has the size that it has in the buffer, the front or the back: the first of them that has it.
+    /// A chunk has the size of its copy in the first of the buffer, the front and the back that has one.
     fn list_entries<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<ListEntry>> {
         let buffered = self.tiers.buffer.iter().flat_map(|b| b.entries(prefix)).collect();
         self.listing(buffered, |store| store.list_entries(prefix), |entry| &entry.key)

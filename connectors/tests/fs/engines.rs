@@ -254,7 +254,7 @@ async fn other_files_are_never_listed_counted_or_removed_and_a_scrub_names_them(
         };
         assert_eq!(of(FindingKind::Unfinished), [unfinished]);
         assert_eq!(of(FindingKind::LeftBehind), [left_behind]);
-        // What is in a directory that is not of the store is not looked at.
+        // A directory that is not of the store is not entered.
         let outside = ["org_m_0123456789ab/", "0000/", "x/"];
         let mut expected: Vec<_> =
             names.into_iter().filter(|name| !outside.iter().any(|dir| name.contains(dir))).collect();

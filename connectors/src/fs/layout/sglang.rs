@@ -1,7 +1,7 @@
 //! The names of SGLang's `HiCacheFile`: `<hash>[.<pool>]_<model>_<ranks>.bin`.
 //!
-//! Everything after the hash and the pool is the model of the key: the model with `-` for `/`, the ranks and sizes of
-//! tensor, pipeline and context parallelism, and of DCP.
+//! The key's model is everything after the hash and the pool. It holds the model with `-` for `/`, and the ranks and
+//! sizes of tensor, pipeline, context and decode context parallelism.
 //!
 //! Source: `sglang/srt/mem_cache/hicache_storage.py` of SGLang 0.5.23; vectors in `sglang_files.json`.
 
@@ -11,7 +11,7 @@ use super::{bytes_of, hex, is_hex_digit};
 
 const EXTENSION: &str = ".bin";
 
-/// The pools whose names contain `_`, which would else be read as the pool's end. From `PoolName` of SGLang 0.5.23.
+/// The pools whose names contain `_`, which would otherwise end the pool's name. From `PoolName` of SGLang 0.5.23.
 #[rustfmt::skip]
 const POOLS: [&str; 18] = [
     "auxiliary_swa", "deepseek_v4_c1", "deepseek_v4_c1_indexer", "deepseek_v4_c1_indexer_scale", "deepseek_v4_c2",
@@ -22,14 +22,14 @@ const POOLS: [&str; 18] = [
 
 pub(super) fn name_of(key: &ObjectKey) -> Result<String> {
     if key.kv_rank() != 0 || key.object_group_id() != 0 {
-        let why = "a key with a rank or a group cannot be a file's name of SGLang";
+        let why = "SGLang's file names have no place for a key's rank or group";
         return Err(Error::new(ErrorKind::InvalidKey, why).with_hint("SGLang's ranks are the end of the model's name"));
     }
     let dot = if key.cache_salt().is_empty() { "" } else { "." };
     Ok(format!("{}{dot}{}_{}{EXTENSION}", hex(key.chunk_hash()), key.cache_salt(), key.model_name()))
 }
 
-/// A key that may have this name. [`name_of`] tells whether it has.
+/// A key that may have this name. [`name_of`] gives the name that it has.
 pub(super) fn key_of(name: &str) -> Option<ObjectKey> {
     let stem = name.strip_suffix(EXTENSION)?;
     let (hash, rest) = stem.split_at(stem.bytes().position(|b| !is_hex_digit(b))?);

@@ -11,17 +11,17 @@ const EXTENSION: &str = ".bin";
 pub(super) fn path_of(key: &ObjectKey) -> Result<String> {
     let refused = |why: &'static str| Err(Error::new(ErrorKind::InvalidKey, why));
     if !key.cache_salt().is_empty() {
-        return refused("a key with a salt cannot be a file's name of vLLM, whose hashes include the salt");
+        return refused("vLLM's file names have no place for a salt, because vLLM's hashes include the salt");
     }
     if key.kv_rank() < 0 {
-        return refused("a key of a negative rank cannot be a file's name of vLLM");
+        return refused("vLLM's file names have no place for a negative rank");
     }
     let (model, rank, group, hash) = (key.model_name(), key.kv_rank(), key.object_group_id(), hex(key.chunk_hash()));
     let digits = |from: usize, to: usize| &hash[from.min(hash.len())..to.min(hash.len())];
     Ok(format!("{model}_r{rank}/{}/{}_g{group}/{hash}{EXTENSION}", digits(0, 3), digits(3, 5)))
 }
 
-/// A key that may have this path. [`path_of`] tells whether it has.
+/// A key that may have this path. [`path_of`] gives the path that it has.
 pub(super) fn key_of(path: &str) -> Option<ObjectKey> {
     let parts: Vec<&str> = path.split('/').collect();
     let [model, _, leaf, name] = parts[..] else { return None };

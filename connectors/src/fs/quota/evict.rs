@@ -77,8 +77,8 @@ impl Chunks {
         self.sum
     }
 
-    /// Like [`evict`](Self::evict), from the base path of `kept` alone: at least `bytes`, and a tenth of its files. Gives the
-    /// bytes of the removed files.
+    /// Like [`evict`](Self::evict), from the base path of `kept` alone. Frees at least `bytes`, and at least a tenth of the
+    /// base path's bytes. Gives the bytes of the removed files.
     pub(super) fn evict_from(&mut self, dirs: &Dirs, kept: &Place, bytes: u64) -> u64 {
         self.files.retain(|file| file.place.base == kept.base && file.place != *kept);
         let (before, here) = (self.sum, self.files.iter().map(|file| file.bytes).sum::<u64>());

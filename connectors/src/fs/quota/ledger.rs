@@ -138,7 +138,7 @@ impl Locked {
         Ok(if is_fresh && is_known { Record { sum: Some(sum), scanned } } else { unknown })
     }
 
-    /// Notes the time that a scan took: the longer it takes, the later is the next one.
+    /// Records the time that a scan took. The next scan comes later after a longer one.
     pub(super) fn note_scan(&mut self, took: Duration) {
         self.0.rescan = RESCAN.max(took * SCAN_SHARE);
     }
