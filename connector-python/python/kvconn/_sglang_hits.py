@@ -11,12 +11,12 @@ def leading(present: Sequence[bool]) -> int:
 
 
 def all_pages(present: Sequence[bool]) -> set[int]:
-    """The prefixes, in pages, that a pool can restore which needs all of a prefix's pages."""
+    """The lengths of the prefixes, in pages, of which a pool has every page."""
     return set(range(1, leading(present) + 1))
 
 
 def trailing_pages(present: Sequence[bool], window: int) -> set[int]:
-    """The prefixes, in pages, that a pool can restore which needs the last `window` pages of a prefix."""
+    """The lengths of the prefixes, in pages, of which a pool has the last `window` pages."""
     found, run = set(), 0
     for place, here in enumerate(present):
         run = run + 1 if here else 0
@@ -26,7 +26,10 @@ def trailing_pages(present: Sequence[bool], window: int) -> set[int]:
 
 
 def block_groups(present: Sequence[bool], group_pages: int, block_pages: int) -> int:
-    """The pages that the leading complete groups cover. `present` has `group_pages` keys a group, which covers `block_pages` pages."""
+    """The number of pages that the leading complete groups cover.
+
+    `present` has `group_pages` answers for each group, and a group covers `block_pages` pages.
+    """
     if group_pages < 1 or block_pages < 1:
         return 0
     return leading(present) // group_pages * block_pages

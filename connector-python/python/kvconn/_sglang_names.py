@@ -18,14 +18,14 @@ from kvconn._sglang_pages import Pages, is_multi_head
 
 logger = logging.getLogger("kvconn.sglang")
 
-# SGLang's hashes are 64 hex digits of SHA-256. File names have room for no more.
+# SGLang's hashes are 64 hex digits of SHA-256. File names have no room for more.
 _HASH = re.compile(r"(?:[0-9a-f]{2}){1,32}")
 _KV = "kv"
 _MAMBA = "mamba"
 # The longest pool name of SGLang has 28 characters, and a salt at most 40.
 _POOL_DIGITS = 11
-# Of SGLang's published configuration, by the function of `sglang.srt.runtime_context` that gives it: what changes the bytes of a page
-# with the same geometry. `kv_cache_dtype` is there because the pools show both FP8 types as uint8.
+# The fields of SGLang's published configuration that change the bytes of a page with the same geometry. The functions of
+# `sglang.srt.runtime_context` give them. `kv_cache_dtype` is one of them because the pools show both FP8 types as uint8.
 _FACTS = {
     "get_model": (
         "model_path",
@@ -67,7 +67,7 @@ class Names:
 
 
 def hash_of(key: str) -> str:
-    """The hash in a page's name: the key itself if it is hex as SGLang's are, else the SHA-256 of the key."""
+    """The hash in a page's name: the key itself if it is hex, as SGLang's keys are, else the SHA-256 of the key."""
     return key if _HASH.fullmatch(key) else hashlib.sha256(key.encode()).hexdigest()
 
 
@@ -133,12 +133,12 @@ def model_of(config: Any, pages: Pages, namespace: str, revision: str) -> str:
 
 
 def is_of_each_rank(config: Any, pages: Pages) -> bool:
-    """Whether each tensor parallel rank has bytes of its own. If not, all have the same, and one writes them for all."""
+    """Whether each tensor parallel rank has bytes of its own. If not, all ranks have the same bytes, and one rank writes them."""
     return not config.is_mla_model or pages.name == _MAMBA or is_multi_head(pages.pool)
 
 
 def file_suffix(config: Any, each_rank: bool) -> str:
-    """What SGLang's file backend writes behind the hash of a page, without the ``_`` in front.
+    """The text after a page's hash in the file names of SGLang's file backend, without the ``_`` in front.
 
     Source: ``HiCacheFile.__init__`` in SGLang's ``sglang/srt/mem_cache/hicache_storage.py``.
     """
@@ -155,7 +155,7 @@ def file_suffix(config: Any, each_rank: bool) -> str:
 
 
 def _rank(config: Any, each_rank: bool) -> int:
-    """The number of the rank among those with bytes of their own: pipeline, then context, then tensor parallel."""
+    """The number of the rank among those with bytes of their own: by pipeline stage, then context, then tensor parallel rank."""
     stage = config.pp_rank * config.attn_cp_size + config.attn_cp_rank
     if each_rank:
         return int(stage * config.tp_size + config.tp_rank)
@@ -170,7 +170,7 @@ def _has_draft(pages: Pages) -> bool:
 
 
 def _release() -> str:
-    """SGLang's version without the patch, because another release may lay out the cache differently. Empty for a source tree."""
+    """SGLang's version without the patch level. Empty for a source tree. Another release may lay out the cache differently."""
     try:
         return ".".join(version("sglang").split(".")[:2])
     except PackageNotFoundError:
@@ -178,7 +178,7 @@ def _release() -> str:
 
 
 def _facts(wanted: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
-    """What SGLang has published of its configuration in this process. Empty outside of a server."""
+    """The values of `wanted` that SGLang has published in this process. Empty outside of a server."""
     context = sys.modules.get("sglang.srt.runtime_context")
     found = {}
     for getter, names in wanted.items():

@@ -14,7 +14,7 @@ from kvconn._errors import InvalidError
 
 # With more pieces than this, a page is one object, because each object costs a name and a place in a request.
 _MOST_OBJECTS = 8
-# What decides the bytes of a page, of all pools. A pool has some of these.
+# The attributes that decide the bytes of a page, of all kinds of pools. A pool has some of them.
 _GEOMETRY = (
     "layout",
     "dtype",
@@ -62,9 +62,9 @@ class Batch:
 class Pages:
     """The pages of a host pool.
 
-    A page has `objects` objects of `object_bytes` bytes. One after the other, they are the flat page that the pool's ``get_data_page``
-    gives, so that SGLang's two interfaces share them. In the layouts that keep a page together, K and V are an object each, and none is
-    copied. In the others, the store's client gathers the pieces of a page.
+    A page has `objects` objects, of `object_bytes` bytes each. In this order they are the flat page of the pool's ``get_data_page``, so
+    SGLang's two interfaces share them. In the layouts that keep a page together, K and V are an object each, and kvconn copies neither.
+    In the other layouts, the store's client gathers the pieces of a page.
     """
 
     def __init__(self, pool: Any, name: str, *, one_object: bool) -> None:
@@ -76,7 +76,7 @@ class Pages:
             raise _unsupported(pool, name, "SGLang shards its pages over ranks, and gives no addresses of them")
         self.pieces, self._order = 0, None
         piece_bytes = _piece_bytes(pool, name, self.page_tokens)
-        #: Whether the pool has no memory of its own, as the anchor of DeepSeek V4.
+        #: Whether the pool has no memory of its own, such as the anchor of DeepSeek V4.
         self.logical = piece_bytes is not None and not piece_bytes
         #: Whether pages are copied through tensors, because the pool gives no addresses.
         self.flat = piece_bytes is None
@@ -101,7 +101,7 @@ class Pages:
         infos = getattr(self.pool, "_buffer_infos", ())
         layouts = [getattr(getattr(info, "buffers", None), "layout", None) for info in infos]
         if any(layout is not None for layout in layouts):
-            # NHD, HND or the vectors of AITER, which have the same sizes.
+            # NHD, HND and the vectors of AITER have the same sizes.
             found["kv_layouts"] = [str(getattr(layout, "value", layout)) for layout in layouts]
         return found
 
@@ -131,7 +131,7 @@ class Pages:
                 self.pool.set_from_flat_data_page(start, tensor)
 
     def in_tensors(self, tensors: Sequence[Any]) -> Batch | None:
-        """The memory of flat pages in tensors. None if one is not contiguous, not in main memory or has not the bytes of a page."""
+        """The memory of flat pages in tensors. None if a tensor is not contiguous, is not in main memory or has another size than a page."""
         pointers: list[int] = []
         for tensor in tensors:
             fits = tensor.numel() * tensor.element_size() == sum(self.object_bytes)
@@ -161,7 +161,7 @@ def _piece_bytes(pool: Any, name: str, page_tokens: int) -> list[int] | None:
 
 
 def is_multi_head(pool: Any) -> bool:
-    """Whether the pool is one of multi-head attention, whose pages are each rank's own."""
+    """Whether the pool is of multi-head attention. Each rank has pages of its own then."""
     return any(kind.__name__ == "MHATokenToKVPoolHost" for kind in type(pool).__mro__)
 
 
@@ -171,7 +171,7 @@ def _unsupported(pool: Any, name: str, reason: str) -> Exception:
 
 
 def _plain(value: object) -> object:
-    """The value in types of JSON. Shapes become lists, dtypes text."""
+    """The value in types of JSON: shapes become lists, and dtypes become text."""
     if value is None or type(value) in (bool, int, str):
         return value
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""For SGLang's hierarchical cache: `KvconnHiCache` keeps its pages in any store of kvconn's.
+"""For SGLang's hierarchical cache: `KvconnHiCache` keeps its pages in any store of kvconn.
 
 .. code-block:: console
 
@@ -68,7 +68,10 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def _or(miss: Callable[..., Any]) -> Callable[[Method], Method]:
-    """Gives `miss` of the arguments if the method raises, with one warning, because SGLang's threads expect answers."""
+    """Makes a method answer with `miss` of its arguments instead of an exception, and log one warning.
+
+    An exception would end one of SGLang's threads.
+    """
 
     def decorate(method: Method) -> Method:
         @functools.wraps(method)
@@ -93,10 +96,10 @@ def _none_of_pools(transfers: Sequence[Any], *_: Any, **__: Any) -> dict[Any, li
 
 
 class KvconnHiCache(HiCacheStorage):  # type: ignore[misc]
-    """A store of kvconn's as SGLang's storage backend.
+    """A store of kvconn as SGLang's storage backend.
 
-    SGLang calls from three threads at once: one asks, one reads, one writes. Every call ends: a question within ``lookup_timeout_ms``,
-    the others within the store's timeouts. A call that fails gives no pages.
+    SGLang calls from three threads at once, for lookups, reads and writes. Every call ends: a lookup within ``lookup_timeout_ms``, the
+    others within the store's timeouts. A call that fails gives no pages.
 
     `storage_config` is SGLang's ``HiCacheStorageConfig``. Its ``extra_config`` has ``url``, and may have ``revision``, the options of the
     store such as ``namespace``, and ``lookup_timeout_ms``. Raises `InvalidError` for a wrong configuration.
@@ -171,7 +174,7 @@ class KvconnHiCache(HiCacheStorage):  # type: ignore[misc]
 
     @_or(_none_of)
     def batch_get_v1(self, keys: Sequence[str], host_indices: Any, extra_info: Any = None) -> list[bool]:
-        """Reads pages into the KV pool. `host_indices` has one index a token. True for each page that is there whole."""
+        """Reads pages into the KV pool. `host_indices` has one index a token. True for each page that was read whole."""
         return self._load(_KV, keys, host_indices)
 
     @_or(_none_of)
@@ -192,17 +195,17 @@ class KvconnHiCache(HiCacheStorage):  # type: ignore[misc]
 
     @_or(_none_of_pools)
     def batch_get_v2(self, transfers: Sequence[Any], extra_info: Any = None) -> dict[Any, list[bool]]:
-        """Reads pages into pools. True for each page that is there whole, by pool."""
+        """Reads pages into pools. By pool, True for each page that was read whole."""
         return {one.name: self._load(_plain_name(one.name), one.keys or [], one.host_indices) for one in transfers}
 
     @_or(_none_of_pools)
     def batch_set_v2(self, transfers: Sequence[Any], extra_info: Any = None) -> dict[Any, list[bool]]:
-        """Writes pages of pools. True for each page that the store has taken whole, by pool."""
+        """Writes pages of pools. By pool, True for each page that the store has taken whole."""
         return {one.name: self._store(_plain_name(one.name), one.keys or [], one.host_indices) for one in transfers}
 
     @_or(lambda *_, **__: PoolTransferResult.empty())
     def batch_exists_v2(self, keys: Sequence[str], pool_transfers: Sequence[Any] | None = None, extra_info: Any = None) -> Any:
-        """Which prefixes of `keys` can be restored: of KV and of every pool by its policy. Asks the store twice at most."""
+        """Which prefixes of `keys` the KV pool and every other pool can restore, by the pool's policy. Asks the store twice at most."""
         if not pool_transfers:
             found = self.batch_exists(keys, extra_info)
             return PoolTransferResult(found, {PoolName.KV: found} if found else {}, list(range(1, found + 1)))
@@ -222,7 +225,7 @@ class KvconnHiCache(HiCacheStorage):  # type: ignore[misc]
             elif transfer.hit_policy == PoolHitPolicy.TRAILING_PAGES:
                 prefixes = _sglang_hits.trailing_pages(present, max(1, len(transfer.keys or ())))
             else:
-                raise ValueError(f"the hit policy {transfer.hit_policy!r} of pool `{transfer.name}` is not known")
+                raise ValueError(f"kvconn does not know the hit policy {transfer.hit_policy!r} of the pool `{transfer.name}`")
             if prefixes:
                 hits[transfer.name] = max(prefixes)
             restorable &= prefixes
@@ -263,7 +266,7 @@ class KvconnHiCache(HiCacheStorage):  # type: ignore[misc]
     # The rest.
 
     def clear(self) -> bool:
-        """Removes the pages of this configuration, of all its ranks, and nothing else. True if that was possible."""
+        """Removes the pages of this configuration, of all its ranks, and nothing else. False if the store failed."""
         try:
             removed = self._opened().clear()
         except Exception as e:
@@ -273,7 +276,7 @@ class KvconnHiCache(HiCacheStorage):  # type: ignore[misc]
         return True
 
     def get_stats(self) -> Any:
-        """Pages and GiB a second of the reads and writes since the last call, as SGLang's ``StorageMetrics``; None without metrics."""
+        """The reads and writes since the last call, in pages and GiB a second, as SGLang's ``StorageMetrics``. None without metrics."""
         return self._moved.take() if self._moved else None
 
     def close(self) -> None:
@@ -317,16 +320,16 @@ class KvconnHiCache(HiCacheStorage):  # type: ignore[misc]
         if not keys:
             return None
         if name not in self._pools:
-            warn_once(logger, f"SGLang has not registered the pool `{name}`, so that no page of it can move")
+            warn_once(logger, f"SGLang has not registered the pool `{name}`, so none of its pages can move")
             return None
         return self._pools[name][0]
 
     def _move(self, name: str, keys: Sequence[str], batch: Batch | None, call: str) -> list[bool]:
-        """Stores or loads whole pages. All False without a batch, which is one that does not fit the keys."""
+        """Stores or loads whole pages. `batch` is None if SGLang's memory does not fit the keys: then all are False."""
         if not keys:
             return []
         if batch is None:
-            warn_once(logger, f"a {call} of `{name}` has memory of another size than its pages, so that no page moves")
+            warn_once(logger, f"a {call} of `{name}` has memory of another size than its pages, so no page moves")
             return _none_of(keys)
         names = self._pools[name][1]
         start = time.monotonic()
@@ -340,7 +343,7 @@ class KvconnHiCache(HiCacheStorage):  # type: ignore[misc]
         return whole
 
     def _present(self, keys: Sequence[str], transfers: Sequence[Any]) -> list[list[bool]]:
-        """For each pool, whether the store has each of its pages. One question for all pools."""
+        """For each pool, whether the store has each of its pages. One lookup serves all pools."""
         asked: list[str] = []
         for transfer in transfers:
             if (pool := self._pools.get(_plain_name(transfer.name))) is not None:
@@ -358,19 +361,19 @@ class KvconnHiCache(HiCacheStorage):  # type: ignore[misc]
 
 
 class _Moved:
-    """Reads and writes since SGLang's last question, from any thread."""
+    """The reads and writes since the last `get_stats`, from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._calls: dict[str, list[tuple[int, float]]] = {"load": [], "store": []}
 
     def add(self, call: str, pages: int, size: int, seconds: float) -> None:
-        """Adds a call that moved `pages` pages of together `size` bytes."""
+        """Adds a call that moved `pages` pages, of `size` bytes together."""
         with self._lock:
             self._calls[call].append((pages, size / _GIB / max(seconds, 1e-9)))
 
     def take(self) -> Any:
-        """SGLang's ``StorageMetrics`` of the calls, and forgets them."""
+        """Gives SGLang's ``StorageMetrics`` of the calls, and forgets the calls."""
         from sglang.srt.observability.metrics_collector import StorageMetrics
 
         with self._lock:
@@ -386,7 +389,7 @@ class _Moved:
 
 
 def _text(options: dict[str, Any], name: str) -> str:
-    """Takes an option of text out of `options`; empty if it is not set."""
+    """Removes a text option from `options` and gives its value. Empty if it is not set."""
     value = options.pop(name, None)
     if value is None:
         return ""
