@@ -131,7 +131,7 @@ class Pages:
                 self.pool.set_from_flat_data_page(start, tensor)
 
     def in_tensors(self, tensors: Sequence[Any]) -> Batch | None:
-        """The memory of flat pages in tensors. None if a tensor is not contiguous, is not in main memory or has another size than a page."""
+        """The memory of flat pages in tensors. None if a tensor is not contiguous, not in main memory or not a page long."""
         pointers: list[int] = []
         for tensor in tensors:
             fits = tensor.numel() * tensor.element_size() == sum(self.object_bytes)
