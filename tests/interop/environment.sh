@@ -20,8 +20,8 @@ engines=${KVCONN_INTEROP_HOME:-$HOME/.cache/kvconn-engines}
 
 fail() { echo "${0##*/}: $*" >&2; exit 1; }
 
-# requirements NAME: the arguments of `pip install`. vLLM and SGLang come without the packages that need CUDA, with the
-# packages that their host parts import, and with LMCache's torch.
+# requirements NAME: the arguments of `pip install`. vLLM and SGLang come without the packages that need CUDA. They get the
+# packages that their host parts import, and use LMCache's torch.
 requirements() {
     case $1 in
         maturin) echo 'maturin>=1.13.3,<2' ;;
@@ -61,12 +61,12 @@ environment() {
     (flock 9 && install "$1" "$venv") 9>"$venv.lock"
 }
 
-# install NAME FOLDER: the file `complete` has the requirements of an environment that is whole.
+# install NAME FOLDER: a complete environment has the file `complete`, which holds its requirements.
 install() {
     local wanted
     wanted=$(requirements "$1")
     [ "$(cat "$2/complete" 2>/dev/null)" != "$wanted" ] || return 0
-    # Without that file, an install was interrupted. pip may take a package for installed that has only a part of its files.
+    # Without that file, an install was interrupted. pip would keep a package of which only a part is there.
     [ -e "$2/complete" ] || rm -rf "$2"
     echo "== installing $1 into $2; set KVCONN_INTEROP_HOME for another folder than $engines"
     rm -f "$2/complete"

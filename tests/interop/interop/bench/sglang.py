@@ -20,7 +20,7 @@ from .figures import GIB, Figure, Round, clocked
 from .groups import Group
 from .reads import reads
 
-# What SGLang's controller passes in one call.
+# The pages that SGLang's controller passes in one call.
 CALL_PAGES = 128
 BATCHES = 2
 LOOKUPS = 200

@@ -8,7 +8,7 @@ from sglang.srt.mem_cache.hicache_storage import HiCacheStorage, HiCacheStorageC
 
 
 class SimpleBackend(HiCacheStorage):
-    """Measured beside kvconn's backend. It does only what the measurement calls."""
+    """A backend to compare with kvconn's. It has only the methods that the measurement calls."""
 
     def __init__(self, storage_config: HiCacheStorageConfig, kwargs: dict[str, object]) -> None:
         self.redis = Redis(port=storage_config.extra_config["port"])

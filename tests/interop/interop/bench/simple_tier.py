@@ -12,7 +12,7 @@ from vllm.v1.kv_offload.tiering.base import JobResult, SecondaryTierManager, Tra
 
 
 class SimpleTier(SecondaryTierManager):
-    """Measured beside kvconn's tier. It does only what the measurement calls."""
+    """A tier to compare with kvconn's. It has only the methods that the measurement calls."""
 
     def __init__(self, port: int, **given: object) -> None:
         super().__init__(**given)
@@ -22,7 +22,7 @@ class SimpleTier(SecondaryTierManager):
         self.rows = self._primary_kv_view.cast("B")
 
     def on_new_request(self, req_context: ReqContext) -> RequestOffloadingContext:
-        """Keeps nothing of a request."""
+        """Does nothing: the tier keeps no state of a request."""
         return RequestOffloadingContext()
 
     def lookup(self, key: bytes, req_context: ReqContext) -> LookupResult:

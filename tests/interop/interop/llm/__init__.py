@@ -1,7 +1,7 @@
 """A whole `LLM(..)` on the CPU: one process computes a prompt and stores it, another one reads it from the tier.
 
-The tokens of both must be equal. A third process reads zeroes in place of the stored bytes, and must give other tokens: else the
-tokens would say nothing about the bytes.
+The tokens of both must be equal. A third process reads zeroes in place of the stored bytes, and must give other tokens. Otherwise the
+tokens would not depend on the bytes.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def fs(report: Report) -> None:
 
 
 def vllm_fs(report: Report) -> None:
-    """vLLM's own `fs` tier, which shows what the same driver measures without kvconn."""
+    """vLLM's own `fs` tier, as a reference for the same driver without kvconn."""
     with _settings() as settings:
         files = settings.folder / "files"
         tier = {"type": "fs", "root_dir": str(files)}

@@ -17,7 +17,7 @@ END_S = 60
 
 
 class Answer(NamedTuple):
-    """What the model says to a prompt."""
+    """The model's answer to a prompt."""
 
     tokens: list[int]
     cached: int

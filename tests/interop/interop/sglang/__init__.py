@@ -8,7 +8,7 @@ from ..sglang_whole import checks as whole
 from . import checks, ours
 
 STORES = ("memory", "fs", "redis", "resp", "tiered")
-#: `file` is SGLang's own backend: what it does is the measure.
+#: `file` is SGLang's own backend, the reference for kvconn's.
 GROUPS: dict[str, Callable[[Report], None]] = {
     **{name: partial(checks.run, name=name) for name in ("file", *STORES)},
     "lost-server": ours.lost_server,

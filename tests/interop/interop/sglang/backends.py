@@ -25,7 +25,7 @@ TIMEOUTS = {"timeout_ms": 4000}
 
 @dataclass
 class Backend:
-    """What SGLang gets to open a fresh store."""
+    """The configuration with which SGLang opens a fresh store."""
 
     name: str
     kind: str

@@ -173,7 +173,7 @@ class Engine:
         return bool(ack.completed_req)
 
     def _end(self, operation, seed: str | None, aborted: bool = False) -> int:
-        """Compares and frees what an operation has read. Gives its pages."""
+        """Compares and frees the pages that an operation has read. Gives their count."""
         completed, indices = operation.loaded, operation.host_indices
         loaded = completed // self.model.page_tokens
         keys = operation.hash_value[:loaded]

@@ -1,4 +1,4 @@
-"""Checks of what kvconn's backend does and SGLang's `file` backend does not."""
+"""Checks of features that SGLang's `file` backend does not have."""
 
 import json
 import logging
@@ -119,7 +119,7 @@ def names(report: Report) -> None:
 
 
 def published(report: Report) -> None:
-    """What SGLang publishes of its configuration is in the names of pages."""
+    """The configuration that SGLang publishes is in the names of pages."""
     base = {"kv_cache_dtype": "fp8_e4m3", "revision": "main"}
     others = {
         "kv_cache_dtype": "fp8_e5m2",
@@ -148,7 +148,7 @@ def published(report: Report) -> None:
 
 
 def configuration(report: Report) -> None:
-    """A wrong configuration fails the attach and names the key; what SGLang reads itself is not an option."""
+    """A wrong configuration fails the attach and names the key. SGLang's own keys are not options."""
     wrong = {
         "url": {"url": 5},
         "url is missing": {"url": None},
@@ -189,7 +189,7 @@ def configuration(report: Report) -> None:
 
 
 def upkeep(report: Report) -> None:
-    """`clear` removes only its own, and SGLang's metrics have what moved."""
+    """`clear` removes only its own pages, and SGLang's metrics count the pages that moved."""
     for name in ("memory", "fs", "redis"):
         with report.check(f"sglang, {name}: clear removes only its own pages"), backend(name) as made:
             model = Model(sidecars=("mamba",))

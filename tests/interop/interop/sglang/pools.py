@@ -22,7 +22,7 @@ BUDGET_BYTES = 4 << 30
 
 @dataclass(frozen=True)
 class Model:
-    """What decides the pools of one rank. Sizes are in tokens, layers, heads and elements.
+    """The parameters of one rank's pools. Sizes are in tokens, layers, heads and elements.
 
     `side_state` gives a Mamba state a second buffer, for which SGLang gives no addresses. `anchor` is a KV pool without memory.
     """

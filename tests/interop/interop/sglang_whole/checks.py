@@ -1,7 +1,7 @@
 """One process computes a prompt and stores its pages, another one reads them from the store.
 
-The tokens of both must be equal. A third process reads zeroes in place of the stored bytes, and must give other tokens: else the
-tokens would say nothing about the bytes.
+The tokens of both must be equal. A third process reads zeroes in place of the stored bytes, and must give other tokens. Otherwise the
+tokens would not depend on the bytes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ END_S = 300
 
 
 class Answer(NamedTuple):
-    """What the model says to a prompt, and the tokens of the prompt that came from the store."""
+    """The model's answer to a prompt, and the number of the prompt's tokens that came from the store."""
 
     tokens: list[int]
     cached: int
