@@ -2,12 +2,12 @@
 //!
 //! A listing in the background counts the chunks that are there. The engine tells what it stores and removes meanwhile.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use connectors::{CacheKey, Connector, ErrorKind, KeyKind, Result, runtime};
+use connectors::{CacheKey, Connector, ErrorKind, KeyKind, ListEntry, Result, runtime};
 use futures::TryStreamExt;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -99,7 +99,7 @@ impl EngineUsage {
     /// At most `limit` keys after `after` in the order of their texts, with their sizes in bytes (None if unknown), and the
     /// last key's text if there are more. Waits for the store.
     ///
-    /// Other engines' keys are left out, so a page that is not the last one may have fewer keys.
+    /// A page reads the whole listing under `prefix`. Other engines' keys are left out.
     fn page(
         &self,
         py: Python<'_>,
@@ -107,11 +107,8 @@ impl EngineUsage {
         after: Arg<Option<String>>,
         limit: Arg<usize>,
     ) -> PyResult<Page> {
-        let connector = self.shared.get().or_raise(py)?.connector.clone();
-        let page = block_on(py, async move { connector.list_page(&prefix.0, after.0.as_deref(), limit.0).await })?;
-        let page = page.or_raise(py)?;
-        let own = page.entries.into_iter().filter(|entry| is_own(&entry.key));
-        Ok((own.map(|entry| (entry.key.as_str().to_owned(), entry.size)).collect(), page.next))
+        let shared = self.shared.get().or_raise(py)?.clone();
+        block_on(py, async move { shared.page(&prefix.0, after.0.as_deref(), limit.0).await })?.or_raise(py)
     }
 
     /// The listing as a dict: `state` (`waiting`, `running`, `done`, `failed` or `unsupported`), `age_s` and `took_s` of the last
@@ -198,6 +195,24 @@ impl Shared {
         }
         Ok(())
     }
+
+    /// Not `Connector::list_page`: a store full of other engines' keys would cost a listing for each `limit` of them.
+    async fn page(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page> {
+        let (mut first, mut has_more) = (BTreeMap::new(), false);
+        let mut entries = self.connector.list_entries(prefix);
+        while let Some(ListEntry { key, size, .. }) = entries.try_next().await? {
+            if !is_own(&key) || after.is_some_and(|after| key.as_str() <= after) {
+                continue;
+            }
+            first.insert(key.as_str().to_owned(), size);
+            if first.len() > limit {
+                first.pop_last();
+                has_more = true;
+            }
+        }
+        let next = first.last_key_value().filter(|_| has_more).map(|(last, _)| last.clone());
+        Ok((first.into_iter().collect(), next))
+    }
 }
 
 /// Whether LMCache's server wrote the key.
@@ -282,7 +297,9 @@ impl Counts {
     /// True for a chunk that the engine must still learn of.
     fn listed(&mut self, key: &str, size: Option<u64>) -> bool {
         let id = id_of(key);
-        if self.removed.contains(&id) {
+        // Stored or listed since the listing has started: the listing's size may be that of the chunk before.
+        let is_counted = self.chunks.get(&id).is_some_and(|chunk| chunk.pass == self.pass);
+        if is_counted || self.removed.contains(&id) {
             return false;
         }
         self.unknown_sizes += usize::from(size.is_none());
