@@ -190,6 +190,55 @@ class Contract(Adapters):
                 adapter.list_l2_keys(**arguments)
             self.assertRegex(str(raised.exception), "page_size is 0|is not one of list_l2_keys")
 
+    def test_a_page_costs_one_listing_also_among_other_engines_keys(self):
+        server = self.redis()
+        url = f"resp://127.0.0.1:{server.port}"
+        with kvconn.connect(url) as store:
+            for i in range(30):
+                store.put(f"{'vllm' if i % 2 else 'sglang'}+m+00@00000000@0@{i:02x}", b"1")
+                store.put(f"m@1@0@{i + 1:x}@bfloat16", b"1")
+        adapter = self.adapter(url)
+        wanted = [key(1, model="a"), key(1, model="n"), key(1, model="z")]
+        self.store(adapter, wanted, [Obj(data(1))] * 3)
+        wait_until(lambda: adapter.report_status()["listing"]["state"] == "done", "the listing ends")
+        server.ask("CONFIG RESETSTAT")
+        found, cursor, pages = [], None, 0
+        while pages == 0 or cursor is not None:
+            page = adapter.list_l2_keys(page_size=1, cursor=cursor)
+            found, cursor, pages = [*found, *page.entries], page.next_page_token, pages + 1
+        self.assertEqual([entry.key for entry in found], [k.to_encoded_object_key() for k in wanted])
+        self.assertEqual(pages, 3)
+        self.assertRegex(server.ask("INFO commandstats").decode(), r"cmdstat_scan:calls=3,")
+
+    def test_a_listener_that_raises_loses_no_results(self):
+        adapter = self.adapter(f"memory://{self.id()}")
+        self.store(adapter, [key(0)], [Obj(data(0))])
+
+        class Raises(Listener):
+            def __init__(self, wanted):
+                super().__init__()
+                self.wanted = wanted
+
+            def on_l2_keys_stored(self, keys, sizes):
+                # Meanwhile, the other tasks end, so that one drain has all of their results.
+                wait_until(lambda: self.wanted(adapter.report_status()["counters"]), "the tasks end")
+                raise RuntimeError("the listener is broken")
+
+            def on_l2_keys_accessed(self, keys):
+                self.on_l2_keys_stored(keys, [])
+
+        adapter._listeners.append(Raises(lambda counters: counters["stored_keys"] == 6))
+        with self.assertLogs("kvconn.lmcache", "ERROR"):
+            stores = {adapter.submit_store_task([key(i)], [Obj(data(i))]) for i in range(1, 6)}
+            ended = {}
+            wait_until(lambda: ended.update(adapter.pop_completed_store_tasks()) or ended.keys() == stores, "each store ends")
+        self.assertEqual([*ended.values()], [SIZE] * 5)
+        adapter._listeners[:] = [Raises(lambda counters: counters["loaded_keys"] == 6)]
+        with self.assertLogs("kvconn.lmcache", "ERROR"):
+            loads = [adapter.submit_load_task([key(i)], [Obj(bytes(SIZE))]) for i in range(6)]
+            for task in loads:
+                wait_until(lambda task=task: adapter.query_load_result(task), "each load ends")
+
     def test_close_ends_everything_and_may_come_twice(self):
         adapter = self.adapter(f"memory://{self.id()}")
         self.store(adapter, [key(1)], [Obj(data(1))])
@@ -249,6 +298,15 @@ class Usage(Adapters):
         time.sleep(0.05)
         self.assertEqual(dict(adapter.get_usage().bytes_by_cache_salt), {"new": 6400})
 
+    def test_a_chunk_that_is_replaced_while_the_listing_runs_has_its_new_size(self):
+        server = self.redis()
+        # Many listings, one after the other.
+        adapter = self.adapter(f"resp://127.0.0.1:{server.port}", usage_interval_min=0.001 / 60)
+        keys = [key(i) for i in range(1000)]
+        for i in range(40):
+            self.store(adapter, keys, [Obj(bytes(64 + i))] * 1000)
+            self.assertEqual(adapter.get_usage().total_bytes_used, 1000 * (64 + i))
+
     def test_chunks_of_other_engines_and_of_in_process_mode_do_not_count(self):
         url = f"memory://{self.id()}"
         with kvconn.connect(url) as store:
@@ -303,6 +361,26 @@ class Eviction(Adapters):
         adapter.delete(order[:1])
         self.assertEqual(listener.deleted, order[:1])
         self.assertEqual(adapter.get_usage().total_bytes_used, 3 * SIZE)
+
+    def test_newer_chunks_are_evicted_after_older_ones_in_the_order_of_their_stores(self):
+        path = self.directory()
+        older = [key(i) for i in range(100, 103)]
+        self.store(self.adapter(f"fs://{path}"), older, [Obj(data(i)) for i in range(3)])
+        # Older chunks count as newer ones until the grace period ends.
+        listener = Listener(isolates=True)
+        adapter = self.adapter(f"fs://{path}", quota_grace_s=1000)
+        adapter.register_listener(listener)
+        self.store(adapter, [key(1), key(2)], [Obj(data(1)), Obj(data(2))])
+        self.store(adapter, [key(3), key(4)], [Obj(data(3)), Obj(data(4))])
+        self.store(adapter, [key(5)], [Obj(data(5))])
+        adapter.delete([key(5)])
+        # A chunk that is deleted costs no memory, also if the listing never ends.
+        self.assertEqual(set(adapter._newer), {key(i) for i in range(1, 5)})
+        adapter._quota_grace_ends = 0
+        wait_until(lambda: adapter._newer is None, "the eviction knows all chunks")
+        order = [*listener.order]
+        self.assertEqual(set(order[:3]), set(older))
+        self.assertEqual(order[3:], [key(2), key(1), key(4), key(3)])
 
     def test_each_older_chunk_is_told_once(self):
         listener = Listener()

@@ -106,8 +106,8 @@ class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
         self._found: dict[int, Bitmap] = {}
         self._loaded: dict[int, Bitmap] = {}
         self._locks: dict[ObjectKey, int] = {}
-        # Keys that this process stored before LMCache's eviction knew the older ones. None once it knows them.
-        self._newer: list[ObjectKey] | None = []
+        # Keys that this process stored before LMCache's eviction knew the older ones, the first to evict first. None once it knows them.
+        self._newer: dict[ObjectKey, None] | None = {}
         self._has_told = False
         self._logged: dict[str, tuple[float, int]] = {}
         self._is_closed = False
@@ -229,6 +229,9 @@ class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
             known = self._usage.removed(texts)
             # A chunk that the store has evicted before is not there any more, and LMCache's eviction must give its key up.
             gone = [key for key, was_there, was_known in zip(part, removed, known) if was_there or was_known]
+            with self._lock:
+                for key in gone if self._newer else ():
+                    self._newer.pop(key, None)
             if gone:
                 # `get_usage` does not use the base's count of bytes.
                 self._notify_keys_deleted(gone, [0] * len(gone))
@@ -243,10 +246,7 @@ class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
             raise ValueError(f"page_size is {page_size}; give 1 or more")
         after = None if cursor is None else after_of(cursor)
         prefix = "" if model_name is None else f"{model_name}@"
-        while True:
-            entries, after = self._usage.page(prefix, after, page_size)
-            if entries or after is None:
-                break
+        entries, after = self._usage.page(prefix, after, page_size)
         page = tuple(KeyEntry(key_of(text).to_encoded_object_key(), size or 0) for text, size in entries)
         return KeyListPage(page, None if after is None else cursor_of(after))
 
@@ -322,13 +322,17 @@ class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
                 if done:
                     self._usage.stored([texts[i] for i in done], stored_sizes)
                     stored_keys = [keys[i] for i in done]
-                    if self._newer is not None and self._listeners:
-                        self._newer += stored_keys
+                    with self._lock:
+                        # As LMCache's LRU: the last key of a list is evicted first.
+                        for key in reversed(stored_keys) if self._newer is not None and self._listeners else ():
+                            self._newer.pop(key, None)
+                            self._newer[key] = None
                     self._notify_keys_stored(stored_keys, stored_sizes)
-            finally:
-                with self._lock:
-                    self._stored[task] = L2StoreResult(len(done) == len(keys), sum(stored_sizes))
-                os.eventfd_write(self._store_fd, 1)
+            except Exception:  # A listener of LMCache's may raise. The drain has more results, which would be lost.
+                logger.exception("LMCache did not take note of %d chunks that were stored", len(done))
+            with self._lock:
+                self._stored[task] = L2StoreResult(len(done) == len(keys), sum(stored_sizes))
+            os.eventfd_write(self._store_fd, 1)
             if error is not None:
                 self._complain("stores", f"{len(keys) - len(done)} of {len(keys)} chunks were not stored: {error}")
 
@@ -352,10 +356,11 @@ class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
                 loaded = [key for key, is_there in zip(keys, yes) if is_there]
                 if loaded:
                     self._notify_keys_accessed(loaded)
-            finally:
-                with self._lock:
-                    self._loaded[task] = _bitmap(yes)
-                os.eventfd_write(self._load_fd, 1)
+            except Exception:  # As in `_drain_stores`.
+                logger.exception("LMCache did not take note of %d chunks that were loaded", sum(yes))
+            with self._lock:
+                self._loaded[task] = _bitmap(yes)
+            os.eventfd_write(self._load_fd, 1)
             if error is not None:
                 self._complain("loads", f"{len(keys) - sum(yes)} of {len(keys)} chunks were not loaded: {error}")
 
@@ -372,7 +377,8 @@ class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
             for listener in self._listeners:
                 listener.on_l2_keys_stored(keys, sizes)
         elif self._newer is not None and self._usage.report()["state"] in ("done", "unsupported"):
-            newer, self._newer = self._newer, None
+            with self._lock:
+                newer, self._newer = [*reversed(self._newer)], None
             for listener in self._listeners if self._has_told else ():
                 listener.on_l2_keys_accessed(newer)
 
