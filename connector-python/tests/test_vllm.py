@@ -541,6 +541,20 @@ class Identity(TestCase):
         self.assertEqual(self.identify(model=one, namespace="prod"), self.identify(model=two, namespace="prod"))
         self.assertNotEqual(self.identify(model=one, revision="1"), self.identify(model=two, revision="1"))
 
+    def test_a_snapshot_of_hugging_face_is_its_model_and_revision(self):
+        revision = "0123456789abcdef0123456789abcdef01234567"
+
+        def snapshot(home, revision=revision):
+            vllm_config = VllmConfig()  # noqa: F841
+            return self.vllm.identity.identify(spec(model=f"{home}/hub/models--org--model-8b/snapshots/{revision}"), ROW, "", "").model
+
+        with self.assertNoLogs("kvconn.vllm", "WARNING"), unittest.mock.patch.dict(os.environ, PYTHONHASHSEED="0"):
+            one = snapshot("/root/.cache/huggingface")
+            self.assertEqual(snapshot("/data"), one)
+            self.assertNotEqual(snapshot("/data", revision[::-1]), one)
+        self.assertRegex(one, r"^vllm\+org/model-8b\+[0-9a-f]{32}$")
+        self.assertNotEqual(self.identify(model="org/model-8b").model, one)
+
     def test_hashes_that_other_processes_do_not_have_are_warned_of(self):
         wanted = {((0, 27), "sha256"): True, ((0, 27), "xxhash"): True, ((0, 32), "sha256"): False, ((0, 32), "sha256_cbor"): False,
                   ((0, 32), "xxhash"): True, ((0, 33), "xxhash_cbor"): True}  # fmt: skip

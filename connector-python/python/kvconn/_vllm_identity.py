@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("kvconn.vllm")
 
+# A model in the cache of Hugging Face. With `HF_HUB_OFFLINE`, vLLM has this path in place of the model's name. It says which weights are there.
+_SNAPSHOT = re.compile(r"/(?:.*/)?models--(?P<model>[^/]+)/snapshots/(?P<revision>[0-9a-f]{40})/?")
+
 # From vLLM 0.29 on, the cryptographic hashes start from a constant.
 _SEEDLESS = hasattr(kv_cache_utils, "DEFAULT_NONE_HASH_SEED")
 
@@ -40,6 +43,7 @@ _SETTINGS = (
     "model_config.code_revision",
     "model_config.quantization",
     "model_config.quantization_config",
+    "load_config.model_loader_extra_config",
     # What the layers compute from the weights.
     "model_config.dtype",
     "model_config.hf_config_path",
@@ -48,7 +52,13 @@ _SETTINGS = (
     "model_config.hf_text_config.rope_scaling",
     "model_config.hf_text_config.rope_theta",
     "model_config.disable_sliding_window",
+    "model_config.model_impl",
+    "model_config.model_class_overrides",
+    "use_v2_model_runner",
     "model_config.multimodal_config.mm_processor_kwargs",
+    "model_config.multimodal_config.mm_device_do_normalize",
+    "model_config.multimodal_config.video_pruning_rate",
+    "model_config.multimodal_config.video_pruning_method",
     # Types, scales and layout in the cache.
     "cache_config.cache_dtype",
     "cache_config.calculate_kv_scales",
@@ -58,11 +68,14 @@ _SETTINGS = (
     "cache_config.mamba_cache_mode",
     "cache_config.use_replayssm",
     "cache_config.replayssm_buffer_len",
+    "cache_config.use_kda_recoverssm",
+    "cache_config.enable_mamba_shared_prefix_checkpoint",
     "cache_config.sliding_window",
     "attention_config.backend",
     "attention_config.backend_per_kind",
     "attention_config.indexer_kv_dtype",
     "attention_config.use_non_causal",
+    "attention_config.hisparse_config",
     # Which tokens a rank has.
     "parallel_config.cp_kv_cache_interleave_size",
     "parallel_config.dcp_kv_cache_interleave_size",
@@ -71,6 +84,9 @@ _SETTINGS = (
     "speculative_config.model",
     "speculative_config.revision",
     "speculative_config.quantization",
+    "speculative_config.kv_cache_dtype",
+    "speculative_config.attention_backend",
+    "speculative_config.draft_tensor_parallel_size",
     "cache_config.prefix_caching_hash_algo",
 )
 
@@ -105,7 +121,11 @@ def identify(spec: OffloadingSpec, row_bytes: int, namespace: str, revision: str
         # Each process computes its scales from its first batch. No other process can read its bytes.
         fields["engine_id"] = spec.config.engine_id
         warn_once(_log, "with `calculate_kv_scales`, each process has scales of its own, and no other process uses its chunks")
-    if is_local_path(model):
+    snapshot = _SNAPSHOT.fullmatch(model)
+    if snapshot:
+        model = snapshot["model"].replace("--", "/")
+        fields["snapshot"] = snapshot["revision"]
+    elif is_local_path(model):
         if namespace:
             model = Path(model).name
         elif not revision:

@@ -9,7 +9,16 @@ from contextlib import contextmanager
 
 import kvconn
 from kvconn._vllm_identity import _SETTINGS
-from vllm.config import AttentionConfig, CacheConfig, ModelConfig, ParallelConfig, SpeculativeConfig
+from vllm.config import (
+    AttentionConfig,
+    CacheConfig,
+    LoadConfig,
+    ModelConfig,
+    MultiModalConfig,
+    ParallelConfig,
+    SpeculativeConfig,
+    VllmConfig,
+)
 from vllm.v1.kv_offload.tiering.base import SecondaryTierManager
 from vllm.v1.kv_offload.tiering.factory import SecondaryTierFactory
 
@@ -28,7 +37,7 @@ def run(report: Report) -> None:
         "no URL": ({}, ("no `url`", "redis://")),
         "a URL of another type": ({"url": 6379}, ("`url`", "int")),
         "a scheme that does not exist": ({"url": "rediss-cluster://h"}, ("rediss-cluster",)),
-        "an unknown option in the URL": ({"url": "memory://a?lookup_timeout=3"}, ("option 1 of the URL is unknown",)),
+        "an unknown option in the URL": ({"url": "memory://a?lookup_timeout=3"}, ("unknown URL option `lookup_timeout`", "`lookup_timeout_ms`")),
         "a folder that cannot be made": ({"url": f"fs://{__file__}/below"}, (__file__,)),
         "a locality that does not exist": ({"url": "memory://a", "locality": "NEAR"}, ("locality", "NEAR", "LOCAL", "REMOTE")),
         "a timeout that is text": ({"url": "memory://a", "lookup_timeout_ms": "soon"}, ("lookup_timeout_ms",)),
@@ -65,10 +74,13 @@ def run(report: Report) -> None:
     with report.check("each setting in the names of chunks is a field of vLLM's configuration"):
         kinds = {
             "model_config": ModelConfig, "cache_config": CacheConfig, "attention_config": AttentionConfig,
-            "parallel_config": ParallelConfig, "speculative_config": SpeculativeConfig,
+            "parallel_config": ParallelConfig, "speculative_config": SpeculativeConfig, "load_config": LoadConfig,
+            "model_config.multimodal_config": MultiModalConfig, "": VllmConfig,
         }  # fmt: skip
-        paths = [path.split(".") for path in _SETTINGS]
-        gone = {name for part, name, *_ in paths if name not in kinds[part].__dataclass_fields__ and not hasattr(kinds[part], name)}
+        # Of another part in a part, such as `hf_text_config`, only that it is there.
+        found = [max((kind for kind in kinds if path.startswith(f"{kind}.")), key=len, default="") for path in _SETTINGS]
+        names = [(kinds[kind], path.removeprefix(f"{kind}.").split(".")[0]) for kind, path in zip(found, _SETTINGS, strict=True)]
+        gone = {name for kind, name in names if name not in kind.__dataclass_fields__ and not hasattr(kind, name)}
         # vLLM 0.28 removed this one.
         equal("missing fields", gone - {"calculate_kv_scales"}, set())
     if hasattr(SecondaryTierManager, "bp_detector"):
