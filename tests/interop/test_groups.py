@@ -24,6 +24,10 @@ class Groups(unittest.TestCase):
         with self.assertRaisesRegex(groups.Unknown, "unknown group 'vlm'; the groups are vectors, fs, .*, sglang"):
             groups.plan(["fs", "vlm"], smoke=False)
 
+    def test_the_smoke_test_refuses_a_group_without_checks(self) -> None:
+        with self.assertRaisesRegex(groups.Unknown, "--smoke has no check of 'wheel'; it has some of vectors, fs, .*, sglang"):
+            groups.plan(["fs", "wheel"], smoke=True)
+
     def test_each_module_of_the_tables_exists_and_has_groups(self) -> None:
         modules = {f"{group.module}": "" for group in groups.GROUPS.values()} | {f"bench/{kind.module}": "" for kind in bench.GROUPS.values()}
         for module in modules:

@@ -48,6 +48,8 @@ def plan(names: list[str], smoke: bool) -> dict[str, list[str]]:
     for name in names:
         if name.split(":")[0] not in GROUPS:
             raise Unknown(f"unknown group {name!r}; the groups are {', '.join(GROUPS)}")
+        if smoke and name.split(":")[0] not in SMOKE:
+            raise Unknown(f"--smoke has no check of {name!r}; it has some of {', '.join(SMOKE)}")
     chosen = names or [name for name, group in GROUPS.items() if not smoke or name in SMOKE]
     by_environment: dict[str, list[str]] = {}
     for name in chosen:
