@@ -225,6 +225,7 @@ class Refusals(ClientCase):
         self.refused("`timeout_ms` is a list", self.client, options={"timeout_ms": [1]})
         self.refused("did you mean `lookup_timeout_ms`", self.client, "memory://x?lookup_timeut_ms=1")
         self.refused("option 1 of the URL is unknown", self.client, "memory://x?zzz=1")
+        self.refused("`lookup_timeout_ms` is set more than once", self.client, "memory://x?lookup_timeout_ms=1&lookup_timeout_ms=2")
         self.client(f"memory://{self.id()}?lookup_timeout_ms=10&timeout_ms=100&store_backlog=1")
         url = f"memory://{self.id()}?lookup_timeout_ms=10"
         self.refused("write it once", self.client, url, {"lookup_timeout_ms": 10})

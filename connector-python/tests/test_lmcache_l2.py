@@ -472,7 +472,9 @@ class Params(Adapters):
             ({"url": 3}, "`adapter_params` has no `url`"),
             ({"url": "memory://x", "max_capacity_gb": "5"}, "`max_capacity_gb` .* is '5'"),
             ({"url": "memory://x", "usage_interval_min": -1}, "`usage_interval_min`"),
-            ({"url": "memory://x", "usage_interval_min": 1e300}, "not a time between two listings"),
+            ({"url": "memory://x", "usage_interval_min": 1e300}, "`usage_interval_min` in `adapter_params`"),
+            ({"url": "memory://x", "max_capacity_gb": 1e300}, "`max_capacity_gb` in `adapter_params`"),
+            ({"url": "memory://x", "quota_grace_s": 10**400}, "`quota_grace_s` in `adapter_params`"),
             ({"url": "memory://x", "quota_grace_s": True}, "`quota_grace_s`"),
             ({"url": "memory://x", "lookup_timeout_ms": "soon"}, "lookup_timeout_ms"),
         ]:
@@ -484,7 +486,9 @@ class Params(Adapters):
     def test_an_unknown_key_is_a_warning_with_the_nearest_one(self):
         with self.assertLogs("kvconn", "WARNING") as logged:
             self.adapter(f"memory://{self.id()}", lookup_timout_ms=5)
+            self.adapter(f"memory://{self.id()}", max_capacity=5)
         self.assertRegex(logged.output[0], "lookup_timout_ms.*lookup_timeout_ms")
+        self.assertRegex(logged.output[1], "max_capacity`.*max_capacity_gb")
 
     def test_a_password_in_clear_is_one_warning_without_it(self):
         server = self.redis()

@@ -129,7 +129,7 @@ impl EngineClient {
     ) -> PyResult<Self> {
         logging::start(py)?;
         let names = Arc::new(Names::new(model, kv_rank).or_raise(py)?);
-        let opening = Opening::read(url, options, py)?;
+        let opening = Opening::read(py, &engine, url, options)?;
         for unknown in &opening.unknown {
             let message = format!("{engine}: unknown option {unknown}; it has no effect");
             py.import("logging")?.call_method1("getLogger", ("kvconn",))?.call_method1("warning", ("%s", message))?;

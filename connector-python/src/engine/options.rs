@@ -49,6 +49,16 @@ impl EngineOptions {
     }
 }
 
+/// The options that the engine's class in Python has taken from the JSON. A typo of one is still among the options.
+fn taken_in_python(engine: &str) -> &'static [&'static str] {
+    match engine {
+        "vllm" => &["locality", "namespace", "revision"],
+        "sglang" => &["namespace", "revision"],
+        "lmcache" => &["max_capacity_gb", "quota_grace_s", "usage_interval_min"],
+        _ => &[],
+    }
+}
+
 /// The URL and the options of an engine, read.
 pub(super) struct Opening {
     /// With the store's options in its query.
@@ -65,10 +75,15 @@ impl Opening {
     ///
     /// # Errors
     /// `InvalidError` for an option with a wrong value, which it names.
-    pub(super) fn read(url: &str, options: Option<&Bound<'_, PyDict>>, py: Python<'_>) -> PyResult<Self> {
+    pub(super) fn read(py: Python<'_>, engine: &str, url: &str, options: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
         let own = OptionsSchema::of::<EngineOptions>();
         let is_own = |name: &str| own.option(name).is_some();
         let (url, mut engines) = split_query(url, is_own);
+        for (i, (name, _)) in engines.iter().enumerate() {
+            if engines[..i].iter().any(|(set, _)| set == name) {
+                return Err(invalid(py, format!("URL option `{name}` is set more than once; keep one of its values")));
+            }
+        }
         let parsed = RemoteUrl::parse(&url).or_raise(py)?;
         // The open says what is wrong with a URL that no connector serves.
         let store = match owner_of(&parsed) {
@@ -99,7 +114,8 @@ impl Opening {
             } else {
                 let schemas = [own, layers].into_iter().chain(store);
                 let all = schemas.flat_map(OptionsSchema::options).map(|option| option.name.as_str());
-                unknown.push(format!("`{name}`{}", did_you_mean(&name, all)));
+                let all = all.chain(taken_in_python(engine).iter().copied());
+                unknown.push(format!("`{}`{}", name.escape_debug(), did_you_mean(&name, all)));
             }
         }
         let url = with_options(&url, &of_store)?;

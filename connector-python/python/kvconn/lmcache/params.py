@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from kvconn._errors import InvalidError
 
+_LARGEST = 1e15
+
 
 class Params(NamedTuple):
     """The adapter's own keys of ``adapter_params``. Each has its unit in its name."""
@@ -28,9 +30,10 @@ def read(params: Mapping[str, Any]) -> tuple[Params, str, dict[str, Any]]:
     for name, default in Params._field_defaults.items():
         value = options.pop(name, None)
         value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+        # Larger numbers have no use, and some do not convert to a float or to a time.
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= _LARGEST:
             raise InvalidError._of_open(
-                "invalid_option", f"`{name}` in `adapter_params` is {value!r}", f"give a number that is not negative, such as {default:g}"
+                "invalid_option", f"`{name}` in `adapter_params` is {value!r}", f"give a number from 0 to {_LARGEST:.0e}, such as {default:g}"
             )
         own[name] = float(value)
     return Params(**own), url, options
