@@ -81,6 +81,9 @@ impl RemoteConnector for Gated {
         if key.as_str().ends_with("bad0") {
             return Err(Error::new(ErrorKind::Unavailable, "away"));
         }
+        if key.as_str().contains("@51") {
+            return Err(Error::new(ErrorKind::Timeout, "no answer"));
+        }
         self.chunks.lock().unwrap().insert(key.clone(), chunk.to_vec());
         Ok(())
     }
@@ -246,7 +249,7 @@ fn a_long_job_is_moved_in_parts_and_a_cancel_stops_the_rest() {
     let number = test.submit(Kind::Store, 1, &hashes, AnswerTo::Drain);
     // Four parts of 4 MiB, each with its own calls.
     test.calls_reach(4);
-    test.queue.cancel(number);
+    test.queue.cancel(number, &engine::job::cut_off());
     test.permits.add_permits(1000);
     let done = test.drained(Kind::Store, 1).remove(0);
     assert_eq!(done.yes.iter().filter(|yes| **yes == 1).count(), 16);
@@ -300,7 +303,7 @@ fn random_submits_sheds_cancels_and_a_close_complete_each_submit_once() {
             numbers.push(test.submit(kind, tag, &hashes, AnswerTo::Drain));
             test.queue.lookup(tag, test.keys(&hashes), dice(2) == 0, AnswerTo::Drain);
             match dice(6) {
-                0 => test.queue.cancel(numbers[dice(numbers.len() as u64) as usize]),
+                0 => test.queue.cancel(numbers[dice(numbers.len() as u64) as usize], &engine::job::cut_off()),
                 1 => test.queue.cancel_stores(),
                 2 => test.permits.add_permits(dice(6) as usize),
                 _ => {}
@@ -324,4 +327,20 @@ fn random_submits_sheds_cancels_and_a_close_complete_each_submit_once() {
         assert_eq!(lookups, (0..50).collect::<Vec<_>>(), "seed {seed}");
         assert_eq!((test.dropped.load(Ordering::SeqCst), test.queue.pending()), (50, (0, 0)));
     }
+}
+
+#[test]
+fn a_part_without_an_answer_in_time_ends_its_job_and_no_other() {
+    let fixture = Fixture::new(0, LIMITS);
+    let (slow, well): (Vec<u16>, Vec<u16>) = ((0x5100..0x5128).collect(), (0..20).collect());
+    fixture.submit(Kind::Store, 1, &slow, AnswerTo::Drain);
+    fixture.submit(Kind::Store, 2, &well, AnswerTo::Drain);
+    fixture.permits.add_permits(1000);
+    let mut done = fixture.drained(Kind::Store, 2);
+    done.sort_by_key(|done| done.tag);
+    assert!(done[0].yes == [0; 40] && done[1].yes == [1; 20]);
+    assert!(done[0].error.as_deref().unwrap().contains("40 of 40 keys failed, first: "), "{:?}", done[0].error);
+    let asked = fixture.calls.lock().unwrap().iter().filter(|call| call.starts_with("put 51")).count();
+    // Four parts of four keys were under way.
+    assert_eq!(asked, 16);
 }

@@ -9,7 +9,7 @@ use futures::StreamExt;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString};
 
-use super::job::{AnswerTo, Completion, Kind, Transfer};
+use super::job::{AnswerTo, Completion, Kind, Transfer, cut_off};
 use super::keys::Keys;
 use super::memory::{self, Held};
 use super::queue::Queue;
@@ -101,7 +101,7 @@ impl EngineClient {
             Ok(done) => (done, None),
             Err(e) => {
                 // The memory is the caller's again only after the completion.
-                queue.cancel(number);
+                queue.cancel(number, &cut_off());
                 (completions.recv().ok(), Some(e))
             }
         });

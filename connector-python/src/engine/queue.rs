@@ -168,14 +168,18 @@ impl<H: Send + 'static> Queue<H> {
         number
     }
 
-    /// Notes whether a call reached the store.
-    pub(super) fn note<T>(&self, answers: &[Result<T>]) {
-        let lost = |e: &Error| matches!(e.kind(), ErrorKind::Unavailable | ErrorKind::Timeout);
-        if answers.iter().any(|answer| !answer.as_ref().is_err_and(lost)) {
+    /// Notes whether a call reached the store. Gives the first timeout of a call that did not.
+    pub(super) fn note<'a, T>(&self, answers: &'a [Result<T>]) -> Option<&'a Error> {
+        let lost = |e: &&Error| matches!(e.kind(), ErrorKind::Unavailable | ErrorKind::Timeout);
+        let errors = || answers.iter().filter_map(|answer| answer.as_ref().err()).filter(lost);
+        if errors().count() < answers.len() {
             self.state().lost = false;
-        } else if !answers.is_empty() {
+            return None;
+        }
+        if !answers.is_empty() {
             self.state().lost = true;
         }
+        errors().find(|e| e.kind() == ErrorKind::Timeout)
     }
 
     /// Counts and delivers the result of a transfer, whose memory is free.
@@ -257,7 +261,7 @@ impl<H: Send + 'static> Queue<H> {
     }
 
     /// Fails the parts of one transfer that no worker has taken.
-    pub(crate) fn cancel(&self, number: u64) {
+    pub(crate) fn cancel(&self, number: u64, error: &Error) {
         let cancelled = {
             let mut state = self.state();
             let mut take = |kind| {
@@ -268,7 +272,7 @@ impl<H: Send + 'static> Queue<H> {
             take(Kind::Load).or_else(|| take(Kind::Store))
         };
         if let Some(cancelled) = cancelled {
-            cancelled.fail(&cut_off());
+            cancelled.fail(error);
         }
     }
 

@@ -55,7 +55,7 @@ async fn load<H: Send + 'static>(
     };
     let mut requests: Vec<_> = keys.into_iter().zip(memory).collect();
     let answers = queue.connector.batched_get_into(&mut requests).await;
-    queue.note(&answers);
+    note(queue, job, &answers);
     for ((&at, (_, memory)), answer) in places.iter().zip(&requests).zip(answers) {
         let answer = match answer {
             Ok(Some(read)) if read == job.len_of(at) => {
@@ -97,11 +97,18 @@ async fn store<H: Send + 'static>(
     let lengths: Vec<usize> = chunks.iter().map(|chunk| chunk.len()).collect();
     let items: Vec<_> = keys.into_iter().zip(chunks).collect();
     let answers = queue.connector.batched_put(&items).await;
-    queue.note(&answers);
+    note(queue, job, &answers);
     for ((&at, len), answer) in places.iter().zip(lengths).zip(answers) {
         job.answer(at, answer.map(|()| Answer::Moved(len)));
     }
     Ok(())
+}
+
+/// Notes whether the store answered. A part without any answer in time ends its job: each further part would wait as long.
+fn note<H: Send + 'static, T>(queue: &Queue<H>, job: &Job<H>, answers: &[Result<T>]) {
+    if let Some(timeout) = queue.note(answers) {
+        queue.cancel(job.number, timeout);
+    }
 }
 
 fn layouts<H: Send + 'static>(job: &Job<H>, places: &[usize]) -> Vec<ChunkLayout> {
