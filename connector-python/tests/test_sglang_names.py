@@ -1,6 +1,7 @@
 """The names of SGLang's pages: which ranks and configurations share them."""
 
 import logging
+import os
 import sys
 import types
 import unittest
@@ -10,7 +11,7 @@ from unittest import mock
 import kvconn
 import sglang_case
 import sglang_fakes as fakes
-from sglang_case import PAGE, Case, fill, flat, indices, keys
+from sglang_case import PAGE, Case, fill, flat, indices, key, keys
 from sglang_fakes import Config, MambaPoolHost, MHATokenToKVPoolHost, MLATokenToKVPoolHost, PoolName, PoolTransfer
 
 
@@ -73,6 +74,21 @@ class Ranks(Case):
         with self.assertLogs("kvconn.sglang", logging.WARNING) as logs:
             self.open(MLATokenToKVPoolHost(), {PoolName.DRAFT: MHATokenToKVPoolHost()}, is_mla_model=True, tp_size=2)
         self.assertIn("first rank only", logs.output[0])
+
+    def test_a_rank_never_loads_another_ranks_heads_of_a_draft_from_files(self):
+        folder = self.directory()
+        self.url = f"fs://{folder}?layout=sglang"
+        for ranks, found in ((1, [True]), (2, [True, False])):
+            drafts = [MHATokenToKVPoolHost() for _ in range(ranks)]
+            made = [
+                self.open(MLATokenToKVPoolHost(), {PoolName.DRAFT: draft}, is_mla_model=True, tp_size=ranks, tp_rank=rank)
+                for rank, draft in enumerate(drafts)
+            ]
+            transfer = PoolTransfer(PoolName.DRAFT, indices(1), keys(1))
+            made[0].batch_set_v2([transfer])
+            self.assertEqual([one.batch_get_v2([transfer])[PoolName.DRAFT] for one in made], [[hit] for hit in found])
+        # The names of SGLang's file backend, except for the draft of several ranks.
+        self.assertEqual(sorted(os.listdir(folder)), [f"{key(0)}.draft_org-model.bin", f"{key(0)}.draft_org-model_0_2.bin"])
 
 
 class Identity(Case):

@@ -88,8 +88,9 @@ def of_pool(config: Any, pages: Pages, kv_model: str) -> Names:
 def of_pool_in_files(config: Any, pages: Pages) -> Names:
     """The names of `pages` in files of SGLang's `file` backend, whose ranks are in the model."""
     salt = "" if pages.name == _KV else pages.name
-    # SGLang's file backend has one file of a replicated model for all ranks, except for Mamba's states.
-    each_rank = not config.is_mla_model or pages.name == _MAMBA
+    # SGLang's file backend has one file of a replicated model for all ranks, except for Mamba's states. With several ranks, it gives
+    # each rank the first one's heads of a draft model. kvconn names those by rank.
+    each_rank = not config.is_mla_model or pages.name == _MAMBA or (is_multi_head(pages.pool) and config.tp_size > 1)
     return Names(file_suffix(config, each_rank), 0, salt, 1)
 
 

@@ -162,12 +162,12 @@ class KvconnHiCache(HiCacheStorage):  # type: ignore[misc]
             names = _sglang_names.of_pool_in_files(config, pages)
         else:
             names = _sglang_names.of_pool(config, pages, self._model)
-            if config.is_mla_model and config.tp_size > 1 and name != str(PoolName.MAMBA) and _sglang_names.is_of_each_rank(config, pages):
-                warn_once(
-                    logger,
-                    f"SGLang writes the pool `{name}` on the first rank only, but each rank needs pages of its own: no prefix will hit. "
-                    "Use a draft model with MLA, or no draft model",
-                )
+        if config.is_mla_model and config.tp_size > 1 and name != str(PoolName.MAMBA) and _sglang_names.is_of_each_rank(config, pages):
+            warn_once(
+                logger,
+                f"SGLang writes the pool `{name}` on the first rank only, but each rank needs pages of its own: no prefix will hit. "
+                "Use a draft model with MLA, or no draft model",
+            )
         self._pools[name] = (pages, names)
 
     # The interface by addresses.
