@@ -12,7 +12,7 @@ import sglang_fakes as fakes
 from kvconn import InvalidError
 from sglang_case import Case, indices, key, keys
 from sglang_fakes import Config, MHATokenToKVPoolHost, PoolName, PoolTransfer
-from support import run_child
+from support import run_child, wait_until
 
 
 def setUpModule():
@@ -70,7 +70,12 @@ class Configuration(Case):
 
     def test_options_reach_the_store(self):
         made = self.open(options={"url": f"memory://{self.id()}-small", "capacity": 1})
-        self.assertEqual(made.batch_set_v1(keys(1), indices(1)), [False])
+        with self.assertLogs("kvconn", logging.WARNING) as logs:
+            self.assertEqual(made.batch_set_v1(keys(1), indices(1)), [False])
+            # SGLang shows no reason, so the log must. The line comes from another thread.
+            wait_until(lambda: logs.output, "a warning")
+        self.assertIn("the store refuses chunks", logs.output[0])
+        self.assertIn("capacity", logs.output[0])
 
     def test_the_extra_config_is_not_changed(self):
         config = Config({"url": self.url, "revision": "a", "interface_v1": 1})

@@ -63,6 +63,8 @@ pub(crate) struct State<H: Send + 'static> {
     /// When, and how many were shed until then.
     pub(super) logged_shed: (Option<Instant>, u64),
     pub(super) logged_overdue: Option<Instant>,
+    /// When, and how many chunks the store has refused since then.
+    pub(super) logged_refused: (Option<Instant>, usize),
 }
 
 pub(super) struct Waiting<H: Send + 'static> {
@@ -113,6 +115,7 @@ impl<H: Send + 'static> Queue<H> {
                 counters: Counters::default(),
                 logged_shed: (None, 0),
                 logged_overdue: None,
+                logged_refused: (None, 0),
             }),
             next_number: AtomicU64::new(0),
             idle: Condvar::new(),
@@ -168,18 +171,21 @@ impl<H: Send + 'static> Queue<H> {
         number
     }
 
-    /// Notes whether a call reached the store. Gives the first timeout of a call that did not.
+    /// Notes whether a call reached the store, and logs what the store refused. Gives the first timeout of a call that did not
+    /// reach it.
     pub(super) fn note<'a, T>(&self, answers: &'a [Result<T>]) -> Option<&'a Error> {
-        let lost = |e: &&Error| matches!(e.kind(), ErrorKind::Unavailable | ErrorKind::Timeout);
-        let errors = || answers.iter().filter_map(|answer| answer.as_ref().err()).filter(lost);
-        if errors().count() < answers.len() {
-            self.state().lost = false;
-            return None;
+        let errors = || answers.iter().filter_map(|answer| answer.as_ref().err());
+        let lost = |e: &Error| matches!(e.kind(), ErrorKind::Unavailable | ErrorKind::Timeout);
+        // Not the end of this client, and not a stale chunk, which the counters show.
+        let refused = |e: &Error| !(lost(e) || matches!(e.kind(), ErrorKind::Closed | ErrorKind::SizeMismatch));
+        if let Some(first) = errors().find(|e| refused(e)) {
+            self.log_refused(errors().filter(|e| refused(e)).count(), first);
         }
+        let is_lost = errors().filter(|e| lost(e)).count() == answers.len();
         if !answers.is_empty() {
-            self.state().lost = true;
+            self.state().lost = is_lost;
         }
-        errors().find(|e| e.kind() == ErrorKind::Timeout)
+        errors().find(|e| is_lost && e.kind() == ErrorKind::Timeout)
     }
 
     /// Counts and delivers the result of a transfer, whose memory is free.

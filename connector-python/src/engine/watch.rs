@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use connectors::{Result, runtime};
+use connectors::{Error, Result, runtime};
 
 use super::queue::{Live, Queue, State};
 
@@ -48,12 +48,27 @@ impl<H: Send + 'static> Queue<H> {
         stats
     }
 
+    /// Logs chunks that the store refused, at most once a minute. The engines only see that a chunk was not moved.
+    pub(super) fn log_refused(&self, chunks: usize, first: &Error) {
+        let now = Instant::now();
+        let refused = {
+            let (logged, refused) = &mut self.state().logged_refused;
+            *refused += chunks;
+            if !is_time(*logged, now) {
+                return;
+            }
+            *logged = Some(now);
+            std::mem::take(refused)
+        };
+        tracing::warn!(connector = self.connector.name(), chunks = refused, "the store refuses chunks: {first}");
+    }
+
     /// Logs transfers that are overdue, and stores that were shed, each at most once a minute.
     fn log_conditions(&self) {
         let now = Instant::now();
         let (overdue, shed) = {
             let mut state = self.state();
-            let is_time = |logged: Option<Instant>| logged.is_none_or(|logged| now - logged >= LOG_EVERY);
+            let is_time = |logged| is_time(logged, now);
             let overdue = Some(state.overdue(now)).filter(|(jobs, _)| *jobs > 0 && is_time(state.logged_overdue));
             if overdue.is_some() {
                 state.logged_overdue = Some(now);
@@ -79,6 +94,11 @@ impl<H: Send + 'static> Queue<H> {
             );
         }
     }
+}
+
+/// Whether a condition that was logged at this time may be logged again.
+fn is_time(logged: Option<Instant>, now: Instant) -> bool {
+    logged.is_none_or(|logged| now - logged >= LOG_EVERY)
 }
 
 impl<H: Send + 'static> State<H> {
