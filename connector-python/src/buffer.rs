@@ -95,7 +95,7 @@ impl Views {
         match spans {
             Ok(spans) => Ok((views, spans)),
             Err(e) => {
-                // Not by a drop: the caller may resize its other buffers at once.
+                // Ended here and not by a drop: the caller may resize its other buffers at once.
                 objects
                     .iter()
                     .take(1)

@@ -29,7 +29,7 @@ pub(crate) struct Keys(ProcessLocal<Arc<Listing>>);
 /// An entry or an error; None for the end, so that a listing that was cut off does not look whole.
 type Listed = Option<Result<ListEntry>>;
 
-/// What an iterator gives.
+/// The items of an iterator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Items {
     /// The texts of keys.

@@ -40,7 +40,7 @@ impl OpenStore {
         self.connector()
     }
 
-    /// Closes the store of an engine, in this time at the longest.
+    /// Closes the store of an engine, within `longest`.
     ///
     /// # Errors
     /// The store's.
@@ -149,7 +149,7 @@ pub(crate) fn with_options(url: &str, options: &Bound<'_, PyDict>) -> PyResult<S
         let Arg(name) = name.extract::<Arg<String>>()?;
         let Some(value) = text_of(&name, &value)? else { continue };
         if parsed.query(&name).is_some() {
-            let message = format!("the option `{name}` stands in the URL and beside it; write it once");
+            let message = format!("the option `{name}` is in the URL and beside it; write it once");
             return Err(invalid(options.py(), message));
         }
         all.push(if all.contains('?') { '&' } else { '?' });

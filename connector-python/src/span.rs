@@ -59,7 +59,7 @@ impl Span {
         self.len
     }
 
-    /// The memory, to be written. It holds `call` until nothing touches the memory any more.
+    /// The memory, to write to. It holds `call` until nothing touches the memory any more.
     ///
     /// # Safety
     /// The memory is valid, and nothing else touches it, until `call`'s last holder has dropped it.
@@ -67,7 +67,7 @@ impl Span {
         MemoryObjMut::from_region(Lent { span: self, _call: call }, ChunkLayout::binary(self.len))
     }
 
-    /// The memory, to be read, with a layout. It holds `call` until nothing touches the memory any more.
+    /// The memory, to read from, with a layout. It holds `call` until nothing touches the memory any more.
     ///
     /// # Safety
     /// The memory is valid, and nothing writes to it, until `call`'s last holder has dropped it.
@@ -79,7 +79,7 @@ impl Span {
         MemoryObj::from_region(Lent { span: self, _call: call }, layout)
     }
 
-    /// The memory, to be copied from.
+    /// The memory, to copy from.
     ///
     /// # Safety
     /// The memory is valid, and nothing writes to it, for the lifetime `'a`.
@@ -88,7 +88,7 @@ impl Span {
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 
-    /// The memory, to be copied to.
+    /// The memory, to copy to.
     ///
     /// # Safety
     /// The memory is valid, and nothing else touches it, for the lifetime `'a`.

@@ -89,7 +89,7 @@ impl RemoteConnector for Gated {
     }
 }
 
-/// What keeps the memory of a transfer alive. The drop counts.
+/// Keeps the memory of a transfer alive. The drop counts.
 struct Held(Arc<AtomicUsize>, #[expect(dead_code, reason = "kept alive")] Vec<Vec<u8>>);
 
 impl Drop for Held {

@@ -178,7 +178,7 @@ class Contract(TestCase):
         self.assertEqual(len([name for name in os.listdir(path) if name.endswith(".data")]), 1)
         with self.assertRaisesRegex(kvconn.InvalidError, "base_pth.*base_path"):
             NativeClient("external://localhost:0/kvconn.fs/?connector_name=FSConnector", base_pth=path)
-        with self.assertRaisesRegex(ValueError, "stands in the URL and beside it"):
+        with self.assertRaisesRegex(ValueError, "is in the URL and beside it"):
             NativeClient("memory://x?timeout_ms=5", timeout_ms=6)
         with self.assertRaisesRegex(TypeError, "is a list"):
             NativeClient("memory://x", timeout_ms=[6])

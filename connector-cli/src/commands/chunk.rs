@@ -152,7 +152,7 @@ pub(crate) async fn ls(setup: &Setup, args: &LsArgs, out: &mut Out) -> Result<An
         .with_store(&args.url, async |store| {
             let mut entries = match args.json || args.long {
                 true => store.list_entries(&args.prefix),
-                // Asks the store for no sizes.
+                // `list` does not ask the store for sizes.
                 false => store.list(&args.prefix).map_ok(ListEntry::new).boxed(),
             };
             while let Some(entry) = entries.next().await {

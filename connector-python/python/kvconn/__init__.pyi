@@ -151,7 +151,7 @@ class Store:
     def list(self, prefix: str = "") -> Iterator[str]:
         """All keys whose text starts with ``prefix``, in no order."""
     def list_entries(self, prefix: str = "") -> Iterator[ListEntry]:
-        """As ``list``, with the size of each chunk and the time of its last put, as far as the store knows them."""
+        """As ``list``, with the size of each chunk and the time of its last put, if the store has them."""
     def ping(self) -> None:
         """Checks that the store answers."""
     def close(self) -> None:

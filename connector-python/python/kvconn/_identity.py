@@ -1,7 +1,6 @@
 """Names of an engine's chunks in a store: the model field of their keys.
 
-Two engines share chunks if and only if this field is the same. It therefore has a digest over everything that makes their bytes
-incompatible.
+Two engines share chunks if and only if this field is the same. So it has a digest over everything that makes their bytes incompatible.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from collections.abc import Mapping
 
 __all__ = ["is_local_path", "store_model", "warn_once"]
 
-# An fs file name has at most 255 bytes: the model, `@0x` and 8 digits of the rank, `@` and 8 digits of the group, `@` and 64 digits
-# of the hash, `@` and 40 characters of the salt, `.data`. In the model, 33 bytes are `+` and the digest.
+# An fs file name has at most 255 bytes. Besides the model, these are `@0x` and 8 digits of the rank, `@` and 8 digits of the group,
+# `@` and 64 digits of the hash, `@` and 40 characters of the salt, and `.data`. In the model, 33 bytes are `+` and the digest.
 _MODEL_BYTES = 255 - 11 - 9 - 65 - 41 - 5 - 33
 _DIGEST_DIGITS = 32
 # Each `/` of a model is five bytes in a file name: `-SEP-`.
@@ -30,11 +29,11 @@ def store_model(engine: str, model: str, fields: Mapping[str, object]) -> str:
     """The model field of an engine's keys: ``<engine>+<model>+<digest>``.
 
     The digest is 32 hex digits of SHA-256 over the engine, the whole model and `fields` as canonical JSON. In the readable part, characters
-    other than ASCII letters, digits and ``._/+-`` become ``_``, and a long model loses its start, so that a file name of the fs store
+    other than ASCII letters, digits and ``._/+-`` become ``_``. A long model loses its start there, so that a file name of the fs store
     stays within 255 bytes.
 
-    Raises `TypeError` for a value that JSON cannot state exactly: only None, bool, int, str, finite float, lists, tuples and mappings
-    with str keys are accepted.
+    Raises `TypeError` for a value that JSON cannot state exactly. JSON states None, bool, int, str, finite float, lists, tuples and
+    mappings with str keys.
     """
     identity = {"engine": engine, "model": model, "fields": _exact(fields, "fields")}
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
@@ -59,7 +58,7 @@ def warn_once(logger: logging.Logger, message: str) -> None:
 
 
 def _exact(value: object, where: str) -> object:
-    """`value` in types of JSON. Raises `TypeError` that names the place of a value of another type."""
+    """`value` in types of JSON. Raises a `TypeError` that names the place of a value of another type."""
     if value is None or type(value) in (bool, int, str):
         return value
     if type(value) is float and math.isfinite(value):

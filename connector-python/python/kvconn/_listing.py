@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 
 class ListEntry(NamedTuple):
-    """One chunk of a listing, and what the store knows about it."""
+    """One chunk of a listing: its key, its size and the time of its last put."""
 
     key: str
     """The text of the key."""

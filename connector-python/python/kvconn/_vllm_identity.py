@@ -44,7 +44,7 @@ _SETTINGS = (
     "model_config.quantization",
     "model_config.quantization_config",
     "load_config.model_loader_extra_config",
-    # What the layers compute from the weights.
+    # The computation of the layers.
     "model_config.dtype",
     "model_config.hf_config_path",
     "model_config.hf_overrides",
@@ -76,7 +76,7 @@ _SETTINGS = (
     "attention_config.indexer_kv_dtype",
     "attention_config.use_non_causal",
     "attention_config.hisparse_config",
-    # Which tokens a rank has.
+    # The tokens that a rank has.
     "parallel_config.cp_kv_cache_interleave_size",
     "parallel_config.dcp_kv_cache_interleave_size",
     # The draft model has layers in the cache, too.
@@ -164,14 +164,14 @@ def _layout(spec: OffloadingSpec, row_bytes: int) -> dict[str, object]:
         # vLLM 0.28 and 0.29 added these, and 0.30 the groups' `group_id`.
         "canonical_layout": getattr(config, "canonical_layout", False),
         "kv_cache_layout": getattr(config, "kv_cache_layout", None),
-        # Before 0.29, this variable decided about the layout.
+        # Before 0.29, this variable set the layout.
         "layout_variable": os.environ.get("VLLM_KV_CACHE_LAYOUT"),
         "device": current_platform.device_type,
     }
 
 
 def _any_parallelism(spec: OffloadingSpec) -> bool:
-    """Whether rows are equal under every parallelism: as vLLM's `FileMapper` decides with ``parallel_agnostic``."""
+    """Whether rows are equal under every parallelism, as vLLM's `FileMapper` decides with ``parallel_agnostic``."""
     return bool(spec.config.parallel.is_parallelism_agnostic or spec.config.replicated_layout)
 
 
@@ -180,7 +180,7 @@ def _rank(spec: OffloadingSpec) -> int:
 
 
 def _release() -> str:
-    """vLLM's version without the patch. Another release may lay out the cache differently: 0.29 did for FlashAttention."""
+    """vLLM's version without the patch level. Another release may lay out the cache differently, as 0.29 did for FlashAttention."""
     return ".".join(vllm.__version__.split(".")[:2])
 
 
@@ -222,8 +222,8 @@ def _plain(value: object) -> object:
 def _warn_of_random_hashes(engine: VllmConfig | None) -> None:
     """Warns if this process's block hashes start from random bytes, so that no other process has the same ones.
 
-    With ``PYTHONHASHSEED``, they never do. Without it, they do for every algorithm up to vLLM 0.28, and from 0.29 on for `xxhash` and
-    `xxhash_cbor` (``vllm/v1/core/kv_cache_utils.py``, `init_none_hash`).
+    With ``PYTHONHASHSEED``, no hash starts from random bytes. Without it, every algorithm does up to vLLM 0.28, and from 0.29 on `xxhash`
+    and `xxhash_cbor` do (``vllm/v1/core/kv_cache_utils.py``, `init_none_hash`).
     """
     if os.environ.get("PYTHONHASHSEED") is not None:
         return

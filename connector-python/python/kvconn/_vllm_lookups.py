@@ -1,4 +1,4 @@
-"""The lookups of vLLM's requests: many small questions, asked as one at the end of each scheduler step."""
+"""The lookups of vLLM's requests. One question to the store holds all lookups of a scheduler step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _Answers = dict[bytes, "bool | None"]
 
 
 class Lookups:
-    """What each request knows about its keys, and the questions that wait for an answer.
+    """The answers of each request, and the questions that wait for an answer.
 
     An answer belongs to the requests that asked, and ends with them: another request asks again. All calls come from one thread at a time.
     """
@@ -58,11 +58,11 @@ class Lookups:
                     answers[key] = bool(found)
 
     def missed(self, request: str, keys: Iterable[bytes]) -> None:
-        """The request could not load these keys: it must not ask the store for them again."""
+        """Makes these keys misses of the request, because their load failed."""
         answers = self._requests.get(request)
         if answers is not None:
             answers.update(dict.fromkeys(keys, False))
 
     def finish(self, request: str) -> None:
-        """The request has ended. An answer that arrives later has no effect."""
+        """Forgets the request, which has ended. An answer that arrives later has no effect."""
         self._requests.pop(request, None)

@@ -1,4 +1,4 @@
-"""vLLM's plugin: registers the tier type `kvconn`. Every process of vLLM calls `register`, also those that use no tier."""
+"""vLLM's plugin: registers the tier type `kvconn`. Every process of vLLM calls `register`, also a process without a tier."""
 
 from __future__ import annotations
 

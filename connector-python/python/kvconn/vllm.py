@@ -48,11 +48,11 @@ __all__ = ["KvconnTier"]
 
 _log = logging.getLogger("kvconn.vllm")
 
-# What vLLM's releases changed. kvconn looks at the classes, not at the version, because forks have versions of their own.
+# The changes of vLLM's releases. kvconn looks at the classes, not at the version, because forks have versions of their own.
 #
-#   0.28  `JobResult` has `successful_keys` and `transfer_time`; before, a partial load fails as a whole
-#   0.30  the rows of a job are `chunk_ids`; before, `block_ids`
-#   0.31  `JobResult` has `transfer_bytes`, and the constructor takes `backpressure_detector`
+#   0.28  `JobResult` has `successful_keys` and `transfer_time`. Before, a partial load failed as a whole.
+#   0.30  The rows of a job are `chunk_ids`. Before, they were `block_ids`.
+#   0.31  `JobResult` has `transfer_bytes`, and the constructor takes `backpressure_detector`.
 _RESULT_FIELDS = frozenset(JobResult.__dataclass_fields__)
 
 _METRIC = "vllm:kv_offload_kvconn_"
@@ -66,7 +66,7 @@ _COUNTERS = {
     "loaded_keys": "Chunks that were read from the store.",
     "loaded_bytes": "Bytes that were read from the store.",
     "failed_loads": "Load jobs that failed with an error, in whole or in part.",
-    "stale_keys": "Chunks that were missed because the store has them with another length.",
+    "stale_keys": "Chunks that were misses because the store has them with another length.",
     "lookup_keys": "Chunks that the store was asked for.",
     "found_keys": "Chunks that the store was asked for and has.",
     "lookup_timeouts": "Lookups that were answered with a miss because the store did not answer in time.",
@@ -199,7 +199,7 @@ class KvconnTier(SecondaryTierManager):
             kept = None
             if not success:
                 _log.debug("%d of %d chunks were not loaded: %s", loaded.count(0), len(keys), error)
-                # Without this, vLLM would ask for the same chunks for ever.
+                # Otherwise vLLM would ask for the same chunks again and again.
                 self._lookups.missed(request, [key for key, present in zip(keys, loaded) if not present])
                 kept = tuple(key for key, present in zip(keys, loaded) if present) or None
             results.append(_result(job_id, success, kept, seconds, moved))
@@ -214,7 +214,7 @@ class KvconnTier(SecondaryTierManager):
         self._client.wait_idle()
 
     def touch(self, keys: Collection[OffloadKey], req_context: ReqContext) -> None:
-        """Nothing: a store counts a chunk as used when it is read. A call for each step would cost more than it keeps."""
+        """Does nothing: a store counts a read of a chunk as its use. Calls to the store in each step would cost more than they save."""
 
     # -- Reports
 
@@ -233,7 +233,7 @@ class KvconnTier(SecondaryTierManager):
         return {_METRIC + name: metadata for name, metadata in (counters | gauges).items()}
 
     def get_stats(self) -> OffloadingConnectorStats | None:
-        """What has changed since the last call, or None."""
+        """The changes of the counters, and the gauges that changed, since the last call. None without a change."""
         now = self._client.stats()
         stats = OffloadingConnectorStats()
         labels = (self.tier_type,)

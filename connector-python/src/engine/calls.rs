@@ -1,4 +1,4 @@
-//! What the methods of the client share: Python's arguments to a submit, and completions to Python.
+//! From Python's arguments to a submit, and from completions to Python. The methods of the client share this file.
 
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -20,7 +20,7 @@ use crate::lock;
 
 /// Keys that `clear` removes at once.
 const CLEAR_AT_ONCE: usize = 1000;
-/// Longer than the deadline that the runtime's timer keeps, so that its answer comes first.
+/// Added to a lookup's deadline, so that the answer of the runtime's timer comes first.
 const TIMER_SLACK: Duration = Duration::from_millis(50);
 
 impl EngineClient {
@@ -67,7 +67,7 @@ impl EngineClient {
         let queue = self.queue(py)?;
         let keys = self.keys(keys, salt)?;
         let rows = lock(&self.rows).clone();
-        // A closed client has no rows any more, and completes what it is given as failed.
+        // A closed client has no rows any more, and completes every submit as failed.
         let (spans, pieces, held) = match queue.is_closed() {
             true => (Vec::new(), 0, Held::none()),
             false => memory::read(py, kind, keys.len(), memory, rows)?,

@@ -31,7 +31,7 @@ pub(crate) struct Completion<H> {
     pub(crate) bytes: u64,
     /// Bytes of the transfer's memory.
     pub(crate) memory: u64,
-    /// What keeps the memory alive.
+    /// Keeps the memory alive.
     pub(crate) held: Option<H>,
 }
 
@@ -54,9 +54,9 @@ pub(crate) struct Transfer<H> {
     pub(crate) answer_to: AnswerTo<H>,
 }
 
-/// A transfer in the queue or under way. Its completion is delivered when the last holder drops it. The queue is one holder, each
-/// part under way another, and so is each piece of memory that is lent to the store. So nothing touches the memory after the
-/// completion, also after an error, a panic, a dropped future, and a read from a disk that outlives its future.
+/// A transfer in the queue or under way. Its completion is delivered when the last holder drops it. The holders are the queue,
+/// each part under way, and each piece of memory that the store has on loan. So nothing touches the memory after the completion.
+/// This also holds after an error, a panic, a dropped future, and a read from a disk that outlives its future.
 pub(super) struct Job<H: Send + 'static> {
     pub(super) kind: Kind,
     /// Unique in its queue.
@@ -74,7 +74,7 @@ pub(super) struct Job<H: Send + 'static> {
     queue: Arc<Queue<H>>,
 }
 
-/// What is known of a job's keys.
+/// The answers for a job's keys.
 struct Outcome {
     /// For each key 1, 0, or [`NO_ANSWER`].
     yes: Vec<u8>,
@@ -126,7 +126,7 @@ impl<H: Send + 'static> Job<H> {
         self.spans_of(key).iter().map(Span::len).sum()
     }
 
-    /// Notes the answer for one key.
+    /// Records the answer for one key.
     pub(super) fn answer(&self, key: usize, answer: Result<Answer>) {
         self.outcome().put(key, answer);
     }

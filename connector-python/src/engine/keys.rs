@@ -19,12 +19,12 @@ pub(crate) struct Names {
 pub(crate) struct Keys {
     bytes: Vec<u8>,
     ends: Vec<usize>,
-    /// For keys in bytes: what comes before and after. None for keys that are whole texts.
+    /// For keys in bytes: the parts of a name before and after the key. None for keys that are whole texts.
     names: Option<(Arc<Names>, String)>,
 }
 
 impl Names {
-    /// The names of a model's chunks. An empty model has none: then all keys are texts.
+    /// The names of a model's chunks. With an empty model, all keys are texts.
     ///
     /// # Errors
     /// `InvalidKey` for a model or rank that a key cannot hold.

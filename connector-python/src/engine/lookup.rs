@@ -1,8 +1,7 @@
-//! Lookups: answered within a deadline, whatever the store does.
+//! Lookups: answered within a deadline, also if the store hangs.
 //!
-//! A question that the store does not answer in time is answered with misses, and its late answer is dropped. Until its call has
-//! come back, further lookups are answered with misses at once. The call ends by the store's own timeout. Then the next
-//! lookup asks the store again.
+//! A lookup that the store does not answer in time gets misses, and the late answer is dropped. Until its call has come back,
+//! further lookups get misses at once. The call ends by the store's own timeout. Then the next lookup asks the store again.
 
 use std::sync::Arc;
 use std::time::Instant;

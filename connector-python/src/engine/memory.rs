@@ -15,7 +15,7 @@ use crate::span::Span;
 
 /// A view whose rows are chunks: vLLM's `primary_kv_view`.
 pub(crate) struct Rows {
-    /// From the first byte of the first row on.
+    /// From the first byte of the first row to the last byte of the last row.
     all: Span,
     rows: usize,
     /// Bytes from one row to the next, and of one row.
@@ -25,7 +25,7 @@ pub(crate) struct Rows {
     views: Views,
 }
 
-/// What keeps the memory of a transfer alive.
+/// Keeps the memory of a transfer alive.
 pub(crate) struct Held {
     views: Views,
     _rows: Option<Arc<Rows>>,
@@ -84,8 +84,8 @@ impl Held {
     }
 }
 
-/// The spans of `keys` values, their number for each key, and what keeps them alive. `arguments` are those of Python: one of
-/// `rows`, `buffers`, or `pointers` with `sizes`; and `owner`.
+/// The spans of `keys` values, their number for each key, and the holder that keeps them alive. `arguments` are those of
+/// Python: one of `rows`, `buffers`, or `pointers` with `sizes`; and `owner`.
 ///
 /// # Errors
 /// `InvalidError` that names the wrong argument and its index.

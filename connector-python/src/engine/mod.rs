@@ -3,7 +3,7 @@
 //!
 //! | file | part |
 //! |---|---|
-//! | `calls.rs` | what the methods of the client share |
+//! | `calls.rs` | from Python's arguments to a submit, and from completions to Python |
 //! | `keys.rs` | the engine's keys, and the names that a worker makes of them |
 //! | `memory.rs` | rows, addresses and buffers of Python |
 //! | `job.rs` | one submit, and its completion |
@@ -79,7 +79,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// failed_stores,        completions with an error
 /// failed_loads,
 /// failed_lookups
-/// shed_stores,          stores that the bound of the backlog gave up, and their bytes
+/// shed_stores,          stores that were dropped for the backlog, and their bytes
 /// shed_bytes
 /// stale_keys            loads of a value with another length than the memory for it
 /// lookup_timeouts       lookups without an answer in time
@@ -98,7 +98,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// running_parts         parts under way
 /// overdue_jobs,         jobs that hold their memory for more than 30 seconds after
 /// overdue_bytes         they began, and their bytes
-/// overdue_lookups       lookups that were given up and whose call has not ended
+/// overdue_lookups       lookups that got misses and whose call has not ended
 /// lost                  1 if the store did not answer the last call, else 0
 /// ===================== ==========================================================
 #[pyclass(module = "kvconn._kvconn", frozen)]
@@ -147,7 +147,7 @@ impl EngineClient {
                 Ok(Self { engine, store, names, queue, rows: Mutex::new(rows), has_secret: opening.has_secret })
             }
             Err(e) => {
-                // Not by a drop, which would end the export later: vLLM releases its view at once.
+                // Released here, because vLLM releases its view at once, and a drop would end the export later.
                 rows.into_iter().for_each(|rows| rows.release(py));
                 Err(e)
             }

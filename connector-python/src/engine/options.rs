@@ -22,7 +22,7 @@ struct EngineOptions {
     /// The longest time until a lookup is answered. Keys without an answer count as not stored.
     #[option(unit = "ms")]
     lookup_timeout_ms: u64,
-    /// The most bytes of stores that wait or run. Over it, the store that waits longest is given up. These bytes stay pinned in
+    /// The most bytes of stores that wait or run. Over it, kvconn drops the store that waits longest. These bytes stay pinned in
     /// the engine's memory, so the default, 1 GiB, is a small part of the tens of GiB that engines reserve.
     #[option(unit = "bytes")]
     store_backlog: u64,
@@ -85,7 +85,7 @@ impl Opening {
             }
         }
         let parsed = RemoteUrl::parse(&url).or_raise(py)?;
-        // The open says what is wrong with a URL that no connector serves.
+        // The open gives the error of a URL that no connector serves.
         let store = match owner_of(&parsed) {
             Ok(Some(SchemeOwner::Connector(entry))) => entry.options(),
             _ => None,
@@ -105,7 +105,7 @@ impl Opening {
             let known = |schema: &OptionsSchema| schema.option(&name).is_some();
             if is_own(&name) {
                 if engines.iter().any(|(set, _)| *set == name) {
-                    let message = format!("the option `{name}` stands in the URL and beside it; write it once");
+                    let message = format!("the option `{name}` is in the URL and beside it; write it once");
                     return Err(invalid(py, message));
                 }
                 engines.extend(text_of(&name, &value)?.map(|text| (name, text)));

@@ -16,8 +16,8 @@ use tokio::sync::watch;
 use super::job::{AnswerTo, Completion, Job, Kind, Transfer, cut_off};
 use super::stats::Counters;
 
-/// Most memory for values of several pieces, taken when needed and kept. The parts under way need less, up to values of 128 MiB;
-/// a part that finds no memory fails.
+/// The most memory for values of several pieces. The queue takes it when a part needs it, and keeps it. With values of up to
+/// 128 MiB, the parts under way need less. A part that finds no memory fails.
 const COPY_BYTES: usize = 1 << 30;
 /// The limits of one queue.
 #[derive(Debug, Clone, Copy)]
@@ -37,7 +37,7 @@ pub(crate) struct Queue<H: Send + 'static> {
     state: Mutex<State<H>>,
     next_number: AtomicU64,
     idle: Condvar,
-    /// Set to true to cut off what is under way.
+    /// Set to true to cut off the parts under way.
     cut: watch::Sender<bool>,
 }
 
@@ -60,10 +60,10 @@ pub(crate) struct State<H: Send + 'static> {
     pub(super) lost: bool,
     done: [Vec<Completion<H>>; 3],
     pub(super) counters: Counters,
-    /// When, and how many were shed until then.
+    /// The time of the last log line about shed stores, and their number at that time.
     pub(super) logged_shed: (Option<Instant>, u64),
     pub(super) logged_overdue: Option<Instant>,
-    /// When, and how many chunks the store has refused since then.
+    /// The time of the last log line about refused chunks, and their number since then.
     pub(super) logged_refused: (Option<Instant>, usize),
 }
 
@@ -133,7 +133,7 @@ impl<H: Send + 'static> Queue<H> {
     /// The completions of this kind since the last call.
     pub(crate) fn drain(&self, kind: Kind) -> Vec<Completion<H>> {
         let mut state = self.state();
-        // Before the completions are taken, so that a completion in between sets the eventfd again.
+        // Cleared before the completions are taken, so that a completion in between sets the eventfd again.
         let _ = rustix::io::read(&self.events[kind as usize], &mut [0; 8]);
         std::mem::take(&mut state.done[kind as usize])
     }
@@ -171,8 +171,8 @@ impl<H: Send + 'static> Queue<H> {
         number
     }
 
-    /// Notes whether a call reached the store, and logs what the store refused. Gives the first timeout of a call that did not
-    /// reach it.
+    /// Records whether a call reached the store, and logs the chunks that the store refused. Gives the first timeout of a call
+    /// that did not reach it.
     pub(super) fn note<'a, T>(&self, answers: &'a [Result<T>]) -> Option<&'a Error> {
         let errors = || answers.iter().filter_map(|answer| answer.as_ref().err());
         let lost = |e: &Error| matches!(e.kind(), ErrorKind::Unavailable | ErrorKind::Timeout);
@@ -230,7 +230,7 @@ impl<H: Send + 'static> Queue<H> {
         self.idle.notify_all();
     }
 
-    /// Refuses new submits. Those under way go on.
+    /// Refuses new submits. Those under way continue.
     pub(crate) fn close(&self) {
         self.state().closed = true;
     }
@@ -240,7 +240,7 @@ impl<H: Send + 'static> Queue<H> {
         self.state().closed
     }
 
-    /// Fails what waits, and cuts off what is under way.
+    /// Fails the parts that wait, and cuts off the parts under way.
     pub(crate) fn cut(&self) {
         self.cut.send_replace(true);
         self.fail_waiting(&cut_off());
@@ -296,7 +296,7 @@ impl<H: Send + 'static> Queue<H> {
         (jobs, state.live_bytes.iter().sum::<u64>() + done().map(|done| done.memory).sum::<u64>())
     }
 
-    /// Takes what keeps memory alive out of the completions that wait.
+    /// Takes the holders of memory out of the completions that wait.
     pub(crate) fn take_held(&self) -> Vec<H> {
         self.state().done.iter_mut().flatten().filter_map(|done| done.held.take()).collect()
     }

@@ -15,7 +15,7 @@ struct Submits {
     seconds: f64,
 }
 
-/// What happened since the client was made.
+/// The counters since the client was made.
 #[derive(Default)]
 pub(super) struct Counters {
     kinds: [Submits; 3],

@@ -15,7 +15,7 @@ pub(super) struct Part<H: Send + 'static> {
     pub(super) places: Range<usize>,
 }
 
-/// Moves a part, and notes the answer for each of its keys.
+/// Moves a part, and records the answer for each of its keys.
 pub(super) async fn run<H: Send + 'static>(queue: &Queue<H>, part: &Part<H>, copies: &LocalCpuBackend) {
     let job = &part.job;
     let (mut places, mut keys) = (Vec::with_capacity(part.places.len()), Vec::with_capacity(part.places.len()));
@@ -38,7 +38,7 @@ pub(super) async fn run<H: Send + 'static>(queue: &Queue<H>, part: &Part<H>, cop
 }
 
 /// # Errors
-/// That there is no memory to copy through.
+/// The error of the copy memory, if it has no room.
 async fn load<H: Send + 'static>(
     queue: &Queue<H>,
     job: &Arc<Job<H>>,

@@ -1,6 +1,7 @@
 //! The bytes that a store holds, by salt: for an engine whose quotas and eviction must be right after a restart.
 //!
-//! A listing in the background counts the chunks that are there. The engine tells what it stores and removes meanwhile.
+//! A listing in the background counts the chunks that are there. Meanwhile, the engine reports the chunks that it stores and
+//! removes.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -90,8 +91,8 @@ impl EngineUsage {
         Ok(())
     }
 
-    /// At most `limit` keys that finished listings have found, each once, and their sizes in bytes. The oldest come first
-    /// where the store knows the times.
+    /// At most `limit` keys that finished listings have found, each once, and their sizes in bytes. The oldest come first if
+    /// the store has the times.
     fn take_found(&self, py: Python<'_>, limit: Arg<usize>) -> PyResult<Vec<(String, u64)>> {
         Ok(lock(&self.shared.get().or_raise(py)?.counts).take_found(limit.0))
     }
@@ -321,7 +322,7 @@ impl Counts {
                 return true;
             }
             salts[chunk.salt as usize].1 -= std::mem::take(&mut chunk.size);
-            // The engine's eviction still has the key, and gives it up once it is told of the removal.
+            // The engine's eviction still has the key. It drops the key when it learns of the removal.
             *keeps_found && chunk.is_known
         });
         self.is_listing = false;

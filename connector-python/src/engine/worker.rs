@@ -11,12 +11,12 @@ use super::job::{Kind, cut_off};
 use super::queue::{Queue, State};
 use super::transfer::{self, Part};
 
-/// Bytes of one part, unless one value is longer. Enough for the throughput of a network, because several parts are under way. A
-/// load that comes while stores wait has only their parts before it: 16 MiB.
+/// Bytes of one part, unless one value is longer. Enough for the throughput of a network, because several parts are under way. Of
+/// the stores that wait, only the parts under way, 16 MiB, are ahead of a load that comes.
 const PART_BYTES: u64 = 4 << 20;
 /// Most keys of one part.
 const PART_KEYS: usize = 256;
-/// Parts under way at once, and how many of them may be stores. The rest is left for loads that come.
+/// Parts under way at once, and how many of them may be stores. The others are for loads.
 const PARTS: usize = 8;
 const STORE_PARTS: usize = 4;
 impl<H: Send + 'static> Queue<H> {

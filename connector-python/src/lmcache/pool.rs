@@ -63,7 +63,7 @@ impl Pool {
             return Err(to_py(py, &backend_closed()));
         }
         let pool = wrapped.as_ref().and_then(|close| lock(&close.get().pool).upgrade());
-        // The parent's pool of a forked child does not count, nor one that was closed while another thread opened it.
+        // The pool of a forked child's parent does not count. Nor does one that closed while another thread opened it.
         if let Some(pool) = pool.filter(|pool| pool.process.is_current() && pool.check_open().is_ok()) {
             return Ok(pool);
         }

@@ -3,11 +3,11 @@
 As in LMCache 0.5.6 (``v1/token_database.py``, ``v1/multiprocess/token_hasher.py``):
 
 - The server's default, ``blake3``, is the same in every process. With another ``--hash-algorithm`` the server takes vLLM's function
-  and vLLM's ``NONE_HASH``. Without vLLM it takes Python's ``hash`` of a tuple with ``None``, which is an address before Python 3.12,
-  so no seed helps.
-- Inside an engine, the first hash is vLLM's ``NONE_HASH``: ``hash`` of a text for LMCache's default algorithm ``builtin``. vLLM 0.29
-  and later draws it by lot for its fast algorithms, and older versions for all of them. ``PYTHONHASHSEED`` fixes each of these. Without
-  vLLM, LMCache hashes integers only, which needs no seed.
+  and vLLM's ``NONE_HASH``. Without vLLM it takes Python's ``hash`` of a tuple with ``None``. Before Python 3.12, ``None`` hashes to an
+  address, so no seed helps.
+- Inside an engine, the first hash is vLLM's ``NONE_HASH``: ``hash`` of a text for LMCache's default algorithm ``builtin``. It is random
+  for the fast algorithms of vLLM 0.29 and later, and for all algorithms of older versions. ``PYTHONHASHSEED`` fixes each of these.
+  Without vLLM, LMCache hashes integers only, which needs no seed.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _ADVICE = "set the environment variable PYTHONHASHSEED=0 for every process that 
 
 
 def is_set() -> bool:
-    """Whether this process has a fixed seed. Python takes ``random`` for none."""
+    """Whether this process has a fixed seed. For Python, ``random`` means no seed."""
     return os.environ.get("PYTHONHASHSEED", "random") not in ("", "random")
 
 
 def warn_inside_engine() -> None:
-    """Warns once if LMCache inside this engine may draw its first hash by lot."""
+    """Warns once if the first hash of LMCache inside this engine may be random."""
     if not is_set() and find_spec("vllm") is not None:
         warn_once(logger, f"chunk hashes may differ in each process, so another process may find no chunk of this one: {_ADVICE}")
 

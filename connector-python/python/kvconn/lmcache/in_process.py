@@ -1,4 +1,4 @@
-"""For LMCache's ``remote_storage_plugins``: `KvconnAdapter` opens any URL of kvconn's."""
+"""For LMCache's ``remote_storage_plugins``: `KvconnAdapter` opens any URL of kvconn."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SCHEME = "plugin://"
 class KvconnAdapter(ConnectorAdapter):  # type: ignore[misc]
     """Opens the URL in ``remote_storage_plugin.<name>.url``, with the plugin's other keys as the store's options.
 
-    Any number of plugins may have this class. LMCache does not tell an adapter which plugin it is for, so this one accepts every
+    Any number of plugins may have this class. LMCache does not give an adapter the name of its plugin, so this one accepts every
     ``plugin://`` URL. A plugin with another class goes to that class.
     """
 

@@ -1,4 +1,4 @@
-"""For LMCache's server: `KvconnL2Adapter` keeps its chunks in any store of kvconn's."""
+"""For LMCache's server: `KvconnL2Adapter` keeps its chunks in any store of kvconn."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ logger = logging.getLogger("kvconn.lmcache")
 _GIB = 1 << 30
 #: How long the adapter's thread sleeps at most, in milliseconds.
 _TICK_MS = 1000
-#: Keys that LMCache's eviction learns of at once. It holds its lock meanwhile.
+#: Keys that LMCache's eviction gets at once. It holds its lock meanwhile.
 _FOUND_AT_ONCE = 5000
 #: Keys that one call removes, so that an error leaves the others counted.
 _REMOVED_AT_ONCE = 1000
@@ -58,29 +58,29 @@ _LOG_EVERY_S = 60.0
 
 
 class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
-    """A store of kvconn's as an L2 adapter of LMCache's server.
+    """A store of kvconn as an L2 adapter of LMCache's server.
 
     ``adapter_params`` has:
 
     - ``url`` (required): the store.
     - ``max_capacity_gb`` (default 0: no bound): GiB that the store may hold before LMCache's ``eviction`` removes chunks.
     - ``usage_interval_min`` (default 30): minutes between two listings of the store. 0 lists it only at the start.
-    - ``quota_grace_s`` (default 60): seconds after the start in which LMCache's quotas do not remove chunks that were there before. LMCache
-      forgets its quotas when it ends, and removes all chunks of a salt without a quota.
+    - ``quota_grace_s`` (default 60): seconds after the start in which LMCache's quotas do not remove chunks that were there before.
+      LMCache forgets its quotas when it ends, and removes all chunks of a salt without a quota.
     - ``lookup_timeout_ms``, ``store_backlog`` and all options of the store, as in its URL.
 
     Chunks have the names and the bytes of LMCache's own ``resp`` and ``fs`` adapters, and of ``native_plugin``.
     """
 
     def __init__(self, adapter_params: Mapping[str, Any], l1_memory_desc: object = None) -> None:
-        """Opens the store. A store that is down is a warning; kvconn connects when it is needed.
+        """Opens the store. A store that is down is a warning, and a later call connects.
 
         Raises `kvconn.InvalidError` for a missing ``url`` and for a wrong value.
         """
         own, url, options = params.read(adapter_params)
         super().__init__(max_capacity_bytes=int(own.max_capacity_gb * _GIB))
         hash_seed.warn_in_server()
-        # That of another wheel, if the store is in it.
+        # The library of another wheel, if that wheel has the store.
         library = _libraries.of_url(url, options)
         self._client = library.EngineClient(url, options, engine="lmcache")
         if self._client.has_secret:
@@ -106,7 +106,7 @@ class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
         self._found: dict[int, Bitmap] = {}
         self._loaded: dict[int, Bitmap] = {}
         self._locks: dict[ObjectKey, int] = {}
-        # Keys that this process stored before LMCache's eviction knew the older ones, the first to evict first. None once it knows them.
+        # Keys that this process stored before LMCache's eviction had the older ones, in the order of eviction. None after that.
         self._newer: dict[ObjectKey, None] | None = {}
         self._has_told = False
         self._logged: dict[str, tuple[float, int]] = {}
@@ -158,9 +158,9 @@ class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
         return stored
 
     def submit_lookup_and_lock_task(self, keys: list[ObjectKey], group_layout_descs: dict[int, MemoryLayoutDesc]) -> int:
-        """Asks which chunks are there. `delete` leaves those alone until `submit_unlock`.
+        """Asks which chunks are there. `delete` keeps those chunks until `submit_unlock`.
 
-        The store's own eviction knows no locks, so a chunk may vanish all the same. Its load is then a miss.
+        The store's own eviction ignores these locks, so a chunk may still vanish. Its load is then a miss.
         """
         task, texts = next(self._tasks), [text_of(key) for key in keys]
         with self._lock:
@@ -178,7 +178,7 @@ class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
         return task
 
     def query_lookup_and_lock_result(self, task_id: int) -> Bitmap | None:
-        """The chunks that are there and locked, once. None before the end of the lookup."""
+        """The chunks that are there and are now locked. Gives them once. None before the end of the lookup."""
         with self._lock:
             return self._found.pop(task_id, None)
 
@@ -205,7 +205,7 @@ class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
         return task
 
     def query_load_result(self, task_id: int) -> Bitmap | None:
-        """The chunks that were loaded, once. None before the end of the load."""
+        """The chunks that were loaded. Gives them once. None before the end of the load."""
         with self._lock:
             return self._loaded.pop(task_id, None)
 
@@ -227,7 +227,7 @@ class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
                 self._complain("removals", f"{len(free) - first} chunks were not removed: {e}")
                 return
             known = self._usage.removed(texts)
-            # A chunk that the store has evicted before is not there any more, and LMCache's eviction must give its key up.
+            # LMCache's eviction must also drop the key of a chunk that the store evicted before.
             gone = [key for key, was_there, was_known in zip(part, removed, known) if was_there or was_known]
             with self._lock:
                 for key in gone if self._newer else ():
@@ -256,7 +256,7 @@ class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
         return AdapterUsage(total, self._max_capacity_bytes, MappingProxyType(by_salt))
 
     def report_status(self) -> dict[str, Any]:
-        """The state of the store (``ok``, ``lost``, ``closed``), what is under way, and the listing that the usage is from."""
+        """The state of the store (``ok``, ``lost``, ``closed``), the calls under way, and the listing behind the usage."""
         state = self._client.state()
         with self._lock:
             locked, lookups = len(self._locks), len(self._asking)
@@ -293,7 +293,7 @@ class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
                 os.close(fd)
 
     def _run(self) -> None:
-        """Hands results on until `close`."""
+        """Delivers results until `close`."""
         drains = {
             self._client.store_fd(): self._drain_stores,
             self._client.lookup_fd(): self._drain_lookups,
@@ -309,8 +309,8 @@ class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
             for step in [*(drains[fd] for fd in ready if fd in drains), self._tell_found]:
                 try:
                     step()
-                except Exception:  # A listener of LMCache's may raise. The thread must go on.
-                    logger.exception("the adapter's thread goes on after an error")
+                except Exception:  # A listener of LMCache may raise. The thread must continue.
+                    logger.exception("the adapter's thread continues after an error")
 
     def _drain_stores(self) -> None:
         for task, yes, error, _, _ in self._client.drain_stores():
@@ -365,14 +365,14 @@ class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
                 self._complain("loads", f"{len(keys) - sum(yes)} of {len(keys)} chunks were not loaded: {error}")
 
     def _tell_found(self) -> None:
-        """Tells LMCache's eviction of chunks that it did not see being stored."""
+        """Passes chunks from before the start, or from other processes, to LMCache's eviction."""
         if not self._listeners or (time.monotonic() < self._quota_grace_ends and any(map(_isolates, self._listeners))):
             return
         found = self._usage.take_found(_FOUND_AT_ONCE)
         if found:
             # LMCache takes the last key of a list for the first one to evict.
             keys, sizes = [key_of(text) for text, _ in reversed(found)], [size for _, size in reversed(found)]
-            # Not an event of the bus: nothing was stored now.
+            # Only to the eviction, not as an event on LMCache's bus, because these chunks were stored before.
             self._has_told = True
             for listener in self._listeners:
                 listener.on_l2_keys_stored(keys, sizes)
