@@ -247,8 +247,8 @@ fn a_long_job_is_moved_in_parts_and_a_cancel_stops_the_rest() {
     let test = Fixture::new(0, LIMITS);
     let hashes: Vec<u16> = (0..100).collect();
     let number = test.submit(Kind::Store, 1, &hashes, AnswerTo::Drain);
-    // Four parts of 4 MiB, each with its own calls.
-    test.calls_reach(4);
+    // Four parts of 4 MiB, each with four calls.
+    test.calls_reach(16);
     test.queue.cancel(number, &engine::job::cut_off());
     test.permits.add_permits(1000);
     let done = test.drained(Kind::Store, 1).remove(0);
@@ -335,12 +335,12 @@ fn a_part_without_an_answer_in_time_ends_its_job_and_no_other() {
     let (slow, well): (Vec<u16>, Vec<u16>) = ((0x5100..0x5128).collect(), (0..20).collect());
     fixture.submit(Kind::Store, 1, &slow, AnswerTo::Drain);
     fixture.submit(Kind::Store, 2, &well, AnswerTo::Drain);
+    fixture.calls_reach(16);
     fixture.permits.add_permits(1000);
     let mut done = fixture.drained(Kind::Store, 2);
     done.sort_by_key(|done| done.tag);
     assert!(done[0].yes == [0; 40] && done[1].yes == [1; 20]);
     assert!(done[0].error.as_deref().unwrap().contains("40 of 40 keys failed, first: "), "{:?}", done[0].error);
     let asked = fixture.calls.lock().unwrap().iter().filter(|call| call.starts_with("put 51")).count();
-    // Four parts of four keys were under way.
     assert_eq!(asked, 16);
 }
