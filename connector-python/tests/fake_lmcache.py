@@ -104,7 +104,7 @@ class L2AdapterInterface:
 
 
 class Listener:
-    """What LMCache's eviction knows: the keys in the order of their last use, and the events."""
+    """The state of LMCache's eviction: the keys in the order of their last use, and the events."""
 
     def __init__(self, isolates=False):
         self.policy = types.SimpleNamespace(support_isolation=isolates)

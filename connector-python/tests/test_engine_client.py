@@ -348,7 +348,7 @@ class Order(ClientCase):
         shed = [tag for tag, (yes, error) in done.items() if error]
         stored = [tag for tag, (yes, _) in done.items() if yes == b"\1"]
         self.assertEqual(sorted(shed + stored), list(range(64)))
-        # The newest are stored, and what a worker had begun.
+        # The backlog keeps the newest stores and the parts that a worker has begun.
         self.assertTrue(set(range(56, 64)) <= set(stored), stored)
         self.assertGreaterEqual(len(shed), 10)
         self.assertTrue(all("backlog" in done[tag][1] for tag in shed))

@@ -455,7 +455,7 @@ class Faults(Adapters):
             for _ in range(20):
                 self.store(adapter, [key(2)], [Obj(data(2))])
         self.assertEqual(sum("were not stored" in line for line in logged.output), 1)
-        # The chunk is still there, as far as anyone knows.
+        # The adapter still counts the chunk.
         self.assertEqual(adapter.get_usage().total_bytes_used, SIZE)
 
 

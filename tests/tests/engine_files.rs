@@ -97,7 +97,7 @@ async fn a_store_lists_the_files_of_the_engine_and_a_scrub_knows_its_temporary_f
             "{:?}",
             report.findings
         );
-        // The names of a model without a name are no keys.
+        // Names with an empty model are not keys.
         let others = report.findings.iter().filter(|f| f.kind == FindingKind::Foreign).count();
         assert_eq!(others, if layout == "vllm" { 0 } else { 3 });
     }

@@ -30,7 +30,7 @@ def run(report: Report) -> None:
             _quotas(f"fs://{folder}/quotas")
         with report.check("lmcache-server: fs: quotas hold after a restart, within the grace"):
             _quotas_after_restart(f"fs://{folder}/restart")
-    with report.check("lmcache-server: resp: what redis evicts counts from the next listing, and LMCache gives it up"):
+    with report.check("lmcache-server: resp: the next listing notices redis' evictions, and LMCache drops those keys"):
         _redis_evicts()
     with report.check("lmcache-server: fs: the chunks of kvconn's vLLM and SGLang classes stay"), tempfile.TemporaryDirectory() as folder:
         _other_engines(f"fs://{folder}")
@@ -83,7 +83,7 @@ def _quotas_after_restart(url: str) -> None:
     with Manager(spec(url, eviction=_QUOTAS, quota_grace_s=5)) as server:
         server.wait_listed()
         equal("the usage just after the start", _holds(server, {"alice": 10, "bob": 10, "nobody": 5}), True)
-        # As an operator does who sees the server start.
+        # As an operator does when the server starts.
         for salt, limit in {"alice": 4, "bob": 100}.items():
             server.manager.quota_manager.set_quota(salt, limit * CHUNK_BYTES)
         wait_for("the quotas hold", lambda: _holds(server, {"alice": 3, "bob": 10}))

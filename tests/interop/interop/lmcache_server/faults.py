@@ -58,7 +58,7 @@ def _killed() -> None:
         server.forget()
         equal("chunks of a dead server", server.fetch([*wanted]), [])
         server.store(chunks(4, first=10))
-        # LMCache keeps the chunks that it could not hand on.
+        # LMCache keeps the chunks that it could not store.
         equal("chunks in memory", server.fetch([*chunks(4, first=10)]), [*chunks(4, first=10).values()])
         redis.start_again()
         wait_for("the server is used again", lambda: _is_used(server))

@@ -1,4 +1,4 @@
-"""LMCache's StorageManager on a CPU, with kvconn's adapter: what LMCache's server runs below its sockets."""
+"""LMCache's StorageManager on a CPU, with kvconn's adapter. LMCache's server runs the same below its sockets."""
 
 from __future__ import annotations
 
@@ -85,11 +85,11 @@ class Manager:
         self.manager.finish_write(list(reserved))
 
     def store(self, wanted: dict[ObjectKey, bytes]) -> None:
-        """Writes chunks, and waits until the store controller is done with them."""
+        """Writes chunks, and waits until the store controller has stored them."""
         before = self.adapter.report_status()["counters"]["store_keys"]
         self.write(wanted)
         wait_for(
-            "LMCache hands the chunks on",
+            "LMCache stores the chunks",
             lambda: self.adapter.report_status()["counters"]["store_keys"] >= before + len(wanted),
         )
         self.wait_stored()

@@ -31,7 +31,7 @@ _TESTS = (
     "test_report_status.py",
 )
 _PASS = 266
-#: Tests of what only the replaced adapter does, and why kvconn's does not.
+#: Tests of behaviour that only the replaced adapter has, and the reason.
 _OTHERS = {
     "TestPadBuffersToAlignment": "the native adapter pads its buffers",
     "test_factory_derives_padding_from_use_odirect": "the native adapter pads its buffers",

@@ -73,7 +73,7 @@ def _at_once(server: Manager) -> None:
 
 
 def restart(report: Report) -> None:
-    """What a second manager knows and reads."""
+    """The keys, the usage and the bytes that a second manager gets."""
     wanted = chunks(6) | chunks(4, "alice")
     with stores() as urls:
         for name, url in urls.items():
@@ -103,7 +103,7 @@ def _listed(server: Manager) -> set:
 
 
 def shared(report: Report) -> None:
-    """LMCache's own adapters and `native_plugin` on the same chunks, both ways."""
+    """LMCache's own adapters and `native_plugin` read kvconn's chunks, and kvconn reads theirs."""
     wanted, more = chunks(5), chunks(5, first=5)
     with RedisServer() as server, tempfile.TemporaryDirectory(prefix="kvconn-interop-") as folder:
         ours = {"fs": f"fs://{folder}", "resp": f"resp://127.0.0.1:{server.port}"}

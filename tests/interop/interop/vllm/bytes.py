@@ -8,7 +8,7 @@ from .places import Place, places
 
 
 def smoke(report: Report) -> None:
-    """Each byte there and back, by vLLM's own tier and by kvconn's over three stores."""
+    """Stores and loads each byte, by vLLM's own tier and by kvconn's over three stores."""
     with places("vllm", "memory", "fs", "redis") as found:
         for place in found:
             _round_trip(report, place)

@@ -1,6 +1,6 @@
-"""How long each method of a tier holds vLLM's scheduler thread, with jobs of 64 rows. Prints the times, and judges none.
+"""How long each method of a tier holds vLLM's scheduler thread, with jobs of 64 rows. Prints the times, and fails for none.
 
-With more busy processes than cores, a thread also waits for its turn: compare the tiers' times, and the processor's time of the thread.
+With more busy processes than cores, a thread also waits for a core. So compare the times of the tiers, and the CPU times of the thread.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ class Engine:
         self.config = configuration
         self.spec = TieringOffloadingSpec(configuration)
         self.manager = self.spec.get_manager()
-        # Method -> for each call, its seconds and the seconds of the processor that its thread used.
+        # Method -> for each call, its seconds and the CPU seconds of its thread.
         self.seconds: dict[str, list[tuple[float, float]]] = {}
         # Keys that a tier has, from its lookups in this step.
         self._hits: set[bytes] = set()
@@ -118,7 +118,7 @@ class Engine:
         self.manager.shutdown()
 
     def _watch(self, tier: Any) -> None:
-        """Notes the times of the tier's calls, and the keys that it has."""
+        """Records the times of the tier's calls, and the keys that the tier has."""
         lookup = tier.lookup
 
         def noting(key: bytes, context: ReqContext) -> LookupResult:
@@ -135,7 +135,7 @@ class Engine:
         for name in names:
             setattr(tier, name, _timed(getattr(tier, name), self.seconds.setdefault(name, [])))
 
-    # -- What the scheduler does
+    # -- The scheduler
 
     def step(self) -> None:
         """The end of a scheduler step."""

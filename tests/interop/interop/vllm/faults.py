@@ -57,7 +57,7 @@ def _lost_between_hit_and_load(report: Report, place: Place) -> None:
             engine.finish(request)
             engine.forget()
             equal("hits of the next request", engine.found(prompt), hits)
-            # What was lost is stored again.
+            # The engine stores the lost chunks again.
             engine.forget()
             engine.store(prompt)
             engine.forget()
@@ -70,7 +70,7 @@ def _fuller_than_the_primary_tier(report: Report, place: Place) -> None:
         for key in prompt:
             engine.store([key])
         engine.forget()
-        # vLLM may evict a promoted chunk for the next one, so that the number is not certain. The lookup ends.
+        # vLLM may evict a promoted chunk for the next one, so the number of hits is not certain. But the lookup ends.
         equal("hits fit", engine.found(prompt) <= 4, True)
 
 

@@ -1,4 +1,4 @@
-"""vLLM's own files: its fs tier and kvconn's `layout=vllm` read each other's, both ways."""
+"""vLLM's own files: its fs tier and kvconn's `layout=vllm` read each other's files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Configurations that are wrong, and what kvconn says about them."""
+"""Wrong configurations, and kvconn's errors and warnings."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def run(report: Report) -> None:
         with Engine(config([tier])) as engine:
             engine.store(keys(2))
         equal("shown", [text for text in messages if "s3cret" in text], [])
-    with report.check("a path as the model is warned of, unless a namespace or a revision is given"):
+    with report.check("a path as the model gives a warning without a namespace and a revision"):
         with tempfile.TemporaryDirectory() as model:
             for tier, warned in (({}, True), ({"namespace": "prod"}, False), ({"revision": "7"}, False)):
                 with _logged("kvconn") as messages, Engine(config([{"type": "kvconn", "url": "memory://path"} | tier], model=model)):

@@ -1,4 +1,4 @@
-"""A server that is away, killed, paused, and back. The engine goes on without its chunks."""
+"""A server that is away, killed, paused, and back. The engine continues without its chunks."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _killed(report: Report, scheme: str) -> None:
             server.process.kill()
             server.process.wait()
             equal("hits without it", engine.found(prompt), 0)
-            # The primary tier still serves what it has, and its rows come free again.
+            # The primary tier still serves its chunks, and its rows come free again.
             engine.store(prompt)
             equal("hits in the primary tier", engine.found(prompt), 8)
             server.start_again()

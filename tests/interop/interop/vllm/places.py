@@ -29,7 +29,7 @@ class Place(ABC):
 
     @abstractmethod
     def remove(self, keys: Iterable[bytes]) -> None:
-        """Removes these chunks behind the tier's back."""
+        """Removes these chunks without the tier."""
 
     @abstractmethod
     def shorten(self, key: bytes) -> None:
@@ -37,7 +37,7 @@ class Place(ABC):
 
 
 class VllmFs(Place):
-    """vLLM's own tier on files, by which kvconn's is judged."""
+    """vLLM's own tier on files, the reference for kvconn's."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__("vLLM's fs tier", {"type": "fs", "root_dir": str(folder), "n_read_threads": 2, "n_write_threads": 2})
