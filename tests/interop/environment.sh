@@ -3,6 +3,9 @@
 #   environment NAME    installs what is missing of `lmcache`, `vllm`, `sglang` or `maturin`, and sets `venv` to its folder
 #   build PROFILE       builds with cargo's profile `dev` or `release`, and exports KVCONN and PYTHONPATH
 #
+# Outside of the checkout, so that all checkouts share the environments. A relative folder is below the caller's.
+engines=$(realpath -m "${KVCONN_INTEROP_HOME:-$HOME/.cache/kvconn-engines}")
+
 # Changes to this folder.
 cd "$(dirname "${BASH_SOURCE[0]}")"
 source ../need.sh
@@ -15,8 +18,6 @@ export PYTHONDONTWRITEBYTECODE=1
 LMCACHE_VERSION=0.5.6
 VLLM_VERSION=0.32.0
 SGLANG_VERSION=0.5.23
-# Outside of the checkout, so that all checkouts share the environments.
-engines=${KVCONN_INTEROP_HOME:-$HOME/.cache/kvconn-engines}
 
 fail() { echo "${0##*/}: $*" >&2; exit 1; }
 
@@ -63,17 +64,20 @@ environment() {
 
 # install NAME FOLDER: a complete environment has the file `complete`, which holds its requirements.
 install() {
-    local wanted
+    local wanted torch='' link=$2/lib/python3.11/site-packages/lmcache.pth
     wanted=$(requirements "$1")
-    [ "$(cat "$2/complete" 2>/dev/null)" != "$wanted" ] || return 0
+    case $1 in
+        vllm | sglang) torch=$(folder lmcache)/lib/python3.11/site-packages ;;
+    esac
+    # A link to a Python that the system does not have any more. The commands would run in another Python.
+    [ -x "$2/bin/python" ] || rm -rf "$2"
+    [ "$(cat "$2/complete" 2>/dev/null)" != "$wanted" ] || [ "$(cat "$link" 2>/dev/null)" != "$torch" ] || return 0
     # Without that file, an install was interrupted. pip would keep a package of which only a part is there.
     [ -e "$2/complete" ] || rm -rf "$2"
     echo "== installing $1 into $2; set KVCONN_INTEROP_HOME for another folder than $engines"
     rm -f "$2/complete"
     [ -x "$2/bin/python" ] || python3.11 -m venv "$2"
-    case $1 in
-        vllm | sglang) echo "$(folder lmcache)/lib/python3.11/site-packages" >"$2/lib/python3.11/site-packages/lmcache.pth" ;;
-    esac
+    [ -z "$torch" ] || echo "$torch" >"$link"
     # shellcheck disable=SC2046 # each word is an argument
     "$2/bin/pip" install --quiet --disable-pip-version-check $(requirements "$1")
     echo "$wanted" >"$2/complete"
