@@ -1,6 +1,6 @@
 # `run` and `bench` source this file. It installs engines into virtual environments, and builds the command and the wheels.
 #
-#   environment NAME    installs what is missing of `lmcache`, `vllm`, `sglang` or `maturin`, and sets `venv` to its folder
+#   environment NAME    installs `lmcache`, `vllm`, `sglang` or `maturin` unless it is there, and sets `venv` to its folder
 #   build PROFILE       builds with cargo's profile `dev` or `release`, and exports KVCONN and PYTHONPATH
 #
 # Outside of the checkout, so that all checkouts share the environments. A relative folder is below the caller's.

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("kvconn.vllm")
 
-# A model in the cache of Hugging Face. With `HF_HUB_OFFLINE`, vLLM has this path in place of the model's name. It says which weights are there.
+# A model in Hugging Face's cache. With `HF_HUB_OFFLINE`, vLLM has this path in place of the model's name. The path names the weights.
 _SNAPSHOT = re.compile(r"/(?:.*/)?models--(?P<model>[^/]+)/snapshots/(?P<revision>[0-9a-f]{40})/?")
 
 # From vLLM 0.29 on, the cryptographic hashes start from a constant.

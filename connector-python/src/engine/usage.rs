@@ -97,7 +97,7 @@ impl EngineUsage {
         Ok(lock(&self.shared.get().or_raise(py)?.counts).take_found(limit.0))
     }
 
-    /// At most `limit` keys after `after` in the order of their texts, with their sizes in bytes (None if unknown), and the
+    /// At most `limit` keys after `after`, in the order of their texts, with their sizes in bytes (None if unknown). Also the
     /// last key's text if there are more. Waits for the store.
     ///
     /// A page reads the whole listing under `prefix`. Other engines' keys are left out.

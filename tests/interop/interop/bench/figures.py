@@ -27,8 +27,8 @@ class Figure:
 Round = dict[str, Figure]
 """The figures by operation. `get`, `put` and `exists` are for a batch. `lookup`, `contains` and `contains_loop` are for one key, one
 call at a time. `contains` runs with `use_exists_sync: true`, and `contains_loop` with `false`, LMCache's default. `loop` is an empty
-coroutine on LMCache's loop. `present` and `absent` are lookups of 64 keys, `call` the 99.9th percentile of the slowest method of
-a tier with jobs of 64 rows, `busy` that of the thread's CPU time, and `longest` its longest call."""
+coroutine on LMCache's loop. `present` and `absent` are lookups of 64 keys. `call` is the 99.9th percentile of the slowest method of
+a tier with jobs of 64 rows. `busy` is that of the thread's CPU time, and `longest` is its longest call."""
 
 
 @dataclass(frozen=True)

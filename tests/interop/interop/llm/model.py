@@ -1,6 +1,6 @@
 """A tiny Llama with random weights.
 
-The weights are random float32 numbers. Their scales make the tokens depend on the whole prompt, and differ from each other. vLLM's
+The weights are random float32 numbers. Their scales make the tokens differ from each other and depend on the whole prompt. vLLM's
 dummy weights are so small that a cache full of zeroes gives the same tokens.
 """
 

@@ -1,7 +1,7 @@
 """A process with a whole `LLM(..)`: `python -m interop.llm.serve MODEL EXTRA_CONFIG HASH_ALGORITHM`.
 
-Reads a JSON list of token ids from each line of stdin, and answers with one line: the tokens that follow, and the number of tokens
-of the prompt that the model did not compute.
+Reads a JSON list of token ids from each line of stdin, and answers with one line. The line has the tokens that follow, and the number
+of the prompt's tokens that the model did not compute.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ def other_model(made: Backend) -> None:
 
 
 def ranks(made: Backend) -> None:
-    """Each tensor parallel rank reads what it wrote."""
+    """Each tensor parallel rank reads its own pages."""
     model = Model()
     with _ranks(model, made) as (first, second):
         prompt = tokens(PAGES, model)
