@@ -17,7 +17,7 @@ _log = logging.getLogger("kvconn.vllm")
 
 
 def connector(url: str, options: Mapping[str, object]) -> Any | None:
-    """The `ConnectorInfo` of the connector that opens the URL, by its scheme or by the names in ``external://``. None if none does."""
+    """The `ConnectorInfo` of the connector that opens the URL, by its scheme or by the names in ``external://``. None if unknown."""
     behind = [value for value in options.values() if isinstance(value, str)]
     # A text such as ``kvconn.fs/FSConnector of connectors 0.1.0``.
     opener = _libraries.of_url(url, options)._opener_of(url, behind)
@@ -48,7 +48,7 @@ def folders(url: str, options: Mapping[str, object]) -> list[Path]:
 
 
 def describe(folder: Path, directory: str, content: Mapping[str, object]) -> None:
-    """Writes vLLM's ``config.json`` beside the directory of the files. The store reports a directory that cannot be written."""
+    """Writes vLLM's ``config.json`` beside the directory of the files. If that fails, logs a warning."""
     file = folder / directory / "config.json"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def describe(folder: Path, directory: str, content: Mapping[str, object]) -> Non
     except FileExistsError:
         pass
     except OSError as e:
-        _log.warning("`%s` is not written: %s", file, e.strerror)
+        _log.warning("cannot write `%s`: %s", file, e.strerror)
 
 
 def _expanded(text: str) -> str:

@@ -176,7 +176,7 @@ impl<H: Send + 'static> Queue<H> {
     pub(super) fn note<'a, T>(&self, answers: &'a [Result<T>]) -> Option<&'a Error> {
         let errors = || answers.iter().filter_map(|answer| answer.as_ref().err());
         let lost = |e: &Error| matches!(e.kind(), ErrorKind::Unavailable | ErrorKind::Timeout);
-        // Not the end of this client, and not a stale chunk, which the counters show.
+        // Without the errors of a closed client, and without stale chunks, which the counters show.
         let refused = |e: &Error| !(lost(e) || matches!(e.kind(), ErrorKind::Closed | ErrorKind::SizeMismatch));
         if let Some(first) = errors().find(|e| refused(e)) {
             self.log_refused(errors().filter(|e| refused(e)).count(), first);

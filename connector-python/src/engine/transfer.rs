@@ -104,7 +104,7 @@ async fn store<H: Send + 'static>(
     Ok(())
 }
 
-/// Notes whether the store answered. A part without any answer in time ends its job: each further part would wait as long.
+/// Records whether the store answered. A part without any answer in time ends its job: each further part would wait as long.
 fn note<H: Send + 'static, T>(queue: &Queue<H>, job: &Job<H>, answers: &[Result<T>]) {
     if let Some(timeout) = queue.note(answers) {
         queue.cancel(job.number, timeout);

@@ -328,8 +328,8 @@ class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
                             self._newer.pop(key, None)
                             self._newer[key] = None
                     self._notify_keys_stored(stored_keys, stored_sizes)
-            except Exception:  # A listener of LMCache's may raise. The drain has more results, which would be lost.
-                logger.exception("LMCache did not take note of %d chunks that were stored", len(done))
+            except Exception:  # A listener of LMCache may raise. The other results of this drain must not be lost.
+                logger.exception("LMCache did not count %d chunks that were stored", len(done))
             with self._lock:
                 self._stored[task] = L2StoreResult(len(done) == len(keys), sum(stored_sizes))
             os.eventfd_write(self._store_fd, 1)
@@ -357,7 +357,7 @@ class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
                 if loaded:
                     self._notify_keys_accessed(loaded)
             except Exception:  # As in `_drain_stores`.
-                logger.exception("LMCache did not take note of %d chunks that were loaded", sum(yes))
+                logger.exception("LMCache did not count the use of %d chunks that were loaded", sum(yes))
             with self._lock:
                 self._loaded[task] = _bitmap(yes)
             os.eventfd_write(self._load_fd, 1)

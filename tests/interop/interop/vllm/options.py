@@ -77,7 +77,7 @@ def run(report: Report) -> None:
             "parallel_config": ParallelConfig, "speculative_config": SpeculativeConfig, "load_config": LoadConfig,
             "model_config.multimodal_config": MultiModalConfig, "": VllmConfig,
         }  # fmt: skip
-        # Of another part in a part, such as `hf_text_config`, only that it is there.
+        # Of a part inside a part, such as `hf_text_config`, only its own name is checked.
         found = [max((kind for kind in kinds if path.startswith(f"{kind}.")), key=len, default="") for path in _SETTINGS]
         names = [(kinds[kind], path.removeprefix(f"{kind}.").split(".")[0]) for kind, path in zip(found, _SETTINGS, strict=True)]
         gone = {name for kind, name in names if name not in kind.__dataclass_fields__ and not hasattr(kind, name)}
