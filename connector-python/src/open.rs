@@ -115,17 +115,24 @@ pub(crate) fn open_for_engine(
             );
         });
     }
-    Ok(for_engine(builder, ENGINE_TIMEOUT, ENGINE_BATCH_TIMEOUT).open())
+    Ok(for_engine(builder, ENGINE_TIMEOUT, ENGINE_BATCH_TIMEOUT, Duration::ZERO).open())
 }
 
 /// An engine never opens a store again. So it must be able to start before its store, and a store that hangs must not
-/// block it. The options of the URL and the configuration win.
-pub(crate) fn for_engine(builder: ContextBuilder, timeout: Duration, batch_timeout: Duration) -> ContextBuilder {
+/// block it. The options of the URL and the configuration win. An engine that waits up to `lookup` for a lookup gets this time,
+/// also if it is longer than the default.
+pub(crate) fn for_engine(
+    builder: ContextBuilder,
+    timeout: Duration,
+    batch_timeout: Duration,
+    lookup: Duration,
+) -> ContextBuilder {
     let mut layers = LayerOptions::default();
     let in_ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     layers.timeout_ms = Some(in_ms(timeout)).filter(|ms| *ms > 0);
     layers.batch_timeout_ms = Some(in_ms(timeout.max(batch_timeout)));
-    layers.lookup_timeout_ms = Some(in_ms(ENGINE_LOOKUP_TIMEOUT).min(layers.timeout_ms.unwrap_or(u64::MAX)));
+    let lookup_ms = in_ms(ENGINE_LOOKUP_TIMEOUT).min(layers.timeout_ms.unwrap_or(u64::MAX));
+    layers.lookup_timeout_ms = Some(lookup_ms.max(in_ms(lookup)));
     layers.breaker_failures = Some(ENGINE_FAILURES);
     layers.min_reconnect_interval = Some(ENGINE_RECONNECT_S);
     builder.connect(Connect::Lazy).layers(layers)

@@ -286,6 +286,13 @@ class Deadlines(ClientCase):
         wait_until(lambda: client.contains(keys) == 4, "the store is asked again")
         self.assertEqual(client.state(), "ok")
 
+    def test_a_longer_deadline_than_the_stores_own_is_kept(self):
+        client = self.client("mock://1/?peeking_latency=2500&read_throughput=1&write_throughput=1", {"lookup_timeout_ms": 30_000})
+        key = vllm_key(1)
+        self.assertEqual(client.store([key], buffers=[b"x"]), [True])
+        self.assertEqual(client.lookup([key]), [True])
+        self.assertEqual(client.state(), "ok")
+
     def test_a_load_and_a_store_of_a_hung_server_keep_their_memory_until_they_end(self):
         server = self.redis()
         memory, view = self.rows(8, 1 << 20)

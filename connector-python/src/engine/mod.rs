@@ -135,7 +135,8 @@ impl EngineClient {
             py.import("logging")?.call_method1("getLogger", ("kvconn",))?.call_method1("warning", ("%s", message))?;
         }
         // A batch is one part of a transfer, so it needs no more time than a call. A server that hangs keeps a load no longer.
-        let builder = for_engine(opening.builder().or_raise(py)?, ENGINE_TIMEOUT, ENGINE_TIMEOUT);
+        let lookup = opening.limits.lookup_timeout;
+        let builder = for_engine(opening.builder().or_raise(py)?, ENGINE_TIMEOUT, ENGINE_TIMEOUT, lookup);
         let rows = rows.map(Rows::new).transpose()?.map(Arc::new);
         let opened = block_on(py, builder.open()).and_then(|connector| {
             let connector = connector.or_raise(py)?;

@@ -61,7 +61,8 @@ impl LMCacheRemote {
         if let Some(name) = plugin_name.0 {
             builder = builder.plugin_name(name);
         }
-        let connector = block_on(py, for_engine(builder, timeout, ENGINE_BATCH_TIMEOUT).open())?.or_raise(py)?;
+        let connector =
+            block_on(py, for_engine(builder, timeout, ENGINE_BATCH_TIMEOUT, Duration::ZERO).open())?.or_raise(py)?;
         Ok(Self { store: OpenStore::new(py, connector)?, memory, pool })
     }
 
