@@ -39,7 +39,8 @@ class Engine:
         self.memory = bytearray(os.urandom(ROWS * ROW))
         self.view = memoryview(self.memory).cast("b", shape=[ROWS, ROW])
         self.jobs = 0
-        options = {"url": f"memory://{uuid.uuid4().hex}"} | (tier or {})
+        # On a busy machine, an answer may take longer than the default.
+        options = {"url": f"memory://{uuid.uuid4().hex}", "lookup_timeout_ms": 30_000} | (tier or {})
         self.spec = spec(release, **of_spec)
         self.tier = self.new(self.view, **options)
         test.addCleanup(self.tier.shutdown)
