@@ -86,8 +86,14 @@ def _serve(adapter: str, *arguments: str) -> Iterator[tuple[int, int, Path]]:
         yield rpc, http, folder / "log"
     finally:
         server.terminate()
-        server.wait(TIMEOUT_S)
-        shutil.rmtree(folder)
+        try:
+            server.wait(TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+            raise Failed(f"the server did not end within {TIMEOUT_S} s: {(folder / 'log').read_text()[-2000:]}") from None
+        finally:
+            shutil.rmtree(folder)
 
 
 def _is_up(http: int) -> bool:
