@@ -388,6 +388,7 @@ class Options(TestCase):
         self.refused("no `url`", '"url"')
         self.refused("option `url`", "int", url=5)
         self.refused("option `locality`", "NEAR", "LOCAL", url="memory://a", locality="NEAR")
+        self.refused("option `locality`", "LOCAL", url="memory://a", locality=[])
         self.refused("option `enable_kv_events`", "true", url="memory://a", enable_kv_events="yes")
         self.refused("option `namespace`", url="memory://a", namespace=5)
         self.refused("`lookup_timeout_ms`", "soon", url="memory://a", lookup_timeout_ms="soon")

@@ -117,7 +117,7 @@ class KvconnTier(SecondaryTierManager):
         _check("enable_kv_events", enable_kv_events, bool, True)
         _check("namespace", namespace, str, "prod")
         _check("revision", revision, str, "2026-11-01")
-        if locality is not None and locality not in Locality.__members__:
+        if locality is not None and (not isinstance(locality, str) or locality not in Locality.__members__):
             raise InvalidError._of_open("invalid_option", f"option `locality`: `{locality}` is not a locality", "write `LOCAL` or `REMOTE`")
         self.locality = None if locality is None else Locality[locality]
         self._events: list[OffloadingEvent] | None = None

@@ -52,7 +52,7 @@ impl EngineOptions {
 /// The options that the engine's class in Python has taken from the JSON. A typo of one is still among the options.
 fn taken_in_python(engine: &str) -> &'static [&'static str] {
     match engine {
-        "vllm" => &["locality", "namespace", "revision"],
+        "vllm" => &["enable_kv_events", "locality", "namespace", "revision"],
         "sglang" => &["namespace", "revision"],
         "lmcache" => &["max_capacity_gb", "quota_grace_s", "usage_interval_min"],
         _ => &[],
