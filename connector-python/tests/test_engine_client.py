@@ -362,6 +362,14 @@ class Order(ClientCase):
         self.assertEqual(client.stats()["shed_stores"], len(shed))
         self.assertEqual(client.stats()["shed_bytes"], len(shed) * size)
 
+    def test_the_default_backlog_leaves_half_of_the_rows_to_loads(self):
+        size = 1 << 20
+        _, view = self.rows(8, size)
+        client = self.client("mock://1?write_throughput=0.001", rows=view)
+        for tag in range(16):
+            client.submit_store(tag, [vllm_key(tag)], rows=[tag % 8])
+            self.assertLessEqual(client.stats()["store_backlog_bytes"], 4 * size)
+
     def test_a_store_larger_than_the_backlog_is_stored_when_it_is_alone(self):
         _, view = self.rows(4)
         client = self.client(options={"store_backlog": 1}, rows=view)
@@ -555,7 +563,7 @@ from kvconn import _kvconn
 memory = bytearray(64 << 20)
 view = memoryview(memory).cast("b", shape=[64, 1 << 20])
 # Four seconds for all rows, and one for the parts that have begun.
-client = _kvconn.EngineClient("mock://1?write_throughput=0.015625", None, engine="sglang", model="m", rows=view)
+client = _kvconn.EngineClient("mock://1?write_throughput=0.015625", {"store_backlog": 1 << 30}, engine="sglang", model="m", rows=view)
 def interrupt():
     while not client.stats()["running_parts"]:
         pass

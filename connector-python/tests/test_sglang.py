@@ -22,6 +22,10 @@ def tearDownModule():
 
 
 class Pages(Case):
+    def test_a_wrong_class_name_is_answered_with_the_right_one(self):
+        with self.assertRaisesRegex(AttributeError, "'KvconnHicache'; it has KvconnHiCache"):
+            sglang_case.backend.KvconnHicache
+
     def test_pages_come_back_in_every_layout(self):
         kinds, layouts = (MHATokenToKVPoolHost, MLATokenToKVPoolHost), ("layer_first", "page_first", "page_first_direct")
         for kind, layout in itertools.product(kinds, layouts):

@@ -203,6 +203,11 @@ class EachRelease(TestCase):
         view.release()
 
     @each_release
+    def test_a_wrong_class_name_is_answered_with_the_right_one(self, new):
+        with self.assertRaisesRegex(AttributeError, "'KvConnTier'; it has KvconnTier"):
+            new().vllm.tier.KvConnTier
+
+    @each_release
     def test_metrics_are_defined_and_count_what_is_new(self, new):
         engine = new()
         defined = engine.vllm.tier.KvconnTier.build_metric_definitions({})

@@ -400,3 +400,8 @@ def _text(options: dict[str, Any], name: str) -> str:
 
 def _plain_name(name: Any) -> str:
     return str(getattr(name, "value", name))
+
+
+def __getattr__(name: str) -> Any:
+    """Names the class to a user of another name: SGLang shows this error as it is."""
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")

@@ -300,3 +300,8 @@ def _result(job_id: int, success: bool, kept: tuple[OffloadKey, ...] | None, sec
     """The result of a job, with the fields that this vLLM has."""
     fields: dict[str, Any] = {"successful_keys": kept, "transfer_time": seconds, "transfer_bytes": moved}
     return JobResult(job_id, success, **{name: value for name, value in fields.items() if name in _RESULT_FIELDS})
+
+
+def __getattr__(name: str) -> Any:
+    """Names the class to a user of another name: vLLM shows this error as it is."""
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")

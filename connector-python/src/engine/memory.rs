@@ -64,6 +64,11 @@ impl Rows {
         self.len
     }
 
+    /// The bytes of all rows.
+    pub(super) fn all_bytes(&self) -> u64 {
+        (self.rows * self.len) as u64
+    }
+
     /// Ends the export, if no transfer uses it.
     pub(crate) fn release(self: Arc<Self>, py: Python<'_>) {
         if let Some(rows) = Arc::into_inner(self) {

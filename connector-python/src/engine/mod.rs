@@ -56,7 +56,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Submits return at once, and each has exactly one completion. Loads go before stores. A completion of a store or load comes
 /// after the last use of its memory.
 ///
-/// Options: those of the store, and ``lookup_timeout_ms`` (200) and ``store_backlog`` (bytes; 1073741824).
+/// Options: those of the store, and ``lookup_timeout_ms`` (200) and ``store_backlog`` (bytes; 1073741824, and at
+/// most half of ``rows``).
 ///
 /// ``stats()`` has these counters since the client was made:
 ///
@@ -135,12 +136,12 @@ impl EngineClient {
             py.import("logging")?.call_method1("getLogger", ("kvconn",))?.call_method1("warning", ("%s", message))?;
         }
         // A batch is one part of a transfer, so it needs no more time than a call. A server that hangs keeps a load no longer.
-        let lookup = opening.limits.lookup_timeout;
+        let lookup = opening.lookup_timeout;
         let builder = for_engine(opening.builder().or_raise(py)?, ENGINE_TIMEOUT, ENGINE_TIMEOUT, lookup);
         let rows = rows.map(Rows::new).transpose()?.map(Arc::new);
         let opened = block_on(py, builder.open()).and_then(|connector| {
             let connector = connector.or_raise(py)?;
-            let queue = Queue::new(connector.clone(), opening.limits).or_raise(py)?;
+            let queue = Queue::new(connector.clone(), opening.limits(rows.as_deref())).or_raise(py)?;
             Ok((OpenStore::new(py, connector)?, ProcessLocal::new(queue)))
         });
         match opened {

@@ -10,10 +10,14 @@ use percent_encoding::percent_decode_str;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use super::memory::Rows;
 use super::queue::Limits;
 use crate::errors::{Arg, OrRaise, invalid};
 use crate::open::{text_of, with_options};
 use crate::registry::{has_written_secret, owner_of};
+
+/// A small part of the tens of GiB that engines reserve.
+const STORE_BACKLOG: u64 = 1 << 30;
 
 /// The options that only an engine's client has.
 #[connector_options(crate = connectors)]
@@ -22,15 +26,15 @@ struct EngineOptions {
     /// The longest time until a lookup is answered. Keys without an answer count as not stored.
     #[option(unit = "ms")]
     lookup_timeout_ms: u64,
-    /// The most bytes of stores that wait or run. Over it, kvconn drops the store that waits longest. These bytes stay pinned in
-    /// the engine's memory, so the default, 1 GiB, is a small part of the tens of GiB that engines reserve.
+    /// The most bytes of stores that wait or run. Over it, kvconn drops the store that waits longest. Unset, it is 1 GiB, and at
+    /// most half of the rows that vLLM gives, because the rows of these stores stay pinned.
     #[option(unit = "bytes")]
-    store_backlog: u64,
+    store_backlog: Option<u64>,
 }
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { lookup_timeout_ms: 200, store_backlog: 1 << 30 }
+        Self { lookup_timeout_ms: 200, store_backlog: None }
     }
 }
 
@@ -39,13 +43,12 @@ impl ConnectorOptions for EngineOptions {}
 impl EngineOptions {
     /// # Errors
     /// `InvalidOption` for a deadline that no lookup can keep.
-    fn limits(&self) -> Result<Limits> {
+    fn lookup_timeout(&self) -> Result<Duration> {
         if self.lookup_timeout_ms == 0 {
             let message = "option `lookup_timeout_ms`: 0 ms leaves no time for a lookup";
             return Err(Error::new(ErrorKind::InvalidOption, message).with_hint("remove it for 200 ms"));
         }
-        let lookup_timeout = Duration::from_millis(self.lookup_timeout_ms);
-        Ok(Limits { lookup_timeout, store_backlog: self.store_backlog })
+        Ok(Duration::from_millis(self.lookup_timeout_ms))
     }
 }
 
@@ -63,7 +66,8 @@ fn taken_in_python(engine: &str) -> &'static [&'static str] {
 pub(super) struct Opening {
     /// With the store's options in its query.
     pub(super) url: String,
-    pub(super) limits: Limits,
+    pub(super) lookup_timeout: Duration,
+    store_backlog: Option<u64>,
     /// The options that the store does not have, with a guess.
     pub(super) unknown: Vec<String>,
     /// Whether a secret is written in the URL or in an option.
@@ -119,9 +123,16 @@ impl Opening {
             }
         }
         let url = with_options(&url, &of_store)?;
-        let limits = typed(&engines).and_then(|options| options.limits()).or_raise(py)?;
+        let options = typed(&engines).or_raise(py)?;
+        let lookup_timeout = options.lookup_timeout().or_raise(py)?;
         let has_secret = has_written_secret(&RemoteUrl::parse(&url).or_raise(py)?);
-        Ok(Self { url, limits, unknown, has_secret })
+        Ok(Self { url, lookup_timeout, store_backlog: options.store_backlog, unknown, has_secret })
+    }
+
+    /// The limits of a client with these rows.
+    pub(super) fn limits(&self, rows: Option<&Rows>) -> Limits {
+        let default = rows.map_or(STORE_BACKLOG, |rows| STORE_BACKLOG.min(rows.all_bytes() / 2));
+        Limits { lookup_timeout: self.lookup_timeout, store_backlog: self.store_backlog.unwrap_or(default) }
     }
 
     /// A builder for the store.
