@@ -556,7 +556,7 @@ class Identity(TestCase):
             return self.vllm.identity.identify(spec(model=f"{home}/hub/models--org--model-8b/snapshots/{revision}"), ROW, "", "").model
 
         with self.assertNoLogs("kvconn.vllm", "WARNING"), unittest.mock.patch.dict(os.environ, PYTHONHASHSEED="0"):
-            one = snapshot("/root/.cache/huggingface")
+            one = snapshot("/home/alice/.cache/huggingface")
             self.assertEqual(snapshot("/data"), one)
             self.assertNotEqual(snapshot("/data", revision[::-1]), one)
         self.assertRegex(one, r"^vllm\+org/model-8b\+[0-9a-f]{32}$")

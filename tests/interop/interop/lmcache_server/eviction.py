@@ -72,17 +72,17 @@ def _quotas(url: str) -> None:
     with Manager(spec(url, eviction=_QUOTAS, quota_grace_s=0)) as server:
         for salt, limit in {"alice": 4, "bob": 100}.items():
             server.manager.quota_manager.set_quota(salt, limit * CHUNK_BYTES)
-        server.store(chunks(10, "alice") | chunks(10, "bob") | chunks(5, "nobody"))
+        server.store(chunks(10, "alice") | chunks(10, "bob") | chunks(5, "carol"))
         wait_for("the quotas hold", lambda: _holds(server, {"alice": 3, "bob": 10}))
         equal("LMCache's own count", server.manager.get_usage_bytes_by_cache_salt()["bob"], 10 * CHUNK_BYTES)
 
 
 def _quotas_after_restart(url: str) -> None:
     with Manager(spec(url)) as first:
-        first.store(chunks(10, "alice") | chunks(10, "bob") | chunks(5, "nobody"))
+        first.store(chunks(10, "alice") | chunks(10, "bob") | chunks(5, "carol"))
     with Manager(spec(url, eviction=_QUOTAS, quota_grace_s=5)) as server:
         server.wait_listed()
-        equal("the usage just after the start", _holds(server, {"alice": 10, "bob": 10, "nobody": 5}), True)
+        equal("the usage just after the start", _holds(server, {"alice": 10, "bob": 10, "carol": 5}), True)
         # As an operator does when the server starts.
         for salt, limit in {"alice": 4, "bob": 100}.items():
             server.manager.quota_manager.set_quota(salt, limit * CHUNK_BYTES)
