@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,3 +57,17 @@ def chosen(names: list[str]) -> list[str]:
             raise KeyError(name)
         found += groups
     return found
+
+
+@contextmanager
+def files(folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
+    """A directory below `folder` for the clients' files, and a function that removes the chunks in it."""
+    with tempfile.TemporaryDirectory(prefix="kvconn-interop-", dir=folder) as root:
+
+        def clear() -> None:
+            for file in Path(root).rglob("*"):
+                # vLLM's tier writes its `config.json` once.
+                if file.is_file() and file.suffix != ".json":
+                    file.unlink()
+
+        yield root, clear

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ from ..server import RedisServer
 from . import native
 from .backend import Backend
 from .commands import Command
-from .groups import Group
+from .groups import Group, files
 
 
 @contextmanager
@@ -33,13 +32,7 @@ def redis(_folder: Path, pause: float) -> Iterator[Group]:
 @contextmanager
 def fs(folder: Path, pause: float) -> Iterator[Group]:
     """Multiprocess mode on files."""
-    with tempfile.TemporaryDirectory(prefix="kvconn-interop-", dir=folder) as root:
-
-        def clear() -> None:
-            for file in Path(root).rglob("*"):
-                if file.is_file():
-                    file.unlink()
-
+    with files(folder) as (root, clear):
         # LMCache's client does not overwrite a file.
         clients = {
             "LMCache C++": lambda size, n: native.Native(native.cpp_fs(f"{root}/c++"), size, n, pause, clear),

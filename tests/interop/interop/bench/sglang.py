@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,7 +16,7 @@ from ..sglang import pools
 from ..sglang.engine import Engine, tokens
 from ..sglang.pools import Model
 from .figures import GIB, Figure, Round, clocked
-from .groups import Group
+from .groups import Group, files
 from .reads import reads
 
 # The pages that SGLang's controller passes in one call.
@@ -117,13 +116,7 @@ def _calls(hashes: list[str], indices: torch.Tensor) -> Iterator[tuple[list[str]
 @contextmanager
 def fs(folder: Path, _pause: float) -> Iterator[Group]:
     """Files."""
-    with tempfile.TemporaryDirectory(prefix="kvconn-interop-", dir=folder) as root:
-
-        def clear() -> None:
-            for file in Path(root).rglob("*"):
-                if file.is_file():
-                    file.unlink()
-
+    with files(folder) as (root, clear):
         clients = {
             "SGLang file": lambda size, n: Backend("file", {"file_storage_path": f"{root}/sglang"}, size, n, clear),
             "kvconn fs": lambda size, n: Backend("dynamic", _ours(f"fs://{root}/kvconn"), size, n, clear),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from vllm.v1.kv_offload.tiering.base import SecondaryTierManager, TransferJob
 from ..server import RedisServer
 from ..vllm.engine import Engine, config, keys
 from .figures import GIB, Figure, Round, clocked
-from .groups import Group
+from .groups import Group, files
 from .reads import reads
 
 JOB_ROWS = 64
@@ -158,13 +157,7 @@ def _mean(figures: list[Figure]) -> Figure:
 @contextmanager
 def fs(folder: Path, _pause: float) -> Iterator[Group]:
     """Files."""
-    with tempfile.TemporaryDirectory(prefix="kvconn-interop-", dir=folder) as root:
-
-        def clear() -> None:
-            for file in Path(root).rglob("*"):
-                if file.is_file() and file.suffix != ".json":
-                    file.unlink()
-
+    with files(folder) as (root, clear):
         clients = {
             "vLLM fs": lambda size, n: Tier({"type": "fs", "root_dir": f"{root}/vllm"}, size, n, clear),
             "kvconn fs": lambda size, n: Tier(_ours(f"fs://{root}/kvconn"), size, n, clear),
