@@ -80,22 +80,6 @@ pub trait ConnectorOptions: DeserializeOwned + schemars::JsonSchema + Send + 'st
     const EXTRA_CONFIG_SHARED: &'static [(&'static str, &'static str)] = &[];
 }
 
-/// The place that set an option. Errors name it.
-#[derive(Clone)]
-enum Place {
-    Query,
-    ExtraConfig(String),
-}
-
-impl std::fmt::Display for Place {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Query => f.write_str("in the URL"),
-            Self::ExtraConfig(key) => write!(f, "in extra_config key `{key}`"),
-        }
-    }
-}
-
 /// Fills `O`, a connector's own options, from all places that can set it.
 pub(crate) fn read<O: ConnectorOptions>(
     url: &RemoteUrl,
@@ -153,17 +137,19 @@ fn fill<'a, O: ConnectorOptions>(
     is_own: impl Fn(&str) -> bool,
 ) -> Result<O> {
     let schema = OptionsSchema::of::<O>();
-    let mut places: Vec<(String, Place)> = Vec::new();
+    // The key of `extra_config` that set an option. Errors name it. An option of a Python program or an engine's JSON comes
+    // as part of the URL, so errors name no place for those.
+    let mut keys: Vec<(String, String)> = Vec::new();
     let mut values = Map::new();
-    let mut set = |option: &str, value: Value, place: Place| {
+    for (name, value) in query {
+        values.entry(name).or_insert_with(|| Value::String(value.to_owned()));
+    }
+    let mut set = |option: &str, value: &Value, key: &str| {
         if !values.contains_key(option) {
-            values.insert(option.to_owned(), value);
-            places.push((option.to_owned(), place));
+            values.insert(option.to_owned(), value.clone());
+            keys.push((option.to_owned(), key.to_owned()));
         }
     };
-    for (name, value) in query {
-        set(name, Value::String(value.to_owned()), Place::Query);
-    }
     let nothing = Map::new();
     let extra = config.map_or(&nothing, LMCacheEngineConfig::extra_config);
     let mut prefixes: Vec<String> = Vec::new();
@@ -184,24 +170,24 @@ fn fill<'a, O: ConnectorOptions>(
                 continue;
             }
             schema.check(option, prefix)?;
-            set(option, value.clone(), Place::ExtraConfig(key.clone()));
+            set(option, value, key);
         }
     }
     for &(key, option) in O::EXTRA_CONFIG_SHARED {
         if let Some(value) = extra.get(key) {
-            set(option, value.clone(), Place::ExtraConfig(key.to_owned()));
+            set(option, value, key);
         }
     }
     // A null in YAML is "not set".
     values.retain(|_, value| !value.is_null());
-    let place_of = |option: &str| places.iter().find(|(name, _)| name == option).map(|(_, place)| place);
+    let key_of = |option: &str| keys.iter().find(|(name, _)| name == option).map(|(_, key)| key.as_str());
     // The caller wrote only the name of a variable, which may hold a secret.
     let mut from_environment = Vec::new();
     for (name, value) in &mut values {
         let is_url = schema.option(name).is_some_and(|option| option.url);
         let expand = if is_url { expand_url } else { |text: String| environment::expand(&text) };
         let written = value.clone();
-        expand_in(value, expand).map_err(|why| wrong(name, place_of(name), &why))?;
+        expand_in(value, expand).map_err(|why| wrong(name, key_of(name), &why))?;
         // The errors of a URL show its secrets nowhere.
         let is_safe = is_url && value.as_str().is_some_and(|text| text.contains("://"));
         if *value != written && !is_safe {
@@ -224,7 +210,7 @@ fn fill<'a, O: ConnectorOptions>(
             return Error::new(ErrorKind::InvalidOption, format!("options: {why}"));
         };
         let Some(option) = schema.option(field) else {
-            return wrong(field, place_of(field), "its value is wrong");
+            return wrong(field, key_of(field), "its value is wrong");
         };
         let is_hidden = from_environment.contains(field);
         let text = values.get(field).and_then(Value::as_str).filter(|_| !is_hidden);
@@ -251,12 +237,12 @@ fn fill<'a, O: ConnectorOptions>(
         // The message of an enum names its values already.
         let takes =
             if kind.starts_with("one of ") && why.ends_with(kind.as_str()) { format!("`{field}`") } else { takes };
-        wrong(field, place_of(field), &why).with_hint(format!("{number}{takes}: {meaning}"))
+        wrong(field, key_of(field), &why).with_hint(format!("{number}{takes}: {meaning}"))
     })
 }
 
-fn wrong(option: &str, place: Option<&Place>, why: &str) -> Error {
-    let place = place.map(|place| format!(" {place}")).unwrap_or_default();
+fn wrong(option: &str, key: Option<&str>, why: &str) -> Error {
+    let place = key.map(|key| format!(" in extra_config key `{key}`")).unwrap_or_default();
     Error::new(ErrorKind::InvalidOption, format!("option `{option}`{place}: {why}"))
 }
 

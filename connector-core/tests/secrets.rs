@@ -160,7 +160,7 @@ fn an_options_value_can_name_environment_variables() {
     assert_refused(
         options("acme://h:0?gateway=${KVCONN_NOT_SET}"),
         ErrorKind::InvalidOption,
-        "option `gateway` in the URL: environment variable `KVCONN_NOT_SET` is not set",
+        "option `gateway`: environment variable `KVCONN_NOT_SET` is not set",
     );
     // The name may be a part of a password.
     assert_refused(
@@ -187,5 +187,5 @@ fn a_url_in_an_option_expands_its_variables_itself() {
     assert_eq!(Credentials::default().resolve(&behind).unwrap().password(), Some(VALUE));
     // A whole URL can be in a variable.
     let result = options(&format!("acme://h:0?back={VARIABLE}"));
-    assert_refused(result, ErrorKind::InvalidOption, "option `back` in the URL: ");
+    assert_refused(result, ErrorKind::InvalidOption, "option `back`: ");
 }

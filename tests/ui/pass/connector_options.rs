@@ -58,7 +58,7 @@ async fn main() {
     assert_eq!(options.wire.connect_timeout, 7);
     assert!(options.key.is_some() && matches!(options.mode, Mode::WriteBack));
     let e = open("connect_timeout=soon").map(|_: AcmeOptions| ()).unwrap_err().to_string();
-    assert!(e.contains("option `connect_timeout` in the URL: `soon` is not a whole number, 0 or more"), "{e}");
+    assert!(e.contains("option `connect_timeout`: `soon` is not a whole number, 0 or more"), "{e}");
     let e = open("connect_timeot=1").map(|_: AcmeOptions| ()).unwrap_err().to_string();
     assert!(e.contains("did you mean `connect_timeout`?"), "{e}");
 }
