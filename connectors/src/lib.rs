@@ -71,9 +71,12 @@ stores! {
     mock "mock": "MockConnector" ["mock"] "`mock://GB`", "memory with the latency and throughput that you set";
     redis "redis": "RedisConnector" ["redis", "unix"] "`redis://host:port/database`, `unix:///path`", "header and bytes of a chunk on a redis or valkey server";
     resp "resp": "RESPConnector" ["resp"] "`resp://host:port`", "plain values on a redis or valkey server";
+    s3 "s3": "S3Connector" ["s3"] "`s3://bucket/prefix`", "one object a chunk, in S3 or a server that speaks its protocol";
     tiered "tiered": "TieredConnector" ["tiered"] "`tiered://?front=URL&back=URL`", "a small, near store in front of another";
 }
 
+#[cfg(feature = "__cloud")]
+mod cloud;
 #[cfg(any(feature = "memory", feature = "mock", feature = "tiered"))]
 mod copies;
 #[cfg(any(feature = "memory", feature = "mock"))]
