@@ -25,7 +25,8 @@
 //! | bundle | features |
 //! |---|---|
 //! | `local` (default) | the stores on this machine, and the stores that wrap another store |
-//! | `remote` | the stores on a server |
+//! | `remote` | the stores on a redis or valkey server |
+//! | `cloud` | the object stores |
 //! | `full` | every store |
 //!
 //! `conformance` (off by default) adds the module `conformance`: the contract of every connector as checks.
