@@ -6,12 +6,16 @@
 //! | `store.rs` | the operations of a store |
 //! | `transport.rs` | HTTP requests: connections, timeouts, refused requests |
 //! | `lend.rs` | a chunk as the body of a request, without a copy |
+//! | `settings.rs` | the options that all object stores share |
 //! | `errors.rs` | kvconn's errors for those of OpenDAL |
 
 mod errors;
 mod lend;
 mod names;
+#[allow(dead_code, reason = "each store flattens it into its options")]
+mod settings;
 mod store;
 mod transport;
 
+pub use settings::CloudSettings;
 pub(crate) use store::Store;

@@ -5,3 +5,5 @@ mod options;
 
 pub use connector::S3Connector;
 pub use options::S3Options;
+
+pub use crate::cloud::CloudSettings;
