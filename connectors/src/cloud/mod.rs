@@ -2,8 +2,11 @@
 //!
 //! | file | its part |
 //! |---|---|
+//! | `store.rs` | an open bucket, and the way to its service |
 //! | `names.rs` | the name of a key's object, and the key of a name |
-//! | `store.rs` | the operations of a store |
+//! | `lookup.rs` | whether chunks exist, and removals |
+//! | `listing.rs` | the chunks of the store |
+//! | `read.rs`, `write.rs` | chunks |
 //! | `transport.rs` | HTTP requests: connections, timeouts, refused requests |
 //! | `lend.rs` | a chunk as the body of a request, without a copy |
 //! | `settings.rs` | the options that all object stores share |
@@ -11,11 +14,16 @@
 
 mod errors;
 mod lend;
+mod listing;
+mod lookup;
 mod names;
-#[allow(dead_code, reason = "each store flattens it into its options")]
+mod read;
+#[allow(dead_code, reason = "the transport reads the timeouts")]
 mod settings;
 mod store;
 mod transport;
+mod write;
 
+pub(crate) use names::Names;
 pub use settings::CloudSettings;
-pub(crate) use store::Store;
+pub(crate) use store::{Store, remote_connector};

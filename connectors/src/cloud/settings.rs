@@ -9,7 +9,8 @@ use connector_core::{Error, ErrorKind, Result, connector_options};
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct CloudSettings {
-    /// Requests for chunks at once, each on a connection of its own. A few more serve everything else, so that a lookup never waits behind chunks.
+    /// Requests for chunks at once, each on a connection of its own. As many more
+    /// serve everything else, so that a lookup never waits behind chunks.
     pub connections: usize,
     /// Longest time until a new connection is ready, with its TLS handshake.
     #[option(unit = "ms")]
@@ -45,8 +46,6 @@ impl Default for CloudSettings {
     }
 }
 
-/// Requests at once for everything that moves no chunk.
-pub(super) const LOOKUPS: usize = 16;
 /// The largest object that one PUT of S3 takes.
 const LARGEST_OBJECT: u64 = 5 << 30;
 /// The smallest part that S3 takes, except for the last one.

@@ -1,58 +1,228 @@
-//! The operations of a store.
+//! An open bucket or container, and the way to its service.
 
-use connector_core::{CacheKey, ChunkLayout, ConnectorContext, ErrorKind, LocalCpuBackend, MemoryObj, Result};
-use futures::TryStreamExt;
+use std::borrow::Cow;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use connector_core::{
+    CacheKey, Capabilities, Connect, ConnectorContext, Error, ErrorKind, LocalCpuBackend, Result, runtime,
+};
 use opendal::{OperationContext, Operator};
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::task::AbortHandle;
 
 use super::errors::error;
-use super::lend::lend;
-use super::names::name;
+use super::names::Names;
+use super::settings::CloudSettings;
 use super::transport::transport;
 
-/// An open bucket or container.
+/// An open bucket or container. Connectors hold it in an `Arc`, because its requests run as tasks.
 pub(crate) struct Store {
     operator: Operator,
-    backend: LocalCpuBackend,
+    pub(super) names: Names,
+    pub(super) settings: CloudSettings,
+    pub(super) backend: LocalCpuBackend,
+    /// The runtime of the requests and their sockets.
+    handle: Handle,
+    /// One permit for each request that moves no chunk.
+    lookups: Semaphore,
+    /// Whether the service has no request that deletes many objects.
+    pub(super) lacks_bulk: AtomicBool,
 }
+
+/// Longest wait of a lazy `open` for the server.
+const LAZY_OPEN: Duration = Duration::from_secs(1);
+/// Longest name of an object on S3, GCS and Azure, in bytes.
+const NAME_MAX: usize = 1024;
 
 impl Store {
-    /// The store of an OpenDAL service.
-    pub(crate) fn new(service: impl opendal::Builder, ctx: &ConnectorContext) -> Result<Self> {
-        let operator = Operator::new(service).map_err(error)?;
+    /// Opens the store of an OpenDAL service, and checks that the bucket answers. `service` makes the service, and makes
+    /// another one when its credentials have expired.
+    ///
+    /// # Errors
+    /// `Denied`, `NotFound`, `Unavailable`, `InvalidOption`, as the service answers.
+    pub(crate) async fn open(
+        service: impl Fn() -> opendal::Result<Operator> + Send + Sync + 'static,
+        names: Names,
+        settings: &CloudSettings,
+        ctx: &ConnectorContext,
+    ) -> Result<Arc<Self>> {
+        settings.check()?;
+        let operator = service().map_err(error)?;
         let operator = operator.with_context(OperationContext::new().with_http_transport(transport()?));
-        Ok(Self { operator, backend: ctx.local_cpu_backend().clone() })
-    }
-
-    pub(crate) async fn exists(&self, key: &CacheKey) -> Result<bool> {
-        self.operator.exists(&name(key)).await.map_err(error)
-    }
-
-    pub(crate) async fn get(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
-        let reader = self.operator.reader(&name(key)).await.map_err(error)?;
-        let mut stream = reader.into_stream(..).await.map_err(error)?;
-        let len = match stream.metadata().await {
-            Ok(metadata) => metadata.content_length() as usize,
-            Err(e) if e.kind() == opendal::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(error(e)),
+        let handle = match ctx.handle().runtime_flavor() {
+            RuntimeFlavor::MultiThread => ctx.handle().clone(),
+            // The one thread may be blocked in a call, and then drives no sockets.
+            _ => runtime::handle()?.clone(),
         };
-        let mut memory = self.backend.allocate(&ChunkLayout::binary(len)).await?;
-        let mut at = 0;
-        while let Some(part) = stream.try_next().await.map_err(error)? {
-            for bytes in part {
-                let Some(room) = memory.get_mut(at..at + bytes.len()) else {
-                    return Err(connector_core::Error::new(ErrorKind::Corrupt, "the object is longer than announced"));
-                };
-                room.copy_from_slice(&bytes);
-                at += bytes.len();
-            }
-        }
-        Ok(Some(memory.freeze()))
+        let store = Arc::new(Self {
+            operator,
+            names,
+            settings: settings.clone(),
+            backend: ctx.local_cpu_backend().clone(),
+            handle,
+            lookups: Semaphore::new(settings.connections),
+            lacks_bulk: AtomicBool::new(false),
+        });
+        store.check_at_open(ctx).await?;
+        Ok(store)
     }
 
-    pub(crate) async fn put(&self, key: &CacheKey, chunk: MemoryObj) -> Result<()> {
-        let (bytes, released) = lend(chunk);
-        let written = self.operator.write(&name(key), bytes).await;
-        released.wait().await;
-        written.map(drop).map_err(error)
+    async fn check_at_open(self: &Arc<Self>, ctx: &ConnectorContext) -> Result<()> {
+        if ctx.connect() == Connect::Eager {
+            return self.ping().await;
+        }
+        let unanswered = match tokio::time::timeout(LAZY_OPEN, self.ping()).await {
+            Ok(Err(e)) if e.is_temporary() => e.to_string(),
+            Ok(answer) => return answer,
+            Err(_) => format!("no answer within {LAZY_OPEN:?}"),
+        };
+        let connector = ctx.connector_name();
+        tracing::warn!(connector, "the store is open, but its server does not answer: {unanswered}");
+        Ok(())
+    }
+
+    /// The service.
+    pub(super) fn operator(&self) -> Operator {
+        self.operator.clone()
+    }
+
+    /// kvconn's error for one of the service.
+    pub(super) fn error(&self, e: opendal::Error) -> Error {
+        error(e)
+    }
+
+    /// The name of the key's object.
+    ///
+    /// # Errors
+    /// `InvalidKey` for a key that no object can have.
+    pub(super) fn name<'k>(&self, key: &'k CacheKey) -> Result<Cow<'k, str>> {
+        let (name, most) = (self.names.name(key), self.longest_name());
+        if name.len() <= most {
+            return Ok(name);
+        }
+        let why = format!("the key's object name has {} bytes; below the prefix it can have {most}", name.len());
+        Err(Error::new(ErrorKind::InvalidKey, why))
+    }
+
+    /// The most bytes of a name below the store's prefix.
+    pub(super) fn longest_name(&self) -> usize {
+        // The root has a slash at its start, which is not a part of the names.
+        NAME_MAX.saturating_sub(self.operator.info().root().len() - 1)
+    }
+
+    /// Waits for the permit of a request that moves no chunk.
+    pub(super) async fn turn(&self) -> Result<SemaphorePermit<'_>> {
+        self.lookups.acquire().await.map_err(|_| Error::closed())
+    }
+
+    /// Runs a request as a task of the store's runtime. A drop of the future aborts it.
+    ///
+    /// # Errors
+    /// The request's own; `Closed` if the runtime has ended.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        request: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let task = self.handle.spawn(request);
+        let _abort = AbortOnDrop(task.abort_handle());
+        match task.await {
+            Ok(answer) => answer,
+            Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
+            Err(_) => Err(Error::closed()),
+        }
+    }
+
+    pub(crate) fn capabilities(&self) -> Capabilities {
+        let can =
+            Capabilities::new().with_remove().with_list().with_ping().with_batch_concurrency(self.settings.connections);
+        let can = can.with_max_key_bytes(self.longest_name()).with_max_chunk_bytes(self.settings.max_value_bytes);
+        if self.settings.save_chunk_meta { can.with_layout_kept() } else { can }
+    }
+
+    /// Requests have ended: each belongs to a call, and the handle waits for the calls.
+    pub(crate) async fn close(&self) -> Result<()> {
+        Ok(())
     }
 }
+
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Implements `RemoteConnector` for a connector `struct Name(Arc<Store>)`: each method calls the store's.
+macro_rules! remote_connector {
+    ($connector:ty) => {
+        impl connector_core::RemoteConnector for $connector {
+            async fn exists(&self, key: &connector_core::CacheKey) -> connector_core::Result<bool> {
+                self.0.exists(key).await
+            }
+
+            async fn get(
+                &self,
+                key: &connector_core::CacheKey,
+            ) -> connector_core::Result<Option<connector_core::MemoryObj>> {
+                self.0.get(key).await
+            }
+
+            async fn put(
+                &self,
+                key: &connector_core::CacheKey,
+                chunk: connector_core::MemoryObj,
+            ) -> connector_core::Result<()> {
+                self.0.put(key, chunk).await
+            }
+
+            fn capabilities(&self) -> connector_core::Capabilities {
+                self.0.capabilities()
+            }
+
+            async fn remove(&self, key: &connector_core::CacheKey) -> connector_core::Result<bool> {
+                self.0.remove(key).await
+            }
+
+            fn list<'a>(
+                &'a self,
+                prefix: &'a str,
+            ) -> connector_core::BoxStream<'a, connector_core::Result<connector_core::CacheKey>> {
+                self.0.list(prefix)
+            }
+
+            fn list_entries<'a>(
+                &'a self,
+                prefix: &'a str,
+            ) -> connector_core::BoxStream<'a, connector_core::Result<connector_core::ListEntry>> {
+                self.0.list_entries(prefix)
+            }
+
+            async fn ping(&self) -> connector_core::Result<()> {
+                self.0.ping().await
+            }
+
+            async fn close(&self) -> connector_core::Result<()> {
+                self.0.close().await
+            }
+
+            async fn batched_exists(&self, keys: &[connector_core::CacheKey]) -> Vec<connector_core::Result<bool>> {
+                self.0.batched_exists(keys).await
+            }
+
+            async fn batched_contains(&self, keys: &[connector_core::CacheKey]) -> connector_core::Result<usize> {
+                self.0.batched_contains(keys).await
+            }
+
+            async fn batched_remove(&self, keys: &[connector_core::CacheKey]) -> Vec<connector_core::Result<bool>> {
+                self.0.batched_remove(keys).await
+            }
+        }
+    };
+}
+
+pub(crate) use remote_connector;

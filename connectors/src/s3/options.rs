@@ -1,5 +1,7 @@
 use connector_core::{ConnectorOptions, connector_options};
 
+use crate::cloud::CloudSettings;
+
 /// Options of `s3://`.
 #[connector_options]
 #[derive(Clone, Default)]
@@ -15,6 +17,9 @@ pub struct S3Options {
     /// Secret key.
     #[option(secret)]
     pub secret_access_key: Option<String>,
+    /// The requests.
+    #[option(flatten)]
+    pub cloud: CloudSettings,
 }
 
 impl std::fmt::Debug for S3Options {

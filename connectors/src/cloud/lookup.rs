@@ -1,0 +1,144 @@
+//! Requests that move no chunk: whether chunks exist, and removals.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use connector_core::{CacheKey, Result};
+use futures::stream::{self, Stream, StreamExt};
+use opendal::{ErrorKind, Metadata, Operator};
+
+use super::store::Store;
+
+/// The object that `ping` asks for. It does not exist, because its name is not a key's.
+const ABSENT: &str = "kvconn-ping";
+/// The most names of one bulk request on S3.
+const BULK: usize = 1000;
+
+impl Store {
+    pub(crate) async fn exists(self: &Arc<Self>, key: &CacheKey) -> Result<bool> {
+        self.stat(key.clone()).await.map(|found| found.is_some())
+    }
+
+    pub(crate) async fn batched_exists(self: &Arc<Self>, keys: &[CacheKey]) -> Vec<Result<bool>> {
+        self.stats(keys).map(|found| found.map(|found| found.is_some())).collect().await
+    }
+
+    /// Stops at the first key that is missing: the requests for later keys are dropped.
+    pub(crate) async fn batched_contains(self: &Arc<Self>, keys: &[CacheKey]) -> Result<usize> {
+        let mut stats = self.stats(keys);
+        for run in 0..keys.len() {
+            match stats.next().await {
+                Some(Ok(Some(_))) => {}
+                Some(Err(e)) if run == 0 => return Err(e),
+                _ => return Ok(run),
+            }
+        }
+        Ok(keys.len())
+    }
+
+    /// Asks for an object that does not exist. Unlike a listing, this needs no right of its own; and unlike a HEAD, the
+    /// answer has a body that says whether the bucket exists.
+    pub(crate) async fn ping(self: &Arc<Self>) -> Result<()> {
+        let (store, operator) = (self.clone(), self.operator());
+        self.run(async move {
+            let _turn = store.turn().await?;
+            match operator.read_with(ABSENT).range(0..1).await {
+                Ok(_) => Ok(()),
+                Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+                Err(e) => Err(store.error(e)),
+            }
+        })
+        .await
+    }
+
+    /// Removes the key's object, unless it is another key's.
+    pub(crate) async fn remove(self: &Arc<Self>, key: &CacheKey) -> Result<bool> {
+        if self.stat(key.clone()).await?.is_none() {
+            return Ok(false);
+        }
+        self.delete(self.name(key)?.into_owned()).await.map(|()| true)
+    }
+
+    /// Asks for all objects at once, and removes those that exist with as few requests as the service allows.
+    pub(crate) async fn batched_remove(self: &Arc<Self>, keys: &[CacheKey]) -> Vec<Result<bool>> {
+        let mut answers = self.batched_exists(keys).await;
+        let found = |answers: &[Result<bool>]| -> Vec<usize> {
+            answers.iter().enumerate().filter(|(_, answer)| matches!(answer, Ok(true))).map(|(at, _)| at).collect()
+        };
+        for part in found(&answers).chunks(BULK) {
+            let names: Vec<String> = part.iter().map(|&at| self.names.name(&keys[at]).into_owned()).collect();
+            for (&at, deleted) in part.iter().zip(self.delete_all(names).await) {
+                answers[at] = deleted.map(|()| true);
+            }
+        }
+        answers
+    }
+
+    /// The metadata of the keys' objects, in order, with many requests at once.
+    fn stats<'a>(
+        self: &'a Arc<Self>,
+        keys: &'a [CacheKey],
+    ) -> impl Stream<Item = Result<Option<Metadata>>> + Send + Unpin + 'a {
+        stream::iter(keys.to_vec()).map(|key| self.stat(key)).buffered(self.settings.connections).boxed()
+    }
+
+    /// The metadata of the key's object. `None` if there is none, or if it is another key's.
+    async fn stat(self: &Arc<Self>, key: CacheKey) -> Result<Option<Metadata>> {
+        let name = self.name(&key)?.into_owned();
+        let found = self.stat_name(name).await?;
+        Ok(found.filter(|metadata| self.names.is_of(&key, metadata)))
+    }
+
+    /// The metadata of an object. `None` if there is none.
+    pub(super) async fn stat_name(self: &Arc<Self>, name: String) -> Result<Option<Metadata>> {
+        let (store, operator) = (self.clone(), self.operator());
+        self.run(async move {
+            let _turn = store.turn().await?;
+            match operator.stat(&name).await {
+                Ok(metadata) => Ok(Some(metadata)),
+                Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+                Err(e) => Err(store.error(e)),
+            }
+        })
+        .await
+    }
+
+    async fn delete(self: &Arc<Self>, name: String) -> Result<()> {
+        let (store, operator) = (self.clone(), self.operator());
+        self.run(async move {
+            let _turn = store.turn().await?;
+            operator.delete(&name).await.map_err(|e| store.error(e))
+        })
+        .await
+    }
+
+    /// Deletes objects with one request. If the service refuses the request, or a part of it, each object gets its own
+    /// request, so that each has its own answer.
+    async fn delete_all(self: &Arc<Self>, names: Vec<String>) -> Vec<Result<()>> {
+        let is_bulk = names.len() > 1 && !self.lacks_bulk.load(Relaxed);
+        if is_bulk {
+            let (store, operator, all) = (self.clone(), self.operator(), names.clone());
+            let bulk = self.run(async move {
+                let _turn = store.turn().await?;
+                delete_bulk(&operator, all).await.map_err(|e| store.error(e))
+            });
+            match bulk.await {
+                Ok(()) => return names.iter().map(|_| Ok(())).collect(),
+                Err(e) if e.is_temporary() => return names.iter().map(|_| Err(e.clone())).collect(),
+                Err(e) => tracing::debug!("deletes {} objects one by one: {e}", names.len()),
+            }
+        }
+        let answers: Vec<_> =
+            stream::iter(names).map(|name| self.delete(name)).buffered(self.settings.connections).collect().await;
+        if is_bulk && answers.iter().all(Result::is_ok) {
+            self.lacks_bulk.store(true, Relaxed);
+        }
+        answers
+    }
+}
+
+async fn delete_bulk(operator: &Operator, names: Vec<String>) -> opendal::Result<()> {
+    let mut deleter = operator.deleter().await?;
+    deleter.delete_iter(names).await?;
+    deleter.close().await
+}
