@@ -76,6 +76,9 @@ PLAIN = Model((Group(2, 3, 8, "bfloat16"),))
 MLA = Model((Group(1, 3, 8, "bfloat16"),))
 TWO_GROUPS = Model((Group(2, 3, 8, "bfloat16"), Group(1, 2, 24, "float8_e4m3fn")))
 
+PAGES = Model((Group(2, 4, 16, "bfloat16"),))
+"""A full chunk is 4096 bytes, because LMCache's `s3://` writes only chunks that fill whole pages of its pool."""
+
 KEY = "meta-llama/Llama-3.1-8B@2@1@{hash}@{dtype}{rest}"
 KEY_DTYPES = {"float16": "half", "float32": "float", "float64": "double"}
 
@@ -113,7 +116,7 @@ def two_groups() -> list[tuple[str, Chunk]]:
     return [(key(name), TWO_GROUPS.chunk(name, tokens)) for name, tokens in names.items()]
 
 
-def raw() -> list[tuple[str, Chunk]]:
-    """Makes keys and full chunks of `PLAIN` for stores that keep only the bytes."""
+def raw(model: Model = PLAIN) -> list[tuple[str, Chunk]]:
+    """Makes keys and full chunks for stores that keep only the bytes."""
     names = {"a full chunk": "", "tags": "@tenant%a", "a wide hash": "", "a negative hash": ""}
-    return [(key(f"raw: {name}", rest=rest), PLAIN.chunk(f"raw: {name}")) for name, rest in names.items()]
+    return [(key(f"raw: {name}", rest=rest), model.chunk(f"raw: {name}")) for name, rest in names.items()]

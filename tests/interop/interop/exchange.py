@@ -1,6 +1,7 @@
 """Exchanges chunks in both directions: LMCache writes and kvconn reads, kvconn writes and LMCache reads."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from . import command
@@ -11,11 +12,16 @@ from .report import Failed, Report, equal
 Pairs = list[tuple[str, Chunk]]
 
 
-def lmcache_writes(lmcache: Remote, url: str, pairs: Pairs, raw: bool = False) -> None:
-    """LMCache stores chunks. kvconn must find, list and read them, with the layout if the store keeps it."""
+def lmcache_writes(
+    lmcache: Remote, url: str, pairs: Pairs, raw: bool = False, listed: Callable[[str], str] = lambda text: text
+) -> None:
+    """LMCache stores chunks. kvconn must find, list and read them, with the layout if the store keeps it.
+
+    `listed` gives the key that kvconn lists for LMCache's chunk of a key.
+    """
     for text, chunk in pairs:
         lmcache.put(text, chunk)
-    equal("the keys that `kvconn ls` shows", command.keys(url), {text for text, _ in pairs})
+    equal("the keys that `kvconn ls` shows", command.keys(url), {listed(text) for text, _ in pairs})
     for text, chunk in pairs:
         if not command.exists(url, text):
             raise Failed(f"{chunk.name}: kvconn does not find {text}")
