@@ -10,6 +10,7 @@
 //! | `transport.rs` | HTTP requests: connections, timeouts, refused requests |
 //! | `lend.rs` | a chunk as the body of a request, without a copy |
 //! | `settings.rs` | the options that all object stores share |
+//! | `refusal.rs` | what a server says when it refuses a request |
 //! | `errors.rs` | kvconn's errors for those of OpenDAL |
 
 mod errors;
@@ -18,12 +19,14 @@ mod listing;
 mod lookup;
 mod names;
 mod read;
+mod refusal;
 #[allow(dead_code, reason = "the transport reads the timeouts")]
 mod settings;
 mod store;
 mod transport;
 mod write;
 
+pub(crate) use errors::{Place, Service};
 pub(crate) use names::Names;
 pub use settings::CloudSettings;
 pub(crate) use store::{Store, remote_connector};

@@ -14,7 +14,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::AbortHandle;
 
-use super::errors::error;
+use super::errors::{Place, error};
 use super::names::Names;
 use super::settings::CloudSettings;
 use super::transport::transport;
@@ -22,6 +22,7 @@ use super::transport::transport;
 /// An open bucket or container. Connectors hold it in an `Arc`, because its requests run as tasks.
 pub(crate) struct Store {
     operator: Operator,
+    place: Place,
     pub(super) names: Names,
     pub(super) settings: CloudSettings,
     pub(super) backend: LocalCpuBackend,
@@ -46,12 +47,13 @@ impl Store {
     /// `Denied`, `NotFound`, `Unavailable`, `InvalidOption`, as the service answers.
     pub(crate) async fn open(
         service: impl Fn() -> opendal::Result<Operator> + Send + Sync + 'static,
+        place: Place,
         names: Names,
         settings: &CloudSettings,
         ctx: &ConnectorContext,
     ) -> Result<Arc<Self>> {
         settings.check()?;
-        let operator = service().map_err(error)?;
+        let operator = service().map_err(|e| error(e, &place))?;
         let operator = operator.with_context(OperationContext::new().with_http_transport(transport()?));
         let handle = match ctx.handle().runtime_flavor() {
             RuntimeFlavor::MultiThread => ctx.handle().clone(),
@@ -60,6 +62,7 @@ impl Store {
         };
         let store = Arc::new(Self {
             operator,
+            place,
             names,
             settings: settings.clone(),
             backend: ctx.local_cpu_backend().clone(),
@@ -92,7 +95,7 @@ impl Store {
 
     /// kvconn's error for one of the service.
     pub(super) fn error(&self, e: opendal::Error) -> Error {
-        error(e)
+        error(e, &self.place)
     }
 
     /// The name of the key's object.

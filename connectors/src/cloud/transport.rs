@@ -3,7 +3,13 @@
 use connector_core::{Error, ErrorKind, Result};
 use futures::TryStreamExt;
 use http_body as _;
+use opendal::raw::Operation;
 use opendal::{Buffer, HttpBody, HttpTransport, HttpTransporter};
+
+use super::refusal::refused;
+
+/// The longest body of a refusal that kvconn reads.
+const MOST_OF_A_REFUSAL: usize = 64 * 1024;
 
 struct Transport(reqwest::Client);
 
@@ -29,7 +35,21 @@ impl HttpTransport for Transport {
             let all = body.next().filter(|_| body.is_empty()).unwrap_or_default();
             builder = builder.body(reqwest::Body::from(all));
         }
-        let response = builder.send().await.map_err(failed)?;
+        let mut response = builder.send().await.map_err(failed)?;
+        if let Some(operation) = parts.extensions.get::<Operation>()
+            && !response.status().is_success()
+            && response.status() != http::StatusCode::NOT_MODIFIED
+        {
+            let mut head = http::Response::new(()).into_parts().0;
+            (head.status, head.headers) = (response.status(), response.headers().clone());
+            let mut body = Vec::new();
+            while body.len() < MOST_OF_A_REFUSAL
+                && let Ok(Some(part)) = response.chunk().await
+            {
+                body.extend_from_slice(&part);
+            }
+            return Err(refused(*operation, &head, &body));
+        }
         let len = if parts.method == http::Method::HEAD { None } else { response.content_length() };
         let mut answer = http::Response::builder().status(response.status());
         if let Some(headers) = answer.headers_mut() {

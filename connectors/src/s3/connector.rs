@@ -5,7 +5,7 @@ use opendal::Operator;
 use opendal::services::S3;
 
 use super::S3Options;
-use crate::cloud::{Names, Store, remote_connector};
+use crate::cloud::{Names, Place, Service, Store, remote_connector};
 
 /// One object a chunk, in a bucket of S3 or of a server that speaks its protocol.
 ///
@@ -24,6 +24,12 @@ impl FromContext for S3Connector {
         let options: S3Options = ctx.options()?;
         let cloud = options.cloud.clone();
         let (bucket, root) = (ctx.url().host().unwrap_or_default().to_owned(), ctx.url().path().to_owned());
+        let place = Place {
+            service: Service::S3,
+            endpoint: options.endpoint.clone().unwrap_or_else(|| "https://s3.amazonaws.com".to_owned()),
+            bucket: bucket.clone(),
+            region: options.region.clone(),
+        };
         let service = move || {
             let mut service = S3::default().bucket(&bucket).root(&root);
             if let Some(endpoint) = &options.endpoint {
@@ -35,7 +41,7 @@ impl FromContext for S3Connector {
             }
             Operator::new(service)
         };
-        Store::open(service, Names::Flat, &cloud, &ctx).await.map(Self)
+        Store::open(service, place, Names::Flat, &cloud, &ctx).await.map(Self)
     }
 }
 
