@@ -66,8 +66,10 @@ macro_rules! stores {
 
 stores! {
     audit "audit": "AuditConnector" ["audit"] "`audit://?actual_remote_url=URL`", "logs another store's calls and checks its chunks";
+    azure "azure": "AzureConnector" ["azure"] "`azure://container/prefix`", "one blob a chunk, in Azure Blob Storage";
     blackhole "blackhole": "BlackholeConnector" ["blackhole"] "`blackhole://`", "accepts every chunk and keeps none";
     fs "fs": "FSConnector" ["fs"] "`fs:///path`, `fs://host:port/path[,path..]`", "one file a chunk, in LMCache's layout";
+    gcs "gcs": "GCSConnector" ["gs", "gcs"] "`gs://bucket/prefix`", "one object a chunk, in Google Cloud Storage";
     memory "memory": "MemoryConnector" ["memory"] "`memory://name`", "chunks in this process's memory";
     mock "mock": "MockConnector" ["mock"] "`mock://GB`", "memory with the latency and throughput that you set";
     redis "redis": "RedisConnector" ["redis", "unix"] "`redis://host:port/database`, `unix:///path`", "header and bytes of a chunk on a redis or valkey server";

@@ -75,6 +75,9 @@ impl Store {
         let key = match self.names.key_of(&name) {
             None => return Ok(None),
             Some(Named::Key(key)) => key,
+            Some(Named::Unless(key)) if self.entries.are_in(&listed) => {
+                self.names.recorded_key(&name, &listed).unwrap_or(key)
+            }
             Some(Named::Unless(key)) => match self.stat_name(name.clone()).await? {
                 None => return Ok(None),
                 Some(metadata) => self.names.recorded_key(&name, &metadata).unwrap_or(key),

@@ -3,16 +3,21 @@
 //! | file | its part |
 //! |---|---|
 //! | `store.rs` | an open bucket, and the way to its service |
+//! | `bucket.rs` | the bucket of a URL, and the URL of a server |
 //! | `names.rs` | the name of a key's object, and the key of a name |
 //! | `lookup.rs` | whether chunks exist, and removals |
 //! | `listing.rs` | the chunks of the store |
 //! | `read.rs`, `write.rs` | chunks |
+//! | `entries.rs` | entries of metadata, which come with a GET |
 //! | `transport.rs` | HTTP requests: connections, timeouts, refused requests |
 //! | `lend.rs` | a chunk as the body of a request, without a copy |
 //! | `settings.rs` | the options that all object stores share |
 //! | `refusal.rs` | what a server says when it refuses a request |
 //! | `errors.rs` | kvconn's errors for those of OpenDAL |
 
+#[cfg_attr(not(any(feature = "azure", feature = "gcs")), allow(dead_code))]
+mod bucket;
+mod entries;
 mod errors;
 mod lend;
 mod listing;
@@ -26,6 +31,8 @@ mod store;
 mod transport;
 mod write;
 
+#[cfg(any(feature = "azure", feature = "gcs"))]
+pub(crate) use bucket::{Bucket, server_url, wrong_options};
 pub(crate) use errors::{Place, Service};
 pub(crate) use names::Names;
 pub use settings::CloudSettings;

@@ -18,6 +18,8 @@ use connector_core::{CacheKey, KeyKind};
 use opendal::Metadata;
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
+use super::entries::entry;
+
 /// The entry of the metadata that holds the key. Its name has only letters, because Azure refuses hyphens and proxies
 /// drop underscores.
 const KEY_ENTRY: &str = "kvconnkey";
@@ -32,7 +34,7 @@ pub(crate) enum Names {
     /// The texts of keys: S3, GCS.
     Flat,
     /// Percent-encoded texts: Azure.
-    #[allow(dead_code)]
+    #[cfg_attr(not(feature = "azure"), allow(dead_code))]
     Encoded,
 }
 
@@ -110,8 +112,7 @@ impl Names {
 
 /// The text of the key that the metadata records.
 fn recorded(metadata: &Metadata) -> Option<String> {
-    let all = metadata.user_metadata()?;
-    percent_decode_str(all.get(KEY_ENTRY)?).decode_utf8().ok().map(Cow::into_owned)
+    percent_decode_str(entry(metadata, KEY_ENTRY)?).decode_utf8().ok().map(Cow::into_owned)
 }
 
 fn flat(key: &CacheKey) -> Cow<'_, str> {

@@ -14,6 +14,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::AbortHandle;
 
+use super::entries::Entries;
 use super::errors::{Place, error};
 use super::names::Names;
 use super::settings::CloudSettings;
@@ -24,6 +25,7 @@ pub(crate) struct Store {
     operator: Operator,
     place: Place,
     pub(super) names: Names,
+    pub(super) entries: Entries,
     pub(super) settings: CloudSettings,
     pub(super) backend: LocalCpuBackend,
     /// The runtime of the requests and their sockets.
@@ -61,6 +63,7 @@ impl Store {
             _ => runtime::handle()?.clone(),
         };
         let store = Arc::new(Self {
+            entries: Entries::of(place.service),
             operator,
             place,
             names,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use connector_core::{CacheKey, MemoryObj, Result};
+use opendal::options::WriteOptions;
 
 use super::lend::lend;
 use super::store::Store;
@@ -14,8 +15,9 @@ impl Store {
         let (bytes, released) = lend(chunk);
         let (store, operator) = (self.clone(), self.operator());
         self.run(async move {
-            let entries = identity.into_iter().map(|(entry, value)| (entry.to_owned(), value));
-            let written = operator.write_with(&name, bytes).user_metadata(entries).await;
+            let mut options = WriteOptions::default();
+            store.entries.write(identity.into_iter().collect(), &mut options);
+            let written = operator.write_options(&name, bytes, options).await;
             released.wait().await;
             written.map(drop).map_err(|e| store.error(e))
         })

@@ -1,0 +1,77 @@
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use connector_core::{ConnectorOptions, Error, ErrorKind, RemoteUrl, Result, connector_options};
+use opendal::services::Gcs;
+
+use crate::cloud::{Bucket, CloudSettings, server_url};
+
+const GOOGLE: &str = "https://storage.googleapis.com";
+
+/// Options of `gs://`.
+#[connector_options]
+#[derive(Clone, Default)]
+#[non_exhaustive]
+pub struct GcsOptions {
+    /// URL of the server, for an emulator or a private endpoint; Google's unless set.
+    pub endpoint: Option<String>,
+    /// Whether requests go out without credentials, as for a public bucket or an emulator.
+    pub anonymous: bool,
+    /// JSON text of a service account's key, or of other credentials that `gcloud` writes.
+    #[option(secret)]
+    pub credentials: Option<String>,
+    /// OAuth 2 access token.
+    #[option(secret)]
+    pub token: Option<String>,
+    /// Service account whose token the machine's metadata server gives; the machine's own unless set.
+    pub service_account: Option<String>,
+    /// The bucket, for `plugin://gcs` and `external://`: `gs://bucket/prefix`.
+    pub url: Option<RemoteUrl>,
+    /// The requests.
+    #[option(flatten)]
+    pub cloud: CloudSettings,
+}
+
+/// Without credentials and URLs.
+impl std::fmt::Debug for GcsOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GcsOptions").field("cloud", &self.cloud).finish_non_exhaustive()
+    }
+}
+
+impl ConnectorOptions for GcsOptions {
+    const EXTRA_CONFIG_PREFIX: &'static str = "gcs_";
+}
+
+impl GcsOptions {
+    /// The URL of the server.
+    pub(super) fn endpoint(&self) -> Result<String> {
+        self.endpoint.as_deref().map_or_else(|| Ok(GOOGLE.to_owned()), |url| server_url("endpoint", url))
+    }
+
+    /// OpenDAL's service of the bucket.
+    pub(super) fn service(&self, bucket: &Bucket) -> Result<Gcs> {
+        let mut service = Gcs::default().bucket(&bucket.name).root(&bucket.root).endpoint(&self.endpoint()?);
+        let given = [self.anonymous, self.credentials.is_some(), self.token.is_some(), self.service_account.is_some()];
+        if given.into_iter().filter(|is_given| *is_given).count() > 1 {
+            let why = "the options give credentials more than once";
+            return Err(Error::new(ErrorKind::InvalidOption, why)
+                .with_hint("keep one of `anonymous`, `credentials`, `token` and `service_account`"));
+        }
+        // Credentials that kvconn was given are the only ones: without them, OpenDAL would go on with those of the machine.
+        let only = |service: Gcs| service.disable_config_load().disable_vm_metadata();
+        if self.anonymous {
+            service = only(service).skip_signature();
+        } else if let Some(token) = &self.token {
+            service = only(service).token(token.trim().to_owned());
+        } else if let Some(json) = &self.credentials {
+            if !json.trim_start().starts_with('{') {
+                return Err(Error::new(ErrorKind::InvalidOption, "option `credentials` is not JSON")
+                    .with_hint("write `credentials_file=/path/of/key.json`"));
+            }
+            service = only(service).credential(&BASE64_STANDARD.encode(json));
+        } else if let Some(account) = &self.service_account {
+            service = service.disable_config_load().service_account(account);
+        }
+        Ok(service)
+    }
+}
