@@ -107,11 +107,13 @@ pub(crate) enum Command {
     /// Copy all chunks of a store into another, verified and resumable
     ///
     /// If the destination already has a key, kvconn reads the chunk from both stores and copies it only if the two differ.
-    /// So you can run the same command again after an interrupt. kvconn reads back every chunk that it writes and compares
-    /// the bytes, and the shape, dtype and format if both stores keep them.
+    /// So you can run the same command again after an interrupt. With --skip-existing the destination only says which keys
+    /// it has, and no chunk of them moves. kvconn reads back every chunk that it writes and compares the bytes, and the
+    /// shape, dtype and format if both stores keep them.
     #[command(after_help = "Examples:\n  \
         kvconn cp fs:///var/cache/kv fs:///mnt/nfs/kv\n  \
-        kvconn cp fs:///var/cache/kv fs:///mnt/nfs/kv --prefix facebook/opt-125m@ --concurrency 16")]
+        kvconn cp fs:///var/cache/kv fs:///mnt/nfs/kv --prefix facebook/opt-125m@ --concurrency 16\n  \
+        kvconn cp fs:///var/cache/kv 's3://bucket/kv?region=eu-west-1' --skip-existing")]
     Cp(CpArgs),
     /// Find torn chunks and leftover temporary files in a store of files
     ///
@@ -267,9 +269,13 @@ pub(crate) struct CpArgs {
     /// Copy only keys that start with this text
     #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) prefix: String,
-    /// Chunks in flight. Each one takes the memory of two chunks
-    #[arg(long, default_value = "8", value_name = "N", value_parser = value::positive)]
-    pub(crate) concurrency: NonZeroUsize,
+    /// Chunks in flight [default: the calls at once that suit the two stores, 8 or more]. Each one takes the memory of
+    /// two chunks
+    #[arg(long, value_name = "N", value_parser = value::positive)]
+    pub(crate) concurrency: Option<NonZeroUsize>,
+    /// Skip chunks that the destination already has, without reading and comparing them
+    #[arg(long, conflicts_with = "overwrite")]
+    pub(crate) skip_existing: bool,
     /// Overwrite chunks that the destination already has, without comparing them
     #[arg(long)]
     pub(crate) overwrite: bool,

@@ -1,10 +1,12 @@
 //! `kvconn cp`: copies all chunks of one store into another and verifies them. You can interrupt and resume it.
 
 use std::io::Write;
+use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use connectors::{CacheKey, Connector, Error, ErrorKind, MemoryObj};
-use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use futures::{Stream, StreamExt};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::args::CpArgs;
@@ -14,12 +16,15 @@ use crate::output::{Out, Time, count, gib_per_s, print_error, print_note, three_
 use crate::setup::Setup;
 use crate::size::ByteSize;
 
+/// The keys of one question to the destination, with `--skip-existing`.
+const ASK: usize = 256;
+
 /// The result for one key.
 enum Copied {
     /// The chunk of this many bytes was written, read back and equal.
     Written(usize),
-    /// The destination already has the chunk.
-    Equal,
+    /// The destination already has the chunk: an equal one, or with `--skip-existing` any one.
+    Present,
     /// The source listed the key, but no longer has the chunk.
     Gone,
     Failed(CacheKey, Error),
@@ -31,7 +36,7 @@ enum Copied {
 struct Totals {
     copied: usize,
     bytes: usize,
-    equal: usize,
+    present: usize,
     gone: usize,
     failed: usize,
 }
@@ -41,7 +46,8 @@ struct Totals {
 struct Route {
     source: Connector,
     target: Connector,
-    overwrite: bool,
+    /// Whether to read and compare the destination's chunk first.
+    compare: bool,
 }
 
 pub(crate) async fn run(setup: &Setup, args: &CpArgs, out: &mut Out) -> Result<Answer, Failure> {
@@ -67,24 +73,29 @@ async fn copy(
     if let [false, true] = keeps {
         print_note(format_args!("{} keeps no shapes and dtypes: the copies are plain bytes", source.name()));
     }
-    let route = Route { source: source.clone(), target: target.clone(), overwrite: args.overwrite };
+    let compare = !args.overwrite && !args.skip_existing;
+    let route = Route { source: source.clone(), target: target.clone(), compare };
+    let at_once = [source, target].map(|store| store.capabilities().batch_concurrency).into_iter().max();
+    let at_once = args.concurrency.map_or(at_once.unwrap_or_default().max(1), NonZeroUsize::get);
     let bar = progress();
     let start = Instant::now();
     let mut totals = Totals::default();
     let mut list_failed = None;
 
     // An interrupt ends the list of keys. Copies in flight still finish.
-    let keys = source.list(&args.prefix).take_until(Box::pin(interrupt.clone().wait()));
+    let keys = source.list(&args.prefix).map(|key| key.map_err(Copied::ListFailed));
+    let keys = if args.skip_existing { missing(keys, target) } else { keys.boxed() };
+    let keys = keys.take_until(Box::pin(interrupt.clone().wait()));
     let copies = keys.map(|key| {
         let route = route.clone();
         async move {
             match key {
                 Ok(key) => route.copy(key).await,
-                Err(e) => Copied::ListFailed(e),
+                Err(done) => done,
             }
         }
     });
-    let mut copies = copies.map(tokio::spawn).buffer_unordered(args.concurrency.get());
+    let mut copies = copies.map(tokio::spawn).buffer_unordered(at_once);
     while let Some(done) = copies.next().await {
         match done {
             Ok(Copied::ListFailed(e)) => list_failed = Some(e),
@@ -98,17 +109,39 @@ async fn copy(
     }
     bar.finish_and_clear();
 
-    writeln!(out, "{}", totals.summary(start.elapsed()))?;
+    let present = if args.skip_existing { "present" } else { "equal" };
+    writeln!(out, "{}", totals.summary(start.elapsed(), present))?;
     // Before the stores are closed, which may take long.
     out.flush()?;
     if let Some(e) = list_failed {
         return Err(e.into());
     }
     if interrupt.is_set() {
-        print_note("interrupted; run the same command again to continue: it skips equal chunks");
+        print_note(
+            "interrupted; run the same command again to continue: it skips equal chunks, and with --skip-existing it does not read them",
+        );
         return Ok(Answer::Interrupted);
     }
     Ok(Answer::yes_if(totals.failed == 0))
+}
+
+/// Asks the destination for each key. A key that it has becomes its result, and the others stay.
+fn missing<'a>(
+    keys: impl Stream<Item = Result<CacheKey, Copied>> + Send + 'a,
+    target: &'a Connector,
+) -> BoxStream<'a, Result<CacheKey, Copied>> {
+    let asked = keys.chunks(ASK).then(async |keys| {
+        let (keys, failed): (Vec<_>, Vec<_>) = keys.into_iter().partition(Result::is_ok);
+        let keys: Vec<CacheKey> = keys.into_iter().flatten().collect();
+        let answers = target.batched_exists(&keys).await;
+        let asked = keys.into_iter().zip(answers).map(|(key, answer)| match answer {
+            Ok(false) => Ok(key),
+            Ok(true) => Err(Copied::Present),
+            Err(e) => Err(Copied::Failed(key, e)),
+        });
+        stream::iter(asked.chain(failed).collect::<Vec<_>>())
+    });
+    asked.flatten().boxed()
 }
 
 impl Route {
@@ -121,8 +154,8 @@ impl Route {
 
     async fn try_copy(&self, key: &CacheKey) -> Result<Copied, Error> {
         let Some(chunk) = self.source.get(key).await? else { return Ok(Copied::Gone) };
-        if !self.overwrite && self.has_equal(key, &chunk).await? {
-            return Ok(Copied::Equal);
+        if self.compare && self.has_equal(key, &chunk).await? {
+            return Ok(Copied::Present);
         }
         self.target.put(key, chunk.clone()).await?;
         let differs = |how: &str| {
@@ -164,7 +197,7 @@ impl Totals {
                 self.copied += 1;
                 self.bytes += bytes;
             }
-            Copied::Equal => self.equal += 1,
+            Copied::Present => self.present += 1,
             Copied::Gone => self.gone += 1,
             Copied::Failed(key, e) => {
                 self.failed += 1;
@@ -176,17 +209,18 @@ impl Totals {
 
     fn progress(&self, time: Duration) -> String {
         let rate = three_digits(gib_per_s(self.bytes, time));
-        let (bytes, skipped) = (ByteSize(self.bytes), self.equal + self.gone);
+        let (bytes, skipped) = (ByteSize(self.bytes), self.present + self.gone);
         format!("{} copied, {bytes}, {rate} GiB/s; {skipped} skipped, {} failed", self.copied, self.failed)
     }
 
-    fn summary(&self, time: Duration) -> String {
+    /// `present` says how the skipped chunks are like those of the source.
+    fn summary(&self, time: Duration, present: &str) -> String {
         let mut text = format!("copied {}", count(self.copied, "chunk"));
         if self.copied > 0 {
             let rate = three_digits(gib_per_s(self.bytes, time));
             text.push_str(&format!(" ({} in {}, {rate} GiB/s), all verified", ByteSize(self.bytes), Time(time)));
         }
-        text.push_str(&format!("; skipped {} equal; failed {}", self.equal, self.failed));
+        text.push_str(&format!("; skipped {} {present}; failed {}", self.present, self.failed));
         if self.gone > 0 {
             text.push_str(&format!("; {} removed from the source during the copy", self.gone));
         }

@@ -31,6 +31,28 @@ fn cp_skips_equal_chunks_and_copies_different_ones() {
 }
 
 #[test]
+fn cp_with_skip_existing_reads_and_replaces_no_chunk_that_the_destination_has() {
+    let ((a, from), (b, to)) = (store(), store());
+    put(&from, OTHER, b"new");
+    put(&to, KEY, b"theirs");
+    // Nothing can read it, so a read would be an error.
+    std::fs::write(a.path().join(format!("{KEY}.data")), b"torn").expect("the file can be written");
+    let result = run(&["cp", &from, &to, "--skip-existing"]).exits(0);
+    assert!(result.text().contains("copied 1 chunk ") && result.text().contains("skipped 1 present"), "{result:?}");
+    assert_eq!(run(&["get", &to, KEY]).exits(0).out, b"theirs");
+    assert_eq!(run(&["get", &to, OTHER]).exits(0).out, b"new");
+
+    std::fs::write(b.path().join(format!("{OTHER}.data")), b"torn").expect("the file can be written");
+    let result = run(&["cp", &from, &to, "--skip-existing"]).exits(0);
+    assert!(
+        result.text().contains("copied 1 chunk "),
+        "a torn chunk is not a chunk that the destination has: {result:?}"
+    );
+    let result = run(&["cp", &from, &to, "--skip-existing", "--overwrite"]);
+    assert!(result.exits(2).err.contains("--overwrite"));
+}
+
+#[test]
 fn a_chunk_with_equal_bytes_and_another_layout_is_different() {
     let ((_a, from), (_b, to)) = (store(), store());
     let (_file, path) = file(&[1; 48]);
