@@ -13,7 +13,7 @@
 
 mod client;
 pub mod fake;
-mod process;
+pub mod process;
 pub mod proxy;
 mod server;
 

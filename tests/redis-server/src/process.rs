@@ -1,9 +1,13 @@
 //! Child processes that end with this process, even if it is killed.
 
 use std::io;
+use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, Command};
 use std::sync::{LazyLock, Mutex, PoisonError, mpsc};
 use std::thread;
+
+/// These ports are below the ones that Linux gives to clients, so no connection of another test takes a port during a restart.
+const PORTS: std::ops::Range<u16> = 10_000..32_768;
 
 type Job = (Command, mpsc::Sender<io::Result<Child>>);
 
@@ -24,7 +28,7 @@ static STARTER: LazyLock<Mutex<mpsc::Sender<Job>>> = LazyLock::new(|| {
 ///
 /// # Errors
 /// The system's error.
-pub(crate) fn start(program: &str, configure: impl FnOnce(&mut Command)) -> io::Result<Child> {
+pub fn start(program: &str, configure: impl FnOnce(&mut Command)) -> io::Result<Child> {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--", program]);
     configure(&mut command);
@@ -32,4 +36,14 @@ pub(crate) fn start(program: &str, configure: impl FnOnce(&mut Command)) -> io::
     // If this fails, `answer` is dropped and `recv` gives the error.
     let _ = STARTER.lock().unwrap_or_else(PoisonError::into_inner).send((command, answer));
     started.recv().map_err(io::Error::other)?
+}
+
+/// A port of 127.0.0.1 that was free when this call looked.
+pub fn free_port() -> u16 {
+    loop {
+        let port = fastrand::u16(PORTS);
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
 }

@@ -15,8 +15,6 @@ use crate::{Client, Reply};
 
 /// A server starts in milliseconds, unless the machine is busy.
 const STARTS_WITHIN: Duration = Duration::from_secs(30);
-/// These ports are below the ones that Linux gives to clients, so no connection of another test takes a port during a restart.
-const PORTS: std::ops::Range<u16> = 10_000..32_768;
 
 /// A running `redis-server` in a temporary directory, on loopback and a unix socket. The server dies when it is dropped, or
 /// when this process ends or is killed.
@@ -44,7 +42,7 @@ impl RedisServer {
         let mut server = Self { args: args.iter().map(|&a| a.to_owned()).collect(), port: 0, dir, child: None };
         let deadline = Instant::now() + STARTS_WITHIN;
         loop {
-            server.port = free_port();
+            server.port = process::free_port();
             match server.try_start(deadline) {
                 Ok(()) => return server,
                 // Another process took the port after `free_port`.
@@ -220,15 +218,6 @@ fn answers(socket: &Path) -> bool {
         Ok(Reply::Simple(_)) => true,
         Ok(Reply::Error(e)) => e.starts_with("NOAUTH") || e.starts_with("NOPERM"),
         _ => false,
-    }
-}
-
-fn free_port() -> u16 {
-    loop {
-        let port = fastrand::u16(PORTS);
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return port;
-        }
     }
 }
 

@@ -1,0 +1,29 @@
+//! Servers of object stores, for kvconn's tests: servers that others wrote, and an S3 server that fails on demand.
+//!
+//! | server | protocol | what it checks |
+//! |---|---|---|
+//! | [`S3sFs`] | S3 | signatures and checksums; a key's name must fit a file's name |
+//! | [`Moto`] | S3 | no signatures; many of Amazon's error codes |
+//! | [`Azurite`] | Azure Blob | signatures |
+//! | [`FakeGcs`] | Google Cloud Storage, JSON | no credentials |
+//! | [`FakeS3`] | S3 | signatures, regions, clocks; fails as a [`Fault`] says, and records requests |
+//!
+//! ```
+//! use kvconn_cloud_servers::{FakeS3, Fault, Operation};
+//!
+//! let fake = FakeS3::start();
+//! fake.bucket("chunks");
+//! fake.next(Fault::slow_down().on([Operation::Get]));
+//! assert!(fake.requests().is_empty());
+//! ```
+//!
+//! `install`, beside this crate's `Cargo.toml`, installs the servers that others wrote. This crate panics instead of returning
+//! errors, because a test without its server tests nothing.
+#![forbid(unsafe_code)]
+
+mod fake;
+mod http;
+mod servers;
+
+pub use fake::{Credentials, FakeS3, Fault, Object, Operation, Request, Then};
+pub use servers::{Azurite, FakeGcs, Moto, S3sFs, python_with_boto3};
