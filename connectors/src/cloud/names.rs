@@ -158,3 +158,115 @@ fn is_escaped(name: &str) -> bool {
     let unescaped = percent_decode_str(name).decode_utf8();
     name.contains('%') && unescaped.is_ok_and(|text| !is_kept(&text) && escape(&text) == name)
 }
+
+#[cfg(test)]
+mod tests {
+    use opendal::MetadataBuilder;
+
+    use super::*;
+
+    fn key(text: &str) -> CacheKey {
+        text.parse().unwrap()
+    }
+
+    /// The metadata of an object that a put of the key wrote.
+    fn written(names: Names, key: &CacheKey) -> Metadata {
+        let entry = names.identity(key).map(|(entry, value)| (entry.to_owned(), value));
+        let mut metadata = MetadataBuilder::file(1);
+        metadata.user_metadata(entry);
+        metadata.build()
+    }
+
+    const KEYS: [(&str, &str, &str); 13] = [
+        ("m@1@0@ff@half", "m@1@0@ff@half", "m%401%400%40ff%40half"),
+        ("org/m@1@0@ff@half", "org_m@1@0@ff@half", "org_m%401%400%40ff%40half"),
+        ("org_m@1@0@ff@half", "org_m@1@0@ff@half", "org_m%401%400%40ff%40half"),
+        ("m@1@0@ff@fp8_e5m2", "m@1@0@ff@fp8_e5m2", "m%401%400%40ff%40fp8_e5m2"),
+        ("m@1@0@ff@half@7@user%a/b", "m@1@0@ff@half@7@user%a_b", "m%401%400%40ff%40half%407%40user%25a_b"),
+        ("m@1@0@ff@half@t%x ", "m@1@0@ff@half@t%25x%20", "m%401%400%40ff%40half%40t%25x%20"),
+        ("org/m@01050805@0@ff", "org/m@01050805@0@ff", "org%2Fm%4001050805%400%40ff"),
+        ("org_m@01050805@0@ff@salt", "org_m@01050805@0@ff@salt", "org_m%4001050805%400%40ff%40salt"),
+        ("/models/m@01050805@0@ff", "%2Fmodels%2Fm@01050805@0@ff", "%2Fmodels%2Fm%4001050805%400%40ff"),
+        ("./m@01050805@0@ff", ".%2Fm@01050805@0@ff", ".%2Fm%4001050805%400%40ff"),
+        ("a//m@01050805@0@ff", "a%2F%2Fm@01050805@0@ff", "a%2F%2Fm%4001050805%400%40ff"),
+        ("%2Fm@01050805@0@ff", "%2Fm@01050805@0@ff", "%252Fm%4001050805%400%40ff"),
+        ("模型@01050805@0@ff", "模型@01050805@0@ff", "%E6%A8%A1%E5%9E%8B%4001050805%400%40ff"),
+    ];
+
+    #[test]
+    fn each_key_has_its_name_and_is_read_back() {
+        for (text, flat, encoded) in KEYS {
+            let key = key(text);
+            for (names, name) in [(Names::Flat, flat), (Names::Encoded, encoded)] {
+                assert_eq!(names.name(&key), name);
+                let metadata = written(names, &key);
+                let read = match names.key_of(name).unwrap() {
+                    Named::Key(key) => key,
+                    Named::Unless(key) => names.recorded_key(name, &metadata).unwrap_or(key),
+                };
+                assert_eq!((read, names.is_of(&key, &metadata)), (key.clone(), true), "{names:?} {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn keys_of_one_name_are_told_apart_by_the_metadata() {
+        for (names, one, other) in [
+            (Names::Flat, "org/m@1@0@ff@half", "org_m@1@0@ff@half"),
+            (Names::Encoded, "org/m@1@0@ff@half", "org_m@1@0@ff@half"),
+            (Names::Flat, "m@1@0@ff@half@t%a/b", "m@1@0@ff@half@t%a_b"),
+            (Names::Flat, "/m@01050805@0@ff", "%2Fm@01050805@0@ff"),
+            (Names::Flat, "a@1@0@ee@half/b@1@0@ff@half", "a@1@0@ee@half_b@1@0@ff@half"),
+        ] {
+            let (one, other) = (key(one), key(other));
+            assert_eq!(names.name(&one), names.name(&other));
+            assert!(
+                !names.is_of(&other, &written(names, &one)) && !names.is_of(&one, &written(names, &other)),
+                "{one}"
+            );
+            // LMCache writes no entry.
+            let by_lmcache = MetadataBuilder::file(1).build();
+            assert!(names.is_of(&one, &by_lmcache) && names.is_of(&other, &by_lmcache));
+        }
+    }
+
+    #[test]
+    fn a_usual_key_needs_no_entry() {
+        for text in ["m@1@0@ff@half", "m@1@0@ff@fp8_e4m3fn", "org/m@01050805@0@ff", "org_m@01050805@0@ff@salt"] {
+            assert_eq!(Names::Flat.identity(&key(text)), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn other_objects_are_not_chunks() {
+        for name in ["readme.md", "org/m@1@0@ff@half", "backup/", "m@1@0@FF@half", "m@1@0@ff", ""] {
+            assert_eq!(Names::Flat.key_of(name), None, "{name}");
+        }
+        for name in ["m@1@0@ff@half", "org/m%401%400%40ff%40half", "%ff"] {
+            assert_eq!(Names::Encoded.key_of(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_listing_asks_for_the_beginnings_of_all_names() {
+        for (prefix, flat) in [
+            ("", &[""][..]),
+            ("org", &["org"]),
+            ("org/m", &["org%2Fm", "org/m", "org_m"]),
+            ("/models", &["%2Fmodels", "_models"]),
+            ("a//", &["a%2F%2F", "a__"]),
+            ("m@1@0@ff@half@t%", &["m@1@0@ff@half@t%"]),
+        ] {
+            assert_eq!(Names::Flat.prefixes(prefix), flat, "{prefix}");
+        }
+        for (text, flat, encoded) in KEYS {
+            for (end, _) in text.char_indices() {
+                for (names, name) in [(Names::Flat, flat), (Names::Encoded, encoded)] {
+                    let found = names.prefixes(&text[..end]);
+                    let asked = found.iter().filter(|start| name.starts_with(&***start)).count();
+                    assert_eq!(asked, 1, "{names:?}: {name} in {found:?}");
+                }
+            }
+        }
+    }
+}

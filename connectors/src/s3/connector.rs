@@ -5,16 +5,19 @@ use opendal::Operator;
 use opendal::services::S3;
 
 use super::S3Options;
+use super::address::Address;
 use crate::cloud::{Names, Place, Service, Store, remote_connector};
 
 /// One object a chunk, in a bucket of S3 or of a server that speaks its protocol.
 ///
-/// URL: `s3://BUCKET[/PREFIX]`.
+/// URLs: `s3://BUCKET[/PREFIX]`, `s3://BUCKET.s3.REGION.amazonaws.com[/PREFIX]`.
 #[external_connector(
     module = "kvconn.s3",
     name = "S3Connector",
     scheme = "s3",
     url = "s3://bucket/prefix",
+    url = "s3://bucket.s3.region.amazonaws.com/prefix",
+    url = "s3://bucket.host:9000/prefix",
     options = S3Options
 )]
 pub struct S3Connector(Arc<Store>);
@@ -22,27 +25,46 @@ pub struct S3Connector(Arc<Store>);
 impl FromContext for S3Connector {
     async fn from_context(ctx: ConnectorContext) -> Result<Self> {
         let options: S3Options = ctx.options()?;
-        let cloud = options.cloud.clone();
-        let (bucket, root) = (ctx.url().host().unwrap_or_default().to_owned(), ctx.url().path().to_owned());
+        options.check_credentials()?;
+        let address = Address::of(&options, &ctx)?;
         let place = Place {
             service: Service::S3,
-            endpoint: options.endpoint.clone().unwrap_or_else(|| "https://s3.amazonaws.com".to_owned()),
-            bucket: bucket.clone(),
-            region: options.region.clone(),
+            endpoint: address.endpoint.clone(),
+            bucket: address.bucket.clone(),
+            region: Some(address.region.clone()),
         };
-        let service = move || {
-            let mut service = S3::default().bucket(&bucket).root(&root);
-            if let Some(endpoint) = &options.endpoint {
-                service = service.endpoint(endpoint);
-            }
-            service = service.region(options.region.as_deref().unwrap_or("us-east-1"));
-            if let (Some(id), Some(secret)) = (&options.access_key_id, &options.secret_access_key) {
-                service = service.access_key_id(id).secret_access_key(secret);
-            }
-            Operator::new(service)
-        };
-        Store::open(service, place, Names::Flat, &cloud, &ctx).await.map(Self)
+        let settings = options.cloud.clone();
+        let service = move || Operator::new(service(&options, &address));
+        Store::open(service, place, Names::Flat, &settings, &ctx).await.map(Self)
     }
+}
+
+/// OpenDAL's service. Without keys it looks for credentials in the environment, profiles, SSO, processes, web
+/// identities, containers and instances.
+fn service(options: &S3Options, address: &Address) -> S3 {
+    let text = |option: &Option<String>| option.clone().unwrap_or_default();
+    let mut service = S3::default()
+        .bucket(&address.bucket)
+        .root(&address.prefix)
+        .region(&address.region)
+        .endpoint(&address.endpoint)
+        .access_key_id(&text(&options.access_key_id))
+        .secret_access_key(&text(&options.secret_access_key))
+        .session_token(&text(&options.session_token))
+        .profile(&text(&options.profile))
+        .role_arn(&text(&options.role_arn))
+        .external_id(&text(&options.external_id))
+        .role_session_name(&text(&options.role_session_name))
+        .default_storage_class(&text(&options.storage_class))
+        .server_side_encryption(&text(&options.server_side_encryption))
+        .server_side_encryption_aws_kms_key_id(&text(&options.sse_kms_key_id));
+    if address.is_virtual {
+        service = service.enable_virtual_host_style();
+    }
+    if options.anonymous {
+        service = service.skip_signature();
+    }
+    service
 }
 
 remote_connector!(S3Connector);
