@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A `Result` whose error is [`Error`] unless said.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -125,6 +126,7 @@ struct Inner {
     kind: ErrorKind,
     status: ErrorStatus,
     unsent: bool,
+    retry_after: Option<Duration>,
     message: Cow<'static, str>,
     hint: Option<Cow<'static, str>>,
     operation: Option<&'static str>,
@@ -140,6 +142,7 @@ impl Error {
             kind,
             status: ErrorStatus::Permanent,
             unsent: false,
+            retry_after: None,
             message: message.into(),
             hint: None,
             operation: None,
@@ -206,6 +209,14 @@ impl Error {
         self
     }
 
+    /// Adds the shortest time before another try that the store asks for, such as the `Retry-After` of an HTTP server. A
+    /// retry layer waits that long, up to its longest delay.
+    #[must_use]
+    pub fn with_retry_after(mut self, wait: Duration) -> Self {
+        self.0.retry_after = Some(wait);
+        self
+    }
+
     /// Adds a hint: what to do or to write instead.
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
@@ -266,6 +277,11 @@ impl Error {
     /// Whether the call is known not to have reached the store: see [`unsent`](Self::unsent).
     pub fn is_unsent(&self) -> bool {
         self.0.unsent
+    }
+
+    /// The shortest time before another try, if the store asks for one.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
     }
 
     /// The bare message, without operation, key and hint.

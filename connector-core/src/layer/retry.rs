@@ -13,9 +13,12 @@ use crate::{BoxStream, Error, ErrorStatus, Result};
 /// Tries a call again after an error whose status is [`Temporary`](ErrorStatus::Temporary).
 ///
 /// The delay doubles with each try, up to a longest one. A random part of it, at most half, is subtracted, so that
-/// callers that failed together do not retry together. Of a batch, the layer tries only the failed keys again. It
-/// never tries `list` again, because the caller may have seen a part of it, nor a `get_into` whose failed try still
-/// has the [memory](MemoryObjMut::is_taken). A `remove` that is tried again gives the answer of its last try.
+/// callers that failed together do not retry together. If the store asks for a [time](Error::with_retry_after) before
+/// another try, the layer waits for that time, at most for the longest delay, and then for its own delay.
+///
+/// Of a batch, the layer tries only the failed keys again, after the longest time that the store asks for. It never
+/// tries `list` again, because the caller may have seen a part of it, nor a `get_into` whose failed try still has the
+/// [memory](MemoryObjMut::is_taken). A `remove` that is tried again gives the answer of its last try.
 ///
 /// An error that lasted through all retries becomes [`Persistent`](ErrorStatus::Persistent), so that an outer retry layer does
 /// not multiply the tries.
@@ -64,12 +67,19 @@ impl RetryLayer {
         full.mul_f64(0.5 + 0.5 * fastrand::f64())
     }
 
+    /// The delay before try `n + 1` after this error.
+    fn delay_after(&self, n: u32, error: &Error) -> Duration {
+        // A store may ask for minutes, and an engine's call cannot wait for minutes.
+        let asked = error.retry_after().unwrap_or_default().min(self.max_delay);
+        asked.saturating_add(self.delay(n))
+    }
+
     /// Waits before the next try. `false` after the last try.
     pub(super) async fn pause(&self, operation: &'static str, tried: u32, error: &Error) -> bool {
         if tried >= self.retries || error.status() != ErrorStatus::Temporary {
             return false;
         }
-        let delay = self.delay(tried);
+        let delay = self.delay_after(tried, error);
         let connector = &self.connector;
         tracing::debug!(%connector, %operation, tried = tried + 1, ?delay, %error, "trying again");
         let labels = [Label::new("connector", connector.clone()), Label::from_static_parts("operation", operation)];
@@ -128,7 +138,7 @@ macro_rules! retry_one {
             let mut tried = 0;
             loop {
                 let failed = failed_for_now(&answers);
-                match failed.first().and_then(|i| answers[*i].as_ref().err()) {
+                match longest_to_wait(&failed, &answers) {
                     Some(e) if self.limits.pause(Operation::$op.as_str(), tried, e).await => tried += 1,
                     _ => break self.limits.all_spent(tried, answers),
                 }
@@ -156,6 +166,11 @@ macro_rules! retry_one {
 fn failed_for_now<T>(answers: &[Result<T>]) -> Vec<usize> {
     let failed = |answer: &Result<T>| answer.as_ref().is_err_and(|e| e.status() == ErrorStatus::Temporary);
     answers.iter().enumerate().filter(|(_, answer)| failed(answer)).map(|(i, _)| i).collect()
+}
+
+/// The error of the failed keys after which the store asks for the longest time.
+fn longest_to_wait<'a, T>(failed: &[usize], answers: &'a [Result<T>]) -> Option<&'a Error> {
+    failed.iter().filter_map(|i| answers[*i].as_ref().err()).max_by_key(|e| e.retry_after())
 }
 
 #[diagnostic::do_not_recommend]
@@ -187,7 +202,7 @@ impl<C: RemoteConnector> RemoteConnector for Retry<C> {
         loop {
             let mut failed = failed_for_now(&answers);
             failed.retain(|i| requests.get(*i).is_some_and(|(_, dst)| !dst.is_taken()));
-            match failed.first().and_then(|i| answers[*i].as_ref().err()) {
+            match longest_to_wait(&failed, &answers) {
                 Some(e) if self.limits.pause(Operation::BatchedGetInto.as_str(), tried, e).await => tried += 1,
                 _ => return self.limits.all_spent(tried, answers),
             }

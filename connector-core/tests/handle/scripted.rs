@@ -12,6 +12,8 @@ use futures::stream::{self, StreamExt};
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Step {
     Fail(ErrorKind, bool),
+    /// Asks for a time before another try.
+    Throttle(Duration),
     Wait(Duration),
     Panic,
     /// Takes the memory of a `get_into` and never gives it back.
@@ -80,6 +82,9 @@ impl Scripted {
         match step {
             None => {}
             Some(Step::Fail(kind, temporary)) => return Err(Error::new(kind, "as scripted").temporary(temporary)),
+            Some(Step::Throttle(wait)) => {
+                return Err(Error::new(ErrorKind::Throttled, "as scripted").temporary(true).with_retry_after(wait));
+            }
             Some(Step::Panic) => panic!("as scripted"),
             Some(Step::Wait(time)) => tokio::time::sleep(time).await,
             Some(Step::Keep(time)) => {

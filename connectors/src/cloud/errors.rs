@@ -1,13 +1,14 @@
 //! kvconn's errors for those of OpenDAL.
 
 use std::error::Error as StdError;
+use std::fmt::Write;
 
 use connector_core::{Error, ErrorKind};
 
-use super::refusal::Refused;
+use super::meaning::meaning;
+use super::refusal::{Reason, Refused, shown};
 
 /// The place of a store, as its errors show it. No part of it is a secret.
-#[allow(dead_code, reason = "the hints of errors will read it")]
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
     pub(crate) service: Service,
@@ -20,7 +21,6 @@ pub(crate) struct Place {
 }
 
 /// The protocol of a store.
-#[allow(dead_code, reason = "the hints of errors will read it")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Service {
     S3,
@@ -28,32 +28,141 @@ pub(crate) enum Service {
     Azure,
 }
 
+impl Service {
+    /// The service's word for a bucket.
+    pub(super) fn bucket(self) -> &'static str {
+        match self {
+            Self::S3 | Self::Gcs => "bucket",
+            Self::Azure => "container",
+        }
+    }
+}
+
 /// The error of a store for one of OpenDAL. An error that kvconn's own transport made stays as it is.
 #[cold]
 pub(super) fn error(e: opendal::Error, place: &Place) -> Error {
+    if let Some(refused) = cause::<Refused>(&e) {
+        return of_refusal(refused, place).with_source(e);
+    }
+    if is_signing(&e) {
+        return no_credentials(e, place);
+    }
     if let Some(own) = cause::<Error>(&e) {
         return own.clone();
     }
-    if let Some(refused) = cause::<Refused>(&e) {
-        tracing::trace!(%refused, "refused");
+    if let Some(code) = code_in_a_bulk_answer(e.message()) {
+        let mut refused = Refused::of_code(code);
+        refused.message = Some("the server refuses a part of the request".to_owned());
+        return of_refusal(&refused, place).with_source(e);
     }
     let kind = match e.kind() {
+        opendal::ErrorKind::ConfigInvalid => ErrorKind::InvalidOption,
+        opendal::ErrorKind::Unsupported => ErrorKind::Unsupported,
         opendal::ErrorKind::PermissionDenied => ErrorKind::Denied,
         opendal::ErrorKind::RateLimited => ErrorKind::Throttled,
-        opendal::ErrorKind::ConfigInvalid => ErrorKind::InvalidOption,
-        _ => ErrorKind::Unavailable,
+        _ => ErrorKind::Other,
     };
-    Error::new(kind, e.message().to_owned()).at(&place.endpoint).temporary(e.is_temporary()).with_source(e)
+    // The message alone may say nothing, and the causes say why.
+    let message = format!("{} `{}` at {}: {}", place.service.bucket(), place.bucket, place.endpoint, chain(&e));
+    Error::new(kind, message).temporary(e.is_temporary()).with_source(e)
+}
+
+/// Whether the service refused the call's credentials because they have expired, or may have.
+#[allow(dead_code, reason = "the renewal of credentials reads it")]
+pub(super) fn is_expired(e: &(dyn StdError + 'static)) -> bool {
+    find::<Refused>(e).is_some_and(|refused| refused.reason == Some(Reason::Expired))
+}
+
+/// The error of a refusal.
+fn of_refusal(refused: &Refused, place: &Place) -> Error {
+    let meaning = meaning(refused, place);
+    let bucket = place.service.bucket();
+    let message = format!("{bucket} `{}` at {}: {refused}", place.bucket, place.endpoint);
+    let mut e = Error::new(meaning.kind, message).temporary(meaning.temporary);
+    if let Some(hint) = meaning.hint {
+        e = e.with_hint(hint);
+    }
+    match refused.retry_after {
+        Some(wait) if meaning.temporary => e.with_retry_after(wait),
+        _ => e,
+    }
+}
+
+/// Whether OpenDAL could not sign a request, so that it did not send it.
+fn is_signing(e: &opendal::Error) -> bool {
+    // OpenDAL gives these errors no kind of their own.
+    ["signing http request", "loading credential", "failed to sign"].iter().any(|start| e.message().starts_with(start))
+}
+
+/// The error of a store that has no credentials.
+fn no_credentials(e: opendal::Error, place: &Place) -> Error {
+    let bucket = place.service.bucket();
+    let why = e.source().map_or_else(String::new, |cause| format!(": {}", chain(cause)));
+    let message = format!("kvconn has no credentials for {bucket} `{}` at {}{why}", place.bucket, place.endpoint);
+    // The service that gives credentials may be away, and says so by an error of the transport.
+    if let Some(own) = cause::<Error>(&e)
+        && own.is_temporary()
+    {
+        return Error::new(own.kind(), message).temporary(true).with_source(e);
+    }
+    Error::new(ErrorKind::Denied, message).with_hint(where_credentials_come_from(place.service)).with_source(e)
+}
+
+fn where_credentials_come_from(service: Service) -> &'static str {
+    match service {
+        Service::S3 => {
+            "set the options `access_key_id` and `secret_access_key`, the environment's `AWS_ACCESS_KEY_ID` and \
+             `AWS_SECRET_ACCESS_KEY`, or a profile in `~/.aws`; `anonymous=true` reads a public bucket. kvconn looked at these, \
+             web identity, and the credentials of the container and the machine"
+        }
+        Service::Gcs => {
+            "set an option with credentials or the environment's `GOOGLE_APPLICATION_CREDENTIALS`; `anonymous=true` reads a public \
+             bucket. kvconn looked at these, gcloud's own file, and the metadata server of the machine"
+        }
+        Service::Azure => {
+            "set an option with an account key or a SAS token, or sign in with `az login`; `anonymous=true` reads a public \
+             container. kvconn looked at these, the environment, and the identity of the machine"
+        }
+    }
+}
+
+/// The service's code for one object of a bulk request, which OpenDAL shows in `Debug` form.
+fn code_in_a_bulk_answer(message: &str) -> Option<&str> {
+    let (form, rest) = message.split_once(" { code: \"")?;
+    matches!(form, "DeleteObjectsResultError" | "S3Error").then_some(())?;
+    rest.split('"').next()
+}
+
+/// The error and its causes on one line, each text once.
+fn chain(e: &(dyn StdError + 'static)) -> String {
+    let mut text = String::new();
+    let mut next = Some(e);
+    while let Some(e) = next {
+        // The `Display` of OpenDAL's error has its causes already, and an id of its own for everything.
+        let said = e.downcast_ref::<opendal::Error>().map_or_else(|| e.to_string(), |e| e.message().to_owned());
+        if !text.contains(&said) {
+            let _ = write!(text, "{}{said}", if text.is_empty() { "" } else { ": " });
+        }
+        next = e.source();
+    }
+    shown(&text)
 }
 
 /// The first cause of this type.
 fn cause<T: StdError + 'static>(e: &opendal::Error) -> Option<&T> {
-    let mut cause = e.source();
-    while let Some(c) = cause {
-        if let Some(found) = c.downcast_ref() {
+    e.source().and_then(find)
+}
+
+fn find<'e, T: StdError + 'static>(e: &'e (dyn StdError + 'static)) -> Option<&'e T> {
+    let mut next = Some(e);
+    while let Some(e) = next {
+        if let Some(found) = e.downcast_ref() {
             return Some(found);
         }
-        cause = c.source();
+        next = e.source();
     }
     None
 }
+
+#[cfg(test)]
+mod tests;

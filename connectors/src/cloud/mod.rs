@@ -13,6 +13,7 @@
 //! | `lend.rs` | a chunk as the body of a request, without a copy |
 //! | `settings.rs` | the options that all object stores share |
 //! | `refusal.rs` | what a server says when it refuses a request |
+//! | `meaning.rs` | the meaning of each refusal, and what to change |
 //! | `errors.rs` | kvconn's errors for those of OpenDAL |
 
 #[cfg_attr(not(any(feature = "azure", feature = "gcs")), allow(dead_code))]
@@ -22,6 +23,7 @@ mod errors;
 mod lend;
 mod listing;
 mod lookup;
+mod meaning;
 mod names;
 mod read;
 mod refusal;

@@ -13,7 +13,6 @@ use opendal::raw::{Operation, Timestamp};
 use serde::Deserialize;
 
 /// What a server says in a response that refuses a request.
-#[allow(dead_code, reason = "the hints of errors will read it")]
 #[derive(Debug, Clone)]
 pub(super) struct Refused {
     /// The operation that was refused.
@@ -31,6 +30,8 @@ pub(super) struct Refused {
     pub(super) date: Option<Timestamp>,
     /// Whether the body has none of the services' forms, so that a proxy or another server may have sent it.
     pub(super) foreign: bool,
+    /// Whether an S3 server itself refused the request, and not a proxy before it.
+    from_s3: bool,
     /// Why the service did not accept the signature or the token, if it says so.
     pub(super) reason: Option<Reason>,
 }
@@ -74,7 +75,24 @@ impl Refused {
             retry_after: retry_after(&parts.headers),
             date: header(header::DATE.as_str()).and_then(|date| Timestamp::parse_rfc2822(date).ok()),
             foreign: said.is_none() && is_html(text),
+            from_s3: parts.headers.contains_key("x-amz-request-id"),
             reason,
+        }
+    }
+
+    /// A refusal of which only the code is known.
+    pub(super) fn of_code(code: &str) -> Self {
+        Self {
+            operation: Operation::Delete,
+            status: StatusCode::OK,
+            code: Some(shown(code)),
+            message: None,
+            region: None,
+            retry_after: None,
+            date: None,
+            foreign: false,
+            from_s3: true,
+            reason: reason(code, ""),
         }
     }
 
@@ -125,8 +143,9 @@ impl Refused {
                     | "rateLimitExceeded"
                     | "userRateLimitExceeded"
             )
-            // A gateway that knows how long it takes is busy, not broken.
-            || self.status == StatusCode::SERVICE_UNAVAILABLE && self.retry_after.is_some()
+            // A gateway that knows how long it takes is busy, not broken. S3 answers `HEAD` without a code.
+            || self.status == StatusCode::SERVICE_UNAVAILABLE
+                && (self.retry_after.is_some() || self.from_s3 && self.code.is_none())
     }
 }
 
@@ -140,7 +159,11 @@ pub(super) fn refused(operation: Operation, parts: &Parts, body: &[u8]) -> opend
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the server answers {}", self.status)?;
+        f.write_str("the server answers")?;
+        // In a bulk answer, each object has a code and no status.
+        if !self.status.is_success() {
+            write!(f, " {}", self.status)?;
+        }
         if let Some(code) = &self.code {
             write!(f, " `{code}`")?;
         }
@@ -264,7 +287,7 @@ fn without_tags(text: &str) -> String {
 }
 
 /// A server's text, made fit for one line: cut, without control characters, and without what may be a secret.
-fn shown(text: &str) -> String {
+pub(super) fn shown(text: &str) -> String {
     const SHOWN: usize = 200;
     // A server that repeats the request repeats its credentials.
     const CREDENTIALS: [&str; 7] =

@@ -36,7 +36,8 @@ pub(super) async fn run(tiers: Arc<Tiers>) {
             return;
         }
         tracing::warn!(%key, %error, chunks, bytes, "the back store failed: kvconn will write the chunk again");
-        select(std::pin::pin!(sleep(pause)), std::pin::pin!(buffer.wait_for_end())).await;
+        let asked = error.retry_after().unwrap_or_default().min(LONGEST_PAUSE);
+        select(std::pin::pin!(sleep(pause.max(asked))), std::pin::pin!(buffer.wait_for_end())).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }

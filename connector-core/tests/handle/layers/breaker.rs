@@ -26,6 +26,34 @@ async fn a_lost_store_is_left_alone_until_the_interval_has_passed() {
     assert_eq!(store.calls(), 5);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_store_that_throttles_is_not_lost() {
+    let throttled = Step::Throttle(SECOND);
+    let store = Scripted::new([LOST, throttled, LOST, throttled, throttled, throttled]);
+    let connector = over(options!(breaker_failures: 2, min_reconnect_interval: 10.0), &store).await;
+    for call in 1..=6 {
+        assert_eq!(connector.get(&key()).await.unwrap_err().message(), "as scripted");
+        assert_eq!(store.calls(), call);
+    }
+    assert!(connector.get(&key()).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_ping_that_is_throttled_finds_a_lost_store() {
+    let pings = Arc::new(AtomicUsize::new(0));
+    let store = Pinged(Scripted::new([LOST, Step::Throttle(SECOND)]), pings.clone());
+    let connector = over(options!(breaker_failures: 1, min_reconnect_interval: 0.02), &store).await;
+    assert!(connector.get(&key()).await.is_err());
+    tokio::time::timeout(SECOND * 10, async {
+        while connector.get(&key()).await.is_err() {
+            tokio::time::sleep(SECOND / 100).await;
+        }
+    })
+    .await
+    .expect("the breaker closes");
+    assert_eq!(pings.load(Ordering::SeqCst), 1);
+}
+
 /// A store that `ping` reaches.
 #[derive(Clone)]
 struct Pinged(Scripted, Arc<AtomicUsize>);

@@ -55,6 +55,39 @@ async fn delays_double_up_to_the_longest_and_are_never_all_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_retry_waits_as_long_as_the_store_asks_up_to_its_longest_delay() {
+    for (asked, least) in [(SECOND * 3, SECOND * 3), (SECOND * 60, SECOND * 4)] {
+        let mut waited = Vec::new();
+        for _ in 0..20 {
+            let store = Scripted::new([Step::Throttle(asked)]);
+            let layer = options!(retries: 1, retry_min_delay_ms: 1000, retry_max_delay_ms: 4000);
+            let begun = Instant::now();
+            over(layer, &store).await.get(&key()).await.unwrap();
+            waited.push(begun.elapsed());
+        }
+        // Its own delay of a half to one second comes on top.
+        let most = least + SECOND;
+        assert!(waited.iter().all(|t| (least + SECOND / 2..=most).contains(t)), "{waited:?}");
+        assert!(waited.iter().any(|t| *t != waited[0]), "{waited:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_waits_for_the_longest_time_that_the_store_asks_for() {
+    let longest = SECOND * 3;
+    let store = || Scripted::new([Step::Throttle(SECOND), LOST, Step::Throttle(longest), LOST]);
+    let layer = || options!(retries: 1, retry_max_delay_ms: 9000);
+    let (begun, connector) = (Instant::now(), over(layer(), &store()).await);
+    assert!(connector.batched_get(&keys(5)).await.iter().all(Result::is_ok));
+    assert!((longest..longest + SECOND).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+
+    let (begun, connector) = (Instant::now(), over(layer(), &store()).await);
+    let mut requests: Vec<_> = keys(5).into_iter().map(|key| (key, MemoryObjMut::zeroed(16))).collect();
+    assert!(connector.batched_get_into(&mut requests).await.iter().all(Result::is_ok));
+    assert!((longest..longest + SECOND).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn of_a_batch_only_the_keys_that_failed_are_asked_again() {
     let store = Scripted::new([LOST, Step::Wait(SECOND), Step::Fail(ErrorKind::Denied, false), LOST]);
     let connector = over(options!(retries: 1), &store).await;
