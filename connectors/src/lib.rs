@@ -84,6 +84,8 @@ mod cloud;
 mod copies;
 #[cfg(any(feature = "memory", feature = "mock"))]
 mod lru_chunks;
+#[cfg(any(feature = "__cloud", feature = "redis", feature = "resp"))]
+mod places;
 #[cfg(any(feature = "redis", feature = "resp"))]
 mod resp_wire;
 

@@ -75,7 +75,7 @@ impl Store {
     }
 
     /// The metadata of the keys' objects, in order, with many requests at once.
-    fn stats<'a>(
+    pub(super) fn stats<'a>(
         self: &'a Arc<Self>,
         keys: &'a [CacheKey],
     ) -> impl Stream<Item = Result<Option<Metadata>>> + Send + Unpin + 'a {

@@ -9,7 +9,10 @@
 //! | `listing.rs` | the chunks of the store |
 //! | `read.rs`, `write.rs` | chunks |
 //! | `entries.rs` | entries of metadata, which come with a GET |
-//! | `transport.rs` | HTTP requests: connections, timeouts, refused requests |
+//! | `task.rs` | work on the store's runtime that ends with its call |
+//! | `transport.rs` | HTTP requests of OpenDAL: the store's connections, repeated and refused requests |
+//! | `connection.rs` | one connection: a request and its response, and the time in which it moves nothing |
+//! | `connect.rs` | new connections: addresses, TLS, proxies |
 //! | `lend.rs` | a chunk as the body of a request, without a copy |
 //! | `settings.rs` | the options that all object stores share |
 //! | `refusal.rs` | what a server says when it refuses a request |
@@ -18,6 +21,8 @@
 
 #[cfg_attr(not(any(feature = "azure", feature = "gcs")), allow(dead_code))]
 mod bucket;
+mod connect;
+mod connection;
 mod entries;
 mod errors;
 mod lend;
@@ -27,9 +32,9 @@ mod meaning;
 mod names;
 mod read;
 mod refusal;
-#[allow(dead_code, reason = "the transport reads the timeouts")]
 mod settings;
 mod store;
+mod task;
 mod transport;
 mod write;
 

@@ -3,22 +3,21 @@
 use std::borrow::Cow;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
 
-use connector_core::{
-    CacheKey, Capabilities, Connect, ConnectorContext, Error, ErrorKind, LocalCpuBackend, Result, runtime,
-};
+use connector_core::{CacheKey, Capabilities, Connect, ConnectorContext, Error, ErrorKind, Result, runtime};
 use opendal::{OperationContext, Operator};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::task::AbortHandle;
 
 use super::entries::Entries;
 use super::errors::{Place, error};
 use super::names::Names;
 use super::settings::CloudSettings;
-use super::transport::transport;
+use super::task;
+use super::transport::Transport;
+use crate::places::Memory;
 
 /// An open bucket or container. Connectors hold it in an `Arc`, because its requests run as tasks.
 pub(crate) struct Store {
@@ -27,9 +26,12 @@ pub(crate) struct Store {
     pub(super) names: Names,
     pub(super) entries: Entries,
     pub(super) settings: CloudSettings,
-    pub(super) backend: LocalCpuBackend,
+    pub(super) memory: Memory,
+    /// Length of the largest chunk that was read.
+    pub(super) largest_read: AtomicUsize,
+    transport: Arc<Transport>,
     /// The runtime of the requests and their sockets.
-    handle: Handle,
+    pub(super) handle: Handle,
     /// One permit for each request that moves no chunk.
     lookups: Semaphore,
     /// Whether the service has no request that deletes many objects.
@@ -55,8 +57,9 @@ impl Store {
         ctx: &ConnectorContext,
     ) -> Result<Arc<Self>> {
         settings.check()?;
+        let transport = Transport::new(settings);
         let operator = service().map_err(|e| error(e, &place))?;
-        let operator = operator.with_context(OperationContext::new().with_http_transport(transport()?));
+        let operator = operator.with_context(OperationContext::new().with_http_transport(transport.transporter()));
         let handle = match ctx.handle().runtime_flavor() {
             RuntimeFlavor::MultiThread => ctx.handle().clone(),
             // The one thread may be blocked in a call, and then drives no sockets.
@@ -68,7 +71,9 @@ impl Store {
             place,
             names,
             settings: settings.clone(),
-            backend: ctx.local_cpu_backend().clone(),
+            memory: Memory::new(ctx),
+            largest_read: AtomicUsize::new(0),
+            transport,
             handle,
             lookups: Semaphore::new(settings.connections),
             lacks_bulk: AtomicBool::new(false),
@@ -125,7 +130,7 @@ impl Store {
         self.lookups.acquire().await.map_err(|_| Error::closed())
     }
 
-    /// Runs a request as a task of the store's runtime. A drop of the future aborts it.
+    /// Runs a request on the store's runtime. It ends with this future, see [`task`](super::task).
     ///
     /// # Errors
     /// The request's own; `Closed` if the runtime has ended.
@@ -133,13 +138,7 @@ impl Store {
         &self,
         request: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
-        let task = self.handle.spawn(request);
-        let _abort = AbortOnDrop(task.abort_handle());
-        match task.await {
-            Ok(answer) => answer,
-            Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
-            Err(_) => Err(Error::closed()),
-        }
+        task::run(&self.handle, request).await?
     }
 
     pub(crate) fn capabilities(&self) -> Capabilities {
@@ -149,17 +148,11 @@ impl Store {
         if self.settings.save_chunk_meta { can.with_layout_kept() } else { can }
     }
 
-    /// Requests have ended: each belongs to a call, and the handle waits for the calls.
+    /// Closes the connections. Requests have ended: each belongs to a call, and the handle waits for the calls.
     pub(crate) async fn close(&self) -> Result<()> {
+        self.transport.close();
+        self.memory.trim();
         Ok(())
-    }
-}
-
-struct AbortOnDrop(AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 
@@ -184,6 +177,21 @@ macro_rules! remote_connector {
                 chunk: connector_core::MemoryObj,
             ) -> connector_core::Result<()> {
                 self.0.put(key, chunk).await
+            }
+
+            async fn get_into(
+                &self,
+                key: &connector_core::CacheKey,
+                dst: &mut connector_core::MemoryObjMut,
+            ) -> connector_core::Result<Option<usize>> {
+                self.0.get_into(key, dst).await
+            }
+
+            async fn batched_get(
+                &self,
+                keys: &[connector_core::CacheKey],
+            ) -> Vec<connector_core::Result<Option<connector_core::MemoryObj>>> {
+                self.0.batched_get(keys).await
             }
 
             fn capabilities(&self) -> connector_core::Capabilities {

@@ -1,63 +1,249 @@
-//! HTTP requests.
+//! HTTP requests of OpenDAL, over connections of this store.
+//!
+//! A request, its response and its [`Connection`] belong to the future that asks for them. No other task ever reads a
+//! request's body, so a future that is dropped has given the body's memory back.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use connector_core::{Error, ErrorKind, Result};
-use futures::TryStreamExt;
-use http_body as _;
+use futures::{Stream, StreamExt};
+use http::uri::{Authority, Scheme};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header, request};
+use hyper::body::Incoming;
 use opendal::raw::Operation;
 use opendal::{Buffer, HttpBody, HttpTransport, HttpTransporter};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::connect::Connector;
+use super::connection::{Connection, Failure};
 use super::refusal::refused;
+use super::settings::CloudSettings;
 
-/// The longest body of a refusal that kvconn reads.
-const MOST_OF_A_REFUSAL: usize = 64 * 1024;
+/// The longest part of a refusal's body that kvconn reads.
+const MOST_OF_A_REFUSAL: usize = 64 << 10;
+/// A connection that was idle for longer is closed. Servers close theirs after a minute or less.
+const LONGEST_IDLE: Duration = Duration::from_secs(50);
+const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("kvconn/", env!("CARGO_PKG_VERSION")));
 
-struct Transport(reqwest::Client);
-
-/// A transport with its own connections.
-pub(super) fn transport() -> Result<HttpTransporter> {
-    let client = reqwest::Client::builder().http1_only().redirect(reqwest::redirect::Policy::none()).build();
-    let client = client.map_err(|e| Error::new(ErrorKind::Other, "cannot make an HTTP client").with_source(e))?;
-    Ok(HttpTransporter::new(Transport(client)))
+/// The connections of a store.
+pub(super) struct Transport {
+    connector: Connector,
+    io_timeout: Duration,
+    chunks: Arc<Semaphore>,
+    /// `None` once closed.
+    idle: Mutex<Option<Vec<Idle>>>,
 }
 
-fn failed(e: reqwest::Error) -> opendal::Error {
-    opendal::Error::new(opendal::ErrorKind::Unexpected, "the request failed")
-        .set_temporary()
-        .set_source(e.without_url())
+struct Idle {
+    origin: Origin,
+    since: Instant,
+    connection: Connection,
 }
 
-impl HttpTransport for Transport {
-    async fn fetch(&self, request: http::Request<Buffer>) -> opendal::Result<http::Response<HttpBody>> {
-        let (parts, mut body) = request.into_parts();
-        let mut builder = self.0.request(parts.method.clone(), parts.uri.to_string()).headers(parts.headers);
-        if !body.is_empty() {
-            // One part: `Buffer` gives its parts without a copy.
-            let all = body.next().filter(|_| body.is_empty()).unwrap_or_default();
-            builder = builder.body(reqwest::Body::from(all));
-        }
-        let mut response = builder.send().await.map_err(failed)?;
-        if let Some(operation) = parts.extensions.get::<Operation>()
-            && !response.status().is_success()
-            && response.status() != http::StatusCode::NOT_MODIFIED
-        {
-            let mut head = http::Response::new(()).into_parts().0;
-            (head.status, head.headers) = (response.status(), response.headers().clone());
-            let mut body = Vec::new();
-            while body.len() < MOST_OF_A_REFUSAL
-                && let Ok(Some(part)) = response.chunk().await
-            {
-                body.extend_from_slice(&part);
-            }
-            return Err(refused(*operation, &head, &body));
-        }
-        let len = if parts.method == http::Method::HEAD { None } else { response.content_length() };
-        let mut answer = http::Response::builder().status(response.status());
-        if let Some(headers) = answer.headers_mut() {
-            *headers = response.headers().clone();
-        }
-        let body = response.bytes_stream().map_ok(Buffer::from).map_err(failed);
-        answer.body(HttpBody::new(body, len)).map_err(|e| {
-            opendal::Error::new(opendal::ErrorKind::Unexpected, "the response cannot be read").set_source(e)
+/// A server.
+#[derive(Clone, PartialEq)]
+struct Origin {
+    scheme: Scheme,
+    authority: Authority,
+}
+
+struct Requests(Arc<Transport>);
+
+/// The body of a response.
+struct Receiving {
+    incoming: Incoming,
+    transport: Arc<Transport>,
+    origin: Origin,
+    /// `None` after the last part.
+    connection: Option<(Connection, Option<OwnedSemaphorePermit>)>,
+}
+
+impl Transport {
+    /// Without a connection yet.
+    pub(super) fn new(settings: &CloudSettings) -> Arc<Self> {
+        Arc::new(Self {
+            connector: Connector::new(settings),
+            io_timeout: settings.io_timeout(),
+            chunks: Arc::new(Semaphore::new(settings.connections)),
+            idle: Mutex::new(Some(Vec::new())),
         })
+    }
+
+    /// This transport, as OpenDAL takes it.
+    pub(super) fn transporter(self: &Arc<Self>) -> HttpTransporter {
+        HttpTransporter::new(Requests(self.clone()))
+    }
+
+    /// Closes idle connections now, and each other connection when its request ends. Later requests fail.
+    pub(super) fn close(&self) {
+        self.chunks.close();
+        drop(self.idle().take());
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Option<Vec<Idle>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until a request for a chunk may use one more connection. Other requests never wait here: a request that has
+    /// its connection may need credentials.
+    async fn permit(&self, operation: Option<Operation>) -> Result<Option<OwnedSemaphorePermit>> {
+        match operation {
+            Some(Operation::Read | Operation::Write) => {
+                self.chunks.clone().acquire_owned().await.map(Some).map_err(|_| Error::closed())
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The connection to this server that was idle for the shortest time.
+    fn reuse(&self, origin: &Origin) -> Option<Connection> {
+        loop {
+            let mut connection = {
+                let mut idle = self.idle();
+                let idle = idle.as_mut()?;
+                idle.retain(|idle| idle.since.elapsed() < LONGEST_IDLE);
+                let newest = idle.iter().rposition(|idle| idle.origin == *origin)?;
+                idle.remove(newest).connection
+            };
+            if connection.is_ready() {
+                return Some(connection);
+            }
+        }
+    }
+
+    async fn open(&self, origin: &Origin) -> Result<Connection> {
+        let uri = Uri::builder().scheme(origin.scheme.clone()).authority(origin.authority.clone()).path_and_query("/");
+        let uri = uri.build().map_err(|e| wrong(&e))?;
+        Connection::new(self.connector.connect(&uri).await?, self.io_timeout).await
+    }
+
+    /// Sends the request and reads the head of the response.
+    async fn exchange(
+        &self,
+        origin: &Origin,
+        parts: &request::Parts,
+        body: Buffer,
+    ) -> Result<(Response<Incoming>, Connection)> {
+        // A server closes a connection that is idle. The request in that moment is sent once more, except for a removal:
+        // the server may have it, and may run it after a later put.
+        let is_repeatable = matches!(parts.method, Method::GET | Method::HEAD | Method::PUT);
+        let mut reused = self.reuse(origin);
+        loop {
+            let may_repeat = is_repeatable && reused.is_some();
+            let mut connection = match reused.take() {
+                Some(connection) => connection,
+                None => self.open(origin).await?,
+            };
+            match connection.send(self.request(origin, parts)?, body.clone()).await {
+                Ok(response) => return Ok((response, connection)),
+                Err(Failure::Broken(_)) if may_repeat => {}
+                Err(Failure::Broken(e) | Failure::Other(e)) => return Err(e),
+            }
+        }
+    }
+
+    fn request(&self, origin: &Origin, parts: &request::Parts) -> Result<Request<()>> {
+        let mut request = Request::new(());
+        *request.method_mut() = parts.method.clone();
+        *request.headers_mut() = parts.headers.clone();
+        let headers = request.headers_mut();
+        let host = HeaderValue::from_str(origin.authority.as_str()).map_err(|e| wrong(&e))?;
+        headers.insert(header::HOST, host);
+        headers.insert(header::USER_AGENT, USER_AGENT);
+        match self.connector.forwarder(&parts.uri) {
+            Some(proxy) => {
+                if let Some(login) = proxy.basic_auth() {
+                    headers.insert(header::PROXY_AUTHORIZATION, login.clone());
+                }
+                *request.uri_mut() = parts.uri.clone();
+            }
+            None => {
+                let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+                *request.uri_mut() = path.parse().map_err(|e: http::uri::InvalidUri| wrong(&e))?;
+            }
+        }
+        Ok(request)
+    }
+
+    async fn fetch(self: &Arc<Self>, request: Request<Buffer>) -> opendal::Result<Response<HttpBody>> {
+        let (parts, body) = request.into_parts();
+        let operation = parts.extensions.get::<Operation>().copied();
+        let permit = self.permit(operation).await.map_err(own)?;
+        let (Some(scheme), Some(authority)) = (parts.uri.scheme().cloned(), parts.uri.authority().cloned()) else {
+            return Err(opendal::Error::new(opendal::ErrorKind::ConfigInvalid, "a request names no server"));
+        };
+        let origin = Origin { scheme, authority };
+        let (response, connection) = self.exchange(&origin, &parts, body).await.map_err(own)?;
+        let (head, incoming) = response.into_parts();
+        let connection = Some((connection, permit));
+        let mut receiving = Receiving { incoming, transport: self.clone(), origin, connection };
+        match operation {
+            Some(operation) if !is_answer(head.status) => {
+                let body = receiving.start().await;
+                Err(refused(operation, &head, &body))
+            }
+            _ => Ok(Response::from_parts(head, HttpBody::new(receiving, None))),
+        }
+    }
+}
+
+/// Whether the service reads the response itself.
+fn is_answer(status: StatusCode) -> bool {
+    status.is_success() || status == StatusCode::NOT_MODIFIED
+}
+
+fn wrong(e: &dyn std::error::Error) -> Error {
+    Error::new(ErrorKind::InvalidOption, format!("a request's URL has a wrong form: {e}"))
+}
+
+/// An error of kvconn on its way through OpenDAL.
+fn own(e: Error) -> opendal::Error {
+    let kind = opendal::ErrorKind::Unexpected;
+    opendal::Error::new(kind, e.message().to_owned()).with_temporary(e.is_temporary()).set_source(e)
+}
+
+impl HttpTransport for Requests {
+    async fn fetch(&self, request: Request<Buffer>) -> opendal::Result<Response<HttpBody>> {
+        self.0.fetch(request).await
+    }
+}
+
+impl Receiving {
+    /// The start of the body, as far as it comes.
+    async fn start(&mut self) -> Vec<u8> {
+        let mut start = Vec::new();
+        while start.len() < MOST_OF_A_REFUSAL
+            && let Some(Ok(part)) = self.next().await
+        {
+            for bytes in part {
+                start.extend_from_slice(&bytes);
+            }
+        }
+        start
+    }
+}
+
+impl Stream for Receiving {
+    type Item = opendal::Result<Buffer>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        let Some((connection, _)) = &mut this.connection else { return Poll::Ready(None) };
+        let part = match ready!(connection.poll_part(&mut this.incoming, cx)) {
+            Ok(Some(part)) => return Poll::Ready(Some(Ok(Buffer::from(part)))),
+            Ok(None) => None,
+            Err(e) => Some(Err(own(e))),
+        };
+        let ended = this.connection.take();
+        if let (None, Some((mut connection, _permit))) = (&part, ended)
+            && connection.is_ready()
+            && let Some(idle) = &mut *this.transport.idle()
+        {
+            idle.push(Idle { origin: this.origin.clone(), since: Instant::now(), connection });
+        }
+        Poll::Ready(part)
     }
 }

@@ -10,7 +10,8 @@ use futures::stream::{StreamExt, TryStreamExt};
 use super::exchanges::{Found, Get, Header, Put, SUFFIXES, Size};
 use super::missing::{Missing, Orphans};
 use super::{RedisOptions, listing};
-use crate::resp_wire::{Destination, Memory, Place, Remover, Slots, Wire};
+use crate::places::{Memory, Place};
+use crate::resp_wire::{Destination, Remover, Slots, Wire};
 
 /// Chunks on a redis or valkey server, two keys each, byte for byte as LMCache writes them.
 ///
@@ -68,7 +69,7 @@ impl RedisConnector {
         Get { name: self.wire.name(key), slots: self.slots(), to, refresh_sec, warned: &self.warned }
     }
 
-    async fn read_all<'a>(&'a self, keys: &'a [CacheKey], places: Vec<Place<'a>>) -> Vec<Result<Found<MemoryObj>>> {
+    async fn read_all<'a>(&'a self, keys: &'a [CacheKey], places: Vec<Place>) -> Vec<Result<Found<MemoryObj>>> {
         self.wire.exchange_all(keys.iter().zip(places).map(|(key, place)| self.read(key, place)).collect()).await
     }
 

@@ -9,7 +9,8 @@ use futures::stream::{self, Stream, StreamExt, TryStreamExt};
 
 use super::RespOptions;
 use super::exchanges::{Get, Length, Put, Size};
-use crate::resp_wire::{Destination, Memory, Place, Remover, Slots, Wire, scan};
+use crate::places::{Memory, Place};
+use crate::resp_wire::{Destination, Remover, Slots, Wire, scan};
 
 /// Chunks on a redis or valkey server, one plain value each.
 ///
@@ -47,10 +48,10 @@ impl RESPConnector {
     }
 
     fn metadata(&self) -> Option<&LMCacheMetadata> {
-        self.memory.metadata.as_deref()
+        self.memory.metadata()
     }
 
-    async fn read_all<'a>(&'a self, keys: &'a [CacheKey], places: Vec<Place<'a>>) -> Vec<Result<Option<MemoryObj>>> {
+    async fn read_all<'a>(&'a self, keys: &'a [CacheKey], places: Vec<Place>) -> Vec<Result<Option<MemoryObj>>> {
         self.wire.exchange_all(keys.iter().zip(places).map(|(key, place)| self.read(key, place)).collect()).await
     }
 

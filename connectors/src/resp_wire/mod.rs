@@ -6,7 +6,7 @@
 //! | `exchange` | [`Exchange`]: a request and its answer; [`Wire`], which runs one or many |
 //! | `topology` | the server of a key, and its pools of connections |
 //! | `connection` | one connection: requests, replies, chunks, timeouts |
-//! | `memory` | the memory that chunks are read into, and when a call may wait for it |
+//! | `memory` | reads a payload into a chunk's memory |
 //! | `reach` | whether the server can be reached; one attempt to connect at a time while it cannot |
 //! | `connect` | opens a connection and authenticates |
 //! | `transport` | the socket |
@@ -42,7 +42,7 @@ pub(crate) use errors::{expect_int, expect_word};
 #[cfg(feature = "redis")]
 pub(crate) use errors::{refusal, unexpected};
 pub(crate) use exchange::{Exchange, Wire};
-pub(crate) use memory::{Destination, Memory, Place};
+pub(crate) use memory::Destination;
 pub(crate) use name::{Name, Slots};
 #[cfg(feature = "redis")]
 pub(crate) use options::check_range;

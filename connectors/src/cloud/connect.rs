@@ -1,0 +1,222 @@
+//! New connections to a server: its addresses, TLS, and the proxy that the environment names.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use connector_core::{Error, ErrorKind, Result};
+use http::Uri;
+use http::uri::Scheme;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_rustls::{ConfigBuilderExt, HttpsConnector, MaybeHttpsStream};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::proxy::Tunnel;
+use hyper_util::client::proxy::matcher::{Intercept, Matcher};
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use tokio::net::TcpStream;
+use tower_service::Service;
+
+use super::settings::CloudSettings;
+
+/// Time without a byte after which the system probes the server. Firewalls and load balancers forget idle connections.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+/// Time between two probes.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+/// The system closes the connection after this number of probes without an answer.
+const KEEPALIVE_PROBES: u32 = 4;
+
+/// Opens connections.
+pub(super) struct Connector {
+    http: HttpConnector,
+    tls: OnceLock<Arc<ClientConfig>>,
+    proxies: Matcher,
+    timeout: Duration,
+}
+
+/// A socket that counts its reads and writes.
+pub(super) struct Socket {
+    stream: MaybeHttpsStream<TokioIo<TcpStream>>,
+    moved: Arc<AtomicUsize>,
+}
+
+impl Connector {
+    pub(super) fn new(settings: &CloudSettings) -> Self {
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        http.set_connect_timeout(Some(settings.connect_timeout()));
+        http.set_keepalive(Some(KEEPALIVE_IDLE));
+        http.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
+        http.set_keepalive_retries(Some(KEEPALIVE_PROBES));
+        // Linux also counts the time in which the server's buffer is full, and ends the keepalive probes after this time.
+        #[cfg(target_os = "linux")]
+        {
+            let probes = KEEPALIVE_IDLE + KEEPALIVE_INTERVAL * KEEPALIVE_PROBES;
+            http.set_tcp_user_timeout(Some(settings.io_timeout().max(probes)));
+        }
+        Self { http, tls: OnceLock::new(), proxies: Matcher::from_env(), timeout: settings.connect_timeout() }
+    }
+
+    /// The proxy that takes a request of plain HTTP to `uri` as it is. A request over TLS goes through a tunnel.
+    pub(super) fn forwarder(&self, uri: &Uri) -> Option<Intercept> {
+        self.proxies.intercept(uri).filter(|_| uri.scheme() != Some(&Scheme::HTTPS))
+    }
+
+    /// A connection to the server of `uri`.
+    ///
+    /// # Errors
+    /// `Timeout`, `Unavailable`. `InvalidOption` for a proxy that kvconn cannot use, and if the system has no certificates.
+    pub(super) async fn connect(&self, uri: &Uri) -> Result<Socket> {
+        let proxy = self.proxies.intercept(uri);
+        match tokio::time::timeout(self.timeout, self.stream(uri, proxy.as_ref())).await {
+            Ok(stream) => Ok(Socket { stream: stream?, moved: Arc::default() }),
+            Err(_) => {
+                let why = format!("{} did not accept a connection in {:?}", shown(uri, proxy.as_ref()), self.timeout);
+                Err(Error::new(ErrorKind::Timeout, why).temporary(true))
+            }
+        }
+    }
+
+    async fn stream(&self, uri: &Uri, proxy: Option<&Intercept>) -> Result<MaybeHttpsStream<TokioIo<TcpStream>>> {
+        let http = self.http.clone();
+        let is_tls = uri.scheme() == Some(&Scheme::HTTPS);
+        if let Some(scheme) = proxy.and_then(|proxy| proxy.uri().scheme_str()).filter(|scheme| *scheme != "http") {
+            let why = format!("the environment names a proxy of the scheme `{scheme}` for {}", shown(uri, None));
+            return Err(Error::new(ErrorKind::InvalidOption, why)
+                .with_hint("use a proxy of the scheme `http`, or add the server's host to `NO_PROXY`"));
+        }
+        let connected = match proxy {
+            Some(proxy) if is_tls => {
+                let mut tunnel = Tunnel::new(proxy.uri().clone(), http);
+                if let Some(login) = proxy.basic_auth() {
+                    tunnel = tunnel.with_auth(login.clone());
+                }
+                HttpsConnector::from((tunnel, self.tls()?)).call(uri.clone()).await
+            }
+            None if is_tls => HttpsConnector::from((http, self.tls()?)).call(uri.clone()).await,
+            Some(proxy) => plain(http, proxy.uri()).await,
+            None => plain(http, uri).await,
+        };
+        connected.map_err(|e| failed(uri, proxy, e))
+    }
+
+    /// TLS with the certificates of the system, read when the first connection needs them.
+    fn tls(&self) -> Result<Arc<ClientConfig>> {
+        if let Some(tls) = self.tls.get() {
+            return Ok(tls.clone());
+        }
+        let no_roots = |e| {
+            Error::new(ErrorKind::InvalidOption, "the system has no TLS certificates that kvconn can read")
+                .with_hint("install the package `ca-certificates`, or set `SSL_CERT_FILE`")
+                .with_source(e)
+        };
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|e| Error::new(ErrorKind::Other, "cannot set up TLS").with_source(e))?
+            .with_native_roots()
+            .map_err(no_roots)?
+            .with_no_client_auth();
+        Ok(self.tls.get_or_init(|| Arc::new(config)).clone())
+    }
+}
+
+type ConnectError = Box<dyn std::error::Error + Send + Sync>;
+
+async fn plain(
+    mut http: HttpConnector,
+    to: &Uri,
+) -> std::result::Result<MaybeHttpsStream<TokioIo<TcpStream>>, ConnectError> {
+    Ok(MaybeHttpsStream::Http(http.call(to.clone()).await?))
+}
+
+/// The server, and the proxy in front of it, without logins.
+fn shown(uri: &Uri, proxy: Option<&Intercept>) -> String {
+    let host = |uri: &Uri| {
+        let port = uri.port_u16().map_or_else(String::new, |port| format!(":{port}"));
+        format!("`{}{port}`", uri.host().unwrap_or_default())
+    };
+    match proxy {
+        Some(proxy) => format!("{} through the proxy {}", host(uri), host(proxy.uri())),
+        None => host(uri),
+    }
+}
+
+fn failed(uri: &Uri, proxy: Option<&Intercept>, e: ConnectError) -> Error {
+    let mut cause: &(dyn std::error::Error + 'static) = &*e;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    let to = shown(uri, proxy);
+    // rustls is inside an `io::Error`, which gives its own source and not rustls' error.
+    let tls = cause.downcast_ref::<io::Error>().and_then(|e| e.get_ref()?.downcast_ref::<rustls::Error>());
+    if let Some(tls) = tls.or_else(|| cause.downcast_ref()) {
+        let failed = Error::new(ErrorKind::Unavailable, format!("the TLS handshake with {to} failed: {tls}"));
+        return match tls {
+            rustls::Error::InvalidCertificate(_) => {
+                failed.with_hint("add the certificate of the server's authority to the system's, or to `SSL_CERT_FILE`")
+            }
+            rustls::Error::InvalidMessage(_) => {
+                failed.with_hint("a server without TLS has an endpoint that starts with `http://`")
+            }
+            _ => failed.temporary(true),
+        };
+    }
+    Error::new(ErrorKind::Unavailable, format!("cannot connect to {to}: {cause}")).temporary(true)
+}
+
+impl Socket {
+    /// Grows with each read and write that moved something.
+    pub(super) fn moved(&self) -> Arc<AtomicUsize> {
+        self.moved.clone()
+    }
+
+    fn count(&self, wrote: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if wrote.is_ready() {
+            self.moved.fetch_add(1, Relaxed);
+        }
+        wrote
+    }
+}
+
+impl Read for Socket {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if read.is_ready() {
+            self.moved.fetch_add(1, Relaxed);
+        }
+        read
+    }
+}
+
+impl Write for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let wrote = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.count(wrote)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let wrote = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
+        self.count(wrote)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
