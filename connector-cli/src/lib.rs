@@ -90,7 +90,8 @@ async fn run(cli: Cli, out: &mut Out, interrupt: Interrupt) -> Result<Answer, Fa
 fn log_to_stderr(verbose: u8) {
     let level = match verbose {
         0 => "warn",
-        1 => "debug",
+        // The HTTP client says a line for each of its steps.
+        1 => "debug,hyper_util=warn",
         _ => "trace",
     };
     let mut filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));

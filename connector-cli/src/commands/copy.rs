@@ -117,9 +117,7 @@ async fn copy(
         return Err(e.into());
     }
     if interrupt.is_set() {
-        print_note(
-            "interrupted; run the same command again to continue: it skips equal chunks, and with --skip-existing it does not read them",
-        );
+        print_note(format_args!("interrupted; run the same command again to continue: it skips {present} chunks"));
         return Ok(Answer::Interrupted);
     }
     Ok(Answer::yes_if(totals.failed == 0))

@@ -8,6 +8,7 @@ mod demonstration;
 mod ending;
 mod measuring;
 mod names;
+mod object_stores;
 mod printing;
 mod scrubbing;
 mod writing;
