@@ -68,9 +68,15 @@ pub(super) fn error(e: opendal::Error, place: &Place) -> Error {
 }
 
 /// Whether the service refused the call's credentials because they have expired, or may have.
-#[allow(dead_code, reason = "the renewal of credentials reads it")]
 pub(super) fn is_expired(e: &(dyn StdError + 'static)) -> bool {
     find::<Refused>(e).is_some_and(|refused| refused.reason == Some(Reason::Expired))
+}
+
+/// Whether the service refused a request without saying why, as it does for `HEAD`.
+pub(super) fn is_unexplained(e: &opendal::Error) -> bool {
+    cause::<Refused>(e).is_some_and(|refused| {
+        refused.code.is_none() && refused.retry_after.is_none() && !refused.status.is_server_error()
+    })
 }
 
 /// The error of a refusal.

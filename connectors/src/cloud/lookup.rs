@@ -7,6 +7,7 @@ use connector_core::{CacheKey, Result};
 use futures::stream::{self, Stream, StreamExt};
 use opendal::{ErrorKind, Metadata, Operator};
 
+use super::errors::is_unexplained;
 use super::store::Store;
 
 /// The object that `ping` asks for. It does not exist, because its name is not a key's.
@@ -39,13 +40,10 @@ impl Store {
     /// Asks for an object that does not exist. Unlike a listing, this needs no right of its own; and unlike a HEAD, the
     /// answer has a body that says whether the bucket exists.
     pub(crate) async fn ping(self: &Arc<Self>) -> Result<()> {
-        let (store, operator) = (self.clone(), self.operator());
-        self.run(async move {
-            let _turn = store.turn().await?;
+        self.request(|operator| async move {
             match operator.read_with(ABSENT).range(0..1).await {
-                Ok(_) => Ok(()),
-                Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
-                Err(e) => Err(store.error(e)),
+                Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
+                _ => Ok(()),
             }
         })
         .await
@@ -91,25 +89,11 @@ impl Store {
 
     /// The metadata of an object. `None` if there is none.
     pub(super) async fn stat_name(self: &Arc<Self>, name: String) -> Result<Option<Metadata>> {
-        let (store, operator) = (self.clone(), self.operator());
-        self.run(async move {
-            let _turn = store.turn().await?;
-            match operator.stat(&name).await {
-                Ok(metadata) => Ok(Some(metadata)),
-                Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-                Err(e) => Err(store.error(e)),
-            }
-        })
-        .await
+        self.request(move |operator| stat(operator, name.clone())).await
     }
 
     async fn delete(self: &Arc<Self>, name: String) -> Result<()> {
-        let (store, operator) = (self.clone(), self.operator());
-        self.run(async move {
-            let _turn = store.turn().await?;
-            operator.delete(&name).await.map_err(|e| store.error(e))
-        })
-        .await
+        self.request(move |operator| delete(operator, name.clone())).await
     }
 
     /// Deletes objects with one request. If the service refuses the request, or a part of it, each object gets its own
@@ -117,11 +101,8 @@ impl Store {
     async fn delete_all(self: &Arc<Self>, names: Vec<String>) -> Vec<Result<()>> {
         let is_bulk = names.len() > 1 && !self.lacks_bulk.load(Relaxed);
         if is_bulk {
-            let (store, operator, all) = (self.clone(), self.operator(), names.clone());
-            let bulk = self.run(async move {
-                let _turn = store.turn().await?;
-                delete_bulk(&operator, all).await.map_err(|e| store.error(e))
-            });
+            let all = names.clone();
+            let bulk = self.request(move |operator| delete_bulk(operator, all.clone()));
             match bulk.await {
                 Ok(()) => return names.iter().map(|_| Ok(())).collect(),
                 Err(e) if e.is_temporary() => return names.iter().map(|_| Err(e.clone())).collect(),
@@ -137,7 +118,30 @@ impl Store {
     }
 }
 
-async fn delete_bulk(operator: &Operator, names: Vec<String>) -> opendal::Result<()> {
+async fn stat(operator: Operator, name: String) -> opendal::Result<Option<Metadata>> {
+    let unexplained = match operator.stat(&name).await {
+        Ok(metadata) => return Ok(Some(metadata)),
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(e) if is_unexplained(&e) => e,
+        Err(e) => return Err(e),
+    };
+    // The response to a GET has a body, which says whether the token has expired, or which region is the right one.
+    match operator.read_with(&name).range(0..1).await {
+        Ok(_) => Err(unexplained),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// An object that is not there any more is as good as deleted.
+async fn delete(operator: Operator, name: String) -> opendal::Result<()> {
+    match operator.delete(&name).await {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        answer => answer,
+    }
+}
+
+async fn delete_bulk(operator: Operator, names: Vec<String>) -> opendal::Result<()> {
     let mut deleter = operator.deleter().await?;
     deleter.delete_iter(names).await?;
     deleter.close().await

@@ -15,6 +15,7 @@
 //! | `connect.rs` | new connections: addresses, TLS, proxies |
 //! | `lend.rs` | a chunk as the body of a request, without a copy |
 //! | `settings.rs` | the options that all object stores share |
+//! | `renew.rs` | the service, and a new one when its credentials have expired |
 //! | `refusal.rs` | what a server says when it refuses a request |
 //! | `meaning.rs` | the meaning of each refusal, and what to change |
 //! | `errors.rs` | kvconn's errors for those of OpenDAL |
@@ -32,14 +33,16 @@ mod meaning;
 mod names;
 mod read;
 mod refusal;
+mod renew;
 mod settings;
 mod store;
 mod task;
 mod transport;
 mod write;
 
+pub(crate) use bucket::wrong_options;
 #[cfg(any(feature = "azure", feature = "gcs"))]
-pub(crate) use bucket::{Bucket, server_url, wrong_options};
+pub(crate) use bucket::{Bucket, server_url};
 pub(crate) use errors::{Place, Service};
 pub(crate) use names::Names;
 pub use settings::CloudSettings;

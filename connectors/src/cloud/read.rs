@@ -134,14 +134,16 @@ impl Store {
     /// Reads an object. A large one is read in parts, all of one version.
     async fn object<D: Destination>(&self, name: &str, key: &CacheKey, to: &mut D) -> Result<Option<D::Chunk>> {
         let expected = to.capacity().max(self.largest_read.load(Relaxed));
-        let operator = self.operator();
-        let mut in_parts =
-            expected as u64 >= self.settings.parallel_from_bytes && operator.info().capability().read_with_if_match;
+        let mut service = self.services.current();
+        let mut in_parts = expected as u64 >= self.settings.parallel_from_bytes
+            && service.operator.info().capability().read_with_if_match;
         for _ in 0..RESTARTS {
-            match self.attempt(&operator, name, key, in_parts, to).await? {
-                Attempt::Done(chunk) => return Ok(chunk),
-                Attempt::Replaced => {}
-                Attempt::Undivided => in_parts = false,
+            match self.attempt(&service.operator, name, key, in_parts, to).await {
+                Ok(Attempt::Done(chunk)) => return Ok(chunk),
+                Ok(Attempt::Replaced) => {}
+                Ok(Attempt::Undivided) => in_parts = false,
+                Err(e) if self.services.renew(&mut service, &e).await => {}
+                Err(e) => return Err(e),
             }
         }
         let why = format!("the object was replaced {RESTARTS} times while kvconn read its parts");

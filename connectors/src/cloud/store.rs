@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use super::entries::Entries;
 use super::errors::{Place, error};
 use super::names::Names;
+use super::renew::Services;
 use super::settings::CloudSettings;
 use super::task;
 use super::transport::Transport;
@@ -21,7 +22,7 @@ use crate::places::Memory;
 
 /// An open bucket or container. Connectors hold it in an `Arc`, because its requests run as tasks.
 pub(crate) struct Store {
-    operator: Operator,
+    pub(super) services: Services,
     place: Place,
     pub(super) names: Names,
     pub(super) entries: Entries,
@@ -58,8 +59,8 @@ impl Store {
     ) -> Result<Arc<Self>> {
         settings.check()?;
         let transport = Transport::new(settings);
-        let operator = service().map_err(|e| error(e, &place))?;
-        let operator = operator.with_context(OperationContext::new().with_http_transport(transport.transporter()));
+        let context = OperationContext::new().with_http_transport(transport.transporter());
+        let services = Services::new(service, context, &place)?;
         let handle = match ctx.handle().runtime_flavor() {
             RuntimeFlavor::MultiThread => ctx.handle().clone(),
             // The one thread may be blocked in a call, and then drives no sockets.
@@ -67,7 +68,7 @@ impl Store {
         };
         let store = Arc::new(Self {
             entries: Entries::of(place.service),
-            operator,
+            services,
             place,
             names,
             settings: settings.clone(),
@@ -98,7 +99,7 @@ impl Store {
 
     /// The service.
     pub(super) fn operator(&self) -> Operator {
-        self.operator.clone()
+        self.services.current().operator
     }
 
     /// kvconn's error for one of the service.
@@ -122,12 +123,37 @@ impl Store {
     /// The most bytes of a name below the store's prefix.
     pub(super) fn longest_name(&self) -> usize {
         // The root has a slash at its start, which is not a part of the names.
-        NAME_MAX.saturating_sub(self.operator.info().root().len() - 1)
+        NAME_MAX.saturating_sub(self.operator().info().root().len() - 1)
     }
 
     /// Waits for the permit of a request that moves no chunk.
     pub(super) async fn turn(&self) -> Result<SemaphorePermit<'_>> {
         self.lookups.acquire().await.map_err(|_| Error::closed())
+    }
+
+    /// Sends a request that moves no chunk. If the credentials have expired, sends it again with fresh ones.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub(super) async fn request<T: Send + 'static, F>(
+        self: &Arc<Self>,
+        send: impl Fn(Operator) -> F + Send + Sync + 'static,
+    ) -> Result<T>
+    where
+        F: Future<Output = opendal::Result<T>> + Send,
+    {
+        let store = self.clone();
+        self.run(async move {
+            let _turn = store.turn().await?;
+            let mut service = store.services.current();
+            loop {
+                match send(service.operator.clone()).await {
+                    Err(e) if store.services.renew(&mut service, &e).await => {}
+                    answer => return answer.map_err(|e| store.error(e)),
+                }
+            }
+        })
+        .await
     }
 
     /// Runs a request on the store's runtime. It ends with this future, see [`task`](super::task).

@@ -28,18 +28,24 @@ impl Store {
         let identity = self.names.identity(key);
         let layout = self.layout_entry(&chunk)?.map(|value| (LAYOUT_ENTRY, value));
         let entries: Vec<_> = identity.into_iter().chain(layout).collect();
-        let (store, operator) = (self.clone(), self.operator());
+        let store = self.clone();
         self.run(async move {
-            let (bytes, released) = lend(chunk);
-            let mut options = WriteOptions::default();
-            store.entries.write(entries, &mut options);
-            let written = if bytes.len() as u64 >= store.settings.parallel_from_bytes {
-                store.write_parts(&operator, &name, bytes, options).await
-            } else {
-                operator.write_options(&name, bytes, options).await.map(drop)
-            };
-            released.wait().await;
-            written.map_err(|e| store.error(e))
+            let mut service = store.services.current();
+            loop {
+                let (bytes, released) = lend(chunk.clone());
+                let mut options = WriteOptions::default();
+                store.entries.write(entries.clone(), &mut options);
+                let written = if bytes.len() as u64 >= store.settings.parallel_from_bytes {
+                    store.write_parts(&service.operator, &name, bytes, options).await
+                } else {
+                    service.operator.write_options(&name, bytes, options).await.map(drop)
+                };
+                released.wait().await;
+                match written {
+                    Err(e) if store.services.renew(&mut service, &e).await => {}
+                    written => return written.map_err(|e| store.error(e)),
+                }
+            }
         })
         .await
     }

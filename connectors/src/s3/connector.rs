@@ -6,7 +6,7 @@ use opendal::services::S3;
 
 use super::S3Options;
 use super::address::Address;
-use crate::cloud::{Names, Place, Service, Store, remote_connector};
+use crate::cloud::{Names, Place, Service, Store, remote_connector, wrong_options};
 
 /// One object a chunk, in a bucket of S3 or of a server that speaks its protocol.
 ///
@@ -34,7 +34,12 @@ impl FromContext for S3Connector {
             region: Some(address.region.clone()),
         };
         let settings = options.cloud.clone();
-        let service = move || Operator::new(service(&options, &address));
+        let again = ctx.clone();
+        let service = move || {
+            // The file of an option may hold a new token.
+            let options = again.options().map_err(wrong_options)?;
+            Operator::new(service(&options, &address))
+        };
         Store::open(service, place, Names::Flat, &settings, &ctx).await.map(Self)
     }
 }
