@@ -14,7 +14,7 @@ from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from .figures import Table, batches, calls, singles
+from .figures import Table, batches, calls, costs, singles
 from .groups import GROUPS, SIZES, Makers, chosen
 
 # Bytes of one batch. Small enough for every pool, and large enough to be timed.
@@ -61,7 +61,7 @@ def results(before: dict, tables: list[Table], rounds: int) -> dict:
 def arguments() -> argparse.Namespace:
     """Parses the command line. Ends with 2 for a wrong argument."""
     parser = argparse.ArgumentParser(prog="tests/interop/bench", description="Measures the engines' own clients and kvconn's in turn")
-    known = f"{', '.join(GROUPS)}; `vllm` and `sglang` are all groups of that engine; default: those of LMCache"
+    known = f"{', '.join(GROUPS)}; `vllm`, `sglang` and `s3` are all groups of that name; default: those of LMCache"
     parser.add_argument("groups", nargs="*", metavar="GROUP", help=known)
     parser.add_argument("--rounds", type=int, default=7, help="rounds to measure, after a warm-up round")
     parser.add_argument("--sizes", default="", help="chunk sizes; default: the group's")
@@ -116,7 +116,7 @@ def main() -> int:
                 if not chosen_makers:
                     raise SystemExit(f"{group} has no client {args.clients!r}; it has {', '.join(makers)}")
                 tables.append(measure(group, title, chosen_makers, clear, size, args.rounds))
-                print(f"\n{title}\n\n{batches(tables[-1:])}\n\n{singles(tables[-1:])}{calls(tables[-1:])}", flush=True)
+                print(f"\n{title}\n\n{batches(tables[-1:])}\n\n{singles(tables[-1:])}{calls(tables[-1:])}\n\n{costs(tables[-1:])}", flush=True)
             # After each table, because the next one takes minutes.
             if args.json:
                 args.json.write_text(json.dumps(results(before, tables, args.rounds), indent=1) + "\n")

@@ -11,10 +11,12 @@ from lmcache.v1.memory_management import MemoryFormat
 from lmcache.v1.storage_backend.remote_backend import RemoteBackend
 
 from .. import chunks, engine
-from .figures import GIB, Figure, Round, clocked
+from .figures import GIB, Figure, Round, clocked, peaked
 
 # Calls for one key that make a figure.
 SINGLE_CALLS = 500
+# The keys of the lookups that make a figure, at least.
+LOOKUPS = 512
 TIMEOUT_S = 120
 # The only thread of kvconn that calls Python.
 KVCONN_THREAD = "kvconn-python\n"
@@ -27,17 +29,22 @@ async def _return_true() -> bool:
 class Backend:
     """Makes the calls of LMCache's engine: batches of chunks in LMCache's memory, and lookups from another thread."""
 
-    def __init__(self, url: str, size: int, n: int) -> None:
+    def __init__(self, url: str, size: int, n: int, at_once: int = 0, calls_of_one: bool = True, **options: object) -> None:
+        """Moves `at_once` chunks in each call, or all of them. `options` are the `extra_config`."""
         model = chunks.Model((chunks.Group(2, 1, size // 2 // 16, "uint8"),))
         texts = [chunks.key(f"bench {i}", "uint8") for i in range(n)]
         self.keys = [parse_cache_key(text) for text in texts]
         self.chunks = [model.chunk(text) for text in texts]
         self.bytes = size * n
+        self.parts = [slice(i, i + (at_once or n)) for i in range(0, n, at_once or n)]
+        self.calls_of_one = calls_of_one
         engine.POOL_GB = 2.5 * self.bytes / GIB + 0.1
         self.stack = ExitStack()
-        side = self.stack.enter_context(engine.side(url, model))
+        side = self.stack.enter_context(engine.side(url, model, **options))
         self.loop, self.memory = side.loop, side.backend
-        self.remote = RemoteBackend(side.config, side.metadata, side.loop, side.backend, dst_device="cpu")
+        self.remote = RemoteBackend(
+            side.config, side.metadata, side.loop, side.backend, dst_device="cpu", plugin_name=side.plugin
+        )
         if self.remote.connection is None:
             raise RuntimeError(f"LMCache could not open {url}")
         self.stack.callback(lambda: engine.end(self.remote.connection, self.loop))
@@ -56,29 +63,42 @@ class Backend:
         for chunk in self.chunks:
             objects.append(self.memory.allocate(engine.shapes(chunk), engine.dtypes(chunk), MemoryFormat[chunk.format]))
             engine.view(objects[-1])[:] = chunk.data
-        put = self._clocked(self.bytes / GIB, lambda: self._put(objects))
+
+        def puts() -> None:
+            for part in self.parts:
+                self._put(self.keys[part], objects[part])
+
+        put = peaked(lambda: self._clocked(self.bytes / GIB, puts))
         for obj in objects:
             obj.ref_count_down()
         read = []
-        get = self._clocked(self.bytes / GIB, lambda: read.extend(self.remote.batched_get_blocking(self.keys)))
+
+        def gets() -> None:
+            for part in self.parts:
+                read.extend(self.remote.batched_get_blocking(self.keys[part]))
+
+        get = peaked(lambda: self._clocked(self.bytes / GIB, gets))
         if [obj and bytes(engine.view(obj)) for obj in read] != [chunk.data for chunk in self.chunks]:
             raise RuntimeError("the bytes that were read differ from the bytes that were written")
         for obj in read:
             obj.ref_count_down()
 
         def exists() -> None:
-            if self.remote.batched_contains(self.keys) != len(self.keys):
-                raise RuntimeError("a stored key is missing")
+            for _ in range(repeats):
+                self._forget()
+                if self.remote.batched_contains(self.keys) != len(self.keys):
+                    raise RuntimeError("a stored key is missing")
 
         def singles(call) -> None:
             for i in range(SINGLE_CALLS):
                 if not call(self.keys[i % len(self.keys)]):
                     raise RuntimeError("a stored key is missing")
 
-        return {
-            "get": get,
-            "put": put,
-            "exists": self._clocked(len(self.keys), exists, 1e6),
+        repeats = max(1, LOOKUPS // len(self.keys))
+        moved = {"get": get, "put": put, "exists": self._clocked(repeats * len(self.keys), exists, 1e6)}
+        if not self.calls_of_one:
+            return moved
+        return moved | {
             "lookup": self._single(lambda: singles(lambda key: self.remote.batched_contains([key]))),
             "contains": self._single(lambda: singles(lambda key: self._contains(key, True))),
             "contains_loop": self._single(lambda: singles(lambda key: self._contains(key, False))),
@@ -100,15 +120,19 @@ class Backend:
     def _loop_round_trip(self, _key: object) -> bool:
         return asyncio.run_coroutine_threadsafe(_return_true(), self.loop).result()
 
-    def _put(self, objects: list) -> None:
-        left, done = [len(self.keys)], threading.Event()
+    def _forget(self) -> None:
+        """Empties the sizes that LMCache's `S3Connector` has seen. It answers from them, even if the object is gone."""
+        getattr(self.remote.connection.getWrappedConnector(), "object_size_cache", {}).clear()
+
+    def _put(self, keys: list, objects: list) -> None:
+        left, done = [len(keys)], threading.Event()
 
         def completed(_key: object) -> None:
             left[0] -= 1
             if left[0] == 0:
                 done.set()
 
-        self.remote.batched_submit_put_task(self.keys, objects, on_complete_callback=completed)
+        self.remote.batched_submit_put_task(keys, objects, on_complete_callback=completed)
         if not done.wait(TIMEOUT_S):
             raise TimeoutError(f"the puts did not complete within {TIMEOUT_S} s")
 

@@ -3,7 +3,8 @@
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 GIB = 1 << 30
 # Batches per figure. A single batch takes only a tenth of a second.
@@ -22,6 +23,8 @@ class Figure:
     """Microseconds per key that the client's calls took. This is an upper bound of the time that the client holds Python's lock."""
     reads: float | None = None
     """Reads of the store's server for one call. Each is at most one round trip."""
+    peak: float | None = None
+    """MiB by which the client's process grows at most."""
 
 
 Round = dict[str, Figure]
@@ -43,6 +46,7 @@ class Summary:
     """Each round's rate divided by the first client's rate in the same round. `None` for the first client."""
     held: float | None
     reads: float | None = None
+    peak: float | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def _summary(figures: list[Figure], first: list[Figure] | None) -> Summary:
     ratio = first and statistics.median(a.rate / b.rate for a, b in zip(figures, first, strict=True))
     medians = {
         name: None if getattr(figures[0], name) is None else statistics.median(getattr(figure, name) for figure in figures)
-        for name in ("cpu", "held", "reads")
+        for name in ("cpu", "held", "reads", "peak")
     }
     return Summary(rate=statistics.median(rates), low=min(rates), high=max(rates), ratio=ratio, **medians)
 
@@ -139,12 +143,48 @@ def calls(tables: list[Table]) -> str:
     return "\n".join(rows) if tables else ""
 
 
+def costs(tables: list[Table]) -> str:
+    """Makes a table of the clients' CPU time beside the first one's, that of a lookup, and memory. Empty if no table has a peak."""
+    tables = [table for table in tables if all(ops["get"].peak is not None for ops in table.clients.values())]
+    heads = ["get, CPU ×", "put, CPU ×", "exists, CPU µs", "get, peak MiB", "put, peak MiB"]
+    rows = [f"| store | chunk | client | {' | '.join(heads)} |", "|---|---|---|" + "---:|" * len(heads)]
+    for table in tables:
+        first, *_ = table.clients.values()
+        for name, ops in table.clients.items():
+            cells = ["" if ops is first else f"{ops[op].cpu / first[op].cpu:.2f}" for op in ("get", "put")]
+            cells.append(f"{ops['exists'].cpu:.0f}")
+            cells += [f"{ops[op].peak:.0f}" for op in ("get", "put")]
+            rows.append(f"| {' | '.join([table.group, table.size, name, *cells])} |")
+    return "\n".join(rows) if tables else ""
+
+
 def _rate(summary: Summary) -> str:
     return f"**{summary.rate:.2f}** ({summary.low:.2f} to {summary.high:.2f})"
 
 
 def _ratio(ratio: float | None) -> str:
     return "" if ratio is None else f"{ratio:.2f}"
+
+
+def mean(figures: list[Figure]) -> Figure:
+    """One figure of several batches: the mean of their times and of their CPU times, and the highest peak."""
+    peaks = [figure.peak for figure in figures if figure.peak is not None]
+    rate = statistics.harmonic_mean(figure.rate for figure in figures)
+    return Figure(rate, statistics.fmean(figure.cpu for figure in figures), peak=max(peaks, default=None))
+
+
+def peaked(work: Callable[[], Figure]) -> Figure:
+    """Adds the growth of this process's memory to the figure of `work`. Needs `/proc/self/clear_refs` of Linux."""
+    # Sets the high-water mark to the memory of this moment.
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _high_water_kib()
+    figure = work()
+    return replace(figure, peak=(_high_water_kib() - before) / 1024)
+
+
+def _high_water_kib() -> int:
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1])
 
 
 def clocked(amount: float, work: Callable[[], None], cpu_per: float = 1.0) -> Figure:

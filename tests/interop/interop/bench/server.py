@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import select
-import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,7 +20,7 @@ from lmcache.v1.memory_management import MemoryObj
 
 from ..lmcache_server.manager import key, layout
 from ..server import RedisServer
-from .figures import GIB, Figure, Round, clocked
+from .figures import GIB, Figure, Round, clocked, mean, peaked
 from .groups import Group
 from .native import CONNECTIONS
 from .reads import reads
@@ -33,9 +32,21 @@ TIMEOUT_MS = 120_000
 class Adapter:
     """Calls one adapter as LMCache's controllers do: submits a batch, and waits for its descriptor. Each round has a new one."""
 
-    def __init__(self, adapter: dict[str, object], size: int, n: int, clear: Callable[[], None], server: RedisServer) -> None:
+    def __init__(
+        self,
+        adapter: dict[str, object],
+        size: int,
+        n: int,
+        clear: Callable[[], None],
+        server: RedisServer | None = None,
+        at_once: int = 0,
+        lookups: int = LOOKUPS,
+    ) -> None:
+        """Moves `at_once` chunks in each call, or all of them. `server` counts the reads of the lookups."""
         self.json, self.size, self.n, self.clear, self.server = json.dumps(adapter), size, n, clear, server
         self.keys = [key(i) for i in range(n)]
+        self.parts = [slice(i, i + (at_once or n)) for i in range(0, n, at_once or n)]
+        self.lookups = lookups
 
     def round(self) -> Round:
         """Measures each operation once, after a warm-up."""
@@ -70,28 +81,28 @@ class Adapter:
 
     def _moved(self, adapter: object, stored: list[MemoryObj], loaded: list[MemoryObj], batches: int) -> Round:
         def put() -> None:
-            task = adapter.submit_store_task(self.keys, stored)
-            done: dict[int, object] = {}
-            while task not in done:
-                _wait(adapter.get_store_event_fd())
-                done.update(adapter.pop_completed_store_tasks())
-            if not done[task].is_successful():
-                raise RuntimeError("a store failed")
+            for part in self.parts:
+                task = adapter.submit_store_task(self.keys[part], stored[part])
+                done: dict[int, object] = {}
+                while task not in done:
+                    _wait(adapter.get_store_event_fd())
+                    done.update(adapter.pop_completed_store_tasks())
+                if not done[task].is_successful():
+                    raise RuntimeError("a store failed")
 
         def get() -> None:
-            task = adapter.submit_load_task(self.keys, loaded)
-            if _result(adapter.get_load_event_fd(), lambda: adapter.query_load_result(task)).popcount() != self.n:
-                raise RuntimeError("a stored chunk is missing")
+            for part in self.parts:
+                task = adapter.submit_load_task(self.keys[part], loaded[part])
+                result = _result(adapter.get_load_event_fd(), lambda task=task: adapter.query_load_result(task))
+                if result.popcount() != len(self.keys[part]):
+                    raise RuntimeError("a stored chunk is missing")
 
         found: dict[str, list[Figure]] = {"put": [], "get": []}
         for _ in range(batches):
             self.clear()
-            found["put"].append(clocked(self.size * self.n / GIB, put))
-            found["get"].append(clocked(self.size * self.n / GIB, get))
-        return {
-            name: Figure(statistics.harmonic_mean(figure.rate for figure in of), statistics.fmean(figure.cpu for figure in of))
-            for name, of in found.items()
-        }
+            for name, work in (("put", put), ("get", get)):
+                found[name].append(peaked(lambda work=work: clocked(self.size * self.n / GIB, work)))
+        return {name: mean(of) for name, of in found.items()}
 
     def _lookups(self, adapter: object) -> Round:
         # A prompt of fewer chunks is asked for several times.
@@ -100,7 +111,9 @@ class Adapter:
         for name, names, wanted in (("present", present, len(present)), ("absent", [key(1 << 40 | i) for i in range(LOOKUP_KEYS)], 0)):
 
             def look(names: list[ObjectKey] = names, wanted: int = wanted) -> None:
-                for _ in range(LOOKUPS):
+                for _ in range(self.lookups):
+                    # LMCache's `s3` adapter answers from the sizes that it has seen, even if the object is gone.
+                    getattr(adapter, "_object_size_cache", {}).clear()
                     task = adapter.submit_lookup_and_lock_task(names, {0: layout(self.size)})
                     result = _result(adapter.get_lookup_and_lock_event_fd(), lambda: adapter.query_lookup_and_lock_result(task))
                     if result.popcount() != wanted:
@@ -108,10 +121,13 @@ class Adapter:
                     adapter.submit_unlock(names[:wanted])
 
             before = reads(self.server)
-            figure = clocked(LOOKUPS, look)
-            # The last question is the bench's own.
-            found[name] = replace(figure, reads=(reads(self.server) - before - 1) / LOOKUPS)
-        return found | {"exists": replace(found["present"], rate=found["present"].rate * len(present))}
+            figure, after = clocked(self.lookups, look), reads(self.server)
+            if before is not None and after is not None:
+                # The last question is the bench's own.
+                figure = replace(figure, reads=(after - before - 1) / self.lookups)
+            found[name] = figure
+        a_key = found["present"].cpu / len(present) * 1e6
+        return found | {"exists": replace(found["present"], rate=found["present"].rate * len(present), cpu=a_key)}
 
 
 def _adapters(*specs: str) -> object:
