@@ -19,10 +19,14 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import quote
 
@@ -155,17 +159,10 @@ class S3Server:
             self.process.wait()
 
     def start_again(self) -> None:
-        """Starts the server that was killed, on the same port. moto is empty, and gets its bucket."""
+        """Starts the server that was killed, with its bucket empty, on the same port."""
         if not self._start():
             raise RuntimeError(f"another program has taken port {self.port}")
-        if self.kind == "moto":
-            self.empty()
-
-    @property
-    def pid(self) -> int:
-        """The process of the server, for signals."""
-        assert self.process
-        return self.process.pid
+        self.empty()
 
     @property
     def _objects(self) -> Path:
@@ -219,3 +216,41 @@ class S3Server:
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, headers, method=method)
         with urllib.request.urlopen(request, timeout=START_TIMEOUT_S) as answer:
             return bytes(answer.read())
+
+
+class Throttled(BaseHTTPRequestHandler):
+    """Answers each request with `503 SlowDown`, as S3 does for too many of them. `with Throttled.server() as url:`"""
+
+    protocol_version = "HTTP/1.1"
+
+    @classmethod
+    @contextmanager
+    def server(cls) -> Iterator[str]:
+        """Listens on 127.0.0.1. Gives kvconn's URL of a bucket."""
+        with ThreadingHTTPServer(("127.0.0.1", 0), cls) as server:
+            server.daemon_threads = True
+            thread = threading.Thread(target=server.serve_forever, daemon=True)
+            thread.start()
+            try:
+                yield f"s3://throttled?endpoint=http://127.0.0.1:{server.server_port}&region={REGION}&anonymous=true"
+            finally:
+                server.shutdown()
+                thread.join()
+
+    def do_GET(self) -> None:  # noqa: N802: the name that the base class calls
+        """Reads the request's body, and refuses."""
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+        self.send_response(503)
+        # With it, a client knows S3 from a proxy: the answer to HEAD has no body.
+        self.send_header("x-amz-request-id", "4442587FB7D0A2F9")
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        """Writes no log."""

@@ -6,68 +6,78 @@ import signal
 import tempfile
 
 from ..report import Failed, Report, equal
+from ..s3_server import S3Server, Throttled
 from ..server import RedisServer
 from .manager import CHUNK_BYTES, Manager, chunks, layout, spec, wait_for
 
 
 def run(report: Report) -> None:
     """Runs all checks of this part."""
-    with report.check("lmcache-server: a server that is stopped costs hits, and nothing else"):
-        _stopped()
-    with report.check("lmcache-server: a server that is killed and comes back is used again"):
-        _killed()
-    with report.check("lmcache-server: a store that is emptied between hit and load"):
-        _emptied()
-    with report.check("lmcache-server: a server that starts after LMCache is used"):
-        _late()
+    for kind in (RedisServer, S3Server):
+        name = "s3" if kind is S3Server else "resp"
+        with report.check(f"lmcache-server: {name}: a server that is stopped costs hits, and nothing else"), kind() as store:
+            _stopped(store)
+        with report.check(f"lmcache-server: {name}: a server that is killed and comes back is used again"), kind() as store:
+            _killed(store)
+        with report.check(f"lmcache-server: {name}: a store that is emptied between hit and load"), kind() as store:
+            _emptied(store)
+        with report.check(f"lmcache-server: {name}: a server that starts after LMCache is used"), kind() as store:
+            _late(store)
+    with report.check("lmcache-server: s3: a store that answers each request with 503 SlowDown is not lost"):
+        _throttled()
     with report.check("lmcache-server: a wrong configuration fails the start, and says why"):
         _wrong()
 
 
-def _kill(server: RedisServer) -> None:
+Server = RedisServer | S3Server
+
+
+def _kill(server: Server) -> None:
     server.process.kill()
     server.process.wait()
 
 
-def _url(server: RedisServer) -> str:
+def _url(server: Server) -> str:
+    if isinstance(server, S3Server):
+        return server.ours(min_reconnect_interval="0.1")
     return f"resp://127.0.0.1:{server.port}?min_reconnect_interval=0.1"
 
 
-def _stopped() -> None:
+def _stopped(store: Server) -> None:
     wanted, held = chunks(4), chunks(4, first=50)
-    with RedisServer() as redis, Manager(spec(_url(redis))) as server:
+    with Manager(spec(_url(store))) as server:
         server.store(wanted)
         server.forget()
         server.store(held)
-        redis.process.send_signal(signal.SIGSTOP)
+        store.process.send_signal(signal.SIGSTOP)
         try:
             equal("chunks of a stopped server", server.fetch([*wanted]), [])
             equal("chunks that LMCache has in memory", server.fetch([*held]), [*held.values()])
             equal("the state", server.adapter.report_status()["state"], "lost")
         finally:
-            redis.process.send_signal(signal.SIGCONT)
+            store.process.send_signal(signal.SIGCONT)
         wait_for("the server is used again", lambda: server.fetch([*wanted]) == [*wanted.values()])
         _check_whole(server)
 
 
-def _killed() -> None:
+def _killed(store: Server) -> None:
     wanted = chunks(4)
-    with RedisServer() as redis, Manager(spec(_url(redis))) as server:
+    with Manager(spec(_url(store))) as server:
         server.store(wanted)
-        _kill(redis)
+        _kill(store)
         server.forget()
         equal("chunks of a dead server", server.fetch([*wanted]), [])
         server.store(chunks(4, first=10))
         # LMCache keeps the chunks that it could not store.
         equal("chunks in memory", server.fetch([*chunks(4, first=10)]), [*chunks(4, first=10).values()])
-        redis.start_again()
+        store.start_again()
         wait_for("the server is used again", lambda: _is_used(server))
         _check_whole(server)
 
 
-def _emptied() -> None:
+def _emptied(store: Server) -> None:
     wanted = chunks(4)
-    with RedisServer() as redis, Manager(spec(_url(redis))) as server:
+    with Manager(spec(_url(store))) as server:
         server.store(wanted)
         server.forget()
         adapter = server.adapter
@@ -75,7 +85,10 @@ def _emptied() -> None:
         found = []
         wait_for("the lookup ends", lambda: found.append(adapter.query_lookup_and_lock_result(task)) or found[-1] is not None)
         equal("chunks that the lookup finds", found[-1].popcount(), 4)
-        redis.ask("FLUSHALL")
+        if isinstance(store, S3Server):
+            store.empty()
+        else:
+            store.ask("FLUSHALL")
         # The controller's own lookup would see the empty server.
         reserved = server.manager._l1_manager.reserve_write([*wanted], [True] * 4, layout(CHUNK_BYTES), tag="check")
         objects = [reserved[name][1] for name in wanted]
@@ -89,14 +102,24 @@ def _emptied() -> None:
         _check_whole(server)
 
 
-def _late() -> None:
+def _late(store: Server) -> None:
     wanted = chunks(4)
-    with RedisServer() as redis:
-        _kill(redis)
-        with Manager(spec(_url(redis))) as server:
-            equal("chunks before the server starts", server.fetch([*wanted]), [])
-            redis.start_again()
-            wait_for("the server is used", lambda: _is_used(server))
+    _kill(store)
+    with Manager(spec(_url(store))) as server:
+        equal("chunks before the server starts", server.fetch([*wanted]), [])
+        store.start_again()
+        wait_for("the server is used", lambda: _is_used(server))
+
+
+def _throttled() -> None:
+    wanted = chunks(4)
+    with Throttled.server() as url, Manager(spec(url)) as server:
+        server.write(wanted)
+        server.wait_stored()
+        equal("chunks that LMCache has in memory", server.fetch([*wanted]), [*wanted.values()])
+        equal("chunks of the store", server.fetch([*chunks(4, first=50)]), [])
+        equal("the state", server.adapter.report_status()["state"], "ok")
+        equal("LMCache's memory is whole", server.manager.memcheck(), True)
 
 
 def _wrong() -> None:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from ..report import Report, equal
+from ..s3_server import S3Server
 from ..server import RedisServer
 from .manager import CHUNK_BYTES, Manager, chunks, key, spec
 
@@ -20,7 +21,7 @@ _NAMES = itertools.count()
 @contextmanager
 def stores() -> Iterator[dict[str, str]]:
     """A URL of each store, by name. The stores are empty."""
-    with RedisServer() as server, tempfile.TemporaryDirectory(prefix="kvconn-interop-") as folder:
+    with RedisServer() as server, S3Server() as objects, tempfile.TemporaryDirectory(prefix="kvconn-interop-") as folder:
         # A store in memory lives as long as LMCache holds its adapter, so each has a name of its own.
         address, name = f"127.0.0.1:{server.port}", next(_NAMES)
         yield {
@@ -28,6 +29,7 @@ def stores() -> Iterator[dict[str, str]]:
             "fs": f"fs://{folder}/fs",
             "redis": f"redis://{address}/1",
             "resp": f"resp://{address}/2",
+            "s3": objects.ours("lmcache"),
             "tiered": f"tiered://?front=memory://lmcache-front-{name}&back=fs://{folder}/back",
         }
 

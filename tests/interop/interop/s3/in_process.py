@@ -16,7 +16,7 @@ from .. import chunks, command
 from ..engine import Remote, remote
 from ..exchange import Pairs, kvconn_copies, kvconn_writes, lmcache_has, lmcache_writes
 from ..report import Failed, Report, equal
-from ..s3_server import SERVERS, S3Server
+from ..s3_server import BUCKET, SERVERS, S3Server
 from ..wheel import all_methods, plugin
 
 RAW = {"save_chunk_meta": False}
@@ -111,6 +111,14 @@ def _plugin(report: Report, server: S3Server) -> None:
                     writer.put(text, chunk)
             with second(server) as reader:
                 lmcache_has(reader, PAIRS)
+    with report.check(f"s3: {server.kind}: plugin://: with the options of LMCache's own `s3://`"):
+        server.empty()
+        url = f"s3://{BUCKET}?endpoint=http://127.0.0.1:{server.port}"
+        with remote("plugin://kv", MODEL, **RAW, **server.extra_config, **plugin("kv", url)) as writer:
+            for text, chunk in PAIRS:
+                writer.put(text, chunk)
+        with lmcache(server) as reader:
+            lmcache_has(reader, PAIRS)
     with report.check(f"s3: {server.kind}: plugin://: every method"), wheel(server) as store:
         server.empty()
         all_methods(store, PAIRS)

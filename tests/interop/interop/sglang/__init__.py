@@ -7,7 +7,7 @@ from ..report import Report
 from ..sglang_whole import checks as whole
 from . import checks, ours
 
-STORES = ("memory", "fs", "redis", "resp", "tiered")
+STORES = ("memory", "fs", "redis", "resp", "s3", "tiered")
 #: `file` is SGLang's own backend, the reference for kvconn's.
 GROUPS: dict[str, Callable[[Report], None]] = {
     **{name: partial(checks.run, name=name) for name in ("file", *STORES)},

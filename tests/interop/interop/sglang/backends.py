@@ -9,6 +9,7 @@ from pathlib import Path
 
 import kvconn
 
+from ..s3_server import S3Server
 from ..server import RedisServer
 
 # A busy machine may need longer than kvconn's default for a question.
@@ -31,7 +32,7 @@ class Backend:
     kind: str
     config: dict
     folder: Path | None = None
-    server: RedisServer | None = None
+    server: RedisServer | S3Server | None = None
 
     def with_options(self, **options) -> dict:
         """The configuration with more options."""
@@ -59,7 +60,7 @@ class Backend:
 
 @contextmanager
 def backend(name: str) -> Iterator[Backend]:
-    """An empty store. `name` is `file`, `memory`, `fs`, `redis`, `resp` or `tiered`."""
+    """An empty store. `name` is `file`, `memory`, `fs`, `redis`, `resp`, `s3` or `tiered`."""
     with tempfile.TemporaryDirectory(prefix="kvconn-interop-") as folder:
         path = Path(folder)
         if name == "file":
@@ -67,6 +68,9 @@ def backend(name: str) -> Iterator[Backend]:
         elif name in ("redis", "resp"):
             with RedisServer() as server:
                 yield Backend(name, "dynamic", {**KVCONN, **TIMEOUTS, "url": f"{name}://127.0.0.1:{server.port}"}, server=server)
+        elif name == "s3":
+            with S3Server() as objects:
+                yield Backend(name, "dynamic", {**KVCONN, **TIMEOUTS, "url": objects.ours("sglang")}, server=objects)
         else:
             url = {
                 "memory": f"memory://{path.name}",

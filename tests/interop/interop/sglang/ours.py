@@ -16,13 +16,14 @@ import torch
 from sglang.srt.runtime_context import get_context
 
 from ..report import Failed, Report, equal
+from ..s3_server import S3Server
 from ..server import RedisServer
 from .backends import KVCONN, backend
 from .checks import LAYOUTS, PAGES
 from .engine import engine, tokens, until
 from .pools import Model
 
-STORES_ON_A_SERVER = ("redis", "resp")
+STORES_ON_A_SERVER = ("redis", "resp", "s3")
 
 
 def lost_server(report: Report) -> None:

@@ -8,8 +8,8 @@ from .places import Place, places
 
 
 def smoke(report: Report) -> None:
-    """Stores and loads each byte, by vLLM's own tier and by kvconn's over three stores."""
-    with places("vllm", "memory", "fs", "redis") as found:
+    """Stores and loads each byte, by vLLM's own tier and by kvconn's over four stores."""
+    with places("vllm", "memory", "fs", "redis", "s3") as found:
         for place in found:
             _round_trip(report, place)
 
@@ -73,7 +73,8 @@ def _two_engines(report: Report, place: Place) -> None:
 
 
 def _requests_at_once(report: Report, place: Place) -> None:
-    with report.check(f"{place.name}: 8 requests at once, with a common start"), Engine(config([place.tier], rows=128)) as engine:
+    # The tier drops stores beyond half of the rows, and a slow store has none of the 68 chunks when the last one comes.
+    with report.check(f"{place.name}: 8 requests at once, with a common start"), Engine(config([place.tier], rows=256)) as engine:
         common = keys(4, "common")
         prompts = [common + keys(8, f"at once {i}") for i in range(8)]
         for prompt in prompts:

@@ -9,27 +9,34 @@ import tempfile
 from pathlib import Path
 
 from ..report import Report, equal
+from ..s3_server import S3Server, Throttled
 from ..server import RedisServer
 from .engine import Engine, config, keys
 
 
 def run(report: Report) -> None:
-    """All checks, on a redis server of each kind, and behind a memory store."""
-    for scheme in ("redis", "resp"):
+    """All checks, on a redis server of each kind, and on an object store."""
+    for scheme in ("redis", "resp", "s3"):
         _away_at_start(report, scheme)
         _killed(report, scheme)
         _paused(report, scheme)
         _paused_during_transfers(report, scheme)
+    _throttled(report)
     _lost_folder(report)
 
 
-def _tier(scheme: str, server: RedisServer) -> dict[str, object]:
+def _server(scheme: str) -> RedisServer | S3Server:
+    return S3Server() if scheme == "s3" else RedisServer()
+
+
+def _tier(scheme: str, server: RedisServer | S3Server) -> dict[str, object]:
     # Short times, so that the checks are short. The defaults are longer.
-    return {"type": "kvconn", "url": f"{scheme}://127.0.0.1:{server.port}", "min_reconnect_interval": 0.05, "io_timeout_ms": 1000}
+    url = server.ours() if isinstance(server, S3Server) else f"{scheme}://127.0.0.1:{server.port}"
+    return {"type": "kvconn", "url": url, "min_reconnect_interval": 0.05, "io_timeout_ms": 1000}
 
 
 def _away_at_start(report: Report, scheme: str) -> None:
-    with report.check(f"{scheme}: a server that starts after the engine"), RedisServer() as server:
+    with report.check(f"{scheme}: a server that starts after the engine"), _server(scheme) as server:
         server.process.kill()
         server.process.wait()
         with Engine(config([_tier(scheme, server)])) as engine:
@@ -45,7 +52,7 @@ def _away_at_start(report: Report, scheme: str) -> None:
 
 
 def _killed(report: Report, scheme: str) -> None:
-    with report.check(f"{scheme}: a server that is killed and comes back empty"), RedisServer() as server:
+    with report.check(f"{scheme}: a server that is killed and comes back empty"), _server(scheme) as server:
         with Engine(config([_tier(scheme, server)])) as engine:
             prompt = keys(8, "killed")
             engine.store(prompt)
@@ -66,7 +73,7 @@ def _killed(report: Report, scheme: str) -> None:
 
 
 def _paused(report: Report, scheme: str) -> None:
-    with report.check(f"{scheme}: a server that does not answer for a while"), RedisServer() as server:
+    with report.check(f"{scheme}: a server that does not answer for a while"), _server(scheme) as server:
         with Engine(config([_tier(scheme, server)])) as engine:
             prompt = keys(8, "paused")
             engine.store(prompt)
@@ -84,7 +91,7 @@ def _paused(report: Report, scheme: str) -> None:
 
 
 def _paused_during_transfers(report: Report, scheme: str) -> None:
-    with report.check(f"{scheme}: a server that stops during a load and a store"), RedisServer() as server:
+    with report.check(f"{scheme}: a server that stops during a load and a store"), _server(scheme) as server:
         with Engine(config([_tier(scheme, server)])) as engine:
             prompt, other = keys(8, "paused load"), keys(8, "paused store")
             engine.store(prompt)
@@ -109,6 +116,17 @@ def _paused_during_transfers(report: Report, scheme: str) -> None:
             engine.store(other)
             engine.forget()
             equal("hits after it", (engine.found(prompt), engine.found(other)), (8, 8))
+
+
+def _throttled(report: Report) -> None:
+    with report.check("s3: a store that answers each request with 503 SlowDown"), Throttled.server() as url:
+        with Engine(config([{"type": "kvconn", "url": url}])) as engine:
+            prompt = keys(8, "throttled")
+            equal("hits", engine.found(prompt), 0)
+            engine.store(prompt)
+            equal("hits in the primary tier", engine.found(prompt), 8)
+            engine.forget()
+            equal("hits of the store", engine.found(prompt), 0)
 
 
 def _lost_folder(report: Report) -> None:

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import kvconn
 
+from ..s3_server import S3Server
 from ..server import RedisServer
 
 
@@ -64,8 +65,8 @@ class VllmFs(Place):
 class Store(Place):
     """kvconn's tier over the store with this URL."""
 
-    def __init__(self, name: str, url: str) -> None:
-        super().__init__(name, {"type": "kvconn", "url": url})
+    def __init__(self, name: str, url: str, **options: object) -> None:
+        super().__init__(name, {"type": "kvconn", "url": url, **options})
         self.url = url
 
     def hashes(self) -> list[str]:
@@ -93,16 +94,17 @@ def places(*names: str) -> Iterator[list[Place]]:
         folder = Path(tempfile.mkdtemp(prefix="kvconn-vllm-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         found: list[Place] = []
-        wanted = names or ("vllm", "memory", "fs", "fs, vLLM's layout", "redis", "resp", "tiered")
+        wanted = names or ("vllm", "memory", "fs", "fs, vLLM's layout", "redis", "resp", "s3", "tiered")
         server = stack.enter_context(RedisServer()) if {"redis", "resp", "tiered"} & set(wanted) else None
+        objects = stack.enter_context(S3Server()) if "s3" in wanted else None
         for name in wanted:
             below = folder / name.replace(" ", "-").replace(",", "")
             below.mkdir()
-            found.append(_place(name, below, server))
+            found.append(_place(name, below, server, objects))
         yield found
 
 
-def _place(name: str, folder: Path, server: RedisServer | None) -> Place:
+def _place(name: str, folder: Path, server: RedisServer | None, objects: S3Server | None) -> Place:
     if name == "vllm":
         return VllmFs(folder)
     if name == "memory":
@@ -111,6 +113,10 @@ def _place(name: str, folder: Path, server: RedisServer | None) -> Place:
         return Store(name, f"fs://{folder}")
     if name == "fs, vLLM's layout":
         return Store(name, f"fs://{folder}?layout=vllm")
+    if name == "s3":
+        assert objects is not None
+        # A question to an object store takes milliseconds, and a busy machine may need longer than the tier waits.
+        return Store(name, objects.ours("vllm"), lookup_timeout_ms=30_000)
     assert server is not None
     # A database each, because all of these are on one server.
     address = f"127.0.0.1:{server.port}"
