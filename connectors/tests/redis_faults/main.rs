@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 
 mod access;
+#[path = "../checked/mod.rs"]
+mod checked;
 mod dropped;
 mod limits;
 mod memory;

@@ -1,14 +1,12 @@
-//! A store under test, and chunks that reveal whether they are whole.
+//! A store under test.
 
 use std::future::Future;
-use std::time::{Duration, Instant};
 
-use connectors::{CacheKey, Connector, ErrorKind, LocalCpuBackend, MemoryObj, PoolAllocator, Result};
+use connectors::{CacheKey, Connector, LocalCpuBackend, MemoryObj, PoolAllocator, Result};
 use kvconn_redis_server::RedisServer;
-use tokio::time::timeout;
 
-/// Longer than every timeout here, even on a busy machine.
-const SOON: Duration = Duration::from_secs(120);
+use crate::checked::version;
+pub(crate) use crate::checked::{chunk, is_lost, key, until, within};
 
 /// The facts about a store that a fault needs.
 #[derive(Clone, Copy)]
@@ -17,11 +15,6 @@ pub(crate) struct Kind {
     pub(crate) scheme: &'static str,
     /// The name of a chunk's bytes on the server.
     pub(crate) value_key: fn(&CacheKey) -> String,
-}
-
-/// Ends a test that hangs.
-pub(crate) async fn within(test: impl Future<Output = ()>) {
-    timeout(SOON, test).await.expect("nothing hangs");
 }
 
 /// A connector with a separate pool.
@@ -100,50 +93,4 @@ pub(crate) async fn connections_are_at_most(server: &RedisServer, connections: u
         list.bytes().expect("a text").split(|&b| b == b'\n').filter(|line| !line.is_empty()).count() <= connections + 5
     })
     .await;
-}
-
-/// # Panics
-/// If it is not true after a minute.
-pub(crate) async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !done().await {
-        assert!(Instant::now() < deadline, "in vain: {what}");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-}
-
-/// The call failed because the server is gone or silent.
-#[track_caller]
-pub(crate) fn is_lost<T: std::fmt::Debug>(answer: Result<T>) {
-    let e = answer.expect_err("the server is gone");
-    assert!(matches!(e.kind(), ErrorKind::Unavailable | ErrorKind::Timeout), "{:?}: {e}", e.kind());
-    assert!(e.is_temporary(), "a retry may help: {e}");
-}
-
-pub(crate) fn key(n: u64) -> CacheKey {
-    format!("faults@1@0@{n:x}@bfloat16").parse().expect("a valid key")
-}
-
-/// Bytes that name their key, version and length, and that differ from every other chunk's at each offset.
-pub(crate) fn chunk(n: u64, version: u64, len: usize) -> MemoryObj {
-    MemoryObj::from(content(n, version, len))
-}
-
-fn content(n: u64, version: u64, len: usize) -> Vec<u8> {
-    let mut random = fastrand::Rng::with_seed(n.rotate_left(32) ^ version ^ ((len as u64) << 16));
-    let mut block = [n, version, len as u64].map(u64::to_le_bytes).concat();
-    // A prime length, so that a missing or doubled piece shifts the rest visibly.
-    block.resize_with(1021, || random.u8(..));
-    let mut bytes = block.repeat(len.div_ceil(block.len()));
-    bytes.truncate(len);
-    bytes
-}
-
-#[track_caller]
-fn version(n: u64, bytes: &[u8]) -> u64 {
-    let word = |i: usize| u64::from_le_bytes(bytes[8 * i..8 * i + 8].try_into().expect("eight bytes"));
-    let (of, version, len) = (word(0), word(1), word(2));
-    assert!((of, len) == (n, bytes.len() as u64), "{} bytes of key {n} say that they are {len} of {of}", bytes.len());
-    assert!(content(n, version, bytes.len()) == bytes, "the chunk of key {n} is torn");
-    version
 }

@@ -31,6 +31,7 @@ pub enum Then {
 pub(super) enum Kind {
     Refuse(Refusal),
     Early { refusal: Refusal, after: usize, then: Then },
+    Answer { status: u16, content_type: String, body: String },
     Stall,
     Close,
     LoseAnswer,
@@ -51,6 +52,11 @@ impl Fault {
     /// A refusal with a status and one of S3's codes. The server does nothing else.
     pub fn refuse(status: u16, code: &'static str, message: &str) -> Self {
         Self::new(Kind::Refuse(Refusal::new(status, code, message)))
+    }
+
+    /// An answer that is not S3's: a proxy's page, another server's text.
+    pub fn answer(status: u16, content_type: &str, body: &str) -> Self {
+        Self::new(Kind::Answer { status, content_type: content_type.to_owned(), body: body.to_owned() })
     }
 
     /// `503 SlowDown`.
@@ -88,7 +94,8 @@ impl Fault {
         Self::new(Kind::Refuse(refusal.header("x-amz-bucket-region", region)))
     }
 
-    /// `503 SlowDown` after `bytes` of the request's body.
+    /// `503 SlowDown` after `bytes` of the request's body. After a shorter body, the connection serves the next request, unless
+    /// [`Then::Close`] closes it.
     pub fn early(bytes: usize, then: Then) -> Self {
         let refusal = Refusal::new(503, "SlowDown", "Please reduce your request rate.");
         Self::new(Kind::Early { refusal, after: bytes, then })
@@ -114,7 +121,7 @@ impl Fault {
         Self::new(Kind::Delay(by))
     }
 
-    /// The answer stalls after `bytes` of its body.
+    /// The answer stalls after `bytes` of its body. A shorter answer is whole.
     pub fn stall_in_body(bytes: usize) -> Self {
         Self::new(Kind::BodyStall { after: bytes })
     }

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use super::fault::{Kind, Then};
-use super::http::{Connection, Head, Response};
+use super::http::{Body, Connection, Head, Response};
 use super::operation::{Operation, Target};
 use super::refusal::Refusal;
 use super::state::State;
@@ -67,7 +67,15 @@ fn answer(state: &Mutex<State>, connection: &mut Connection, head: &Head) -> io:
     if let Some(Kind::Early { refusal, after, then }) = &fault {
         let first = len.min(*after);
         received(&connection.body(first)?);
-        write(connection, &refusal.response(), false, None)?;
+        let mut response = refusal.response();
+        // As S3 does. Without it, the client may send its next request to a server that does not read.
+        if *then != Then::ReadOn && first < len {
+            response = response.header("Connection", "close");
+        }
+        write(connection, &response, head.method == "HEAD", None)?;
+        if first == len {
+            return Ok(*then != Then::Close);
+        }
         match then {
             Then::ReadOn => received(&connection.body(len - first)?),
             Then::Stall => connection.wait_for_hangup(),
@@ -80,6 +88,11 @@ fn answer(state: &Mutex<State>, connection: &mut Connection, head: &Head) -> io:
     received(&body);
     let response = match &fault {
         Some(Kind::Refuse(refusal)) => Err(refusal.clone()),
+        Some(Kind::Answer { status, content_type, body }) => {
+            let mut response = Response::new(*status).header("Content-Type", content_type);
+            response.body = Body::Text(body.clone());
+            Ok(response)
+        }
         Some(Kind::Stall) => {
             connection.wait_for_hangup();
             return Ok(false);
@@ -112,8 +125,10 @@ fn write(connection: &mut Connection, response: &Response, is_head: bool, fault:
         }
         Some(Kind::BodyStall { after }) => {
             cut(connection, *after)?;
-            connection.wait_for_hangup();
-            return Ok(false);
+            if body.len() > *after {
+                connection.wait_for_hangup();
+                return Ok(false);
+            }
         }
         Some(Kind::BodyDrip { bytes: part, every }) => {
             connection.write(response.head(&length(bytes.len())).as_bytes())?;
