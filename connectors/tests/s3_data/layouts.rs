@@ -1,0 +1,60 @@
+//! `save_chunk_meta`: the layout beside the bytes.
+
+use connectors::{ChunkLayout, Dtype, ErrorKind, MemoryFormat, MemoryObj, Shape};
+
+use crate::{BUCKET, bytes, key, server, store};
+
+fn layout() -> ChunkLayout {
+    let shape = Shape::new(&[2, 3, 16, 8]).expect("a shape");
+    ChunkLayout::new(MemoryFormat::Kv2ltd, shape, Dtype::Bfloat16).expect("a layout")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_layout_is_metadata_and_the_bytes_stay_the_chunks() {
+    let fake = server();
+    let with = store(&fake, "&save_chunk_meta=true").await;
+    let without = store(&fake, "").await;
+    let chunk = MemoryObj::from_vec(bytes(layout().len, 1), layout()).expect("a chunk");
+    with.put(&key(1), chunk.clone()).await.expect("a put");
+    let object = fake.object(BUCKET, key(1).as_str()).expect("an object");
+    assert!(*object.bytes == *chunk);
+    let entry: Vec<_> = object.metadata.iter().filter(|(name, _)| name.ends_with("kvconnlayout")).collect();
+    // Length 1536, format, dtype, shape, each little-endian.
+    assert!(entry.len() == 1 && entry[0].1.starts_with("00060000") && entry[0].1.len() == 56, "{entry:?}");
+    for store in [&with, &without] {
+        assert_eq!(store.get(&key(1)).await.expect("a get").expect("a chunk"), chunk);
+    }
+    // A raw put leaves no layout behind.
+    without.put(&key(1), chunk.clone()).await.expect("a put");
+    let raw = with.get(&key(1)).await.expect("a get").expect("a chunk");
+    assert!(*raw == *chunk);
+    assert_eq!(raw.layout(), &ChunkLayout::binary(chunk.len()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_layout_that_is_not_the_objects_is_corrupt() {
+    let fake = server();
+    let store = store(&fake, "").await;
+    let chunk = MemoryObj::from_vec(bytes(layout().len, 1), layout()).expect("a chunk");
+    crate::store(&fake, "&save_chunk_meta=true").await.put(&key(1), chunk.clone()).await.expect("a put");
+    let object = fake.object(BUCKET, key(1).as_str()).expect("an object");
+    let entry = &object.metadata.iter().find(|(name, _)| name.ends_with("kvconnlayout")).expect("an entry").1;
+    for (bytes, entry) in [(&chunk[1..], entry.as_str()), (&chunk[..], "zz"), (&chunk[..], "000"), (&chunk[..], "")] {
+        fake.put_object(BUCKET, key(1).as_str(), bytes.to_vec(), &[("kvconnlayout", entry)]);
+        let e = store.get(&key(1)).await.expect_err("a wrong layout");
+        assert_eq!(e.kind(), ErrorKind::Corrupt, "{entry:?}: {e}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chunk_over_the_limit_is_refused_both_ways() {
+    let fake = server();
+    let store = store(&fake, "&max_value_bytes=1000").await;
+    let e = store.put(&key(1), bytes(1001, 1).into()).await.expect_err("too large");
+    assert_eq!(e.kind(), ErrorKind::TooLarge, "{e}");
+    fake.put_object(BUCKET, key(1).as_str(), bytes(1001, 1), &[]);
+    let e = store.get(&key(1)).await.expect_err("too large");
+    assert_eq!(e.kind(), ErrorKind::TooLarge, "{e}");
+    store.put(&key(1), bytes(1000, 1).into()).await.expect("a put");
+    assert!(store.get(&key(1)).await.expect("a get").is_some());
+}
