@@ -21,6 +21,7 @@ pub(crate) struct Place {
 }
 
 /// The protocol of a store.
+#[cfg_attr(not(all(feature = "azure", feature = "gcs", feature = "s3")), allow(dead_code))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Service {
     S3,

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use connector_core::{BoxStream, CacheKey, ListEntry, Result};
 use futures::stream::{self, StreamExt, TryStreamExt};
+use opendal::options::ListOptions;
 use opendal::{Entry, Lister};
 
 use super::names::Named;
+use super::renew::Service;
 use super::store::Store;
 
 /// The objects of one step of a listing: as many as a page of S3.
@@ -17,7 +19,46 @@ struct Rest {
     /// The beginnings of names that are still to be listed.
     prefixes: Vec<String>,
     /// The rest of the current one.
-    lister: Option<Lister>,
+    part: Option<Part>,
+}
+
+/// The objects whose names begin alike.
+struct Part {
+    prefix: String,
+    /// The service that the lister keeps.
+    service: Service,
+    lister: Lister,
+    /// The last object that was found.
+    last: Option<String>,
+}
+
+impl Part {
+    /// The objects after `last`.
+    async fn open(service: Service, prefix: String, last: Option<String>) -> opendal::Result<Self> {
+        let options = ListOptions { recursive: true, start_after: last.clone(), ..ListOptions::default() };
+        let lister = service.operator.lister_options(&prefix, options).await?;
+        Ok(Self { prefix, service, lister, last })
+    }
+
+    /// The next object. If the credentials have expired, asks again with fresh ones.
+    async fn next(&mut self, store: &Store) -> opendal::Result<Option<Entry>> {
+        let found = match self.lister.try_next().await {
+            Err(e) if self.can_go_on() && store.services.renew(&mut self.service, &e).await => {
+                *self = Self::open(self.service.clone(), std::mem::take(&mut self.prefix), self.last.take()).await?;
+                self.lister.try_next().await
+            }
+            found => found,
+        };
+        if let Ok(Some(entry)) = &found {
+            self.last = Some(entry.path().to_owned());
+        }
+        found
+    }
+
+    /// Whether a new lister can begin where this one is.
+    fn can_go_on(&self) -> bool {
+        self.last.is_none() || self.service.operator.info().capability().list_with_start_after
+    }
 }
 
 impl Store {
@@ -28,7 +69,7 @@ impl Store {
     /// All chunks with the prefix, with the sizes and times that the listing has. The memory that it takes does not grow
     /// with the store.
     pub(crate) fn list_entries<'a>(self: &'a Arc<Self>, prefix: &'a str) -> BoxStream<'a, Result<ListEntry>> {
-        let rest = Rest { prefixes: self.names.prefixes(prefix), lister: None };
+        let rest = Rest { prefixes: self.names.prefixes(prefix), part: None };
         let steps = stream::try_unfold(rest, move |rest| async move {
             let Some((found, rest)) = self.step(rest).await? else { return Ok(None) };
             let entries = stream::iter(found).map(|entry| self.resolve(entry)).buffered(self.settings.connections);
@@ -43,27 +84,27 @@ impl Store {
 
     /// The next objects, and the rest of the listing. `None` after the last.
     async fn step(self: &Arc<Self>, mut rest: Rest) -> Result<Option<(Vec<Entry>, Rest)>> {
-        if rest.lister.is_none() && rest.prefixes.is_empty() {
+        if rest.part.is_none() && rest.prefixes.is_empty() {
             return Ok(None);
         }
-        let (store, operator) = (self.clone(), self.operator());
+        let store = self.clone();
         self.run(async move {
             let mut found = Vec::new();
-            let mut lister = match rest.lister.take() {
-                Some(lister) => lister,
+            let mut part = match rest.part.take() {
+                Some(part) => part,
                 None => {
-                    let next = rest.prefixes.pop().unwrap_or_default();
-                    operator.lister_with(&next).recursive(true).await.map_err(|e| store.error(e))?
+                    let prefix = rest.prefixes.pop().unwrap_or_default();
+                    Part::open(store.services.current(), prefix, None).await.map_err(|e| store.error(e))?
                 }
             };
             let _turn = store.turn().await?;
             while found.len() < STEP {
-                match lister.try_next().await.map_err(|e| store.error(e))? {
+                match part.next(&store).await.map_err(|e| store.error(e))? {
                     Some(entry) => found.push(entry),
                     None => return Ok(Some((found, rest))),
                 }
             }
-            rest.lister = Some(lister);
+            rest.part = Some(part);
             Ok(Some((found, rest)))
         })
         .await

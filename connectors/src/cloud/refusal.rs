@@ -66,6 +66,7 @@ impl Refused {
             None if text.is_empty() => None,
             None => Some(without_tags(text)),
         };
+        let foreign = said.is_none() && is_html(text);
         Self {
             operation,
             status: parts.status,
@@ -73,8 +74,10 @@ impl Refused {
             message: message.filter(|message| !message.is_empty()).map(|message| shown(&message)),
             region: region.or_else(|| header("x-amz-bucket-region").map(str::to_owned)).map(|region| shown(&region)),
             retry_after: retry_after(&parts.headers),
-            date: header(header::DATE.as_str()).and_then(|date| Timestamp::parse_rfc2822(date).ok()),
-            foreign: said.is_none() && is_html(text),
+            date: said
+                .and_then(|said| said.server_time)
+                .or_else(|| Timestamp::parse_rfc2822(header(header::DATE.as_str())?).ok()),
+            foreign,
             from_s3: parts.headers.contains_key("x-amz-request-id"),
             reason,
         }
@@ -183,6 +186,7 @@ struct Said {
     message: Option<String>,
     region: Option<String>,
     reason: Option<Reason>,
+    server_time: Option<Timestamp>,
 }
 
 /// `<Error>` of S3 and Azure. Elements that repeat the signature, the token or the string to sign are left out.
@@ -192,6 +196,8 @@ struct XmlError {
     code: String,
     message: Option<String>,
     region: Option<String>,
+    /// S3's, in an error about clocks.
+    server_time: Option<String>,
     /// Azure's. It may repeat the string to sign, so kvconn never shows it.
     authentication_error_detail: Option<String>,
 }
@@ -237,6 +243,7 @@ impl Said {
             code: Some(xml.code),
             message: message.filter(|_| !repeats),
             region: xml.region,
+            server_time: xml.server_time.and_then(|time| time.parse().ok()),
         })
     }
 }
