@@ -8,5 +8,6 @@ mod checked;
 mod dropped;
 mod network;
 mod random;
+mod recovery;
 mod refusals;
 mod store;
