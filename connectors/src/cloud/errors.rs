@@ -160,7 +160,7 @@ fn cause<T: StdError + 'static>(e: &opendal::Error) -> Option<&T> {
     e.source().and_then(find)
 }
 
-fn find<'e, T: StdError + 'static>(e: &'e (dyn StdError + 'static)) -> Option<&'e T> {
+pub(super) fn find<'e, T: StdError + 'static>(e: &'e (dyn StdError + 'static)) -> Option<&'e T> {
     let mut next = Some(e);
     while let Some(e) = next {
         if let Some(found) = e.downcast_ref() {

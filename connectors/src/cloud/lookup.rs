@@ -7,7 +7,8 @@ use connector_core::{CacheKey, Result};
 use futures::stream::{self, Stream, StreamExt};
 use opendal::{ErrorKind, Metadata, Operator};
 
-use super::errors::is_unexplained;
+use super::errors::{find, is_unexplained};
+use super::refusal::Refused;
 use super::store::Store;
 
 /// The object that `ping` asks for. It does not exist, because its name is not a key's.
@@ -37,13 +38,22 @@ impl Store {
         Ok(keys.len())
     }
 
-    /// Asks for an object that does not exist. Unlike a listing, this needs no right of its own; and unlike a HEAD, the
-    /// answer has a body that says whether the bucket exists.
     pub(crate) async fn ping(self: &Arc<Self>) -> Result<()> {
+        self.probe().await.map(drop)
+    }
+
+    /// Asks for an object that does not exist. Unlike a listing, this needs no right of its own. Unlike a HEAD, the answer
+    /// has a body that says whether the bucket exists.
+    ///
+    /// `false` if the server refuses to say whether the object exists: Amazon does so without the right to list, and
+    /// the chunks may be readable all the same.
+    pub(super) async fn probe(self: &Arc<Self>) -> Result<bool> {
         self.request(|operator| async move {
             match operator.read_with(ABSENT).range(0..1).await {
-                Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
-                _ => Ok(()),
+                Ok(_) => Ok(true),
+                Err(e) if e.kind() == ErrorKind::NotFound => Ok(true),
+                Err(e) if is_unsaid(&e) => Ok(false),
+                Err(e) => Err(e),
             }
         })
         .await
@@ -145,4 +155,9 @@ async fn delete_bulk(operator: Operator, names: Vec<String>) -> opendal::Result<
     let mut deleter = operator.deleter().await?;
     deleter.delete_iter(names).await?;
     deleter.close().await
+}
+
+/// Whether the service knows the credentials, but does not say whether the object exists.
+fn is_unsaid(e: &opendal::Error) -> bool {
+    find::<Refused>(e).is_some_and(|refused| refused.code.as_deref() == Some("AccessDenied"))
 }

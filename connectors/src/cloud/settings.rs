@@ -21,6 +21,10 @@ pub struct CloudSettings {
     /// Largest chunk that the store reads or writes.
     #[option(unit = "bytes")]
     pub max_value_bytes: u64,
+    /// Longest name of an object, with its prefix. Set it for a server with a lower limit, such as one whose objects are
+    /// files.
+    #[option(unit = "bytes")]
+    pub max_name_bytes: usize,
     /// Chunks of this length and longer are read by ranges and written as multipart uploads.
     #[option(unit = "bytes")]
     pub parallel_from_bytes: u64,
@@ -39,6 +43,7 @@ impl Default for CloudSettings {
             connect_timeout_ms: 5_000,
             io_timeout_ms: 30_000,
             max_value_bytes: LARGEST_OBJECT,
+            max_name_bytes: LONGEST_NAME,
             parallel_from_bytes: 64 << 20,
             part_bytes: 16 << 20,
             save_chunk_meta: false,
@@ -48,6 +53,8 @@ impl Default for CloudSettings {
 
 /// The largest object that one PUT of S3 takes.
 const LARGEST_OBJECT: u64 = 5 << 30;
+/// The longest name of an object on S3, GCS and Azure.
+const LONGEST_NAME: usize = 1024;
 /// The smallest part that S3 takes, except for the last one.
 const SMALLEST_PART: u64 = 5 << 20;
 const HOUR_MS: u64 = 3_600_000;
@@ -63,6 +70,7 @@ impl CloudSettings {
             ("connect_timeout_ms", self.connect_timeout_ms, 1, HOUR_MS),
             ("io_timeout_ms", self.io_timeout_ms, 1, HOUR_MS),
             ("max_value_bytes", self.max_value_bytes, 1, LARGEST_OBJECT),
+            ("max_name_bytes", self.max_name_bytes as u64, 64, LONGEST_NAME as u64),
             ("part_bytes", self.part_bytes, SMALLEST_PART, LARGEST_OBJECT),
             ("parallel_from_bytes", self.parallel_from_bytes, self.part_bytes + 1, u64::MAX),
         ];

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
 
-use connector_core::{CacheKey, Capabilities, Connect, ConnectorContext, Error, ErrorKind, Result, runtime};
+use connector_core::{
+    CacheKey, Capabilities, ChunkHeader, Connect, ConnectorContext, Error, ErrorKind, Result, runtime,
+};
 use opendal::{OperationContext, Operator};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -24,6 +26,8 @@ use crate::places::Memory;
 pub(crate) struct Store {
     pub(super) services: Services,
     place: Place,
+    /// Bytes of the prefix, with a slash at its start and its end.
+    root_len: usize,
     pub(super) names: Names,
     pub(super) entries: Entries,
     pub(super) settings: CloudSettings,
@@ -41,8 +45,6 @@ pub(crate) struct Store {
 
 /// Longest wait of a lazy `open` for the server.
 const LAZY_OPEN: Duration = Duration::from_secs(1);
-/// Longest name of an object on S3, GCS and Azure, in bytes.
-const NAME_MAX: usize = 1024;
 
 impl Store {
     /// Opens the store of an OpenDAL service, and checks that the bucket answers. `service` makes the service, and makes
@@ -67,6 +69,7 @@ impl Store {
             _ => runtime::handle()?.clone(),
         };
         let store = Arc::new(Self {
+            root_len: services.current().operator.info().root().len(),
             entries: Entries::of(place.service),
             services,
             place,
@@ -84,16 +87,27 @@ impl Store {
     }
 
     async fn check_at_open(self: &Arc<Self>, ctx: &ConnectorContext) -> Result<()> {
-        if ctx.connect() == Connect::Eager {
-            return self.ping().await;
-        }
-        let unanswered = match tokio::time::timeout(LAZY_OPEN, self.ping()).await {
-            Ok(Err(e)) if e.is_temporary() => e.to_string(),
-            Ok(answer) => return answer,
-            Err(_) => format!("no answer within {LAZY_OPEN:?}"),
+        let answer = match ctx.connect() {
+            Connect::Eager => self.probe().await,
+            Connect::Lazy => {
+                let late = |_| Err(Error::new(ErrorKind::Timeout, format!("no answer within {LAZY_OPEN:?}")));
+                tokio::time::timeout(LAZY_OPEN, self.probe()).await.unwrap_or_else(late)
+            }
         };
         let connector = ctx.connector_name();
-        tracing::warn!(connector, "the store is open, but its server does not answer: {unanswered}");
+        match answer {
+            Ok(true) => {}
+            Ok(false) => tracing::warn!(
+                connector,
+                bucket = self.place.bucket,
+                "the server denies access to an object that does not exist, as it does without the right to list the bucket: \
+                 lookups of missing chunks will fail; on S3 grant `s3:ListBucket`"
+            ),
+            Err(e) if ctx.connect() == Connect::Lazy && e.is_temporary() => {
+                tracing::warn!(connector, "the store is open, but its server does not answer: {e}");
+            }
+            Err(e) => return Err(e),
+        }
         Ok(())
     }
 
@@ -123,7 +137,7 @@ impl Store {
     /// The most bytes of a name below the store's prefix.
     pub(super) fn longest_name(&self) -> usize {
         // The root has a slash at its start, which is not a part of the names.
-        NAME_MAX.saturating_sub(self.operator().info().root().len() - 1)
+        self.settings.max_name_bytes.saturating_sub(self.root_len - 1)
     }
 
     /// Waits for the permit of a request that moves no chunk.
@@ -171,7 +185,7 @@ impl Store {
         let can =
             Capabilities::new().with_remove().with_list().with_ping().with_batch_concurrency(self.settings.connections);
         let can = can.with_max_key_bytes(self.longest_name()).with_max_chunk_bytes(self.settings.max_value_bytes);
-        if self.settings.save_chunk_meta { can.with_layout_kept() } else { can }
+        if self.settings.save_chunk_meta { can.with_layout_kept().with_dtypes(ChunkHeader::DTYPES) } else { can }
     }
 
     /// Closes the connections. Requests have ended: each belongs to a call, and the handle waits for the calls.

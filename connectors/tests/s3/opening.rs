@@ -1,0 +1,97 @@
+//! `open`: the check of the bucket, and where credentials come from.
+
+use connectors::ErrorKind;
+use kvconn_cloud_servers::{Fault, Operation};
+
+use crate::{BUCKET, chunk, fake, key, open, url};
+
+#[tokio::test]
+async fn a_wrong_bucket_key_or_region_fails_at_once() {
+    let fake = fake();
+    let right = url(&fake.endpoint(), "?retries=0");
+    connectors::open(&right).await.unwrap();
+    let wrong_bucket = right.replace(BUCKET, "no-such-bucket");
+    let e = connectors::open(&wrong_bucket).await.unwrap_err();
+    assert!(e.to_string().contains("no-such-bucket"), "{e}");
+    let wrong_secret = right.replace("EXAMPLEKEY", "EXAMPLEKEX");
+    let e = connectors::open(&wrong_secret).await.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Denied, "{e}");
+    let unknown_key = right.replace("AKIAIOSFODNN7EXAMPLE", "AKIAIOSFODNN7EXAMPLX");
+    let e = connectors::open(&unknown_key).await.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Denied, "{e}");
+    fake.set_region("eu-west-1");
+    let e = connectors::open(&right).await.unwrap_err();
+    assert!(e.to_string().contains("eu-west-1"), "{e}");
+    connectors::open(&format!("{right}&region=eu-west-1")).await.unwrap();
+}
+
+/// Amazon answers 403 in place of 404 to a reader that must not list.
+#[tokio::test]
+async fn a_bucket_that_must_not_be_listed_opens() {
+    let fake = fake();
+    fake.put_object(BUCKET, "m@1@0@ff@half", b"x".to_vec(), &[]);
+    fake.always(Fault::refuse(403, "AccessDenied", "Access Denied").key("kvconn-ping"));
+    fake.always(Fault::refuse(403, "AccessDenied", "Access Denied").on([Operation::List]));
+    let store = open(&fake, "").await;
+    assert!(store.exists(&key("m@1@0@ff@half")).await.unwrap());
+    store.put(&key("m@1@0@ee@half"), chunk("x")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_public_bucket_opens_without_credentials() {
+    let fake = fake();
+    fake.allow_anonymous(BUCKET);
+    fake.put_object(BUCKET, "m@1@0@ff@half", b"x".to_vec(), &[]);
+    let store = connectors::open(&format!("s3://{BUCKET}?endpoint={}&anonymous=true", fake.endpoint())).await.unwrap();
+    assert!(store.exists(&key("m@1@0@ff@half")).await.unwrap());
+}
+
+#[tokio::test]
+async fn secrets_come_from_files() {
+    let fake = fake();
+    let dir = tempfile::tempdir().unwrap();
+    let credentials = fake.credentials();
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, format!("{text}\n")).unwrap();
+        path.display().to_string()
+    };
+    let id = file("id", &credentials.access_key_id);
+    let secret = file("secret", &credentials.secret_access_key);
+    let url =
+        format!("s3://{BUCKET}?endpoint={}&access_key_id_file={id}&secret_access_key_file={secret}", fake.endpoint());
+    connectors::open(&url).await.unwrap();
+    std::fs::write(&secret, "wrong").unwrap();
+    assert_eq!(connectors::open(&url).await.unwrap_err().kind(), ErrorKind::Denied);
+}
+
+#[tokio::test]
+async fn an_open_is_lazy_or_fails_without_a_server() {
+    let mut fake = fake();
+    let url = url(&fake.endpoint(), "?retries=0");
+    fake.stop();
+    let e = connectors::open(&url).await.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Unavailable, "{e}");
+    let store = connectors::open(&format!("{url}&connect=lazy")).await.unwrap();
+    fake.resume();
+    assert!(!store.exists(&key("m@1@0@ff@half")).await.unwrap());
+}
+
+#[tokio::test]
+async fn all_forms_of_the_url_open_one_store() {
+    let fake = fake();
+    let store = open(&fake, "/kv").await;
+    store.put(&key("m@1@0@ff@half"), chunk("x")).await.unwrap();
+    let options = url(&fake.endpoint(), "").split_once('?').unwrap().1.to_owned();
+    let port = fake.port();
+    let keys = options.split_once('&').unwrap().1;
+    for url in [
+        format!("external://h:0/kvconn.s3/?connector_name=S3Connector&bucket={BUCKET}&prefix=kv&{options}"),
+        format!(
+            "external://127.0.0.1:{port}/kvconn.s3/?connector_name=S3Connector&bucket={BUCKET}&prefix=kv&disable_tls=true&{keys}"
+        ),
+    ] {
+        let store = connectors::open(&url).await.unwrap();
+        assert!(store.exists(&key("m@1@0@ff@half")).await.unwrap(), "{url}");
+    }
+}
