@@ -111,11 +111,6 @@ impl Store {
         Ok(())
     }
 
-    /// The service.
-    pub(super) fn operator(&self) -> Operator {
-        self.services.current().operator
-    }
-
     /// kvconn's error for one of the service.
     pub(super) fn error(&self, e: opendal::Error) -> Error {
         error(e, &self.place)
