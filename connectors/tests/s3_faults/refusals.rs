@@ -5,7 +5,7 @@ use connectors::PoolAllocator;
 use kvconn_cloud_servers::{Credentials, FakeS3, Fault, Operation, Then};
 
 use crate::call::{Call, End, each_call_under};
-use crate::checked::{key, within};
+use crate::checked::{is_lost, key, until, within};
 use crate::store::{BUCKET, Store, connect, url};
 
 /// The answer to `HEAD` has no body, so status 404 is a miss there, whatever the reason.
@@ -18,17 +18,46 @@ const NOT_HEAD: [Operation; 6] = [
     Operation::HeadBucket,
 ];
 
-/// `SlowDown` is the code of a status 503. The answer to `HEAD` has only the status.
-fn throttled(call: Call) -> End {
-    if call.asks_by_head() { End::Fails(&[Throttled, Unavailable]) } else { End::Fails(&[Throttled]) }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_asks_for_fewer_requests_throttles() {
     within(async {
         let store = Store::open().await;
-        each_call_under(&store, &Fault::slow_down(), throttled).await;
+        each_call_under(&store, &Fault::slow_down(), |_| End::Fails(&[Throttled])).await;
         each_call_under(&store, &Fault::too_many_requests("0"), |_| End::Fails(&[Throttled])).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn throttling_does_not_open_the_breaker_and_a_lost_server_opens_it_for_an_interval() {
+    within(async {
+        let mut store = Store::open().await;
+        let url = url(&store.fake, &store.fake.credentials(), "us-east-1");
+        let url = url + "&breaker_failures=2&min_reconnect_interval=0.2";
+        store.connector = connect(&url, &store.pool).await.expect("the store opens");
+        for n in 100..103 {
+            store.put(n, 1).await.expect("a put");
+        }
+        for fault in [Fault::slow_down(), Fault::too_many_requests("0")] {
+            store.fake.always(fault);
+            for call in Call::ALL {
+                for _ in 0..3 {
+                    let e = call.make(&store, 100).await.expect_err("the server refuses");
+                    assert_eq!(e.kind(), Throttled, "{call:?}: {e}");
+                }
+            }
+            store.fake.clear_faults();
+            // An open breaker would refuse this call.
+            assert_eq!(store.get(100).await.expect("a get"), Some(1));
+        }
+
+        store.fake.stop();
+        for _ in 0..3 {
+            is_lost(store.get(100).await);
+        }
+        store.fake.resume();
+        until("the breaker closes", async || store.get(100).await.is_ok()).await;
+        store.is_right().await;
     })
     .await;
 }
@@ -82,7 +111,7 @@ async fn an_answer_before_the_end_of_a_request_gives_the_memory_back() {
             // The rest of the request may break the connection before kvconn reads the answer.
             each_call_under(&store, &Fault::early(100_000, then), |call| match call.writes_chunks() {
                 true => End::Fails(&[Throttled, Unavailable, ErrorKind::Timeout]),
-                false => throttled(call),
+                false => End::Fails(&[Throttled]),
             })
             .await;
         }

@@ -144,6 +144,13 @@ pub(super) struct Response {
 
 impl Response {
     pub(super) fn new(status: u16) -> Self {
+        let own = Self::foreign(status).header("Server", "AmazonS3");
+        // Tells S3's own answer to `HEAD`, which has no body, from a proxy's.
+        own.header("x-amz-request-id", "4442587FB7D0A2F9")
+    }
+
+    /// A response of another program.
+    pub(super) fn foreign(status: u16) -> Self {
         Self { status, headers: Vec::new(), metadata: Vec::new(), body: Body::Text(String::new()) }
     }
 
@@ -168,7 +175,7 @@ impl Response {
 
     /// The status line and the headers. `length` is the whole line that says where the body ends.
     pub(super) fn head(&self, length: &str) -> String {
-        let mut head = format!("HTTP/1.1 {} {}\r\nServer: AmazonS3\r\n{length}", self.status, reason(self.status));
+        let mut head = format!("HTTP/1.1 {} {}\r\n{length}", self.status, reason(self.status));
         for (name, value) in &self.headers {
             head += &format!("{name}: {value}\r\n");
         }

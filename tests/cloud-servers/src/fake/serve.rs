@@ -89,7 +89,7 @@ fn answer(state: &Mutex<State>, connection: &mut Connection, head: &Head) -> io:
     let response = match &fault {
         Some(Kind::Refuse(refusal)) => Err(refusal.clone()),
         Some(Kind::Answer { status, content_type, body }) => {
-            let mut response = Response::new(*status).header("Content-Type", content_type);
+            let mut response = Response::foreign(*status).header("Content-Type", content_type);
             response.body = Body::Text(body.clone());
             Ok(response)
         }
