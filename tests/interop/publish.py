@@ -1,21 +1,26 @@
 #!/usr/bin/env python3
-"""Writes docs/benchmarks.svg and the tables of docs/BENCHMARKS.md from docs/benchmarks.json and docs/engines.json."""
+"""Writes docs/benchmarks.svg, and the tables of docs/BENCHMARKS.md from the results beside it.
+
+docs/benchmarks.json has LMCache's clients, docs/engines.json the engines' stores, and docs/objects.json the object stores.
+"""
 
 import json
 from pathlib import Path
 
 from interop.bench import chart
-from interop.bench.figures import Table, batches, calls, singles
+from interop.bench.figures import Table, batches, calls, costs, singles
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-RESULTS, ENGINES, CHART, PAGE = DOCS / "benchmarks.json", DOCS / "engines.json", DOCS / "benchmarks.svg", DOCS / "BENCHMARKS.md"
+RESULTS, ENGINES, OBJECTS = DOCS / "benchmarks.json", DOCS / "engines.json", DOCS / "objects.json"
+CHART, PAGE = DOCS / "benchmarks.svg", DOCS / "BENCHMARKS.md"
 LMCACHE_BEGIN = "<!-- tests/interop/publish.py writes from here -->"
 ENGINES_BEGIN = "<!-- tests/interop/publish.py writes the engines from here -->"
+OBJECTS_BEGIN = "<!-- tests/interop/publish.py writes the object stores from here -->"
 END = "<!-- to here -->"
 NAMES = {"lmcache": "LMCache", "vllm": "vLLM", "sglang": "SGLang"}
 
 
-def render(results: dict, engines: dict | None, page: str) -> tuple[str, str]:
+def render(results: dict, engines: dict | None, objects: dict | None, page: str) -> tuple[str, str]:
     """Gives the chart, and the page with new tables between its markers."""
     tables = [Table.from_json(table) for table in results["tables"]]
     parts = [_conditions(results, ["lmcache"]), batches(tables)]
@@ -27,13 +32,18 @@ def render(results: dict, engines: dict | None, page: str) -> tuple[str, str]:
         of_engines = [Table.from_json(table) for table in engines["tables"]]
         parts = [_conditions(engines, ["vllm", "sglang", "lmcache"]), batches(of_engines)]
         parts += ["The calls that an engine waits for:", calls(of_engines)]
-    return chart.svg(tables), _between(ENGINES_BEGIN, parts, page)
+    page = _between(ENGINES_BEGIN, parts, page)
+    parts = ["Not measured yet."]
+    if objects:
+        of_objects = [Table.from_json(table) for table in objects["tables"]]
+        parts = [_conditions(objects, ["lmcache"]), batches(of_objects), costs(of_objects)]
+    return chart.svg(tables), _between(OBJECTS_BEGIN, parts, page)
 
 
 def read() -> tuple[str, str]:
     """Renders the files in docs/."""
-    engines = json.loads(ENGINES.read_text()) if ENGINES.exists() else None
-    return render(json.loads(RESULTS.read_text()), engines, PAGE.read_text())
+    engines, objects = (json.loads(file.read_text()) if file.exists() else None for file in (ENGINES, OBJECTS))
+    return render(json.loads(RESULTS.read_text()), engines, objects, PAGE.read_text())
 
 
 def _conditions(results: dict, packages: list[str]) -> str:

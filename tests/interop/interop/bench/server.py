@@ -17,6 +17,7 @@ from lmcache.v1.distributed.l2_adapters import create_l2_adapter
 from lmcache.v1.distributed.l2_adapters.config import parse_args_to_l2_adapters_config
 from lmcache.v1.distributed.storage_manager import StorageManager
 from lmcache.v1.memory_management import MemoryObj
+from lmcache.v1.platform.event_notifier import consume_fd
 
 from ..lmcache_server.manager import key, layout
 from ..server import RedisServer
@@ -41,12 +42,13 @@ class Adapter:
         server: RedisServer | None = None,
         at_once: int = 0,
         lookups: int = LOOKUPS,
+        batches: int = BATCHES,
     ) -> None:
         """Moves `at_once` chunks in each call, or all of them. `server` counts the reads of the lookups."""
         self.json, self.size, self.n, self.clear, self.server = json.dumps(adapter), size, n, clear, server
         self.keys = [key(i) for i in range(n)]
         self.parts = [slice(i, i + (at_once or n)) for i in range(0, n, at_once or n)]
-        self.lookups = lookups
+        self.lookups, self.batches = lookups, batches
 
     def round(self) -> Round:
         """Measures each operation once, after a warm-up."""
@@ -64,7 +66,7 @@ class Adapter:
             for obj in stored:
                 _bytes(obj)[:] = random.integers(0, 256, self.size, np.uint8)
             self._moved(adapter, stored, loaded, 1)
-            moved = self._moved(adapter, stored, loaded, BATCHES)
+            moved = self._moved(adapter, stored, loaded, self.batches)
             if not all(np.array_equal(_bytes(a), _bytes(b)) for a, b in zip(stored, loaded, strict=True)):
                 raise RuntimeError("the chunks that were loaded differ from the chunks that were stored")
             return moved | self._lookups(adapter)
@@ -143,6 +145,8 @@ def _wait(descriptor: int) -> None:
     poll.register(descriptor, select.POLLIN)
     if not poll.poll(TIMEOUT_MS):
         raise TimeoutError(f"no result within {TIMEOUT_MS} ms")
+    # As LMCache's controllers do. A descriptor that stays readable would make each later wait spin.
+    consume_fd(descriptor)
 
 
 def _result(descriptor: int, query: Callable[[], object]) -> object:
