@@ -46,4 +46,6 @@ pub(crate) use bucket::{Bucket, server_url};
 pub(crate) use errors::{Place, Service};
 pub(crate) use names::Names;
 pub use settings::CloudSettings;
+#[cfg(feature = "s3")]
+pub(crate) use store::serve_roles;
 pub(crate) use store::{Store, remote_connector};

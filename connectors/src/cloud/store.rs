@@ -191,6 +191,13 @@ impl Store {
     }
 }
 
+/// Gives OpenDAL a transport for requests that have none of a store's: those for the credentials of a role.
+#[cfg(feature = "s3")]
+pub(crate) fn serve_roles(settings: &CloudSettings) {
+    // The first one stays for the life of the process.
+    opendal::HttpTransporter::install_default(Transport::new(settings).transporter());
+}
+
 /// Implements `RemoteConnector` for a connector `struct Name(Arc<Store>)`: each method calls the store's.
 macro_rules! remote_connector {
     ($connector:ty) => {

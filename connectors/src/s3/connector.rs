@@ -6,7 +6,7 @@ use opendal::services::S3;
 
 use super::S3Options;
 use super::address::Address;
-use crate::cloud::{Names, Place, Service, Store, remote_connector, wrong_options};
+use crate::cloud::{Names, Place, Service, Store, remote_connector, serve_roles, wrong_options};
 
 /// One object a chunk, in a bucket of S3 or of a server that speaks its protocol.
 ///
@@ -34,6 +34,9 @@ impl FromContext for S3Connector {
             region: Some(address.region.clone()),
         };
         let settings = options.cloud.clone();
+        if options.role_arn.is_some() {
+            serve_roles(&settings);
+        }
         let again = ctx.clone();
         let service = move || {
             // The file of an option may hold a new token.
@@ -46,7 +49,7 @@ impl FromContext for S3Connector {
 
 /// OpenDAL's service. Without keys it looks for credentials in the environment, profiles, SSO, processes, web
 /// identities, containers and instances.
-fn service(options: &S3Options, address: &Address) -> S3 {
+pub(super) fn service(options: &S3Options, address: &Address) -> S3 {
     let text = |option: &Option<String>| option.clone().unwrap_or_default();
     let mut service = S3::default()
         .bucket(&address.bucket)
@@ -68,6 +71,10 @@ fn service(options: &S3Options, address: &Address) -> S3 {
     }
     if options.anonymous {
         service = service.skip_signature();
+    }
+    // As in Amazon's tools.
+    if std::env::var("AWS_EC2_METADATA_DISABLED").is_ok_and(|value| value.eq_ignore_ascii_case("true")) {
+        service = service.disable_ec2_metadata();
     }
     service
 }

@@ -1,9 +1,12 @@
 //! URLs and options: the address that they give, and the errors of wrong ones.
 
+use std::time::Duration;
+
 use connector_core::{ConnectorContext, LMCacheEngineConfig, Result, builder};
 
 use super::S3Options;
 use super::address::Address;
+use super::connector::service;
 
 /// Needs a runtime, as each context does.
 fn context(url: &str, config: LMCacheEngineConfig) -> ConnectorContext {
@@ -174,5 +177,36 @@ async fn a_wrong_url_or_option_says_what_to_write() {
         let text = e.to_string();
         assert!(text.contains(why), "{url}: {text}");
         assert!(!text.contains("hunter2"), "{url}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn requests_have_the_bucket_in_the_host_or_in_the_path() {
+    for (url, object) in [
+        ("s3://kv-cache/p?{keys}", "https://kv-cache.s3.us-east-1.amazonaws.com/p/m%401"),
+        ("s3://kv-cache?style=path&{keys}", "https://s3.us-east-1.amazonaws.com/kv-cache/m%401"),
+        ("s3://kv.cache.s3.eu-west-1.amazonaws.com?{keys}", "https://s3.eu-west-1.amazonaws.com/kv.cache/m%401"),
+        (
+            "s3://kv-cache.s3.dualstack.eu-west-1.amazonaws.com?{keys}",
+            "https://kv-cache.s3.dualstack.eu-west-1.amazonaws.com/m%401",
+        ),
+        (
+            "s3://kv--usw2-az1--x-s3.s3express-usw2-az1.us-west-2.amazonaws.com?{keys}",
+            "https://kv--usw2-az1--x-s3.s3express-usw2-az1.us-west-2.amazonaws.com/m%401",
+        ),
+        (
+            "s3://kv--usw2-az1--x-s3?region=us-west-2&{keys}",
+            "https://kv--usw2-az1--x-s3.s3express-usw2-az1.us-west-2.amazonaws.com/m%401",
+        ),
+        ("s3://kv-cache.minio.local:9000/p?disable_tls=true&{keys}", "http://kv-cache.minio.local:9000/p/m%401"),
+        ("s3://kv-cache?endpoint=http://[::1]:9000&{keys}", "http://[::1]:9000/kv-cache/m%401"),
+    ] {
+        let ctx = context(&url.replace("{keys}", "access_key_id=AKIA&secret_access_key=hunter2"), LMCacheEngineConfig::default());
+        let options: S3Options = ctx.options().unwrap();
+        let address = Address::of(&options, &ctx).unwrap();
+        let operator = opendal::Operator::new(service(&options, &address)).unwrap_or_else(|e| panic!("{url}: {e}"));
+        let request = operator.presign_read("m@1", Duration::from_secs(60)).await.unwrap();
+        let sent = request.uri().to_string();
+        assert_eq!(sent.split('?').next(), Some(object), "{url}");
     }
 }

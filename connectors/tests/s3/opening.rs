@@ -95,3 +95,48 @@ async fn all_forms_of_the_url_open_one_store() {
         assert!(store.exists(&key("m@1@0@ff@half")).await.unwrap(), "{url}");
     }
 }
+
+/// The variable with the URL that a child of the next test opens.
+const CHILD: &str = "KVCONN_TEST_URL";
+
+/// The environment is the process's, so each case is another process: this test alone, in a new environment.
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_come_from_the_environment_and_from_profiles() {
+    if let Ok(url) = std::env::var(CHILD) {
+        match connectors::open(&url).await {
+            Ok(_) => println!("opened"),
+            Err(e) => println!("failed: {e}"),
+        }
+        return;
+    }
+    let fake = fake();
+    let credentials = fake.credentials();
+    let (id, secret) = (credentials.access_key_id.as_str(), credentials.secret_access_key.as_str());
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join(".aws")).unwrap();
+    let profile = format!("[dev]\naws_access_key_id = {id}\naws_secret_access_key = {secret}\n");
+    std::fs::write(dir.path().join(".aws/credentials"), profile).unwrap();
+    let child = |options: &str, variables: &[(&str, &str)]| {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        let name = "opening::credentials_come_from_the_environment_and_from_profiles";
+        command.args(["--exact", name, "--nocapture"]).env_clear().env("HOME", dir.path());
+        command.env("AWS_EC2_METADATA_DISABLED", "true").envs(variables.iter().copied());
+        command.env(CHILD, format!("s3://{BUCKET}?endpoint={}&retries=0{options}", fake.endpoint()));
+        let output = command.output().expect("the test runs itself");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    for (options, variables, says) in [
+        ("", &[("AWS_ACCESS_KEY_ID", id), ("AWS_SECRET_ACCESS_KEY", secret)][..], "opened"),
+        ("&profile=dev", &[], "opened"),
+        ("", &[("AWS_PROFILE", "dev")], "opened"),
+        ("&access_key_id=${KV_ID}&secret_access_key=${KV_SECRET}", &[("KV_ID", id), ("KV_SECRET", secret)], "opened"),
+        ("&anonymous=true", &[("AWS_ACCESS_KEY_ID", "x"), ("AWS_SECRET_ACCESS_KEY", "y")], "opened"),
+        ("", &[], "kvconn has no credentials for bucket"),
+        ("", &[], "`access_key_id` and `secret_access_key`"),
+        ("", &[("AWS_ACCESS_KEY_ID", id), ("AWS_SECRET_ACCESS_KEY", "hunter2")], "SignatureDoesNotMatch"),
+    ] {
+        let said = child(options, variables);
+        assert!(said.contains(says), "{options} {says}: {said}");
+        assert!(!said.contains(secret) && !said.contains("hunter2"), "{said}");
+    }
+}
