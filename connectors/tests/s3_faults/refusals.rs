@@ -76,7 +76,9 @@ async fn a_refused_identity_or_clock_is_denied() {
     within(async {
         let store = Store::open().await;
         let denied = Fault::refuse(403, "AccessDenied", "Access Denied");
-        each_call_under(&store, &denied, |_| End::Fails(&[Denied])).await;
+        // S3 also denies the absent object that `ping` asks for if the credentials may not list.
+        each_call_under(&store, &denied, |call| if call == Call::Ping { End::Right } else { End::Fails(&[Denied]) })
+            .await;
         each_call_under(&store, &Fault::skewed_clock(), |_| End::Fails(&[Denied])).await;
         // A `HEAD` with status 400 gives no reason.
         each_call_under(&store, &Fault::expired_token(), |call| match call.asks_by_head() {
