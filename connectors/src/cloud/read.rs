@@ -238,7 +238,14 @@ impl Store {
     /// Copies a response into memory of its length.
     async fn fill(&self, mut from: BufferStream, to: &mut [u8]) -> Result<()> {
         let (mut at, len) = (0, to.len());
-        while let Some(part) = from.try_next().await.map_err(|e| self.error(e))? {
+        loop {
+            let part = match from.try_next().await {
+                Ok(Some(part)) => part,
+                Ok(None) => break,
+                // OpenDAL expects the bytes of the whole range, and the object may be shorter.
+                Err(_) if at == len => break,
+                Err(e) => return Err(self.error(e)),
+            };
             for bytes in part {
                 let Some(room) = to.get_mut(at..at + bytes.len()) else {
                     let why = format!("the server sends more than the {len} bytes that kvconn asked for");
