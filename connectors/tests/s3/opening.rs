@@ -101,7 +101,7 @@ const CHILD: &str = "KVCONN_TEST_URL";
 
 /// The environment is the process's, so each case is another process: this test alone, in a new environment.
 #[tokio::test(flavor = "multi_thread")]
-async fn credentials_come_from_the_environment_and_from_profiles() {
+async fn credentials_profiles_and_proxies_come_from_the_environment() {
     if let Ok(url) = std::env::var(CHILD) {
         match connectors::open(&url).await {
             Ok(_) => println!("opened"),
@@ -116,12 +116,12 @@ async fn credentials_come_from_the_environment_and_from_profiles() {
     std::fs::create_dir(dir.path().join(".aws")).unwrap();
     let profile = format!("[dev]\naws_access_key_id = {id}\naws_secret_access_key = {secret}\n");
     std::fs::write(dir.path().join(".aws/credentials"), profile).unwrap();
-    let child = |options: &str, variables: &[(&str, &str)]| {
+    let child = |url: &str, variables: &[(&str, &str)]| {
         let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-        let name = "opening::credentials_come_from_the_environment_and_from_profiles";
+        let name = "opening::credentials_profiles_and_proxies_come_from_the_environment";
         command.args(["--exact", name, "--nocapture"]).env_clear().env("HOME", dir.path());
         command.env("AWS_EC2_METADATA_DISABLED", "true").envs(variables.iter().copied());
-        command.env(CHILD, format!("s3://{BUCKET}?endpoint={}&retries=0{options}", fake.endpoint()));
+        command.env(CHILD, url);
         let output = command.output().expect("the test runs itself");
         String::from_utf8(output.stdout).expect("text")
     };
@@ -135,8 +135,19 @@ async fn credentials_come_from_the_environment_and_from_profiles() {
         ("", &[], "`access_key_id` and `secret_access_key`"),
         ("", &[("AWS_ACCESS_KEY_ID", id), ("AWS_SECRET_ACCESS_KEY", "hunter2")], "SignatureDoesNotMatch"),
     ] {
-        let said = child(options, variables);
+        let said = child(&format!("s3://{BUCKET}?endpoint={}&retries=0{options}", fake.endpoint()), variables);
         assert!(said.contains(says), "{options} {says}: {said}");
         assert!(!said.contains(secret) && !said.contains("hunter2"), "{said}");
     }
+
+    // The fake is a proxy for each name of a host, and reads the bucket from the name.
+    let keys = [("AWS_ACCESS_KEY_ID", id), ("AWS_SECRET_ACCESS_KEY", secret), ("HTTP_PROXY", &*fake.endpoint())];
+    for url in
+        ["s3://kv-cache.minio.test:9000/p?disable_tls=true", "s3://kv-cache?endpoint=http://s3.test&style=virtual"]
+    {
+        let said = child(url, &keys);
+        assert!(said.contains("opened"), "{url}: {said}");
+    }
+    let said = child("s3://no-such-bucket.minio.test:9000?disable_tls=true", &keys);
+    assert!(said.contains("NoSuchBucket"), "{said}");
 }
