@@ -147,26 +147,56 @@ fn shown(uri: &Uri, proxy: Option<&Intercept>) -> String {
 }
 
 fn failed(uri: &Uri, proxy: Option<&Intercept>, e: ConnectError) -> Error {
-    let mut cause: &(dyn std::error::Error + 'static) = &*e;
-    while let Some(inner) = cause.source() {
-        cause = inner;
+    let (cause, to) = (root(&*e), shown(uri, proxy));
+    if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
+        return failed_handshake(&to, tls);
     }
-    let to = shown(uri, proxy);
-    // rustls is inside an `io::Error`, which gives its own source and not rustls' error.
-    let tls = cause.downcast_ref::<io::Error>().and_then(|e| e.get_ref()?.downcast_ref::<rustls::Error>());
-    if let Some(tls) = tls.or_else(|| cause.downcast_ref()) {
-        let failed = Error::new(ErrorKind::Unavailable, format!("the TLS handshake with {to} failed: {tls}"));
-        return match tls {
-            rustls::Error::InvalidCertificate(_) => {
-                failed.with_hint("add the certificate of the server's authority to the system's, or to `SSL_CERT_FILE`")
-            }
-            rustls::Error::InvalidMessage(_) => {
-                failed.with_hint("a server without TLS has an endpoint that starts with `http://`")
-            }
-            _ => failed.temporary(true),
+    let failed = Error::new(ErrorKind::Unavailable, format!("cannot connect to {to}: {cause}")).temporary(true);
+    if cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::ConnectionRefused) {
+        return failed.with_hint("check host and port of the endpoint, and whether the server runs");
+    }
+    if e.to_string().contains("dns error") {
+        return failed
+            .with_hint("check the host of the endpoint; with the bucket in the host's name, try `style=path`");
+    }
+    failed
+}
+
+fn failed_handshake(to: &str, tls: &rustls::Error) -> Error {
+    use rustls::CertificateError as Certificate;
+    let failed = Error::new(ErrorKind::Unavailable, format!("the TLS handshake with {to} failed: {tls}"));
+    match tls {
+        rustls::Error::InvalidCertificate(
+            Certificate::Expired
+            | Certificate::ExpiredContext { .. }
+            | Certificate::NotValidYet
+            | Certificate::NotValidYetContext { .. },
+        ) => failed.with_hint("renew the server's certificate, or set this host's clock"),
+        rustls::Error::InvalidCertificate(
+            Certificate::NotValidForName | Certificate::NotValidForNameContext { .. },
+        ) => failed.with_hint("write the endpoint with a host that the server's certificate names"),
+        rustls::Error::InvalidCertificate(_) => {
+            failed.with_hint("add the certificate of the server's authority to the system's, or to `SSL_CERT_FILE`")
+        }
+        rustls::Error::InvalidMessage(_) => {
+            failed.with_hint("a server without TLS has an endpoint that starts with `http://`")
+        }
+        _ => failed.temporary(true),
+    }
+}
+
+/// The innermost cause. An `io::Error` gives the source of the error in it, and not that error.
+fn root<'e>(mut e: &'e (dyn std::error::Error + 'static)) -> &'e (dyn std::error::Error + 'static) {
+    loop {
+        let inner = match e.downcast_ref::<io::Error>() {
+            Some(io) => io.get_ref().map(|inner| inner as _),
+            None => e.source(),
         };
+        match inner {
+            Some(inner) => e = inner,
+            None => return e,
+        }
     }
-    Error::new(ErrorKind::Unavailable, format!("cannot connect to {to}: {cause}")).temporary(true)
 }
 
 impl Socket {

@@ -8,6 +8,7 @@
 //! | `lookup.rs` | whether chunks exist, and removals |
 //! | `listing.rs` | the chunks of the store |
 //! | `read.rs`, `write.rs` | chunks |
+//! | `checksum.rs` | a checksum of a chunk's bytes, beside its object |
 //! | `entries.rs` | entries of metadata, which come with a GET |
 //! | `task.rs` | work on the store's runtime that ends with its call |
 //! | `transport.rs` | HTTP requests of OpenDAL: the store's connections, repeated and refused requests |
@@ -22,6 +23,7 @@
 
 #[cfg_attr(not(any(feature = "azure", feature = "gcs")), allow(dead_code))]
 mod bucket;
+mod checksum;
 mod connect;
 mod connection;
 mod entries;

@@ -11,6 +11,7 @@ use futures::stream::{self, FuturesUnordered, StreamExt, TryStreamExt};
 use opendal::options::ReaderOptions;
 use opendal::{BufferStream, Metadata, Operator};
 
+use super::checksum;
 use super::entries::entry;
 use super::store::Store;
 use super::write::{LAYOUT_ENTRY, recorded_layout};
@@ -176,12 +177,18 @@ impl Store {
         let len = layout.len;
         self.largest_read.fetch_max(len, Relaxed);
         if !in_parts || len as u64 <= part {
-            self.fill(first, to.memory(layout).await?).await?;
+            let memory = to.memory(layout).await?;
+            self.fill(first, memory).await?;
+            checksum::check(&metadata, memory)?;
             return Ok(Attempt::Done(Some(to.chunk()?)));
         }
         let Some(version) = metadata.etag().map(str::to_owned) else { return Ok(Attempt::Undivided) };
-        let is_whole = self.parts(operator, name, &version, first, to.memory(layout).await?).await?;
-        Ok(if is_whole { Attempt::Done(Some(to.chunk()?)) } else { Attempt::Replaced })
+        let memory = to.memory(layout).await?;
+        if !self.parts(operator, name, &version, first, memory).await? {
+            return Ok(Attempt::Replaced);
+        }
+        checksum::check(&metadata, memory)?;
+        Ok(Attempt::Done(Some(to.chunk()?)))
     }
 
     /// Reads an object of several parts. `first` gives the first one. `false` if the object has another version meanwhile.

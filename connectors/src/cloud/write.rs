@@ -14,6 +14,7 @@ use opendal::{Execute, Executor, Operator, Writer};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
+use super::checksum;
 use super::lend::lend;
 use super::store::Store;
 
@@ -27,9 +28,12 @@ impl Store {
         let name = self.name(key)?.into_owned();
         let identity = self.names.identity(key);
         let layout = self.layout_entry(&chunk)?.map(|value| (LAYOUT_ENTRY, value));
-        let entries: Vec<_> = identity.into_iter().chain(layout).collect();
+        let mut entries: Vec<_> = identity.into_iter().chain(layout).collect();
         let store = self.clone();
         self.run(async move {
+            if store.settings.checksum {
+                entries.push((checksum::ENTRY, checksum::checksum(&chunk)));
+            }
             let mut service = store.services.current();
             loop {
                 let (bytes, released) = lend(chunk.clone());

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use connectors::ErrorKind::{Denied, InvalidOption, Throttled};
-use connectors::{CacheKey, Connector, PoolAllocator, Result};
+use connectors::ErrorKind::{Corrupt, Denied, InvalidOption, Throttled};
+use connectors::{CacheKey, Connector, MemoryObjMut, PoolAllocator, Result};
 use futures::TryStreamExt;
 use futures::future::join_all;
 use jiff::SignedDuration;
@@ -72,6 +72,32 @@ async fn a_body_that_is_cut_or_of_another_length_is_read_again() {
             fake.next(fault.on([Operation::Get]));
             assert_eq!(get(&connector, 1).await.expect("the second try"), Some(1));
         }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_byte_that_changed_on_the_way_is_corrupt_if_the_object_has_a_checksum() {
+    within(async {
+        // Also of an object that is read in parts.
+        for options in ["checksum=true", "checksum=true&part_bytes=5242880&parallel_from_bytes=5242881"] {
+            let (fake, connector) = stored(options).await;
+            let len = if options.contains("part_bytes") { 12 << 20 } else { LEN };
+            connector.put(&key(1), chunk(1, 1, len)).await.expect("a put without a fault");
+            let mut memory = MemoryObjMut::zeroed(len);
+            assert_eq!(connector.get_into(&key(1), &mut memory).await.expect("the same bytes"), Some(len));
+            fake.next(Fault::flip_byte(1000).on([Operation::Get]));
+            let e = connector.get_into(&key(1), &mut memory).await.expect_err("another byte");
+            assert!(e.kind() == Corrupt && e.is_temporary() && e.to_string().contains("CRC32C"), "{e}");
+            assert_eq!(connector.get_into(&key(1), &mut memory).await.expect("the same bytes"), Some(len));
+            assert_eq!(version(1, &memory), 1);
+        }
+        // A retry reads the chunk again. An object of another program has no checksum.
+        let (fake, connector) = stored("checksum=true&retries=1&retry_min_delay_ms=1").await;
+        fake.next(Fault::flip_byte(1000).on([Operation::Get]));
+        assert_eq!(get(&connector, 1).await.expect("the second try"), Some(1));
+        fake.put_object(BUCKET, &format!("chunks/{}", key(2)), chunk(2, 5, LEN).to_vec(), &[]);
+        assert_eq!(get(&connector, 2).await.expect("no checksum"), Some(5));
     })
     .await;
 }
