@@ -120,7 +120,7 @@ class S3Server:
     def names(self) -> set[str]:
         """The names of all objects."""
         if self.kind == "s3s-fs":
-            return {str(path.relative_to(self._bucket)) for path in self._bucket.rglob("*") if path.is_file()}
+            return {str(path.relative_to(self.bucket)) for path in self.bucket.rglob("*") if path.is_file()}
         names: set[str] = set()
         after = ""
         while True:
@@ -134,7 +134,7 @@ class S3Server:
     def write(self, name: str, data: bytes) -> None:
         """Writes an object without metadata."""
         if self.kind == "s3s-fs":
-            path = self._bucket / name
+            path = self.bucket / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
         else:
@@ -145,7 +145,7 @@ class S3Server:
         if self.kind == "s3s-fs":
             for path in self._objects.iterdir():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-            self._bucket.mkdir()
+            self.bucket.mkdir()
         else:
             self._request("POST", "/moto-api/reset")
             self._ask("PUT", "")
@@ -169,7 +169,8 @@ class S3Server:
         return self.root / "objects"
 
     @property
-    def _bucket(self) -> Path:
+    def bucket(self) -> Path:
+        """The folder of the objects of s3s-fs, each a file of its name."""
         return self._objects / BUCKET
 
     def _start(self) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from .. import command
 from ..report import Failed, Report, equal
+from ..s3_server import S3Server
 from ..server import RedisServer
 from .engine import Engine, Settings
 
@@ -47,6 +48,14 @@ def fs(report: Report) -> None:
         _reuse(report, "llm, kvconn on fs", settings.with_tier(tier), lambda: _ours(url, "tiny"), spoil)
 
 
+def s3(report: Report) -> None:
+    """`KvconnTier` over an object store."""
+    with _settings() as settings, S3Server() as server:
+        tier = {"type": "kvconn", "url": server.ours(), "namespace": "tiny", "lookup_timeout_ms": 30_000}
+        spoil = _spoil_files(server.bucket, "*@*")
+        _reuse(report, "llm, kvconn on s3", settings.with_tier(tier), lambda: len(server.names()), spoil)
+
+
 def vllm_fs(report: Report) -> None:
     """vLLM's own `fs` tier, as a reference for the same driver without kvconn."""
     with _settings() as settings:
@@ -73,7 +82,7 @@ def seed(report: Report) -> None:
                 equal("tokens from the tier", engine.generate(prompt).cached, wanted)
 
 
-GROUPS = {"redis": redis, "fs": fs, "vllm_fs": vllm_fs, "seed": seed}
+GROUPS = {"redis": redis, "fs": fs, "s3": s3, "vllm_fs": vllm_fs, "seed": seed}
 SMOKE = ()
 
 
