@@ -1,5 +1,6 @@
 //! Gets: the object's head, then memory, then the bytes.
 
+use std::error::Error as _;
 use std::future::{Future, ready};
 use std::ops::Range;
 use std::sync::Arc;
@@ -249,8 +250,9 @@ impl Store {
             let part = match from.try_next().await {
                 Ok(Some(part)) => part,
                 Ok(None) => break,
-                // OpenDAL expects the bytes of the whole range, and the object may be shorter.
-                Err(_) if at == len => break,
+                // OpenDAL counts the bytes of the whole range, and the object may be shorter. Such an error has no source,
+                // unlike those of the connection.
+                Err(e) if e.source().is_none() => break,
                 Err(e) => return Err(self.error(e)),
             };
             for bytes in part {

@@ -7,6 +7,7 @@ mod call;
 mod checked;
 mod dropped;
 mod network;
+mod parts;
 mod random;
 mod recovery;
 mod refusals;

@@ -12,6 +12,8 @@ pub struct Fault {
     operations: Vec<Operation>,
     key: Option<String>,
     one_in: u32,
+    /// This number of requests passes first.
+    after: usize,
     /// How many requests fail. `None` is all of them.
     pub(super) times: Option<usize>,
 }
@@ -46,7 +48,7 @@ pub(super) enum Kind {
 
 impl Fault {
     fn new(kind: Kind) -> Self {
-        Self { kind, operations: Vec::new(), key: None, one_in: 1, times: Some(1) }
+        Self { kind, operations: Vec::new(), key: None, one_in: 1, after: 0, times: Some(1) }
     }
 
     /// A refusal with a status and one of S3's codes. The server does nothing else.
@@ -173,6 +175,13 @@ impl Fault {
         self
     }
 
+    /// This number of requests passes first.
+    #[must_use]
+    pub fn after(mut self, requests: usize) -> Self {
+        self.after = requests;
+        self
+    }
+
     /// One request of `n` fails, at random.
     #[must_use]
     pub fn one_in(mut self, n: u32) -> Self {
@@ -180,9 +189,14 @@ impl Fault {
         self
     }
 
-    pub(super) fn hits(&self, operation: Operation, key: &str, rng: &mut fastrand::Rng) -> bool {
-        (self.operations.is_empty() || self.operations.contains(&operation))
+    pub(super) fn hits(&mut self, operation: Operation, key: &str, rng: &mut fastrand::Rng) -> bool {
+        let is_chosen = (self.operations.is_empty() || self.operations.contains(&operation))
             && self.key.as_ref().is_none_or(|part| key.contains(part.as_str()))
-            && rng.u32(0..self.one_in) == 0
+            && rng.u32(0..self.one_in) == 0;
+        if is_chosen && self.after > 0 {
+            self.after -= 1;
+            return false;
+        }
+        is_chosen
     }
 }

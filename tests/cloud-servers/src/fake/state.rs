@@ -81,7 +81,7 @@ impl State {
     /// The first fault that chooses this request.
     pub(super) fn fault(&mut self, operation: Operation, key: &str) -> Option<Kind> {
         let rng = &mut self.rng;
-        let at = self.faults.iter().position(|fault| fault.hits(operation, key, rng))?;
+        let at = self.faults.iter_mut().position(|fault| fault.hits(operation, key, rng))?;
         let fault = &mut self.faults[at];
         let kind = fault.kind.clone();
         if let Some(times) = &mut fault.times {
