@@ -76,7 +76,13 @@ impl Connector {
             Ok(stream) => Ok(Socket { stream: stream?, moved: Arc::default() }),
             Err(_) => {
                 let why = format!("{} did not accept a connection in {:?}", shown(uri, proxy.as_ref()), self.timeout);
-                Err(Error::new(ErrorKind::Timeout, why).temporary(true))
+                let hint = match uri.scheme() == Some(&Scheme::HTTPS) {
+                    true => {
+                        "check host, port and firewalls; a server without TLS has an endpoint that starts with `http://`"
+                    }
+                    false => "check host, port and firewalls",
+                };
+                Err(Error::new(ErrorKind::Timeout, why).temporary(true).with_hint(hint))
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use connectors::ErrorKind::{Corrupt, Denied, InvalidOption, Throttled};
+use connectors::ErrorKind::{Corrupt, Denied, InvalidOption, Throttled, Timeout, Unavailable};
 use connectors::{CacheKey, Connector, MemoryObjMut, PoolAllocator, Result};
 use futures::TryStreamExt;
 use futures::future::join_all;
@@ -270,6 +270,24 @@ async fn a_lookup_says_as_much_as_a_get_about_regions_clocks_and_buckets() {
         assert!(e.kind() == Denied && e.to_string().contains("behind the server's"), "{e}");
         store.fake.set_clock(SignedDuration::ZERO);
         store.is_right().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_endpoint_is_an_error_that_says_what_to_change() {
+    within(async {
+        let mut fake = FakeS3::start();
+        fake.bucket(BUCKET);
+        let plain = url(&fake, &fake.credentials(), "us-east-1");
+        let open = async |url: String| connect(&url, &PoolAllocator::new(1 << 20)).await.map(drop);
+        let secure = plain.replace("endpoint=http:", "endpoint=https:") + "&connect_timeout_ms=300";
+        let e = open(secure).await.expect_err("no TLS there");
+        assert!(e.kind() == Timeout && e.to_string().contains("starts with `http://`"), "{e}");
+        fake.stop();
+        let e = open(plain).await.expect_err("the server is away");
+        assert!(e.kind() == Unavailable && e.is_temporary(), "{e}");
+        assert!(e.to_string().contains("whether the server runs"), "{e}");
     })
     .await;
 }
