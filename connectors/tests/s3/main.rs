@@ -2,6 +2,7 @@
 
 mod conformance;
 mod listing;
+mod lookups;
 mod names;
 mod opening;
 
