@@ -4,7 +4,7 @@ use connector_core::{ConnectorContext, FromContext, Result, external_connector};
 use opendal::Operator;
 
 use super::AzureOptions;
-use crate::cloud::{Bucket, Names, Place, Service, Store, remote_connector, wrong_options};
+use crate::cloud::{Names, Place, Service, Store, remote_connector, wrong_options};
 
 /// One blob a chunk, in a container of Azure Blob Storage.
 ///
@@ -21,7 +21,7 @@ pub struct AzureConnector(Arc<Store>);
 impl FromContext for AzureConnector {
     async fn from_context(ctx: ConnectorContext) -> Result<Self> {
         let options: AzureOptions = ctx.options()?;
-        let bucket = Bucket::of(&ctx, options.url.as_ref(), &["azure"])?;
+        let bucket = options.bucket(&ctx)?;
         let place = Place {
             service: Service::Azure,
             endpoint: options.account()?.url,

@@ -1,10 +1,10 @@
-use connector_core::{ConnectorOptions, Error, ErrorKind, RemoteUrl, Result, connector_options};
+use connector_core::{ConnectorContext, ConnectorOptions, Error, ErrorKind, Result, connector_options};
 use opendal::services::Azblob;
 
 use super::account::{Account, Credential};
 use crate::cloud::{Bucket, CloudSettings};
 
-/// Options of `azure://`. LMCache's `extra_config` has the same names behind `azure_`.
+/// Options of `azure://`.
 #[connector_options]
 #[derive(Clone, Default)]
 #[non_exhaustive]
@@ -25,8 +25,10 @@ pub struct AzureOptions {
     pub sas_token: Option<String>,
     /// Whether requests go out without credentials, as for a public container.
     pub anonymous: bool,
-    /// The container, for `plugin://azure` and `external://`: `azure://container/prefix`.
-    pub url: Option<RemoteUrl>,
+    /// The container, for `plugin://azure` and `external://`.
+    pub container: Option<String>,
+    /// Prefix of all blobs, for `plugin://azure` and `external://`; the URL's path gives it otherwise.
+    pub prefix: Option<String>,
     /// The requests.
     #[option(flatten)]
     pub cloud: CloudSettings,
@@ -40,14 +42,26 @@ impl std::fmt::Debug for AzureOptions {
 }
 
 impl ConnectorOptions for AzureOptions {
-    const EXTRA_CONFIG_PREFIX: &'static str = "azure_";
+    const EXTRA_CONFIG_PREFIX: &'static str = "azure_connector_";
+    const EXTRA_CONFIG_SHARED: &'static [(&'static str, &'static str)] = &[
+        ("azure_account_url", "account_url"),
+        ("azure_connection_string", "connection_string"),
+        ("azure_account_key", "account_key"),
+        ("azure_sas_token", "sas_token"),
+        ("save_chunk_meta", "save_chunk_meta"),
+    ];
 }
 
 impl AzureOptions {
+    /// The container and the prefix.
+    pub(super) fn bucket(&self, ctx: &ConnectorContext) -> Result<Bucket> {
+        Bucket::of(ctx, &["azure"], ("container", self.container.as_deref()), self.prefix.as_deref())
+    }
+
     /// OpenDAL's service of the container.
     pub(super) fn service(&self, container: &Bucket) -> Result<Azblob> {
         let account = self.account()?;
-        let mut service = Azblob::default().container(&container.name).root(&container.root).endpoint(&account.url);
+        let mut service = Azblob::default().container(&container.name).root(&container.prefix).endpoint(&account.url);
         if let Some(name) = &account.name {
             service = service.account_name(name);
         }

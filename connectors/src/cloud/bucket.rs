@@ -1,43 +1,81 @@
-//! The bucket of a store, and the URL of its server.
+//! The bucket of a store, the prefix of its names, and the URL of its server.
 
 use connector_core::{ConnectorContext, Error, ErrorKind, RemoteUrl, Result};
+use percent_encoding::percent_decode_str;
 
 /// A bucket or container, and the prefix of its objects' names.
 pub(crate) struct Bucket {
     pub(crate) name: String,
-    /// The names' prefix, with or without slashes around it.
-    pub(crate) root: String,
+    /// Stands before every name, without slashes at its ends.
+    pub(crate) prefix: String,
 }
 
 impl Bucket {
-    /// The bucket of the store's URL. `plugin://` and `external://` name it by the option `url`.
+    /// The bucket of `gs://bucket/prefix`. The URLs `plugin://` and `external://` name it by options, and `plugin://` by
+    /// LMCache's `remote_url`, too. `option` is the name of the option with the bucket.
     ///
     /// # Errors
-    /// `InvalidUrl` for a URL without a bucket, or one that gives the bucket twice. `InvalidOption` for an option `url` of
-    /// another store.
-    pub(crate) fn of(ctx: &ConnectorContext, option: Option<&RemoteUrl>, schemes: &[&str]) -> Result<Self> {
-        let (own, example) = (ctx.url(), format!("write `{}://bucket/prefix`", schemes[0]));
-        let url = match option {
-            _ if schemes.contains(&own.scheme()) && own.query("url").is_none() => own,
-            Some(_) if schemes.contains(&own.scheme()) => {
-                let why = format!("`{own}` names the bucket twice");
-                return Err(Error::new(ErrorKind::InvalidUrl, why).with_hint("remove the option `url`"));
-            }
-            None => {
-                let why = format!("`{own}` names no bucket");
-                return Err(Error::new(ErrorKind::InvalidUrl, why).with_hint(format!("{example} as the option `url`")));
-            }
-            Some(url) if !schemes.contains(&url.scheme()) || url.query_pairs().next().is_some() => {
-                let why = format!("option `url`: `{url}` is not a bucket");
-                return Err(Error::new(ErrorKind::InvalidOption, why).with_hint(example));
-            }
-            Some(url) => url,
+    /// `InvalidUrl` for a bucket or a prefix that is missing, wrong, or named twice.
+    pub(crate) fn of(
+        ctx: &ConnectorContext,
+        schemes: &[&str],
+        (option, name): (&str, Option<&str>),
+        prefix_option: Option<&str>,
+    ) -> Result<Self> {
+        let own = ctx.url();
+        let configured = ctx.config().remote_url.as_deref().and_then(|text| RemoteUrl::parse(text).ok());
+        let url = match configured.filter(|url| schemes.contains(&url.scheme())) {
+            Some(url) if own.scheme() == "plugin" && name.is_none() => url,
+            _ => own.clone(),
         };
-        match url.host() {
-            Some(name) => Ok(Self { name: name.to_owned(), root: url.path().to_owned() }),
-            None => Err(Error::new(ErrorKind::InvalidUrl, format!("`{url}` names no bucket")).with_hint(example)),
+        if !schemes.contains(&url.scheme()) {
+            // LMCache's users write port 0 for a store without a server.
+            if url.scheme() == "external" && url.port().is_some_and(|port| port != 0) {
+                let why = format!("`{url}` names a server, which this store takes from an option");
+                return Err(Error::new(ErrorKind::InvalidUrl, why).with_hint("write `external://localhost:0/..`"));
+            }
+            let Some(name) = name else {
+                let why = format!("`{url}` names no bucket");
+                return Err(Error::new(ErrorKind::InvalidUrl, why).with_hint(format!("set the option `{option}`")));
+            };
+            return Ok(Self { name: name.to_owned(), prefix: prefix("", prefix_option)? });
         }
+        let name = match (url.host(), name) {
+            (Some(_), Some(_)) => return Err(twice("bucket", &format!("the URL and the option `{option}`"))),
+            (Some(name), None) | (None, Some(name)) => name.to_owned(),
+            (None, None) => {
+                let hint = format!("write `{}://{option}/prefix`", schemes[0]);
+                return Err(Error::new(ErrorKind::InvalidUrl, format!("`{url}` names no bucket")).with_hint(hint));
+            }
+        };
+        Ok(Self { name, prefix: prefix(url.path(), prefix_option)? })
     }
+}
+
+/// The prefix of all names, from the path of the URL and from the option `prefix`.
+///
+/// # Errors
+/// `InvalidUrl` for two prefixes, and for one that an HTTP client changes on the way.
+pub(crate) fn prefix(path: &str, option: Option<&str>) -> Result<String> {
+    let path = percent_decode_str(path.trim_matches('/')).decode_utf8();
+    let path = path.map_err(|_| Error::new(ErrorKind::InvalidUrl, "the URL's path, percent-decoded, is not UTF-8"))?;
+    let prefix = match option.map(|prefix| prefix.trim_matches('/')) {
+        Some(_) if !path.is_empty() => return Err(twice("prefix", "the URL's path and the option `prefix`")),
+        Some(prefix) => prefix,
+        None => &path,
+    };
+    // An HTTP client removes such parts of a URL, and the server would look for another object.
+    let is_lost = |part: &str| part.is_empty() || part == "." || part == ".." || part.trim() != part;
+    if !prefix.is_empty() && (prefix.split('/').any(is_lost) || prefix.contains(|c: char| c.is_control())) {
+        let why = "the prefix has an empty part, a `.`, a `..`, outer spaces or control characters";
+        return Err(Error::new(ErrorKind::InvalidUrl, why).with_hint("write a prefix such as `one/two`"));
+    }
+    Ok(prefix.to_owned())
+}
+
+/// The error of a part that has two values.
+pub(crate) fn twice(part: &str, places: &str) -> Error {
+    Error::new(ErrorKind::InvalidUrl, format!("{places} both name the {part}")).with_hint("remove one of them")
 }
 
 /// An error of kvconn's options, for OpenDAL to carry.

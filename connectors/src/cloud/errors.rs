@@ -123,12 +123,13 @@ fn where_credentials_come_from(service: Service) -> &'static str {
              web identity, and the credentials of the container and the machine"
         }
         Service::Gcs => {
-            "set an option with credentials or the environment's `GOOGLE_APPLICATION_CREDENTIALS`; `anonymous=true` reads a public \
-             bucket. kvconn looked at these, gcloud's own file, and the metadata server of the machine"
+            "set the option `credentials_file` or `token`, or the environment's `GOOGLE_APPLICATION_CREDENTIALS`; `anonymous=true` \
+             reads a public bucket. kvconn looked at these, gcloud's own file, and the metadata server of the machine"
         }
         Service::Azure => {
-            "set an option with an account key or a SAS token, or sign in with `az login`; `anonymous=true` reads a public \
-             container. kvconn looked at these, the environment, and the identity of the machine"
+            "set the option `connection_string`, `account_key` or `sas_token`, or the environment's `AZURE_STORAGE_ACCOUNT_NAME` and \
+             `AZURE_STORAGE_ACCOUNT_KEY`; `anonymous=true` reads a public container. kvconn looked at these, service principals, \
+             workload identities, and the identity of the machine"
         }
     }
 }

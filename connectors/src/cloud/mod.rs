@@ -3,7 +3,7 @@
 //! | file | its part |
 //! |---|---|
 //! | `store.rs` | an open bucket, and the way to its service |
-//! | `bucket.rs` | the bucket of a URL, and the URL of a server |
+//! | `bucket.rs` | the bucket and the prefix of a URL, and the URL of a server |
 //! | `names.rs` | the name of a key's object, and the key of a name |
 //! | `lookup.rs` | whether chunks exist, and removals |
 //! | `listing.rs` | the chunks of the store |
@@ -45,6 +45,8 @@ mod write;
 pub(crate) use bucket::wrong_options;
 #[cfg(any(feature = "azure", feature = "gcs"))]
 pub(crate) use bucket::{Bucket, server_url};
+#[cfg(feature = "s3")]
+pub(crate) use bucket::{prefix, twice};
 pub(crate) use errors::{Place, Service};
 pub(crate) use names::Names;
 pub use settings::CloudSettings;

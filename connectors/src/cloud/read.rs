@@ -78,6 +78,29 @@ enum Attempt<T> {
     Undivided,
 }
 
+/// The version of an object that all its parts have.
+struct Version {
+    etag: String,
+    /// Asks for no other version.
+    condition: ReaderOptions,
+}
+
+impl Version {
+    /// The version of an object's first part. `None` if the server names none.
+    fn of(metadata: &Metadata, operator: &Operator) -> Option<Self> {
+        let etag = metadata.etag()?.to_owned();
+        // Google's condition for objects is the generation.
+        let by_generation = operator.info().capability().read_with_if_version_match;
+        let condition = match metadata.version() {
+            Some(generation) if by_generation => {
+                ReaderOptions { if_version_match: Some(generation.to_owned()), ..ReaderOptions::default() }
+            }
+            _ => ReaderOptions { if_match: Some(etag.clone()), ..ReaderOptions::default() },
+        };
+        Some(Self { etag, condition })
+    }
+}
+
 impl Store {
     pub(crate) async fn get(self: &Arc<Self>, key: &CacheKey) -> Result<Option<MemoryObj>> {
         match self.memory.at_once() {
@@ -183,7 +206,7 @@ impl Store {
             checksum::check(&metadata, memory)?;
             return Ok(Attempt::Done(Some(to.chunk()?)));
         }
-        let Some(version) = metadata.etag().map(str::to_owned) else { return Ok(Attempt::Undivided) };
+        let Some(version) = Version::of(&metadata, operator) else { return Ok(Attempt::Undivided) };
         let memory = to.memory(layout).await?;
         if !self.parts(operator, name, &version, first, memory).await? {
             return Ok(Attempt::Replaced);
@@ -197,7 +220,7 @@ impl Store {
         &self,
         operator: &Operator,
         name: &str,
-        version: &str,
+        version: &Version,
         first: BufferStream,
         to: &mut [u8],
     ) -> Result<bool> {
@@ -226,16 +249,15 @@ impl Store {
         &self,
         operator: &Operator,
         name: &str,
-        version: &str,
+        version: &Version,
         range: Range<u64>,
         room: &mut [u8],
     ) -> Result<bool> {
-        let options = ReaderOptions { if_match: Some(version.to_owned()), ..ReaderOptions::default() };
-        let reader = operator.reader_options(name, options).await.map_err(|e| self.error(e))?;
+        let reader = operator.reader_options(name, version.condition.clone()).await.map_err(|e| self.error(e))?;
         let mut part = reader.into_stream(range).await.map_err(|e| self.error(e))?;
         match part.metadata().await {
-            // A server may not know `If-Match`.
-            Ok(metadata) if metadata.etag() != Some(version) => return Ok(false),
+            // A server may not know the condition.
+            Ok(metadata) if metadata.etag() != Some(&version.etag) => return Ok(false),
             Ok(_) => {}
             Err(e) if is_missing(&e) || is_replaced(&e) => return Ok(false),
             Err(e) => return Err(self.error(e)),

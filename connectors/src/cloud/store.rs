@@ -179,7 +179,12 @@ impl Store {
     pub(crate) fn capabilities(&self) -> Capabilities {
         let can =
             Capabilities::new().with_remove().with_list().with_ping().with_batch_concurrency(self.settings.connections);
-        let can = can.with_max_key_bytes(self.longest_name()).with_max_chunk_bytes(self.settings.max_value_bytes);
+        let can = can.with_max_chunk_bytes(self.settings.max_value_bytes);
+        let can = match self.names {
+            Names::Flat => can.with_max_key_bytes(self.longest_name()),
+            // The length of a percent-encoded name depends on the key's characters.
+            Names::Encoded => can,
+        };
         if self.settings.save_chunk_meta { can.with_layout_kept().with_dtypes(ChunkHeader::DTYPES) } else { can }
     }
 

@@ -4,7 +4,7 @@ use connector_core::{ConnectorContext, FromContext, Result, external_connector};
 use opendal::Operator;
 
 use super::GcsOptions;
-use crate::cloud::{Bucket, Names, Place, Service, Store, remote_connector, wrong_options};
+use crate::cloud::{Names, Place, Service, Store, remote_connector, wrong_options};
 
 /// One object a chunk, in a bucket of Google Cloud Storage.
 ///
@@ -23,7 +23,7 @@ pub struct GCSConnector(Arc<Store>);
 impl FromContext for GCSConnector {
     async fn from_context(ctx: ConnectorContext) -> Result<Self> {
         let options: GcsOptions = ctx.options()?;
-        let bucket = Bucket::of(&ctx, options.url.as_ref(), &["gs", "gcs"])?;
+        let bucket = options.bucket(&ctx)?;
         let place = Place {
             service: Service::Gcs,
             endpoint: options.endpoint()?,

@@ -1,6 +1,6 @@
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use connector_core::{ConnectorOptions, Error, ErrorKind, RemoteUrl, Result, connector_options};
+use connector_core::{ConnectorContext, ConnectorOptions, Error, ErrorKind, Result, connector_options};
 use opendal::services::Gcs;
 
 use crate::cloud::{Bucket, CloudSettings, server_url};
@@ -24,8 +24,10 @@ pub struct GcsOptions {
     pub token: Option<String>,
     /// Service account whose token the machine's metadata server gives; the machine's own unless set.
     pub service_account: Option<String>,
-    /// The bucket, for `plugin://gcs` and `external://`: `gs://bucket/prefix`.
-    pub url: Option<RemoteUrl>,
+    /// The bucket, for `plugin://gcs` and `external://`.
+    pub bucket: Option<String>,
+    /// Prefix of all objects, for `plugin://gcs` and `external://`; the URL's path gives it otherwise.
+    pub prefix: Option<String>,
     /// The requests.
     #[option(flatten)]
     pub cloud: CloudSettings,
@@ -39,10 +41,16 @@ impl std::fmt::Debug for GcsOptions {
 }
 
 impl ConnectorOptions for GcsOptions {
-    const EXTRA_CONFIG_PREFIX: &'static str = "gcs_";
+    const EXTRA_CONFIG_PREFIX: &'static str = "gcs_connector_";
+    const EXTRA_CONFIG_SHARED: &'static [(&'static str, &'static str)] = &[("save_chunk_meta", "save_chunk_meta")];
 }
 
 impl GcsOptions {
+    /// The bucket and the prefix.
+    pub(super) fn bucket(&self, ctx: &ConnectorContext) -> Result<Bucket> {
+        Bucket::of(ctx, &["gs", "gcs"], ("bucket", self.bucket.as_deref()), self.prefix.as_deref())
+    }
+
     /// The URL of the server.
     pub(super) fn endpoint(&self) -> Result<String> {
         self.endpoint.as_deref().map_or_else(|| Ok(GOOGLE.to_owned()), |url| server_url("endpoint", url))
@@ -50,7 +58,7 @@ impl GcsOptions {
 
     /// OpenDAL's service of the bucket.
     pub(super) fn service(&self, bucket: &Bucket) -> Result<Gcs> {
-        let mut service = Gcs::default().bucket(&bucket.name).root(&bucket.root).endpoint(&self.endpoint()?);
+        let mut service = Gcs::default().bucket(&bucket.name).root(&bucket.prefix).endpoint(&self.endpoint()?);
         let given = [self.anonymous, self.credentials.is_some(), self.token.is_some(), self.service_account.is_some()];
         if given.into_iter().filter(|is_given| *is_given).count() > 1 {
             let why = "the options give credentials more than once";

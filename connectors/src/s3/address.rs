@@ -11,10 +11,10 @@
 use std::net::IpAddr;
 
 use connector_core::{ConnectorContext, Error, ErrorKind, RemoteUrl, Result};
-use percent_encoding::percent_decode_str;
 
 use super::S3Options;
 use super::options::Style;
+use crate::cloud::{prefix, twice};
 
 /// Where the objects are.
 #[derive(Debug, PartialEq, Eq)]
@@ -109,7 +109,7 @@ impl Address {
             }
             Style::Virtual => true,
         };
-        let prefix = prefix_of(&path, options)?;
+        let prefix = prefix(&path, options.prefix.as_deref())?;
         Ok(Self { bucket, prefix, endpoint, region, is_virtual })
     }
 }
@@ -246,28 +246,6 @@ fn check_bucket(bucket: &str, is_amazons: bool) -> Result<()> {
         return Ok(());
     };
     Err(Error::new(ErrorKind::InvalidUrl, format!("`{bucket}` is not the name of a bucket: {why}")))
-}
-
-/// The prefix of the names, from the URL's path and the option.
-fn prefix_of(path: &str, options: &S3Options) -> Result<String> {
-    let path = percent_decode_str(path.trim_matches('/')).decode_utf8();
-    let path = path.map_err(|_| Error::new(ErrorKind::InvalidUrl, "the URL's path, percent-decoded, is not UTF-8"))?;
-    let prefix = match options.prefix.as_deref().map(|prefix| prefix.trim_matches('/')) {
-        Some(_) if !path.is_empty() => return Err(twice("prefix", "the URL's path and the option `prefix`")),
-        Some(prefix) => prefix,
-        None => &path,
-    };
-    // An HTTP client removes such parts of a URL, and the server would look for another object.
-    let is_lost = |part: &str| part.is_empty() || part == "." || part == ".." || part.trim() != part;
-    if !prefix.is_empty() && (prefix.split('/').any(is_lost) || prefix.contains(|c: char| c.is_control())) {
-        let why = "the prefix has an empty part, a `.`, a `..`, outer spaces or control characters";
-        return Err(Error::new(ErrorKind::InvalidUrl, why).with_hint("write `s3://bucket/one/two`"));
-    }
-    Ok(prefix.to_owned())
-}
-
-fn twice(part: &str, places: &str) -> Error {
-    Error::new(ErrorKind::InvalidUrl, format!("{places} both name the {part}")).with_hint("remove one of them")
 }
 
 fn environment<const N: usize>(names: [&str; N]) -> Option<String> {

@@ -1,4 +1,4 @@
-//! One HTTP request on its own connection, to prepare a server.
+//! One HTTP request on its own connection.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -7,11 +7,11 @@ use std::time::Duration;
 /// A test's server answers at once, unless the machine is busy.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The status of the answer, and the answer as text.
+/// Sends a request to a server on this machine. Gives the status of the answer, and head and body as text.
 ///
 /// # Panics
 /// If the server does not answer.
-pub(crate) fn request(port: u16, method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> (u16, String) {
+pub fn request(port: u16, method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> (u16, String) {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let mut request = format!("{method} {target} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
     request += &format!("Content-Length: {}\r\n", body.len());

@@ -26,4 +26,5 @@ mod http;
 mod servers;
 
 pub use fake::{Credentials, FakeS3, Fault, Object, Operation, Request, Then};
+pub use http::request;
 pub use servers::{Azurite, FakeGcs, Moto, S3sFs, python_with_boto3};

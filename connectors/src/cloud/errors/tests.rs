@@ -339,7 +339,7 @@ fn missing_credentials_are_an_error_that_says_where_kvconn_looked() {
     for (service, wanted) in [
         (Service::S3, "AWS_ACCESS_KEY_ID"),
         (Service::Gcs, "GOOGLE_APPLICATION_CREDENTIALS"),
-        (Service::Azure, "az login"),
+        (Service::Azure, "AZURE_STORAGE_ACCOUNT_KEY"),
     ] {
         let e = of(service, nothing());
         assert!(e.kind() == Denied && e.to_string().contains(wanted) && e.message().contains("failed to load"), "{e}");

@@ -1,0 +1,26 @@
+//! The contract of every connector.
+
+use std::time::Duration;
+
+use connector_core::conformance::Kit;
+
+use super::Bucket;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_bucket() {
+    holds("", "").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn below_a_prefix_with_layouts() {
+    holds("/team%20a/kv", "&save_chunk_meta=true").await;
+}
+
+async fn holds(folder: &str, options: &str) {
+    let bucket = Bucket::new();
+    // The server has no multipart uploads.
+    let url = bucket.url(folder, &format!("&parallel_from_bytes=1073741824{options}"));
+    let kit = Kit::new(move |backend| connectors::builder(&url).local_cpu_backend(backend).open());
+    let report = kit.limit(Duration::from_secs(300)).run().await;
+    assert!(report.passed(), "{report}");
+}

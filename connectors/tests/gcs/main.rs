@@ -1,0 +1,75 @@
+//! The gcs store on fake-gcs-server, beyond the contract of every store.
+#![forbid(unsafe_code)]
+
+mod conformance;
+mod options;
+mod values;
+
+use std::sync::LazyLock;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+
+use connectors::{CacheKey, Connector, MemoryObj};
+use futures::TryStreamExt;
+use kvconn_cloud_servers::{FakeGcs, request};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
+/// One server for all tests. The system ends it with this process.
+static SERVER: LazyLock<FakeGcs> = LazyLock::new(FakeGcs::start);
+static BUCKETS: AtomicUsize = AtomicUsize::new(0);
+
+/// A bucket of its own for each test.
+struct Bucket(String);
+
+impl Bucket {
+    fn new() -> Self {
+        let name = format!("chunks-{}", BUCKETS.fetch_add(1, Relaxed));
+        SERVER.bucket(&name);
+        Self(name)
+    }
+
+    /// The URL of the bucket, or of a folder in it, with more options.
+    fn url(&self, folder: &str, options: &str) -> String {
+        format!("gs://{}{folder}?endpoint={}&anonymous=true{options}", self.0, SERVER.endpoint())
+    }
+
+    /// Whether the object exists and is the chunk of this seed.
+    fn has(&self, name: &str, seed: u8) -> bool {
+        let name = utf8_percent_encode(name, NON_ALPHANUMERIC);
+        let target = format!("/storage/v1/b/{}/o/{name}?alt=media", self.0);
+        let (status, answer) = request(SERVER.port(), "GET", &target, &[], "");
+        let chunk = small(seed);
+        status == 200 && answer.ends_with(std::str::from_utf8(&chunk).expect("a text"))
+    }
+
+    /// Writes an object as a program that knows no kvconn.
+    fn write(&self, name: &str, text: &str) {
+        let name = utf8_percent_encode(name, NON_ALPHANUMERIC);
+        let target = format!("/upload/storage/v1/b/{}/o?uploadType=media&name={name}", self.0);
+        let (status, answer) = request(SERVER.port(), "POST", &target, &[], text);
+        assert_eq!(status, 200, "{answer}");
+    }
+}
+
+async fn open(url: &str) -> Connector {
+    connectors::open(url).await.unwrap_or_else(|e| panic!("the store opens: {e}"))
+}
+
+fn key(text: &str) -> CacheKey {
+    text.parse().unwrap_or_else(|e| panic!("{text}: {e}"))
+}
+
+fn chunk(len: usize, seed: u8) -> MemoryObj {
+    MemoryObj::from((0..len).map(|at| (at as u8).wrapping_mul(31).wrapping_add(seed)).collect::<Vec<u8>>())
+}
+
+/// A chunk of text.
+fn small(seed: u8) -> MemoryObj {
+    MemoryObj::from(format!("the chunk {seed}").into_bytes())
+}
+
+async fn keys(connector: &Connector) -> Vec<String> {
+    let mut all: Vec<String> = connector.list("").map_ok(|key| key.to_string()).try_collect().await.expect("it lists");
+    all.sort();
+    all
+}
