@@ -63,6 +63,9 @@ fn every_command_works_on_an_s3_url() {
     assert_eq!((&listed["size"], &listed["kind"]), (&7.into(), &"object".into()));
     assert!(listed["modified"].as_f64().is_some_and(|time| time > 1e9), "{listed}");
     assert!(run(&["ping", &url]).exits(0).text().contains("kvconn.s3/S3Connector answered in"));
+    let place = ["endpoint=\"http://127.0.0.1:", "bucket=\"chunks\"", "region=\"us-east-1\"", "in the path"];
+    let pinged = run(&["ping", &url, "-v"]).exits(0);
+    assert!(place.iter().all(|part| pinged.err.contains(part)), "{}", pinged.err);
     assert!(run(&["describe", &url]).exits(0).text().contains("secret_access_key  string, secret"));
     let measured = run(&["bench", &url, "--chunk-size", "64KiB", "--keys", "4", "--rounds", "1", "--json"]).exits(0);
     assert!(measured.json()["stores"][0]["url"].as_str().is_some_and(|url| url.contains("secret_access_key=***")));

@@ -68,8 +68,9 @@ impl Store {
             // The one thread may be blocked in a call, and then drives no sockets.
             _ => runtime::handle()?.clone(),
         };
+        let prefix = services.current().operator.info().root();
         let store = Arc::new(Self {
-            root_len: services.current().operator.info().root().len(),
+            root_len: prefix.len(),
             entries: Entries::of(place.service),
             services,
             place,
@@ -82,6 +83,8 @@ impl Store {
             lookups: Semaphore::new(settings.connections),
             lacks_bulk: AtomicBool::new(false),
         });
+        let Place { endpoint, bucket, region, .. } = &store.place;
+        tracing::debug!(connector = ctx.connector_name(), endpoint, bucket, region, prefix, "opens");
         store.check_at_open(ctx).await?;
         Ok(store)
     }

@@ -27,6 +27,7 @@ impl FromContext for S3Connector {
         let options: S3Options = ctx.options()?;
         options.check_credentials()?;
         let address = Address::of(&options, &ctx)?;
+        tracing::debug!("requests name the bucket in the {}", if address.is_virtual { "host" } else { "path" });
         let place = Place {
             service: Service::S3,
             endpoint: address.endpoint.clone(),
