@@ -56,7 +56,8 @@ pub(super) fn service(options: &S3Options, address: &Address) -> S3 {
         .bucket(&address.bucket)
         .root(&address.prefix)
         .region(&address.region)
-        .endpoint(&address.endpoint)
+        // OpenDAL takes the bucket off the host's start, also off `kv.example.com`, which is the server's own name.
+        .endpoint(&address.endpoint.replacen("://", &format!("://{}.", address.bucket), 1))
         .access_key_id(&text(&options.access_key_id))
         .secret_access_key(&text(&options.secret_access_key))
         .session_token(&text(&options.session_token))

@@ -199,6 +199,7 @@ async fn requests_have_the_bucket_in_the_host_or_in_the_path() {
             "https://kv--usw2-az1--x-s3.s3express-usw2-az1.us-west-2.amazonaws.com/m%401",
         ),
         ("s3://kv-cache.minio.local:9000/p?disable_tls=true&{keys}", "http://kv-cache.minio.local:9000/p/m%401"),
+        ("s3://minio?endpoint=http://minio.local:9000&{keys}", "http://minio.local:9000/minio/m%401"),
         ("s3://kv-cache?endpoint=http://[::1]:9000&{keys}", "http://[::1]:9000/kv-cache/m%401"),
     ] {
         let ctx = context(&url.replace("{keys}", "access_key_id=AKIA&secret_access_key=hunter2"), LMCacheEngineConfig::default());

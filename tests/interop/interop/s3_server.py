@@ -150,6 +150,10 @@ class S3Server:
             self._request("POST", "/moto-api/reset")
             self._ask("PUT", "")
 
+    def create(self, bucket: str) -> None:
+        """Creates another bucket. Only moto takes the request, which has no signature."""
+        self._request("PUT", f"/{bucket}")
+
     # -- The process
 
     def kill(self) -> None:

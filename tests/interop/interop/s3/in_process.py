@@ -16,7 +16,7 @@ from .. import chunks, command
 from ..engine import Remote, remote
 from ..exchange import Pairs, kvconn_copies, kvconn_writes, lmcache_has, lmcache_writes
 from ..report import Failed, Report, equal
-from ..s3_server import BUCKET, SERVERS, S3Server
+from ..s3_server import BUCKET, REGION, SERVERS, S3Server
 from ..wheel import all_methods, plugin
 
 RAW = {"save_chunk_meta": False}
@@ -36,6 +36,7 @@ def run(report: Report) -> None:
             _plugin(report, server)
             _names(report, server)
             _lengths(report, server)
+    _bucket_of_the_host(report)
 
 
 def flat(text: str) -> str:
@@ -149,6 +150,16 @@ def _names(report: Report, server: S3Server) -> None:
         theirs.put(slash, chunk)
         for text in (slash, line):
             equal(f"LMCache's object by {text}", command.get(server.ours(), text).data, chunk.data)
+
+
+def _bucket_of_the_host(report: Report) -> None:
+    """A bucket with the name of the first part of the server's host. A client must not take that part off the host."""
+    with report.check("s3: moto: a bucket with the name of the server's first part"), S3Server("moto") as server:
+        bucket, (text, chunk) = "127", PAIRS[0]
+        server.create(bucket)
+        url = f"s3://{bucket}?endpoint=http://127.0.0.1:{server.port}&region={REGION}&access_key_id=a&secret_access_key=b"
+        command.put(url, text, chunk.data)
+        equal("the bytes that kvconn reads", command.get(url, text).data, chunk.data)
 
 
 def _lengths(report: Report, server: S3Server) -> None:
