@@ -38,9 +38,13 @@ fn key(n: u64) -> CacheKey {
     CacheKey::parse(&format!("m@1@0@{n:x}@half"), KeyKind::Engine).expect("a key")
 }
 
-/// Bytes that differ from their neighbours, and never are [`OVERWRITTEN`].
+/// Bytes that differ from their neighbours, and never are [`OVERWRITTEN`]. They repeat after a prime number of bytes, so
+/// that no part of a chunk looks like another one.
 fn bytes(len: usize, seed: usize) -> Vec<u8> {
-    (0..len).map(|i| ((i / 7 + seed * 31) % 200) as u8).collect()
+    let pattern: Vec<u8> = (0..65_521).map(|i| ((i / 7 + seed * 31) % 200) as u8).collect();
+    let mut bytes = pattern.repeat(len / pattern.len() + 1);
+    bytes.truncate(len);
+    bytes
 }
 
 /// The byte that stands in memory after its owner used it again.
