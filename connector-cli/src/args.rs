@@ -270,7 +270,7 @@ pub(crate) struct CpArgs {
     #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) prefix: String,
     /// Chunks in flight [default: the calls at once that suit the two stores, 8 or more]. Each one takes the memory of
-    /// two chunks
+    /// two chunks. Fewer chunks are in flight if `max_local_cpu_size` has too little memory
     #[arg(long, value_name = "N", value_parser = value::positive)]
     pub(crate) concurrency: Option<NonZeroUsize>,
     /// Skip chunks that the destination already has, without reading and comparing them

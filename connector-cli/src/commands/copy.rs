@@ -2,12 +2,15 @@
 
 use std::io::Write;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use connectors::{CacheKey, Connector, Error, ErrorKind, MemoryObj};
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt};
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio::sync::Semaphore;
 
 use crate::args::CpArgs;
 use crate::exit::{Answer, Failure};
@@ -48,6 +51,14 @@ struct Route {
     target: Connector,
     /// Whether to read and compare the destination's chunk first.
     compare: bool,
+    lanes: Arc<Lanes>,
+}
+
+/// The copies that run at once. The pool may have less memory than they need: then fewer run at once from then on.
+struct Lanes {
+    /// A permit for each copy that runs.
+    free: Semaphore,
+    all: AtomicUsize,
 }
 
 pub(crate) async fn run(setup: &Setup, args: &CpArgs, out: &mut Out) -> Result<Answer, Failure> {
@@ -74,9 +85,10 @@ async fn copy(
         print_note(format_args!("{} keeps no shapes and dtypes: the copies are plain bytes", source.name()));
     }
     let compare = !args.overwrite && !args.skip_existing;
-    let route = Route { source: source.clone(), target: target.clone(), compare };
     let at_once = [source, target].map(|store| store.capabilities().batch_concurrency).into_iter().max();
     let at_once = args.concurrency.map_or(at_once.unwrap_or_default().max(1), NonZeroUsize::get);
+    let lanes = Arc::new(Lanes { free: Semaphore::new(at_once), all: AtomicUsize::new(at_once) });
+    let route = Route { source: source.clone(), target: target.clone(), compare, lanes };
     let bar = progress();
     let start = Instant::now();
     let mut totals = Totals::default();
@@ -142,11 +154,32 @@ fn missing<'a>(
     asked.flatten().boxed()
 }
 
+impl Lanes {
+    /// Counts one lane less. `false` if only one is left.
+    fn end_one(&self) -> bool {
+        let less = |all: usize| (all > 1).then(|| all - 1);
+        self.all.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
+    }
+}
+
 impl Route {
     async fn copy(self, key: CacheKey) -> Copied {
-        match self.try_copy(&key).await {
-            Ok(done) => done,
-            Err(e) => Copied::Failed(key, e),
+        loop {
+            // The semaphore is never closed.
+            let lane = self.lanes.free.acquire().await;
+            // With one lane left, no other copy runs now.
+            let is_alone = self.lanes.all.load(Ordering::Relaxed) == 1;
+            match self.try_copy(&key).await {
+                Ok(done) => return done,
+                Err(e) if e.kind() == ErrorKind::PoolFull && !is_alone => {
+                    if self.lanes.end_one()
+                        && let Ok(lane) = lane
+                    {
+                        lane.forget();
+                    }
+                }
+                Err(e) => return Copied::Failed(key, e),
+            }
         }
     }
 

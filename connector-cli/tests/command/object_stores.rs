@@ -127,6 +127,27 @@ fn copy_there_and_back(n: usize) {
     assert!(files(from_dir.path()) == files(back_dir.path()), "the copies differ");
 }
 
+#[test]
+fn cp_needs_memory_for_two_chunks_only() {
+    let (_fake, there) = fake();
+    let ((dir, from), (back_dir, back)) = (store(), store());
+    for i in 0..24_u8 {
+        let name = format!("large@1@0@{i:x}@half.data");
+        fs::write(dir.path().join(name), vec![i; 3 << 20]).expect("a file can be written");
+    }
+    let raw = |url: &str| format!("{url}?save_chunk_meta=false");
+    for (from, to) in [(&raw(&from), &there), (&there, &raw(&back))] {
+        for more in [&[][..], &["--overwrite"]] {
+            let mut command = with_keys(&[&["cp", from, to], more].concat());
+            // GiB: three chunks.
+            command.env("LMCACHE_MAX_LOCAL_CPU_SIZE", "0.0095");
+            let result = Finished::from(command.output().expect("the command starts")).exits(0);
+            assert!(result.text().contains("; failed 0") && result.err.is_empty(), "{result:?}");
+        }
+    }
+    assert!(files(dir.path()) == files(back_dir.path()), "the copies differ");
+}
+
 fn interrupt_and_resume(n: usize) {
     let (fake, to) = fake();
     let (_dir, from) = chunks(n);
