@@ -11,12 +11,12 @@ use crate::cloud::server_url;
 pub(super) struct Account {
     /// URL of its blob service.
     pub(super) url: String,
-    /// Its name, which a shared key signs with. `None` if the URL does not tell.
+    /// Its name, which a shared key signs with. `None` if the URL does not name it.
     pub(super) name: Option<String>,
     pub(super) credential: Credential,
 }
 
-/// The way in which requests prove their right.
+/// The credentials of requests.
 #[cfg_attr(test, derive(Debug))]
 #[derive(PartialEq)]
 pub(super) enum Credential {
@@ -53,7 +53,7 @@ impl Account {
         Self { url, name: Some(name.to_owned()), credential: Credential::OfTheMachine }
     }
 
-    /// Reads `AccountName=..;AccountKey=..;EndpointSuffix=core.windows.net`, in the way of Azure's clients.
+    /// Reads `AccountName=..;AccountKey=..;EndpointSuffix=core.windows.net`, as Azure's clients do.
     pub(super) fn of_connection_string(text: &str) -> Result<Self> {
         let wrong = |why: String| {
             let hint = "write `AccountName=..;AccountKey=..`, or copy the text from Azure's portal";

@@ -11,8 +11,8 @@ use crate::cloud::{Bucket, CloudSettings};
 pub struct AzureOptions {
     /// URL of the account, `https://account.blob.core.windows.net`.
     pub account_url: Option<String>,
-    /// Name of the account. It needs an account URL only for a server that is not Azure's. The environment variable
-    /// `AZURE_STORAGE_ACCOUNT_NAME` unless set.
+    /// Name of the account, instead of its URL; `AZURE_STORAGE_ACCOUNT_NAME` unless set. A server that is not Azure's
+    /// needs `account_url`.
     pub account_name: Option<String>,
     /// Account and credentials in one text, as Azure's portal shows it.
     #[option(secret)]

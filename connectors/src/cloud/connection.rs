@@ -65,7 +65,7 @@ impl Connection {
 
     /// Whether the connection can take a request. `false` if the server has closed it, or if it still works on the last one.
     pub(super) fn is_ready(&mut self) -> bool {
-        // Nobody waits: the next request polls it again.
+        // No task waits here: the next request polls the connection again.
         self.drive(&mut Context::from_waker(Waker::noop())).is_ok() && self.driver.is_some() && self.sender.is_ready()
     }
 

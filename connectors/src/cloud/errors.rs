@@ -106,7 +106,7 @@ fn no_credentials(e: opendal::Error, place: &Place) -> Error {
     let bucket = place.service.bucket();
     let why = e.source().map_or_else(String::new, |cause| format!(": {}", chain(cause)));
     let message = format!("kvconn has no credentials for {bucket} `{}` at {}{why}", place.bucket, place.endpoint);
-    // The service that gives credentials may be away, and says so by an error of the transport.
+    // The service that gives credentials may be unreachable. The transport's error is then temporary.
     if let Some(own) = cause::<Error>(&e)
         && own.is_temporary()
     {
@@ -146,7 +146,7 @@ fn chain(e: &(dyn StdError + 'static)) -> String {
     let mut text = String::new();
     let mut next = Some(e);
     while let Some(e) = next {
-        // The `Display` of OpenDAL's error has its causes already, and an id of its own for everything.
+        // The `Display` of OpenDAL's error repeats its causes, and shows OpenDAL's internal context.
         let said = e.downcast_ref::<opendal::Error>().map_or_else(|| e.to_string(), |e| e.message().to_owned());
         if !text.contains(&said) {
             let _ = write!(text, "{}{said}", if text.is_empty() { "" } else { ": " });

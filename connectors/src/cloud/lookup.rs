@@ -143,7 +143,7 @@ async fn stat(operator: Operator, name: String) -> opendal::Result<Option<Metada
     }
 }
 
-/// An object that is not there any more is as good as deleted.
+/// A missing object counts as deleted.
 async fn delete(operator: Operator, name: String) -> opendal::Result<()> {
     match operator.delete(&name).await {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),

@@ -9,7 +9,7 @@ use opendal::raw::{Operation, Timestamp};
 use super::errors::{Place, Service};
 use super::refusal::{Reason, Refused};
 
-/// What a refusal means for the caller.
+/// A refusal as an error for the caller.
 pub(super) struct Meaning {
     pub(super) kind: ErrorKind,
     /// Whether the same request may succeed later.
@@ -36,7 +36,7 @@ impl Meaning {
 /// The clocks may differ by this much: S3 and Azure accept 15 minutes.
 const SKEW_SECONDS: i64 = 15 * 60;
 
-/// What the refusal means.
+/// The meaning of the refusal.
 pub(super) fn meaning(refused: &Refused, place: &Place) -> Meaning {
     let code = refused.code.as_deref().unwrap_or_default();
     if refused.is_throttled() {
@@ -49,7 +49,7 @@ pub(super) fn meaning(refused: &Refused, place: &Place) -> Meaning {
     of_code(code, refused, place).unwrap_or_else(|| of_status(refused, place))
 }
 
-/// The meaning of the service's own word.
+/// The meaning of the service's code.
 fn of_code(code: &str, refused: &Refused, place: &Place) -> Option<Meaning> {
     use ErrorKind::{
         Corrupt, Denied, InvalidKey, InvalidUrl, Other, ReadOnly, StoreFull, Timeout, TooLarge, Unavailable,
@@ -100,7 +100,7 @@ fn of_code(code: &str, refused: &Refused, place: &Place) -> Option<Meaning> {
             Meaning::always(Denied, "the account takes only TLS; write an endpoint that starts with `https://`")
         }
         "KeyBasedAuthenticationNotPermitted" => {
-            Meaning::always(Denied, "the account takes no account keys; sign in with `az login`, or use an identity")
+            Meaning::always(Denied, "the account takes no account keys; use a service principal or a managed identity")
         }
         "PublicAccessNotPermitted" | "NoAuthenticationInformation" => {
             Meaning::always(Denied, "the container is not public; remove `anonymous`, and set credentials")
@@ -143,9 +143,10 @@ fn of_code(code: &str, refused: &Refused, place: &Place) -> Option<Meaning> {
         | "InvalidResourceName"
         | "OutOfRangeInput"
         | "InvalidURI"
-        | "InvalidUri" => {
-            Meaning::always(InvalidKey, "no object of this server can have the name of the key, or its prefix")
-        }
+        | "InvalidUri" => Meaning::always(
+            InvalidKey,
+            "the server refuses the name of the key; write another prefix, or a shorter model name",
+        ),
         "BadDigest"
         | "InvalidDigest"
         | "Md5Mismatch"
@@ -163,7 +164,7 @@ fn of_code(code: &str, refused: &Refused, place: &Place) -> Option<Meaning> {
         | "XMinioBackendDown" => Meaning::for_now(Unavailable),
         "RequestTimeout" | "OperationTimedOut" => Meaning::for_now(Timeout),
         "MethodNotAllowed" | "NotImplemented" | "UnsupportedHttpVerb" | "UnsupportedHeader" => {
-            Meaning::always(ErrorKind::Unsupported, "the server lacks this request; is the endpoint the right one?")
+            Meaning::always(ErrorKind::Unsupported, "the server does not have this request; check the endpoint")
         }
         _ if code.starts_with("KMS.") => {
             Meaning::always(Denied, format!("the {bucket} encrypts with a key that these credentials may not use"))
@@ -183,14 +184,16 @@ fn of_status(refused: &Refused, place: &Place) -> Meaning {
             Service::Gcs => "Google Cloud Storage",
             Service::Azure => "Azure Blob Storage",
         };
-        format!("this is no answer of {service}; check host, port and path of the endpoint, and proxies in between")
+        format!(
+            "the answer does not come from {service}; check host, port and path of the endpoint, and proxies in between"
+        )
     };
     match refused.status.as_u16() {
         408 | 504 => Meaning::for_now(ErrorKind::Timeout),
         413 => Meaning::always(ErrorKind::TooLarge, "the server, or a proxy in between, takes no body of this length"),
         414 => Meaning::always(ErrorKind::InvalidKey, "the server takes no name of this length"),
         507 => Meaning::for_now(ErrorKind::StoreFull).with_hint("free space on the server, or raise the quota"),
-        // 499 and 520 to 530 are of proxies that lost the server behind them.
+        // Proxies answer 499 and 520 to 530 if they lost the server behind them.
         499..=599 if refused.status != StatusCode::NOT_IMPLEMENTED => Meaning::for_now(ErrorKind::Unavailable),
         _ if refused.foreign => Meaning::always(ErrorKind::Other, not_this_service()),
         300..=399 => wrong_region(refused, place),

@@ -17,8 +17,8 @@
 //! | `lend.rs` | a chunk as the body of a request, without a copy |
 //! | `settings.rs` | the options that all object stores share |
 //! | `renew.rs` | the service, and a new one when its credentials have expired |
-//! | `refusal.rs` | what a server says when it refuses a request |
-//! | `meaning.rs` | the meaning of each refusal, and what to change |
+//! | `refusal.rs` | a server's refusal of a request: its status, code and message |
+//! | `meaning.rs` | the meaning of each refusal: kind and hint |
 //! | `errors.rs` | kvconn's errors for those of OpenDAL |
 
 #[cfg_attr(not(any(feature = "azure", feature = "gcs")), allow(dead_code))]

@@ -321,7 +321,7 @@ fn is_missing(e: &opendal::Error) -> bool {
     e.kind() == opendal::ErrorKind::NotFound
 }
 
-/// Whether the object has another version than the one asked for. A shorter object has not the range.
+/// Whether the object has another version than the request asks for. A shorter object does not have the range.
 fn is_replaced(e: &opendal::Error) -> bool {
     matches!(e.kind(), opendal::ErrorKind::ConditionNotMatch | opendal::ErrorKind::RangeNotSatisfied)
 }

@@ -1,7 +1,7 @@
-//! A response that refuses its request: what the server says in its status, its headers and its body.
+//! A response that refuses its request: the server's status, headers and body.
 //!
 //! The three services have three forms: S3 and Azure send XML, Google sends JSON, and a response to `HEAD` has only headers.
-//! This file reads them into a [`Refused`], without any text that may hold a secret. `errors.rs` says what they mean.
+//! This file reads them into a [`Refused`], without any text that may hold a secret. `meaning.rs` has their meaning.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,15 +12,15 @@ use opendal::ErrorKind;
 use opendal::raw::{Operation, Timestamp};
 use serde::Deserialize;
 
-/// What a server says in a response that refuses a request.
+/// A server's refusal of a request.
 #[derive(Debug, Clone)]
 pub(super) struct Refused {
     /// The operation that was refused.
     pub(super) operation: Operation,
     pub(super) status: StatusCode,
-    /// The service's own word: `NoSuchBucket`, `ContainerNotFound`, `rateLimitExceeded`. A response to `HEAD` has none on S3.
+    /// The service's code: `NoSuchBucket`, `ContainerNotFound`, `rateLimitExceeded`. A response to `HEAD` has none on S3.
     pub(super) code: Option<String>,
-    /// The service's sentence, on one line and without secrets.
+    /// The service's message, on one line and without secrets.
     pub(super) message: Option<String>,
     /// The region where the bucket is.
     pub(super) region: Option<String>,
@@ -179,7 +179,7 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-/// What a body says in one of the services' forms.
+/// The content of a body in one of the services' forms.
 #[derive(Default)]
 struct Said {
     code: Option<String>,
@@ -227,7 +227,7 @@ impl Said {
         if text.starts_with('{') {
             let JsonErrorBody { message, errors } = serde_json::from_str::<JsonError>(text).ok()?.error;
             let reason = errors.into_iter().next().map(|item| item.reason);
-            // Google has one word for a missing object and for a missing bucket.
+            // Google has one code for a missing object and for a missing bucket.
             let code =
                 if message.contains("bucket does not exist") { Some("bucketNotFound".to_owned()) } else { reason };
             return Some(Self { code, message: Some(message), ..Self::default() });

@@ -127,8 +127,8 @@ impl Transport {
         parts: &request::Parts,
         body: Buffer,
     ) -> Result<(Response<Incoming>, Connection)> {
-        // A server closes a connection that is idle. The request in that moment is sent once more, except for a removal:
-        // the server may have it, and may run it after a later put.
+        // A server may close an idle connection while kvconn sends a request. kvconn then sends it once more, except for a
+        // removal: the server may have the first one, and may run it after a later put.
         let is_repeatable = matches!(parts.method, Method::GET | Method::HEAD | Method::PUT);
         let mut reused = self.reuse(origin);
         loop {

@@ -65,7 +65,7 @@ impl GcsOptions {
             return Err(Error::new(ErrorKind::InvalidOption, why)
                 .with_hint("keep one of `anonymous`, `credentials`, `token` and `service_account`"));
         }
-        // Credentials that kvconn was given are the only ones: without them, OpenDAL would go on with those of the machine.
+        // OpenDAL would try the credentials of the machine next.
         let only = |service: Gcs| service.disable_config_load().disable_vm_metadata();
         if self.anonymous {
             service = only(service).skip_signature();

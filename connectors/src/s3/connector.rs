@@ -48,15 +48,15 @@ impl FromContext for S3Connector {
     }
 }
 
-/// OpenDAL's service. Without keys it looks for credentials in the environment, profiles, SSO, processes, web
-/// identities, containers and instances.
+/// OpenDAL's service. Without keys it looks for credentials in the environment, the profile, SSO, a web identity, the
+/// profile's process, the container and the instance.
 pub(super) fn service(options: &S3Options, address: &Address) -> S3 {
     let text = |option: &Option<String>| option.clone().unwrap_or_default();
     let mut service = S3::default()
         .bucket(&address.bucket)
         .root(&address.prefix)
         .region(&address.region)
-        // OpenDAL takes the bucket off the host's start, also off `kv.example.com`, which is the server's own name.
+        // OpenDAL removes the bucket from the host's start, even if the server's own name starts with it (`kv.example.com`).
         .endpoint(&address.endpoint.replacen("://", &format!("://{}.", address.bucket), 1))
         .access_key_id(&text(&options.access_key_id))
         .secret_access_key(&text(&options.secret_access_key))
@@ -74,7 +74,7 @@ pub(super) fn service(options: &S3Options, address: &Address) -> S3 {
     if options.anonymous {
         service = service.skip_signature();
     }
-    // As in Amazon's tools.
+    // Amazon's tools obey this variable.
     if std::env::var("AWS_EC2_METADATA_DISABLED").is_ok_and(|value| value.eq_ignore_ascii_case("true")) {
         service = service.disable_ec2_metadata();
     }

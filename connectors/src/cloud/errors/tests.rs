@@ -110,8 +110,8 @@ fn a_refusal_of_s3_has_the_kind_that_fits_and_says_what_to_change() {
         (write, 400, &[], s("BadDigest", "did not match"), Corrupt, true, "changed on the way"),
         (READ, 405, &[], s("MethodNotAllowed", "not allowed"), Unsupported, false, "endpoint"),
         (READ, 501, &[], s("NotImplemented", "A header you provided"), Unsupported, false, "endpoint"),
-        (READ, 404, &[], "<!DOCTYPE html><title>404</title>nginx".to_owned(), Other, false, "no answer of S3"),
-        (READ, 302, &[], "<html>Sign in</html>".to_owned(), Other, false, "no answer of S3"),
+        (READ, 404, &[], "<!DOCTYPE html><title>404</title>nginx".to_owned(), Other, false, "not come from S3"),
+        (READ, 302, &[], "<html>Sign in</html>".to_owned(), Other, false, "not come from S3"),
         (write, 404, &[], String::new(), InvalidUrl, false, "endpoint"),
         (READ, 412, &[], s("PreconditionFailed", "At least one"), Corrupt, true, "changed while"),
     ] {
@@ -281,7 +281,7 @@ fn a_server_says_how_long_to_wait_in_seconds_milliseconds_or_by_a_date() {
 }
 
 #[test]
-fn credentials_that_have_expired_are_told_from_wrong_ones() {
+fn credentials_that_have_expired_differ_from_wrong_ones() {
     let late = "<AuthenticationErrorDetail>Signature not valid in the specified time frame: Start [x] - Expiry [y] - Current [z]</AuthenticationErrorDetail>";
     let challenge = ("www-authenticate", "Bearer error=\"invalid_token\"");
     for (service, status, headers, body, expired) in [
