@@ -107,9 +107,9 @@ pub(crate) enum Command {
     /// Copy all chunks of a store into another, verified and resumable
     ///
     /// If the destination already has a key, kvconn reads the chunk from both stores and copies it only if the two differ.
-    /// So you can run the same command again after an interrupt. With --skip-existing the destination only says which keys
-    /// it has, and no chunk of them moves. kvconn reads back every chunk that it writes and compares the bytes, and the
-    /// shape, dtype and format if both stores keep them.
+    /// So you can run the same command again after an interrupt. With --skip-existing, kvconn skips each key that the
+    /// destination has, and does not read its chunk. kvconn reads back every chunk that it writes and compares the bytes,
+    /// and the shape, dtype and format if both stores keep them.
     #[command(after_help = "Examples:\n  \
         kvconn cp fs:///var/cache/kv fs:///mnt/nfs/kv\n  \
         kvconn cp fs:///var/cache/kv fs:///mnt/nfs/kv --prefix facebook/opt-125m@ --concurrency 16\n  \

@@ -90,7 +90,7 @@ async fn run(cli: Cli, out: &mut Out, interrupt: Interrupt) -> Result<Answer, Fa
 fn log_to_stderr(verbose: u8) {
     let level = match verbose {
         0 => "warn",
-        // The HTTP client says a line for each of its steps.
+        // The HTTP client logs each of its steps.
         1 => "debug,hyper_util=warn",
         _ => "trace",
     };

@@ -19,7 +19,7 @@ use crate::output::{Out, Time, count, gib_per_s, print_error, print_note, three_
 use crate::setup::Setup;
 use crate::size::ByteSize;
 
-/// The keys of one question to the destination, with `--skip-existing`.
+/// The keys of one lookup in the destination, with `--skip-existing`.
 const ASK: usize = 256;
 
 /// The result for one key.
@@ -244,7 +244,7 @@ impl Totals {
         format!("{} copied, {bytes}, {rate} GiB/s; {skipped} skipped, {} failed", self.copied, self.failed)
     }
 
-    /// `present` says how the skipped chunks are like those of the source.
+    /// `present` describes the skipped chunks.
     fn summary(&self, time: Duration, present: &str) -> String {
         let mut text = format!("copied {}", count(self.copied, "chunk"));
         if self.copied > 0 {

@@ -187,7 +187,7 @@ fn an_interrupted_and_a_killed_cp_move_only_the_rest_when_they_run_again() {
 }
 
 #[test]
-#[ignore = "takes a minute; ./tests/run --full runs it"]
+#[ignore = "slow: ./tests/run --full runs it"]
 fn cp_moves_ten_thousand_chunks_and_resumes() {
     copy_there_and_back(10_000);
     interrupt_and_resume(10_000);

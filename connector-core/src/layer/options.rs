@@ -40,8 +40,8 @@ pub struct LayerOptions {
     /// Delay before the first retry. It doubles with each retry. 50 unless set.
     #[option(unit = "ms")]
     pub retry_min_delay_ms: Option<u64>,
-    /// Longest delay before a retry. 2000 unless set. A store that asks for a time before another try gets it up to this
-    /// delay, and the retry's own delay after it.
+    /// Longest delay before a retry. 2000 unless set. If the store asks for a time before another try, the retry waits for
+    /// that time first, up to this delay.
     #[option(unit = "ms")]
     pub retry_max_delay_ms: Option<u64>,
     /// Most calls in flight at once. Further calls wait, at most `timeout_ms`. 0 for no limit.

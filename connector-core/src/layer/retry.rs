@@ -17,8 +17,8 @@ use crate::{BoxStream, Error, ErrorStatus, Result};
 /// another try, the layer waits for that time, at most for the longest delay, and then for its own delay.
 ///
 /// Of a batch, the layer tries only the failed keys again, after the longest time that the store asks for. It never
-/// tries `list` again, because the caller may have seen a part of it, nor a `get_into` whose failed try still has the
-/// [memory](MemoryObjMut::is_taken). A `remove` that is tried again gives the answer of its last try.
+/// tries `list` again, because the caller may have seen a part of it. It does not repeat a `get_into` whose failed try
+/// still has the [memory](MemoryObjMut::is_taken). A repeated `remove` gives the answer of its last try.
 ///
 /// An error that lasted through all retries becomes [`Persistent`](ErrorStatus::Persistent), so that an outer retry layer does
 /// not multiply the tries.
