@@ -72,7 +72,7 @@ fn calling_the_facade_links_exactly_the_stores_of_its_features() {
 /// Features of `connectors` that are neither a store nor a bundle of stores.
 const OTHER_FEATURES: [&str; 4] = ["__cloud", "__fuzz", "conformance", "default"];
 
-/// Each alone would compile the libraries of all object stores again. The bundle has them together.
+/// Each alone would compile the libraries of all object stores again, so the bundle tests them together.
 const IN_CLOUD: [&str; 3] = ["azure", "gcs", "s3"];
 
 fn with_crate(feature: &str) -> String {

@@ -258,7 +258,7 @@ impl FakeS3 {
         self.state().faults.push(fault);
     }
 
-    /// Removes all faults. A request that stalls goes on to stall.
+    /// Removes all faults. A request that stalls does not recover.
     pub fn clear_faults(&self) {
         self.state().faults.clear();
     }
@@ -281,7 +281,7 @@ impl FakeS3 {
     /// Waits until the requests are as `done` says, and gives them.
     ///
     /// # Panics
-    /// If that is not so in time.
+    /// If `done` is not true in time.
     pub fn wait_for_requests(&self, done: impl Fn(&[Request]) -> bool) -> Vec<Request> {
         let deadline = Instant::now() + ARRIVES_WITHIN;
         loop {
@@ -365,7 +365,7 @@ impl Listening {
                 let Ok(clone) = stream.try_clone() else { continue };
                 open.lock().unwrap_or_else(PoisonError::into_inner).insert(id, clone);
                 thread::spawn(move || {
-                    // A client that leaves is part of the tests.
+                    // Tests disconnect clients on purpose.
                     let _ = serve::serve(&state, &mut Connection::new(stream));
                     let stream = open.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
                     let _ = stream.map(|stream| stream.shutdown(Shutdown::Both));

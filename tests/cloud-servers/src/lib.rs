@@ -1,12 +1,12 @@
 //! Servers of object stores, for kvconn's tests: servers that others wrote, and an S3 server that fails on demand.
 //!
-//! | server | protocol | what it checks |
+//! | server | protocol | checks |
 //! |---|---|---|
 //! | [`S3sFs`] | S3 | signatures and checksums; a key's name must fit a file's name |
-//! | [`Moto`] | S3 | no signatures; many of Amazon's error codes |
+//! | [`Moto`] | S3 | no signatures; it has many of Amazon's error codes |
 //! | [`Azurite`] | Azure Blob | signatures |
 //! | [`FakeGcs`] | Google Cloud Storage, JSON | no credentials |
-//! | [`FakeS3`] | S3 | signatures, regions, clocks; fails as a [`Fault`] says, and records requests |
+//! | [`FakeS3`] | S3 | signatures, regions, clocks, checksums; it fails as a [`Fault`] says, and records requests |
 //!
 //! ```
 //! use kvconn_cloud_servers::{FakeS3, Fault, Operation};

@@ -104,7 +104,7 @@ fn in_use(log: &str) -> bool {
 /// A Python that can import boto3, Amazon's own client of S3.
 ///
 /// # Panics
-/// If moto is not installed, which brings it.
+/// If moto is not installed. Its environment has boto3.
 pub fn python_with_boto3() -> PathBuf {
     Path::new(&program("moto")).with_file_name("python")
 }

@@ -72,7 +72,7 @@ refused("BadDigest", 400, s3.put_object, Bucket="kv", Key="k", Body=b"x", Checks
 refused("SignatureDoesNotMatch", 403, client(secret="wrong").get_object, Bucket="kv", Key="digits")
 refused("InvalidAccessKeyId", 403, client(key="wrong").get_object, Bucket="kv", Key="digits")
 refused("InvalidToken", 400, client(token="wrong").get_object, Bucket="kv", Key="digits")
-# boto3 asks again in the region that the refusal names. The test counts both requests.
+# boto3 repeats the request in the region that the refusal names. The test counts both requests.
 s3.put_object(Bucket="kv", Key="regional", Body=b"bytes")
 assert read(client(region="eu-west-1"), "regional") == b"bytes"
 s3.delete_object(Bucket="kv", Key="regional")

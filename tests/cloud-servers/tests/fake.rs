@@ -162,7 +162,7 @@ fn an_early_answer_comes_before_the_rest_of_the_request() {
 }
 
 #[test]
-fn a_stall_ends_when_the_client_or_the_server_leaves() {
+fn a_stall_ends_when_the_client_or_the_server_disconnects() {
     let mut fake = fake();
     for fault in [Fault::stall(), Fault::stall_in_body(4)] {
         fake.next(fault);

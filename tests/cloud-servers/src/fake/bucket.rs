@@ -39,7 +39,7 @@ pub(super) fn list(bucket: &Bucket, name: &str, head: &Head, page: usize) -> Res
             let end = key[prefix.len()..].find(delimiter)? + prefix.len() + delimiter.len();
             Some(&key[..end])
         });
-        // The rest of a folder that the answer, or the page before, has.
+        // This answer or the page before already has the folder.
         if folder.is_some_and(|folder| last == folder || after.is_some_and(|after| after.starts_with(folder))) {
             continue;
         }

@@ -85,7 +85,7 @@ pub(super) struct Connection(BufReader<TcpStream>);
 
 impl Connection {
     pub(super) fn new(stream: TcpStream) -> Self {
-        // Fails if the client has left.
+        // Fails if the client has disconnected.
         let _ = stream.set_nodelay(true);
         Self(BufReader::with_capacity(64 << 10, stream))
     }

@@ -1,4 +1,4 @@
-//! Which of S3's operations a request asks for.
+//! The operation of S3 that a request asks for.
 
 use super::http::{Head, decode};
 use super::refusal::Refusal;
@@ -26,7 +26,7 @@ pub enum Operation {
     UploadPart,
 }
 
-/// What a request asks for, and where.
+/// The operation, bucket and key of a request.
 pub(super) struct Target {
     pub operation: Operation,
     /// Empty for a list of buckets.

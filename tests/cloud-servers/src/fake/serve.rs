@@ -68,7 +68,7 @@ fn answer(state: &Mutex<State>, connection: &mut Connection, head: &Head) -> io:
         let first = len.min(*after);
         received(&connection.body(first)?);
         let mut response = refusal.response();
-        // As S3 does. Without it, the client may send its next request to a server that does not read.
+        // S3 closes the connection, too. Otherwise the client may send its next request to a server that does not read.
         if *then != Then::ReadOn && first < len {
             response = response.header("Connection", "close");
         }
@@ -170,7 +170,7 @@ fn write(connection: &mut Connection, response: &Response, is_head: bool, fault:
     Ok(true)
 }
 
-/// Does what a request without a fault asks.
+/// Serves a request without a fault.
 fn handle(state: &mut State, head: &Head, target: &Target, body: Vec<u8>) -> Result<Response, Refusal> {
     let Target { operation, bucket: name, key } = target;
     signature::check(state, head, name, &body)?;

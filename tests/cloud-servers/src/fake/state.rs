@@ -1,4 +1,4 @@
-//! What the server holds.
+//! The server's state.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

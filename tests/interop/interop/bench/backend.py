@@ -15,7 +15,7 @@ from .figures import GIB, Figure, Round, clocked, peaked
 
 # Calls for one key that make a figure.
 SINGLE_CALLS = 500
-# The keys of the lookups that make a figure, at least.
+# A figure has lookups of at least this number of keys.
 LOOKUPS = 512
 TIMEOUT_S = 120
 # The only thread of kvconn that calls Python.

@@ -175,7 +175,7 @@ def mean(figures: list[Figure]) -> Figure:
 
 def peaked(work: Callable[[], Figure]) -> Figure:
     """Adds the growth of this process's memory to the figure of `work`. Needs `/proc/self/clear_refs` of Linux."""
-    # Sets the high-water mark to the memory of this moment.
+    # Sets the high-water mark to the current memory.
     Path("/proc/self/clear_refs").write_text("5")
     before = _high_water_kib()
     figure = work()

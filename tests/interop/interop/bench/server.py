@@ -125,7 +125,7 @@ class Adapter:
             before = reads(self.server)
             figure, after = clocked(self.lookups, look), reads(self.server)
             if before is not None and after is not None:
-                # The last question is the bench's own.
+                # The bench's own query of the counter is one of the reads.
                 figure = replace(figure, reads=(after - before - 1) / self.lookups)
             found[name] = figure
         a_key = found["present"].cpu / len(present) * 1e6

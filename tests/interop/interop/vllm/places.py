@@ -115,7 +115,7 @@ def _place(name: str, folder: Path, server: RedisServer | None, objects: S3Serve
         return Store(name, f"fs://{folder}?layout=vllm")
     if name == "s3":
         assert objects is not None
-        # A question to an object store takes milliseconds, and a busy machine may need longer than the tier waits.
+        # A lookup in an object store takes milliseconds, and on a busy machine longer than the tier waits.
         return Store(name, objects.ours("vllm"), lookup_timeout_ms=30_000)
     assert server is not None
     # A database each, because all of these are on one server.
