@@ -14,7 +14,7 @@ use crate::{BoxStream, Error, ErrorStatus, Result};
 ///
 /// The delay doubles with each try, up to a longest one. A random part of it, at most half, is subtracted, so that
 /// callers that failed together do not retry together. If the store asks for a [time](Error::with_retry_after) before
-/// another try, the layer waits for that time, at most for the longest delay, and then for its own delay.
+/// another try, the layer first waits for that time, up to the longest delay. Then it waits for its own delay.
 ///
 /// Of a batch, the layer tries only the failed keys again, after the longest time that the store asks for. It never
 /// tries `list` again, because the caller may have seen a part of it. It does not repeat a `get_into` whose failed try

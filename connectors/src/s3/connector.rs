@@ -49,7 +49,7 @@ impl FromContext for S3Connector {
 }
 
 /// OpenDAL's service. Without keys it looks for credentials in the environment, the profile, SSO, a web identity, the
-/// profile's process, the container and the instance.
+/// container and the instance. OpenDAL runs no `credential_process`.
 pub(super) fn service(options: &S3Options, address: &Address) -> S3 {
     let text = |option: &Option<String>| option.clone().unwrap_or_default();
     let mut service = S3::default()

@@ -10,8 +10,8 @@
 //!
 //! **Options.** [`S3Options`].
 //!
-//! **Limits.** 1024 bytes of prefix and name. A key whose text an HTTP client would change (a leading `/`, an empty part,
-//! `.` or `..`) has a percent-encoded name, which LMCache does not find.
+//! **Limits.** 1024 bytes of prefix and name. An HTTP client would change some names: those with a leading `/`, an outer
+//! space, an empty part, or `.` or `..` as a part. kvconn percent-encodes them, and LMCache does not find these objects.
 
 mod address;
 mod connector;

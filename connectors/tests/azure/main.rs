@@ -53,7 +53,7 @@ impl Container {
         status == 200 && answer.ends_with(std::str::from_utf8(&chunk).expect("a text"))
     }
 
-    /// Writes a blob as a program that knows no kvconn.
+    /// Writes a blob as another program does.
     fn write(&self, name: &str, text: &str) {
         let headers = [("x-ms-version", "2022-11-02"), ("x-ms-blob-type", "BlockBlob")];
         let (status, answer) = request(SERVER.port(), "PUT", &self.target(name), &headers, text);

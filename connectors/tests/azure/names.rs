@@ -25,7 +25,7 @@ async fn the_chunks_of_lmcache_are_read_and_listed_by_their_names() {
     let container = Container::new();
     let store = open(&container.url("", "")).await;
     container.write("org_my_model%401%400%401f%40half", "a chunk of LMCache");
-    // The name tells no `/` from `_`, and the blob records no key.
+    // The name has `_` for both signs, and the blob records no key.
     for text in ["org/my_model@1@0@1f@half", "org_my_model@1@0@1f@half"] {
         let found = store.get(&key(text)).await.expect("a get").expect("a hit");
         assert_eq!(found.to_vec(), b"a chunk of LMCache", "{text}");

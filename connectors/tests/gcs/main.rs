@@ -42,7 +42,7 @@ impl Bucket {
         status == 200 && answer.ends_with(std::str::from_utf8(&chunk).expect("a text"))
     }
 
-    /// Writes an object as a program that knows no kvconn.
+    /// Writes an object as another program does.
     fn write(&self, name: &str, text: &str) {
         let name = utf8_percent_encode(name, NON_ALPHANUMERIC);
         let target = format!("/upload/storage/v1/b/{}/o?uploadType=media&name={name}", self.0);

@@ -25,9 +25,9 @@ async fn a_wrong_bucket_key_or_region_fails_at_once() {
     connectors::open(&format!("{right}&region=eu-west-1")).await.unwrap();
 }
 
-/// Amazon answers 403 in place of 404 to a reader that must not list.
+/// Amazon answers 403 and not 404 to a reader without the right to list.
 #[tokio::test]
-async fn a_bucket_that_must_not_be_listed_opens() {
+async fn a_bucket_opens_without_the_right_to_list() {
     let fake = fake();
     fake.put_object(BUCKET, "m@1@0@ff@half", b"x".to_vec(), &[]);
     fake.always(Fault::refuse(403, "AccessDenied", "Access Denied").key("kvconn-ping"));

@@ -47,7 +47,7 @@ fn bytes(len: usize, seed: usize) -> Vec<u8> {
     bytes
 }
 
-/// The byte that stands in memory after its owner used it again.
+/// The byte of overwritten memory.
 const OVERWRITTEN: u8 = 0xee;
 
 /// Writes into memory that only this handle has.

@@ -68,7 +68,7 @@ async fn parts_of_two_versions_never_mix() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_object_that_changes_all_the_time_is_a_temporary_error() {
+async fn an_object_that_changes_constantly_is_a_temporary_error() {
     let store = store_at(&replacing(|_| true, true), &format!("{IN_PARTS}&retries=0")).await;
     let mut memory = MemoryObjMut::zeroed(LEN);
     let e = store.get_into(&key(1), &mut memory).await.expect_err("no two parts are of one version");

@@ -15,7 +15,7 @@ const CALLS: usize = 625;
 /// The keys of each caller.
 const KEYS: u64 = 8;
 
-/// All that a key may hold.
+/// The possible states of a key.
 #[derive(Default)]
 struct Possible {
     versions: HashSet<u64>,

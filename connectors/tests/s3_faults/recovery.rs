@@ -1,4 +1,4 @@
-//! What passes by itself, or by a change outside of kvconn: throttling, a lost server, expired credentials, a wrong clock.
+//! Faults that end by themselves, or by a change outside of kvconn: throttling, a lost server, expired credentials, a wrong clock.
 
 use std::path::Path;
 
@@ -39,7 +39,7 @@ async fn retries_outlast_a_server_that_throttles_and_the_breaker_stays_closed() 
         for fault in [Fault::slow_down(), Fault::too_many_requests("1")] {
             fake.next(fault.clone().times(3));
             assert_eq!(get(&connector, 1).await.expect("the fourth try"), Some(1));
-            // The breaker does not count what the retries cannot outlast.
+            // The breaker does not count a throttled call.
             fake.next(fault.times(4));
             let e = get(&connector, 1).await.expect_err("three retries are too few");
             assert!(e.kind() == Throttled && e.is_temporary(), "{e}");
