@@ -110,8 +110,9 @@ pub(crate) fn open_for_engine(
         static WARNED: Once = Once::new();
         WARNED.call_once(|| {
             tracing::warn!(
-                "the URL or an option has a password, and LMCache logs the `adapter_params` of `native_plugin`: set \
-                 `password_file` to the path of a file, or write `${{NAME}}` for the environment variable NAME"
+                "the URL or an option has a secret, and LMCache logs the `adapter_params` of `native_plugin`: use the \
+                 option's twin for a file (`password_file`, `secret_access_key_file`), or write `${{NAME}}` for the \
+                 environment variable NAME"
             );
         });
     }

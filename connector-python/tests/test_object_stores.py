@@ -117,6 +117,18 @@ class S3(TestCase):
         client.submit_batch_exists([object_key(99), keys[0]])
         self.assertEqual(completions(client)[0][3], [False, True])
 
+    def test_a_key_in_clear_is_a_warning_that_names_the_option_for_a_file(self):
+        code = """if True:
+            import logging, sys, time
+            logging.basicConfig(stream=sys.stdout)
+            from kvconn import NativeClient
+            NativeClient(sys.argv[1], endpoint=sys.argv[2], access_key_id="AKIA", secret_access_key=sys.argv[3]).close()
+            time.sleep(0.2)
+        """
+        output = run_child(code, f"s3://{self.bucket}", self.endpoint, SECRET)
+        self.assertIn("secret_access_key_file", output)
+        self.assertNotIn(SECRET, output)
+
     def test_the_keys_may_come_from_the_environment_and_from_files(self):
         folder = Path(self.directory())
         (folder / "secret").write_text(SECRET + "\n")

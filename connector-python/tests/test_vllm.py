@@ -423,7 +423,7 @@ class Options(TestCase):
                 self.assertLogs("kvconn", "INFO") as logged,
             ):
                 Engine(self, (0, 32), tier=options)
-            self.assertEqual(any("has a password" in line for line in logged.output), warned, logged.output)
+            self.assertEqual(any("has a secret" in line for line in logged.output), warned, logged.output)
             self.assertNotIn("s3cret", "".join(logged.output))
 
     def test_vllms_old_tiers_are_one_sentence(self):

@@ -146,7 +146,11 @@ class KvconnHiCache(HiCacheStorage):  # type: ignore[misc]
         library = _libraries.of_url(self._url, self._options)
         self._client = library.EngineClient(self._url, self._options, engine="sglang", model=names.model, kv_rank=names.rank)
         if self._client.has_secret:
-            warn_once(logger, "SGLang logs its arguments, and the configuration has a password in it: use `password_file` or `${NAME}`")
+            warn_once(
+                logger,
+                "SGLang logs its arguments, and the configuration has a secret: use the option's twin for a file "
+                "(`password_file`, `secret_access_key_file`), or `${NAME}`",
+            )
         logger.info("pages of %d bytes go to the store as `%s`, rank %d", sum(pages.object_bytes), names.model, names.rank)
 
     def register_mem_host_pool_v2(self, host_pool: Any, host_pool_name: Any) -> None:

@@ -279,7 +279,11 @@ def _open(
     for folder in folders:
         _vllm_files.describe(folder, names.model, content)
     if client.has_secret:
-        warn_once(_log, "the tier's configuration has a password, and vLLM logs its arguments: use `password_file`, or `${NAME}` in the URL")
+        warn_once(
+            _log,
+            "the tier's configuration has a secret, and vLLM logs its arguments: use the option's twin for a file "
+            "(`password_file`, `secret_access_key_file`), or `${NAME}`",
+        )
     return client
 
 

@@ -86,8 +86,8 @@ class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
         if self._client.has_secret:
             warn_once(
                 logger,
-                "`adapter_params` has a password, and LMCache logs `adapter_params`: set `password_file` to the path of a file, or write "
-                "`${NAME}` for the environment variable NAME",
+                "`adapter_params` has a secret, and LMCache logs `adapter_params`: use the option's twin for a file "
+                "(`password_file`, `secret_access_key_file`), or write `${NAME}` for the environment variable NAME",
             )
         try:
             self._usage = library.EngineUsage(self._client, interval_s=own.usage_interval_min * 60)
