@@ -10,6 +10,7 @@ use super::Container;
 const LONG: [&str; 2] = ["thousands_of_keys_in_one_batch", "pages_are_in_order_and_complete"];
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes a minute, and differs little from the store below a prefix"]
 async fn in_a_container() {
     holds("", "", |check| !LONG.contains(&check)).await;
 }
