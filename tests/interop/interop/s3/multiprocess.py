@@ -34,7 +34,7 @@ def _adapters(server: S3Server) -> dict[str, str]:
     native = {"type": "native_plugin", "module_path": "kvconn", "class_name": "NativeClient"}
     return {
         "LMCache's adapter": json.dumps(server.adapter),
-        "KvconnL2Adapter": spec(server.ours()),
+        "KvconnL2Adapter": spec(server.ours(), lookup_timeout_ms=30_000),
         "native_plugin": json.dumps(native | {"adapter_params": {"url": server.ours()}}),
     }
 
