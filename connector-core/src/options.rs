@@ -310,7 +310,8 @@ impl OptionsSchema {
         let what = if prefix.is_empty() { "URL option" } else { "extra_config key" };
         if name == NAMESPACE {
             let message = format!("unknown {what} `{prefix}{name}`: the connector has no namespaces");
-            let hint = "write it into the URL of an inner store, if the connector has one";
+            let hint = "write it into the URL of an inner store, if the connector has one; on an object store, write it \
+                        as the prefix, as in `s3://bucket/team-a`";
             return Err(Error::new(ErrorKind::InvalidOption, message).with_hint(hint));
         }
         Err(Error::new(ErrorKind::InvalidOption, format!("unknown {what} `{prefix}{name}`{guess}"))

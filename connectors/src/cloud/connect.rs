@@ -161,9 +161,12 @@ fn failed(uri: &Uri, proxy: Option<&Intercept>, e: ConnectError) -> Error {
     if cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::ConnectionRefused) {
         return failed.with_hint("check host and port of the endpoint, and whether the server runs");
     }
-    if e.to_string().contains("dns error") {
-        return failed
-            .with_hint("check the host of the endpoint; with the bucket in the host's name, try `style=path`");
+    // A bucket before an IP address is not a name, so TLS refuses it.
+    if e.to_string().contains("dns error") || cause.to_string() == "invalid dns name" {
+        return failed.with_hint(
+            "check the host of the endpoint, on Azure the account's name; if an S3 bucket stands in the host's name, try \
+             `style=path`",
+        );
     }
     failed
 }

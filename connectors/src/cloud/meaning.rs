@@ -69,6 +69,11 @@ fn of_code(code: &str, refused: &Refused, place: &Place) -> Option<Meaning> {
         "InvalidAccessKeyId" => {
             Meaning::always(Denied, "the server does not know the access key; check `access_key_id` and the endpoint")
         }
+        // Some servers say so of a key that they do not know.
+        "NotSignedUp" => Meaning::always(
+            Denied,
+            "the server knows no account with the access key; check `access_key_id`, the endpoint, and the account",
+        ),
         "SignatureDoesNotMatch" => Meaning::always(
             Denied,
             "check `secret_access_key`; if it is right, a proxy in between changes the request's path or headers",
@@ -94,7 +99,8 @@ fn of_code(code: &str, refused: &Refused, place: &Place) -> Option<Meaning> {
         | "InsufficientAccountPermissions" => Meaning::always(Denied, permission(refused.operation, place.service)),
         "AuthorizationFailure" | "AuthorizationSourceIPMismatch" => Meaning::always(
             Denied,
-            "the account's firewall, or the addresses of the SAS token, exclude this host; allow its network",
+            "check the account's key; if it is right, the account's firewall or the addresses of the SAS token \
+             exclude this host, and you allow its network there",
         ),
         "AuthorizationProtocolMismatch" | "AccountRequiresHttps" => {
             Meaning::always(Denied, "the account takes only TLS; write an endpoint that starts with `https://`")

@@ -89,6 +89,7 @@ fn a_refusal_of_s3_has_the_kind_that_fits_and_says_what_to_change() {
         (stat, 301, &[region], String::new(), InvalidOption, false, "`region=eu-central-1`"),
         (stat, 400, &[region], String::new(), InvalidOption, false, "`region=eu-central-1`"),
         (READ, 403, &[], s("InvalidAccessKeyId", "no AKIAEXAMPLE"), Denied, false, "`access_key_id`"),
+        (READ, 403, &[], s("NotSignedUp", "not signed up"), Denied, false, "`access_key_id`"),
         (READ, 403, &[], unsigned, Denied, false, "`secret_access_key`"),
         (READ, 403, &[], s("AccessDenied", "Access Denied"), Denied, false, "`s3:ListBucket`"),
         (write, 403, &[], s("AccessDenied", "Access Denied"), Denied, false, "`s3:PutObject`"),
@@ -154,6 +155,7 @@ fn a_refusal_of_azure_has_the_kind_that_fits() {
         (READ, 409, &[], azure("ContainerBeingDeleted", "is being deleted", ""), Unavailable, true, "once it is gone"),
         (READ, 403, &[], unsigned, Denied, false, "its key or SAS token"),
         (READ, 403, &[], azure("AuthorizationFailure", "not authorized", ""), Denied, false, "firewall"),
+        (READ, 403, &[], azure("AuthorizationFailure", "the signature", ""), Denied, false, "the account's key"),
         (write, 403, &[], azure("AuthorizationPermissionMismatch", "not authorized", ""), Denied, false, "Contributor"),
         (
             READ,
