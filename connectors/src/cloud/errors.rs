@@ -63,8 +63,11 @@ pub(super) fn error(e: opendal::Error, place: &Place) -> Error {
         opendal::ErrorKind::RateLimited => ErrorKind::Throttled,
         _ => ErrorKind::Other,
     };
-    // The message alone may say nothing, and the causes say why.
-    let message = format!("{} `{}` at {}: {}", place.service.bucket(), place.bucket, place.endpoint, chain(&e));
+    // The message alone may say nothing, and the causes say why. All are empty for a success of the wrong kind, such as
+    // 204 for a GET.
+    let why = Some(chain(&e)).filter(|why| !why.is_empty());
+    let why = why.unwrap_or_else(|| "the server's answer has a status that does not fit the request".to_owned());
+    let message = format!("{} `{}` at {}: {why}", place.service.bucket(), place.bucket, place.endpoint);
     Error::new(kind, message).temporary(e.is_temporary()).with_source(e)
 }
 

@@ -86,9 +86,10 @@ struct Version {
 }
 
 impl Version {
-    /// The version of an object's first part. `None` if the server names none.
+    /// The version of an object's first part. `None` if the server names none, or names it by a weak ETag, which meets no
+    /// condition.
     fn of(metadata: &Metadata, operator: &Operator) -> Option<Self> {
-        let etag = metadata.etag()?.to_owned();
+        let etag = metadata.etag().filter(|etag| !etag.starts_with("W/"))?.to_owned();
         // Google's condition for objects is the generation.
         let by_generation = operator.info().capability().read_with_if_version_match;
         let condition = match metadata.version() {

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use connector_core::{Error, ErrorKind, Result};
 use futures::{Stream, StreamExt};
+use http::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderName, RANGE};
 use http::uri::{Authority, Scheme};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header, request};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header, request};
 use hyper::body::Incoming;
 use opendal::raw::Operation;
 use opendal::{Buffer, HttpBody, HttpTransport, HttpTransporter};
@@ -24,6 +25,8 @@ use super::settings::CloudSettings;
 
 /// The longest part of a refusal's body that kvconn reads.
 const MOST_OF_A_REFUSAL: usize = 64 << 10;
+/// The longest body that OpenDAL reads as a whole. A page of a listing has a few MiB at most.
+const LONGEST_ANSWER: usize = 64 << 20;
 /// A connection that was idle for longer is closed. Servers close theirs after a minute or less.
 const LONGEST_IDLE: Duration = Duration::from_secs(50);
 const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("kvconn/", env!("CARGO_PKG_VERSION")));
@@ -57,6 +60,8 @@ struct Receiving {
     incoming: Incoming,
     transport: Arc<Transport>,
     origin: Origin,
+    /// Bytes that the body may still have. The memory of a chunk limits the chunk's body.
+    room: usize,
     /// `None` after the last part.
     connection: Option<(Connection, Option<OwnedSemaphorePermit>)>,
 }
@@ -179,20 +184,48 @@ impl Transport {
         let (response, connection) = self.exchange(&origin, &parts, body).await.map_err(own)?;
         let (head, incoming) = response.into_parts();
         let connection = Some((connection, permit));
-        let mut receiving = Receiving { incoming, transport: self.clone(), origin, connection };
+        let room = if operation == Some(Operation::Read) { usize::MAX } else { LONGEST_ANSWER };
+        let mut receiving = Receiving { incoming, transport: self.clone(), origin, room, connection };
         match operation {
-            Some(operation) if !is_answer(head.status) => {
+            Some(operation) if !head.status.is_success() => {
                 let body = receiving.start().await;
                 Err(refused(operation, &head, &body))
             }
+            Some(_) if let Err(e) = check(&parts.headers, &head.headers) => Err(own(e)),
             _ => Ok(Response::from_parts(head, HttpBody::new(receiving, None))),
         }
     }
 }
 
-/// Whether the service reads the response itself.
-fn is_answer(status: StatusCode) -> bool {
-    status.is_success() || status == StatusCode::NOT_MODIFIED
+/// Refuses a success that does not answer the request.
+///
+/// # Errors
+/// `Unavailable` for a web page, as consoles and login pages send it for every path. `Corrupt` for other bytes of the object
+/// than the range.
+fn check(request: &HeaderMap, response: &HeaderMap) -> Result<()> {
+    let is_page = |text: &HeaderValue| text.as_bytes().to_ascii_lowercase().starts_with(b"text/html");
+    if response.get(CONTENT_TYPE).is_some_and(is_page) {
+        return Err(Error::new(ErrorKind::Unavailable, "the server answers with a web page")
+            .with_hint("check the port: a server's console has another one than its object store"));
+    }
+    let (wanted, sent) = (start(request, &RANGE), start(response, &CONTENT_RANGE));
+    if wanted != sent {
+        let why = format!("the server sends the bytes from {sent} on, and kvconn asked for those from {wanted} on");
+        return Err(Error::new(ErrorKind::Corrupt, why)
+            .with_hint("a server without ranges needs a `parallel_from_bytes` above the largest chunk"));
+    }
+    Ok(())
+}
+
+/// The first byte of a range: `bytes=5-9`, `bytes 5-9/100`. An object without a range starts at 0.
+fn start(headers: &HeaderMap, name: &HeaderName) -> u64 {
+    let range = headers.get(name).and_then(|value| value.to_str().ok());
+    let range = range.and_then(|text| text.split(['=', ' ']).nth(1));
+    range.and_then(|range| range.split('-').next()?.parse().ok()).unwrap_or(0)
+}
+
+fn too_long() -> Error {
+    Error::new(ErrorKind::Corrupt, format!("the server's answer has more than {LONGEST_ANSWER} bytes"))
 }
 
 fn wrong(e: &dyn std::error::Error) -> Error {
@@ -233,7 +266,11 @@ impl Stream for Receiving {
         let this = &mut *self;
         let Some((connection, _)) = &mut this.connection else { return Poll::Ready(None) };
         let part = match ready!(connection.poll_part(&mut this.incoming, cx)) {
-            Ok(Some(part)) => return Poll::Ready(Some(Ok(Buffer::from(part)))),
+            Ok(Some(part)) if part.len() <= this.room => {
+                this.room -= part.len();
+                return Poll::Ready(Some(Ok(Buffer::from(part))));
+            }
+            Ok(Some(_)) => Some(Err(own(too_long()))),
             Ok(None) => None,
             Err(e) => Some(Err(own(e))),
         };

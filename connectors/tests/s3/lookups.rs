@@ -64,3 +64,19 @@ async fn a_long_run_stops_soon_after_its_first_miss() {
     store.put(&keys[3], chunk("x")).await.unwrap();
     assert_eq!(store.batched_contains(&keys).await.unwrap(), 1001);
 }
+
+#[tokio::test]
+async fn a_status_that_does_not_fit_the_request_is_an_error_that_says_so() {
+    let fake = fake();
+    let store = open(&fake, "?retries=0").await;
+    for (status, says) in [(204, "status"), (304, "304 Not Modified")] {
+        fake.always(Fault::answer(status, "application/xml", ""));
+        for e in [
+            store.exists(&key("m@1@0@ff@half")).await.expect_err("exists"),
+            store.get(&key("m@1@0@ff@half")).await.expect_err("get"),
+        ] {
+            assert!(e.to_string().contains(says), "{e}");
+        }
+        fake.clear_faults();
+    }
+}

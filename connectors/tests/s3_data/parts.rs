@@ -1,5 +1,6 @@
 //! Large chunks: reads by ranges, and multipart uploads.
 
+use std::ops::Range;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -134,4 +135,39 @@ async fn a_whole_object_in_place_of_a_range_is_an_error() {
     let mut memory = MemoryObjMut::zeroed(LEN);
     let e = store.get_into(&key(1), &mut memory).await.expect_err("the server ignores the range");
     assert_eq!(e.kind(), ErrorKind::Corrupt, "{e}");
+}
+
+/// A server whose object has this ETag, and that gives these bytes for a range.
+fn ranged(etag: &'static str, gives: impl Fn(Range<usize>) -> Range<usize> + Send + Sync + 'static) -> String {
+    raw::start(move |get| match (get.range, get.if_match) {
+        (_, Some(_)) if etag.starts_with("W/") => (412, String::new(), Vec::new()),
+        (None, _) => (200, format!("ETag: {etag}\r\n"), bytes(LEN, 1)),
+        (Some(range), _) => {
+            let range = gives(range.start..range.end.min(LEN));
+            let headers = format!("ETag: {etag}\r\nContent-Range: bytes {}-{}/{LEN}\r\n", range.start, range.end - 1);
+            (206, headers, bytes(LEN, 1)[range].to_vec())
+        }
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_weak_etag_names_no_version() {
+    let store = store_at(&ranged("W/\"1\"", |range| range), &format!("{IN_PARTS}&retries=0")).await;
+    let mut memory = MemoryObjMut::zeroed(LEN);
+    assert_eq!(store.get_into(&key(1), &mut memory).await.expect("a get"), Some(LEN));
+    assert!(*memory == *bytes(LEN, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_range_of_the_same_length_is_an_error() {
+    for moved in [0, 1, 5] {
+        let gives = move |range: Range<usize>| match range.start {
+            0 => range,
+            _ => moved..moved + range.len(),
+        };
+        let store = store_at(&ranged("\"1\"", gives), &format!("{IN_PARTS}&retries=0")).await;
+        let mut memory = MemoryObjMut::zeroed(LEN);
+        let e = store.get_into(&key(1), &mut memory).await.expect_err("the server ignores the range");
+        assert_eq!(e.kind(), ErrorKind::Corrupt, "{e}");
+    }
 }
