@@ -28,6 +28,8 @@ struct Part {
     /// The service that the lister keeps.
     service: Service,
     lister: Lister,
+    /// The first object that was found.
+    first: Option<String>,
     /// The last object that was found.
     last: Option<String>,
 }
@@ -37,7 +39,7 @@ impl Part {
     async fn open(service: Service, prefix: String, last: Option<String>) -> opendal::Result<Self> {
         let options = ListOptions { recursive: true, start_after: last.clone(), ..ListOptions::default() };
         let lister = service.operator.lister_options(&prefix, options).await?;
-        Ok(Self { prefix, service, lister, last })
+        Ok(Self { prefix, service, lister, first: None, last })
     }
 
     /// The next object. If the credentials have expired, asks again with fresh ones.
@@ -50,6 +52,12 @@ impl Part {
             found => found,
         };
         if let Ok(Some(entry)) = &found {
+            let is_first = |first: &String| first == entry.path();
+            if self.first.as_ref().is_some_and(is_first) {
+                let why = "the server sends the first page of the listing again";
+                return Err(opendal::Error::new(opendal::ErrorKind::Unexpected, why));
+            }
+            self.first.get_or_insert_with(|| entry.path().to_owned());
             self.last = Some(entry.path().to_owned());
         }
         found

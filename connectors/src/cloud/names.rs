@@ -28,6 +28,9 @@ const QUOTED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_
 /// The bytes that change in a flat name that the HTTP client would change.
 const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'/');
 
+/// Other characters that an XML document cannot have, so that no server can list them or remove them in bulk.
+const NOT_IN_XML: [char; 2] = ['\u{fffe}', '\u{ffff}'];
+
 /// How a store names its objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Names {
@@ -94,7 +97,9 @@ impl Names {
         let mut all = match self {
             Self::Encoded => [prefix, &*flat].map(|text| utf8_percent_encode(text, QUOTED).to_string()).to_vec(),
             Self::Flat => {
-                let kept = [prefix, &*flat].into_iter().filter(|text| may_be_kept(text)).map(str::to_owned);
+                let kept = [prefix, &*flat].into_iter().filter(|text| may_be_kept(text));
+                // OpenDAL trims the text, too.
+                let kept = kept.map(|text| text.trim_end().to_owned());
                 kept.chain([escape(prefix), escape(&flat)]).collect()
             }
         };
@@ -141,7 +146,7 @@ fn is_kept(name: &str) -> bool {
 fn may_be_kept(start: &str) -> bool {
     let mut whole_segments = start.rsplit('/').skip(1);
     start.trim_start() == start
-        && !start.contains(|c: char| c.is_control())
+        && !start.contains(|c: char| c.is_control() || NOT_IN_XML.contains(&c))
         && whole_segments.all(|segment| !segment.is_empty() && !is_dots(segment))
 }
 
@@ -255,7 +260,10 @@ mod tests {
             ("org/m", &["org%2Fm", "org/m", "org_m"]),
             ("/models", &["%2Fmodels", "_models"]),
             ("a//", &["a%2F%2F", "a__"]),
+            ("a\u{ffff}", &["a%EF%BF%BF"]),
             ("m@1@0@ff@half@t%", &["m@1@0@ff@half@t%"]),
+            ("a b ", &["a b", "a%20b%20"]),
+            ("a ", &["a"]),
         ] {
             assert_eq!(Names::Flat.prefixes(prefix), flat, "{prefix}");
         }

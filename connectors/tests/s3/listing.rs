@@ -1,6 +1,6 @@
 //! Listings, and what they cost.
 
-use connectors::{CacheKey, Connector};
+use connectors::{CacheKey, Connector, ErrorKind};
 use futures::TryStreamExt;
 use kvconn_cloud_servers::{Fault, Operation};
 
@@ -103,4 +103,60 @@ async fn a_page_that_fails_is_an_error_and_the_end() {
     assert!(listed.is_err());
     fake.clear_faults();
     assert_eq!(list(&store, "").await.len(), 50);
+}
+
+#[tokio::test]
+async fn a_page_that_comes_again_is_an_error() {
+    let object =
+        "<Contents><Key>m@1@0@ff@half</Key><Size>1</Size><LastModified>2026-01-01T00:00:00Z</LastModified></Contents>";
+    for end in ["<IsTruncated>true</IsTruncated><NextContinuationToken>a</NextContinuationToken>", ""] {
+        let fake = fake();
+        let store = open(&fake, "?retries=0").await;
+        let page = format!("<ListBucketResult>{object}{end}</ListBucketResult>");
+        fake.always(Fault::answer(200, "application/xml", &page).on([Operation::List]));
+        let listed: Result<Vec<CacheKey>, _> = store.list("").try_collect().await;
+        let e = listed.expect_err("the listing has no end");
+        assert!(e.to_string().contains("again"), "{e}");
+    }
+}
+
+#[tokio::test]
+async fn an_endless_page_is_an_error() {
+    let fake = fake();
+    let store = open(&fake, "?retries=0").await;
+    let page = format!("<ListBucketResult>{}</ListBucketResult>", " ".repeat(65 << 20));
+    fake.always(Fault::answer(200, "application/xml", &page).on([Operation::List]));
+    let listed: Result<Vec<CacheKey>, _> = store.list("").try_collect().await;
+    let e = listed.expect_err("the page is too long");
+    assert_eq!(e.kind(), ErrorKind::Corrupt, "{e}");
+}
+
+#[tokio::test]
+async fn a_prefix_with_a_space_at_its_end_finds_each_key_once() {
+    let fake = fake();
+    let store = open(&fake, "/p").await;
+    let own = keys(&["a //b@01050805@0@ff", "a b@01050805@0@ff", "a b@01050805@0@ff@salt ", "ab@01050805@0@ff"]);
+    for key in &own {
+        store.put(key, chunk("x")).await.unwrap();
+    }
+    assert_eq!(list(&store, "a ").await, own[..3]);
+    assert_eq!(list(&store, "a b@01050805@0@ff@salt ").await, own[2..3]);
+}
+
+#[tokio::test]
+async fn a_web_page_is_an_error() {
+    let fake = fake();
+    let store = open(&fake, "?retries=0").await;
+    fake.always(Fault::answer(200, "text/html; charset=utf-8", "<html><body>A console</body></html>"));
+    let key = key("m@1@0@ff@half");
+    let listed: Result<Vec<CacheKey>, _> = store.list("").try_collect().await;
+    for e in [
+        store.ping().await.expect_err("ping"),
+        store.exists(&key).await.expect_err("exists"),
+        store.get(&key).await.expect_err("get"),
+        store.put(&key, chunk("x")).await.expect_err("put"),
+        listed.expect_err("list"),
+    ] {
+        assert!(e.kind() == ErrorKind::Unavailable && e.to_string().contains("web page"), "{e}");
+    }
 }
