@@ -66,7 +66,7 @@ fn of_code(code: &str, refused: &Refused, place: &Place) -> Option<Meaning> {
         | "TemporaryRedirect"
         | "AuthorizationHeaderMalformed"
         | "IllegalLocationConstraintException" => wrong_region(refused, place),
-        "InvalidAccessKeyId" => {
+        "InvalidAccessKeyId" | "NotSignedUp" => {
             Meaning::always(Denied, "the server does not know the access key; check `access_key_id` and the endpoint")
         }
         // Some servers say so of a key that they do not know.
