@@ -11,12 +11,14 @@ use connector_core::{Error, ErrorKind, Result};
 use http::Uri;
 use http::uri::Scheme;
 use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_rustls::{ConfigBuilderExt, HttpsConnector, MaybeHttpsStream};
+use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tower_service::Service;
 
@@ -33,6 +35,7 @@ const KEEPALIVE_PROBES: u32 = 4;
 pub(super) struct Connector {
     http: HttpConnector,
     tls: OnceLock<Arc<ClientConfig>>,
+    tls_ca: Option<String>,
     proxies: Matcher,
     timeout: Duration,
 }
@@ -58,7 +61,8 @@ impl Connector {
             let probes = KEEPALIVE_IDLE + KEEPALIVE_INTERVAL * KEEPALIVE_PROBES;
             http.set_tcp_user_timeout(Some(settings.io_timeout().max(probes)));
         }
-        Self { http, tls: OnceLock::new(), proxies: Matcher::from_env(), timeout: settings.connect_timeout() }
+        let (tls_ca, timeout) = (settings.tls_ca.clone(), settings.connect_timeout());
+        Self { http, tls: OnceLock::new(), tls_ca, proxies: Matcher::from_env(), timeout }
     }
 
     /// The proxy that takes a request of plain HTTP to `uri` as it is. A request over TLS goes through a tunnel.
@@ -110,25 +114,44 @@ impl Connector {
         connected.map_err(|e| failed(uri, proxy, e))
     }
 
-    /// TLS with the certificates of the system, read when the first connection needs them.
+    /// TLS with the known authorities, read when the first connection needs them.
     fn tls(&self) -> Result<Arc<ClientConfig>> {
         if let Some(tls) = self.tls.get() {
             return Ok(tls.clone());
         }
-        let no_roots = |e| {
-            Error::new(ErrorKind::InvalidOption, "the system has no TLS certificates that kvconn can read")
-                .with_hint("install the package `ca-certificates`, or set `SSL_CERT_FILE`")
-                .with_source(e)
-        };
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|e| Error::new(ErrorKind::Other, "cannot set up TLS").with_source(e))?
-            .with_native_roots()
-            .map_err(no_roots)?
+            .with_root_certificates(authorities(self.tls_ca.as_deref())?)
             .with_no_client_auth();
         Ok(self.tls.get_or_init(|| Arc::new(config)).clone())
     }
+}
+
+/// The authorities of the system, and those in the file of the option `tls_ca`.
+fn authorities(tls_ca: Option<&str>) -> Result<RootCertStore> {
+    let mut known = RootCertStore::empty();
+    let system = rustls_native_certs::load_native_certs();
+    known.add_parsable_certificates(system.certs);
+    if let Some(file) = tls_ca {
+        let wrong = |why: String| {
+            Error::new(ErrorKind::InvalidOption, format!("option `tls_ca`: {why}"))
+                .with_hint("write the path of a PEM file, which has lines `-----BEGIN CERTIFICATE-----`")
+        };
+        let own = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>);
+        let own = own.map_err(|e| wrong(format!("kvconn cannot read `{file}`: {e}")))?;
+        if known.add_parsable_certificates(own).0 == 0 {
+            return Err(wrong(format!("`{file}` has no certificate")));
+        }
+    }
+    if known.is_empty() {
+        let why = system.errors.first().map_or_else(String::new, |e| format!(": {e}"));
+        let why = format!("the system has no TLS certificates that kvconn can read{why}");
+        return Err(Error::new(ErrorKind::InvalidOption, why)
+            .with_hint("install the package `ca-certificates`, or set the option `tls_ca` or `SSL_CERT_FILE`"));
+    }
+    Ok(known)
 }
 
 type ConnectError = Box<dyn std::error::Error + Send + Sync>;
@@ -158,6 +181,9 @@ fn failed(uri: &Uri, proxy: Option<&Intercept>, e: ConnectError) -> Error {
         return failed_handshake(&to, tls);
     }
     let failed = Error::new(ErrorKind::Unavailable, format!("cannot connect to {to}: {cause}")).temporary(true);
+    if let Some(proxy) = proxy {
+        return failed_proxy(failed, proxy, &cause.to_string());
+    }
     if cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::ConnectionRefused) {
         return failed.with_hint("check host and port of the endpoint, and whether the server runs");
     }
@@ -169,6 +195,19 @@ fn failed(uri: &Uri, proxy: Option<&Intercept>, e: ConnectError) -> Error {
         );
     }
     failed
+}
+
+fn failed_proxy(failed: Error, proxy: &Intercept, cause: &str) -> Error {
+    // hyper's error for tunnels is private.
+    if cause.ends_with("proxy authorization required") {
+        let why = format!("{}: the proxy asks for a login", failed.message());
+        let hint = match proxy.basic_auth() {
+            Some(_) => "correct the user and the password of the proxy in `HTTPS_PROXY`",
+            None => "write `http://USER:PASSWORD@HOST:PORT` in `HTTPS_PROXY`",
+        };
+        return Error::new(ErrorKind::Denied, why).with_hint(hint);
+    }
+    failed.with_hint("check the proxy that the environment names, or add the server's host to `NO_PROXY`")
 }
 
 fn failed_handshake(to: &str, tls: &rustls::Error) -> Error {
@@ -184,9 +223,9 @@ fn failed_handshake(to: &str, tls: &rustls::Error) -> Error {
         rustls::Error::InvalidCertificate(
             Certificate::NotValidForName | Certificate::NotValidForNameContext { .. },
         ) => failed.with_hint("write the endpoint with a host that the server's certificate names"),
-        rustls::Error::InvalidCertificate(_) => {
-            failed.with_hint("add the certificate of the server's authority to the system's, or to `SSL_CERT_FILE`")
-        }
+        rustls::Error::InvalidCertificate(_) => failed.with_hint(
+            "set `tls_ca` to a PEM file with the certificate of the server's authority, or add it to the system's",
+        ),
         rustls::Error::InvalidMessage(_) => {
             failed.with_hint("a server without TLS has an endpoint that starts with `http://`")
         }

@@ -56,6 +56,7 @@ pub(super) fn error(e: opendal::Error, place: &Place) -> Error {
         refused.message = Some("the server refuses a part of the request".to_owned());
         return of_refusal(&refused, place).with_source(e);
     }
+    let is_without_length = e.message() == "HTTP response does not contain file content length";
     let kind = match e.kind() {
         opendal::ErrorKind::ConfigInvalid => ErrorKind::InvalidOption,
         opendal::ErrorKind::Unsupported => ErrorKind::Unsupported,
@@ -68,7 +69,12 @@ pub(super) fn error(e: opendal::Error, place: &Place) -> Error {
     let why = Some(chain(&e)).filter(|why| !why.is_empty());
     let why = why.unwrap_or_else(|| "the server's answer has a status that does not fit the request".to_owned());
     let message = format!("{} `{}` at {}: {why}", place.service.bucket(), place.bucket, place.endpoint);
-    Error::new(kind, message).temporary(e.is_temporary()).with_source(e)
+    let error = Error::new(kind, message).temporary(e.is_temporary()).with_source(e);
+    if is_without_length {
+        return error
+            .with_hint("the answer lacks `Content-Length`; a proxy in between must not compress or change answers");
+    }
+    error
 }
 
 /// Whether the service refused the call's credentials because they have expired, or may have.

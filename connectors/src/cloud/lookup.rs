@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use connector_core::{CacheKey, Result};
 use futures::stream::{self, Stream, StreamExt};
+use http::StatusCode;
 use opendal::{ErrorKind, Metadata, Operator};
 
 use super::errors::{find, is_unexplained};
@@ -107,21 +108,26 @@ impl Store {
     }
 
     /// Deletes objects with one request. If the service refuses the request, or a part of it, each object gets its own
-    /// request, so that each has its own answer.
+    /// request, so that each has its own answer. A service that cannot delete in bulk may say so by 500.
     async fn delete_all(self: &Arc<Self>, names: Vec<String>) -> Vec<Result<()>> {
-        let is_bulk = names.len() > 1 && !self.lacks_bulk.load(Relaxed);
-        if is_bulk {
+        let mut lacks_bulk = false;
+        if names.len() > 1 && !self.lacks_bulk.load(Relaxed) {
             let all = names.clone();
             let bulk = self.request(move |operator| delete_bulk(operator, all.clone()));
             match bulk.await {
                 Ok(()) => return names.iter().map(|_| Ok(())).collect(),
-                Err(e) if e.is_temporary() => return names.iter().map(|_| Err(e.clone())).collect(),
-                Err(e) => tracing::debug!("deletes {} objects one by one: {e}", names.len()),
+                Err(e) if e.is_temporary() && !is_internal(&e) => {
+                    return names.iter().map(|_| Err(e.clone())).collect();
+                }
+                Err(e) => {
+                    tracing::debug!("deletes {} objects one by one: {e}", names.len());
+                    lacks_bulk = !e.is_temporary();
+                }
             }
         }
         let answers: Vec<_> =
             stream::iter(names).map(|name| self.delete(name)).buffered(self.settings.connections).collect().await;
-        if is_bulk && answers.iter().all(Result::is_ok) {
+        if lacks_bulk && answers.iter().all(Result::is_ok) {
             self.lacks_bulk.store(true, Relaxed);
         }
         answers
@@ -155,6 +161,11 @@ async fn delete_bulk(operator: Operator, names: Vec<String>) -> opendal::Result<
     let mut deleter = operator.deleter().await?;
     deleter.delete_iter(names).await?;
     deleter.close().await
+}
+
+/// Whether the service failed at the request itself, rather than at its load.
+fn is_internal(e: &connector_core::Error) -> bool {
+    find::<Refused>(e).is_some_and(|refused| refused.status == StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 /// Whether the service knows the credentials, but does not say whether the object exists.

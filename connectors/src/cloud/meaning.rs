@@ -66,7 +66,7 @@ fn of_code(code: &str, refused: &Refused, place: &Place) -> Option<Meaning> {
         | "TemporaryRedirect"
         | "AuthorizationHeaderMalformed"
         | "IllegalLocationConstraintException" => wrong_region(refused, place),
-        "InvalidAccessKeyId" | "NotSignedUp" => {
+        "InvalidAccessKeyId" => {
             Meaning::always(Denied, "the server does not know the access key; check `access_key_id` and the endpoint")
         }
         // Some servers say so of a key that they do not know.
@@ -195,6 +195,10 @@ fn of_status(refused: &Refused, place: &Place) -> Meaning {
         )
     };
     match refused.status.as_u16() {
+        407 => Meaning::always(
+            ErrorKind::Denied,
+            "the proxy asks for a login; write the right `http://USER:PASSWORD@HOST:PORT` in `HTTP_PROXY`",
+        ),
         408 | 504 => Meaning::for_now(ErrorKind::Timeout),
         413 => Meaning::always(ErrorKind::TooLarge, "the server, or a proxy in between, takes no body of this length"),
         414 => Meaning::always(ErrorKind::InvalidKey, "the server takes no name of this length"),

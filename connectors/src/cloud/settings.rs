@@ -18,6 +18,8 @@ pub struct CloudSettings {
     /// Longest time in which a request moves no byte.
     #[option(unit = "ms")]
     pub io_timeout_ms: u64,
+    /// PEM file with certificates of authorities that kvconn trusts, beside those of the system.
+    pub tls_ca: Option<String>,
     /// Largest chunk that the store reads or writes.
     #[option(unit = "bytes")]
     pub max_value_bytes: u64,
@@ -45,6 +47,7 @@ impl Default for CloudSettings {
             connections: 64,
             connect_timeout_ms: 5_000,
             io_timeout_ms: 30_000,
+            tls_ca: None,
             max_value_bytes: LARGEST_OBJECT,
             max_name_bytes: LONGEST_NAME,
             parallel_from_bytes: 64 << 20,

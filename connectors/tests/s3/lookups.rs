@@ -40,6 +40,25 @@ async fn a_server_without_bulk_removals_gets_one_request_for_each_key() {
 }
 
 #[tokio::test]
+async fn a_server_that_fails_at_a_bulk_removal_gets_one_request_for_each_key() {
+    let fake = fake();
+    let store = open(&fake, "?retries=0").await;
+    fake.next(Fault::internal_error().on([Operation::DeleteObjects]));
+    // It may have failed only this time.
+    for alone in [20, 0] {
+        let keys = stored(&fake, 20);
+        fake.forget_requests();
+        assert!(store.batched_remove(&keys).await.into_iter().all(|removed| removed.unwrap()));
+        assert_eq!((fake.count(Operation::DeleteObjects), fake.count(Operation::Delete)), (1, alone));
+        assert_eq!(fake.keys(BUCKET), [""; 0]);
+    }
+    fake.next(Fault::slow_down().on([Operation::DeleteObjects]));
+    let keys = stored(&fake, 20);
+    assert!(store.batched_remove(&keys).await.into_iter().all(|removed| removed.is_err()), "no more requests");
+    assert_eq!(fake.keys(BUCKET).len(), 20);
+}
+
+#[tokio::test]
 async fn a_key_that_cannot_be_removed_fails_alone() {
     let fake = fake();
     let store = open(&fake, "?retries=0").await;

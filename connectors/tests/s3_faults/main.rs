@@ -12,3 +12,4 @@ mod random;
 mod recovery;
 mod refusals;
 mod store;
+mod tls;

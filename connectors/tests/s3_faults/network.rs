@@ -83,6 +83,10 @@ async fn an_answer_without_a_length_is_a_right_chunk_or_an_error() {
     within(async {
         let store = Store::open().await;
         each_call_under(&store, &Fault::chunked(), |_| End::May(&[Corrupt, Other])).await;
+        store.put(1, 1).await.expect("a put");
+        store.fake.next(Fault::chunked());
+        let e = store.get(1).await.expect_err("the length is unknown");
+        assert!(e.to_string().contains("`Content-Length`"), "{e}");
     })
     .await;
 }

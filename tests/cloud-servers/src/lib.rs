@@ -6,6 +6,8 @@
 //! | [`Moto`] | S3 | no signatures; it has many of Amazon's error codes |
 //! | [`Azurite`] | Azure Blob | signatures |
 //! | [`FakeGcs`] | Google Cloud Storage, JSON | no credentials |
+//! | [`TlsFront`] | TLS, before another server | nothing; an [`Authority`] signs its certificate |
+//! | [`Proxy`] | HTTP's `CONNECT` | a login |
 //! | [`FakeS3`] | S3 | signatures, regions, clocks, checksums; it fails as a [`Fault`] says, and records requests |
 //!
 //! ```
@@ -23,8 +25,13 @@
 
 mod fake;
 mod http;
+mod proxy;
+mod relay;
 mod servers;
+mod tls;
 
 pub use fake::{Credentials, FakeS3, Fault, Object, Operation, Request, Then};
 pub use http::request;
+pub use proxy::Proxy;
 pub use servers::{Azurite, FakeGcs, Moto, S3sFs, python_with_boto3};
+pub use tls::{Authority, Certificate, TlsFront};
