@@ -27,6 +27,7 @@ impl FromContext for AzureConnector {
             endpoint: options.account()?.url,
             bucket: bucket.name.clone(),
             region: None,
+            no_credentials: Default::default(),
         };
         let again = ctx.clone();
         // Reads the options again, and with them the files of secrets.

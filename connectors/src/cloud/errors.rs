@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::fmt::Write;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use connector_core::{Error, ErrorKind};
 
@@ -18,6 +19,23 @@ pub(crate) struct Place {
     pub(crate) bucket: String,
     /// The region that kvconn signs for.
     pub(crate) region: Option<String>,
+    /// Why the store's sources of credentials gave none.
+    pub(crate) no_credentials: NoCredentials,
+}
+
+/// Why the sources of credentials gave none the last time.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct NoCredentials(Arc<Mutex<Option<Error>>>);
+
+impl NoCredentials {
+    pub(crate) fn get(&self) -> Option<Error> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    #[cfg_attr(not(feature = "s3"), allow(dead_code))]
+    pub(crate) fn set(&self, why: Option<Error>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
 }
 
 /// The protocol of a store.
@@ -113,12 +131,15 @@ fn is_signing(e: &opendal::Error) -> bool {
 /// The error of a store that has no credentials.
 fn no_credentials(e: opendal::Error, place: &Place) -> Error {
     let bucket = place.service.bucket();
-    let why = e.source().map_or_else(String::new, |cause| format!(": {}", chain(cause)));
+    let own = place.no_credentials.get().or_else(|| cause::<Error>(&e).cloned());
+    let why = match (&own, e.source()) {
+        (Some(own), _) => format!(": {}", shown(own.message())),
+        (None, Some(cause)) => format!(": {}", chain(cause)),
+        (None, None) => String::new(),
+    };
     let message = format!("kvconn has no credentials for {bucket} `{}` at {}{why}", place.bucket, place.endpoint);
-    // The service that gives credentials may be unreachable. The transport's error is then temporary.
-    if let Some(own) = cause::<Error>(&e)
-        && own.is_temporary()
-    {
+    // A source that may answer later is not a lack of credentials.
+    if let Some(own) = own.filter(Error::is_temporary) {
         return Error::new(own.kind(), message).temporary(true).with_source(e);
     }
     Error::new(ErrorKind::Denied, message).with_hint(where_credentials_come_from(place.service)).with_source(e)

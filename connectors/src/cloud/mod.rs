@@ -47,6 +47,8 @@ pub(crate) use bucket::wrong_options;
 pub(crate) use bucket::{Bucket, server_url};
 #[cfg(feature = "s3")]
 pub(crate) use bucket::{prefix, twice};
+#[cfg(feature = "s3")]
+pub(crate) use errors::NoCredentials;
 pub(crate) use errors::{Place, Service};
 pub(crate) use names::Names;
 pub use settings::CloudSettings;

@@ -29,6 +29,7 @@ impl FromContext for GCSConnector {
             endpoint: options.endpoint()?,
             bucket: bucket.name.clone(),
             region: None,
+            no_credentials: Default::default(),
         };
         let again = ctx.clone();
         // Reads the options again, and with them the files of secrets.

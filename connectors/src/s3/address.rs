@@ -94,6 +94,11 @@ impl Address {
             .or_else(|| options.region.clone())
             .or_else(|| environment(["AWS_REGION", "AWS_DEFAULT_REGION"]))
             .unwrap_or_else(|| REGION.to_owned());
+        let is_a_letter = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        if !region.chars().all(is_a_letter) {
+            let why = format!("the region {region:?} has other characters than letters, digits and `-`");
+            return Err(Error::new(ErrorKind::InvalidOption, why).with_hint("write `region=eu-west-1`"));
+        }
         let endpoint = endpoint.unwrap_or_else(|| {
             let domain = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
             format!("https://s3.{region}.{domain}")
@@ -186,7 +191,7 @@ fn amazon(host: &str) -> Option<Named> {
     let service = labels.iter().rposition(|label| *label == "s3" || label.starts_with("s3-") || label.starts_with("s3express-"))?;
     let behind = &labels[service + 1..];
     let region = match (labels[service].strip_prefix("s3-"), behind) {
-        (_, ["dualstack", region] | [region]) => Some((*region).to_owned()),
+        (_, ["dualstack", region] | [region] | [region, "vpce"]) => Some((*region).to_owned()),
         // The form of the first years: `s3-eu-west-1`.
         (Some(region), []) if !["accelerate", "fips", "external-1"].contains(&region) => Some(region.to_owned()),
         _ => None,
@@ -206,9 +211,14 @@ fn endpoint_of(text: &str, options: &S3Options) -> Result<String> {
     let text = if text.contains("://") { text.to_owned() } else { format!("{}://{text}", scheme(options)) };
     let uri: http::Uri = text.parse().map_err(|_| wrong("its value is not a URL"))?;
     let authority = uri.authority().ok_or_else(|| wrong("it names no host"))?;
+    let has_port = authority.as_str().len() > authority.host().len();
+    let of_a_bucket = amazon(authority.host()).filter(|_| !authority.host().contains(".vpce."));
     match uri.scheme_str() {
         _ if authority.as_str().contains('@') => Err(wrong("it has a user or a password")),
         _ if uri.path() != "/" || uri.query().is_some() => Err(wrong("it has a path or a query")),
+        _ if authority.host().is_empty() => Err(wrong("it names no host")),
+        _ if has_port && authority.port_u16().is_none() => Err(wrong("its port is not a number from 0 to 65535")),
+        _ if of_a_bucket.is_some() => Err(wrong("its host begins with a bucket")),
         Some("https") if options.disable_tls == Some(true) => Err(wrong("it is `https`, and `disable_tls` is set")),
         Some("http" | "https") => Ok(text),
         _ => Err(wrong("its scheme is neither `http` nor `https`")),

@@ -3,9 +3,11 @@ use std::sync::Arc;
 use connector_core::{ConnectorContext, FromContext, Result, external_connector};
 use opendal::Operator;
 use opendal::services::S3;
+use reqsign_core::ProvideCredentialChain;
 
 use super::S3Options;
 use super::address::Address;
+use super::credentials::{Chain, Seen};
 use crate::cloud::{Names, Place, Service, Store, remote_connector, serve_roles, wrong_options};
 
 /// One object a chunk, in a bucket of S3 or of a server that speaks its protocol.
@@ -28,11 +30,13 @@ impl FromContext for S3Connector {
         options.check_credentials()?;
         let address = Address::of(&options, &ctx)?;
         tracing::debug!("requests name the bucket in the {}", if address.is_virtual { "host" } else { "path" });
+        let seen = Seen::default();
         let place = Place {
             service: Service::S3,
             endpoint: address.endpoint.clone(),
             bucket: address.bucket.clone(),
             region: Some(address.region.clone()),
+            no_credentials: seen.failure.clone(),
         };
         let settings = options.cloud.clone();
         if options.role_arn.is_some() {
@@ -42,15 +46,14 @@ impl FromContext for S3Connector {
         let service = move || {
             // The file of an option may hold a new token.
             let options = again.options().map_err(wrong_options)?;
-            Operator::new(service(&options, &address))
+            Operator::new(service(&options, &address, &seen))
         };
         Store::open(service, place, Names::Flat, &settings, &ctx).await.map(Self)
     }
 }
 
-/// OpenDAL's service. Without keys it looks for credentials in the environment, the profile, SSO, a web identity, the
-/// container and the instance. OpenDAL runs no `credential_process`.
-pub(super) fn service(options: &S3Options, address: &Address) -> S3 {
+/// OpenDAL's service.
+pub(super) fn service(options: &S3Options, address: &Address, seen: &Seen) -> S3 {
     let text = |option: &Option<String>| option.clone().unwrap_or_default();
     let mut service = S3::default()
         .bucket(&address.bucket)
@@ -58,13 +61,7 @@ pub(super) fn service(options: &S3Options, address: &Address) -> S3 {
         .region(&address.region)
         // OpenDAL removes the bucket from the host's start, even if the server's own name starts with it (`kv.example.com`).
         .endpoint(&address.endpoint.replacen("://", &format!("://{}.", address.bucket), 1))
-        .access_key_id(&text(&options.access_key_id))
-        .secret_access_key(&text(&options.secret_access_key))
-        .session_token(&text(&options.session_token))
-        .profile(&text(&options.profile))
-        .role_arn(&text(&options.role_arn))
-        .external_id(&text(&options.external_id))
-        .role_session_name(&text(&options.role_session_name))
+        .credential_provider_chain(ProvideCredentialChain::new().push(Chain::new(options, &address.region, seen)))
         .default_storage_class(&text(&options.storage_class))
         .server_side_encryption(&text(&options.server_side_encryption))
         .server_side_encryption_aws_kms_key_id(&text(&options.sse_kms_key_id));
@@ -73,10 +70,6 @@ pub(super) fn service(options: &S3Options, address: &Address) -> S3 {
     }
     if options.anonymous {
         service = service.skip_signature();
-    }
-    // Amazon's tools obey this variable.
-    if std::env::var("AWS_EC2_METADATA_DISABLED").is_ok_and(|value| value.eq_ignore_ascii_case("true")) {
-        service = service.disable_ec2_metadata();
     }
     service
 }

@@ -15,6 +15,7 @@
 
 mod address;
 mod connector;
+mod credentials;
 mod options;
 #[cfg(test)]
 mod tests;

@@ -7,6 +7,7 @@ use connector_core::{ConnectorContext, LMCacheEngineConfig, Result, builder};
 use super::S3Options;
 use super::address::Address;
 use super::connector::service;
+use super::credentials::Seen;
 
 /// Needs a runtime, as each context does.
 fn context(url: &str, config: LMCacheEngineConfig) -> ConnectorContext {
@@ -74,6 +75,10 @@ async fn a_url_gives_bucket_prefix_server_and_region() {
         (
             "s3://kv--usw2-az1--x-s3.s3express-usw2-az1.us-west-2.amazonaws.com",
             ("kv--usw2-az1--x-s3", "", "https://s3express-usw2-az1.us-west-2.amazonaws.com", "us-west-2", true),
+        ),
+        (
+            "s3://kv-cache?endpoint=https://bucket.vpce-1a2b-5e6f.s3.eu-west-1.vpce.amazonaws.com",
+            ("kv-cache", "", "https://bucket.vpce-1a2b-5e6f.s3.eu-west-1.vpce.amazonaws.com", "eu-west-1", true),
         ),
         ("s3://kv-cache.minio.local:9000", ("kv-cache", "", "https://minio.local:9000", "us-east-1", true)),
         (
@@ -156,6 +161,11 @@ async fn a_wrong_url_or_option_says_what_to_write() {
         ("s3://kv-cache?style=host", "`style`"),
         ("s3://kv-cache?endpoint=ftp://h", "neither `http` nor `https`"),
         ("s3://kv-cache?endpoint=http://h/kv-cache", "it has a path or a query"),
+        ("s3://kv-cache?endpoint=http://:9000", "it names no host"),
+        ("s3://kv-cache?endpoint=http://h:99999", "its port is not a number from 0 to 65535"),
+        ("s3://kv-cache?endpoint=https://kv-cache.s3.eu-west-1.amazonaws.com", "its host begins with a bucket"),
+        ("s3://kv-cache?region=eu west", "letters, digits and `-`"),
+        ("s3://kv-cache?region=x.test/", "letters, digits and `-`"),
         ("s3://kv-cache?endpoint=http://u:hunter2@h", "it has a user or a password"),
         ("s3://kv-cache?endpoint=https://h&disable_tls=true", "it is `https`, and `disable_tls` is set"),
         ("s3://kv-cache?access_key_id=hunter2", "option `access_key_id` is set without `secret_access_key`"),
@@ -205,7 +215,7 @@ async fn requests_have_the_bucket_in_the_host_or_in_the_path() {
         let ctx = context(&url.replace("{keys}", "access_key_id=AKIA&secret_access_key=hunter2"), LMCacheEngineConfig::default());
         let options: S3Options = ctx.options().unwrap();
         let address = Address::of(&options, &ctx).unwrap();
-        let operator = opendal::Operator::new(service(&options, &address)).unwrap_or_else(|e| panic!("{url}: {e}"));
+        let operator = opendal::Operator::new(service(&options, &address, &Seen::default())).unwrap_or_else(|e| panic!("{url}: {e}"));
         let request = operator.presign_read("m@1", Duration::from_secs(60)).await.unwrap();
         let sent = request.uri().to_string();
         assert_eq!(sent.split('?').next(), Some(object), "{url}");

@@ -105,7 +105,7 @@ async fn credentials_profiles_and_proxies_come_from_the_environment() {
     if let Ok(url) = std::env::var(CHILD) {
         match connectors::open(&url).await {
             Ok(_) => println!("opened"),
-            Err(e) => println!("failed: {e}"),
+            Err(e) => println!("failed: {:?}: {e}", e.kind()),
         }
         return;
     }
@@ -116,6 +116,14 @@ async fn credentials_profiles_and_proxies_come_from_the_environment() {
     std::fs::create_dir(dir.path().join(".aws")).unwrap();
     let profile = format!("[dev]\naws_access_key_id = {id}\naws_secret_access_key = {secret}\n");
     std::fs::write(dir.path().join(".aws/credentials"), profile).unwrap();
+    let made = dir.path().join("made.json");
+    let keys = format!(r#"{{"Version": 1, "AccessKeyId": "{id}", "SecretAccessKey": "{secret}"}}"#);
+    std::fs::write(&made, keys).unwrap();
+    let config = format!(
+        "[profile made]\ncredential_process = /bin/cat {}\n[profile broken]\ncredential_process = /bin/cat /no-such-file\n",
+        made.display()
+    );
+    std::fs::write(dir.path().join(".aws/config"), config).unwrap();
     let child = |url: &str, variables: &[(&str, &str)]| {
         let mut command = std::process::Command::new(std::env::current_exe().unwrap());
         let name = "opening::credentials_profiles_and_proxies_come_from_the_environment";
@@ -129,6 +137,11 @@ async fn credentials_profiles_and_proxies_come_from_the_environment() {
         ("", &[("AWS_ACCESS_KEY_ID", id), ("AWS_SECRET_ACCESS_KEY", secret)][..], "opened"),
         ("&profile=dev", &[], "opened"),
         ("", &[("AWS_PROFILE", "dev")], "opened"),
+        ("&profile=made", &[], "opened"),
+        ("&profile=broken", &[], "failed: Denied"),
+        ("&profile=broken", &[], "the profile's `credential_process`: credential process failed with status 1"),
+        ("", &[("AWS_ACCESS_KEY_ID", ""), ("AWS_SECRET_ACCESS_KEY", ""), ("AWS_PROFILE", "dev")], "opened"),
+        ("", &[("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://127.0.0.1:1/")], "failed: Unavailable"),
         ("&access_key_id=${KV_ID}&secret_access_key=${KV_SECRET}", &[("KV_ID", id), ("KV_SECRET", secret)], "opened"),
         ("&anonymous=true", &[("AWS_ACCESS_KEY_ID", "x"), ("AWS_SECRET_ACCESS_KEY", "y")], "opened"),
         ("", &[], "kvconn has no credentials for bucket"),

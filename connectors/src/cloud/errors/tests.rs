@@ -16,7 +16,7 @@ const SECRETS: [&str; 4] = ["AKIAEXAMPLE", "c0ffee51", "TOKENEXAMPLE", "sig="];
 
 fn place(service: Service) -> Place {
     let (endpoint, region) = ("https://s3.us-east-1.amazonaws.com".to_owned(), Some("us-east-1".to_owned()));
-    Place { service, endpoint, bucket: "kv".to_owned(), region }
+    Place { service, endpoint, bucket: "kv".to_owned(), region, no_credentials: NoCredentials::default() }
 }
 
 /// OpenDAL's error for a response, and kvconn's.
