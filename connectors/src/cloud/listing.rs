@@ -1,11 +1,12 @@
 //! The chunks of the store, page by page.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use connector_core::{BoxStream, CacheKey, ListEntry, Result};
+use connector_core::{BoxStream, CacheKey, Error, ListEntry, Result};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use opendal::options::ListOptions;
-use opendal::{Entry, Lister};
+use opendal::{Entry, Lister, Metadata};
 
 use super::names::Named;
 use super::renew::Service;
@@ -13,6 +14,12 @@ use super::store::Store;
 
 /// The objects of one step of a listing: as many as a page of S3.
 const STEP: usize = 1000;
+/// The most tries of a request after the first one.
+const RETRIES: u32 = 5;
+/// The delay before the first of these. It doubles with each.
+const FIRST_DELAY: Duration = Duration::from_millis(50);
+/// The most of the time that the service asks for.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 /// The rest of a listing.
 struct Rest {
@@ -35,23 +42,31 @@ struct Part {
 }
 
 impl Part {
-    /// The objects after `last`.
-    async fn open(service: Service, prefix: String, last: Option<String>) -> opendal::Result<Self> {
-        let options = ListOptions { recursive: true, start_after: last.clone(), ..ListOptions::default() };
-        let lister = service.operator.lister_options(&prefix, options).await?;
-        Ok(Self { prefix, service, lister, first: None, last })
+    async fn open(service: Service, prefix: String) -> opendal::Result<Self> {
+        let lister = lister(&service, &prefix, None).await?;
+        Ok(Self { prefix, service, lister, first: None, last: None })
     }
 
-    /// The next object. If the credentials have expired, asks again with fresh ones.
-    async fn next(&mut self, store: &Store) -> opendal::Result<Option<Entry>> {
-        let found = match self.lister.try_next().await {
-            Err(e) if self.can_go_on() && store.services.renew(&mut self.service, &e).await => {
-                *self = Self::open(self.service.clone(), std::mem::take(&mut self.prefix), self.last.take()).await?;
-                self.lister.try_next().await
+    /// The next object. After an error that may pass, asks again from the last object on, so that none is given twice.
+    async fn next(&mut self, store: &Store) -> Result<Option<Entry>> {
+        let mut tried = 0;
+        loop {
+            let e = match self.lister.try_next().await {
+                Ok(found) => return self.noted(found).map_err(|e| store.error(e)),
+                Err(e) if self.can_go_on() => e,
+                Err(e) => return Err(store.error(e)),
+            };
+            let is_renewed = store.services.renew(&mut self.service, &e).await;
+            let e = store.error(e);
+            if !is_renewed && !pause(&mut tried, &e).await {
+                return Err(e);
             }
-            found => found,
-        };
-        if let Ok(Some(entry)) = &found {
+            self.lister = lister(&self.service, &self.prefix, self.last.clone()).await.map_err(|e| store.error(e))?;
+        }
+    }
+
+    fn noted(&mut self, found: Option<Entry>) -> opendal::Result<Option<Entry>> {
+        if let Some(entry) = &found {
             let is_first = |first: &String| first == entry.path();
             if self.first.as_ref().is_some_and(is_first) {
                 let why = "the server sends the first page of the listing again";
@@ -60,13 +75,19 @@ impl Part {
             self.first.get_or_insert_with(|| entry.path().to_owned());
             self.last = Some(entry.path().to_owned());
         }
-        found
+        Ok(found)
     }
 
     /// Whether a new lister can begin where this one is.
     fn can_go_on(&self) -> bool {
         self.last.is_none() || self.service.operator.info().capability().list_with_start_after
     }
+}
+
+/// Lists the objects after `last`.
+async fn lister(service: &Service, prefix: &str, last: Option<String>) -> opendal::Result<Lister> {
+    let options = ListOptions { recursive: true, start_after: last, ..ListOptions::default() };
+    service.operator.lister_options(prefix, options).await
 }
 
 impl Store {
@@ -102,12 +123,12 @@ impl Store {
                 Some(part) => part,
                 None => {
                     let prefix = rest.prefixes.pop().unwrap_or_default();
-                    Part::open(store.services.current(), prefix, None).await.map_err(|e| store.error(e))?
+                    Part::open(store.services.current(), prefix).await.map_err(|e| store.error(e))?
                 }
             };
             let _turn = store.turn().await?;
             while found.len() < STEP {
-                match part.next(&store).await.map_err(|e| store.error(e))? {
+                match part.next(&store).await? {
                     Some(entry) => found.push(entry),
                     None => return Ok(Some((found, rest))),
                 }
@@ -127,7 +148,7 @@ impl Store {
             Some(Named::Unless(key)) if self.entries.are_in(&listed) => {
                 self.names.recorded_key(&name, &listed).unwrap_or(key)
             }
-            Some(Named::Unless(key)) => match self.stat_name(name.clone()).await? {
+            Some(Named::Unless(key)) => match self.stat_listed(&name).await? {
                 None => return Ok(None),
                 Some(metadata) => self.names.recorded_key(&name, &metadata).unwrap_or(key),
             },
@@ -138,4 +159,29 @@ impl Store {
             None => entry,
         }))
     }
+
+    /// The metadata of a listed object. `None` if it was removed meanwhile.
+    async fn stat_listed(self: &Arc<Self>, name: &str) -> Result<Option<Metadata>> {
+        let mut tried = 0;
+        loop {
+            match self.stat_name(name.to_owned()).await {
+                Err(e) if pause(&mut tried, &e).await => {}
+                answer => return answer,
+            }
+        }
+    }
+}
+
+/// Waits before another try after a temporary error, with the delays of the option `retries`. That option has no effect
+/// on a listing, because the caller has seen a part of it. `false` after the last try.
+async fn pause(tried: &mut u32, e: &Error) -> bool {
+    if *tried == RETRIES || !e.is_temporary() {
+        return false;
+    }
+    let full = FIRST_DELAY.saturating_mul(1 << *tried).mul_f64(0.5 + 0.5 * fastrand::f64());
+    let delay = full + e.retry_after().unwrap_or_default().min(LONGEST_WAIT);
+    *tried += 1;
+    tracing::debug!(tried, ?delay, error = %e, "tries a request of a listing again");
+    tokio::time::sleep(delay).await;
+    true
 }

@@ -6,6 +6,7 @@ mod call;
 #[path = "../checked/mod.rs"]
 mod checked;
 mod dropped;
+mod listing;
 mod network;
 mod parts;
 mod random;
