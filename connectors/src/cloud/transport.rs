@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use connector_core::{Error, ErrorKind, Result};
 use futures::{Stream, StreamExt};
-use http::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderName, RANGE};
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, RANGE};
 use http::uri::{Authority, Scheme};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header, request};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request, response};
 use hyper::body::Incoming;
 use opendal::raw::Operation;
 use opendal::{Buffer, HttpBody, HttpTransport, HttpTransporter};
@@ -191,7 +191,7 @@ impl Transport {
                 let body = receiving.start().await;
                 Err(refused(operation, &head, &body))
             }
-            Some(_) if let Err(e) = check(&parts.headers, &head.headers) => Err(own(e)),
+            Some(_) if let Err(e) = check(&parts.headers, &head) => Err(own(e)),
             _ => Ok(Response::from_parts(head, HttpBody::new(receiving, None))),
         }
     }
@@ -202,13 +202,17 @@ impl Transport {
 /// # Errors
 /// `Unavailable` for a web page, as consoles and login pages send it for every path. `Corrupt` for other bytes of the object
 /// than the range.
-fn check(request: &HeaderMap, response: &HeaderMap) -> Result<()> {
-    let is_page = |text: &HeaderValue| text.as_bytes().to_ascii_lowercase().starts_with(b"text/html");
-    if response.get(CONTENT_TYPE).is_some_and(is_page) {
+fn check(request: &HeaderMap, head: &response::Parts) -> Result<()> {
+    let headers = &head.headers;
+    let is_html = |text: &HeaderValue| text.as_bytes().to_ascii_lowercase().starts_with(b"text/html");
+    // Moto gives this type to answers without a body.
+    let is_empty =
+        head.status == StatusCode::NO_CONTENT || headers.get(CONTENT_LENGTH).is_some_and(|length| length == "0");
+    if !is_empty && headers.get(CONTENT_TYPE).is_some_and(is_html) {
         return Err(Error::new(ErrorKind::Unavailable, "the server answers with a web page")
             .with_hint("check the port: a server's console has another one than its object store"));
     }
-    let (wanted, sent) = (start(request, &RANGE), start(response, &CONTENT_RANGE));
+    let (wanted, sent) = (start(request, &RANGE), start(headers, &CONTENT_RANGE));
     if wanted != sent {
         let why = format!("the server sends the bytes from {sent} on, and kvconn asked for those from {wanted} on");
         return Err(Error::new(ErrorKind::Corrupt, why)
