@@ -51,6 +51,7 @@ impl Memory {
     }
 
     /// The engine's description of its cache, if it gave one.
+    #[cfg(any(feature = "__cloud", feature = "resp"))]
     pub(crate) fn metadata(&self) -> Option<&LMCacheMetadata> {
         self.0.metadata.as_deref()
     }
