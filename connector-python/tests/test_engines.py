@@ -37,16 +37,16 @@ class StartedLater(Engines):
         port = free_port()
         with self.assertLogs("kvconn", "WARNING") as logged:
             started = time.monotonic()
-            store = opener(f"{scheme}://:secret@127.0.0.1:{port}?min_reconnect_interval=0.05")
+            store = opener(f"{scheme}://:hunter2@127.0.0.1:{port}?min_reconnect_interval=0.05")
             self.assertLess(time.monotonic() - started, 10)
             wait_until(lambda: logged.output, "a warning")
-        self.assertNotIn("secret", "".join(logged.output))
+        self.assertNotIn("hunter2", "".join(logged.output))
         # More failures than the breaker allows.
         for _ in range(10):
             self.assertFalse(uses(store))
         server = RedisServer(port)
         self.addCleanup(server.close)
-        server.ask("CONFIG SET requirepass secret")
+        server.ask("CONFIG SET requirepass hunter2")
         wait_until(lambda: uses(store), "the store is used")
 
     def test_by_lmcaches_connector_class(self):

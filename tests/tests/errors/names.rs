@@ -20,7 +20,7 @@ async fn a_misspelt_name_gives_a_suggestion() {
         ("valkey://h:1", NotFound, &["did you mean `redis`?", "as in `redis://user:password@host:6379/0`"]),
         ("file:///tmp/kv", NotFound, &["did you mean `fs`?", "as in `fs:///var/cache/kv`"]),
         ("lm://h:1", NotFound, &["schemes linked into this binary: audit://", "`kvconn list`"]),
-        ("s3://b", NotFound, &["schemes linked into this binary: audit://", "`kvconn list`"]),
+        ("hf3fs://b", NotFound, &["schemes linked into this binary: audit://", "`kvconn list`"]),
         ("extrenal://h:0/m/?connector_name=C", NotFound, &["did you mean `external`?"]),
         ("memory://?capcity=1", InvalidOption, &["unknown URL option `capcity`", "did you mean `capacity`?"]),
         (
