@@ -134,8 +134,9 @@ class LMCacheCalls(TestCase):
             # Python 3.10 has two classes of this name.
             with self.assertRaises(asyncio.TimeoutError):
                 await asyncio.wait_for(call(remote.exists, engine_key(0)), after)
-            # The connection waits for an answer, so no other call can use it.
-            await asyncio.to_thread(wait_until, lambda: sockets() == before - 1, "the connection is closed")
+            # The connection waits for an answer, so no other call can use it. A call that ends at once may have sent nothing.
+            if after == LONG_S:
+                await asyncio.to_thread(wait_until, lambda: sockets() == before - 1, "the connection is closed")
             self.continue_server()
             self.assertTrue(await remote.exists(engine_key(0)))
 

@@ -40,8 +40,9 @@ fn a_block_that_comes_back_is_still_mapped() {
         get(&pool, 4 << 10).unwrap().fill(1);
         minor_faults() - before
     };
-    let (fresh, again) = (fill(), fill());
-    // The system may move a few pages in between.
+    let fresh = fill();
+    // The system may take or move pages in between, above all if it is short of memory.
+    let again = (0..10).map(|_| fill()).min().unwrap();
     assert!(again <= fresh / 2, "{again} page faults for pages in use before; {fresh} when they were new");
 }
 
