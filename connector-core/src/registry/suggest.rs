@@ -1,7 +1,7 @@
 //! The nearest known name to a misspelt one.
 
 /// Names that other programs give to one of ours, with the names that it may have here.
-const SAME_MEANING: [(&str, &[&str]); 12] = [
+const SAME_MEANING: [(&str, &[&str]); 18] = [
     ("user", &["username"]),
     ("pwd", &["password"]),
     ("pass", &["password"]),
@@ -14,6 +14,12 @@ const SAME_MEANING: [(&str, &[&str]); 12] = [
     ("database", &["db"]),
     ("valkey", &["redis", "resp"]),
     ("file", &["fs"]),
+    ("s3a", &["s3"]),
+    ("az", &["azure"]),
+    ("endpoint_url", &["endpoint"]),
+    ("region_name", &["region"]),
+    ("access_key", &["access_key_id"]),
+    ("secret_key", &["secret_access_key"]),
 ];
 
 /// The nearest of `known` to a text, if it is near enough to be a misspelling or has the same meaning.
@@ -63,5 +69,9 @@ mod tests {
         assert_eq!(nearest("ttl", known.into_iter()), Some("ttl_sec"));
         assert_eq!(nearest("database", known.into_iter()), Some("db"));
         assert_eq!(nearest("db", ["database"].into_iter()), Some("database"));
+        // boto3's and pyarrow's words, far from those of the AWS CLI.
+        let known = ["endpoint", "region", "access_key_id", "secret_access_key"];
+        let others = ["endpoint_url", "region_name", "access_key", "secret_key"];
+        assert_eq!(others.map(|text| nearest(text, known.into_iter())), known.map(Some));
     }
 }
