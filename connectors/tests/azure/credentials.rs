@@ -4,7 +4,8 @@ use connectors::{Error, ErrorKind};
 use kvconn_cloud_servers::Azurite;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::{ALL_RIGHTS, Container, SERVER, chunk, key, open};
+use super::emulated::{chunk, key, open};
+use super::{ALL_RIGHTS, Container, SERVER};
 
 /// As [`ALL_RIGHTS`], to read and to list.
 const READ_AND_LIST: &str = "st=2020-01-01T00%3A00%3A00Z&se=2099-01-01T00%3A00%3A00Z&sp=rl&sv=2026-10-06&ss=b&srt=sco&sig=FNy0%2BdIOaFn%2B55ittD4wX8TzKV3hP9JMlySrhJehksE%3D";

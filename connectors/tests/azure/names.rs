@@ -1,6 +1,7 @@
 //! The names of blobs, and keys that share one.
 
-use super::{Container, key, keys, open, small};
+use super::Container;
+use super::emulated::{key, keys, keys_that_share_a_name_differ, open, small};
 
 /// `AzureConnector._blob_name` of LMCache 0.5.6 gave these names.
 const LMCACHES: [(&str, &str); 4] = [
@@ -37,16 +38,7 @@ async fn the_chunks_of_lmcache_are_read_and_listed_by_their_names() {
 async fn a_blob_of_another_key_with_the_same_name_is_a_miss() {
     let container = Container::new();
     let store = open(&container.url("/kv", "")).await;
-    let (mine, other) = (key("org/my_model@1@0@1f@half"), key("org_my/model@1@0@1f@half"));
-    store.put(&mine, small(1)).await.expect("a put");
-    assert!(store.exists(&mine).await.expect("an answer"));
-    assert!(!store.exists(&other).await.expect("an answer"));
-    assert!(store.get(&other).await.expect("an answer").is_none());
-    assert!(!store.remove(&other).await.expect("an answer"));
-    assert_eq!(keys(&store).await, [mine.as_str()]);
-    store.put(&other, small(2)).await.expect("a put");
-    assert!(store.get(&mine).await.expect("an answer").is_none());
-    assert_eq!(keys(&store).await, [other.as_str()]);
+    keys_that_share_a_name_differ(&store).await;
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Reads by ranges, and writes as blocks.
 
-use super::{Container, chunk, key, keys, open};
+use super::Container;
+use super::emulated::{chunk, key, keys, open, reads_give_one_version};
 
 const IN_PARTS: &str = "&parallel_from_bytes=6291456&part_bytes=5242880";
 const LEN: usize = 12 << 20;
@@ -31,22 +32,5 @@ async fn a_large_chunk_comes_back_from_its_blocks() {
 async fn a_read_by_ranges_gives_one_version() {
     let container = Container::new();
     let store = open(&container.url("", IN_PARTS)).await;
-    let key = key("m@1@0@1f@half");
-    store.put(&key, chunk(LEN, 0)).await.expect("a put");
-    let (writer, written) = (store.clone(), key.clone());
-    let writes = tokio::spawn(async move {
-        for version in 1..6 {
-            writer.put(&written, chunk(LEN, version)).await.expect("a put");
-        }
-    });
-    let mut reads = 0;
-    while !writes.is_finished() || reads == 0 {
-        // A version that is replaced during the read is an error or a new try, and never a mixture.
-        if let Ok(found) = store.get(&key).await {
-            let found = found.expect("a hit").to_vec();
-            assert!(found == chunk(LEN, found[0]).to_vec(), "two versions are mixed");
-            reads += 1;
-        }
-    }
-    writes.await.expect("the writes end");
+    reads_give_one_version(&store, store.clone(), LEN).await;
 }

@@ -1,6 +1,9 @@
 //! The gcs store on fake-gcs-server, beyond the contract of every store.
 #![forbid(unsafe_code)]
 
+#[path = "../emulated/mod.rs"]
+mod emulated;
+
 mod conformance;
 mod options;
 mod values;
@@ -9,8 +12,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
-use connectors::{CacheKey, Connector, MemoryObj};
-use futures::TryStreamExt;
+use emulated::small;
 use kvconn_cloud_servers::{FakeGcs, request};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
@@ -49,27 +51,4 @@ impl Bucket {
         let (status, answer) = request(SERVER.port(), "POST", &target, &[], text);
         assert_eq!(status, 200, "{answer}");
     }
-}
-
-async fn open(url: &str) -> Connector {
-    connectors::open(url).await.unwrap_or_else(|e| panic!("the store opens: {e}"))
-}
-
-fn key(text: &str) -> CacheKey {
-    text.parse().unwrap_or_else(|e| panic!("{text}: {e}"))
-}
-
-fn chunk(len: usize, seed: u8) -> MemoryObj {
-    MemoryObj::from((0..len).map(|at| (at as u8).wrapping_mul(31).wrapping_add(seed)).collect::<Vec<u8>>())
-}
-
-/// A chunk of text.
-fn small(seed: u8) -> MemoryObj {
-    MemoryObj::from(format!("the chunk {seed}").into_bytes())
-}
-
-async fn keys(connector: &Connector) -> Vec<String> {
-    let mut all: Vec<String> = connector.list("").map_ok(|key| key.to_string()).try_collect().await.expect("it lists");
-    all.sort();
-    all
 }

@@ -2,7 +2,8 @@
 
 use connectors::ErrorKind;
 
-use super::{Bucket, SERVER, chunk, key, open};
+use super::emulated::{chunk, key, open};
+use super::{Bucket, SERVER};
 
 #[tokio::test]
 async fn both_schemes_and_an_external_url_open_the_bucket() {
