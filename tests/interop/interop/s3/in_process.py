@@ -7,7 +7,7 @@ and reads it by every key that has this name. What kvconn writes has the key in 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import kvconn
@@ -28,15 +28,19 @@ UNUSUAL = ("org/my_model", "org/m+o d=e&l", "größe/モデル", "a%2Fb", "it's 
 
 def run(report: Report) -> None:
     """Runs all checks on each server."""
+    if on_each_server(report, _command, _plugin, _names, _lengths):
+        _bucket_of_the_host(report)
+
+
+def on_each_server(report: Report, *checks: Callable[[Report, S3Server], None]) -> bool:
+    """Runs the checks on each server, one after the other. False if kvconn has no S3."""
     if not report.has("s3: kvconn has it", lambda: command.require("s3")):
-        return
+        return False
     for kind in SERVERS:
         with S3Server(kind) as server:
-            _command(report, server)
-            _plugin(report, server)
-            _names(report, server)
-            _lengths(report, server)
-    _bucket_of_the_host(report)
+            for check in checks:
+                check(report, server)
+    return True
 
 
 def flat(text: str) -> str:

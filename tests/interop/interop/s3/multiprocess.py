@@ -12,22 +12,15 @@ from .. import command
 from ..lmcache_server.manager import Manager, chunks, spec, wait_for
 from ..lmcache_server.manager import key as object_key
 from ..report import Report, equal
-from ..s3_server import SERVERS, S3Server
-from .in_process import MODEL, PAIRS, UNUSUAL, flat, lmcache
+from ..s3_server import S3Server
+from .in_process import MODEL, PAIRS, UNUSUAL, flat, lmcache, on_each_server
 
 COUNT = 6
 
 
 def run(report: Report) -> None:
     """Runs all checks on each server."""
-    if not report.has("s3: kvconn has it", lambda: command.require("s3")):
-        return
-    for kind in SERVERS:
-        with S3Server(kind) as server:
-            _shared(report, server)
-            _unusual(report, server)
-            _listed(report, server)
-            _both_kinds(report, server)
+    on_each_server(report, _shared, _unusual, _listed, _both_kinds)
 
 
 def _adapters(server: S3Server) -> dict[str, str]:
