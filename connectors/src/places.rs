@@ -147,7 +147,7 @@ impl Place {
     /// The chunk that was read into the memory.
     ///
     /// # Errors
-    /// `PoolFull` if there is no memory.
+    /// `PoolFull` if the pool has no free memory.
     pub(crate) fn chunk(&mut self) -> Result<MemoryObj> {
         self.memory.take().map(MemoryObjMut::freeze).ok_or_else(not_reserved)
     }

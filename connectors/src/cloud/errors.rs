@@ -95,9 +95,10 @@ pub(super) fn error(e: opendal::Error, place: &Place) -> Error {
     error
 }
 
-/// Whether the service refused the call's credentials because they have expired, or may have.
-pub(super) fn is_expired(e: &(dyn StdError + 'static)) -> bool {
-    find::<Refused>(e).is_some_and(|refused| refused.reason == Some(Reason::Expired))
+/// Whether the service refused the call's credentials, and may accept those that the files and the chain give now.
+pub(super) fn is_renewable(e: &(dyn StdError + 'static)) -> bool {
+    let reason = find::<Refused>(e).and_then(|refused| refused.reason);
+    matches!(reason, Some(Reason::Expired | Reason::Unknown))
 }
 
 /// Whether the service refused a request without saying why, as it does for `HEAD`.

@@ -43,6 +43,8 @@ pub(super) enum Reason {
     Expired,
     /// The request's date is too far from the server's.
     Skewed,
+    /// The service does not know the key, or the secret is another one. Keys that an operator has replaced look so.
+    Unknown,
 }
 
 impl Refused {
@@ -256,6 +258,9 @@ fn reason(code: &str, detail: &str) -> Option<Reason> {
         _ if detail.contains("date header too old") => Some(Reason::Skewed),
         _ if detail.contains("Signature not valid in the specified time frame") => Some(Reason::Expired),
         _ if detail.contains("Lifetime validation failed") => Some(Reason::Expired),
+        "InvalidAccessKeyId" | "NotSignedUp" | "SignatureDoesNotMatch" | "AuthenticationFailed" => {
+            Some(Reason::Unknown)
+        }
         _ => None,
     }
 }
@@ -271,7 +276,8 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
         return Some(Duration::from_secs(seconds));
     }
     let at = Timestamp::parse_rfc2822(value).ok()?.into_inner();
-    at.duration_since(Timestamp::now().into_inner()).try_into().ok()
+    // A date that has passed asks for no wait.
+    Some(at.duration_since(Timestamp::now().into_inner()).try_into().unwrap_or_default())
 }
 
 fn is_html(text: &str) -> bool {

@@ -1,4 +1,4 @@
-//! The service of a store, and a new one when its credentials have expired.
+//! The service of a store, and a new one when its credentials have expired or were replaced.
 
 use std::error::Error as StdError;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,7 +8,7 @@ use connector_core::{Error, ErrorKind, Result};
 use opendal::{OperationContext, Operator};
 use tokio::time::Instant;
 
-use super::errors::{Place, error, is_expired};
+use super::errors::{Place, error, is_renewable};
 
 /// The shortest time between two attempts to renew the credentials.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -55,10 +55,10 @@ impl Services {
         self.lock().clone()
     }
 
-    /// Replaces the call's service by one with fresh credentials, if the error says that they have expired. `false` means
-    /// that another try cannot help.
+    /// Replaces the call's service by one with fresh credentials, if the service refused the call's own. `false` means that
+    /// another try cannot help.
     pub(super) async fn renew(&self, service: &mut Service, e: &(dyn StdError + Send + Sync + 'static)) -> bool {
-        if service.renewed || !is_expired(e) {
+        if service.renewed || !is_renewable(e) {
             return false;
         }
         let mut last = self.last.lock().await;
@@ -74,7 +74,7 @@ impl Services {
                     current.generation += 1;
                 }
                 Err(e) => {
-                    tracing::warn!("the credentials have expired, and kvconn cannot read new ones: {e}");
+                    tracing::warn!("the service refuses the credentials, and kvconn cannot read new ones: {e}");
                     return false;
                 }
             }

@@ -220,6 +220,25 @@ async fn a_removal_and_a_ping_renew_credentials_too() {
     .await;
 }
 
+/// An operator replaces the key, or only its secret.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replaced_keys_are_read_from_their_files() {
+    within(async {
+        for next in ["ASIASECOND", "ASIAFIRST"] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let (fake, connector) = with_temporary_credentials(folder.path()).await;
+            connector.put(&key(1), chunk(1, 1, LEN)).await.expect("the first key is good");
+            let second = Credentials::new(next, "second-secret", Some("second-token"));
+            fake.forget("ASIAFIRST");
+            fake.accept(second.clone());
+            write_files(folder.path(), &second);
+            assert!(connector.exists(&key(1)).await.expect("the second key is good"), "{next}");
+            assert!(matches!(get(&connector, 1).await, Ok(Some(1))), "{next}");
+        }
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_listing_goes_on_where_its_credentials_expired() {
     within(async {

@@ -237,6 +237,11 @@ impl FakeS3 {
         self.state().known.push(Known { credentials, expired: false });
     }
 
+    /// The server does not know an access key any more.
+    pub fn forget(&self, access_key_id: &str) {
+        self.state().known.retain(|known| known.credentials.access_key_id != access_key_id);
+    }
+
     /// The token of an access key has expired.
     ///
     /// # Panics
@@ -335,7 +340,7 @@ impl FakeS3 {
 
     fn in_bucket<T>(&self, name: &str, act: impl FnOnce(&mut Bucket) -> T) -> T {
         let mut state = self.state();
-        act(state.buckets.get_mut(name).unwrap_or_else(|| panic!("there is no bucket {name:?}")))
+        act(state.buckets.get_mut(name).unwrap_or_else(|| panic!("bucket {name:?} does not exist")))
     }
 }
 

@@ -279,25 +279,27 @@ fn a_server_says_how_long_to_wait_in_seconds_milliseconds_or_by_a_date() {
     assert!((50..=60).contains(&until.as_secs()), "{until:?}");
     assert_eq!((wait(&[]), wait(&[("retry-after", "soon")])), (None, None));
     // A date that has passed.
-    assert_eq!(wait(&[("retry-after", "Sun, 06 Nov 1994 08:49:37 GMT")]), None);
+    assert_eq!(wait(&[("retry-after", "Sun, 06 Nov 1994 08:49:37 GMT")]), Some(Duration::ZERO));
 }
 
 #[test]
-fn credentials_that_have_expired_differ_from_wrong_ones() {
+fn refused_credentials_differ_from_missing_rights() {
     let late = "<AuthenticationErrorDetail>Signature not valid in the specified time frame: Start [x] - Expiry [y] - Current [z]</AuthenticationErrorDetail>";
     let challenge = ("www-authenticate", "Bearer error=\"invalid_token\"");
-    for (service, status, headers, body, expired) in [
+    for (service, status, headers, body, renewable) in [
         (Service::S3, 400, &[][..], xml("ExpiredToken", ""), true),
         (Service::S3, 403, &[], xml("InvalidToken", ""), true),
-        (Service::S3, 403, &[], xml("InvalidAccessKeyId", ""), false),
+        (Service::S3, 403, &[], xml("InvalidAccessKeyId", ""), true),
+        (Service::S3, 403, &[], xml("SignatureDoesNotMatch", ""), true),
+        (Service::S3, 403, &[], xml("RequestTimeTooSkewed", ""), false),
         (Service::S3, 403, &[], xml("AccessDenied", ""), false),
         (Service::Azure, 403, &[], azure("AuthenticationFailed", "", late), true),
-        (Service::Azure, 403, &[], azure("AuthenticationFailed", "", ""), false),
+        (Service::Azure, 403, &[], azure("AuthenticationFailed", "", ""), true),
         (Service::Gcs, 401, &[challenge], google(401, "authError", "Invalid Credentials"), true),
         (Service::Gcs, 403, &[], google(403, "forbidden", ""), false),
     ] {
         let (_, e) = answer(service, READ, status, headers, &body);
-        assert_eq!(is_expired(&e), expired, "{body}: {e}");
+        assert_eq!(is_renewable(&e), renewable, "{body}: {e}");
     }
 }
 
