@@ -72,7 +72,7 @@ stores! {
     gcs "gcs": "GCSConnector" ["gs", "gcs"] "`gs://bucket/prefix`", "one object a chunk, in Google Cloud Storage";
     memory "memory": "MemoryConnector" ["memory"] "`memory://name`", "chunks in this process's memory";
     mock "mock": "MockConnector" ["mock"] "`mock://GB`", "memory with the latency and throughput that you set";
-    redis "redis": "RedisConnector" ["redis", "unix"] "`redis://host:port/database`, `unix:///path`", "header and bytes of a chunk on a redis or valkey server";
+    redis "redis": "RedisConnector" ["redis", "redis-cluster", "redis-sentinel", "unix"] "`redis://host:port/database`, `redis-sentinel://host:port,host:port/service`, `redis-cluster://host:port,host:port`, `unix:///path`", "header and bytes of a chunk on a redis or valkey server";
     resp "resp": "RESPConnector" ["resp"] "`resp://host:port`", "plain values on a redis or valkey server";
     s3 "s3": "S3Connector" ["s3"] "`s3://bucket/prefix`", "one object a chunk, in S3 or a server that speaks its protocol";
     tiered "tiered": "TieredConnector" ["tiered"] "`tiered://?front=URL&back=URL`", "a small, near store in front of another";
@@ -88,6 +88,9 @@ mod lru_chunks;
 mod places;
 #[cfg(any(feature = "redis", feature = "resp"))]
 mod resp_wire;
+
+#[cfg(any(feature = "__cloud", feature = "redis", feature = "resp"))]
+use webpki_roots as _;
 
 pub use connector_core::*;
 

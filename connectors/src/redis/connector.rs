@@ -23,8 +23,12 @@ use crate::resp_wire::{Destination, Remover, Slots, Wire};
     module = "kvconn.redis",
     name = "RedisConnector",
     scheme = "redis",
+    scheme = "redis-sentinel",
+    scheme = "redis-cluster",
     scheme = "unix",
     url = "redis://user:password@host:6379/0",
+    url = "redis-sentinel://user:password@host:26379,host:26379/service",
+    url = "redis-cluster://user:password@host:7000,host:7001",
     url = "unix:///run/redis.sock",
     url = "unix://user:password@/run/redis.sock",
     options = RedisOptions

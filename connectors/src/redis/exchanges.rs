@@ -47,9 +47,10 @@ pub(super) struct Get<'a, D> {
 
 impl<D: Destination> Exchange for Get<'_, D> {
     type Answer = Found<D::Chunk>;
+    const READS: bool = true;
 
-    fn key(&self) -> Option<&[u8]> {
-        Some(self.name.key.as_str().as_bytes())
+    fn name(&self) -> Option<[&str; 3]> {
+        Some(self.name.parts(METADATA))
     }
 
     fn request<'a>(&'a self, request: &mut Request<'a>) {
@@ -177,8 +178,8 @@ pub(super) struct Put<'a> {
 impl Exchange for Put<'_> {
     type Answer = ();
 
-    fn key(&self) -> Option<&[u8]> {
-        Some(self.name.key.as_str().as_bytes())
+    fn name(&self) -> Option<[&str; 3]> {
+        Some(self.name.parts(METADATA))
     }
 
     /// The chunk comes last. The server would have to wait for the socket again for an argument behind a large one,
@@ -235,9 +236,10 @@ pub(super) struct Header<'a>(pub(super) Name<'a>);
 impl Exchange for Header<'_> {
     type Answer = Option<ChunkLayout>;
     const SMALL: bool = true;
+    const READS: bool = true;
 
-    fn key(&self) -> Option<&[u8]> {
-        Some(self.0.key.as_str().as_bytes())
+    fn name(&self) -> Option<[&str; 3]> {
+        Some(self.0.parts(METADATA))
     }
 
     /// `MGET` gives null for a value that is not a string, where `GET` gives an error.
@@ -267,9 +269,10 @@ pub(super) struct Size<'a>(pub(super) Name<'a>);
 impl Exchange for Size<'_> {
     type Answer = Option<u64>;
     const SMALL: bool = true;
+    const READS: bool = true;
 
-    fn key(&self) -> Option<&[u8]> {
-        Some(self.0.key.as_str().as_bytes())
+    fn name(&self) -> Option<[&str; 3]> {
+        Some(self.0.parts(METADATA))
     }
 
     /// `MGET` gives null for a value that is not a string, where `GET` gives an error.

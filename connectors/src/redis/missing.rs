@@ -123,9 +123,10 @@ impl Exchange for Check<'_> {
     const SMALL: bool = true;
     const REPEATABLE: bool = false;
 
-    fn key(&self) -> Option<&[u8]> {
+    fn name(&self) -> Option<[&str; 3]> {
         match self {
-            Self::Type { name, .. } | Self::Remove { name, .. } => Some(name.key.as_str().as_bytes()),
+            Self::Type { name, suffix } => Some(name.parts(suffix)),
+            Self::Remove { name, there, .. } => Some(name.parts(there)),
         }
     }
 

@@ -1,9 +1,9 @@
 use std::path::PathBuf;
 
-use connector_core::{ConnectorContext, ConnectorOptions, Error, ErrorKind, RemoteUrl, Result, connector_options};
+use connector_core::{ConnectorContext, ConnectorOptions, Error, ErrorKind, HostPort, RemoteUrl, Result, connector_options};
 use percent_encoding::percent_decode_str;
 
-use crate::resp_wire::{Address, PORT, WireOptions, WireSettings, check_range, database_in};
+use crate::resp_wire::{Address, PORT, Servers, WireOptions, WireSettings, check_range, database_in};
 
 /// Options of `redis://` and `unix://`.
 #[connector_options]
@@ -61,7 +61,7 @@ impl RedisOptions {
         self.check()?;
         let url = self.server(ctx)?;
         let database = self.database(&url)?;
-        let wire = self.wire.clone().wire(&url, address(&url)?, database)?;
+        let wire = self.wire.clone().wire(&url, servers(&url)?, database)?;
         Ok(WireOptions { transactions: self.ttl_sec.is_some(), ..wire })
     }
 
@@ -118,7 +118,19 @@ impl RedisOptions {
 
 /// Whether the URL names a server.
 fn is_server(url: &RemoteUrl) -> bool {
-    matches!(url.scheme(), "redis" | "unix")
+    matches!(url.scheme(), "redis" | "redis-sentinel" | "redis-cluster" | "unix")
+}
+
+fn servers(url: &RemoteUrl) -> Result<Servers> {
+    let all = |port| {
+        let one = |one: &HostPort| Address::Tcp { host: one.host.clone(), port: one.port.unwrap_or(port) };
+        url.hosts().iter().map(one).collect()
+    };
+    match url.scheme() {
+        "redis-sentinel" => Ok(Servers::Sentinel(all(26379))),
+        "redis-cluster" => Ok(Servers::Cluster(all(PORT))),
+        _ => address(url).map(Servers::One),
+    }
 }
 
 fn address(url: &RemoteUrl) -> Result<Address> {

@@ -18,9 +18,10 @@ pub(super) struct Get<'a, D> {
 impl<D: Destination> Exchange for Get<'_, D> {
     /// `None` is a miss.
     type Answer = Option<D::Chunk>;
+    const READS: bool = true;
 
-    fn key(&self) -> Option<&[u8]> {
-        Some(self.name.key.as_str().as_bytes())
+    fn name(&self) -> Option<[&str; 3]> {
+        Some(self.name.parts(""))
     }
 
     fn request<'a>(&'a self, request: &mut Request<'a>) {
@@ -63,8 +64,8 @@ pub(super) struct Put<'a> {
 impl Exchange for Put<'_> {
     type Answer = ();
 
-    fn key(&self) -> Option<&[u8]> {
-        Some(self.name.key.as_str().as_bytes())
+    fn name(&self) -> Option<[&str; 3]> {
+        Some(self.name.parts(""))
     }
 
     fn request<'a>(&'a self, request: &mut Request<'a>) {
@@ -89,9 +90,10 @@ pub(super) struct Length<'a> {
 impl Exchange for Length<'_> {
     type Answer = Option<ChunkLayout>;
     const SMALL: bool = true;
+    const READS: bool = true;
 
-    fn key(&self) -> Option<&[u8]> {
-        Some(self.name.key.as_str().as_bytes())
+    fn name(&self) -> Option<[&str; 3]> {
+        Some(self.name.parts(""))
     }
 
     /// A missing key has the length 0.
@@ -113,9 +115,10 @@ pub(super) struct Size<'a>(pub(super) Name<'a>);
 impl Exchange for Size<'_> {
     type Answer = Option<usize>;
     const SMALL: bool = true;
+    const READS: bool = true;
 
-    fn key(&self) -> Option<&[u8]> {
-        Some(self.0.key.as_str().as_bytes())
+    fn name(&self) -> Option<[&str; 3]> {
+        Some(self.0.parts(""))
     }
 
     fn request<'a>(&'a self, request: &mut Request<'a>) {

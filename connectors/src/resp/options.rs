@@ -1,6 +1,6 @@
 use connector_core::{ConnectorContext, ConnectorOptions, Error, ErrorKind, Result, connector_options};
 
-use crate::resp_wire::{Address, PORT, WireOptions, WireSettings, database_in};
+use crate::resp_wire::{Address, PORT, Servers, WireOptions, WireSettings, database_in};
 
 /// Options of `resp://`. The environment's `LMCACHE_RESP_USERNAME` and `LMCACHE_RESP_PASSWORD` set user and password, too; the
 /// URL and the options win.
@@ -50,6 +50,6 @@ impl RespOptions {
             login.password = login.password.take().or_else(|| variable("LMCACHE_RESP_PASSWORD"));
         }
         let in_url = if url.scheme() == "resp" { database_in(url, "database")? } else { None };
-        self.wire.wire(url, address, in_url.or(self.database).unwrap_or(0))
+        self.wire.wire(url, Servers::One(address), in_url.or(self.database).unwrap_or(0))
     }
 }

@@ -33,19 +33,19 @@ pub(super) fn runtime_for_sockets(handle: &Handle) -> Result<Handle> {
 /// # Errors
 /// `Unavailable`, `Denied`. `InvalidOption` for a database that the server does not have.
 pub(super) async fn connect(
+    address: &Address,
     options: &WireOptions,
     login: &Login,
     sockets: &Handle,
     buffer_len: usize,
     progress: &Arc<AtomicUsize>,
 ) -> Result<Connection> {
-    let address = &options.address;
     let timeouts = Timeouts { connect: options.connect_timeout, io: options.io_timeout };
     let connected = Transport::connect(address, sockets, timeouts).await;
     let transport = connected.map_err(|e| not_reached(e, address))?;
     let reader = ReplyReader::new(options.limits, buffer_len);
     let mut connection = Connection::new(transport, reader, address, options.io_timeout, progress);
-    Greeting { connection: &mut connection, options, login }.greet().await?;
+    Greeting { connection: &mut connection, address, options, login }.greet().await?;
     Ok(connection)
 }
 
@@ -67,6 +67,7 @@ fn not_reached(e: io::Error, address: &Address) -> Error {
 /// The first commands on a connection.
 struct Greeting<'a> {
     connection: &'a mut Connection,
+    address: &'a Address,
     options: &'a WireOptions,
     login: &'a Login,
 }
@@ -124,7 +125,7 @@ impl Greeting<'_> {
                     Protocol::Auto => Ok(false),
                     _ if e.kind() == ErrorKind::Denied => Err(e),
                     _ => {
-                        let why = format!("the server at {} does not speak RESP3", self.options.address);
+                        let why = format!("the server at {} does not speak RESP3", self.address);
                         Err(Error::new(ErrorKind::Unsupported, why).with_hint("leave out `protocol=3`"))
                     }
                 }
@@ -182,7 +183,7 @@ impl Greeting<'_> {
                 .with_hint("name a database that the server has: 0, or a number below its setting `databases`"),
             _ => e,
         };
-        Err(e.at(format_args!("database {database} at {}", self.options.address)))
+        Err(e.at(format_args!("database {database} at {}", self.address)))
     }
 
     /// An empty transaction, to check that the user may run one. A server that refuses `MULTI` runs the commands behind
@@ -204,7 +205,7 @@ impl Greeting<'_> {
         match self.connection.reply().await {
             // `e` is not the source: it quotes the answer, which may quote the password.
             Err(e) if e.kind() == ErrorKind::Corrupt => {
-                Err(not_a_server(self.connection.unread(), self.options, self.login))
+                Err(not_a_server(self.connection.unread(), self.address, self.login))
             }
             Err(e) if e.kind() == ErrorKind::Unavailable => {
                 Err(e.with_hint("is it a redis or valkey server without TLS, and below its limit of clients?"))
@@ -224,7 +225,7 @@ impl Greeting<'_> {
             Reply::Map(_) => b"a map",
             Reply::Null | Reply::Int(_) | Reply::Bool(_) | Reply::Double(_) => b"a value that is not text",
         };
-        not_a_server(shown, self.options, self.login)
+        not_a_server(shown, self.address, self.login)
     }
 }
 
@@ -243,12 +244,12 @@ fn is_text(reply: &Reply, text: &[u8]) -> bool {
     matches!(reply, Reply::Bulk(bytes) | Reply::Simple(bytes) if bytes == text)
 }
 
-fn not_a_server(answer: &[u8], options: &WireOptions, login: &Login) -> Error {
+fn not_a_server(answer: &[u8], address: &Address, login: &Login) -> Error {
     let shown = match quotes_password(answer, login) {
         true => "text that holds the password".to_owned(),
         false => shorten(&answer[..answer.len().min(64)]),
     };
-    Error::new(ErrorKind::Unavailable, format!("{} is not a RESP server: it answers `{shown}`", options.address))
+    Error::new(ErrorKind::Unavailable, format!("{address} is not a RESP server: it answers `{shown}`"))
         .with_hint("name host and port of a redis or valkey server")
 }
 
@@ -285,13 +286,17 @@ fn quotes_password(text: &[u8], login: &Login) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resp_wire::WireSettings;
+    use crate::resp_wire::{Servers, WireSettings};
+
+    fn address() -> Address {
+        Address::Tcp { host: "h".into(), port: 1 }
+    }
 
     fn with_password(password: &str) -> WireOptions {
         let mut settings = WireSettings::default();
         settings.login.password = Some(password.into());
         let url = connector_core::RemoteUrl::parse("resp://h:1").unwrap();
-        settings.wire(&url, Address::Tcp { host: "h".into(), port: 1 }, 0).unwrap()
+        settings.wire(&url, Servers::One(address()), 0).unwrap()
     }
 
     #[test]
@@ -307,7 +312,7 @@ mod tests {
         ] {
             let options = with_password(password);
             let login = &options.login;
-            for e in [refused(text.as_bytes(), login), not_a_server(text.as_bytes(), &options, login)] {
+            for e in [refused(text.as_bytes(), login), not_a_server(text.as_bytes(), &address(), login)] {
                 let shown = format!("{e} {e:?}");
                 let part = &password[..password.len().min(4)];
                 assert!(password == "x" || !shown.contains(part), "{password}: {shown}");

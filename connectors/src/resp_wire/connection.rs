@@ -11,7 +11,7 @@ use std::time::Duration;
 use connector_core::{ChunkLayout, Error, ErrorKind, Result};
 use tokio::time::{Instant, Sleep};
 
-use super::errors::{bad_reply, ends_connection, hung_up, is_elsewhere, server_error, unavailable};
+use super::errors::{Elsewhere, bad_reply, ends_connection, hung_up, server_error, unavailable};
 use super::memory::Destination;
 use super::reply::{BadReply, Reply, ReplyReader, ReplyStart};
 use super::request::Request;
@@ -37,8 +37,10 @@ pub(crate) struct Connection {
     failed: bool,
     /// The server hung up while a request was sent. The replies before that are still to be read.
     write_failure: Option<Error>,
-    /// Whether the server said that it may not be the right one any more.
-    elsewhere: bool,
+    /// What the last error said about the way of its request.
+    elsewhere: Option<Elsewhere>,
+    /// Whether the server said in this call that it may not be the right one any more.
+    doubtful: bool,
 }
 
 /// The time that a call waited for a socket, and the bytes that it moved. Bounds a call whose server sends a byte now
@@ -80,7 +82,8 @@ impl Connection {
             progress: progress.clone(),
             failed: false,
             write_failure: None,
-            elsewhere: false,
+            elsewhere: None,
+            doubtful: false,
         }
     }
 
@@ -90,8 +93,13 @@ impl Connection {
     }
 
     /// Whether the server said that it may not be the right one any more.
-    pub(super) fn is_elsewhere(&self) -> bool {
-        self.elsewhere
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.doubtful
+    }
+
+    /// What the errors since the last call of this said about the way of their request.
+    pub(super) fn take_elsewhere(&mut self) -> Option<Elsewhere> {
+        self.elsewhere.take()
     }
 
     /// Whether the connection still works after an idle time. Its runtime must run, and the server must not have hung
@@ -104,7 +112,8 @@ impl Connection {
     pub(super) fn start_call(&mut self, spent: Spent) {
         self.spent = spent;
         // An error during the greeting does not count, because the greeting then tries another way.
-        self.elsewhere = false;
+        self.elsewhere = None;
+        self.doubtful = false;
     }
 
     /// The time and bytes of the current call.
@@ -172,7 +181,10 @@ impl Connection {
     fn answered(&mut self, reply: &Reply) -> Result<()> {
         self.unanswered = self.unanswered.saturating_sub(1);
         let Reply::Error(text) = reply else { return Ok(()) };
-        self.elsewhere |= is_elsewhere(text);
+        if let Some(elsewhere) = Elsewhere::of(text, &self.address) {
+            self.doubtful |= elsewhere == Elsewhere::Changing;
+            self.elsewhere = Some(elsewhere);
+        }
         if ends_connection(text) {
             self.failed = true;
             return Err(server_error(text));

@@ -78,11 +78,42 @@ pub(super) fn is_wrong_password(text: &[u8]) -> bool {
         || contains(text, b"invalid username-password")
 }
 
-/// Whether the server may not be the right one any more, or not yet: a failover, a start, another login. The next call
-/// connects anew.
-pub(super) fn is_elsewhere(text: &[u8]) -> bool {
-    let code = text.split(|b| *b == b' ').next().unwrap_or_default();
-    [&b"READONLY"[..], b"LOADING", b"MASTERDOWN", b"CLUSTERDOWN", b"TRYAGAIN", b"NOREPLICAS", b"NOAUTH"].contains(&code)
+/// The meaning of an error for the way of the request: another server has the name, or the servers are changing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Elsewhere {
+    /// `MOVED slot host:port`: another server has the slot. An empty host is the one that answered.
+    Moved { slot: u16, to: Address },
+    /// `ASK slot host:port`: another server has this name while the slot moves there.
+    Ask { to: Address },
+    /// The server may not be the right one any more, or not yet: a failover, a start, another login.
+    Changing,
+    /// No connection to the server, so it did nothing.
+    Lost,
+}
+
+impl Elsewhere {
+    /// `asked` is the server that answered with the error.
+    pub(super) fn of(text: &[u8], asked: &Address) -> Option<Self> {
+        match code(text) {
+            b"MOVED" | b"ASK" => redirection(text, asked),
+            b"READONLY" | b"LOADING" | b"MASTERDOWN" | b"CLUSTERDOWN" | b"TRYAGAIN" | b"NOREPLICAS" | b"NOAUTH" => {
+                Some(Self::Changing)
+            }
+            _ => None,
+        }
+    }
+}
+
+fn redirection(text: &[u8], asked: &Address) -> Option<Elsewhere> {
+    let mut words = str::from_utf8(text).ok()?.split(' ');
+    let (code, slot, place) = (words.next()?, words.next()?.parse().ok()?, words.next()?);
+    let (host, port) = place.rsplit_once(':')?;
+    let host = match (host.trim_start_matches('[').trim_end_matches(']'), asked) {
+        ("", Address::Tcp { host, .. }) => host,
+        (host, _) => host,
+    };
+    let to = Address::Tcp { host: host.to_owned(), port: port.parse().ok()? };
+    Some(if code == "ASK" { Elsewhere::Ask { to } } else { Elsewhere::Moved { slot, to } })
 }
 
 /// Checks that the reply is this word.

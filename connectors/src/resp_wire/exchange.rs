@@ -3,18 +3,19 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use connector_core::{CacheKey, Connect, ConnectorContext, Error, ErrorKind, Result};
 use futures::stream::{FuturesUnordered, StreamExt};
 
 use super::connection::Connection;
-use super::errors::expect_word;
+use super::errors::{Elsewhere, expect_word};
 use super::name::Name;
 use super::options::WireOptions;
 use super::request::Request;
-use super::topology::{Lease, Server, Topology};
+use super::server::{Lease, Server};
+use super::topology::{Route, Topology};
 
 /// One request to a server, and its answer.
 pub(crate) trait Exchange: Send {
@@ -28,8 +29,11 @@ pub(crate) trait Exchange: Send {
     /// removal: the first one may still run after a later put.
     const REPEATABLE: bool = true;
 
-    /// The key, which selects the server. `None` if any server can answer.
-    fn key(&self) -> Option<&[u8]>;
+    /// Whether it changes nothing, so that a replica may answer.
+    const READS: bool = false;
+
+    /// The parts of the name that selects the server; the first name of several. `None` if any server can answer.
+    fn name(&self) -> Option<[&str; 3]>;
 
     /// Adds the commands: one or more.
     fn request<'a>(&'a self, request: &mut Request<'a>);
@@ -64,20 +68,35 @@ const SMALL_AHEAD: usize = 512;
 /// The servers of one store. A call does its I/O in its own future, on a connection that no other call uses
 /// meanwhile. A dropped call closes its connection, so no other task ever touches its memory.
 pub(crate) struct Wire {
-    options: WireOptions,
+    options: Arc<WireOptions>,
     topology: Topology,
 }
 
-/// Exchanges with their indexes in the answers.
-type Items<E> = VecDeque<(usize, E)>;
+/// An exchange of a batch.
+struct Item<E> {
+    /// Its index in the answers.
+    at: usize,
+    exchange: E,
+    /// Its way, once a server has sent it elsewhere.
+    route: Option<Route>,
+    /// How often a server has sent it elsewhere.
+    hops: u32,
+}
+
+/// Exchanges in order.
+type Items<E> = VecDeque<Item<E>>;
 
 /// The exchanges of one server. Several connections take them from one queue.
 struct Batch<'a, E: Exchange> {
-    server: &'a Server,
+    server: Arc<Server>,
     queue: Mutex<Items<E>>,
     /// The number of connections.
     width: usize,
     answers: &'a Answers<E::Answer>,
+    /// Exchanges that the server sent elsewhere. Each has an answer, which stands if there is no other way.
+    elsewhere: Mutex<Vec<(Item<E>, Elsewhere)>>,
+    /// Why a connection ended early.
+    failure: Mutex<Option<Error>>,
     /// The length of the shortest chunk that the server refused because of its length, and the error.
     too_large: Mutex<Option<(usize, Error)>>,
 }
@@ -90,11 +109,12 @@ impl Wire {
     /// # Errors
     /// `Unavailable`, `Timeout`, `Denied`. For a server of another protocol, `Unavailable` and permanent.
     pub(crate) async fn open(options: WireOptions, ctx: &ConnectorContext) -> Result<Self> {
-        let topology = Topology::Single(Server::new(options.clone(), ctx.handle())?);
+        let options = Arc::new(options);
         let is_lazy = ctx.connect() == Connect::Lazy;
         let limit = if is_lazy { options.connect_timeout.min(LAZY_OPEN) } else { options.connect_timeout };
-        match topology.server(None).lease_within(true, limit).await {
-            Ok(lease) => lease.give_back(),
+        let topology = Topology::new(&options, ctx)?;
+        match topology.connect(limit).await {
+            Ok(()) => {}
             Err(e) if is_lazy && e.is_temporary() => {
                 tracing::warn!(
                     connector = ctx.connector_name(),
@@ -139,7 +159,7 @@ impl Wire {
 
     /// Closes idle connections now, and each one in use when its call ends. Later calls fail with `Closed`.
     pub(crate) fn close(&self) {
-        self.topology.servers().for_each(Server::close);
+        self.topology.close();
     }
 
     /// Runs one exchange.
@@ -147,44 +167,94 @@ impl Wire {
     /// # Errors
     /// The exchange's own, and `Unavailable`, `Timeout`, `Corrupt` if the connection fails.
     pub(crate) async fn exchange<E: Exchange>(&self, mut item: E) -> Result<E::Answer> {
-        let server = self.topology.server(item.key());
-        let _share = if E::SMALL { None } else { server.share(item.expected_len()).await? };
-        let mut lease = server.lease(E::SMALL).await?;
+        let (mut route, mut hops) = (self.topology.route(item.name(), E::READS).await?, 0);
         loop {
-            let before = lease.connection.received();
-            match ask(&mut lease.connection, &mut item).await {
-                Ok((sent, answer)) => {
-                    server.remember_len(sent.max(lease.connection.received_since(before)));
-                    lease.give_back();
-                    return answer;
-                }
-                Err(e) if E::REPEATABLE && lease.was_stale(&e) => lease = lease.renew().await?,
-                Err(e) => {
-                    lease.failed(&e);
-                    return Err(e);
-                }
+            let (answer, elsewhere) = exchange_at(&route, &mut item).await;
+            let Some(elsewhere) = elsewhere else { return answer };
+            match self.topology.next_route(item.name(), &route, &elsewhere, hops).await {
+                Some(next) => (route, hops) = (next, hops + 1),
+                None => return answer,
             }
         }
+    }
+
+    /// Runs one exchange with this server, which [`servers`](Self::servers) gave.
+    ///
+    /// # Errors
+    /// As [`exchange`](Self::exchange).
+    pub(crate) async fn exchange_with<E: Exchange>(&self, server: &Arc<Server>, mut item: E) -> Result<E::Answer> {
+        exchange_at(&Route::to(server), &mut item).await.0
+    }
+
+    /// The servers that have the names of the store, each name on one of them.
+    ///
+    /// # Errors
+    /// As [`exchange`](Self::exchange), if they are not known yet.
+    pub(crate) async fn servers(&self) -> Result<Vec<Arc<Server>>> {
+        self.topology.servers().await
     }
 
     /// Runs many exchanges, with several requests in flight on each connection. Chunks go over several connections.
     /// The answers are in the order of the items.
     pub(crate) async fn exchange_all<E: Exchange>(&self, items: Vec<E>) -> Vec<Result<E::Answer>> {
         let answers = Answers(Mutex::new(items.iter().map(|_| None).collect()));
-        let batches: Vec<Batch<'_, E>> = self.topology.batches(items).map(|b| Batch::new(b.0, b.1, &answers)).collect();
+        let start = |(at, exchange)| Item { at, exchange, route: None, hops: 0 };
+        let mut left: Vec<Item<E>> = items.into_iter().enumerate().map(start).collect();
+        while !left.is_empty() {
+            left = self.run(left, &answers).await;
+        }
+        let answers = answers.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(Error::closed()))).collect()
+    }
+
+    /// Runs the exchanges with their servers, at the same time. Returns the ones that another server must answer.
+    async fn run<E: Exchange>(&self, items: Vec<Item<E>>, answers: &Answers<E::Answer>) -> Vec<Item<E>> {
+        let batches = self.batches(items, answers).await;
         // `FuturesUnordered` polls only woken futures; `join_all` polls all of a few.
         let mut working: FuturesUnordered<_> =
-            batches.iter().flat_map(|batch| (0..batch.width).map(|_| batch.work())).collect();
-        let mut failure = None;
-        while let Some(ended) = working.next().await {
-            failure = failure.or(ended.err());
-        }
+            batches.iter().flat_map(|batch| (0..batch.width).map(move |_| batch.work_or_fail())).collect();
+        while working.next().await.is_some() {}
         drop(working);
-        drop(batches);
-        // The items without an answer found no connection.
-        let left = || failure.as_ref().map_or_else(Error::closed, Error::clone);
-        let answers = answers.0.into_inner().unwrap_or_else(PoisonError::into_inner);
-        answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(left()))).collect()
+        let mut again = Vec::new();
+        for batch in batches {
+            let server = batch.server.clone();
+            for (item, elsewhere) in batch.left() {
+                let route = item.route.clone().unwrap_or_else(|| Route::to(&server));
+                if let Some(next) = self.topology.next_route(item.exchange.name(), &route, &elsewhere, item.hops).await
+                {
+                    again.push(Item { route: Some(next), hops: item.hops + 1, ..item });
+                }
+            }
+        }
+        again
+    }
+
+    /// The exchanges of each server. The ones without a server have an answer then.
+    async fn batches<'a, E: Exchange>(
+        &self,
+        items: Vec<Item<E>>,
+        answers: &'a Answers<E::Answer>,
+    ) -> Vec<Batch<'a, E>> {
+        let mut servers: Vec<(Arc<Server>, Items<E>)> = Vec::new();
+        for mut item in items {
+            let route = match item.route.take() {
+                Some(route) => route,
+                None => match self.topology.route(item.exchange.name(), E::READS).await {
+                    Ok(route) => route,
+                    Err(e) => {
+                        answers.put(item.at, Err(e));
+                        continue;
+                    }
+                },
+            };
+            let server = route.server.clone();
+            item.route = Some(route);
+            match servers.iter_mut().find(|(known, _)| Arc::ptr_eq(known, &server)) {
+                Some((_, items)) => items.push_back(item),
+                None => servers.push((server, VecDeque::from([item]))),
+            }
+        }
+        servers.into_iter().map(|(server, items)| Batch::new(server, items, answers)).collect()
     }
 
     /// As [`exchange_all`](Self::exchange_all), for the items that are not errors.
@@ -204,7 +274,10 @@ impl Wire {
     /// # Errors
     /// As [`exchange`](Self::exchange).
     pub(crate) async fn ping(&self) -> Result<()> {
-        self.exchange(Ping).await
+        for server in self.servers().await? {
+            self.exchange_with(&server, Ping).await?;
+        }
+        Ok(())
     }
 }
 
@@ -214,7 +287,7 @@ impl Exchange for Ping {
     type Answer = ();
     const SMALL: bool = true;
 
-    fn key(&self) -> Option<&[u8]> {
+    fn name(&self) -> Option<[&str; 3]> {
         None
     }
 
@@ -228,14 +301,34 @@ impl Exchange for Ping {
 }
 
 impl<'a, E: Exchange> Batch<'a, E> {
-    fn new(server: &'a Server, items: Vec<(usize, E)>, answers: &'a Answers<E::Answer>) -> Self {
-        let expected = items.first().map_or(0, |(_, item)| item.expected_len());
-        let width = if E::SMALL { items.len().min(1) } else { server.width(items.len(), expected) };
-        Self { server, queue: Mutex::new(items.into()), width, answers, too_large: Mutex::default() }
+    fn new(server: Arc<Server>, queue: Items<E>, answers: &'a Answers<E::Answer>) -> Self {
+        let expected = queue.front().map_or(0, |item| item.exchange.expected_len());
+        let width = if E::SMALL { queue.len().min(1) } else { server.width(queue.len(), expected) };
+        let queue = Mutex::new(queue);
+        let (elsewhere, failure, too_large) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { server, queue, width, answers, elsewhere, failure, too_large }
     }
 
-    async fn lease(&self) -> Result<Lease<'a>> {
+    async fn lease(&self) -> Result<Lease<'_>> {
         self.server.lease(E::SMALL).await
+    }
+
+    /// [`work`](Self::work), whose error waits for the other connections.
+    async fn work_or_fail(&self) {
+        if let Err(e) = self.work().await {
+            self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
+        }
+    }
+
+    /// The items that another server may answer. The items that found no connection are among them.
+    fn left(self) -> Vec<(Item<E>, Elsewhere)> {
+        let failure = self.failure.into_inner().unwrap_or_else(PoisonError::into_inner).unwrap_or_else(Error::closed);
+        let mut left = self.elsewhere.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for item in self.queue.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            self.answers.put(item.at, Err(failure.clone()));
+            left.push((item, Elsewhere::Lost));
+        }
+        left
     }
 
     /// Processes a part of the queue on one connection.
@@ -274,12 +367,15 @@ impl<'a, E: Exchange> Batch<'a, E> {
                     }
                 }
             }
-            let Some((at, item)) = sent.front_mut() else { continue };
+            let Some(item) = sent.front_mut() else { continue };
             let before = lease.connection.received();
             match item.read(&mut lease.connection).await {
                 Ok(answer) => {
-                    self.answers.put(*at, answer);
-                    sent.pop_front();
+                    self.answers.put(item.at, answer);
+                    let answered = sent.pop_front();
+                    if let (Some(elsewhere), Some(item)) = (lease.connection.take_elsewhere(), answered) {
+                        self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner).push((item, elsewhere));
+                    }
                     alone = alone.saturating_sub(1);
                     if !E::SMALL {
                         let reply_len = lease.connection.received_since(before);
@@ -300,7 +396,7 @@ impl<'a, E: Exchange> Batch<'a, E> {
     fn take(&self, n: usize, to: &mut Items<E>) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((len, e)) = &*self.too_large.lock().unwrap_or_else(PoisonError::into_inner) {
-            let is_refused = |item: &(usize, E)| item.1.expected_len() >= *len;
+            let is_refused = |item: &Item<E>| item.exchange.expected_len() >= *len;
             let (refused, rest) = std::mem::take(&mut *queue).into_iter().partition::<Items<E>, _>(is_refused);
             self.fail(refused.into_iter(), e);
             *queue = rest;
@@ -314,13 +410,13 @@ impl<'a, E: Exchange> Batch<'a, E> {
     ///
     /// # Errors
     /// If the others failed, too.
-    async fn after_failure(
+    async fn after_failure<'l>(
         &self,
-        lease: Lease<'a>,
+        lease: Lease<'l>,
         e: Error,
         sent: &mut Items<E>,
         (renewals, alone): (&mut Range<u32>, &mut usize),
-    ) -> Result<Lease<'a>> {
+    ) -> Result<Lease<'l>> {
         lease.failed(&e);
         let was_stale = E::REPEATABLE && lease.was_stale(&e);
         let failed = match e.kind() {
@@ -336,9 +432,9 @@ impl<'a, E: Exchange> Batch<'a, E> {
             _ => 1,
         };
         if e.kind() == ErrorKind::TooLarge
-            && let Some((_, item)) = sent.front()
+            && let Some(item) = sent.front()
         {
-            let len = item.expected_len();
+            let len = item.exchange.expected_len();
             let mut too_large = self.too_large.lock().unwrap_or_else(PoisonError::into_inner);
             if too_large.as_ref().is_none_or(|(least, _)| len < *least) {
                 *too_large = Some((len, e.clone()));
@@ -356,8 +452,8 @@ impl<'a, E: Exchange> Batch<'a, E> {
         Ok(lease)
     }
 
-    fn fail(&self, items: impl Iterator<Item = (usize, E)>, e: &Error) {
-        items.for_each(|(at, _)| self.answers.put(at, Err(e.clone())));
+    fn fail(&self, items: impl Iterator<Item = Item<E>>, e: &Error) {
+        items.for_each(|item| self.answers.put(item.at, Err(e.clone())));
     }
 }
 
@@ -367,23 +463,84 @@ impl<A> Answers<A> {
     }
 }
 
+impl<E: Exchange> Item<E> {
+    fn is_asking(&self) -> bool {
+        self.route.as_ref().is_some_and(|route| route.asking)
+    }
+
+    async fn read(&mut self, connection: &mut Connection) -> Result<Result<E::Answer>> {
+        read(self.is_asking(), &mut self.exchange, connection).await
+    }
+}
+
+/// The answer of the route's server, and what it says about the way.
+async fn exchange_at<E: Exchange>(route: &Route, item: &mut E) -> (Result<E::Answer>, Option<Elsewhere>) {
+    let server = &route.server;
+    let leased = async {
+        let share = if E::SMALL { None } else { server.share(item.expected_len()).await? };
+        Ok((share, server.lease(E::SMALL).await?))
+    };
+    let (_share, mut lease) = match leased.await {
+        Ok(leased) => leased,
+        Err(e) => return (Err(e), Some(Elsewhere::Lost)),
+    };
+    loop {
+        let before = lease.connection.received();
+        match ask(route.asking, &mut lease.connection, item).await {
+            Ok((sent, answer)) => {
+                server.remember_len(sent.max(lease.connection.received_since(before)));
+                let elsewhere = lease.connection.take_elsewhere();
+                lease.give_back();
+                return (answer, elsewhere);
+            }
+            Err(e) if E::REPEATABLE && lease.was_stale(&e) => match lease.renew().await {
+                Ok(renewed) => lease = renewed,
+                Err(e) => return (Err(e), Some(Elsewhere::Lost)),
+            },
+            Err(e) => {
+                lease.failed(&e);
+                return (Err(e), None);
+            }
+        }
+    }
+}
+
 /// The bytes sent, and the answer.
-async fn ask<E: Exchange>(connection: &mut Connection, item: &mut E) -> Result<(usize, Result<E::Answer>)> {
+async fn ask<E: Exchange>(
+    asking: bool,
+    connection: &mut Connection,
+    item: &mut E,
+) -> Result<(usize, Result<E::Answer>)> {
     let mut request = Request::new();
-    item.request(&mut request);
+    add(asking, item, &mut request);
     connection.send(&request).await?;
     let sent = request.len();
     drop(request);
-    Ok((sent, item.read(connection).await?))
+    Ok((sent, read(asking, item, connection).await?))
 }
 
 /// Sends the requests of all items together. Returns their bytes.
 async fn send<'a, E: Exchange + 'a>(
     connection: &mut Connection,
-    items: impl Iterator<Item = &'a (usize, E)>,
+    items: impl Iterator<Item = &'a Item<E>>,
 ) -> Result<usize> {
     let mut request = Request::new();
-    items.for_each(|(_, item)| item.request(&mut request));
+    items.for_each(|item| add(item.is_asking(), &item.exchange, &mut request));
     connection.send(&request).await?;
     Ok(request.len())
+}
+
+fn add<'a, E: Exchange>(asking: bool, item: &'a E, request: &mut Request<'a>) {
+    if asking {
+        request.command(&["ASKING".into()]);
+    }
+    item.request(request);
+}
+
+async fn read<E: Exchange>(asking: bool, item: &mut E, connection: &mut Connection) -> Result<Result<E::Answer>> {
+    if asking {
+        // A refusal shows in the answer to the request.
+        connection.reply().await?;
+    }
+    item.read(connection).await
 }

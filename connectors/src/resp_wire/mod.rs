@@ -4,7 +4,10 @@
 //! | file | content |
 //! |---|---|
 //! | `exchange` | [`Exchange`]: a request and its answer; [`Wire`], which runs one or many |
-//! | `topology` | the server of a key, and its pools of connections |
+//! | `topology` | the servers of a store, and the server of each name |
+//! | `sentinel` | the master that sentinels name, and its replicas |
+//! | `cluster` | the nodes of a cluster, and the slots of each |
+//! | `server` | one server, and its pools of connections |
 //! | `connection` | one connection: requests, replies, chunks, timeouts |
 //! | `memory` | reads a payload into a chunk's memory |
 //! | `reach` | whether the server can be reached; one attempt to connect at a time while it cannot |
@@ -18,6 +21,7 @@
 //! | `errors` | the meaning of a server's errors |
 //! | `options` | the options that both stores share |
 
+mod cluster;
 mod connect;
 mod connection;
 mod errors;
@@ -32,6 +36,8 @@ mod remove;
 pub mod reply;
 mod request;
 pub(crate) mod scan;
+mod sentinel;
+mod server;
 mod topology;
 mod transport;
 
@@ -46,7 +52,7 @@ pub(crate) use memory::Destination;
 pub(crate) use name::{Name, Slots};
 #[cfg(feature = "redis")]
 pub(crate) use options::check_range;
-pub(crate) use options::{PORT, WireOptions, WireSettings, database_in};
+pub(crate) use options::{PORT, Servers, WireOptions, WireSettings, database_in};
 pub(crate) use remove::Remover;
 pub(crate) use reply::{Reply, ReplyStart};
 pub(crate) use request::{Arg, Request};

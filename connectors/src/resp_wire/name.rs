@@ -20,7 +20,12 @@ pub(crate) struct Name<'a> {
 impl<'a> Name<'a> {
     /// The name of the chunk's value with this suffix.
     pub(crate) fn with(self, suffix: &'a str) -> Arg<'a> {
-        Arg::Name([self.prefix, self.key.as_str(), suffix])
+        Arg::Name(self.parts(suffix))
+    }
+
+    /// The parts of that name.
+    pub(crate) fn parts(self, suffix: &'a str) -> [&'a str; 3] {
+        [self.prefix, self.key.as_str(), suffix]
     }
 }
 

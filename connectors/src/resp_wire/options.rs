@@ -12,8 +12,8 @@ use super::transport::Address;
 /// The checked options of a [`Wire`](super::Wire). Without `Debug`: they hold a password.
 #[derive(Clone)]
 pub(crate) struct WireOptions {
-    /// Where the server listens.
-    pub(crate) address: Address,
+    /// Where the servers listen.
+    pub(crate) servers: Servers,
     /// The user and the password of the server's access list.
     pub(crate) login: Login,
     /// Number of the database.
@@ -34,6 +34,17 @@ pub(crate) struct WireOptions {
     pub(crate) limits: Limits,
     /// Whether each connection needs the right to transactions.
     pub(crate) transactions: bool,
+}
+
+/// The servers that a URL names.
+#[derive(Debug, Clone)]
+pub(crate) enum Servers {
+    /// One server has every key.
+    One(Address),
+    /// These sentinels name the master.
+    Sentinel(Vec<Address>),
+    /// These nodes know the other nodes of their cluster.
+    Cluster(Vec<Address>),
 }
 
 /// A version of the protocol.
@@ -107,11 +118,11 @@ impl fmt::Debug for WireSettings {
 }
 
 impl WireSettings {
-    /// The options of a wire to `address`. User and password of `url` win over the settings.
+    /// The options of a wire to `servers`. User and password of `url` win over the settings.
     ///
     /// # Errors
     /// `InvalidOption` for a value out of its range; those of [`Credentials::resolve`].
-    pub(crate) fn wire(self, url: &RemoteUrl, address: Address, database: u32) -> Result<WireOptions> {
+    pub(crate) fn wire(self, url: &RemoteUrl, servers: Servers, database: u32) -> Result<WireOptions> {
         let wrong = |why: String| Error::new(ErrorKind::InvalidOption, why);
         let protocol = match self.protocol.as_str() {
             "auto" => Protocol::Auto,
@@ -130,7 +141,7 @@ impl WireSettings {
         }
         let payload = usize::try_from(self.max_value_bytes).unwrap_or(usize::MAX);
         Ok(WireOptions {
-            address,
+            servers,
             login: self.login.resolve(url)?,
             database,
             prefix: self.namespace.map_or_else(String::new, |namespace| format!("{namespace}:")),

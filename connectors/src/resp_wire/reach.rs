@@ -11,13 +11,15 @@ use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::connect::{connect, runtime_for_sockets};
+use super::connect::connect;
 use super::connection::Connection;
 use super::options::WireOptions;
+use super::transport::Address;
 
 /// Opens the connections to a server.
 pub(super) struct Reach {
-    options: WireOptions,
+    address: Address,
+    options: Arc<WireOptions>,
     /// The runtime that waits for the sockets.
     sockets: Handle,
     /// The user and the password that the server accepted last.
@@ -54,15 +56,20 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(320);
 const PATIENCE: Duration = FIRST_PAUSE;
 
 impl Reach {
-    pub(super) fn new(options: WireOptions, handle: &Handle) -> Result<Arc<Self>> {
-        Ok(Arc::new(Self {
-            sockets: runtime_for_sockets(handle)?,
+    pub(super) fn new(address: Address, options: Arc<WireOptions>, sockets: Handle) -> Arc<Self> {
+        Arc::new(Self {
+            address,
+            sockets,
             login: Mutex::new(options.login.clone()),
             generation: AtomicUsize::new(0),
             options,
             state: Mutex::default(),
             turn: Semaphore::new(1),
-        }))
+        })
+    }
+
+    pub(super) fn address(&self) -> &Address {
+        &self.address
     }
 
     pub(super) fn options(&self) -> &WireOptions {
@@ -137,7 +144,7 @@ impl Reach {
     /// Connects. If the server refuses the password, and a file holds it, reads the file once more.
     async fn log_in(&self, buffer_len: usize, progress: &Arc<AtomicUsize>) -> Result<Connection> {
         let login = self.login().clone();
-        let connected = connect(&self.options, &login, &self.sockets, buffer_len, progress).await;
+        let connected = connect(&self.address, &self.options, &login, &self.sockets, buffer_len, progress).await;
         let denied = match connected {
             Err(e) if e.kind() == ErrorKind::Denied && login.is_in_a_file() => e,
             other => return other,
@@ -146,7 +153,7 @@ impl Reach {
         match tokio::task::spawn_blocking(move || login.reload()).await {
             Ok(Ok(new)) if new != old => {
                 *self.login() = new.clone();
-                connect(&self.options, &new, &self.sockets, buffer_len, progress).await
+                connect(&self.address, &self.options, &new, &self.sockets, buffer_len, progress).await
             }
             // The old login stands until the file can be read.
             Ok(Err(unreadable)) => Err(denied.with_hint(unreadable.message().to_owned())),
@@ -155,7 +162,7 @@ impl Reach {
     }
 
     fn timed_out(&self, limit: Duration) -> Error {
-        let why = format!("{} did not answer within {} ms", self.options.address, limit.as_millis());
+        let why = format!("{} did not answer within {} ms", self.address, limit.as_millis());
         Error::new(ErrorKind::Timeout, why).temporary(true).with_hint(
             "check the host and the firewall; is it a redis or valkey server without TLS? \
              `connect_timeout_ms` says how long to wait",

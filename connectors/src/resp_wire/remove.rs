@@ -73,8 +73,8 @@ impl Exchange for Remove<'_> {
     const SMALL: bool = true;
     const REPEATABLE: bool = false;
 
-    fn key(&self) -> Option<&[u8]> {
-        Some(self.name.key.as_str().as_bytes())
+    fn name(&self) -> Option<[&str; 3]> {
+        Some(self.name.parts(self.suffixes[0]))
     }
 
     fn request<'a>(&'a self, request: &mut Request<'a>) {

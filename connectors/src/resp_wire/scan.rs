@@ -47,7 +47,7 @@ impl Exchange for Page {
     type Answer = (Vec<u8>, Vec<Vec<u8>>);
     const SMALL: bool = true;
 
-    fn key(&self) -> Option<&[u8]> {
+    fn name(&self) -> Option<[&str; 3]> {
         None
     }
 

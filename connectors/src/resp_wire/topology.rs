@@ -1,379 +1,113 @@
-//! The servers of a store, and the connections to each: some for chunks, some for everything else.
+//! The servers of a store, and the server of each name.
 
-use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use connector_core::layer::local_wait;
-use connector_core::{Error, ErrorKind, Result, runtime};
-use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, SemaphorePermit, TryAcquireError};
-use tokio::time::{Instant, Timeout};
+use connector_core::{ConnectorContext, Result};
 
-use super::connection::{Connection, Spent};
-use super::errors::hung_up;
-use super::exchange::Exchange;
-use super::options::WireOptions;
-use super::reach::Reach;
+use super::cluster::Cluster;
+use super::connect::runtime_for_sockets;
+use super::errors::Elsewhere;
+use super::options::{Servers, WireOptions};
+use super::sentinel::Sentinel;
+use super::server::Server;
 
-/// The map from keys to servers. Stores and exchanges name only keys, so sentinel and cluster can be further
-/// variants.
+/// The map from names to servers. Stores and exchanges know only names.
 pub(super) enum Topology {
-    /// One server has every key.
-    Single(Server),
+    /// One server has every name.
+    Single(Arc<Server>),
+    /// The master that sentinels name, and its replicas.
+    Sentinel(Sentinel),
+    /// The nodes of a cluster.
+    Cluster(Cluster),
+}
+
+/// The way of a request.
+#[derive(Clone)]
+pub(super) struct Route {
+    pub(super) server: Arc<Server>,
+    /// Whether `ASKING` goes before the request, because the server does not own the slot yet.
+    pub(super) asking: bool,
+}
+
+impl Route {
+    pub(super) fn to(server: &Arc<Server>) -> Self {
+        Self { server: server.clone(), asking: false }
+    }
 }
 
 impl Topology {
-    /// The server that has the key; any server without one.
-    pub(super) fn server(&self, _key: Option<&[u8]>) -> &Server {
-        match self {
-            Self::Single(server) => server,
-        }
-    }
-
-    /// All servers.
-    pub(super) fn servers(&self) -> impl Iterator<Item = &Server> {
-        match self {
-            Self::Single(server) => std::iter::once(server),
-        }
-    }
-
-    /// The items of each server, with their places in `items`.
-    pub(super) fn batches<E: Exchange>(&self, items: Vec<E>) -> impl Iterator<Item = (&Server, Vec<(usize, E)>)> {
-        match self {
-            Self::Single(server) => std::iter::once((server, items.into_iter().enumerate().collect())),
-        }
-    }
-}
-
-/// One server.
-pub(super) struct Server {
-    reach: Arc<Reach>,
-    /// Connections for chunks.
-    pub(super) bulk: Pool,
-    /// Connections for everything else.
-    pub(super) small: Pool,
-    /// Bytes of chunks that single calls may have in flight, in units of [`UNIT`].
-    in_flight: Semaphore,
-    /// Length of the last chunk. Most chunks of a store have one length.
-    chunk_len: AtomicUsize,
-}
-
-/// Connections that one call at a time uses.
-pub(super) struct Pool {
-    permits: Semaphore,
-    /// Permits that are put aside, because the server refuses more connections.
-    aside: AtomicUsize,
-    open: Mutex<Open>,
-    size: usize,
-    buffer_len: usize,
-    /// Calls that wait for a connection.
-    waiting: AtomicUsize,
-    /// Grows with every read and write on a connection of the pool.
-    progress: Arc<AtomicUsize>,
-}
-
-/// The connections that are open.
-#[derive(Default)]
-struct Open {
-    /// A stack. The server may close long-idle connections, so kvconn uses the last one first.
-    idle: Vec<Connection>,
-    /// The number of connections that calls use.
-    in_use: usize,
-}
-
-/// One connection for one call. Dropped without [`give_back`](Self::give_back), it is closed.
-pub(super) struct Lease<'a> {
-    server: &'a Server,
-    pub(super) connection: Connection,
-    /// Bytes received before this lease. `None` for a new connection.
-    received_before: Option<u64>,
-    /// [`Reach::generation`] before the connection was opened.
-    generation: usize,
-    slot: Slot<'a>,
-}
-
-/// A place in a pool for a connection in use.
-struct Slot<'a> {
-    pool: &'a Pool,
-    /// Released last, because the next call that gets it looks for the connection.
-    _permit: SemaphorePermit<'a>,
-}
-
-impl Drop for Slot<'_> {
-    fn drop(&mut self) {
-        self.pool.open().in_use -= 1;
-    }
-}
-
-/// Connections that move no chunks: a short call never waits behind a chunk.
-const SMALL_CONNECTIONS: usize = 4;
-/// The most bytes of a payload that a connection for chunks reads into its buffer and copies.
-const BULK_BUFFER: usize = 4 << 10;
-/// The buffer of other connections: one read gets many small replies.
-const SMALL_BUFFER: usize = 16 << 10;
-/// About how many bytes of chunks are in flight over all connections. A server holds whole answers and requests in
-/// its memory, and bytes that leave its processor's cache are slower. (Measured with batches of 4 MiB chunks: 8
-/// connections with 32 MiB in flight read at 1.3 GiB/s, 4 with 16 MiB at 1.8.)
-const IN_FLIGHT: usize = 16 << 20;
-/// The unit of [`Server::in_flight`].
-const UNIT: usize = 64 << 10;
-/// Longest wait for a share of [`IN_FLIGHT`]. Futures that are not polled may hold all shares, and the limit only
-/// serves speed.
-const SHARE_WAIT: Duration = Duration::from_millis(20);
-/// A shorter answer does not hold a chunk.
-const SMALLEST_CHUNK: usize = 512;
-
-impl Server {
-    pub(super) fn new(options: WireOptions, handle: &Handle) -> Result<Self> {
-        Ok(Self {
-            bulk: Pool::new(options.connections, BULK_BUFFER),
-            small: Pool::new(SMALL_CONNECTIONS, SMALL_BUFFER),
-            in_flight: Semaphore::new(IN_FLIGHT / UNIT),
-            chunk_len: AtomicUsize::new(0),
-            reach: Reach::new(options, handle)?,
+    /// The servers that the options name. Connects to none.
+    ///
+    /// # Errors
+    /// If the process's own runtime does not start.
+    pub(super) fn new(options: &Arc<WireOptions>, ctx: &ConnectorContext) -> Result<Self> {
+        let sockets = runtime_for_sockets(ctx.handle())?;
+        Ok(match &options.servers {
+            Servers::One(address) => Self::Single(Server::new(address.clone(), options, &sockets)),
+            Servers::Sentinel(sentinels) => Self::Sentinel(Sentinel::new(sentinels, options, &sockets)),
+            Servers::Cluster(seeds) => Self::Cluster(Cluster::new(seeds, options, &sockets)),
         })
     }
 
-    fn pool(&self, small: bool) -> &Pool {
-        if small { &self.small } else { &self.bulk }
+    /// Connects once, to check that the servers answer.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Timeout`, `Denied`. For a server of another protocol, `Unavailable` and permanent.
+    pub(super) async fn connect(&self, limit: Duration) -> Result<()> {
+        match self {
+            Self::Single(server) => server.lease_within(true, limit).await.map(|lease| lease.give_back()),
+            Self::Sentinel(sentinel) => sentinel.connect(limit).await,
+            Self::Cluster(cluster) => cluster.connect(limit).await,
+        }
     }
 
-    /// See [`Wire::close`](super::Wire::close).
+    /// The way to the server that has the name; to any server without one. `reads` if a replica may answer.
+    ///
+    /// # Errors
+    /// If no server is known.
+    pub(super) async fn route(&self, name: Option<[&str; 3]>, reads: bool) -> Result<Route> {
+        match self {
+            Self::Single(server) => Ok(Route::to(server)),
+            Self::Sentinel(sentinel) => sentinel.route(reads).await,
+            Self::Cluster(cluster) => cluster.route(name, reads).await,
+        }
+    }
+
+    /// The next way of a request that got `elsewhere` on the way `last`, after `hops` other ways. `None` if the answer
+    /// stands.
+    pub(super) async fn next_route(
+        &self,
+        name: Option<[&str; 3]>,
+        last: &Route,
+        elsewhere: &Elsewhere,
+        hops: u32,
+    ) -> Option<Route> {
+        match self {
+            Self::Single(_) => None,
+            Self::Sentinel(sentinel) => sentinel.next_route(last, elsewhere, hops).await,
+            Self::Cluster(cluster) => cluster.next_route(name, last, elsewhere, hops).await,
+        }
+    }
+
+    /// The servers that have the names, each name on one of them.
+    ///
+    /// # Errors
+    /// If no server is known.
+    pub(super) async fn servers(&self) -> Result<Vec<Arc<Server>>> {
+        match self {
+            Self::Single(server) => Ok(vec![server.clone()]),
+            Self::Sentinel(sentinel) => Ok(vec![sentinel.route(false).await?.server]),
+            Self::Cluster(cluster) => cluster.masters().await,
+        }
+    }
+
+    /// Closes all servers. Later calls fail with `Closed`.
     pub(super) fn close(&self) {
-        for pool in [&self.bulk, &self.small] {
-            pool.permits.close();
-            pool.open().idle.clear();
-        }
-        self.in_flight.close();
-    }
-
-    /// How many connections a batch of `n` chunks takes. `len` is the length of a chunk, or 0 if unknown.
-    pub(super) fn width(&self, n: usize, len: usize) -> usize {
-        self.bulk.size.min((IN_FLIGHT / self.expected_len(len).max(1)).max(2)).min(n)
-    }
-
-    /// A share of [`IN_FLIGHT`] for a chunk of about that length, or `None` after a short wait.
-    pub(super) async fn share(&self, len: usize) -> Result<Option<SemaphorePermit<'_>>> {
-        let units = self.expected_len(len).min(IN_FLIGHT / 2).div_ceil(UNIT) as u32;
-        if let Ok(share) = self.in_flight.try_acquire_many(units) {
-            return Ok(Some(share));
-        }
-        let share = timeout(SHARE_WAIT, self.in_flight.acquire_many(units))?;
-        Ok(share.await.ok().and_then(std::result::Result::ok))
-    }
-
-    fn expected_len(&self, len: usize) -> usize {
-        if len > 0 { len } else { self.chunk_len.load(Ordering::Relaxed) }
-    }
-
-    /// Remembers the length of a chunk, header and all.
-    pub(super) fn remember_len(&self, len: usize) {
-        if len >= SMALLEST_CHUNK {
-            self.chunk_len.store(len, Ordering::Relaxed);
+        match self {
+            Self::Single(server) => server.close(),
+            Self::Sentinel(sentinel) => sentinel.close(),
+            Self::Cluster(cluster) => cluster.close(),
         }
     }
-
-    /// A connection for small calls or for chunks, once one is free.
-    pub(super) async fn lease(&self, small: bool) -> Result<Lease<'_>> {
-        self.lease_within(small, self.reach.options().connect_timeout).await
-    }
-
-    /// As [`lease`](Self::lease). A new connection must be ready within `limit`.
-    pub(super) async fn lease_within(&self, small: bool, limit: Duration) -> Result<Lease<'_>> {
-        match self.lease_in(self.pool(small), Some(limit)).await {
-            // The server refuses more connections, but may have accepted one for calls of the other kind.
-            Err(e) if e.kind() == ErrorKind::Unavailable => self.lease_in(self.pool(!small), None).await.map_err(|_| e),
-            answer => answer,
-        }
-    }
-
-    /// A connection of the pool. If the server refuses a new one, waits for one that is in use. Without a limit, opens
-    /// none.
-    async fn lease_in<'a>(&'a self, pool: &'a Pool, limit: Option<Duration>) -> Result<Lease<'a>> {
-        loop {
-            let since = Instant::now();
-            if limit.is_some() && self.reach.is_due() {
-                pool.permits.add_permits(pool.aside.swap(0, Ordering::AcqRel));
-            }
-            let permit = match pool.permits.try_acquire() {
-                Ok(permit) => permit,
-                Err(TryAcquireError::Closed) => return Err(Error::closed()),
-                Err(TryAcquireError::NoPermits) => self.wait(pool).await?,
-            };
-            if let Ok(connection) = self.take_idle(pool) {
-                return Ok(self.reused(pool, connection, permit));
-            }
-            let e = match limit {
-                Some(limit) => match self.open(pool, since, limit, Spent::default()).await {
-                    Ok((connection, generation)) => {
-                        pool.open().in_use += 1;
-                        let slot = Slot { pool, _permit: permit };
-                        return Ok(Lease { server: self, connection, received_before: None, generation, slot });
-                    }
-                    Err(e) => e,
-                },
-                None => hung_up(&self.reach.options().address),
-            };
-            match self.take_idle(pool) {
-                Ok(connection) => return Ok(self.reused(pool, connection, permit)),
-                Err(in_use) if in_use == 0 || !e.is_temporary() => return Err(e),
-                Err(_) => {}
-            }
-            // The next permit comes with a connection.
-            permit.forget();
-            pool.aside.fetch_add(1, Ordering::AcqRel);
-        }
-    }
-
-    /// A new connection, and the generation that it belongs to.
-    async fn open(&self, pool: &Pool, since: Instant, limit: Duration, spent: Spent) -> Result<(Connection, usize)> {
-        let generation = self.reach.generation();
-        let mut connection = self.reach.connect(pool.buffer_len, &pool.progress, since, limit).await?;
-        connection.start_call(spent);
-        Ok((connection, generation))
-    }
-
-    fn reused<'a>(&'a self, pool: &'a Pool, mut connection: Connection, permit: SemaphorePermit<'a>) -> Lease<'a> {
-        connection.start_call(Spent::default());
-        let received_before = Some(connection.received());
-        // Older connections are not in the pool.
-        let generation = self.reach.generation();
-        Lease { server: self, connection, received_before, generation, slot: Slot { pool, _permit: permit } }
-    }
-
-    /// An idle connection, which then counts as used. Otherwise the number of connections in use.
-    fn take_idle(&self, pool: &Pool) -> Result<Connection, usize> {
-        loop {
-            let connection = {
-                let mut open = pool.open();
-                let connection = open.idle.pop().ok_or(open.in_use)?;
-                open.in_use += 1;
-                connection
-            };
-            if connection.is_alive() {
-                return Ok(connection);
-            }
-            pool.open().in_use -= 1;
-            self.reach.doubt();
-        }
-    }
-
-    /// Waits for a free connection while bytes move on the others. Without progress it fails, because futures that
-    /// are not polled may hold the connections.
-    async fn wait<'a>(&self, pool: &'a Pool) -> Result<SemaphorePermit<'a>> {
-        let _waiting = pool.count_waiting();
-        let options = self.reach.options();
-        let patience = options.connect_timeout + options.io_timeout;
-        let mut permit = pin!(pool.permits.acquire());
-        loop {
-            let progress = pool.progress.load(Ordering::Relaxed);
-            if let Ok(permit) = local_wait(timeout(patience, permit.as_mut())?).await {
-                return permit.map_err(|_| Error::closed());
-            }
-            if pool.progress.load(Ordering::Relaxed) == progress {
-                let (size, address, ms) = (pool.size, &options.address, patience.as_millis());
-                let why = format!("no call made progress on the {size} connections to {address} for {ms} ms");
-                return Err(Error::new(ErrorKind::Timeout, why)
-                    .temporary(true)
-                    .unsent()
-                    .with_hint("a call holds its connection until its future is polled to its end or dropped"));
-            }
-        }
-    }
-
-    fn close_idle(&self) {
-        for pool in [&self.bulk, &self.small] {
-            pool.open().idle.clear();
-        }
-    }
-}
-
-impl Pool {
-    fn new(size: usize, buffer_len: usize) -> Self {
-        Self {
-            permits: Semaphore::new(size),
-            aside: AtomicUsize::new(0),
-            open: Mutex::default(),
-            size,
-            buffer_len,
-            waiting: AtomicUsize::new(0),
-            progress: Arc::default(),
-        }
-    }
-
-    /// Counts one waiting call until the guard is dropped.
-    fn count_waiting(&self) -> impl Drop + use<'_> {
-        struct Waiting<'a>(&'a AtomicUsize);
-        impl Drop for Waiting<'_> {
-            fn drop(&mut self) {
-                self.0.fetch_sub(1, Ordering::Relaxed);
-            }
-        }
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        Waiting(&self.waiting)
-    }
-
-    fn open(&self) -> MutexGuard<'_, Open> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Lease<'_> {
-    /// Whether another call waits for a connection.
-    pub(super) fn is_wanted(&self) -> bool {
-        self.slot.pool.waiting.load(Ordering::Relaxed) > 0
-    }
-
-    /// Whether `e` only shows that the connection was dead before the lease: the server restarted, or a firewall forgot
-    /// the connection. Then the server did nothing.
-    pub(super) fn was_stale(&self, e: &Error) -> bool {
-        self.received_before == Some(self.connection.received()) && e.kind() == ErrorKind::Unavailable
-    }
-
-    /// The call failed with `e`. If the server did not answer in time, it does not answer on idle connections either.
-    pub(super) fn failed(&self, e: &Error) {
-        match e.kind() {
-            ErrorKind::Timeout => {
-                self.server.reach.timed_out_in_call(e);
-                self.server.close_idle();
-            }
-            ErrorKind::Unavailable => self.server.reach.doubt(),
-            _ => {}
-        }
-    }
-
-    /// A new connection in place of this one, in the time that the call has left.
-    pub(super) async fn renew(self) -> Result<Self> {
-        let Self { server, connection, slot, .. } = self;
-        let spent = connection.spent();
-        drop(connection);
-        server.reach.doubt();
-        let options = server.reach.options();
-        let limit = options.connect_timeout.min(spent.left(options.io_timeout));
-        let (connection, generation) = server.open(slot.pool, Instant::now(), limit, spent).await?;
-        Ok(Self { server, connection, received_before: None, generation, slot })
-    }
-
-    /// Puts the connection back for the next call, if it can use it.
-    pub(super) fn give_back(self) {
-        let Self { server, connection, generation, slot, .. } = self;
-        if connection.is_elsewhere() {
-            server.reach.moved();
-            server.close_idle();
-        } else if connection.is_reusable() {
-            let mut open = slot.pool.open();
-            if !slot.pool.permits.is_closed() && generation == server.reach.generation() {
-                open.idle.push(connection);
-            }
-        }
-        drop(slot);
-    }
-}
-
-/// A time limit whose timer is in the process's own runtime, because the caller may be outside of any runtime.
-fn timeout<F: Future>(limit: Duration, future: F) -> Result<Timeout<F>> {
-    let _inside = runtime::handle()?.enter();
-    Ok(tokio::time::timeout(limit, future))
 }
