@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use connectors::ErrorKind::{InvalidOption, Timeout, Unavailable};
 use connectors::{Error, PoolAllocator};
-use kvconn_cloud_servers::{Authority, Certificate, FakeS3, Fault, Proxy, Then, TlsFront};
+use kvconn_cloud_servers::{FakeS3, Fault, Proxy, Then, TlsFront};
+use kvconn_redis_server::{Certificate, Certificates};
 
 use crate::call::{Call, End, each_call_under};
 use crate::checked::{key, until, version, within};
@@ -14,11 +15,11 @@ use crate::store::{BUCKET, Store, connect, url};
 
 const LARGE: usize = 8 << 20;
 
-fn front(certificate: Certificate) -> (FakeS3, Authority, TlsFront) {
+fn front(certificate: impl Fn(&Certificates) -> Certificate) -> (FakeS3, Certificates, TlsFront) {
     let fake = FakeS3::start();
     fake.bucket(BUCKET);
-    let authority = Authority::new();
-    let front = authority.front(fake.port(), certificate);
+    let authority = Certificates::new();
+    let front = TlsFront::start(fake.port(), &certificate(&authority));
     (fake, authority, front)
 }
 
@@ -28,13 +29,13 @@ fn url_at(fake: &FakeS3, endpoint: &str, options: &str) -> String {
     format!("{url}&connect_timeout_ms=1000&retries=0{options}")
 }
 
-fn trusting(authority: &Authority) -> String {
-    format!("&tls_ca={}", authority.pem().display())
+fn trusting(authority: &Certificates) -> String {
+    format!("&tls_ca={}", authority.ca_pem().display())
 }
 
 /// A store that trusts the authority of its server.
-async fn open() -> (Store, Authority, TlsFront) {
-    let (fake, authority, front) = front(Certificate::Right);
+async fn open() -> (Store, Certificates, TlsFront) {
+    let (fake, authority, front) = front(Certificates::local);
     let pool = PoolAllocator::new(256 << 20);
     let url = url_at(&fake, &front.endpoint(), &trusting(&authority));
     let connector = connect(&url, &pool).await.unwrap_or_else(|e| panic!("the store opens: {e}"));
@@ -113,17 +114,19 @@ async fn calls_over_tls_that_are_dropped_hold_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_certificate_that_is_wrong_says_what_to_change() {
     within(async {
-        let stranger = Authority::new();
-        for (certificate, trusts, says) in [
-            (Certificate::Right, false, "set `tls_ca` to a PEM file"),
-            (Certificate::Expired, true, "renew the server's certificate"),
-            (Certificate::OtherName, true, "with a host that the server's certificate names"),
-        ] {
+        let stranger = Certificates::new();
+        let other_name = |authority: &Certificates| authority.server_cert(&["other.test"]);
+        let cases: [(&dyn Fn(&Certificates) -> Certificate, bool, &str); 3] = [
+            (&Certificates::local, false, "set `tls_ca` to a PEM file"),
+            (&Certificates::expired, true, "renew the server's certificate"),
+            (&other_name, true, "with a host that the server's certificate names"),
+        ];
+        for (certificate, trusts, says) in cases {
             let (fake, authority, front) = front(certificate);
             let trusted = trusting(if trusts { &authority } else { &stranger });
             let e = refused(&url_at(&fake, &front.endpoint(), &trusted)).await;
-            assert!(e.kind() == Unavailable && !e.is_temporary(), "{certificate:?}: {e:?}");
-            assert!(e.to_string().contains(says), "{certificate:?}: {e}");
+            assert!(e.kind() == Unavailable && !e.is_temporary(), "{says}: {e:?}");
+            assert!(e.to_string().contains(says), "{says}: {e}");
             assert!(fake.requests().is_empty(), "nothing is sent before the handshake");
         }
     })
@@ -133,7 +136,7 @@ async fn a_certificate_that_is_wrong_says_what_to_change() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_without_certificates_says_so_at_open() {
     within(async {
-        let (fake, authority, front) = front(Certificate::Right);
+        let (fake, authority, front) = front(Certificates::local);
         let empty = authority.dir().join("empty.pem");
         std::fs::write(&empty, "no certificate\n").expect("a file");
         let missing = authority.dir().join("missing.pem");
@@ -151,7 +154,7 @@ async fn a_file_without_certificates_says_so_at_open() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tls_and_its_absence_are_told_apart() {
     within(async {
-        let (fake, authority, front) = front(Certificate::Right);
+        let (fake, authority, front) = front(Certificates::local);
         // Without TLS to a port with TLS.
         let e = refused(&url_at(&fake, &front.endpoint().replace("https", "http"), "")).await;
         assert!(e.kind() == Unavailable && e.to_string().contains("`https://`"), "{e:?}");
@@ -185,7 +188,7 @@ fn authorities_and_proxies_come_from_the_environment() {
         }
         return;
     }
-    let (fake, authority, front) = front(Certificate::Right);
+    let (fake, authority, front) = front(Certificates::local);
     let child = |url: &str, variables: &[(&str, &str)]| {
         let mut command = std::process::Command::new(std::env::current_exe().expect("this program"));
         command.args(["--exact", "tls::authorities_and_proxies_come_from_the_environment", "--nocapture"]);
@@ -196,7 +199,7 @@ fn authorities_and_proxies_come_from_the_environment() {
         said
     };
     let url = url_at(&fake, &front.endpoint(), "");
-    let pem = authority.pem().display().to_string();
+    let pem = authority.ca_pem().display().to_string();
     let (dir, empty) = (authority.dir().display().to_string(), authority.dir().join("empty"));
     std::fs::create_dir(&empty).expect("a folder");
     let (missing, empty) = (format!("{dir}/missing.pem"), empty.display().to_string());

@@ -6,7 +6,7 @@
 //! | [`Moto`] | S3 | no signatures; it has many of Amazon's error codes |
 //! | [`Azurite`] | Azure Blob | signatures |
 //! | [`FakeGcs`] | Google Cloud Storage, JSON | no credentials |
-//! | [`TlsFront`] | TLS, before another server | nothing; an [`Authority`] signs its certificate |
+//! | [`TlsFront`] | TLS, before another server | nothing; [`Certificates`](kvconn_redis_server::Certificates) sign its certificate |
 //! | [`Proxy`] | HTTP's `CONNECT` | a login |
 //! | [`FakeS3`] | S3 | signatures, regions, clocks, checksums; it fails as a [`Fault`] says, and records requests |
 //!
@@ -34,4 +34,4 @@ pub use fake::{Credentials, FakeS3, Fault, Object, Operation, Request, Then};
 pub use http::request;
 pub use proxy::Proxy;
 pub use servers::{Azurite, FakeGcs, Moto, S3sFs, python_with_boto3};
-pub use tls::{Authority, Certificate, TlsFront};
+pub use tls::TlsFront;

@@ -11,12 +11,17 @@
 //! This crate panics instead of returning errors, because a test without its server tests nothing.
 #![forbid(unsafe_code)]
 
+mod certificates;
 mod client;
 pub mod fake;
+mod launch;
 pub mod process;
 pub mod proxy;
+#[expect(dead_code, reason = "clusters and sentinels follow")]
 mod server;
 
+pub use certificates::{Certificate, Certificates};
 pub use client::{Client, Reply};
+pub use launch::Launch;
 pub use proxy::{Corruption, Fault, Proxy};
 pub use server::RedisServer;

@@ -4,14 +4,16 @@ use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::launch::{self, Launch};
 use crate::process;
-use crate::{Client, Reply};
+use crate::{Certificates, Client, Reply};
 
 /// A server starts in milliseconds, unless the machine is busy.
 const STARTS_WITHIN: Duration = Duration::from_secs(30);
@@ -22,15 +24,33 @@ const STARTS_WITHIN: Duration = Duration::from_secs(30);
 /// The server saves nothing, so a restarted server is empty.
 #[derive(Debug)]
 pub struct RedisServer {
-    args: Vec<String>,
-    port: u16,
+    launch: Launch,
+    kind: Kind,
+    ports: Ports,
     dir: TempDir,
     child: Option<Child>,
 }
 
+#[derive(Debug)]
+pub(crate) enum Kind {
+    /// A server of its own, a master, or a replica.
+    Single,
+    /// A node of a cluster.
+    Node,
+    /// A sentinel, with the lines of its configuration.
+    Sentinel(String),
+}
+
+#[derive(Debug)]
+struct Ports {
+    plain: u16,
+    tls: u16,
+    /// Of a cluster's bus.
+    bus: u16,
+}
+
 impl RedisServer {
-    /// Starts a server with further arguments: `["--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru"]`,
-    /// `["--requirepass", "secret"]`, `["--user", "reader", "on", ">secret", "~*", "+get", "+exists"]`.
+    /// Starts a server with further arguments (see [`Launch::new`]).
     ///
     /// The server listens on 127.0.0.1, on `::1` if the machine has it, and on [`socket_path`](Self::socket_path). It is ready
     /// when this returns.
@@ -38,34 +58,85 @@ impl RedisServer {
     /// # Panics
     /// If `redis-server` is not installed, rejects an argument, or does not answer in time.
     pub fn start(args: &[&str]) -> Self {
+        Launch::new(args).server()
+    }
+
+    /// Starts a server that also speaks TLS (see [`Launch::tls`]), by a certificate of an authority of its own.
+    ///
+    /// # Panics
+    /// As [`start`](Self::start).
+    pub fn start_tls(args: &[&str]) -> Self {
+        Launch::new(args).tls(&Arc::new(Certificates::new())).server()
+    }
+
+    pub(crate) fn launch(launch: Launch, kind: Kind) -> Self {
         let dir = TempDir::with_prefix("kvconn-redis-").expect("a directory can be made");
-        let mut server = Self { args: args.iter().map(|&a| a.to_owned()).collect(), port: 0, dir, child: None };
+        let mut server = Self { launch, kind, ports: Ports { plain: 0, tls: 0, bus: 0 }, dir, child: None };
         let deadline = Instant::now() + STARTS_WITHIN;
         loop {
-            server.port = process::free_port();
+            server.ports = Ports { plain: process::free_port(), tls: process::free_port(), bus: process::free_port() };
+            if let Kind::Sentinel(lines) = &server.kind {
+                let config = format!("{lines}{}", lines_of(&server.arguments()));
+                fs::write(server.config_path(), config).expect("a file can be written");
+            }
             match server.try_start(deadline) {
                 Ok(()) => return server,
-                // Another process took the port after `free_port`.
+                // Another process took a port after `free_port`.
                 Err(log) if log.contains("already in use") && Instant::now() < deadline => {}
-                Err(log) => panic!("redis-server does not start with {args:?}:\n{log}"),
+                Err(log) => panic!("redis-server does not start with {:?}:\n{log}", server.launch.args),
             }
         }
     }
 
     /// The TCP port on 127.0.0.1, and on `::1` if the machine has it.
     pub fn port(&self) -> u16 {
-        self.port
+        self.ports.plain
+    }
+
+    /// The port of TLS, on the same addresses.
+    ///
+    /// # Panics
+    /// If the server was started without TLS.
+    pub fn tls_port(&self) -> u16 {
+        self.launch.tls.as_ref().expect("the server was started with TLS");
+        self.ports.tls
+    }
+
+    /// `scheme://127.0.0.1:port`, with the port of TLS.
+    ///
+    /// # Panics
+    /// As [`tls_port`](Self::tls_port).
+    pub fn tls_url(&self, scheme: &str) -> String {
+        launch::url(scheme, [self.tls_port()].into_iter())
+    }
+
+    /// The authority of the server's certificate.
+    ///
+    /// # Panics
+    /// As [`tls_port`](Self::tls_port).
+    pub fn certificates(&self) -> &Arc<Certificates> {
+        &self.launch.tls.as_ref().expect("the server was started with TLS").certificates
+    }
+
+    /// The port that the servers of a cluster or a sentinel group use: the one of TLS if they have one.
+    pub(crate) fn own_port(&self) -> u16 {
+        if self.launch.tls.is_some() { self.ports.tls } else { self.ports.plain }
+    }
+
+    /// The port of a cluster's bus.
+    pub(crate) fn bus_port(&self) -> u16 {
+        self.ports.bus
     }
 
     /// `127.0.0.1` with the port.
     pub fn address(&self) -> SocketAddr {
-        SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), self.port)
+        SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), self.ports.plain)
     }
 
     /// `::1` with the port, if this machine has IPv6 on loopback.
     pub fn address_v6(&self) -> Option<SocketAddr> {
         let localhost = IpAddr::V6(Ipv6Addr::LOCALHOST);
-        TcpListener::bind((localhost, 0)).ok().map(|_| SocketAddr::new(localhost, self.port))
+        TcpListener::bind((localhost, 0)).ok().map(|_| SocketAddr::new(localhost, self.ports.plain))
     }
 
     /// `scheme://127.0.0.1:port`.
@@ -99,7 +170,7 @@ impl RedisServer {
     pub fn client(&self) -> Client {
         let mut client =
             Client::unix(&self.socket_path()).unwrap_or_else(|e| panic!("{e}; it logged:\n{}", self.log()));
-        if let Some(password) = self.args.iter().skip_while(|arg| *arg != "--requirepass").nth(1) {
+        if let Some(password) = self.launch.arg("--requirepass") {
             let reply = client.command(&["AUTH", password]);
             assert_eq!(reply.expect("the server answers"), Reply::Simple("OK".into()));
         }
@@ -136,10 +207,7 @@ impl RedisServer {
         self.kill9();
         let deadline = Instant::now() + STARTS_WITHIN;
         while let Err(log) = self.try_start(deadline) {
-            assert!(
-                log.contains("already in use") && Instant::now() < deadline,
-                "redis-server does not restart:\n{log}"
-            );
+            assert!(log.contains("already in use") && Instant::now() < deadline, "the server does not restart:\n{log}");
         }
     }
 
@@ -169,6 +237,31 @@ impl RedisServer {
         kill_process(pid, signal).expect("the server runs");
     }
 
+    fn arguments(&self) -> Vec<String> {
+        // The server starts even without the address that begins with `-`.
+        let always = ["--bind", "127.0.0.1", "-::1", "--save", "", "--appendonly", "no", "--daemonize", "no"];
+        let mut arguments: Vec<_> = always.into_iter().map(str::to_owned).collect();
+        let mut add = |name: &str, value: &str| arguments.extend([name.to_owned(), value.to_owned()]);
+        add("--port", &self.ports.plain.to_string());
+        add("--unixsocket", self.socket_path().to_str().expect("a temporary path is UTF-8"));
+        if matches!(self.kind, Kind::Node) {
+            add("--cluster-enabled", "yes");
+            add("--cluster-port", &self.ports.bus.to_string());
+        }
+        if let Some(tls) = &self.launch.tls {
+            if matches!(self.kind, Kind::Node) {
+                add("--tls-cluster", "yes");
+            }
+            arguments.extend(tls.args(self.ports.tls));
+        }
+        arguments.extend_from_slice(&self.launch.args);
+        arguments
+    }
+
+    fn config_path(&self) -> PathBuf {
+        self.dir.path().join("sentinel.conf")
+    }
+
     fn log_path(&self) -> PathBuf {
         self.dir.path().join("log")
     }
@@ -180,12 +273,14 @@ impl RedisServer {
         let _ = fs::remove_file(&socket);
         let log = File::create(self.log_path()).expect("a log can be written");
         let errors = log.try_clone().expect("a file can be cloned");
-        // The server starts even without the address that begins with `-`.
-        let always = ["--bind", "127.0.0.1", "-::1", "--save", "", "--appendonly", "no", "--daemonize", "no"];
-        let started = process::start(&find("redis-server", "redis-server"), |command| {
-            command.current_dir(self.dir.path()).args(always).args(["--port", &self.port.to_string()]);
-            command.arg("--unixsocket").arg(&socket).args(&self.args);
-            command.stdin(Stdio::null()).stdout(log).stderr(errors);
+        let program = find("redis-server", "redis-server");
+        let started = process::start(&program, |command| {
+            command.current_dir(self.dir.path()).stdin(Stdio::null()).stdout(log).stderr(errors);
+            match self.kind {
+                // A sentinel keeps its state in its configuration.
+                Kind::Sentinel(_) => command.arg(self.config_path()).arg("--sentinel"),
+                _ => command.args(self.arguments()),
+            };
         });
         let child = self
             .child
@@ -199,7 +294,7 @@ impl RedisServer {
             if answers(&socket) {
                 return Ok(());
             }
-            assert!(Instant::now() < deadline, "redis-server does not answer; it logged:\n{}", self.log());
+            assert!(Instant::now() < deadline, "the server does not answer; it logged:\n{}", self.log());
             thread::sleep(Duration::from_millis(2));
         }
     }
@@ -209,6 +304,15 @@ impl Drop for RedisServer {
     fn drop(&mut self) {
         self.kill9();
     }
+}
+
+/// The lines of a configuration for arguments: `--user reader on` is `user "reader" "on"`.
+fn lines_of(arguments: &[String]) -> String {
+    let word = |word: &String| match word.strip_prefix("--") {
+        Some(name) => format!("\n{name}"),
+        None => format!(" \"{word}\""),
+    };
+    arguments.iter().map(word).collect()
 }
 
 /// Whether the server is ready. A server that requires a password answers with an error.
@@ -237,7 +341,7 @@ fn install(package: &str) -> String {
 
 /// # Panics
 /// If `done` is not true in time.
-fn wait_until(event: &str, done: impl Fn() -> bool) {
+pub(crate) fn wait_until(event: &str, done: impl Fn() -> bool) {
     let deadline = Instant::now() + STARTS_WITHIN;
     while !done() {
         assert!(Instant::now() < deadline, "timeout: {event}");
@@ -262,7 +366,7 @@ mod tests {
         let mut server = RedisServer::start(&[]);
         let other = RedisServer::start(&[]);
         server.kill9();
-        server.port = other.port;
+        server.ports.plain = other.ports.plain;
         let log = server.try_start(Instant::now() + STARTS_WITHIN).expect_err("the port is taken");
         assert!(log.contains("already in use"), "{log}");
     }
