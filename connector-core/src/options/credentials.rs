@@ -52,31 +52,40 @@ impl Credentials {
     /// `InvalidUrl` for a user or password of the URL that is not text, or that the query repeats. `InvalidOption` for
     /// a secret that is given both as text and as a file, and for a file that cannot be read.
     pub fn resolve(&self, url: &RemoteUrl) -> Result<Login> {
-        let source = |option: &str, in_url: Option<&str>, text: &Option<String>, file: &Option<String>| {
-            let file_option = format!("{option}_file");
-            if let Some(encoded) = in_url {
-                if url.query(option).or(url.query(&file_option)).is_some() {
-                    let why = format!("`{url}` gives the {option} twice, before the host and as an option");
-                    return Err(Error::new(ErrorKind::InvalidUrl, why).with_hint("keep one of them"));
-                }
-                return in_userinfo(encoded, option, url).map(Source::Text);
+        let in_url = |option: &str, encoded: Option<&str>| {
+            let Some(encoded) = encoded else { return Ok(None) };
+            if url.query(option).or(url.query(&format!("{option}_file"))).is_some() {
+                let why = format!("`{url}` gives the {option} twice, before the host and as an option");
+                return Err(Error::new(ErrorKind::InvalidUrl, why).with_hint("keep one of them"));
             }
+            in_userinfo(encoded, option, url).map(|text| Some(Source::Text(text)))
+        };
+        let [username, password] = [in_url("username", url.username())?, in_url("password", url.password())?];
+        self.login("", [username, password])
+    }
+
+    /// The login of these options alone. In an error, `prefix` stands before their names: `sentinel_` for a store with
+    /// the option `sentinel_password`.
+    ///
+    /// # Errors
+    /// `InvalidOption`, as in [`resolve`](Self::resolve).
+    pub fn resolve_without_url(&self, prefix: &str) -> Result<Login> {
+        self.login(prefix, [None, None])
+    }
+
+    fn login(&self, prefix: &str, [username, password]: [Option<Source>; 2]) -> Result<Login> {
+        let source = |option: &str, text: &Option<String>, file: &Option<String>| {
+            let option = format!("{prefix}{option}");
             match (text, file) {
-                (Some(_), Some(_)) => Err(text_and_file(option)),
+                (Some(_), Some(_)) => Err(text_and_file(&option)),
                 (Some(text), None) => Ok(Source::Text(text.clone())),
-                (None, Some(file)) => Ok(Source::File(file_option, file.clone())),
+                (None, Some(file)) => Ok(Source::File(format!("{option}_file"), file.clone())),
                 (None, None) => Ok(Source::Unset),
             }
         };
-        let login = Login {
-            username: None,
-            password: None,
-            sources: [
-                source("username", url.username(), &self.username, &self.username_file)?,
-                source("password", url.password(), &self.password, &self.password_file)?,
-            ],
-        };
-        login.reload()
+        let username = username.map_or_else(|| source("username", &self.username, &self.username_file), Ok)?;
+        let password = password.map_or_else(|| source("password", &self.password, &self.password_file), Ok)?;
+        Login { username: None, password: None, sources: [username, password] }.reload()
     }
 }
 

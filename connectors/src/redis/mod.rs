@@ -26,6 +26,8 @@ pub mod layout;
 mod listing;
 mod missing;
 mod options;
+mod sentinels;
 
 pub use connector::RedisConnector;
 pub use options::RedisOptions;
+pub use sentinels::SentinelSettings;

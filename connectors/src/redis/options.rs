@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use connector_core::{ConnectorContext, ConnectorOptions, Error, ErrorKind, HostPort, RemoteUrl, Result, connector_options};
 use percent_encoding::percent_decode_str;
 
+use super::SentinelSettings;
 use crate::resp_wire::{Address, PORT, Servers, WireOptions, WireSettings, check_range, database_in};
 
 /// Options of `redis://` and `unix://`.
@@ -22,6 +23,9 @@ pub struct RedisOptions {
     pub db: Option<u32>,
     /// The server, for `plugin://redis` and `external://`: `redis://host:port/database` or `unix:///path`.
     pub redis_url: Option<RemoteUrl>,
+    /// The sentinels.
+    #[option(flatten)]
+    pub sentinels: SentinelSettings,
     /// The connections.
     #[option(flatten)]
     pub wire: WireSettings,
@@ -38,6 +42,7 @@ impl Default for RedisOptions {
             orphan_grace_sec: 10,
             db: None,
             redis_url: None,
+            sentinels: SentinelSettings::default(),
             wire: WireSettings::default(),
         }
     }
@@ -61,7 +66,7 @@ impl RedisOptions {
         self.check()?;
         let url = self.server(ctx)?;
         let database = self.database(&url)?;
-        let wire = self.wire.clone().wire(&url, servers(&url)?, database)?;
+        let wire = self.wire.clone().wire(&url, self.servers(&url)?, database)?;
         Ok(WireOptions { transactions: self.ttl_sec.is_some(), ..wire })
     }
 
@@ -105,6 +110,14 @@ impl RedisOptions {
         Ok(in_path.or(self.db).unwrap_or(0))
     }
 
+    fn servers(&self, url: &RemoteUrl) -> Result<Servers> {
+        match url.scheme() {
+            "redis-sentinel" => self.sentinels.resolve(url).map(Servers::Sentinel),
+            "redis-cluster" => Ok(Servers::Cluster(addresses(url, PORT))),
+            _ => address(url).map(Servers::One),
+        }
+    }
+
     /// Refuses wrong values.
     fn check(&self) -> Result<()> {
         let wrong = |why: String| Error::new(ErrorKind::InvalidOption, why);
@@ -121,16 +134,10 @@ fn is_server(url: &RemoteUrl) -> bool {
     matches!(url.scheme(), "redis" | "redis-sentinel" | "redis-cluster" | "unix")
 }
 
-fn servers(url: &RemoteUrl) -> Result<Servers> {
-    let all = |port| {
-        let one = |one: &HostPort| Address::Tcp { host: one.host.clone(), port: one.port.unwrap_or(port) };
-        url.hosts().iter().map(one).collect()
-    };
-    match url.scheme() {
-        "redis-sentinel" => Ok(Servers::Sentinel(all(26379))),
-        "redis-cluster" => Ok(Servers::Cluster(all(PORT))),
-        _ => address(url).map(Servers::One),
-    }
+/// The hosts of a URL that may name several.
+pub(super) fn addresses(url: &RemoteUrl, port: u16) -> Vec<Address> {
+    let one = |one: &HostPort| Address::Tcp { host: one.host.clone(), port: one.port.unwrap_or(port) };
+    url.hosts().iter().map(one).collect()
 }
 
 fn address(url: &RemoteUrl) -> Result<Address> {

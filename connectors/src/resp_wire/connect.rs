@@ -10,8 +10,8 @@ use connector_core::{Error, ErrorKind, Result, runtime};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::connection::Connection;
-use super::errors::{CHECK_PASSWORD, is_wrong_password, server_error, shorten, unavailable};
-use super::options::{Protocol, WireOptions};
+use super::errors::{CHECK_PASSWORD, is_wrong_password, refusal, server_error, shorten, unavailable};
+use super::options::{Protocol, Role, WireOptions};
 use super::reply::{Reply, ReplyReader};
 use super::request::{Arg, Request};
 use super::transport::{Address, Timeouts, Transport};
@@ -87,6 +87,7 @@ impl Greeting<'_> {
             })?;
         }
         self.select().await?;
+        self.check_role().await?;
         if self.options.transactions { self.try_transaction().await } else { Ok(()) }
     }
 
@@ -110,7 +111,11 @@ impl Greeting<'_> {
             }
             _ => e,
         });
-        match answer? {
+        let answer = answer?;
+        if self.options.role != Role::Sentinel && is_of_sentinel(&answer) {
+            return Err(self.is_a_sentinel());
+        }
+        match answer {
             Reply::Map(pairs) if pairs.iter().any(|(name, _)| is_text(name, b"proto")) => Ok(true),
             // A proxy that stays with RESP2.
             Reply::Array(items) if any_protocol && items.iter().any(|item| is_text(item, b"proto")) => Ok(true),
@@ -186,6 +191,41 @@ impl Greeting<'_> {
         Err(e.at(format_args!("database {database} at {}", self.address)))
     }
 
+    /// Checks the role of a server that sentinels named: they may not know of its newest role yet.
+    async fn check_role(&mut self) -> Result<()> {
+        let wanted = match self.options.role {
+            Role::Data | Role::Sentinel => return Ok(()),
+            Role::Master => "master",
+            Role::Replica => "slave",
+        };
+        let address = self.address;
+        let reply = self.ask(&["ROLE".into()]).await?;
+        let Reply::Array(parts) = &reply else {
+            let e = refusal(reply, "a role");
+            return Err(match e.kind() {
+                ErrorKind::Denied => e.with_hint("grant the command `role`: kvconn asks each server for its role"),
+                _ => e,
+            });
+        };
+        let is = |at: usize, text: &str| parts.get(at).is_some_and(|part| is_text(part, text.as_bytes()));
+        let why = if is(0, "sentinel") {
+            return Err(self.is_a_sentinel());
+        } else if !is(0, wanted) {
+            let role = if wanted == "master" { "master" } else { "replica" };
+            format!("the server at {address} is not a {role} now, as the sentinels say")
+        } else if wanted == "slave" && !is(3, "connected") {
+            format!("the replica at {address} has no link to its master")
+        } else {
+            return Ok(());
+        };
+        Err(Error::new(ErrorKind::Unavailable, why).temporary(true).with_hint("a failover may be under way"))
+    }
+
+    fn is_a_sentinel(&self) -> Error {
+        Error::new(ErrorKind::Unavailable, format!("{} is a sentinel, which stores no chunks", self.address))
+            .with_hint(format!("write `redis-sentinel://{}/service`, or name the data server", self.address))
+    }
+
     /// An empty transaction, to check that the user may run one. A server that refuses `MULTI` runs the commands behind
     /// it one by one.
     async fn try_transaction(&mut self) -> Result<()> {
@@ -242,6 +282,16 @@ const NO_HELLO: &str = "if the server does not know the command `HELLO`, write `
 
 fn is_text(reply: &Reply, text: &[u8]) -> bool {
     matches!(reply, Reply::Bulk(bytes) | Reply::Simple(bytes) if bytes == text)
+}
+
+/// Whether the answer to `HELLO` says that the server is a sentinel.
+fn is_of_sentinel(hello: &Reply) -> bool {
+    let is_mode = |name: &Reply, value: &Reply| is_text(name, b"mode") && is_text(value, b"sentinel");
+    match hello {
+        Reply::Map(pairs) => pairs.iter().any(|(name, value)| is_mode(name, value)),
+        Reply::Array(items) => items.windows(2).any(|pair| is_mode(&pair[0], &pair[1])),
+        _ => false,
+    }
 }
 
 fn not_a_server(answer: &[u8], address: &Address, login: &Login) -> Error {

@@ -51,6 +51,8 @@ pub(crate) use exchange::{Exchange, Wire};
 pub(crate) use memory::Destination;
 pub(crate) use name::{Name, Slots};
 #[cfg(feature = "redis")]
+pub(crate) use options::Sentinels;
+#[cfg(feature = "redis")]
 pub(crate) use options::check_range;
 pub(crate) use options::{PORT, Servers, WireOptions, WireSettings, database_in};
 pub(crate) use remove::Remover;

@@ -34,17 +34,48 @@ pub(crate) struct WireOptions {
     pub(crate) limits: Limits,
     /// Whether each connection needs the right to transactions.
     pub(crate) transactions: bool,
+    /// Whether a replica may answer reads.
+    #[expect(dead_code, reason = "the topologies read it")]
+    pub(crate) replica_reads: bool,
+    /// The role that each server must have.
+    pub(crate) role: Role,
 }
 
 /// The servers that a URL names.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) enum Servers {
     /// One server has every key.
     One(Address),
     /// These sentinels name the master.
-    Sentinel(Vec<Address>),
+    Sentinel(Sentinels),
     /// These nodes know the other nodes of their cluster.
     Cluster(Vec<Address>),
+}
+
+/// Where sentinels listen, and what kvconn asks them. Without `Debug`: it holds a password.
+#[derive(Clone)]
+pub(crate) struct Sentinels {
+    /// Where they listen.
+    pub(crate) addresses: Vec<Address>,
+    /// Their name of the master.
+    #[expect(dead_code, reason = "the topology reads it")]
+    pub(crate) service: String,
+    /// Their own user and password, which are not the master's.
+    pub(crate) login: Login,
+}
+
+/// The role that a server must have. Each new connection checks it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(dead_code, reason = "the topology makes the others")]
+pub(crate) enum Role {
+    /// Any data server.
+    Data,
+    /// The master, by its own account.
+    Master,
+    /// A replica with a link to its master.
+    Replica,
+    /// A sentinel.
+    Sentinel,
 }
 
 /// A version of the protocol.
@@ -89,6 +120,8 @@ pub struct WireSettings {
     /// Largest chunk that the store reads or writes.
     #[option(unit = "bytes")]
     pub max_value_bytes: u64,
+    /// Whether replicas answer reads, where the URL names sentinels or a cluster. A replica may miss the newest puts.
+    pub replica_reads: bool,
     /// Prefix of every name on the server, followed by a colon. Stores with different namespaces share a database and
     /// never see each other's chunks.
     pub namespace: Option<Namespace>,
@@ -104,6 +137,7 @@ impl Default for WireSettings {
             protocol: "auto".to_owned(),
             client_name: "kvconn".to_owned(),
             max_value_bytes: MAX_VALUE,
+            replica_reads: false,
             namespace: None,
         }
     }
@@ -152,6 +186,8 @@ impl WireSettings {
             io_timeout: Duration::from_millis(self.io_timeout_ms),
             limits: Limits { payload, ..Limits::default() },
             transactions: false,
+            replica_reads: self.replica_reads,
+            role: Role::Data,
         })
     }
 }

@@ -7,7 +7,7 @@ use connector_core::{Error, ErrorKind, Result};
 use tokio::runtime::Handle;
 
 use super::errors::Elsewhere;
-use super::options::WireOptions;
+use super::options::{Protocol, Role, Sentinels, Servers, WireOptions};
 use super::server::Server;
 use super::topology::Route;
 use super::transport::Address;
@@ -17,9 +17,10 @@ pub(super) struct Sentinel {
 }
 
 impl Sentinel {
-    pub(super) fn new(sentinels: &[Address], options: &Arc<WireOptions>, sockets: &Handle) -> Self {
-        let server = |address: &Address| Server::new(address.clone(), options, sockets);
-        Self { sentinels: sentinels.iter().map(server).collect() }
+    pub(super) fn new(sentinels: &Sentinels, options: &Arc<WireOptions>, sockets: &Handle) -> Self {
+        let options = Arc::new(sentinel_options(sentinels, options));
+        let server = |address: &_| Server::new(Address::clone(address), &options, sockets);
+        Self { sentinels: sentinels.addresses.iter().map(server).collect() }
     }
 
     pub(super) async fn connect(&self, _limit: Duration) -> Result<()> {
@@ -27,7 +28,8 @@ impl Sentinel {
     }
 
     pub(super) async fn route(&self, _reads: bool) -> Result<Route> {
-        Err(Error::new(ErrorKind::Unsupported, "sentinels are not supported yet"))
+        let why = format!("sentinels are not supported yet, such as {:?}", self.sentinels.first().map(|s| s.address()));
+        Err(Error::new(ErrorKind::Unsupported, why))
     }
 
     pub(super) async fn next_route(&self, _last: &Route, _elsewhere: &Elsewhere, _hops: u32) -> Option<Route> {
@@ -36,5 +38,18 @@ impl Sentinel {
 
     pub(super) fn close(&self) {
         self.sentinels.iter().for_each(|server| server.close());
+    }
+}
+
+/// The options of connections to sentinels.
+fn sentinel_options(sentinels: &Sentinels, options: &WireOptions) -> WireOptions {
+    WireOptions {
+        servers: Servers::Sentinel(sentinels.clone()),
+        login: sentinels.login.clone(),
+        role: Role::Sentinel,
+        database: 0,
+        protocol: Protocol::Resp2,
+        transactions: false,
+        ..options.clone()
     }
 }
