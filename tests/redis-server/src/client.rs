@@ -109,6 +109,14 @@ impl Reply {
         }
     }
 
+    /// The items of an array. Empty for other replies.
+    pub fn items(&self) -> &[Self] {
+        match self {
+            Self::Array(items) => items,
+            _ => &[],
+        }
+    }
+
     /// The value of an integer.
     pub fn integer(&self) -> Option<i64> {
         match self {

@@ -13,15 +13,16 @@
 
 mod certificates;
 mod client;
+mod cluster;
 pub mod fake;
 mod launch;
 pub mod process;
 pub mod proxy;
-#[expect(dead_code, reason = "clusters and sentinels follow")]
 mod server;
 
 pub use certificates::{Certificate, Certificates};
 pub use client::{Client, Reply};
+pub use cluster::RedisCluster;
 pub use launch::Launch;
 pub use proxy::{Corruption, Fault, Proxy};
 pub use server::RedisServer;

@@ -33,11 +33,12 @@ pub struct RedisServer {
 
 #[derive(Debug)]
 pub(crate) enum Kind {
-    /// A server of its own, a master, or a replica.
+    /// A server without a cluster: a master or a replica.
     Single,
     /// A node of a cluster.
     Node,
     /// A sentinel, with the lines of its configuration.
+    #[expect(dead_code, reason = "sentinels follow")]
     Sentinel(String),
 }
 
@@ -123,6 +124,10 @@ impl RedisServer {
         if self.launch.tls.is_some() { self.ports.tls } else { self.ports.plain }
     }
 
+    pub(crate) fn password(&self) -> Option<&str> {
+        self.launch.arg("--requirepass")
+    }
+
     /// The port of a cluster's bus.
     pub(crate) fn bus_port(&self) -> u16 {
         self.ports.bus
@@ -170,7 +175,7 @@ impl RedisServer {
     pub fn client(&self) -> Client {
         let mut client =
             Client::unix(&self.socket_path()).unwrap_or_else(|e| panic!("{e}; it logged:\n{}", self.log()));
-        if let Some(password) = self.launch.arg("--requirepass") {
+        if let Some(password) = self.password() {
             let reply = client.command(&["AUTH", password]);
             assert_eq!(reply.expect("the server answers"), Reply::Simple("OK".into()));
         }
