@@ -12,6 +12,7 @@ mod listing;
 mod operation;
 mod page;
 mod run;
+mod server_info;
 
 pub use blocking::BlockingConnector;
 pub use capabilities::Capabilities;
@@ -22,6 +23,7 @@ pub use list_entry::ListEntry;
 pub use operation::Operation;
 pub use page::ListPage;
 pub use run::{count_run, leading_run};
+pub use server_info::ServerInfo;
 
 pub(crate) use boxed::BoxConnector;
 pub(crate) use erased::DynConnector;

@@ -94,7 +94,9 @@ pub use builder::open as create_connector;
 pub use builder::{ContextBuilder, builder, open};
 pub use chunk::{ChunkHeader, ChunkLayout, Dtype, Group, MemoryFormat, MemoryObj, MemoryObjMut, Region, Shape};
 pub use config::LMCacheEngineConfig;
-pub use connector::{BlockingConnector, Capabilities, Connector, FromContext, ListEntry, ListPage, RemoteConnector};
+pub use connector::{
+    BlockingConnector, Capabilities, Connector, FromContext, ListEntry, ListPage, RemoteConnector, ServerInfo,
+};
 pub use connector_macros::{connector_adapter, connector_options, external_connector};
 pub use context::{Connect, ConnectorContext};
 pub use error::{Error, ErrorKind, ErrorStatus, Result};

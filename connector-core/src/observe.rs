@@ -30,7 +30,7 @@ use metrics::{Counter, Gauge, Histogram, IntoF64, Label, SharedString};
 use tracing::Span;
 
 use crate::chunk::MemoryObj;
-use crate::connector::Operation;
+use crate::connector::{Operation, ServerInfo};
 use crate::key::CacheKey;
 use crate::{Error, ErrorKind, Result};
 
@@ -252,6 +252,10 @@ impl Answered for Option<usize> {
 }
 
 impl Answered for () {
+    fn tally(&self, _tally: &mut Tally) {}
+}
+
+impl Answered for Vec<ServerInfo> {
     fn tally(&self, _tally: &mut Tally) {}
 }
 

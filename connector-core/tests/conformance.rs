@@ -48,8 +48,8 @@ async fn a_connector_that_keeps_the_contract_passes_every_check_that_applies() {
     assert!(plain.passed() && plain.checks.len() == checks().len(), "{plain}");
     let skipped = skipped(&plain.checks);
     assert!(skipped.iter().all(|name| !limits.contains(name)), "{skipped:?}");
-    // No `remove`, no `list`, no layouts.
-    assert_eq!(skipped.len(), 13, "{skipped:?}");
+    // No `remove`, no `list`, no layouts, no servers.
+    assert_eq!(skipped.len(), 14, "{skipped:?}");
 }
 
 /// Runs one check.

@@ -3,7 +3,7 @@
 use futures::stream::TryStreamExt;
 
 use super::subject::{Checked, Subject, ensure, failed, skip};
-use crate::{ChunkLayout, Dtype, Error, ErrorKind, MemoryFormat, Shape};
+use crate::{ChunkLayout, Dtype, Error, ErrorKind, MemoryFormat, ServerInfo, Shape};
 
 /// The kit does not try a larger limit, because a store that ignores its limit would store the chunk.
 const MAX_TRIED: u64 = 128 << 20;
@@ -68,6 +68,24 @@ pub(super) async fn undeclared_operations_are_unsupported(s: &Subject) -> Checke
     s.expect(&key, &value).await?;
     if checked == 0 {
         skip!("the store declares `remove`, `list` and `ping`");
+    }
+    Ok(())
+}
+
+pub(super) async fn servers_are_named(s: &Subject) -> Checked {
+    let servers = s.store.servers().await.map_err(|e| failed(format!("`servers` fails: {e}")))?;
+    if servers.is_empty() {
+        skip!("the store has no servers");
+    }
+    for server in servers {
+        let ServerInfo { address, role, details, .. } = &server;
+        let texts = [address].into_iter().chain(role).chain(details.iter().flat_map(|(name, value)| [name, value]));
+        for text in texts {
+            ensure!(!text.is_empty(), "`servers` gives an empty text: {server:?}");
+            ensure!(!text.contains(char::is_control), "`servers` gives a text that is not one line: {server:?}");
+        }
+        let login = address.split('/').any(|part| part.contains('@'));
+        ensure!(!login, "`servers` gives an address that may hold a user and a password: {server:?}");
     }
     Ok(())
 }

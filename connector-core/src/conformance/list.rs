@@ -68,6 +68,7 @@ macro_rules! __conformance_checks {
 
             capabilities: declared_operations_work = "every operation that the store declares works";
             capabilities: undeclared_operations_are_unsupported = "an operation that the store does not declare is `Unsupported`, and the error names it";
+            capabilities: servers_are_named = "`servers` gives each server an address on one line, without a user or a password";
             capabilities: undeclared_dtypes_are_refused = "the store refuses a chunk of a dtype that it does not declare, and keeps the old value or none";
             capabilities: chunks_over_the_limit_are_refused = "the store refuses a chunk over the declared limit, and keeps the old value or none";
 

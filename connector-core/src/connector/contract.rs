@@ -4,7 +4,7 @@ use std::future::Future;
 
 use futures::stream::{self, BoxStream, FuturesOrdered, StreamExt, TryStreamExt};
 
-use super::{Capabilities, ListEntry, count_run, leading_run};
+use super::{Capabilities, ListEntry, ServerInfo, count_run, leading_run};
 use crate::chunk::{MemoryObj, MemoryObjMut};
 use crate::context::ConnectorContext;
 use crate::key::CacheKey;
@@ -116,6 +116,14 @@ pub trait RemoteConnector: Send + Sync + 'static {
     /// Checks that the store answers. An empty store that could be used answers.
     fn ping(&self) -> impl Future<Output = Result<()>> + Send {
         async { Err(Error::unsupported("ping")) }
+    }
+
+    /// The servers of the store, and what each answers. Empty for a store without servers, which is the default.
+    ///
+    /// A server that does not answer is in the list with its [error](ServerInfo::error), and is not an error of the call.
+    /// The list is made for people and monitoring: a call may ask every server, and its cost does not matter.
+    fn servers(&self) -> impl Future<Output = Result<Vec<ServerInfo>>> + Send {
+        async { Ok(Vec::new()) }
     }
 
     /// Ends connections and background work, after the work in flight. The handle refuses later calls; it calls this again

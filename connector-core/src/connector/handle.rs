@@ -12,7 +12,7 @@ use tracing::{Instrument, Span};
 
 use super::erased::DynConnector;
 use super::operation::{Operation, forward, list_by, listings, operations};
-use super::{BoxConnector, Capabilities, Gate, ListEntry, RemoteConnector};
+use super::{BoxConnector, Capabilities, Gate, ListEntry, RemoteConnector, ServerInfo};
 use crate::chunk::{MemoryObj, MemoryObjMut};
 use crate::context::ConnectorContext;
 use crate::key::CacheKey;
@@ -169,6 +169,15 @@ impl Connector {
     /// `Unsupported` if the store cannot be asked, `Unavailable` or `Timeout` if it does not answer.
     pub async fn ping(&self) -> Result<()> {
         self.call(Operation::Ping, None, self.0.connector.ping()).await
+    }
+
+    /// The servers of the store, and what each answers; empty for a store without servers. A server that does not answer
+    /// is in the list with its error.
+    ///
+    /// # Errors
+    /// The store's own, if it does not know its servers.
+    pub async fn servers(&self) -> Result<Vec<ServerInfo>> {
+        self.call(Operation::Servers, None, self.0.connector.servers()).await
     }
 
     /// Refuses new calls, waits for those in flight, then ends the connector. Every later call is `Closed`; closing

@@ -22,6 +22,7 @@ macro_rules! operations {
             into GetInto get_into(key: &$l CacheKey, dst: &$l mut MemoryObjMut) -> Result<Option<usize>>;
             one Remove remove(key: &$l CacheKey) -> Result<bool>;
             one Ping ping() -> Result<()>;
+            one Servers servers() -> Result<Vec<ServerInfo>>;
             close Close close() -> Result<()>;
             batch BatchedExists batched_exists(keys: &$l [CacheKey]) -> Vec<Result<bool>>;
             lead BatchedContains batched_contains(keys: &$l [CacheKey]) -> Result<usize>;

@@ -11,7 +11,9 @@ use tokio::time::Instant;
 
 use super::{Answer, Verdict, around};
 use crate::chunk::{MemoryObj, MemoryObjMut};
-use crate::connector::{Capabilities, ListEntry, Operation, RemoteConnector, list_by, listings, operations};
+use crate::connector::{
+    Capabilities, ListEntry, Operation, RemoteConnector, ServerInfo, list_by, listings, operations,
+};
 use crate::key::CacheKey;
 use crate::{BoxStream, Error, ErrorKind, ErrorStatus, Result, observe, runtime};
 

@@ -7,7 +7,9 @@ use tokio::sync::Semaphore;
 use super::timeout::{TimeoutLayer, timed_out};
 use super::{Answer, around};
 use crate::chunk::{MemoryObj, MemoryObjMut};
-use crate::connector::{Capabilities, ListEntry, Operation, RemoteConnector, list_by, listings, operations};
+use crate::connector::{
+    Capabilities, ListEntry, Operation, RemoteConnector, ServerInfo, list_by, listings, operations,
+};
 use crate::key::CacheKey;
 use crate::{BoxStream, Result};
 

@@ -5,7 +5,9 @@ use std::time::Duration;
 use metrics::{Label, SharedString};
 
 use crate::chunk::{MemoryObj, MemoryObjMut};
-use crate::connector::{Capabilities, ListEntry, Operation, RemoteConnector, list_by, listings, operations};
+use crate::connector::{
+    Capabilities, ListEntry, Operation, RemoteConnector, ServerInfo, list_by, listings, operations,
+};
 use crate::key::CacheKey;
 use crate::observe;
 use crate::{BoxStream, Error, ErrorStatus, Result};

@@ -8,7 +8,9 @@ use futures::stream::{self, StreamExt};
 
 use super::{Answer, around};
 use crate::chunk::{MemoryObj, MemoryObjMut};
-use crate::connector::{Capabilities, ListEntry, Operation, RemoteConnector, list_by, listings, operations};
+use crate::connector::{
+    Capabilities, ListEntry, Operation, RemoteConnector, ServerInfo, list_by, listings, operations,
+};
 use crate::key::CacheKey;
 use crate::{BoxStream, Error, ErrorKind, Result};
 

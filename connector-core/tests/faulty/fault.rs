@@ -84,6 +84,7 @@ faults! {
 
     DeclaresPingInVain, declared_operations_work, Plain;
     RemovesWithoutSaying, undeclared_operations_are_unsupported, Plain;
+    NamesTheLogin, servers_are_named, Full;
     TakesEveryDtype, undeclared_dtypes_are_refused, Plain;
     TakesLongChunks, chunks_over_the_limit_are_refused, Plain;
 

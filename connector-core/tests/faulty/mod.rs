@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use connector_core::conformance::Kit;
 use connector_core::{
     BoxStream, CacheKey, Capabilities, ChunkLayout, Connector, Error, ErrorKind, ListEntry, LocalCpuBackend, MemoryObj,
-    MemoryObjMut, RemoteConnector, Result,
+    MemoryObjMut, RemoteConnector, Result, ServerInfo,
 };
 use futures::stream::{self, StreamExt, TryStreamExt};
 use tokio::sync::oneshot;
@@ -282,6 +282,11 @@ impl RemoteConnector for Faulty {
 
     async fn ping(&self) -> Result<()> {
         if self.profile.capabilities().ping { Ok(()) } else { Err(Error::unsupported("ping")) }
+    }
+
+    async fn servers(&self) -> Result<Vec<ServerInfo>> {
+        let server = ServerInfo::new(if self.has(Fault::NamesTheLogin) { "user:password@h:1" } else { "h:1" });
+        Ok(if self.profile == Profile::Plain { Vec::new() } else { vec![server.with_role("master")] })
     }
 
     async fn close(&self) -> Result<()> {

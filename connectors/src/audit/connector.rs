@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use connector_core::connector::leading_run;
 use connector_core::{
     BoxStream, CacheKey, Capabilities, Connector, ConnectorContext, Error, ErrorKind, FromContext, ListEntry, MemoryObj,
-    MemoryObjMut, RemoteConnector, Result, external_connector,
+    MemoryObjMut, RemoteConnector, Result, ServerInfo, external_connector,
 };
 use futures::stream::{self, StreamExt};
 
@@ -203,6 +203,10 @@ impl RemoteConnector for AuditConnector {
 
     async fn ping(&self) -> Result<()> {
         self.forward("ping", None, self.behind.ping(), |()| false).await
+    }
+
+    async fn servers(&self) -> Result<Vec<ServerInfo>> {
+        self.forward("servers", None, self.behind.servers(), |_| false).await
     }
 
     async fn close(&self) -> Result<()> {

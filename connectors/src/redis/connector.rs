@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use connector_core::{
     BoxStream, CacheKey, Capabilities, ChunkHeader, ConnectorContext, Error, ErrorKind, FromContext, ListEntry, MemoryObj,
-    MemoryObjMut, RemoteConnector, Result, external_connector,
+    MemoryObjMut, RemoteConnector, Result, ServerInfo, external_connector,
 };
 use futures::stream::{StreamExt, TryStreamExt};
 
@@ -206,6 +206,10 @@ impl RemoteConnector for RedisConnector {
 
     async fn ping(&self) -> Result<()> {
         self.wire.ping().await
+    }
+
+    async fn servers(&self) -> Result<Vec<ServerInfo>> {
+        Ok(self.wire.describe_servers().await)
     }
 
     async fn close(&self) -> Result<()> {

@@ -3,7 +3,7 @@ use std::sync::atomic::AtomicBool;
 use connector_core::raw_layout;
 use connector_core::{
     BoxStream, CacheKey, Capabilities, ConnectorContext, Error, ErrorKind, FromContext, LMCacheMetadata, ListEntry,
-    MemoryObj, MemoryObjMut, RemoteConnector, Result, external_connector,
+    MemoryObj, MemoryObjMut, RemoteConnector, Result, ServerInfo, external_connector,
 };
 use futures::stream::{self, Stream, StreamExt, TryStreamExt};
 
@@ -133,6 +133,10 @@ impl RemoteConnector for RESPConnector {
 
     async fn ping(&self) -> Result<()> {
         self.wire.ping().await
+    }
+
+    async fn servers(&self) -> Result<Vec<ServerInfo>> {
+        Ok(self.wire.describe_servers().await)
     }
 
     async fn close(&self) -> Result<()> {

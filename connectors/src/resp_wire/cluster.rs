@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use super::errors::Elsewhere;
 use super::options::WireOptions;
 use super::server::Server;
-use super::topology::Route;
+use super::topology::{Node, Route};
 use super::transport::Address;
 
 pub(super) struct Cluster {
@@ -42,6 +42,11 @@ impl Cluster {
 
     pub(super) async fn masters(&self) -> Result<Vec<Arc<Server>>> {
         Err(Error::new(ErrorKind::Unsupported, "clusters are not supported yet"))
+    }
+
+    /// The masters with the number of their slots, and the replicas. The startup nodes if no node answers.
+    pub(super) async fn nodes(&self) -> Vec<Node> {
+        self.seeds.iter().map(|server| Node::of(server, None)).collect()
     }
 
     pub(super) fn close(&self) {

@@ -6,10 +6,12 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use connector_core::{CacheKey, Connect, ConnectorContext, Error, ErrorKind, Result};
+use connector_core::{CacheKey, Connect, ConnectorContext, Error, ErrorKind, Result, ServerInfo};
+use futures::future::join_all;
 use futures::stream::{FuturesUnordered, StreamExt};
 
 use super::connection::Connection;
+use super::describe::describe;
 use super::errors::{Elsewhere, expect_word};
 use super::name::Name;
 use super::options::WireOptions;
@@ -269,6 +271,11 @@ impl Wire {
         refused.into_iter().map(answer).collect()
     }
 
+    /// The servers that are known, and what each says about itself.
+    pub(crate) async fn describe_servers(&self) -> Vec<ServerInfo> {
+        join_all(self.topology.nodes().await.iter().map(describe)).await
+    }
+
     /// Checks that every server answers.
     ///
     /// # Errors
@@ -474,7 +481,7 @@ impl<E: Exchange> Item<E> {
 }
 
 /// The answer of the route's server, and what it says about the way.
-async fn exchange_at<E: Exchange>(route: &Route, item: &mut E) -> (Result<E::Answer>, Option<Elsewhere>) {
+pub(super) async fn exchange_at<E: Exchange>(route: &Route, item: &mut E) -> (Result<E::Answer>, Option<Elsewhere>) {
     let server = &route.server;
     let leased = async {
         let share = if E::SMALL { None } else { server.share(item.expected_len()).await? };

@@ -15,6 +15,7 @@
 //! | `transport` | the socket |
 //! | `name` | the names of a chunk's values |
 //! | `remove` | removes chunks |
+//! | `describe` | what each server says about itself |
 //! | `request` | commands in the bytes of the wire |
 //! | [`reply`], `line` | replies from the bytes of the wire |
 //! | `scan` | the keys in the database |
@@ -24,6 +25,7 @@
 mod cluster;
 mod connect;
 mod connection;
+mod describe;
 mod errors;
 mod exchange;
 mod line;

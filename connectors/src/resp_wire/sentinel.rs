@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use super::errors::Elsewhere;
 use super::options::{Protocol, Role, Sentinels, Servers, WireOptions};
 use super::server::Server;
-use super::topology::Route;
+use super::topology::{Node, Route};
 use super::transport::Address;
 
 pub(super) struct Sentinel {
@@ -34,6 +34,11 @@ impl Sentinel {
 
     pub(super) async fn next_route(&self, _last: &Route, _elsewhere: &Elsewhere, _hops: u32) -> Option<Route> {
         None
+    }
+
+    /// The master, its replicas and the sentinels.
+    pub(super) async fn nodes(&self) -> Vec<Node> {
+        self.sentinels.iter().map(|server| Node::of(server, Some("sentinel"))).collect()
     }
 
     pub(super) fn close(&self) {

@@ -36,6 +36,21 @@ impl Route {
     }
 }
 
+/// A server as the topology knows it.
+pub(super) struct Node {
+    pub(super) server: Arc<Server>,
+    /// Its part in the topology: `master`, `replica` or `sentinel`. `None` if only the server itself can say.
+    pub(super) role: Option<&'static str>,
+    /// The number of its slots, if it is the master of a part of a cluster.
+    pub(super) slots: Option<usize>,
+}
+
+impl Node {
+    pub(super) fn of(server: &Arc<Server>, role: Option<&'static str>) -> Self {
+        Self { server: server.clone(), role, slots: None }
+    }
+}
+
 impl Topology {
     /// The servers that the options name. Connects to none.
     ///
@@ -99,6 +114,15 @@ impl Topology {
             Self::Single(server) => Ok(vec![server.clone()]),
             Self::Sentinel(sentinel) => Ok(vec![sentinel.route(false).await?.server]),
             Self::Cluster(cluster) => cluster.masters().await,
+        }
+    }
+
+    /// All servers that are known, with replicas and sentinels. The servers that the options name if there are no others.
+    pub(super) async fn nodes(&self) -> Vec<Node> {
+        match self {
+            Self::Single(server) => vec![Node::of(server, None)],
+            Self::Sentinel(sentinel) => sentinel.nodes().await,
+            Self::Cluster(cluster) => cluster.nodes().await,
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use connector_core::connector::{Gate, count_run, leading_run};
 use connector_core::{
     BoxStream, CacheKey, Capabilities, Connector, ConnectorContext, Error, ErrorKind, FromContext, ListEntry, MemoryObj,
-    MemoryObjMut, RemoteConnector, Result, external_connector, runtime,
+    MemoryObjMut, RemoteConnector, Result, ServerInfo, external_connector, runtime,
 };
 use futures::future::{join, ready};
 use futures::stream::{self, StreamExt};
@@ -198,6 +198,17 @@ impl RemoteConnector for TieredConnector {
             self.tiers.front_failed("ping", &e);
         }
         self.tiers.back.ping().await
+    }
+
+    /// The servers of both stores; the detail `tier` says which store has each.
+    async fn servers(&self) -> Result<Vec<ServerInfo>> {
+        let (front, back) = join(self.tiers.front.servers(), self.tiers.back.servers()).await;
+        let front = front.unwrap_or_else(|e| {
+            self.tiers.front_failed("servers", &e);
+            Vec::new()
+        });
+        let front = front.into_iter().map(|server| server.with_detail("tier", "front"));
+        Ok(front.chain(back?.into_iter().map(|server| server.with_detail("tier", "back"))).collect())
     }
 
     async fn close(&self) -> Result<()> {
