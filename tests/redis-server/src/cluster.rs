@@ -291,8 +291,8 @@ impl RedisCluster {
         self.wait_until_whole();
     }
 
-    /// Waits until the nodes that run know the same roles and slots, serve all slots, have failed the others, and tell
-    /// clients of all replicas.
+    /// Waits until the nodes that run know the same roles and slots, serve all slots, have failed the others, and name all
+    /// replicas to clients.
     ///
     /// # Panics
     /// If this takes too long.
@@ -327,7 +327,7 @@ impl RedisCluster {
             }
             let live: usize = known.iter().filter(|other| !other.master && !other.failed).count();
             if node.replicas_for_clients() != live {
-                return says(&format!("tells clients of fewer than {live} replicas"));
+                return says(&format!("names fewer than {live} replicas to clients"));
             }
             views.insert(known);
         }

@@ -18,6 +18,7 @@ pub mod fake;
 mod launch;
 pub mod process;
 pub mod proxy;
+mod sentinel;
 mod server;
 
 pub use certificates::{Certificate, Certificates};
@@ -25,4 +26,5 @@ pub use client::{Client, Reply};
 pub use cluster::RedisCluster;
 pub use launch::Launch;
 pub use proxy::{Corruption, Fault, Proxy};
+pub use sentinel::SentinelGroup;
 pub use server::RedisServer;

@@ -38,7 +38,6 @@ pub(crate) enum Kind {
     /// A node of a cluster.
     Node,
     /// A sentinel, with the lines of its configuration.
-    #[expect(dead_code, reason = "sentinels follow")]
     Sentinel(String),
 }
 
