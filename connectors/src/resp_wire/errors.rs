@@ -53,6 +53,10 @@ pub(crate) fn server_error(text: &[u8]) -> Error {
         b"ERR" if contains(text, b"invalid bulk length") || contains(text, b"exceeds maximum allowed size") => {
             new(ErrorKind::TooLarge).with_hint("the chunk is larger than the server's `proto-max-bulk-len`")
         }
+        b"ERR" if contains(text, b"unknown command") => new(ErrorKind::Other).with_hint(
+            "the server lacks a command of this store, or forbids it; a sentinel has another URL: \
+             `redis-sentinel://host:26379/service`",
+        ),
         _ => new(ErrorKind::Other),
     }
 }

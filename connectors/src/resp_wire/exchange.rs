@@ -322,7 +322,13 @@ impl<'a, E: Exchange> Batch<'a, E> {
 
     /// [`work`](Self::work), whose error waits for the other connections.
     async fn work_or_fail(&self) {
-        if let Err(e) = self.work().await {
+        // The exchanges in flight, in order.
+        let mut sent = VecDeque::new();
+        if let Err(e) = self.server.while_in_place(self.work(&mut sent)).await {
+            if E::READS {
+                self.take_back(&mut sent);
+            }
+            self.fail(sent.into_iter(), &e);
             self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
         }
     }
@@ -339,10 +345,8 @@ impl<'a, E: Exchange> Batch<'a, E> {
     }
 
     /// Processes a part of the queue on one connection.
-    async fn work(&self) -> Result<()> {
+    async fn work(&self, sent: &mut Items<E>) -> Result<()> {
         let mut lease = self.lease().await?;
-        // The exchanges in flight, in order.
-        let mut sent: Items<E> = VecDeque::new();
         // The number that may be in flight, and the bytes of a request (0 until this lease sent one).
         let (mut window, mut request_len) = (if E::SMALL { SMALL_AHEAD } else { 1 }, 0);
         let at_once = |alone, window| if alone > 0 { 1 } else { window };
@@ -360,7 +364,7 @@ impl<'a, E: Exchange> Batch<'a, E> {
                 }
             } else if sent.len() <= at_once(alone, window) / 2 {
                 let before = sent.len();
-                self.take(at_once(alone, window) - before, &mut sent);
+                self.take(at_once(alone, window) - before, sent);
                 if sent.is_empty() {
                     lease.give_back();
                     return Ok(());
@@ -369,7 +373,7 @@ impl<'a, E: Exchange> Batch<'a, E> {
                     Ok(0) => {}
                     Ok(bytes) => request_len = bytes / (sent.len() - before),
                     Err(e) => {
-                        lease = self.after_failure(lease, e, &mut sent, (&mut renewals, &mut alone)).await?;
+                        lease = self.after_failure(lease, e, sent, (&mut renewals, &mut alone)).await?;
                         continue;
                     }
                 }
@@ -393,7 +397,7 @@ impl<'a, E: Exchange> Batch<'a, E> {
                         window = (AHEAD / len.max(1)).clamp(at_least, CHUNKS_AHEAD);
                     }
                 }
-                Err(e) => lease = self.after_failure(lease, e, &mut sent, (&mut renewals, &mut alone)).await?,
+                Err(e) => lease = self.after_failure(lease, e, sent, (&mut renewals, &mut alone)).await?,
             }
         }
     }
@@ -453,10 +457,15 @@ impl<'a, E: Exchange> Batch<'a, E> {
             self.fail(sent.drain(..), &e);
             return Err(e);
         }
-        let lease = lease.renew().await.inspect_err(|e| self.fail(sent.drain(..), e))?;
+        let lease = lease.renew().await?;
+        self.take_back(sent);
+        Ok(lease)
+    }
+
+    /// Puts exchanges back into the queue.
+    fn take_back(&self, sent: &mut Items<E>) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         sent.drain(..).rev().for_each(|item| queue.push_front(item));
-        Ok(lease)
     }
 
     fn fail(&self, items: impl Iterator<Item = Item<E>>, e: &Error) {
@@ -493,7 +502,7 @@ pub(super) async fn exchange_at<E: Exchange>(route: &Route, item: &mut E) -> (Re
     };
     loop {
         let before = lease.connection.received();
-        match ask(route.asking, &mut lease.connection, item).await {
+        match server.while_in_place(ask(route.asking, &mut lease.connection, item)).await {
             Ok((sent, answer)) => {
                 server.remember_len(sent.max(lease.connection.received_since(before)));
                 let elsewhere = lease.connection.take_elsewhere();
@@ -506,7 +515,9 @@ pub(super) async fn exchange_at<E: Exchange>(route: &Route, item: &mut E) -> (Re
             },
             Err(e) => {
                 lease.failed(&e);
-                return (Err(e), None);
+                // A read changes nothing, so another server may answer it in the time that is left.
+                let again = E::READS && e.kind() == ErrorKind::Unavailable;
+                return (Err(e), again.then_some(Elsewhere::Lost));
             }
         }
     }

@@ -35,7 +35,6 @@ pub(crate) struct WireOptions {
     /// Whether each connection needs the right to transactions.
     pub(crate) transactions: bool,
     /// Whether a replica may answer reads.
-    #[expect(dead_code, reason = "the topologies read it")]
     pub(crate) replica_reads: bool,
     /// The role that each server must have.
     pub(crate) role: Role,
@@ -58,7 +57,6 @@ pub(crate) struct Sentinels {
     /// Where they listen.
     pub(crate) addresses: Vec<Address>,
     /// Their name of the master.
-    #[expect(dead_code, reason = "the topology reads it")]
     pub(crate) service: String,
     /// Their own user and password, which are not the master's.
     pub(crate) login: Login,
@@ -66,7 +64,6 @@ pub(crate) struct Sentinels {
 
 /// The role that a server must have. Each new connection checks it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(dead_code, reason = "the topology makes the others")]
 pub(crate) enum Role {
     /// Any data server.
     Data,

@@ -229,7 +229,8 @@ impl Reach {
     }
 }
 
-struct AbortOnDrop(AbortHandle);
+/// Ends a task when it is dropped.
+pub(super) struct AbortOnDrop(pub(super) AbortHandle);
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {

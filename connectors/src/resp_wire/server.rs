@@ -1,19 +1,20 @@
 //! One server, and the connections to it: some for chunks, some for everything else.
 
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use connector_core::layer::local_wait;
 use connector_core::{Error, ErrorKind, Result, runtime};
+use futures::future::{Either, select};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, SemaphorePermit, TryAcquireError};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, TryAcquireError};
 use tokio::time::{Instant, Timeout};
 
 use super::connection::{Connection, Spent};
 use super::errors::hung_up;
-use super::options::WireOptions;
+use super::options::{Servers, WireOptions};
 use super::reach::Reach;
 use super::transport::Address;
 
@@ -28,6 +29,17 @@ pub(crate) struct Server {
     in_flight: Semaphore,
     /// Length of the last chunk. Most chunks of a store have one length.
     chunk_len: AtomicUsize,
+    /// Whether another server took the place of this one. `None` if none ever does.
+    retired: Option<Retired>,
+    /// Whether the last call that failed found the server away.
+    is_suspect: AtomicBool,
+}
+
+#[derive(Default)]
+struct Retired {
+    is_retired: AtomicBool,
+    /// Ends the calls in flight.
+    now: Notify,
 }
 
 /// Connections that one call at a time uses.
@@ -103,6 +115,8 @@ impl Server {
             small: Pool::new(SMALL_CONNECTIONS, SMALL_BUFFER),
             in_flight: Semaphore::new(IN_FLIGHT / UNIT),
             chunk_len: AtomicUsize::new(0),
+            retired: (!matches!(options.servers, Servers::One(_))).then(Retired::default),
+            is_suspect: AtomicBool::new(false),
             reach: Reach::new(address, options.clone(), sockets.clone()),
         })
     }
@@ -123,6 +137,46 @@ impl Server {
             pool.open().idle.clear();
         }
         self.in_flight.close();
+    }
+
+    /// Closes the server, because another one took its place. Ends calls in flight: a master that was demoted may never
+    /// answer them, and may take puts that are then lost.
+    pub(super) fn retire(&self) {
+        if let Some(retired) = &self.retired {
+            retired.is_retired.store(true, Ordering::Release);
+            retired.now.notify_waiters();
+        }
+        self.close();
+    }
+
+    /// The answer of `call`, or an error if the server is [retired](Self::retire) meanwhile.
+    pub(super) async fn while_in_place<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
+        let Some(retired) = &self.retired else { return call.await };
+        let mut now = pin!(retired.now.notified());
+        now.as_mut().enable();
+        if retired.is_retired.load(Ordering::Acquire) {
+            return Err(self.closed());
+        }
+        match select(pin!(call), now).await {
+            Either::Left((answer, _)) => answer,
+            Either::Right(_) => Err(self.closed()),
+        }
+    }
+
+    /// The error of a call after [`close`](Self::close) or [`retire`](Self::retire).
+    fn closed(&self) -> Error {
+        match &self.retired {
+            Some(retired) if retired.is_retired.load(Ordering::Acquire) => {
+                let why = format!("another server took the place of {}", self.address());
+                Error::new(ErrorKind::Unavailable, why).temporary(true)
+            }
+            _ => Error::closed(),
+        }
+    }
+
+    /// Whether a call failed since the last call of this, because the server is away or does not answer.
+    pub(super) fn take_suspicion(&self) -> bool {
+        self.is_suspect.load(Ordering::Relaxed) && self.is_suspect.swap(false, Ordering::Relaxed)
     }
 
     /// How many connections a batch of `n` chunks takes. `len` is the length of a chunk, or 0 if unknown.
@@ -175,7 +229,7 @@ impl Server {
             }
             let permit = match pool.permits.try_acquire() {
                 Ok(permit) => permit,
-                Err(TryAcquireError::Closed) => return Err(Error::closed()),
+                Err(TryAcquireError::Closed) => return Err(self.closed()),
                 Err(TryAcquireError::NoPermits) => self.wait(pool).await?,
             };
             if let Ok(connection) = self.take_idle(pool) {
@@ -246,7 +300,7 @@ impl Server {
         loop {
             let progress = pool.progress.load(Ordering::Relaxed);
             if let Ok(permit) = local_wait(timeout(patience, permit.as_mut())?).await {
-                return permit.map_err(|_| Error::closed());
+                return permit.map_err(|_| self.closed());
             }
             if pool.progress.load(Ordering::Relaxed) == progress {
                 let (size, address, ms) = (pool.size, self.reach.address(), patience.as_millis());
@@ -310,6 +364,8 @@ impl Lease<'_> {
 
     /// The call failed with `e`. If the server did not answer in time, it does not answer on idle connections either.
     pub(super) fn failed(&self, e: &Error) {
+        let is_away = matches!(e.kind(), ErrorKind::Timeout | ErrorKind::Unavailable);
+        self.server.is_suspect.fetch_or(is_away, Ordering::Relaxed);
         match e.kind() {
             ErrorKind::Timeout => {
                 self.server.reach.timed_out_in_call(e);
@@ -325,6 +381,9 @@ impl Lease<'_> {
         let Self { server, connection, slot, .. } = self;
         let spent = connection.spent();
         drop(connection);
+        if slot.pool.permits.is_closed() {
+            return Err(server.closed());
+        }
         server.reach.doubt();
         let options = server.reach.options();
         let limit = options.connect_timeout.min(spent.left(options.io_timeout));
