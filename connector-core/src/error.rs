@@ -126,6 +126,7 @@ struct Inner {
     kind: ErrorKind,
     status: ErrorStatus,
     unsent: bool,
+    partial: bool,
     retry_after: Option<Duration>,
     message: Cow<'static, str>,
     hint: Option<Cow<'static, str>>,
@@ -142,6 +143,7 @@ impl Error {
             kind,
             status: ErrorStatus::Permanent,
             unsent: false,
+            partial: false,
             retry_after: None,
             message: message.into(),
             hint: None,
@@ -206,6 +208,13 @@ impl Error {
     #[must_use]
     pub fn unsent(mut self) -> Self {
         self.0.unsent = true;
+        self
+    }
+
+    /// Marks the error of one server of several, while others answer. The [breaker](crate::layer) does not count it.
+    #[must_use]
+    pub fn partial(mut self) -> Self {
+        self.0.partial = true;
         self
     }
 
@@ -277,6 +286,11 @@ impl Error {
     /// Whether the call is known not to have reached the store: see [`unsent`](Self::unsent).
     pub fn is_unsent(&self) -> bool {
         self.0.unsent
+    }
+
+    /// Whether other servers of the store answer: see [`partial`](Self::partial).
+    pub fn is_partial(&self) -> bool {
+        self.0.partial
     }
 
     /// The shortest time before another try, if the store asks for one.

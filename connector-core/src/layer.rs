@@ -57,7 +57,8 @@ enum Verdict<'a> {
     Found,
     /// The store could not be reached.
     Lost(&'a Error),
-    /// Not known: the call may have failed before it reached the store (an invalid key, a full pool).
+    /// Not known: the call may have failed before it reached the store (an invalid key, a full pool), or only a part of the
+    /// store is lost.
     Nothing,
 }
 
@@ -70,7 +71,7 @@ impl<T: Send> Answer for Result<T> {
         match self {
             Ok(_) => Verdict::Found,
             Err(e) => match e.kind() {
-                _ if e.is_unsent() => Verdict::Nothing,
+                _ if e.is_unsent() || e.is_partial() => Verdict::Nothing,
                 ErrorKind::Unavailable | ErrorKind::Timeout => Verdict::Lost(e),
                 ErrorKind::Corrupt
                 | ErrorKind::Denied

@@ -24,7 +24,7 @@ use crate::{BoxStream, Error, ErrorKind, ErrorStatus, Result, observe, runtime};
 ///
 /// A call that its caller drops does not count. A call that fails before it reaches the store does not count either.
 /// Examples are an invalid key, a full pool, and a timeout while the call [waited](super::local_wait) for memory or a
-/// connection. An open breaker refuses a `list`, but a `list` never opens or closes it.
+/// connection. The error of [one server of several](Error::partial) does not count. An open breaker refuses a `list`, but a `list` never opens or closes it.
 ///
 /// LMCache does the same with an interval of 10 s (`min_reconnect_interval` of its `RemoteBackend`, 0.5.6). The interval is in
 /// tokio's time, which a change of the system's clock does not move.

@@ -50,6 +50,7 @@ impl FromContext for RedisConnector {
     async fn from_context(ctx: ConnectorContext) -> Result<Self> {
         let options: RedisOptions = ctx.options()?;
         let wire = Wire::open(options.wire(&ctx)?, &ctx).await?;
+        let is_apart = AtomicBool::new(wire.is_cluster());
         Ok(Self {
             wire,
             memory: Memory::new(&ctx),
@@ -57,7 +58,7 @@ impl FromContext for RedisConnector {
             refresh_ttl: options.refresh_ttl,
             orphans: Orphans::new(Duration::from_secs(options.orphan_grace_sec)),
             remover: Remover::default(),
-            is_apart: AtomicBool::new(false),
+            is_apart,
             warned: AtomicBool::new(false),
         })
     }

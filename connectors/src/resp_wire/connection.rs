@@ -41,6 +41,8 @@ pub(crate) struct Connection {
     elsewhere: Option<Elsewhere>,
     /// Whether the server said in this call that it may not be the right one any more.
     doubtful: bool,
+    /// Whether the answer to `ASKING` comes before each reply.
+    is_asking: bool,
 }
 
 /// The time that a call waited for a socket, and the bytes that it moved. Bounds a call whose server sends a byte now
@@ -84,6 +86,7 @@ impl Connection {
             write_failure: None,
             elsewhere: None,
             doubtful: false,
+            is_asking: false,
         }
     }
 
@@ -172,9 +175,24 @@ impl Connection {
     /// `Corrupt`, `Unavailable`, `Timeout`. The server's error if it closes the connection after it, such as
     /// `TooLarge`.
     pub(crate) async fn reply(&mut self) -> Result<Reply> {
+        self.skip_asking().await?;
         let reply = self.parse(ReplyReader::reply).await?;
         self.answered(&reply)?;
         Ok(reply)
+    }
+
+    /// Whether the commands whose replies come next were sent with `ASKING`.
+    pub(super) fn set_asking(&mut self, asking: bool) {
+        self.is_asking = asking;
+    }
+
+    /// Drops the answer to `ASKING`. If it is a refusal, the next answer shows it, too.
+    async fn skip_asking(&mut self) -> Result<()> {
+        if self.is_asking {
+            let reply = self.parse(ReplyReader::reply).await?;
+            self.answered(&reply)?;
+        }
+        Ok(())
     }
 
     /// Counts the answer.
@@ -209,6 +227,7 @@ impl Connection {
     /// # Errors
     /// As [`reply`](Self::reply).
     pub(crate) async fn reply_start(&mut self) -> Result<ReplyStart> {
+        self.skip_asking().await?;
         let start = self.element_start().await?;
         self.answered(if let ReplyStart::Whole(reply) = &start { reply } else { &Reply::Null })?;
         Ok(start)

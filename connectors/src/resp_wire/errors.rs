@@ -91,6 +91,8 @@ pub(super) enum Elsewhere {
     Ask { to: Address },
     /// The server may not be the right one any more, or not yet: a failover, a start, another login.
     Changing,
+    /// The servers are changing. The same request may succeed a little later.
+    Later,
     /// No connection to the server, so it did nothing.
     Lost,
 }
@@ -100,9 +102,8 @@ impl Elsewhere {
     pub(super) fn of(text: &[u8], asked: &Address) -> Option<Self> {
         match code(text) {
             b"MOVED" | b"ASK" => redirection(text, asked),
-            b"READONLY" | b"LOADING" | b"MASTERDOWN" | b"CLUSTERDOWN" | b"TRYAGAIN" | b"NOREPLICAS" | b"NOAUTH" => {
-                Some(Self::Changing)
-            }
+            b"READONLY" | b"LOADING" | b"MASTERDOWN" | b"NOREPLICAS" | b"NOAUTH" => Some(Self::Changing),
+            b"CLUSTERDOWN" | b"TRYAGAIN" => Some(Self::Later),
             _ => None,
         }
     }

@@ -3,10 +3,11 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use connector_core::{CacheKey, Connect, ConnectorContext, Error, ErrorKind, Result, ServerInfo};
+use futures::FutureExt;
 use futures::future::join_all;
 use futures::stream::{FuturesUnordered, StreamExt};
 
@@ -87,6 +88,14 @@ struct Item<E> {
 
 /// Exchanges in order.
 type Items<E> = VecDeque<Item<E>>;
+
+/// A step of a batch of exchanges.
+enum Step<'a, E: Exchange> {
+    /// One connection takes its part of a server's exchanges.
+    Work(Arc<Batch<'a, E>>),
+    /// Finds the servers of these exchanges.
+    Find(Vec<Item<E>>, &'a Answers<E::Answer>),
+}
 
 /// The exchanges of one server. Several connections take them from one queue.
 struct Batch<'a, E: Exchange> {
@@ -172,10 +181,13 @@ impl Wire {
         let (mut route, mut hops) = (self.topology.route(item.name(), E::READS).await?, 0);
         loop {
             let (answer, elsewhere) = exchange_at(&route, &mut item).await;
-            let Some(elsewhere) = elsewhere else { return answer };
-            match self.topology.next_route(item.name(), &route, &elsewhere, hops).await {
+            let next = match &elsewhere {
+                Some(elsewhere) => self.topology.next_route(item.name(), &route, elsewhere, hops).await,
+                None => None,
+            };
+            match next {
                 Some(next) => (route, hops) = (next, hops + 1),
-                None => return answer,
+                None => return answer.map_err(|e| self.topology.judge(e)),
             }
         }
     }
@@ -185,7 +197,12 @@ impl Wire {
     /// # Errors
     /// As [`exchange`](Self::exchange).
     pub(crate) async fn exchange_with<E: Exchange>(&self, server: &Arc<Server>, mut item: E) -> Result<E::Answer> {
-        exchange_at(&Route::to(server), &mut item).await.0
+        exchange_at(&Route::to(server), &mut item).await.0.map_err(|e| self.topology.judge(e))
+    }
+
+    /// Whether the names lie on several nodes, so that one command must not contain two of them.
+    pub(crate) fn is_cluster(&self) -> bool {
+        matches!(self.topology, Topology::Cluster(_))
     }
 
     /// The servers that have the names of the store, each name on one of them.
@@ -197,66 +214,86 @@ impl Wire {
     }
 
     /// Runs many exchanges, with several requests in flight on each connection. Chunks go over several connections.
-    /// The answers are in the order of the items.
+    /// The servers work at the same time, and none waits for another. The answers are in the order of the items.
     pub(crate) async fn exchange_all<E: Exchange>(&self, items: Vec<E>) -> Vec<Result<E::Answer>> {
         let answers = Answers(Mutex::new(items.iter().map(|_| None).collect()));
         let start = |(at, exchange)| Item { at, exchange, route: None, hops: 0 };
-        let mut left: Vec<Item<E>> = items.into_iter().enumerate().map(start).collect();
-        while !left.is_empty() {
-            left = self.run(left, &answers).await;
-        }
-        let answers = answers.0.into_inner().unwrap_or_else(PoisonError::into_inner);
-        answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(Error::closed()))).collect()
-    }
-
-    /// Runs the exchanges with their servers, at the same time. Returns the ones that another server must answer.
-    async fn run<E: Exchange>(&self, items: Vec<Item<E>>, answers: &Answers<E::Answer>) -> Vec<Item<E>> {
-        let batches = self.batches(items, answers).await;
+        let mut ready: Vec<Item<E>> = items.into_iter().enumerate().map(start).collect();
         // `FuturesUnordered` polls only woken futures; `join_all` polls all of a few.
-        let mut working: FuturesUnordered<_> =
-            batches.iter().flat_map(|batch| (0..batch.width).map(move |_| batch.work_or_fail())).collect();
-        while working.next().await.is_some() {}
-        drop(working);
-        let mut again = Vec::new();
-        for batch in batches {
-            let server = batch.server.clone();
-            for (item, elsewhere) in batch.left() {
-                let route = item.route.clone().unwrap_or_else(|| Route::to(&server));
-                if let Some(next) = self.topology.next_route(item.exchange.name(), &route, &elsewhere, item.hops).await
-                {
-                    again.push(Item { route: Some(next), hops: item.hops + 1, ..item });
-                }
+        let mut working = FuturesUnordered::new();
+        loop {
+            let (batches, lost) = self.batches(ready, &answers);
+            for batch in batches.into_iter().map(Arc::new) {
+                working.extend((0..batch.width).map(|_| self.step(Step::Work(batch.clone()))));
+            }
+            if !lost.is_empty() {
+                working.push(self.step(Step::Find(lost, &answers)));
+            }
+            match working.next().await {
+                Some(again) => ready = again,
+                None => break,
             }
         }
-        again
+        drop(working);
+        let answers = answers.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let answer = |answer: Option<Result<E::Answer>>| answer.unwrap_or_else(|| Err(Error::closed()));
+        answers.into_iter().map(|one| answer(one).map_err(|e| self.topology.judge(e))).collect()
     }
 
-    /// The exchanges of each server. The ones without a server have an answer then.
-    async fn batches<'a, E: Exchange>(
+    /// Runs a step of a batch. Returns the exchanges that have a way to another server now.
+    async fn step<E: Exchange>(&self, step: Step<'_, E>) -> Vec<Item<E>> {
+        match step {
+            Step::Work(batch) => {
+                batch.work_or_fail().await;
+                // The last connection cares for the exchanges that are left.
+                let left = Arc::into_inner(batch).map(Batch::left).unwrap_or_default();
+                if left.is_empty() {
+                    return Vec::new();
+                }
+                let next = left.into_iter().map(async |(item, elsewhere)| {
+                    let name = item.exchange.name();
+                    let next = self.topology.next_route(name, item.route.as_ref()?, &elsewhere, item.hops).await?;
+                    Some(Item { route: Some(next), hops: item.hops + 1, ..item })
+                });
+                join_all(next).await.into_iter().flatten().collect()
+            }
+            Step::Find(items, answers) => {
+                let found = items.into_iter().map(async |item| {
+                    match self.topology.route(item.exchange.name(), E::READS).await {
+                        Ok(route) => Some(Item { route: Some(route), ..item }),
+                        Err(e) => {
+                            answers.put(item.at, Err(e));
+                            None
+                        }
+                    }
+                });
+                join_all(found).await.into_iter().flatten().collect()
+            }
+        }
+    }
+
+    /// The exchanges of each server, and the ones whose server is not known yet.
+    fn batches<'a, E: Exchange>(
         &self,
         items: Vec<Item<E>>,
         answers: &'a Answers<E::Answer>,
-    ) -> Vec<Batch<'a, E>> {
+    ) -> (Vec<Batch<'a, E>>, Vec<Item<E>>) {
         let mut servers: Vec<(Arc<Server>, Items<E>)> = Vec::new();
+        let mut lost = Vec::new();
         for mut item in items {
-            let route = match item.route.take() {
-                Some(route) => route,
-                None => match self.topology.route(item.exchange.name(), E::READS).await {
-                    Ok(route) => route,
-                    Err(e) => {
-                        answers.put(item.at, Err(e));
-                        continue;
-                    }
-                },
+            if item.route.is_none() {
+                item.route = self.topology.route(item.exchange.name(), E::READS).now_or_never().and_then(Result::ok);
+            }
+            let Some(server) = item.route.as_ref().map(|route| route.server.clone()) else {
+                lost.push(item);
+                continue;
             };
-            let server = route.server.clone();
-            item.route = Some(route);
             match servers.iter_mut().find(|(known, _)| Arc::ptr_eq(known, &server)) {
                 Some((_, items)) => items.push_back(item),
                 None => servers.push((server, VecDeque::from([item]))),
             }
         }
-        servers.into_iter().map(|(server, items)| Batch::new(server, items, answers)).collect()
+        (servers.into_iter().map(|(server, items)| Batch::new(server, items, answers)).collect(), lost)
     }
 
     /// As [`exchange_all`](Self::exchange_all), for the items that are not errors.
@@ -333,13 +370,13 @@ impl<'a, E: Exchange> Batch<'a, E> {
         }
     }
 
-    /// The items that another server may answer. The items that found no connection are among them.
+    /// The exchanges that another server may answer. Each has an answer, which stands if there is no other way.
     fn left(self) -> Vec<(Item<E>, Elsewhere)> {
         let failure = self.failure.into_inner().unwrap_or_else(PoisonError::into_inner).unwrap_or_else(Error::closed);
         let mut left = self.elsewhere.into_inner().unwrap_or_else(PoisonError::into_inner);
         for item in self.queue.into_inner().unwrap_or_else(PoisonError::into_inner) {
             self.answers.put(item.at, Err(failure.clone()));
-            left.push((item, Elsewhere::Lost));
+            left.extend(lost(&failure).map(|lost| (item, lost)));
         }
         left
     }
@@ -382,10 +419,11 @@ impl<'a, E: Exchange> Batch<'a, E> {
             let before = lease.connection.received();
             match item.read(&mut lease.connection).await {
                 Ok(answer) => {
+                    let is_error = answer.is_err();
                     self.answers.put(item.at, answer);
                     let answered = sent.pop_front();
-                    if let (Some(elsewhere), Some(item)) = (lease.connection.take_elsewhere(), answered) {
-                        self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner).push((item, elsewhere));
+                    if let Some(elsewhere) = lease.connection.take_elsewhere().filter(|_| is_error) {
+                        self.elsewhere().extend(answered.map(|item| (item, elsewhere)));
                     }
                     alone = alone.saturating_sub(1);
                     if !E::SMALL {
@@ -468,6 +506,10 @@ impl<'a, E: Exchange> Batch<'a, E> {
         sent.drain(..).rev().for_each(|item| queue.push_front(item));
     }
 
+    fn elsewhere(&self) -> MutexGuard<'_, Vec<(Item<E>, Elsewhere)>> {
+        self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn fail(&self, items: impl Iterator<Item = Item<E>>, e: &Error) {
         items.for_each(|item| self.answers.put(item.at, Err(e.clone())));
     }
@@ -489,7 +531,7 @@ impl<E: Exchange> Item<E> {
     }
 }
 
-/// The answer of the route's server, and what it says about the way.
+/// The answer of the route's server, and its error's meaning for the way.
 pub(super) async fn exchange_at<E: Exchange>(route: &Route, item: &mut E) -> (Result<E::Answer>, Option<Elsewhere>) {
     let server = &route.server;
     let leased = async {
@@ -498,20 +540,26 @@ pub(super) async fn exchange_at<E: Exchange>(route: &Route, item: &mut E) -> (Re
     };
     let (_share, mut lease) = match leased.await {
         Ok(leased) => leased,
-        Err(e) => return (Err(e), Some(Elsewhere::Lost)),
+        Err(e) => {
+            let lost = lost(&e);
+            return (Err(e), lost);
+        }
     };
     loop {
         let before = lease.connection.received();
         match server.while_in_place(ask(route.asking, &mut lease.connection, item)).await {
             Ok((sent, answer)) => {
                 server.remember_len(sent.max(lease.connection.received_since(before)));
-                let elsewhere = lease.connection.take_elsewhere();
+                let elsewhere = lease.connection.take_elsewhere().filter(|_| answer.is_err());
                 lease.give_back();
                 return (answer, elsewhere);
             }
             Err(e) if E::REPEATABLE && lease.was_stale(&e) => match lease.renew().await {
                 Ok(renewed) => lease = renewed,
-                Err(e) => return (Err(e), Some(Elsewhere::Lost)),
+                Err(e) => {
+                    let lost = lost(&e);
+                    return (Err(e), lost);
+                }
             },
             Err(e) => {
                 lease.failed(&e);
@@ -521,6 +569,12 @@ pub(super) async fn exchange_at<E: Exchange>(route: &Route, item: &mut E) -> (Re
             }
         }
     }
+}
+
+/// The meaning of an error that came before a connection was ready.
+fn lost(e: &Error) -> Option<Elsewhere> {
+    let is_lost = matches!(e.kind(), ErrorKind::Unavailable | ErrorKind::Timeout) && !e.is_unsent();
+    is_lost.then_some(Elsewhere::Lost)
 }
 
 /// The bytes sent, and the answer.
@@ -549,16 +603,13 @@ async fn send<'a, E: Exchange + 'a>(
 }
 
 fn add<'a, E: Exchange>(asking: bool, item: &'a E, request: &mut Request<'a>) {
-    if asking {
-        request.command(&["ASKING".into()]);
-    }
+    request.set_asking(asking);
     item.request(request);
 }
 
 async fn read<E: Exchange>(asking: bool, item: &mut E, connection: &mut Connection) -> Result<Result<E::Answer>> {
-    if asking {
-        // A refusal shows in the answer to the request.
-        connection.reply().await?;
-    }
-    item.read(connection).await
+    connection.set_asking(asking);
+    let answer = item.read(connection).await?;
+    connection.set_asking(false);
+    Ok(answer)
 }

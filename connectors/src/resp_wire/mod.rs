@@ -6,7 +6,8 @@
 //! | `exchange` | [`Exchange`]: a request and its answer; [`Wire`], which runs one or many |
 //! | `topology` | the servers of a store, and the server of each name |
 //! | `sentinel` | the master that sentinels name, and its replicas |
-//! | `cluster` | the nodes of a cluster, and the slots of each |
+//! | `cluster` | the nodes of a cluster, and the shard of each slot |
+//! | `slots` | the slot of a name; the answer of `CLUSTER SLOTS` |
 //! | `server` | one server, and its pools of connections |
 //! | `connection` | one connection: requests, replies, chunks, timeouts |
 //! | `memory` | reads a payload into a chunk's memory |
@@ -40,6 +41,7 @@ mod request;
 pub(crate) mod scan;
 mod sentinel;
 mod server;
+mod slots;
 mod topology;
 mod transport;
 

@@ -41,6 +41,7 @@ pub(crate) struct Request<'a> {
     /// Large payloads, each with its place in `bytes`.
     payloads: Vec<(usize, &'a [u8])>,
     commands: usize,
+    is_asking: bool,
 }
 
 /// A shorter payload is copied, which costs less than a separate slice.
@@ -55,8 +56,21 @@ impl<'a> Request<'a> {
         Self::default()
     }
 
+    /// Whether `ASKING` goes before each further command.
+    pub(super) fn set_asking(&mut self, asking: bool) {
+        self.is_asking = asking;
+    }
+
     /// Adds a command: its name and its arguments.
     pub(crate) fn command(&mut self, args: &[Arg<'a>]) {
+        if self.is_asking {
+            // A server forgets it after one command.
+            self.one_command(&["ASKING".into()]);
+        }
+        self.one_command(args);
+    }
+
+    fn one_command(&mut self, args: &[Arg<'a>]) {
         self.line(b'*', args.len() as u64);
         for arg in args {
             match *arg {

@@ -115,7 +115,7 @@ impl Server {
             small: Pool::new(SMALL_CONNECTIONS, SMALL_BUFFER),
             in_flight: Semaphore::new(IN_FLIGHT / UNIT),
             chunk_len: AtomicUsize::new(0),
-            retired: (!matches!(options.servers, Servers::One(_))).then(Retired::default),
+            retired: matches!(options.servers, Servers::Sentinel(_)).then(Retired::default),
             is_suspect: AtomicBool::new(false),
             reach: Reach::new(address, options.clone(), sockets.clone()),
         })
@@ -124,6 +124,11 @@ impl Server {
     /// Where the server listens.
     pub(super) fn address(&self) -> &Address {
         self.reach.address()
+    }
+
+    /// Whether the server is known to be away.
+    pub(super) fn is_away(&self) -> bool {
+        !self.reach.is_due()
     }
 
     fn pool(&self, small: bool) -> &Pool {
@@ -408,7 +413,7 @@ impl Lease<'_> {
 }
 
 /// A time limit whose timer is in the process's own runtime, because the caller may be outside of any runtime.
-fn timeout<F: Future>(limit: Duration, future: F) -> Result<Timeout<F>> {
+pub(super) fn timeout<F: Future>(limit: Duration, future: F) -> Result<Timeout<F>> {
     let _inside = runtime::handle()?.enter();
     Ok(tokio::time::timeout(limit, future))
 }

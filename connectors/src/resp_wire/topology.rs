@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use connector_core::{ConnectorContext, Result};
+use connector_core::{ConnectorContext, Error, ErrorKind, Result};
 
 use super::cluster::Cluster;
 use super::connect::runtime_for_sockets;
@@ -114,6 +114,16 @@ impl Topology {
             Self::Single(server) => Ok(vec![server.clone()]),
             Self::Sentinel(sentinel) => Ok(vec![sentinel.route(false).await?.server]),
             Self::Cluster(cluster) => cluster.masters().await,
+        }
+    }
+
+    /// The error of a call. If other servers answer, marks it as the error of a part of the store.
+    #[cold]
+    pub(super) fn judge(&self, e: Error) -> Error {
+        let is_lost = matches!(e.kind(), ErrorKind::Unavailable | ErrorKind::Timeout);
+        match self {
+            Self::Cluster(cluster) if is_lost && cluster.is_partly_reachable() => e.partial(),
+            _ => e,
         }
     }
 
