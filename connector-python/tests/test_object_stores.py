@@ -14,17 +14,17 @@ from support import DEADLINE, TestCase, completions, engine_key, free_port, obje
 
 SECRET = "s3cr3t/Key+with=signs"
 KEYS = {"access_key_id": "AKIAPYTHONTEST", "secret_access_key": SECRET}
-CLOUD_SERVERS = Path(__file__).parents[2] / "tests/cloud-servers"
+SERVERS = Path(__file__).parents[2] / "tests/servers"
 
 
 def installed(name):
-    """The folder of a server. The test fails if tests/cloud-servers/install did not put it there."""
-    lines = (CLOUD_SERVERS / "versions").read_text().splitlines()
+    """The folder of a server. The test fails if tests/servers/install did not put it there."""
+    lines = (SERVERS / "versions").read_text().splitlines()
     version = dict(line.split() for line in lines if line.strip() and not line.startswith("#"))[name]
     home = Path(os.environ.get("KVCONN_TEST_SERVERS") or Path.home() / ".cache/kvconn-tests")
     folder = home / f"{name}-{version}"
     if not (folder / "complete").is_file():
-        raise AssertionError(f"{name} {version} is not in {home}; run tests/cloud-servers/install")
+        raise AssertionError(f"{name} {version} is not in {home}; run tests/servers/install")
     return folder
 
 

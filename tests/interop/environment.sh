@@ -86,7 +86,7 @@ install() {
 build() {
     command -v cargo >/dev/null || fail "cargo is missing; install Rust 1.95 or newer (https://rustup.rs)"
     need redis-server redis-server
-    ../cloud-servers/install
+    ../servers/install
     environment lmcache
     local interpreter=$venv/bin/python target output=$1
     [ "$1" = release ] || output=debug

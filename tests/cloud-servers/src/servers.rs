@@ -1,6 +1,5 @@
 //! Servers that others wrote.
 
-use std::env;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -109,31 +108,17 @@ pub fn python_with_boto3() -> PathBuf {
     Path::new(&program("moto")).with_file_name("python")
 }
 
-/// The path of an installed server. `install` puts each version into its own folder.
-///
-/// # Panics
-/// If the server is not installed.
+/// The path of an installed server.
 fn program(name: &str) -> String {
-    let home = env::var_os("KVCONN_TEST_SERVERS").map(PathBuf::from).unwrap_or_else(|| {
-        let home = env::var_os("HOME").expect("HOME is set, or KVCONN_TEST_SERVERS");
-        PathBuf::from(home).join(".cache/kvconn-tests")
-    });
-    let versions = include_str!("../versions");
-    let version = versions.lines().find_map(|line| line.strip_prefix(name)).expect("a name in `versions`").trim();
-    let folder = home.join(format!("{name}-{version}"));
-    let program = match name {
-        "s3s-fs" => "bin/s3s-fs",
-        "moto" => "bin/moto_server",
-        "azurite" => "node_modules/.bin/azurite-blob",
-        _ => "bin/fake-gcs-server",
-    };
-    let path = folder.join(program);
-    assert!(
-        folder.join("complete").is_file() && path.is_file(),
-        "{name} {version} is not installed in {}; run tests/cloud-servers/install, or ./tests/run, which does",
-        folder.display()
-    );
-    path.to_string_lossy().into_owned()
+    process::installed(
+        name,
+        match name {
+            "s3s-fs" => "bin/s3s-fs",
+            "moto" => "bin/moto_server",
+            "azurite" => "node_modules/.bin/azurite-blob",
+            _ => "bin/fake-gcs-server",
+        },
+    )
 }
 
 macro_rules! server {

@@ -41,11 +41,11 @@ SERVERS = ("s3s-fs", "moto")
 _XML = "{http://s3.amazonaws.com/doc/2006-03-01/}"
 
 
-_INSTALLER = Path(__file__).parents[2] / "cloud-servers"
+_INSTALLER = Path(__file__).parents[2] / "servers"
 
 
 def _installed(name: str) -> Path:
-    """The folder of a server, which `tests/cloud-servers/install` fills."""
+    """The folder of a server, which `tests/servers/install` fills."""
     lines = (_INSTALLER / "versions").read_text().splitlines()
     versions = dict(line.split() for line in lines if not line.startswith("#"))
     home = Path(os.environ.get("KVCONN_TEST_SERVERS") or Path.home() / ".cache/kvconn-tests")
@@ -208,7 +208,7 @@ class S3Server:
             options += ["--domain", f"{DOMAIN}:{self.port}", str(self._objects)]
         path = _installed(self.kind) / "bin" / program
         if not path.exists():
-            raise Failed(f"{path} is missing; tests/cloud-servers/install installs it")
+            raise Failed(f"{path} is missing; tests/servers/install installs it")
         return [str(path), *options]
 
     def _ask(self, method: str, path: str, data: bytes | None = None) -> bytes:

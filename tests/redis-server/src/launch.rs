@@ -6,9 +6,20 @@ use std::sync::Arc;
 use crate::certificates::{Certificate, Certificates};
 use crate::server::{Kind, RedisServer};
 
-/// The arguments and the certificate of servers that belong together.
+/// The program of a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Program {
+    /// `redis-server`, from `PATH`.
+    #[default]
+    Redis,
+    /// `valkey-server` 8.1.8, which `tests/servers/install` installs. It has no TLS.
+    Valkey,
+}
+
+/// The program, the arguments and the certificate of servers that belong together.
 #[derive(Clone, Debug, Default)]
 pub struct Launch {
+    pub(crate) program: Program,
     pub(crate) args: Vec<String>,
     pub(crate) tls: Option<Tls>,
 }
@@ -25,6 +36,12 @@ impl Launch {
     /// cluster or of a sentinel group have the arguments.
     pub fn new(args: &[&str]) -> Self {
         Self { args: args.iter().map(|&arg| arg.to_owned()).collect(), ..Self::default() }
+    }
+
+    /// Another program.
+    #[must_use]
+    pub fn program(self, program: Program) -> Self {
+        Self { program, ..self }
     }
 
     /// The servers also speak TLS, on a port of its own, by a certificate for `localhost`, 127.0.0.1 and `::1`. Servers also

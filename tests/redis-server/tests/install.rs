@@ -1,4 +1,4 @@
-//! The script `install`, with programs in place of cargo, Python and npm that only record their arguments.
+//! The script `tests/servers/install`, with programs in place of cargo, Python and npm that only record their arguments.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,6 +9,9 @@ use tempfile::TempDir;
 
 /// A home, and a folder of programs.
 struct Machine(TempDir);
+
+/// The folder of the script.
+const SERVERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../servers");
 
 /// Records the call, and takes long enough for a second run to come.
 const RECORD: &str = "#!/bin/sh\necho \"${0##*/} $*\" >>\"$CALLS\"\nsleep 0.2\n";
@@ -44,7 +47,7 @@ impl Machine {
 
     fn start(&self) -> Child {
         let path = format!("{}:{}", self.path("programs").display(), std::env::var("PATH").expect("a PATH"));
-        Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("install"))
+        Command::new(Path::new(SERVERS).join("install"))
             .env("PATH", path)
             .env("CALLS", self.path("calls"))
             .env("KVCONN_TEST_SERVERS", self.path("servers"))
@@ -78,7 +81,7 @@ impl Machine {
 fn a_run_installs_each_server_in_its_version_and_the_next_run_nothing() {
     let machine = Machine::new();
     let calls = machine.run();
-    let versions = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("versions")).expect("versions");
+    let versions = fs::read_to_string(Path::new(SERVERS).join("versions")).expect("versions");
     let servers: Vec<_> = versions.lines().filter(|line| !line.starts_with('#')).collect();
     assert_eq!(calls.len(), servers.len(), "{calls:#?}");
     for server in servers {
