@@ -88,9 +88,8 @@ mod lru_chunks;
 mod places;
 #[cfg(any(feature = "redis", feature = "resp"))]
 mod resp_wire;
-
 #[cfg(any(feature = "__cloud", feature = "redis", feature = "resp"))]
-use webpki_roots as _;
+mod tls;
 
 pub use connector_core::*;
 

@@ -16,13 +16,12 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 use tokio::net::TcpStream;
 use tower_service::Service;
 
 use super::settings::CloudSettings;
+use crate::tls::{self, Hints};
 
 /// Time without a byte after which the system probes the server. Firewalls and load balancers forget idle connections.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
@@ -119,39 +118,9 @@ impl Connector {
         if let Some(tls) = self.tls.get() {
             return Ok(tls.clone());
         }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|e| Error::new(ErrorKind::Other, "cannot set up TLS").with_source(e))?
-            .with_root_certificates(authorities(self.tls_ca.as_deref())?)
-            .with_no_client_auth();
+        let config = tls::trusting(self.tls_ca.as_deref())?.with_no_client_auth();
         Ok(self.tls.get_or_init(|| Arc::new(config)).clone())
     }
-}
-
-/// The authorities of the system, and those in the file of the option `tls_ca`.
-fn authorities(tls_ca: Option<&str>) -> Result<RootCertStore> {
-    let mut known = RootCertStore::empty();
-    let system = rustls_native_certs::load_native_certs();
-    known.add_parsable_certificates(system.certs);
-    if let Some(file) = tls_ca {
-        let wrong = |why: String| {
-            Error::new(ErrorKind::InvalidOption, format!("option `tls_ca`: {why}"))
-                .with_hint("write the path of a PEM file, which has lines `-----BEGIN CERTIFICATE-----`")
-        };
-        let own = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>);
-        let own = own.map_err(|e| wrong(format!("kvconn cannot read `{file}`: {e}")))?;
-        if known.add_parsable_certificates(own).0 == 0 {
-            return Err(wrong(format!("`{file}` has no certificate")));
-        }
-    }
-    if known.is_empty() {
-        let why = system.errors.first().map_or_else(String::new, |e| format!(": {e}"));
-        let why = format!("the system has no TLS certificates that kvconn can read{why}");
-        return Err(Error::new(ErrorKind::InvalidOption, why)
-            .with_hint("install the package `ca-certificates`, or set the option `tls_ca` or `SSL_CERT_FILE`"));
-    }
-    Ok(known)
 }
 
 type ConnectError = Box<dyn std::error::Error + Send + Sync>;
@@ -176,9 +145,9 @@ fn shown(uri: &Uri, proxy: Option<&Intercept>) -> String {
 }
 
 fn failed(uri: &Uri, proxy: Option<&Intercept>, e: ConnectError) -> Error {
-    let (cause, to) = (root(&*e), shown(uri, proxy));
-    if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
-        return failed_handshake(&to, tls);
+    let (cause, to) = (tls::root(&*e), shown(uri, proxy));
+    if let Some(e) = cause.downcast_ref::<rustls::Error>() {
+        return tls::failed_handshake(&to, e, &HINTS);
     }
     let failed = Error::new(ErrorKind::Unavailable, format!("cannot connect to {to}: {cause}")).temporary(true);
     if let Some(proxy) = proxy {
@@ -210,42 +179,11 @@ fn failed_proxy(failed: Error, proxy: &Intercept, cause: &str) -> Error {
     failed.with_hint("check the proxy that the environment names, or add the server's host to `NO_PROXY`")
 }
 
-fn failed_handshake(to: &str, tls: &rustls::Error) -> Error {
-    use rustls::CertificateError as Certificate;
-    let failed = Error::new(ErrorKind::Unavailable, format!("the TLS handshake with {to} failed: {tls}"));
-    match tls {
-        rustls::Error::InvalidCertificate(
-            Certificate::Expired
-            | Certificate::ExpiredContext { .. }
-            | Certificate::NotValidYet
-            | Certificate::NotValidYetContext { .. },
-        ) => failed.with_hint("renew the server's certificate, or set this host's clock"),
-        rustls::Error::InvalidCertificate(
-            Certificate::NotValidForName | Certificate::NotValidForNameContext { .. },
-        ) => failed.with_hint("write the endpoint with a host that the server's certificate names"),
-        rustls::Error::InvalidCertificate(_) => failed.with_hint(
-            "set `tls_ca` to a PEM file with the certificate of the server's authority, or add it to the system's",
-        ),
-        rustls::Error::InvalidMessage(_) => {
-            failed.with_hint("a server without TLS has an endpoint that starts with `http://`")
-        }
-        _ => failed.temporary(true),
-    }
-}
-
-/// The innermost cause. An `io::Error` gives the source of the error in it, and not that error.
-fn root<'e>(mut e: &'e (dyn std::error::Error + 'static)) -> &'e (dyn std::error::Error + 'static) {
-    loop {
-        let inner = match e.downcast_ref::<io::Error>() {
-            Some(io) => io.get_ref().map(|inner| inner as _),
-            None => e.source(),
-        };
-        match inner {
-            Some(inner) => e = inner,
-            None => return e,
-        }
-    }
-}
+const HINTS: Hints = Hints {
+    other_name: "write the endpoint with a host that the server's certificate names",
+    no_tls: "a server without TLS has an endpoint that starts with `http://`",
+    client: "kvconn has no certificate of its own for object stores; allow clients without one on the server",
+};
 
 impl Socket {
     /// Grows with each read and write that moved something.

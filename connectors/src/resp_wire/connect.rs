@@ -14,7 +14,9 @@ use super::errors::{CHECK_PASSWORD, is_wrong_password, refusal, server_error, sh
 use super::options::{Protocol, Role, WireOptions};
 use super::reply::{Reply, ReplyReader};
 use super::request::{Arg, Request};
+use super::tls::WITH_TLS;
 use super::transport::{Address, Timeouts, Transport};
+use crate::tls;
 
 /// The runtime that waits for the sockets of a store that is opened on `handle`.
 ///
@@ -42,7 +44,10 @@ pub(super) async fn connect(
 ) -> Result<Connection> {
     let timeouts = Timeouts { connect: options.connect_timeout, io: options.io_timeout };
     let connected = Transport::connect(address, sockets, timeouts).await;
-    let transport = connected.map_err(|e| not_reached(e, address))?;
+    let mut transport = connected.map_err(|e| not_reached(e, address))?;
+    if let (Some(tls), Address::Tcp { host, .. }) = (&options.tls, address) {
+        transport.start_tls(tls.session(host)?).await.map_err(|e| tls.failed(address, &e))?;
+    }
     let reader = ReplyReader::new(options.limits, buffer_len);
     let mut connection = Connection::new(transport, reader, address, options.io_timeout, progress);
     Greeting { connection: &mut connection, address, options, login }.greet().await?;
@@ -245,11 +250,17 @@ impl Greeting<'_> {
         match self.connection.reply().await {
             // `e` is not the source: it quotes the answer, which may quote the password.
             Err(e) if e.kind() == ErrorKind::Corrupt => {
-                Err(not_a_server(self.connection.unread(), self.address, self.login))
+                let answer = self.connection.unread();
+                let e = not_a_server(answer, self.address, self.login);
+                Err(if answer.starts_with(TLS_ALERT) { e.with_hint(WITH_TLS) } else { e })
             }
-            Err(e) if e.kind() == ErrorKind::Unavailable => {
-                Err(e.with_hint("is it a redis or valkey server without TLS, and below its limit of clients?"))
-            }
+            Err(e) if e.kind() == ErrorKind::Unavailable => Err(match (&self.options.tls, tls::cause(&e)) {
+                (Some(tls), Some(refused)) => tls.refused(self.address, refused),
+                (Some(_), None) => e.with_hint("is it a redis or valkey server, and below its limit of clients?"),
+                (None, _) => {
+                    e.with_hint(format!("is it a redis or valkey server, and below its limit of clients? {WITH_TLS}"))
+                }
+            }),
             other => other,
         }
     }
@@ -276,6 +287,9 @@ fn user_and_password(login: &Login) -> Option<(Option<&str>, &str)> {
         (username, password) => Some((username, password.unwrap_or_default())),
     }
 }
+
+/// The start of a TLS record that ends a connection.
+const TLS_ALERT: &[u8] = b"\x15\x03";
 
 /// The hint for a server that may not know `HELLO`.
 const NO_HELLO: &str = "if the server does not know the command `HELLO`, write `protocol=2`";

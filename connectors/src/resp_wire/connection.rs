@@ -107,7 +107,7 @@ impl Connection {
 
     /// Whether the connection still works after an idle time. Its runtime must run, and the server must not have hung
     /// up or sent anything.
-    pub(super) fn is_alive(&self) -> bool {
+    pub(super) fn is_alive(&mut self) -> bool {
         self.is_reusable() && self.transport.has_runtime() && self.transport.is_quiet()
     }
 
@@ -117,6 +117,12 @@ impl Connection {
         // An error during the greeting does not count, because the greeting then tries another way.
         self.elsewhere = None;
         self.doubtful = false;
+    }
+
+    /// The version of TLS, if the connection uses it.
+    #[expect(dead_code, reason = "the description of the servers will show it")]
+    pub(crate) fn tls_version(&self) -> Option<&'static str> {
+        self.transport.tls_version()
     }
 
     /// The time and bytes of the current call.
@@ -150,7 +156,7 @@ impl Connection {
         self.unanswered += request.commands();
         let len = request.len();
         let (mut sent, mut deadline) = (0, None);
-        while sent < len {
+        while sent < len || self.transport.has_pending() {
             match request.with_slices(sent, |slices| self.transport.try_write(slices)) {
                 Ok(n) => {
                     sent += n;
@@ -371,7 +377,7 @@ impl Connection {
                     return Ok(());
                 }
                 // Bytes are there, but fewer than the mark.
-                Ok(false) if matches!(ready, Ready::Read { at_least: 2.. }) && !self.transport.is_quiet() => {
+                Ok(false) if matches!(ready, Ready::Read { at_least: 2.. }) && self.transport.has_input() => {
                     ready = Ready::Read { at_least: 1 };
                     *deadline = Instant::now() + self.io_timeout;
                 }

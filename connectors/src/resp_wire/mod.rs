@@ -13,7 +13,9 @@
 //! | `memory` | reads a payload into a chunk's memory |
 //! | `reach` | whether the server can be reached; one attempt to connect at a time while it cannot |
 //! | `connect` | opens a connection and authenticates |
-//! | `transport` | the socket |
+//! | `transport` | the socket, and TLS over it |
+//! | `session` | a TLS session |
+//! | `tls` | the options and the files of TLS |
 //! | `name` | the names of a chunk's values |
 //! | `remove` | removes chunks |
 //! | `describe` | what each server says about itself |
@@ -41,7 +43,9 @@ mod request;
 pub(crate) mod scan;
 mod sentinel;
 mod server;
+mod session;
 mod slots;
+mod tls;
 mod topology;
 mod transport;
 

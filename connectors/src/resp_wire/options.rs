@@ -1,12 +1,14 @@
 //! The options of a connection to a server.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use connector_core::options::{Credentials, Login};
 use connector_core::{Error, ErrorKind, Namespace, RemoteUrl, Result, connector_options};
 
 use super::reply::Limits;
+use super::tls::{Tls, TlsSettings};
 use super::transport::Address;
 
 /// The checked options of a [`Wire`](super::Wire). Without `Debug`: they hold a password.
@@ -14,6 +16,8 @@ use super::transport::Address;
 pub(crate) struct WireOptions {
     /// Where the servers listen.
     pub(crate) servers: Servers,
+    /// TLS to all servers, or none.
+    pub(crate) tls: Option<Arc<Tls>>,
     /// The user and the password of the server's access list.
     pub(crate) login: Login,
     /// Number of the database.
@@ -102,7 +106,10 @@ pub struct WireSettings {
     /// User and password.
     #[option(flatten)]
     pub login: Credentials,
-    /// Longest time until a new connection is ready.
+    /// TLS to the servers.
+    #[option(flatten)]
+    pub tls: TlsSettings,
+    /// Longest time until a new connection is ready, with its TLS handshake.
     #[option(unit = "ms")]
     pub connect_timeout_ms: u64,
     /// Longest wait for a byte in the middle of a call. The whole call has the same limit, and a second more for each
@@ -129,6 +136,7 @@ impl Default for WireSettings {
         Self {
             connections: 8,
             login: Credentials::default(),
+            tls: TlsSettings::default(),
             connect_timeout_ms: 5_000,
             io_timeout_ms: 10_000,
             protocol: "auto".to_owned(),
@@ -152,7 +160,7 @@ impl WireSettings {
     /// The options of a wire to `servers`. User and password of `url` win over the settings.
     ///
     /// # Errors
-    /// `InvalidOption` for a value out of its range; those of [`Credentials::resolve`].
+    /// `InvalidOption` for a value out of its range; those of [`Credentials::resolve`] and [`TlsSettings`].
     pub(crate) fn wire(self, url: &RemoteUrl, servers: Servers, database: u32) -> Result<WireOptions> {
         let wrong = |why: String| Error::new(ErrorKind::InvalidOption, why);
         let protocol = match self.protocol.as_str() {
@@ -173,6 +181,7 @@ impl WireSettings {
         let payload = usize::try_from(self.max_value_bytes).unwrap_or(usize::MAX);
         Ok(WireOptions {
             servers,
+            tls: self.tls.resolve(url.scheme())?,
             login: self.login.resolve(url)?,
             database,
             prefix: self.namespace.map_or_else(String::new, |namespace| format!("{namespace}:")),

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::connect::connect;
 use super::connection::Connection;
 use super::options::WireOptions;
+use super::tls::{NO_TLS, WITH_TLS};
 use super::transport::Address;
 
 /// Opens the connections to a server.
@@ -163,10 +164,13 @@ impl Reach {
 
     fn timed_out(&self, limit: Duration) -> Error {
         let why = format!("{} did not answer within {} ms", self.address, limit.as_millis());
-        Error::new(ErrorKind::Timeout, why).temporary(true).with_hint(
-            "check the host and the firewall; is it a redis or valkey server without TLS? \
-             `connect_timeout_ms` says how long to wait",
-        )
+        let tls = match self.options.tls {
+            Some(_) => NO_TLS,
+            None => WITH_TLS,
+        };
+        Error::new(ErrorKind::Timeout, why).temporary(true).with_hint(format!(
+            "check the host and the firewall; is it a redis or valkey server? {tls}; `connect_timeout_ms` says how long to wait"
+        ))
     }
 
     /// Fails while the server is away, unless the next attempt is due soon and the call came after the last failure.

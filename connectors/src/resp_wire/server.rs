@@ -281,7 +281,7 @@ impl Server {
     /// An idle connection, which then counts as used. Otherwise the number of connections in use.
     fn take_idle(&self, pool: &Pool) -> Result<Connection, usize> {
         loop {
-            let connection = {
+            let mut connection = {
                 let mut open = pool.open();
                 let connection = open.idle.pop().ok_or(open.in_use)?;
                 open.in_use += 1;

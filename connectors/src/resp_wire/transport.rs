@@ -1,8 +1,6 @@
-//! A connected socket, TCP or unix. Only this module knows its descriptor and its runtime.
-//!
-//! TLS fits behind the same methods. `try_read` and `try_write` then move bytes through the session, and `poll_ready`
-//! is ready while decrypted bytes are buffered. Each method first sends the session's pending bytes.
+//! A connected socket, TCP or unix, and TLS over it. Only this module knows its descriptor and its runtime.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -14,6 +12,8 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, sockopt};
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::{Handle, is_rt_shutdown_err};
+
+use super::session::Session;
 
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,12 +46,15 @@ impl std::fmt::Display for Address {
 #[derive(Debug)]
 pub(super) struct Transport {
     socket: Socket,
+    /// TLS, if the connection uses it.
+    session: Option<Box<Session>>,
     /// Bytes that must be there before the socket counts as readable.
     low_mark: usize,
 }
 
+/// A connected socket.
 #[derive(Debug)]
-enum Socket {
+pub(super) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
@@ -69,6 +72,8 @@ pub(super) enum Ready {
 const SMALLEST_MARK: usize = 128 << 10;
 /// The highest mark: the receive buffer must have room for it.
 const LARGEST_MARK: usize = 1 << 20;
+/// The session may hold most of a record, whose rest ends the payload.
+const LONGEST_RECORD: usize = 17 << 10;
 
 /// Time without a byte after which the system probes the server. Firewalls and load balancers forget idle connections,
 /// some after 4 minutes (Azure), others after 350 s (AWS) or 10 minutes (Google Cloud).
@@ -96,14 +101,36 @@ impl Transport {
             Err(e) if is_rt_shutdown_err(&e) => Socket::connect(address, &Handle::current(), timeouts).await?,
             other => other?,
         };
-        Ok(Self { socket, low_mark: 1 })
+        Ok(Self { socket, session: None, low_mark: 1 })
     }
 
-    /// Whether the server neither sent anything nor hung up while no call used the connection. Asks the system, because
+    /// Starts TLS.
+    pub(super) async fn start_tls(&mut self, mut session: Session) -> io::Result<()> {
+        while let Some(ready) = session.shake_hands(&self.socket)? {
+            poll_fn(|cx| self.poll_ready(ready, cx)).await?;
+        }
+        self.session = Some(Box::new(session));
+        Ok(())
+    }
+
+    /// The version of TLS, if the connection uses it.
+    pub(super) fn tls_version(&self) -> Option<&'static str> {
+        self.session.as_ref()?.version()
+    }
+
+    /// Whether the server neither sent a reply nor hung up while no call used the connection. Asks the system, because
     /// the runtime may not have seen it yet.
-    pub(super) fn is_quiet(&self) -> bool {
+    pub(super) fn is_quiet(&mut self) -> bool {
+        match &mut self.session {
+            Some(session) => session.is_quiet(&self.socket),
+            None => !self.has_input(),
+        }
+    }
+
+    /// Whether the system has bytes of the server, or its end.
+    pub(super) fn has_input(&self) -> bool {
         let peeked = rustix::net::recv(&self.socket, &mut [0; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
-        matches!(peeked, Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR))
+        !matches!(peeked, Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR))
     }
 
     /// Whether the runtime that waits for the socket still runs.
@@ -118,45 +145,35 @@ impl Transport {
 
     /// Reads the bytes that are there, up to the buffers' length.
     pub(super) fn try_read(&mut self, to: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-        let wanted = to.iter().map(|b| b.len()).sum();
-        self.try_io(Interest::READABLE, wanted, |fd| rustix::io::readv(fd, to))
+        match &mut self.session {
+            Some(session) => session.read(to, &self.socket),
+            None => self.socket.receive(to),
+        }
     }
 
-    /// Writes as many bytes as the system takes.
+    /// Writes as many bytes as the system takes. With TLS it also takes bytes that wait for the system; a later call sends
+    /// them first.
     pub(super) fn try_write(&mut self, from: &[IoSlice<'_>]) -> io::Result<usize> {
-        let wanted = from.iter().map(|b| b.len()).sum();
-        // Uses `sendmsg`: on a closed connection, `writev` raises SIGPIPE, which ends a program that does not handle
-        // it.
-        let mut no_files = SendAncillaryBuffer::default();
-        self.try_io(Interest::WRITABLE, wanted, |fd| rustix::net::sendmsg(fd, from, &mut no_files, SendFlags::NOSIGNAL))
+        match &mut self.session {
+            Some(session) => session.write(from, &self.socket),
+            None => self.socket.send(from),
+        }
     }
 
-    /// Calls the system unless the runtime knows that the socket is not ready. A count below `wanted` also means "not ready
-    /// any more", which saves the next try.
-    fn try_io(
-        &self,
-        interest: Interest,
-        wanted: usize,
-        call: impl FnOnce(&Socket) -> rustix::io::Result<usize>,
-    ) -> io::Result<usize> {
-        let mut short = None;
-        let once = || match call(&self.socket) {
-            Ok(n) if 0 < n && n < wanted => {
-                short = Some(n);
-                Err(io::ErrorKind::WouldBlock.into())
-            }
-            other => Ok(other?),
-        };
-        let answer = match &self.socket {
-            Socket::Tcp(tcp) => tcp.try_io(interest, once),
-            Socket::Unix(unix) => unix.try_io(interest, once),
-        };
-        short.map_or(answer, Ok)
+    /// Whether bytes that were written wait for the system.
+    pub(super) fn has_pending(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.has_pending())
     }
 
     /// Ready once a try may succeed.
     pub(super) fn poll_ready(&mut self, ready: Ready, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let Ready::Read { at_least } = ready {
+        if let Ready::Read { mut at_least } = ready {
+            if let Some(session) = &mut self.session {
+                if session.has_unread() {
+                    return Poll::Ready(Ok(()));
+                }
+                at_least = at_least.saturating_sub(LONGEST_RECORD);
+            }
             self.set_low_mark(if at_least < SMALLEST_MARK { 1 } else { at_least.min(LARGEST_MARK) });
         }
         match (&self.socket, ready) {
@@ -206,6 +223,49 @@ impl Socket {
                 TcpStream::from_std(tcp).map(Self::Tcp)
             }
         }
+    }
+
+    /// Receives the bytes that are there, up to the buffers' length.
+    pub(super) fn receive(&self, to: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        let wanted = to.iter().map(|b| b.len()).sum();
+        self.try_io(Interest::READABLE, wanted, |fd| rustix::io::readv(fd, to))
+    }
+
+    /// As [`receive`](Self::receive), but asks the system even if the runtime has not seen any bytes.
+    pub(super) fn receive_now(&self, to: &mut [u8]) -> io::Result<usize> {
+        Ok(rustix::net::recv(self, to, RecvFlags::DONTWAIT)?.0)
+    }
+
+    /// Sends as many bytes as the system takes.
+    pub(super) fn send(&self, from: &[IoSlice<'_>]) -> io::Result<usize> {
+        let wanted = from.iter().map(|b| b.len()).sum();
+        // Uses `sendmsg`: on a closed connection, `writev` raises SIGPIPE, which ends a program that does not handle
+        // it.
+        let mut no_files = SendAncillaryBuffer::default();
+        self.try_io(Interest::WRITABLE, wanted, |fd| rustix::net::sendmsg(fd, from, &mut no_files, SendFlags::NOSIGNAL))
+    }
+
+    /// Calls the system unless the runtime knows that the socket is not ready. A count below `wanted` also means "not ready
+    /// any more", which saves the next try.
+    fn try_io(
+        &self,
+        interest: Interest,
+        wanted: usize,
+        call: impl FnOnce(&Self) -> rustix::io::Result<usize>,
+    ) -> io::Result<usize> {
+        let mut short = None;
+        let once = || match call(self) {
+            Ok(n) if 0 < n && n < wanted => {
+                short = Some(n);
+                Err(io::ErrorKind::WouldBlock.into())
+            }
+            other => Ok(other?),
+        };
+        let answer = match self {
+            Self::Tcp(tcp) => tcp.try_io(interest, once),
+            Self::Unix(unix) => unix.try_io(interest, once),
+        };
+        short.map_or(answer, Ok)
     }
 }
 
@@ -266,14 +326,14 @@ mod tests {
         let mut transport = Transport::connect(&Address::Unix(path), &Handle::current(), TIMEOUTS).await.unwrap();
         let (mut other, _) = listener.accept().unwrap();
         assert!(transport.is_quiet());
-        std::future::poll_fn(|cx| transport.poll_ready(Ready::Write, cx)).await.unwrap();
+        poll_fn(|cx| transport.poll_ready(Ready::Write, cx)).await.unwrap();
         assert_eq!(transport.try_write(&[IoSlice::new(b"o"), IoSlice::new(b"k")]).unwrap(), 2);
         let mut got = [0; 2];
         io::Read::read_exact(&mut other, &mut got).unwrap();
         assert_eq!(&got, b"ok");
         drop(other);
         assert!(!transport.is_quiet());
-        std::future::poll_fn(|cx| transport.poll_ready(Ready::Read { at_least: 1 }, cx)).await.unwrap();
+        poll_fn(|cx| transport.poll_ready(Ready::Read { at_least: 1 }, cx)).await.unwrap();
         assert_eq!(transport.try_read(&mut [IoSliceMut::new(&mut got)]).unwrap(), 0);
     }
 
@@ -288,7 +348,7 @@ mod tests {
             // The first connection found its runtime ended.
             let (_, (mut other, _)) = (listener.accept().unwrap(), listener.accept().unwrap());
             io::Write::write_all(&mut other, b"ok").unwrap();
-            std::future::poll_fn(|cx| transport.poll_ready(Ready::Read { at_least: 1 }, cx)).await.unwrap();
+            poll_fn(|cx| transport.poll_ready(Ready::Read { at_least: 1 }, cx)).await.unwrap();
         });
     }
 

@@ -1,0 +1,180 @@
+//! A TLS session over a socket.
+
+use std::io::{self, BufRead, IoSlice, IoSliceMut, Read, Write};
+use std::sync::Arc;
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, IoState, ProtocolVersion};
+
+use super::transport::{Ready, Socket};
+
+/// The session of one connection.
+pub(super) struct Session {
+    tls: ClientConnection,
+    /// Bytes of the socket. The session has not taken those from `start` to `end`.
+    received: Box<[u8]>,
+    start: usize,
+    end: usize,
+}
+
+/// The most bytes that one system call receives.
+const RECEIVED: usize = 64 << 10;
+/// The most bytes that wait encrypted for the socket.
+const PENDING: usize = 256 << 10;
+
+impl Session {
+    /// A session that has not sent anything.
+    pub(super) fn new(
+        config: Arc<ClientConfig>,
+        server: ServerName<'static>,
+    ) -> std::result::Result<Self, rustls::Error> {
+        let mut tls = ClientConnection::new(config, server)?;
+        tls.set_buffer_limit(Some(PENDING));
+        Ok(Self { tls, received: vec![0; RECEIVED].into(), start: 0, end: 0 })
+    }
+
+    /// Does what the handshake can do now. Gives the readiness that it needs to go on, or `None` once it is done.
+    pub(super) fn shake_hands(&mut self, socket: &Socket) -> io::Result<Option<Ready>> {
+        loop {
+            while self.has_pending() {
+                match self.write(&[], socket) {
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Some(Ready::Write)),
+                    sent => sent?,
+                };
+            }
+            if !self.tls.is_handshaking() {
+                return Ok(None);
+            }
+            match self.advance(|to| socket.receive(&mut [IoSliceMut::new(to)])) {
+                Ok(Some(_)) => {}
+                Ok(None) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Some(Ready::Read { at_least: 1 })),
+                Err(e) => {
+                    // An alert tells the server why. The handshake has failed whether it arrives or not.
+                    let _ = self.write(&[], socket);
+                    return Err(e);
+                }
+            }
+        }
+    }
+
+    /// Reads decrypted bytes. Fills the first of several buffers before it reads into the others.
+    pub(super) fn read(&mut self, to: &mut [IoSliceMut<'_>], socket: &Socket) -> io::Result<usize> {
+        let enough = if to.len() > 1 { to[0].len() } else { 1 };
+        let mut read = 0;
+        for part in to {
+            let mut done = 0;
+            while done < part.len() {
+                match self.tls.reader().read(&mut part[done..]) {
+                    Ok(0) => return Ok(read),
+                    Ok(n) => {
+                        done += n;
+                        read += n;
+                    }
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock && read < enough => {
+                        match self.advance(|to| socket.receive(&mut [IoSliceMut::new(to)])) {
+                            Ok(Some(_)) => {}
+                            // The reply's own length says whether it is whole, so an end without TLS's own is an end, too.
+                            Ok(None) => return Ok(read),
+                            // The next read has the error again.
+                            Err(_) if read > 0 => return Ok(read),
+                            Err(e) => return Err(e),
+                        }
+                    }
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(read),
+                    Err(e) => return Err(e),
+                }
+            }
+        }
+        Ok(read)
+    }
+
+    /// Encrypts and sends bytes, after those that wait. Gives how many it took. Some of them may then wait for the socket.
+    pub(super) fn write(&mut self, from: &[IoSlice<'_>], socket: &Socket) -> io::Result<usize> {
+        let (mut taken, mut moved) = (0, false);
+        loop {
+            while self.tls.wants_write() {
+                match self.tls.write_tls(&mut Sender(socket)) {
+                    Ok(_) => moved = true,
+                    Err(_) if moved => return Ok(taken),
+                    Err(e) => return Err(e),
+                }
+            }
+            if taken > 0 || from.is_empty() {
+                return Ok(taken);
+            }
+            taken = self.tls.writer().write_vectored(from)?;
+            moved = true;
+        }
+    }
+
+    /// Whether encrypted bytes wait for the socket.
+    pub(super) fn has_pending(&self) -> bool {
+        self.tls.wants_write()
+    }
+
+    /// Whether decrypted bytes are there.
+    pub(super) fn has_unread(&mut self) -> bool {
+        self.tls.reader().fill_buf().is_ok_and(|bytes| !bytes.is_empty())
+    }
+
+    /// Whether the server sent neither data nor an end. It may send a ticket for a later session at any time.
+    pub(super) fn is_quiet(&mut self, socket: &Socket) -> bool {
+        loop {
+            if self.has_unread() {
+                return false;
+            }
+            match self.advance(|to| socket.receive_now(to)) {
+                Ok(Some(state)) if !state.peer_has_closed() => {}
+                Err(e) => return e.kind() == io::ErrorKind::WouldBlock,
+                _ => return false,
+            }
+        }
+    }
+
+    /// The version of TLS.
+    pub(super) fn version(&self) -> Option<&'static str> {
+        match self.tls.protocol_version()? {
+            ProtocolVersion::TLSv1_2 => Some("TLS 1.2"),
+            ProtocolVersion::TLSv1_3 => Some("TLS 1.3"),
+            _ => None,
+        }
+    }
+
+    /// Hands received bytes to the session. `None` at their end.
+    fn advance(&mut self, receive: impl FnOnce(&mut [u8]) -> io::Result<usize>) -> io::Result<Option<IoState>> {
+        if self.start == self.end {
+            self.start = 0;
+            self.end = 0;
+            self.end = receive(&mut self.received)?;
+        }
+        let mut rest = &self.received[self.start..self.end];
+        let taken = self.tls.read_tls(&mut rest)?;
+        self.start += taken;
+        let state = self.tls.process_new_packets().map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+        Ok((taken > 0).then_some(state))
+    }
+}
+
+/// Lets the session write to the socket.
+struct Sender<'a>(&'a Socket);
+
+impl Write for Sender<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.send(&[IoSlice::new(bytes)])
+    }
+
+    fn write_vectored(&mut self, bytes: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.0.send(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("version", &self.version()).finish_non_exhaustive()
+    }
+}
