@@ -146,7 +146,7 @@ fn shown(uri: &Uri, proxy: Option<&Intercept>) -> String {
 
 fn failed(uri: &Uri, proxy: Option<&Intercept>, e: ConnectError) -> Error {
     let (cause, to) = (tls::root(&*e), shown(uri, proxy));
-    if let Some(e) = cause.downcast_ref::<rustls::Error>() {
+    if let Some(e) = tls::cause(&*e) {
         return tls::failed_handshake(&to, e, &HINTS);
     }
     let failed = Error::new(ErrorKind::Unavailable, format!("cannot connect to {to}: {cause}")).temporary(true);
