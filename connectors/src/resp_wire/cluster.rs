@@ -226,8 +226,16 @@ impl Shared {
         self.wishes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn find(&self, name: Option<[&str; 3]>, _reads: bool) -> Option<Arc<Server>> {
-        self.map().shard(name).map(|shard| shard.master.clone())
+    /// The node for the name: for `reads` a replica that answers, if the options allow it, or else the master.
+    fn find(&self, name: Option<[&str; 3]>, reads: bool) -> Option<Arc<Server>> {
+        let map = self.map();
+        let shard = map.shard(name)?;
+        let replica = (reads && self.options.replica_reads).then(|| {
+            let turn = self.turn.fetch_add(1, Ordering::Relaxed) % shard.replicas.len().max(1);
+            let (before, from) = shard.replicas.split_at(turn.min(shard.replicas.len()));
+            from.iter().chain(before).find(|replica| !replica.is_away())
+        });
+        Some(replica.flatten().unwrap_or(&shard.master).clone())
     }
 
     /// The node with this announced address, known or new.

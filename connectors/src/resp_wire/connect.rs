@@ -11,7 +11,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::connection::Connection;
 use super::errors::{CHECK_PASSWORD, is_wrong_password, refusal, server_error, shorten, unavailable};
-use super::options::{Protocol, Role, WireOptions};
+use super::options::{Protocol, Role, Servers, WireOptions};
 use super::reply::{Reply, ReplyReader};
 use super::request::{Arg, Request};
 use super::tls::WITH_TLS;
@@ -43,8 +43,10 @@ pub(super) async fn connect(
     progress: &Arc<AtomicUsize>,
 ) -> Result<Connection> {
     let timeouts = Timeouts { connect: options.connect_timeout, io: options.io_timeout };
-    let connected = Transport::connect(address, sockets, timeouts).await;
-    let mut transport = connected.map_err(|e| not_reached(e, address))?;
+    let real = options.address_map.real(address);
+    let connected = Transport::connect(real, sockets, timeouts).await;
+    let mut transport = connected.map_err(|e| not_reached(e, real))?;
+    // A certificate has the name that the server announces.
     if let (Some(tls), Address::Tcp { host, .. }) = (&options.tls, address) {
         transport.start_tls(tls.session(host)?).await.map_err(|e| tls.failed(address, &e))?;
     }
@@ -93,6 +95,10 @@ impl Greeting<'_> {
         }
         self.select().await?;
         self.check_role().await?;
+        if self.options.replica_reads && matches!(self.options.servers, Servers::Cluster(_)) {
+            // A replica of a cluster then answers reads. A master and a server without a cluster ignore or refuse it.
+            self.ask(&["READONLY".into()]).await?;
+        }
         if self.options.transactions { self.try_transaction().await } else { Ok(()) }
     }
 

@@ -37,9 +37,9 @@ pub(crate) fn server_error(text: &[u8]) -> Error {
         ),
         b"DENIED" => denied("set a password on the server, or turn off its `protected-mode`"),
         b"WRONGTYPE" => new(ErrorKind::Corrupt).with_hint("the value under this key is not a chunk"),
-        b"MOVED" | b"ASK" | b"CROSSSLOT" => {
-            new(ErrorKind::Unsupported).with_hint("this server is part of a cluster, which this URL does not serve")
-        }
+        b"MOVED" | b"ASK" | b"CROSSSLOT" => new(ErrorKind::Unsupported).with_hint(
+            "this server is a node of a cluster: add `cluster=true` to the URL, or write `redis-cluster://host:port`",
+        ),
         b"ERR" if contains(text, b"max number of clients") => {
             later("raise the server's `maxclients`, or lower `connections`")
         }

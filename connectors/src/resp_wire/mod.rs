@@ -8,6 +8,7 @@
 //! | `sentinel` | the master that sentinels name, and its replicas |
 //! | `cluster` | the nodes of a cluster, and the shard of each slot |
 //! | `slots` | the slot of a name; the answer of `CLUSTER SLOTS` |
+//! | `address_map` | the real addresses of nodes that announce others |
 //! | `server` | one server, and its pools of connections |
 //! | `connection` | one connection: requests, replies, chunks, timeouts |
 //! | `memory` | reads a payload into a chunk's memory |
@@ -25,6 +26,7 @@
 //! | `errors` | the meaning of a server's errors |
 //! | `options` | the options that both stores share |
 
+mod address_map;
 mod cluster;
 mod connect;
 mod connection;

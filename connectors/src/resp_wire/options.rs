@@ -7,6 +7,7 @@ use std::time::Duration;
 use connector_core::options::{Credentials, Login};
 use connector_core::{Error, ErrorKind, Namespace, RemoteUrl, Result, connector_options};
 
+use super::address_map::AddressMap;
 use super::reply::Limits;
 use super::tls::{Tls, TlsSettings};
 use super::transport::Address;
@@ -40,6 +41,8 @@ pub(crate) struct WireOptions {
     pub(crate) transactions: bool,
     /// Whether a replica may answer reads.
     pub(crate) replica_reads: bool,
+    /// The real addresses of servers that announce others.
+    pub(crate) address_map: AddressMap,
     /// The role that each server must have.
     pub(crate) role: Role,
 }
@@ -126,6 +129,9 @@ pub struct WireSettings {
     pub max_value_bytes: u64,
     /// Whether replicas answer reads, where the URL names sentinels or a cluster. A replica may miss the newest puts.
     pub replica_reads: bool,
+    /// The addresses at which you reach servers that announce others to their cluster or sentinels, as behind a NAT:
+    /// `announced:port=real:port`, with commas between pairs.
+    pub address_map: String,
     /// Prefix of every name on the server, followed by a colon. Stores with different namespaces share a database and
     /// never see each other's chunks.
     pub namespace: Option<Namespace>,
@@ -143,6 +149,7 @@ impl Default for WireSettings {
             client_name: "kvconn".to_owned(),
             max_value_bytes: MAX_VALUE,
             replica_reads: false,
+            address_map: String::new(),
             namespace: None,
         }
     }
@@ -193,6 +200,7 @@ impl WireSettings {
             limits: Limits { payload, ..Limits::default() },
             transactions: false,
             replica_reads: self.replica_reads,
+            address_map: AddressMap::parse(&self.address_map)?,
             role: Role::Data,
         })
     }

@@ -1,13 +1,15 @@
-//! Whether a server can be reached. While it may be away, one call at a time tries to connect.
+//! Whether a server can be reached. While it may be away, one call tries to connect. While it is away, calls fail at
+//! once, and a task on the process's own runtime tries to connect until it answers again.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use connector_core::options::Login;
 use connector_core::{Error, ErrorKind, Result, runtime};
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -30,22 +32,27 @@ pub(super) struct Reach {
     state: Mutex<State>,
     /// The attempt to connect to a server that may be away.
     turn: Semaphore,
+    /// Tells the calls that wait for the probe that its attempt ended.
+    probed: Notify,
 }
 
 #[derive(Default)]
 struct State {
-    /// Whether the last call found the server away. The next attempt to connect is the only one.
+    /// Whether a connection broke. The next attempt to connect is the only one.
     in_doubt: bool,
-    /// Attempts that failed since the last success.
-    attempts: u32,
-    failure: Option<Failure>,
+    /// Set while the server is away.
+    away: Option<Away>,
 }
 
-struct Failure {
+struct Away {
+    /// When the server was last found away, and the reason.
     at: Instant,
-    /// When the next attempt may start.
-    next: Instant,
     error: Error,
+    /// The start of the probe's attempt, the current or the next one.
+    attempt: Instant,
+    /// When a call last wanted the server.
+    wanted: Instant,
+    _probe: AbortOnDrop,
 }
 
 /// The time between a failed attempt to connect and the next one. It doubles every [`SAME_PAUSES`] attempts.
@@ -53,8 +60,14 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const SAME_PAUSES: u32 = 4;
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_millis(320);
-/// While the server is away, the longest time that a call waits for a pause to end, or for the attempt of another call.
+/// A call waits for the probe's attempt if it starts within this time.
 const PATIENCE: Duration = FIRST_PAUSE;
+/// A call gives up waiting for an attempt that takes longer.
+const LONG_ATTEMPT: Duration = Duration::from_millis(100);
+/// The probe ends after this time without a call. The next call then tries to connect.
+const UNWANTED: Duration = Duration::from_secs(10);
+/// The probe reads only greetings.
+const PROBE_BUFFER: usize = 1 << 10;
 
 impl Reach {
     pub(super) fn new(address: Address, options: Arc<WireOptions>, sockets: Handle) -> Arc<Self> {
@@ -66,6 +79,7 @@ impl Reach {
             options,
             state: Mutex::default(),
             turn: Semaphore::new(1),
+            probed: Notify::new(),
         })
     }
 
@@ -89,7 +103,7 @@ impl Reach {
         since: Instant,
         limit: Duration,
     ) -> Result<Connection> {
-        self.check(since)?;
+        self.wait_of(since)?;
         let (reach, progress) = (self.clone(), progress.clone());
         let opening = runtime::handle()?.spawn(async move { reach.attempt(buffer_len, &progress, since, limit).await });
         let _abort = AbortOnDrop(opening.abort_handle());
@@ -97,46 +111,34 @@ impl Reach {
     }
 
     async fn attempt(
-        &self,
+        self: &Arc<Self>,
         buffer_len: usize,
         progress: &Arc<AtomicUsize>,
         since: Instant,
         limit: Duration,
     ) -> Result<Connection> {
-        let mut turn = None;
         let deadline = Instant::now() + limit;
+        self.wait_for_probe(since).await?;
+        let mut turn = None;
         if self.state().in_doubt {
-            // A call without an answer does not mean that the attempt of another call fails.
-            let failed_attempt = {
-                let state = self.state();
-                state.failure.as_ref().filter(|_| state.attempts > 0).map(|failure| failure.error.clone())
-            };
-            let acquired = match failed_attempt {
-                Some(e) => tokio::time::timeout(PATIENCE, self.turn.acquire()).await.map_err(|_| e)?,
-                None => {
-                    tokio::time::timeout_at(deadline, self.turn.acquire()).await.map_err(|_| self.timed_out(limit))?
-                }
-            };
+            let acquired = tokio::time::timeout_at(deadline, self.turn.acquire()).await;
             // The semaphore is never closed.
-            turn = acquired.ok();
+            turn = acquired.map_err(|_| self.timed_out(limit))?.ok();
             // The result of the attempt before this one.
-            self.check(since)?;
-        }
-        let next = self.state().failure.as_ref().map(|failure| failure.next);
-        match next {
-            Some(next) => tokio::time::sleep_until(next).await,
-            // The server is there. Further calls connect at the same time.
-            None if !self.state().in_doubt => turn = None,
-            None => {}
+            self.wait_for_probe(since).await?;
+            if !self.state().in_doubt {
+                // The server is there. Further calls connect at the same time.
+                turn = None;
+            }
         }
         let left = deadline.saturating_duration_since(Instant::now());
         let connecting = tokio::time::timeout(left, self.log_in(buffer_len, progress));
         let connected = connecting.await.unwrap_or_else(|_| Err(self.timed_out(limit)));
         match &connected {
-            Ok(_) => *self.state() = State::default(),
+            Ok(_) => self.is_there(),
             // Another call may have much more time.
             Err(e) if e.kind() == ErrorKind::Timeout && left * 2 < self.options.connect_timeout => self.doubt(),
-            Err(e) => self.failed(e),
+            Err(e) => self.is_away(e, FIRST_PAUSE),
         }
         drop(turn);
         connected
@@ -173,19 +175,35 @@ impl Reach {
         ))
     }
 
-    /// Fails while the server is away, unless the next attempt is due soon and the call came after the last failure.
-    fn check(&self, since: Instant) -> Result<()> {
-        match &self.state().failure {
-            Some(failure) if failure.at >= since || Instant::now() + PATIENCE < failure.next => {
-                Err(failure.error.clone())
+    /// How long a call that came at `since` waits for the probe. `None` if the server is not away.
+    ///
+    /// # Errors
+    /// The reason why the server is away, if the wait is not worth it.
+    fn wait_of(&self, since: Instant) -> Result<Option<Instant>> {
+        let mut state = self.state();
+        let Some(away) = &mut state.away else { return Ok(None) };
+        let (now, until) = (Instant::now(), away.attempt + LONG_ATTEMPT);
+        away.wanted = now;
+        let is_soon = away.at < since && away.attempt < now + PATIENCE && now < until;
+        if is_soon { Ok(Some(until)) } else { Err(away.error.clone()) }
+    }
+
+    /// Fails while the server is away. Waits a short time for the probe.
+    async fn wait_for_probe(&self, since: Instant) -> Result<()> {
+        let mut probed = pin!(self.probed.notified());
+        probed.as_mut().enable();
+        if let Some(until) = self.wait_of(since)? {
+            let _ = tokio::time::timeout_at(until, probed).await;
+            if let Some(away) = &self.state().away {
+                return Err(away.error.clone());
             }
-            _ => Ok(()),
         }
+        Ok(())
     }
 
     /// Whether a call that comes now may connect.
     pub(super) fn is_due(&self) -> bool {
-        self.state().failure.as_ref().is_none_or(|failure| Instant::now() >= failure.next)
+        self.state().away.is_none()
     }
 
     /// A connection broke, so the server may be away.
@@ -194,24 +212,57 @@ impl Reach {
     }
 
     /// A call got no answer in time. Calls that wait for a connection fail, too.
-    pub(super) fn timed_out_in_call(&self, e: &Error) {
-        let mut state = self.state();
-        let at = Instant::now();
-        let next = state.failure.as_ref().map_or(at, |failure| failure.next);
-        state.in_doubt = true;
-        state.failure = Some(Failure { at, next, error: e.clone() });
+    pub(super) fn timed_out_in_call(self: &Arc<Self>, e: &Error) {
+        self.is_away(e, Duration::ZERO);
     }
 
-    fn failed(&self, e: &Error) {
+    /// Ends the probe.
+    pub(super) fn close(&self) {
+        *self.state() = State::default();
+    }
+
+    fn is_there(&self) {
+        *self.state() = State::default();
+        self.probed.notify_waiters();
+    }
+
+    /// The server is away because of `e`. The probe starts after the pause, unless it runs.
+    fn is_away(self: &Arc<Self>, e: &Error, pause: Duration) {
         let mut state = self.state();
-        let at = Instant::now();
-        // Attempts that failed together count as one.
-        if state.failure.as_ref().is_none_or(|failure| at >= failure.next) {
-            state.attempts += 1;
-        }
-        let pause = (FIRST_PAUSE * 2_u32.pow(state.attempts.min(16) / SAME_PAUSES)).min(LONGEST_PAUSE);
         state.in_doubt = true;
-        state.failure = Some(Failure { at, next: at + pause, error: e.clone() });
+        let now = Instant::now();
+        if let Some(away) = &mut state.away {
+            (away.at, away.error) = (now, e.clone());
+            return;
+        }
+        // Without a runtime, the process exits.
+        let Ok(runtime) = runtime::handle() else { return };
+        let probe = runtime.spawn(probe(Arc::downgrade(self), pause));
+        let _probe = AbortOnDrop(probe.abort_handle());
+        state.away = Some(Away { at: now, error: e.clone(), attempt: now + pause, wanted: now, _probe });
+    }
+
+    /// An attempt of the probe, which takes a pause after it. Whether another one must follow.
+    async fn probe(&self, pause: Duration) -> bool {
+        let limit = self.options.connect_timeout;
+        if let Some(away) = &mut self.state().away {
+            away.attempt = Instant::now();
+        }
+        let connected = tokio::time::timeout(limit, self.log_in(PROBE_BUFFER, &Arc::default())).await;
+        let Err(e) = connected.unwrap_or_else(|_| Err(self.timed_out(limit))) else {
+            self.is_there();
+            return false;
+        };
+        let mut state = self.state();
+        let now = Instant::now();
+        let is_wanted = state.away.as_ref().is_some_and(|away| now < away.wanted + UNWANTED);
+        match &mut state.away {
+            Some(away) if is_wanted => (away.at, away.error, away.attempt) = (now, e, now + pause),
+            away => *away = None,
+        }
+        drop(state);
+        self.probed.notify_waiters();
+        is_wanted
     }
 
     /// The number of times that the server was found not to be the right one.
@@ -230,6 +281,18 @@ impl Reach {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tries to connect to a server that is away until it answers.
+async fn probe(reach: Weak<Reach>, mut pause: Duration) {
+    for attempts in 1_u32.. {
+        tokio::time::sleep(pause).await;
+        pause = (FIRST_PAUSE * 2_u32.pow(attempts.min(16) / SAME_PAUSES)).min(LONGEST_PAUSE);
+        match reach.upgrade() {
+            Some(reach) if reach.probe(pause).await => {}
+            _ => return,
+        }
     }
 }
 

@@ -142,6 +142,7 @@ impl Server {
             pool.open().idle.clear();
         }
         self.in_flight.close();
+        self.reach.close();
     }
 
     /// Closes the server, because another one took its place. Ends calls in flight: a master that was demoted may never
