@@ -14,9 +14,10 @@ use crate::config::LMCacheEngineConfig;
 use crate::connector::{Connector, panicked};
 use crate::layer::{LayerOptions, Layers};
 use crate::metadata::LMCacheMetadata;
+use crate::observe::StoreLabels;
 use crate::options::{self, ConnectorOptions};
 use crate::registry::{self, ConnectorEntry};
-use crate::url::RemoteUrl;
+use crate::url::{RemoteUrl, redact};
 use crate::{Error, ErrorKind, Result};
 
 /// What a connector is made from: LMCache's `ConnectorContext`. Cheap to clone.
@@ -68,6 +69,9 @@ pub enum Connect {
 /// Most URLs that may lead to another one. A URL that leads back to itself ends here.
 const MAX_DEPTH: usize = 8;
 
+/// The most bytes of [`ConnectorContext::instance`].
+const LONGEST_INSTANCE: usize = 128;
+
 impl ConnectorContext {
     pub(crate) fn new(parts: Parts) -> Self {
         Self(Arc::new(parts))
@@ -117,7 +121,23 @@ impl ConnectorContext {
 
     /// The connector's name in errors: `module/Name`, or the URL's scheme.
     pub fn connector_name(&self) -> String {
-        self.0.entry.map_or_else(|| format!("{}://", self.0.url.scheme()), ConnectorEntry::full_name)
+        let entry = self.0.entry.or_else(|| registry::entry_of(self.url()));
+        entry.map_or_else(|| format!("{}://", self.0.url.scheme()), ConnectorEntry::full_name)
+    }
+
+    /// The name of this store among the stores of the process, without a secret: the label `instance` of its
+    /// [metrics](crate::observe). It is the plugin's name, or hosts and path of the URL (`h:6379/2`), or the URL of a store
+    /// without hosts and path, as [`redact`](crate::redact) shows it. A long name is cut.
+    pub fn instance(&self) -> String {
+        let name = self.plugin_name().map_or_else(|| self.url().place(), redact);
+        let name = match name.trim_end_matches('/') {
+            "" => self.url().to_string(),
+            name => name.to_owned(),
+        };
+        if name.len() <= LONGEST_INSTANCE {
+            return name;
+        }
+        format!("{}..", &name[..name.floor_char_boundary(LONGEST_INSTANCE)])
     }
 
     /// The connector's options; see [`options`] for where they come from.
@@ -174,7 +194,9 @@ impl ConnectorContext {
         // Checked first: a connector that is opened and then dropped may leave something behind.
         let explain = |e: Error| e.with_operation("open");
         let options = self.layer_options(false).map_err(explain)?;
-        let layers = Layers::of(&options).map_err(explain)?;
+        let layers = Layers::of(&options)
+            .map_err(explain)?
+            .labelled(|| StoreLabels::new(&self.connector_name(), self.instance()));
         let in_front = self.layer_options(true).and_then(|options| Layers::of(&options)).map_err(explain)?;
         let ctx = self.changed(|parts| {
             parts.connect = options.connect.unwrap_or(parts.connect);
@@ -191,7 +213,8 @@ impl ConnectorContext {
             _ => e,
         })?;
         let layers = if ctx.0.has_behind.load(Relaxed) { in_front } else { layers };
-        Ok(connector.layered(&ctx, |name, inner| layers.around(name, inner)))
+        Ok(connector
+            .layered(&ctx, |name, inner| layers.labelled(|| StoreLabels::new(name, ctx.instance())).around(inner)))
     }
 
     /// Whether another store opens this one.

@@ -1,12 +1,16 @@
 //! Spans and metrics of every connector. They are always on, outside of all layers.
 //!
-//! A call is one `tracing` span `kvconn` of level DEBUG, target `connector_core::call`, with the fields `connector`, `operation` and, for an
-//! operation on one key, `key`. Each key that failed makes an event of level DEBUG in it. The caller has
+//! A call is one `tracing` span `kvconn` of level DEBUG, target `connector_core::call`, with the fields `connector`, `instance`, `operation`
+//! and, for an operation on one key, `key`. Each key that failed makes an event of level DEBUG in it. The caller has
 //! the error and decides what to log.
 //!
 //! Metrics go to the recorder of the [`metrics`](https://docs.rs/metrics) facade that the program has installed when the
-//! connector has its first call of an operation. Labels are `connector` (`module/Name`), `operation` (the method's name) and
-//! what the table names; no label holds a key.
+//! connector has its first call of an operation. Labels are `connector` (`module/Name`), `instance`, `operation` (the method's
+//! name) and the ones that the table names. No label holds a key.
+//!
+//! `instance` tells the stores of one process apart: the plugin's name, or hosts and path of the store's URL, without a user, a
+//! password and a query ([`ConnectorContext::instance`](crate::ConnectorContext::instance)). The stores behind `tiered` and
+//! `audit` have their own. It is empty for a connector that was not opened by a URL.
 //!
 //! | name | kind | more labels | counts |
 //! |---|---|---|---|
@@ -18,7 +22,7 @@
 //! | `kvconn_bytes_total` | counter | | bytes of the chunks that a get gave or a put stored |
 //! | `kvconn_errors_total` | counter | `kind`: [`ErrorKind::as_str`](crate::ErrorKind::as_str) | keys, or calls on no key, that failed |
 //! | `kvconn_retries_total` | counter | | tries after the first, by the retry [layer](crate::layer) |
-//! | `kvconn_breaker_opened_total` | counter | only `connector` | how often the breaker [layer](crate::layer) lost the store |
+//! | `kvconn_breaker_opened_total` | counter | no `operation` | how often the breaker [layer](crate::layer) lost the store |
 //!
 //! LMCache's `InstrumentedRemoteConnector` records only the time and bytes of successful `get`s and `put`s.
 
@@ -53,10 +57,36 @@ pub(crate) const RETRIES: &str = "kvconn_retries_total";
 /// Counter of how often a store was lost.
 pub(crate) const BREAKER_OPENED: &str = "kvconn_breaker_opened_total";
 
+/// The labels that all metrics of a store have.
+#[derive(Debug, Clone)]
+pub(crate) struct StoreLabels {
+    pub(crate) connector: SharedString,
+    pub(crate) instance: SharedString,
+}
+
+impl Default for StoreLabels {
+    fn default() -> Self {
+        Self { connector: SharedString::const_str(""), instance: SharedString::const_str("") }
+    }
+}
+
+impl StoreLabels {
+    pub(crate) fn new(connector: &str, instance: String) -> Self {
+        Self { connector: connector.to_owned().into(), instance: instance.into() }
+    }
+
+    /// These labels, and `more`.
+    pub(crate) fn and<const N: usize>(&self, more: [Label; N]) -> Vec<Label> {
+        let Self { connector, instance } = self;
+        let own = [Label::new("connector", connector.clone()), Label::new("instance", instance.clone())];
+        own.into_iter().chain(more).collect()
+    }
+}
+
 /// The metrics of one connector. Each is made at first use, because a program may install its recorder after it opened the
 /// store.
 pub(crate) struct Instruments {
-    connector: SharedString,
+    store: StoreLabels,
     operations: [OnceLock<Box<Meters>>; Operation::ALL.len()],
 }
 
@@ -102,9 +132,8 @@ pub(crate) struct Observed<'a> {
 }
 
 impl Instruments {
-    pub(crate) fn new(connector: &str) -> Self {
-        let connector = SharedString::from(connector.to_owned());
-        Self { connector, operations: [const { OnceLock::new() }; Operation::ALL.len()] }
+    pub(crate) fn new(store: StoreLabels) -> Self {
+        Self { store, operations: [const { OnceLock::new() }; Operation::ALL.len()] }
     }
 
     pub(crate) fn begin(&self, operation: Operation) -> Observed<'_> {
@@ -118,7 +147,12 @@ impl Instruments {
     pub(crate) fn span(&self, operation: Operation, key: Option<&CacheKey>) -> Span {
         let key = key.map(CacheKey::as_str);
         tracing::debug_span!(
-            target: "connector_core::call", "kvconn", connector = &*self.connector, operation = operation.as_str(), key
+            target: "connector_core::call",
+            "kvconn",
+            connector = &*self.store.connector,
+            instance = &*self.store.instance,
+            operation = operation.as_str(),
+            key
         )
     }
 
@@ -147,7 +181,7 @@ impl Instruments {
     }
 
     fn labels(&self, operation: Operation) -> Vec<Label> {
-        vec![Label::new("connector", self.connector.clone()), Label::from_static_parts("operation", operation.as_str())]
+        self.store.and([Label::from_static_parts("operation", operation.as_str())])
     }
 
     /// Counts failures of one kind.

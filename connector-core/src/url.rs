@@ -19,7 +19,7 @@ use url::form_urlencoded;
 use crate::{Error, ErrorKind, Result, registry};
 pub use redact::redact;
 pub(crate) use redact::{is_harmless, is_like_a_url};
-use redact::{known_scheme, scheme_alone, shown, shown_path};
+use redact::{known_scheme, scheme_alone, shown, shown_path, shown_place};
 
 /// A host and its port as the URL names them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -195,6 +195,11 @@ impl RemoteUrl {
     /// The text as given, with its secrets: for the connection, not for a log.
     pub fn expose(&self) -> &str {
         &self.0.text
+    }
+
+    /// The hosts and the path, as [`redact`] shows them: `h:6379/2`. Empty if the URL has neither.
+    pub(crate) fn place(&self) -> String {
+        shown_place(self)
     }
 
     /// The one host and its port.

@@ -16,7 +16,7 @@ use super::{BoxConnector, Capabilities, Gate, ListEntry, RemoteConnector, Server
 use crate::chunk::{MemoryObj, MemoryObjMut};
 use crate::context::ConnectorContext;
 use crate::key::CacheKey;
-use crate::observe::{Answered, Instruments, Loaded, Observed, Run, Stored};
+use crate::observe::{Answered, Instruments, Loaded, Observed, Run, StoreLabels, Stored};
 use crate::runtime::{AtExit, OfProcess, at_exit};
 use crate::{Error, ErrorKind, Result};
 
@@ -55,7 +55,7 @@ impl Connector {
 
     pub(crate) fn over(name: impl Into<Box<str>>, BoxConnector(connector): BoxConnector) -> Self {
         let name = name.into();
-        let instruments = Instruments::new(&name);
+        let instruments = Instruments::new(StoreLabels::new(&name, String::new()));
         Self(Arc::new(Inner {
             name,
             gate: Gate::default(),
@@ -86,7 +86,7 @@ impl Connector {
             name: inner.name.clone(),
             gate: inner.gate.clone(),
             closed: inner.closed.clone(),
-            instruments: Instruments::new(&inner.name),
+            instruments: Instruments::new(StoreLabels::new(&inner.name, ctx.instance())),
             layers_of: Some(ctx.chain().clone()),
             opened_on: single.then(|| handle.id()),
             connector: OfProcess::new(connector),

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
-use metrics::SharedString;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -15,7 +14,8 @@ use crate::connector::{
     Capabilities, ListEntry, Operation, RemoteConnector, ServerInfo, list_by, listings, operations,
 };
 use crate::key::CacheKey;
-use crate::{BoxStream, Error, ErrorKind, ErrorStatus, Result, observe, runtime};
+use crate::observe::{self, StoreLabels};
+use crate::{BoxStream, Error, ErrorKind, ErrorStatus, Result, runtime};
 
 /// Opens after a number of calls in a row that ended with [`Unavailable`](ErrorKind::Unavailable) or
 /// [`Timeout`](ErrorKind::Timeout). While it is open, every call fails with `Unavailable` at once. kvconn pings the store
@@ -32,20 +32,14 @@ use crate::{BoxStream, Error, ErrorKind, ErrorStatus, Result, observe, runtime};
 pub(super) struct BreakerLayer {
     failures: u32,
     interval: Duration,
-    connector: SharedString,
+    /// The store in logs and metrics.
+    pub(super) store: StoreLabels,
 }
 
 impl BreakerLayer {
     /// Opens after `failures` calls in a row, never if 0. Lets one call through every `interval`.
     pub(super) fn new(failures: u32, interval: Duration) -> Self {
-        Self { failures, interval, connector: SharedString::const_str("") }
-    }
-
-    /// The connector's name in logs and metrics.
-    #[must_use]
-    pub(super) fn named(mut self, connector: impl Into<SharedString>) -> Self {
-        self.connector = connector.into();
-        self
+        Self { failures, interval, store: StoreLabels::default() }
     }
 }
 
@@ -236,14 +230,14 @@ impl Shared {
     /// Whether the breaker opens because of this failure.
     fn lost(&self, error: &Error, probe: Option<&Probe<'_>>) -> bool {
         let failures = self.failures.fetch_add(1, Ordering::AcqRel).saturating_add(1);
-        let (connector, interval) = (&self.limits.connector, self.limits.interval);
+        let BreakerLayer { store: StoreLabels { connector, instance }, interval, .. } = &self.limits;
         let mut state = lock(&self.state);
         let (time, why) = (state.times, error.message().to_owned());
         match &mut state.open {
             // A call that began before the breaker opened does not count.
             Some(open) => {
                 if probe.is_some_and(|probe| probe.time == time) {
-                    tracing::debug!(%connector, %error, "the store is still lost");
+                    tracing::debug!(%connector, %instance, %error, "the store is still lost");
                     (open.since, open.why) = (Instant::now(), why);
                 }
                 return false;
@@ -251,8 +245,8 @@ impl Shared {
             None if failures < self.limits.failures => return false,
             None => {}
         }
-        tracing::warn!(%connector, %error, failures, "the store is lost: calls are refused for {interval:?}");
-        metrics::counter!(observe::BREAKER_OPENED, "connector" => connector.clone()).increment(1);
+        tracing::warn!(%connector, %instance, %error, failures, "the store is lost: calls are refused for {interval:?}");
+        metrics::counter!(observe::BREAKER_OPENED, self.limits.store.and([])).increment(1);
         state.open = Some(Open { since: Instant::now(), probing: false, why });
         state.times += 1;
         self.is_open.store(true, Ordering::Release);
@@ -266,7 +260,8 @@ impl Shared {
         if self.is_open.load(Ordering::Acquire) {
             let mut state = lock(&self.state);
             if state.open.take().is_some() {
-                tracing::info!(connector = %self.limits.connector, "the store is back");
+                let StoreLabels { connector, instance } = &self.limits.store;
+                tracing::info!(%connector, %instance, "the store is back");
             }
             self.is_open.store(false, Ordering::Release);
         }

@@ -11,6 +11,7 @@ use super::retry::RetryLayer;
 use super::timeout::TimeoutLayer;
 use crate::connector::BoxConnector;
 use crate::context::Connect;
+use crate::observe::StoreLabels;
 use crate::options::ConnectorOptions;
 use crate::{Error, ErrorKind, Result};
 
@@ -218,10 +219,19 @@ impl Layers {
         }
     }
 
-    /// Puts the layers around the connector of this name.
-    pub(crate) fn around(self, name: &str, connector: BoxConnector) -> BoxConnector {
+    /// Sets the labels of the layers' metrics and logs.
+    pub(crate) fn labelled(mut self, labels: impl FnOnce() -> StoreLabels) -> Self {
+        if let Some((_, breaker, retry, _)) = &mut self.0 {
+            let labels = labels();
+            breaker.store = labels.clone();
+            retry.store = labels;
+        }
+        self
+    }
+
+    /// Puts the layers around the connector.
+    pub(crate) fn around(self, connector: BoxConnector) -> BoxConnector {
         let Some((limit, breaker, retry, timeout)) = self.0 else { return connector };
-        let (breaker, retry) = (breaker.named(name.to_owned()), retry.named(name.to_owned()));
         BoxConnector::new(limit.layer(breaker.layer(retry.layer(timeout.layer(connector)))))
     }
 }

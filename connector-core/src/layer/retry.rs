@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use metrics::{Label, SharedString};
+use metrics::Label;
 
 use crate::chunk::{MemoryObj, MemoryObjMut};
 use crate::connector::{
     Capabilities, ListEntry, Operation, RemoteConnector, ServerInfo, list_by, listings, operations,
 };
 use crate::key::CacheKey;
-use crate::observe;
+use crate::observe::{self, StoreLabels};
 use crate::{BoxStream, Error, ErrorStatus, Result};
 
 /// Tries a call again after an error whose status is [`Temporary`](ErrorStatus::Temporary).
@@ -29,7 +29,8 @@ pub(super) struct RetryLayer {
     retries: u32,
     min_delay: Duration,
     max_delay: Duration,
-    connector: SharedString,
+    /// The store in logs and metrics.
+    pub(super) store: StoreLabels,
 }
 
 impl RetryLayer {
@@ -44,7 +45,7 @@ impl RetryLayer {
             retries,
             min_delay: Self::DEFAULT_MIN_DELAY,
             max_delay: Self::DEFAULT_MAX_DELAY,
-            connector: SharedString::const_str(""),
+            store: StoreLabels::default(),
         }
     }
 
@@ -53,13 +54,6 @@ impl RetryLayer {
     pub(super) fn with_delays(mut self, min: Duration, max: Duration) -> Self {
         self.min_delay = min.min(max);
         self.max_delay = max;
-        self
-    }
-
-    /// The connector's name in logs and metrics.
-    #[must_use]
-    pub(super) fn named(mut self, connector: impl Into<SharedString>) -> Self {
-        self.connector = connector.into();
         self
     }
 
@@ -82,10 +76,10 @@ impl RetryLayer {
             return false;
         }
         let delay = self.delay_after(tried, error);
-        let connector = &self.connector;
-        tracing::debug!(%connector, %operation, tried = tried + 1, ?delay, %error, "trying again");
-        let labels = [Label::new("connector", connector.clone()), Label::from_static_parts("operation", operation)];
-        metrics::counter!(observe::RETRIES, labels.to_vec()).increment(1);
+        let StoreLabels { connector, instance } = &self.store;
+        tracing::debug!(%connector, %instance, %operation, tried = tried + 1, ?delay, %error, "trying again");
+        let labels = self.store.and([Label::from_static_parts("operation", operation)]);
+        metrics::counter!(observe::RETRIES, labels).increment(1);
         tokio::time::sleep(delay).await;
         true
     }

@@ -70,6 +70,25 @@ pub(super) fn shown(url: &RemoteUrl) -> String {
     if url.username().or(url.password()).is_some() {
         let _ = write!(out, "{HIDDEN}@");
     }
+    push_place(url, &mut out);
+    for (n, pair) in url.raw_query().split('&').filter(|pair| !pair.is_empty()).enumerate() {
+        out.push(if n == 0 { '?' } else { '&' });
+        out.push_str(&shown_pair(url, pair));
+    }
+    out
+}
+
+/// Hosts and path without a secret: `h:6379/2`. Empty if the URL has neither, `***` if a secret may be in them.
+pub(super) fn shown_place(url: &RemoteUrl) -> String {
+    let mut out = String::new();
+    match url.may_hold_a_loose_secret() || !registry::knows_scheme(url.scheme()) {
+        true => out.push_str(HIDDEN),
+        false => push_place(url, &mut out),
+    }
+    out
+}
+
+fn push_place(url: &RemoteUrl, out: &mut String) {
     for (n, host) in url.hosts().iter().enumerate() {
         out.push_str(if n > 0 { "," } else { "" });
         let _ = if host.host.contains(':') { write!(out, "[{}]", host.host) } else { write!(out, "{}", host.host) };
@@ -78,11 +97,6 @@ pub(super) fn shown(url: &RemoteUrl) -> String {
         }
     }
     out.push_str(shown_path(url));
-    for (n, pair) in url.raw_query().split('&').filter(|pair| !pair.is_empty()).enumerate() {
-        out.push(if n == 0 { '?' } else { '&' });
-        out.push_str(&shown_pair(url, pair));
-    }
-    out
 }
 
 /// The path, or `/***` if a password may be a part of it.

@@ -54,11 +54,14 @@ fn hits_misses_bytes_and_failures_are_counted_apart() {
         assert_eq!(connector.batched_contains(&[key("a"), key("b")]).await.unwrap(), 2);
     });
     let of = |metric: &str, operation: &str, more: &str| {
-        seen.get(&format!("{metric}{{connector=acme.kv/Acme,{more}operation={operation}}}")).copied()
+        seen.get(&format!("{metric}{{connector=acme.kv/Acme,instance=,{more}operation={operation}}}")).copied()
     };
     let calls = |operation: &str, result: &str| {
-        seen.get(&format!("{}{{connector=acme.kv/Acme,operation={operation},result={result}}}", "kvconn_calls_total"))
-            .copied()
+        seen.get(&format!(
+            "{}{{connector=acme.kv/Acme,instance=,operation={operation},result={result}}}",
+            "kvconn_calls_total"
+        ))
+        .copied()
     };
     assert_eq!((calls("get", "ok"), calls("get", "error")), (Some(2.0), Some(1.0)));
     assert_eq!((of("kvconn_hits_total", "get", ""), of("kvconn_misses_total", "get", "")), (Some(1.0), Some(1.0)));
@@ -87,8 +90,8 @@ fn a_dropped_call_is_cancelled_and_no_longer_in_flight() {
         let key = key("there");
         assert!(tokio::time::timeout(Duration::from_secs(1), connector.get(&key)).await.is_err());
     });
-    assert_eq!(seen.get("kvconn_calls_total{connector=x,operation=get,result=cancelled}"), Some(&1.0));
-    assert_eq!(seen.get("kvconn_calls_in_flight{connector=x,operation=get}"), None);
+    assert_eq!(seen.get("kvconn_calls_total{connector=x,instance=,operation=get,result=cancelled}"), Some(&1.0));
+    assert_eq!(seen.get("kvconn_calls_in_flight{connector=x,instance=,operation=get}"), None);
 }
 
 #[test]
@@ -98,7 +101,7 @@ fn calls_after_close_are_failures() {
         connector.close().await.unwrap();
         assert!(connector.get(&key("there")).await.is_err());
     });
-    assert_eq!(seen.get("kvconn_errors_total{connector=x,kind=closed,operation=get}"), Some(&1.0));
+    assert_eq!(seen.get("kvconn_errors_total{connector=x,instance=,kind=closed,operation=get}"), Some(&1.0));
 }
 
 #[test]
@@ -109,9 +112,9 @@ fn retries_and_a_lost_store_are_counted() {
         assert!(connector.get(&key("there")).await.is_err());
         assert!(connector.get(&key("there")).await.is_err());
     });
-    assert_eq!(seen.get("kvconn_retries_total{connector=test,operation=get}"), Some(&2.0));
-    assert_eq!(seen.get("kvconn_breaker_opened_total{connector=test}"), Some(&1.0));
-    assert_eq!(seen.get("kvconn_errors_total{connector=test,kind=unavailable,operation=get}"), Some(&2.0));
+    assert_eq!(seen.get("kvconn_retries_total{connector=test,instance=***,operation=get}"), Some(&2.0));
+    assert_eq!(seen.get("kvconn_breaker_opened_total{connector=test,instance=***}"), Some(&1.0));
+    assert_eq!(seen.get("kvconn_errors_total{connector=test,instance=***,kind=unavailable,operation=get}"), Some(&2.0));
 }
 
 #[test]
@@ -138,9 +141,27 @@ fn a_span_names_connector_operation_and_key() {
         assert!(connector.get(&key("there")).await.is_err());
     });
     let text = String::from_utf8(LOGGED.take()).unwrap();
-    let wanted =
-        r#"kvconn{connector="acme.kv/Acme" operation="get" key="there@1@0@ff@half"}: connector_core::call: failed"#;
+    let wanted = r#"kvconn{connector="acme.kv/Acme" instance="" operation="get" key="there@1@0@ff@half"}: connector_core::call: failed"#;
     assert!(text.contains(wanted) && text.contains("kind=\"corrupt\""), "{text}");
+}
+
+/// The instances of the stores that counted a call.
+fn instances(seen: &BTreeMap<String, f64>) -> Vec<&str> {
+    let calls = seen.keys().filter(|name| name.starts_with("kvconn_calls_total"));
+    calls.filter_map(|name| name.split_once("instance=")?.1.split_once(",operation").map(|(name, _)| name)).collect()
+}
+
+#[test]
+fn two_stores_of_one_connector_have_their_own_instances() {
+    let seen = recorded(|| async {
+        let url = |url: &str| connector_core::builder(url).adapter(Keeper::default());
+        let long = url("acme://h:1").plugin_name("é".repeat(100));
+        for builder in [url("plugin://acme.left"), url("acme://user:hunter2@h:1"), long] {
+            builder.open().await.unwrap().get(&key("there")).await.unwrap();
+        }
+    });
+    // No linked connector says which parts of `acme://` are not secret.
+    assert_eq!(instances(&seen), ["***", "acme.left", &format!("{}..", "é".repeat(64))], "{seen:?}");
 }
 
 /// Makes a store and keeps a handle to it.
@@ -166,6 +187,6 @@ fn a_call_counts_once_although_the_adapter_kept_a_handle() {
         connector.get(&key("there")).await.unwrap();
         assert!(keeper.0.lock().unwrap().is_some());
     });
-    assert_eq!(seen["kvconn_calls_total{connector=kept,operation=get,result=ok}"], 1.0);
-    assert_eq!(seen["kvconn_hits_total{connector=kept,operation=get}"], 1.0);
+    assert_eq!(seen["kvconn_calls_total{connector=kept,instance=***,operation=get,result=ok}"], 1.0);
+    assert_eq!(seen["kvconn_hits_total{connector=kept,instance=***,operation=get}"], 1.0);
 }

@@ -31,6 +31,9 @@ impl RemoteConnector for Hangs {
     async fn ping(&self) -> Result<()> {
         std::future::pending().await
     }
+    async fn servers(&self) -> Result<Vec<connector_core::ServerInfo>> {
+        std::future::pending().await
+    }
     fn list<'a>(&'a self, _: &'a str) -> BoxStream<'a, Result<CacheKey>> {
         futures::stream::pending().boxed()
     }
@@ -58,6 +61,7 @@ async fn every_operation_ends_in_its_time() {
     ends!(one, connector.get_into(&k, &mut memory).await.unwrap_err());
     ends!(one, connector.remove(&k).await.unwrap_err());
     ends!(one, connector.ping().await.unwrap_err());
+    ends!(one, connector.servers().await.unwrap_err());
     ends!(one, connector.list("").next().await.unwrap().unwrap_err());
     ends!(one, connector.list_entries("").next().await.unwrap().unwrap_err());
     ends!(batch, connector.get_prefix(&all).await.unwrap_err());
