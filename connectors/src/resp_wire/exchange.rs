@@ -362,7 +362,7 @@ impl<'a, E: Exchange> Batch<'a, E> {
         // The exchanges in flight, in order.
         let mut sent = VecDeque::new();
         if let Err(e) = self.server.while_in_place(self.work(&mut sent)).await {
-            if E::READS {
+            if can_move::<E>(&self.server) {
                 self.take_back(&mut sent);
             }
             self.fail(sent.into_iter(), &e);
@@ -563,12 +563,17 @@ pub(super) async fn exchange_at<E: Exchange>(route: &Route, item: &mut E) -> (Re
             },
             Err(e) => {
                 lease.failed(&e);
-                // A read changes nothing, so another server may answer it in the time that is left.
-                let again = E::READS && e.kind() == ErrorKind::Unavailable;
+                let again = can_move::<E>(server) && e.kind() == ErrorKind::Unavailable;
                 return (Err(e), again.then_some(Elsewhere::Lost));
             }
         }
     }
+}
+
+/// Whether another server may answer an exchange whose connection broke. A read changes nothing. A server that another one
+/// replaced loses its changes.
+fn can_move<E: Exchange>(server: &Server) -> bool {
+    E::READS || E::REPEATABLE && server.is_retired()
 }
 
 /// The meaning of an error that came before a connection was ready.

@@ -125,11 +125,13 @@ impl Sentinel {
         let Some(master) = service.state().master.clone() else {
             return service.refresh(service.limit()).await.map(|master| Route::to(&master));
         };
-        if !master.take_suspicion() {
+        if !master.is_suspect() {
             return Ok(Route::to(&master));
         }
+        let now = service.refresh(service.limit()).await;
+        master.trust();
         // Without sentinels, the last master is the best guess.
-        Ok(Route::to(&service.refresh(service.limit()).await.unwrap_or(master)))
+        Ok(Route::to(&now.unwrap_or(master)))
     }
 
     /// The way to the master, if it is not the server of the way `last`.

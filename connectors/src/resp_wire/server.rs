@@ -31,7 +31,7 @@ pub(crate) struct Server {
     chunk_len: AtomicUsize,
     /// Whether another server took the place of this one. `None` if none ever does.
     retired: Option<Retired>,
-    /// Whether the last call that failed found the server away.
+    /// Whether a call found the server away.
     is_suspect: AtomicBool,
 }
 
@@ -160,7 +160,7 @@ impl Server {
         let Some(retired) = &self.retired else { return call.await };
         let mut now = pin!(retired.now.notified());
         now.as_mut().enable();
-        if retired.is_retired.load(Ordering::Acquire) {
+        if self.is_retired() {
             return Err(self.closed());
         }
         match select(pin!(call), now).await {
@@ -171,18 +171,26 @@ impl Server {
 
     /// The error of a call after [`close`](Self::close) or [`retire`](Self::retire).
     fn closed(&self) -> Error {
-        match &self.retired {
-            Some(retired) if retired.is_retired.load(Ordering::Acquire) => {
-                let why = format!("another server took the place of {}", self.address());
-                Error::new(ErrorKind::Unavailable, why).temporary(true)
-            }
-            _ => Error::closed(),
+        if !self.is_retired() {
+            return Error::closed();
         }
+        let why = format!("another server took the place of {}", self.address());
+        Error::new(ErrorKind::Unavailable, why).temporary(true)
     }
 
-    /// Whether a call failed since the last call of this, because the server is away or does not answer.
-    pub(super) fn take_suspicion(&self) -> bool {
-        self.is_suspect.load(Ordering::Relaxed) && self.is_suspect.swap(false, Ordering::Relaxed)
+    /// Whether another server took the place of this one.
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.as_ref().is_some_and(|retired| retired.is_retired.load(Ordering::Acquire))
+    }
+
+    /// Whether a call failed because the server is away or does not answer, since the last [`trust`](Self::trust).
+    pub(super) fn is_suspect(&self) -> bool {
+        self.is_suspect.load(Ordering::Relaxed)
+    }
+
+    /// The server is the right one, as far as it is known.
+    pub(super) fn trust(&self) {
+        self.is_suspect.store(false, Ordering::Relaxed);
     }
 
     /// How many connections a batch of `n` chunks takes. `len` is the length of a chunk, or 0 if unknown.

@@ -258,7 +258,9 @@ impl SentinelGroup {
         let is_port = |value: &str, server: &RedisServer| value == server.own_port().to_string();
         let running = |members: &[Member]| members.iter().filter(|member| member.runs).count();
         for (n, server) in self.servers.iter().enumerate().filter(|(_, member)| member.runs) {
-            let info = server.server.cli(&["INFO", "replication"]);
+            // A server that changes its role cuts its connections.
+            let info =
+                server.server.client().command(&["INFO", "replication"]).map_err(|e| format!("server {n}: {e}"))?;
             let info = String::from_utf8_lossy(info.bytes().expect("INFO is text")).into_owned();
             let has = |line: &str| info.contains(&format!("{line}\r\n"));
             let follows = has(&format!("master_port:{}", master.own_port())) && has("master_link_status:up");

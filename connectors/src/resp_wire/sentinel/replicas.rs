@@ -52,7 +52,7 @@ impl Replicas {
         let now = Instant::now();
         let mut to_check = Vec::new();
         for replica in &mut self.all {
-            replica.is_up &= !replica.server.take_suspicion();
+            replica.is_up &= !replica.server.is_suspect();
             if !replica.is_up && replica.next_check <= now {
                 replica.next_check = now + CHECK_EVERY;
                 to_check.push(replica.server.clone());
@@ -73,6 +73,7 @@ impl Replicas {
     pub(super) fn take_in(&mut self, server: &Arc<Server>) {
         if let Some(replica) = self.find(server) {
             replica.is_up = true;
+            replica.server.trust();
         }
     }
 

@@ -1,0 +1,62 @@
+//! Reads from replicas.
+
+use kvconn_redis_server::SentinelGroup;
+
+use crate::checked::{key, until, within};
+use crate::{calls, get, open, put, replicas_have_all};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_answer_reads_and_the_master_takes_writes() {
+    within(async {
+        let mut group = SentinelGroup::start(1, 2, &[]);
+        let store = open(&format!("{}?replica_reads=true", group.url("redis-sentinel"))).await;
+        for n in 0..20 {
+            put(&store, n, 1).await.unwrap();
+        }
+        replicas_have_all(&group, 2);
+        until("both replicas answer", async || {
+            assert_eq!(get(&store, 0).await.unwrap(), Some(1));
+            group.replicas().into_iter().all(|i| calls(group.server(i), "mget") > 0)
+        })
+        .await;
+        group.master().cli(&["CONFIG", "RESETSTAT"]);
+        let keys: Vec<_> = (0..20).map(key).collect();
+        assert!(store.batched_get(&keys).await.iter().all(|got| matches!(got, Ok(Some(_)))));
+        assert_eq!(store.batched_contains(&keys).await.unwrap(), 20);
+        assert_eq!(calls(group.master(), "mget"), 0, "the replicas answer all reads");
+        // A replica that is gone costs no read.
+        let [killed, paused] = group.replicas()[..] else { panic!("two replicas") };
+        group.kill(killed);
+        for n in 0..20 {
+            assert_eq!(get(&store, n).await.unwrap(), Some(1));
+        }
+        group.kill(paused);
+        for n in 0..20 {
+            assert_eq!(get(&store, n).await.unwrap(), Some(1));
+        }
+        assert!(calls(group.master(), "mget") > 0, "the master answers");
+        assert!(store.remove(&key(0)).await.unwrap());
+        // A replica that is back answers again.
+        group.restart(killed);
+        until("the replica answers", async || {
+            assert_eq!(get(&store, 1).await.unwrap(), Some(1));
+            calls(group.server(killed), "mget") > 0
+        })
+        .await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_becomes_the_master_takes_writes() {
+    within(async {
+        let mut group = SentinelGroup::start(3, 1, &[]);
+        let store = open(&format!("{}?replica_reads=true", group.url("redis-sentinel"))).await;
+        put(&store, 1, 1).await.unwrap();
+        replicas_have_all(&group, 1);
+        tokio::task::block_in_place(|| group.failover());
+        until("the store follows", async || put(&store, 2, 1).await.is_ok()).await;
+        assert_eq!(get(&store, 1).await.unwrap(), Some(1));
+    })
+    .await;
+}
