@@ -55,8 +55,13 @@ impl SentinelSettings {
         login.username_file.clone_from(&self.sentinel_username_file);
         login.password.clone_from(&self.sentinel_password);
         login.password_file.clone_from(&self.sentinel_password_file);
+        let addresses = addresses(url, SENTINEL_PORT);
+        if addresses.is_empty() {
+            return Err(Error::new(ErrorKind::InvalidUrl, format!("`{url}` names no sentinel"))
+                .with_hint("write `redis-sentinel://host:26379,host:26379/service`"));
+        }
         Ok(Sentinels {
-            addresses: addresses(url, SENTINEL_PORT),
+            addresses,
             service: self.service(url)?,
             login: login.resolve_without_url("sentinel_")?,
         })

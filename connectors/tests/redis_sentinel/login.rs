@@ -62,3 +62,21 @@ async fn a_login_of_the_sentinels_is_given_once() {
     assert!(e.kind() == ErrorKind::InvalidOption && shown.contains("sentinel_password_file"), "{shown}");
     assert!(!shown.contains("hunter2"), "{shown}");
 }
+
+/// The rights that the documentation names, and no others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_of_the_sentinels_needs_few_rights() {
+    within(async {
+        let rights = ["+ping", "+sentinel|get-master-addr-by-name", "+subscribe", "&*"];
+        let user = ["--user", "kv", "on", ">swordfish", "-@all"].into_iter().chain(rights).collect::<Vec<_>>();
+        let mut group = Launch::new(&[]).sentinels(3, 1, &user);
+        let url = format!("{}?sentinel_username=kv&sentinel_password=swordfish", group.url("redis-sentinel"));
+        let store = open(&url).await;
+        put(&store, 1, 1).await.unwrap();
+        tokio::task::block_in_place(|| group.failover());
+        until("the store follows", async || put(&store, 2, 1).await.is_ok()).await;
+        let e = connectors::open(&url.replace("sentinel_username=kv", "sentinel_username=other")).await;
+        assert_eq!(e.expect_err("there is no such user").kind(), ErrorKind::Denied);
+    })
+    .await;
+}

@@ -19,6 +19,8 @@ async fn a_wrong_service_lists_the_services_that_the_sentinels_know() {
     }
     let (kind, shown) = refused(&format!("{}/a?sentinel_service=b", group.url("redis-sentinel"))).await;
     assert!(kind == ErrorKind::InvalidUrl && shown.contains("names two services"), "{shown}");
+    let (kind, shown) = refused("redis-sentinel:///redismaster").await;
+    assert!(kind == ErrorKind::InvalidUrl && shown.contains("redis-sentinel://"), "{shown}");
     let (kind, shown) = refused(&format!("{}/a/2", group.url("redis-sentinel"))).await;
     assert!(kind == ErrorKind::InvalidUrl && shown.contains("`db`"), "{shown}");
 }
