@@ -177,6 +177,12 @@ impl Cluster {
         nodes.collect()
     }
 
+    /// The slots may have changed.
+    pub(super) fn doubt(&self) {
+        // Without a runtime, the process exits.
+        let _ = self.0.want_refresh(None);
+    }
+
     /// Whether a node answers, as far as kvconn knows.
     pub(super) fn is_partly_reachable(&self) -> bool {
         self.0.map().shards.iter().any(|shard| !shard.master.is_away())

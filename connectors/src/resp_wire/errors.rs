@@ -113,6 +113,10 @@ fn redirection(text: &[u8], asked: &Address) -> Option<Elsewhere> {
     let mut words = str::from_utf8(text).ok()?.split(' ');
     let (code, slot, place) = (words.next()?, words.next()?.parse().ok()?, words.next()?);
     let (host, port) = place.rsplit_once(':')?;
+    if host == "?" {
+        // The server prefers host names, and that node has none. `CLUSTER SLOTS` also gives its address.
+        return Some(Elsewhere::Later);
+    }
     let host = match (host.trim_start_matches('[').trim_end_matches(']'), asked) {
         ("", Address::Tcp { host, .. }) => host,
         (host, _) => host,

@@ -197,7 +197,11 @@ impl Wire {
     /// # Errors
     /// As [`exchange`](Self::exchange).
     pub(crate) async fn exchange_with<E: Exchange>(&self, server: &Arc<Server>, mut item: E) -> Result<E::Answer> {
-        exchange_at(&Route::to(server), &mut item).await.0.map_err(|e| self.topology.judge(e))
+        let (answer, elsewhere) = exchange_at(&Route::to(server), &mut item).await;
+        if elsewhere.is_some() {
+            self.topology.doubt();
+        }
+        answer.map_err(|e| self.topology.judge(e))
     }
 
     /// Whether the names lie on several nodes, so that one command must not contain two of them.

@@ -117,6 +117,13 @@ impl Topology {
         }
     }
 
+    /// A server that [`servers`](Self::servers) gave may not be the right one any more.
+    pub(super) fn doubt(&self) {
+        if let Self::Cluster(cluster) = self {
+            cluster.doubt();
+        }
+    }
+
     /// The error of a call. If other servers answer, marks it as the error of a part of the store.
     #[cold]
     pub(super) fn judge(&self, e: Error) -> Error {
