@@ -330,6 +330,7 @@ impl Shared {
                 wishes.ask_first.take()
             };
             let result = self.fetch(ask_first).await.map(|ranges| self.learn(ranges));
+            self.options.meters.refreshed(result.is_ok());
             if let Err(e) = &result {
                 tracing::debug!("the slots of the cluster cannot be refreshed: {e}");
             }

@@ -13,6 +13,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::errors::{Elsewhere, bad_reply, ends_connection, hung_up, server_error, unavailable};
 use super::memory::Destination;
+use super::meters::NodeMeters;
 use super::reply::{BadReply, Reply, ReplyReader, ReplyStart};
 use super::request::Request;
 use super::transport::{Address, Ready, Transport};
@@ -43,6 +44,8 @@ pub(crate) struct Connection {
     doubtful: bool,
     /// Whether the answer to `ASKING` comes before each reply.
     is_asking: bool,
+    /// The counters of the server. They leave out the greeting.
+    meters: Option<Arc<NodeMeters>>,
 }
 
 /// The time that a call waited for a socket, and the bytes that it moved. Bounds a call whose server sends a byte now
@@ -87,6 +90,7 @@ impl Connection {
             elsewhere: None,
             doubtful: false,
             is_asking: false,
+            meters: None,
         }
     }
 
@@ -111,6 +115,11 @@ impl Connection {
         self.is_reusable() && self.transport.has_runtime() && self.transport.is_quiet()
     }
 
+    /// Counts the requests and the server's errors from now on.
+    pub(super) fn count_by(&mut self, meters: &Arc<NodeMeters>) {
+        self.meters = Some(meters.clone());
+    }
+
     /// Starts a call that already spent this on other connections.
     pub(super) fn start_call(&mut self, spent: Spent) {
         self.spent = spent;
@@ -120,7 +129,6 @@ impl Connection {
     }
 
     /// The version of TLS, if the connection uses it.
-    #[expect(dead_code, reason = "the description of the servers will show it")]
     pub(crate) fn tls_version(&self) -> Option<&'static str> {
         self.transport.tls_version()
     }
@@ -154,6 +162,9 @@ impl Connection {
     /// `Timeout`.
     pub(crate) async fn send(&mut self, request: &Request<'_>) -> Result<()> {
         self.unanswered += request.commands();
+        if let Some(meters) = &self.meters {
+            meters.requested(request.commands());
+        }
         let len = request.len();
         let (mut sent, mut deadline) = (0, None);
         while sent < len || self.transport.has_pending() {
@@ -205,13 +216,20 @@ impl Connection {
     fn answered(&mut self, reply: &Reply) -> Result<()> {
         self.unanswered = self.unanswered.saturating_sub(1);
         let Reply::Error(text) = reply else { return Ok(()) };
-        if let Some(elsewhere) = Elsewhere::of(text, &self.address) {
+        let elsewhere = Elsewhere::of(text, &self.address);
+        let is_redirected = matches!(elsewhere, Some(Elsewhere::Moved { .. } | Elsewhere::Ask { .. }));
+        if let Some(elsewhere) = elsewhere {
             self.doubtful |= elsewhere == Elsewhere::Changing;
             self.elsewhere = Some(elsewhere);
         }
         if ends_connection(text) {
             self.failed = true;
             return Err(server_error(text));
+        }
+        if let Some(meters) = &self.meters
+            && !is_redirected
+        {
+            meters.failed(server_error(text).kind());
         }
         Ok(())
     }

@@ -36,6 +36,8 @@ const SECTIONS: [&str; 2] = ["server", "replication"];
 #[derive(Default)]
 struct Said {
     fields: Vec<(String, String)>,
+    /// The version of TLS, if the connection uses it.
+    tls: Option<&'static str>,
     /// The server's refusal of `INFO`, such as that of an access list.
     refused: Option<Error>,
 }
@@ -53,7 +55,7 @@ impl Exchange for Info {
     }
 
     async fn read(&mut self, connection: &mut Connection) -> Result<Result<Said>> {
-        let mut said = Said::default();
+        let mut said = Said { tls: connection.tls_version(), ..Said::default() };
         for _ in SECTIONS {
             match connection.reply().await? {
                 Reply::Bulk(text) => said.add(&String::from_utf8_lossy(&text)),
@@ -90,6 +92,7 @@ impl Said {
         let master = self.field("master_host").zip(self.field("master_port"));
         let details = [
             ("version", version),
+            ("tls", self.tls.map(str::to_owned)),
             ("replicas", self.field("connected_slaves").filter(|n| *n != "0").map(str::to_owned)),
             ("replica_of", master.map(|(host, port)| format!("{host}:{port}"))),
             ("link", self.field("master_link_status").map(str::to_owned)),

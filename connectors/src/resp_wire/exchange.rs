@@ -14,6 +14,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use super::connection::Connection;
 use super::describe::describe;
 use super::errors::{Elsewhere, expect_word};
+use super::meters::StoreMeters;
 use super::name::Name;
 use super::options::WireOptions;
 use super::request::Request;
@@ -120,7 +121,7 @@ impl Wire {
     /// # Errors
     /// `Unavailable`, `Timeout`, `Denied`. For a server of another protocol, `Unavailable` and permanent.
     pub(crate) async fn open(options: WireOptions, ctx: &ConnectorContext) -> Result<Self> {
-        let options = Arc::new(options);
+        let options = Arc::new(WireOptions { meters: StoreMeters::of(ctx), ..options });
         let is_lazy = ctx.connect() == Connect::Lazy;
         let limit = if is_lazy { options.connect_timeout.min(LAZY_OPEN) } else { options.connect_timeout };
         let topology = Topology::new(&options, ctx)?;
@@ -129,6 +130,7 @@ impl Wire {
             Err(e) if is_lazy && e.is_temporary() => {
                 tracing::warn!(
                     connector = ctx.connector_name(),
+                    instance = ctx.instance(),
                     "the store is open, but its server does not answer: {e}"
                 );
             }

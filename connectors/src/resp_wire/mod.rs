@@ -19,6 +19,7 @@
 //! | `tls` | the options and the files of TLS |
 //! | `name` | the names of a chunk's values |
 //! | `remove` | removes chunks |
+//! | `meters` | the counters of each server |
 //! | `describe` | what each server says about itself |
 //! | `request` | commands in the bytes of the wire |
 //! | [`reply`], `line` | replies from the bytes of the wire |
@@ -35,6 +36,7 @@ mod errors;
 mod exchange;
 mod line;
 mod memory;
+mod meters;
 mod name;
 mod options;
 mod reach;

@@ -8,6 +8,7 @@ use connector_core::options::{Credentials, Login};
 use connector_core::{Error, ErrorKind, Namespace, RemoteUrl, Result, connector_options};
 
 use super::address_map::AddressMap;
+use super::meters::StoreMeters;
 use super::reply::Limits;
 use super::tls::{Tls, TlsSettings};
 use super::transport::Address;
@@ -45,6 +46,8 @@ pub(crate) struct WireOptions {
     pub(crate) address_map: AddressMap,
     /// The role that each server must have.
     pub(crate) role: Role,
+    /// The labels of the counters.
+    pub(crate) meters: StoreMeters,
 }
 
 /// The servers that a URL names.
@@ -202,6 +205,7 @@ impl WireSettings {
             replica_reads: self.replica_reads,
             address_map: AddressMap::parse(&self.address_map)?,
             role: Role::Data,
+            meters: StoreMeters::default(),
         })
     }
 }

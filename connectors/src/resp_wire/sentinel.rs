@@ -211,6 +211,7 @@ impl Service {
         }
         let epoch = self.state().epoch;
         let found = self.find(epoch, since + limit).await;
+        self.options.master.meters.refreshed(found.is_ok());
         let mut state = self.state();
         state.failure = match found {
             Ok((found, from)) => {

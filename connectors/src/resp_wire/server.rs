@@ -14,6 +14,7 @@ use tokio::time::{Instant, Timeout};
 
 use super::connection::{Connection, Spent};
 use super::errors::hung_up;
+use super::meters::NodeMeters;
 use super::options::{Servers, WireOptions};
 use super::reach::Reach;
 use super::transport::Address;
@@ -21,6 +22,7 @@ use super::transport::Address;
 /// One server.
 pub(crate) struct Server {
     reach: Arc<Reach>,
+    pub(super) meters: Arc<NodeMeters>,
     /// Connections for chunks.
     pub(super) bulk: Pool,
     /// Connections for everything else.
@@ -111,6 +113,7 @@ impl Server {
     /// A server without connections. `sockets` is the runtime that waits for its sockets.
     pub(super) fn new(address: Address, options: &Arc<WireOptions>, sockets: &Handle) -> Arc<Self> {
         Arc::new(Self {
+            meters: options.meters.node(&address),
             bulk: Pool::new(options.connections, BULK_BUFFER),
             small: Pool::new(SMALL_CONNECTIONS, SMALL_BUFFER),
             in_flight: Semaphore::new(IN_FLIGHT / UNIT),
@@ -274,7 +277,10 @@ impl Server {
     /// A new connection, and the generation that it belongs to.
     async fn open(&self, pool: &Pool, since: Instant, limit: Duration, spent: Spent) -> Result<(Connection, usize)> {
         let generation = self.reach.generation();
-        let mut connection = self.reach.connect(pool.buffer_len, &pool.progress, since, limit).await?;
+        let connected = self.reach.connect(pool.buffer_len, &pool.progress, since, limit).await;
+        let mut connection = connected.inspect_err(|e| self.meters.failed(e.kind()))?;
+        self.meters.connected();
+        connection.count_by(&self.meters);
         connection.start_call(spent);
         Ok((connection, generation))
     }
@@ -378,6 +384,7 @@ impl Lease<'_> {
 
     /// The call failed with `e`. If the server did not answer in time, it does not answer on idle connections either.
     pub(super) fn failed(&self, e: &Error) {
+        self.server.meters.failed(e.kind());
         let is_away = matches!(e.kind(), ErrorKind::Timeout | ErrorKind::Unavailable);
         self.server.is_suspect.fetch_or(is_away, Ordering::Relaxed);
         match e.kind() {

@@ -98,11 +98,15 @@ impl Topology {
         elsewhere: &Elsewhere,
         hops: u32,
     ) -> Option<Route> {
-        match self {
+        let next = match self {
             Self::Single(_) => None,
             Self::Sentinel(sentinel) => sentinel.next_route(last, elsewhere, hops).await,
             Self::Cluster(cluster) => cluster.next_route(name, last, elsewhere, hops).await,
+        };
+        if next.is_some() {
+            last.server.meters.redirected(elsewhere);
         }
+        next
     }
 
     /// The servers that have the names, each name on one of them.

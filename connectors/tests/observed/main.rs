@@ -1,6 +1,8 @@
 //! The metrics of stores, and what a store says about its servers.
 #![forbid(unsafe_code)]
 
+mod counting;
+mod describing;
 mod instances;
 
 use std::collections::BTreeMap;
