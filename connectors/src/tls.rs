@@ -85,6 +85,9 @@ pub(crate) fn unreadable(option: &str, file: &str, e: &pem::Error) -> Error {
     Error::new(ErrorKind::InvalidOption, format!("option `{option}`: kvconn cannot read `{file}`: {why}"))
 }
 
+/// The hint for a server that lacks kvconn's versions of TLS and their ciphers.
+const VERSIONS: &str = "kvconn speaks TLS 1.2 and 1.3 with AES-GCM or ChaCha20; allow one of them on the server";
+
 /// Hints that depend on the store.
 pub(crate) struct Hints {
     /// The certificate does not have the name.
@@ -114,11 +117,15 @@ pub(crate) fn failed_handshake(to: &str, tls: &rustls::Error, hints: &Hints) -> 
             "set `tls_ca` to a PEM file with the certificate of the server's authority, or add it to the system's",
         ),
         rustls::Error::InvalidMessage(_) => failed(hints.no_tls),
+        // A server with TLS 1.2 says no more than this if it wants a certificate.
+        rustls::Error::AlertReceived(AlertDescription::HandshakeFailure) => {
+            new(ErrorKind::Denied).with_hint(format!("{}; {VERSIONS}", hints.client))
+        }
         rustls::Error::AlertReceived(alert) if is_about_client(*alert) => {
             new(ErrorKind::Denied).with_hint(hints.client)
         }
         rustls::Error::AlertReceived(AlertDescription::ProtocolVersion) | rustls::Error::PeerIncompatible(_) => {
-            failed("kvconn speaks TLS 1.2 and 1.3 with AES-GCM or ChaCha20; allow one of them on the server")
+            failed(VERSIONS)
         }
         _ => new(ErrorKind::Unavailable).temporary(true),
     }
@@ -143,8 +150,7 @@ pub(crate) fn root<'e>(mut e: &'e (dyn std::error::Error + 'static)) -> &'e (dyn
     }
 }
 
-/// Whether the server refuses the client's certificate, or the lack of one. A server with TLS 1.2 reports a missing one as a
-/// failed handshake.
+/// Whether the server refuses the client's certificate, or the lack of one.
 fn is_about_client(alert: AlertDescription) -> bool {
     use AlertDescription as Alert;
     matches!(
@@ -158,7 +164,8 @@ fn is_about_client(alert: AlertDescription) -> bool {
             | Alert::CertificateUnknown
             | Alert::UnknownCA
             | Alert::AccessDenied
-            | Alert::HandshakeFailure
+            // The signature in the certificate is not the authority's.
+            | Alert::DecryptError
     )
 }
 

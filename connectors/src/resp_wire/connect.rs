@@ -114,10 +114,10 @@ impl Greeting<'_> {
             args.extend([Arg::from("SETNAME"), name.as_str().into()]);
         }
         let any_protocol = self.options.protocol == Protocol::Auto;
-        let answer = self.ask(&args).await.map_err(|e| match e.kind() {
+        let answer = self.ask(&args).await.map_err(|e| match (e.kind(), e.hint()) {
             // A proxy may hang up.
-            ErrorKind::Unavailable if e.is_temporary() && any_protocol => {
-                let hint = format!("{}; {NO_HELLO}", e.hint().unwrap_or_default());
+            (ErrorKind::Unavailable, Some(hint)) if e.is_temporary() && any_protocol => {
+                let hint = format!("{hint}; {NO_HELLO}");
                 e.with_hint(hint)
             }
             _ => e,
