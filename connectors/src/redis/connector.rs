@@ -15,7 +15,8 @@ use crate::resp_wire::{Destination, Remover, Slots, Wire};
 
 /// Chunks on a redis or valkey server, two keys each, byte for byte as LMCache writes them.
 ///
-/// URLs: `redis://[USER:PASSWORD@]HOST:PORT[/DATABASE]`, `unix:///PATH/OF/SOCKET`.
+/// URLs: `redis://[USER:PASSWORD@]HOST:PORT[/DATABASE]`, `unix:///PATH/OF/SOCKET`,
+/// `redis-sentinel://[USER:PASSWORD@]HOST:PORT,HOST:PORT[/SERVICE]`, `redis-cluster://[USER:PASSWORD@]HOST:PORT,HOST:PORT`.
 ///
 /// One atomic step writes, reads or removes both keys. Chunks go straight between the socket and pool memory, or the
 /// caller's. Other operations have separate connections. A batch sends many commands at a time.
@@ -27,6 +28,7 @@ use crate::resp_wire::{Destination, Remover, Slots, Wire};
     scheme = "redis-cluster",
     scheme = "unix",
     url = "redis://user:password@host:6379/0",
+    url = "redis://user:password@host:7000,host:7001/0?cluster=true",
     url = "redis-sentinel://user:password@host:26379,host:26379/service",
     url = "redis-cluster://user:password@host:7000,host:7001",
     url = "unix:///run/redis.sock",
@@ -37,7 +39,8 @@ pub struct RedisConnector {
     wire: Wire,
     memory: Memory,
     ttl_sec: Option<u64>,
-    refresh_ttl: bool,
+    /// The time to live that a read sets, in seconds.
+    refresh_sec: Option<u64>,
     orphans: Orphans,
     remover: Remover,
     /// Whether the server refuses a command with the names of both values.
@@ -54,8 +57,8 @@ impl FromContext for RedisConnector {
         Ok(Self {
             wire,
             memory: Memory::new(&ctx),
-            ttl_sec: options.ttl_sec,
-            refresh_ttl: options.refresh_ttl,
+            ttl_sec: options.ttl.ttl_sec,
+            refresh_sec: options.ttl.refresh_sec(),
             orphans: Orphans::new(Duration::from_secs(options.orphan_grace_sec)),
             remover: Remover::default(),
             is_apart,
@@ -70,8 +73,7 @@ impl RedisConnector {
     }
 
     fn read<'a, D: Destination>(&'a self, key: &'a CacheKey, to: D) -> Get<'a, D> {
-        let refresh_sec = self.ttl_sec.filter(|_| self.refresh_ttl);
-        Get { name: self.wire.name(key), slots: self.slots(), to, refresh_sec, warned: &self.warned }
+        Get { name: self.wire.name(key), slots: self.slots(), to, refresh_sec: self.refresh_sec, warned: &self.warned }
     }
 
     async fn read_all<'a>(&'a self, keys: &'a [CacheKey], places: Vec<Place>) -> Vec<Result<Found<MemoryObj>>> {

@@ -1,14 +1,14 @@
 //! The store's exchanges with a server, each about one key.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use connector_core::chunk::MAX_HEADER_GROUPS;
 use connector_core::{ChunkHeader, ChunkLayout, Error, ErrorKind, Result};
 
 use super::layout::{KV_BYTES, METADATA};
 use crate::resp_wire::{
-    Arg, Connection, Destination, Exchange, Name, Reply, ReplyStart, Request, Slots, expect_int, expect_word, refusal,
-    unexpected,
+    Arg, Connection, Destination, Exchange, Name, Reply, ReplyStart, Request, Slots, expect_int, expect_word, read_expire,
+    refusal, unexpected,
 };
 
 /// The suffixes of the header and of the bytes.
@@ -73,12 +73,7 @@ impl<D: Destination> Exchange for Get<'_, D> {
         self.to.unused();
         if self.refresh_sec.is_some() {
             for _ in 0..2 {
-                // The chunk is valid even so.
-                if let Err(e) = connection.answer().await?
-                    && !self.warned.swap(true, Ordering::Relaxed)
-                {
-                    tracing::warn!("`refresh_ttl` renews nothing: {e}");
-                }
+                read_expire(connection, self.warned).await?;
             }
         }
         Ok(found)

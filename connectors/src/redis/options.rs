@@ -1,27 +1,28 @@
 use std::path::PathBuf;
 
-use connector_core::{ConnectorContext, ConnectorOptions, Error, ErrorKind, HostPort, RemoteUrl, Result, connector_options};
+use connector_core::{ConnectorContext, ConnectorOptions, Error, ErrorKind, RemoteUrl, Result, connector_options};
 use percent_encoding::percent_decode_str;
 
 use super::SentinelSettings;
-use crate::resp_wire::{Address, PORT, Servers, WireOptions, WireSettings, check_range, database_in};
+use crate::resp_wire::{
+    Address, PORT, Servers, TtlSettings, WireOptions, WireSettings, cluster_of, database_in,
+};
 
 /// Options of `redis://` and `unix://`.
 #[connector_options]
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct RedisOptions {
-    /// Time that a chunk lives after its put. Without it, a chunk lives until the server evicts it.
-    #[option(unit = "seconds")]
-    pub ttl_sec: Option<u64>,
-    /// Whether a read starts the time of `ttl_sec` again, also for a chunk that another client put.
-    pub refresh_ttl: bool,
+    /// The time for which chunks live.
+    #[option(flatten)]
+    pub ttl: TtlSettings,
     /// Time for which the store ignores bytes without a header: LMCache writes the header last.
     #[option(unit = "seconds")]
     pub orphan_grace_sec: u64,
     /// Number of the database, as in LMCache's `?db=2`; the URL's path may give it, too.
     pub db: Option<u32>,
-    /// The server, for `plugin://redis` and `external://`: `redis://host:port/database` or `unix:///path`.
+    /// The server, for `plugin://redis` and `external://`: `redis://host:port/database`, `unix:///path`, or another URL
+    /// of this store without options.
     pub redis_url: Option<RemoteUrl>,
     /// The sentinels.
     #[option(flatten)]
@@ -31,14 +32,10 @@ pub struct RedisOptions {
     pub wire: WireSettings,
 }
 
-/// Ten years. A longer time is a mistake, and the server refuses the longest ones.
-const MAX_TTL: u64 = 315_360_000;
-
 impl Default for RedisOptions {
     fn default() -> Self {
         Self {
-            ttl_sec: None,
-            refresh_ttl: false,
+            ttl: TtlSettings::default(),
             orphan_grace_sec: 10,
             db: None,
             redis_url: None,
@@ -51,7 +48,7 @@ impl Default for RedisOptions {
 /// Without user, password and URL.
 impl std::fmt::Debug for RedisOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RedisOptions").field("ttl_sec", &self.ttl_sec).field("wire", &self.wire).finish_non_exhaustive()
+        f.debug_struct("RedisOptions").field("ttl", &self.ttl).field("wire", &self.wire).finish_non_exhaustive()
     }
 }
 
@@ -63,11 +60,11 @@ impl ConnectorOptions for RedisOptions {
 impl RedisOptions {
     /// The options of the connections, from these options and the URL.
     pub(super) fn wire(&self, ctx: &ConnectorContext) -> Result<WireOptions> {
-        self.check()?;
+        self.ttl.check(self.wire.replica_reads)?;
         let url = self.server(ctx)?;
         let database = self.database(&url)?;
         let wire = self.wire.clone().wire(&url, self.servers(&url)?, database)?;
-        Ok(WireOptions { transactions: self.ttl_sec.is_some(), ..wire })
+        Ok(WireOptions { transactions: self.ttl.ttl_sec.is_some(), ..wire })
     }
 
     /// The URL that names the server.
@@ -94,9 +91,11 @@ impl RedisOptions {
         if !is_server(server) {
             return Err(Error::new(
                 ErrorKind::InvalidOption,
-                format!("option `redis_url`: `{server}` is neither `redis://` nor `unix://`"),
+                format!("option `redis_url`: `{server}` is not the URL of a redis server"),
             )
-            .with_hint("write `redis://host:port` or `unix:///path`"));
+            .with_hint(
+                "write `redis://host:port`, `unix:///path`, `redis-sentinel://host:26379,..` or `redis-cluster://host:7000,..`",
+            ));
         }
         if let Some((name, _)) = server.query_pairs().next() {
             let why = format!("option `redis_url`: `{server}` holds the option `{name}`");
@@ -106,26 +105,30 @@ impl RedisOptions {
     }
 
     fn database(&self, url: &RemoteUrl) -> Result<u32> {
-        let in_path = if url.scheme() == "redis" { database_in(url, "db")? } else { None };
+        let has_database = matches!(url.scheme(), "redis" | "redis-cluster");
+        let in_path = if has_database { database_in(url, "db")? } else { None };
         Ok(in_path.or(self.db).unwrap_or(0))
     }
 
     fn servers(&self, url: &RemoteUrl) -> Result<Servers> {
+        if let Some((option, _)) = url.query_pairs().find(|(name, _)| name.starts_with("sentinel_"))
+            && url.scheme() != "redis-sentinel"
+        {
+            return Err(Error::new(ErrorKind::InvalidUrl, format!("`{url}` has the option `{option}`, but no sentinels"))
+                .with_hint("write the sentinels as in `redis-sentinel://host:26379,host:26379/service`"));
+        }
         match url.scheme() {
+            scheme @ ("unix" | "redis-sentinel") if self.wire.cluster => {
+                Err(Error::new(ErrorKind::InvalidUrl, format!("`{scheme}://` cannot be a cluster"))
+                    .with_hint("remove `cluster=true`, or write the nodes as in `redis-cluster://host:7000,host:7001`"))
+            }
+            "unix" => socket(url).map(Servers::One),
             "redis-sentinel" => self.sentinels.resolve(url).map(Servers::Sentinel),
-            "redis-cluster" => Ok(Servers::Cluster(addresses(url, PORT))),
-            _ => address(url).map(Servers::One),
+            "redis-cluster" => cluster_of(url),
+            // As in LMCache's client.
+            _ if url.hosts().is_empty() && !self.wire.cluster => Ok(Servers::One(Address::Tcp { host: "localhost".to_owned(), port: PORT })),
+            _ => self.wire.servers(url),
         }
-    }
-
-    /// Refuses wrong values.
-    fn check(&self) -> Result<()> {
-        let wrong = |why: String| Error::new(ErrorKind::InvalidOption, why);
-        if self.refresh_ttl && self.ttl_sec.is_none() {
-            return Err(wrong("option `refresh_ttl` needs `ttl_sec`".into())
-                .with_hint("set `ttl_sec`, the number of seconds that a chunk lives"));
-        }
-        check_range("ttl_sec", self.ttl_sec.unwrap_or(1), MAX_TTL)
     }
 }
 
@@ -134,38 +137,23 @@ fn is_server(url: &RemoteUrl) -> bool {
     matches!(url.scheme(), "redis" | "redis-sentinel" | "redis-cluster" | "unix")
 }
 
-/// The hosts of a URL that may name several.
-pub(super) fn addresses(url: &RemoteUrl, port: u16) -> Vec<Address> {
-    let one = |one: &HostPort| Address::Tcp { host: one.host.clone(), port: one.port.unwrap_or(port) };
-    url.hosts().iter().map(one).collect()
-}
-
-fn address(url: &RemoteUrl) -> Result<Address> {
+/// The unix socket of the URL.
+fn socket(url: &RemoteUrl) -> Result<Address> {
     let wrong = |why: String, hint: &'static str| Err(Error::new(ErrorKind::InvalidUrl, why).with_hint(hint));
-    if url.scheme() == "unix" {
-        // LMCache ignores a host.
-        if let Some(host) = url.host().filter(|host| *host != "localhost") {
-            return wrong(
-                format!("`{url}` has the host `{host}`, but a unix socket has none"),
-                "write three slashes: `unix:///path/to/socket`",
-            );
-        }
-        if let Some(port) = url.port() {
-            return wrong(format!("`{url}` has the port {port}, but a unix socket has none"), "remove the port");
-        }
-        if url.path().is_empty() {
-            return wrong(format!("`{url}` names no socket"), "write `unix:///path/to/socket`");
-        }
-        let path = percent_decode_str(url.path()).decode_utf8();
-        let not_text = |_| Error::new(ErrorKind::InvalidUrl, format!("`{url}`: the percent-decoded path is not UTF-8"));
-        return Ok(Address::Unix(PathBuf::from(path.map_err(not_text)?.as_ref())));
+    // LMCache ignores a host.
+    if let Some(host) = url.host().filter(|host| *host != "localhost") {
+        return wrong(
+            format!("`{url}` has the host `{host}`, but a unix socket has none"),
+            "write three slashes: `unix:///path/to/socket`",
+        );
     }
-    match url.hosts() {
-        // As in LMCache's client.
-        [] => Ok(Address::Tcp { host: "localhost".to_owned(), port: PORT }),
-        [one] => Ok(Address::Tcp { host: one.host.clone(), port: one.port.unwrap_or(PORT) }),
-        several => {
-            wrong(format!("`{url}` names {} servers; this store takes one", several.len()), "write `redis://host:port`")
-        }
+    if let Some(port) = url.port() {
+        return wrong(format!("`{url}` has the port {port}, but a unix socket has none"), "remove the port");
     }
+    if url.path().is_empty() {
+        return wrong(format!("`{url}` names no socket"), "write `unix:///path/to/socket`");
+    }
+    let path = percent_decode_str(url.path()).decode_utf8();
+    let not_text = |_| Error::new(ErrorKind::InvalidUrl, format!("`{url}`: the percent-decoded path is not UTF-8"));
+    Ok(Address::Unix(PathBuf::from(path.map_err(not_text)?.as_ref())))
 }

@@ -6,8 +6,7 @@ use connector_core::options::Credentials;
 use connector_core::{Error, ErrorKind, RemoteUrl, Result, connector_options};
 use percent_encoding::percent_decode_str;
 
-use super::options::addresses;
-use crate::resp_wire::Sentinels;
+use crate::resp_wire::{Sentinels, all_addresses};
 
 /// Options of `redis-sentinel://`.
 #[connector_options]
@@ -48,20 +47,15 @@ impl SentinelSettings {
     /// The sentinels of the URL, and what kvconn asks them.
     ///
     /// # Errors
-    /// `InvalidUrl` for a path that is not the name of a service; `InvalidOption` as in [`Credentials::resolve`].
+    /// `InvalidUrl` for a path that is not the name of a service, and as in [`all_addresses`]; `InvalidOption` as in [`Credentials::resolve`].
     pub(super) fn resolve(&self, url: &RemoteUrl) -> Result<Sentinels> {
         let mut login = Credentials::default();
         login.username.clone_from(&self.sentinel_username);
         login.username_file.clone_from(&self.sentinel_username_file);
         login.password.clone_from(&self.sentinel_password);
         login.password_file.clone_from(&self.sentinel_password_file);
-        let addresses = addresses(url, SENTINEL_PORT);
-        if addresses.is_empty() {
-            return Err(Error::new(ErrorKind::InvalidUrl, format!("`{url}` names no sentinel"))
-                .with_hint("write `redis-sentinel://host:26379,host:26379/service`"));
-        }
         Ok(Sentinels {
-            addresses,
+            addresses: all_addresses(url, SENTINEL_PORT, "sentinel")?,
             service: self.service(url)?,
             login: login.resolve_without_url("sentinel_")?,
         })

@@ -7,14 +7,14 @@ use connector_core::{
 };
 use futures::stream::{self, Stream, StreamExt, TryStreamExt};
 
-use super::RespOptions;
 use super::exchanges::{Get, Length, Put, Size};
+use super::{PlainSettings, RespOptions};
 use crate::places::{Memory, Place};
-use crate::resp_wire::{Destination, Remover, Slots, Wire, scan};
+use crate::resp_wire::{Destination, Remover, Slots, TtlSettings, Wire, scan};
 
 /// Chunks on a redis or valkey server, one plain value each.
 ///
-/// URL: `resp://[USER:PASSWORD@]HOST:PORT[/DATABASE]`.
+/// URLs: `resp://[USER:PASSWORD@]HOST:PORT[/DATABASE]`, `resp://[USER:PASSWORD@]HOST:PORT,HOST:PORT?cluster=true`.
 ///
 /// Chunks go straight between the socket and pool memory, or the caller's. Other operations have separate
 /// connections. A batch sends many commands at a time.
@@ -23,11 +23,15 @@ use crate::resp_wire::{Destination, Remover, Slots, Wire, scan};
     name = "RESPConnector",
     scheme = "resp",
     url = "resp://user:password@host:6379/0",
+    url = "resp://user:password@host:7000,host:7001/0?cluster=true",
     options = RespOptions
 )]
 pub struct RESPConnector {
     wire: Wire,
     memory: Memory,
+    ttl: TtlSettings,
+    /// Whether kvconn logged that the server refuses to renew times to live.
+    warned: AtomicBool,
     remover: Remover,
     /// Stays false: a chunk has one name.
     is_apart: AtomicBool,
@@ -36,15 +40,26 @@ pub struct RESPConnector {
 impl FromContext for RESPConnector {
     async fn from_context(ctx: ConnectorContext) -> Result<Self> {
         let options: RespOptions = ctx.options()?;
-        let wire = Wire::open(options.wire(&ctx)?, &ctx).await?;
-        let (memory, remover) = (Memory::new(&ctx), Remover::default());
-        Ok(Self { wire, memory, remover, is_apart: AtomicBool::new(false) })
+        Self::open(options.with_environment(), &ctx).await
     }
 }
 
 impl RESPConnector {
+    /// Opens the store. Connects once, to check that the server answers.
+    pub(crate) async fn open(settings: PlainSettings, ctx: &ConnectorContext) -> Result<Self> {
+        Ok(Self {
+            wire: Wire::open(settings.wire(ctx)?, ctx).await?,
+            memory: Memory::new(ctx),
+            ttl: settings.ttl,
+            warned: AtomicBool::new(false),
+            remover: Remover::default(),
+            is_apart: AtomicBool::new(false),
+        })
+    }
+
     fn read<'a, D: Destination>(&'a self, key: &'a CacheKey, to: D) -> Get<'a, D> {
-        Get { name: self.wire.name(key), to, metadata: self.metadata() }
+        let (metadata, refresh_sec) = (self.metadata(), self.ttl.refresh_sec());
+        Get { name: self.wire.name(key), to, metadata, refresh_sec, warned: &self.warned }
     }
 
     fn metadata(&self) -> Option<&LMCacheMetadata> {
@@ -68,7 +83,7 @@ impl RESPConnector {
         raw_layout(self.metadata(), chunk.len()).map_err(|e| {
             Error::new(ErrorKind::InvalidInput, format!("a raw value could not give it back: {}", e.message()))
         })?;
-        Ok(Put { name: self.wire.name(key), chunk })
+        Ok(Put { name: self.wire.name(key), chunk, ttl_sec: self.ttl.ttl_sec })
     }
 
     /// Whether `get` can read a value of this size. A value may have a length that no chunk has.

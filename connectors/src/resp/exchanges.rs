@@ -1,10 +1,13 @@
 //! The store's exchanges with a server, each about one key.
 
+use std::sync::atomic::AtomicBool;
+
 use connector_core::raw_layout;
 use connector_core::{ChunkLayout, Error, ErrorKind, LMCacheMetadata, Result};
 
 use crate::resp_wire::{
-    Arg, Connection, Destination, Exchange, Name, Reply, ReplyStart, Request, expect_int, expect_word, server_error,
+    Arg, Connection, Destination, Exchange, Name, Reply, ReplyStart, Request, expect_int, expect_word, read_expire,
+    server_error,
 };
 
 /// `GET` of a chunk.
@@ -13,6 +16,10 @@ pub(super) struct Get<'a, D> {
     pub(super) to: D,
     /// Gives the layout of a value.
     pub(super) metadata: Option<&'a LMCacheMetadata>,
+    /// If set, the new time to live of the value, in seconds.
+    pub(super) refresh_sec: Option<u64>,
+    /// Whether kvconn already logged that the server refuses to renew it.
+    pub(super) warned: &'a AtomicBool,
 }
 
 impl<D: Destination> Exchange for Get<'_, D> {
@@ -26,6 +33,9 @@ impl<D: Destination> Exchange for Get<'_, D> {
 
     fn request<'a>(&'a self, request: &mut Request<'a>) {
         request.command(&["GET".into(), self.name.with("")]);
+        if let Some(secs) = self.refresh_sec {
+            request.command(&["EXPIRE".into(), self.name.with(""), secs.into()]);
+        }
     }
 
     fn expected_len(&self) -> usize {
@@ -45,6 +55,9 @@ impl<D: Destination> Exchange for Get<'_, D> {
             _ => return Err(Error::new(ErrorKind::Corrupt, "the server's answer to GET is not a string")),
         };
         self.to.unused();
+        if self.refresh_sec.is_some() {
+            read_expire(connection, self.warned).await?;
+        }
         Ok(answer)
     }
 }
@@ -56,10 +69,12 @@ fn layout_of(metadata: Option<&LMCacheMetadata>, len: usize) -> Result<ChunkLayo
     }
 }
 
-/// `SET` of a chunk.
+/// `SET` of a chunk, or `SETEX` with a time to live.
 pub(super) struct Put<'a> {
     pub(super) name: Name<'a>,
     pub(super) chunk: &'a [u8],
+    /// The time to live, in seconds.
+    pub(super) ttl_sec: Option<u64>,
 }
 
 impl Exchange for Put<'_> {
@@ -69,8 +84,13 @@ impl Exchange for Put<'_> {
         Some(self.name.parts(""))
     }
 
+    /// The chunk comes last. (In `SET .. EX` it does not, and the server waits for the socket once more.)
     fn request<'a>(&'a self, request: &mut Request<'a>) {
-        request.command(&["SET".into(), self.name.with(""), Arg::Payload(self.chunk)]);
+        let (name, chunk) = (self.name.with(""), Arg::Payload(self.chunk));
+        match self.ttl_sec {
+            None => request.command(&["SET".into(), name, chunk]),
+            Some(secs) => request.command(&["SETEX".into(), name, secs.into(), chunk]),
+        }
     }
 
     fn expected_len(&self) -> usize {

@@ -5,9 +5,10 @@
 //! engine's metadata, the number of tokens from the value's length: a partial chunk is a shorter value. Without metadata a
 //! chunk is BINARY. (LMCache stores full chunks only, under the same keys.)
 //!
-//! **How it connects.** `resp://[user[:password]@]host:port[/database]`, where user and password are percent-encoded; or
-//! `external://host:port/kvconn.resp/?connector_name=RESPConnector`. TCP without TLS, IPv4 or IPv6. Opening the store makes
-//! one connection; calls make the others. The next call replaces a connection that broke, also after the server restarted.
+//! **How it connects.** `resp://[user[:password]@]host[:port][/database]`, where user and password are percent-encoded; or
+//! `external://host:port/kvconn.resp/?connector_name=RESPConnector`. With `cluster=true` the hosts are nodes of a cluster.
+//! Opening the store makes one connection; calls make the others. The next call replaces a connection that broke, also after
+//! the server restarted.
 //!
 //! **Options.** [`RespOptions`].
 //!
@@ -18,6 +19,8 @@
 mod connector;
 mod exchanges;
 mod options;
+mod settings;
 
 pub use connector::RESPConnector;
 pub use options::RespOptions;
+pub use settings::PlainSettings;

@@ -1,4 +1,4 @@
-//! RESP, the protocol of redis and valkey, for the stores `redis` and `resp`. Chunks go straight between the socket and
+//! RESP, the protocol of redis and valkey, for the stores `redis`, `resp` and `valkey`. Chunks go straight between the socket and
 //! their memory.
 //!
 //! | file | content |
@@ -25,7 +25,8 @@
 //! | [`reply`], `line` | replies from the bytes of the wire |
 //! | `scan` | the keys in the database |
 //! | `errors` | the meaning of a server's errors |
-//! | `options` | the options that both stores share |
+//! | `options`, `ttl` | the options that the stores share |
+//! | `hosts` | the servers that a URL names |
 
 mod address_map;
 mod cluster;
@@ -34,6 +35,7 @@ mod connection;
 mod describe;
 mod errors;
 mod exchange;
+mod hosts;
 mod line;
 mod memory;
 mod meters;
@@ -52,6 +54,7 @@ mod slots;
 mod tls;
 mod topology;
 mod transport;
+mod ttl;
 
 pub(crate) use connection::Connection;
 #[cfg(feature = "resp")]
@@ -60,14 +63,16 @@ pub(crate) use errors::{expect_int, expect_word};
 #[cfg(feature = "redis")]
 pub(crate) use errors::{refusal, unexpected};
 pub(crate) use exchange::{Exchange, Wire};
+#[cfg(feature = "redis")]
+pub(crate) use hosts::all_addresses;
 pub(crate) use memory::Destination;
 pub(crate) use name::{Name, Slots};
 #[cfg(feature = "redis")]
-pub(crate) use options::Sentinels;
-#[cfg(feature = "redis")]
-pub(crate) use options::check_range;
-pub(crate) use options::{PORT, Servers, WireOptions, WireSettings, database_in};
+pub(crate) use options::{PORT, Sentinels, Servers, cluster_of};
+pub(crate) use options::{WireOptions, WireSettings, database_in};
 pub(crate) use remove::Remover;
 pub(crate) use reply::{Reply, ReplyStart};
 pub(crate) use request::{Arg, Request};
+#[cfg(feature = "redis")]
 pub(crate) use transport::Address;
+pub(crate) use ttl::{TtlSettings, read_expire};

@@ -8,6 +8,7 @@ use connector_core::options::{Credentials, Login};
 use connector_core::{Error, ErrorKind, Namespace, RemoteUrl, Result, connector_options};
 
 use super::address_map::AddressMap;
+use super::hosts::{all_addresses, one_address};
 use super::meters::StoreMeters;
 use super::reply::Limits;
 use super::tls::{Tls, TlsSettings};
@@ -135,6 +136,8 @@ pub struct WireSettings {
     /// The addresses at which you reach servers that announce others to their cluster or sentinels, as behind a NAT:
     /// `announced:port=real:port`, with commas between pairs.
     pub address_map: String,
+    /// Whether the URL's hosts are nodes of a cluster. One node is enough; kvconn asks the first that answers for the others.
+    pub cluster: bool,
     /// Prefix of every name on the server, followed by a colon. Stores with different namespaces share a database and
     /// never see each other's chunks.
     pub namespace: Option<Namespace>,
@@ -153,6 +156,7 @@ impl Default for WireSettings {
             max_value_bytes: MAX_VALUE,
             replica_reads: false,
             address_map: String::new(),
+            cluster: false,
             namespace: None,
         }
     }
@@ -167,6 +171,14 @@ impl fmt::Debug for WireSettings {
 }
 
 impl WireSettings {
+    /// The servers of a URL that names one server, or with `cluster` the nodes of a cluster.
+    ///
+    /// # Errors
+    /// `InvalidUrl` for no host, for several without `cluster`, and as [`all_addresses`].
+    pub(crate) fn servers(&self, url: &RemoteUrl) -> Result<Servers> {
+        if self.cluster { cluster_of(url) } else { one_address(url).map(Servers::One) }
+    }
+
     /// The options of a wire to `servers`. User and password of `url` win over the settings.
     ///
     /// # Errors
@@ -188,6 +200,15 @@ impl WireSettings {
         if let Some(c) = self.client_name.chars().find(|c| !c.is_ascii_graphic()) {
             return Err(wrong(format!("option `client_name`: redis refuses the character {c:?}")));
         }
+        if matches!(servers, Servers::Cluster(_)) && database != 0 {
+            return Err(wrong(format!("a cluster has no database {database}")).with_hint(
+                "remove the number of the database: a cluster has only database 0; `namespace` divides it",
+            ));
+        }
+        if matches!(servers, Servers::One(_)) && self.replica_reads {
+            return Err(wrong("option `replica_reads`: the URL names one server, so kvconn knows no replicas".into())
+                .with_hint("remove it, or write `redis-sentinel://`, `redis-cluster://` or `cluster=true`"));
+        }
         let payload = usize::try_from(self.max_value_bytes).unwrap_or(usize::MAX);
         Ok(WireOptions {
             servers,
@@ -208,6 +229,14 @@ impl WireSettings {
             meters: StoreMeters::default(),
         })
     }
+}
+
+/// The nodes of the cluster that a URL names.
+///
+/// # Errors
+/// As [`all_addresses`].
+pub(crate) fn cluster_of(url: &RemoteUrl) -> Result<Servers> {
+    all_addresses(url, PORT, "node").map(Servers::Cluster)
 }
 
 /// Refuses an option that is not between 1 and `most`.

@@ -239,8 +239,17 @@ async fn user_password_and_database_come_from_the_url_or_from_lmcaches_names() {
 async fn wrong_urls_and_options_say_what_to_write() {
     for (url, kind, says) in [
         ("resp://h:1/x", ErrorKind::InvalidUrl, "the path of `resp://h:1/***` is not the number of a database"),
-        ("resp://", ErrorKind::InvalidUrl, "names 0 servers"),
-        ("resp://a:1,b:2", ErrorKind::InvalidUrl, "has several hosts"),
+        ("resp://", ErrorKind::InvalidUrl, "names no server"),
+        ("resp://a:1,b:2", ErrorKind::InvalidUrl, "names 2 servers, and this store takes one"),
+        ("resp://a:1,a:1?cluster=true", ErrorKind::InvalidUrl, "names the node a:1 twice"),
+        (
+            "resp://a:1,u:p@b:1?cluster=true",
+            ErrorKind::InvalidUrl,
+            "`resp://***@b:1?cluster=true` has a comma before its `@`",
+        ),
+        ("resp://a:1,b:1/3?cluster=true", ErrorKind::InvalidOption, "a cluster has no database 3"),
+        ("resp://h:1?refresh_ttl=true", ErrorKind::InvalidOption, "`refresh_ttl` needs `ttl_sec`"),
+        ("resp://h:1?ttl_sec=0", ErrorKind::InvalidOption, "`ttl_sec`: 0 is not between 1 and"),
         ("resp://u:%FF@h:1", ErrorKind::InvalidUrl, "percent-decoded, it is not UTF-8"),
         ("resp://h:1?save_chunk_meta=true", ErrorKind::InvalidOption, "the chunk's bytes and nothing else"),
         ("resp://h:1?protocol=4", ErrorKind::InvalidOption, "`auto`, `2` or `3`"),

@@ -137,3 +137,91 @@ async fn a_namespace_stands_before_the_keys_text() {
     assert_eq!(b.list("").try_collect::<Vec<_>>().await.unwrap(), []);
     assert!(a.remove(&key(1)).await.unwrap());
 }
+
+#[tokio::test]
+async fn a_key_prefix_stands_before_the_keys_text_and_behind_the_namespace() {
+    let server = RedisServer::start(&[]);
+    let url = server.url("resp");
+    for (options, name) in [
+        ("?key_prefix=team", format!("team@{}", key(1))),
+        ("?namespace=a&key_prefix=team", format!("a:team@{}", key(1))),
+        ("?key_prefix=%7Bx%7D:*-%C3%B6", format!("{{x}}:*-ö@{}", key(1))),
+    ] {
+        let store = connectors::open(&format!("{url}{options}")).await.unwrap();
+        store.put(&key(1), MemoryObj::from(vec![7])).await.unwrap();
+        assert_eq!(server.cli(&["GET", &name]).bytes(), Some(&[7][..]), "{options}");
+        assert_eq!(store.list("org").try_collect::<Vec<_>>().await.unwrap(), [key(1)]);
+        assert!(store.list("team").try_collect::<Vec<_>>().await.unwrap().is_empty());
+        assert_eq!(store.get(&key(1)).await.unwrap().as_deref(), Some(&[7][..]));
+        assert!(store.remove(&key(1)).await.unwrap());
+        assert_eq!(server.cli(&["EXISTS", &name]).integer(), Some(0), "{options}");
+    }
+    let e = connectors::open(&format!("{url}?key_prefix=a%40b")).await.unwrap_err();
+    assert!(e.kind() == ErrorKind::InvalidOption && e.to_string().contains("`key_prefix` holds an `@`"), "{e}");
+}
+
+#[tokio::test]
+async fn stores_never_see_the_chunks_of_a_longer_or_a_shorter_prefix() {
+    let server = RedisServer::start(&[]);
+    let parts = ["key_prefix=a", "key_prefix=ab", "key_prefix=b", "namespace=a", "namespace=a&key_prefix=a"];
+    let mut stores = Vec::new();
+    for (n, part) in parts.iter().enumerate() {
+        let store = connectors::open(&format!("{}?{part}", server.url("resp"))).await.unwrap();
+        store.put(&key(1), MemoryObj::from(vec![n as u8 + 1])).await.unwrap();
+        store.put(&key(10 + n), MemoryObj::from(vec![9])).await.unwrap();
+        stores.push(store);
+    }
+    for (n, store) in stores.iter().enumerate() {
+        assert_eq!(store.get(&key(1)).await.unwrap().as_deref(), Some(&[n as u8 + 1][..]));
+        // The namespace `a` holds the names of the prefix within it, which are keys of a model `a@org/model`.
+        let mut listed: Vec<_> = store.list("org").try_collect().await.unwrap();
+        listed.sort();
+        assert_eq!(listed, [key(1), key(10 + n)], "{}", parts[n]);
+        for other in (0..parts.len()).filter(|other| *other != n) {
+            assert!(!store.exists(&key(10 + other)).await.unwrap());
+            assert!(!store.remove(&key(10 + other)).await.unwrap());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_chunk_lives_for_ttl_sec_and_a_read_renews_it_if_asked() {
+    let server = RedisServer::start(&[]);
+    let ttl = |n| server.cli(&["PTTL", key(n).as_str()]).integer().unwrap();
+    let url = server.url("resp");
+    let store = connectors::open(&format!("{url}?ttl_sec=1000")).await.unwrap();
+    store.put(&key(1), MemoryObj::from(vec![1])).await.unwrap();
+    let items: Vec<_> = (2..9).map(|n| (key(n), MemoryObj::from(vec![n as u8; 100_000]))).collect();
+    assert!(store.batched_put(&items).await.iter().all(Result::is_ok));
+    for n in 1..9 {
+        assert!((900_000..=1_000_000).contains(&ttl(n)), "{n}: {}", ttl(n));
+        server.cli(&["EXPIRE", key(n).as_str(), "100"]);
+    }
+    assert_eq!(store.get(&key(1)).await.unwrap().as_deref(), Some(&[1][..]));
+    assert!(ttl(1) <= 100_000, "a read renews nothing unless asked");
+
+    let store = connectors::open(&format!("{url}?ttl_sec=1000&refresh_ttl=true")).await.unwrap();
+    assert_eq!(store.get(&key(1)).await.unwrap().as_deref(), Some(&[1][..]));
+    assert!(ttl(1) > 900_000);
+    let keys: Vec<_> = (2..12).map(key).collect();
+    let got: Vec<_> = store.batched_get(&keys).await.into_iter().map(Result::unwrap).collect();
+    assert_eq!(got.iter().flatten().count(), 7, "keys 2 to 8");
+    assert!((2..9).all(|n| ttl(n) > 900_000));
+    server.cli(&["SET", key(1).as_str(), "for ever"]);
+    let mut into = connectors::MemoryObjMut::zeroed(8);
+    assert_eq!(store.get_into(&key(1), &mut into).await.unwrap(), Some(8));
+    assert!(ttl(1) > 900_000);
+    assert_eq!(ttl(9), -2, "a missing chunk stays missing");
+}
+
+#[tokio::test]
+async fn a_user_without_the_right_to_expire_reads_chunks_that_nothing_renews() {
+    let server = RedisServer::start(&["--user", "u", "on", ">pw", "~*", "+@all", "-expire"]);
+    let url = format!("resp://u:pw@{}?ttl_sec=1000&refresh_ttl=true", server.address());
+    let store = connectors::open(&url).await.unwrap();
+    store.put(&key(1), MemoryObj::from(vec![1])).await.unwrap();
+    server.cli(&["PERSIST", key(1).as_str()]);
+    assert_eq!(store.get(&key(1)).await.unwrap().as_deref(), Some(&[1][..]));
+    assert_eq!(store.get(&key(2)).await.unwrap(), None);
+    assert_eq!(server.cli(&["TTL", key(1).as_str()]).integer(), Some(-1));
+}
