@@ -72,11 +72,11 @@ stores! {
     gcs "gcs": "GCSConnector" ["gs", "gcs"] "`gs://bucket/prefix`", "one object a chunk, in Google Cloud Storage";
     memory "memory": "MemoryConnector" ["memory"] "`memory://name`", "chunks in this process's memory";
     mock "mock": "MockConnector" ["mock"] "`mock://GB`", "memory with the latency and throughput that you set";
-    redis "redis": "RedisConnector" ["redis", "redis-cluster", "redis-sentinel", "unix"] "`redis://host:port/database`, `redis-sentinel://host:port,host:port/service`, `redis-cluster://host:port,host:port`, `unix:///path`", "header and bytes of a chunk on a redis or valkey server";
-    resp "resp": "RESPConnector" ["resp"] "`resp://host:port/database`, `resp://host:port,host:port?cluster=true`", "plain values on a redis or valkey server";
+    redis "redis": "RedisConnector" ["redis", "rediss", "redis-cluster", "rediss-cluster", "redis-sentinel", "rediss-sentinel", "unix"] "`redis://host:port/database`, `rediss://..` with TLS, `redis-sentinel://host:port,host:port/service`, `redis-cluster://host:port,host:port`, `unix:///path`", "header and bytes of a chunk on a redis or valkey server";
+    resp "resp": "RESPConnector" ["resp", "resps"] "`resp://host:port/database`, `resps://..` with TLS, `resp://host:port,host:port?cluster=true`", "plain values on a redis or valkey server";
     s3 "s3": "S3Connector" ["s3"] "`s3://bucket/prefix`", "one object a chunk, in S3 or a server that speaks its protocol";
     tiered "tiered": "TieredConnector" ["tiered"] "`tiered://?front=URL&back=URL`", "a small, near store in front of another";
-    valkey "valkey": "ValkeyConnector" ["valkey"] "`valkey://host:port/database`, `valkey://host:port,host:port?cluster=true`", "the plain values of `resp`, with LMCache's options for valkey";
+    valkey "valkey": "ValkeyConnector" ["valkey", "valkeys"] "`valkey://host:port/database`, `valkeys://..` with TLS, `valkey://host:port,host:port?cluster=true`", "the plain values of `resp`, with LMCache's options for valkey";
 }
 
 #[cfg(feature = "__cloud")]

@@ -160,9 +160,12 @@ impl Index {
         if let Some(hint) = self.hints.iter().find(|h| h.schemes.contains(&scheme)) {
             return Error::new(ErrorKind::NotFound, message).with_hint(compiled_out(hint));
         }
-        // `rediss` means redis with TLS, so `redis` is not a correction of it.
-        let asks_for_tls = known.iter().any(|k| is_with_tls(scheme, k));
-        let near = nearest(scheme, known.iter().copied()).filter(|_| !asks_for_tls);
+        // `redis+tls` means redis with TLS, so only `rediss` is a correction of it.
+        let plain = known.iter().find(|k| is_with_tls(scheme, k));
+        let near = match plain {
+            Some(plain) => known.iter().copied().find(|k| is_with_tls(k, plain)),
+            None => nearest(scheme, known.iter().copied()),
+        };
         if let Some(near) = near {
             let _ = write!(message, " (did you mean `{near}`?)");
         }
@@ -172,7 +175,7 @@ impl Index {
         let error = Error::new(ErrorKind::NotFound, message);
         match near.and_then(super::example_of) {
             Some(example) => error.with_hint(format!("write the URL as in `{example}`")),
-            None => error.with_hint(if asks_for_tls { NO_TLS } else { LINK_MORE }),
+            None => error.with_hint(if plain.is_some() { NO_TLS } else { LINK_MORE }),
         }
     }
 
@@ -226,14 +229,18 @@ fn shown(name: &str) -> &str {
     if name.split(['.', '-']).all(is_identifier) { name } else { "***" }
 }
 
-/// Whether a scheme means another one with encryption: `rediss`, `redis+tls`, `redis-ssl`.
+/// Whether a scheme means another one with encryption: `rediss`, `redis+tls`, `redis-ssl`, `rediss-cluster`.
 fn is_with_tls(scheme: &str, plain: &str) -> bool {
-    let suffix = scheme.strip_prefix(plain).map(|suffix| suffix.trim_start_matches(['+', '-', '.', '_']));
-    suffix.is_some_and(|suffix| ["s", "tls", "ssl"].contains(&suffix))
+    let is_suffix = |suffix: &str| {
+        let suffix = suffix.trim_start_matches(['+', '-', '.', '_']);
+        ["s", "tls", "ssl"].contains(&suffix)
+    };
+    let (store, kind) = plain.split_once('-').unwrap_or((plain, ""));
+    scheme.strip_prefix(plain).is_some_and(is_suffix)
+        || scheme.strip_prefix(store).and_then(|rest| rest.strip_suffix(kind)?.strip_suffix('-')).is_some_and(is_suffix)
 }
 
-const NO_TLS: &str =
-    "this scheme asks for TLS, which kvconn's stores do not have; use a tunnel that encrypts, such as stunnel";
+const NO_TLS: &str = "this scheme asks for TLS, which its store does not have; a tunnel such as stunnel encrypts, too";
 
 const LINK_MORE: &str = "`kvconn list` shows the connectors of the command; to link one into your own program, \
                          add `use its_crate as _;` or enable its feature";

@@ -1,7 +1,7 @@
 //! The nearest known name to a misspelt one.
 
 /// Names that other programs give to one of ours, with the names that it may have here.
-const SAME_MEANING: [(&str, &[&str]); 18] = [
+const SAME_MEANING: &[(&str, &[&str])] = &[
     ("user", &["username"]),
     ("pwd", &["password"]),
     ("pass", &["password"]),
@@ -12,7 +12,49 @@ const SAME_MEANING: [(&str, &[&str]); 18] = [
     ("expire", &["ttl_sec"]),
     ("db", &["database"]),
     ("database", &["db"]),
-    ("valkey", &["redis", "resp"]),
+    ("database_id", &["database", "db"]),
+    ("prefix", &["key_prefix", "namespace"]),
+    ("num_workers", &["connections"]),
+    ("max_connections", &["connections"]),
+    ("socket_timeout", &["io_timeout_ms"]),
+    ("request_timeout", &["io_timeout_ms"]),
+    ("socket_connect_timeout", &["connect_timeout_ms"]),
+    ("connection_timeout", &["connect_timeout_ms"]),
+    // TLS, in the words of redis-py, valkey-glide, hiredis and LMCache.
+    ("ssl", &["tls"]),
+    ("use_ssl", &["tls"]),
+    ("use_tls", &["tls"]),
+    ("tls_enable", &["tls"]),
+    ("tls_enabled", &["tls"]),
+    ("ssl_ca_certs", &["tls_ca"]),
+    ("ssl_ca_path", &["tls_ca"]),
+    ("cacert", &["tls_ca"]),
+    ("ssl_certfile", &["tls_cert"]),
+    ("ssl_keyfile", &["tls_key"]),
+    ("ssl_cert_reqs", &["tls_insecure"]),
+    ("use_insecure_tls", &["tls_insecure"]),
+    ("insecure", &["tls_insecure"]),
+    ("ssl_check_hostname", &["tls_server_name"]),
+    ("sni", &["tls_server_name"]),
+    // Sentinels and clusters.
+    ("sentinel_master", &["sentinel_service"]),
+    ("sentinel_master_id", &["sentinel_service"]),
+    ("master_name", &["sentinel_service"]),
+    ("mastername", &["sentinel_service"]),
+    ("service", &["sentinel_service"]),
+    ("service_name", &["sentinel_service"]),
+    ("mode", &["cluster"]),
+    ("cluster_mode", &["cluster"]),
+    ("startup_nodes", &["cluster"]),
+    ("read_from_replicas", &["replica_reads"]),
+    ("read_from", &["replica_reads"]),
+    // Schemes.
+    ("valkey", &["resp", "redis"]),
+    ("valkey-sync", &["valkey", "resp"]),
+    ("valkey-cluster", &["valkey", "resp"]),
+    ("redis-socket", &["unix"]),
+    ("redis+socket", &["unix"]),
+    ("redis+unix", &["unix"]),
     ("file", &["fs"]),
     ("s3a", &["s3"]),
     ("az", &["azure"]),
@@ -61,11 +103,11 @@ mod tests {
     fn a_name_of_the_same_meaning_is_offered_before_a_near_one() {
         let known = ["resp", "redis", "fs", "username", "password", "db", "ttl_sec"];
         for (text, meant) in
-            [("valkey", "redis"), ("FILE", "fs"), ("user", "username"), ("pwd", "password"), ("pass", "password")]
+            [("valkey", "resp"), ("FILE", "fs"), ("user", "username"), ("pwd", "password"), ("pass", "password")]
         {
             assert_eq!(nearest(text, known.into_iter()), Some(meant));
         }
-        assert_eq!(nearest("valkey", ["resp"].into_iter()), Some("resp"));
+        assert_eq!(nearest("valkey", ["redis"].into_iter()), Some("redis"));
         assert_eq!(nearest("ttl", known.into_iter()), Some("ttl_sec"));
         assert_eq!(nearest("database", known.into_iter()), Some("db"));
         assert_eq!(nearest("db", ["database"].into_iter()), Some("database"));

@@ -17,6 +17,7 @@ use crate::resp_wire::{Destination, Remover, Slots, Wire};
 ///
 /// URLs: `redis://[USER:PASSWORD@]HOST:PORT[/DATABASE]`, `unix:///PATH/OF/SOCKET`,
 /// `redis-sentinel://[USER:PASSWORD@]HOST:PORT,HOST:PORT[/SERVICE]`, `redis-cluster://[USER:PASSWORD@]HOST:PORT,HOST:PORT`.
+/// `rediss` in place of `redis` means TLS.
 ///
 /// One atomic step writes, reads or removes both keys. Chunks go straight between the socket and pool memory, or the
 /// caller's. Other operations have separate connections. A batch sends many commands at a time.
@@ -24,13 +25,20 @@ use crate::resp_wire::{Destination, Remover, Slots, Wire};
     module = "kvconn.redis",
     name = "RedisConnector",
     scheme = "redis",
+    scheme = "rediss",
     scheme = "redis-sentinel",
+    scheme = "rediss-sentinel",
     scheme = "redis-cluster",
+    scheme = "rediss-cluster",
     scheme = "unix",
     url = "redis://user:password@host:6379/0",
+    url = "rediss://user:password@host:6379/0",
     url = "redis://user:password@host:7000,host:7001/0?cluster=true",
+    url = "rediss://user:password@host:7000,host:7001/0?cluster=true",
     url = "redis-sentinel://user:password@host:26379,host:26379/service",
+    url = "rediss-sentinel://user:password@host:26379,host:26379/service",
     url = "redis-cluster://user:password@host:7000,host:7001",
+    url = "rediss-cluster://user:password@host:7000,host:7001",
     url = "unix:///run/redis.sock",
     url = "unix://user:password@/run/redis.sock",
     options = RedisOptions

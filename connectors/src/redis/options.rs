@@ -5,10 +5,10 @@ use percent_encoding::percent_decode_str;
 
 use super::SentinelSettings;
 use crate::resp_wire::{
-    Address, PORT, Servers, TtlSettings, WireOptions, WireSettings, cluster_of, database_in,
+    Address, PORT, Servers, TtlSettings, WireOptions, WireSettings, cluster_of, database_in, plain_scheme,
 };
 
-/// Options of `redis://` and `unix://`.
+/// Options of `redis://`, `unix://`, `redis-sentinel://` and `redis-cluster://`.
 #[connector_options]
 #[derive(Clone)]
 #[non_exhaustive]
@@ -105,19 +105,19 @@ impl RedisOptions {
     }
 
     fn database(&self, url: &RemoteUrl) -> Result<u32> {
-        let has_database = matches!(url.scheme(), "redis" | "redis-cluster");
+        let has_database = matches!(plain_scheme(url.scheme()), "redis" | "redis-cluster");
         let in_path = if has_database { database_in(url, "db")? } else { None };
         Ok(in_path.or(self.db).unwrap_or(0))
     }
 
     fn servers(&self, url: &RemoteUrl) -> Result<Servers> {
         if let Some((option, _)) = url.query_pairs().find(|(name, _)| name.starts_with("sentinel_"))
-            && url.scheme() != "redis-sentinel"
+            && plain_scheme(url.scheme()) != "redis-sentinel"
         {
             return Err(Error::new(ErrorKind::InvalidUrl, format!("`{url}` has the option `{option}`, but no sentinels"))
                 .with_hint("write the sentinels as in `redis-sentinel://host:26379,host:26379/service`"));
         }
-        match url.scheme() {
+        match plain_scheme(url.scheme()) {
             scheme @ ("unix" | "redis-sentinel") if self.wire.cluster => {
                 Err(Error::new(ErrorKind::InvalidUrl, format!("`{scheme}://` cannot be a cluster"))
                     .with_hint("remove `cluster=true`, or write the nodes as in `redis-cluster://host:7000,host:7001`"))
@@ -134,7 +134,7 @@ impl RedisOptions {
 
 /// Whether the URL names a server.
 fn is_server(url: &RemoteUrl) -> bool {
-    matches!(url.scheme(), "redis" | "redis-sentinel" | "redis-cluster" | "unix")
+    matches!(plain_scheme(url.scheme()), "redis" | "redis-sentinel" | "redis-cluster" | "unix")
 }
 
 /// The unix socket of the URL.

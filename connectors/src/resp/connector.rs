@@ -15,6 +15,7 @@ use crate::resp_wire::{Destination, Remover, Slots, TtlSettings, Wire, scan};
 /// Chunks on a redis or valkey server, one plain value each.
 ///
 /// URLs: `resp://[USER:PASSWORD@]HOST:PORT[/DATABASE]`, `resp://[USER:PASSWORD@]HOST:PORT,HOST:PORT?cluster=true`.
+/// `resps` in place of `resp` means TLS.
 ///
 /// Chunks go straight between the socket and pool memory, or the caller's. Other operations have separate
 /// connections. A batch sends many commands at a time.
@@ -22,8 +23,11 @@ use crate::resp_wire::{Destination, Remover, Slots, TtlSettings, Wire, scan};
     module = "kvconn.resp",
     name = "RESPConnector",
     scheme = "resp",
+    scheme = "resps",
     url = "resp://user:password@host:6379/0",
+    url = "resps://user:password@host:6379/0",
     url = "resp://user:password@host:7000,host:7001/0?cluster=true",
+    url = "resps://user:password@host:7000,host:7001/0?cluster=true",
     options = RespOptions
 )]
 pub struct RESPConnector {

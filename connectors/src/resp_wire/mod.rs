@@ -74,5 +74,7 @@ pub(crate) use remove::Remover;
 pub(crate) use reply::{Reply, ReplyStart};
 pub(crate) use request::{Arg, Request};
 #[cfg(feature = "redis")]
+pub(crate) use tls::plain_scheme;
+#[cfg(feature = "redis")]
 pub(crate) use transport::Address;
 pub(crate) use ttl::{TtlSettings, read_expire};

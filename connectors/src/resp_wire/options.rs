@@ -57,6 +57,7 @@ pub(crate) enum Servers {
     /// One server has every key.
     One(Address),
     /// These sentinels name the master.
+    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "only `redis` has URLs of sentinels"))]
     Sentinel(Sentinels),
     /// These nodes know the other nodes of their cluster.
     Cluster(Vec<Address>),

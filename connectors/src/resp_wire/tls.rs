@@ -21,7 +21,7 @@ use crate::tls::{self, Hints};
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct TlsSettings {
-    /// Whether connections use TLS. The schemes `rediss`, `resps` and `valkeys` use it.
+    /// Whether connections use TLS. The schemes `rediss`, `rediss-sentinel`, `rediss-cluster`, `resps` and `valkeys` use it.
     pub tls: Option<bool>,
     /// PEM file with certificates of authorities that kvconn trusts, beside those of the system.
     pub tls_ca: Option<String>,
@@ -50,6 +50,18 @@ struct Loaded {
 /// The time of a file's last change, and its length.
 type Stamp = (SystemTime, u64);
 
+/// The scheme of the same store without TLS; `scheme` itself if it asks for none.
+pub(crate) fn plain_scheme(scheme: &str) -> &str {
+    match scheme {
+        "rediss" => "redis",
+        "rediss-sentinel" => "redis-sentinel",
+        "rediss-cluster" => "redis-cluster",
+        "resps" => "resp",
+        "valkeys" => "valkey",
+        other => other,
+    }
+}
+
 impl TlsSettings {
     /// TLS, unless the URL's scheme and the options say otherwise.
     ///
@@ -57,10 +69,10 @@ impl TlsSettings {
     /// `InvalidOption` for options that contradict each other, and for files that kvconn cannot read.
     pub(super) fn resolve(self, scheme: &str) -> Result<Option<Arc<Tls>>> {
         let wrong = |why: String, hint: &'static str| Err(Error::new(ErrorKind::InvalidOption, why).with_hint(hint));
-        let in_scheme = matches!(scheme, "rediss" | "resps" | "valkeys");
+        let plain = plain_scheme(scheme);
+        let in_scheme = plain != scheme;
         match self.tls {
             Some(false) if in_scheme => {
-                let plain = &scheme[..scheme.len() - 1];
                 let why = format!("option `tls`: `false` contradicts the scheme `{scheme}`");
                 return Err(Error::new(ErrorKind::InvalidOption, why)
                     .with_hint(format!("remove it, or write `{plain}://`, which has no TLS")));

@@ -9,14 +9,18 @@ use crate::resp::RESPConnector;
 /// Chunks on a valkey or redis server, one plain value each, as LMCache's `valkey://` keeps them.
 ///
 /// URLs: `valkey://[USER:PASSWORD@]HOST:PORT[/DATABASE]`, `valkey://[USER:PASSWORD@]HOST:PORT,HOST:PORT?cluster=true`.
+/// `valkeys` in place of `valkey` means TLS.
 ///
 /// The store is `kvconn.resp` with LMCache's option names for valkey.
 #[external_connector(
     module = "kvconn.valkey",
     name = "ValkeyConnector",
     scheme = "valkey",
+    scheme = "valkeys",
     url = "valkey://user:password@host:6379/0",
+    url = "valkeys://user:password@host:6379/0",
     url = "valkey://user:password@host:7000,host:7001/0?cluster=true",
+    url = "valkeys://user:password@host:7000,host:7001/0?cluster=true",
     options = ValkeyOptions
 )]
 pub struct ValkeyConnector(RESPConnector);

@@ -48,6 +48,7 @@ impl ConnectorOptions for ValkeyOptions {
         ("valkey_mode", "mode"),
         ("valkey_enable_ttl", "enable_ttl"),
         ("valkey_ttl_sec", "ttl_sec"),
+        ("tls_enable", "tls"),
         ("request_timeout", "request_timeout"),
         ("connection_timeout", "connection_timeout"),
         ("save_chunk_meta", "save_chunk_meta"),

@@ -63,10 +63,82 @@ async fn a_url_without_its_two_slashes_is_refused_with_an_example_of_the_scheme(
 
 #[tokio::test]
 async fn a_scheme_with_tls_is_not_taken_for_one_without() {
-    for url in ["rediss://h:1", "redis+tls://h:1", "resps://h:1", "redis-ssl://h:1"] {
-        let e = connectors::open(url).await.unwrap_err();
-        assert_is(&e, ErrorKind::NotFound, &["asks for TLS"]);
-        assert!(!e.to_string().contains("did you mean"), "{e}");
+    for (scheme, meant) in [
+        ("redis+tls", "rediss"),
+        ("redis+ssl", "rediss"),
+        ("redis-ssl", "rediss"),
+        ("resp+tls", "resps"),
+        ("valkey+tls", "valkeys"),
+        ("redis-cluster+tls", "rediss-cluster"),
+        ("redis+tls-sentinel", "rediss-sentinel"),
+    ] {
+        let e = connectors::open(&format!("{scheme}://h:1")).await.unwrap_err();
+        assert_is(&e, ErrorKind::NotFound, &[&format!("did you mean `{meant}`?"), &format!("as in `{meant}://")]);
+    }
+    let e = connectors::open("memorys://h").await.unwrap_err();
+    assert_is(&e, ErrorKind::NotFound, &["asks for TLS"]);
+    assert!(!e.to_string().contains("did you mean"), "{e}");
+}
+
+#[tokio::test]
+async fn a_scheme_of_another_client_is_corrected() {
+    for (scheme, meant) in [
+        ("redis+sentinel", "redis-sentinel"),
+        ("rediss+sentinel", "rediss-sentinel"),
+        ("redis+cluster", "redis-cluster"),
+        ("rediss+cluster", "rediss-cluster"),
+        ("redis+unix", "unix"),
+        ("redis-socket", "unix"),
+        ("valkey-sync", "valkey"),
+        ("valkey-cluster", "valkey"),
+    ] {
+        let e = connectors::open(&format!("{scheme}://h:1")).await.unwrap_err();
+        assert_is(&e, ErrorKind::NotFound, &[&format!("did you mean `{meant}`?"), &format!("as in `{meant}://")]);
+    }
+}
+
+#[tokio::test]
+async fn an_option_of_another_client_is_corrected() {
+    for (option, meant) in [
+        ("ssl=true", "tls"),
+        ("use_tls=true", "tls"),
+        ("tls_enable=true", "tls"),
+        ("ssl_ca_certs=/ca.pem", "tls_ca"),
+        ("ssl_certfile=/c.pem", "tls_cert"),
+        ("ssl_keyfile=/k.pem", "tls_key"),
+        ("ssl_cert_reqs=none", "tls_insecure"),
+        ("ssl_check_hostname=false", "tls_server_name"),
+        ("cluster_mode=true", "cluster"),
+        ("startup_nodes=h:1", "cluster"),
+        ("num_workers=4", "connections"),
+        ("socket_timeout=1", "io_timeout_ms"),
+        ("read_from_replicas=true", "replica_reads"),
+        ("ttl_seconds=1", "ttl_sec"),
+        ("prefix=x", "key_prefix"),
+        ("database_id=1", "database"),
+        ("user=x", "username"),
+    ] {
+        for scheme in
+            ["redis", "rediss", "redis-sentinel", "redis-cluster", "unix", "resp", "resps", "valkey", "valkeys"]
+        {
+            let is_redis = scheme.starts_with("redis") || scheme == "unix";
+            let meant = match meant {
+                "key_prefix" if is_redis => "namespace",
+                "database" if is_redis => "db",
+                meant => meant,
+            };
+            let at = if scheme == "unix" { "/run/x" } else { "h:1" };
+            let e = connectors::open(&format!("{scheme}://{at}?{option}")).await.unwrap_err();
+            assert_is(&e, ErrorKind::InvalidOption, &[&format!("did you mean `{meant}`?")]);
+        }
+    }
+    for option in ["sentinel_master=m", "master_name=m", "service=m", "service_name=m"] {
+        let e = connectors::open(&format!("redis-sentinel://h:1?{option}")).await.unwrap_err();
+        assert_is(&e, ErrorKind::InvalidOption, &["did you mean `sentinel_service`?"]);
+    }
+    for scheme in ["redis", "resp"] {
+        let e = connectors::open(&format!("{scheme}://h:1?mode=cluster")).await.unwrap_err();
+        assert_is(&e, ErrorKind::InvalidOption, &["did you mean `cluster`?"]);
     }
 }
 

@@ -36,7 +36,7 @@ def run(report: Report) -> None:
     wrong: dict[str, tuple[dict[str, object], tuple[str, ...]]] = {
         "no URL": ({}, ("no `url`", "redis://")),
         "a URL of another type": ({"url": 6379}, ("`url`", "int")),
-        "a scheme that does not exist": ({"url": "rediss-cluster://h"}, ("rediss-cluster",)),
+        "a scheme that does not exist": ({"url": "redis-ring://h"}, ("redis-ring",)),
         "an unknown option in the URL": ({"url": "memory://a?lookup_timeout=3"}, ("unknown URL option `lookup_timeout`", "`lookup_timeout_ms`")),
         "a folder that cannot be made": ({"url": f"fs://{__file__}/below"}, (__file__,)),
         "a locality that does not exist": ({"url": "memory://a", "locality": "NEAR"}, ("locality", "NEAR", "LOCAL", "REMOTE")),
