@@ -17,7 +17,7 @@ async fn a_misspelt_name_gives_a_suggestion() {
             &["module `kvconn.memory` has no connector `MemoryConector`", "did you mean `MemoryConnector`?"],
         ),
         ("memroy://a", NotFound, &["scheme `memroy://`", "did you mean `memory`?", "memory://"]),
-        ("valkey://h:1", NotFound, &["did you mean `redis`?", "as in `redis://user:password@host:6379/0`"]),
+        ("valky://h:1", NotFound, &["did you mean `valkey`?", "as in `valkey://user:password@host:6379/0`"]),
         ("file:///tmp/kv", NotFound, &["did you mean `fs`?", "as in `fs:///var/cache/kv`"]),
         ("lm://h:1", NotFound, &["schemes linked into this binary: audit://", "`kvconn list`"]),
         ("hf3fs://b", NotFound, &["schemes linked into this binary: audit://", "`kvconn list`"]),
