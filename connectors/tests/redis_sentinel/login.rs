@@ -1,7 +1,9 @@
 //! Passwords of the data servers and of the sentinels.
 
+use std::sync::Arc;
+
 use connectors::ErrorKind;
-use kvconn_redis_server::{Launch, SentinelGroup};
+use kvconn_redis_server::{Certificates, Launch, SentinelGroup};
 
 use crate::checked::{until, within};
 use crate::{get, open, put};
@@ -77,6 +79,29 @@ async fn a_user_of_the_sentinels_needs_few_rights() {
         until("the store follows", async || put(&store, 2, 1).await.is_ok()).await;
         let e = connectors::open(&url.replace("sentinel_username=kv", "sentinel_username=other")).await;
         assert_eq!(e.expect_err("there is no such user").kind(), ErrorKind::Denied);
+    })
+    .await;
+}
+
+/// TLS to the sentinels and to the data servers, and passwords inside it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sentinels_and_data_servers_speak_tls() {
+    within(async {
+        let certificates = Arc::new(Certificates::new());
+        let launch = Launch::new(&["--requirepass", "hunter2"]).tls(&certificates);
+        let mut group = launch.sentinels(3, 1, &["--requirepass", "swordfish"]);
+        let hosts = group.url("").trim_start_matches("://").to_owned();
+        let url = format!("redis-sentinel://:hunter2@{hosts}?sentinel_password=swordfish&replica_reads=true");
+        let trusted = format!("{url}&tls=true&tls_ca={}", certificates.ca_pem().display());
+        let store = open(&trusted).await;
+        put(&store, 1, 1).await.unwrap();
+        until("the put is there", async || get(&store, 1).await.unwrap() == Some(1)).await;
+        tokio::task::block_in_place(|| group.failover());
+        until("the store follows", async || put(&store, 2, 1).await.is_ok()).await;
+        until("the put is there", async || get(&store, 2).await.unwrap() == Some(1)).await;
+        let e = connectors::open(&format!("{url}&tls=true")).await.expect_err("no authority signed it");
+        assert!(e.hint().is_some_and(|hint| hint.contains("tls_ca")), "{e:?}");
+        connectors::open(&url).await.expect_err("the sentinels speak only TLS");
     })
     .await;
 }

@@ -47,6 +47,35 @@ async fn replicas_answer_reads_and_the_master_takes_writes() {
     .await;
 }
 
+/// Reads that wait for the paused replica would wait for an hour. The sentinel announces that it is down.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paused_replica_costs_no_read() {
+    within(async {
+        let mut group = SentinelGroup::start(1, 1, &[]);
+        let store = open(&format!("{}?replica_reads=true&io_timeout_ms=3600000", group.url("redis-sentinel"))).await;
+        put(&store, 1, 1).await.unwrap();
+        replicas_have_all(&group, 1);
+        let replica = group.replicas()[0];
+        until("the replica answers", async || {
+            assert_eq!(get(&store, 1).await.unwrap(), Some(1));
+            calls(group.server(replica), "mget") > 0
+        })
+        .await;
+        group.pause(replica);
+        for _ in 0..10 {
+            assert_eq!(get(&store, 1).await.unwrap(), Some(1));
+        }
+        group.cont(replica);
+        let before = calls(group.server(replica), "mget");
+        until("the replica answers again", async || {
+            assert_eq!(get(&store, 1).await.unwrap(), Some(1));
+            calls(group.server(replica), "mget") > before
+        })
+        .await;
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_becomes_the_master_takes_writes() {
     within(async {

@@ -33,9 +33,11 @@ struct Replica {
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 impl Replicas {
-    /// Keeps the replicas at these addresses, and makes the others. Returns the ones to check.
+    /// Keeps the replicas at these addresses, and makes the others. Returns the ones to check. Calls at a replica that is
+    /// not kept go to another server at once.
     pub(super) fn set(&mut self, addresses: Vec<Address>, new: impl Fn(Address) -> Arc<Server>) -> Vec<Arc<Server>> {
-        self.all.retain(|replica| addresses.contains(replica.server.address()));
+        let is_kept = |replica: &mut Replica| addresses.contains(replica.server.address());
+        self.all.extract_if(.., |replica| !is_kept(replica)).for_each(|replica| replica.server.retire());
         let mut to_check = Vec::new();
         for address in addresses {
             if self.all.iter().all(|replica| *replica.server.address() != address) {

@@ -13,8 +13,9 @@ use crate::resp_wire::server::Server;
 
 /// The pause before a new subscription.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Another master, or another state of a replica.
-const CHANNELS: [&str; 4] = ["+switch-master", "+slave", "+sdown", "-sdown"];
+/// Another master, or another state of a replica. A sentinel names the promoted replica before it announces the switch,
+/// which waits for the other replicas.
+const CHANNELS: [&str; 5] = ["+switch-master", "+promoted-slave", "+slave", "+sdown", "-sdown"];
 
 /// Follows the announcements of a sentinel until the service is dropped or closed.
 pub(super) async fn watch(service: Weak<Service>, sentinel: Arc<Server>) {
