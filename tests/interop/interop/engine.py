@@ -122,17 +122,21 @@ def side(url: str, model: Model, **options) -> Iterator[Side]:
 
 def end(connector, loop: asyncio.AbstractEventLoop) -> None:
     """Ends a connector without `connector.close()`, because `redis://` waits there for workers that never end."""
-    asyncio.run_coroutine_threadsafe(_end(), loop).result(TIMEOUT_S)
-    native = getattr(connector.getWrappedConnector(), "client", None)
-    if native is not None:
-        native.close()
+    wrapped = connector.getWrappedConnector()
+    asyncio.run_coroutine_threadsafe(_end(getattr(wrapped, "cluster", None)), loop).result(TIMEOUT_S)
+    # The client of `resp://`, and the one of `valkey://`.
+    for native in (getattr(wrapped, name, None) for name in ("client", "_pool")):
+        if native is not None:
+            native.close()
 
 
-async def _end() -> None:
+async def _end(redis_cluster) -> None:
     running = asyncio.all_tasks() - {asyncio.current_task()}
     for task in running:
         task.cancel()
     await asyncio.gather(*running, return_exceptions=True)
+    if redis_cluster is not None:
+        await redis_cluster.aclose()
 
 
 def metadata_of(model: Model) -> LMCacheMetadata:

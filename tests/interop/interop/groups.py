@@ -30,13 +30,14 @@ class Group(NamedTuple):
 GROUPS = {name: Group("lmcache", "stores") for name in "vectors fs redis resp native wheel engine faults churn tools".split()} | {
     "lmcache-server": Group("lmcache", "lmcache_server"),
     "s3": Group("lmcache", "s3"),
+    "topologies": Group("lmcache", "topologies"),
     "vllm": Group("vllm", "vllm"),
     "llm": Group("vllm", "llm"),
     "sglang": Group("sglang", "sglang"),
 }
 
 
-SMOKE = ("vectors", "fs", "redis", "resp", "native", "s3", "lmcache-server", "vllm", "sglang")
+SMOKE = ("vectors", "fs", "redis", "resp", "native", "s3", "topologies", "lmcache-server", "vllm", "sglang")
 """The groups that have checks in the `SMOKE` of their modules."""
 
 

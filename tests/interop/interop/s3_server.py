@@ -14,7 +14,6 @@ bucket, a dot and a domain, and must resolve. `kv.localhost` resolves on few sys
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import subprocess
@@ -30,7 +29,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import quote
 
-from .report import Failed
+from .server import installed
 
 START_TIMEOUT_S = 60
 ATTEMPTS = 20
@@ -39,17 +38,6 @@ REGION = "us-east-1"
 ACCESS_KEY, SECRET_KEY = "kvconn-interop", "interop/secret+key"
 SERVERS = ("s3s-fs", "moto")
 _XML = "{http://s3.amazonaws.com/doc/2006-03-01/}"
-
-
-_INSTALLER = Path(__file__).parents[2] / "servers"
-
-
-def _installed(name: str) -> Path:
-    """The folder of a server, which `tests/servers/install` fills."""
-    lines = (_INSTALLER / "versions").read_text().splitlines()
-    versions = dict(line.split() for line in lines if not line.startswith("#"))
-    home = Path(os.environ.get("KVCONN_TEST_SERVERS") or Path.home() / ".cache/kvconn-tests")
-    return home / f"{name}-{versions[name]}"
 
 
 class S3Server:
@@ -206,10 +194,7 @@ class S3Server:
             program, options = "s3s-fs", ["--host", "127.0.0.1", "--port", str(self.port)]
             options += ["--access-key", ACCESS_KEY, "--secret-key", SECRET_KEY]
             options += ["--domain", f"{DOMAIN}:{self.port}", str(self._objects)]
-        path = _installed(self.kind) / "bin" / program
-        if not path.exists():
-            raise Failed(f"{path} is missing; tests/servers/install installs it")
-        return [str(path), *options]
+        return [installed(self.kind, program), *options]
 
     def _ask(self, method: str, path: str, data: bytes | None = None) -> bytes:
         """A request without a signature to the bucket. Only moto answers it."""

@@ -1,40 +1,64 @@
 """A redis server for one check, and a minimal client."""
 
+from __future__ import annotations
+
+import os
 import shutil
 import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from .report import Failed
 
 START_TIMEOUT_S = 30
 ATTEMPTS = 20
+_INSTALLER = Path(__file__).parents[2] / "servers"
+
+
+def installed(name: str, program: str) -> str:
+    """The path of a program that `tests/servers/install` installs."""
+    lines = (_INSTALLER / "versions").read_text().splitlines()
+    versions = dict(line.split() for line in lines if not line.startswith("#"))
+    home = Path(os.environ.get("KVCONN_TEST_SERVERS") or Path.home() / ".cache/kvconn-tests")
+    path = home / f"{name}-{versions[name]}" / "bin" / program
+    if not path.exists():
+        raise Failed(f"{path} is missing; tests/servers/install installs it")
+    return str(path)
 
 
 class RedisServer:
     """Listens on 127.0.0.1 and a unix socket, and saves nothing. Ends with the `with` block."""
 
-    def __init__(self, *args: str) -> None:
-        self.args = args
+    def __init__(self, *args: str, program: str = "redis-server", tls: Sequence[str] = ()) -> None:
+        """`program` may be a valkey server. With the options `tls` of its certificate, the port speaks only TLS."""
+        self.args, self.program, self.tls = args, program, tls
         self.directory = Path(tempfile.mkdtemp(prefix="kvconn-interop-"))
         self.socket = self.directory / "socket"
         self.port = 0
         self.process: subprocess.Popen | None = None
 
-    def __enter__(self) -> "RedisServer":
+    def __enter__(self) -> RedisServer:
         for _ in range(ATTEMPTS):
             with socket.create_server(("127.0.0.1", 0)) as free:
                 self.port = free.getsockname()[1]
             if self._start():
                 return self
         self.__exit__()
-        raise RuntimeError(f"no free port for redis-server in {ATTEMPTS} attempts")
+        raise RuntimeError(f"no free port for {self.program} in {ATTEMPTS} attempts")
 
     def __exit__(self, *_: object) -> None:
+        self.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def kill(self) -> None:
+        """Kills the server."""
         if self.process:
             self.process.kill()
             self.process.wait()
-        shutil.rmtree(self.directory, ignore_errors=True)
 
     def start_again(self) -> None:
         """Starts the server that was killed, empty, on the same port."""
@@ -43,12 +67,13 @@ class RedisServer:
 
     def _start(self) -> bool:
         log = self.directory / "log"
-        options = ["--bind", "127.0.0.1", "--port", str(self.port), "--unixsocket", str(self.socket)]
-        options += ["--save", "", "--appendonly", "no", "--daemonize", "no", *self.args]
+        ports = ["--port", "0", "--tls-port", str(self.port), *self.tls] if self.tls else ["--port", str(self.port)]
+        options = ["--bind", "127.0.0.1", *ports, "--unixsocket", str(self.socket)]
+        options += ["--save", "", "--appendonly", "no", "--daemonize", "no"]
         with log.open("w") as out:
-            self.process = subprocess.Popen(
-                ["redis-server", *options], cwd=self.directory, stdin=subprocess.DEVNULL, stdout=out, stderr=out
-            )
+            # First, because the name of a configuration file comes before all options.
+            command = [self.program, *self.args, *options]
+            self.process = subprocess.Popen(command, cwd=self.directory, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
@@ -63,9 +88,9 @@ class RedisServer:
                 return True  # The server runs and requires a password.
             else:
                 return True
-        raise RuntimeError(f"redis-server does not start; its log:\n{log.read_text()}")
+        raise RuntimeError(f"{self.program} does not start; its log:\n{log.read_text()}")
 
-    def ask(self, *words: str | bytes, password: str = "") -> object:
+    def ask(self, *words: str | bytes, password: str = "") -> Any:
         """Sends one command on a new connection. Gives bytes, a number, text, a list or None."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(START_TIMEOUT_S)
@@ -75,9 +100,9 @@ class RedisServer:
                 _command(stream, "AUTH", password)
             return _command(stream, *words)
 
-    def keys(self) -> set[str]:
+    def keys(self, password: str = "") -> set[str]:
         """All keys of database 0."""
-        return {key.decode() for key in self.ask("KEYS", "*")}
+        return {key.decode() for key in self.ask("KEYS", "*", password=password)}
 
 
 class RedisError(Exception):

@@ -19,7 +19,7 @@ def fs(report: Report) -> None:
     """Checks files: with header, raw, with several groups, in several directories."""
     with _folders() as fresh:
         both_ways(report, "fs", fresh, chunks.PLAIN, chunks.with_header())
-        _by_copy(report, "fs, two groups", fresh, chunks.TWO_GROUPS, chunks.two_groups())
+        by_copy(report, "fs, two groups", fresh, chunks.TWO_GROUPS, chunks.two_groups())
     with _folders("?save_chunk_meta=false") as fresh:
         both_ways(report, "fs, raw", fresh, chunks.PLAIN, chunks.raw(), raw=True, **RAW)
     with _folders(beside=["b", "c"]) as fresh:
@@ -31,7 +31,7 @@ def redis(report: Report) -> None:
     with RedisServer() as server:
         fresh = _flushed(server, f"redis://127.0.0.1:{server.port}")
         both_ways(report, "redis", fresh, chunks.PLAIN, chunks.with_header())
-        _by_copy(report, "redis, two groups", fresh, chunks.TWO_GROUPS, chunks.two_groups())
+        by_copy(report, "redis, two groups", fresh, chunks.TWO_GROUPS, chunks.two_groups())
         both_ways(report, "redis, unix", _flushed(server, f"unix://{server.socket}"), chunks.PLAIN, chunks.with_header())
     password = "p@ss/w%rd"
     with RedisServer("--requirepass", password) as server:
@@ -74,7 +74,7 @@ SMOKE = ("vectors", "fs", "redis", "resp", "native")
 """The bytes that LMCache and kvconn share."""
 
 
-def _by_copy(report: Report, name: str, fresh, model: chunks.Model, pairs: list) -> None:
+def by_copy(report: Report, name: str, fresh, model: chunks.Model, pairs: list) -> None:
     """Checks chunks of several groups by a copy, because `kvconn put` takes only one group."""
     scheme = fresh()[1].split("://")[0]
     if not report.has(f"{name}: kvconn has it", lambda: command.require(scheme)):

@@ -11,6 +11,7 @@ STORES = ("memory", "fs", "redis", "resp", "s3", "tiered")
 #: `file` is SGLang's own backend, the reference for kvconn's.
 GROUPS: dict[str, Callable[[Report], None]] = {
     **{name: partial(checks.run, name=name) for name in ("file", *STORES)},
+    "topologies": checks.topologies,
     "lost-server": ours.lost_server,
     "names": ours.names,
     "published": ours.published,

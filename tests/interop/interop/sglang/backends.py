@@ -11,6 +11,7 @@ import kvconn
 
 from ..s3_server import S3Server
 from ..server import RedisServer
+from ..topology_servers import TOPOLOGIES, topology
 
 # A busy machine may need longer than kvconn's default for a question.
 KVCONN = {
@@ -60,7 +61,7 @@ class Backend:
 
 @contextmanager
 def backend(name: str) -> Iterator[Backend]:
-    """An empty store. `name` is `file`, `memory`, `fs`, `redis`, `resp`, `s3` or `tiered`."""
+    """An empty store. `name` is `file`, `memory`, `fs`, `redis`, `resp`, `s3`, `tiered`, or one of `TOPOLOGIES`."""
     with tempfile.TemporaryDirectory(prefix="kvconn-interop-") as folder:
         path = Path(folder)
         if name == "file":
@@ -68,6 +69,9 @@ def backend(name: str) -> Iterator[Backend]:
         elif name in ("redis", "resp"):
             with RedisServer() as server:
                 yield Backend(name, "dynamic", {**KVCONN, **TIMEOUTS, "url": f"{name}://127.0.0.1:{server.port}"}, server=server)
+        elif name in TOPOLOGIES:
+            with topology(name) as url:
+                yield Backend(name, "dynamic", {**KVCONN, **TIMEOUTS, "url": url})
         elif name == "s3":
             with S3Server() as objects:
                 yield Backend(name, "dynamic", {**KVCONN, **TIMEOUTS, "url": objects.ours("sglang")}, server=objects)

@@ -3,11 +3,12 @@
 import os
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
 from ..report import Failed, Report, equal
+from ..topology_servers import TOPOLOGIES
 from .backends import Backend, backend
 from .engine import Engine, engine, tokens
 from .pools import Model
@@ -18,9 +19,15 @@ POOLS = (("mamba",), ("swa",), ("mamba", "swa"), ("deepseek_v4_c4",))
 Check = Callable[[Backend], None]
 
 
-def run(report: Report, name: str) -> None:
-    """Runs every check of this file on the backend `name`."""
-    for check in CHECKS:
+def topologies(report: Report) -> None:
+    """Runs the checks of the bytes over servers with TLS, below sentinels and in clusters."""
+    for name in TOPOLOGIES:
+        run(report, name, (bytes_come_back, both_interfaces, many_pages))
+
+
+def run(report: Report, name: str, checks: Sequence[Check] = ()) -> None:
+    """Runs some checks of this file, or all of them, on the backend `name`."""
+    for check in checks or CHECKS:
         with report.check(f"sglang, {name}: {(check.__doc__ or '').splitlines()[0].rstrip('.')}"), backend(name) as made:
             check(made)
 

@@ -5,6 +5,7 @@ from . import bytes, calls, faults, files, hashes, options, outages
 GROUPS = {
     "smoke": bytes.smoke,
     "bytes": bytes.run,
+    "topologies": bytes.topologies,
     "faults": faults.run,
     "outages": outages.run,
     "options": options.run,

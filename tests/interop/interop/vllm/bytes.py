@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..report import Report, equal
+from ..topology_servers import TOPOLOGIES
 from .engine import DEADLINE_S, Engine, config, keys
 from .places import Place, places
 
@@ -26,6 +27,17 @@ def run(report: Report) -> None:
             _groups(report, place)
             _ranks(report, place)
             _identities(report, place)
+
+
+def topologies(report: Report) -> None:
+    """The checks of the bytes, over servers with TLS, below sentinels and in clusters."""
+    for name in TOPOLOGIES:
+        with places(name) as (place,):
+            _round_trip(report, place)
+            _eviction(report, place)
+            _restart(report, place)
+            _two_engines(report, place)
+            _requests_at_once(report, place)
 
 
 def _round_trip(report: Report, place: Place) -> None:

@@ -15,6 +15,7 @@ import kvconn
 
 from ..s3_server import S3Server
 from ..server import RedisServer
+from ..topology_servers import TOPOLOGIES, topology
 
 
 class Place(ABC):
@@ -89,7 +90,7 @@ class Store(Place):
 
 @contextmanager
 def places(*names: str) -> Iterator[list[Place]]:
-    """The places with these names, all empty. Without names: all of them."""
+    """The places with these names, all empty. Without names: all of them but `TOPOLOGIES`."""
     with ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="kvconn-vllm-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -100,7 +101,10 @@ def places(*names: str) -> Iterator[list[Place]]:
         for name in wanted:
             below = folder / name.replace(" ", "-").replace(",", "")
             below.mkdir()
-            found.append(_place(name, below, server, objects))
+            if name in TOPOLOGIES:
+                found.append(Store(name, stack.enter_context(topology(name))))
+            else:
+                found.append(_place(name, below, server, objects))
         yield found
 
 
