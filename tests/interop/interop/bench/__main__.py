@@ -61,7 +61,7 @@ def results(before: dict, tables: list[Table], rounds: int) -> dict:
 def arguments() -> argparse.Namespace:
     """Parses the command line. Ends with 2 for a wrong argument."""
     parser = argparse.ArgumentParser(prog="tests/interop/bench", description="Measures the engines' own clients and kvconn's in turn")
-    known = f"{', '.join(GROUPS)}; `vllm`, `sglang` and `s3` are all groups of that name; default: those of LMCache"
+    known = f"{', '.join(GROUPS)}; `vllm`, `sglang`, `s3` and `topology` are all groups of that name; default: those of LMCache"
     parser.add_argument("groups", nargs="*", metavar="GROUP", help=known)
     parser.add_argument("--rounds", type=int, default=7, help="rounds to measure, after a warm-up round")
     parser.add_argument("--sizes", default="", help="chunk sizes; default: the group's")

@@ -12,6 +12,8 @@ from typing import NamedTuple
 SIZES = {"64KiB": 64 << 10, "256KiB": 256 << 10, "1MiB": 1 << 20, "4MiB": 4 << 20, "16MiB": 16 << 20, "32MiB": 32 << 20}
 LMCACHE_SIZES = ("64KiB", "1MiB", "4MiB")
 OBJECT_SIZES = ("4MiB", "32MiB")
+TLS_SIZES = ("1MiB", "4MiB")
+CLUSTER_SIZES = ("1MiB",)
 ENGINE_SIZES = ("256KiB", "1MiB", "4MiB", "16MiB")
 
 Makers = dict[str, Callable[[int, int], object]]
@@ -42,6 +44,9 @@ GROUPS = {name: Kind("lmcache", "lmcache", LMCACHE_SIZES) for name in ("redis", 
     "s3-adapter-1": Kind("lmcache", "s3", OBJECT_SIZES),
     "s3-adapter-8": Kind("lmcache", "s3", OBJECT_SIZES),
     "s3-connector-8": Kind("lmcache", "s3", OBJECT_SIZES),
+    "topology-tls": Kind("lmcache", "topologies", TLS_SIZES),
+    "topology-cluster": Kind("lmcache", "topologies", CLUSTER_SIZES),
+    "topology-valkey": Kind("lmcache", "topologies", LMCACHE_SIZES),
     "vllm-fs": Kind("vllm", "vllm", ENGINE_SIZES),
     "vllm-redis": Kind("vllm", "vllm", ENGINE_SIZES),
     "sglang-fs": Kind("sglang", "sglang", ENGINE_SIZES),
