@@ -1,20 +1,19 @@
 //! The nodes of a cluster, and the slots of each.
 
+mod refresh;
+
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use connector_core::{Error, ErrorKind, Result, runtime};
-use futures::stream::{FuturesUnordered, StreamExt};
+use connector_core::{Error, ErrorKind, Result};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
-use tokio::time::Instant;
 
+use self::refresh::Refreshes;
 use super::errors::Elsewhere;
-use super::exchange::exchange_at;
 use super::options::WireOptions;
 use super::server::{Server, timeout};
-use super::slots::{ClusterSlots, Range, SLOTS, slot_of};
+use super::slots::{SLOTS, slot_of};
 use super::topology::{Node, Route};
 use super::transport::Address;
 
@@ -26,9 +25,7 @@ struct Shared {
     sockets: Handle,
     seeds: Vec<Arc<Server>>,
     map: RwLock<Map>,
-    wishes: Mutex<Wishes>,
-    /// The last refresh that ended.
-    ended: watch::Sender<Ended>,
+    refreshes: Refreshes,
     is_closed: AtomicBool,
     /// Spreads reads over the replicas.
     turn: AtomicUsize,
@@ -48,34 +45,11 @@ struct Shard {
     replicas: Vec<Arc<Server>>,
 }
 
-/// The refreshes that calls want.
-#[derive(Default)]
-struct Wishes {
-    /// The number of the last refresh that a call wants.
-    wanted: u64,
-    /// The number of the last refresh that started.
-    started: u64,
-    /// Whether the task runs.
-    is_running: bool,
-    /// The node to ask first.
-    ask_first: Option<Arc<Server>>,
-}
-
-/// A refresh that ended.
-#[derive(Clone)]
-struct Ended {
-    number: u64,
-    at: Option<Instant>,
-    result: Result<()>,
-}
-
 const NO_SHARD: u16 = u16::MAX;
-/// The shortest time between two refreshes.
-const REFRESH_PAUSE: Duration = Duration::from_millis(200);
-/// A refresh asks a further node if the last one did not answer within this time.
-const NEXT_NODE_AFTER: Duration = Duration::from_millis(250);
 /// The most redirections of one request.
 const REDIRECTIONS: u32 = 16;
+/// The redirections of one request without a pause.
+const REDIRECTIONS_AT_ONCE: u32 = 4;
 /// The pause before a request is sent again to a cluster that is changing. Each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
@@ -88,8 +62,7 @@ impl Cluster {
             sockets: sockets.clone(),
             seeds,
             map: RwLock::new(Map { shards: Vec::new(), slots: vec![NO_SHARD; usize::from(SLOTS)] }),
-            wishes: Mutex::default(),
-            ended: watch::Sender::new(Ended { number: 0, at: None, result: Ok(()) }),
+            refreshes: Refreshes::new(),
             is_closed: AtomicBool::new(false),
             turn: AtomicUsize::new(0),
         }))
@@ -127,15 +100,20 @@ impl Cluster {
         if hops >= REDIRECTIONS || shared.is_closed.load(Ordering::Acquire) {
             return None;
         }
+        let is_sent_on = matches!(elsewhere, Elsewhere::Moved { .. } | Elsewhere::Ask { .. });
+        if let Some(more) = hops.checked_sub(REDIRECTIONS_AT_ONCE).filter(|_| is_sent_on) {
+            // Nodes that disagree send a request back and forth.
+            pause(more, shared.options.connect_timeout).await?;
+        }
         let now = || shared.find(name, false).filter(|server| !Arc::ptr_eq(server, &last.server));
         match elsewhere {
             Elsewhere::Moved { slot, to } => {
-                let server = shared.moved(*slot, to);
+                let server = shared.master_at(to, Some(*slot));
                 // The owner of the slot knows the change.
                 shared.want_refresh(Some(server.clone())).ok()?;
                 Some(Route::to(&server))
             }
-            Elsewhere::Ask { to } => Some(Route { server: shared.server(to), asking: true }),
+            Elsewhere::Ask { to } => Some(Route { server: shared.master_at(to, None), asking: true }),
             Elsewhere::Later => {
                 pause(hops, shared.options.connect_timeout).await?;
                 shared.want_refresh(None).ok()?;
@@ -193,6 +171,7 @@ impl Cluster {
         self.0.seeds.iter().for_each(|server| server.close());
         let map = self.0.map();
         map.shards.iter().flat_map(Shard::nodes).for_each(|server| server.close());
+        self.0.refreshes.close();
     }
 }
 
@@ -224,12 +203,8 @@ impl Map {
 }
 
 impl Shared {
-    fn map(&self) -> std::sync::RwLockReadGuard<'_, Map> {
+    fn map(&self) -> RwLockReadGuard<'_, Map> {
         self.map.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn wishes(&self) -> MutexGuard<'_, Wishes> {
-        self.wishes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The node for the name: for `reads` a replica that answers, if the options allow it, or else the master.
@@ -245,10 +220,6 @@ impl Shared {
     }
 
     /// The node with this announced address, known or new.
-    fn server(&self, announced: &Address) -> Arc<Server> {
-        self.server_in(&self.map().shards, announced)
-    }
-
     fn server_in(&self, shards: &[Shard], announced: &Address) -> Arc<Server> {
         let mut known = shards.iter().flat_map(Shard::nodes).chain(&self.seeds);
         match known.find(|server| server.address() == announced) {
@@ -263,158 +234,22 @@ impl Shared {
         }
     }
 
-    /// Remembers that the slot is at this node now.
-    fn moved(&self, slot: u16, to: &Address) -> Arc<Server> {
+    /// The master with this announced address. With a slot, remembers that the slot is there now.
+    fn master_at(&self, announced: &Address, slot: Option<u16>) -> Arc<Server> {
         let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
-        let at = map.shards.iter().position(|shard| shard.master.address() == to).unwrap_or_else(|| {
-            let master = self.server_in(&map.shards, to);
+        let at = map.shards.iter().position(|shard| shard.master.address() == announced).unwrap_or_else(|| {
+            // A node without slots is not in the answer to `CLUSTER SLOTS`.
+            let master = self.server_in(&map.shards, announced);
             map.shards.push(Shard { master, replicas: Vec::new() });
             map.shards.len() - 1
         });
         let master = map.shards[at].master.clone();
-        if let (Some(slot), Ok(at)) = (map.slots.get_mut(usize::from(slot)), u16::try_from(at)) {
+        let slot = slot.and_then(|slot| map.slots.get_mut(usize::from(slot)));
+        if let (Some(slot), Ok(at)) = (slot, u16::try_from(at)) {
             *slot = at;
         }
         master
     }
-
-    /// Waits for a refresh that starts from now on, unless one ended a short time ago.
-    ///
-    /// # Errors
-    /// The refresh's. `Timeout` after `limit`.
-    async fn refreshed(self: &Arc<Self>, limit: Duration) -> Result<()> {
-        let number = self.want_refresh(None)?;
-        let mut ended = self.ended.subscribe();
-        let last = ended.borrow().clone();
-        if last.at.is_some_and(|at| at.elapsed() < REFRESH_PAUSE) {
-            return last.result;
-        }
-        let waiting = timeout(limit, ended.wait_for(|ended| ended.number >= number))?;
-        match waiting.await {
-            Ok(Ok(ended)) => ended.result.clone(),
-            // The task panicked.
-            Ok(Err(_)) => Err(Error::closed()),
-            Err(_) => {
-                let why = format!("no node of the cluster gave its slots within {} ms", limit.as_millis());
-                Err(Error::new(ErrorKind::Timeout, why)
-                    .temporary(true)
-                    .with_hint("check hosts, ports and the firewall; `connect_timeout_ms` says how long to wait"))
-            }
-        }
-    }
-
-    /// Wants the slots fetched anew, in the background. Gives the number of that refresh.
-    fn want_refresh(self: &Arc<Self>, ask_first: Option<Arc<Server>>) -> Result<u64> {
-        let runtime = runtime::handle()?;
-        let mut wishes = self.wishes();
-        wishes.wanted = wishes.started + 1;
-        if ask_first.is_some() {
-            wishes.ask_first = ask_first;
-        }
-        if !std::mem::replace(&mut wishes.is_running, true) {
-            runtime.spawn(self.clone().refresh());
-        }
-        Ok(wishes.wanted)
-    }
-
-    /// Refreshes the slots until no call wants another refresh.
-    async fn refresh(self: Arc<Self>) {
-        loop {
-            let ask_first = {
-                let mut wishes = self.wishes();
-                if wishes.started == wishes.wanted || self.is_closed.load(Ordering::Acquire) {
-                    wishes.is_running = false;
-                    return;
-                }
-                wishes.started += 1;
-                wishes.ask_first.take()
-            };
-            let result = self.fetch(ask_first).await.map(|ranges| self.learn(ranges));
-            self.options.meters.refreshed(result.is_ok());
-            if let Err(e) = &result {
-                tracing::debug!("the slots of the cluster cannot be refreshed: {e}");
-            }
-            self.ended
-                .send_modify(|ended| *ended = Ended { number: ended.number + 1, at: Some(Instant::now()), result });
-            tokio::time::sleep(REFRESH_PAUSE).await;
-        }
-    }
-
-    /// The slots, as the first node that answers knows them.
-    async fn fetch(&self, ask_first: Option<Arc<Server>>) -> Result<Vec<Range>> {
-        let mut nodes = self.nodes_to_ask(ask_first).into_iter();
-        let count = nodes.len();
-        let mut asked = FuturesUnordered::new();
-        let mut failures = Vec::new();
-        loop {
-            match nodes.next() {
-                Some(node) => asked.push(async move { slots_of(&node).await.map_err(|e| e.at(node.address())) }),
-                None if asked.is_empty() => return Err(none_answers(failures, count)),
-                None => {}
-            }
-            match tokio::time::timeout(NEXT_NODE_AFTER, asked.next()).await {
-                Ok(Some(Ok(ranges))) => return Ok(ranges),
-                Ok(Some(Err(e))) => failures.push(e),
-                Ok(None) | Err(_) => {}
-            }
-        }
-    }
-
-    /// The nodes that may know the slots, the best ones first.
-    fn nodes_to_ask(&self, ask_first: Option<Arc<Server>>) -> Vec<Arc<Server>> {
-        let map = self.map();
-        let masters = map.shards.iter().map(|shard| &shard.master);
-        // Another one each time, because a node may have lost the others.
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % map.shards.len().max(1);
-        let masters = masters.clone().skip(turn).chain(masters.take(turn));
-        let replicas = map.shards.iter().flat_map(|shard| &shard.replicas);
-        let mut nodes: Vec<Arc<Server>> = Vec::new();
-        for node in ask_first.iter().chain(masters).chain(&self.seeds).chain(replicas) {
-            if !nodes.iter().any(|known| Arc::ptr_eq(known, node)) {
-                nodes.push(node.clone());
-            }
-        }
-        nodes.sort_by_key(|node| node.is_away());
-        nodes
-    }
-
-    /// Keeps the nodes that stay, with their connections.
-    fn learn(&self, ranges: Vec<Range>) {
-        let old = self.map().shards.clone();
-        let (mut shards, mut slots) = (Vec::<Shard>::new(), vec![NO_SHARD; usize::from(SLOTS)]);
-        for range in ranges {
-            let at = shards.iter().position(|shard| *shard.master.address() == range.master).unwrap_or_else(|| {
-                let node = |address| self.server_in(&old, address);
-                let (master, replicas) = (node(&range.master), range.replicas.iter().map(node).collect());
-                shards.push(Shard { master, replicas });
-                shards.len() - 1
-            });
-            slots[usize::from(*range.slots.start())..=usize::from(*range.slots.end())].fill(at as u16);
-        }
-        *self.map.write().unwrap_or_else(PoisonError::into_inner) = Map { shards, slots };
-    }
-}
-
-/// The slots that the node knows.
-async fn slots_of(node: &Arc<Server>) -> Result<Vec<Range>> {
-    let host = match node.address() {
-        Address::Tcp { host, .. } => host,
-        Address::Unix(_) => "localhost",
-    };
-    let ranges = exchange_at(&Route::to(node), &mut ClusterSlots { host }).await.0?;
-    if ranges.is_empty() {
-        return Err(Error::new(ErrorKind::Unavailable, "this node's cluster has no slots")
-            .temporary(true)
-            .with_hint("make the cluster by `redis-cli --cluster create`, or name a node that belongs to it"));
-    }
-    Ok(ranges)
-}
-
-/// The error of nodes that all failed. An error that stays says more than one that may pass.
-fn none_answers(failures: Vec<Error>, nodes: usize) -> Error {
-    let permanent = failures.iter().position(|e| !e.is_temporary());
-    let e = failures.into_iter().nth(permanent.unwrap_or(0)).unwrap_or_else(Error::closed);
-    if nodes > 1 { e.at(format_args!("none of {nodes} nodes gives the slots of the cluster")) } else { e }
 }
 
 /// Waits before the next try of a request that a changing cluster refused. `None` once `hops` pauses took `limit`.

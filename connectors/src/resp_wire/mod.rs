@@ -7,6 +7,7 @@
 //! | `topology` | the servers of a store, and the server of each name |
 //! | `sentinel` | the master that sentinels name, and its replicas |
 //! | `cluster` | the nodes of a cluster, and the shard of each slot |
+//! | `cluster/refresh` | fetches the slots |
 //! | `slots` | the slot of a name; the answer of `CLUSTER SLOTS` |
 //! | `address_map` | the real addresses of nodes that announce others |
 //! | `server` | one server, and its pools of connections |
