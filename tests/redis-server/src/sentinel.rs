@@ -103,7 +103,7 @@ impl SentinelGroup {
             sentinel.set_periods();
             sentinel.set_period("publish-period", "100");
         }
-        wait_until("the sentinels agree", || group.agree_on(0).is_ok());
+        group.wait_until_agreed();
         for sentinel in &group.sentinels {
             // A sentinel makes a master that it does not know a replica after 4 periods. Another sentinel that fails over sees
             // its new master after a second, so this must be longer.
@@ -241,6 +241,14 @@ impl SentinelGroup {
             }
             thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Waits until the servers and sentinels that run agree on the [`master`](Self::master).
+    ///
+    /// # Panics
+    /// If this takes too long.
+    pub fn wait_until_agreed(&self) {
+        wait_until("the sentinels agree", || self.agree_on(self.master).is_ok());
     }
 
     fn new_master(&self) -> Result<usize, String> {

@@ -1,0 +1,52 @@
+//! The conformance kit for redis and valkey on each topology, over TLS and with passwords. The tests of one topology have the
+//! rest.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use connector_core::conformance::Kit;
+use kvconn_redis_server::{Certificates, Launch, Program, RedisServer};
+
+/// The number of checks that do not apply to the two layouts.
+const REDIS_SKIPS: usize = 3;
+const RESP_SKIPS: usize = 7;
+
+/// Runs all checks against the store at each URL.
+async fn conforms(urls: impl IntoIterator<Item = String>) {
+    for url in urls {
+        let report = Kit::from(connectors::builder(&url)).run().await;
+        assert!(report.passed(), "{report}");
+        let skips = if url.starts_with("redis") { REDIS_SKIPS } else { RESP_SKIPS };
+        assert_eq!(report.skipped().count(), skips, "{report}");
+    }
+}
+
+fn valkey() -> Launch {
+    Launch::new(&[]).program(Program::Valkey)
+}
+
+/// Servers with TLS and a password, and the options that trust them.
+fn secured() -> (Launch, String, Arc<Certificates>) {
+    let certificates = Arc::new(Certificates::new());
+    let options = format!("tls=true&tls_ca={}", certificates.ca_pem().display());
+    (Launch::new(&["--requirepass", "secret"]).tls(&certificates), options, certificates)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_valkey() {
+    let server = RedisServer::start_program(Program::Valkey, &[]);
+    conforms(["redis", "resp"].map(|scheme| server.url(scheme))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sentinels_of_valkey() {
+    conforms([valkey().sentinels(3, 1, &[]).url("redis-sentinel")]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sentinels_with_tls_and_passwords() {
+    let (launch, options, _certificates) = secured();
+    let group = launch.sentinels(3, 1, &["--requirepass", "few"]);
+    let url = group.url("redis-sentinel").replace("://", "://:secret@");
+    conforms([format!("{url}?sentinel_password=few&{options}")]).await;
+}
