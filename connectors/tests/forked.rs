@@ -90,3 +90,30 @@ fn a_store_of_the_parent_is_refused_in_the_child_and_stays_whole_in_the_parent()
     assert_eq!(parent.get(&key(0)).unwrap().unwrap().len(), 100);
     parent.close().unwrap();
 }
+
+/// The parent's subscriptions to the sentinels stay the parent's.
+#[cfg(feature = "redis")]
+#[test]
+fn a_store_of_sentinels_is_opened_again_in_the_child() {
+    let mut group = kvconn_redis_server::SentinelGroup::start(3, 1, &[]);
+    let url = group.url("redis-sentinel");
+    let mut parent = Some(open(&url));
+    parent.as_ref().unwrap().put(&key(0), MemoryObj::from(vec![1; 100])).unwrap();
+    assert!(in_child(|| {
+        let store = parent.take().unwrap();
+        let is_refused = store.get(&key(0)).unwrap_err().kind() == ErrorKind::Closed;
+        drop(store);
+        let child = open(&url);
+        child.put(&key(1), MemoryObj::from(vec![2; 100])).unwrap();
+        is_refused && child.get(&key(1)).unwrap().is_some()
+    }));
+    group.failover();
+    let parent = parent.unwrap();
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while parent.put(&key(2), MemoryObj::from(vec![3; 100])).is_err() {
+        assert!(std::time::Instant::now() < deadline, "the parent's store follows");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(parent.get(&key(2)).unwrap().is_some());
+    parent.close().unwrap();
+}
