@@ -32,14 +32,14 @@ def free_port():
 class RedisServer:
     """A redis server on this port, or on a free one. The test fails if redis-server is not installed."""
 
-    def __init__(self, port=None):
+    def __init__(self, port=None, *args):
         program = shutil.which("redis-server")
         if program is None:
             raise AssertionError("redis-server is missing; install Debian's package 'redis-server'")
         self.dir = tempfile.mkdtemp(prefix="kvconn-redis-")
         self.port = port or free_port()
         self.process = subprocess.Popen(
-            [program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", self.dir],
+            [program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", self.dir, *args],
             stdout=subprocess.DEVNULL,
         )
         wait_until(self._answers, "redis-server answers")
@@ -121,4 +121,13 @@ class TestCase(unittest.TestCase):
     def redis(self):
         server = RedisServer()
         self.addCleanup(server.close)
+        return server
+
+    def cluster(self):
+        """A node that has all slots of its cluster."""
+        # The bus has a port of its own, by default 10000 above the node's.
+        server = RedisServer(None, "--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+        self.addCleanup(server.close)
+        server.ask("CLUSTER ADDSLOTSRANGE 0 16383")
+        wait_until(lambda: b"cluster_state:ok" in server.ask("CLUSTER INFO"), "the cluster is ready")
         return server

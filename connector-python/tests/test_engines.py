@@ -56,7 +56,7 @@ class StartedLater(Engines):
             except kvconn.UnavailableError:
                 return False
 
-        for scheme in ("redis", "resp"):
+        for scheme in ("redis", "resp", "valkey"):
             with self.subTest(scheme=scheme):
                 self.check(scheme, self.remote, uses)
 

@@ -33,6 +33,9 @@ class Contract(TestCase):
     def urls(self):
         yield f"resp://127.0.0.1:{self.redis().port}"
         yield f"redis://127.0.0.1:{self.redis().port}"
+        yield f"valkey://127.0.0.1:{self.redis().port}?key_prefix=team&ttl_sec=1000"
+        yield f"valkey://127.0.0.1:{self.cluster().port}?cluster=true"
+        yield f"redis-cluster://127.0.0.1:{self.cluster().port}"
         yield f"fs://{self.directory()}"
         yield f"memory://{self.id()}"
 
