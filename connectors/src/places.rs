@@ -98,12 +98,6 @@ impl Memory {
         answer.as_ref().is_err_and(|e| e.kind() == ErrorKind::PoolFull)
     }
 
-    /// Whether the allocator may wait, so that only a reservation gives memory.
-    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "only `redis` asks again"))]
-    pub(crate) fn waits(&self) -> bool {
-        self.0.waits
-    }
-
     /// Returns unused memory to the system.
     pub(crate) fn trim(&self) {
         self.0.backend.trim();
@@ -118,6 +112,25 @@ impl Place {
     /// The size of reserved memory; 0 if it is allocated for the chunk.
     pub(crate) fn capacity(&self) -> usize {
         self.memory.as_ref().map_or(0, MemoryObjMut::capacity)
+    }
+
+    /// The layout of reserved memory.
+    #[cfg(any(feature = "redis", feature = "resp"))]
+    pub(crate) fn layout(&self) -> Option<&ChunkLayout> {
+        self.memory.as_ref().map(MemoryObjMut::layout)
+    }
+
+    /// The chunk of [`chunk`](Self::chunk), with a layout of the same length that came later.
+    ///
+    /// # Errors
+    /// `PoolFull` for memory that keeps its layout, as LMCache's does.
+    #[cfg(any(feature = "redis", feature = "resp"))]
+    pub(crate) fn with_layout(&self, chunk: MemoryObj, layout: ChunkLayout) -> Result<MemoryObj> {
+        if self.store.0.waits && *chunk.layout() != layout {
+            self.store.0.is_irregular.store(true, Ordering::Relaxed);
+            return Err(not_reserved());
+        }
+        chunk.with_layout(layout)
     }
 
     /// Gives reserved memory back: the server has no chunk.

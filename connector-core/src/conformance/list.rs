@@ -18,8 +18,8 @@ macro_rules! __conformance_checks {
 
             overwriting: put_replaces = "`put` replaces the value, also by one of another length";
             overwriting: put_replaces_the_layout = "`put` replaces shape, dtype and format together with the bytes";
-            overwriting: two_writers_leave_one_whole_value = "two concurrent puts of one key leave one of the two values, whole";
-            overwriting: readers_see_whole_values = "a `get` during a `put` gives the old or the new value, whole";
+            overwriting: two_writers_leave_one_whole_value = "two concurrent puts of one key leave one of the two values, whole, unless the store declares `puts_in_parts`";
+            overwriting: readers_see_whole_values = "a `get` during a `put` gives the old or the new value, whole, unless the store declares `puts_in_parts`";
             overwriting: hundreds_of_calls_at_once = "hundreds of concurrent calls for many keys give the same answers as calls one at a time";
 
             get_into: get_into_fills_exact_memory = "`get_into` fills memory of exactly the chunk's length";

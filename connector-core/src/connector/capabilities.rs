@@ -29,6 +29,10 @@ pub struct Capabilities {
     /// `get_into` with memory of another length than the chunk's is a miss, because the store's chunks say nothing else
     /// about their layout. Otherwise a chunk that does not fit is an error.
     pub exact_length: bool,
+    /// The parts of a chunk lie on several servers. A `get` during a `put` of the same key may be a miss or
+    /// [`Corrupt`](crate::ErrorKind::Corrupt). Two puts of one key at the same time may leave a part of each, which is
+    /// `Corrupt` unless the parts fit, until the next put.
+    pub puts_in_parts: bool,
     /// Longest key text that can be stored, in bytes.
     pub max_key_bytes: Option<usize>,
     /// Longest chunk that can be stored, in bytes.
@@ -50,6 +54,7 @@ impl Default for Capabilities {
             raw_object_keys: false,
             object_keys_only: false,
             exact_length: false,
+            puts_in_parts: false,
             max_key_bytes: None,
             max_chunk_bytes: None,
             dtypes: None,
@@ -110,6 +115,13 @@ impl Capabilities {
     #[must_use]
     pub fn with_exact_length(mut self) -> Self {
         self.exact_length = true;
+        self
+    }
+
+    /// Puts the parts of a chunk on several servers.
+    #[must_use]
+    pub fn with_puts_in_parts(mut self) -> Self {
+        self.puts_in_parts = true;
         self
     }
 

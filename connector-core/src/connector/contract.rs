@@ -44,7 +44,8 @@ macro_rules! at_once {
 /// - `get` after `put` gives the same bytes, and the same shape, dtype and format where the store keeps them
 ///   ([`keeps_layout`](Capabilities::keeps_layout)). A miss is `None`, never an error. A value that is short, torn or
 ///   unreadable is the error [`Corrupt`](crate::ErrorKind::Corrupt), never a chunk.
-/// - `put` replaces. Two puts of one key leave one of the two values, whole. A put that failed leaves the old value or none.
+/// - `put` replaces. Two puts of one key leave one of the two values, whole, unless the store [puts in
+///   parts](Capabilities::puts_in_parts). A put that failed leaves the old value or none.
 /// - A put drops its chunk when its work ends, because the chunk may be a view of the caller's pool. A store in memory copies.
 /// - A put refuses a chunk that a get could not give back.
 /// - Every future and stream is polled inside a tokio runtime with time and I/O enabled, so any method may use

@@ -1,17 +1,18 @@
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use connector_core::{
-    BoxStream, CacheKey, Capabilities, ChunkHeader, ConnectorContext, Error, ErrorKind, FromContext, ListEntry, MemoryObj,
-    MemoryObjMut, RemoteConnector, Result, ServerInfo, external_connector,
+    BoxStream, CacheKey, Capabilities, ChunkHeader, ConnectorContext, Error, FromContext, ListEntry, MemoryObj, MemoryObjMut,
+    RemoteConnector, Result, ServerInfo, external_connector,
 };
+use futures::future::{FutureExt, join};
 use futures::stream::{StreamExt, TryStreamExt};
 
-use super::exchanges::{Found, Get, Header, Put, SUFFIXES, Size};
+use super::exchanges::{Found, Get, Half, Header, Put, Renew, SUFFIXES};
 use super::missing::{Missing, Orphans};
-use super::{RedisOptions, listing};
-use crate::places::{Memory, Place};
-use crate::resp_wire::{Destination, Remover, Slots, Wire};
+use super::{RedisOptions, apart, listing};
+use crate::places::Memory;
+use crate::resp_wire::{Destination, Name, Remover, Wire, of_valid};
 
 /// Chunks on a redis or valkey server, two keys each, byte for byte as LMCache writes them.
 ///
@@ -19,8 +20,9 @@ use crate::resp_wire::{Destination, Remover, Slots, Wire};
 /// `redis-sentinel://[USER:PASSWORD@]HOST:PORT,HOST:PORT[/SERVICE]`, `redis-cluster://[USER:PASSWORD@]HOST:PORT,HOST:PORT`.
 /// `rediss` in place of `redis` means TLS.
 ///
-/// One atomic step writes, reads or removes both keys. Chunks go straight between the socket and pool memory, or the
-/// caller's. Other operations have separate connections. A batch sends many commands at a time.
+/// One atomic step writes, reads or removes both keys. In a cluster they lie on two nodes, and each has its own step.
+/// Chunks go straight between the socket and pool memory, or the caller's. Other operations have separate connections. A
+/// batch sends many commands at a time.
 #[external_connector(
     module = "kvconn.redis",
     name = "RedisConnector",
@@ -51,8 +53,6 @@ pub struct RedisConnector {
     refresh_sec: Option<u64>,
     orphans: Orphans,
     remover: Remover,
-    /// Whether the server refuses a command with the names of both values.
-    is_apart: AtomicBool,
     /// Whether kvconn logged that the server refuses to renew times to live.
     warned: AtomicBool,
 }
@@ -61,7 +61,6 @@ impl FromContext for RedisConnector {
     async fn from_context(ctx: ConnectorContext) -> Result<Self> {
         let options: RedisOptions = ctx.options()?;
         let wire = Wire::open(options.wire(&ctx)?, &ctx).await?;
-        let is_apart = AtomicBool::new(wire.is_cluster());
         Ok(Self {
             wire,
             memory: Memory::new(&ctx),
@@ -69,91 +68,99 @@ impl FromContext for RedisConnector {
             refresh_sec: options.ttl.refresh_sec(),
             orphans: Orphans::new(Duration::from_secs(options.orphan_grace_sec)),
             remover: Remover::default(),
-            is_apart,
             warned: AtomicBool::new(false),
         })
     }
 }
 
 impl RedisConnector {
-    fn slots(&self) -> Slots<'_> {
-        Slots::new(&self.is_apart)
+    /// Reads chunks. Reads the torn ones once more.
+    async fn read<D: Destination>(&self, mut items: Vec<(&CacheKey, D)>) -> Vec<Result<Found<D::Chunk>>> {
+        let mut found = self.read_once(items.iter_mut().map(|(key, to)| (self.wire.name(key), to)).collect()).await;
+        let is_torn = |found: &Result<_>| matches!(found, Ok(Found::Torn(_)));
+        let torn: Vec<_> = items.iter_mut().zip(&found).filter(|(_, found)| is_torn(found)).collect();
+        if !torn.is_empty() {
+            let again = torn.into_iter().map(|((key, to), _)| (self.wire.name(key), to)).collect();
+            let again = self.read_once(again).await;
+            found.iter_mut().filter(|found| is_torn(found)).zip(again).for_each(|(torn, again)| *torn = again);
+        }
+        found
     }
 
-    fn read<'a, D: Destination>(&'a self, key: &'a CacheKey, to: D) -> Get<'a, D> {
-        Get { name: self.wire.name(key), slots: self.slots(), to, refresh_sec: self.refresh_sec, warned: &self.warned }
+    async fn read_once<D: Destination>(&self, items: Vec<(Name<'_>, D)>) -> Vec<Result<Found<D::Chunk>>> {
+        let renewals = self.renewals(items.iter().map(|(name, _)| *name));
+        // Boxed, because each call would allocate the room for them, too.
+        let found = async {
+            match self.wire.is_cluster() {
+                true => apart::read(&self.wire, items).boxed().await,
+                false => self.wire.exchange_all(items.into_iter().map(|(name, to)| Get { name, to }).collect()).await,
+            }
+        };
+        match renewals.is_empty() {
+            true => found.await,
+            false => join(found, self.renew(renewals).boxed()).await.0,
+        }
     }
 
-    async fn read_all<'a>(&'a self, keys: &'a [CacheKey], places: Vec<Place>) -> Vec<Result<Found<MemoryObj>>> {
-        self.wire.exchange_all(keys.iter().zip(places).map(|(key, place)| self.read(key, place)).collect()).await
+    /// The exchanges that start the time to live of both values again, if the option says so.
+    fn renewals<'a>(&self, names: impl Iterator<Item = Name<'a>>) -> Vec<Renew<'a>> {
+        let Some(ttl_sec) = self.refresh_sec else { return Vec::new() };
+        let halves = names.flat_map(|name| [(name, Half::Metadata), (name, Half::KvBytes)]);
+        halves.map(|(name, half)| Renew { name, half, ttl_sec }).collect()
+    }
+
+    async fn renew(&self, renewals: Vec<Renew<'_>>) {
+        let renewed = self.wire.exchange_all(renewals).await;
+        // The chunks are valid even so.
+        if let Some(e) = renewed.into_iter().find_map(Result::err)
+            && !self.warned.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!("`refresh_ttl` renews nothing: {e}");
+        }
     }
 
     /// Asks for the lengths, reserves memory for all chunks, and reads them.
     async fn read_by_length(&self, keys: &[CacheKey]) -> Vec<Result<Found<MemoryObj>>> {
-        let headers = keys.iter().map(|key| Header(self.wire.name(key))).collect();
+        let headers = keys.iter().map(|key| Header::<true>(self.wire.name(key))).collect();
         let places = self.memory.reserve(self.wire.exchange_all(headers).await).await;
-        self.wire.exchange_valid(keys.iter().zip(places).map(|(key, place)| Ok(self.read(key, place?)))).await
+        let items = keys.iter().zip(places).map(|(key, place)| Ok((key, place?)));
+        of_valid(items, |items| self.read(items)).await
     }
 
-    fn write<'a>(&'a self, key: &'a CacheKey, chunk: &'a MemoryObj) -> Result<Put<'a>> {
-        self.wire.check_len(chunk.len())?;
-        let header = ChunkHeader::faithful(chunk.layout())?;
-        Ok(Put { name: self.wire.name(key), slots: self.slots(), header, chunk, ttl_sec: self.ttl_sec })
-    }
-
-    /// Removes chunks of which the server may have taken one value and refused the other. Only a put in two commands
-    /// leaves such a chunk.
-    async fn remove_refused<'a>(&self, puts: impl Iterator<Item = (&'a CacheKey, &'a Result<()>)>) {
-        let is_refused = |e: &Error| e.kind() == ErrorKind::StoreFull;
-        let refused = puts.filter(|(_, answer)| self.slots().apart && answer.as_ref().is_err_and(is_refused));
-        let names: Vec<_> = refused.map(|(key, _)| self.wire.name(key)).collect();
-        if !names.is_empty() {
-            // The put's own error is the answer.
-            self.remover.remove(&self.wire, &names, &SUFFIXES, self.slots()).await;
+    async fn write<'a>(&self, items: impl Iterator<Item = (&'a CacheKey, &'a MemoryObj)> + Clone) -> Vec<Result<()>> {
+        self.orphans.forget(items.clone().map(|(key, _)| key));
+        let put = |(key, chunk): (&'a CacheKey, &'a MemoryObj)| {
+            self.wire.check_len(chunk.len())?;
+            let header = ChunkHeader::faithful(chunk.layout())?;
+            Ok(Put { name: self.wire.name(key), header, chunk, ttl_sec: self.ttl_sec })
+        };
+        match self.wire.is_cluster() {
+            true => of_valid(items.map(put), |puts| apart::write(&self.wire, &self.remover, puts).boxed()).await,
+            false => self.wire.exchange_valid(items.map(put)).await,
         }
     }
 
-    /// The result of a read. For a missing chunk, checks the half that is left.
-    async fn settle<A>(&self, key: &CacheKey, found: Found<A>) -> Result<Option<A>> {
-        let half = match found {
-            Found::Chunk(chunk) => {
-                self.orphans.forget([key].into_iter());
-                return Ok(Some(chunk));
-            }
-            Found::Again(e) => return Err(e),
-            Found::Half(half) => Some(half),
-            Found::Nothing => None,
-        };
-        let checked = self.orphans.check(&self.wire, &self.remover, &[Missing { key, half }]).await;
-        checked.into_iter().collect::<Result<()>>().map(|()| None)
-    }
-
-    /// As [`settle`](Self::settle) for a batch. Checks all missing chunks together.
-    async fn settle_all<'a, A>(
+    /// The results of reads. For missing chunks, checks the halves that are left.
+    async fn settle<'a, A>(
         &self,
-        keys: impl Iterator<Item = &'a CacheKey>,
+        keys: impl Iterator<Item = &'a CacheKey> + Clone,
         found: Vec<Result<Found<A>>>,
     ) -> Vec<Result<Option<A>>> {
+        let is_chunk = |found: &Result<_>| matches!(found, Ok(Found::Chunk(_)));
+        self.orphans.forget(keys.clone().zip(&found).filter(|(_, found)| is_chunk(found)).map(|(key, _)| key));
         let (mut missing, mut places) = (Vec::new(), Vec::new());
-        let mut answers = Vec::with_capacity(found.len());
-        for (key, found) in keys.zip(found) {
-            let half = match found {
-                Ok(Found::Chunk(chunk)) => {
-                    self.orphans.forget([key].into_iter());
-                    answers.push(Ok(Some(chunk)));
-                    continue;
-                }
-                Ok(Found::Again(e)) | Err(e) => {
-                    answers.push(Err(e));
-                    continue;
-                }
-                Ok(Found::Half(half)) => Some(half),
-                Ok(Found::Nothing) => None,
+        let settled = |(at, (key, found))| {
+            let half = match found? {
+                Found::Chunk(chunk) => return Ok(Some(chunk)),
+                Found::Torn(e) => return Err(e),
+                Found::Half(half) => Some(half),
+                Found::Nothing => None,
             };
             missing.push(Missing { key, half });
-            places.push(answers.len());
-            answers.push(Ok(None));
-        }
+            places.push(at);
+            Ok(None)
+        };
+        let mut answers: Vec<_> = keys.zip(found).enumerate().map(settled).collect();
         if !missing.is_empty() {
             let checked = self.orphans.check(&self.wire, &self.remover, &missing).await;
             places.into_iter().zip(checked).for_each(|(at, checked)| answers[at] = checked.map(|()| None));
@@ -164,47 +171,35 @@ impl RedisConnector {
 
 impl RemoteConnector for RedisConnector {
     async fn exists(&self, key: &CacheKey) -> Result<bool> {
-        self.wire.exchange(Size(self.wire.name(key))).await.map(|size| size.is_some())
+        only(self.batched_exists(std::slice::from_ref(key)).await)
     }
 
     async fn get(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
-        let Some(place) = self.memory.at_once() else {
-            return self.batched_get(std::slice::from_ref(key)).await.pop().unwrap_or(Ok(None));
-        };
-        let mut found = self.wire.exchange(self.read(key, place)).await?;
-        if let (Found::Again(_), Some(place)) = (&found, self.memory.at_once()) {
-            found = self.wire.exchange(self.read(key, place)).await?;
-        }
-        self.settle(key, found).await
+        let keys = std::slice::from_ref(key);
+        only(match self.memory.at_once() {
+            Some(place) => self.settle(keys.iter(), self.read(vec![(key, place)]).await).await,
+            None => self.batched_get(keys).await,
+        })
     }
 
     async fn put(&self, key: &CacheKey, chunk: MemoryObj) -> Result<()> {
-        self.orphans.forget([key].into_iter());
-        let slots = self.slots();
-        let mut answer = self.wire.exchange(self.write(key, &chunk)?).await;
-        if slots.is_outdated() {
-            answer = self.wire.exchange(self.write(key, &chunk)?).await;
-        }
-        self.remove_refused([(key, &answer)].into_iter()).await;
-        answer
+        only(self.write([(key, &chunk)].into_iter()).await)
     }
 
     fn capabilities(&self) -> Capabilities {
         let limit = self.wire.options().limits.payload as u64;
         let can = Capabilities::new().with_remove().with_list().with_ping();
-        can.with_layout_kept().with_dtypes(ChunkHeader::DTYPES).with_max_chunk_bytes(limit)
+        let can = can.with_layout_kept().with_dtypes(ChunkHeader::DTYPES).with_max_chunk_bytes(limit);
+        if self.wire.is_cluster() { can.with_puts_in_parts() } else { can }
     }
 
     async fn get_into(&self, key: &CacheKey, dst: &mut MemoryObjMut) -> Result<Option<usize>> {
-        let mut found = self.wire.exchange(self.read(key, &mut *dst)).await?;
-        if let Found::Again(_) = found {
-            found = self.wire.exchange(self.read(key, dst)).await?;
-        }
-        self.settle(key, found).await
+        let found = self.read(vec![(key, dst)]).await;
+        only(self.settle([key].into_iter(), found).await)
     }
 
     async fn remove(&self, key: &CacheKey) -> Result<bool> {
-        self.batched_remove(std::slice::from_ref(key)).await.pop().unwrap_or_else(|| Err(Error::closed()))
+        only(self.batched_remove(std::slice::from_ref(key)).await)
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
@@ -230,13 +225,13 @@ impl RemoteConnector for RedisConnector {
     }
 
     async fn batched_exists(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
-        let sizes = self.wire.exchange_all(keys.iter().map(|key| Size(self.wire.name(key))).collect()).await;
+        let sizes = listing::sizes(&self.wire, keys).await;
         sizes.into_iter().map(|size| size.map(|size| size.is_some())).collect()
     }
 
     async fn batched_get(&self, keys: &[CacheKey]) -> Vec<Result<Option<MemoryObj>>> {
         let mut found = match self.memory.reserve_full(keys).await {
-            Ok(Some(places)) => self.read_all(keys, places).await,
+            Ok(Some(places)) => self.read(keys.iter().zip(places).collect()).await,
             Ok(None) => Vec::new(),
             Err(e) => return keys.iter().map(|_| Err(e.clone())).collect(),
         };
@@ -245,55 +240,25 @@ impl RemoteConnector for RedisConnector {
             drop(found);
             found = self.read_by_length(keys).await;
         }
-        let places_again = to_read_again(&found);
-        if places_again.is_empty() {
-        } else if self.memory.waits() {
-            drop(found);
-            found = self.read_by_length(keys).await;
-        } else {
-            let again = places_again.iter().filter_map(|&at| Some(self.read(&keys[at], self.memory.at_once()?))).collect();
-            replace(&mut found, &places_again, self.wire.exchange_all(again).await);
-        }
-        self.settle_all(keys.iter(), found).await
+        self.settle(keys.iter(), found).await
     }
 
     async fn batched_get_into(&self, requests: &mut [(CacheKey, MemoryObjMut)]) -> Vec<Result<Option<usize>>> {
-        let gets = requests.iter_mut().map(|(key, dst)| self.read(key, dst)).collect();
-        let mut found = self.wire.exchange_all(gets).await;
-        let again = to_read_again(&found);
-        let requests_again = requests.iter_mut().enumerate().filter(|(at, _)| again.contains(at));
-        let gets = requests_again.map(|(_, (key, dst))| self.read(key, dst)).collect();
-        replace(&mut found, &again, self.wire.exchange_all(gets).await);
-        self.settle_all(requests.iter().map(|(key, _)| key), found).await
+        let found = self.read(requests.iter_mut().map(|(key, dst)| (&*key, dst)).collect()).await;
+        self.settle(requests.iter().map(|(key, _)| key), found).await
     }
 
     async fn batched_put(&self, items: &[(CacheKey, MemoryObj)]) -> Vec<Result<()>> {
-        self.orphans.forget(items.iter().map(|(key, _)| key));
-        let slots = self.slots();
-        let mut answers = self.wire.exchange_valid(items.iter().map(|(key, chunk)| self.write(key, chunk))).await;
-        if slots.is_outdated() {
-            answers = self.wire.exchange_valid(items.iter().map(|(key, chunk)| self.write(key, chunk))).await;
-        }
-        self.remove_refused(items.iter().map(|(key, _)| key).zip(&answers)).await;
-        answers
+        self.write(items.iter().map(|(key, chunk)| (key, chunk))).await
     }
 
     async fn batched_remove(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
-        let names: Vec<_> = keys.iter().map(|key| self.wire.name(key)).collect();
-        let slots = self.slots();
-        let answers = self.remover.remove(&self.wire, &names, &SUFFIXES, slots).await;
-        match slots.is_outdated() {
-            true => self.remover.remove(&self.wire, &names, &SUFFIXES, self.slots()).await,
-            false => answers,
-        }
+        let chunks: Vec<_> = keys.iter().map(|key| (self.wire.name(key), SUFFIXES)).collect();
+        self.remover.remove(&self.wire, &chunks).await
     }
 }
 
-/// The indexes of the chunks that the store reads once more.
-fn to_read_again<A>(found: &[Result<Found<A>>]) -> Vec<usize> {
-    found.iter().enumerate().filter(|(_, found)| matches!(found, Ok(Found::Again(_)))).map(|(at, _)| at).collect()
-}
-
-fn replace<A>(found: &mut [Result<Found<A>>], places: &[usize], by: Vec<Result<Found<A>>>) {
-    places.iter().zip(by).for_each(|(&at, by)| found[at] = by);
+/// The answer of a batch of one.
+fn only<A>(mut answers: Vec<Result<A>>) -> Result<A> {
+    answers.pop().unwrap_or_else(|| Err(Error::closed()))
 }

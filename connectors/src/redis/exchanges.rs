@@ -1,18 +1,16 @@
-//! The store's exchanges with a server, each about one key.
-
-use std::sync::atomic::AtomicBool;
+//! The store's exchanges about one key with a server that has both values of the chunk, and the ones about one value.
 
 use connector_core::chunk::MAX_HEADER_GROUPS;
-use connector_core::{ChunkHeader, ChunkLayout, Error, ErrorKind, Result};
+use connector_core::{ChunkHeader, ChunkLayout, Error, ErrorKind, MemoryObj, Result};
 
 use super::layout::{KV_BYTES, METADATA};
 use crate::resp_wire::{
-    Arg, Connection, Destination, Exchange, Name, Reply, ReplyStart, Request, Slots, expect_int, expect_word, read_expire,
-    refusal, unexpected,
+    Arg, Connection, Destination, Exchange, Name, Reply, ReplyStart, Request, Suffixes, expect_int, expect_word, refusal,
+    unexpected,
 };
 
 /// The suffixes of the header and of the bytes.
-pub(super) const SUFFIXES: [&str; 2] = [METADATA, KV_BYTES];
+pub(super) const SUFFIXES: Suffixes = &[METADATA, KV_BYTES];
 
 /// The state of a key.
 pub(super) enum Found<A> {
@@ -22,27 +20,50 @@ pub(super) enum Found<A> {
     Nothing,
     /// Only one value is there.
     Half(Half),
-    /// The store must ask again: a header and bytes of different lengths, because LMCache may be between its two steps;
-    /// or a server that takes only [one name in a command](Slots).
-    Again(Error),
+    /// The header and the bytes have different lengths, because a writer may be between its two steps. The store reads
+    /// once more.
+    Torn(Error),
 }
 
-/// The value that is there.
+impl<A> Found<A> {
+    /// The state of a key whose header says `layout`, and whose bytes are `len`.
+    pub(super) fn torn(layout: &ChunkLayout, len: usize) -> Self {
+        let why = format!("the header says {} bytes, but {len} are stored", layout.len);
+        Self::Torn(Error::new(ErrorKind::Corrupt, why))
+    }
+}
+
+/// One of a chunk's two values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Half {
     Metadata,
     KvBytes,
 }
 
+impl Half {
+    pub(super) fn other(self) -> Self {
+        match self {
+            Self::Metadata => Self::KvBytes,
+            Self::KvBytes => Self::Metadata,
+        }
+    }
+
+    pub(super) fn suffix(self) -> &'static str {
+        self.suffixes()[0]
+    }
+
+    pub(super) fn suffixes(self) -> Suffixes {
+        match self {
+            Self::Metadata => &[METADATA],
+            Self::KvBytes => &[KV_BYTES],
+        }
+    }
+}
+
 /// `MGET` of header and bytes in one atomic step. The header comes first and says which memory the bytes need.
 pub(super) struct Get<'a, D> {
     pub(super) name: Name<'a>,
-    pub(super) slots: Slots<'a>,
     pub(super) to: D,
-    /// If set, the new time to live of both values, in seconds.
-    pub(super) refresh_sec: Option<u64>,
-    /// Whether kvconn already logged that the server refuses to renew it.
-    pub(super) warned: &'a AtomicBool,
 }
 
 impl<D: Destination> Exchange for Get<'_, D> {
@@ -54,14 +75,7 @@ impl<D: Destination> Exchange for Get<'_, D> {
     }
 
     fn request<'a>(&'a self, request: &mut Request<'a>) {
-        let names = SUFFIXES.map(|suffix| self.name.with(suffix));
-        match names {
-            [header, bytes] if !self.slots.apart => request.command(&["MGET".into(), header, bytes]),
-            names => names.into_iter().for_each(|name| request.command(&["MGET".into(), name])),
-        }
-        if let Some(secs) = self.refresh_sec {
-            names.into_iter().for_each(|name| request.command(&["EXPIRE".into(), name, secs.into()]));
-        }
+        request.command(&["MGET".into(), self.name.with(METADATA), self.name.with(KV_BYTES)]);
     }
 
     fn expected_len(&self) -> usize {
@@ -69,50 +83,39 @@ impl<D: Destination> Exchange for Get<'_, D> {
     }
 
     async fn read(&mut self, connection: &mut Connection) -> Result<Result<Self::Answer>> {
+        match connection.reply_start().await? {
+            ReplyStart::Array(2) => {}
+            // Keeps its memory, because another server may have the chunk.
+            ReplyStart::Whole(reply @ Reply::Error(_)) => return Ok(Err(refusal(reply, "values"))),
+            other => return Err(unexpected(&other, "values")),
+        }
         let found = self.values(connection).await?;
         self.to.unused();
-        if self.refresh_sec.is_some() {
-            for _ in 0..2 {
-                read_expire(connection, self.warned).await?;
-            }
-        }
         Ok(found)
     }
 }
 
 impl<D: Destination> Get<'_, D> {
     async fn values(&mut self, connection: &mut Connection) -> Result<Result<Found<D::Chunk>>> {
-        let header = match self.value(connection, 2).await? {
-            Ok(Some(len)) => Ok(Some(read_header(connection, len).await?)),
-            Ok(None) => Ok(None),
-            // No array follows.
-            Err(e) if self.slots.is_outdated() => return Ok(Ok(Found::Again(e))),
-            Err(e) if !self.slots.apart => return Ok(Err(e)),
-            Err(e) => Err(e),
+        let header = match value(connection).await? {
+            Some(len) => Some(read_header(connection, len).await?),
+            None => None,
         };
-        let value = self.value(connection, 1).await?;
-        let (header, len) = match (header, value) {
-            (Err(e), value) => {
-                if let Ok(Some(_)) = value {
-                    connection.skip_payload().await?;
-                }
-                return Ok(Err(e));
-            }
-            (_, Err(e)) => return Ok(Err(e)),
-            (Ok(None), Ok(None)) => return Ok(Ok(Found::Nothing)),
-            (Ok(Some(_)), Ok(None)) => return Ok(Ok(Found::Half(Half::Metadata))),
-            (Ok(None), Ok(Some(_))) => {
+        let (header, len) = match (header, value(connection).await?) {
+            (None, None) => return Ok(Ok(Found::Nothing)),
+            (Some(Ok(_)), None) => return Ok(Ok(Found::Half(Half::Metadata))),
+            (Some(Err(e)), None) => return Ok(Err(e)),
+            (None, Some(_)) => {
                 connection.skip_payload().await?;
                 return Ok(Ok(Found::Half(Half::KvBytes)));
             }
-            (Ok(Some(header)), Ok(Some(len))) => (header, len),
+            (Some(header), Some(len)) => (header, len),
         };
         if let Ok(layout) = &header
             && layout.len != len
         {
-            let why = format!("the header says {} bytes, but {len} are stored", layout.len);
             connection.skip_payload().await?;
-            return Ok(Ok(Found::Again(Error::new(ErrorKind::Corrupt, why))));
+            return Ok(Ok(Found::torn(layout, len)));
         }
         if header.is_ok() && len == 0 {
             // Not a chunk, as `exists` says.
@@ -121,24 +124,14 @@ impl<D: Destination> Get<'_, D> {
         }
         Ok(connection.chunk(len, header, &mut self.to).await?.map(Found::Chunk))
     }
+}
 
-    /// The length of the next value; `None` if it is missing. `left` counts the values that are still to come.
-    async fn value(&mut self, connection: &mut Connection, left: usize) -> Result<Result<Option<usize>>> {
-        let array = if self.slots.apart { 1 } else { 2 };
-        if self.slots.apart || left == 2 {
-            match connection.reply_start().await? {
-                ReplyStart::Array(n) if n == array => {}
-                ReplyStart::Whole(reply @ Reply::Error(_)) => {
-                    return Ok(Err(refusal(self.slots.learn(reply), "values")));
-                }
-                other => return Err(unexpected(&other, "values")),
-            }
-        }
-        match connection.element_start().await? {
-            ReplyStart::Bulk(len) => Ok(Ok(Some(len))),
-            ReplyStart::Whole(Reply::Null) => Ok(Ok(None)),
-            other => Err(unexpected(&other, "values")),
-        }
+/// The length of the next value of an array; `None` if it is missing.
+async fn value(connection: &mut Connection) -> Result<Option<usize>> {
+    match connection.element_start().await? {
+        ReplyStart::Bulk(len) => Ok(Some(len)),
+        ReplyStart::Whole(Reply::Null) => Ok(None),
+        other => Err(unexpected(&other, "values")),
     }
 }
 
@@ -163,9 +156,8 @@ async fn read_header(connection: &mut Connection, len: usize) -> Result<Result<C
 /// `MSET` of header and bytes, or a transaction of two `SET .. EX`: one atomic step.
 pub(super) struct Put<'a> {
     pub(super) name: Name<'a>,
-    pub(super) slots: Slots<'a>,
     pub(super) header: ChunkHeader,
-    pub(super) chunk: &'a [u8],
+    pub(super) chunk: &'a MemoryObj,
     /// Seconds until the server drops the chunk.
     pub(super) ttl_sec: Option<u64>,
 }
@@ -180,22 +172,14 @@ impl Exchange for Put<'_> {
     /// The chunk comes last. The server would have to wait for the socket again for an argument behind a large one,
     /// which costs a sixth of the throughput.
     fn request<'a>(&'a self, request: &mut Request<'a>) {
-        let [metadata, kv_bytes] = SUFFIXES.map(|suffix| self.name.with(suffix));
+        let [metadata, kv_bytes] = [METADATA, KV_BYTES].map(|suffix| self.name.with(suffix));
         let (header, chunk) = (self.header.as_bytes().into(), Arg::Payload(self.chunk));
-        let set = |request: &mut Request<'a>, name, value| match self.ttl_sec {
-            Some(secs) => request.command(&["SET".into(), name, value, "EX".into(), secs.into()]),
-            None => request.command(&["SET".into(), name, value]),
-        };
-        if self.slots.apart {
-            // The header last, as in LMCache.
-            set(request, kv_bytes, chunk);
-            set(request, metadata, header);
-        } else if self.ttl_sec.is_none() {
+        if self.ttl_sec.is_none() {
             request.command(&["MSET".into(), metadata, header, kv_bytes, chunk]);
         } else {
             request.command(&["MULTI".into()]);
-            set(request, metadata, header);
-            set(request, kv_bytes, chunk);
+            set(request, metadata, header, self.ttl_sec);
+            set(request, kv_bytes, chunk, self.ttl_sec);
             request.command(&["EXEC".into()]);
         }
     }
@@ -205,19 +189,15 @@ impl Exchange for Put<'_> {
     }
 
     async fn read(&mut self, connection: &mut Connection) -> Result<Result<()>> {
-        if self.slots.apart {
-            let bytes = expect_word(connection.reply().await?, "OK");
-            return Ok(bytes.and(expect_word(connection.reply().await?, "OK")));
-        }
         if self.ttl_sec.is_none() {
-            return Ok(expect_word(self.slots.learn(connection.reply().await?), "OK"));
+            return Ok(expect_word(connection.reply().await?, "OK"));
         }
         // The first error has the reason. `EXEC` then only reports that there was an error.
         let mut queued = Ok(());
         for word in ["OK", "QUEUED", "QUEUED"] {
             queued = queued.and(expect_word(connection.reply().await?, word));
         }
-        let executed = match self.slots.learn(connection.reply().await?) {
+        let executed = match connection.reply().await? {
             Reply::Array(answers) => answers.into_iter().try_for_each(|answer| expect_word(answer, "OK")),
             other => Err(refusal(other, "the answers of a transaction")),
         };
@@ -225,13 +205,22 @@ impl Exchange for Put<'_> {
     }
 }
 
-/// `MGET` of the header: the layout of a chunk, or `None`.
-pub(super) struct Header<'a>(pub(super) Name<'a>);
+/// Adds the command that writes one value.
+pub(super) fn set<'a>(request: &mut Request<'a>, name: Arg<'a>, value: Arg<'a>, ttl_sec: Option<u64>) {
+    match ttl_sec {
+        Some(secs) => request.command(&["SET".into(), name, value, "EX".into(), secs.into()]),
+        None => request.command(&["SET".into(), name, value]),
+    }
+}
 
-impl Exchange for Header<'_> {
+/// `MGET` of the header: the layout of a chunk, or `None`. With `READS` a replica may answer, whose header may be an older
+/// one.
+pub(super) struct Header<'a, const READS: bool>(pub(super) Name<'a>);
+
+impl<const READS: bool> Exchange for Header<'_, READS> {
     type Answer = Option<ChunkLayout>;
     const SMALL: bool = true;
-    const READS: bool = true;
+    const READS: bool = READS;
 
     fn name(&self) -> Option<[&str; 3]> {
         Some(self.0.parts(METADATA))
@@ -297,5 +286,53 @@ fn size_of_chunk(header: Reply, len: i64) -> Result<Option<u64>> {
         }
         Reply::Null => Ok(None),
         other => Err(unexpected(&other, "a header")),
+    }
+}
+
+/// `STRLEN`: the length of one value, 0 if it is missing. `Corrupt` for a value that is not a string.
+pub(super) struct Length<'a> {
+    pub(super) name: Name<'a>,
+    pub(super) half: Half,
+}
+
+impl Exchange for Length<'_> {
+    type Answer = usize;
+    const SMALL: bool = true;
+
+    fn name(&self) -> Option<[&str; 3]> {
+        Some(self.name.parts(self.half.suffix()))
+    }
+
+    fn request<'a>(&'a self, request: &mut Request<'a>) {
+        request.command(&["STRLEN".into(), self.name.with(self.half.suffix())]);
+    }
+
+    async fn read(&mut self, connection: &mut Connection) -> Result<Result<usize>> {
+        let len = connection.answer().await?.and_then(expect_int);
+        Ok(len.map(|len| usize::try_from(len).unwrap_or(0)))
+    }
+}
+
+/// `EXPIRE`: a new time to live of one value.
+pub(super) struct Renew<'a> {
+    pub(super) name: Name<'a>,
+    pub(super) half: Half,
+    pub(super) ttl_sec: u64,
+}
+
+impl Exchange for Renew<'_> {
+    type Answer = ();
+    const SMALL: bool = true;
+
+    fn name(&self) -> Option<[&str; 3]> {
+        Some(self.name.parts(self.half.suffix()))
+    }
+
+    fn request<'a>(&'a self, request: &mut Request<'a>) {
+        request.command(&["EXPIRE".into(), self.name.with(self.half.suffix()), self.ttl_sec.into()]);
+    }
+
+    async fn read(&mut self, connection: &mut Connection) -> Result<Result<()>> {
+        Ok(connection.answer().await?.map(drop))
     }
 }

@@ -3,6 +3,7 @@
 use connector_core::{CacheKey, ListEntry, Result};
 use futures::stream::{self, Stream, StreamExt};
 
+use super::apart;
 use super::exchanges::Size;
 use super::layout::{KV_BYTES, key_of_kv_bytes};
 use crate::resp_wire::{Wire, scan};
@@ -19,8 +20,17 @@ pub(super) fn entries<'a>(wire: &'a Wire, prefix: &'a str) -> impl Stream<Item =
     pages.flatten()
 }
 
+/// The bytes of the header and the bytes of each chunk. `None` unless `get` can read the chunk.
+pub(super) async fn sizes(wire: &Wire, keys: &[CacheKey]) -> Vec<Result<Option<u64>>> {
+    let names = keys.iter().map(|key| wire.name(key));
+    match wire.is_cluster() {
+        true => apart::sizes(wire, &names.collect::<Vec<_>>()).await,
+        false => wire.exchange_all(names.map(Size).collect()).await,
+    }
+}
+
 async fn whole(wire: &Wire, keys: Vec<CacheKey>) -> Vec<Result<ListEntry>> {
-    let sizes = wire.exchange_all(keys.iter().map(|key| Size(wire.name(key))).collect()).await;
+    let sizes = sizes(wire, &keys).await;
     let entries = keys.into_iter().zip(sizes).filter_map(|(key, size)| match size {
         Ok(size) => size.map(|bytes| Ok(ListEntry::new(key).with_size(bytes))),
         Err(e) => Some(Err(e)),

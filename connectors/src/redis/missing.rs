@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use connector_core::{CacheKey, ErrorKind, Result};
 
-use super::exchanges::Half;
-use super::layout::{KV_BYTES, METADATA};
+use super::exchanges::{Half, Length};
 use crate::resp_wire::{Connection, Exchange, Name, Remover, Request, Wire};
 
 /// Removes the first key unless the second is there, in one atomic step. The argument is `UNLINK` or `DEL`.
@@ -26,18 +25,12 @@ pub(super) struct Missing<'a> {
     pub(super) half: Option<Half>,
 }
 
-/// Bytes without a header, and when kvconn saw them first. LMCache writes the bytes first, so LMCache may be about to write
-/// the header.
+/// Halves that a writer may be about to complete, and when kvconn saw them first.
+///
+/// LMCache writes the bytes first. In a cluster each half lies on its own node, and no step of kvconn's covers both.
 pub(super) struct Orphans {
     grace: Duration,
-    seen: Mutex<HashMap<CacheKey, Instant>>,
-}
-
-enum Check<'a> {
-    /// Fails with `WRONGTYPE` if the value is not a string. (`MGET` gives null for such a value.)
-    Type { name: Name<'a>, suffix: &'static str },
-    /// Removes the half with the suffix `there` if the half `gone` is still missing.
-    Remove { name: Name<'a>, command: &'static str, there: &'static str, gone: &'static str },
+    seen: Mutex<HashMap<CacheKey, (Half, Instant)>>,
 }
 
 impl Orphans {
@@ -45,14 +38,14 @@ impl Orphans {
         Self { grace, seen: Mutex::default() }
     }
 
-    /// Whether the key's bytes have been without a header for the grace, so that kvconn may remove them.
-    fn is_due(&self, key: &CacheKey, now: Instant) -> bool {
+    /// Whether the key has had only this half for the grace, so that kvconn may remove it.
+    fn is_due(&self, key: &CacheKey, half: Half, now: Instant) -> bool {
         if self.grace.is_zero() {
             return true;
         }
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let age = seen.get(key).map(|since| now.duration_since(*since));
-        match age {
+        let same = seen.get(key).filter(|(earlier, _)| *earlier == half);
+        match same.map(|(_, since)| now.duration_since(*since)) {
             Some(age) if age < self.grace => false,
             // After a longer time, the chunk may have been whole meanwhile.
             Some(age) if age < self.grace + STALE => {
@@ -64,7 +57,7 @@ impl Orphans {
                 if seen.len() >= REMEMBERED {
                     seen.clear();
                 }
-                seen.insert(key.clone(), now);
+                seen.insert(key.clone(), (half, now));
                 false
             }
         }
@@ -84,60 +77,67 @@ impl Orphans {
     /// # Errors
     /// `Corrupt` for a key with a value that is not a string. Any other failure leaves a miss.
     pub(super) async fn check(&self, wire: &Wire, remover: &Remover, missing: &[Missing<'_>]) -> Vec<Result<()>> {
-        let now = Instant::now();
         self.forget(missing.iter().filter(|missing| missing.half.is_none()).map(|missing| missing.key));
-        let (mut checks, mut places) = (Vec::with_capacity(missing.len() * 2), Vec::with_capacity(missing.len() * 2));
-        for (at, &Missing { key, half }) in missing.iter().enumerate() {
-            let name = wire.name(key);
-            let remove = |there, gone| Check::Remove { name, command: remover.command(), there, gone };
-            if half != Some(Half::Metadata) {
-                checks.push(Check::Type { name, suffix: METADATA });
+        let (mut lengths, mut places) = (Vec::with_capacity(missing.len() * 2), Vec::with_capacity(missing.len() * 2));
+        for (at, missing) in missing.iter().enumerate() {
+            for half in [Half::Metadata, Half::KvBytes].into_iter().filter(|half| missing.half != Some(*half)) {
+                lengths.push(Length { name: wire.name(missing.key), half });
+                places.push(at);
             }
-            if half != Some(Half::KvBytes) {
-                checks.push(Check::Type { name, suffix: KV_BYTES });
-            }
-            match half {
-                Some(Half::Metadata) => checks.push(remove(METADATA, KV_BYTES)),
-                Some(Half::KvBytes) if self.is_due(key, now) => {
-                    checks.push(remove(KV_BYTES, METADATA));
-                }
-                _ => {}
-            }
-            places.resize(checks.len(), at);
         }
+        // `MGET` gives null for a value that is not a string. `STRLEN` gives an error.
         let mut answers: Vec<Result<()>> = missing.iter().map(|_| Ok(())).collect();
-        for (at, checked) in places.into_iter().zip(wire.exchange_all(checks).await) {
-            // Any other error changes nothing: the chunk is missing.
-            if let Err(e) = checked
+        let mut is_absent = vec![true; missing.len()];
+        for (at, len) in places.into_iter().zip(wire.exchange_all(lengths).await) {
+            is_absent[at] &= matches!(len, Ok(0));
+            if let Err(e) = len
                 && e.kind() == ErrorKind::Corrupt
             {
                 answers[at] = Err(e.at("a half of the chunk is not a string"));
             }
         }
+        // The other half is back.
+        self.forget(missing.iter().zip(&is_absent).filter(|(_, is_absent)| !**is_absent).map(|(missing, _)| missing.key));
+        let orphans = missing.iter().zip(is_absent).filter(|(_, is_absent)| *is_absent);
+        self.remove(wire, remover, orphans.filter_map(|(missing, _)| Some((missing.key, missing.half?)))).await;
         answers
+    }
+
+    /// Removes the halves that are due. An error changes nothing: the chunk is missing.
+    async fn remove<'k>(&self, wire: &Wire, remover: &Remover, halves: impl Iterator<Item = (&'k CacheKey, Half)>) {
+        let now = Instant::now();
+        if wire.is_cluster() {
+            let due = halves.filter(|&(key, half)| self.is_due(key, half, now));
+            let due: Vec<_> = due.map(|(key, half)| (wire.name(key), half.suffixes())).collect();
+            remover.remove(wire, &due).await;
+        } else {
+            // A kvconn writer writes both values in one step, so bytes are never about to come.
+            let due = halves.filter(|&(key, half)| half == Half::Metadata || self.is_due(key, half, now));
+            let remove = |(key, half)| RemoveOrphan { name: wire.name(key), half, command: remover.command() };
+            wire.exchange_all(due.map(remove).collect()).await;
+        }
     }
 }
 
-impl Exchange for Check<'_> {
+/// Removes a half if the other one is still missing.
+struct RemoveOrphan<'a> {
+    name: Name<'a>,
+    half: Half,
+    command: &'static str,
+}
+
+impl Exchange for RemoveOrphan<'_> {
     type Answer = ();
     const SMALL: bool = true;
     const REPEATABLE: bool = false;
 
     fn name(&self) -> Option<[&str; 3]> {
-        match self {
-            Self::Type { name, suffix } => Some(name.parts(suffix)),
-            Self::Remove { name, there, .. } => Some(name.parts(there)),
-        }
+        Some(self.name.parts(self.half.suffix()))
     }
 
     fn request<'a>(&'a self, request: &mut Request<'a>) {
-        match *self {
-            Self::Type { name, suffix } => request.command(&["STRLEN".into(), name.with(suffix)]),
-            Self::Remove { name, command, there, gone } => {
-                let names = [name.with(there), name.with(gone)];
-                request.command(&["EVAL".into(), REMOVE_ORPHAN.into(), "2".into(), names[0], names[1], command.into()]);
-            }
-        }
+        let [there, gone] = [self.half, self.half.other()].map(|half| self.name.with(half.suffix()));
+        request.command(&["EVAL".into(), REMOVE_ORPHAN.into(), "2".into(), there, gone, self.command.into()]);
     }
 
     async fn read(&mut self, connection: &mut Connection) -> Result<Result<()>> {
@@ -156,25 +156,25 @@ mod tests {
         let other: CacheKey = "m@1@0@fe@half".parse().unwrap();
         let start = Instant::now();
         let after = |secs| start + Duration::from_secs(secs);
-        assert!(!orphans.is_due(&key, start));
-        assert!(!orphans.is_due(&key, after(9)));
-        assert!(!orphans.is_due(&other, after(9)));
-        assert!(orphans.is_due(&key, after(10)));
+        assert!(!orphans.is_due(&key, Half::KvBytes, start));
+        assert!(!orphans.is_due(&key, Half::KvBytes, after(9)));
+        assert!(!orphans.is_due(&other, Half::KvBytes, after(9)));
+        assert!(orphans.is_due(&key, Half::KvBytes, after(10)));
         // A new orphan: the grace starts again.
-        assert!(!orphans.is_due(&key, after(11)));
+        assert!(!orphans.is_due(&key, Half::KvBytes, after(11)));
         // Too long ago.
-        assert!(!orphans.is_due(&other, after(3600)));
-        assert!(orphans.is_due(&other, after(3611)));
+        assert!(!orphans.is_due(&other, Half::KvBytes, after(3600)));
+        assert!(orphans.is_due(&other, Half::KvBytes, after(3611)));
         // The chunk was whole meanwhile.
         orphans.forget([&key].into_iter());
-        assert!(!orphans.is_due(&key, after(22)));
+        assert!(!orphans.is_due(&key, Half::KvBytes, after(22)));
     }
 
     #[test]
     fn the_number_of_remembered_orphans_is_bounded() {
         let orphans = Orphans::new(Duration::from_secs(10));
         for n in 0..=REMEMBERED {
-            orphans.is_due(&format!("m@1@0@{n:x}@half").parse().unwrap(), Instant::now());
+            orphans.is_due(&format!("m@1@0@{n:x}@half").parse().unwrap(), Half::KvBytes, Instant::now());
         }
         assert_eq!(orphans.seen.lock().unwrap().len(), 1);
     }

@@ -18,8 +18,9 @@
 //!
 //! **Limits.** 512 MiB a chunk, redis' own limit. A call that is dropped in the middle of a chunk closes its
 //! connection. `list` uses SCAN, which looks at every key of the database, and gives the chunks with both halves. In a
-//! cluster of one node a put is two steps.
+//! cluster the two values lie on two nodes, so atomicity is per value; `kvconn.resp` has one value a chunk.
 
+mod apart;
 mod connector;
 mod exchanges;
 pub mod layout;

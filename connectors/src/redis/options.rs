@@ -64,7 +64,9 @@ impl RedisOptions {
         let url = self.server(ctx)?;
         let database = self.database(&url)?;
         let wire = self.wire.clone().wire(&url, self.servers(&url)?, database)?;
-        Ok(WireOptions { transactions: self.ttl.ttl_sec.is_some(), ..wire })
+        // In a cluster each value has its own `SET`.
+        let transactions = self.ttl.ttl_sec.is_some() && !matches!(wire.servers, Servers::Cluster(_));
+        Ok(WireOptions { transactions, ..wire })
     }
 
     /// The URL that names the server.

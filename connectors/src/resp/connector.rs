@@ -10,7 +10,7 @@ use futures::stream::{self, Stream, StreamExt, TryStreamExt};
 use super::exchanges::{Get, Length, Put, Size};
 use super::{PlainSettings, RespOptions};
 use crate::places::{Memory, Place};
-use crate::resp_wire::{Destination, Remover, Slots, TtlSettings, Wire, scan};
+use crate::resp_wire::{Destination, Remover, TtlSettings, Wire, scan};
 
 /// Chunks on a redis or valkey server, one plain value each.
 ///
@@ -37,8 +37,6 @@ pub struct RESPConnector {
     /// Whether kvconn logged that the server refuses to renew times to live.
     warned: AtomicBool,
     remover: Remover,
-    /// Stays false: a chunk has one name.
-    is_apart: AtomicBool,
 }
 
 impl FromContext for RESPConnector {
@@ -57,7 +55,6 @@ impl RESPConnector {
             ttl: settings.ttl,
             warned: AtomicBool::new(false),
             remover: Remover::default(),
-            is_apart: AtomicBool::new(false),
         })
     }
 
@@ -191,7 +188,7 @@ impl RemoteConnector for RESPConnector {
     }
 
     async fn batched_remove(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
-        let names: Vec<_> = keys.iter().map(|key| self.wire.name(key)).collect();
-        self.remover.remove(&self.wire, &names, &[""], Slots::new(&self.is_apart)).await
+        let values: Vec<_> = keys.iter().map(|key| (self.wire.name(key), &[""][..])).collect();
+        self.remover.remove(&self.wire, &values).await
     }
 }

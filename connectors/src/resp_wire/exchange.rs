@@ -222,6 +222,10 @@ impl Wire {
     /// Runs many exchanges, with several requests in flight on each connection. Chunks go over several connections.
     /// The servers work at the same time, and none waits for another. The answers are in the order of the items.
     pub(crate) async fn exchange_all<E: Exchange>(&self, items: Vec<E>) -> Vec<Result<E::Answer>> {
+        let items = match <[E; 1]>::try_from(items) {
+            Ok([one]) => return vec![self.exchange(one).await],
+            Err(items) => items,
+        };
         let answers = Answers(Mutex::new(items.iter().map(|_| None).collect()));
         let start = |(at, exchange)| Item { at, exchange, route: None, hops: 0 };
         let mut ready: Vec<Item<E>> = items.into_iter().enumerate().map(start).collect();
@@ -307,11 +311,7 @@ impl Wire {
         &self,
         items: impl Iterator<Item = Result<E>>,
     ) -> Vec<Result<E::Answer>> {
-        let mut valid = Vec::new();
-        let refused: Vec<Option<Error>> = items.map(|item| item.map(|item| valid.push(item)).err()).collect();
-        let mut asked = self.exchange_all(valid).await.into_iter();
-        let answer = |e: Option<Error>| e.map_or_else(|| asked.next().unwrap_or_else(|| Err(Error::closed())), Err);
-        refused.into_iter().map(answer).collect()
+        of_valid(items, |valid| self.exchange_all(valid)).await
     }
 
     /// The servers that are known, and what each says about itself.
@@ -329,6 +329,18 @@ impl Wire {
         }
         Ok(())
     }
+}
+
+/// The answers of `ask` for the items that are not errors, and these errors, in the order of the items.
+pub(crate) async fn of_valid<T, A, F: Future<Output = Vec<Result<A>>>>(
+    items: impl Iterator<Item = Result<T>>,
+    ask: impl FnOnce(Vec<T>) -> F,
+) -> Vec<Result<A>> {
+    let mut valid = Vec::new();
+    let refused: Vec<Option<Error>> = items.map(|item| item.map(|item| valid.push(item)).err()).collect();
+    let mut asked = ask(valid).await.into_iter();
+    let answer = |e: Option<Error>| e.map_or_else(|| asked.next().unwrap_or_else(|| Err(Error::closed())), Err);
+    refused.into_iter().map(answer).collect()
 }
 
 struct Ping;

@@ -6,12 +6,15 @@ use super::connection::Connection;
 use crate::places::Place;
 
 /// The memory that a chunk is read into.
-pub(crate) trait Destination: Send {
+pub(crate) trait Destination: Send + Sync {
     /// The result: the chunk, or its length if it is in the caller's memory.
     type Chunk: Send;
 
     /// The size of memory that exists before the answer; 0 if it is allocated for the answer.
     fn capacity(&self) -> usize;
+
+    /// The layout of memory that exists before the answer.
+    fn layout(&self) -> Option<&ChunkLayout>;
 
     /// The server answered without a chunk.
     fn unused(&mut self) {}
@@ -25,6 +28,36 @@ pub(crate) trait Destination: Send {
         connection: &mut Connection,
         layout: ChunkLayout,
     ) -> impl Future<Output = Result<Result<Self::Chunk>>> + Send;
+
+    /// The chunk that was read, with a layout of the same length that came later.
+    ///
+    /// # Errors
+    /// `PoolFull` if the memory keeps its layout.
+    fn relabel(&mut self, chunk: Self::Chunk, layout: ChunkLayout) -> Result<Self::Chunk>;
+}
+
+impl<D: Destination> Destination for &mut D {
+    type Chunk = D::Chunk;
+
+    fn capacity(&self) -> usize {
+        (**self).capacity()
+    }
+
+    fn layout(&self) -> Option<&ChunkLayout> {
+        (**self).layout()
+    }
+
+    fn unused(&mut self) {
+        (**self).unused();
+    }
+
+    async fn read(&mut self, connection: &mut Connection, layout: ChunkLayout) -> Result<Result<D::Chunk>> {
+        (**self).read(connection, layout).await
+    }
+
+    fn relabel(&mut self, chunk: D::Chunk, layout: ChunkLayout) -> Result<D::Chunk> {
+        (**self).relabel(chunk, layout)
+    }
 }
 
 impl Destination for Place {
@@ -32,6 +65,10 @@ impl Destination for Place {
 
     fn capacity(&self) -> usize {
         self.capacity()
+    }
+
+    fn layout(&self) -> Option<&ChunkLayout> {
+        self.layout()
     }
 
     fn unused(&mut self) {
@@ -45,14 +82,22 @@ impl Destination for Place {
         }
         Ok(self.chunk())
     }
+
+    fn relabel(&mut self, chunk: MemoryObj, layout: ChunkLayout) -> Result<MemoryObj> {
+        self.with_layout(chunk, layout)
+    }
 }
 
 /// The caller's memory, and the number of bytes in it. `SizeMismatch` if they do not fit.
-impl Destination for &mut MemoryObjMut {
+impl Destination for MemoryObjMut {
     type Chunk = usize;
 
     fn capacity(&self) -> usize {
         self.len()
+    }
+
+    fn layout(&self) -> Option<&ChunkLayout> {
+        Some(self.layout())
     }
 
     async fn read(&mut self, connection: &mut Connection, layout: ChunkLayout) -> Result<Result<usize>> {
@@ -61,5 +106,9 @@ impl Destination for &mut MemoryObjMut {
             Ok(()) => connection.payload(self).await.map(|()| Ok(len)),
             Err(e) => connection.refuse(e).await,
         }
+    }
+
+    fn relabel(&mut self, len: usize, layout: ChunkLayout) -> Result<usize> {
+        self.set_layout(layout).map(|()| len)
     }
 }

@@ -19,7 +19,7 @@
 //! | `session` | a TLS session |
 //! | `tls` | the options and the files of TLS |
 //! | `name` | the names of a chunk's values |
-//! | `remove` | removes chunks |
+//! | `remove` | removes values |
 //! | `meters` | the counters of each server |
 //! | `describe` | what each server says about itself |
 //! | `request` | commands in the bytes of the wire |
@@ -63,15 +63,19 @@ pub(crate) use errors::server_error;
 pub(crate) use errors::{expect_int, expect_word};
 #[cfg(feature = "redis")]
 pub(crate) use errors::{refusal, unexpected};
+#[cfg(feature = "redis")]
+pub(crate) use exchange::of_valid;
 pub(crate) use exchange::{Exchange, Wire};
 #[cfg(feature = "redis")]
 pub(crate) use hosts::all_addresses;
 pub(crate) use memory::Destination;
-pub(crate) use name::{Name, Slots};
+pub(crate) use name::Name;
 #[cfg(feature = "redis")]
 pub(crate) use options::{PORT, Sentinels, Servers, cluster_of};
 pub(crate) use options::{WireOptions, WireSettings, database_in};
 pub(crate) use remove::Remover;
+#[cfg(feature = "redis")]
+pub(crate) use remove::Suffixes;
 pub(crate) use reply::{Reply, ReplyStart};
 pub(crate) use request::{Arg, Request};
 #[cfg(feature = "redis")]

@@ -1,4 +1,4 @@
-//! Removes chunks: by `UNLINK`, or by `DEL` on a server that refuses `UNLINK`.
+//! Removes values: by `UNLINK`, or by `DEL` on a server that refuses `UNLINK`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -7,15 +7,18 @@ use connector_core::{Error, Result};
 use super::connection::Connection;
 use super::errors::{code, expect_int, server_error};
 use super::exchange::{Exchange, Wire};
-use super::name::{Name, Slots};
+use super::name::Name;
 use super::reply::Reply;
 use super::request::{Arg, Request};
 
-/// Removes chunks, and remembers whether the server refuses `UNLINK`.
+/// Removes values, and remembers whether the server refuses `UNLINK`.
 #[derive(Debug, Default)]
 pub(crate) struct Remover {
     lacks_unlink: AtomicBool,
 }
+
+/// The suffixes of the values to remove.
+pub(crate) type Suffixes = &'static [&'static str];
 
 impl Remover {
     /// The command that works on this server, as far as it is known.
@@ -23,21 +26,30 @@ impl Remover {
         if self.lacks_unlink.load(Ordering::Relaxed) { "DEL" } else { "UNLINK" }
     }
 
-    /// Removes the values with these suffixes. True for a chunk that had all of them.
-    pub(crate) async fn remove(
-        &self,
-        wire: &Wire,
-        names: &[Name<'_>],
-        suffixes: &'static [&'static str],
-        slots: Slots<'_>,
-    ) -> Vec<Result<bool>> {
-        let with = |command| move |&name| Remove { name, suffixes, slots, command };
-        let mut answers = wire.exchange_all(names.iter().map(with(self.command())).collect()).await;
+    /// Removes the values of each chunk with these suffixes. True for a chunk that had all of them.
+    ///
+    /// One command removes the values of a chunk. In a cluster the values lie on several nodes, so each has its own command.
+    pub(crate) async fn remove(&self, wire: &Wire, chunks: &[(Name<'_>, Suffixes)]) -> Vec<Result<bool>> {
+        let together = if wire.is_cluster() { 1 } else { usize::MAX };
+        let parts = |&(name, suffixes): &(_, Suffixes)| suffixes.chunks(together).map(move |part| (name, part));
+        let mut removed = self.unlink(wire, &chunks.iter().flat_map(parts).collect::<Vec<_>>()).await.into_iter();
+        let of_chunk = |&(_, suffixes): &(_, Suffixes)| {
+            let parts: Vec<_> = removed.by_ref().take(suffixes.chunks(together).len()).collect();
+            let values: Result<i64> = parts.into_iter().sum();
+            values.map(|values| values == suffixes.len() as i64)
+        };
+        chunks.iter().map(of_chunk).collect()
+    }
+
+    /// The number of values that each command removed.
+    async fn unlink(&self, wire: &Wire, parts: &[(Name<'_>, Suffixes)]) -> Vec<Result<i64>> {
+        let with = |command| move |&(name, suffixes): &_| Remove { name, suffixes, command };
+        let mut answers = wire.exchange_all(parts.iter().map(with(self.command())).collect()).await;
         let is_refused =
             |(at, answer): (usize, &Result<Removed>)| matches!(answer, Ok(Removed::Refused(_))).then_some(at);
         let refused: Vec<usize> = answers.iter().enumerate().filter_map(is_refused).collect();
         if !refused.is_empty() {
-            let again = refused.iter().map(|&at| &names[at]).map(with("DEL")).collect();
+            let again = refused.iter().map(|&at| &parts[at]).map(with("DEL")).collect();
             for (at, answer) in refused.into_iter().zip(wire.exchange_all(again).await) {
                 if answer.is_ok() {
                     self.lacks_unlink.store(true, Ordering::Relaxed);
@@ -46,18 +58,17 @@ impl Remover {
             }
         }
         let removed = |answer| match answer {
-            Removed::Values(n) => Ok(n == suffixes.len() as i64),
+            Removed::Values(n) => Ok(n),
             Removed::Refused(e) => Err(e),
         };
         answers.into_iter().map(|answer| answer.and_then(removed)).collect()
     }
 }
 
-/// One chunk's removal.
+/// A command that removes values of one chunk.
 struct Remove<'a> {
     name: Name<'a>,
-    suffixes: &'static [&'static str],
-    slots: Slots<'a>,
+    suffixes: Suffixes,
     command: &'static str,
 }
 
@@ -78,29 +89,17 @@ impl Exchange for Remove<'_> {
     }
 
     fn request<'a>(&'a self, request: &mut Request<'a>) {
-        let each = if self.slots.apart { 1 } else { self.suffixes.len() };
-        for suffixes in self.suffixes.chunks(each) {
-            let names = suffixes.iter().map(|suffix| self.name.with(suffix));
-            request.command(&[Arg::from(self.command)].into_iter().chain(names).collect::<Vec<_>>());
-        }
+        let names = self.suffixes.iter().map(|suffix| self.name.with(suffix));
+        request.command(&[Arg::from(self.command)].into_iter().chain(names).collect::<Vec<_>>());
     }
 
     async fn read(&mut self, connection: &mut Connection) -> Result<Result<Removed>> {
-        let commands = if self.slots.apart { self.suffixes.len() } else { 1 };
-        let mut removed = Ok(Removed::Values(0));
-        for _ in 0..commands {
-            let answer = match self.slots.learn(connection.reply().await?) {
-                Reply::Error(text) if self.command == "UNLINK" && matches!(code(&text), b"ERR" | b"NOPERM") => {
-                    Ok(Removed::Refused(server_error(&text)))
-                }
-                Reply::Error(text) => Err(server_error(&text)),
-                reply => expect_int(reply).map(Removed::Values),
-            };
-            removed = match (removed, answer) {
-                (Ok(Removed::Values(a)), Ok(Removed::Values(b))) => Ok(Removed::Values(a + b)),
-                (Ok(Removed::Values(_)), other) | (other, _) => other,
-            };
-        }
-        Ok(removed)
+        Ok(match connection.reply().await? {
+            Reply::Error(text) if self.command == "UNLINK" && matches!(code(&text), b"ERR" | b"NOPERM") => {
+                Ok(Removed::Refused(server_error(&text)))
+            }
+            Reply::Error(text) => Err(server_error(&text)),
+            reply => expect_int(reply).map(Removed::Values),
+        })
     }
 }

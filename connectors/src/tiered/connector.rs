@@ -155,6 +155,7 @@ impl RemoteConnector for TieredConnector {
         let mut can = self.tiers.back.capabilities();
         can.keeps_layout &= front.keeps_layout;
         can.raw_object_keys |= front.raw_object_keys;
+        can.puts_in_parts |= front.puts_in_parts;
         // `get_into` copies a chunk that `get` read.
         can.exact_length = false;
         if let Some(buffer) = &self.tiers.buffer {
