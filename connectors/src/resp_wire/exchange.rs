@@ -556,7 +556,7 @@ pub(super) async fn exchange_at<E: Exchange>(route: &Route, item: &mut E) -> (Re
         let share = if E::SMALL { None } else { server.share(item.expected_len()).await? };
         Ok((share, server.lease(E::SMALL).await?))
     };
-    let (_share, mut lease) = match leased.await {
+    let (_share, mut lease) = match server.while_in_place(leased).await {
         Ok(leased) => leased,
         Err(e) => {
             let lost = lost(&e);
@@ -572,7 +572,7 @@ pub(super) async fn exchange_at<E: Exchange>(route: &Route, item: &mut E) -> (Re
                 lease.give_back();
                 return (answer, elsewhere);
             }
-            Err(e) if E::REPEATABLE && lease.was_stale(&e) => match lease.renew().await {
+            Err(e) if E::REPEATABLE && lease.was_stale(&e) => match server.while_in_place(lease.renew()).await {
                 Ok(renewed) => lease = renewed,
                 Err(e) => {
                     let lost = lost(&e);

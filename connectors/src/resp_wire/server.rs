@@ -158,7 +158,8 @@ impl Server {
         self.close();
     }
 
-    /// The answer of `call`, or an error if the server is [retired](Self::retire) meanwhile.
+    /// The answer of `call`, or an error if the server is [retired](Self::retire) meanwhile. A call also waits for
+    /// connections: a server that is away may accept them and never greet.
     pub(super) async fn while_in_place<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
         let Some(retired) = &self.retired else { return call.await };
         let mut now = pin!(retired.now.notified());
