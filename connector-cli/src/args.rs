@@ -126,8 +126,14 @@ pub(crate) enum Command {
         kvconn scrub fs:///var/cache/kv --remove\n  \
         kvconn scrub 'fs:///var/cache/kv?save_chunk_meta=false' --json")]
     Scrub(ScrubArgs),
-    /// Check that a store answers, and show the round trip time
-    #[command(after_help = "Example:\n  kvconn ping fs:///var/cache/kv")]
+    /// Check that a store answers, and show the round trip time and its servers
+    ///
+    /// A store on servers has a line for each: its address, its role, and what it says about itself. A replica or a sentinel
+    /// that does not answer is only shown. A master that does not answer fails the check.
+    #[command(after_help = "Examples:\n  \
+        kvconn ping fs:///var/cache/kv\n  \
+        kvconn ping redis-cluster://h:7000,h:7001\n  \
+        kvconn ping redis-sentinel://h:26379/service --json | jq '.servers[] | select(.error)'")]
     Ping(PingArgs),
     /// Check that a store keeps the contract of every connector; exit code 1 if it breaks a rule
     ///
@@ -302,6 +308,9 @@ pub(crate) struct ScrubArgs {
 pub(crate) struct PingArgs {
     /// The store
     pub(crate) url: String,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

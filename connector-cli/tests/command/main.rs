@@ -11,6 +11,7 @@ mod names;
 mod object_stores;
 mod printing;
 mod scrubbing;
+mod topologies;
 mod writing;
 
 use std::path::Path;
