@@ -163,6 +163,10 @@ impl AnyStore {
         self.run(py, Views::none(), |connector, _| async move { connector.ping().await }, to_python::none)
     }
 
+    fn servers(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.run(py, Views::none(), |connector, _| async move { connector.servers().await }, to_python::servers)
+    }
+
     fn close(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let connector = self.store.to_close().or_raise(py)?.clone();
         self.mode.run(py, Views::none(), |_| async move { connector.close().await }, to_python::none)

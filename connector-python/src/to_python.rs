@@ -1,15 +1,32 @@
 //! A store's answers as Python objects.
 
-use connectors::Result;
+use connectors::{Result, ServerInfo};
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
-use pyo3::types::PyList;
+use pyo3::types::{PyDict, PyList};
 
-use crate::errors::OrRaise;
+use crate::errors::{OrRaise, to_py};
 
 /// The value as Python has it: bool, int, str, None or a list.
 pub(crate) fn value<T: for<'py> IntoPyObject<'py>>(py: Python<'_>, value: T) -> PyResult<Py<PyAny>> {
     value.into_py_any(py)
+}
+
+/// A list of dicts.
+pub(crate) fn servers(py: Python<'_>, servers: Vec<ServerInfo>) -> PyResult<Py<PyAny>> {
+    let list = PyList::empty(py);
+    for server in servers {
+        let (dict, details) = (PyDict::new(py), PyDict::new(py));
+        for (name, value) in server.details {
+            details.set_item(name, value)?;
+        }
+        dict.set_item("address", server.address)?;
+        dict.set_item("role", server.role)?;
+        dict.set_item("details", details)?;
+        dict.set_item("error", server.error.map(|e| to_py(py, &e)))?;
+        list.append(dict)?;
+    }
+    Ok(list.into_any().unbind())
 }
 
 /// None.

@@ -25,6 +25,17 @@ class Capabilities(TypedDict):
     max_key_bytes: int | None
     max_chunk_bytes: int | None
 
+class ServerInfo(TypedDict):
+    """One server of a store."""
+
+    address: str
+    role: str | None
+    """``master``, ``replica`` or ``sentinel``; None for a store that has no roles."""
+    details: dict[str, str]
+    """Further facts, such as ``version``, ``tls`` and ``slots``."""
+    error: KvconnError | None
+    """Why the store cannot use it. None if it answered."""
+
 class OptionInfo(TypedDict):
     type: str
     default: str | None
@@ -154,6 +165,8 @@ class Store:
         """As ``list``, with the size of each chunk and the time of its last put, if the store has them."""
     def ping(self) -> None:
         """Checks that the store answers."""
+    def servers(self) -> List[ServerInfo]:
+        """The servers of the store, and what each says about itself. Empty for a store without servers."""
     def close(self) -> None:
         """Waits for calls in flight, then closes connections. Later calls raise ``ClosedError``."""
     @overload
@@ -228,6 +241,7 @@ class AsyncStore:
     def list(self, prefix: str = "") -> AsyncIterator[str]: ...
     def list_entries(self, prefix: str = "") -> AsyncIterator[ListEntry]: ...
     async def ping(self) -> None: ...
+    async def servers(self) -> List[ServerInfo]: ...
     async def close(self) -> None: ...
     @overload
     async def batched_put(self, items: Sequence[tuple[str, Buffer]]) -> List[None]: ...
