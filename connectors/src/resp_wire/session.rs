@@ -178,3 +178,87 @@ impl std::fmt::Debug for Session {
         f.debug_struct("Session").field("version", &self.version()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use kvconn_redis_server::Certificates;
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    use rustls::{ServerConfig, ServerConnection};
+    use tokio::runtime::Handle;
+
+    use super::*;
+    use crate::resp_wire::tls::TlsSettings;
+    use crate::resp_wire::transport::{Address, Timeouts, Transport};
+
+    /// Accepts one connection, and sends for each byte: new keys, a byte, and the end of TLS.
+    fn serve(certificates: &Certificates, done: mpsc::Sender<()>) -> u16 {
+        let local = certificates.local();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let certificate = CertificateDer::from_pem_file(local.cert).unwrap();
+        let key = PrivateKeyDer::from_pem_file(local.key).unwrap();
+        let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let config = config.with_no_client_auth().with_single_cert(vec![certificate], key).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        std::thread::spawn(move || {
+            let mut tcp: TcpStream = listener.accept().unwrap().0;
+            let mut tls = ServerConnection::new(Arc::new(config)).unwrap();
+            for step in 0..3 {
+                rustls::Stream::new(&mut tls, &mut tcp).read_exact(&mut [0]).unwrap();
+                match step {
+                    0 => tls.refresh_traffic_keys().unwrap(),
+                    1 => tls.writer().write_all(b"x").unwrap(),
+                    _ => tls.send_close_notify(),
+                }
+                while tls.wants_write() {
+                    tls.write_tls(&mut tcp).unwrap();
+                }
+                done.send(()).unwrap();
+            }
+            // Keeps the socket open.
+            let _ = tcp.read(&mut [0]);
+        });
+        port
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn messages_of_the_session_leave_a_resting_connection_alive_and_data_does_not() {
+        let certificates = Certificates::new();
+        let (done, steps) = mpsc::channel();
+        let address = Address::Tcp { host: "localhost".into(), port: serve(&certificates, done) };
+        let ca = certificates.ca_pem().display().to_string();
+        let settings = TlsSettings { tls: Some(true), tls_ca: Some(ca), ..TlsSettings::default() };
+        let tls = settings.resolve("redis").unwrap().unwrap();
+        let timeouts = Timeouts { connect: Duration::from_secs(20), io: Duration::from_secs(20) };
+        let mut transport = Transport::connect(&address, &Handle::current(), timeouts).await.unwrap();
+        transport.start_tls(tls.session("localhost").unwrap()).await.unwrap();
+        assert_eq!(transport.tls_version(), Some("TLS 1.3"));
+        for step in 0..3 {
+            std::future::poll_fn(|cx| transport.poll_ready(Ready::Write, cx)).await.unwrap();
+            assert_eq!(transport.try_write(&[IoSlice::new(b"?")]).unwrap(), 1);
+            steps.recv().unwrap();
+            while !transport.has_input() {
+                tokio::task::yield_now().await;
+            }
+            // The system may deliver the messages of one step one by one.
+            let begin = std::time::Instant::now();
+            while transport.is_quiet() && step > 0 {
+                assert!(begin.elapsed() < Duration::from_secs(20), "step {step}");
+                tokio::task::yield_now().await;
+            }
+            assert!(step > 0 || transport.is_quiet(), "the session's own messages are not data");
+            let mut to = [0; 2];
+            match (step, transport.try_read(&mut [IoSliceMut::new(&mut to)])) {
+                (0, Err(e)) => assert_eq!(e.kind(), io::ErrorKind::WouldBlock),
+                (1, Ok(n)) => assert_eq!(&to[..n], b"x"),
+                (2, Ok(n)) => assert_eq!(n, 0),
+                (_, other) => panic!("step {step}: {other:?}"),
+            }
+        }
+    }
+}
