@@ -114,12 +114,13 @@ async fn calls_over_tls_that_are_dropped_hold_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_certificate_that_is_wrong_says_what_to_change() {
     within(async {
+        type Sign = fn(&Certificates) -> Certificate;
         let stranger = Certificates::new();
-        let other_name = |authority: &Certificates| authority.server_cert(&["other.test"]);
-        let cases: [(&dyn Fn(&Certificates) -> Certificate, bool, &str); 3] = [
-            (&Certificates::local, false, "set `tls_ca` to a PEM file"),
-            (&Certificates::expired, true, "renew the server's certificate"),
-            (&other_name, true, "with a host that the server's certificate names"),
+        let other_name: Sign = |authority: &Certificates| authority.server_cert(&["other.test"]);
+        let cases: [(Sign, bool, &str); 3] = [
+            (Certificates::local, false, "set `tls_ca` to a PEM file"),
+            (Certificates::expired, true, "renew the server's certificate"),
+            (other_name, true, "with a host that the server's certificate names"),
         ];
         for (certificate, trusts, says) in cases {
             let (fake, authority, front) = front(certificate);
