@@ -115,7 +115,7 @@ impl Place {
     }
 
     /// The layout of reserved memory.
-    #[cfg(any(feature = "redis", feature = "resp"))]
+    #[cfg(feature = "redis")]
     pub(crate) fn layout(&self) -> Option<&ChunkLayout> {
         self.memory.as_ref().map(MemoryObjMut::layout)
     }
@@ -124,7 +124,7 @@ impl Place {
     ///
     /// # Errors
     /// `PoolFull` for memory that keeps its layout, as LMCache's does.
-    #[cfg(any(feature = "redis", feature = "resp"))]
+    #[cfg(feature = "redis")]
     pub(crate) fn with_layout(&self, chunk: MemoryObj, layout: ChunkLayout) -> Result<MemoryObj> {
         if self.store.0.waits && *chunk.layout() != layout {
             self.store.0.is_irregular.store(true, Ordering::Relaxed);

@@ -2,25 +2,68 @@
 
 use std::collections::HashMap;
 
-use connector_core::{ChunkHeader, ChunkLayout, Error, ErrorKind, Result};
+use connector_core::{ChunkHeader, ChunkLayout, Error, ErrorKind, MemoryObj, MemoryObjMut, Result};
 use futures::future::join;
 
 use super::exchanges::{Found, Half, Header, Length, Put, set};
 use super::layout::KV_BYTES;
+use crate::places::Place;
 use crate::resp_wire::{
     Arg, Connection, Destination, Exchange, Name, Remover, Reply, ReplyStart, Request, Wire, expect_word, server_error,
     unexpected,
 };
 
+/// Memory that takes a chunk's bytes before their layout is known.
+pub(super) trait Relabel: Destination {
+    /// The layout of memory that exists before the answer.
+    fn layout(&self) -> Option<&ChunkLayout>;
+
+    /// The chunk that was read, with a layout of the same length that came later.
+    ///
+    /// # Errors
+    /// `PoolFull` if the memory keeps its layout.
+    fn relabel(&mut self, chunk: Self::Chunk, layout: ChunkLayout) -> Result<Self::Chunk>;
+}
+
+impl Relabel for Place {
+    fn layout(&self) -> Option<&ChunkLayout> {
+        self.layout()
+    }
+
+    fn relabel(&mut self, chunk: MemoryObj, layout: ChunkLayout) -> Result<MemoryObj> {
+        self.with_layout(chunk, layout)
+    }
+}
+
+impl Relabel for MemoryObjMut {
+    fn layout(&self) -> Option<&ChunkLayout> {
+        Some(self.layout())
+    }
+
+    fn relabel(&mut self, len: usize, layout: ChunkLayout) -> Result<usize> {
+        self.set_layout(layout).map(|()| len)
+    }
+}
+
+impl<D: Relabel> Relabel for &mut D {
+    fn layout(&self) -> Option<&ChunkLayout> {
+        (**self).layout()
+    }
+
+    fn relabel(&mut self, chunk: D::Chunk, layout: ChunkLayout) -> Result<D::Chunk> {
+        (**self).relabel(chunk, layout)
+    }
+}
+
 /// Reads header and bytes at the same time. So the bytes come into memory before their layout is known.
-pub(super) async fn read<D: Destination>(wire: &Wire, mut items: Vec<(Name<'_>, D)>) -> Vec<Result<Found<D::Chunk>>> {
+pub(super) async fn read<D: Relabel>(wire: &Wire, mut items: Vec<(Name<'_>, D)>) -> Vec<Result<Found<D::Chunk>>> {
     let headers = items.iter().map(|&(name, _)| Header::<true>(name)).collect();
     let bytes = items.iter_mut().map(|(name, to)| Bytes { name: *name, to }).collect();
     let (headers, bytes) = join(wire.exchange_all(headers), wire.exchange_all(bytes)).await;
     items.into_iter().zip(headers.into_iter().zip(bytes)).map(|((_, to), (header, bytes))| found(to, header, bytes)).collect()
 }
 
-fn found<D: Destination>(
+fn found<D: Relabel>(
     mut to: D,
     header: Result<Option<ChunkLayout>>,
     bytes: Result<Option<(usize, D::Chunk)>>,
@@ -44,7 +87,7 @@ struct Bytes<'a, D> {
     to: D,
 }
 
-impl<D: Destination> Exchange for Bytes<'_, D> {
+impl<D: Relabel> Exchange for Bytes<'_, D> {
     /// The length, and the chunk with a layout of that length. An empty value counts as missing.
     type Answer = Option<(usize, D::Chunk)>;
     const READS: bool = true;

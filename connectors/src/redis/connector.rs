@@ -8,11 +8,12 @@ use connector_core::{
 use futures::future::{FutureExt, join};
 use futures::stream::{StreamExt, TryStreamExt};
 
+use super::apart::Relabel;
 use super::exchanges::{Found, Get, Half, Header, Put, Renew, SUFFIXES};
 use super::missing::{Missing, Orphans};
 use super::{RedisOptions, apart, listing};
 use crate::places::Memory;
-use crate::resp_wire::{Destination, Name, Remover, Wire, of_valid};
+use crate::resp_wire::{Name, Remover, Wire, of_valid};
 
 /// Chunks on a redis or valkey server, two keys each, byte for byte as LMCache writes them.
 ///
@@ -75,7 +76,7 @@ impl FromContext for RedisConnector {
 
 impl RedisConnector {
     /// Reads chunks. Reads the torn ones once more.
-    async fn read<D: Destination>(&self, mut items: Vec<(&CacheKey, D)>) -> Vec<Result<Found<D::Chunk>>> {
+    async fn read<D: Relabel>(&self, mut items: Vec<(&CacheKey, D)>) -> Vec<Result<Found<D::Chunk>>> {
         let mut found = self.read_once(items.iter_mut().map(|(key, to)| (self.wire.name(key), to)).collect()).await;
         let is_torn = |found: &Result<_>| matches!(found, Ok(Found::Torn(_)));
         let torn: Vec<_> = items.iter_mut().zip(&found).filter(|(_, found)| is_torn(found)).collect();
@@ -87,7 +88,7 @@ impl RedisConnector {
         found
     }
 
-    async fn read_once<D: Destination>(&self, items: Vec<(Name<'_>, D)>) -> Vec<Result<Found<D::Chunk>>> {
+    async fn read_once<D: Relabel>(&self, items: Vec<(Name<'_>, D)>) -> Vec<Result<Found<D::Chunk>>> {
         let renewals = self.renewals(items.iter().map(|(name, _)| *name));
         // Boxed, because each call would allocate the room for them, too.
         let found = async {

@@ -1,12 +1,12 @@
 //! The store's exchanges with a server, each about one key.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use connector_core::raw_layout;
 use connector_core::{ChunkLayout, Error, ErrorKind, LMCacheMetadata, Result};
 
 use crate::resp_wire::{
-    Arg, Connection, Destination, Exchange, Name, Reply, ReplyStart, Request, expect_int, expect_word, read_expire,
+    Arg, Connection, Destination, Exchange, Name, Reply, ReplyStart, Request, expect_int, expect_word,
     server_error,
 };
 
@@ -60,6 +60,19 @@ impl<D: Destination> Exchange for Get<'_, D> {
         }
         Ok(answer)
     }
+}
+
+/// Reads the answer to an `EXPIRE`. Logs the first refusal: the chunk is valid even so.
+///
+/// # Errors
+/// The connection's.
+async fn read_expire(connection: &mut Connection, warned: &AtomicBool) -> Result<()> {
+    if let Err(e) = connection.answer().await?
+        && !warned.swap(true, Ordering::Relaxed)
+    {
+        tracing::warn!("`refresh_ttl` renews nothing: {e}");
+    }
+    Ok(())
 }
 
 fn layout_of(metadata: Option<&LMCacheMetadata>, len: usize) -> Result<ChunkLayout> {

@@ -13,9 +13,6 @@ pub(crate) trait Destination: Send + Sync {
     /// The size of memory that exists before the answer; 0 if it is allocated for the answer.
     fn capacity(&self) -> usize;
 
-    /// The layout of memory that exists before the answer.
-    fn layout(&self) -> Option<&ChunkLayout>;
-
     /// The server answered without a chunk.
     fn unused(&mut self) {}
 
@@ -28,12 +25,6 @@ pub(crate) trait Destination: Send + Sync {
         connection: &mut Connection,
         layout: ChunkLayout,
     ) -> impl Future<Output = Result<Result<Self::Chunk>>> + Send;
-
-    /// The chunk that was read, with a layout of the same length that came later.
-    ///
-    /// # Errors
-    /// `PoolFull` if the memory keeps its layout.
-    fn relabel(&mut self, chunk: Self::Chunk, layout: ChunkLayout) -> Result<Self::Chunk>;
 }
 
 impl<D: Destination> Destination for &mut D {
@@ -43,20 +34,12 @@ impl<D: Destination> Destination for &mut D {
         (**self).capacity()
     }
 
-    fn layout(&self) -> Option<&ChunkLayout> {
-        (**self).layout()
-    }
-
     fn unused(&mut self) {
         (**self).unused();
     }
 
     async fn read(&mut self, connection: &mut Connection, layout: ChunkLayout) -> Result<Result<D::Chunk>> {
         (**self).read(connection, layout).await
-    }
-
-    fn relabel(&mut self, chunk: D::Chunk, layout: ChunkLayout) -> Result<D::Chunk> {
-        (**self).relabel(chunk, layout)
     }
 }
 
@@ -65,10 +48,6 @@ impl Destination for Place {
 
     fn capacity(&self) -> usize {
         self.capacity()
-    }
-
-    fn layout(&self) -> Option<&ChunkLayout> {
-        self.layout()
     }
 
     fn unused(&mut self) {
@@ -82,10 +61,6 @@ impl Destination for Place {
         }
         Ok(self.chunk())
     }
-
-    fn relabel(&mut self, chunk: MemoryObj, layout: ChunkLayout) -> Result<MemoryObj> {
-        self.with_layout(chunk, layout)
-    }
 }
 
 /// The caller's memory, and the number of bytes in it. `SizeMismatch` if they do not fit.
@@ -96,19 +71,11 @@ impl Destination for MemoryObjMut {
         self.len()
     }
 
-    fn layout(&self) -> Option<&ChunkLayout> {
-        Some(self.layout())
-    }
-
     async fn read(&mut self, connection: &mut Connection, layout: ChunkLayout) -> Result<Result<usize>> {
         let len = layout.len;
         match self.set_layout(layout) {
             Ok(()) => connection.payload(self).await.map(|()| Ok(len)),
             Err(e) => connection.refuse(e).await,
         }
-    }
-
-    fn relabel(&mut self, len: usize, layout: ChunkLayout) -> Result<usize> {
-        self.set_layout(layout).map(|()| len)
     }
 }

@@ -58,9 +58,7 @@ mod transport;
 mod ttl;
 
 pub(crate) use connection::Connection;
-#[cfg(feature = "resp")]
-pub(crate) use errors::server_error;
-pub(crate) use errors::{expect_int, expect_word};
+pub(crate) use errors::{expect_int, expect_word, server_error};
 #[cfg(feature = "redis")]
 pub(crate) use errors::{refusal, unexpected};
 #[cfg(feature = "redis")]
@@ -82,4 +80,4 @@ pub(crate) use request::{Arg, Request};
 pub(crate) use tls::plain_scheme;
 #[cfg(feature = "redis")]
 pub(crate) use transport::Address;
-pub(crate) use ttl::{TtlSettings, read_expire};
+pub(crate) use ttl::TtlSettings;

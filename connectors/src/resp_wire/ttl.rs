@@ -1,10 +1,7 @@
 //! The time for which chunks live.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use connector_core::{Error, ErrorKind, Result, connector_options};
 
-use super::connection::Connection;
 use super::options::check_range;
 
 /// Ten years. A longer time is a mistake, and the server refuses the longest ones.
@@ -43,17 +40,4 @@ impl TtlSettings {
     pub(crate) fn refresh_sec(&self) -> Option<u64> {
         self.ttl_sec.filter(|_| self.refresh_ttl)
     }
-}
-
-/// Reads the answer to an `EXPIRE`. Logs the first refusal: the chunk is valid even so.
-///
-/// # Errors
-/// The connection's.
-pub(crate) async fn read_expire(connection: &mut Connection, warned: &AtomicBool) -> Result<()> {
-    if let Err(e) = connection.answer().await?
-        && !warned.swap(true, Ordering::Relaxed)
-    {
-        tracing::warn!("`refresh_ttl` renews nothing: {e}");
-    }
-    Ok(())
 }
