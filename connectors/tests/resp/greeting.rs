@@ -243,8 +243,6 @@ async fn a_server_that_is_starting_or_changing_is_asked_on_a_new_connection() {
         "READONLY You can't write against a read only replica.",
         "LOADING Redis is loading the dataset in memory",
         "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
-        "CLUSTERDOWN The cluster is down",
-        "TRYAGAIN Multiple keys request during rehashing of slot",
         "NOREPLICAS Not enough good replicas to write.",
     ] {
         let connections = Arc::new(AtomicUsize::new(0));
