@@ -29,6 +29,7 @@ macro_rules! stores {
                 nodes::each_name_goes_to_its_node_at_once,
                 nodes::nodes_are_reached_by_the_addresses_that_they_announce,
                 nodes::nodes_behind_a_nat_are_reached_by_a_map,
+                nodes::nodes_over_tls_have_the_names_that_they_announce,
                 nodes::users_and_passwords_are_those_of_every_node,
                 startup::one_startup_node_of_several_is_enough,
                 startup::a_server_without_a_cluster_is_an_error_that_says_so,

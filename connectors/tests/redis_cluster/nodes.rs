@@ -2,7 +2,9 @@
 
 use connector_core::conformance::Kit;
 use connectors::{CacheKey, ErrorKind, LocalCpuBackend};
-use kvconn_redis_server::RedisCluster;
+use std::sync::Arc;
+
+use kvconn_redis_server::{Certificates, Launch, RedisCluster};
 
 use crate::checked::chunk;
 use crate::store::{Kind, Store, all_errors};
@@ -83,4 +85,21 @@ pub(crate) async fn users_and_passwords_are_those_of_every_node(kind: Kind) {
         assert_eq!(e.kind(), ErrorKind::Denied, "{e}");
         assert!(!format!("{e} {e:?}").contains("-word"), "{e:?}");
     }
+}
+
+pub(crate) async fn nodes_over_tls_have_the_names_that_they_announce(kind: Kind) {
+    let certificates = Arc::new(Certificates::new());
+    let certificate = certificates.server_cert(&["node.invalid"]);
+    let args = ["--cluster-announce-hostname", "node.invalid", "--cluster-preferred-endpoint-type", "hostname"];
+    let cluster = Launch::new(&args).tls_by(&certificates, certificate).cluster(3, 0);
+    let url = cluster.url("tls");
+    let nodes = url.split(['/', ',']).filter_map(|node| node.rsplit_once(':'));
+    let ports: Vec<&str> = nodes.map(|(_, port)| port).filter(|port| !port.is_empty()).collect();
+    let map: Vec<String> = ports.iter().map(|port| format!("node.invalid:{port}=127.0.0.1:{port}")).collect();
+    let url = format!("{}://node.invalid:{}{}", kind.scheme, ports[0], kind.options);
+    let tls = format!("&tls=true&tls_ca={}&address_map={}", certificates.ca_pem().display(), map.join(","));
+    Store::open(&format!("{url}{tls}")).await.is_right().await;
+    // The certificate has no other name.
+    let e = Store::try_open(&format!("{}{tls}", kind.url(&cluster, ""))).await.err().expect("another name");
+    assert!(e.to_string().contains("node.invalid"), "{e}");
 }
