@@ -71,7 +71,10 @@ fn sentinels() {
 fn a_cluster() {
     let mut cluster = RedisCluster::start(3, 1, &["--cluster-node-timeout", "60000"]);
     let plain = cluster.url("resp") + "?cluster=true";
-    chunks_come_back(&plain);
+    for url in [&cluster.url("redis-cluster"), &plain] {
+        chunks_come_back(url);
+        all_chunks_are_found(url);
+    }
     let url = cluster.url("redis-cluster");
     let pinged = run(&["ping", &url]).exits(0);
     let (masters, replicas): (Vec<&str>, _) =

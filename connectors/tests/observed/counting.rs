@@ -54,3 +54,20 @@ async fn each_node_of_a_cluster_has_its_own_counters() {
     }
     assert_eq!(sum("kvconn_node_errors_total", &[&instance]), 0);
 }
+
+#[tokio::test]
+async fn redirections_of_a_cluster_are_counted() {
+    recorder();
+    let cluster = RedisCluster::start(3, 0, &[]);
+    let store = connectors::open(&(cluster.url("resp") + "?cluster=true")).await.expect("the store opens");
+    let instance = format!("instance={}", cluster.url("").trim_start_matches("://"));
+    let (from, to) = (cluster.masters()[0], cluster.masters()[1]);
+    let first = *cluster.slots_of(from)[0].start();
+    (first..first + 200).for_each(|slot| cluster.move_slot(slot, from, to));
+    let node = format!("node={}", cluster.node(from).address());
+    for n in 0..400 {
+        store.exists(&key(n)).await.expect("the cluster answers");
+    }
+    assert!(sum("kvconn_redirects_total", &["kind=moved", &node, &instance]) >= 1, "{:?}", counters("redirects"));
+    assert_eq!(sum("kvconn_node_errors_total", &[&instance]), 0, "a redirection is not an error");
+}
