@@ -73,11 +73,11 @@ def tls(_folder: Path, pause: float) -> Iterator[Group]:
         options = f"connections={native.CONNECTIONS}"
         secure = f"127.0.0.1:{server.port}?tls_ca={made.authority}&{options}"
         makers: dict[str, Callable[[], object]] = {
-            "redis-py, TLS": lambda: RedisPy(server.port, made.authority),
-            "kvconn resp, TLS": native.kvconn(f"resps://{secure}"),
-            "kvconn resp, plain": native.kvconn(f"resp://127.0.0.1:{plain.port}?{options}"),
-            "kvconn redis, TLS": native.kvconn(f"rediss://{secure}"),
-            "kvconn redis, plain": native.kvconn(f"redis://127.0.0.1:{plain.port}?{options}"),
+            "redis-py TLS": lambda: RedisPy(server.port, made.authority),
+            "kvconn resp TLS": native.kvconn(f"resps://{secure}"),
+            "kvconn resp plain": native.kvconn(f"resp://127.0.0.1:{plain.port}?{options}"),
+            "kvconn redis TLS": native.kvconn(f"rediss://{secure}"),
+            "kvconn redis plain": native.kvconn(f"redis://127.0.0.1:{plain.port}?{options}"),
         }
 
         def clear() -> None:
@@ -94,10 +94,10 @@ def cluster(_folder: Path, pause: float) -> Iterator[Group]:
     with Cluster() as servers, RedisServer() as single:
         options = f"connections={native.CONNECTIONS}"
         makers = {
-            "resp, one node": native.kvconn(f"resp://127.0.0.1:{single.port}?{options}"),
-            "resp, three nodes": native.kvconn(f"resp://{servers.hosts}?cluster=true&{options}"),
-            "redis, one node": native.kvconn(f"redis://127.0.0.1:{single.port}?{options}"),
-            "redis, three nodes": native.kvconn(f"redis-cluster://{servers.hosts}?{options}"),
+            "resp on one node": native.kvconn(f"resp://127.0.0.1:{single.port}?{options}"),
+            "resp on three nodes": native.kvconn(f"resp://{servers.hosts}?cluster=true&{options}"),
+            "redis on one node": native.kvconn(f"redis://127.0.0.1:{single.port}?{options}"),
+            "redis on three nodes": native.kvconn(f"redis-cluster://{servers.hosts}?{options}"),
         }
 
         def clear() -> None:
