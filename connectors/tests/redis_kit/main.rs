@@ -7,16 +7,21 @@ use std::sync::Arc;
 use connector_core::conformance::Kit;
 use kvconn_redis_server::{Certificates, Launch, Program, RedisServer};
 
-/// The number of checks that do not apply to the two layouts.
+/// The number of checks that do not apply to the layout of two values, to the same on a cluster, and to plain values.
 const REDIS_SKIPS: usize = 3;
-const RESP_SKIPS: usize = 7;
+const REDIS_CLUSTER_SKIPS: usize = 5;
+const PLAIN_SKIPS: usize = 7;
 
 /// Runs all checks against the store at each URL.
 async fn conforms(urls: impl IntoIterator<Item = String>) {
     for url in urls {
         let report = Kit::from(connectors::builder(&url)).run().await;
         assert!(report.passed(), "{report}");
-        let skips = if url.starts_with("redis") { REDIS_SKIPS } else { RESP_SKIPS };
+        let skips = match url.split("://").next() {
+            Some("redis-cluster") => REDIS_CLUSTER_SKIPS,
+            Some("resp" | "valkey") => PLAIN_SKIPS,
+            _ => REDIS_SKIPS,
+        };
         assert_eq!(report.skipped().count(), skips, "{report}");
     }
 }
@@ -35,7 +40,21 @@ fn secured() -> (Launch, String, Arc<Certificates>) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_valkey() {
     let server = RedisServer::start_program(Program::Valkey, &[]);
-    conforms(["redis", "resp"].map(|scheme| server.url(scheme))).await;
+    conforms(["redis", "resp", "valkey"].map(|scheme| server.url(scheme))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_of_valkey() {
+    let cluster = valkey().cluster(3, 0);
+    conforms([cluster.url("redis-cluster"), format!("{}?cluster=true", cluster.url("valkey"))]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_with_tls_and_a_password() {
+    let (launch, options, _certificates) = secured();
+    let cluster = launch.cluster(3, 1);
+    let url = |scheme: &str| cluster.url(scheme).replace("://", "://:secret@");
+    conforms([format!("{}?{options}", url("redis-cluster")), format!("{}?cluster=true&{options}", url("resp"))]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,5 +8,6 @@ mod caller;
 #[expect(dead_code, reason = "other tests use the rest")]
 #[path = "../checked/mod.rs"]
 mod checked;
+mod cluster;
 mod sentinel;
 mod storm;
