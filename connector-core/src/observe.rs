@@ -24,7 +24,7 @@
 //! | `kvconn_retries_total` | counter | | tries after the first, by the retry [layer](crate::layer) |
 //! | `kvconn_breaker_opened_total` | counter | no `operation` | how often the breaker [layer](crate::layer) lost the store |
 //!
-//! The stores that speak RESP (`redis`, `resp`) also count by server: `connectors/src/resp_wire/meters.rs` lists these counters.
+//! The stores that speak RESP (`redis`, `resp`, `valkey`) also count by server: `connectors/src/resp_wire/meters.rs` lists these counters.
 //!
 //! LMCache's `InstrumentedRemoteConnector` records only the time and bytes of successful `get`s and `put`s.
 

@@ -68,7 +68,7 @@ fn found<D: Relabel>(
     header: Result<Option<ChunkLayout>>,
     bytes: Result<Option<(usize, D::Chunk)>>,
 ) -> Result<Found<D::Chunk>> {
-    // Bytes that found no memory are there.
+    // The bytes exist, even if no memory was free for them.
     let is_there = |e: &Error| matches!(e.kind(), ErrorKind::PoolFull | ErrorKind::SizeMismatch);
     match (header?, bytes) {
         (None, Ok(None)) => Ok(Found::Nothing),

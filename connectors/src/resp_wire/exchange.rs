@@ -255,7 +255,7 @@ impl Wire {
         match step {
             Step::Work(batch) => {
                 batch.work_or_fail().await;
-                // The last connection cares for the exchanges that are left.
+                // The last connection handles the exchanges that are left.
                 let left = Arc::into_inner(batch).map(Batch::left).unwrap_or_default();
                 if left.is_empty() {
                     return Vec::new();

@@ -79,7 +79,7 @@ pub(crate) struct Sentinels {
 pub(crate) enum Role {
     /// Any data server.
     Data,
-    /// The master, by its own account.
+    /// A server that says that it is a master.
     Master,
     /// A replica with a link to its master.
     Replica,

@@ -33,7 +33,7 @@ impl Session {
         Ok(Self { tls, received: vec![0; RECEIVED].into(), start: 0, end: 0 })
     }
 
-    /// Does what the handshake can do now. Gives the readiness that it needs to go on, or `None` once it is done.
+    /// Runs the handshake as far as the socket allows. Returns the readiness that it waits for, or `None` once it is done.
     pub(super) fn shake_hands(&mut self, socket: &Socket) -> io::Result<Option<Ready>> {
         loop {
             while self.has_pending() {
@@ -74,7 +74,7 @@ impl Session {
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock && read < enough => {
                         match self.advance(|to| socket.receive(&mut [IoSliceMut::new(to)])) {
                             Ok(Some(_)) => {}
-                            // The reply's own length says whether it is whole, so an end without TLS's own is an end, too.
+                            // The reply's length says whether it is whole, so `close_notify` may be missing.
                             Ok(None) => return Ok(read),
                             // The next read has the error again.
                             Err(_) if read > 0 => return Ok(read),

@@ -188,11 +188,11 @@ fn server_name(host: &str) -> Result<ServerName<'static>> {
 }
 
 impl Tls {
-    /// The session of a new connection to `to`. Reads the files again if they changed. If they are wrong, which they are in
-    /// the middle of a change, the last ones stand.
+    /// The session of a new connection to `to`. Reads the files again if they changed. Keeps the last ones while
+    /// the new ones do not fit together, as in the middle of a change.
     ///
     /// # Errors
-    /// `InvalidOption` for a host that cannot stand in a certificate.
+    /// `InvalidOption` for a host that no certificate can name.
     pub(super) fn session(&self, host: &str) -> Result<Session> {
         let name = server_name(self.settings.tls_server_name.as_deref().unwrap_or(host))?;
         Session::new(self.config(), name).map_err(|e| Error::new(ErrorKind::Other, "cannot set up TLS").with_source(e))

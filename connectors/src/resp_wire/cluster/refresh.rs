@@ -124,7 +124,7 @@ impl Shared {
                 tracing::debug!("the slots of the cluster cannot be refreshed: {e}");
             }
             self.refreshes.ended.send_if_modified(|ended| {
-                // The end of a closed cluster stays.
+                // The result of a closed cluster must stay.
                 let is_next = ended.number < number;
                 if is_next {
                     *ended = Ended { number, at: Some(Instant::now()), result };
@@ -209,7 +209,7 @@ async fn slots_of(node: &Arc<Server>) -> Result<Vec<Range>> {
     Ok(ranges)
 }
 
-/// The error of nodes that all failed. An error that stays says more than one that may pass.
+/// The error of nodes that all failed. A permanent error says more than a temporary one.
 fn none_answers(failures: Vec<Error>, nodes: usize) -> Error {
     let permanent = failures.iter().position(|e| !e.is_temporary());
     let e = failures.into_iter().nth(permanent.unwrap_or(0)).unwrap_or_else(Error::closed);

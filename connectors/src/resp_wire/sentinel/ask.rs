@@ -13,7 +13,7 @@ use crate::resp_wire::server::Server;
 use crate::resp_wire::topology::Route;
 use crate::resp_wire::transport::Address;
 
-/// A sentinel's account of a service.
+/// The answer of a sentinel about a service.
 pub(super) struct Found {
     pub(super) master: Address,
     /// The number of the failover that made it the master.
@@ -41,7 +41,7 @@ pub(super) async fn ask(sentinel: &Arc<Server>, service: &str) -> Result<Found> 
 
 fn unknown(service: &str, known: &[String], sentinel: &Address) -> Error {
     if known.is_empty() {
-        // Its configuration is still to come.
+        // The sentinel is not configured yet.
         let why = format!("the sentinel at {sentinel} watches no master");
         return Error::new(ErrorKind::Unavailable, why)
             .temporary(true)
@@ -141,7 +141,7 @@ impl Exchange for AllMasters {
     }
 }
 
-/// Whether a sentinel takes the replica for up, and its link to the master, too.
+/// Whether the replica and its link to the master are up, as the sentinel says.
 fn is_up(replica: &Reply) -> bool {
     let down = |flag| matches!(flag, "s_down" | "o_down" | "disconnected" | "master_down");
     let flags = field(replica, "flags").unwrap_or_default();

@@ -33,7 +33,7 @@ struct Replica {
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 impl Replicas {
-    /// Keeps the replicas at these addresses, and makes the others. Returns the ones to check. Calls at a replica that is
+    /// Keeps the replicas at these addresses, and makes the others. Returns the ones to check. Calls to a replica that is
     /// not kept go to another server at once.
     pub(super) fn set(&mut self, addresses: Vec<Address>, new: impl Fn(Address) -> Arc<Server>) -> Vec<Arc<Server>> {
         let is_kept = |replica: &mut Replica| addresses.contains(replica.server.address());
