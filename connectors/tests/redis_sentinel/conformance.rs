@@ -7,7 +7,7 @@ mod master {
     connector_core::conformance_tests!(super::kit(""));
 }
 
-/// One replica has what the master has a moment later, so reads of the kit go to the master.
+/// A replica gets a put later than the master, so the reads of the kit go to the master.
 mod by_name_in_a_database {
     connector_core::conformance_tests!(super::kit("/redismaster?db=3&namespace=team-a&connections=2"));
 }

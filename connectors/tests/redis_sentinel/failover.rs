@@ -210,7 +210,7 @@ async fn data_goes_on_without_sentinels_and_a_failover_after_their_return_is_fol
     .await;
 }
 
-/// Only one sentinel is in the URL, and it dies. Another one has told its address.
+/// Only one sentinel is in the URL, and it dies. Before, it named the other ones.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sentinels_that_the_url_does_not_name_are_asked_too() {
     within(async {

@@ -8,7 +8,7 @@ use kvconn_redis_server::{RedisServer, fake};
 use crate::checked::{until, within};
 use crate::{connections, get, open, put};
 
-/// What a fake sentinel says.
+/// The answers of a fake sentinel.
 #[derive(Clone)]
 struct Says {
     host: &'static str,
@@ -16,7 +16,7 @@ struct Says {
     epoch: u64,
 }
 
-/// A sentinel that answers as told, and announces each change to its subscribers.
+/// A sentinel that answers as the test says, and announces each change to its subscribers.
 struct FakeSentinel {
     port: u16,
     says: Arc<Mutex<Says>>,
@@ -84,7 +84,7 @@ fn values(server: &RedisServer) -> i64 {
     server.cli(&["DBSIZE"]).integer().expect("a number")
 }
 
-/// Both servers are masters by their own account.
+/// Both servers say that they are masters.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replaced_master_that_still_takes_writes_gets_none() {
     within(async {
@@ -99,7 +99,7 @@ async fn a_replaced_master_that_still_takes_writes_gets_none() {
         sentinel.switch(at(&new, 2));
         until("the store leaves the old master", async || connections(&old) == 0).await;
         put(&store, 2, 1).await.unwrap();
-        // A sentinel that missed the failover does not lead the store back.
+        // A sentinel that missed the failover does not move the store back to the old master.
         behind.switch(at(&old, 1));
         new.cli(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
         for n in 3..50 {

@@ -108,7 +108,7 @@ async fn a_certificate_that_changed_is_read_again() {
         .await;
         copy(&authority.client_cert(), dir.path());
         until("kvconn reads the certificate", async || store.put(&key(1), chunk(1, 1, 1000)).await.is_ok()).await;
-        // Half of a change: the old files stand.
+        // In the middle of a change kvconn keeps the old files.
         fs::write(&cert, "-----BEGIN CERT").expect("a file");
         cut();
         until("the old certificate stands", async || store.get(&key(1)).await.is_ok_and(|found| found.is_some())).await;

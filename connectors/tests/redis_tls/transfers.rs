@@ -61,7 +61,7 @@ async fn a_silent_server_is_a_timeout_in_the_handshake_and_after_it() {
     .await;
 }
 
-/// The network cuts in the middle of handshakes, records and chunks, and callers leave in the middle of calls.
+/// The network cuts in the middle of handshakes, records and chunks, and callers drop calls in the middle.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn random_operations_over_a_network_that_cuts_give_whole_chunks() {
     const OPERATIONS: usize = 10_000;
@@ -115,7 +115,7 @@ async fn operate(store: &Connector, caller: u64, operations: usize) -> (usize, u
     for _ in 0..operations {
         let n = random.u64(0..24);
         let limit = match random.u8(0..10) {
-            // The caller leaves in the middle.
+            // The caller drops the call in the middle.
             0 => Duration::from_micros(random.u64(0..3000)),
             _ => Duration::from_secs(60),
         };

@@ -19,7 +19,7 @@
 //! assert!(fake.requests().is_empty());
 //! ```
 //!
-//! `tests/servers/install` installs the servers that others wrote. This crate panics instead of returning
+//! `tests/servers/install` installs the servers of other projects. This crate panics instead of returning
 //! errors, because a test without its server tests nothing.
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-"""Servers as people run them: with TLS, below sentinels, as a cluster. Each ends with its `with` block."""
+"""Servers as people run them: with TLS, with sentinels, as a cluster. Each ends with its `with` block."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ Check = Callable[[Backend], None]
 
 
 def topologies(report: Report) -> None:
-    """Runs the checks of the bytes over servers with TLS, below sentinels and in clusters."""
+    """Runs the checks of the bytes over servers with TLS, with sentinels and in clusters."""
     for name in TOPOLOGIES:
         run(report, name, (bytes_come_back, both_interfaces, many_pages))
 

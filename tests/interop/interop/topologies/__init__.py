@@ -1,4 +1,4 @@
-"""LMCache's own clients and kvconn share servers with TLS, servers below sentinels, clusters, and valkey servers."""
+"""LMCache's own clients and kvconn share servers with TLS, servers with sentinels, clusters, and valkey servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Servers below sentinels: kvconn's `redis-sentinel://`, with LMCache's form of the URL.
+"""Servers with sentinels: kvconn's `redis-sentinel://`, with LMCache's form of the URL.
 
 LMCache 0.5.6 does not await the calls of its own `redis-sentinel://`, so it stores and reads nothing. LMCache's `redis://` on the master
 is its side of the exchange.

@@ -30,7 +30,7 @@ def run(report: Report) -> None:
 
 
 def topologies(report: Report) -> None:
-    """The checks of the bytes, over servers with TLS, below sentinels and in clusters."""
+    """The checks of the bytes, over servers with TLS, with sentinels and in clusters."""
     for name in TOPOLOGIES:
         with places(name) as (place,):
             _round_trip(report, place)
