@@ -372,7 +372,9 @@ impl Connection {
                     return Ok(n.min(wanted));
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    self.wait(Ready::Read { at_least: wanted.max(1) }, &mut deadline).await?;
+                    // Bytes that came may be less than a TLS record. A wait for the mark would move the deadline again.
+                    let at_least = if deadline.is_none() { wanted.max(1) } else { 1 };
+                    self.wait(Ready::Read { at_least }, &mut deadline).await?;
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(self.io_failed(e, "read from")),

@@ -144,6 +144,8 @@ impl Session {
     /// Hands received bytes to the session. `None` at their end.
     fn advance(&mut self, receive: impl FnOnce(&mut [u8]) -> io::Result<usize>) -> io::Result<Option<IoState>> {
         if self.start == self.end {
+            // A session that failed gives its error again. A wait for more bytes may be in vain.
+            self.process()?;
             self.start = 0;
             self.end = 0;
             self.end = receive(&mut self.received)?;
@@ -151,8 +153,12 @@ impl Session {
         let mut rest = &self.received[self.start..self.end];
         let taken = self.tls.read_tls(&mut rest)?;
         self.start += taken;
-        let state = self.tls.process_new_packets().map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+        let state = self.process()?;
         Ok((taken > 0).then_some(state))
+    }
+
+    fn process(&mut self) -> io::Result<IoState> {
+        self.tls.process_new_packets().map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
     }
 }
 
@@ -185,6 +191,7 @@ mod tests {
     use std::sync::mpsc;
     use std::time::Duration;
 
+    use connector_core::{Error, ErrorKind};
     use kvconn_redis_server::Certificates;
     use rustls::pki_types::pem::PemObject;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -192,11 +199,13 @@ mod tests {
     use tokio::runtime::Handle;
 
     use super::*;
+    use crate::resp_wire::connection::Connection;
+    use crate::resp_wire::reply::{Limits, ReplyReader, ReplyStart};
     use crate::resp_wire::tls::TlsSettings;
     use crate::resp_wire::transport::{Address, Timeouts, Transport};
 
-    /// Accepts one connection, and sends for each byte: new keys, a byte, and the end of TLS.
-    fn serve(certificates: &Certificates, done: mpsc::Sender<()>) -> u16 {
+    /// Accepts one connection, calls `serve` with it on a new thread, and gives the port.
+    fn accept(certificates: &Certificates, serve: impl FnOnce(ServerConnection, TcpStream) + Send + 'static) -> u16 {
         let local = certificates.local();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let certificate = CertificateDer::from_pem_file(local.cert).unwrap();
@@ -206,37 +215,102 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         std::thread::spawn(move || {
-            let mut tcp: TcpStream = listener.accept().unwrap().0;
-            let mut tls = ServerConnection::new(Arc::new(config)).unwrap();
-            for step in 0..3 {
-                rustls::Stream::new(&mut tls, &mut tcp).read_exact(&mut [0]).unwrap();
-                match step {
-                    0 => tls.refresh_traffic_keys().unwrap(),
-                    1 => tls.writer().write_all(b"x").unwrap(),
-                    _ => tls.send_close_notify(),
-                }
-                while tls.wants_write() {
-                    tls.write_tls(&mut tcp).unwrap();
-                }
-                done.send(()).unwrap();
-            }
-            // Keeps the socket open.
-            let _ = tcp.read(&mut [0]);
+            let tcp = listener.accept().unwrap().0;
+            serve(ServerConnection::new(Arc::new(config)).unwrap(), tcp);
         });
         port
     }
 
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn messages_of_the_session_leave_a_resting_connection_alive_and_data_does_not() {
-        let certificates = Certificates::new();
-        let (done, steps) = mpsc::channel();
-        let address = Address::Tcp { host: "localhost".into(), port: serve(&certificates, done) };
+    /// Sends for each byte: new keys, a byte, and the end of TLS.
+    fn serve(mut tls: ServerConnection, mut tcp: TcpStream, done: &mpsc::Sender<()>) {
+        for step in 0..3 {
+            rustls::Stream::new(&mut tls, &mut tcp).read_exact(&mut [0]).unwrap();
+            match step {
+                0 => tls.refresh_traffic_keys().unwrap(),
+                1 => tls.writer().write_all(b"x").unwrap(),
+                _ => tls.send_close_notify(),
+            }
+            while tls.wants_write() {
+                tls.write_tls(&mut tcp).unwrap();
+            }
+            done.send(()).unwrap();
+        }
+        // Keeps the socket open.
+        let _ = tcp.read(&mut [0]);
+    }
+
+    async fn connect(certificates: &Certificates, port: u16) -> (Transport, Address) {
+        let address = Address::Tcp { host: "localhost".into(), port };
         let ca = certificates.ca_pem().display().to_string();
         let settings = TlsSettings { tls: Some(true), tls_ca: Some(ca), ..TlsSettings::default() };
         let tls = settings.resolve("redis").unwrap().unwrap();
         let timeouts = Timeouts { connect: Duration::from_secs(20), io: Duration::from_secs(20) };
         let mut transport = Transport::connect(&address, &Handle::current(), timeouts).await.unwrap();
         transport.start_tls(tls.session("localhost").unwrap()).await.unwrap();
+        (transport, address)
+    }
+
+    /// The error of reading a chunk of `len` bytes. The server sends its length, and then the pieces that `pieces` makes
+    /// of some records of the chunk, with a pause after each piece.
+    async fn error_of(
+        len: usize,
+        io_timeout: Duration,
+        pieces: impl FnOnce(Vec<Vec<u8>>) -> Vec<Vec<u8>> + Send + 'static,
+    ) -> Error {
+        let certificates = Certificates::new();
+        let port = accept(&certificates, move |mut tls, mut tcp| {
+            rustls::Stream::new(&mut tls, &mut tcp).read_exact(&mut [0]).unwrap();
+            let mut record = |bytes: &[u8]| {
+                tls.writer().write_all(bytes).unwrap();
+                let mut record = Vec::new();
+                while tls.wants_write() {
+                    tls.write_tls(&mut record).unwrap();
+                }
+                record
+            };
+            tcp.write_all(&record(format!("${len}\r\n").as_bytes())).unwrap();
+            for piece in pieces((0..7).map(|_| record(&[0; 10_000])).collect()) {
+                if tcp.write_all(&piece).is_err() {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            // Keeps the socket open.
+            let _ = tcp.read(&mut [0]);
+        });
+        let (mut transport, address) = connect(&certificates, port).await;
+        std::future::poll_fn(|cx| transport.poll_ready(Ready::Write, cx)).await.unwrap();
+        assert_eq!(transport.try_write(&[IoSlice::new(b"?")]).unwrap(), 1);
+        let reader = ReplyReader::new(Limits::default(), 4096);
+        let mut connection = Connection::new(transport, reader, &address, io_timeout, &Arc::default());
+        assert_eq!(connection.reply_start().await.unwrap(), ReplyStart::Bulk(len));
+        let mut to = vec![0; len];
+        let reading = tokio::time::timeout(Duration::from_secs(15), connection.payload(&mut to));
+        reading.await.expect("the call ends").unwrap_err()
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_record_that_drips_is_a_timeout() {
+        let drip = |records: Vec<Vec<u8>>| records.concat().into_iter().map(|byte| vec![byte]).collect();
+        assert_eq!(error_of(4 << 20, Duration::from_millis(500), drip).await.kind(), ErrorKind::Timeout);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_wrong_record_behind_data_ends_the_call_at_once() {
+        // The data is more than one system call receives.
+        let and_wrong = |mut records: Vec<Vec<u8>>| {
+            records.push([[23, 3, 3, 0, 20].as_slice(), &[7; 20]].concat());
+            vec![records.concat()]
+        };
+        assert_eq!(error_of(100_000, Duration::from_secs(60), and_wrong).await.kind(), ErrorKind::Unavailable);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn messages_of_the_session_leave_a_resting_connection_alive_and_data_does_not() {
+        let certificates = Certificates::new();
+        let (done, steps) = mpsc::channel();
+        let port = accept(&certificates, move |tls, tcp| serve(tls, tcp, &done));
+        let (mut transport, _) = connect(&certificates, port).await;
         assert_eq!(transport.tls_version(), Some("TLS 1.3"));
         for step in 0..3 {
             std::future::poll_fn(|cx| transport.poll_ready(Ready::Write, cx)).await.unwrap();
