@@ -123,5 +123,5 @@ async fn resp_allocates_little_and_never_a_chunk() {
 #[tokio::test]
 async fn redis_allocates_little_and_never_a_chunk() {
     let server = RedisServer::start(&[]);
-    count(&connectors::open(&server.url("redis")).await.unwrap()).await.is_at_most([13, 13, 11, 11, 8, 4]);
+    count(&connectors::open(&server.url("redis")).await.unwrap()).await.is_at_most([10, 9, 7, 9, 8, 4]);
 }

@@ -9,7 +9,7 @@ use futures::future::{FutureExt, join};
 use futures::stream::{StreamExt, TryStreamExt};
 
 use super::apart::Relabel;
-use super::exchanges::{Found, Get, Half, Header, Put, Renew, SUFFIXES};
+use super::exchanges::{Found, Get, Half, Header, Put, Renew, SUFFIXES, Size};
 use super::missing::{Missing, Orphans};
 use super::{RedisOptions, apart, listing};
 use crate::places::Memory;
@@ -75,6 +75,24 @@ impl FromContext for RedisConnector {
 }
 
 impl RedisConnector {
+    /// Reads one chunk, without the memory that a batch needs. Reads a torn one once more.
+    async fn read_one<D: Relabel>(&self, key: &CacheKey, mut to: D) -> Result<Option<D::Chunk>> {
+        let found = if self.wire.is_cluster() || self.refresh_sec.is_some() {
+            only(self.read(vec![(key, to)]).await)
+        } else {
+            let name = self.wire.name(key);
+            match self.wire.exchange(Get { name, to: &mut to }).await {
+                Ok(Found::Torn(_)) => self.wire.exchange(Get { name, to }).await,
+                found => found,
+            }
+        };
+        if let Ok(Found::Chunk(chunk)) = found {
+            self.orphans.forget([key].into_iter());
+            return Ok(Some(chunk));
+        }
+        only(self.settle([key].into_iter(), vec![found]).await)
+    }
+
     /// Reads chunks. Reads the torn ones once more.
     async fn read<D: Relabel>(&self, mut items: Vec<(&CacheKey, D)>) -> Vec<Result<Found<D::Chunk>>> {
         let mut found = self.read_once(items.iter_mut().map(|(key, to)| (self.wire.name(key), to)).collect()).await;
@@ -128,17 +146,19 @@ impl RedisConnector {
         of_valid(items, |items| self.read(items)).await
     }
 
-    async fn write<'a>(&self, items: impl Iterator<Item = (&'a CacheKey, &'a MemoryObj)> + Clone) -> Vec<Result<()>> {
+    async fn write<'a>(&'a self, items: impl Iterator<Item = (&'a CacheKey, &'a MemoryObj)> + Clone) -> Vec<Result<()>> {
         self.orphans.forget(items.clone().map(|(key, _)| key));
-        let put = |(key, chunk): (&'a CacheKey, &'a MemoryObj)| {
-            self.wire.check_len(chunk.len())?;
-            let header = ChunkHeader::faithful(chunk.layout())?;
-            Ok(Put { name: self.wire.name(key), header, chunk, ttl_sec: self.ttl_sec })
-        };
+        let puts = items.map(|(key, chunk)| self.to_write(key, chunk));
         match self.wire.is_cluster() {
-            true => of_valid(items.map(put), |puts| apart::write(&self.wire, &self.remover, puts).boxed()).await,
-            false => self.wire.exchange_valid(items.map(put)).await,
+            true => of_valid(puts, |puts| apart::write(&self.wire, &self.remover, puts).boxed()).await,
+            false => self.wire.exchange_valid(puts).await,
         }
+    }
+
+    fn to_write<'a>(&'a self, key: &'a CacheKey, chunk: &'a MemoryObj) -> Result<Put<'a>> {
+        self.wire.check_len(chunk.len())?;
+        let header = ChunkHeader::faithful(chunk.layout())?;
+        Ok(Put { name: self.wire.name(key), header, chunk, ttl_sec: self.ttl_sec })
     }
 
     /// The results of reads. For missing chunks, checks the halves that are left.
@@ -172,19 +192,25 @@ impl RedisConnector {
 
 impl RemoteConnector for RedisConnector {
     async fn exists(&self, key: &CacheKey) -> Result<bool> {
-        only(self.batched_exists(std::slice::from_ref(key)).await)
+        match self.wire.is_cluster() {
+            true => only(self.batched_exists(std::slice::from_ref(key)).await),
+            false => self.wire.exchange(Size(self.wire.name(key))).await.map(|size| size.is_some()),
+        }
     }
 
     async fn get(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
-        let keys = std::slice::from_ref(key);
-        only(match self.memory.at_once() {
-            Some(place) => self.settle(keys.iter(), self.read(vec![(key, place)]).await).await,
-            None => self.batched_get(keys).await,
-        })
+        match self.memory.at_once() {
+            Some(place) => self.read_one(key, place).await,
+            None => only(self.batched_get(std::slice::from_ref(key)).await),
+        }
     }
 
     async fn put(&self, key: &CacheKey, chunk: MemoryObj) -> Result<()> {
-        only(self.write([(key, &chunk)].into_iter()).await)
+        if self.wire.is_cluster() {
+            return only(self.write([(key, &chunk)].into_iter()).await);
+        }
+        self.orphans.forget([key].into_iter());
+        self.wire.exchange(self.to_write(key, &chunk)?).await
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -195,8 +221,7 @@ impl RemoteConnector for RedisConnector {
     }
 
     async fn get_into(&self, key: &CacheKey, dst: &mut MemoryObjMut) -> Result<Option<usize>> {
-        let found = self.read(vec![(key, dst)]).await;
-        only(self.settle([key].into_iter(), found).await)
+        self.read_one(key, dst).await
     }
 
     async fn remove(&self, key: &CacheKey) -> Result<bool> {

@@ -294,13 +294,13 @@ impl Wire {
             if item.route.is_none() {
                 item.route = self.topology.route(item.exchange.name(), E::READS).now_or_never().and_then(Result::ok);
             }
-            let Some(server) = item.route.as_ref().map(|route| route.server.clone()) else {
+            let Some(Route { server, .. }) = &item.route else {
                 lost.push(item);
                 continue;
             };
-            match servers.iter_mut().find(|(known, _)| Arc::ptr_eq(known, &server)) {
+            match servers.iter_mut().find(|(known, _)| Arc::ptr_eq(known, server)) {
                 Some((_, items)) => items.push_back(item),
-                None => servers.push((server, VecDeque::from([item]))),
+                None => servers.push((server.clone(), VecDeque::from([item]))),
             }
         }
         (servers.into_iter().map(|(server, items)| Batch::new(server, items, answers)).collect(), lost)
