@@ -71,6 +71,10 @@ fn explain(e: Error, sentinel: &Address) -> Error {
     }
 }
 
+/// The most sentinels, and the most replicas, that kvconn takes from one answer. Each of them costs a task and a
+/// connection.
+const MOST_SERVERS: usize = 64;
+
 /// All questions about one service, in one round trip.
 struct WhoIsMaster<'a> {
     service: &'a str,
@@ -99,8 +103,13 @@ impl Exchange for WhoIsMaster<'_> {
         let found = |master| Found {
             master,
             epoch: field(&about, "config-epoch").and_then(|epoch| epoch.parse().ok()).unwrap_or(0),
-            sentinels: items(&sentinels).iter().filter_map(address).collect(),
-            replicas: items(&replicas).iter().filter(|replica| is_up(replica)).filter_map(address).collect(),
+            sentinels: items(&sentinels).iter().filter_map(address).take(MOST_SERVERS).collect(),
+            replicas: items(&replicas)
+                .iter()
+                .filter(|replica| is_up(replica))
+                .filter_map(address)
+                .take(MOST_SERVERS)
+                .collect(),
         };
         Ok(master.and_then(|reply| match &reply {
             Reply::Null => Ok(None),
