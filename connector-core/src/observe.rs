@@ -8,8 +8,8 @@
 //! connector has its first call of an operation. Labels are `connector` (`module/Name`), `instance`, `operation` (the method's
 //! name) and the ones that the table names. No label holds a key.
 //!
-//! `instance` tells the stores of one process apart: the plugin's name, or hosts and path of the store's URL, without a user, a
-//! password and a query ([`ConnectorContext::instance`](crate::ConnectorContext::instance)). The stores behind `tiered` and
+//! `instance` tells the stores of one process apart. It is the plugin's name, or hosts and path of the store's URL, without user,
+//! password and query ([`ConnectorContext::instance`](crate::ConnectorContext::instance)). The stores behind `tiered` and
 //! `audit` have their own. It is empty for a connector that was not opened by a URL.
 //!
 //! | name | kind | more labels | counts |

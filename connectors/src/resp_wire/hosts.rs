@@ -33,7 +33,7 @@ pub(crate) fn all_addresses(url: &RemoteUrl, port: u16, role: &str) -> Result<Ve
     if [url.username(), url.password()].into_iter().flatten().any(|text| text.contains(',')) {
         return wrong(
             format!("`{url}` has a comma before its `@`"),
-            "user and password stand once, before the first host; write a comma of a password as `%2C`".to_owned(),
+            "write user and password once, before the first host; write a comma of a password as `%2C`".to_owned(),
         );
     }
     if url.hosts().is_empty() {

@@ -125,7 +125,7 @@ async fn wrong_urls_and_options_are_errors_that_say_what_to_write() {
         ("redis-cluster://[::1],[::1]:6379", ErrorKind::InvalidUrl, "names the node [::1]:6379 twice"),
         ("redis-cluster://h:1,", ErrorKind::InvalidUrl, "a host is empty"),
         ("redis-cluster://h:1, i:1", ErrorKind::InvalidUrl, "a host holds a space"),
-        ("redis-cluster://h:1,u:p@i:1", ErrorKind::InvalidUrl, "stand once, before the first host"),
+        ("redis-cluster://h:1,u:p@i:1", ErrorKind::InvalidUrl, "once, before the first host"),
         ("redis-cluster://h,u@i", ErrorKind::InvalidUrl, "write a comma of a password as `%2C`"),
         (
             "redis-sentinel://u:p@h,u:p@i/m",

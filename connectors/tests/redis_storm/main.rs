@@ -1,5 +1,5 @@
-//! Thousands of operations while masters fail over, nodes die and pause, and slots move: no wrong byte, no hang, no lost chunk
-//! that the servers kept, and the store is back when the servers are.
+//! Thousands of operations while masters fail over, nodes die and pause, and slots move. No byte is wrong, no call hangs, and
+//! the store loses no chunk that the servers kept. The store answers again when the servers do.
 //!
 //! The long storms have 100,000 operations. `./tests/run --full` runs them.
 #![forbid(unsafe_code)]
