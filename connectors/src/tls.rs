@@ -6,7 +6,7 @@
 use std::io;
 use std::sync::Arc;
 
-use connector_core::{Error, ErrorKind, Result};
+use connector_core::{Error, ErrorKind, Result, redact};
 use rustls::client::WantsClientCert;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::{self, PemObject};
@@ -76,13 +76,14 @@ fn no_certificate(option: &str, file: &str) -> Error {
         .with_hint(CERTIFICATES)
 }
 
-/// The error of a file that is not PEM. It quotes nothing of the file, which may hold a key.
+/// The error of a file that is not PEM. It quotes nothing of the file, which may hold a key. `file` may be the key itself,
+/// in place of a path.
 pub(crate) fn unreadable(option: &str, file: &str, e: &pem::Error) -> Error {
     let why = match e {
         pem::Error::Io(e) => e.to_string(),
         _ => "it is not PEM".to_owned(),
     };
-    Error::new(ErrorKind::InvalidOption, format!("option `{option}`: kvconn cannot read `{file}`: {why}"))
+    Error::new(ErrorKind::InvalidOption, format!("option `{option}`: kvconn cannot read `{}`: {why}", redact(file)))
 }
 
 /// The hint for a server that lacks kvconn's versions of TLS and their ciphers.

@@ -20,8 +20,8 @@ const HIDDEN: &str = "***";
 /// that the connector's URLs have one. In the query it has the values of options that the connector declares, except
 /// for secrets. An option of the type [`RemoteUrl`] is shown by the same rule. All else is `***`.
 ///
-/// A text without any of `:@?=#&%` is shown as it is, because it is not even a piece of a URL. Any other text that is
-/// not a URL is shown as its scheme and `***`. The same holds for a URL that has a fragment, an `@` behind the host, or
+/// A text without any of `:@?=#&%` is shown as it is, because it is not even a piece of a URL. The text of a PEM file is
+/// `***`, because it may be a private key. Any other text that is not a URL is shown as its scheme and `***`. The same holds for a URL that has a fragment, an `@` behind the host, or
 /// a scheme that no linked crate serves.
 ///
 /// ```
@@ -32,6 +32,7 @@ const HIDDEN: &str = "***";
 /// assert_eq!(redact("plugin:u:hunter2@name"), "plugin://***");
 /// assert_eq!(redact("u:hunter2@name"), "***");
 /// assert_eq!(redact("/var/cache/kv"), "/var/cache/kv");
+/// assert_eq!(redact("-----BEGIN PRIVATE KEY-----"), "***");
 /// ```
 pub fn redact(text: &str) -> String {
     RemoteUrl::parse(text).map_or_else(|_| scheme_alone(text), |url| url.to_string())
@@ -142,9 +143,10 @@ fn shown_value<'a>(pair: &'a str, decoded: &str) -> &'a str {
     }
 }
 
-/// Whether the value of an option that is not secret can be shown: it is not a URL or a piece of one, encoded or not.
+/// Whether the value of an option that is not secret can be shown: it is not a URL or a piece of one, encoded or not. It
+/// is not the text of a PEM file either, written where the file's name belongs.
 pub(crate) fn is_harmless(value: &str) -> bool {
-    !value.contains(['@', '%', '?', '=', '#', '&', ':'])
+    !value.contains(['@', '%', '?', '=', '#', '&', ':']) && !value.contains("-----BEGIN")
 }
 
 /// Percent-encodes what would end a query's value, a URL's authority or a line of a log; everything else stays

@@ -18,12 +18,13 @@ impl AddressMap {
             let (announced, real) = pair.split_once('=')?;
             Some((address(announced)?, address(real)?))
         };
-        let wrong = |part: &str| {
-            Error::new(ErrorKind::InvalidOption, format!("option `address_map`: `{part}` is not a pair of addresses"))
+        // Without the pair's text: it may be a URL with a password.
+        let wrong = |n: usize| {
+            Error::new(ErrorKind::InvalidOption, format!("option `address_map`: pair {n} is not a pair of addresses"))
                 .with_hint("write `announced:port=real:port`, and commas between pairs")
         };
-        let pairs = text.split(',').map(str::trim).filter(|part| !part.is_empty());
-        pairs.map(|part| pair(part).ok_or_else(|| wrong(part))).collect::<Result<_>>().map(Self)
+        let pairs = (1..).zip(text.split(',').map(str::trim)).filter(|(_, part)| !part.is_empty());
+        pairs.map(|(n, part)| pair(part).ok_or_else(|| wrong(n))).collect::<Result<_>>().map(Self)
     }
 
     /// Where the server with this announced address listens.
@@ -80,5 +81,7 @@ mod tests {
             assert_eq!(e.kind(), ErrorKind::InvalidOption, "{text}");
             assert!(e.to_string().contains("announced:port=real:port"), "{e}");
         }
+        let e = AddressMap::parse("a:1=b:1,redis://u:hunter2@h:1=h:2").unwrap_err().to_string();
+        assert!(e.contains("pair 2") && !e.contains("hunter2"), "{e}");
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use connector_core::{Error, ErrorKind, Result, connector_options};
+use connector_core::{Error, ErrorKind, Result, connector_options, redact};
 use rustls::ClientConfig;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
@@ -182,7 +182,7 @@ fn private_key(file: &str) -> Result<PrivateKeyDer<'static>> {
 
 fn server_name(host: &str) -> Result<ServerName<'static>> {
     ServerName::try_from(host.to_owned()).map_err(|_| {
-        Error::new(ErrorKind::InvalidOption, format!("`{host}` is not a name that a certificate can have"))
+        Error::new(ErrorKind::InvalidOption, format!("`{}` is not a name that a certificate can have", redact(host)))
             .with_hint("set `tls_server_name` to a name in the server's certificate")
     })
 }

@@ -36,6 +36,7 @@ async fn a_wrong_file_says_which_and_what_it_needs() {
     let broken = file("broken.pem", "-----BEGIN CERTIFICATE-----\nhunter2!\n-----END CERTIFICATE-----\n");
     let broken_key = file("key.pem", "-----BEGIN PRIVATE KEY-----\nhunter2!\n-----END PRIVATE KEY-----\n");
     let odd_key = file("odd.pem", "-----BEGIN PRIVATE KEY-----\naHVudGVyMg==\n-----END PRIVATE KEY-----\n");
+    let inline = "-----BEGIN PRIVATE KEY-----hunter2";
     let missing = authority.dir().join("missing.pem").display().to_string();
     let folder = authority.dir().display().to_string();
     let (cert, key) = (right.cert.display().to_string(), right.key.display().to_string());
@@ -54,6 +55,11 @@ async fn a_wrong_file_says_which_and_what_it_needs() {
         (format!("tls_cert={cert}&tls_key={broken_key}"), ["`tls_key`", "it is not PEM", &broken_key]),
         (format!("tls_cert={cert}&tls_key={odd_key}"), ["`tls_key`", "cannot use the key", &odd_key]),
         (format!("tls_cert={cert}&tls_key={other_key}"), ["`tls_key`", "does not belong to", &other_key]),
+        // A URL has no line breaks.
+        (format!("tls_ca={inline}"), ["`tls_ca`", "cannot read `***`", "the path of a PEM file"]),
+        (format!("tls_cert={inline}&tls_key={key}"), ["`tls_cert`", "cannot read `***`", "the path of a PEM file"]),
+        (format!("tls_cert={cert}&tls_key={inline}"), ["`tls_key`", "cannot read `***`", "the path of a PEM file"]),
+        ("tls_server_name=u:hunter2%40h".into(), ["`tls_server_name`", "`***`", "not a name"]),
         (format!("tls_cert={cert}"), ["`tls_cert`", "needs `tls_key`", "name it twice"]),
         (format!("tls_key={key}"), ["`tls_key`", "needs `tls_cert`", "set both"]),
     ] {
