@@ -114,6 +114,12 @@ pub(crate) fn failed_handshake(to: &str, tls: &rustls::Error, hints: &Hints) -> 
         rustls::Error::InvalidCertificate(
             Certificate::NotValidForName | Certificate::NotValidForNameContext { .. },
         ) => failed(hints.other_name),
+        // rustls has no variant for it.
+        rustls::Error::InvalidCertificate(Certificate::Other(e)) if e.to_string().contains("CaUsedAsEndEntity") => {
+            failed(
+                "the server shows the certificate of an authority (`CA:TRUE`); let the authority sign a certificate for the server",
+            )
+        }
         rustls::Error::InvalidCertificate(_) => failed(
             "set `tls_ca` to a PEM file with the certificate of the server's authority, or add it to the system's",
         ),

@@ -73,6 +73,9 @@ async fn the_name_is_the_hosts() {
         let (trusted, port) = (trusting(&authority), server.tls_port());
         opened(&format!("redis://localhost:{port}{trusted}")).await;
         opened(&format!("resp://127.0.0.1:{port}{trusted}")).await;
+        let signer = Launch::new(&[]).tls_by(&authority, authority.intermediate()).server();
+        let e = refused(&format!("{}{trusted}", signer.tls_url("redis"))).await;
+        says(&e, &[Unavailable], &["`CA:TRUE`", "sign a certificate for the server"]);
         if server.address_v6().is_some() {
             opened(&format!("redis://[::1]:{port}{trusted}")).await;
         }

@@ -87,6 +87,16 @@ impl Certificates {
         self.sign(params)
     }
 
+    /// As [`local`](Self::local), but it may sign others, as the certificate that `openssl req -x509` makes.
+    ///
+    /// # Panics
+    /// As [`new`](Self::new).
+    pub fn intermediate(&self) -> Certificate {
+        let mut params = params(LOCAL, "a server of kvconn's tests");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        self.sign(params)
+    }
+
     fn sign(&self, params: CertificateParams) -> Certificate {
         let key = KeyPair::generate().expect("a key");
         let signed = params.signed_by(&key, &self.issuer).expect("a certificate");
