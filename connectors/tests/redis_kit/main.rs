@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use connector_core::conformance::Kit;
-use kvconn_redis_server::{Certificates, Launch, Program, RedisServer};
+use kvconn_redis_server::{Certificates, Launch, Program, RedisServer, SentinelGroup};
 
 /// The number of checks that do not apply to the layout of two values, to the same on a cluster, and to plain values.
 const REDIS_SKIPS: usize = 3;
@@ -55,6 +55,13 @@ async fn a_cluster_with_tls_and_a_password() {
     let cluster = launch.cluster(3, 1);
     let url = |scheme: &str| cluster.url(scheme).replace("://", "://:secret@");
     conforms([format!("{}?{options}", url("redis-cluster")), format!("{}?cluster=true&{options}", url("resp"))]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sentinel_of_redis_by_name_in_a_database() {
+    let group = SentinelGroup::start(1, 0, &[]);
+    let url = group.url("redis-sentinel");
+    conforms([format!("{url}/redismaster?db=3&namespace=team-a&connections=2")]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,7 +3,6 @@
 
 #[path = "../checked/mod.rs"]
 mod checked;
-mod conformance;
 mod failover;
 mod login;
 mod partition;
