@@ -37,9 +37,7 @@ pub(crate) fn server_error(text: &[u8]) -> Error {
         ),
         b"DENIED" => denied("set a password on the server, or turn off its `protected-mode`"),
         b"WRONGTYPE" => new(ErrorKind::Corrupt).with_hint("the value under this key is not a chunk"),
-        b"MOVED" | b"ASK" | b"CROSSSLOT" => new(ErrorKind::Unsupported).with_hint(
-            "this server is a node of a cluster: add `cluster=true` to the URL, or write `redis-cluster://host:port`",
-        ),
+        b"MOVED" | b"ASK" | b"CROSSSLOT" => new(ErrorKind::Unsupported).with_hint(USE_CLUSTER),
         b"ERR" if contains(text, b"max number of clients") => {
             later("raise the server's `maxclients`, or lower `connections`")
         }
@@ -70,6 +68,10 @@ pub(super) fn code(text: &[u8]) -> &[u8] {
 pub(super) fn ends_connection(text: &[u8]) -> bool {
     text.starts_with(b"ERR Protocol error")
 }
+
+/// The hint for a node of a cluster where the options name a single server.
+pub(super) const USE_CLUSTER: &str =
+    "this server is a node of a cluster: add `cluster=true` to the URL, or write `redis-cluster://host:port`";
 
 /// The hint for a wrong password.
 pub(super) const CHECK_PASSWORD: &str =

@@ -7,7 +7,7 @@ use connector_core::{ConnectorContext, Error, ErrorKind, Result};
 
 use super::cluster::Cluster;
 use super::connect::runtime_for_sockets;
-use super::errors::Elsewhere;
+use super::errors::{Elsewhere, USE_CLUSTER, unavailable};
 use super::options::{Servers, WireOptions};
 use super::sentinel::Sentinel;
 use super::server::Server;
@@ -131,6 +131,13 @@ impl Topology {
     /// The error of a call. If other servers answer, marks it as the error of a part of the store.
     #[cold]
     pub(super) fn judge(&self, e: Error) -> Error {
+        let e = match self {
+            // The nodes disagree, or the node with the slot is away.
+            Self::Cluster(_) if e.hint() == Some(USE_CLUSTER) => unavailable(e).with_hint(
+                "no node of the cluster took the request; `CLUSTER NODES` on each node says whether the nodes agree",
+            ),
+            _ => e,
+        };
         let is_lost = matches!(e.kind(), ErrorKind::Unavailable | ErrorKind::Timeout);
         match self {
             Self::Cluster(cluster) if is_lost && cluster.is_partly_reachable() => e.partial(),

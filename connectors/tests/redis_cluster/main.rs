@@ -9,6 +9,7 @@ mod checked;
 mod failover;
 mod moving;
 mod nodes;
+mod redirected;
 mod startup;
 mod store;
 
@@ -31,6 +32,7 @@ macro_rules! stores {
                 nodes::nodes_behind_a_nat_are_reached_by_a_map,
                 nodes::nodes_over_tls_have_the_names_that_they_announce,
                 nodes::users_and_passwords_are_those_of_every_node,
+                redirected::a_redirection_that_leads_nowhere_is_a_temporary_error,
                 startup::one_startup_node_of_several_is_enough,
                 startup::a_server_without_a_cluster_is_an_error_that_says_so,
                 startup::a_single_servers_url_is_an_error_on_a_cluster,
