@@ -23,7 +23,7 @@ pub(crate) async fn a_killed_master_costs_only_its_chunks_until_its_replica_take
     assert!(store.batched_put(&all, 1, 20_000).await.iter().all(Result::is_ok));
     for i in 0..3 {
         // Until the replica has them.
-        assert_eq!(cluster.node(i).cli(&["WAIT", "1", "10000"]).integer(), Some(1));
+        cluster.wait_for_replica(i);
     }
     cluster.kill(0);
     for (at, answer) in store.batched_get(&all).await.into_iter().enumerate() {
@@ -165,7 +165,7 @@ pub(crate) async fn reads_go_to_replicas_and_else_to_the_master(kind: Kind) {
     let all: Vec<u64> = (0..60).collect();
     assert!(store.batched_put(&all, 1, 5000).await.iter().all(Result::is_ok));
     for i in 0..3 {
-        assert_eq!(cluster.node(i).cli(&["WAIT", "1", "10000"]).integer(), Some(1));
+        cluster.wait_for_replica(i);
     }
     let reads = |cluster: &RedisCluster, nodes: std::ops::Range<usize>| -> u64 {
         nodes

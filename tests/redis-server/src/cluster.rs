@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::Reply;
 use crate::launch::{self, Launch};
 use crate::server::{Kind, RedisServer, wait_until};
 
@@ -302,6 +303,26 @@ impl RedisCluster {
             assert!(Instant::now() < deadline, "timeout: the cluster is not whole: {why}");
             thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Waits until a replica has all writes that node `i` took so far.
+    ///
+    /// # Panics
+    /// If this takes too long, or if the node has no slots.
+    pub fn wait_for_replica(&self, i: usize) {
+        let mut client = self.nodes[i].server.client();
+        // `WAIT` counts from the last write of its own connection, and each node takes only names of its slots.
+        let takes = |n: &u32| {
+            let reply = client.command(&["DEL", &format!("marker-{n}")]).expect("the node answers");
+            matches!(reply, Reply::Integer(_))
+        };
+        let name = (0..10_000).find(takes).map(|n| format!("marker-{n}")).expect("the node has slots");
+        for command in [&["SET", &name, ""][..], &["DEL", &name]] {
+            let reply = client.command(command).expect("the node answers");
+            assert!(matches!(&reply, Reply::Simple(_) | Reply::Integer(1)), "{reply:?}");
+        }
+        let reached = client.command(&["WAIT", "1", "20000"]).expect("the node answers");
+        assert_eq!(reached.integer(), Some(1), "a replica has all");
     }
 
     fn is_whole(&self) -> Result<(), String> {

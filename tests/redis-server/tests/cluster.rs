@@ -37,7 +37,7 @@ fn a_cluster_has_all_slots_and_its_replicas() {
 fn a_replica_takes_over_from_a_killed_master_and_the_master_returns_as_its_replica() {
     let mut cluster = RedisCluster::start(3, 1, &[]);
     assert_eq!(cluster.node(2).cli(&["SET", "foo", "value"]), ok());
-    assert_eq!(cluster.node(2).cli(&["WAIT", "1", "5000"]).integer(), Some(1));
+    cluster.wait_for_replica(2);
     cluster.kill(2);
     cluster.wait_until_whole();
     assert_eq!((cluster.masters(), cluster.replicas_of(5)), (vec![0, 1, 5], vec![]));
