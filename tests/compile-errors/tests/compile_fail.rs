@@ -1,8 +1,10 @@
 //! The errors that an author gets for each wrong use of the attributes: one error, at the right place, without a private name.
 //!
-//! After you change a message, run `TRYBUILD=overwrite cargo test -p kvconn-tests --test compile_fail` and read the diff. The
+//! After you change a message, run `TRYBUILD=overwrite cargo test -p kvconn-compile-errors` and read the diff. The
 //! `.stderr` files have the text of Rust 1.95. Another release may phrase the compiler's part differently.
 #![forbid(unsafe_code)]
+
+use std::path::Path;
 
 #[test]
 fn wrong_uses_give_the_expected_errors_and_right_uses_compile() {
@@ -28,7 +30,7 @@ const MORE_THAN_ONE: [(&str, usize); 5] = [
 /// `TRYBUILD=overwrite` accepts any message. This test does not.
 #[test]
 fn each_mistake_gives_one_error_and_no_message_shows_a_private_name() {
-    let folder = kvconn_tests::package_dir().join("ui");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("ui");
     let entries = std::fs::read_dir(&folder).expect("ui/ is there");
     let files = entries.map(|entry| entry.expect("ui/ can be read").path());
     let messages: Vec<_> = files.filter(|file| file.extension().is_some_and(|e| e == "stderr")).collect();

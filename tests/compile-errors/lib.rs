@@ -1,0 +1,2 @@
+//! The tests in `tests` compile the files in `ui`.
+#![forbid(unsafe_code)]
