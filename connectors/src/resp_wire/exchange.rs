@@ -1,15 +1,11 @@
-//! Runs [`Exchange`]s with the servers of a store, one or many at once.
+//! One request to a server and its answer: [`Exchange`]. [`Wire`] finds the server and follows redirections.
 
-use std::collections::VecDeque;
 use std::future::Future;
-use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use connector_core::{CacheKey, Connect, ConnectorContext, Error, ErrorKind, Result, ServerInfo};
-use futures::FutureExt;
 use futures::future::join_all;
-use futures::stream::{FuturesUnordered, StreamExt};
 
 use super::connection::Connection;
 use super::describe::describe;
@@ -18,7 +14,7 @@ use super::meters::StoreMeters;
 use super::name::Name;
 use super::options::WireOptions;
 use super::request::Request;
-use super::server::{Lease, Server};
+use super::server::Server;
 use super::topology::{Route, Topology};
 
 /// One request to a server, and its answer.
@@ -55,65 +51,14 @@ pub(crate) trait Exchange: Send {
     fn read(&mut self, connection: &mut Connection) -> impl Future<Output = Result<Result<Self::Answer>>> + Send;
 }
 
-/// About how many bytes one connection asks for ahead. A server keeps unread answers in its memory, where they leave
-/// the processor's cache. Other connections keep the server busy meanwhile. (With chunks of 64 KiB and more, 1 MiB
-/// ahead is a third slower than nothing ahead.)
-const AHEAD: usize = 64 << 10;
-/// The most chunks in flight on one connection.
-const CHUNKS_AHEAD: usize = 64;
-/// New connections that one connection's part of a batch may take after failures. Without this limit, a server with
-/// useless answers would cost a connection for each key.
-const RENEWALS: u32 = 8;
 /// The longest time that a lazy open waits for the server.
 const LAZY_OPEN: Duration = Duration::from_secs(1);
-/// The most exchanges without a chunk in flight on one connection.
-const SMALL_AHEAD: usize = 512;
-
 /// The servers of one store. A call does its I/O in its own future, on a connection that no other call uses
 /// meanwhile. A dropped call closes its connection, so no other task ever touches its memory.
 pub(crate) struct Wire {
     options: Arc<WireOptions>,
-    topology: Topology,
+    pub(super) topology: Topology,
 }
-
-/// An exchange of a batch.
-struct Item<E> {
-    /// Its index in the answers.
-    at: usize,
-    exchange: E,
-    /// Its way, once a server has sent it elsewhere.
-    route: Option<Route>,
-    /// How often a server has sent it elsewhere.
-    hops: u32,
-}
-
-/// Exchanges in order.
-type Items<E> = VecDeque<Item<E>>;
-
-/// A step of a batch of exchanges.
-enum Step<'a, E: Exchange> {
-    /// One connection takes its part of a server's exchanges.
-    Work(Arc<Batch<'a, E>>),
-    /// Finds the servers of these exchanges.
-    Find(Vec<Item<E>>, &'a Answers<E::Answer>),
-}
-
-/// The exchanges of one server. Several connections take them from one queue.
-struct Batch<'a, E: Exchange> {
-    server: Arc<Server>,
-    queue: Mutex<Items<E>>,
-    /// The number of connections.
-    width: usize,
-    answers: &'a Answers<E::Answer>,
-    /// Exchanges that the server sent elsewhere. Each has an answer, which stands if there is no other way.
-    elsewhere: Mutex<Vec<(Item<E>, Elsewhere)>>,
-    /// Why a connection ended early.
-    failure: Mutex<Option<Error>>,
-    /// The length of the shortest chunk that the server refused because of its length, and the error.
-    too_large: Mutex<Option<(usize, Error)>>,
-}
-
-struct Answers<A>(Mutex<Vec<Option<Result<A>>>>);
 
 impl Wire {
     /// Connects once, to check that the server answers. A [lazy](Connect::Lazy) open succeeds without an answer.
@@ -219,93 +164,6 @@ impl Wire {
         self.topology.servers().await
     }
 
-    /// Runs many exchanges, with several requests in flight on each connection. Chunks go over several connections.
-    /// The servers work at the same time, and none waits for another. The answers are in the order of the items.
-    pub(crate) async fn exchange_all<E: Exchange>(&self, items: Vec<E>) -> Vec<Result<E::Answer>> {
-        let items = match <[E; 1]>::try_from(items) {
-            Ok([one]) => return vec![self.exchange(one).await],
-            Err(items) => items,
-        };
-        let answers = Answers(Mutex::new(items.iter().map(|_| None).collect()));
-        let start = |(at, exchange)| Item { at, exchange, route: None, hops: 0 };
-        let mut ready: Vec<Item<E>> = items.into_iter().enumerate().map(start).collect();
-        // `FuturesUnordered` polls only woken futures; `join_all` polls all of a few.
-        let mut working = FuturesUnordered::new();
-        loop {
-            let (batches, lost) = self.batches(ready, &answers);
-            for batch in batches.into_iter().map(Arc::new) {
-                working.extend((0..batch.width).map(|_| self.step(Step::Work(batch.clone()))));
-            }
-            if !lost.is_empty() {
-                working.push(self.step(Step::Find(lost, &answers)));
-            }
-            match working.next().await {
-                Some(again) => ready = again,
-                None => break,
-            }
-        }
-        drop(working);
-        let answers = answers.0.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let answer = |answer: Option<Result<E::Answer>>| answer.unwrap_or_else(|| Err(Error::closed()));
-        answers.into_iter().map(|one| answer(one).map_err(|e| self.topology.judge(e))).collect()
-    }
-
-    /// Runs a step of a batch. Returns the exchanges that have a way to another server now.
-    async fn step<E: Exchange>(&self, step: Step<'_, E>) -> Vec<Item<E>> {
-        match step {
-            Step::Work(batch) => {
-                batch.work_or_fail().await;
-                // The last connection handles the exchanges that are left.
-                let left = Arc::into_inner(batch).map(Batch::left).unwrap_or_default();
-                if left.is_empty() {
-                    return Vec::new();
-                }
-                let next = left.into_iter().map(async |(item, elsewhere)| {
-                    let name = item.exchange.name();
-                    let next = self.topology.next_route(name, item.route.as_ref()?, &elsewhere, item.hops).await?;
-                    Some(Item { route: Some(next), hops: item.hops + 1, ..item })
-                });
-                join_all(next).await.into_iter().flatten().collect()
-            }
-            Step::Find(items, answers) => {
-                let found = items.into_iter().map(async |item| {
-                    match self.topology.route(item.exchange.name(), E::READS).await {
-                        Ok(route) => Some(Item { route: Some(route), ..item }),
-                        Err(e) => {
-                            answers.put(item.at, Err(e));
-                            None
-                        }
-                    }
-                });
-                join_all(found).await.into_iter().flatten().collect()
-            }
-        }
-    }
-
-    /// The exchanges of each server, and the ones whose server is not known yet.
-    fn batches<'a, E: Exchange>(
-        &self,
-        items: Vec<Item<E>>,
-        answers: &'a Answers<E::Answer>,
-    ) -> (Vec<Batch<'a, E>>, Vec<Item<E>>) {
-        let mut servers: Vec<(Arc<Server>, Items<E>)> = Vec::new();
-        let mut lost = Vec::new();
-        for mut item in items {
-            if item.route.is_none() {
-                item.route = self.topology.route(item.exchange.name(), E::READS).now_or_never().and_then(Result::ok);
-            }
-            let Some(Route { server, .. }) = &item.route else {
-                lost.push(item);
-                continue;
-            };
-            match servers.iter_mut().find(|(known, _)| Arc::ptr_eq(known, server)) {
-                Some((_, items)) => items.push_back(item),
-                None => servers.push((server.clone(), VecDeque::from([item]))),
-            }
-        }
-        (servers.into_iter().map(|(server, items)| Batch::new(server, items, answers)).collect(), lost)
-    }
-
     /// As [`exchange_all`](Self::exchange_all), for the items that are not errors.
     pub(crate) async fn exchange_valid<E: Exchange>(
         &self,
@@ -362,193 +220,6 @@ impl Exchange for Ping {
     }
 }
 
-impl<'a, E: Exchange> Batch<'a, E> {
-    fn new(server: Arc<Server>, queue: Items<E>, answers: &'a Answers<E::Answer>) -> Self {
-        let expected = queue.front().map_or(0, |item| item.exchange.expected_len());
-        let width = if E::SMALL { queue.len().min(1) } else { server.width(queue.len(), expected) };
-        let queue = Mutex::new(queue);
-        let (elsewhere, failure, too_large) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Self { server, queue, width, answers, elsewhere, failure, too_large }
-    }
-
-    async fn lease(&self) -> Result<Lease<'_>> {
-        self.server.lease(E::SMALL).await
-    }
-
-    /// [`work`](Self::work), whose error waits for the other connections.
-    async fn work_or_fail(&self) {
-        // The exchanges in flight, in order.
-        let mut sent = VecDeque::new();
-        if let Err(e) = self.server.while_in_place(self.work(&mut sent)).await {
-            if can_move::<E>(&self.server) {
-                self.take_back(&mut sent);
-            }
-            self.fail(sent.into_iter(), &e);
-            self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
-        }
-    }
-
-    /// The exchanges that another server may answer. Each has an answer, which stands if there is no other way.
-    fn left(self) -> Vec<(Item<E>, Elsewhere)> {
-        let failure = self.failure.into_inner().unwrap_or_else(PoisonError::into_inner).unwrap_or_else(Error::closed);
-        let mut left = self.elsewhere.into_inner().unwrap_or_else(PoisonError::into_inner);
-        for item in self.queue.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            self.answers.put(item.at, Err(failure.clone()));
-            left.extend(lost(&failure).map(|lost| (item, lost)));
-        }
-        left
-    }
-
-    /// Processes a part of the queue on one connection.
-    async fn work(&self, sent: &mut Items<E>) -> Result<()> {
-        let mut lease = self.lease().await?;
-        // The number that may be in flight, and the bytes of a request (0 until this lease sent one).
-        let (mut window, mut request_len) = (if E::SMALL { SMALL_AHEAD } else { 1 }, 0);
-        let at_once = |alone, window| if alone > 0 { 1 } else { window };
-        let mut renewals = 0..RENEWALS;
-        // The number of exchanges to send one at a time, after a connection broke with several in flight.
-        let mut alone = 0_usize;
-        loop {
-            if lease.is_wanted() && request_len > 0 {
-                // Stops sending, so that another call gets the connection after the answers in flight.
-                if sent.is_empty() {
-                    lease.give_back();
-                    lease = self.lease().await?;
-                    request_len = 0;
-                    continue;
-                }
-            } else if sent.len() <= at_once(alone, window) / 2 {
-                let before = sent.len();
-                self.take(at_once(alone, window) - before, sent);
-                if sent.is_empty() {
-                    lease.give_back();
-                    return Ok(());
-                }
-                match send(&mut lease.connection, sent.iter().skip(before)).await {
-                    Ok(0) => {}
-                    Ok(bytes) => request_len = bytes / (sent.len() - before),
-                    Err(e) => {
-                        lease = self.after_failure(lease, e, sent, (&mut renewals, &mut alone)).await?;
-                        continue;
-                    }
-                }
-            }
-            let Some(item) = sent.front_mut() else { continue };
-            let before = lease.connection.received();
-            match item.read(&mut lease.connection).await {
-                Ok(answer) => {
-                    let is_error = answer.is_err();
-                    self.answers.put(item.at, answer);
-                    let answered = sent.pop_front();
-                    if let Some(elsewhere) = lease.connection.take_elsewhere().filter(|_| is_error) {
-                        self.elsewhere().extend(answered.map(|item| (item, elsewhere)));
-                    }
-                    alone = alone.saturating_sub(1);
-                    if !E::SMALL {
-                        let reply_len = lease.connection.received_since(before);
-                        let len = request_len.max(reply_len);
-                        self.server.remember_len(len);
-                        // A chunk that is sent ahead waits in the socket's buffers until the server has answered.
-                        let at_least = if request_len >= reply_len { 2 } else { 1 };
-                        window = (AHEAD / len.max(1)).clamp(at_least, CHUNKS_AHEAD);
-                    }
-                }
-                Err(e) => lease = self.after_failure(lease, e, sent, (&mut renewals, &mut alone)).await?,
-            }
-        }
-    }
-
-    /// Takes up to `n` from the queue, and no more than this connection's share of the rest. Fails chunks that the
-    /// server would refuse.
-    fn take(&self, n: usize, to: &mut Items<E>) {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((len, e)) = &*self.too_large.lock().unwrap_or_else(PoisonError::into_inner) {
-            let is_refused = |item: &Item<E>| item.exchange.expected_len() >= *len;
-            let (refused, rest) = std::mem::take(&mut *queue).into_iter().partition::<Items<E>, _>(is_refused);
-            self.fail(refused.into_iter(), e);
-            *queue = rest;
-        }
-        let n = n.min(queue.len().div_ceil(self.width));
-        to.extend(queue.drain(..n));
-    }
-
-    /// Fails the exchange that the connection's error concerns, and puts the others back into the queue, for a new
-    /// connection.
-    ///
-    /// # Errors
-    /// If the others failed, too.
-    async fn after_failure<'l>(
-        &self,
-        lease: Lease<'l>,
-        e: Error,
-        sent: &mut Items<E>,
-        (renewals, alone): (&mut Range<u32>, &mut usize),
-    ) -> Result<Lease<'l>> {
-        lease.failed(&e);
-        let was_stale = E::REPEATABLE && lease.was_stale(&e);
-        let failed = match e.kind() {
-            _ if was_stale => 0,
-            // After a timeout, each of the others would wait as long again.
-            _ if !E::REPEATABLE || e.kind() == ErrorKind::Timeout => sent.len(),
-            // Any of them may be the reason. Sent one at a time, only that one fails.
-            ErrorKind::Unavailable if sent.len() > 1 => {
-                *alone = sent.len();
-                0
-            }
-            // The server closes the connection because of the first one, or kvconn cannot read its answer.
-            _ => 1,
-        };
-        if e.kind() == ErrorKind::TooLarge
-            && let Some(item) = sent.front()
-        {
-            let len = item.exchange.expected_len();
-            let mut too_large = self.too_large.lock().unwrap_or_else(PoisonError::into_inner);
-            if too_large.as_ref().is_none_or(|(least, _)| len < *least) {
-                *too_large = Some((len, e.clone()));
-            }
-        }
-        self.fail(sent.drain(..failed.min(sent.len())), &e);
-        *alone = alone.saturating_sub(failed);
-        if renewals.next().is_none() || e.kind() == ErrorKind::Timeout {
-            self.fail(sent.drain(..), &e);
-            return Err(e);
-        }
-        let lease = lease.renew().await?;
-        self.take_back(sent);
-        Ok(lease)
-    }
-
-    /// Puts exchanges back into the queue.
-    fn take_back(&self, sent: &mut Items<E>) {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        sent.drain(..).rev().for_each(|item| queue.push_front(item));
-    }
-
-    fn elsewhere(&self) -> MutexGuard<'_, Vec<(Item<E>, Elsewhere)>> {
-        self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn fail(&self, items: impl Iterator<Item = Item<E>>, e: &Error) {
-        items.for_each(|item| self.answers.put(item.at, Err(e.clone())));
-    }
-}
-
-impl<A> Answers<A> {
-    fn put(&self, at: usize, answer: Result<A>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)[at] = Some(answer);
-    }
-}
-
-impl<E: Exchange> Item<E> {
-    fn is_asking(&self) -> bool {
-        self.route.as_ref().is_some_and(|route| route.asking)
-    }
-
-    async fn read(&mut self, connection: &mut Connection) -> Result<Result<E::Answer>> {
-        read(self.is_asking(), &mut self.exchange, connection).await
-    }
-}
-
 /// The answer of the route's server, and its error's meaning for the way.
 pub(super) async fn exchange_at<E: Exchange>(route: &Route, item: &mut E) -> (Result<E::Answer>, Option<Elsewhere>) {
     let server = &route.server;
@@ -590,12 +261,12 @@ pub(super) async fn exchange_at<E: Exchange>(route: &Route, item: &mut E) -> (Re
 
 /// Whether another server may answer an exchange whose connection broke. A read changes nothing. A server that another one
 /// replaced loses its changes.
-fn can_move<E: Exchange>(server: &Server) -> bool {
+pub(super) fn can_move<E: Exchange>(server: &Server) -> bool {
     E::READS || E::REPEATABLE && server.is_retired()
 }
 
 /// The meaning of an error that came before a connection was ready.
-fn lost(e: &Error) -> Option<Elsewhere> {
+pub(super) fn lost(e: &Error) -> Option<Elsewhere> {
     let is_lost = matches!(e.kind(), ErrorKind::Unavailable | ErrorKind::Timeout) && !e.is_unsent();
     is_lost.then_some(Elsewhere::Lost)
 }
@@ -614,23 +285,16 @@ async fn ask<E: Exchange>(
     Ok((sent, read(asking, item, connection).await?))
 }
 
-/// Sends the requests of all items together. Returns their bytes.
-async fn send<'a, E: Exchange + 'a>(
-    connection: &mut Connection,
-    items: impl Iterator<Item = &'a Item<E>>,
-) -> Result<usize> {
-    let mut request = Request::new();
-    items.for_each(|item| add(item.is_asking(), &item.exchange, &mut request));
-    connection.send(&request).await?;
-    Ok(request.len())
-}
-
-fn add<'a, E: Exchange>(asking: bool, item: &'a E, request: &mut Request<'a>) {
+pub(super) fn add<'a, E: Exchange>(asking: bool, item: &'a E, request: &mut Request<'a>) {
     request.set_asking(asking);
     item.request(request);
 }
 
-async fn read<E: Exchange>(asking: bool, item: &mut E, connection: &mut Connection) -> Result<Result<E::Answer>> {
+pub(super) async fn read<E: Exchange>(
+    asking: bool,
+    item: &mut E,
+    connection: &mut Connection,
+) -> Result<Result<E::Answer>> {
     connection.set_asking(asking);
     let answer = item.read(connection).await?;
     connection.set_asking(false);

@@ -4,6 +4,7 @@
 //! | file | content |
 //! |---|---|
 //! | `exchange` | [`Exchange`]: a request and its answer; [`Wire`], which runs one or many |
+//! | `batch` | many exchanges at once, over several connections of each server |
 //! | `topology` | the servers of a store, and the server of each name |
 //! | `sentinel` | the master that sentinels name, and its replicas |
 //! | `cluster` | the nodes of a cluster, and the shard of each slot |
@@ -30,6 +31,7 @@
 //! | `hosts` | the servers that a URL names |
 
 mod address_map;
+mod batch;
 mod cluster;
 mod connect;
 mod connection;
