@@ -11,10 +11,10 @@ pub struct ValkeyOptions {
     pub mode: Option<Mode>,
     /// LMCache's switch for `ttl_sec`: `true` alone sets 86400 seconds, `false` turns `ttl_sec` off. `ttl_sec` needs no switch.
     pub enable_ttl: Option<bool>,
-    /// LMCache's name for `io_timeout_ms`, which wins.
+    /// LMCache's name for `io_timeout_ms`, which wins if it has another value than its default.
     #[option(unit = "seconds")]
     pub request_timeout: Option<f64>,
-    /// LMCache's name for `connect_timeout_ms`, which wins.
+    /// LMCache's name for `connect_timeout_ms`, which wins if it has another value than its default.
     #[option(unit = "seconds")]
     pub connection_timeout: Option<f64>,
     /// The options of every store of plain values.
@@ -33,6 +33,8 @@ pub enum Mode {
     Cluster,
 }
 
+/// The limit of `io_timeout_ms`, in seconds.
+const MOST_SECONDS: f64 = 3600.0;
 /// LMCache's time to live, in seconds.
 const DEFAULT_TTL: u64 = 86_400;
 
@@ -86,8 +88,8 @@ impl ValkeyOptions {
             ("connection_timeout", self.connection_timeout, &mut wire.connect_timeout_ms, defaults.connect_timeout_ms),
         ] {
             let Some(seconds) = seconds else { continue };
-            if seconds.is_nan() || seconds <= 0.0 {
-                let why = format!("option `{option}`: {seconds} is not a positive number of seconds");
+            if !(seconds > 0.0 && seconds <= MOST_SECONDS) {
+                let why = format!("option `{option}`: {seconds} is not a number of seconds above 0, and {MOST_SECONDS} at most");
                 return Err(Error::new(ErrorKind::InvalidOption, why));
             }
             if *ms == default {
