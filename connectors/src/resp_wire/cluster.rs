@@ -50,6 +50,8 @@ const NO_SHARD: u16 = u16::MAX;
 const REDIRECTIONS: u32 = 16;
 /// The redirections of one request without a pause.
 const REDIRECTIONS_AT_ONCE: u32 = 4;
+/// The ways of a request after which an attempt to connect in vain ends it: each attempt may take its whole limit.
+const WAYS_BEFORE_LOST: u32 = 3;
 /// The pause before a request is sent again to a cluster that is changing. Each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
@@ -120,6 +122,7 @@ impl Cluster {
                 // The node that asked to come later has the request's part of the slot.
                 if last.asking { Some(last.clone()) } else { shared.find(name, false).map(|to| Route::to(&to)) }
             }
+            Elsewhere::Lost if hops >= WAYS_BEFORE_LOST => None,
             Elsewhere::Changing | Elsewhere::Lost => {
                 if let Some(server) = now() {
                     return Some(Route::to(&server));

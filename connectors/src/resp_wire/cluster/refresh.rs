@@ -81,7 +81,7 @@ impl Shared {
         let waiting = timeout(limit, ended.wait_for(|ended| ended.number >= number))?;
         match waiting.await {
             Ok(Ok(ended)) => ended.result.clone(),
-            // The task panicked.
+            // The sender lives as long as this store.
             Ok(Err(_)) => Err(Error::closed()),
             Err(_) => {
                 let why = format!("no node of the cluster gave its slots within {} ms", limit.as_millis());
