@@ -573,11 +573,11 @@ keys = [bytes([i]) * 36 for i in range(64)]
 for _ in range(4):
     client.submit_store(1, keys, rows=range(64))
 try:
-    client.store(keys, rows=range(64))
+    stored = client.store(keys, rows=range(64))
 except KeyboardInterrupt:
     pass
 else:
-    raise AssertionError("Ctrl-C did nothing")
+    raise AssertionError(f"Ctrl-C did nothing: {stored}, {client.stats()}")
 # The others go on.
 assert client.pending()[0] == 4, client.pending()
 client.close()

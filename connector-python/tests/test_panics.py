@@ -37,8 +37,8 @@ class Panics(TestCase, unittest.IsolatedAsyncioTestCase):
         _libraries._libraries = [*libraries]
         kvconn.carry(faulty)
 
-    def check(self, error, operation, connector=NAME):
-        self.assertEqual((error.kind, error.operation, error.connector), ("other", operation, connector))
+    def check(self, error, operation):
+        self.assertEqual((error.kind, error.operation, error.connector), ("other", operation, NAME))
         self.assertIn("panicked", str(error))
         self.assertNotIn("exit", str(error))
 
@@ -75,7 +75,7 @@ class Panics(TestCase, unittest.IsolatedAsyncioTestCase):
         for opener in (kvconn.connect, NativeClient, lambda url: faulty.LMCacheRemote(url, None, [], None, None)):
             with self.assertRaises(kvconn.KvconnError) as raised:
                 opener("panics://open")
-            self.check(raised.exception, "open", "panics://")
+            self.check(raised.exception, "open")
 
     async def test_the_calls_of_lmcache(self):
         remote = faulty.LMCacheRemote("panics://h", None, [], None, None)
