@@ -9,6 +9,8 @@ mod checked;
 mod failover;
 mod moving;
 mod nodes;
+#[path = "../pooled/mod.rs"]
+mod pooled;
 mod redirected;
 mod startup;
 mod store;

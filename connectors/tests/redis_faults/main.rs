@@ -12,6 +12,8 @@ mod limits;
 mod memory;
 mod network;
 mod odd;
+#[path = "../pooled/mod.rs"]
+mod pooled;
 mod server;
 mod store;
 
