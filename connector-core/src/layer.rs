@@ -36,6 +36,7 @@ mod retry;
 mod timeout;
 
 pub use options::LayerOptions;
+pub(crate) use timeout::LocalWaits;
 pub use timeout::local_wait;
 
 pub(crate) use options::{Layers, NAMES, is_layer_option};

@@ -9,6 +9,8 @@
 mod batch;
 mod exit;
 mod fork;
+mod fork_join;
+mod spread;
 
 use std::ffi::OsStr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +27,8 @@ pub(crate) use fork::OfProcess;
 #[cfg(test)]
 pub(crate) use fork::tests::in_child;
 pub use fork::{PerProcess, forks};
+pub use fork_join::{batch_threads, fork_join};
+pub use spread::Spread;
 
 /// The variable that sets the number of threads.
 const THREADS_VARIABLE: &str = "KVCONN_THREADS";
@@ -59,15 +63,19 @@ impl OwnRuntime {
 /// # Errors
 /// `InvalidOption` if the variable is not a number of threads.
 pub fn threads() -> Result<usize> {
+    let default = || available_parallelism().map_or(THREADS.0, |n| n.get().clamp(THREADS.0, THREADS.1));
+    Ok(threads_set()?.unwrap_or_else(default))
+}
+
+/// The number of threads that `KVCONN_THREADS` sets.
+fn threads_set() -> Result<Option<usize>> {
     threads_of(std::env::var_os(THREADS_VARIABLE).as_deref())
 }
 
-fn threads_of(set: Option<&OsStr>) -> Result<usize> {
-    let Some(set) = set.filter(|text| !text.is_empty()) else {
-        return Ok(available_parallelism().map_or(THREADS.0, |n| n.get().clamp(THREADS.0, THREADS.1)));
-    };
+fn threads_of(set: Option<&OsStr>) -> Result<Option<usize>> {
+    let Some(set) = set.filter(|text| !text.is_empty()) else { return Ok(None) };
     let number = set.to_str().and_then(|text| text.trim().parse().ok()).filter(|n| (1..=MOST_THREADS).contains(n));
-    number.ok_or_else(|| {
+    number.map(Some).ok_or_else(|| {
         let shown = redact(&set.to_string_lossy());
         Error::new(ErrorKind::InvalidOption, format!("`{THREADS_VARIABLE}` is `{shown}`"))
             .with_hint(format!("set it to a number from 1 to {MOST_THREADS}, or unset it"))
@@ -110,13 +118,13 @@ mod tests {
             [("1", Some(1)), (" 16 ", Some(16)), ("0", None), ("four", None), ("1025", None), ("-1", None)]
         {
             let found = threads_of(Some(OsStr::new(text)));
-            assert_eq!(found.as_ref().ok().copied(), wanted, "{text}");
+            assert_eq!(found.as_ref().ok().copied().flatten(), wanted, "{text}");
             assert!(found.is_ok() || found.unwrap_err().to_string().contains("from 1 to 1024"));
         }
         let e = threads_of(Some(OsStr::new("redis://u:hunter2@h:1"))).unwrap_err();
         assert!(!e.to_string().contains("hunter2"), "{e}");
         for unset in [None, Some(OsStr::new(""))] {
-            assert!((2..=4).contains(&threads_of(unset).unwrap()));
+            assert_eq!(threads_of(unset).unwrap(), None);
         }
     }
 

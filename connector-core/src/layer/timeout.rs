@@ -1,6 +1,7 @@
 //! The timeout: ends a call that takes too long.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -115,11 +116,11 @@ impl<C> Timeout<C> {
         if limit == Duration::MAX || operation == Operation::Close {
             return call.await;
         }
-        let mut call = pin!(LOCAL_WAITS.scope(AtomicUsize::new(0), call));
+        let mut call = pin!(LOCAL_WAITS.scope(Arc::default(), call));
         match tokio::time::timeout(limit, call.as_mut()).await {
             Ok(answer) => answer,
             Err(_) => {
-                let waits = call.take_value().map_or(0, AtomicUsize::into_inner);
+                let waits = call.take_value().map_or(0, |waits| waits.load(Relaxed));
                 let e = timed_out(limit);
                 T::failed(if waits > 0 { waited(e) } else { e }, keys)
             }
@@ -129,19 +130,50 @@ impl<C> Timeout<C> {
 
 tokio::task_local! {
     /// The number of waits of the running call for something that this process holds.
-    static LOCAL_WAITS: AtomicUsize;
+    static LOCAL_WAITS: Arc<AtomicUsize>;
+}
+
+/// The [`local_wait`]s of a call, for other threads that poll a part of the call.
+pub(crate) struct LocalWaits(Option<Arc<AtomicUsize>>);
+
+impl LocalWaits {
+    #[cfg(test)]
+    pub(crate) fn new() -> Self {
+        Self(Some(Arc::default()))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn count(&self) -> usize {
+        self.0.as_ref().map_or(0, |waits| waits.load(Relaxed))
+    }
+
+    /// Of the call that this thread polls.
+    pub(crate) fn current() -> Self {
+        Self(LOCAL_WAITS.try_with(Arc::clone).ok())
+    }
+
+    /// Runs `poll`, whose waits count as the call's.
+    pub(crate) fn scope<T>(&self, poll: impl FnOnce() -> T) -> T {
+        match &self.0 {
+            Some(waits) => LOCAL_WAITS.sync_scope(waits.clone(), poll),
+            None => poll(),
+        }
+    }
 }
 
 /// Waits for something that other calls of this process hold, such as memory or a connection. If the call's time ends
 /// meanwhile, its error is [unsent](Error::is_unsent), because the store is not to blame.
 pub async fn local_wait<F: Future>(wait: F) -> F::Output {
-    struct Waiting;
+    struct Waiting(Arc<AtomicUsize>);
     impl Drop for Waiting {
         fn drop(&mut self) {
-            let _ = LOCAL_WAITS.try_with(|waits| waits.fetch_sub(1, Relaxed));
+            self.0.fetch_sub(1, Relaxed);
         }
     }
-    let _waiting = LOCAL_WAITS.try_with(|waits| waits.fetch_add(1, Relaxed)).is_ok().then_some(Waiting);
+    let _waiting = LOCAL_WAITS.try_with(Arc::clone).ok().map(|waits| {
+        waits.fetch_add(1, Relaxed);
+        Waiting(waits)
+    });
     wait.await
 }
 

@@ -1,13 +1,14 @@
-//! Many exchanges at once: each server's over several connections, with several requests in flight on each.
+//! Many exchanges at once: each server's over several connections, with several requests in flight on each. Several threads
+//! move the chunks if the server is faster than one.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use connector_core::runtime::Spread;
 use connector_core::{Error, ErrorKind, Result};
 use futures::FutureExt;
 use futures::future::join_all;
-use futures::stream::{FuturesUnordered, StreamExt};
 
 use super::connection::Connection;
 use super::errors::Elsewhere;
@@ -54,6 +55,8 @@ enum Step<'a, E: Exchange> {
 struct Batch<'a, E: Exchange> {
     server: Arc<Server>,
     queue: Mutex<Items<E>>,
+    /// About how many bytes each exchange moves; 0 if unknown.
+    chunk_len: usize,
     /// The number of connections.
     width: usize,
     answers: &'a Answers<E::Answer>,
@@ -78,15 +81,16 @@ impl Wire {
         let answers = Answers(Mutex::new(items.iter().map(|_| None).collect()));
         let start = |(at, exchange)| Item { at, exchange, route: None, hops: 0 };
         let mut ready: Vec<Item<E>> = items.into_iter().enumerate().map(start).collect();
-        // `FuturesUnordered` polls only woken futures; `join_all` polls all of a few.
-        let mut working = FuturesUnordered::new();
+        let mut working = Spread::new(!E::READS);
         loop {
             let (batches, lost) = self.batches(ready, &answers);
             for batch in batches.into_iter().map(Arc::new) {
-                working.extend((0..batch.width).map(|_| self.step(Step::Work(batch.clone()))));
+                for _ in 0..batch.width {
+                    working.push(batch.chunk_len, self.step(Step::Work(batch.clone())));
+                }
             }
             if !lost.is_empty() {
-                working.push(self.step(Step::Find(lost, &answers)));
+                working.push(0, self.step(Step::Find(lost, &answers)));
             }
             match working.next().await {
                 Some(again) => ready = again,
@@ -158,11 +162,14 @@ impl Wire {
 
 impl<'a, E: Exchange> Batch<'a, E> {
     fn new(server: Arc<Server>, queue: Items<E>, answers: &'a Answers<E::Answer>) -> Self {
-        let expected = queue.front().map_or(0, |item| item.exchange.expected_len());
-        let width = if E::SMALL { queue.len().min(1) } else { server.width(queue.len(), expected) };
+        let chunk_len = match queue.front() {
+            Some(item) if !E::SMALL => server.expected_len(item.exchange.expected_len()),
+            _ => 0,
+        };
+        let width = if E::SMALL { queue.len().min(1) } else { server.width(queue.len(), chunk_len) };
         let queue = Mutex::new(queue);
         let (elsewhere, failure, too_large) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Self { server, queue, width, answers, elsewhere, failure, too_large }
+        Self { server, queue, chunk_len, width, answers, elsewhere, failure, too_large }
     }
 
     async fn lease(&self) -> Result<Lease<'_>> {

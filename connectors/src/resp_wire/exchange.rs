@@ -18,7 +18,7 @@ use super::server::Server;
 use super::topology::{Route, Topology};
 
 /// One request to a server, and its answer.
-pub(crate) trait Exchange: Send {
+pub(crate) trait Exchange: Send + Sync {
     /// The answer.
     type Answer: Send;
 

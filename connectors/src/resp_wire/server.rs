@@ -212,7 +212,8 @@ impl Server {
         Ok(share.await.ok().and_then(std::result::Result::ok))
     }
 
-    fn expected_len(&self, len: usize) -> usize {
+    /// About how long a chunk is: `len`, or the length of the last one if that is 0.
+    pub(super) fn expected_len(&self, len: usize) -> usize {
         if len > 0 { len } else { self.chunk_len.load(Ordering::Relaxed) }
     }
 
