@@ -17,6 +17,8 @@ const SAME_MEANING: &[(&str, &[&str])] = &[
     ("key_prefix", &["namespace"]),
     ("num_workers", &["connections"]),
     ("max_connections", &["connections"]),
+    ("min_idle_conns", &["min_idle"]),
+    ("min_connections", &["min_idle"]),
     ("socket_timeout", &["io_timeout_ms"]),
     ("request_timeout", &["io_timeout_ms"]),
     ("socket_connect_timeout", &["connect_timeout_ms"]),

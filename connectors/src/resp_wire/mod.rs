@@ -12,6 +12,7 @@
 //! | `slots` | the slot of a name; the answer of `CLUSTER SLOTS` |
 //! | `address_map` | the real addresses of nodes that announce others |
 //! | `server` | one server, and its pools of connections |
+//! | `server/ahead` | opens connections ahead of the calls that use them |
 //! | `connection` | one connection: requests, replies, chunks, timeouts |
 //! | `memory` | reads a payload into a chunk's memory |
 //! | `reach` | whether the server can be reached; one attempt to connect at a time while it cannot |

@@ -33,6 +33,8 @@ pub(crate) struct WireOptions {
     pub(crate) protocol: Protocol,
     /// Connections for chunks.
     pub(crate) connections: usize,
+    /// The number of idle ones that kvconn opens ahead.
+    pub(crate) min_idle: usize,
     /// Longest time until a new connection is ready for use.
     pub(crate) connect_timeout: Duration,
     /// Longest time without a byte in the middle of a call.
@@ -111,6 +113,9 @@ const HOUR_MS: u64 = 3_600_000;
 pub struct WireSettings {
     /// Connections for chunks: the number of chunks that the store reads or writes at once. A few more serve everything else.
     pub connections: usize,
+    /// Idle connections for chunks that kvconn opens ahead, at `open` and whenever a call has to open one. 0 opens each
+    /// connection in the first call that needs it.
+    pub min_idle: usize,
     /// User and password.
     #[option(flatten)]
     pub login: Credentials,
@@ -148,6 +153,7 @@ impl Default for WireSettings {
     fn default() -> Self {
         Self {
             connections: 8,
+            min_idle: 0,
             login: Credentials::default(),
             tls: TlsSettings::default(),
             connect_timeout_ms: 5_000,
@@ -195,6 +201,11 @@ impl WireSettings {
             }
         };
         check_range("connections", self.connections as u64, 1024)?;
+        if self.min_idle > self.connections {
+            let (idle, all) = (self.min_idle, self.connections);
+            return Err(wrong(format!("option `min_idle`: {idle} is more than the {all} `connections`"))
+                .with_hint(format!("write at most {all}, or more `connections`")));
+        }
         check_range("connect_timeout_ms", self.connect_timeout_ms, HOUR_MS)?;
         check_range("io_timeout_ms", self.io_timeout_ms, HOUR_MS)?;
         check_range("max_value_bytes", self.max_value_bytes, MAX_VALUE)?;
@@ -220,6 +231,7 @@ impl WireSettings {
             client_name: Some(self.client_name).filter(|name| !name.is_empty()),
             protocol,
             connections: self.connections,
+            min_idle: self.min_idle,
             connect_timeout: Duration::from_millis(self.connect_timeout_ms),
             io_timeout: Duration::from_millis(self.io_timeout_ms),
             limits: Limits { payload, ..Limits::default() },

@@ -87,6 +87,7 @@ impl Sentinel {
                 // In RESP3 a connection drops announcements.
                 protocol: Protocol::Resp2,
                 transactions: false,
+                min_idle: 0,
                 ..WireOptions::clone(options)
             }),
             master: with_role(Role::Master),
@@ -287,6 +288,7 @@ impl Service {
             let (service, address) = (&self.name, &found.master);
             tracing::info!(service, %address, "the sentinels name the master");
             let master = Server::new(found.master.clone(), &self.options.master, &self.sockets);
+            master.open_ahead();
             if let Some(old) = state.master.replace(master) {
                 old.retire();
             }

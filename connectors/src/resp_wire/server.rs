@@ -1,8 +1,10 @@
 //! One server, and the connections to it: some for chunks, some for everything else.
 
+mod ahead;
+
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use connector_core::layer::local_wait;
@@ -21,6 +23,7 @@ use super::transport::Address;
 
 /// One server.
 pub(crate) struct Server {
+    me: Weak<Self>,
     reach: Arc<Reach>,
     pub(super) meters: Arc<NodeMeters>,
     /// Connections for chunks.
@@ -35,6 +38,8 @@ pub(crate) struct Server {
     retired: Option<Retired>,
     /// Whether a call found the server away.
     is_suspect: AtomicBool,
+    /// Whether a task opens connections ahead.
+    opens_ahead: AtomicBool,
 }
 
 #[derive(Default)]
@@ -112,7 +117,8 @@ const SMALLEST_CHUNK: usize = 512;
 impl Server {
     /// A server without connections. `sockets` is the runtime that waits for its sockets.
     pub(super) fn new(address: Address, options: &Arc<WireOptions>, sockets: &Handle) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new_cyclic(|me| Self {
+            me: me.clone(),
             meters: options.meters.node(&address),
             bulk: Pool::new(options.connections, BULK_BUFFER),
             small: Pool::new(SMALL_CONNECTIONS, SMALL_BUFFER),
@@ -120,6 +126,7 @@ impl Server {
             chunk_len: AtomicUsize::new(0),
             retired: matches!(options.servers, Servers::Sentinel(_)).then(Retired::default),
             is_suspect: AtomicBool::new(false),
+            opens_ahead: AtomicBool::new(false),
             reach: Reach::new(address, options.clone(), sockets.clone()),
         })
     }
@@ -258,6 +265,7 @@ impl Server {
                 Some(limit) => match self.open(pool, since, limit, Spent::default()).await {
                     Ok((connection, generation)) => {
                         pool.open().in_use += 1;
+                        self.open_ahead();
                         let slot = Slot { pool, _permit: permit };
                         return Ok(Lease { server: self, connection, received_before: None, generation, slot });
                     }
@@ -332,6 +340,14 @@ impl Server {
                     .unsent()
                     .with_hint("a call holds its connection until its future is polled to its end or dropped"));
             }
+        }
+    }
+
+    /// Keeps a connection for the next call, unless it leads to a server that is not the right one any more.
+    fn keep(&self, pool: &Pool, connection: Connection, generation: usize) {
+        let mut open = pool.open();
+        if !pool.permits.is_closed() && generation == self.reach.generation() {
+            open.idle.push(connection);
         }
     }
 
@@ -421,10 +437,7 @@ impl Lease<'_> {
             server.reach.moved();
             server.close_idle();
         } else if connection.is_reusable() {
-            let mut open = slot.pool.open();
-            if !slot.pool.permits.is_closed() && generation == server.reach.generation() {
-                open.idle.push(connection);
-            }
+            server.keep(slot.pool, connection, generation);
         }
         drop(slot);
     }

@@ -1,5 +1,7 @@
 //! The counters of each server.
 
+use std::time::{Duration, Instant};
+
 use connectors::{CacheKey, MemoryObj};
 use kvconn_redis_server::{RedisCluster, RedisServer};
 
@@ -44,13 +46,19 @@ async fn requests_connections_and_errors_of_a_server_are_counted() {
 async fn each_node_of_a_cluster_has_its_own_counters() {
     recorder();
     let cluster = RedisCluster::start(3, 0, &[]);
-    let store = connectors::open(&cluster.url("redis-cluster")).await.expect("the store opens");
+    let store = connectors::open(&(cluster.url("redis-cluster") + "?min_idle=2")).await.expect("the store opens");
     let instance = format!("instance={}", cluster.url("").trim_start_matches("://"));
     assert!(sum("kvconn_topology_refreshes_total", &["result=ok", &instance]) >= 1);
     store.ping().await.expect("the cluster answers");
     for i in cluster.masters() {
         let node = format!("node={}", cluster.node(i).address());
         assert!(sum("kvconn_node_requests_total", &[&node, &instance]) > 0, "{:?}", counters("kvconn_node"));
+        // Two for chunks, opened ahead, and one for the ping.
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while sum("kvconn_node_connections_opened_total", &[&node, &instance]) < 3 {
+            assert!(Instant::now() < deadline, "{:?}", counters("kvconn_node"));
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
     }
     assert_eq!(sum("kvconn_node_errors_total", &[&instance]), 0);
 }

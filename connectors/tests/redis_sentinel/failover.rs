@@ -140,10 +140,11 @@ async fn a_batch_that_waits_for_a_paused_master_goes_to_the_next_one() {
 
 /// The subscription tells it, so the first call after the failover succeeds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_idle_store_learns_of_the_next_master() {
+async fn an_idle_store_learns_of_the_next_master_and_connects_ahead() {
     within(async {
         let mut group = SentinelGroup::start(3, 1, &[]);
-        let store = open(&group.url("redis-sentinel")).await;
+        let store = open(&format!("{}?min_idle=3", group.url("redis-sentinel"))).await;
+        until("three are idle, and a small one", async || connections(group.master()) == 4).await;
         put(&store, 1, 1).await.unwrap();
         replicas_have_all(&group, 1);
         let old = group.master_index();
@@ -152,6 +153,7 @@ async fn an_idle_store_learns_of_the_next_master() {
         }
         tokio::task::block_in_place(|| group.failover());
         until("the store leaves the old master", async || connections(group.server(old)) == 0).await;
+        until("three are idle at the next one", async || connections(group.master()) >= 3).await;
         assert_eq!(get(&store, 1).await.unwrap(), Some(1));
         put(&store, 2, 1).await.unwrap();
     })

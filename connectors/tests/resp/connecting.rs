@@ -257,6 +257,12 @@ async fn wrong_urls_and_options_say_what_to_write() {
         ("resp://h:1?io_timeout_ms=0", ErrorKind::InvalidOption, "`io_timeout_ms`: 0"),
         ("resp://h:1?max_value_bytes=536870913", ErrorKind::InvalidOption, "`max_value_bytes`: 536870913"),
         ("resp://h:1?client_name=a%20b", ErrorKind::InvalidOption, "`client_name`"),
+        (
+            "resp://h:1?connections=2&min_idle=3",
+            ErrorKind::InvalidOption,
+            "`min_idle`: 3 is more than the 2 `connections`",
+        ),
+        ("resp://h:1?min_idle_conns=3", ErrorKind::InvalidOption, "did you mean `min_idle`"),
         ("resp://h:1?conections=2", ErrorKind::InvalidOption, "did you mean `connections`"),
     ] {
         let e = refused(url).await;

@@ -3,6 +3,7 @@
 
 mod conformance;
 mod connecting;
+mod connections;
 mod greeting;
 mod runtimes;
 mod values;

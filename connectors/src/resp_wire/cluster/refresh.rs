@@ -186,6 +186,10 @@ impl Shared {
             });
             slots[usize::from(*range.slots.start())..=usize::from(*range.slots.end())].fill(at as u16);
         }
+        for shard in &shards {
+            let replicas = shard.replicas.iter().filter(|_| self.options.replica_reads);
+            replicas.chain([&shard.master]).for_each(|node| node.open_ahead());
+        }
         *self.map.write().unwrap_or_else(PoisonError::into_inner) = Map { shards, slots };
     }
 }

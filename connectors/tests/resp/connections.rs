@@ -1,0 +1,144 @@
+//! Connections that kvconn opens at the same time, and ahead of the calls that use them. The chunks in flight on them.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use connectors::{CacheKey, MemoryObj, MemoryObjMut};
+use kvconn_redis_server::{RedisServer, fake};
+
+use crate::key;
+
+/// A server that greets the first connection at once, and the others only when `together` of them wait for it. Its port, and
+/// the number of greetings.
+fn greets_together(together: usize) -> (u16, Arc<AtomicUsize>) {
+    let (greeted, waiting) = (Arc::new(AtomicUsize::new(0)), Arc::new((Mutex::new(0), Condvar::new())));
+    let port = fake::answering({
+        let greeted = greeted.clone();
+        move |words| match words[0].as_str() {
+            "HELLO" => {
+                if greeted.fetch_add(1, Ordering::SeqCst) > 0 {
+                    let (count, came) = &*waiting;
+                    let mut count = count.lock().expect("no thread panicked");
+                    *count += 1;
+                    came.notify_all();
+                    drop(came.wait_while(count, |count| *count < together));
+                }
+                Some(b"%1\r\n+proto\r\n:3\r\n".to_vec())
+            }
+            "GET" => Some(b"$1\r\nx\r\n".to_vec()),
+            other => panic!("{other}"),
+        }
+    });
+    (port, greeted)
+}
+
+async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !done() {
+        assert!(Instant::now() < deadline, "in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+fn keys(n: usize) -> Vec<CacheKey> {
+    (0..n).map(key).collect()
+}
+
+/// The number of kvconn's connections to the server.
+fn connections(server: &RedisServer) -> usize {
+    let list = server.cli(&["CLIENT", "LIST"]);
+    let list = String::from_utf8_lossy(list.bytes().expect("a text")).into_owned();
+    list.lines().filter(|line| line.contains("name=kvconn")).count()
+}
+
+#[tokio::test]
+async fn a_batch_opens_its_connections_at_the_same_time() {
+    let (port, greeted) = greets_together(6);
+    let store = connectors::open(&format!("resp://127.0.0.1:{port}?connections=6")).await.unwrap();
+    assert_eq!(greeted.load(Ordering::SeqCst), 1, "without `min_idle`, `open` only checks that the server answers");
+    let read = store.batched_get(&keys(6)).await;
+    assert!(read.into_iter().all(|chunk| chunk.unwrap().is_some()));
+    assert_eq!(greeted.load(Ordering::SeqCst), 7);
+}
+
+#[tokio::test]
+async fn min_idle_opens_connections_at_the_same_time_and_a_batch_uses_them() {
+    let (port, greeted) = greets_together(4);
+    let store = connectors::open(&format!("resp://127.0.0.1:{port}?connections=4&min_idle=4")).await.unwrap();
+    until("four connections wait for the greeting", || greeted.load(Ordering::SeqCst) == 5).await;
+    for _ in 0..3 {
+        let read = store.batched_get(&keys(64)).await;
+        assert!(read.into_iter().all(|chunk| chunk.unwrap().is_some()));
+    }
+    assert_eq!(greeted.load(Ordering::SeqCst), 5, "no call opened another one");
+}
+
+#[tokio::test]
+async fn a_call_during_the_opening_takes_the_first_connection_that_is_ready() {
+    let (port, greeted) = greets_together(2);
+    let store = connectors::open(&format!("resp://127.0.0.1:{port}?connections=2&min_idle=2")).await.unwrap();
+    // The task that opens them may not have run yet.
+    assert!(store.get(&key(1)).await.unwrap().is_some());
+    assert!(store.batched_get(&keys(64)).await.into_iter().all(|chunk| chunk.unwrap().is_some()));
+    assert_eq!(greeted.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
+async fn connections_that_the_server_closed_are_opened_again_with_the_next_one() {
+    let server = RedisServer::start(&[]);
+    let store = connectors::open(&(server.url("resp") + "?connections=5&min_idle=3")).await.unwrap();
+    for _ in 0..2 {
+        until("three are idle", || connections(&server) == 4).await;
+        server.cli(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        // Opens one connection for chunks and one for everything else.
+        store.put(&key(1), MemoryObj::from(vec![1])).await.unwrap();
+        until("three more are idle", || connections(&server) >= 4).await;
+        assert!(store.exists(&key(1)).await.unwrap());
+        until("the small one is there", || connections(&server) == 5).await;
+        server.cli(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        assert!(store.exists(&key(1)).await.unwrap());
+    }
+    store.close().await.unwrap();
+    until("the connections end", || connections(&server) == 0).await;
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_connections_ahead_serves_the_calls() {
+    let server = RedisServer::start(&["--maxclients", "4"]);
+    let mut admin = server.client();
+    let store = connectors::open(&(server.url("resp") + "?min_idle=8")).await.unwrap();
+    let items: Vec<_> = keys(32).into_iter().map(|key| (key, MemoryObj::from(vec![1; 100_000]))).collect();
+    assert!(store.batched_put(&items).await.iter().all(Result::is_ok));
+    assert!(store.batched_get(&keys(32)).await.into_iter().all(|chunk| chunk.unwrap().is_some()));
+    let list = admin.command(&["CLIENT", "LIST"]).expect("the server answers");
+    assert!(list.bytes().is_some(), "{list:?}");
+}
+
+/// A server holds the whole answer to each `GET` in its memory.
+#[tokio::test]
+async fn a_batch_of_large_chunks_has_16_mib_in_flight_and_at_least_two_chunks() {
+    for (mib, most) in [(4, 4), (16, 2), (32, 2)] {
+        let (asked, peak) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let port = fake::answering({
+            let peak = peak.clone();
+            move |words| match words[0].as_str() {
+                "HELLO" => Some(b"%1\r\n+proto\r\n:3\r\n".to_vec()),
+                "GET" => {
+                    peak.fetch_max(asked.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    // Time for the other connections to ask.
+                    std::thread::sleep(Duration::from_millis(20));
+                    asked.fetch_sub(1, Ordering::SeqCst);
+                    // The batch counts on chunks of the memory's size.
+                    Some(b"$1\r\nx\r\n".to_vec())
+                }
+                other => panic!("{other}"),
+            }
+        });
+        let store = connectors::open(&format!("resp://127.0.0.1:{port}")).await.unwrap();
+        let mut requests: Vec<_> =
+            keys(12).into_iter().map(|key| (key, MemoryObjMut::from(vec![0; mib << 20]))).collect();
+        assert!(store.batched_get_into(&mut requests).await.into_iter().all(|read| read.unwrap() == Some(1)));
+        assert_eq!(peak.load(Ordering::SeqCst), most, "chunks of {mib} MiB");
+    }
+}
