@@ -14,21 +14,23 @@
 //! ```
 
 mod lines;
+mod wire;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::AsyncReadExt;
+use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 pub use lines::Corruption;
 use lines::Lines;
+use wire::Wire;
 
 /// The most bytes of one read.
 const PIECE: usize = 64 << 10;
@@ -41,7 +43,7 @@ pub enum Fault {
     Pass,
     /// The connection ends in both directions after this many more bytes.
     CutAfter(u64),
-    /// Every piece is delayed by this time.
+    /// A piece of at most 64 KiB passes, and then the next one after this time. (See [`Proxy::latency`] for a long wire.)
     Delay(Duration),
     /// Every byte is a separate packet.
     SingleBytes,
@@ -53,6 +55,8 @@ pub enum Fault {
     CorruptNext(Corruption),
     /// No bytes pass. The proxy stops reading.
     Stall,
+    /// No bytes pass on the next connection that has some. They pass on all others.
+    StallNext,
 }
 
 /// A TCP proxy. Dropping it cuts every connection.
@@ -70,10 +74,14 @@ struct Shared {
     /// The number of calls of `cut`. A connection ends when it changes.
     cut: watch::Sender<usize>,
     accepted: AtomicUsize,
+    /// Of new connections, in nanoseconds.
+    latency: AtomicU64,
+    /// Of each connection.
+    turns: Mutex<Vec<Arc<Turns>>>,
     upstream: watch::Sender<SocketAddr>,
-    /// Whether `CorruptNext` must still change a line.
+    /// Whether `CorruptNext` must still change a line, or `StallNext` stall a connection.
     next: AtomicBool,
-    /// The number of connections that a fault has cut and of lines that it has changed.
+    /// The number of connections that a fault has cut or stalled and of lines that it has changed.
     struck: watch::Sender<usize>,
 }
 
@@ -90,6 +98,8 @@ impl Proxy {
             replies: watch::Sender::default(),
             cut: watch::Sender::default(),
             accepted: AtomicUsize::default(),
+            latency: AtomicU64::default(),
+            turns: Mutex::default(),
             upstream: watch::Sender::new(upstream),
             next: AtomicBool::default(),
             struck: watch::Sender::default(),
@@ -143,7 +153,21 @@ impl Proxy {
     }
 
     fn arm(&self, fault: Fault) {
-        self.shared.next.store(matches!(fault, Fault::CorruptNext(_)), Ordering::SeqCst);
+        self.shared.next.store(matches!(fault, Fault::CorruptNext(_) | Fault::StallNext), Ordering::SeqCst);
+    }
+
+    /// Every byte of a new connection arrives this much later, in each direction, so a round trip takes twice the time.
+    /// The bandwidth stays: bytes on their way do not wait for each other.
+    pub fn latency(&self, each_way: Duration) {
+        let nanos = u64::try_from(each_way.as_nanos()).expect("a latency of less than 500 years");
+        self.shared.latency.store(nanos, Ordering::SeqCst);
+    }
+
+    /// The round trips of each connection so far, in the order of the connections. A round trip starts when the client sends
+    /// bytes after it was sent bytes of a reply.
+    pub fn round_trips(&self) -> Vec<usize> {
+        let turns = self.shared.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.iter().map(|turns| turns.count.load(Ordering::SeqCst)).collect()
     }
 
     /// Cuts all current connections.
@@ -156,7 +180,7 @@ impl Proxy {
         self.shared.accepted.load(Ordering::SeqCst)
     }
 
-    /// The number of connections that a fault has cut, plus the number of lines that it has changed.
+    /// The number of connections that a fault has cut or `StallNext` has stalled, plus the number of lines that it has changed.
     pub fn struck(&self) -> usize {
         *self.shared.struck.borrow()
     }
@@ -166,6 +190,26 @@ impl Proxy {
         let mut struck = self.shared.struck.subscribe();
         // The sender lives as long as the proxy.
         let _ = struck.wait_for(|&n| n > before).await;
+    }
+}
+
+/// Counts the turns of a connection's two sides.
+#[derive(Debug, Default)]
+struct Turns {
+    /// Whether the client sent the last bytes.
+    is_asked: AtomicBool,
+    count: AtomicUsize,
+}
+
+impl Turns {
+    fn asked(&self) {
+        if !self.is_asked.swap(true, Ordering::SeqCst) {
+            self.count.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn answered(&self) {
+        self.is_asked.store(false, Ordering::SeqCst);
     }
 }
 
@@ -184,11 +228,16 @@ impl Shared {
         let _ = (client.set_nodelay(true), server.set_nodelay(true));
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
-        let requests = self.pump(from_client, to_server, self.requests.subscribe());
-        let replies = self.pump(from_server, to_client, self.replies.subscribe());
+        let turns = Arc::<Turns>::default();
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner).push(turns.clone());
+        let latency = Duration::from_nanos(self.latency.load(Ordering::SeqCst));
+        let (to_server, moved_requests) = Wire::new(to_server, latency, || {});
+        let (to_client, moved_replies) = Wire::new(to_client, latency, || turns.answered());
+        let requests = self.pump(from_client, to_server, self.requests.subscribe(), || turns.asked());
+        let replies = self.pump(from_server, to_client, self.replies.subscribe(), || {});
         // An error in one direction ends both. A cut is an error.
         tokio::select! {
-            _ = async { tokio::try_join!(requests, replies) } => {}
+            _ = async { tokio::try_join!(requests, replies, moved_requests, moved_replies) } => {}
             _ = cut.changed() => {}
         }
     }
@@ -196,8 +245,9 @@ impl Shared {
     async fn pump(
         &self,
         mut from: OwnedReadHalf,
-        mut to: OwnedWriteHalf,
+        mut to: Wire<impl Fn()>,
         mut fault: watch::Receiver<Fault>,
+        arrived: impl Fn(),
     ) -> io::Result<()> {
         let mut piece = vec![0; PIECE];
         let mut lines = Lines::default();
@@ -216,6 +266,8 @@ impl Shared {
             if len == 0 {
                 return to.shutdown().await;
             }
+            arrived();
+            let mut is_stalled = false;
             // The fault may have changed while the bytes arrived.
             let now = loop {
                 let now = {
@@ -226,9 +278,16 @@ impl Shared {
                     *now
                 };
                 match now {
-                    Fault::Stall => fault.changed().await.map_err(io::Error::other)?,
+                    Fault::Stall => {}
+                    // Stays stalled when the fault is set again.
+                    Fault::StallNext if is_stalled => {}
+                    Fault::StallNext if self.next.swap(false, Ordering::SeqCst) => {
+                        is_stalled = true;
+                        self.strike();
+                    }
                     other => break other,
                 }
+                fault.changed().await.map_err(io::Error::other)?;
                 passed = 0;
             };
             let (corruption, once) = match now {
@@ -242,7 +301,9 @@ impl Shared {
                 self.strike();
             }
             match now {
-                Fault::Pass | Fault::Stall | Fault::Corrupt(_) | Fault::CorruptNext(_) => to.write_all(&bytes).await?,
+                Fault::Pass | Fault::Stall | Fault::StallNext | Fault::Corrupt(_) | Fault::CorruptNext(_) => {
+                    to.write_all(&bytes).await?;
+                }
                 Fault::CutAfter(limit) => {
                     let left = usize::try_from(limit.saturating_sub(passed)).unwrap_or(usize::MAX).min(bytes.len());
                     to.write_all(&bytes[..left]).await?;

@@ -1,7 +1,7 @@
 //! The proxy in front of an echo server.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kvconn_redis_server::{Corruption, Fault, Proxy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -113,9 +113,58 @@ async fn a_stalled_direction_resumes_after_heal() {
 }
 
 #[tokio::test]
+async fn one_connection_stalls_and_the_others_pass() {
+    let proxy = Proxy::start(echo().await).await;
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        streams.push(TcpStream::connect(proxy.address()).await.unwrap());
+    }
+    proxy.replies(Fault::StallNext);
+    streams[0].write_all(b"hello").await.unwrap();
+    proxy.strikes(0).await;
+    let mut back = [0; 5];
+    for stream in &mut streams[1..] {
+        stream.write_all(b"hello").await.unwrap();
+        timeout(SOON, stream.read_exact(&mut back)).await.expect("it comes back").unwrap();
+    }
+    let early = timeout(Duration::from_millis(50), streams[0].read_exact(&mut back)).await;
+    assert!(early.is_err() && proxy.struck() == 1, "{early:?}");
+    proxy.heal();
+    timeout(SOON, streams[0].read_exact(&mut back)).await.expect("it goes on").unwrap();
+}
+
+#[tokio::test]
 async fn a_delayed_direction_passes_all_bytes() {
     let bytes = framed(1000);
     assert_eq!(through(|proxy| proxy.replies(Fault::Delay(Duration::from_millis(5))), &bytes).await, (bytes, 0));
+}
+
+/// Every byte is late, and the bytes do not wait for each other: one after the other, the 160 pieces would take 8 s.
+#[tokio::test]
+async fn a_long_wire_delays_every_byte_and_keeps_the_bandwidth() {
+    let latency = Duration::from_millis(50);
+    let bytes = framed(10 << 20);
+    let begin = Instant::now();
+    assert_eq!(through(|proxy| proxy.latency(latency), &bytes).await, (bytes, 0));
+    assert!(begin.elapsed() >= 2 * latency, "{:?}", begin.elapsed());
+}
+
+#[tokio::test]
+async fn round_trips_count_the_turns_of_a_connection() {
+    let proxy = Proxy::start(echo().await).await;
+    let mut first = TcpStream::connect(proxy.address()).await.unwrap();
+    let mut back = [0; 10];
+    for _ in 0..3 {
+        first.write_all(b"hello").await.unwrap();
+        timeout(SOON, first.read_exact(&mut back[..5])).await.expect("it comes back").unwrap();
+    }
+    proxy.latency(Duration::from_millis(20));
+    let mut second = TcpStream::connect(proxy.address()).await.unwrap();
+    // Both requests leave before an answer comes.
+    second.write_all(b"hello").await.unwrap();
+    second.write_all(b"again").await.unwrap();
+    timeout(SOON, second.read_exact(&mut back)).await.expect("it comes back").unwrap();
+    assert_eq!(proxy.round_trips(), [3, 1]);
 }
 
 #[tokio::test]
