@@ -98,12 +98,13 @@ build() {
     environment maturin
 
     echo "== building kvconn, its wheel and an author's wheel (profile $1)"
-    cargo build --quiet --profile "$1" --package connector-cli --bin kvconn
+    # `delay` is the wire of the bench's group `latency`.
+    cargo build --quiet --profile "$1" --package connector-cli --bin kvconn --package kvconn-redis-server --example delay
     # Other checkouts share the environments, and another run may use this checkout, so each run has its own folder.
     mkdir -p "$target"
     built=$(mktemp -d "$target/interop-XXXXXX")
     trap 'rm -rf "$built"' EXIT
-    cp "$target/$output/kvconn" "$built/"
+    cp "$target/$output/kvconn" "$target/$output/examples/delay" "$built/"
     local wheel
     for wheel in connector-python examples/acme-kv-wheel; do
         "$venv/bin/maturin" build --quiet --profile "$1" --compatibility linux --interpreter "$interpreter" \

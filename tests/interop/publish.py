@@ -1,61 +1,74 @@
 #!/usr/bin/env python3
-"""Writes docs/benchmarks.svg, and the tables of docs/BENCHMARKS.md from the results beside it.
+"""Writes docs/benchmarks.svg, docs/limits.svg, and the tables of docs/BENCHMARKS.md from the results beside it.
 
-docs/benchmarks.json has LMCache's clients, docs/engines.json the engines' stores, docs/objects.json the object stores, and
-docs/topologies.json TLS, a cluster and valkey.
+docs/benchmarks.json has LMCache's clients, docs/engines.json the engines' stores, docs/objects.json the object stores,
+docs/topologies.json TLS, a cluster and valkey, and docs/limits.json bursts, big chunks, long wires, many keys and CPU time.
 """
 
 import json
 from pathlib import Path
 
 from interop.bench import chart
-from interop.bench.figures import Table, batches, calls, costs, singles
+from interop.bench.figures import Table
+from interop.bench.tables import batches, bursts, calls, costs, cpu, scales, singles
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-RESULTS, ENGINES, OBJECTS = DOCS / "benchmarks.json", DOCS / "engines.json", DOCS / "objects.json"
-TOPOLOGIES = DOCS / "topologies.json"
-CHART, PAGE = DOCS / "benchmarks.svg", DOCS / "BENCHMARKS.md"
-LMCACHE_BEGIN = "<!-- tests/interop/publish.py writes from here -->"
-ENGINES_BEGIN = "<!-- tests/interop/publish.py writes the engines from here -->"
-OBJECTS_BEGIN = "<!-- tests/interop/publish.py writes the object stores from here -->"
-TOPOLOGIES_BEGIN = "<!-- tests/interop/publish.py writes the topologies from here -->"
+PAGE = DOCS / "BENCHMARKS.md"
 END = "<!-- to here -->"
-NAMES = {"lmcache": "LMCache", "vllm": "vLLM", "sglang": "SGLang"}
+NAMES = {"vllm": "vLLM", "sglang": "SGLang", "lmcache": "LMCache"}
+RESULTS = ("benchmarks", "engines", "objects", "topologies", "limits")
+"""The files of docs/, without `.json`."""
 
 
-def render(results: dict, engines: dict | None, objects: dict | None, topologies: dict | None, page: str) -> tuple[str, str]:
-    """Gives the chart, and the page with new tables between its markers."""
-    tables = [Table.from_json(table) for table in results["tables"]]
-    parts = [_conditions(results, ["lmcache"]), batches(tables)]
-    if single := singles(tables):
-        parts += ["One call at a time, inside vLLM's process. × is the time of a call divided by LMCache's time:", single]
-    page = _between(LMCACHE_BEGIN, parts, page)
-    parts = ["Not measured yet."]
-    if engines:
-        of_engines = [Table.from_json(table) for table in engines["tables"]]
-        parts = [_conditions(engines, ["vllm", "sglang", "lmcache"]), batches(of_engines)]
-        parts += ["The calls that an engine waits for:", calls(of_engines)]
-    page = _between(ENGINES_BEGIN, parts, page)
-    parts = ["Not measured yet."]
-    if objects:
-        of_objects = [Table.from_json(table) for table in objects["tables"]]
-        parts = [_conditions(objects, ["lmcache"]), batches(of_objects), costs(of_objects)]
-    page = _between(OBJECTS_BEGIN, parts, page)
-    parts = ["Not measured yet."]
-    if topologies:
-        parts = [_conditions(topologies, ["lmcache"]), batches([Table.from_json(table) for table in topologies["tables"]])]
-    return chart.svg(tables), _between(TOPOLOGIES_BEGIN, parts, page)
+LIMITS = ("burst", "big", "latency", "cores", "scale", "cpu")
+"""The sections of docs/limits.json: groups whose names start so."""
+CHARTED = LIMITS[:4]
 
 
-def read() -> tuple[str, str]:
+def render(results: dict[str, dict], page: str) -> tuple[dict[str, str], str]:
+    """Gives the charts by the names of their files, and the page with new tables between its markers."""
+    tables = {name: [Table.from_json(table) for table in of["tables"]] for name, of in results.items()}
+    sections = {name: (name, [batches(of)]) for name, of in tables.items() if name != "limits"}
+    sections["benchmarks"][1].extend(
+        ["One call at a time, inside vLLM's process. × is the time of a call divided by LMCache's time:", singles(tables["benchmarks"])]
+    )
+    sections["engines"][1].extend(["The calls that an engine waits for:", calls(tables["engines"])])
+    sections["objects"][1].append(costs(tables["objects"]))
+    limits = tables.get("limits", [])
+    for kind in LIMITS:
+        of = [table for table in limits if _kind(table) == kind]
+        parts = [batches(of), bursts(of), scales(of)]
+        if kind == "cpu":
+            parts = [cpu(of + [table for name in ("benchmarks", "engines") for table in tables[name] if _is_face(table)])]
+        if of:
+            drawn = ["![get and put, GiB/s](limits.svg)"] if kind == CHARTED[0] else []
+            sections[kind] = ("limits", [part for part in drawn + parts if part])
+    for marker, (name, parts) in sections.items():
+        page = _between(f"<!-- tests/interop/publish.py writes {marker} from here -->", [_conditions(results[name]), *parts], page)
+    charts = {"benchmarks.svg": chart.svg(tables["benchmarks"])}
+    if charted := [table for table in limits if _kind(table) in CHARTED]:
+        charts["limits.svg"] = chart.svg(charted)
+    return charts, page
+
+
+def _kind(table: Table) -> str:
+    return table.group.split("-")[0]
+
+
+def _is_face(table: Table) -> bool:
+    """Whether the table has an engine's interface, and chunks of the size of the groups `cpu`."""
+    return table.size == "1MiB" and _kind(table) in ("external", "lmcache", "vllm", "sglang")
+
+
+def read() -> tuple[dict[str, str], str]:
     """Renders the files in docs/."""
-    others = (json.loads(file.read_text()) if file.exists() else None for file in (ENGINES, OBJECTS, TOPOLOGIES))
-    return render(json.loads(RESULTS.read_text()), *others, PAGE.read_text())
+    files = {name: DOCS / f"{name}.json" for name in RESULTS}
+    return render({name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}, PAGE.read_text())
 
 
-def _conditions(results: dict, packages: list[str]) -> str:
-    versions = ", ".join(f"{NAMES[package]} {results['versions'][package]}" for package in packages if package in results["versions"])
-    return f"Measured on {results['measured']} ({results['machine']}), {versions}, {results['rounds']} rounds."
+def _conditions(results: dict) -> str:
+    versions = "".join(f", {name} {results['versions'][package]}" for package, name in NAMES.items() if package in results["versions"])
+    return f"Measured on {results['measured']} ({results['machine']}){versions}; rounds: {results['rounds']}."
 
 
 def _between(begin: str, parts: list[str], page: str) -> str:
@@ -65,6 +78,7 @@ def _between(begin: str, parts: list[str], page: str) -> str:
 
 
 if __name__ == "__main__":
-    drawn, written = read()
-    CHART.write_text(drawn)
+    charts, written = read()
+    for name, drawn in charts.items():
+        (DOCS / name).write_text(drawn)
     PAGE.write_text(written)

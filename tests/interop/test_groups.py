@@ -31,7 +31,7 @@ class Groups(unittest.TestCase):
     def test_each_module_of_the_tables_exists_and_has_groups(self) -> None:
         modules = {f"{group.module}": "" for group in groups.GROUPS.values()} | {f"bench/{kind.module}": "" for kind in bench.GROUPS.values()}
         for module in modules:
-            path = HERE / "interop" / module
+            path = HERE / "interop" / module.replace(".", "/")
             file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
             self.assertRegex(file.read_text(), re.compile(r"^GROUPS\b.*= ", re.MULTILINE), module)
 

@@ -3,14 +3,16 @@
 import unittest
 
 import publish
-from interop.bench.figures import Figure, Table, calls, singles
+from interop.bench.figures import Figure, Table
+from interop.bench.tables import batches, calls, scales, singles
 
 
 class Published(unittest.TestCase):
     def test_chart_and_tables_match_the_results(self) -> None:
-        drawn, written = publish.read()
+        charts, written = publish.read()
         hint = "run tests/interop/publish.py"
-        self.assertEqual(drawn, publish.CHART.read_text(), hint)
+        for name, drawn in charts.items():
+            self.assertEqual(drawn, (publish.DOCS / name).read_text(), hint)
         self.assertEqual(written, publish.PAGE.read_text(), hint)
 
     def test_a_ratio_is_the_median_of_the_ratios_of_each_round(self) -> None:
@@ -29,6 +31,13 @@ class Published(unittest.TestCase):
         figures = {"present": Figure(1_000, 0.1, reads=1.0), "absent": Figure(2_000, 0.1, reads=2.0), "longest": Figure(4_000, 0.0)}
         shown = calls([Table.of("vllm-redis", "title", "1MiB", {"kvconn": [figures]})])
         self.assertIn("| vllm-redis | 1MiB | kvconn | 1,000 | 500 | 250 | 1 and 2 |", shown)
+
+    def test_the_first_client_may_lack_an_operation(self) -> None:
+        rounds = {"bare": [{"list": Figure(1_000, 0.1)}], "kvconn": [{"list": Figure(500, 0.1, peak=12.0), "cp": Figure(0.5, 0.1)}]}
+        table = Table.of("scale-fs", "title", "1KiB", rounds)
+        self.assertIn("| scale-fs | kvconn | 2 (12 MiB) | 2,000 |", scales([table]))
+        self.assertEqual(batches([table]), "")
+        self.assertIsNone(table.clients["kvconn"]["cp"].ratio)
 
 
 if __name__ == "__main__":

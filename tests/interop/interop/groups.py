@@ -31,13 +31,14 @@ GROUPS = {name: Group("lmcache", "stores") for name in "vectors fs redis resp na
     "lmcache-server": Group("lmcache", "lmcache_server"),
     "s3": Group("lmcache", "s3"),
     "topologies": Group("lmcache", "topologies"),
+    "bench": Group("lmcache", "bench.checks"),
     "vllm": Group("vllm", "vllm"),
     "llm": Group("vllm", "llm"),
     "sglang": Group("sglang", "sglang"),
 }
 
 
-SMOKE = ("vectors", "fs", "redis", "resp", "native", "s3", "topologies", "lmcache-server", "vllm", "sglang")
+SMOKE = ("vectors", "fs", "redis", "resp", "native", "s3", "topologies", "bench", "lmcache-server", "vllm", "sglang")
 """The groups that have checks in the `SMOKE` of their modules."""
 
 

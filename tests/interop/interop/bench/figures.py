@@ -1,4 +1,4 @@
-"""Measures one operation, summarizes the rounds, and formats the summaries as Markdown."""
+"""Measures one operation, and summarizes the rounds."""
 
 import statistics
 import time
@@ -31,7 +31,9 @@ Round = dict[str, Figure]
 """The figures by operation. `get`, `put` and `exists` are for a batch. `lookup`, `contains` and `contains_loop` are for one key, one
 call at a time. `contains` runs with `use_exists_sync: true`, and `contains_loop` with `false`, LMCache's default. `loop` is an empty
 coroutine on LMCache's loop. `present` and `absent` are lookups of 64 keys. `call` is the 99.9th percentile of the slowest method of
-a tier with jobs of 64 rows. `busy` is that of the thread's CPU time, and `longest` is its longest call."""
+a tier with jobs of 64 rows. `busy` is that of the thread's CPU time, and `longest` is its longest call. `first get` and `first put` are
+the first batches of a process. `list`, `cp`, `exists of 10,000`, `first put, ..` and `longest put, ..` are single calls on a store with
+very many chunks."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Summary:
     high: float
     cpu: float
     ratio: float | None
-    """Each round's rate divided by the first client's rate in the same round. `None` for the first client."""
+    """Each round's rate divided by the first client's rate in the same round. `None` without such a rate."""
     held: float | None
     reads: float | None = None
     peak: float | None = None
@@ -63,7 +65,7 @@ class Table:
         """Summarizes the rounds of each client."""
         first = next(iter(rounds))
         clients = {
-            name: {op: _summary([r[op] for r in its], None if name == first else [r[op] for r in rounds[first]]) for op in its[0]}
+            name: {op: _summary([r[op] for r in its], [r[op] for r in rounds[first] if op in r and name != first]) for op in its[0]}
             for name, its in rounds.items()
         }
         return cls(group, title, size, clients)
@@ -75,95 +77,14 @@ class Table:
         return cls(**{**value, "clients": clients})
 
 
-def _summary(figures: list[Figure], first: list[Figure] | None) -> Summary:
+def _summary(figures: list[Figure], first: list[Figure]) -> Summary:
     rates = [figure.rate for figure in figures]
-    ratio = first and statistics.median(a.rate / b.rate for a, b in zip(figures, first, strict=True))
+    ratio = statistics.median(a.rate / b.rate for a, b in zip(figures, first, strict=True)) if first else None
     medians = {
         name: None if getattr(figures[0], name) is None else statistics.median(getattr(figure, name) for figure in figures)
         for name in ("cpu", "held", "reads", "peak")
     }
     return Summary(rate=statistics.median(rates), low=min(rates), high=max(rates), ratio=ratio, **medians)
-
-
-BATCH = {"get": "get GiB/s", "put": "put GiB/s", "exists": "exists/s"}
-SINGLE = {
-    "lookup": "`batched_contains`, µs",
-    "contains": "`contains`, µs",
-    "contains_loop": "`contains` with `use_exists_sync: false`, µs",
-    "loop": "round trip of LMCache's loop, µs",
-}
-
-
-def batches(tables: list[Table]) -> str:
-    """Makes a table of the operations on batches."""
-    rows = ["| store | chunk | client | get GiB/s | × | CPU s/GiB | put GiB/s | × | CPU s/GiB | exists/s | × |", "|---|---|---|" + "---:|" * 8]
-    for table in tables:
-        for name, ops in table.clients.items():
-            cells = [table.group, table.size, name]
-            for op in ("get", "put"):
-                cells += [_rate(ops[op]), _ratio(ops[op].ratio), f"{ops[op].cpu:.2f}"]
-            cells += [f"{ops['exists'].rate:,.0f}", _ratio(ops["exists"].ratio)]
-            rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows)
-
-
-def singles(tables: list[Table]) -> str:
-    """Makes a table of the calls for one key: the time of a call, and its ratio. Empty if the tables have no such calls."""
-    shown = [op for op in SINGLE if any(op in ops for table in tables for ops in table.clients.values())]
-    heads = [cell for op in shown for cell in (SINGLE[op], "×")]
-    rows = [f"| chunk | client | {' | '.join(heads)} |", "|---|---|" + "---:|" * len(heads)]
-    for table in tables:
-        for name, ops in table.clients.items():
-            if any(op in ops for op in shown):
-                cells = [cell for op in shown for cell in (f"{1e6 / ops[op].rate:.0f}", _ratio(ops[op].ratio and 1 / ops[op].ratio))]
-                rows.append(f"| {' | '.join([table.size, name, *cells])} |")
-    return "\n".join(rows) if shown else ""
-
-
-CALLS = {
-    "present": "lookup of 64 present keys, µs",
-    "absent": "of 64 absent keys, µs",
-    "call": "longest of 99.9 % of its calls, µs",
-    "busy": "CPU of 99.9 % of its calls, µs",
-    "longest": "longest, µs",
-}
-
-
-def calls(tables: list[Table]) -> str:
-    """Makes a table of the calls that an engine waits for. Empty if the tables have no such calls."""
-    tables = [table for table in tables if any("present" in ops for ops in table.clients.values())]
-    shown = [op for op in CALLS if any(op in ops for table in tables for ops in table.clients.values())]
-    heads = [CALLS[op] for op in shown] + ["reads of the server, present and absent"]
-    rows = [f"| store | chunk | client | {' | '.join(heads)} |", "|---|---|---|" + "---:|" * len(heads)]
-    for table in tables:
-        for name, ops in table.clients.items():
-            cells = [f"{1e6 / ops[op].rate:,.0f}" if op in ops else "" for op in shown]
-            trips = [f"{ops[op].reads:g}" for op in ("present", "absent") if ops[op].reads is not None]
-            rows.append(f"| {' | '.join([table.group, table.size, name, *cells, ' and '.join(trips)])} |")
-    return "\n".join(rows) if tables else ""
-
-
-def costs(tables: list[Table]) -> str:
-    """Makes a table of the clients' CPU time beside the first one's, that of a lookup, and memory. Empty if no table has a peak."""
-    tables = [table for table in tables if all(ops["get"].peak is not None for ops in table.clients.values())]
-    heads = ["get, CPU ×", "put, CPU ×", "exists, CPU µs", "get, peak MiB", "put, peak MiB"]
-    rows = [f"| store | chunk | client | {' | '.join(heads)} |", "|---|---|---|" + "---:|" * len(heads)]
-    for table in tables:
-        first, *_ = table.clients.values()
-        for name, ops in table.clients.items():
-            cells = ["" if ops is first else f"{ops[op].cpu / first[op].cpu:.2f}" for op in ("get", "put")]
-            cells.append(f"{ops['exists'].cpu:.0f}")
-            cells += [f"{ops[op].peak:.0f}" for op in ("get", "put")]
-            rows.append(f"| {' | '.join([table.group, table.size, name, *cells])} |")
-    return "\n".join(rows) if tables else ""
-
-
-def _rate(summary: Summary) -> str:
-    return f"**{summary.rate:.2f}** ({summary.low:.2f} to {summary.high:.2f})"
-
-
-def _ratio(ratio: float | None) -> str:
-    return "" if ratio is None else f"{ratio:.2f}"
 
 
 def mean(figures: list[Figure]) -> Figure:

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from ..server import RedisServer
-from . import native
 from .backend import Backend
+from .clients import CONNECTIONS, WORKERS, cpp_fs, cpp_redis, kvconn
 from .commands import Command
 from .groups import Group, files
+from .native import Native
 
 
 @contextmanager
 def redis(_folder: Path, pause: float) -> Iterator[Group]:
     """Multiprocess mode on a redis server, and kvconn's stores on the same server without Python."""
     with RedisServer() as server:
-        address = f"127.0.0.1:{server.port}?connections={native.CONNECTIONS}"
+        address = f"127.0.0.1:{server.port}?connections={CONNECTIONS}"
         clients = {
-            "LMCache C++": lambda size, n: native.Native(native.cpp_redis(server.port), size, n, pause),
-            "kvconn resp": lambda size, n: native.Native(native.kvconn(f"resp://{address}"), size, n, pause),
-            "kvconn redis": lambda size, n: native.Native(native.kvconn(f"redis://{address}"), size, n, pause),
+            "LMCache C++": lambda size, n: Native(partial(cpp_redis, str(server.port)), size, n, pause),
+            "kvconn resp": lambda size, n: Native(partial(kvconn, f"resp://{address}"), size, n, pause),
+            "kvconn redis": lambda size, n: Native(partial(kvconn, f"redis://{address}"), size, n, pause),
             "resp without Python": lambda size, n: Command(f"resp://{address}", size, n),
             "redis without Python": lambda size, n: Command(f"redis://{address}", size, n),
         }
@@ -35,10 +37,10 @@ def fs(folder: Path, pause: float) -> Iterator[Group]:
     with files(folder) as (root, clear):
         # LMCache's client does not overwrite a file.
         clients = {
-            "LMCache C++": lambda size, n: native.Native(native.cpp_fs(f"{root}/c++"), size, n, pause, clear),
-            "kvconn fs": lambda size, n: native.Native(native.kvconn(f"fs://{root}/kvconn"), size, n, pause, clear),
+            "LMCache C++": lambda size, n: Native(partial(cpp_fs, f"{root}/c++"), size, n, pause, clear),
+            "kvconn fs": lambda size, n: Native(partial(kvconn, f"fs://{root}/kvconn"), size, n, pause, clear),
         }
-        title = f"files in {folder}: LMCache's `fs_native` adapter with {native.WORKERS} workers, kvconn's `native_plugin` on `fs://`"
+        title = f"files in {folder}: LMCache's `fs_native` adapter with {WORKERS} workers, kvconn's `native_plugin` on `fs://`"
         yield title, clients, clear
 
 

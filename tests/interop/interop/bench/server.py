@@ -21,9 +21,9 @@ from lmcache.v1.platform.event_notifier import consume_fd
 
 from ..lmcache_server.manager import key, layout
 from ..server import RedisServer
+from .clients import CONNECTIONS
 from .figures import GIB, Figure, Round, clocked, mean, peaked
 from .groups import Group
-from .native import CONNECTIONS
 from .reads import reads
 
 BATCHES, LOOKUPS, LOOKUP_KEYS = 2, 200, 64
