@@ -21,7 +21,7 @@ pub use gate::{Gate, Pass};
 pub use handle::Connector;
 pub use list_entry::ListEntry;
 pub use operation::Operation;
-pub use page::ListPage;
+pub use page::{ListPage, Pages};
 pub use run::{count_run, leading_run};
 pub use server_info::ServerInfo;
 

@@ -12,7 +12,7 @@ use tracing::{Instrument, Span};
 
 use super::erased::DynConnector;
 use super::operation::{Operation, forward, list_by, listings, operations};
-use super::{BoxConnector, Capabilities, Gate, ListEntry, RemoteConnector, ServerInfo};
+use super::{BoxConnector, Capabilities, Gate, ListEntry, Pages, RemoteConnector, ServerInfo};
 use crate::chunk::{MemoryObj, MemoryObjMut};
 use crate::context::ConnectorContext;
 use crate::key::CacheKey;
@@ -45,6 +45,8 @@ pub(super) struct Inner {
     /// The runtime it was opened on, if that has one thread only.
     opened_on: Option<tokio::runtime::Id>,
     pub(super) connector: OfProcess<Arc<dyn DynConnector>>,
+    /// What [`list_page`](Connector::list_page) has read ahead.
+    pub(super) pages: Pages,
 }
 
 impl Connector {
@@ -64,6 +66,7 @@ impl Connector {
             layers_of: None,
             opened_on: None,
             connector: OfProcess::new(connector),
+            pages: Pages::new(|_| true),
         }))
     }
 
@@ -90,6 +93,7 @@ impl Connector {
             layers_of: Some(ctx.chain().clone()),
             opened_on: single.then(|| handle.id()),
             connector: OfProcess::new(connector),
+            pages: Pages::new(|_| true),
         });
         if !ctx.is_behind() {
             let this = Arc::downgrade(&inner);
@@ -189,6 +193,7 @@ impl Connector {
         let mut seen = self.0.instruments.begin(Operation::Close);
         let span = self.0.instruments.span(Operation::Close, None);
         self.0.gate.close().await;
+        self.0.pages.clear();
         if self.0.gate.is_parents() {
             // The parent closes it.
             return Ok(());

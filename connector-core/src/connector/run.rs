@@ -8,7 +8,8 @@ use crate::key::CacheKey;
 /// # Errors
 /// The first answer's error. A later one ends the run.
 pub fn leading_run<T>(answers: impl IntoIterator<Item = Result<Option<T>>>) -> Result<Vec<T>> {
-    let mut run = Vec::new();
+    let answers = answers.into_iter();
+    let mut run = Vec::with_capacity(answers.size_hint().0);
     for answer in answers {
         match answer {
             Ok(Some(value)) => run.push(value),

@@ -15,4 +15,5 @@ mod layered;
 mod layers;
 mod observe;
 mod opening;
+mod pages;
 mod scripted;

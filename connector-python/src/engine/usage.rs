@@ -3,11 +3,12 @@
 //! A listing in the background counts the chunks that are there. Meanwhile, the engine reports the chunks that it stores and
 //! removes.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
+use connectors::connector::Pages;
 use connectors::{CacheKey, Connector, ErrorKind, KeyKind, ListEntry, Result, runtime};
 use futures::TryStreamExt;
 use pyo3::prelude::*;
@@ -41,6 +42,7 @@ type Page = (Vec<(String, Option<u64>)>, Option<String>);
 
 struct Shared {
     connector: Connector,
+    pages: Pages,
     counts: Mutex<Counts>,
     list_now: Notify,
 }
@@ -52,8 +54,8 @@ impl EngineUsage {
     fn new(py: Python<'_>, client: &EngineClient, interval_s: Arg<f64>) -> PyResult<Self> {
         let interval = Duration::try_from_secs_f64(interval_s.0)
             .map_err(|e| invalid(py, format!("{} seconds are not a time between two listings: {e}", interval_s.0)))?;
-        let shared =
-            Arc::new(Shared { connector: client.connector(py)?, counts: Mutex::default(), list_now: Notify::new() });
+        let (connector, pages) = (client.connector(py)?, Pages::new(is_own));
+        let shared = Arc::new(Shared { connector, pages, counts: Mutex::default(), list_now: Notify::new() });
         let task = runtime::handle().or_raise(py)?.spawn(shared.clone().run(interval)).abort_handle();
         Ok(Self { shared: ProcessLocal::new(shared), task })
     }
@@ -100,7 +102,8 @@ impl EngineUsage {
     /// At most `limit` keys after `after`, in the order of their texts, with their sizes in bytes (None if unknown). Also the
     /// last key's text if there are more. Waits for the store.
     ///
-    /// A page reads the whole listing under `prefix`. Other engines' keys are left out.
+    /// A page reads the whole listing under `prefix`, and keeps the entries of the next pages for a minute. Other engines'
+    /// keys are left out.
     fn page(
         &self,
         py: Python<'_>,
@@ -109,7 +112,10 @@ impl EngineUsage {
         limit: Arg<usize>,
     ) -> PyResult<Page> {
         let shared = self.shared.get().or_raise(py)?.clone();
-        block_on(py, async move { shared.page(&prefix.0, after.0.as_deref(), limit.0).await })?.or_raise(py)
+        let page = async move { shared.pages.page(&shared.connector, &prefix.0, after.0.as_deref(), limit.0).await };
+        let page = block_on(py, page)?.or_raise(py)?;
+        let text = |entry: ListEntry| (entry.key.as_str().to_owned(), entry.size);
+        Ok((page.entries.into_iter().map(text).collect(), page.next))
     }
 
     /// The listing as a dict: `state` (`waiting`, `running`, `done`, `failed` or `unsupported`), `age_s` and `took_s` of the last
@@ -195,24 +201,6 @@ impl Shared {
             }
         }
         Ok(())
-    }
-
-    /// Not `Connector::list_page`: a store full of other engines' keys would cost a listing for each `limit` of them.
-    async fn page(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page> {
-        let (mut first, mut has_more) = (BTreeMap::new(), false);
-        let mut entries = self.connector.list_entries(prefix);
-        while let Some(ListEntry { key, size, .. }) = entries.try_next().await? {
-            if !is_own(&key) || after.is_some_and(|after| key.as_str() <= after) {
-                continue;
-            }
-            first.insert(key.as_str().to_owned(), size);
-            if first.len() > limit {
-                first.pop_last();
-                has_more = true;
-            }
-        }
-        let next = first.last_key_value().filter(|_| has_more).map(|(last, _)| last.clone());
-        Ok((first.into_iter().collect(), next))
     }
 }
 
