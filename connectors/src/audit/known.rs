@@ -156,8 +156,13 @@ impl Drop for Put {
             }
             known.uncertain.push(self.sum);
         }
-        if known.writing.is_empty() && !known.next_stored.is_empty() {
-            known.stored = std::mem::take(&mut known.next_stored);
+        if known.writing.is_empty() {
+            // Gives back the room for more checksums: a key at rest has one.
+            known.writing = Vec::new();
+            if !known.next_stored.is_empty() {
+                known.stored = std::mem::take(&mut known.next_stored);
+                known.stored.shrink_to_fit();
+            }
         }
         state.forget_oldest();
     }
