@@ -5,6 +5,17 @@ use connector_core::{MemoryObj, MemoryObjMut, PoolAllocator, Result};
 /// Copies of at least this size use a pool: new memory from the system costs more than the copy.
 const POOLED_BYTES: usize = 64 << 10;
 
+/// The smallest average size of a chunk, in bytes.
+const MIN_AVERAGE: u64 = 512;
+
+/// The bound on the number of chunks is at least this.
+const MIN_MAX_CHUNKS: usize = 1024;
+
+/// The most chunks in `capacity` bytes of memory. It bounds the memory of their keys and map entries.
+pub(crate) fn most_chunks(capacity: u64) -> usize {
+    usize::try_from(capacity / MIN_AVERAGE).unwrap_or(usize::MAX).max(MIN_MAX_CHUNKS)
+}
+
 /// Memory for `capacity` bytes of copies.
 pub(crate) struct Copies {
     capacity: usize,

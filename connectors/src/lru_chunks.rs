@@ -6,14 +6,7 @@ use std::time::SystemTime;
 use connector_core::{CacheKey, Error, ErrorKind, ListEntry, MemoryObj, Result};
 use lru::LruCache;
 
-use crate::copies::Copies;
-
-/// The smallest average size of a chunk, in bytes. It bounds the number of chunks, because keys and map entries need
-/// memory, too.
-const MIN_AVERAGE: u64 = 512;
-
-/// The bound on the number of chunks is at least this.
-const MIN_MAX_CHUNKS: usize = 1024;
+use crate::copies::{Copies, most_chunks};
 
 pub(crate) struct LruChunks {
     capacity: u64,
@@ -36,8 +29,7 @@ struct Kept {
 impl LruChunks {
     pub(crate) fn new(capacity: u64) -> Self {
         let state = State { chunks: LruCache::unbounded(), bytes: 0 };
-        let max_chunks = usize::try_from(capacity / MIN_AVERAGE).unwrap_or(usize::MAX).max(MIN_MAX_CHUNKS);
-        Self { capacity, max_chunks, copies: Copies::new(capacity), state: Mutex::new(state) }
+        Self { capacity, max_chunks: most_chunks(capacity), copies: Copies::new(capacity), state: Mutex::new(state) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -1,19 +1,20 @@
 //! The write-back buffer: chunks that the back does not have yet, up to a number of bytes.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use connector_core::{CacheKey, Error, ErrorKind, ErrorStatus, ListEntry, MemoryObj, Result};
 use lru::LruCache;
 use tokio::sync::watch;
 
-use crate::copies::Copies;
+use crate::copies::{Copies, most_chunks};
 
 /// The number of keys that tasks write concurrently.
 const MAX_WRITERS: usize = 4;
 
 pub(super) struct Buffer {
     capacity: u64,
+    max_chunks: usize,
     copies: Copies,
     state: Mutex<State>,
     /// The puts that wait for space, in order, so that small chunks cannot overtake a large one for ever.
@@ -28,8 +29,11 @@ const MAX_REFUSED: usize = 100_000;
 struct State {
     /// The newest chunk of each key. Every key is also in `queue` or in `writing`.
     chunks: HashMap<CacheKey, Buffered>,
-    queue: VecDeque<CacheKey>,
+    /// In the order of their first puts. The map takes out any key at once, and the list the oldest.
+    queue: LruCache<CacheKey, ()>,
     writing: HashSet<CacheKey>,
+    /// The chunks and reservations, and their bytes.
+    held: usize,
     bytes: u64,
     puts: u64,
     writers: usize,
@@ -45,8 +49,9 @@ impl Default for State {
     fn default() -> Self {
         Self {
             chunks: HashMap::new(),
-            queue: VecDeque::new(),
+            queue: LruCache::unbounded(),
             writing: HashSet::new(),
+            held: 0,
             bytes: 0,
             puts: 0,
             writers: 0,
@@ -66,7 +71,8 @@ struct Buffered {
 /// Bytes of the buffer that are reserved until this is dropped or its chunk is inserted.
 pub(super) struct Reservation<'a> {
     buffer: &'a Buffer,
-    bytes: u64,
+    /// `None` once the chunk is inserted.
+    bytes: Option<u64>,
 }
 
 /// A write in progress.
@@ -81,15 +87,11 @@ pub(super) struct Write<'a> {
 /// A running writer. The buffer counts it until it is dropped.
 pub(super) struct Writer<'a>(&'a Buffer);
 
-/// The bytes that a chunk counts for: at least one, so that the number of empty chunks is bounded, too.
-fn cost(chunk: &MemoryObj) -> u64 {
-    chunk.len().max(1) as u64
-}
-
 impl Buffer {
     pub(super) fn new(capacity: u64) -> Self {
         let (copies, changes) = (Copies::new(capacity), watch::Sender::new(()));
-        Self { capacity, copies, state: Mutex::default(), space_queue: Default::default(), changes }
+        let max_chunks = most_chunks(capacity);
+        Self { capacity, max_chunks, copies, state: Mutex::default(), space_queue: Default::default(), changes }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -117,7 +119,7 @@ impl Buffer {
 
     /// Waits for space for a chunk. Fails if the buffer is full and the back fails.
     pub(super) async fn reserve(&self, chunk: &MemoryObj) -> Result<Reservation<'_>> {
-        let bytes = cost(chunk);
+        let bytes = chunk.len() as u64;
         if bytes > self.capacity {
             return Err(Error::new(
                 ErrorKind::TooLarge,
@@ -134,9 +136,10 @@ impl Buffer {
             changes.mark_unchanged();
             {
                 let mut state = self.lock();
-                if state.bytes + bytes <= self.capacity {
+                if state.bytes + bytes <= self.capacity && state.held < self.max_chunks {
                     state.bytes += bytes;
-                    return Ok(Reservation { buffer: self, bytes });
+                    state.held += 1;
+                    return Ok(Reservation { buffer: self, bytes: Some(bytes) });
                 }
                 if let Some(e) = &state.failing {
                     let message = format!("the write-back buffer of {} bytes is full, because {e}", self.capacity);
@@ -161,13 +164,13 @@ impl Buffer {
         let mut state = self.lock();
         state.puts += 1;
         let put = state.puts;
-        reservation.bytes = 0;
+        reservation.bytes = None;
         state.refused.pop(key);
         match state.chunks.insert(key.clone(), Buffered { chunk: copy, put }) {
-            Some(old) => state.bytes -= cost(&old.chunk),
+            Some(old) => state.release(old.chunk.len() as u64),
             // The key was cancelled during its write: when that write ends, it queues the key again.
             None if state.writing.contains(key) => {}
-            None => state.queue.push_back(key.clone()),
+            None => drop(state.queue.push(key.clone(), ())),
         }
         let needed = state.writers < MAX_WRITERS && !state.queue.is_empty() && !state.ending;
         state.writers += usize::from(needed);
@@ -186,8 +189,8 @@ impl Buffer {
             let old = state.chunks.remove(key);
             state.refused.pop(key);
             if let Some(old) = &old {
-                state.bytes -= cost(&old.chunk);
-                state.queue.retain(|k| k != key);
+                state.release(old.chunk.len() as u64);
+                state.queue.pop(key);
             }
             old.is_some()
         };
@@ -279,8 +282,14 @@ impl Buffer {
 }
 
 impl State {
+    /// Frees the room of a chunk or a reservation.
+    fn release(&mut self, bytes: u64) {
+        self.bytes -= bytes;
+        self.held -= 1;
+    }
+
     fn next<'a>(&mut self, buffer: &'a Buffer) -> Option<Write<'a>> {
-        let key = self.queue.pop_front()?;
+        let (key, ()) = self.queue.pop_lru()?;
         let Buffered { chunk, put } = self.chunks.get(&key)?;
         let write = Write { buffer, key: key.clone(), chunk: chunk.clone(), put: *put, result: None };
         self.writing.insert(key);
@@ -290,8 +299,8 @@ impl State {
 
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
-        if self.bytes > 0 {
-            self.buffer.lock().bytes -= self.bytes;
+        if let Some(bytes) = self.bytes {
+            self.buffer.lock().release(bytes);
             self.buffer.notify();
         }
     }
@@ -313,10 +322,10 @@ impl Drop for Write<'_> {
         match newest {
             Some(true) if written => {
                 if let Some(old) = state.chunks.remove(&self.key) {
-                    state.bytes -= cost(&old.chunk);
+                    state.release(old.chunk.len() as u64);
                 }
             }
-            Some(_) => state.queue.push_back(self.key.clone()),
+            Some(_) => drop(state.queue.push(self.key.clone(), ())),
             None => {}
         }
         match self.result.take() {
