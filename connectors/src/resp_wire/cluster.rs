@@ -222,19 +222,12 @@ impl Shared {
         Some(replica.flatten().unwrap_or(&shard.master).clone())
     }
 
-    /// The node with this announced address, known or new.
-    fn server_in(&self, shards: &[Shard], announced: &Address) -> Arc<Server> {
-        let mut known = shards.iter().flat_map(Shard::nodes).chain(&self.seeds);
-        match known.find(|server| server.address() == announced) {
-            Some(server) => server.clone(),
-            None => {
-                let server = Server::new(announced.clone(), &self.options, &self.sockets);
-                if self.is_closed.load(Ordering::Acquire) {
-                    server.close();
-                }
-                server
-            }
+    fn new_server(&self, announced: Address) -> Arc<Server> {
+        let server = Server::new(announced, &self.options, &self.sockets);
+        if self.is_closed.load(Ordering::Acquire) {
+            server.close();
         }
+        server
     }
 
     /// The master with this announced address. With a slot, remembers that the slot is there now.
@@ -242,7 +235,8 @@ impl Shared {
         let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
         let at = map.shards.iter().position(|shard| shard.master.address() == announced).unwrap_or_else(|| {
             // A node without slots is not in the answer to `CLUSTER SLOTS`.
-            let master = self.server_in(&map.shards, announced);
+            let known = map.shards.iter().flat_map(Shard::nodes).chain(&self.seeds).find(|s| s.address() == announced);
+            let master = known.cloned().unwrap_or_else(|| self.new_server(announced.clone()));
             map.shards.push(Shard { master, replicas: Vec::new() });
             map.shards.len() - 1
         });

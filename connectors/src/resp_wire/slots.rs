@@ -93,6 +93,9 @@ fn refused(e: Error) -> Error {
 
 fn ranges(reply: Reply, asked: &str) -> Option<Vec<Range>> {
     let Reply::Array(listed) = reply else { return None };
+    if listed.len() > usize::from(SLOTS) {
+        return None;
+    }
     let mut ranges = Vec::new();
     for range in listed {
         let Reply::Array(parts) = range else { return None };
@@ -235,6 +238,7 @@ mod tests {
             range(vec![Reply::Int(0), Reply::Int(16_384), well()]),
             range(vec![Reply::Int(-1), Reply::Int(5), well()]),
             range(vec![Reply::Int(5), Reply::Int(3), well()]),
+            Reply::Array(vec![Reply::Array(vec![Reply::Int(0), Reply::Int(5), well()]); usize::from(SLOTS) + 1]),
             range(vec![Reply::Int(0), Reply::Int(5), Reply::Int(1)]),
             range(vec![Reply::Int(0), Reply::Int(5), Reply::Array(vec![bulk("h")])]),
             range(vec![Reply::Int(0), Reply::Int(5), Reply::Array(vec![Reply::Bulk(vec![0xff]), Reply::Int(1)])]),

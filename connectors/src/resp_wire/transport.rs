@@ -16,7 +16,7 @@ use tokio::runtime::{Handle, is_rt_shutdown_err};
 use super::session::Session;
 
 /// Where a server listens.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Address {
     /// A name or an IP address (IPv6 without brackets), and a port.
     Tcp {

@@ -1,6 +1,7 @@
 //! Fetches the slots of a cluster. Any number of calls may want that at once; one task on the process's own runtime does
 //! it, with a pause after each time.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -163,12 +164,9 @@ impl Shared {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) % map.shards.len().max(1);
         let masters = masters.clone().skip(turn).chain(masters.take(turn));
         let replicas = map.shards.iter().flat_map(|shard| &shard.replicas);
-        let mut nodes: Vec<Arc<Server>> = Vec::new();
-        for node in ask_first.iter().chain(masters).chain(&self.seeds).chain(replicas) {
-            if !nodes.iter().any(|known| Arc::ptr_eq(known, node)) {
-                nodes.push(node.clone());
-            }
-        }
+        let mut seen = HashSet::new();
+        let all = ask_first.iter().chain(masters).chain(&self.seeds).chain(replicas);
+        let mut nodes: Vec<_> = all.filter(|node| seen.insert(Arc::as_ptr(node))).cloned().collect();
         nodes.sort_by_key(|node| node.is_away());
         nodes
     }
@@ -176,11 +174,16 @@ impl Shared {
     /// Keeps the nodes that stay, with their connections.
     fn learn(&self, ranges: Vec<Range>) {
         let old = self.map().shards.clone();
-        let (mut shards, mut slots) = (Vec::<Shard>::new(), vec![NO_SHARD; usize::from(SLOTS)]);
+        // Maps, because an answer may name thousands of nodes.
+        let known = self.seeds.iter().chain(old.iter().flat_map(Shard::nodes));
+        let mut nodes: HashMap<_, _> = known.map(|server| (server.address().clone(), server.clone())).collect();
+        let mut node =
+            |address| nodes.entry(address).or_insert_with_key(|address| self.new_server(address.clone())).clone();
+        let (mut shards, mut slots) = (Vec::new(), vec![NO_SHARD; usize::from(SLOTS)]);
+        let mut places = HashMap::new();
         for range in ranges {
-            let at = shards.iter().position(|shard| *shard.master.address() == range.master).unwrap_or_else(|| {
-                let node = |address| self.server_in(&old, address);
-                let (master, replicas) = (node(&range.master), range.replicas.iter().map(node).collect());
+            let at = *places.entry(range.master).or_insert_with_key(|master| {
+                let (master, replicas) = (node(master.clone()), range.replicas.into_iter().map(&mut node).collect());
                 shards.push(Shard { master, replicas });
                 shards.len() - 1
             });
