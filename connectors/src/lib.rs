@@ -89,6 +89,8 @@ mod lru_chunks;
 mod places;
 #[cfg(any(feature = "redis", feature = "resp"))]
 mod resp_wire;
+#[cfg(any(feature = "redis", feature = "resp", feature = "tiered"))]
+mod seen;
 #[cfg(any(feature = "__cloud", feature = "redis", feature = "resp"))]
 mod tls;
 

@@ -8,16 +8,16 @@ use super::exchanges::Size;
 use super::layout::{KV_BYTES, key_of_kv_bytes};
 use crate::resp_wire::{Wire, scan};
 
-/// The chunks whose keys' texts start with `prefix`, each once. A chunk that lacks a half is left out. A page of names and
-/// a pipeline of their sizes take one round trip each.
+/// The chunks whose keys' texts start with `prefix`. A chunk that lacks a half is left out. A page of names and a pipeline
+/// of their sizes take one round trip each, and the next page comes during the pipeline.
 pub(super) fn entries<'a>(wire: &'a Wire, prefix: &'a str) -> impl Stream<Item = Result<ListEntry>> + Send + 'a {
-    let pages = scan::keys(wire, prefix, KV_BYTES, key_of_kv_bytes).then(move |page| async move {
+    let pages = scan::keys(wire, prefix, KV_BYTES, key_of_kv_bytes).map(move |page| async move {
         stream::iter(match page {
             Ok(keys) => whole(wire, keys).await,
             Err(e) => vec![Err(e)],
         })
     });
-    pages.flatten()
+    pages.buffered(2).flatten()
 }
 
 /// The bytes of the header and the bytes of each chunk. `None` unless `get` can read the chunk.

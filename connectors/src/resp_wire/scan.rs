@@ -1,6 +1,5 @@
 //! The keys in the database, by SCAN.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use connector_core::{CacheKey, Error, ErrorKind, Result};
@@ -12,12 +11,21 @@ use super::exchange::{Exchange, Wire};
 use super::reply::Reply;
 use super::request::Request;
 use super::server::Server;
+use crate::seen::Seen;
 
 /// Names that the server looks at for one page: a few milliseconds of its time at most.
 const LOOKED_AT: u64 = 1000;
+/// The keys that a scan of one server remembers. A server gives a name again only if its table shrinks during the scan.
+/// The next page then starts again within the old table's buckets that became one bucket.
+const REMEMBERED: usize = 1 << 14;
+/// The keys that a scan of a cluster remembers, because a second pass may give each of them again.
+const REMEMBERED_IN_CLUSTER: usize = 1 << 20;
 
-/// The keys of the wire's namespace whose text starts with `prefix`, each once, a page at a time. `key_of` gives the
-/// key of a name that ends with `suffix`, and `None` for names of other programs.
+/// The keys of the wire's namespace whose text starts with `prefix`, a page at a time. `key_of` gives the key of a name
+/// that ends with `suffix`, and `None` for names of other programs. The memory that it takes does not grow with the store.
+///
+/// Each key comes once. In a cluster whose slots move meanwhile, a key may come a second time after at least
+/// half of [`REMEMBERED_IN_CLUSTER`] other keys.
 ///
 /// Every server that has names is scanned, one after another. A server that fails does not hide the keys of the others: its
 /// error comes last.
@@ -35,7 +43,7 @@ pub(crate) fn keys<'a>(
         key_of,
         left: Vec::new(),
         cursor: START.to_vec(),
-        seen: HashSet::new(),
+        seen: Seen::new(if wire.is_cluster() { REMEMBERED_IN_CLUSTER } else { REMEMBERED }),
         passes: 0,
         slots: Vec::new(),
         failure: None,
@@ -60,8 +68,8 @@ struct Scan<'a> {
     /// The servers that this pass has not scanned to the end. The last one is next.
     left: Vec<Arc<Server>>,
     cursor: Vec<u8>,
-    /// A scan may give a name more than once, while the server grows its table or the name moves to another server.
-    seen: HashSet<CacheKey>,
+    /// A scan may give a name more than once, while the server shrinks its table or the name moves to another server.
+    seen: Seen,
     passes: u32,
     /// The slots of each server at the start of this pass.
     slots: Vec<String>,
@@ -101,7 +109,7 @@ impl Scan<'_> {
         let namespace = self.wire.options().prefix.as_bytes();
         let keys = names.iter().filter_map(|name| (self.key_of)(name.strip_prefix(namespace)?));
         // The end of the prefix and the start of the suffix may be the same letters of a name.
-        keys.filter(|key| key.as_str().starts_with(self.prefix) && self.seen.insert(key.clone())).collect()
+        keys.filter(|key| key.as_str().starts_with(self.prefix) && self.seen.insert(key)).collect()
     }
 
     /// Starts the first pass, and a second one if slots moved during the first. A key that moved to a server after that

@@ -13,6 +13,7 @@ use futures::stream::{self, StreamExt};
 use super::buffer::Buffer;
 use super::tiers::{Tiers, same_error};
 use super::{TieredOptions, WriteMode, writer};
+use crate::seen::Seen;
 
 /// A small and fast store (`front`) before a large and slow one (`back`).
 ///
@@ -92,10 +93,14 @@ impl TieredConnector {
         if !tiers.back.capabilities().list {
             return list(&tiers.back);
         }
-        fn lock(near: &Mutex<HashSet<CacheKey>>) -> MutexGuard<'_, HashSet<CacheKey>> {
+        fn lock(near: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
             near.lock().unwrap_or_else(PoisonError::into_inner)
         }
-        let near = Arc::new(Mutex::new(buffered.iter().map(|item| key(item).clone()).collect::<HashSet<_>>()));
+        let mut near = Seen::new(usize::MAX);
+        for item in &buffered {
+            near.insert(key(item));
+        }
+        let near = Arc::new(Mutex::new(near));
         let in_front = near.clone();
         let front = match tiers.front.capabilities().list {
             true => list(&tiers.front),
@@ -103,7 +108,7 @@ impl TieredConnector {
         };
         let front = front.filter_map(move |item| {
             let item = item.inspect_err(|e| tiers.front_failed("list", e)).ok();
-            let is_new = |item: &T| tiers.keys.may_ask_front(key(item)) && lock(&in_front).insert(key(item).clone());
+            let is_new = |item: &T| tiers.keys.may_ask_front(key(item)) && lock(&in_front).insert(key(item));
             ready(item.filter(is_new).map(Ok))
         });
         // Starts after the front's listing.

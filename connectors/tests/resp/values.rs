@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use connectors::{Dtype, ErrorKind, LMCacheMetadata, LayerGroup, MemoryObj};
+use connectors::{Dtype, ErrorKind, LMCacheMetadata, LayerGroup, ListEntry, MemoryObj};
 use futures::TryStreamExt;
 
-use kvconn_redis_server::RedisServer;
+use kvconn_redis_server::{RedisServer, fake};
 
 use crate::key;
 
@@ -91,6 +91,34 @@ async fn a_listing_gives_the_length_of_each_value() {
     let page = store.list_page("", None, 9).await.unwrap();
     let found: Vec<_> = page.entries.iter().map(|entry| (entry.key.clone(), entry.size, entry.modified)).collect();
     assert_eq!(found, [(key(1), Some(10), None), (key(2), Some(5000), None), (key(3), None, None)]);
+}
+
+#[tokio::test]
+async fn a_name_that_the_server_gives_twice_is_listed_once() {
+    // As a server does whose table shrinks between two pages.
+    let bulk = |text: &str| format!("${}\r\n{text}\r\n", text.len());
+    let page = move |next: &str, keys: [usize; 3]| {
+        let names: String = keys.into_iter().map(|n| bulk(key(n).as_str())).collect();
+        format!("*2\r\n{}*3\r\n{names}", bulk(next))
+    };
+    let port = fake::answering(move |words| {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let answer = match words[..] {
+            ["HELLO", ..] => "%1\r\n+proto\r\n:3\r\n".into(),
+            ["SCAN", "0", ..] => page("3", [1, 2, 3]),
+            ["SCAN", "3", ..] => page("1", [2, 3, 4]),
+            ["SCAN", ..] => page("0", [1, 4, 5]),
+            ["STRLEN", ..] => ":9\r\n".into(),
+            _ => "+OK\r\n".into(),
+        };
+        Some(answer.into_bytes())
+    });
+    let store = connectors::open(&format!("resp://127.0.0.1:{port}")).await.unwrap();
+    let expected: Vec<_> = (1..=5).map(key).collect();
+    assert_eq!(store.list("").try_collect::<Vec<_>>().await.unwrap(), expected);
+    let entries: Vec<ListEntry> = store.list_entries("").try_collect().await.unwrap();
+    assert!(entries.iter().all(|entry| entry.size == Some(9)));
+    assert_eq!(entries.into_iter().map(|entry| entry.key).collect::<Vec<_>>(), expected);
 }
 
 #[tokio::test]
