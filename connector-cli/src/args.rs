@@ -99,6 +99,12 @@ pub(crate) enum Command {
         kvconn ls fs:///tmp/kv -l        with sizes and ages\n  \
         kvconn ls fs:///tmp/kv --json    one JSON object a line")]
     Ls(LsArgs),
+    /// Count the chunks of a store and their bytes, for each model and in total
+    #[command(after_help = "Examples:\n  \
+        kvconn du fs:///tmp/kv\n  \
+        kvconn du redis://h:6379 --prefix facebook/opt-125m@\n  \
+        kvconn du fs:///tmp/kv --json | jq .bytes")]
+    Du(DuArgs),
     /// Remove chunks; exit code 1 if one did not exist
     #[command(after_help = keys_and!("Examples:\n  \
         kvconn rm fs:///tmp/kv opt@1@0@1f2e@half\n  \
@@ -262,6 +268,18 @@ pub(crate) struct LsArgs {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) lines: LineArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DuArgs {
+    /// The store
+    pub(crate) url: String,
+    /// Count only chunks whose keys start with this text
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(crate) prefix: String,
+    /// Print JSON: chunks, bytes and chunks of unknown size, in total and for each model
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -6,6 +6,7 @@ pub(crate) mod chunk;
 pub(crate) mod copy;
 pub(crate) mod demo;
 pub(crate) mod describe;
+pub(crate) mod du;
 pub(crate) mod list;
 pub(crate) mod ping;
 #[cfg(feature = "fs")]

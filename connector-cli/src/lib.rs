@@ -76,6 +76,7 @@ async fn run(cli: Cli, out: &mut Out, interrupt: Interrupt) -> Result<Answer, Fa
         Command::Exists(args) => commands::chunk::exists(&setup, &args, out).await,
         Command::Rm(args) => commands::chunk::rm(&setup, &args, out).await,
         Command::Ls(args) => commands::chunk::ls(&setup, &args, out).await,
+        Command::Du(args) => commands::du::run(&setup, &args, out).await,
         Command::Cp(args) => commands::copy::run(&setup, &args, out).await,
         #[cfg(feature = "fs")]
         Command::Scrub(args) => commands::scrub::run(&setup, &args, out).await,

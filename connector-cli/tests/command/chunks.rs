@@ -1,4 +1,4 @@
-//! `kvconn put`, `get`, `exists`, `ls`, `rm` and `ping`.
+//! `kvconn put`, `get`, `exists`, `ls`, `du`, `rm` and `ping`.
 
 use std::io::Write;
 use std::process::Stdio;
@@ -134,6 +134,35 @@ fn ls_lists_the_keys_with_a_prefix() {
     assert!(age.ends_with(['s', 'm']), "{age}");
     let both = run(&["ls", &url, "-l", "--json"]).exits(2);
     assert!(both.err.contains("'--long' cannot be used with '--json'"), "{both:?}");
+}
+
+#[test]
+fn du_counts_the_chunks_and_bytes_of_each_model() {
+    let (_dir, url) = store();
+    for (key, bytes) in [("a/b@1@0@aa@half", 1000), ("a/b@1@0@ab@half", 24), ("m@00000000@1@ff", 2048)] {
+        put(&url, key, &vec![7; bytes]);
+    }
+    let header = 2 * 28;
+    let rows = |args: &[&str]| -> Vec<Vec<String>> {
+        let text = run(args).exits(0);
+        text.text().lines().map(|line| line.split_whitespace().map(str::to_owned).collect()).collect()
+    };
+    let expected = [
+        &["CHUNKS", "SIZE", "MODEL"][..],
+        &["2", "1.1", "KiB", "a/b"],
+        &["1", "2", "KiB", "m"],
+        &["3", "3.1", "KiB", "total"],
+    ];
+    assert_eq!(rows(&["du", &url]), expected);
+    assert_eq!(rows(&["du", &url, "--prefix", "m@"])[1..], [&["1", "2", "KiB", "m"][..], &["1", "2", "KiB", "total"]]);
+    assert_eq!(rows(&["du", &url, "--prefix", "absent"])[1..], [["0", "0", "B", "total"]]);
+    let usage = |chunks: usize, bytes: usize| serde_json::json!({"chunks": chunks, "bytes": bytes, "chunks_of_unknown_size": 0});
+    let mut json = run(&["du", &url, "--json"]).exits(0).json();
+    let models = json.as_object_mut().and_then(|json| json.remove("models")).expect("the models");
+    assert_eq!(json, usage(3, 3072 + header));
+    let [mut first, mut second] = [usage(2, 1024 + header), usage(1, 2048)];
+    (first["model"], second["model"]) = ("a/b".into(), "m".into());
+    assert_eq!(models, serde_json::json!([first, second]));
 }
 
 #[test]
