@@ -1,82 +1,252 @@
-//! Batches: a few blocking threads, each of which processes one item after the other.
+//! Batches: the caller's thread and a few blocking threads, each of which processes one item after the other.
 //!
-//! Starting a thread for each item would cost two wake-ups an item. (For chunks of 64 KiB on tmpfs that is half of
-//! the time.)
+//! Two wake-ups of a thread take as long as the copy of a few files of 64 KiB. So the caller's thread begins at once with
+//! the items that do not wait, and kvconn wakes as many blocking threads as the bytes pay for. The first item that would
+//! wait for a disk sends the others to blocking threads, and then many of them pay.
 
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread::available_parallelism;
 
+use connector_core::connector::Pass;
 use connector_core::{CacheKey, ChunkLayout, Error, ErrorKind, MemoryObj, MemoryObjMut, RemoteConnector, Result};
-use futures::future::join_all;
 use futures::stream::{self, StreamExt};
+use tokio::sync::mpsc;
 
-use super::cancel::Work;
-use super::connector::{FSConnector, exists, read_into};
+use super::cancel::{Work, cancellable};
+use super::connector::{FSConnector, read_into};
+use super::dirs::Opened;
 use super::files::Files;
 use super::folder::Wait;
-use super::read::{Cache, Lookup, Purpose};
-use super::threads::caught;
+use super::read::{Cache, Lookup, Purpose, SLICE};
+use super::threads::{Pace, caught};
 
 /// Chunks of a batch that are read or written at once.
 const AT_ONCE: usize = 8;
 
-/// Keys that a thread takes at once to see whether they exist.
-const KEYS_AT_ONCE: usize = 64;
+/// Bytes in memory that pay for one more thread: about 30 µs of copying.
+const WORTH_A_THREAD: usize = 256 << 10;
 
 /// The processors of this process. Read once, because the query reads files.
 static PROCESSORS: LazyLock<usize> = LazyLock::new(|| available_parallelism().map_or(1, usize::from));
 
-impl FSConnector {
-    /// Runs `job` for each item; a thread takes `at_once` of them at a time. The answers have the items' order. After this
-    /// future is dropped, `job` may skip its work.
-    async fn each<T: Send + 'static, R: Send + 'static>(
-        &self,
-        items: Vec<T>,
-        at_once: usize,
-        job: impl Fn(&Files, T, &Work) -> Result<R> + Send + Sync + 'static,
-    ) -> Vec<Result<R>> {
-        let mut answers: Vec<Option<Result<R>>> = items.iter().map(|_| None).collect();
-        // On a file system in memory, each thread keeps a processor busy. On a disk, most threads wait.
-        let threads =
-            if self.files.cache == Cache::Memory { (*PROCESSORS).clamp(AT_ONCE / 2, AT_ONCE) } else { AT_ONCE };
-        let threads = threads.min(items.len().div_ceil(at_once));
-        let shared = Arc::new((Mutex::new(items.into_iter().enumerate()), job));
-        let running = (0..threads).map(|_| {
-            let shared = shared.clone();
-            self.blocking(move |files, work| {
-                let (queue, job) = &*shared;
-                let mut done = Vec::new();
-                loop {
-                    let items: Vec<_> =
-                        queue.lock().unwrap_or_else(PoisonError::into_inner).by_ref().take(at_once).collect();
-                    if items.is_empty() {
-                        return Ok(done);
+/// The result of an item.
+pub(super) enum Step<T, R> {
+    Done(Result<R>),
+    /// The item itself: only a call that waits can answer. [`Wait::Yes`] never gives this.
+    WouldWait(T),
+}
+
+/// How a batch is shared out.
+pub(super) struct Share {
+    /// Items that a thread takes at a time.
+    pub(super) at_once: usize,
+    /// Threads that pay if no item waits. The caller's is one of them; 0 if it must not begin.
+    pub(super) warm: usize,
+}
+
+/// A batch, whose threads share it.
+struct Batch<T, R, J> {
+    job: J,
+    at_once: usize,
+    work: Work,
+    waiting: Mutex<VecDeque<(usize, T)>>,
+    answers: Mutex<Answers<R>>,
+    /// Dropped last: `close` waits until the memory of the items is free.
+    _pass: Pass,
+}
+
+struct Answers<R> {
+    found: Vec<Option<Result<R>>>,
+    missing: usize,
+}
+
+impl<T, R, J: Fn(&Files, &mut Opened<'_>, T, Wait, &Work) -> Step<T, R>> Batch<T, R, J> {
+    fn take(&self) -> Vec<(usize, T)> {
+        let mut waiting = lock(&self.waiting);
+        let n = self.at_once.min(waiting.len());
+        waiting.drain(..n).collect()
+    }
+
+    /// Processes one item. A job that panics fails alone.
+    fn step(&self, files: &Files, opened: &mut Opened<'_>, item: T, wait: Wait) -> Step<T, R> {
+        caught(|| Ok((self.job)(files, opened, item, wait, &self.work))).unwrap_or_else(|e| Step::Done(Err(e)))
+    }
+
+    /// Processes items on the caller's thread, until one would wait.
+    async fn begin(&self, files: &Files) {
+        let (mut opened, mut done, mut pace) = (files.dirs.opened(), Vec::new(), Pace::new());
+        'all: loop {
+            let mut items = VecDeque::from(self.take());
+            if items.is_empty() {
+                break;
+            }
+            while let Some((n, item)) = items.pop_front() {
+                match self.step(files, &mut opened, item, Wait::No) {
+                    Step::Done(answer) => done.push((n, answer)),
+                    Step::WouldWait(item) => {
+                        items.push_front((n, item));
+                        lock(&self.waiting).extend(items);
+                        break 'all;
                     }
-                    // A job that panics fails alone.
-                    done.extend(items.into_iter().map(|(n, item)| (n, caught(|| job(files, item, work)))));
                 }
-            })
-        });
-        let mut lost = Error::new(ErrorKind::Other, "the work was lost");
-        for done in join_all(running).await {
-            match done {
-                Ok(done) => done.into_iter().for_each(|(n, answer)| answers[n] = Some(answer)),
-                Err(e) => lost = e,
+            }
+            pace.pause().await;
+        }
+        self.answer(done);
+    }
+
+    /// Processes items on a blocking thread, until none is left. Whether it gave the batch's last answer.
+    fn run(&self, files: &Files) -> bool {
+        let (mut opened, mut done) = (files.dirs.opened(), Vec::new());
+        loop {
+            let items = self.take();
+            if items.is_empty() {
+                return self.answer(done);
+            }
+            for (n, item) in items {
+                if let Step::Done(answer) = self.step(files, &mut opened, item, Wait::Yes) {
+                    done.push((n, answer));
+                }
             }
         }
-        answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(lost.clone()))).collect()
+    }
+
+    /// Records answers. Whether all items have theirs.
+    fn answer(&self, done: Vec<(usize, Result<R>)>) -> bool {
+        let mut answers = lock(&self.answers);
+        answers.missing -= done.len();
+        for (n, answer) in done {
+            answers.found[n] = Some(answer);
+        }
+        answers.missing == 0
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl FSConnector {
+    /// Runs `job` for each item. The answers have the items' order. After this future is dropped, `job` may skip its
+    /// work.
+    pub(super) async fn each<T: Send + 'static, R: Send + 'static>(
+        &self,
+        items: Vec<T>,
+        share: Share,
+        job: impl Fn(&Files, &mut Opened<'_>, T, Wait, &Work) -> Step<T, R> + Send + Sync + 'static,
+    ) -> Vec<Result<R>> {
+        let count = items.len();
+        let pass = match self.gate.enter() {
+            Ok(pass) => pass,
+            Err(e) => return (0..count).map(|_| Err(e.clone())).collect(),
+        };
+        let (_cancel, work) = cancellable();
+        let batch = Arc::new(Batch {
+            job,
+            at_once: share.at_once,
+            work,
+            waiting: Mutex::new(items.into_iter().enumerate().collect()),
+            answers: Mutex::new(Answers { found: (0..count).map(|_| None).collect(), missing: count }),
+            _pass: pass,
+        });
+        let (last, mut answered) = mpsc::channel(1);
+        let thread = || {
+            let (batch, files, last) = (batch.clone(), self.files.clone(), last.clone());
+            move || {
+                if batch.run(&files) {
+                    // The caller may be gone.
+                    let _ = last.try_send(());
+                }
+            }
+        };
+        // On a file system in memory, each thread keeps a processor busy. On a disk, most threads wait.
+        let most = if self.files.cache == Cache::Memory { (*PROCESSORS).clamp(AT_ONCE / 2, AT_ONCE) } else { AT_ONCE };
+        let most = most.min(count.div_ceil(share.at_once));
+        let helpers = share.warm.min(most).min(*PROCESSORS).saturating_sub(1);
+        if share.warm > 0 {
+            (0..helpers).for_each(|_| self.threads.try_start(thread()));
+            batch.begin(&self.files).await;
+        }
+        if !lock(&batch.waiting).is_empty() {
+            let place = self.threads.place().await;
+            (helpers + 1..most).for_each(|_| self.threads.try_start(thread()));
+            let thread = thread();
+            self.threads.start(move || {
+                thread();
+                drop(place);
+            });
+        }
+        drop(last);
+        // A thread that has not begun by now finds nothing to do, and is not waited for.
+        if lock(&batch.answers).missing > 0 {
+            answered.recv().await;
+        }
+        let lost = || Err(Error::new(ErrorKind::Closed, "the tokio runtime is shutting down"));
+        let found = std::mem::take(&mut lock(&batch.answers).found);
+        found.into_iter().map(|answer| answer.unwrap_or_else(lost)).collect()
+    }
+
+    /// How the reads of these lengths are shared out.
+    fn reads(&self, lengths: impl Iterator<Item = usize>) -> Share {
+        let (bytes, longest) =
+            lengths.fold((0_usize, 0), |(sum, longest), len| (sum.saturating_add(len), longest.max(len)));
+        let may_begin = self.files.cache != Cache::Never && longest <= SLICE;
+        Share { at_once: 1, warm: if may_begin { bytes.div_ceil(WORTH_A_THREAD).max(1) } else { 0 } }
+    }
+
+    /// Reads the chunks into memory as it comes. If the pool has too little, reserves the memory of all chunks first.
+    pub(super) async fn get_all(&self, keys: &[CacheKey]) -> Vec<Result<Option<MemoryObj>>> {
+        if !self.backend.waits() {
+            let found = self.get_at_once(keys).await;
+            if !found.iter().any(|found| found.as_ref().is_err_and(|e| e.kind() == ErrorKind::PoolFull)) {
+                return found;
+            }
+        }
+        self.get_reserved(keys).await
+    }
+
+    /// Takes the memory of each chunk when its file is open.
+    async fn get_at_once(&self, keys: &[CacheKey]) -> Vec<Result<Option<MemoryObj>>> {
+        let full = self.files.metadata.as_ref().map_or(WORTH_A_THREAD, |metadata| metadata.chunk_layout().full.len);
+        let backend = self.backend.clone();
+        let job = move |files: &Files, opened: &mut Opened<'_>, key, wait, work: &Work| {
+            if work.is_cancelled() {
+                return Step::Done(Ok(None));
+            }
+            let file = match files.find(opened, &key, Purpose::Get, wait) {
+                Ok(Lookup::Found(file)) => file,
+                Ok(Lookup::Miss) => return Step::Done(Ok(None)),
+                Ok(Lookup::WouldWait) => return Step::WouldWait(key),
+                Err(e) => return Step::Done(Err(e)),
+            };
+            let mut memory = match backend.try_allocate(&file.layout) {
+                Some(Ok(memory)) => memory,
+                Some(Err(e)) => return Step::Done(Err(e)),
+                None => return Step::Done(Err(Error::new(ErrorKind::PoolFull, "the pool has no memory at once"))),
+            };
+            let read = match wait {
+                Wait::Yes => file.read(files, &mut memory),
+                Wait::No if file.read_now(files.cache, &mut memory) => Ok(()),
+                Wait::No => return Step::WouldWait(key),
+            };
+            Step::Done(read.map(|()| Some(memory.freeze())))
+        };
+        self.each(keys.to_vec(), self.reads(keys.iter().map(|_| full)), job).await
     }
 
     /// Takes the memory of all chunks at once: two batches that each held a part would wait for each other.
-    pub(super) async fn get_all(&self, keys: &[CacheKey]) -> Vec<Result<Option<MemoryObj>>> {
-        let found = self.each(keys.to_vec(), 1, |files, key, work| {
+    async fn get_reserved(&self, keys: &[CacheKey]) -> Vec<Result<Option<MemoryObj>>> {
+        let found = self.each(keys.to_vec(), self.reads(keys.iter().map(|_| 0)), |files, opened, key, wait, work| {
             if work.is_cancelled() {
-                return Ok(None);
+                return Step::Done(Ok(None));
             }
-            Ok(match files.find(&key, Purpose::Inspect, Wait::Yes)? {
-                Lookup::Found(file) => Some(file.layout),
-                Lookup::Miss | Lookup::WouldWait => None,
-            })
+            match files.find(opened, &key, Purpose::Inspect, wait) {
+                Ok(Lookup::Found(file)) => Step::Done(Ok(Some(file.layout))),
+                Ok(Lookup::Miss) => Step::Done(Ok(None)),
+                Ok(Lookup::WouldWait) => Step::WouldWait(key),
+                Err(e) => Step::Done(Err(e)),
+            }
         });
         let found = found.await;
         let layouts: Vec<ChunkLayout> = found.iter().flatten().flatten().cloned().collect();
@@ -108,7 +278,14 @@ impl FSConnector {
         &self,
         items: Vec<(CacheKey, MemoryObjMut)>,
     ) -> Vec<Result<(MemoryObjMut, Result<Option<usize>>)>> {
-        self.each(items, 1, |files, (key, memory), work| Ok(read_into(files, &key, memory, work))).await
+        let share = self.reads(items.iter().map(|(_, memory)| memory.capacity()));
+        self.each(items, share, |files, opened, (key, memory), wait, work| {
+            match read_into(files, opened, &key, memory, wait, work) {
+                (memory, None) => Step::WouldWait((key, memory)),
+                (memory, Some(answer)) => Step::Done(Ok((memory, answer))),
+            }
+        })
+        .await
     }
 
     pub(super) async fn get_all_into(&self, requests: &mut [(CacheKey, MemoryObjMut)]) -> Vec<Result<Option<usize>>> {
@@ -133,45 +310,76 @@ impl FSConnector {
             let puts = items.iter().map(|(key, chunk)| self.put(key, chunk.clone()));
             return stream::iter(puts.collect::<Vec<_>>()).buffered(AT_ONCE).collect().await;
         }
-        self.each(items.to_vec(), 1, |files, (key, chunk), work| {
-            let header = files.header(&key, chunk.layout())?;
-            files.put(&key, header.as_ref(), &chunk, work)
+        let mut share = self.reads(items.iter().map(|(_, chunk)| chunk.len()));
+        if !self.files.puts_without_waiting() {
+            share.warm = 0;
+        }
+        self.each(items.to_vec(), share, |files, opened, (key, chunk), _, work| {
+            let mut put = || files.put(opened, &key, files.header(&key, chunk.layout())?.as_ref(), &chunk, work);
+            Step::Done(put())
         })
-        .await
-    }
-
-    pub(super) async fn all_exist(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
-        self.each(
-            keys.to_vec(),
-            KEYS_AT_ONCE,
-            |files, key, work| {
-                if work.is_cancelled() { Ok(false) } else { exists(files, &key) }
-            },
-        )
         .await
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::thread::{ThreadId, current};
+
     use connector_core::FromContext;
 
     use super::*;
 
-    #[tokio::test]
-    async fn a_job_that_panics_costs_only_its_own_answer() {
+    async fn store() -> (FSConnector, tempfile::TempDir) {
         let dir = tempfile::tempdir().unwrap();
         let context = connector_core::builder(&format!("fs://{}", dir.path().display())).build().unwrap();
-        let store = FSConnector::from_context(context).await.unwrap();
-        for at_once in [1, KEYS_AT_ONCE] {
-            let job = |_: &Files, n: usize, _: &Work| if n % 3 == 2 { panic!("on purpose") } else { Ok(n * 10) };
-            let answers = store.each((0..100).collect(), at_once, job).await;
+        (FSConnector::from_context(context).await.unwrap(), dir)
+    }
+
+    #[tokio::test]
+    async fn a_job_that_panics_costs_only_its_own_answer() {
+        let (store, _dir) = store().await;
+        for (at_once, warm) in [(1, 0), (64, 0), (1, 4), (64, 1)] {
+            let job = |_: &Files, _: &mut Opened<'_>, n: usize, _, _: &Work| {
+                Step::Done(if n % 3 == 2 { panic!("on purpose") } else { Ok(n * 10) })
+            };
+            let answers = store.each((0..100).collect(), Share { at_once, warm }, job).await;
+            assert_eq!(answers.len(), 100);
             for (n, answer) in answers.into_iter().enumerate() {
                 match answer {
                     Ok(answer) => assert!(n % 3 != 2 && answer == n * 10),
                     Err(e) => assert!(n % 3 == 2 && e.to_string().contains("panicked"), "{n}: {e}"),
                 }
             }
+        }
+    }
+
+    /// The thread of each item. `waits` says which items would wait.
+    async fn threads(store: &FSConnector, share: Share, waits: fn(usize) -> bool) -> Vec<ThreadId> {
+        let job = move |_: &Files, _: &mut Opened<'_>, n: usize, wait, _: &Work| match wait {
+            Wait::No if waits(n) => Step::WouldWait(n),
+            _ => Step::Done(Ok((n, current().id()))),
+        };
+        let answers = store.each((0..40).collect(), share, job).await;
+        answers.into_iter().enumerate().map(|(n, answer)| {
+            let (item, thread) = answer.unwrap();
+            assert_eq!(item, n);
+            thread
+        }).collect()
+    }
+
+    #[tokio::test]
+    async fn the_callers_thread_processes_a_small_batch_up_to_the_first_item_that_would_wait() {
+        let (store, _dir) = store().await;
+        let here = current().id();
+        for at_once in [1, 7] {
+            let all = threads(&store, Share { at_once, warm: 1 }, |_| false).await;
+            assert!(all.iter().all(|thread| *thread == here), "{all:?}");
+            let some = threads(&store, Share { at_once, warm: 1 }, |n| n == 10).await;
+            assert!(some[..10].iter().all(|thread| *thread == here), "{some:?}");
+            assert!(some[10..].iter().all(|thread| *thread != here), "{some:?}");
+            let none = threads(&store, Share { at_once, warm: 0 }, |_| false).await;
+            assert!(none.iter().all(|thread| *thread != here), "{none:?}");
         }
     }
 }

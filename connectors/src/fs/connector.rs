@@ -9,6 +9,7 @@ use connector_core::{
 use futures::stream::{StreamExt, TryStreamExt};
 
 use super::cancel::{Work, cancellable};
+use super::dirs::Opened;
 use super::files::Files;
 use super::folder::Wait;
 use super::read::{Cache, ChunkFile, Lookup, Purpose};
@@ -133,9 +134,12 @@ impl FSConnector {
         drop(self.gate.enter()?);
         // The blocking thread owns the memory until the read has ended, even if this future is dropped.
         let memory = dst.take();
-        let (memory, answer) = self.blocking(move |files, work| Ok(read_into(files, &key, memory, work))).await?;
+        let read = move |files: &Files, work: &Work| {
+            Ok(read_into(files, &mut files.dirs.opened(), &key, memory, Wait::Yes, work))
+        };
+        let (memory, answer) = self.blocking(read).await?;
         *dst = memory;
-        answer
+        answer.unwrap_or(Ok(None))
     }
 }
 
@@ -151,7 +155,9 @@ impl Read {
         if work.is_cancelled() {
             return Ok(Self::Miss);
         }
-        let Lookup::Found(file) = files.find(key, Purpose::Get, Wait::Yes)? else { return Ok(Self::Miss) };
+        let Lookup::Found(file) = files.find(&mut files.dirs.opened(), key, Purpose::Get, Wait::Yes)? else {
+            return Ok(Self::Miss);
+        };
         let Some(memory) = backend.try_allocate(&file.layout) else { return Ok(Self::NeedsMemory(file)) };
         let mut memory = memory?;
         file.read(files, &mut memory)?;
@@ -159,44 +165,44 @@ impl Read {
     }
 }
 
-/// Gives the memory back, filled or not, also after a panic.
+/// Gives the memory back, filled or not, also after a panic. The answer is `None` if only a call that waits can give it.
 pub(super) fn read_into(
     files: &Files,
+    opened: &mut Opened<'_>,
     key: &CacheKey,
     mut memory: MemoryObjMut,
+    wait: Wait,
     work: &Work,
-) -> (MemoryObjMut, Result<Option<usize>>) {
+) -> (MemoryObjMut, Option<Result<Option<usize>>>) {
     let read = || {
         if work.is_cancelled() {
-            return Ok(None);
+            return Ok(Some(None));
         }
-        let Lookup::Found(file) = files.find(key, Purpose::Get, Wait::Yes)? else { return Ok(None) };
-        if !files.fills(&file, &memory) {
-            return Ok(None);
-        }
+        let file = match files.find(opened, key, Purpose::Get, wait)? {
+            Lookup::Found(file) if files.fills(&file, &memory) => file,
+            Lookup::Found(_) | Lookup::Miss => return Ok(Some(None)),
+            Lookup::WouldWait => return Ok(None),
+        };
         memory.set_layout(file.layout.clone())?;
-        file.read(files, &mut memory)?;
-        Ok(Some(memory.len()))
+        match wait {
+            Wait::Yes => file.read(files, &mut memory)?,
+            Wait::No if file.read_now(files.cache, &mut memory) => {}
+            Wait::No => return Ok(None),
+        }
+        Ok(Some(Some(memory.len())))
     };
-    let answer = caught(read);
+    let answer = caught(read).transpose();
     (memory, answer)
-}
-
-pub(super) fn exists(files: &Files, key: &CacheKey) -> Result<bool> {
-    files.exists(key, Wait::Yes).map(|exists| exists.unwrap_or(false))
 }
 
 impl RemoteConnector for FSConnector {
     async fn exists(&self, key: &CacheKey) -> Result<bool> {
-        if let Some(exists) = self.files.exists(key, Wait::No)? {
-            return Ok(exists);
-        }
-        let key = key.clone();
-        self.asking(move |files, _| exists(files, &key)).await
+        self.is_there(key).await
     }
 
     async fn get(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
-        match self.files.find(key, Purpose::Get, Wait::No)? {
+        let found = self.files.find(&mut self.files.dirs.opened(), key, Purpose::Get, Wait::No)?;
+        match found {
             Lookup::Miss => return Ok(None),
             Lookup::Found(file) => {
                 if let Some(memory) = self.backend.try_allocate(&file.layout) {
@@ -220,7 +226,7 @@ impl RemoteConnector for FSConnector {
             return self.put_within(quota, key, header, chunk).await;
         }
         let key = key.clone();
-        self.blocking(move |files, work| files.put(&key, header.as_ref(), &chunk, work)).await
+        self.blocking(move |files, work| files.put(&mut files.dirs.opened(), &key, header.as_ref(), &chunk, work)).await
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -243,7 +249,8 @@ impl RemoteConnector for FSConnector {
     }
 
     async fn get_into(&self, key: &CacheKey, dst: &mut MemoryObjMut) -> Result<Option<usize>> {
-        match self.files.find(key, Purpose::Get, Wait::No)? {
+        let found = self.files.find(&mut self.files.dirs.opened(), key, Purpose::Get, Wait::No)?;
+        match found {
             Lookup::Miss => return Ok(None),
             Lookup::Found(file) if !self.files.fills(&file, dst) => return Ok(None),
             Lookup::Found(file) => {
@@ -314,95 +321,10 @@ impl RemoteConnector for FSConnector {
         self.all_exist(keys).await
     }
 
-    /// Stops at the first key that is missing.
     async fn batched_contains(&self, keys: &[CacheKey]) -> Result<usize> {
-        let keys = keys.to_vec();
-        self.asking(move |files, work| {
-            for (n, key) in keys.iter().enumerate() {
-                match exists(files, key) {
-                    Ok(true) if !work.is_cancelled() => {}
-                    Err(e) if n == 0 => return Err(e),
-                    _ => return Ok(n),
-                }
-            }
-            Ok(keys.len())
-        })
-        .await
+        self.leading_run(keys).await
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use connector_core::PoolAllocator;
-    use tokio::runtime::Handle;
-
-    use super::*;
-
-    fn files(dir: &std::path::Path) -> Files {
-        let store = connector_core::builder(&format!("fs://{}", dir.display()));
-        Files::of(&store.build().unwrap()).unwrap()
-    }
-
-    fn on(dir: &std::path::Path, cache: Cache, pool: &PoolAllocator) -> FSConnector {
-        let files = Files { cache, read_ahead_size: Some(1 << 20), ..files(dir) };
-        let backend = LocalCpuBackend::with_allocator(pool.clone());
-        FSConnector::new(files, backend, Threads::new(Handle::current()))
-    }
-
-    /// Drops the file from the page cache, so that a read has to wait.
-    fn forget(path: &std::path::Path) {
-        let file = std::fs::File::open(path).unwrap();
-        file.sync_all().unwrap();
-        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
-    }
-
-    #[tokio::test]
-    async fn reads_are_right_with_every_kind_of_cache_warm_and_cold() {
-        let pool = PoolAllocator::new(64 << 20);
-        let key: CacheKey = "org/m@1@0@1@half".parse().unwrap();
-        let missing: CacheKey = "org/m@1@0@2@half".parse().unwrap();
-        let bytes: Vec<u8> = (0..(3 << 20) + 77_u32).map(|i| (i % 251) as u8).collect();
-        for cache in [Cache::Never, Cache::NoWait, Cache::Memory] {
-            let dir = tempfile::tempdir().unwrap();
-            let connector = on(dir.path(), cache, &pool);
-            connector.put(&key, MemoryObj::from(bytes.clone())).await.unwrap();
-            for cold in [false, true] {
-                if cold {
-                    forget(&dir.path().join(layout::file_name(&key).unwrap()));
-                }
-                assert!(connector.exists(&key).await.unwrap() && !connector.exists(&missing).await.unwrap());
-                assert_eq!(connector.get(&key).await.unwrap().as_deref(), Some(&bytes[..]), "{cache:?}, cold: {cold}");
-                assert_eq!(connector.get(&missing).await.unwrap(), None);
-                if cold {
-                    forget(&dir.path().join(layout::file_name(&key).unwrap()));
-                }
-                let mut memory = MemoryObjMut::zeroed(bytes.len() + 1);
-                assert_eq!(connector.get_into(&key, &mut memory).await.unwrap(), Some(bytes.len()));
-                assert_eq!(&*memory, &bytes[..], "{cache:?}, cold: {cold}");
-            }
-        }
-        assert_eq!(pool.stats().in_use, 0);
-    }
-
-    #[tokio::test]
-    async fn the_file_systems_longest_name_limits_the_keys() {
-        let pool = PoolAllocator::new(1 << 20);
-        let dir = tempfile::tempdir().unwrap();
-        let mut connector = on(dir.path(), Cache::Never, &pool);
-        // eCryptfs.
-        let files = Files { name_max: 143, ..files(dir.path()) };
-        connector.files = Arc::new(files);
-        assert_eq!(connector.capabilities().max_key_bytes, Some(138));
-        let key = |len: usize| -> CacheKey { format!("{}@1@0@1@half", "m".repeat(len - 11)).parse().unwrap() };
-        for refused in [
-            connector.put(&key(139), MemoryObj::from(vec![1])).await.map(|()| false),
-            connector.exists(&key(139)).await,
-            connector.remove(&key(139)).await,
-        ] {
-            let e = refused.unwrap_err();
-            assert!(e.to_string().contains("144 bytes") && e.to_string().contains("at most 143"), "{e}");
-        }
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
-        connector.put(&key(138), MemoryObj::from(vec![1])).await.unwrap();
-    }
-}
+mod tests;

@@ -12,6 +12,29 @@ use super::folder::{Folder, Wait};
 use super::read::Cache;
 use super::{layout, write};
 
+/// The directories that one call has opened, each once. A batch would open them for each chunk otherwise.
+pub(super) struct Opened<'a> {
+    dirs: &'a Dirs,
+    folders: Vec<(usize, Folder)>,
+}
+
+impl Opened<'_> {
+    /// The directory of a base path's chunks.
+    pub(super) fn folder(&mut self, base: usize, wait: Wait) -> io::Result<Folder> {
+        if let Some((_, folder)) = self.folders.iter().find(|(opened, _)| *opened == base) {
+            return Ok(folder.clone());
+        }
+        let folder = self.dirs.folder(base, wait)?;
+        self.folders.push((base, folder.clone()));
+        Ok(folder)
+    }
+
+    /// The directory of a chunk's file, and the file's name in it.
+    pub(super) fn folder_of<'a>(&mut self, place: &'a Place, wait: Wait) -> io::Result<(Folder, &'a str)> {
+        self.folder(place.base, wait)?.parent_of(&place.path, wait)
+    }
+}
+
 /// The directories of a store.
 pub(super) struct Dirs {
     bases: Vec<Base>,
@@ -55,6 +78,11 @@ impl Dirs {
         let bases = base_paths.into_iter().map(base).collect();
         let tmp = tmp.filter(|tmp| tmp.components().any(|part| matches!(part, Component::Normal(_))));
         Self { bases, namespace, tmp }
+    }
+
+    /// Opens directories for one call.
+    pub(super) fn opened(&self) -> Opened<'_> {
+        Opened { dirs: self, folders: Vec::new() }
     }
 
     /// The number of base paths.

@@ -11,7 +11,7 @@ use connector_core::{
 
 use super::cancel::Work;
 use super::direct::Direct;
-use super::dirs::Dirs;
+use super::dirs::{Dirs, Opened};
 use super::folder::{Folder, Wait};
 use super::quota::{Quota, Turn};
 use super::read::{self, Cache, ChunkFile};
@@ -145,6 +145,7 @@ impl Files {
     /// Writes a chunk's file under a temporary name; `None` if the work was cancelled.
     pub(super) fn write(
         &self,
+        opened: &mut Opened<'_>,
         key: &CacheKey,
         header: Option<&ChunkHeader>,
         chunk: &MemoryObj,
@@ -153,7 +154,7 @@ impl Files {
         if work.is_cancelled() {
             return Ok(None);
         }
-        let mut file = self.create(key)?;
+        let mut file = self.create(opened, key)?;
         let header = header.map_or(&[][..], ChunkHeader::as_bytes);
         match &self.direct {
             // `O_DIRECT` excludes headers.
@@ -169,12 +170,13 @@ impl Files {
     /// Stores a chunk in a store without a quota, unless the work is cancelled before the file has its name.
     pub(super) fn put(
         &self,
+        opened: &mut Opened<'_>,
         key: &CacheKey,
         header: Option<&ChunkHeader>,
         chunk: &MemoryObj,
         work: &Work,
     ) -> Result<()> {
-        let Some(file) = self.write(key, header, chunk, work)? else { return Ok(()) };
+        let Some(file) = self.write(opened, key, header, chunk, work)? else { return Ok(()) };
         let _lock = self.lock_name(key);
         if work.commit() { self.rename(file) } else { Ok(()) }
     }
@@ -215,7 +217,7 @@ impl Files {
         header: Option<&ChunkHeader>,
         chunk: &MemoryObj,
     ) -> Result<()> {
-        let mut file = self.create(key)?;
+        let mut file = self.create(&mut self.dirs.opened(), key)?;
         let mut header = header.map_or(&[][..], ChunkHeader::as_bytes);
         for slice in chunk.chunks(read::SLICE) {
             file.write(std::mem::take(&mut header), slice)?;
@@ -232,16 +234,16 @@ impl Files {
         self.name_locks[key.hash_modulo(self.name_locks.len())].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn create(&self, key: &CacheKey) -> Result<NewFile> {
+    fn create(&self, opened: &mut Opened<'_>, key: &CacheKey) -> Result<NewFile> {
         let place = self.place(key)?;
         // The sum of a quota covers all base paths.
         self.dirs.make(place.base, self.quota.is_some())?;
-        let open = || {
-            let folder = self.dirs.folder(place.base, Wait::Yes)?;
+        let mut open = || {
+            let folder = opened.folder(place.base, Wait::Yes)?;
             let mut tmp = self.dirs.tmp_folder(&folder)?;
             if tmp.is_none() && !self.layout.is_flat() {
                 // One directory for all temporary files, so that a scan finds them.
-                tmp = Some(self.dirs.folder(place.base, Wait::Yes)?);
+                tmp = Some(folder.clone());
             }
             let (folder, name) = folder.make_parent_of(&place.path, self.fsync == Fsync::Full)?;
             Ok((tmp, folder, name.to_owned()))

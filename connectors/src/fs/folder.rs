@@ -8,9 +8,10 @@
 use std::ffi::{CStr, OsStr};
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
@@ -24,11 +25,12 @@ pub(super) enum Wait {
 }
 
 /// An open directory. Opened anew for each call, so that kvconn neither keeps a file system mounted nor uses a
-/// directory that was replaced.
+/// directory that was replaced. Clones are one descriptor.
+#[derive(Clone)]
 pub(super) struct Folder {
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
     /// For messages.
-    path: PathBuf,
+    path: Arc<Path>,
 }
 
 /// The state of a file.
@@ -44,17 +46,17 @@ pub(super) struct Stat {
 impl Folder {
     /// Opens a directory by its path, which may contain symlinks.
     pub(super) fn open(path: &Path, wait: Wait) -> io::Result<Self> {
-        Self::open_at(CWD, path, path.to_owned(), OFlags::empty(), wait)
+        Self::open_at(CWD, path, path.into(), OFlags::empty(), wait)
     }
 
     /// Opens a directory in this one that is not a symlink.
     pub(super) fn subfolder(&self, name: &str, wait: Wait) -> io::Result<Self> {
-        Self::open_at(&self.fd, Path::new(name), self.path.join(name), OFlags::NOFOLLOW, wait)
+        Self::open_at(&self.fd, Path::new(name), self.path.join(name).into(), OFlags::NOFOLLOW, wait)
     }
 
     /// Opens a directory below this one; the path may contain symlinks.
     pub(super) fn below(&self, path: &Path) -> io::Result<Self> {
-        Self::open_at(&self.fd, path, self.path.join(path), OFlags::empty(), Wait::Yes)
+        Self::open_at(&self.fd, path, self.path.join(path).into(), OFlags::empty(), Wait::Yes)
     }
 
     /// The directory that holds the last component of `path`, and that component. Below this directory, kvconn follows
@@ -93,9 +95,9 @@ impl Folder {
         Ok((folder, rest))
     }
 
-    fn open_at(dir: impl rustix::fd::AsFd, name: &Path, path: PathBuf, flags: OFlags, wait: Wait) -> io::Result<Self> {
+    fn open_at(dir: impl AsFd, name: &Path, path: Arc<Path>, flags: OFlags, wait: Wait) -> io::Result<Self> {
         let fd = openat(dir, name, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | flags, wait)?;
-        Ok(Self { fd, path })
+        Ok(Self { fd: fd.into(), path })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -119,6 +121,19 @@ impl Folder {
         }
     }
 
+    /// The state of anything with this name, `None` if there is nothing. With [`Wait::No`] it fails where it would wait:
+    /// `statx` has no flag for this, but `openat2` has, and a descriptor with `O_PATH` opens no device or pipe.
+    pub(super) fn state(&self, name: &str, wait: Wait) -> io::Result<Option<Stat>> {
+        if wait == Wait::Yes {
+            return self.stat(name);
+        }
+        match openat(&self.fd, Path::new(name), OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, wait) {
+            Ok(opened) => Ok(Some(Stat::of(&rustix::fs::fstat(&opened)?))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
     /// The state of a regular file. `None` if the name is free, or belongs to anything else.
     pub(super) fn stat_file(&self, name: &str) -> io::Result<Option<Stat>> {
         Ok(self.stat(name)?.filter(Stat::is_file))
@@ -126,7 +141,12 @@ impl Folder {
 
     /// Opens a regular file. `None` if the name is free, or belongs to anything else.
     pub(super) fn open_file(&self, name: &str, flags: OFlags, wait: Wait) -> io::Result<Option<(File, Stat)>> {
-        if !self.is_openable(name, wait)? {
+        let is_openable = match self.state(name, wait)? {
+            Some(stat) => stat.is_file(),
+            // A network file system may answer from memory that nothing is there, where `open` asks the server.
+            None => wait == Wait::Yes,
+        };
+        if !is_openable {
             return Ok(None);
         }
         // Something else may have this name by now.
@@ -139,20 +159,6 @@ impl Folder {
         };
         let stat = Stat::of(&rustix::fs::fstat(&file)?);
         Ok(stat.is_file().then_some((file, stat)))
-    }
-
-    /// Whether opening the name can affect nothing but a regular file.
-    fn is_openable(&self, name: &str, wait: Wait) -> io::Result<bool> {
-        if wait == Wait::Yes {
-            // A network file system may answer from memory that nothing is there, where `open` asks the server.
-            return Ok(self.stat(name)?.is_none_or(|stat| stat.is_file()));
-        }
-        let path = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match openat(&self.fd, Path::new(name), path, wait) {
-            Ok(opened) => Ok(Stat::of(&rustix::fs::fstat(&opened)?).is_file()),
-            Err(Errno::NOENT) => Ok(false),
-            Err(e) => Err(e.into()),
-        }
     }
 
     /// Whether this process may read the file.
@@ -204,7 +210,7 @@ impl Folder {
     }
 }
 
-fn openat(dir: impl rustix::fd::AsFd, name: &Path, flags: OFlags, wait: Wait) -> rustix::io::Result<OwnedFd> {
+fn openat(dir: impl AsFd, name: &Path, flags: OFlags, wait: Wait) -> rustix::io::Result<OwnedFd> {
     let mode = if flags.contains(OFlags::CREATE) { Mode::from_raw_mode(0o666) } else { Mode::empty() };
     match wait {
         Wait::Yes => rustix::io::retry_on_intr(|| rustix::fs::openat(&dir, name, flags, mode)),

@@ -30,16 +30,17 @@
 //! store refuses `a-SEP-b`, and every other key whose file name is not read back as that key, with `InvalidKey`. The
 //! format has no checksum: a changed byte of the content is not detected.
 //!
-//! **Files.** `connector` holds the operations and `batch` the batches; `threads` bounds their blocking threads.
-//! `files` puts and removes chunks in the store's directories, which `dirs` makes. `read` and `write` handle one file
-//! each, and `folder` names files so that no symlink is followed. `walk` visits all files. `direct` implements
-//! `use_odirect`, and `quota` implements `capacity`.
+//! **Files.** `connector` holds the operations, `batch` the batches, and `exists` the lookups; `threads` bounds their
+//! blocking threads. `files` puts and removes chunks in the store's directories, which `dirs` makes. `read` and `write`
+//! handle one file each, and `folder` names files so that no symlink is followed. `walk` visits all files. `direct`
+//! implements `use_odirect`, and `quota` implements `capacity`.
 
 mod batch;
 mod cancel;
 mod connector;
 mod direct;
 mod dirs;
+mod exists;
 mod files;
 mod folder;
 pub mod layout;

@@ -40,7 +40,7 @@ impl FSConnector {
         let bytes = header.as_ref().map_or(0, |header| header.as_bytes().len()) + chunk.len();
         let write = || {
             let (key, header, chunk) = (key.clone(), header.clone(), chunk.clone());
-            self.blocking(move |files, work| files.write(&key, header.as_ref(), &chunk, work))
+            self.blocking(move |files, work| files.write(&mut files.dirs.opened(), &key, header.as_ref(), &chunk, work))
         };
         let written = match write().await {
             Err(e) if e.kind() == ErrorKind::StoreFull => {

@@ -15,6 +15,7 @@ use connector_core::{CacheKey, ChunkHeader, ChunkLayout, Error, ErrorKind, Memor
 use rustix::fs::OFlags;
 use rustix::io::{Errno, ReadWriteFlags};
 
+use super::dirs::Opened;
 use super::files::{Files, Place};
 use super::folder::{Folder, Stat, Wait};
 use super::quota;
@@ -107,48 +108,27 @@ fn open(folder: &Folder, name: &str, purpose: Purpose, wait: Wait) -> io::Result
 }
 
 impl Files {
-    /// Whether a get would find a chunk; `None` if that is not known without waiting.
-    pub(super) fn exists(&self, key: &CacheKey, wait: Wait) -> Result<Option<bool>> {
-        // On other file systems a client may answer a `stat` from memory, where an `open` asks the server.
-        if wait == Wait::Yes && self.cache != Cache::Never && self.is_raw(key) {
-            return self.raw_exists(key).map(Some);
-        }
-        match self.find(key, Purpose::Inspect, wait) {
-            Ok(Lookup::Found(_)) => Ok(Some(true)),
-            Ok(Lookup::Miss) => Ok(Some(false)),
-            Ok(Lookup::WouldWait) => Ok(None),
-            Err(e) if e.kind() == ErrorKind::Corrupt => Ok(Some(false)),
-            Err(e) => Err(e),
-        }
-    }
-
-    /// The length of a raw file tells whether it holds a chunk, so it is not opened.
-    fn raw_exists(&self, key: &CacheKey) -> Result<bool> {
-        let place = self.place(key)?;
-        let stat = || {
-            let (folder, name) = self.dirs.folder_of(&place, Wait::Yes)?;
-            let stat = folder.stat_file(name)?;
-            // Every user may read most files; only the others need the second call.
-            if stat.is_some_and(|stat| stat.mode & 0o444 != 0o444) {
-                folder.is_readable(name)?;
-            }
-            Ok(stat)
-        };
-        match stat() {
-            Ok(stat) => Ok(stat.is_some_and(|stat| raw_layout(self.metadata.as_deref(), len(&stat)).is_ok())),
-            Err(e) if io::Error::kind(&e) == io::ErrorKind::NotFound => Ok(false),
-            Err(e) => Err(self.failed(&place, "look at", e)),
-        }
+    /// The wait that a call below the base path needs. On a file system in memory no call waits, and the calls without
+    /// a wait are three times as many.
+    pub(super) fn wait_below(&self, wait: Wait) -> Wait {
+        if self.cache == Cache::Memory { Wait::Yes } else { wait }
     }
 
     /// Opens the key's file and finds its layout.
-    pub(super) fn find(&self, key: &CacheKey, purpose: Purpose, wait: Wait) -> Result<Lookup> {
+    pub(super) fn find(
+        &self,
+        opened: &mut Opened<'_>,
+        key: &CacheKey,
+        purpose: Purpose,
+        wait: Wait,
+    ) -> Result<Lookup> {
         if wait == Wait::No && self.cache == Cache::Never {
             return Ok(Lookup::WouldWait);
         }
         let place = self.place(key)?;
-        let folder = self.dirs.folder_of(&place, wait);
-        let (file, stat) = match folder.and_then(|(folder, name)| open(&folder, name, purpose, wait)) {
+        let folder = opened.folder_of(&place, wait);
+        let below = self.wait_below(wait);
+        let (file, stat) = match folder.and_then(|(folder, name)| open(&folder, name, purpose, below)) {
             Ok(Some(opened)) => opened,
             Ok(None) => return Ok(Lookup::Miss),
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Lookup::Miss),
@@ -192,6 +172,20 @@ impl ChunkFile {
         true
     }
 
+    /// Reads a small chunk if that does not wait. `memory` already has its layout; after `false` its bytes are
+    /// unspecified.
+    pub(super) fn read_now(&self, cache: Cache, memory: &mut MemoryObjMut) -> bool {
+        // To refresh the access time may wait for a disk.
+        if memory.len() > SLICE || (self.is_stale && cache != Cache::Memory) {
+            return false;
+        }
+        let is_read = cache.read_exact_at(&self.file, memory, self.offset).is_ok();
+        if is_read && self.is_stale {
+            self.note_use();
+        }
+        is_read
+    }
+
     /// Reads the chunk; `memory` already has its layout.
     pub(super) fn read(&self, files: &Files, memory: &mut MemoryObjMut) -> Result<()> {
         let read = match &files.direct {
@@ -225,7 +219,7 @@ impl ChunkFile {
     }
 }
 
-fn len(stat: &Stat) -> usize {
+pub(super) fn len(stat: &Stat) -> usize {
     usize::try_from(stat.bytes).unwrap_or(usize::MAX)
 }
 

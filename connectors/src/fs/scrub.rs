@@ -196,7 +196,7 @@ impl ScrubReport {
             self.add(found, FindingKind::Foreign, "a get of its key reads another base path");
             return;
         }
-        match files.find(&key, Purpose::Inspect, Wait::Yes) {
+        match files.find(&mut files.dirs.opened(), &key, Purpose::Inspect, Wait::Yes) {
             Ok(Lookup::Found(_)) => {
                 self.chunks += 1;
                 self.chunk_bytes += found.stat.bytes;

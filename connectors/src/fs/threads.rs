@@ -6,11 +6,12 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use connector_core::layer::local_wait;
 use connector_core::{Error, ErrorKind, Result};
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinError;
 
 /// Pieces of work of one store at once: enough for a fast disk or a far server.
@@ -28,11 +29,15 @@ impl Threads {
         Self { handle, free: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
+    /// Waits for a free place. `None` never comes, because the places are never closed.
+    pub(super) async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        local_wait(self.free.clone().acquire_owned()).await.ok()
+    }
+
     /// Runs `job` on a blocking thread, as soon as the store has a free place. If this future is dropped, a `job` that
     /// has begun goes on.
     pub(super) async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-        // Never closed.
-        let place = local_wait(self.free.clone().acquire_owned()).await.ok();
+        let place = self.place().await;
         let running = self.handle.spawn_blocking(move || {
             let answer = job();
             drop(place);
@@ -54,6 +59,26 @@ impl Threads {
     /// Runs `job`, which holds a place elsewhere, on a blocking thread.
     pub(super) fn start(&self, job: impl FnOnce() + Send + 'static) {
         self.handle.spawn_blocking(job);
+    }
+}
+
+/// Work on an executor's thread between two yields.
+const TURN: Duration = Duration::from_micros(100);
+
+/// Lets other tasks of an executor run between pieces of work that do not wait.
+pub(super) struct Pace(Instant);
+
+impl Pace {
+    pub(super) fn new() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Yields if the work has lasted long enough. Call it between two pieces.
+    pub(super) async fn pause(&mut self) {
+        if self.0.elapsed() > TURN {
+            tokio::task::yield_now().await;
+            self.0 = Instant::now();
+        }
     }
 }
 

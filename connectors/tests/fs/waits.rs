@@ -141,13 +141,17 @@ async fn two_batches_that_each_fit_do_not_wait_for_each_other() {
     };
     tokio::time::timeout(Duration::from_secs(60), rounds).await.expect("no deadlock");
 
-    // A batch that is larger than the pool gets its leading chunks.
-    let mut found = store.batched_get(&keys).await;
-    let rest = found.split_off(8);
-    assert!(found.iter().all(|found| matches!(found, Ok(Some(_)))), "{found:?}");
-    assert!(rest.iter().all(|rest| rest.as_ref().is_err_and(|e| e.kind() == ErrorKind::PoolFull)), "{rest:?}");
-    drop(found);
-    assert_eq!(pool.stats().in_use, 0);
+    // A batch that is larger than the pool gets its leading chunks, also if the pool does not wait.
+    let backend = LocalCpuBackend::with_allocator(pool.clone());
+    let at_once = connectors::builder(&url).local_cpu_backend(backend).open().await.unwrap();
+    for store in [store, at_once] {
+        let mut found = store.batched_get(&keys).await;
+        let rest = found.split_off(8);
+        assert!(found.iter().all(|found| matches!(found, Ok(Some(_)))), "{found:?}");
+        assert!(rest.iter().all(|rest| rest.as_ref().is_err_and(|e| e.kind() == ErrorKind::PoolFull)), "{rest:?}");
+        drop(found);
+        assert_eq!(pool.stats().in_use, 0);
+    }
 }
 
 #[tokio::test]
