@@ -10,6 +10,7 @@ mod lives;
 mod namespace;
 mod options;
 mod servers;
+mod threads;
 
 use connectors::{CacheKey, ChunkHeader, ChunkLayout, Connector, Dtype, MemoryFormat, MemoryObj, Shape};
 use futures::StreamExt;

@@ -6,6 +6,7 @@ mod layouts;
 mod memory;
 mod parts;
 mod raw;
+mod threads;
 
 use connectors::{CacheKey, Connector, KeyKind, MemoryObj};
 use kvconn_cloud_servers::{Credentials, FakeS3};
@@ -20,14 +21,17 @@ fn server() -> FakeS3 {
     fake
 }
 
-/// A store at an endpoint, with further options: `&name=value`.
-async fn store_at(endpoint: &str, options: &str) -> Connector {
+/// A store's URL at an endpoint, with further options: `&name=value`.
+fn url_at(endpoint: &str, options: &str) -> String {
     let Credentials { access_key_id, secret_access_key, .. } = Credentials::example();
-    let url = format!(
+    format!(
         "s3://{BUCKET}?endpoint={endpoint}&region=us-east-1&access_key_id={access_key_id}&\
          secret_access_key={secret_access_key}{options}"
-    );
-    connectors::open(&url).await.unwrap_or_else(|e| panic!("the store opens: {e}"))
+    )
+}
+
+async fn store_at(endpoint: &str, options: &str) -> Connector {
+    connectors::open(&url_at(endpoint, options)).await.unwrap_or_else(|e| panic!("the store opens: {e}"))
 }
 
 async fn store(fake: &FakeS3, options: &str) -> Connector {
