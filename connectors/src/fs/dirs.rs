@@ -104,6 +104,17 @@ impl Dirs {
         }
     }
 
+    /// The first base path with the same path, as in `/a,/a`, so that its files are visited once.
+    pub(super) fn first(&self, base: usize) -> usize {
+        let path = &self.bases[base].path;
+        self.bases.iter().position(|first| first.path == *path).unwrap_or(base)
+    }
+
+    /// The base paths to visit.
+    pub(super) fn distinct(&self) -> impl Iterator<Item = usize> {
+        (0..self.count()).filter(|base| self.first(*base) == *base)
+    }
+
     /// The directory of a chunk's file, and the file's name in it.
     pub(super) fn folder_of<'a>(&self, place: &'a Place, wait: Wait) -> io::Result<(Folder, &'a str)> {
         self.folder(place.base, wait)?.parent_of(&place.path, wait)

@@ -99,7 +99,7 @@ impl Files {
     pub(super) fn place(&self, key: &CacheKey) -> Result<Place> {
         let base = match self.dirs.count() {
             1 => 0,
-            several => key.hash_modulo(several),
+            several => self.dirs.first(key.hash_modulo(several)),
         };
         Ok(Place { base, path: self.layout.path_within(key, self.name_max)? })
     }

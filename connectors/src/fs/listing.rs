@@ -83,6 +83,9 @@ impl Listing {
             return Ok(false);
         }
         self.next_base += 1;
+        if self.files.dirs.first(base) != base {
+            return Ok(true);
+        }
         let open = || {
             let folder = self.files.dirs.folder(base, Wait::Yes)?;
             Walk::new(folder, self.files.layout)

@@ -1,5 +1,7 @@
 //! Puts into a store with a quota.
 
+use std::sync::Arc;
+
 use connector_core::connector::Pass;
 use connector_core::{CacheKey, ChunkHeader, Error, ErrorKind, MemoryObj, Result};
 use tokio::sync::OwnedSemaphorePermit;
@@ -7,7 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::cancel::Work;
 use super::connector::FSConnector;
 use super::files::Files;
-use super::quota::Quota;
+use super::quota::{Quota, run_upkeep};
 use super::threads::Threads;
 use super::write::NewFile;
 
@@ -61,6 +63,11 @@ impl FSConnector {
             (Some(quota), Some((file, _place, _pass))) => files.put_within(quota, turn, &key, file, work),
             _ => Ok(()),
         };
-        self.asking(store).await
+        let stored = self.asking(store).await;
+        if quota.is_upkeep_wanted() {
+            let (files, threads, gate) = (Arc::downgrade(&self.files), self.threads.clone(), self.others.clone());
+            self.threads.spawn(run_upkeep(files, threads, gate));
+        }
+        stored
     }
 }

@@ -1,31 +1,44 @@
 //! Keeps the sum of all chunk files within a number of bytes, also if others write into the same directories.
 //!
 //! All processes share a lock, `flock` on the [`Ledger`] in the first base path, which holds the sum. A put's rename,
-//! a remove and an eviction happen under that lock, so the sum is exact if all writers have the option. A scan finds
-//! the files of other writers (LMCache, a store without the option). A put scans if there seems to be no room, a
-//! minute after the last scan (later, if a scan takes seconds), and if the ledger is wrong.
+//! a remove and an eviction happen under that lock, so the sum is exact if all writers have the option. Before a change
+//! the ledger gets a sum that is right or too large also if the process is killed.
+//!
+//! A [`Scan`] finds the files of other writers (LMCache, a store without the option) and the files used longest ago. A
+//! put begins one if the sum is not known, a minute after the last one (later, if a scan takes seconds), after a killed
+//! writer, and if the store is nearly full and few old files are known. The put visits the first files itself, which
+//! is all in a small store. The [`upkeep`](Quota::next_step) in the background visits the rest, a few at a time and
+//! without the ledger's lock, while puts go on. Until the sum is known, a put removes as many bytes as it adds.
 //!
 //! The last use of a chunk is its file's access or modification time, whichever is later. A get sets the access time, at most
 //! every ten seconds a file: most systems mount with `relatime`, which sets it once a day.
 
 mod evict;
 mod ledger;
+mod oldest;
+mod scan;
+mod upkeep;
 
 use std::fs::File;
-use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use connector_core::{Error, ErrorKind, Result};
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
-use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore};
+use tokio::sync::{OwnedMutexGuard, Semaphore};
 
 use super::Layout;
 use super::cancel::Work;
 use super::dirs::Dirs;
 use super::files::Place;
 use super::folder::{Stat, Wait};
+use evict::{Eviction, Need};
 pub(super) use ledger::NAME as LEDGER;
-use ledger::{Ledger, Locked, Record};
+use ledger::{Ledger, Locked, Mark, Record};
+use scan::Scan;
+use upkeep::Upkeep;
+pub(super) use upkeep::run as run_upkeep;
 
 /// A get does not refresh the access time if the last use was within this time.
 const FRESH: Duration = Duration::from_secs(10);
@@ -37,10 +50,16 @@ const RESCAN: Duration = Duration::from_secs(60);
 /// long.
 const SCAN_SHARE: u32 = 20;
 
-/// An eviction frees this part of the capacity, so that one scan serves many puts.
+/// An eviction frees a tenth of the capacity, so that most puts find room.
 const LOW_WATER: (u64, u64) = (9, 10);
 
-/// The longest wait for the ledger's lock. Most holders need microseconds. A scan needs a second for a million files.
+/// From this part of the capacity on, a scan prepares the next eviction.
+const HIGH_WATER: (u64, u64) = (15, 16);
+
+/// The most files that a put visits or removes beyond its own need. The background does the rest.
+const AT_ONCE: usize = 512;
+
+/// The longest wait for the ledger's lock. Holders need microseconds to milliseconds.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Temporary files of one store at a time. A cancelled put keeps its place until its file is removed.
@@ -52,7 +71,11 @@ pub(super) struct Quota {
     layout: Layout,
     /// A place for each file that is being written.
     pub(super) writers: Arc<Semaphore>,
-    ledger: Arc<Mutex<Option<Ledger>>>,
+    ledger: Arc<tokio::sync::Mutex<Option<Ledger>>>,
+    /// Locked after the ledger. A call that has locked it never waits for the ledger.
+    upkeep: Mutex<Upkeep>,
+    /// Whether the upkeep has work and does not run.
+    is_wanted: AtomicBool,
 }
 
 /// The right to wait for the ledger's lock. Calls wait for their turn without a thread, and one thread waits for other
@@ -66,7 +89,7 @@ pub(super) struct Turn {
 
 impl Quota {
     pub(super) fn new(capacity: u64, layout: Layout) -> Self {
-        Self { capacity, layout, writers: Arc::new(Semaphore::new(WRITERS)), ledger: Arc::default() }
+        Self { capacity, layout, writers: Arc::new(Semaphore::new(WRITERS)), ledger: Arc::default(), upkeep: Mutex::default(), is_wanted: AtomicBool::new(false) }
     }
 
     /// Waits for the caller's turn.
@@ -110,59 +133,133 @@ impl Quota {
             let now = SystemTime::now().max(new.modified);
             let mut record = ledger.read(now)?;
             let replaced = file_size(dirs, place);
-            let fits = |sum: u64| sum.saturating_sub(replaced).saturating_add(bytes) <= self.capacity;
-            if record.sum.is_none_or(|sum| !fits(sum)) {
-                let mut chunks = self.scan(dirs, ledger, now)?;
-                if !fits(chunks.sum()) {
-                    // This fails on a full disk. Then the eviction makes room for it.
-                    let _ = ledger.mark_dirty();
-                    let (part, whole) = LOW_WATER;
-                    let others = (self.capacity / whole * part).max(bytes) - bytes;
-                    let refused = chunks.evict(dirs, place, others);
-                    if !fits(chunks.sum()) {
-                        let sum = chunks.sum();
-                        let why = format!("the store is full: {sum} bytes are in files that cannot be removed");
-                        let e = Error::new(ErrorKind::StoreFull, why);
-                        return Err(match refused {
-                            Some(cause) => e.with_source(cause),
-                            None => e,
-                        });
-                    }
-                }
-                record = Record { sum: Some(chunks.sum()), scanned: now };
+            let after = |record: &Record| record.sum.map(|sum| sum.saturating_sub(replaced).saturating_add(bytes));
+            if record.is_due || after(&record).is_none_or(|after| after > part(self.capacity, HIGH_WATER)) {
+                self.make_fit(dirs, ledger, &mut record, place, (replaced, bytes), now)?;
             }
-            ledger.mark_dirty()?;
+            let changes = &mut record.changes;
+            changes.added = changes.added.wrapping_add(bytes);
+            let sum = after(&record);
+            ledger.write(&Record { sum: sum.max(record.sum), ..record }, Mark::Changing)?;
             rename()?;
-            record.sum = record.sum.map(|sum| sum.saturating_sub(replaced) + bytes);
+            record.changes.removed = record.changes.removed.wrapping_add(replaced);
             // The chunk is stored. If the sum cannot be written, the mark stays, and the next put scans.
-            let _ = ledger.write(&record);
+            let _ = ledger.write(&Record { sum, ..record }, Mark::Unchanged);
             Ok(())
         })
         .map(drop)
     }
 
-    fn scan(&self, dirs: &Dirs, ledger: &mut Locked, now: SystemTime) -> Result<evict::Chunks> {
-        let begin = Instant::now();
-        let chunks = evict::scan(dirs, self.layout, now)?;
-        ledger.note_scan(begin.elapsed());
-        evict::remove_left_behind(dirs);
-        Ok(chunks)
+    /// Makes room under the ledger's lock for `bytes` at `place`, where they replace `replaced` bytes. The sum then fits
+    /// into the capacity. If it did not before, or is not known, it does not grow.
+    fn make_fit(
+        &self,
+        dirs: &Dirs,
+        ledger: &mut Locked,
+        record: &mut Record,
+        place: &Place,
+        (replaced, bytes): (u64, u64),
+        now: SystemTime,
+    ) -> Result<()> {
+        let mut upkeep = self.upkeep();
+        if record.is_due {
+            // One for another reason, or of an older ledger, may have missed what makes this one due.
+            upkeep.scan.take_if(|scan| !scan.is_due_by(record));
+            if upkeep.scan.is_none() {
+                self.scan(dirs, &mut upkeep, ledger, record, now)?;
+            }
+        }
+        let others = part(self.capacity, LOW_WATER).max(bytes) - bytes;
+        let fits = |sum: u64| sum.saturating_sub(replaced).saturating_add(bytes) <= self.capacity;
+        if record.sum.is_none_or(|sum| !fits(sum)) {
+            let need = |record: &Record, freed: u64| match record.sum {
+                Some(sum) if sum.saturating_sub(replaced) <= others => Need::Nothing,
+                Some(sum) if fits(sum) || freed + replaced >= bytes => Need::Soon,
+                None if freed + replaced >= bytes => Need::Nothing,
+                _ => Need::Now,
+            };
+            let mut eviction = self.eviction(dirs, now);
+            eviction.kept = Some(place);
+            if upkeep.is_evicting {
+                // The background makes the room for later puts.
+                eviction.at_once = 0;
+            }
+            let has_room = eviction.run(&mut upkeep, ledger, record, need);
+            if eviction.files > 0 {
+                // This fails on a full disk. Then the sum stays too large until the next scan.
+                let _ = ledger.write(record, Mark::Changing);
+            }
+            if !has_room? {
+                let sum = record.sum.unwrap_or(0);
+                let why = format!("the store is full: {sum} bytes are in files that cannot be removed");
+                let e = Error::new(ErrorKind::StoreFull, why);
+                return Err(match eviction.refused {
+                    Some(cause) => e.with_source(cause),
+                    None => e,
+                });
+            }
+        }
+        if upkeep.scan.is_none() && upkeep.oldest.is_low() {
+            upkeep.scan = Some(Scan::new(dirs, record, now));
+        }
+        self.want_upkeep(&mut upkeep);
+        Ok(())
+    }
+
+    fn eviction<'a>(&'a self, dirs: &'a Dirs, now: SystemTime) -> Eviction<'a> {
+        Eviction { quota: self, dirs, kept: None, base: None, now, at_once: AT_ONCE, freed: 0, files: 0, refused: None }
+    }
+
+    /// Visits the next files under the ledger's lock, in a new scan if there is none. `true` after the last one: then
+    /// the record has the sum.
+    fn scan(
+        &self,
+        dirs: &Dirs,
+        upkeep: &mut Upkeep,
+        ledger: &mut Locked,
+        record: &mut Record,
+        now: SystemTime,
+    ) -> Result<bool> {
+        let mut scan = upkeep.scan.take().unwrap_or_else(|| Scan::new(dirs, record, now));
+        // Other processes need not begin a scan, too, if this one is for the files of other writers.
+        record.scanned = scan.began;
+        scan.step(dirs, self.layout, AT_ONCE)?;
+        if !scan.is_done() {
+            upkeep.scan = Some(scan);
+            return Ok(false);
+        }
+        upkeep.settle(scan, ledger, record);
+        Ok(true)
     }
 
     /// Removes the chunks used longest ago from the base path of `place`, whose disk is full below the capacity. Frees at
-    /// least `bytes`, and at least a tenth of the base path's bytes. `false` if no file could be removed.
+    /// least `bytes`, and a tenth of the base path's bytes or 512 files. `false` if no file could be removed.
     pub(super) fn make_room(&self, turn: Turn, dirs: &Dirs, place: &Place, bytes: u64, work: &Work) -> Result<bool> {
         let evicted = turn.with_ledger(dirs, work, |ledger| {
             if !work.commit() {
                 return Ok(false);
             }
             let now = SystemTime::now();
-            let mut chunks = self.scan(dirs, ledger, now)?;
-            // The ledger is a file on that disk, too. If it cannot be written, the next put scans.
-            let _ = ledger.mark_dirty();
-            let evicted = chunks.evict_from(dirs, place, bytes);
-            let _ = ledger.write(&Record { sum: Some(chunks.sum()), scanned: now });
-            Ok(evicted > 0)
+            let mut record = ledger.read(now)?;
+            let mut upkeep = self.upkeep();
+            if upkeep.scan.is_none() && (record.is_due || upkeep.oldest.is_low()) {
+                self.scan(dirs, &mut upkeep, ledger, &mut record, now)?;
+            }
+            let tenth = upkeep.bytes(place.base) / 10;
+            let mut eviction = self.eviction(dirs, now);
+            (eviction.kept, eviction.base) = (Some(place), Some(place.base));
+            eviction.run(&mut upkeep, ledger, &mut record, |_, freed| match freed {
+                _ if freed < bytes => Need::Now,
+                _ if freed < tenth => Need::Soon,
+                _ => Need::Nothing,
+            })?;
+            // The background evicts only down to the capacity.
+            upkeep.is_evicting = false;
+            self.want_upkeep(&mut upkeep);
+            // The ledger is a file on that disk, too. If it cannot be written, the sum stays too large until the next
+            // scan.
+            let _ = ledger.write(&record, record.mark());
+            Ok(eviction.files > 0)
         })?;
         Ok(evicted.unwrap_or(false))
     }
@@ -185,14 +282,14 @@ impl Quota {
             turn.with_ledger(dirs, work, |ledger| {
                 let record = ledger.read(SystemTime::now());
                 let bytes = file_size(dirs, place);
-                let marked = ledger.mark_dirty();
+                let marked = record.and_then(|record| ledger.write(&record, Mark::Changing).map(|()| record));
                 removed = remove.take().map_or(Ok(false), |remove| remove());
-                let mut record = record?;
+                let mut record = marked?;
                 if matches!(removed, Ok(true)) {
                     record.sum = record.sum.map(|sum| sum.saturating_sub(bytes));
+                    record.changes.removed = record.changes.removed.wrapping_add(bytes);
                 }
-                marked?;
-                ledger.write(&record)
+                ledger.write(&record, record.mark())
             })
         });
         if let Err(e) = noted {
@@ -221,6 +318,11 @@ impl Turn {
         *self.ledger = Some(locked.unlock());
         answer.map(Some)
     }
+}
+
+/// A part of a number of bytes.
+fn part(bytes: u64, (part, whole): (u64, u64)) -> u64 {
+    bytes / whole * part
 }
 
 /// The later of the access and the modification time, of those that are not after `now`. A file without such a time

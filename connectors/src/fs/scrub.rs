@@ -130,7 +130,7 @@ pub fn scrub(store: &ConnectorContext, options: &ScrubOptions) -> Result<ScrubRe
     }
     let files = Files::of(store)?.prepare()?;
     let mut report = ScrubReport::default();
-    for base in 0..files.dirs.count() {
+    for base in files.dirs.distinct() {
         let failed = |e: io::Error| {
             Error::io(e, format_args!("list the files of `{}`", files.dirs.path(base).display()))
         };

@@ -56,6 +56,11 @@ impl Threads {
         }
     }
 
+    /// Runs `task`, which does its blocking work with [`run`](Self::run).
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.handle.spawn(task);
+    }
+
     /// Runs `job`, which holds a place elsewhere, on a blocking thread.
     pub(super) fn start(&self, job: impl FnOnce() + Send + 'static) {
         self.handle.spawn_blocking(job);

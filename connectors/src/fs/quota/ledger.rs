@@ -29,18 +29,55 @@ pub(super) struct Ledger {
     store: u64,
     /// Changes with each boot: after a power cut the ledger and the directories need not agree.
     boot: u64,
-    /// Whether `boot` was compared. Only once: several systems may share one ledger.
+    /// Whether this process has written the ledger. After that it no longer compares `boot`: several systems may share
+    /// one ledger.
     is_boot_checked: bool,
     /// The age at which this process no longer trusts a sum.
     rescan: Duration,
 }
 
 /// The ledger's content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Record {
-    /// Bytes of all chunk files; `None` if a scan is needed.
+    /// Bytes of all chunk files, or more; `None` if that is not known.
     pub(super) sum: Option<u64>,
-    /// Time of the last scan.
+    /// Whether the files should be scanned: the sum is not known, too old, or of a writer that was killed.
+    pub(super) is_due: bool,
+    /// Time of the last scan's begin.
     pub(super) scanned: SystemTime,
+    pub(super) changes: Changes,
+}
+
+/// The bytes that all processes have added and removed since the count began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Changes {
+    /// Differs between counts.
+    id: u64,
+    pub(super) added: u64,
+    pub(super) removed: u64,
+}
+
+impl Changes {
+    /// The bytes added and removed since `earlier`; `None` if that is another count.
+    pub(super) fn since(&self, earlier: &Self) -> Option<(u64, u64)> {
+        let since = || (self.added.wrapping_sub(earlier.added), self.removed.wrapping_sub(earlier.removed));
+        (self.id == earlier.id).then(since)
+    }
+}
+
+impl Record {
+    /// The mark after a change that does not end with a scan: a mark that another process left stays.
+    pub(super) fn mark(&self) -> Mark {
+        if self.is_due { Mark::Changing } else { Mark::Unchanged }
+    }
+}
+
+/// Whether a change of the files is on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mark {
+    /// If the writer is killed now, the sum is larger than the files.
+    Changing,
+    Unchanged,
 }
 
 /// A locked ledger.
@@ -97,11 +134,11 @@ impl Ledger {
     }
 }
 
-/// Whether the file holds a ledger, marked or not.
+/// Whether the file holds a ledger.
 fn is_ledger(file: &File) -> io::Result<bool> {
     let mut text = [0; LEN + 1];
     let len = file.read_at(&mut text, 0)?;
-    Ok(len == LEN && matches!(text[0], b'=' | b'?') && std::str::from_utf8(&text[1..LEN]).is_ok_and(|text| parse(&format!("={text}")).is_some()))
+    Ok(len == LEN && std::str::from_utf8(&text[..LEN]).is_ok_and(|text| Line::parse(text).is_some()))
 }
 
 /// The error of a lock that is held too long.
@@ -118,24 +155,23 @@ impl Locked {
         self.0
     }
 
-    /// The ledger's content. Without a sum if the ledger is marked, damaged or too old, or belongs to another store
-    /// or boot.
+    /// The ledger's content. Without a sum if the ledger is damaged, or belongs to another store or boot.
     pub(super) fn read(&mut self, now: SystemTime) -> Result<Record> {
         let mut text = [0; LEN];
-        let unknown = Record { sum: None, scanned: now };
-        let is_boot_checked = std::mem::replace(&mut self.0.is_boot_checked, true);
-        match self.0.file.read_exact_at(&mut text, 0) {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(unknown),
+        let line = match self.0.file.read_exact_at(&mut text, 0) {
+            Ok(()) => std::str::from_utf8(&text).ok().and_then(Line::parse),
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => None,
             Err(e) => return Err(self.failed(e, "read")),
-        }
-        let Some((sum, scanned, store, boot)) = std::str::from_utf8(&text).ok().and_then(parse) else {
-            return Ok(unknown);
         };
-        let scanned = SystemTime::UNIX_EPOCH + Duration::from_secs(scanned);
+        let Some(line) = line.filter(|line| line.store == self.0.store) else {
+            let changes = Changes { id: hash((now, std::process::id(), self.0.store)), added: 0, removed: 0 };
+            return Ok(Record { sum: None, is_due: true, scanned: now, changes });
+        };
+        let scanned = SystemTime::UNIX_EPOCH + Duration::from_secs(line.scanned);
         let is_fresh = now.duration_since(scanned).is_ok_and(|ago| ago < self.0.rescan);
-        let is_known = store == self.0.store && (is_boot_checked || boot == self.0.boot);
-        Ok(if is_fresh && is_known { Record { sum: Some(sum), scanned } } else { unknown })
+        let sum = line.sum.filter(|_| self.0.is_boot_checked || line.boot == self.0.boot);
+        let is_due = sum.is_none() || !is_fresh || line.mark == Mark::Changing;
+        Ok(Record { sum, is_due, scanned, changes: line.changes })
     }
 
     /// Records the time that a scan took. The next scan comes later after a longer one.
@@ -143,17 +179,14 @@ impl Locked {
         self.0.rescan = RESCAN.max(took * SCAN_SHARE);
     }
 
-    /// Marks the sum as wrong. If the process is killed before [`write`](Self::write), the next one finds the mark.
-    pub(super) fn mark_dirty(&self) -> Result<()> {
-        self.0.file.write_all_at(b"?", 0).map_err(|e| self.failed(e, "write"))
-    }
-
-    /// Writes the sum, if it is known, without the mark.
-    pub(super) fn write(&self, record: &Record) -> Result<()> {
-        let Some(sum) = record.sum else { return Ok(()) };
+    /// Writes the record.
+    pub(super) fn write(&mut self, record: &Record, mark: Mark) -> Result<()> {
         let scanned = record.scanned.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        let text = text(sum, scanned, self.0.store, self.0.boot);
-        self.0.file.write_all_at(text.as_bytes(), 0).map_err(|e| self.failed(e, "write"))
+        let Record { sum, changes, .. } = *record;
+        let line = Line { mark, sum, scanned, store: self.0.store, boot: self.0.boot, changes };
+        self.0.file.write_all_at(line.text().as_bytes(), 0).map_err(|e| self.failed(e, "write"))?;
+        self.0.is_boot_checked = true;
+        Ok(())
     }
 
     fn failed(&self, e: io::Error, step: &str) -> Error {
@@ -161,18 +194,45 @@ impl Locked {
     }
 }
 
-/// The ledger's line: `=`, or the mark `?`; the sum in bytes; the time of the last scan; the ids of store and boot.
-fn text(sum: u64, scanned: u64, store: u64, boot: u64) -> String {
-    format!("={sum:020} {scanned:020} {store:016x} {boot:016x}\n")
+/// The ledger's line: `=`, with a mark `?`, without a sum `!`; the sum in bytes; the time of the last scan; the ids of
+/// store, boot and count; the bytes added and removed.
+struct Line {
+    mark: Mark,
+    sum: Option<u64>,
+    scanned: u64,
+    store: u64,
+    boot: u64,
+    changes: Changes,
 }
 
-const LEN: usize = 1 + 20 + 1 + 20 + 1 + 16 + 1 + 16 + 1;
+const LEN: usize = 1 + 20 + 1 + 20 + 5 * (1 + 16) + 1;
 
-fn parse(line: &str) -> Option<(u64, u64, u64, u64)> {
-    let mut words = line.strip_prefix('=')?.strip_suffix('\n')?.split(' ');
-    let (sum, scanned) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-    let mut id = || u64::from_str_radix(words.next()?, 16).ok();
-    Some((sum, scanned, id()?, id()?))
+impl Line {
+    fn text(&self) -> String {
+        let Self { mark, sum, scanned, store, boot, changes: Changes { id, added, removed } } = *self;
+        let state = match (sum, mark) {
+            (None, _) => '!',
+            (Some(_), Mark::Changing) => '?',
+            (Some(_), Mark::Unchanged) => '=',
+        };
+        let sum = sum.unwrap_or(0);
+        format!("{state}{sum:020} {scanned:020} {store:016x} {boot:016x} {id:016x} {added:016x} {removed:016x}\n")
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        let (mark, is_known) = match line.get(..1)? {
+            "=" => (Mark::Unchanged, true),
+            "?" => (Mark::Changing, true),
+            "!" => (Mark::Unchanged, false),
+            _ => return None,
+        };
+        let mut words = line[1..].strip_suffix('\n')?.split(' ');
+        let (sum, scanned) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        let mut hex = || u64::from_str_radix(words.next()?, 16).ok();
+        let (store, boot) = (hex()?, hex()?);
+        let changes = Changes { id: hex()?, added: hex()?, removed: hex()? };
+        Some(Self { mark, sum: is_known.then_some(sum), scanned, store, boot, changes })
+    }
 }
 
 /// Equal in every process of one version of kvconn; after an update the files are scanned once more.
@@ -195,31 +255,52 @@ mod tests {
     }
 
     #[test]
-    fn a_ledger_keeps_its_sum_until_it_is_marked_or_old_or_of_another_store_or_boot() {
+    fn a_ledger_keeps_its_record_until_it_is_of_another_store_or_boot() {
         let dir = tempfile::tempdir().unwrap();
         let dirs = dirs(dir.path().to_owned());
-        let now = SystemTime::now();
+        // In whole seconds, as in the file.
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 33);
         let open = || Ledger::open(&dirs).unwrap();
         let mut locked = lock(open(), &dirs).unwrap();
-        assert_eq!(locked.read(now).unwrap().sum, None, "a new one has no sum");
-        locked.write(&Record { sum: Some(u64::MAX), scanned: now }).unwrap();
-        assert_eq!(locked.read(now).unwrap().sum, Some(u64::MAX));
-        assert_eq!(locked.read(now + RESCAN).unwrap().sum, None, "too old");
+        let new = locked.read(now).unwrap();
+        assert!(new.sum.is_none() && new.is_due, "a new one has no sum");
+        let changes = Changes { added: u64::MAX, removed: 3, ..new.changes };
+        for sum in [None, Some(0), Some(u64::MAX)] {
+            let record = Record { sum, is_due: sum.is_none(), scanned: now, changes };
+            locked.write(&record, Mark::Unchanged).unwrap();
+            assert_eq!(locked.read(now).unwrap(), record);
+        }
+        let is_due = |locked: &mut Locked, at| locked.read(at).unwrap().is_due;
+        assert!(is_due(&mut locked, now + RESCAN), "too old");
         for (took, longer) in [(RESCAN / 4, true), (RESCAN / 40, false)] {
             locked.note_scan(took);
-            assert_eq!(locked.read(now + RESCAN).unwrap().sum.is_some(), longer, "a scan takes {took:?}");
+            assert_eq!(!is_due(&mut locked, now + RESCAN), longer, "a scan takes {took:?}");
         }
-        assert_eq!(locked.read(now - Duration::from_secs(5)).unwrap().sum, None, "the clock was set back");
+        assert!(is_due(&mut locked, now - Duration::from_secs(5)), "the clock was set back");
         drop(locked);
-        for other in [Ledger { store: 1, ..open() }, Ledger { boot: 1, ..open() }] {
-            assert_eq!(lock(other, &dirs).unwrap().read(now).unwrap().sum, None, "of another store or boot");
+        let other_boot = Ledger { boot: 1, ..open() };
+        let mut locked = lock(other_boot, &dirs).unwrap();
+        for _ in 0..2 {
+            assert_eq!(locked.read(now).unwrap().sum, None, "of another boot, until this one writes");
         }
+        locked.write(&Record { sum: Some(5), is_due: false, scanned: now, changes }, Mark::Unchanged).unwrap();
+        assert_eq!(locked.read(now).unwrap().sum, Some(5));
+        drop(locked);
+        let other = lock(Ledger { store: 1, ..open() }, &dirs).unwrap().read(now).unwrap();
+        assert!(other.sum.is_none() && other.changes.since(&changes).is_none(), "of another store");
         let mut locked = lock(open(), &dirs).unwrap();
-        assert!(locked.read(now).unwrap().sum.is_some());
-        locked.mark_dirty().unwrap();
-        assert_eq!(locked.read(now).unwrap().sum, None, "its writer was killed");
+        let record = Record { sum: Some(7), is_due: true, scanned: now, changes };
+        locked.write(&record, Mark::Changing).unwrap();
+        assert_eq!(locked.read(now).unwrap(), record, "its writer was killed: the sum is a bound");
         std::fs::write(dir.path().join(NAME), "=nonsense").unwrap();
         assert_eq!(locked.read(now).unwrap().sum, None);
+    }
+
+    #[test]
+    fn changes_are_counted_over_the_end_of_the_numbers() {
+        let earlier = Changes { id: 4, added: u64::MAX - 1, removed: 5 };
+        assert_eq!(Changes { id: 4, added: 2, removed: 5 }.since(&earlier), Some((4, 0)));
+        assert_eq!(Changes { id: 5, added: 2, removed: 5 }.since(&earlier), None);
     }
 
     #[test]
@@ -255,12 +336,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let dirs = dirs(dir.path().to_owned());
         let (name, other) = (dir.path().join(NAME), dir.path().join("other"));
-        let locked = lock(Ledger::open(&dirs).unwrap(), &dirs).unwrap();
-        locked.write(&Record { sum: Some(7), scanned: SystemTime::now() }).unwrap();
+        let mut locked = lock(Ledger::open(&dirs).unwrap(), &dirs).unwrap();
+        let mut record = locked.read(SystemTime::now()).unwrap();
+        record.sum = Some(7);
+        locked.write(&record, Mark::Unchanged).unwrap();
         std::fs::hard_link(&name, dir.path().join("backup")).unwrap();
         assert!(Ledger::open(&dirs).is_ok());
-        locked.mark_dirty().unwrap();
-        assert!(Ledger::open(&dirs).is_ok());
+        for (sum, mark) in [(Some(7), Mark::Changing), (None, Mark::Unchanged)] {
+            locked.write(&Record { sum, ..record }, mark).unwrap();
+            assert!(Ledger::open(&dirs).is_ok());
+        }
         for text in ["", "=", "a user's file", &"=".repeat(LEN), &"x".repeat(1000)] {
             std::fs::remove_file(&name).unwrap();
             std::fs::write(&other, text).unwrap();

@@ -1,0 +1,191 @@
+//! Handles of one store, as in several processes, whose scans and evictions take one step at a time.
+
+use std::fs::{File, FileTimes};
+
+use connector_core::CacheKey;
+use connector_core::Error;
+
+use super::super::super::Layout;
+use super::super::super::files::Place;
+use super::super::super::folder::Stat;
+use super::super::super::layout::file_name;
+use super::super::{AT_ONCE, Ledger};
+use super::*;
+
+struct Store {
+    dir: tempfile::TempDir,
+    dirs: Dirs,
+}
+
+impl Store {
+    /// Files of 10 bytes; the first one was used longest ago.
+    fn new(files: u64) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let dirs = Dirs::new(vec![dir.path().to_owned()], None, None, false);
+        let store = Self { dir, dirs };
+        let now = SystemTime::now();
+        for n in 0..files {
+            let file = File::create(store.dir.path().join(name(n))).unwrap();
+            file.set_len(10).unwrap();
+            let used = now - Duration::from_secs(100_000 - n);
+            file.set_times(FileTimes::new().set_accessed(used).set_modified(used)).unwrap();
+        }
+        store
+    }
+
+    /// The bytes of all chunks, and their number.
+    fn look(&self) -> (u64, usize) {
+        let entries = std::fs::read_dir(self.dir.path()).unwrap().map(|entry| entry.unwrap());
+        let chunks = entries.filter(|entry| entry.file_name().to_str().unwrap().ends_with(".data"));
+        let sizes: Vec<u64> = chunks.map(|entry| entry.metadata().unwrap().len()).collect();
+        (sizes.iter().sum(), sizes.len())
+    }
+
+    fn has(&self, n: u64) -> bool {
+        self.dir.path().join(name(n)).exists()
+    }
+
+    async fn put(&self, quota: &Quota, n: u64, bytes: u64) -> Result<()> {
+        let new = self.dir.path().join("new");
+        let file = File::create(&new).unwrap();
+        file.set_len(bytes).unwrap();
+        let (_cancel, work) = cancellable();
+        let place = Place { base: 0, path: name(n) };
+        let (turn, stat) = (quota.turn(&self.dirs).await?, Stat::of_file(&file).unwrap());
+        let rename = || std::fs::rename(&new, self.dir.path().join(name(n))).map_err(|e| Error::io(e, "rename"));
+        quota.replace(turn, &self.dirs, &place, stat, &work, rename)
+    }
+
+    async fn remove(&self, quota: &Quota, n: u64) -> Result<bool> {
+        let (_cancel, work) = cancellable();
+        let place = Place { base: 0, path: name(n) };
+        let remove = || Ok(std::fs::remove_file(self.dir.path().join(name(n))).is_ok());
+        quota.remove(quota.turn(&self.dirs).await, &self.dirs, &place, &work, remove)
+    }
+
+    /// Does a piece of the background's work, if there is one.
+    async fn step(&self, quota: &Quota) -> Option<Step> {
+        let step = quota.next_step()?;
+        let (_cancel, work) = cancellable();
+        match step {
+            Step::Scan => quota.scan_step(&self.dirs).unwrap(),
+            Step::Settle => quota.settle_step(quota.turn(&self.dirs).await.unwrap(), &self.dirs, &work).unwrap(),
+        }
+        Some(step)
+    }
+
+    fn record(&self) -> Record {
+        let (_cancel, work) = cancellable();
+        let locked = Ledger::open(&self.dirs).unwrap().lock(&self.dirs, Instant::now(), &work);
+        locked.unwrap().unwrap().read(SystemTime::now()).unwrap()
+    }
+}
+
+fn name(n: u64) -> String {
+    file_name(&format!("m@1@0@{n:x}@half").parse::<CacheKey>().unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn the_bound_holds_while_two_handles_scan_put_remove_and_evict() {
+    const FILES: u64 = 2000;
+    let store = Store::new(FILES);
+    let capacity = 10 * FILES;
+    let quotas = [Quota::new(capacity, Layout::Lmcache), Quota::new(capacity, Layout::Lmcache)];
+    let mut random = fastrand::Rng::with_seed(11);
+    let (mut unknown, mut known) = (0, 0);
+    for turn in 0..600 {
+        let quota = &quotas[random.usize(..2)];
+        let n = random.u64(..2 * FILES);
+        match random.u8(..10) {
+            0 => drop(store.remove(quota, n).await.unwrap()),
+            // The scans end some time after the puts have begun.
+            1 | 2 if turn > 100 => drop(store.step(quota).await),
+            _ => store.put(quota, n, random.u64(1..50)).await.unwrap(),
+        }
+        if turn % 3 != 0 {
+            continue;
+        }
+        let (bytes, _) = store.look();
+        assert!(bytes <= capacity, "{bytes} after {turn}");
+        match store.record().sum {
+            Some(sum) => {
+                assert!(sum >= bytes, "a sum of {sum} for {bytes} bytes");
+                known += 1;
+            }
+            None => unknown += 1,
+        }
+    }
+    assert!(unknown > 20 && known > 20, "puts go on without a sum ({unknown} times) and with one ({known})");
+    for quota in &quotas {
+        while store.step(quota).await.is_some() {}
+    }
+    // The sum is exact but for the one put during the next scan.
+    std::fs::remove_file(store.dir.path().join(super::super::LEDGER)).unwrap();
+    store.put(&quotas[0], 2 * FILES, 10).await.unwrap();
+    while store.step(&quotas[0]).await.is_some() {}
+    let (sum, bytes) = (store.record().sum.unwrap(), store.look().0);
+    assert!((bytes..=bytes + 60).contains(&sum), "{sum} for {bytes} bytes");
+}
+
+#[tokio::test]
+async fn a_put_visits_some_files_and_the_rest_is_left_to_the_background() {
+    const FILES: u64 = 3000;
+    let store = Store::new(FILES);
+    let quota = Quota::new(100 * FILES, Layout::Lmcache);
+    let mut steps = 0;
+    for n in 0..4 {
+        store.put(&quota, FILES + n, 10).await.unwrap();
+        let found: u64 = quota.upkeep().scan.as_ref().unwrap().bytes.iter().sum();
+        assert!(found <= 10 * AT_ONCE as u64, "only the first put visits files, and not all: {found} bytes");
+        assert_eq!(store.record().sum, None);
+    }
+    // As many bytes were removed as were put, the oldest of those found so far.
+    assert_eq!(store.look(), (10 * FILES, FILES as usize));
+    while store.step(&quota).await.is_some() {
+        steps += 1;
+    }
+    assert!(steps >= (FILES as usize - AT_ONCE) / STEP, "{steps}");
+    // The scan may have seen both what was put meanwhile and what was removed, 40 bytes each.
+    let sum = store.record().sum.unwrap();
+    assert!((10 * FILES..=10 * FILES + 80).contains(&sum), "{sum}");
+    assert!(quota.is_upkeep_wanted() && !quota.is_upkeep_wanted(), "one task does it all");
+}
+
+#[tokio::test]
+async fn a_store_that_is_too_large_shrinks_in_steps_and_the_newest_chunks_stay() {
+    const FILES: u64 = 3000;
+    let store = Store::new(FILES);
+    let quota = Quota::new(10_000, Layout::Lmcache);
+    store.put(&quota, FILES, 10).await.unwrap();
+    let (mut before, mut steps) = (store.look(), 0);
+    assert_eq!(before.0, 10 * FILES, "the first put removes what it needs");
+    while let Some(step) = store.step(&quota).await {
+        let after = store.look();
+        assert!(before.1 - after.1 <= if step == Step::Scan { 0 } else { AT_ONCE }, "{before:?} {after:?}");
+        if steps % 3 == 0 {
+            store.put(&quota, FILES + 1 + steps, 10).await.unwrap();
+            assert!(store.look().0 <= after.0.max(10_000), "it never grows above the capacity");
+        }
+        (before, steps) = (store.look(), steps + 1);
+    }
+    let (bytes, _) = store.look();
+    assert!(bytes <= 10_000 && store.record().sum.is_some_and(|sum| sum >= bytes));
+    // The first puts took the oldest of those that were found so far.
+    let oldest = (0..FILES).find(|n| store.has(*n)).unwrap();
+    let gone = (oldest..FILES).filter(|n| !store.has(*n)).count();
+    assert!(gone <= steps as usize, "{gone} newer chunks are gone, and {oldest} stays");
+}
+
+#[tokio::test]
+async fn a_chunk_that_was_used_after_the_scan_stays() {
+    let store = Store::new(8);
+    let quota = Quota::new(100, Layout::Lmcache);
+    store.put(&quota, 8, 10).await.unwrap();
+    // Nearly full: a scan prepares the eviction.
+    store.put(&quota, 9, 10).await.unwrap();
+    while store.step(&quota).await.is_some() {}
+    super::super::note_use(&File::open(store.dir.path().join(name(0))).unwrap());
+    store.put(&quota, 10, 10).await.unwrap();
+    let there: Vec<u64> = (0..11).filter(|n| store.has(*n)).collect();
+    assert_eq!(there, [0, 3, 4, 5, 6, 7, 8, 9, 10]);
+}
