@@ -14,20 +14,23 @@ use super::connection::Connection;
 use super::errors::Elsewhere;
 use super::exchange::{Exchange, Wire, add, can_move, lost, read};
 use super::request::Request;
-use super::server::{Lease, Server};
+use super::server::{IN_FLIGHT, Lease, Server};
 use super::topology::Route;
 
-/// About how many bytes one connection asks for ahead. A server keeps unread answers in its memory, where they leave
-/// the processor's cache. Other connections keep the server busy meanwhile. (With chunks of 64 KiB and more, 1 MiB
-/// ahead is a third slower than nothing ahead.)
+/// About how many bytes one connection asks for ahead over a short wire. A server keeps unread answers in its memory, where
+/// they leave the processor's cache. Other connections keep the server busy meanwhile. (With chunks of 64 KiB and more on
+/// loopback, 1 MiB ahead is a third slower than nothing ahead.)
 const AHEAD: usize = 64 << 10;
+/// Bytes that all connections together ask for ahead, for each microsecond of a round trip: twice the rate of a fast wire,
+/// because a connection asks for more when half of its answers are there.
+const AHEAD_PER_MICROSECOND: usize = 8 << 10;
 /// The most chunks in flight on one connection.
 const CHUNKS_AHEAD: usize = 64;
 /// New connections that one connection's part of a batch may take after failures. Without this limit, a server with
 /// useless answers would cost a connection for each key.
 const RENEWALS: u32 = 8;
-/// The most exchanges without a chunk in flight on one connection.
-const SMALL_AHEAD: usize = 512;
+/// The most exchanges without a chunk in flight on one connection. Their bytes are few, so most batches take one round trip.
+const SMALL_AHEAD: usize = 4096;
 
 /// An exchange of a batch.
 struct Item<E> {
@@ -59,6 +62,8 @@ struct Batch<'a, E: Exchange> {
     chunk_len: usize,
     /// The number of connections.
     width: usize,
+    /// The number of exchanges of each connection, if all take as many.
+    share: usize,
     answers: &'a Answers<E::Answer>,
     /// Exchanges that the server sent elsewhere. Each has an answer, which stands if no other server takes the exchange.
     elsewhere: Mutex<Vec<(Item<E>, Elsewhere)>>,
@@ -167,9 +172,27 @@ impl<'a, E: Exchange> Batch<'a, E> {
             _ => 0,
         };
         let width = if E::SMALL { queue.len().min(1) } else { server.width(queue.len(), chunk_len) };
+        let share = queue.len().div_ceil(width.max(1));
         let queue = Mutex::new(queue);
         let (elsewhere, failure, too_large) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Self { server, queue, chunk_len, width, answers, elsewhere, failure, too_large }
+        Self { server, queue, chunk_len, width, share, answers, elsewhere, failure, too_large }
+    }
+
+    /// The number of exchanges that may be in flight on a connection. What all connections ask for ahead covers a round
+    /// trip, so that the wire is never empty.
+    fn window(&self, connection: &Connection, request_len: usize, reply_len: usize) -> usize {
+        if E::SMALL {
+            return SMALL_AHEAD;
+        }
+        let len = request_len.max(reply_len);
+        if len == 0 {
+            return 1;
+        }
+        let micros = usize::try_from(self.server.round_trip(connection).as_micros()).unwrap_or(usize::MAX);
+        let ahead = micros.saturating_mul(AHEAD_PER_MICROSECOND).min(IN_FLIGHT) / self.width;
+        // A chunk that is sent ahead waits in the socket's buffers until the server has answered.
+        let at_least = if request_len >= reply_len { 2 } else { 1 };
+        (ahead.max(AHEAD) / len).clamp(at_least, CHUNKS_AHEAD)
     }
 
     async fn lease(&self) -> Result<Lease<'_>> {
@@ -204,11 +227,13 @@ impl<'a, E: Exchange> Batch<'a, E> {
     async fn work(&self, sent: &mut Items<E>) -> Result<()> {
         let mut lease = self.lease().await?;
         // The number that may be in flight, and the bytes of a request (0 until this lease sent one).
-        let (mut window, mut request_len) = (if E::SMALL { SMALL_AHEAD } else { 1 }, 0);
+        let (mut window, mut request_len) = (self.window(&lease.connection, 0, self.chunk_len), 0);
         let at_once = |alone, window| if alone > 0 { 1 } else { window };
         let mut renewals = 0..RENEWALS;
         // The number of exchanges to send one at a time, after a connection broke with several in flight.
         let mut alone = 0_usize;
+        // Whether an answer came. Before that, the other connections may not be open yet, and their shares stay in the queue.
+        let mut has_answer = false;
         loop {
             if lease.is_wanted() && request_len > 0 {
                 // Stops sending, so that another call gets the connection after the answers in flight.
@@ -218,9 +243,9 @@ impl<'a, E: Exchange> Batch<'a, E> {
                     request_len = 0;
                     continue;
                 }
-            } else if sent.len() <= at_once(alone, window) / 2 {
+            } else if sent.is_empty() || has_answer && sent.len() <= at_once(alone, window) / 2 {
                 let before = sent.len();
-                self.take(at_once(alone, window) - before, sent);
+                self.take(at_once(alone, window) - before, has_answer, sent);
                 if sent.is_empty() {
                     lease.give_back();
                     return Ok(());
@@ -238,6 +263,7 @@ impl<'a, E: Exchange> Batch<'a, E> {
             let before = lease.connection.received();
             match item.read(&mut lease.connection).await {
                 Ok(answer) => {
+                    has_answer = true;
                     let is_error = answer.is_err();
                     self.answers.put(item.at, answer);
                     let answered = sent.pop_front();
@@ -247,11 +273,8 @@ impl<'a, E: Exchange> Batch<'a, E> {
                     alone = alone.saturating_sub(1);
                     if !E::SMALL {
                         let reply_len = lease.connection.received_since(before);
-                        let len = request_len.max(reply_len);
-                        self.server.remember_len(len);
-                        // A chunk that is sent ahead waits in the socket's buffers until the server has answered.
-                        let at_least = if request_len >= reply_len { 2 } else { 1 };
-                        window = (AHEAD / len.max(1)).clamp(at_least, CHUNKS_AHEAD);
+                        self.server.remember_len(request_len.max(reply_len));
+                        window = self.window(&lease.connection, request_len, reply_len);
                     }
                 }
                 Err(e) => lease = self.after_failure(lease, e, sent, (&mut renewals, &mut alone)).await?,
@@ -259,9 +282,9 @@ impl<'a, E: Exchange> Batch<'a, E> {
         }
     }
 
-    /// Takes up to `n` from the queue, and no more than this connection's share of the rest. Fails chunks that the
+    /// Takes up to `n` from the queue, and no more than this connection's share of all or of the rest. Fails chunks that the
     /// server would refuse.
-    fn take(&self, n: usize, to: &mut Items<E>) {
+    fn take(&self, n: usize, has_answer: bool, to: &mut Items<E>) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((len, e)) = &*self.too_large.lock().unwrap_or_else(PoisonError::into_inner) {
             let is_refused = |item: &Item<E>| item.exchange.expected_len() >= *len;
@@ -269,7 +292,8 @@ impl<'a, E: Exchange> Batch<'a, E> {
             self.fail(refused.into_iter(), e);
             *queue = rest;
         }
-        let n = n.min(queue.len().div_ceil(self.width));
+        let share = if has_answer { queue.len().div_ceil(self.width) } else { self.share };
+        let n = n.min(share).min(queue.len());
         to.extend(queue.drain(..n));
     }
 
@@ -293,7 +317,7 @@ impl<'a, E: Exchange> Batch<'a, E> {
             _ if !E::REPEATABLE || e.kind() == ErrorKind::Timeout => sent.len(),
             // Any of them may be the reason. Sent one at a time, only that one fails.
             ErrorKind::Unavailable if sent.len() > 1 => {
-                *alone = sent.len();
+                *alone = sent.len().min(CHUNKS_AHEAD);
                 0
             }
             // The server closes the connection because of the first one, or kvconn cannot read its answer.

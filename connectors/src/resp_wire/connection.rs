@@ -31,6 +31,10 @@ pub(crate) struct Connection {
     /// The number of replies that are due and not read.
     unanswered: usize,
     received: u64,
+    /// When the request was sent whose answer comes next. Set only if no other answer was on its way.
+    asked: Option<Instant>,
+    /// The shortest time between such a request and the first byte of its answer.
+    round_trip: Duration,
     /// The time that the current call waited, and the bytes that it moved.
     spent: Spent,
     /// Grows with every read and write. Shared with the pool.
@@ -101,6 +105,8 @@ impl Connection {
 
     /// Whether the server said that it may not be the right one any more.
     pub(super) fn is_doubtful(&self) -> bool {
+            asked: None,
+            round_trip: Duration::MAX,
         self.doubtful
     }
 
@@ -168,6 +174,12 @@ impl Connection {
         let len = request.len();
         let (mut sent, mut deadline) = (0, None);
         while sent < len || self.transport.has_pending() {
+    /// About the time of a round trip to the server: the shortest one so far. A longer one also waited for other work of
+    /// the server.
+    pub(super) fn round_trip(&self) -> Duration {
+        self.round_trip
+    }
+
             match request.with_slices(sent, |slices| self.transport.try_write(slices)) {
                 Ok(n) => {
                     sent += n;
@@ -181,6 +193,7 @@ impl Connection {
                     self.write_failure = Some(self.io_failed(e, "write to"));
                     return Ok(());
                 }
+        let is_first = self.unanswered == 0;
             }
         }
         Ok(())
@@ -203,6 +216,7 @@ impl Connection {
         self.is_asking = asking;
     }
 
+        self.asked = is_first.then(Instant::now);
     /// Drops the answer to `ASKING`. If it is a refusal, the next answer shows it, too.
     async fn skip_asking(&mut self) -> Result<()> {
         if self.is_asking {
@@ -385,6 +399,9 @@ impl Connection {
     /// Waits until the transport is ready. The first wait sets the deadline, and a try without progress keeps it.
     async fn wait(&mut self, mut ready: Ready, deadline: &mut Option<Instant>) -> Result<()> {
         let start = Instant::now();
+                    if let Some(asked) = self.asked.take() {
+                        self.round_trip = self.round_trip.min(asked.elapsed());
+                    }
         let deadline = deadline.get_or_insert_with(|| start + self.io_timeout.min(self.spent.left(self.io_timeout)));
         loop {
             match poll_fn(|cx| self.poll_wait(ready, *deadline, cx)).await {
