@@ -3,13 +3,12 @@
 use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 
 use connector_core::options::Login;
 use connector_core::{Error, ErrorKind, Result, runtime};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
-use super::connection::Connection;
+use super::connection::{Connection, Progress};
 use super::errors::{CHECK_PASSWORD, is_wrong_password, refusal, server_error, shorten, unavailable};
 use super::options::{Protocol, Role, Servers, WireOptions};
 use super::reply::{Reply, ReplyReader};
@@ -40,7 +39,7 @@ pub(super) async fn connect(
     login: &Login,
     sockets: &Handle,
     buffer_len: usize,
-    progress: &Arc<AtomicUsize>,
+    progress: &Arc<Progress>,
 ) -> Result<Connection> {
     let timeouts = Timeouts { connect: options.connect_timeout, io: options.io_timeout };
     let real = options.address_map.real(address);

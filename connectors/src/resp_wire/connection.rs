@@ -37,8 +37,12 @@ pub(crate) struct Connection {
     round_trip: Duration,
     /// The time that the current call waited, and the bytes that it moved.
     spent: Spent,
-    /// Grows with every read and write. Shared with the pool.
-    progress: Arc<AtomicUsize>,
+    /// Shared with the pool.
+    progress: Arc<Progress>,
+    /// The pool's reads when the last wait began.
+    reads_before: usize,
+    /// Whether the last wait ended at its deadline while other connections got bytes.
+    is_stalled_alone: bool,
     failed: bool,
     /// The server hung up while a request was sent. The replies before that are still to be read.
     write_failure: Option<Error>,
@@ -50,6 +54,20 @@ pub(crate) struct Connection {
     is_asking: bool,
     /// The counters of the server. They leave out the greeting.
     meters: Option<Arc<NodeMeters>>,
+}
+
+/// The numbers of reads and writes on the connections of a pool.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    reads: AtomicUsize,
+    writes: AtomicUsize,
+}
+
+impl Progress {
+    /// A number that grows with every read and write.
+    pub(super) fn moves(&self) -> usize {
+        self.reads.load(Ordering::Relaxed).wrapping_add(self.writes.load(Ordering::Relaxed))
+    }
 }
 
 /// The time that a call waited for a socket, and the bytes that it moved. Bounds a call whose server sends a byte now
@@ -77,7 +95,7 @@ impl Connection {
         reader: ReplyReader,
         address: &Address,
         io_timeout: Duration,
-        progress: &Arc<AtomicUsize>,
+        progress: &Arc<Progress>,
     ) -> Self {
         Self {
             transport,
@@ -87,8 +105,12 @@ impl Connection {
             timer: Box::pin(tokio::time::sleep(io_timeout)),
             unanswered: 0,
             received: 0,
+            asked: None,
+            round_trip: Duration::MAX,
             spent: Spent::default(),
             progress: progress.clone(),
+            reads_before: 0,
+            is_stalled_alone: false,
             failed: false,
             write_failure: None,
             elsewhere: None,
@@ -105,8 +127,6 @@ impl Connection {
 
     /// Whether the server said that it may not be the right one any more.
     pub(super) fn is_doubtful(&self) -> bool {
-            asked: None,
-            round_trip: Duration::MAX,
         self.doubtful
     }
 
@@ -154,6 +174,17 @@ impl Connection {
         usize::try_from(self.received - before).unwrap_or(usize::MAX)
     }
 
+    /// Whether the connection timed out while the server answered on others.
+    pub(super) fn is_stalled_alone(&self) -> bool {
+        self.is_stalled_alone
+    }
+
+    /// About the time of a round trip to the server: the shortest one so far. A longer one also waited for other work of
+    /// the server.
+    pub(super) fn round_trip(&self) -> Duration {
+        self.round_trip
+    }
+
     /// Received bytes that are not read.
     pub(super) fn unread(&self) -> &[u8] {
         self.reader.unread()
@@ -167,6 +198,7 @@ impl Connection {
     /// # Errors
     /// `Timeout`.
     pub(crate) async fn send(&mut self, request: &Request<'_>) -> Result<()> {
+        let is_first = self.unanswered == 0;
         self.unanswered += request.commands();
         if let Some(meters) = &self.meters {
             meters.requested(request.commands());
@@ -174,18 +206,12 @@ impl Connection {
         let len = request.len();
         let (mut sent, mut deadline) = (0, None);
         while sent < len || self.transport.has_pending() {
-    /// About the time of a round trip to the server: the shortest one so far. A longer one also waited for other work of
-    /// the server.
-    pub(super) fn round_trip(&self) -> Duration {
-        self.round_trip
-    }
-
             match request.with_slices(sent, |slices| self.transport.try_write(slices)) {
                 Ok(n) => {
                     sent += n;
                     self.spent.moved += n as u64;
                     deadline = None;
-                    self.progress.fetch_add(1, Ordering::Relaxed);
+                    self.progress.writes.fetch_add(1, Ordering::Relaxed);
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait(Ready::Write, &mut deadline).await?,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -193,9 +219,9 @@ impl Connection {
                     self.write_failure = Some(self.io_failed(e, "write to"));
                     return Ok(());
                 }
-        let is_first = self.unanswered == 0;
             }
         }
+        self.asked = is_first.then(Instant::now);
         Ok(())
     }
 
@@ -216,7 +242,6 @@ impl Connection {
         self.is_asking = asking;
     }
 
-        self.asked = is_first.then(Instant::now);
     /// Drops the answer to `ASKING`. If it is a refusal, the next answer shows it, too.
     async fn skip_asking(&mut self) -> Result<()> {
         if self.is_asking {
@@ -379,9 +404,12 @@ impl Connection {
                     return Err(self.write_failure.take().unwrap_or_else(|| hung_up(&self.address)));
                 }
                 Ok(n) => {
+                    if let Some(asked) = self.asked.take() {
+                        self.round_trip = self.round_trip.min(asked.elapsed());
+                    }
                     self.received += n as u64;
                     self.spent.moved += n as u64;
-                    self.progress.fetch_add(1, Ordering::Relaxed);
+                    self.progress.reads.fetch_add(1, Ordering::Relaxed);
                     self.reader.filled(n.saturating_sub(wanted));
                     return Ok(n.min(wanted));
                 }
@@ -399,10 +427,10 @@ impl Connection {
     /// Waits until the transport is ready. The first wait sets the deadline, and a try without progress keeps it.
     async fn wait(&mut self, mut ready: Ready, deadline: &mut Option<Instant>) -> Result<()> {
         let start = Instant::now();
-                    if let Some(asked) = self.asked.take() {
-                        self.round_trip = self.round_trip.min(asked.elapsed());
-                    }
-        let deadline = deadline.get_or_insert_with(|| start + self.io_timeout.min(self.spent.left(self.io_timeout)));
+        let deadline = deadline.get_or_insert_with(|| {
+            self.reads_before = self.progress.reads.load(Ordering::Relaxed);
+            start + self.io_timeout.min(self.spent.left(self.io_timeout))
+        });
         loop {
             match poll_fn(|cx| self.poll_wait(ready, *deadline, cx)).await {
                 Ok(true) => {
@@ -420,6 +448,7 @@ impl Connection {
                 }
                 Ok(false) => {
                     self.failed = true;
+                    self.is_stalled_alone = self.progress.reads.load(Ordering::Relaxed) != self.reads_before;
                     return Err(self.timed_out(ready, *deadline - start));
                 }
                 Err(e) => return Err(self.io_failed(e, "wait for")),

@@ -14,7 +14,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::connect::connect;
-use super::connection::Connection;
+use super::connection::{Connection, Progress};
 use super::options::WireOptions;
 use super::tls::{NO_TLS, WITH_TLS};
 use super::transport::Address;
@@ -99,7 +99,7 @@ impl Reach {
     pub(super) async fn connect(
         self: &Arc<Self>,
         buffer_len: usize,
-        progress: &Arc<AtomicUsize>,
+        progress: &Arc<Progress>,
         since: Instant,
         limit: Duration,
     ) -> Result<Connection> {
@@ -113,7 +113,7 @@ impl Reach {
     async fn attempt(
         self: &Arc<Self>,
         buffer_len: usize,
-        progress: &Arc<AtomicUsize>,
+        progress: &Arc<Progress>,
         since: Instant,
         limit: Duration,
     ) -> Result<Connection> {
@@ -145,7 +145,7 @@ impl Reach {
     }
 
     /// Connects. If the server refuses the password, and a file holds it, reads the file once more.
-    async fn log_in(&self, buffer_len: usize, progress: &Arc<AtomicUsize>) -> Result<Connection> {
+    async fn log_in(&self, buffer_len: usize, progress: &Arc<Progress>) -> Result<Connection> {
         let login = self.login().clone();
         let connected = connect(&self.address, &self.options, &login, &self.sockets, buffer_len, progress).await;
         let denied = match connected {

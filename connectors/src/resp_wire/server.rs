@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, TryAcquireError};
 use tokio::time::{Instant, Timeout};
 
-use super::connection::{Connection, Spent};
+use super::connection::{Connection, Progress, Spent};
 use super::errors::hung_up;
 use super::meters::NodeMeters;
 use super::options::{Servers, WireOptions};
@@ -61,8 +61,8 @@ pub(super) struct Pool {
     buffer_len: usize,
     /// Calls that wait for a connection.
     waiting: AtomicUsize,
-    /// Grows with every read and write on a connection of the pool.
-    progress: Arc<AtomicUsize>,
+    /// Of all connections of the pool.
+    progress: Arc<Progress>,
 }
 
 /// The connections that are open.
@@ -337,11 +337,11 @@ impl Server {
         let patience = options.connect_timeout + options.io_timeout;
         let mut permit = pin!(pool.permits.acquire());
         loop {
-            let progress = pool.progress.load(Ordering::Relaxed);
+            let progress = pool.progress.moves();
             if let Ok(permit) = local_wait(timeout(patience, permit.as_mut())?).await {
                 return permit.map_err(|_| self.closed());
             }
-            if pool.progress.load(Ordering::Relaxed) == progress {
+            if pool.progress.moves() == progress {
                 let (size, address, ms) = (pool.size, self.reach.address(), patience.as_millis());
                 let why = format!("no call made progress on the {size} connections to {address} for {ms} ms");
                 return Err(Error::new(ErrorKind::Timeout, why)
@@ -409,16 +409,19 @@ impl Lease<'_> {
         self.received_before == Some(self.connection.received()) && e.kind() == ErrorKind::Unavailable
     }
 
-    /// The call failed with `e`. If the server did not answer in time, it does not answer on idle connections either.
+    /// The call failed with `e`. If the server did not answer any connection in time, it does not answer on idle ones
+    /// either.
     pub(super) fn failed(&self, e: &Error) {
         self.server.meters.failed(e.kind());
         let is_away = matches!(e.kind(), ErrorKind::Timeout | ErrorKind::Unavailable);
         self.server.is_suspect.fetch_or(is_away, Ordering::Relaxed);
-        match e.kind() {
         if is_away {
             // The way to the server may be another one now.
             self.server.round_trip.store(u64::MAX, Ordering::Relaxed);
         }
+        match e.kind() {
+            // The network lost this connection.
+            ErrorKind::Timeout if self.connection.is_stalled_alone() => {}
             ErrorKind::Timeout => {
                 self.server.reach.timed_out_in_call(e);
                 self.server.close_idle();
