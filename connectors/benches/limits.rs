@@ -112,10 +112,10 @@ fn latency() {
     for delay in [Duration::ZERO, Duration::from_micros(200), Duration::from_millis(1)] {
         let proxy = runtime.block_on(Proxy::start(stores.server.address()));
         proxy.latency(delay);
-        for scheme in ["pipelined", "resp", "redis"] {
+        for scheme in ["ahead", "resp", "redis"] {
             let url = format!("{}?connections={CONNECTIONS}", proxy.url(scheme));
             let run = child::Run { url, size: MIB, chunks: 64, batches: 4, ..child::Run::default() };
-            let name = if scheme == "pipelined" { "bare" } else { scheme };
+            let name = if scheme == "ahead" { "bare" } else { scheme };
             row(&stores, &format!("{name:<12} {delay:?}"), &run);
         }
     }

@@ -10,19 +10,19 @@ use connectors::{CacheKey, MemoryObj, MemoryObjMut};
 /// Redis requests on sockets.
 pub(crate) struct Sockets {
     connections: Vec<BufReader<TcpStream>>,
-    /// Whether all requests leave before the first reply is read. Else each connection has one request at a time.
-    is_pipelined: bool,
+    /// The requests that wait for their replies on each connection.
+    window: usize,
 }
 
 impl Sockets {
-    pub(crate) fn connect(address: SocketAddr, connections: usize, is_pipelined: bool) -> io::Result<Self> {
+    pub(crate) fn connect(address: SocketAddr, connections: usize, window: usize) -> io::Result<Self> {
         let connect = |_| {
             let stream = TcpStream::connect(address)?;
             stream.set_nodelay(true)?;
             // Only heads of replies go through the buffer: a chunk is larger, so it is read into its place.
             Ok(BufReader::with_capacity(32, stream))
         };
-        Ok(Self { connections: (0..connections).map(connect).collect::<io::Result<_>>()?, is_pipelined })
+        Ok(Self { connections: (0..connections).map(connect).collect::<io::Result<_>>()?, window })
     }
 
     pub(crate) fn set(&mut self, items: &mut [(CacheKey, MemoryObj)]) -> io::Result<()> {
@@ -54,7 +54,7 @@ impl Sockets {
         reply: impl Fn(&mut BufReader<TcpStream>, &mut T) -> io::Result<()>,
     ) -> io::Result<()> {
         let connections = self.connections.len();
-        let ahead = if self.is_pipelined { all.len() } else { connections.min(all.len()) };
+        let ahead = (connections * self.window).min(all.len());
         for i in 0..all.len() + ahead {
             if let Some(answered) = i.checked_sub(ahead) {
                 reply(&mut self.connections[answered % connections], &mut all[answered])?;

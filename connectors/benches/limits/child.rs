@@ -19,7 +19,7 @@ const FILLED: usize = 5_000;
 /// What to measure.
 #[derive(Clone, Default)]
 pub(crate) struct Run {
-    /// A store's, or `sockets://`, `pipelined://` or `files://` for the bare calls.
+    /// A store's, or `sockets://`, `ahead://` (two requests on each connection) or `files://` for the bare calls.
     pub(crate) url: String,
     pub(crate) size: usize,
     /// Of one batch, or of the store if there are no batches.
@@ -75,8 +75,9 @@ impl Client {
         let (scheme, rest) = url.split_once("://").expect("a URL");
         let address = || rest.split('?').next().and_then(|address| address.parse().ok()).expect("an address");
         match scheme {
-            "sockets" | "pipelined" => {
-                let sockets = Sockets::connect(address(), super::CONNECTIONS, scheme == "pipelined");
+            "sockets" | "ahead" => {
+                let window = if scheme == "ahead" { 2 } else { 1 };
+                let sockets = Sockets::connect(address(), super::CONNECTIONS, window);
                 Self::Sockets(sockets.expect("the server is there"))
             }
             "files" => {

@@ -75,9 +75,9 @@ def cores(folder: Path, pause: float, store: OpenedStore, count: int) -> Iterato
 
 @contextmanager
 def latency(_folder: Path, pause: float, delay_ms: float) -> Iterator[Group]:
-    """A long wire to a redis server. The first client is the wire's own time: all requests of a batch at once."""
+    """A long wire to a redis server. The first client gives the wire's own time."""
     with RedisServer() as server, _delayed(server.port, delay_ms) as port:
-        named = {"bare calls": ("pipelined", str(port))} | on_port(port)
+        named = {"bare calls": ("ahead", str(port))} | on_port(port)
         clients: Makers = {
             name: (lambda size, n, make=partial(MAKERS[maker], target): Native(make, size, n, pause))
             for name, (maker, target) in named.items()

@@ -149,7 +149,7 @@ def redis(_folder: Path, _pause: float) -> Iterator[Group]:
             }
 
         clients: Makers = {
-            "bare calls": lambda size, n: Scale("pipelined", str(server.port), size, n, clear),
+            "bare calls": lambda size, n: Scale("ahead", str(server.port), size, n, clear),
             "LMCache C++": lambda size, n: Scale("cpp_redis", str(server.port), size, n, clear),
         }
         for scheme in ("resp", "redis"):
