@@ -332,7 +332,13 @@ impl<'a, E: Exchange> Batch<'a, E> {
                 *too_large = Some((len, e.clone()));
             }
         }
-        self.fail(sent.drain(..failed.min(sent.len())), &e);
+        for item in sent.drain(..failed.min(sent.len())) {
+            self.answers.put(item.at, Err(e.clone()));
+            // As a single exchange, it may go to another server.
+            if can_move::<E>(&self.server) && e.kind() == ErrorKind::Unavailable {
+                self.elsewhere().push((item, Elsewhere::Lost));
+            }
+        }
         *alone = alone.saturating_sub(failed);
         if renewals.next().is_none() || e.kind() == ErrorKind::Timeout {
             self.fail(sent.drain(..), &e);

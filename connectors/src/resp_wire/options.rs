@@ -11,7 +11,7 @@ use super::address_map::AddressMap;
 use super::hosts::{all_addresses, one_address};
 use super::meters::StoreMeters;
 use super::reply::Limits;
-use super::tls::{Tls, TlsSettings};
+use super::tls::{NO_TLS, Tls, TlsSettings, WITH_TLS};
 use super::transport::Address;
 
 /// The checked options of a [`Wire`](super::Wire). Without `Debug`: they hold a password.
@@ -51,6 +51,13 @@ pub(crate) struct WireOptions {
     pub(crate) role: Role,
     /// The labels of the counters.
     pub(crate) meters: StoreMeters,
+}
+
+impl WireOptions {
+    /// The hint for a server that does not answer, because one side may use TLS and the other not.
+    pub(super) fn tls_hint(&self) -> &'static str {
+        if self.tls.is_some() { NO_TLS } else { WITH_TLS }
+    }
 }
 
 /// The servers that a URL names.

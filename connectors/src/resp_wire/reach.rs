@@ -16,7 +16,6 @@ use tokio::time::Instant;
 use super::connect::connect;
 use super::connection::{Connection, Progress};
 use super::options::WireOptions;
-use super::tls::{NO_TLS, WITH_TLS};
 use super::transport::Address;
 
 /// Opens the connections to a server.
@@ -166,10 +165,7 @@ impl Reach {
 
     fn timed_out(&self, limit: Duration) -> Error {
         let why = format!("{} did not answer within {} ms", self.address, limit.as_millis());
-        let tls = match self.options.tls {
-            Some(_) => NO_TLS,
-            None => WITH_TLS,
-        };
+        let tls = self.options.tls_hint();
         Error::new(ErrorKind::Timeout, why).temporary(true).with_hint(format!(
             "check the host and the firewall; is it a redis or valkey server? {tls}; `connect_timeout_ms` says how long to wait"
         ))

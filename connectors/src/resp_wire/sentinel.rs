@@ -273,9 +273,10 @@ impl Service {
 
     fn timed_out(&self, limit: Duration) -> Error {
         let why = format!("no sentinel named the master of `{}` within {} ms", self.name, limit.as_millis());
+        let tls = self.options.sentinel.tls_hint();
         Error::new(ErrorKind::Timeout, why)
             .temporary(true)
-            .with_hint("check the hosts and the firewall; `connect_timeout_ms` says how long to wait")
+            .with_hint(format!("check the hosts and the firewall; {tls}; `connect_timeout_ms` says how long to wait"))
     }
 
     /// Takes the answer of the sentinel `from`, unless the state is newer. `older` is an epoch that it may replace.

@@ -76,6 +76,34 @@ async fn a_paused_replica_costs_no_read() {
     .await;
 }
 
+/// Each connection of the batch has a request in flight when the replica ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_ends_costs_a_batch_no_read() {
+    within(async {
+        let mut group = SentinelGroup::start(1, 1, &[]);
+        let store = open(&format!("{}?replica_reads=true&io_timeout_ms=3600000", group.url("redis-sentinel"))).await;
+        for n in 0..20 {
+            put(&store, n, 1).await.unwrap();
+        }
+        replicas_have_all(&group, 1);
+        let replica = group.replicas()[0];
+        until("the replica answers", async || {
+            assert_eq!(get(&store, 1).await.unwrap(), Some(1));
+            calls(group.server(replica), "mget") > 0
+        })
+        .await;
+        // The server holds the answers back.
+        group.server(replica).cli(&["CLIENT", "PAUSE", "3600000", "ALL"]);
+        let batch = tokio::spawn(async move { store.batched_get(&(0..20).map(key).collect::<Vec<_>>()).await });
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        group.kill(replica);
+        for (n, got) in batch.await.unwrap().into_iter().enumerate() {
+            assert!(matches!(got, Ok(Some(_))), "{n}: {:?}", got.err());
+        }
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_becomes_the_master_takes_writes() {
     within(async {

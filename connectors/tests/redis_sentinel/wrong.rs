@@ -34,6 +34,15 @@ async fn a_data_server_is_not_a_sentinel() {
     assert!(shown.contains(&says) && shown.contains(&format!("write `redis://{}`", server.address())), "{shown}");
 }
 
+/// A sentinel without TLS waits for the end of its first command, and never answers.
+#[tokio::test]
+async fn a_sentinel_without_tls_leads_to_the_scheme_without_tls() {
+    let group = SentinelGroup::start(1, 0, &[]);
+    let url = format!("{}?tls_insecure=true&connect_timeout_ms=500", group.url("rediss-sentinel"));
+    let (_, shown) = refused(&url).await;
+    assert!(shown.contains("for a server without TLS"), "{shown}");
+}
+
 #[tokio::test]
 async fn a_sentinel_is_not_a_data_server() {
     let group = SentinelGroup::start(1, 0, &[]);
