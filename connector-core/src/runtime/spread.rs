@@ -13,8 +13,9 @@ use tracing::{Span, dispatcher};
 use super::fork_join::{batch_threads, fork_join};
 use crate::layer::LocalWaits;
 
-/// Bytes that are worth a thread. It takes about as long to wake a thread as to copy a tenth of them.
-const WORTH_A_THREAD: usize = 256 << 10;
+/// Bytes that are worth a thread. It takes about as long to wake a thread as to copy a fortieth of them, and the
+/// first wake of a process also starts the thread.
+const WORTH_A_THREAD: usize = 1 << 20;
 /// The most polls of each future in one poll of all. Then other tasks of the caller's thread run.
 const ROUNDS: usize = 8;
 

@@ -46,6 +46,9 @@ struct Item<E> {
 /// Exchanges in order.
 type Items<E> = VecDeque<Item<E>>;
 
+/// An exchange that another server may answer, and the answer that stands if none does.
+type Left<E> = (Item<E>, Elsewhere, Result<<E as Exchange>::Answer>);
+
 /// A step of a batch of exchanges.
 enum Step<'a, E: Exchange> {
     /// One connection takes its part of a server's exchanges.
@@ -65,15 +68,20 @@ struct Batch<'a, E: Exchange> {
     /// The number of exchanges of each connection, if all take as many.
     share: usize,
     answers: &'a Answers<E::Answer>,
-    /// Exchanges that the server sent elsewhere. Each has an answer, which stands if no other server takes the exchange.
-    elsewhere: Mutex<Vec<(Item<E>, Elsewhere)>>,
+    elsewhere: Mutex<Vec<Left<E>>>,
     /// Why a connection ended early.
     failure: Mutex<Option<Error>>,
     /// The length of the shortest chunk that the server refused because of its length, and the error.
     too_large: Mutex<Option<(usize, Error)>>,
 }
 
-struct Answers<A>(Mutex<Vec<Option<Result<A>>>>);
+struct Answers<A>(Mutex<Given<A>>);
+
+struct Given<A> {
+    answers: Vec<Option<Result<A>>>,
+    /// How many have no answer.
+    missing: usize,
+}
 
 impl Wire {
     /// Runs many exchanges, with several requests in flight on each connection. Chunks go over several connections.
@@ -83,7 +91,7 @@ impl Wire {
             Ok([one]) => return vec![self.exchange(one).await],
             Err(items) => items,
         };
-        let answers = Answers(Mutex::new(items.iter().map(|_| None).collect()));
+        let answers = Answers::none(items.len());
         let start = |(at, exchange)| Item { at, exchange, route: None, hops: 0 };
         let mut ready: Vec<Item<E>> = items.into_iter().enumerate().map(start).collect();
         let mut working = Spread::new(!E::READS);
@@ -98,12 +106,14 @@ impl Wire {
                 working.push(0, self.step(Step::Find(lost, &answers)));
             }
             match working.next().await {
+                // The rest only waits for connections, which nothing needs any more.
+                Some(again) if again.is_empty() && answers.are_all() => break,
                 Some(again) => ready = again,
                 None => break,
             }
         }
         drop(working);
-        let answers = answers.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let answers = answers.0.into_inner().unwrap_or_else(PoisonError::into_inner).answers;
         let answer = |answer: Option<Result<E::Answer>>| answer.unwrap_or_else(|| Err(Error::closed()));
         answers.into_iter().map(|one| answer(one).map_err(|e| self.topology.judge(e))).collect()
     }
@@ -113,15 +123,21 @@ impl Wire {
         match step {
             Step::Work(batch) => {
                 batch.work_or_fail().await;
+                let answers = batch.answers;
                 // The last connection handles the exchanges that are left.
                 let left = Arc::into_inner(batch).map(Batch::left).unwrap_or_default();
                 if left.is_empty() {
                     return Vec::new();
                 }
-                let next = left.into_iter().map(async |(item, elsewhere)| {
-                    let name = item.exchange.name();
-                    let next = self.topology.next_route(name, item.route.as_ref()?, &elsewhere, item.hops).await?;
-                    Some(Item { route: Some(next), hops: item.hops + 1, ..item })
+                let next = left.into_iter().map(async |(item, elsewhere, answer)| {
+                    let next = match &item.route {
+                        Some(last) => self.topology.next_route(item.exchange.name(), last, &elsewhere, item.hops).await,
+                        None => None,
+                    };
+                    if next.is_none() {
+                        answers.put(item.at, answer);
+                    }
+                    next.map(|next| Item { route: Some(next), hops: item.hops + 1, ..item })
                 });
                 join_all(next).await.into_iter().flatten().collect()
             }
@@ -212,13 +228,15 @@ impl<'a, E: Exchange> Batch<'a, E> {
         }
     }
 
-    /// The exchanges that another server may answer. Each has an answer, which stands if no other server takes the exchange.
-    fn left(self) -> Vec<(Item<E>, Elsewhere)> {
+    /// The exchanges that another server may answer.
+    fn left(self) -> Vec<Left<E>> {
         let failure = self.failure.into_inner().unwrap_or_else(PoisonError::into_inner).unwrap_or_else(Error::closed);
         let mut left = self.elsewhere.into_inner().unwrap_or_else(PoisonError::into_inner);
         for item in self.queue.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            self.answers.put(item.at, Err(failure.clone()));
-            left.extend(lost(&failure).map(|lost| (item, lost)));
+            match lost(&failure) {
+                Some(lost) => left.push((item, lost, Err(failure.clone()))),
+                None => self.answers.put(item.at, Err(failure.clone())),
+            }
         }
         left
     }
@@ -264,11 +282,11 @@ impl<'a, E: Exchange> Batch<'a, E> {
             match item.read(&mut lease.connection).await {
                 Ok(answer) => {
                     has_answer = true;
-                    let is_error = answer.is_err();
-                    self.answers.put(item.at, answer);
-                    let answered = sent.pop_front();
-                    if let Some(elsewhere) = lease.connection.take_elsewhere().filter(|_| is_error) {
-                        self.elsewhere().extend(answered.map(|item| (item, elsewhere)));
+                    let elsewhere = lease.connection.take_elsewhere().filter(|_| answer.is_err());
+                    match (sent.pop_front(), elsewhere) {
+                        (Some(item), Some(elsewhere)) => self.elsewhere().push((item, elsewhere, answer)),
+                        (Some(item), None) => self.answers.put(item.at, answer),
+                        (None, _) => {}
                     }
                     alone = alone.saturating_sub(1);
                     if !E::SMALL {
@@ -333,10 +351,11 @@ impl<'a, E: Exchange> Batch<'a, E> {
             }
         }
         for item in sent.drain(..failed.min(sent.len())) {
-            self.answers.put(item.at, Err(e.clone()));
             // As a single exchange, it may go to another server.
             if can_move::<E>(&self.server) && e.kind() == ErrorKind::Unavailable {
-                self.elsewhere().push((item, Elsewhere::Lost));
+                self.elsewhere().push((item, Elsewhere::Lost, Err(e.clone())));
+            } else {
+                self.answers.put(item.at, Err(e.clone()));
             }
         }
         *alone = alone.saturating_sub(failed);
@@ -355,7 +374,7 @@ impl<'a, E: Exchange> Batch<'a, E> {
         sent.drain(..).rev().for_each(|item| queue.push_front(item));
     }
 
-    fn elsewhere(&self) -> MutexGuard<'_, Vec<(Item<E>, Elsewhere)>> {
+    fn elsewhere(&self) -> MutexGuard<'_, Vec<Left<E>>> {
         self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -365,8 +384,22 @@ impl<'a, E: Exchange> Batch<'a, E> {
 }
 
 impl<A> Answers<A> {
+    fn none(len: usize) -> Self {
+        Self(Mutex::new(Given { answers: (0..len).map(|_| None).collect(), missing: len }))
+    }
+
     fn put(&self, at: usize, answer: Result<A>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)[at] = Some(answer);
+        let mut given = self.given();
+        given.missing -= usize::from(given.answers[at].is_none());
+        given.answers[at] = Some(answer);
+    }
+
+    fn are_all(&self) -> bool {
+        self.given().missing == 0
+    }
+
+    fn given(&self) -> MutexGuard<'_, Given<A>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
