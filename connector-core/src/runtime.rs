@@ -33,8 +33,8 @@ pub use spread::Spread;
 /// The variable that sets the number of threads.
 const THREADS_VARIABLE: &str = "KVCONN_THREADS";
 /// The least and the most threads, unless the variable sets them. With two, sockets and timers run while one task
-/// blocks its thread. Each moves 1 to 4 GiB/s of a batch on an object store. A host has many processes with a runtime like this
-/// one, so more than eight waste memory.
+/// blocks its thread. Each thread moves 1 to 4 GiB/s of a batch on an object store. A host has many processes with a runtime
+/// like this one, so more than eight waste memory.
 const THREADS: (usize, usize) = (2, 8);
 /// More threads are a mistake.
 const MOST_THREADS: usize = 1024;

@@ -65,7 +65,7 @@ pub(crate) async fn run(setup: &Setup, args: &DuArgs, out: &mut Out) -> Result<A
         .await
 }
 
-/// All chunks, and those of each model. The memory that it takes grows with the number of models alone.
+/// Counts all chunks, and those of each model. Its memory grows only with the number of models.
 async fn count(store: &Connector, prefix: &str) -> Result<(Usage, BTreeMap<Option<String>, Usage>), Failure> {
     let (mut total, mut models) = (Usage::default(), BTreeMap::<Option<String>, Usage>::new());
     let mut entries = store.list_entries(prefix);

@@ -45,7 +45,7 @@ pub(super) struct Inner {
     /// The runtime it was opened on, if that has one thread only.
     opened_on: Option<tokio::runtime::Id>,
     pub(super) connector: OfProcess<Arc<dyn DynConnector>>,
-    /// What [`list_page`](Connector::list_page) has read ahead.
+    /// The entries that [`list_page`](Connector::list_page) has read ahead.
     pub(super) pages: Pages,
 }
 

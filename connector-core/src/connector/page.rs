@@ -13,9 +13,9 @@ use crate::{Error, ErrorKind, Result};
 
 /// The pages that one listing of the store serves.
 const PAGES_AHEAD: usize = 128;
-/// The most entries that are kept for the pages that follow: about 10 MB.
+/// The most entries that a page keeps for the pages that follow: about 10 MB.
 const MOST_AHEAD: usize = 65_536;
-/// The longest time for which they are kept.
+/// The longest time for which it keeps them.
 const KEPT_FOR: Duration = Duration::from_secs(60);
 
 /// A part of a listing, in the order of the keys' texts. [`Connector::list_page`] gives it.
@@ -28,7 +28,7 @@ pub struct ListPage {
     pub next: Option<String>,
 }
 
-/// Reads pages of the keys that `wanted` accepts, and keeps what it read beyond a page for the next one.
+/// Reads pages of the keys that `wanted` accepts, and keeps the entries beyond a page for the next one.
 ///
 /// [`Connector::list_page`] has one for all keys. A caller that pages through a part of the keys makes its own.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ impl Pages {
     /// As [`Connector::list_page`] of `store`, with the wanted keys alone.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Connector::list_page`].
     pub async fn page(&self, store: &Connector, prefix: &str, after: Option<&str>, limit: usize) -> Result<ListPage> {
         let fails = |e: Error| e.with_operation("list_page").with_connector(store.name());
         if limit == 0 {
@@ -84,7 +84,7 @@ impl Pages {
         Ok(ListPage { entries: entries.into(), next })
     }
 
-    /// Drops what was read ahead.
+    /// Drops the entries that were read ahead.
     pub(super) fn clear(&self) {
         *self.lock() = None;
     }
@@ -94,8 +94,8 @@ impl Pages {
         self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The entries after `after`, if the last page ended there. They serve one page: the same page again reads the
-    /// store anew.
+    /// The entries after `after`, if the last page ended there. They serve one page. A second call for that page reads the
+    /// store again.
     fn take(&self, prefix: &str, after: Option<&str>, limit: usize) -> Option<Ahead> {
         let mut kept = self.lock();
         kept.take_if(|ahead| ahead.since.elapsed() > KEPT_FOR);
@@ -139,9 +139,9 @@ impl Connector {
     /// The first `limit` chunks whose keys' texts start with `prefix` and come after `after`, in the order of these texts.
     /// For the next page, `after` is this page's [`next`](ListPage::next).
     ///
-    /// **Cost.** A page reads the whole listing under `prefix`, and keeps the entries of the next 127 pages, up to 65,536
-    /// and for up to a minute. So all pages of `n` keys read the listing about once for every 65,536 keys. The connector
-    /// keeps the entries of one sequence of pages; with two at the same time, each page reads the listing.
+    /// **Cost.** The first page reads the whole listing under `prefix`. It keeps the entries of the next 127 pages for a
+    /// minute, at most 65,536. So all pages of `n` keys read the listing once for every 128 pages or 65,536 keys. The
+    /// connector keeps the entries of one sequence of pages. With two sequences at the same time, each page reads the listing.
     ///
     /// A key that stays during all pages is in exactly one of them. A key that is put or removed meanwhile may be in one.
     ///

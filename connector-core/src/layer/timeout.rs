@@ -147,7 +147,7 @@ impl LocalWaits {
         self.0.as_ref().map_or(0, |waits| waits.load(Relaxed))
     }
 
-    /// Of the call that this thread polls.
+    /// The waits of the call that this thread polls.
     pub(crate) fn current() -> Self {
         Self(LOCAL_WAITS.try_with(Arc::clone).ok())
     }

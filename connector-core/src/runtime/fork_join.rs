@@ -9,11 +9,11 @@ use std::thread::available_parallelism;
 
 use super::{PerProcess, handle, threads_set};
 
-/// The most threads of one batch, unless `KVCONN_THREADS` is set. Each moves 2 to 4 GiB/s, and more cost the other processes
-/// of the host.
+/// The most threads of one batch, unless `KVCONN_THREADS` is set. Each moves 2 to 4 GiB/s. More threads would take CPUs from
+/// other processes.
 const MOST: usize = 16;
 
-/// How many threads may move one batch, that of the caller included: as many as the CPUs, but at most 16, or `KVCONN_THREADS`.
+/// The most threads that move one batch, the caller's included: as many as the CPUs, but at most 16, or `KVCONN_THREADS`.
 pub fn batch_threads() -> usize {
     static THREADS: PerProcess<usize> = PerProcess::new();
     *THREADS.get_or_init(|| match threads_set() {
@@ -23,14 +23,15 @@ pub fn batch_threads() -> usize {
     })
 }
 
-/// Threads of this process that help, or that were asked to help and have not started.
+/// The threads of this process that help, and those that will.
 static HELPING: PerProcess<AtomicUsize> = PerProcess::new();
 
 /// Runs `work` on the calling thread. Meanwhile up to `helpers` of kvconn's own threads run `help`. Returns when `work` has
 /// returned and no thread is inside `help`.
 ///
 /// A thread that starts later does not call `help`, so the caller never waits for a thread that gets no CPU. All calls of the
-/// process together have one helper less than [`batch_threads`]. After [`shut_down`](super::shut_down) only the caller works.
+/// process together have at most one helper less than [`batch_threads`]. After [`shut_down`](super::shut_down) only the
+/// caller works.
 ///
 /// # Panics
 /// If `work` or `help` panics.
@@ -88,7 +89,7 @@ impl Call {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks one thread for help. False if there is none.
+    /// Asks one thread for help. False if all threads help already, or after the shut-down.
     fn invite(self: &Arc<Self>) -> bool {
         let helping = HELPING.get_or_init(AtomicUsize::default);
         let place = Place(helping);

@@ -102,8 +102,8 @@ impl EngineUsage {
     /// At most `limit` keys after `after`, in the order of their texts, with their sizes in bytes (None if unknown). Also the
     /// last key's text if there are more. Waits for the store.
     ///
-    /// A page reads the whole listing under `prefix`, and keeps the entries of the next pages for a minute. Other engines'
-    /// keys are left out.
+    /// The first page reads the whole listing under `prefix`, and keeps the entries of the next pages for a minute. Pages
+    /// have no keys of other engines.
     fn page(
         &self,
         py: Python<'_>,

@@ -239,7 +239,7 @@ class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
     def list_l2_keys(self, model_name: str | None = None, page_size: int = 500, cursor: str | None = None) -> KeyListPage:
         """A page of the chunks in the store, in the order of their names, with their sizes in bytes (0 if unknown).
 
-        One listing of the store serves up to 128 pages in a row, within a minute. Raises `ValueError` for a page size below 1 or
+        One listing of the store serves up to 128 pages within a minute. Raises `ValueError` for a page size below 1 or
         a cursor that is not from a page, and `kvconn.KvconnError` if the store does not answer.
         """
         if page_size < 1:
