@@ -23,7 +23,7 @@ pub fn batch_threads() -> usize {
     })
 }
 
-/// The threads of this process that help, and those that will.
+/// The threads of this process that help, and those that have been asked and have not started.
 static HELPING: PerProcess<AtomicUsize> = PerProcess::new();
 
 /// Runs `work` on the calling thread. Meanwhile up to `helpers` of kvconn's own threads run `help`. Returns when `work` has

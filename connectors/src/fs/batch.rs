@@ -1,8 +1,8 @@
 //! Batches: the caller's thread and a few blocking threads, each of which processes one item after the other.
 //!
 //! Two wake-ups of a thread take as long as the copy of a few files of 64 KiB. So the caller's thread begins at once with
-//! the items that do not wait, and kvconn wakes as many blocking threads as the bytes pay for. The first item that would
-//! wait for a disk sends the others to blocking threads, and then many of them pay.
+//! the items that do not wait. kvconn wakes one more thread for each 256 KiB. The first item that would wait for a disk
+//! sends the others to blocking threads. Those may be many, because most of them wait.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
@@ -24,7 +24,7 @@ use super::threads::{Pace, caught};
 /// Chunks of a batch that are read or written at once.
 const AT_ONCE: usize = 8;
 
-/// Bytes in memory that pay for one more thread: about 30 µs of copying.
+/// Bytes in memory that are worth one more thread: about 30 µs of copying.
 const WORTH_A_THREAD: usize = 256 << 10;
 
 /// The processors of this process. Read once, because the query reads files.
@@ -33,15 +33,15 @@ static PROCESSORS: LazyLock<usize> = LazyLock::new(|| available_parallelism().ma
 /// The result of an item.
 pub(super) enum Step<T, R> {
     Done(Result<R>),
-    /// The item itself: only a call that waits can answer. [`Wait::Yes`] never gives this.
+    /// The item comes back, because only a call that waits can answer it. [`Wait::Yes`] never gives this.
     WouldWait(T),
 }
 
-/// How a batch is shared out.
+/// How threads share a batch.
 pub(super) struct Share {
     /// Items that a thread takes at a time.
     pub(super) at_once: usize,
-    /// Threads that pay if no item waits. The caller's is one of them; 0 if it must not begin.
+    /// The threads that the batch is worth if no item waits, the caller's included. 0 if the caller's must not begin.
     pub(super) warm: usize,
 }
 
@@ -96,7 +96,7 @@ impl<T, R, J: Fn(&Files, &mut Opened<'_>, T, Wait, &Work) -> Step<T, R>> Batch<T
         self.answer(done);
     }
 
-    /// Processes items on a blocking thread, until none is left. Whether it gave the batch's last answer.
+    /// Processes items on a blocking thread, until none is left. True if it gave the batch's last answer.
     fn run(&self, files: &Files) -> bool {
         let (mut opened, mut done) = (files.dirs.opened(), Vec::new());
         loop {
@@ -112,7 +112,7 @@ impl<T, R, J: Fn(&Files, &mut Opened<'_>, T, Wait, &Work) -> Step<T, R>> Batch<T
         }
     }
 
-    /// Records answers. Whether all items have theirs.
+    /// Records answers. True if all items have theirs.
     fn answer(&self, done: Vec<(usize, Result<R>)>) -> bool {
         let mut answers = lock(&self.answers);
         answers.missing -= done.len();
@@ -178,7 +178,7 @@ impl FSConnector {
             });
         }
         drop(last);
-        // A thread that has not begun by now finds nothing to do, and is not waited for.
+        // The call does not wait for a thread that begins later, because no item is left for it.
         if lock(&batch.answers).missing > 0 {
             answered.recv().await;
         }
@@ -187,7 +187,7 @@ impl FSConnector {
         found.into_iter().map(|answer| answer.unwrap_or_else(lost)).collect()
     }
 
-    /// How the reads of these lengths are shared out.
+    /// How threads share the reads of these lengths.
     fn reads(&self, lengths: impl Iterator<Item = usize>) -> Share {
         let (bytes, longest) =
             lengths.fold((0_usize, 0), |(sum, longest), len| (sum.saturating_add(len), longest.max(len)));
@@ -361,11 +361,15 @@ mod tests {
             _ => Step::Done(Ok((n, current().id()))),
         };
         let answers = store.each((0..40).collect(), share, job).await;
-        answers.into_iter().enumerate().map(|(n, answer)| {
-            let (item, thread) = answer.unwrap();
-            assert_eq!(item, n);
-            thread
-        }).collect()
+        answers
+            .into_iter()
+            .enumerate()
+            .map(|(n, answer)| {
+                let (item, thread) = answer.unwrap();
+                assert_eq!(item, n);
+                thread
+            })
+            .collect()
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@ use super::folder::{Folder, Wait};
 use super::read::Cache;
 use super::{layout, write};
 
-/// The directories that one call has opened, each once. A batch would open them for each chunk otherwise.
+/// The directories that one call has opened. Without it, a batch would open them for each chunk.
 pub(super) struct Opened<'a> {
     dirs: &'a Dirs,
     folders: Vec<(usize, Folder)>,
@@ -80,7 +80,7 @@ impl Dirs {
         Self { bases, namespace, tmp }
     }
 
-    /// Opens directories for one call.
+    /// No open directories yet, for one call.
     pub(super) fn opened(&self) -> Opened<'_> {
         Opened { dirs: self, folders: Vec::new() }
     }
@@ -110,7 +110,7 @@ impl Dirs {
         self.bases.iter().position(|first| first.path == *path).unwrap_or(base)
     }
 
-    /// The base paths to visit.
+    /// The base paths to visit, each directory once.
     pub(super) fn distinct(&self) -> impl Iterator<Item = usize> {
         (0..self.count()).filter(|base| self.first(*base) == *base)
     }

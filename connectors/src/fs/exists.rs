@@ -1,4 +1,4 @@
-//! Which keys exist: a get of the key would find a chunk.
+//! Lookups: a key exists if a get would find its chunk.
 
 use std::io;
 

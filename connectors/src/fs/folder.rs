@@ -25,7 +25,7 @@ pub(super) enum Wait {
 }
 
 /// An open directory. Opened anew for each call, so that kvconn neither keeps a file system mounted nor uses a
-/// directory that was replaced. Clones are one descriptor.
+/// directory that was replaced. Clones share one descriptor.
 #[derive(Clone)]
 pub(super) struct Folder {
     fd: Arc<OwnedFd>,

@@ -2,13 +2,19 @@
 //!
 //! All processes share a lock, `flock` on the [`Ledger`] in the first base path, which holds the sum. A put's rename,
 //! a remove and an eviction happen under that lock, so the sum is exact if all writers have the option. Before a change
-//! the ledger gets a sum that is right or too large also if the process is killed.
+//! the ledger gets a sum that is right or too large, even if the process is then killed.
 //!
 //! A [`Scan`] finds the files of other writers (LMCache, a store without the option) and the files used longest ago. A
-//! put begins one if the sum is not known, a minute after the last one (later, if a scan takes seconds), after a killed
-//! writer, and if the store is nearly full and few old files are known. The put visits the first files itself, which
-//! is all in a small store. The [`upkeep`](Quota::next_step) in the background visits the rest, a few at a time and
-//! without the ledger's lock, while puts go on. Until the sum is known, a put removes as many bytes as it adds.
+//! put begins one in each of these cases:
+//!
+//! - The sum is not known.
+//! - The last scan is a minute old (more, if a scan takes seconds).
+//! - A writer was killed.
+//! - The store is nearly full, and few old files are known.
+//!
+//! The put visits the first files itself, which are all files of a small store. The [`upkeep`](Quota::next_step) in the
+//! background visits the rest, a few at a time and without the ledger's lock, while puts go on. Until the sum is known, a
+//! put removes at least as many bytes as it adds.
 //!
 //! The last use of a chunk is its file's access or modification time, whichever is later. A get sets the access time, at most
 //! every ten seconds a file: most systems mount with `relatime`, which sets it once a day.
@@ -56,7 +62,7 @@ const LOW_WATER: (u64, u64) = (9, 10);
 /// From this part of the capacity on, a scan prepares the next eviction.
 const HIGH_WATER: (u64, u64) = (15, 16);
 
-/// The most files that a put visits or removes beyond its own need. The background does the rest.
+/// The files that a put visits, and the files that it removes unless its own room needs more. The background does the rest.
 const AT_ONCE: usize = 512;
 
 /// The longest wait for the ledger's lock. Holders need microseconds to milliseconds.
@@ -74,7 +80,7 @@ pub(super) struct Quota {
     ledger: Arc<tokio::sync::Mutex<Option<Ledger>>>,
     /// Locked after the ledger. A call that has locked it never waits for the ledger.
     upkeep: Mutex<Upkeep>,
-    /// Whether the upkeep has work and does not run.
+    /// Whether the upkeep has work and is not running.
     is_wanted: AtomicBool,
 }
 
@@ -89,7 +95,14 @@ pub(super) struct Turn {
 
 impl Quota {
     pub(super) fn new(capacity: u64, layout: Layout) -> Self {
-        Self { capacity, layout, writers: Arc::new(Semaphore::new(WRITERS)), ledger: Arc::default(), upkeep: Mutex::default(), is_wanted: AtomicBool::new(false) }
+        Self {
+            capacity,
+            layout,
+            writers: Arc::new(Semaphore::new(WRITERS)),
+            ledger: Arc::default(),
+            upkeep: Mutex::default(),
+            is_wanted: AtomicBool::new(false),
+        }
     }
 
     /// Waits for the caller's turn.
@@ -151,7 +164,7 @@ impl Quota {
     }
 
     /// Makes room under the ledger's lock for `bytes` at `place`, where they replace `replaced` bytes. The sum then fits
-    /// into the capacity. If it did not before, or is not known, it does not grow.
+    /// into the capacity. A sum that was too large, or is not known, does not grow.
     fn make_fit(
         &self,
         dirs: &Dirs,
@@ -163,7 +176,7 @@ impl Quota {
     ) -> Result<()> {
         let mut upkeep = self.upkeep();
         if record.is_due {
-            // One for another reason, or of an older ledger, may have missed what makes this one due.
+            // A scan for another reason, or of an older ledger, may have missed the files that make this one due.
             upkeep.scan.take_if(|scan| !scan.is_due_by(record));
             if upkeep.scan.is_none() {
                 self.scan(dirs, &mut upkeep, ledger, record, now)?;
@@ -221,7 +234,7 @@ impl Quota {
         now: SystemTime,
     ) -> Result<bool> {
         let mut scan = upkeep.scan.take().unwrap_or_else(|| Scan::new(dirs, record, now));
-        // Other processes need not begin a scan, too, if this one is for the files of other writers.
+        // If this scan looks for files of other writers, other processes need not begin one, too.
         record.scanned = scan.began;
         scan.step(dirs, self.layout, AT_ONCE)?;
         if !scan.is_done() {

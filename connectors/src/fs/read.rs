@@ -108,8 +108,8 @@ fn open(folder: &Folder, name: &str, purpose: Purpose, wait: Wait) -> io::Result
 }
 
 impl Files {
-    /// The wait that a call below the base path needs. On a file system in memory no call waits, and the calls without
-    /// a wait are three times as many.
+    /// How a call below the base path may wait. On a file system in memory no call waits, and [`Wait::No`] takes three
+    /// times as many system calls.
     pub(super) fn wait_below(&self, wait: Wait) -> Wait {
         if self.cache == Cache::Memory { Wait::Yes } else { wait }
     }
@@ -175,7 +175,7 @@ impl ChunkFile {
     /// Reads a small chunk if that does not wait. `memory` already has its layout; after `false` its bytes are
     /// unspecified.
     pub(super) fn read_now(&self, cache: Cache, memory: &mut MemoryObjMut) -> bool {
-        // To refresh the access time may wait for a disk.
+        // A refresh of the access time may wait for a disk.
         if memory.len() > SLICE || (self.is_stale && cache != Cache::Memory) {
             return false;
         }

@@ -29,7 +29,7 @@ impl Threads {
         Self { handle, free: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
-    /// Waits for a free place. `None` never comes, because the places are never closed.
+    /// Waits for a free place. Never gives `None`, because nothing closes the semaphore.
     pub(super) async fn place(&self) -> Option<OwnedSemaphorePermit> {
         local_wait(self.free.clone().acquire_owned()).await.ok()
     }
@@ -67,7 +67,7 @@ impl Threads {
     }
 }
 
-/// Work on an executor's thread between two yields.
+/// The longest work on an executor's thread between two yields.
 const TURN: Duration = Duration::from_micros(100);
 
 /// Lets other tasks of an executor run between pieces of work that do not wait.

@@ -26,7 +26,7 @@ pub(super) enum Need {
 pub(super) struct Eviction<'a> {
     pub(super) quota: &'a Quota,
     pub(super) dirs: &'a Dirs,
-    /// Stays.
+    /// The file that stays.
     pub(super) kept: Option<&'a Place>,
     /// The base path to evict from, or all.
     pub(super) base: Option<usize>,
@@ -84,7 +84,7 @@ impl Eviction<'_> {
         }
     }
 
-    /// Removes the file, unless it was used after the scan. Gives its bytes.
+    /// Removes the file, unless it was used after the scan. Returns its bytes.
     fn remove(&mut self, oldest: &Candidate) -> Option<u64> {
         let place = oldest.place();
         if self.kept == Some(&place) {

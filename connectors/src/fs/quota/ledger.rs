@@ -43,7 +43,7 @@ pub(super) struct Record {
     pub(super) sum: Option<u64>,
     /// Whether the files should be scanned: the sum is not known, too old, or of a writer that was killed.
     pub(super) is_due: bool,
-    /// Time of the last scan's begin.
+    /// When the last scan began.
     pub(super) scanned: SystemTime,
     pub(super) changes: Changes,
 }
@@ -66,16 +66,16 @@ impl Changes {
 }
 
 impl Record {
-    /// The mark after a change that does not end with a scan: a mark that another process left stays.
+    /// The mark after a change that does not end a scan. A mark that a killed process left stays.
     pub(super) fn mark(&self) -> Mark {
         if self.is_due { Mark::Changing } else { Mark::Unchanged }
     }
 }
 
-/// Whether a change of the files is on its way.
+/// Whether a writer is changing the files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mark {
-    /// If the writer is killed now, the sum is larger than the files.
+    /// If the writer is killed now, the sum may be larger than the files.
     Changing,
     Unchanged,
 }
@@ -194,7 +194,7 @@ impl Locked {
     }
 }
 
-/// The ledger's line: `=`, with a mark `?`, without a sum `!`; the sum in bytes; the time of the last scan; the ids of
+/// The ledger's line: `=`, or `?` with a mark, or `!` without a sum; the sum in bytes; the time of the last scan; the ids of
 /// store, boot and count; the bytes added and removed.
 struct Line {
     mark: Mark,

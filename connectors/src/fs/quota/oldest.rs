@@ -16,15 +16,15 @@ pub(super) struct Candidate {
     path: Box<str>,
 }
 
-/// Every file outside the set was used later than each file inside, or is inside no more. A use after the scan only
-/// makes a file younger, so an eviction looks at each file again and skips those that were used meanwhile.
+/// Every file that the set left out was used later than each file in it. A use after the scan only makes a file younger.
+/// So an eviction looks at each file again, and skips those that were used meanwhile.
 #[derive(Debug)]
 pub(super) struct Oldest {
     files: BTreeSet<Candidate>,
     most: usize,
     /// The last use of the oldest file that the set left out.
     left_out: Option<SystemTime>,
-    /// The files that the whole scan gave.
+    /// The number of files at the end of the scan.
     found: usize,
 }
 
@@ -46,7 +46,7 @@ impl Oldest {
         if self.left_out.is_some_and(|left_out| used >= left_out) {
             return;
         }
-        // A store has fewer base paths than the number has values.
+        // A store has fewer base paths than `u32` has values.
         let base = u32::try_from(base).unwrap_or(u32::MAX);
         self.files.insert(Candidate { used, base, path: path.into() });
         if self.files.len() > self.most {
@@ -68,7 +68,7 @@ impl Oldest {
         self
     }
 
-    /// Whether an eviction soon needs the next scan.
+    /// Whether few files are left, so that evictions soon need the next scan.
     pub(super) fn is_low(&self) -> bool {
         self.files.len() <= self.found / 4
     }
@@ -95,7 +95,8 @@ mod tests {
                     popped.push(oldest.pop(None).unwrap().place().path.parse::<u64>().unwrap());
                 }
             }
-            let rest: Vec<u64> = std::iter::from_fn(|| oldest.pop(None)).map(|c| c.place().path.parse().unwrap()).collect();
+            let rest: Vec<u64> =
+                std::iter::from_fn(|| oldest.pop(None)).map(|c| c.place().path.parse().unwrap()).collect();
             assert!(rest.len() >= 15 && rest.is_sorted());
             // No file outside the set is older than one inside.
             let youngest = *rest.last().unwrap();

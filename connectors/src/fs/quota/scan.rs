@@ -1,8 +1,8 @@
 //! Finds the sum of all chunk files, and the oldest of them, while puts go on.
 //!
 //! A scan is not a snapshot: it may see or miss a file that is put, replaced or removed meanwhile. The ledger counts
-//! the bytes that all processes add and remove. So the true sum at the end of a scan is between the bytes that the scan
-//! found, less those removed since its begin, and the bytes that it found and those added since.
+//! the bytes that all processes add and remove. So the true sum at the end of a scan is at least the bytes that the scan
+//! found, less the bytes removed meanwhile. It is at most the bytes found plus the bytes added meanwhile.
 
 use std::io;
 use std::time::{Duration, Instant, SystemTime};
@@ -28,7 +28,7 @@ pub(super) struct Scan {
     pub(super) since: Instant,
     /// The ledger's count at the begin.
     changes: Changes,
-    /// Whether the ledger needed a scan.
+    /// Whether the ledger was due for a scan when this one began.
     is_due: bool,
     /// The base path after the current one.
     next_base: usize,
@@ -97,9 +97,9 @@ impl Scan {
         Ok(())
     }
 
-    /// A bound of the sum at the end of the scan, as exact as the changes meanwhile allow: a known sum that agrees with
-    /// the scan, or else the most that the files can have. `record` is the ledger's content now. If another store or a
-    /// new ledger has replaced the count of changes, the scan says nothing about the sum.
+    /// The sum at the end of the scan: a known one, moved between the two bounds, or else the upper bound. `record` is the
+    /// ledger's content now. If another store or a new ledger has replaced the count of changes, the scan says nothing
+    /// about the sum.
     pub(super) fn sum(&self, record: &Record) -> Option<u64> {
         let Some((added, removed)) = record.changes.since(&self.changes) else { return record.sum };
         let found: u64 = self.bytes.iter().sum();

@@ -19,7 +19,7 @@ use super::{LOW_WATER, Quota, Scan, Turn, part};
 /// The names that a step visits. Puts of a store whose sum is not known wait for a step.
 const STEP: usize = 128;
 
-/// What a store's handle knows about its files.
+/// The files that a store's handle knows, and the work on them.
 #[derive(Default)]
 pub(super) struct Upkeep {
     /// The files used longest ago, by the last scan.
@@ -27,9 +27,9 @@ pub(super) struct Upkeep {
     /// The bytes of each base path, by the last scan.
     bytes: Vec<u64>,
     pub(super) scan: Option<Scan>,
-    /// Whether an eviction has more to do.
+    /// Whether an eviction has more files to remove.
     pub(super) is_evicting: bool,
-    /// Whether a task does the work, or will.
+    /// Whether a task does the work, or a put is to start it.
     is_running: bool,
 }
 
@@ -43,8 +43,8 @@ pub(super) enum Step {
 }
 
 impl Upkeep {
-    /// Takes out the oldest file that the last scan found. If it is `urgent`, one of the files that the current scan has
-    /// found so far must do.
+    /// Takes out the oldest file that the last scan found. If `is_urgent` and none is left, takes the oldest that the
+    /// current scan has found so far.
     pub(super) fn pop(&mut self, base: Option<usize>, is_urgent: bool) -> Option<Candidate> {
         let scan = self.scan.as_mut().filter(|_| is_urgent);
         self.oldest.pop(base).or_else(|| scan?.oldest.pop(base))
@@ -72,7 +72,7 @@ impl Quota {
         self.upkeep.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets the next put start the task, if there is work.
+    /// Lets a put start the task, if there is work.
     pub(super) fn want_upkeep(&self, upkeep: &mut Upkeep) {
         if (upkeep.scan.is_some() || upkeep.is_evicting) && !upkeep.is_running {
             upkeep.is_running = true;
