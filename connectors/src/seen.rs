@@ -1,4 +1,4 @@
-//! The keys that a listing has given, so that it gives each once.
+//! The keys that a listing has given, so that it gives each key once.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
@@ -6,7 +6,7 @@ use std::hash::{BuildHasher, RandomState};
 use connector_core::CacheKey;
 
 /// Remembers the last keys as hashes of 64 bits, which take 10 to 21 bytes each. Two of a million keys share a hash in one
-/// of 40 million listings. Such a listing lacks one of them, and the next one has it, because each has its own hashes.
+/// of 40 million listings. Such a listing lacks one key. The next listing has it, because each listing hashes differently.
 pub(crate) struct Seen {
     hasher: RandomState,
     newer: HashSet<u64>,
@@ -16,7 +16,7 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
-    /// Remembers `most` keys, and at least the last half of them.
+    /// Remembers about `most` keys, and at least the last `most / 2`.
     pub(crate) fn new(most: usize) -> Self {
         Self { hasher: RandomState::new(), newer: HashSet::new(), older: HashSet::new(), half: most / 2 }
     }

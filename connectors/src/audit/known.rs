@@ -157,7 +157,7 @@ impl Drop for Put {
             known.uncertain.push(self.sum);
         }
         if known.writing.is_empty() {
-            // Gives back the room for more checksums: a key at rest has one.
+            // Frees the room for further checksums: a key at rest has one.
             known.writing = Vec::new();
             if !known.next_stored.is_empty() {
                 known.stored = std::mem::take(&mut known.next_stored);

@@ -9,7 +9,7 @@ use super::layout::{KV_BYTES, key_of_kv_bytes};
 use crate::resp_wire::{Wire, scan};
 
 /// The chunks whose keys' texts start with `prefix`. A chunk that lacks a half is left out. A page of names and a pipeline
-/// of their sizes take one round trip each, and the next page comes during the pipeline.
+/// of their sizes take one round trip each. The next page arrives during the pipeline.
 pub(super) fn entries<'a>(wire: &'a Wire, prefix: &'a str) -> impl Stream<Item = Result<ListEntry>> + Send + 'a {
     let pages = scan::keys(wire, prefix, KV_BYTES, key_of_kv_bytes).map(move |page| async move {
         stream::iter(match page {

@@ -144,7 +144,7 @@ impl RemoteConnector for RESPConnector {
 
     fn list_entries<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<ListEntry>> {
         let entries = move |keys| async move { Ok(stream::iter(self.entries(keys).await)) };
-        // The next page comes while the server gives the sizes.
+        // The next page arrives while the server gives the sizes.
         self.pages(prefix).map_ok(entries).try_buffered(2).try_flatten().boxed()
     }
 

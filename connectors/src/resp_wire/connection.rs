@@ -31,7 +31,7 @@ pub(crate) struct Connection {
     /// The number of replies that are due and not read.
     unanswered: usize,
     received: u64,
-    /// When the request was sent whose answer comes next. Set only if no other answer was on its way.
+    /// When kvconn sent the request whose answer comes next. Set only if no earlier request was unanswered.
     asked: Option<Instant>,
     /// The shortest time between such a request and the first byte of its answer.
     round_trip: Duration,
@@ -179,8 +179,8 @@ impl Connection {
         self.is_stalled_alone
     }
 
-    /// About the time of a round trip to the server: the shortest one so far. A longer one also waited for other work of
-    /// the server.
+    /// About the time of a round trip to the server: the shortest one so far. A longer one includes a wait for the server's
+    /// other work.
     pub(super) fn round_trip(&self) -> Duration {
         self.round_trip
     }

@@ -33,7 +33,7 @@ pub(crate) struct WireOptions {
     pub(crate) protocol: Protocol,
     /// Connections for chunks.
     pub(crate) connections: usize,
-    /// The number of idle ones that kvconn opens ahead.
+    /// Idle connections for chunks that kvconn opens ahead.
     pub(crate) min_idle: usize,
     /// Longest time until a new connection is ready for use.
     pub(crate) connect_timeout: Duration,
@@ -54,7 +54,7 @@ pub(crate) struct WireOptions {
 }
 
 impl WireOptions {
-    /// The hint for a server that does not answer, because one side may use TLS and the other not.
+    /// The hint for a server that does not answer: maybe only one side uses TLS.
     pub(super) fn tls_hint(&self) -> &'static str {
         if self.tls.is_some() { NO_TLS } else { WITH_TLS }
     }

@@ -15,14 +15,14 @@ use crate::seen::Seen;
 
 /// Names that the server looks at for one page: a few milliseconds of its time at most.
 const LOOKED_AT: u64 = 1000;
-/// The keys that a scan of one server remembers. A server gives a name again only if its table shrinks during the scan.
-/// The next page then starts again within the old table's buckets that became one bucket.
+/// The keys that a scan of one server remembers. A server gives a name again only if its table shrinks during the scan:
+/// several buckets become one, and the next page starts at the beginning of that one.
 const REMEMBERED: usize = 1 << 14;
 /// The keys that a scan of a cluster remembers, because a second pass may give each of them again.
 const REMEMBERED_IN_CLUSTER: usize = 1 << 20;
 
 /// The keys of the wire's namespace whose text starts with `prefix`, a page at a time. `key_of` gives the key of a name
-/// that ends with `suffix`, and `None` for names of other programs. The memory that it takes does not grow with the store.
+/// that ends with `suffix`, and `None` for names of other programs. The scan's memory does not grow with the store.
 ///
 /// Each key comes once. In a cluster whose slots move meanwhile, a key may come a second time after at least
 /// half of [`REMEMBERED_IN_CLUSTER`] other keys.

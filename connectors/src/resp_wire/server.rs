@@ -61,7 +61,7 @@ pub(super) struct Pool {
     buffer_len: usize,
     /// Calls that wait for a connection.
     waiting: AtomicUsize,
-    /// Of all connections of the pool.
+    /// The reads and writes on all connections of the pool.
     progress: Arc<Progress>,
 }
 
@@ -234,7 +234,7 @@ impl Server {
         }
     }
 
-    /// The shortest round trip to the server, also on other connections. All wait for the server while it works for one.
+    /// The shortest round trip to the server on any connection. A longer one includes the server's work for others.
     pub(super) fn round_trip(&self, connection: &Connection) -> Duration {
         let nanos = u64::try_from(connection.round_trip().as_nanos()).unwrap_or(u64::MAX);
         Duration::from_nanos(self.round_trip.fetch_min(nanos, Ordering::Relaxed).min(nanos))
@@ -352,7 +352,7 @@ impl Server {
         }
     }
 
-    /// Keeps a connection for the next call, unless it leads to a server that is not the right one any more.
+    /// Keeps a connection for the next call, unless the pool is closed or the server may have been replaced.
     fn keep(&self, pool: &Pool, connection: Connection, generation: usize) {
         let mut open = pool.open();
         if !pool.permits.is_closed() && generation == self.reach.generation() {
@@ -409,18 +409,18 @@ impl Lease<'_> {
         self.received_before == Some(self.connection.received()) && e.kind() == ErrorKind::Unavailable
     }
 
-    /// The call failed with `e`. If the server did not answer any connection in time, it does not answer on idle ones
+    /// The call failed with `e`. If the server did not answer on any connection in time, it does not answer on idle ones
     /// either.
     pub(super) fn failed(&self, e: &Error) {
         self.server.meters.failed(e.kind());
         let is_away = matches!(e.kind(), ErrorKind::Timeout | ErrorKind::Unavailable);
         self.server.is_suspect.fetch_or(is_away, Ordering::Relaxed);
         if is_away {
-            // The way to the server may be another one now.
+            // The next connections may take another route.
             self.server.round_trip.store(u64::MAX, Ordering::Relaxed);
         }
         match e.kind() {
-            // The network lost this connection.
+            // Only this connection stalls.
             ErrorKind::Timeout if self.connection.is_stalled_alone() => {}
             ErrorKind::Timeout => {
                 self.server.reach.timed_out_in_call(e);

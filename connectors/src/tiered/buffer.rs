@@ -29,10 +29,10 @@ const MAX_REFUSED: usize = 100_000;
 struct State {
     /// The newest chunk of each key. Every key is also in `queue` or in `writing`.
     chunks: HashMap<CacheKey, Buffered>,
-    /// In the order of their first puts. The map takes out any key at once, and the list the oldest.
+    /// The keys to write, in the order of their first puts. An LRU map, because it removes any key in constant time.
     queue: LruCache<CacheKey, ()>,
     writing: HashSet<CacheKey>,
-    /// The chunks and reservations, and their bytes.
+    /// The number of chunks and reservations. `bytes` is the sum of their lengths.
     held: usize,
     bytes: u64,
     puts: u64,
