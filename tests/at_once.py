@@ -3,7 +3,7 @@
     python3 tests/at_once.py              all tests, also those in the documentation
     python3 tests/at_once.py --ignored    gives `--ignored` to each test program, and leaves the documentation out
 
-Prints what a program printed when the program ends, and all failures again at the end.
+Prints the output of each program when it ends, and that of the failed ones again at the end.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@
 //! | `scale` | 100,000 chunks of 1 KiB: a listing, 10,000 keys in one call, a first put below a capacity, and eviction |
 //!
 //! Without a word, all of them. Starts its own redis servers, and keeps files in `TMPDIR`. Each row is a process of its own
-//! (`limits/child.rs`), so threads and connections start in it. `bare` is the system calls alone, from one
-//! thread, on eight connections.
+//! (`limits/child.rs`), so threads and connections start in it. `bare` is the system calls alone, from one thread, on
+//! eight connections.
 
 #[path = "limits/bare.rs"]
 mod bare;

@@ -37,7 +37,7 @@ static COUNTING: Counting = Counting;
 /// The tests count the bytes of all threads, so they run one after another.
 static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-/// What a call allocated: how often, how many bytes at its peak, and how many bytes it kept.
+/// The allocations of a call: their number, the bytes at the peak, and the bytes that it kept.
 struct Used {
     count: usize,
     peak: usize,
@@ -143,10 +143,7 @@ async fn stores_keep_few_bytes_for_a_chunk() {
     ] {
         let store = open(url).await;
         fill(&store, &keys(2000)).await;
-        let ((), used) = used(async {
-            fill(&store, &keys(n)).await;
-        })
-        .await;
+        let ((), used) = used(async { fill(&store, &keys(n)).await }).await;
         let each = used.kept / n as isize;
         println!("{url}: {each} bytes a chunk");
         assert!(each <= most, "{url}: {each} bytes a chunk");

@@ -18,10 +18,8 @@ END = "<!-- to here -->"
 NAMES = {"vllm": "vLLM", "sglang": "SGLang", "lmcache": "LMCache"}
 RESULTS = ("benchmarks", "engines", "objects", "topologies", "limits")
 """The files of docs/, without `.json`."""
-
-
 LIMITS = ("burst", "big", "latency", "cores", "scale", "cpu")
-"""The sections of docs/limits.json: groups whose names start so."""
+"""The sections of docs/limits.json. The names of their groups start with these words."""
 CHARTED = LIMITS[:4]
 
 

@@ -19,16 +19,16 @@ const FILLED: usize = 5_000;
 /// What to measure.
 #[derive(Clone, Default)]
 pub(crate) struct Run {
-    /// A store's, or `sockets://`, `ahead://` (two requests on each connection) or `files://` for the bare calls.
+    /// A store's URL. For the bare calls, `sockets://`, `ahead://` (two requests on each connection) or `files://`.
     pub(crate) url: String,
     pub(crate) size: usize,
-    /// Of one batch, or of the store if there are no batches.
+    /// The chunks of one batch, or of the store if there are no batches.
     pub(crate) chunks: usize,
     /// The measured batches; the first one opens the client, and is a figure of its own.
     pub(crate) batches: usize,
-    /// Before each batch.
+    /// The pause before each batch.
     pub(crate) pause_ms: u64,
-    /// The cores of the process. 0: all.
+    /// The number of cores of the process. 0 means all.
     pub(crate) cores: usize,
 }
 
@@ -51,7 +51,7 @@ impl Run {
 pub(crate) fn run(args: &[String]) {
     let (name, run) = (args[0].clone(), Run::of(&args[1..]));
     if run.cores > 0 {
-        // Before there are threads: they inherit it.
+        // Before the threads start, because they inherit it.
         let mut cores = CpuSet::new();
         (0..run.cores).for_each(|core| cores.set(core));
         rustix::thread::sched_setaffinity(None, &cores).expect("these cores");

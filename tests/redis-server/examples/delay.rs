@@ -1,6 +1,6 @@
 //! A wire with latency in front of a server: `delay PORT SECONDS`.
 //!
-//! Prints the port for clients. Each direction is delayed by the time. Ends when its stdin does.
+//! Prints the port for clients. Delays every byte by the time, in each direction. Ends when its stdin does.
 
 use std::io::Read;
 use std::net::Ipv4Addr;

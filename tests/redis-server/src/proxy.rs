@@ -74,9 +74,9 @@ struct Shared {
     /// The number of calls of `cut`. A connection ends when it changes.
     cut: watch::Sender<usize>,
     accepted: AtomicUsize,
-    /// Of new connections, in nanoseconds.
+    /// The latency of new connections, in nanoseconds.
     latency: AtomicU64,
-    /// Of each connection.
+    /// The turns of each connection.
     turns: Mutex<Vec<Arc<Turns>>>,
     upstream: watch::Sender<SocketAddr>,
     /// Whether `CorruptNext` must still change a line, or `StallNext` stall a connection.
@@ -164,7 +164,7 @@ impl Proxy {
     }
 
     /// The round trips of each connection so far, in the order of the connections. A round trip starts when the client sends
-    /// bytes after it was sent bytes of a reply.
+    /// bytes after the proxy sent it bytes of a reply.
     pub fn round_trips(&self) -> Vec<usize> {
         let turns = self.shared.turns.lock().unwrap_or_else(PoisonError::into_inner);
         turns.iter().map(|turns| turns.count.load(Ordering::SeqCst)).collect()

@@ -46,7 +46,7 @@ pub(crate) fn count_all(program: &Program, stores: &Stores) -> Vec<(String, f64)
     PATHS.iter().map(|path| (path.name(), median(path))).collect()
 }
 
-/// Compares with the record, and gives what is wrong.
+/// Compares with the record, and gives the failures.
 pub(crate) fn check(program: &Program, stores: &Stores, is_chosen: impl Fn(&str) -> bool) -> Vec<String> {
     let (record, here) = (Record::read(), Setting::here());
     let differences = here.differences(&record.setting);

@@ -53,8 +53,8 @@ impl Program {
         Self(executable.expect("cargo names the program").into())
     }
 
-    /// The program's command line for so many times the rounds of the path. The difference of two counts is free of the start
-    /// and of the opening of the store.
+    /// The program's command line for `times` times the rounds of the path. The difference of two counts leaves out the start,
+    /// and the opening of the store.
     pub(crate) fn command_line(&self, stores: &Stores, path: &Path, times: usize) -> Vec<String> {
         let mut words = vec![self.0.display().to_string(), path.call.to_owned(), (path.rounds * times).to_string()];
         if !path.store.is_empty() {

@@ -16,11 +16,11 @@ const LIMITS: [(&str, [f64; 4]); 5] = [
     ("fs", [15.5, 9.5, 8.5, 7.5]),
     ("s3", [2.5, 2.5, 2.5, 2.5]),
 ];
-/// Waits and the memory of the process, whose number the scheduler decides. The table shows them, and no limit counts them.
+/// Calls that wait, or that manage memory: the scheduler decides their number. The table shows them, and no limit counts them.
 const NOT_LIMITED: [&str; 8] = ["brk", "epoll_wait", "futex", "madvise", "mmap", "mprotect", "munmap", "sched_yield"];
 const CALLS: [&str; 4] = ["batched_get", "batched_put", "batched_get_into", "batched_exists"];
 
-/// Compares with the limits, and gives what is wrong.
+/// Compares with the limits, and gives the failures.
 pub(crate) fn check(program: &Program, stores: &Stores, is_chosen: impl Fn(&str) -> bool) -> Vec<String> {
     let mut failures = Vec::new();
     println!("system calls of a chunk       counted      limit");
@@ -48,7 +48,7 @@ pub(crate) fn check(program: &Program, stores: &Stores, is_chosen: impl Fn(&str)
 }
 
 /// The system calls of a chunk, by name.
-pub(crate) fn counts(program: &Program, stores: &Stores, path: &Path) -> BTreeMap<String, f64> {
+fn counts(program: &Program, stores: &Stores, path: &Path) -> BTreeMap<String, f64> {
     let [once, mut twice] = [1, 2].map(|times| count(&program.command_line(stores, path, times)));
     for (name, n) in once {
         *twice.entry(name).or_default() -= n;
