@@ -10,6 +10,8 @@ mod lives;
 mod namespace;
 mod options;
 mod servers;
+#[path = "../threaded/mod.rs"]
+mod threaded;
 mod threads;
 
 use connectors::{CacheKey, ChunkHeader, ChunkLayout, Connector, Dtype, MemoryFormat, MemoryObj, Shape};

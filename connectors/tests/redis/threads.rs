@@ -1,39 +1,19 @@
 //! The threads that move one batch.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex};
-use std::thread::{self, ThreadId};
+use std::thread;
 
+use connectors::Result;
 use connectors::runtime::batch_threads;
-use connectors::{ChunkAllocator, LocalCpuBackend, MemoryObjMut, PoolAllocator, Result};
-use futures::future::BoxFuture;
 
 use super::*;
-
-/// Records which threads take memory: a chunk without metadata gets its memory on the thread that reads it.
-struct Seen(PoolAllocator, Arc<Mutex<HashSet<ThreadId>>>);
-
-impl ChunkAllocator for Seen {
-    fn try_allocate(&self, layout: &ChunkLayout) -> Option<Result<MemoryObjMut>> {
-        self.1.lock().unwrap().insert(thread::current().id());
-        self.0.try_allocate(layout)
-    }
-
-    fn allocate<'a>(&'a self, layout: &'a ChunkLayout) -> BoxFuture<'a, Result<MemoryObjMut>> {
-        self.0.allocate(layout)
-    }
-
-    fn allocate_many<'a>(&'a self, layouts: &'a [ChunkLayout]) -> BoxFuture<'a, Result<Vec<MemoryObjMut>>> {
-        self.0.allocate_many(layouts)
-    }
-}
+use crate::threaded;
 
 #[tokio::test]
 async fn several_threads_move_a_large_batch_and_one_thread_a_small_one() {
     assert!(batch_threads() > 1, "this test needs two CPUs, or KVCONN_THREADS=2");
     let server = RedisServer::start(&[]);
-    let seen = Arc::new(Mutex::new(HashSet::new()));
-    let backend = LocalCpuBackend::with_allocator(Seen(PoolAllocator::new(64 << 20), seen.clone()));
+    let (backend, seen) = threaded::backend();
     let store = connectors::builder(&server.url("redis")).local_cpu_backend(backend).open().await.unwrap();
     let large: Vec<_> = (0..32).map(|n| (key(n), MemoryObj::from(vec![n as u8; 1 << 20]))).collect();
     let small: Vec<_> = (100..164).map(|n| (key(n), kv(5, n as usize))).collect();

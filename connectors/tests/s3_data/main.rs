@@ -6,6 +6,8 @@ mod layouts;
 mod memory;
 mod parts;
 mod raw;
+#[path = "../threaded/mod.rs"]
+mod threaded;
 mod threads;
 
 use connectors::{CacheKey, Connector, KeyKind, MemoryObj};
