@@ -26,6 +26,12 @@ pub fn batch_threads() -> usize {
 /// The threads of this process that help, and those that have been asked and have not started.
 static HELPING: PerProcess<AtomicUsize> = PerProcess::new();
 
+/// Whether a thread helps, or was asked to help and has not started.
+#[cfg(test)]
+pub(super) fn is_helping() -> bool {
+    HELPING.get().is_some_and(|helping| helping.load(Ordering::Relaxed) > 0)
+}
+
 /// Runs `work` on the calling thread. Meanwhile up to `helpers` of kvconn's own threads run `help`. Returns when `work` has
 /// returned and no thread is inside `help`.
 ///

@@ -10,13 +10,21 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use super::*;
+use crate::runtime::fork_join::is_helping;
 use crate::runtime::{in_child, shut_down};
 
-/// All calls of a process share its helpers, so one test at a time has them.
+/// All calls of a process share its helpers, so one test at a time has them. A busy machine may start a helper of the test
+/// before late.
 fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     assert!(batch_threads() > 1, "these tests need two CPUs, or KVCONN_THREADS=2");
-    lock(&ONE)
+    let alone = lock(&ONE);
+    let begin = Instant::now();
+    while is_helping() {
+        assert!(begin.elapsed() < Duration::from_secs(60), "a helper does not end");
+        thread::yield_now();
+    }
+    alone
 }
 
 /// Returns once `n` threads are here.
