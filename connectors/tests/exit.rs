@@ -3,9 +3,10 @@
 #[path = "controlled/mod.rs"]
 mod controlled;
 
+use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use connectors::runtime::close_open_stores;
+use connectors::runtime::{Spread, close_open_stores};
 use connectors::{
     BlockingConnector, CacheKey, Connector, ConnectorAdapter, ConnectorContext, MemoryObj, RemoteUrl, Result,
 };
@@ -42,6 +43,17 @@ impl ConnectorAdapter for Wrapped {
         let behind = ctx.open_behind(RemoteUrl::parse(ctx.url().query("behind").unwrap())?).await?;
         Ok(Connector::new("wrapped", behind))
     }
+}
+
+#[tokio::test]
+async fn a_loss_is_on_stderr_also_after_several_threads_moved_a_batch() {
+    // `say` writes to stderr only without a subscriber of `tracing`.
+    assert!(!tracing::dispatcher::has_been_set());
+    let threads = Barrier::new(2);
+    let mut batch = Spread::new(true);
+    (0..2).for_each(|_| batch.push(1 << 20, async { threads.wait() }));
+    while batch.next().await.is_some() {}
+    assert!(!tracing::dispatcher::has_been_set());
 }
 
 /// One test, because it closes every store of this process.

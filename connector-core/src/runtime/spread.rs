@@ -172,14 +172,18 @@ where
         let Ok(runtime) = Handle::try_current() else { return self.work() };
         // What a future finds on its caller's thread.
         let (span, waits) = (Span::current(), LocalWaits::current());
-        let dispatch = dispatcher::get_default(Clone::clone);
+        // A default of a thread, even an empty one, is a subscriber for `has_been_set`, which stays true.
+        let dispatch = dispatcher::has_been_set().then(|| dispatcher::get_default(Clone::clone));
         let poll_as_caller = || {
             while let Some(at) = self.queue.wait() {
                 // Each poll has the budget of a task's poll.
                 runtime.block_on(async { self.poll(at) });
             }
         };
-        let help = || dispatcher::with_default(&dispatch, || span.in_scope(|| waits.scope(poll_as_caller)));
+        let help = || {
+            let _dispatch = dispatch.as_ref().map(dispatcher::set_default);
+            span.in_scope(|| waits.scope(poll_as_caller));
+        };
         fork_join(helpers, &help, || self.work());
     }
 
