@@ -37,7 +37,7 @@ class Job:
     output: IO[bytes] = field(default_factory=TemporaryFile)
 
     def printed(self) -> str:
-        """What the program has printed so far."""
+        """The program's output so far."""
         size = os.fstat(self.output.fileno()).st_size
         # The program writes at the file's position, so this does not move it.
         return os.pread(self.output.fileno(), size, 0).decode(errors="replace")

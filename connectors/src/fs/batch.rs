@@ -1,8 +1,8 @@
 //! Batches: the caller's thread and a few blocking threads, each of which processes one item after the other.
 //!
 //! Two wake-ups of a thread take as long as the copy of a few files of 64 KiB. So the caller's thread begins at once with
-//! the items that do not wait. kvconn wakes one more thread for each 256 KiB. The first item that would wait for a disk
-//! sends the others to blocking threads. Those may be many, because most of them wait.
+//! the items that do not wait, and kvconn wakes one more thread for each 256 KiB. The first item that would wait for a
+//! disk sends the others to blocking threads. These may be more than the processors, because most of them wait.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
