@@ -12,6 +12,7 @@ use super::cancel::{Work, cancellable};
 use super::dirs::Opened;
 use super::files::Files;
 use super::folder::Wait;
+use super::quota::Quota;
 use super::read::{Cache, ChunkFile, Lookup, Purpose};
 use super::threads::{Threads, caught};
 use super::{FsOptions, Layout, layout, listing};
@@ -292,8 +293,9 @@ impl RemoteConnector for FSConnector {
 
     async fn close(&self) -> Result<()> {
         self.gate.close().await;
-        if tokio::time::timeout(CLOSE_PATIENCE, self.others.close()).await.is_err() {
-            tracing::warn!("fs: closed while work waits for a disk that does not answer");
+        match tokio::time::timeout(CLOSE_PATIENCE, self.others.close()).await {
+            Ok(()) => self.files.quota.iter().for_each(Quota::close),
+            Err(_) => tracing::warn!("fs: closed while work waits for a disk that does not answer"),
         }
         Ok(())
     }

@@ -26,7 +26,7 @@ mod scan;
 mod upkeep;
 
 use std::fs::File;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -82,6 +82,11 @@ pub(super) struct Quota {
     upkeep: Mutex<Upkeep>,
     /// Whether the upkeep has work and is not running.
     is_wanted: AtomicBool,
+    /// Whether a task does the upkeep, or a put is to start it. It changes to `true` only under the upkeep's lock.
+    is_running: AtomicBool,
+    /// The nanoseconds by which the file system's clock was ahead of this system's, at most. The clock of a network file
+    /// system may be.
+    clock_ahead: AtomicU64,
 }
 
 /// The right to wait for the ledger's lock. Calls wait for their turn without a thread, and one thread waits for other
@@ -102,6 +107,27 @@ impl Quota {
             ledger: Arc::default(),
             upkeep: Mutex::default(),
             is_wanted: AtomicBool::new(false),
+            is_running: AtomicBool::new(false),
+            clock_ahead: AtomicU64::new(0),
+        }
+    }
+
+    /// The time by which files are old or young.
+    fn now(&self) -> SystemTime {
+        SystemTime::now() + Duration::from_nanos(self.clock_ahead.load(Ordering::Relaxed))
+    }
+
+    /// Notes the time that the file system gave a file just now.
+    fn note_time(&self, at: SystemTime) {
+        let ahead = at.duration_since(SystemTime::now()).unwrap_or_default();
+        self.clock_ahead.fetch_max(u64::try_from(ahead.as_nanos()).unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// Lets go of the directories and the ledger of a store that is closed.
+    pub(super) fn close(&self) {
+        self.upkeep().scan = None;
+        if let Ok(mut ledger) = self.ledger.try_lock() {
+            *ledger = None;
         }
     }
 
@@ -142,8 +168,8 @@ impl Quota {
             if !work.commit() {
                 return Ok(());
             }
-            // A network file system's clock may be ahead of this system's.
-            let now = SystemTime::now().max(new.modified);
+            self.note_time(new.modified);
+            let now = self.now();
             let mut record = ledger.read(now)?;
             let replaced = file_size(dirs, place);
             let after = |record: &Record| record.sum.map(|sum| sum.saturating_sub(replaced).saturating_add(bytes));
@@ -215,12 +241,12 @@ impl Quota {
         if upkeep.scan.is_none() && upkeep.oldest.is_low() {
             upkeep.scan = Some(Scan::new(dirs, record, now));
         }
-        self.want_upkeep(&mut upkeep);
+        self.want_upkeep(&upkeep);
         Ok(())
     }
 
     fn eviction<'a>(&'a self, dirs: &'a Dirs, now: SystemTime) -> Eviction<'a> {
-        Eviction { quota: self, dirs, kept: None, base: None, now, at_once: AT_ONCE, freed: 0, files: 0, refused: None }
+        Eviction { quota: self, dirs, kept: None, base: None, now, at_once: AT_ONCE, freed: 0, files: 0, gone: 0, refused: None }
     }
 
     /// Visits the next files under the ledger's lock, in a new scan if there is none. `true` after the last one: then
@@ -236,7 +262,7 @@ impl Quota {
         let mut scan = upkeep.scan.take().unwrap_or_else(|| Scan::new(dirs, record, now));
         // If this scan looks for files of other writers, other processes need not begin one, too.
         record.scanned = scan.began;
-        scan.step(dirs, self.layout, AT_ONCE)?;
+        scan.step(dirs, self.layout, AT_ONCE, self.now())?;
         if !scan.is_done() {
             upkeep.scan = Some(scan);
             return Ok(false);
@@ -252,7 +278,7 @@ impl Quota {
             if !work.commit() {
                 return Ok(false);
             }
-            let now = SystemTime::now();
+            let now = self.now();
             let mut record = ledger.read(now)?;
             let mut upkeep = self.upkeep();
             if upkeep.scan.is_none() && (record.is_due || upkeep.oldest.is_low()) {
@@ -268,7 +294,7 @@ impl Quota {
             })?;
             // The background evicts only down to the capacity.
             upkeep.is_evicting = false;
-            self.want_upkeep(&mut upkeep);
+            self.want_upkeep(&upkeep);
             // The ledger is a file on that disk, too. If it cannot be written, the sum stays too large until the next
             // scan.
             let _ = ledger.write(&record, record.mark());
@@ -293,7 +319,7 @@ impl Quota {
         let mut removed = Ok(false);
         let noted = turn.and_then(|turn| {
             turn.with_ledger(dirs, work, |ledger| {
-                let record = ledger.read(SystemTime::now());
+                let record = ledger.read(self.now());
                 let bytes = file_size(dirs, place);
                 let marked = record.and_then(|record| ledger.write(&record, Mark::Changing).map(|()| record));
                 removed = remove.take().map_or(Ok(false), |remove| remove());

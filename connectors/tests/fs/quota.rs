@@ -194,6 +194,22 @@ async fn a_ledger_that_is_wrong_lost_or_half_written_is_found_out() {
 }
 
 #[tokio::test]
+async fn a_closed_store_holds_no_file_so_its_disk_can_be_unmounted() {
+    let place = Place::new();
+    std::fs::create_dir_all(place.dir()).unwrap();
+    for n in 0..2000 {
+        std::fs::write(place.dir().join(file_name(n)), [0; 10]).unwrap();
+    }
+    let store = place.open("?capacity=100000").await;
+    store.put(&key(1), thousand(1)).await.unwrap();
+    // A scan of so many files has begun, and goes on in the background.
+    store.close().await.unwrap();
+    let held = std::fs::read_dir("/proc/self/fd").unwrap();
+    let held: Vec<_> = held.filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok()).collect();
+    assert!(!held.iter().any(|path| path.starts_with(place.dir())), "{held:?}");
+}
+
+#[tokio::test]
 async fn a_store_of_no_bytes_is_refused() {
     let e = connectors::open(&Place::new().url("?capacity=0")).await.unwrap_err();
     assert!(e.kind() == ErrorKind::InvalidOption && e.to_string().contains("capacity"), "{e}");

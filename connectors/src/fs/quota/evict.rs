@@ -31,12 +31,14 @@ pub(super) struct Eviction<'a> {
     /// The base path to evict from, or all.
     pub(super) base: Option<usize>,
     pub(super) now: SystemTime,
-    /// The most files to remove while the caller's need can wait.
+    /// The most files to look at while the caller's need can wait.
     pub(super) at_once: usize,
     /// The bytes of removed files.
     pub(super) freed: u64,
     /// The number of removed files.
     pub(super) files: usize,
+    /// The number of files that were used after the scan, or that another process has removed.
+    pub(super) gone: usize,
     /// The last error of a file that could not be removed.
     pub(super) refused: Option<io::Error>,
 }
@@ -57,7 +59,7 @@ impl Eviction<'_> {
         loop {
             let is_urgent = match need(record, self.freed) {
                 Need::Nothing => return Ok(true),
-                Need::Soon if self.files >= self.at_once => {
+                Need::Soon if self.files + self.gone >= self.at_once => {
                     upkeep.is_evicting = true;
                     return Ok(true);
                 }
@@ -95,13 +97,12 @@ impl Eviction<'_> {
             stat.map(|stat| folder.remove(name).map(|()| stat.bytes)).transpose()
         });
         match removed {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Ok(Some(bytes)) => return Some(bytes),
+            Ok(None) => self.gone += 1,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => self.gone += 1,
             // In a sticky directory only owners may remove.
-            Err(e) => {
-                self.refused = Some(e);
-                None
-            }
+            Err(e) => self.refused = Some(e),
         }
+        None
     }
 }

@@ -163,11 +163,13 @@ impl Locked {
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => None,
             Err(e) => return Err(self.failed(e, "read")),
         };
-        let Some(line) = line.filter(|line| line.store == self.0.store) else {
+        let line = line.filter(|line| line.store == self.0.store);
+        // A damaged time may be after the last one that the system knows.
+        let scanned = |line: &Line| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(line.scanned));
+        let Some((scanned, line)) = line.and_then(|line| Some((scanned(&line)?, line))) else {
             let changes = Changes { id: hash((now, std::process::id(), self.0.store)), added: 0, removed: 0 };
             return Ok(Record { sum: None, is_due: true, scanned: now, changes });
         };
-        let scanned = SystemTime::UNIX_EPOCH + Duration::from_secs(line.scanned);
         let is_fresh = now.duration_since(scanned).is_ok_and(|ago| ago < self.0.rescan);
         let sum = line.sum.filter(|_| self.0.is_boot_checked || line.boot == self.0.boot);
         let is_due = sum.is_none() || !is_fresh || line.mark == Mark::Changing;
@@ -292,8 +294,13 @@ mod tests {
         let record = Record { sum: Some(7), is_due: true, scanned: now, changes };
         locked.write(&record, Mark::Changing).unwrap();
         assert_eq!(locked.read(now).unwrap(), record, "its writer was killed: the sum is a bound");
-        std::fs::write(dir.path().join(NAME), "=nonsense").unwrap();
-        assert_eq!(locked.read(now).unwrap().sum, None);
+        let whole = std::fs::read_to_string(dir.path().join(NAME)).unwrap();
+        let never = whole.replacen(&format!("{:020}", 1_u64 << 33), &u64::MAX.to_string(), 1);
+        for damaged in [&*never, "=nonsense"] {
+            std::fs::write(dir.path().join(NAME), damaged).unwrap();
+            let record = locked.read(now).unwrap();
+            assert!(record.sum.is_none() && record.is_due, "{damaged}");
+        }
     }
 
     #[test]

@@ -25,7 +25,8 @@ const LEFT_BEHIND: Duration = Duration::from_secs(600);
 /// The rest of a scan, and its result so far.
 pub(super) struct Scan {
     pub(super) began: SystemTime,
-    pub(super) since: Instant,
+    /// The time of its steps so far.
+    pub(super) took: Duration,
     /// The ledger's count at the begin.
     changes: Changes,
     /// Whether the ledger was due for a scan when this one began.
@@ -44,7 +45,7 @@ impl Scan {
     pub(super) fn new(dirs: &Dirs, record: &Record, now: SystemTime) -> Self {
         Self {
             began: now,
-            since: Instant::now(),
+            took: Duration::ZERO,
             changes: record.changes,
             is_due: record.is_due,
             next_base: 0,
@@ -64,9 +65,15 @@ impl Scan {
         self.walk.is_none() && self.next_base == self.bytes.len()
     }
 
-    /// Visits the next `names`. Finds every file whose name is a key's, of any writer.
-    pub(super) fn step(&mut self, dirs: &Dirs, layout: Layout, names: usize) -> Result<()> {
-        let now = SystemTime::now();
+    /// Visits the next `names`. Finds every file whose name is a key's, of any writer. `now` is the time of the files.
+    pub(super) fn step(&mut self, dirs: &Dirs, layout: Layout, names: usize, now: SystemTime) -> Result<()> {
+        let begin = Instant::now();
+        let visited = self.visit(dirs, layout, names, now);
+        self.took += begin.elapsed();
+        visited
+    }
+
+    fn visit(&mut self, dirs: &Dirs, layout: Layout, names: usize, now: SystemTime) -> Result<()> {
         for _ in 0..names {
             if self.is_done() {
                 break;

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use connector_core::Result;
 use connector_core::connector::Gate;
@@ -29,8 +29,6 @@ pub(super) struct Upkeep {
     pub(super) scan: Option<Scan>,
     /// Whether an eviction has more files to remove.
     pub(super) is_evicting: bool,
-    /// Whether a task does the work, or a put is to start it.
-    is_running: bool,
 }
 
 /// The next piece of work.
@@ -58,7 +56,7 @@ impl Upkeep {
 
     /// Takes over the result of a scan that has visited all files.
     pub(super) fn settle(&mut self, scan: Scan, ledger: &mut Locked, record: &mut Record) {
-        ledger.note_scan(scan.since.elapsed());
+        ledger.note_scan(scan.took);
         record.sum = scan.sum(record);
         record.scanned = scan.began;
         record.is_due = record.sum.is_none();
@@ -73,9 +71,9 @@ impl Quota {
     }
 
     /// Lets a put start the task, if there is work.
-    pub(super) fn want_upkeep(&self, upkeep: &mut Upkeep) {
-        if (upkeep.scan.is_some() || upkeep.is_evicting) && !upkeep.is_running {
-            upkeep.is_running = true;
+    pub(super) fn want_upkeep(&self, upkeep: &Upkeep) {
+        let has_work = upkeep.scan.is_some() || upkeep.is_evicting;
+        if has_work && !self.is_running.swap(true, Ordering::AcqRel) {
             self.is_wanted.store(true, Ordering::Release);
         }
     }
@@ -85,15 +83,25 @@ impl Quota {
         self.is_wanted.load(Ordering::Acquire) && self.is_wanted.swap(false, Ordering::AcqRel)
     }
 
+    /// Does a step, with a `turn` one under the ledger's lock, and finds the next. Puts hold the upkeep's lock while they
+    /// wait for a disk, so only blocking threads may.
+    fn step(&self, turn: Option<Result<Turn>>, dirs: &Dirs, work: &Work) -> Result<Option<Step>> {
+        match turn {
+            Some(turn) => self.settle_step(turn?, dirs, work),
+            None => self.scan_step(dirs),
+        }?;
+        Ok(self.next_step())
+    }
+
     /// The next step; `None` if there is no work.
     pub(super) fn next_step(&self) -> Option<Step> {
-        let mut upkeep = self.upkeep();
+        let upkeep = self.upkeep();
         let step = match &upkeep.scan {
             Some(scan) if !scan.is_done() => Some(Step::Scan),
             None if !upkeep.is_evicting => None,
             _ => Some(Step::Settle),
         };
-        upkeep.is_running = step.is_some();
+        self.is_running.store(step.is_some(), Ordering::Release);
         step
     }
 
@@ -101,7 +109,7 @@ impl Quota {
     pub(super) fn scan_step(&self, dirs: &Dirs) -> Result<()> {
         let mut upkeep = self.upkeep();
         let Some(scan) = &mut upkeep.scan else { return Ok(()) };
-        let done = scan.step(dirs, self.layout, STEP);
+        let done = scan.step(dirs, self.layout, STEP, self.now());
         if done.is_err() {
             upkeep.scan = None;
         }
@@ -111,7 +119,7 @@ impl Quota {
     /// Ends a scan that has visited all files, and evicts some files of a store that is too large.
     pub(super) fn settle_step(&self, turn: Turn, dirs: &Dirs, work: &Work) -> Result<()> {
         let settled = turn.with_ledger(dirs, work, |ledger| {
-            let now = SystemTime::now();
+            let now = self.now();
             let mut record = ledger.read(now)?;
             let mut upkeep = self.upkeep();
             if let Some(scan) = upkeep.scan.take_if(|scan| scan.is_done()) {
@@ -138,32 +146,32 @@ impl Quota {
 
 /// Does a store's work in the background until there is none, or the store is closed or dropped.
 pub(in super::super) async fn run(files: Weak<Files>, threads: Threads, gate: Gate) {
-    loop {
+    // Without a scan, this step only finds the next one.
+    let mut next = Some(Step::Scan);
+    while let Some(step) = next {
         let (Some(files), Ok(pass)) = (files.upgrade(), gate.enter()) else { return };
         let Some(quota) = &files.quota else { return };
-        let Some(step) = quota.next_step() else { return };
         let turn = match step {
-            Step::Scan => Ok(None),
-            Step::Settle => quota.turn(&files.dirs).await.map(Some),
+            Step::Scan => None,
+            Step::Settle => Some(quota.turn(&files.dirs).await),
         };
         let begin = Instant::now();
         let (_cancel, work) = cancellable();
-        let (of, job) = (files.clone(), move |files: &Files| match (&files.quota, turn?) {
-            (Some(quota), Some(turn)) => quota.settle_step(turn, &files.dirs, &work),
-            (Some(quota), None) => quota.scan_step(&files.dirs),
-            (None, _) => Ok(()),
-        });
+        let of = files.clone();
         let done = threads.run(move || {
-            let done = job(&of);
+            let next = of.quota.as_ref().map_or(Ok(None), |quota| quota.step(turn, &of.dirs, &work));
             drop(pass);
-            done
+            next
         });
-        if let Err(e) = done.await {
-            // A put that needs the result does the work itself, and fails if it must.
-            tracing::debug!(error = %e, "the quota's work in the background ended early");
-            quota.upkeep().is_running = false;
-            return;
-        }
+        next = match done.await {
+            Ok(next) => next,
+            Err(e) => {
+                // A put that needs the result does the work itself, and fails if it must.
+                tracing::debug!(error = %e, "the quota's work in the background ended early");
+                quota.is_running.store(false, Ordering::Release);
+                return;
+            }
+        };
         drop(files);
         if step == Step::Settle {
             // Other processes poll for the ledger's lock.

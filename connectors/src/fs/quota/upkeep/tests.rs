@@ -1,9 +1,12 @@
 //! Handles of one store, as in several processes, whose scans and evictions take one step at a time.
 
 use std::fs::{File, FileTimes};
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use connector_core::CacheKey;
 use connector_core::Error;
+use futures::FutureExt;
 
 use super::super::super::Layout;
 use super::super::super::files::Place;
@@ -46,9 +49,18 @@ impl Store {
     }
 
     async fn put(&self, quota: &Quota, n: u64, bytes: u64) -> Result<()> {
+        self.put_at(quota, n, bytes, Duration::ZERO).await
+    }
+
+    /// Puts on a file system whose clock is `ahead`.
+    async fn put_at(&self, quota: &Quota, n: u64, bytes: u64, ahead: Duration) -> Result<()> {
         let new = self.dir.path().join("new");
         let file = File::create(&new).unwrap();
         file.set_len(bytes).unwrap();
+        if !ahead.is_zero() {
+            let now = SystemTime::now() + ahead;
+            file.set_times(FileTimes::new().set_accessed(now).set_modified(now)).unwrap();
+        }
         let (_cancel, work) = cancellable();
         let place = Place { base: 0, path: name(n) };
         let (turn, stat) = (quota.turn(&self.dirs).await?, Stat::of_file(&file).unwrap());
@@ -75,9 +87,13 @@ impl Store {
     }
 
     fn record(&self) -> Record {
+        self.record_at(SystemTime::now())
+    }
+
+    fn record_at(&self, now: SystemTime) -> Record {
         let (_cancel, work) = cancellable();
         let locked = Ledger::open(&self.dirs).unwrap().lock(&self.dirs, Instant::now(), &work);
-        locked.unwrap().unwrap().read(SystemTime::now()).unwrap()
+        locked.unwrap().unwrap().read(now).unwrap()
     }
 }
 
@@ -188,4 +204,34 @@ async fn a_chunk_that_was_used_after_the_scan_stays() {
     store.put(&quota, 10, 10).await.unwrap();
     let there: Vec<u64> = (0..11).filter(|n| store.has(*n)).collect();
     assert_eq!(there, [0, 3, 4, 5, 6, 7, 8, 9, 10]);
+}
+
+#[tokio::test]
+async fn the_oldest_chunks_go_first_on_a_file_system_whose_clock_is_ahead() {
+    const FILES: u64 = 2000;
+    let store = Store::new(0);
+    let quota = Quota::new(10 * FILES, Layout::Lmcache);
+    let ahead = Duration::from_secs(3600);
+    for n in 0..FILES + 10 {
+        store.put_at(&quota, n, 10, ahead).await.unwrap();
+    }
+    while store.step(&quota).await.is_some() {}
+    let there: Vec<u64> = (0..FILES + 10).filter(|n| store.has(*n)).collect();
+    assert!(there.len() > FILES as usize / 2);
+    assert_eq!(there, (there[0]..FILES + 10).collect::<Vec<_>>());
+    assert!(!store.record_at(quota.now()).is_due, "the next put begins no scan");
+}
+
+#[tokio::test]
+async fn a_put_that_holds_the_upkeep_does_not_stop_the_executor() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("fs://{}?capacity=100", dir.path().display());
+    let files = Arc::new(Files::of(&connector_core::builder(&url).build().unwrap()).unwrap());
+    let quota = files.quota.as_ref().unwrap();
+    let (threads, gate) = (Threads::new(tokio::runtime::Handle::current()), Gate::default());
+    let mut task = std::pin::pin!(run(Arc::downgrade(&files), threads, gate));
+    let held = quota.upkeep();
+    assert!(task.as_mut().now_or_never().is_none(), "it waits on a blocking thread");
+    drop(held);
+    task.await;
 }
