@@ -31,7 +31,7 @@ pub(crate) struct Connection {
     /// The number of replies that are due and not read.
     unanswered: usize,
     received: u64,
-    /// When kvconn sent the request whose answer comes next. Set only if no earlier request was unanswered.
+    /// When kvconn began to send the request whose answer comes next. Set only if no earlier request was unanswered.
     asked: Option<Instant>,
     /// The shortest time between such a request and the first byte of its answer.
     round_trip: Duration,
@@ -198,7 +198,8 @@ impl Connection {
     /// # Errors
     /// `Timeout`.
     pub(crate) async fn send(&mut self, request: &Request<'_>) -> Result<()> {
-        let is_first = self.unanswered == 0;
+        // The first answer may come before the last byte is sent.
+        self.asked = (self.unanswered == 0).then(Instant::now);
         self.unanswered += request.commands();
         if let Some(meters) = &self.meters {
             meters.requested(request.commands());
@@ -221,7 +222,6 @@ impl Connection {
                 }
             }
         }
-        self.asked = is_first.then(Instant::now);
         Ok(())
     }
 
@@ -495,3 +495,6 @@ impl Connection {
         unavailable(Error::io(e, format_args!("{what} the server at {}", self.address)))
     }
 }
+
+#[cfg(test)]
+mod tests;
