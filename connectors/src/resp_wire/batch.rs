@@ -301,7 +301,8 @@ impl<'a, E: Exchange> Batch<'a, E> {
     }
 
     /// Takes up to `n` from the queue, and no more than this connection's share of all or of the rest. Fails chunks that the
-    /// server would refuse.
+    /// server would refuse. Asks for no more bytes ahead than this connection's share of [`IN_FLIGHT`], since the chunks of a
+    /// batch may differ in length.
     fn take(&self, n: usize, has_answer: bool, to: &mut Items<E>) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((len, e)) = &*self.too_large.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -311,8 +312,15 @@ impl<'a, E: Exchange> Batch<'a, E> {
             *queue = rest;
         }
         let share = if has_answer { queue.len().div_ceil(self.width) } else { self.share };
-        let n = n.min(share).min(queue.len());
-        to.extend(queue.drain(..n));
+        let mut bytes: usize = to.iter().map(|item| item.exchange.expected_len()).sum();
+        for _ in 0..n.min(share) {
+            let Some(item) = queue.front() else { break };
+            bytes += item.exchange.expected_len();
+            if E::READS && !to.is_empty() && bytes > IN_FLIGHT / self.width {
+                break;
+            }
+            to.extend(queue.pop_front());
+        }
     }
 
     /// Fails the exchange that the connection's error concerns, and puts the others back into the queue, for a new

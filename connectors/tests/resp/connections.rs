@@ -1,5 +1,6 @@
 //! Connections that kvconn opens at the same time, and ahead of the calls that use them. The chunks in flight on them.
 
+use std::io::{Read, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -141,4 +142,41 @@ async fn a_batch_of_large_chunks_has_16_mib_in_flight_and_at_least_two_chunks() 
         assert!(store.batched_get_into(&mut requests).await.into_iter().all(|read| read.unwrap() == Some(1)));
         assert_eq!(peak.load(Ordering::SeqCst), most, "chunks of {mib} MiB");
     }
+}
+
+/// Chunks of 1 KiB have a wide window. The long chunks behind them have 16 MiB.
+#[tokio::test]
+async fn long_chunks_behind_many_short_ones_come_one_after_the_other() {
+    const SHORT: usize = 64;
+    let peak = Arc::new(AtomicUsize::new(0));
+    let port = fake::listen({
+        let peak = peak.clone();
+        move |mut stream| {
+            let (mut got, mut answered, mut some) = (String::new(), 0, [0; 4096]);
+            stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+            loop {
+                match stream.read(&mut some) {
+                    Ok(0) => return,
+                    Ok(n) => got += str::from_utf8(&some[..n]).unwrap(),
+                    // The client sends no further request before it has an answer.
+                    Err(_) => {
+                        let asked = got.matches("GET\r\n").count();
+                        let answers = if asked <= SHORT { asked - answered } else { usize::from(asked > answered) };
+                        peak.fetch_max(asked - answered.max(SHORT).min(asked), Ordering::SeqCst);
+                        answered += answers;
+                        stream.write_all(&b"$1\r\nx\r\n".repeat(answers)).unwrap();
+                    }
+                }
+                if got.contains("HELLO") {
+                    got.clear();
+                    stream.write_all(b"%1\r\n+proto\r\n:3\r\n").unwrap();
+                }
+            }
+        }
+    });
+    let store = connectors::open(&format!("resp://127.0.0.1:{port}?connections=1")).await.unwrap();
+    let memory = |n| MemoryObjMut::from(vec![0; if n < SHORT { 1 << 10 } else { 16 << 20 }]);
+    let mut requests: Vec<_> = keys(SHORT + 8).into_iter().enumerate().map(|(n, key)| (key, memory(n))).collect();
+    assert!(store.batched_get_into(&mut requests).await.into_iter().all(|read| read.unwrap() == Some(1)));
+    assert_eq!(peak.load(Ordering::SeqCst), 1);
 }
