@@ -13,7 +13,7 @@ const LIMITS: [(&str, [f64; 4]); 5] = [
     ("redis", [3.0, 2.0, 3.0, 0.3]),
     ("resp", [3.0, 2.0, 3.0, 0.3]),
     ("resp+tls", [3.0, 2.0, 3.0, 0.3]),
-    ("fs", [15.5, 9.5, 8.5, 7.5]),
+    ("fs", [7.0, 8.0, 7.0, 6.0]),
     ("s3", [2.5, 2.5, 2.5, 2.5]),
 ];
 /// Calls that wait, or that manage memory: the scheduler decides their number. The table shows them, and no limit counts them.
