@@ -49,7 +49,7 @@ def burst(folder: Path, pause: float, store: OpenedStore) -> Iterator[Group]:
     pause = pause or PAUSE_S
     with store(folder) as (title, named, clear):
         clients: Makers = {name: partial(Fresh, *client, batches=BURSTS, pause=pause) for name, client in named.items()}
-        yield f"{title}, batches of 16 chunks after pauses of {pause:g} s, in a new process each round", clients, clear
+        yield f"{title}, batches after pauses of {pause:g} s, in a new process each round", clients, clear
 
 
 @contextmanager
