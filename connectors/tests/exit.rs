@@ -6,7 +6,7 @@ mod controlled;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use connectors::runtime::{Spread, close_open_stores};
+use connectors::runtime::{Spread, batch_threads, close_open_stores};
 use connectors::{
     BlockingConnector, CacheKey, Connector, ConnectorAdapter, ConnectorContext, MemoryObj, RemoteUrl, Result,
 };
@@ -47,6 +47,7 @@ impl ConnectorAdapter for Wrapped {
 
 #[tokio::test]
 async fn a_loss_is_on_stderr_also_after_several_threads_moved_a_batch() {
+    assert!(batch_threads() > 1, "this test needs two CPUs, or KVCONN_THREADS=2");
     // `say` writes to stderr only without a subscriber of `tracing`.
     assert!(!tracing::dispatcher::has_been_set());
     let threads = Barrier::new(2);
