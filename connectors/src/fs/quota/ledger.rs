@@ -49,7 +49,7 @@ pub(super) struct Record {
 }
 
 /// The bytes that all processes have added and removed since the count began.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Changes {
     /// Differs between counts.
     id: u64,

@@ -104,14 +104,15 @@ impl Scan {
         Ok(())
     }
 
-    /// The sum at the end of the scan: a known one, moved between the two bounds, or else the upper bound. `record` is the
+    /// The sum at the end of the scan: a known one between the two bounds, or else the upper bound. `record` is the
     /// ledger's content now. If another store or a new ledger has replaced the count of changes, the scan says nothing
     /// about the sum.
     pub(super) fn sum(&self, record: &Record) -> Option<u64> {
         let Some((added, removed)) = record.changes.since(&self.changes) else { return record.sum };
         let found: u64 = self.bytes.iter().sum();
         let (least, most) = (found.saturating_sub(removed), found.saturating_add(added));
-        Some(record.sum.map_or(most, |sum| sum.clamp(least, most)))
+        // A sum outside of the bounds missed files of writers without a quota, also some that this scan missed.
+        Some(record.sum.filter(|sum| (least..=most).contains(sum)).unwrap_or(most))
     }
 }
 
@@ -141,5 +142,27 @@ fn remove_left_behind(folder: &Folder, name: &str) {
     {
         let file = folder.path().join(name);
         tracing::debug!(file = %file.display(), bytes = stat.bytes, "removed a killed writer's file");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Writers without a quota do not count in the ledger.
+    #[tokio::test]
+    async fn a_sum_outside_of_the_bounds_is_replaced_by_the_upper_bound() {
+        let dir = tempfile::tempdir().unwrap();
+        let context = connector_core::builder(&format!("fs://{}", dir.path().display())).build().unwrap();
+        let files = super::super::super::files::Files::of(&context).unwrap();
+        let record = Record { sum: None, is_due: true, scanned: SystemTime::now(), changes: Changes::default() };
+        let mut scan = Scan::new(&files.dirs, &record, SystemTime::now());
+        scan.bytes = vec![1000];
+        let mut changes = record.changes;
+        (changes.added, changes.removed) = (100, 10);
+        for (sum, wanted) in [(None, 1100), (Some(989), 1100), (Some(990), 990), (Some(1100), 1100), (Some(1101), 1100)]
+        {
+            assert_eq!(scan.sum(&Record { sum, changes, ..record }), Some(wanted), "{sum:?}");
+        }
     }
 }
