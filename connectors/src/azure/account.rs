@@ -140,7 +140,9 @@ mod tests {
 
     #[test]
     fn an_error_about_a_connection_string_shows_no_secret() {
-        for wrong in ["hunter2", "AccountName=a;hunter2", "AccountKey=hunter2", "AccountName=a;SharedAccessSignature=hunter2"] {
+        for wrong in
+            ["hunter2", "AccountName=a;hunter2", "AccountKey=hunter2", "AccountName=a;SharedAccessSignature=hunter2"]
+        {
             let Err(e) = Account::of_connection_string(wrong) else { panic!("{wrong} is refused") };
             assert_eq!(e.kind(), ErrorKind::InvalidOption);
             assert!(!format!("{e} {e:?}").contains("hunter2"), "{e}");

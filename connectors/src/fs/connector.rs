@@ -3,8 +3,8 @@ use std::time::Duration;
 
 use connector_core::connector::Gate;
 use connector_core::{
-    BoxStream, CacheKey, Capabilities, ChunkHeader, ConnectorContext, FromContext, ListEntry, LocalCpuBackend, MemoryObj,
-    MemoryObjMut, RemoteConnector, Result, external_connector,
+    BoxStream, CacheKey, Capabilities, ChunkHeader, ConnectorContext, FromContext, ListEntry, LocalCpuBackend,
+    MemoryObj, MemoryObjMut, RemoteConnector, Result, external_connector,
 };
 use futures::stream::{StreamExt, TryStreamExt};
 

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use connector_core::raw_layout;
 use connector_core::{
-    CacheKey, ChunkHeader, ChunkLayout, ConnectorContext, Error, ErrorKind, KeyKind, LMCacheMetadata, MemoryObj, MemoryObjMut, Result,
+    CacheKey, ChunkHeader, ChunkLayout, ConnectorContext, Error, ErrorKind, KeyKind, LMCacheMetadata, MemoryObj,
+    MemoryObjMut, Result,
 };
 
 use super::cancel::Work;
@@ -251,7 +252,11 @@ impl Files {
         let (tmp, folder, name) = open().map_err(|e: io::Error| {
             let is_link = e.kind() == io::ErrorKind::NotADirectory && !self.layout.is_flat();
             let e = self.failed(&place, "open the directory of", e);
-            if is_link { e.with_hint("kvconn follows no link below the base path: move the file or link away") } else { e }
+            if is_link {
+                e.with_hint("kvconn follows no link below the base path: move the file or link away")
+            } else {
+                e
+            }
         })?;
         NewFile::create(tmp, folder, name)
     }

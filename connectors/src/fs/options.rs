@@ -163,7 +163,8 @@ impl FsOptions {
         let (layout, writer) = (self.layout.as_str(), self.layout.writer());
         let refused = |why: String, hint: &'static str| Err(Error::new(ErrorKind::InvalidOption, why).with_hint(hint));
         if ctx.config().use_layerwise {
-            let why = format!("option `layout={layout}`: layerwise mode has no object keys, and {writer} has no other files");
+            let why =
+                format!("option `layout={layout}`: layerwise mode has no object keys, and {writer} has no other files");
             return refused(why, "turn off `use_layerwise`, or leave out `layout`");
         }
         if self.save_chunk_meta == Some(true) {

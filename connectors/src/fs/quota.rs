@@ -246,7 +246,18 @@ impl Quota {
     }
 
     fn eviction<'a>(&'a self, dirs: &'a Dirs, now: SystemTime) -> Eviction<'a> {
-        Eviction { quota: self, dirs, kept: None, base: None, now, at_once: AT_ONCE, freed: 0, files: 0, gone: 0, refused: None }
+        Eviction {
+            quota: self,
+            dirs,
+            kept: None,
+            base: None,
+            now,
+            at_once: AT_ONCE,
+            freed: 0,
+            files: 0,
+            gone: 0,
+            refused: None,
+        }
     }
 
     /// Visits the next files under the ledger's lock, in a new scan if there is none. `true` after the last one: then

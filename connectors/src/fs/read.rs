@@ -115,13 +115,7 @@ impl Files {
     }
 
     /// Opens the key's file and finds its layout.
-    pub(super) fn find(
-        &self,
-        opened: &mut Opened<'_>,
-        key: &CacheKey,
-        purpose: Purpose,
-        wait: Wait,
-    ) -> Result<Lookup> {
+    pub(super) fn find(&self, opened: &mut Opened<'_>, key: &CacheKey, purpose: Purpose, wait: Wait) -> Result<Lookup> {
         if wait == Wait::No && self.cache == Cache::Never {
             return Ok(Lookup::WouldWait);
         }

@@ -9,10 +9,10 @@ use connector_core::{ConnectorContext, Error, ErrorKind, Result};
 use super::Layout;
 use super::files::Files;
 use super::folder::{Folder, Stat, Wait};
-use super::read::{Lookup, Purpose};
-use super::write::{self, TmpState};
-use super::walk::{Visited, Walk};
 use super::quota;
+use super::read::{Lookup, Purpose};
+use super::walk::{Visited, Walk};
+use super::write::{self, TmpState};
 
 const NOT_A_FILE: &str = "it has the name of a store's file, but is not a regular file";
 const NO_NAME: &str = "it is not the name of a key's file";
@@ -131,9 +131,8 @@ pub fn scrub(store: &ConnectorContext, options: &ScrubOptions) -> Result<ScrubRe
     let files = Files::of(store)?.prepare()?;
     let mut report = ScrubReport::default();
     for base in files.dirs.distinct() {
-        let failed = |e: io::Error| {
-            Error::io(e, format_args!("list the files of `{}`", files.dirs.path(base).display()))
-        };
+        let failed =
+            |e: io::Error| Error::io(e, format_args!("list the files of `{}`", files.dirs.path(base).display()));
         let folder = files.dirs.folder(base, Wait::Yes).map_err(failed)?;
         let walk = Walk::new(files.dirs.folder(base, Wait::Yes).map_err(failed)?, files.layout).map_err(failed)?;
         report.each_file(walk, |report, found| report.look_at_chunk(&files, base, options, found)).map_err(failed)?;

@@ -98,9 +98,5 @@ fn panicked() -> Error {
 
 /// The error of a job that panicked or was cut off.
 fn lost(e: JoinError) -> Error {
-    if e.is_panic() {
-        panicked()
-    } else {
-        Error::new(ErrorKind::Closed, "the tokio runtime is shutting down")
-    }
+    if e.is_panic() { panicked() } else { Error::new(ErrorKind::Closed, "the tokio runtime is shutting down") }
 }

@@ -75,7 +75,9 @@ impl Visited<'_> {
     /// Whether it is a regular file.
     pub(super) fn is_file(&self) -> bool {
         match self.entry.kind() {
-            FileType::Unknown => self.entry.text().is_some_and(|name| matches!(self.folder.stat_file(name), Ok(Some(_)))),
+            FileType::Unknown => {
+                self.entry.text().is_some_and(|name| matches!(self.folder.stat_file(name), Ok(Some(_))))
+            }
             kind => kind.is_file(),
         }
     }

@@ -99,9 +99,9 @@ impl NewFile {
             let kind = e.kind();
             let e = self.failed(e, "rename");
             match kind {
-                io::ErrorKind::CrossesDevices if self.tmp.is_some() => {
-                    e.with_hint("`relative_tmp_dir` and the directories of the chunks must be on the base path's file system")
-                }
+                io::ErrorKind::CrossesDevices if self.tmp.is_some() => e.with_hint(
+                    "`relative_tmp_dir` and the directories of the chunks must be on the base path's file system",
+                ),
                 io::ErrorKind::IsADirectory => e.with_hint("a directory has the chunk's name: move it away"),
                 _ => e,
             }

@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
 use connector_core::{
-    BoxStream, CacheKey, Capabilities, ConnectorContext, FromContext, ListEntry, MemoryObj, RemoteConnector,
-    Result, external_connector,
+    BoxStream, CacheKey, Capabilities, ConnectorContext, FromContext, ListEntry, MemoryObj, RemoteConnector, Result,
+    external_connector,
 };
 use futures::stream::{self, StreamExt};
 

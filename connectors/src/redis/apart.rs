@@ -60,7 +60,11 @@ pub(super) async fn read<D: Relabel>(wire: &Wire, mut items: Vec<(Name<'_>, D)>)
     let headers = items.iter().map(|&(name, _)| Header::<true>(name)).collect();
     let bytes = items.iter_mut().map(|(name, to)| Bytes { name: *name, to }).collect();
     let (headers, bytes) = join(wire.exchange_all(headers), wire.exchange_all(bytes)).await;
-    items.into_iter().zip(headers.into_iter().zip(bytes)).map(|((_, to), (header, bytes))| found(to, header, bytes)).collect()
+    items
+        .into_iter()
+        .zip(headers.into_iter().zip(bytes))
+        .map(|((_, to), (header, bytes))| found(to, header, bytes))
+        .collect()
 }
 
 fn found<D: Relabel>(
@@ -157,7 +161,8 @@ pub(super) async fn write<'p>(wire: &Wire, remover: &Remover, puts: Vec<Put<'p>>
     let cleared = clear(wire, remover, &firsts).await;
     let bytes = firsts.iter().zip(cleared).map(|(put, cleared)| cleared.map(|()| Set::<false>::of(put, Half::KvBytes)));
     let written = wire.exchange_valid(bytes).await;
-    let headers = firsts.iter().zip(written).map(|(put, written)| written.map(|()| Set::<true>::of(put, Half::Metadata)));
+    let headers =
+        firsts.iter().zip(written).map(|(put, written)| written.map(|()| Set::<true>::of(put, Half::Metadata)));
     let answers = wire.exchange_valid(headers).await;
     places.into_iter().map(|at| answers[at].clone()).collect()
 }
@@ -170,12 +175,21 @@ async fn clear(wire: &Wire, remover: &Remover, puts: &[Put<'_>]) -> Vec<Result<(
         Err(e) => e.kind() == ErrorKind::Corrupt,
     };
     let stale: Vec<_> = puts.iter().zip(&stored).map(|both| is_stale(&both)).collect();
-    let headers: Vec<_> = puts.iter().zip(&stale).filter(|(_, stale)| **stale).map(|(put, _)| (put.name, Half::Metadata.suffixes())).collect();
+    let headers: Vec<_> = puts
+        .iter()
+        .zip(&stale)
+        .filter(|(_, stale)| **stale)
+        .map(|(put, _)| (put.name, Half::Metadata.suffixes()))
+        .collect();
     let mut removed = remover.remove(wire, &headers).await.into_iter();
-    stored.into_iter().zip(stale).map(|(stored, stale)| match stale {
-        true => removed.next().unwrap_or_else(|| Err(Error::closed())).map(drop),
-        false => stored.map(drop),
-    }).collect()
+    stored
+        .into_iter()
+        .zip(stale)
+        .map(|(stored, stale)| match stale {
+            true => removed.next().unwrap_or_else(|| Err(Error::closed())).map(drop),
+            false => stored.map(drop),
+        })
+        .collect()
 }
 
 /// `SET` of one value.

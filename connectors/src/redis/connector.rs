@@ -2,8 +2,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use connector_core::{
-    BoxStream, CacheKey, Capabilities, ChunkHeader, ConnectorContext, Error, FromContext, ListEntry, MemoryObj, MemoryObjMut,
-    RemoteConnector, Result, ServerInfo, external_connector,
+    BoxStream, CacheKey, Capabilities, ChunkHeader, ConnectorContext, Error, FromContext, ListEntry, MemoryObj,
+    MemoryObjMut, RemoteConnector, Result, ServerInfo, external_connector,
 };
 use futures::future::{FutureExt, join};
 use futures::stream::{StreamExt, TryStreamExt};
@@ -146,7 +146,10 @@ impl RedisConnector {
         of_valid(items, |items| self.read(items)).await
     }
 
-    async fn write<'a>(&'a self, items: impl Iterator<Item = (&'a CacheKey, &'a MemoryObj)> + Clone) -> Vec<Result<()>> {
+    async fn write<'a>(
+        &'a self,
+        items: impl Iterator<Item = (&'a CacheKey, &'a MemoryObj)> + Clone,
+    ) -> Vec<Result<()>> {
         self.orphans.forget(items.clone().map(|(key, _)| key));
         let puts = items.map(|(key, chunk)| self.to_write(key, chunk));
         match self.wire.is_cluster() {

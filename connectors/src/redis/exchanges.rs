@@ -5,8 +5,8 @@ use connector_core::{ChunkHeader, ChunkLayout, Error, ErrorKind, MemoryObj, Resu
 
 use super::layout::{KV_BYTES, METADATA};
 use crate::resp_wire::{
-    Arg, Connection, Destination, Exchange, Name, Reply, ReplyStart, Request, Suffixes, expect_int, expect_word, refusal,
-    unexpected,
+    Arg, Connection, Destination, Exchange, Name, Reply, ReplyStart, Request, Suffixes, expect_int, expect_word,
+    refusal, unexpected,
 };
 
 /// The suffixes of the header and of the bytes.

@@ -97,7 +97,9 @@ impl Orphans {
             }
         }
         // The other half is back.
-        self.forget(missing.iter().zip(&is_absent).filter(|(_, is_absent)| !**is_absent).map(|(missing, _)| missing.key));
+        self.forget(
+            missing.iter().zip(&is_absent).filter(|(_, is_absent)| !**is_absent).map(|(missing, _)| missing.key),
+        );
         let orphans = missing.iter().zip(is_absent).filter(|(_, is_absent)| *is_absent);
         self.remove(wire, remover, orphans.filter_map(|(missing, _)| Some((missing.key, missing.half?)))).await;
         answers

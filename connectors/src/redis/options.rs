@@ -116,8 +116,11 @@ impl RedisOptions {
         if let Some((option, _)) = url.query_pairs().find(|(name, _)| name.starts_with("sentinel_"))
             && plain_scheme(url.scheme()) != "redis-sentinel"
         {
-            return Err(Error::new(ErrorKind::InvalidUrl, format!("`{url}` has the option `{option}`, but no sentinels"))
-                .with_hint("write the sentinels as in `redis-sentinel://host:26379,host:26379/service`"));
+            return Err(Error::new(
+                ErrorKind::InvalidUrl,
+                format!("`{url}` has the option `{option}`, but no sentinels"),
+            )
+            .with_hint("write the sentinels as in `redis-sentinel://host:26379,host:26379/service`"));
         }
         match plain_scheme(url.scheme()) {
             scheme @ ("unix" | "redis-sentinel") if self.wire.cluster => {
@@ -128,7 +131,9 @@ impl RedisOptions {
             "redis-sentinel" => self.sentinels.resolve(url).map(Servers::Sentinel),
             "redis-cluster" => cluster_of(url),
             // As in LMCache's client.
-            _ if url.hosts().is_empty() && !self.wire.cluster => Ok(Servers::One(Address::Tcp { host: "localhost".to_owned(), port: PORT })),
+            _ if url.hosts().is_empty() && !self.wire.cluster => {
+                Ok(Servers::One(Address::Tcp { host: "localhost".to_owned(), port: PORT }))
+            }
             _ => self.wire.servers(url),
         }
     }

@@ -70,7 +70,8 @@ impl SentinelSettings {
             return wrong("has a path that is not UTF-8 after percent-decoding", "write `/service`");
         };
         if path.contains('/') {
-            let hint = "write `redis-sentinel://host:26379/service?db=0`: the path is the service, and `db` the database";
+            let hint =
+                "write `redis-sentinel://host:26379/service?db=0`: the path is the service, and `db` the database";
             return wrong("has a path with more than one part", hint);
         }
         if path.is_empty() {

@@ -6,8 +6,7 @@ use connector_core::raw_layout;
 use connector_core::{ChunkLayout, Error, ErrorKind, LMCacheMetadata, Result};
 
 use crate::resp_wire::{
-    Arg, Connection, Destination, Exchange, Name, Reply, ReplyStart, Request, expect_int, expect_word,
-    server_error,
+    Arg, Connection, Destination, Exchange, Name, Reply, ReplyStart, Request, expect_int, expect_word, server_error,
 };
 
 /// `GET` of a chunk.

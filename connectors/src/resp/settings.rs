@@ -27,7 +27,8 @@ pub struct PlainSettings {
 impl PlainSettings {
     /// The options of the connections, from these options and the URL.
     pub(super) fn wire(&self, ctx: &ConnectorContext) -> Result<WireOptions> {
-        let wrong = |why: &'static str, hint: &'static str| Err(Error::new(ErrorKind::InvalidOption, why).with_hint(hint));
+        let wrong =
+            |why: &'static str, hint: &'static str| Err(Error::new(ErrorKind::InvalidOption, why).with_hint(hint));
         self.ttl.check(self.wire.replica_reads)?;
         if self.save_chunk_meta {
             return wrong(

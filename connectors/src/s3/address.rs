@@ -158,9 +158,8 @@ fn in_host(url: &RemoteUrl, options: &S3Options) -> Result<Named> {
     if has_endpoint && port.is_none() || !host.contains('.') && port.is_none() {
         return Ok(Named { bucket: Some(host.to_owned()), ..Named::default() });
     }
-    let wrong = |why: &str, hint: String| {
-        Err(Error::new(ErrorKind::InvalidUrl, format!("`{url}` {why}")).with_hint(hint))
-    };
+    let wrong =
+        |why: &str, hint: String| Err(Error::new(ErrorKind::InvalidUrl, format!("`{url}` {why}")).with_hint(hint));
     if has_endpoint {
         return wrong("has a port, and the option `endpoint` names the server", "remove one of them".to_owned());
     }
@@ -188,7 +187,9 @@ fn amazon(host: &str) -> Option<Named> {
         .iter()
         .find_map(|domain| Some((host.strip_suffix(domain)?.strip_suffix('.')?, *domain)))?;
     let labels: Vec<&str> = rest.split('.').collect();
-    let service = labels.iter().rposition(|label| *label == "s3" || label.starts_with("s3-") || label.starts_with("s3express-"))?;
+    let service = labels
+        .iter()
+        .rposition(|label| *label == "s3" || label.starts_with("s3-") || label.starts_with("s3express-"))?;
     let behind = &labels[service + 1..];
     let region = match (labels[service].strip_prefix("s3-"), behind) {
         (_, ["dualstack", region] | [region] | [region, "vpce"]) => Some((*region).to_owned()),

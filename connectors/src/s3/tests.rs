@@ -39,7 +39,10 @@ async fn a_url_gives_bucket_prefix_server_and_region() {
         ("s3://kv-cache/", ("kv-cache", "", amazon, "us-east-1", true)),
         ("s3://kv-cache/a/b/", ("kv-cache", "a/b", amazon, "us-east-1", true)),
         ("s3://kv-cache/a%20b", ("kv-cache", "a b", amazon, "us-east-1", true)),
-        ("s3://kv-cache?region=cn-north-1", ("kv-cache", "", "https://s3.cn-north-1.amazonaws.com.cn", "cn-north-1", true)),
+        (
+            "s3://kv-cache?region=cn-north-1",
+            ("kv-cache", "", "https://s3.cn-north-1.amazonaws.com.cn", "cn-north-1", true),
+        ),
         ("s3://kv-cache?style=path", ("kv-cache", "", amazon, "us-east-1", false)),
         ("s3://kv-cache/p?endpoint=http://127.0.0.1:9000", ("kv-cache", "p", local, "us-east-1", false)),
         ("s3://kv-cache?endpoint=http://127.0.0.1:9000/&style=virtual", ("kv-cache", "", local, "us-east-1", true)),
@@ -212,10 +215,14 @@ async fn requests_have_the_bucket_in_the_host_or_in_the_path() {
         ("s3://minio?endpoint=http://minio.local:9000&{keys}", "http://minio.local:9000/minio/m%401"),
         ("s3://kv-cache?endpoint=http://[::1]:9000&{keys}", "http://[::1]:9000/kv-cache/m%401"),
     ] {
-        let ctx = context(&url.replace("{keys}", "access_key_id=AKIA&secret_access_key=hunter2"), LMCacheEngineConfig::default());
+        let ctx = context(
+            &url.replace("{keys}", "access_key_id=AKIA&secret_access_key=hunter2"),
+            LMCacheEngineConfig::default(),
+        );
         let options: S3Options = ctx.options().unwrap();
         let address = Address::of(&options, &ctx).unwrap();
-        let operator = opendal::Operator::new(service(&options, &address, &Seen::default())).unwrap_or_else(|e| panic!("{url}: {e}"));
+        let operator = opendal::Operator::new(service(&options, &address, &Seen::default()))
+            .unwrap_or_else(|e| panic!("{url}: {e}"));
         let request = operator.presign_read("m@1", Duration::from_secs(60)).await.unwrap();
         let sent = request.uri().to_string();
         assert_eq!(sent.split('?').next(), Some(object), "{url}");

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use connector_core::connector::{Gate, count_run, leading_run};
 use connector_core::{
-    BoxStream, CacheKey, Capabilities, Connector, ConnectorContext, Error, ErrorKind, FromContext, ListEntry, MemoryObj,
-    MemoryObjMut, RemoteConnector, Result, ServerInfo, external_connector, runtime,
+    BoxStream, CacheKey, Capabilities, Connector, ConnectorContext, Error, ErrorKind, FromContext, ListEntry,
+    MemoryObj, MemoryObjMut, RemoteConnector, Result, ServerInfo, external_connector, runtime,
 };
 use futures::future::{join, ready};
 use futures::stream::{self, StreamExt};
@@ -57,7 +57,17 @@ impl FromContext for TieredConnector {
         let backend = ctx.local_cpu_backend();
         let metadata = ctx.metadata().filter(|_| backend.waits());
         let waiting_memory = metadata.map(|metadata| (backend.clone(), metadata.chunk_layout().full.clone()));
-        let tiers = Arc::new(Tiers { url, front, back, keys, buffer, handle, waiting_memory, is_reported: AtomicBool::new(false), gate });
+        let tiers = Arc::new(Tiers {
+            url,
+            front,
+            back,
+            keys,
+            buffer,
+            handle,
+            waiting_memory,
+            is_reported: AtomicBool::new(false),
+            gate,
+        });
         if tiers.buffer.is_some() {
             let tiers = Arc::downgrade(&tiers);
             runtime::at_exit(ctx.url().to_string(), tiers);

@@ -102,7 +102,9 @@ impl Tiers {
     /// while it waits for memory, and two such batches would wait for each other.
     pub(super) fn must_release(&self, keys: &[CacheKey], found: &[Option<MemoryObj>]) -> bool {
         let hits = found.iter().flatten().count();
-        self.waiting_memory.is_some() && (1..keys.len()).contains(&hits) && keys.iter().all(|key| key.layer_id().is_none())
+        self.waiting_memory.is_some()
+            && (1..keys.len()).contains(&hits)
+            && keys.iter().all(|key| key.layer_id().is_none())
     }
 
     /// As [`find`](Self::find), into memory that is reserved for all keys at once.

@@ -98,7 +98,8 @@ impl Tiers {
 
     /// As [`remove_from_front`](Self::remove_from_front), for several keys in one batch.
     pub(super) async fn remove_all_from_front(self: &Arc<Self>, keys: &[CacheKey]) -> Vec<bool> {
-        let mut guards: Vec<_> = keys.iter().map(|key| StaleUnlessRemoved { tiers: self, key, removed: false }).collect();
+        let mut guards: Vec<_> =
+            keys.iter().map(|key| StaleUnlessRemoved { tiers: self, key, removed: false }).collect();
         let answers = self.front.batched_remove(keys).await;
         guards.iter_mut().zip(answers).map(|(guard, answer)| guard.end(answer).unwrap_or(false)).collect()
     }
@@ -144,7 +145,9 @@ impl Drop for Tiers {
         let (chunks, bytes) = self.unwritten();
         if chunks > 0 && !self.is_reported.load(Relaxed) {
             let url = &self.url;
-            runtime::say(&format!("`{url}` was dropped before {chunks} chunks of {bytes} bytes were in the back store: they are lost"));
+            runtime::say(&format!(
+                "`{url}` was dropped before {chunks} chunks of {bytes} bytes were in the back store: they are lost"
+            ));
         }
     }
 }

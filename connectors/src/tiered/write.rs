@@ -93,9 +93,11 @@ impl Tiers {
         let bytes = chunk.len() as u64;
         if let Some(most) = can.max_chunk_bytes.filter(|most| bytes > *most) {
             let refused = refused(ErrorKind::TooLarge, format!("the chunk has {bytes} bytes, of at most {most}"));
-            return refused.map_err(|e| e.with_hint(format!("raise the `capacity` of `back`, if it sets one: `{}`", self.url)));
+            return refused
+                .map_err(|e| e.with_hint(format!("raise the `capacity` of `back`, if it sets one: `{}`", self.url)));
         }
-        let storable = |dtypes: &[_]| chunk.layout().groups.iter().all(|g| g.dtype.is_some_and(|d| dtypes.contains(&d)));
+        let storable =
+            |dtypes: &[_]| chunk.layout().groups.iter().all(|g| g.dtype.is_some_and(|d| dtypes.contains(&d)));
         if can.keeps_layout_of(key.kind()) && !can.dtypes.is_none_or(storable) {
             return refused(ErrorKind::Unsupported, format!("it does not store a dtype of {}", chunk.layout()));
         }

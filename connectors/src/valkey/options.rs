@@ -89,7 +89,9 @@ impl ValkeyOptions {
         ] {
             let Some(seconds) = seconds else { continue };
             if !(seconds > 0.0 && seconds <= MOST_SECONDS) {
-                let why = format!("option `{option}`: {seconds} is not a number of seconds above 0, and {MOST_SECONDS} at most");
+                let why = format!(
+                    "option `{option}`: {seconds} is not a number of seconds above 0, and {MOST_SECONDS} at most"
+                );
                 return Err(Error::new(ErrorKind::InvalidOption, why));
             }
             if *ms == default {
