@@ -3,7 +3,7 @@
 //! ```console
 //! $ cargo test -p kvconn-hot-paths              # compares with `record.txt`
 //! $ cargo test -p kvconn-hot-paths resp         # only the paths of `resp`
-//! $ cargo test -p kvconn-hot-paths -- --record  # writes `record.txt`
+//! $ cargo test -p kvconn-hot-paths --test counts -- --record  # writes `record.txt`
 //! ```
 //!
 //! Instructions depend on the compiler, on valgrind, on the C library and on the processor. The record names them. Where one of

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 /// The command that writes the record.
-pub(crate) const HOW_TO_RECORD: &str = "This command records: cargo test -p kvconn-hot-paths -- --record";
+pub(crate) const HOW_TO_RECORD: &str = "This command records: cargo test -p kvconn-hot-paths --test counts -- --record";
 
 /// The counts of `record.txt`.
 pub(crate) struct Record {
