@@ -117,7 +117,7 @@ impl Counted {
 #[tokio::test]
 async fn resp_allocates_little_and_never_a_chunk() {
     let server = RedisServer::start(&[]);
-    count(&connectors::open(&server.url("resp")).await.unwrap()).await.is_at_most([8, 7, 6, 6, 6, 1]);
+    count(&connectors::open(&server.url("resp")).await.unwrap()).await.is_at_most([8, 7, 6, 6, 6, 2]);
 }
 
 #[tokio::test]

@@ -1,8 +1,8 @@
 //! The timeout: ends a call that takes too long.
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
@@ -116,11 +116,11 @@ impl<C> Timeout<C> {
         if limit == Duration::MAX || operation == Operation::Close {
             return call.await;
         }
-        let mut call = pin!(LOCAL_WAITS.scope(Arc::default(), call));
+        let mut call = pin!(LOCAL_WAITS.scope(OnceLock::new(), call));
         match tokio::time::timeout(limit, call.as_mut()).await {
             Ok(answer) => answer,
             Err(_) => {
-                let waits = call.take_value().map_or(0, |waits| waits.load(Relaxed));
+                let waits = call.take_value().and_then(OnceLock::into_inner).map_or(0, |waits| waits.load(Relaxed));
                 let e = timed_out(limit);
                 T::failed(if waits > 0 { waited(e) } else { e }, keys)
             }
@@ -129,8 +129,8 @@ impl<C> Timeout<C> {
 }
 
 tokio::task_local! {
-    /// The number of waits of the running call for something that this process holds.
-    static LOCAL_WAITS: Arc<AtomicUsize>;
+    /// The number of waits of the running call for something that this process holds. Most calls need none, so it is made late.
+    static LOCAL_WAITS: OnceLock<Arc<AtomicUsize>>;
 }
 
 /// The [`local_wait`]s of a call, for other threads that poll a part of the call.
@@ -149,16 +149,20 @@ impl LocalWaits {
 
     /// The waits of the call that this thread polls.
     pub(crate) fn current() -> Self {
-        Self(LOCAL_WAITS.try_with(Arc::clone).ok())
+        Self(LOCAL_WAITS.try_with(of_call).ok())
     }
 
     /// Runs `poll`, whose waits count as the call's.
     pub(crate) fn scope<T>(&self, poll: impl FnOnce() -> T) -> T {
         match &self.0 {
-            Some(waits) => LOCAL_WAITS.sync_scope(waits.clone(), poll),
+            Some(waits) => LOCAL_WAITS.sync_scope(waits.clone().into(), poll),
             None => poll(),
         }
     }
+}
+
+fn of_call(waits: &OnceLock<Arc<AtomicUsize>>) -> Arc<AtomicUsize> {
+    waits.get_or_init(Arc::default).clone()
 }
 
 /// Waits for something that other calls of this process hold, such as memory or a connection. If the call's time ends
@@ -170,7 +174,7 @@ pub async fn local_wait<F: Future>(wait: F) -> F::Output {
             self.0.fetch_sub(1, Relaxed);
         }
     }
-    let _waiting = LOCAL_WAITS.try_with(Arc::clone).ok().map(|waits| {
+    let _waiting = LOCAL_WAITS.try_with(of_call).ok().map(|waits| {
         waits.fetch_add(1, Relaxed);
         Waiting(waits)
     });

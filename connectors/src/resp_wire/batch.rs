@@ -75,13 +75,7 @@ struct Batch<'a, E: Exchange> {
     too_large: Mutex<Option<(usize, Error)>>,
 }
 
-struct Answers<A>(Mutex<Given<A>>);
-
-struct Given<A> {
-    answers: Vec<Option<Result<A>>>,
-    /// How many have no answer.
-    missing: usize,
-}
+struct Answers<A>(Mutex<Vec<Option<Result<A>>>>);
 
 impl Wire {
     /// Runs many exchanges, with several requests in flight on each connection. Chunks go over several connections.
@@ -91,7 +85,7 @@ impl Wire {
             Ok([one]) => return vec![self.exchange(one).await],
             Err(items) => items,
         };
-        let answers = Answers::none(items.len());
+        let answers = Answers(Mutex::new(items.iter().map(|_| None).collect()));
         let start = |(at, exchange)| Item { at, exchange, route: None, hops: 0 };
         let mut ready: Vec<Item<E>> = items.into_iter().enumerate().map(start).collect();
         let mut working = Spread::new(!E::READS);
@@ -106,14 +100,12 @@ impl Wire {
                 working.push(0, self.step(Step::Find(lost, &answers)));
             }
             match working.next().await {
-                // The rest only waits for connections, which nothing needs any more.
-                Some(again) if again.is_empty() && answers.are_all() => break,
                 Some(again) => ready = again,
                 None => break,
             }
         }
         drop(working);
-        let answers = answers.0.into_inner().unwrap_or_else(PoisonError::into_inner).answers;
+        let answers = answers.0.into_inner().unwrap_or_else(PoisonError::into_inner);
         let answer = |answer: Option<Result<E::Answer>>| answer.unwrap_or_else(|| Err(Error::closed()));
         answers.into_iter().map(|one| answer(one).map_err(|e| self.topology.judge(e))).collect()
     }
@@ -392,22 +384,8 @@ impl<'a, E: Exchange> Batch<'a, E> {
 }
 
 impl<A> Answers<A> {
-    fn none(len: usize) -> Self {
-        Self(Mutex::new(Given { answers: (0..len).map(|_| None).collect(), missing: len }))
-    }
-
     fn put(&self, at: usize, answer: Result<A>) {
-        let mut given = self.given();
-        given.missing -= usize::from(given.answers[at].is_none());
-        given.answers[at] = Some(answer);
-    }
-
-    fn are_all(&self) -> bool {
-        self.given().missing == 0
-    }
-
-    fn given(&self) -> MutexGuard<'_, Given<A>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)[at] = Some(answer);
     }
 }
 

@@ -68,7 +68,6 @@ macro_rules! faults {
                 network::calls_that_connect_again_do_not_wait_for_each_other,
                 stalled::a_stalled_connection_delays_only_its_own_chunks_of_a_batch,
                 stalled::a_stalled_connection_fails_only_its_own_call,
-                stalled::a_batch_does_not_wait_for_a_connection_that_it_does_not_need,
                 server::a_server_that_is_killed_under_load_is_an_error_until_it_is_back,
                 server::a_server_that_restarted_between_calls_is_not_noticed,
                 server::a_stopped_server_is_a_timeout_until_it_continues,

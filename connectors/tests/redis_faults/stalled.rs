@@ -1,7 +1,6 @@
 //! The network stalls one connection, and the server answers on the others.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use connectors::{Error, ErrorKind, MemoryObjMut};
 use futures::future::join_all;
@@ -31,7 +30,7 @@ async fn behind_proxy(kind: Kind) -> (RedisServer, Proxy, Store) {
 /// Opens all connections again. The next fault is for one of them.
 async fn heal(proxy: &Proxy, store: &Store) {
     proxy.heal();
-    // Each of these calls takes a connection at once. A batch ends without the connections that come too late.
+    // Each of these calls takes a connection at once.
     let got = join_all((0..CONNECTIONS as u64).map(|n| store.get(n))).await;
     assert!(got.iter().all(Result::is_ok));
 }
@@ -75,24 +74,6 @@ pub(crate) async fn a_stalled_connection_delays_only_its_own_chunks_of_a_batch(k
     }
     store.is_right().await;
     store.leaks_nothing().await;
-}
-
-/// One of the connections that a batch opens never gets its greeting.
-pub(crate) async fn a_batch_does_not_wait_for_a_connection_that_it_does_not_need(kind: Kind) {
-    let (_server, proxy, store) = behind_proxy(kind).await;
-    let url = format!("{}?connect_timeout_ms=100000&connections={CONNECTIONS}", proxy.url(kind.scheme));
-    let other = Store::open(&url).await;
-    let before = proxy.struck();
-    proxy.replies(Fault::StallNext);
-    let numbers: Vec<u64> = NUMBERS.collect();
-    let got = tokio::time::timeout(Duration::from_secs(20), other.batched_get(&numbers)).await;
-    for got in got.expect("the batch ends") {
-        assert_eq!(got.unwrap(), Some(1));
-    }
-    assert_eq!(proxy.struck(), before + 1);
-    proxy.heal();
-    other.leaks_nothing().await;
-    store.is_right().await;
 }
 
 /// More calls than connections run all the time, so some wait for a connection when the stalled one times out.
