@@ -119,7 +119,7 @@ where
         self.queue.add(at);
     }
 
-    /// The output of a future that ended, or `None` if there is no future left.
+    /// The output of a future that ended, or `None` when all outputs were taken.
     ///
     /// # Panics
     /// If a future panics.

@@ -1,19 +1,26 @@
 //! Reads from replicas.
 
+use connectors::Connector;
 use kvconn_redis_server::SentinelGroup;
 
 use crate::checked::{key, until, within};
 use crate::{calls, get, open, put, replicas_have_all};
 
+/// A group whose replicas have 20 chunks, and a store that reads from them.
+async fn replicated(sentinels: usize, replicas: usize, options: &str) -> (SentinelGroup, Connector) {
+    let group = SentinelGroup::start(sentinels, replicas, &[]);
+    let store = open(&format!("{}?replica_reads=true{options}", group.url("redis-sentinel"))).await;
+    for n in 0..20 {
+        put(&store, n, 1).await.unwrap();
+    }
+    replicas_have_all(&group, i64::try_from(replicas).expect("few replicas"));
+    (group, store)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replicas_answer_reads_and_the_master_takes_writes() {
     within(async {
-        let mut group = SentinelGroup::start(1, 2, &[]);
-        let store = open(&format!("{}?replica_reads=true", group.url("redis-sentinel"))).await;
-        for n in 0..20 {
-            put(&store, n, 1).await.unwrap();
-        }
-        replicas_have_all(&group, 2);
+        let (mut group, store) = replicated(1, 2, "").await;
         until("both replicas answer", async || {
             assert_eq!(get(&store, 0).await.unwrap(), Some(1));
             group.replicas().into_iter().all(|i| calls(group.server(i), "mget") > 0)
@@ -51,10 +58,7 @@ async fn replicas_answer_reads_and_the_master_takes_writes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_paused_replica_costs_no_read() {
     within(async {
-        let mut group = SentinelGroup::start(1, 1, &[]);
-        let store = open(&format!("{}?replica_reads=true&io_timeout_ms=3600000", group.url("redis-sentinel"))).await;
-        put(&store, 1, 1).await.unwrap();
-        replicas_have_all(&group, 1);
+        let (mut group, store) = replicated(1, 1, "&io_timeout_ms=3600000").await;
         let replica = group.replicas()[0];
         until("the replica answers", async || {
             assert_eq!(get(&store, 1).await.unwrap(), Some(1));
@@ -80,12 +84,7 @@ async fn a_paused_replica_costs_no_read() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_ends_costs_a_batch_no_read() {
     within(async {
-        let mut group = SentinelGroup::start(1, 1, &[]);
-        let store = open(&format!("{}?replica_reads=true&io_timeout_ms=3600000", group.url("redis-sentinel"))).await;
-        for n in 0..20 {
-            put(&store, n, 1).await.unwrap();
-        }
-        replicas_have_all(&group, 1);
+        let (mut group, store) = replicated(1, 1, "&io_timeout_ms=3600000").await;
         let replica = group.replicas()[0];
         until("the replica answers", async || {
             assert_eq!(get(&store, 1).await.unwrap(), Some(1));
@@ -107,10 +106,7 @@ async fn a_replica_that_ends_costs_a_batch_no_read() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_becomes_the_master_takes_writes() {
     within(async {
-        let mut group = SentinelGroup::start(3, 1, &[]);
-        let store = open(&format!("{}?replica_reads=true", group.url("redis-sentinel"))).await;
-        put(&store, 1, 1).await.unwrap();
-        replicas_have_all(&group, 1);
+        let (mut group, store) = replicated(3, 1, "").await;
         tokio::task::block_in_place(|| group.failover());
         until("the store follows", async || put(&store, 2, 1).await.is_ok()).await;
         assert_eq!(get(&store, 1).await.unwrap(), Some(1));

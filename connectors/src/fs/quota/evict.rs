@@ -53,7 +53,7 @@ impl Eviction<'_> {
         record: &mut Record,
         need: impl Fn(&Record, u64) -> Need,
     ) -> Result<bool> {
-        // Whether a scan that began here has ended, so that there is no other file.
+        // Whether a scan that began here has ended. It has then seen all files.
         let (mut began, mut has_seen_all, mut has_scanned) = (false, false, false);
         upkeep.is_evicting = false;
         loop {

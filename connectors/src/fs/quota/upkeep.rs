@@ -93,7 +93,7 @@ impl Quota {
         Ok(self.next_step())
     }
 
-    /// The next step; `None` if there is no work.
+    /// The next step, or `None` when the work is done.
     pub(super) fn next_step(&self) -> Option<Step> {
         let upkeep = self.upkeep();
         let step = match &upkeep.scan {

@@ -1,8 +1,8 @@
 //! Counts the instructions and the system calls of kvconn's hot paths, so that no change makes them slower unseen.
 //!
 //! ```console
-//! $ cargo test -p kvconn-hot-paths              # compares with `record.txt`
-//! $ cargo test -p kvconn-hot-paths resp         # only the paths of `resp`
+//! $ cargo test -p kvconn-hot-paths                            # compares with `record.txt`
+//! $ cargo test -p kvconn-hot-paths resp                       # only the paths of `resp`
 //! $ cargo test -p kvconn-hot-paths --test counts -- --record  # writes `record.txt`
 //! ```
 //!
