@@ -95,8 +95,10 @@ def completions(client, count=1):
 
 def run_child(code, *args):
     """Runs a Python program in a child process and gives its output. The child must succeed in time."""
+    # A shell starts background jobs with SIGINT ignored, and Python then leaves it ignored.
+    interruptible = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     child = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-c", code, *args],
+        [sys.executable, "-X", "faulthandler", "-c", interruptible + code, *args],
         capture_output=True,
         text=True,
         timeout=DEADLINE,

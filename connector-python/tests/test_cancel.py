@@ -95,8 +95,6 @@ class CtrlC(TestCase):
         server = self.redis()
         code = """
 import os, signal, sys, threading, kvconn
-# Python's own handler. A shell has its background processes ignore Ctrl-C.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 server = int(sys.argv[2])
 store = kvconn.connect(f"redis://127.0.0.1:{sys.argv[1]}")
 stored = {f"m@1@0@{i + 1:x}@half" for i in range(3000)}

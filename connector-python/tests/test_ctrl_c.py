@@ -7,8 +7,6 @@ from support import TestCase, run_child
 WAIT = """
 import os, signal, sys, threading, time, kvconn
 from kvconn import NativeClient, _kvconn
-# Python's own handler. A shell has its background processes ignore Ctrl-C.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 url, server = sys.argv[1], int(sys.argv[2])
 KEY, OBJECT = "m@1@0@ff@half", "m@00000001@0@00ff"
 

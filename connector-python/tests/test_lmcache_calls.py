@@ -233,8 +233,6 @@ class LMCacheCalls(TestCase):
 import os, signal, sys, threading
 sys.path.insert(0, sys.argv[1])
 from test_lmcache_calls import engine_key, open_remote
-# Python's own handler. A shell has its background processes ignore Ctrl-C.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 remote = open_remote(sys.argv[2])
 server = int(sys.argv[3])
 for method, key in (remote.exists_sync, engine_key(0)), (remote.contains_sync, [engine_key(0)]), (remote.remove_sync, engine_key(0)):

@@ -215,8 +215,6 @@ class Blocking(TestCase):
         server = self.redis()
         code = """
 import os, signal, sys, threading, kvconn
-# Python's own handler. A shell has its background processes ignore Ctrl-C.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 store = kvconn.connect(f"resp://127.0.0.1:{sys.argv[1]}")
 os.kill(int(sys.argv[2]), signal.SIGSTOP)
 threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
