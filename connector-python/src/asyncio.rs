@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 
 use connectors::{ErrorKind, Result, runtime};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -45,29 +46,13 @@ where
     Ok(future)
 }
 
-/// A future that has its value already.
-pub(crate) fn ready(py: Python<'_>, value: PyResult<Py<PyAny>>) -> PyResult<Bound<'_, PyAny>> {
-    let event_loop = running_loop(py)?;
-    in_python(py, || {
-        let future = event_loop.call_method0(intern!(py, "create_future"))?;
-        settle(&future, value)?;
-        Ok(future)
-    })
-}
-
 fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     static RUNNING: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let running = RUNNING.import(py, "asyncio", "get_running_loop")?.call0();
-    running.map_err(|e| refused(py, ErrorKind::InvalidInput, e))
-}
-
-fn settle(future: &Bound<'_, PyAny>, value: PyResult<Py<PyAny>>) -> PyResult<()> {
-    let py = future.py();
-    match value {
-        Ok(value) => future.call_method1(intern!(py, "set_result"), (value,))?,
-        Err(e) => future.call_method1(intern!(py, "set_exception"), (e.into_value(py),))?,
-    };
-    Ok(())
+    RUNNING.import(py, "asyncio", "get_running_loop")?.call0().map_err(|_| {
+        let message = "no event loop of asyncio runs in this thread, and an `AsyncStore` needs one: asyncio, uvloop, or anyio \
+                       on asyncio; with trio, call a `Store` in a thread";
+        refused(py, ErrorKind::InvalidInput, PyRuntimeError::new_err(message))
+    })
 }
 
 type Value = Box<dyn FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send>;
@@ -89,7 +74,11 @@ impl Answer {
             if future.call_method0(intern!(py, "done"))?.is_truthy()? {
                 return Ok(());
             }
-            settle(future, value(py))
+            match value(py) {
+                Ok(value) => future.call_method1(intern!(py, "set_result"), (value,))?,
+                Err(e) => future.call_method1(intern!(py, "set_exception"), (e.into_value(py),))?,
+            };
+            Ok(())
         })
     }
 }

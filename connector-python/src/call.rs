@@ -79,12 +79,4 @@ impl WaitMode {
             Self::Asyncio => asyncio::start(py, views, work, to_python).map(Bound::unbind),
         }
     }
-
-    /// Gives a value that is there already.
-    pub(crate) fn ready(self, py: Python<'_>, value: PyResult<Py<PyAny>>) -> PyResult<Py<PyAny>> {
-        match self {
-            Self::Blocking => value,
-            Self::Asyncio => asyncio::ready(py, value).map(Bound::unbind),
-        }
-    }
 }

@@ -23,7 +23,7 @@ use crate::{asyncio, blocking, lock, to_python};
 const KEYS_AHEAD: usize = 256;
 
 /// An iterator over keys or entries. The listing ends with it. `AsyncKeys` in `kvconn._listing` is the one for asyncio.
-#[pyclass(module = "kvconn", frozen)]
+#[pyclass(module = "kvconn._kvconn", frozen)]
 pub(crate) struct Keys(ProcessLocal<Arc<Listing>>);
 
 /// An entry or an error; None for the end, so that a listing that was cut off does not look whole.

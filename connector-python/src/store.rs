@@ -1,4 +1,5 @@
-//! `kvconn.connect` and `kvconn.connect_async`: any store, for Python programs.
+//! The native object behind `kvconn.Store` and `kvconn.AsyncStore`. `kvconn/_store.py` and `kvconn/_async_store.py` are the
+//! classes that Python programs use.
 #![expect(unsafe_code, reason = "lends Python's memory to the store")]
 
 use std::sync::Arc;
@@ -17,8 +18,9 @@ use crate::open::{OpenStore, open};
 use crate::span::Span;
 use crate::to_python::{self, sorted};
 
-/// The base of `Store`, whose methods return answers, and of `AsyncStore`, whose methods return futures.
-#[pyclass(module = "kvconn", frozen, subclass)]
+/// An open store. Its methods return answers if ``connect`` opened it, and futures of the running event loop if
+/// ``connect_async`` did.
+#[pyclass(module = "kvconn._kvconn", frozen)]
 pub(crate) struct AnyStore {
     store: Arc<OpenStore>,
     mode: WaitMode,
@@ -37,7 +39,7 @@ fn connect(
     let key_kind = key_kind.map(|name| kind_of(py, &name)).transpose()?;
     let opening = open(py, url, options, pool_bytes)?;
     let to_python = move |py: Python<'_>, connector| {
-        AnyStore { store: Arc::new(OpenStore::new(py, connector)?), mode, key_kind }.make(py)
+        to_python::value(py, AnyStore { store: Arc::new(OpenStore::new(py, connector)?), mode, key_kind })
     };
     mode.run(py, Views::none(), |_| opening, to_python)
 }
@@ -90,14 +92,14 @@ impl AnyStore {
 
     /// The same store, for code without an event loop.
     #[getter]
-    fn blocking(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        self.of(WaitMode::Blocking).make(py)
+    fn blocking(&self) -> Self {
+        self.of(WaitMode::Blocking)
     }
 
     /// The same store, for asyncio.
     #[getter]
-    fn aio(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        self.of(WaitMode::Asyncio).make(py)
+    fn aio(&self) -> Self {
+        self.of(WaitMode::Asyncio)
     }
 
     #[pyo3(signature = (key, data, *, shape=Arg(None), dtype=Arg(None), format=Arg(None)))]
@@ -150,13 +152,13 @@ impl AnyStore {
     }
 
     #[pyo3(signature = (prefix=Arg(String::new())))]
-    fn list(&self, py: Python<'_>, prefix: Arg<String>) -> PyResult<Py<PyAny>> {
-        self.listing(py, prefix.0, Items::Keys)
+    fn list(&self, py: Python<'_>, prefix: Arg<String>) -> PyResult<Keys> {
+        Keys::start(py, self.store.connector().or_raise(py)?, prefix.0, Items::Keys)
     }
 
     #[pyo3(signature = (prefix=Arg(String::new())))]
-    fn list_entries(&self, py: Python<'_>, prefix: Arg<String>) -> PyResult<Py<PyAny>> {
-        self.listing(py, prefix.0, Items::Entries)
+    fn list_entries(&self, py: Python<'_>, prefix: Arg<String>) -> PyResult<Keys> {
+        Keys::start(py, self.store.connector().or_raise(py)?, prefix.0, Items::Entries)
     }
 
     fn ping(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
@@ -254,33 +256,12 @@ impl AnyStore {
         let to_python = to_python::list(return_exceptions, refusals, to_python::value);
         self.run(py, Views::none(), work, to_python)
     }
-
-    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
-        Ok(format!("<kvconn.{} of {}>", slf.get_type().name()?, slf.get().store.name()))
-    }
 }
 
 impl AnyStore {
     /// The same store, with another way to wait.
     fn of(&self, mode: WaitMode) -> Self {
         Self { store: self.store.clone(), mode, key_kind: self.key_kind }
-    }
-
-    fn listing(&self, py: Python<'_>, prefix: String, items: Items) -> PyResult<Py<PyAny>> {
-        let keys = Py::new(py, Keys::start(py, self.store.connector().or_raise(py)?, prefix, items)?)?;
-        match self.mode {
-            WaitMode::Blocking => Ok(keys.into_any()),
-            WaitMode::Asyncio => Ok(py.import("kvconn._listing")?.getattr("AsyncKeys")?.call1((keys,))?.unbind()),
-        }
-    }
-
-    fn make(self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        let mode = self.mode;
-        let base = PyClassInitializer::from(self);
-        Ok(match mode {
-            WaitMode::Blocking => Py::new(py, base.add_subclass(Store))?.into_any(),
-            WaitMode::Asyncio => Py::new(py, base.add_subclass(AsyncStore))?.into_any(),
-        })
     }
 
     fn run<T: Send + 'static, F>(
@@ -298,46 +279,6 @@ impl AnyStore {
     }
 }
 
-/// A store whose methods return when they are done. Made by ``kvconn.connect``; usable from any thread.
-#[pyclass(module = "kvconn", frozen, extends = AnyStore)]
-pub(crate) struct Store;
-
-#[pymethods]
-impl Store {
-    fn __enter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
-        slf
-    }
-
-    fn __exit__(
-        slf: &Bound<'_, Self>,
-        _class: &Bound<'_, PyAny>,
-        _exception: &Bound<'_, PyAny>,
-        _traceback: &Bound<'_, PyAny>,
-    ) -> PyResult<()> {
-        slf.as_super().get().close(slf.py()).map(drop)
-    }
-}
-
-/// A store whose methods are awaited on asyncio. Made by ``kvconn.connect_async``.
-#[pyclass(module = "kvconn", frozen, extends = AnyStore)]
-pub(crate) struct AsyncStore;
-
-#[pymethods]
-impl AsyncStore {
-    fn __aenter__(slf: Bound<'_, Self>) -> PyResult<Py<PyAny>> {
-        WaitMode::Asyncio.ready(slf.py(), Ok(slf.clone().into_any().unbind()))
-    }
-
-    fn __aexit__(
-        slf: &Bound<'_, Self>,
-        _class: &Bound<'_, PyAny>,
-        _exception: &Bound<'_, PyAny>,
-        _traceback: &Bound<'_, PyAny>,
-    ) -> PyResult<Py<PyAny>> {
-        slf.as_super().get().close(slf.py())
-    }
-}
-
 fn lend<T: Send + 'static>(span: Span, layout: ChunkLayout, call: Holder<T>) -> Result<MemoryObj> {
     // SAFETY: the buffer stays exported until the last holder of `call` is gone, and only then comes the answer. `put`
     // documents that the buffer must not change until then.
@@ -351,7 +292,5 @@ fn chunk_to_python(py: Python<'_>, chunk: Option<MemoryObj>) -> PyResult<Py<PyAn
 pub(crate) fn add_to(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(connect_blocking, m)?)?;
     m.add_function(wrap_pyfunction!(connect_async, m)?)?;
-    m.add_class::<AnyStore>()?;
-    m.add_class::<Store>()?;
-    m.add_class::<AsyncStore>()
+    m.add_class::<AnyStore>()
 }

@@ -21,7 +21,8 @@ def library(name, openers, version=kvconn.__version__, module="gadget.kv"):
     made = ModuleType(name)
     made.__version__ = version
     made._opener_of = opener_of
-    made.connect = made.NativeClient = lambda url, **options: (name, url)
+    made.connect = lambda url, **options: SimpleNamespace(name=f"{url} of {name}", batched_put=None)
+    made.NativeClient = lambda url, **options: (name, url)
     info = SimpleNamespace(module=module, name="Gadget", schemes=list(openers), package="gadget", version="1.0", doc="A gadget.")
     made.connectors = lambda: [info]
     return made
@@ -41,7 +42,8 @@ class Libraries(TestCase):
         gadget = library("gadget._native", {"gadget": "gadget.kv/Gadget of gadget 1.0"})
         kvconn.carry(gadget)
         kvconn.carry(gadget)
-        self.assertEqual(kvconn.connect("gadget://h"), ("gadget._native", "gadget://h"))
+        store = kvconn.connect("gadget://h")
+        self.assertEqual((type(store), store.name), (kvconn.Store, "gadget://h of gadget._native"))
         self.assertEqual(kvconn.NativeClient("gadget://h"), ("gadget._native", "gadget://h"))
         self.assertEqual([info.module for info in kvconn.connectors()].count("gadget.kv"), 1)
 
@@ -70,7 +72,7 @@ class Libraries(TestCase):
     def test_one_connector_in_two_wheels_is_not_a_conflict(self):
         for name in ("gadget._native", "gizmo._native"):
             kvconn.carry(library(name, {"gadget": "gadget.kv/Gadget of gadget 1.0"}))
-        self.assertEqual(kvconn.connect("gadget://h"), ("gadget._native", "gadget://h"))
+        self.assertEqual(kvconn.connect("gadget://h").name, "gadget://h of gadget._native")
 
     def test_a_library_of_another_version_is_an_error_with_a_hint(self):
         with self.assertRaisesRegex(ImportError, r"built with connector-python 0\.0\.1.*run `pip install kvconn==0\.0\.1`"):

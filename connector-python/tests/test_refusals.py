@@ -151,7 +151,7 @@ class Refusals(TestCase, unittest.IsolatedAsyncioTestCase):
 
         def call():
             with self.assertRaises(kvconn.KvconnError) as raised:
-                store.aio.exists(KEY)
+                store.aio.exists(KEY).send(None)
             self.assertIsInstance(raised.exception, RuntimeError)
 
         await asyncio.to_thread(call)

@@ -8,13 +8,18 @@ b'hello'
 """
 
 from kvconn import _kvconn, _modules
+from kvconn._async_store import AsyncStore
+from kvconn._connect import connect, connect_async
 from kvconn._errors import ClosedError, InvalidError, KvconnError, TimedOutError, UnavailableError
-from kvconn._kvconn import AsyncStore, Chunk, ConnectorInfo, Store, __version__
-from kvconn._libraries import NativeClient, carry, connect, connect_async, connectors
+from kvconn._kvconn import Chunk, ConnectorInfo, __version__
+from kvconn._libraries import NativeClient, carry, connectors
 from kvconn._listing import ListEntry
+from kvconn._store import Store
+from kvconn._types import Capabilities, OptionInfo, ServerInfo
 
 __all__ = [
     "AsyncStore",
+    "Capabilities",
     "Chunk",
     "ClosedError",
     "ConnectorInfo",
@@ -22,6 +27,8 @@ __all__ = [
     "KvconnError",
     "ListEntry",
     "NativeClient",
+    "OptionInfo",
+    "ServerInfo",
     "Store",
     "TimedOutError",
     "UnavailableError",
@@ -31,6 +38,11 @@ __all__ = [
     "connect_async",
     "connectors",
 ]
+
+# `kvconn.Store` in tracebacks and pickles, and not `kvconn._store.Store`. The native classes have it already.
+for _public in [*globals().values()]:
+    if getattr(_public, "__module__", "").startswith("kvconn._"):
+        _public.__module__ = __name__
 
 # `import kvconn.redis`, and every other connector that is compiled in.
 _modules.add(_kvconn.connectors())

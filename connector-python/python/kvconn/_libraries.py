@@ -92,16 +92,6 @@ def connectors() -> list[Any]:
     return [infos[key] for key in sorted(infos)]
 
 
-def connect(url: str, *, pool_bytes: int | None = None, key_kind: str | None = None, **options: Any) -> Any:
-    """Opens the store that ``url`` names."""
-    return of_url(url, options).connect(url, pool_bytes=pool_bytes, key_kind=key_kind, **options)
-
-
-def connect_async(url: str, *, pool_bytes: int | None = None, key_kind: str | None = None, **options: Any) -> Any:
-    """``connect``, for asyncio."""
-    return of_url(url, options).connect_async(url, pool_bytes=pool_bytes, key_kind=key_kind, **options)
-
-
 class NativeClient(_kvconn.NativeClient):
     __doc__ = _kvconn.NativeClient.__doc__
     __slots__ = ()
@@ -111,10 +101,6 @@ class NativeClient(_kvconn.NativeClient):
         if library is not _kvconn:
             return library.NativeClient(url, **options)
         return super().__new__(cls, url, **options)
-
-
-for _public in (carry, connect, connect_async, connectors, NativeClient):
-    _public.__module__ = "kvconn"
 
 
 def module_of(url: str) -> str:

@@ -1,0 +1,261 @@
+"""`kvconn.Store`: a store for programs without an event loop."""
+
+# The native methods have no types of their own, so that each signature stands once: here.
+# mypy: disable-error-code="no-any-return"
+
+from __future__ import annotations
+
+# The stores have a method `list`, so the type needs another name.
+from builtins import list as List
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, overload
+
+from kvconn._errors import InvalidTypeError, KvconnError
+from kvconn._kvconn import AnyStore, Chunk
+from kvconn._listing import ListEntry
+from kvconn._types import Buffer, Capabilities, ServerInfo
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from kvconn._async_store import AsyncStore
+
+
+class StoreBase:
+    """What `Store` and `AsyncStore` share."""
+
+    __slots__ = ("__weakref__", "_native")
+
+    def __init__(self, native: AnyStore) -> None:
+        if not hasattr(native, "batched_put"):
+            # Without the value, which may be a URL with a password.
+            given = type(native).__name__
+            raise InvalidTypeError(f"a {given} is not an open store; `kvconn.connect(url)` opens one", "invalid_input")
+        self._native = native
+
+    @property
+    def name(self) -> str:
+        """``module/Name`` of the connector."""
+        return self._native.name
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """The operations that the store has beyond get, put and exists, and its limits."""
+        return self._native.capabilities
+
+    @property
+    def aio(self) -> AsyncStore:
+        """The same store, for asyncio."""
+        from kvconn._async_store import AsyncStore
+
+        return AsyncStore(self._native.aio)
+
+    @property
+    def blocking(self) -> Store:
+        """The same store, for code without an event loop."""
+        return Store(self._native.blocking)
+
+    def __repr__(self) -> str:
+        return f"<kvconn.{type(self).__name__} of {self.name}>"
+
+
+class Store(StoreBase):
+    """A store whose methods return when they are done. ``kvconn.connect`` opens one.
+
+    Any thread may use it. A child of ``fork`` opens its own. A call waits without the interpreter's lock, and Ctrl-C ends
+    it. Each method raises ``KvconnError`` if the store fails: ``UnavailableError`` if its server is away,
+    ``TimedOutError`` after ``timeout_ms``, ``ClosedError`` after ``close``, ``InvalidError`` for a wrong argument.
+
+    >>> with kvconn.connect("memory://example") as store:
+    ...     store.put("model@1@0@1f2e3d@bfloat16", b"hello")
+    ...     len(store.get("model@1@0@1f2e3d@bfloat16"))
+    5
+    """
+
+    __slots__ = ()
+
+    def put(
+        self,
+        key: str,
+        data: Buffer,
+        *,
+        shape: Sequence[int] | None = None,
+        dtype: str | None = None,
+        format: str | None = None,
+    ) -> None:
+        """Stores the bytes under the key, in place of an older chunk.
+
+        A store whose ``capabilities`` have ``keeps_layout`` gives shape, dtype and format back. Give all three or none.
+
+        Args:
+            key: the text of the chunk's key.
+            data: a bytes-like object. It must not change during the call.
+            shape: the lengths of the dimensions, up to four.
+            dtype: the element type, by torch's name: ``"bfloat16"``.
+            format: LMCache's name for the memory format: ``"KV_2LTD"``.
+
+        Raises:
+            InvalidError: shape and dtype make another number of bytes than ``data`` has.
+        """
+        return self._native.put(key, data, shape=shape, dtype=dtype, format=format)
+
+    def get(self, key: str) -> Chunk | None:
+        """Reads a chunk into memory of the store's pool.
+
+        >>> store = kvconn.connect("memory://example")
+        >>> store.put("model@1@0@c4@bfloat16", b"hello")
+        >>> bytes(store.get("model@1@0@c4@bfloat16"))
+        b'hello'
+        >>> store.get("model@1@0@c5@bfloat16") is None
+        True
+        >>> store.close()
+
+        Returns:
+            The chunk, or None if it is not stored.
+
+        Raises:
+            KvconnError: the pool is full (kind ``pool_full``). Drop chunks, or open the store with a larger ``pool_bytes``.
+        """
+        return self._native.get(key)
+
+    def get_into(self, key: str, buffer: Buffer) -> int | None:
+        """Reads a chunk into your own memory.
+
+        Args:
+            key: the text of the chunk's key.
+            buffer: a writable bytes-like object. Do not touch it during the call.
+
+        Returns:
+            The chunk's length in bytes, or None if it is not stored.
+
+        Raises:
+            KvconnError: the chunk is longer than the buffer (kind ``size_mismatch``).
+        """
+        return self._native.get_into(key, buffer)
+
+    def exists(self, key: str) -> bool:
+        """Whether the key's chunk is stored."""
+        return self._native.exists(key)
+
+    def remove(self, key: str) -> bool:
+        """Removes the chunk; True if it was stored."""
+        return self._native.remove(key)
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """All keys whose text starts with ``prefix``, in no order."""
+        return self._native.list(prefix)
+
+    def list_entries(self, prefix: str = "") -> Iterator[ListEntry]:
+        """As ``list``, with the size of each chunk and the time of its last put, if the store has them."""
+        return self._native.list_entries(prefix)
+
+    def ping(self) -> None:
+        """Checks that the store answers."""
+        return self._native.ping()
+
+    def servers(self) -> List[ServerInfo]:
+        """The servers of the store, and their facts. Empty for a store without servers."""
+        return self._native.servers()
+
+    def close(self) -> None:
+        """Waits for calls in flight, then closes connections. Later calls raise ``ClosedError``. May be called twice."""
+        return self._native.close()
+
+    @overload
+    def batched_put(
+        self, items: Sequence[tuple[str, Buffer]], *, return_exceptions: Literal[False] = False
+    ) -> List[None]: ...
+    @overload
+    def batched_put(
+        self, items: Sequence[tuple[str, Buffer]], *, return_exceptions: bool
+    ) -> List[KvconnError | None]: ...
+    def batched_put(
+        self, items: Sequence[tuple[str, Buffer]], *, return_exceptions: bool = False
+    ) -> List[None] | List[KvconnError | None]:
+        """Stores each pair of key and bytes.
+
+        Args:
+            items: the pairs. The bytes must not change during the call.
+            return_exceptions: whether the list has the error of an item that fails in the item's place. Otherwise the
+                first error is raised.
+
+        Returns:
+            None for each item that was stored, in the order of the items.
+        """
+        return self._native.batched_put(items, return_exceptions=return_exceptions)
+
+    @overload
+    def batched_get(
+        self, keys: Sequence[str], *, return_exceptions: Literal[False] = False
+    ) -> List[Chunk | None]: ...
+    @overload
+    def batched_get(
+        self, keys: Sequence[str], *, return_exceptions: bool
+    ) -> List[Chunk | KvconnError | None]: ...
+    def batched_get(
+        self, keys: Sequence[str], *, return_exceptions: bool = False
+    ) -> List[Chunk | None] | List[Chunk | KvconnError | None]:
+        """``get`` of each key, in the order of the keys. ``return_exceptions`` is as in ``batched_put``.
+
+        >>> with kvconn.connect("memory://example") as store:
+        ...     store.batched_put([("model@1@0@a1@bfloat16", b"first"), ("model@1@0@a2@bfloat16", b"second")])
+        ...     second, missing = store.batched_get(["model@1@0@a2@bfloat16", "model@1@0@a3@bfloat16"])
+        [None, None]
+        >>> bytes(second), missing
+        (b'second', None)
+        """
+        return self._native.batched_get(keys, return_exceptions=return_exceptions)
+
+    @overload
+    def batched_get_into(
+        self, keys: Sequence[str], buffers: Sequence[Buffer], *, return_exceptions: Literal[False] = False
+    ) -> List[int | None]: ...
+    @overload
+    def batched_get_into(
+        self, keys: Sequence[str], buffers: Sequence[Buffer], *, return_exceptions: bool
+    ) -> List[int | KvconnError | None]: ...
+    def batched_get_into(
+        self, keys: Sequence[str], buffers: Sequence[Buffer], *, return_exceptions: bool = False
+    ) -> List[int | None] | List[int | KvconnError | None]:
+        """``get_into`` of each key and its buffer, in the order of the keys. ``return_exceptions`` is as in ``batched_put``."""
+        return self._native.batched_get_into(keys, buffers, return_exceptions=return_exceptions)
+
+    @overload
+    def batched_exists(self, keys: Sequence[str], *, return_exceptions: Literal[False] = False) -> List[bool]: ...
+    @overload
+    def batched_exists(self, keys: Sequence[str], *, return_exceptions: bool) -> List[bool | KvconnError]: ...
+    def batched_exists(
+        self, keys: Sequence[str], *, return_exceptions: bool = False
+    ) -> List[bool] | List[bool | KvconnError]:
+        """``exists`` of each key, in the order of the keys. ``return_exceptions`` is as in ``batched_put``."""
+        return self._native.batched_exists(keys, return_exceptions=return_exceptions)
+
+    def batched_contains(self, keys: Sequence[str]) -> int:
+        """The length of the leading run of keys that exist."""
+        return self._native.batched_contains(keys)
+
+    def get_prefix(self, keys: Sequence[str]) -> List[Chunk]:
+        """The chunks of the leading run: those before the first key that is missing, corrupt or an error.
+
+        Only the first key's error is raised.
+        """
+        return self._native.get_prefix(keys)
+
+    @overload
+    def batched_remove(self, keys: Sequence[str], *, return_exceptions: Literal[False] = False) -> List[bool]: ...
+    @overload
+    def batched_remove(self, keys: Sequence[str], *, return_exceptions: bool) -> List[bool | KvconnError]: ...
+    def batched_remove(
+        self, keys: Sequence[str], *, return_exceptions: bool = False
+    ) -> List[bool] | List[bool | KvconnError]:
+        """``remove`` of each key, in the order of the keys. ``return_exceptions`` is as in ``batched_put``."""
+        return self._native.batched_remove(keys, return_exceptions=return_exceptions)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,100 @@
+"""1,000 concurrent tasks that are cancelled at random: nothing that a store acknowledged is lost, and nothing leaks."""
+
+import asyncio
+import gc
+import random
+import unittest
+from collections import Counter
+
+import kvconn
+import uvloop
+from support import TestCase, engine_key
+
+TASKS = 1000
+CHUNK = 16 << 10
+#: Room for a quarter of the chunks that the tasks read at once.
+POOL = TASKS // 4 * CHUNK
+SHARED = engine_key(1_000_000)
+
+
+def value(i):
+    return i.to_bytes(4, "big") * (CHUNK // 4)
+
+
+class Storm(TestCase):
+    def urls(self):
+        return [f"redis://127.0.0.1:{self.redis().port}", f"fs://{self.directory()}", f"memory://{self.id()}"]
+
+    def test_on_each_event_loop(self):
+        for run in (asyncio.run, uvloop.run):
+            for seed, url in enumerate(self.urls()):
+                with self.subTest(loop=run.__module__, store=url.partition(":")[0]):
+                    run(self.storm(url, random.Random(seed)))
+
+    async def storm(self, url, chance):
+        acknowledged, buffers, ended = set(), [], Counter()
+
+        async def put(i):
+            await store.put(engine_key(i), value(i))
+            acknowledged.add(i)
+
+        async def put_shared(i):
+            await store.put(SHARED, value(i))
+
+        async def batched_put(i):
+            await store.batched_put([(engine_key(j), value(j)) for j in (i, i + TASKS)])
+            acknowledged.update((i, i + TASKS))
+
+        async def get(i):
+            # The pool may be full, and that is an answer.
+            (chunk,) = await store.batched_get([SHARED], return_exceptions=True)
+            self.assertTrue(isinstance(chunk, kvconn.KvconnError) or bytes(chunk) in shared)
+
+        async def get_into(i):
+            buffers.append(bytearray(CHUNK))
+            await store.get_into(SHARED, buffers[-1])
+
+        async def listed(i):
+            async for _ in store.list():
+                pass
+
+        async def once(kind, i):
+            await asyncio.sleep(chance.random() * 0.02)
+            await kind(i)
+
+        shared = {value(i) for i in range(TASKS + 1)}
+        async with kvconn.connect_async(url, pool_bytes=POOL, max_in_flight=64) as store:
+            await store.put(SHARED, value(TASKS))
+            kinds = [chance.choice((put, put_shared, batched_put, get, get_into, listed)) for _ in range(TASKS)]
+            tasks = [asyncio.create_task(once(kind, i)) for i, kind in enumerate(kinds)]
+            for i in chance.sample(range(TASKS), TASKS // 2):
+                asyncio.get_running_loop().call_later(chance.random() * 0.05, tasks[i].cancel)
+            for end in await asyncio.gather(*tasks, return_exceptions=True):
+                ended[type(end).__name__] += 1
+            # Some were cancelled, some were not, and none had another error.
+            self.assertEqual(set(ended), {"CancelledError", "NoneType"}, ended)
+            self.assertTrue(acknowledged)
+
+            keys = [engine_key(i) for i in range(2 * TASKS)]
+            buffer, lost = bytearray(CHUNK), []
+            for i, key in enumerate(keys):
+                length = await store.get_into(key, buffer)
+                # A put that was cancelled stored its chunk or did not.
+                if length is None:
+                    lost += [i] if i in acknowledged else []
+                else:
+                    self.assertEqual(buffer, value(i))
+            self.assertEqual(lost, [])
+            self.assertEqual(asyncio.all_tasks(), {asyncio.current_task()})
+            for buffer in buffers:
+                # A `BufferError` if a call still holds it.
+                buffer.append(0)
+            # Every permit of `max_in_flight` and every byte of the pool are back: one chunk takes the whole pool.
+            await asyncio.wait_for(asyncio.gather(*(store.exists(key) for key in keys)), 30)
+            gc.collect()
+            await store.put(SHARED, bytes(POOL - (64 << 10)))
+            self.assertEqual(len(await store.get(SHARED)), POOL - (64 << 10))
+
+
+if __name__ == "__main__":
+    unittest.main()
