@@ -8,6 +8,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+
+# `KvconnConnector` has a method `list`, so the type needs another name.
+from builtins import list as List
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
@@ -55,7 +58,7 @@ _SETTINGS = (
 _PLUGIN = "remote_storage_plugin.%s."
 
 
-class KvconnConnector(RemoteConnector):
+class KvconnConnector(RemoteConnector):  # type: ignore[misc]
     """A store of kvconn's as a connector of LMCache's. LMCache makes it with ``loop``, ``local_cpu_backend`` and ``config``.
 
     The configuration has the store's URL: ``remote_url``, or the keys of ``audit://`` or of the plugin that has this class.
@@ -66,6 +69,7 @@ class KvconnConnector(RemoteConnector):
     entry: tuple[str, str] | None = None
     #: The library whose registry has the entry.
     _library: ModuleType = _kvconn
+    _remote: _kvconn.LMCacheRemote
 
     def __init__(
         self,
@@ -179,7 +183,7 @@ class KvconnConnector(RemoteConnector):
     async def put(self, key: CacheEngineKey, memory_obj: MemoryObj) -> None:
         await self._remote.put(key.to_string(), memory_obj)
 
-    async def list(self) -> list[str]:
+    async def list(self) -> List[str]:
         return await self._remote.list()
 
     async def close(self) -> None:
@@ -195,13 +199,13 @@ class KvconnConnector(RemoteConnector):
     def support_batched_get(self) -> bool:
         return True
 
-    async def batched_get(self, keys: list[CacheEngineKey]) -> list[MemoryObj | None]:
+    async def batched_get(self, keys: List[CacheEngineKey]) -> List[MemoryObj | None]:
         return _without_errors(await _chunks(self._remote.batched_get(_texts(keys))))
 
     def support_batched_put(self) -> bool:
         return True
 
-    async def batched_put(self, keys: list[CacheEngineKey], memory_objs: list[MemoryObj]) -> None:
+    async def batched_put(self, keys: List[CacheEngineKey], memory_objs: List[MemoryObj]) -> None:
         errors = await self._remote.batched_put(_texts(keys), [*memory_objs])
         failed = [e for e in errors if e is not None]
         if len(failed) > 1:
@@ -212,19 +216,19 @@ class KvconnConnector(RemoteConnector):
     def support_batched_contains(self) -> bool:
         return True
 
-    def batched_contains(self, keys: list[CacheEngineKey]) -> int:
+    def batched_contains(self, keys: List[CacheEngineKey]) -> int:
         return self._remote.contains_sync(_texts(keys))
 
     def support_batched_async_contains(self) -> bool:
         return True
 
-    async def batched_async_contains(self, lookup_id: str, keys: list[CacheEngineKey], pin: bool = False) -> int:
+    async def batched_async_contains(self, lookup_id: str, keys: List[CacheEngineKey], pin: bool = False) -> int:
         return await self._remote.contains(_texts(keys))
 
     def support_batched_get_non_blocking(self) -> bool:
         return True
 
-    async def batched_get_non_blocking(self, lookup_id: str, keys: list[CacheEngineKey]) -> list[MemoryObj]:
+    async def batched_get_non_blocking(self, lookup_id: str, keys: List[CacheEngineKey]) -> List[MemoryObj]:
         chunks = _without_errors(await _chunks(self._remote.batched_get(_texts(keys))))
         run = chunks.index(None) if None in chunks else len(chunks)
         _kvconn._give_back(chunks[run:])
@@ -240,14 +244,16 @@ class KvconnConnector(RemoteConnector):
 def class_of_entry(module: str, name: str, doc: str, library: ModuleType) -> type[KvconnConnector]:
     """The class of one connector of ``library``."""
     about = {"__module__": module, "__doc__": doc, "entry": (module, name), "_library": library}
-    return type(KvconnConnector)(name, (KvconnConnector,), about)
+    metaclass: Any = type(KvconnConnector)
+    made: type[KvconnConnector] = metaclass(name, (KvconnConnector,), about)
+    return made
 
 
 def _texts(keys: list[CacheEngineKey]) -> list[str]:
     return [key.to_string() for key in keys]
 
 
-async def _chunks(answer: asyncio.Future) -> Any:
+async def _chunks(answer: asyncio.Future[Any]) -> Any:
     """Awaits an answer with LMCache's memory objects in it, and gives them back if the caller is cancelled."""
     try:
         return await answer
@@ -258,7 +264,7 @@ async def _chunks(answer: asyncio.Future) -> Any:
         raise
 
 
-def _without_errors(chunks: list) -> list[MemoryObj | None]:
+def _without_errors(chunks: list[Any]) -> list[MemoryObj | None]:
     errors = [chunk for chunk in chunks if isinstance(chunk, BaseException)]
     if errors:
         logger.warning("%d of %d chunks were not read: %s", len(errors), len(chunks), errors[0])
@@ -288,7 +294,7 @@ def _settings(config: LMCacheEngineConfig | None) -> list[tuple[str, str]]:
     return [(key, json.dumps(value, default=str)) for key, value in values if value is not None]
 
 
-def _metadata(metadata: LMCacheMetadata | None) -> tuple | None:
+def _metadata(metadata: LMCacheMetadata | None) -> tuple[str, int, int, int, list[tuple[int, int, int, str]]] | None:
     if metadata is None:
         return None
     groups = [

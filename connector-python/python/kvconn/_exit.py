@@ -34,7 +34,8 @@ def _logging_is_gone() -> bool:
     """Whether no handler takes the log lines of kvconn any more. `logging` ends at exit, too, and may be first."""
     import logging
 
-    logger, handlers = logging.getLogger("kvconn"), []
+    logger: logging.Logger | None = logging.getLogger("kvconn")
+    handlers: list[logging.Handler] = []
     while logger is not None:
         handlers += logger.handlers
         logger = logger.parent if logger.propagate else None

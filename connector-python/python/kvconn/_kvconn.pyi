@@ -7,7 +7,7 @@ from builtins import list as List
 from collections.abc import Sequence
 from typing import Any, Literal, final
 
-from typing_extensions import Buffer, Self
+from typing_extensions import Buffer, Self, disjoint_base
 
 from kvconn._types import KeyKind, Option, OptionInfo
 
@@ -115,6 +115,7 @@ class ConnectorInfo:
 def connectors() -> list[ConnectorInfo]: ...
 def _opener_of(url: str, behind: Sequence[str]) -> tuple[str, bool] | None: ...
 
+@disjoint_base
 class NativeClient:
     """LMCache's ``native_plugin`` interface over any store.
 

@@ -82,10 +82,10 @@ def of_url(url: str, options: Mapping[str, Any] | None = None) -> ModuleType:
     return found[0][0]
 
 
-def connectors() -> list[Any]:
+def connectors() -> list[_kvconn.ConnectorInfo]:
     """Every connector of every library, sorted by module and name."""
     _discover()
-    infos = {}
+    infos: dict[tuple[str, ...], _kvconn.ConnectorInfo] = {}
     for library in _libraries:
         for info in library.connectors():
             infos.setdefault((info.module, info.name, info.package, info.version), info)

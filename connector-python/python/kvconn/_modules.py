@@ -56,7 +56,8 @@ class _Finder:
         package = any(module.startswith(fullname + ".") for module in _connectors)
         if not package and fullname not in _connectors:
             return None
-        return ModuleSpec(fullname, self, origin="kvconn's registry", is_package=package)
+        loader: Any = self
+        return ModuleSpec(fullname, loader, origin="kvconn's registry", is_package=package)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return None

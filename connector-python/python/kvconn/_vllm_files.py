@@ -32,7 +32,7 @@ def query(url: str) -> dict[str, str]:
 
 def folders(url: str, options: Mapping[str, object]) -> list[Path]:
     """The directories in which this store, or a store behind it, has vLLM's own files. Empty for other stores."""
-    given = query(url) | options
+    given = {**query(url), **options}
     texts = {name: _expanded(value) for name, value in given.items() if isinstance(value, str)}
     info = connector(url, options)
     found = []

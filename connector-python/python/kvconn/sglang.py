@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import parse_qs, urlsplit
 
 from kvconn import _kvconn, _libraries, _sglang_hits, _sglang_names
@@ -82,7 +82,7 @@ def _or(miss: Callable[..., Any]) -> Callable[[Method], Method]:
                 warn_once(logger, f"{method.__name__} failed, and SGLang gets no pages from it: {type(e).__name__}: {e}")
                 return miss(*args, **kwargs)
 
-        return guarded  # type: ignore[return-value]
+        return cast(Method, guarded)
 
     return decorate
 

@@ -80,7 +80,7 @@ _GAUGES = {
 }
 
 
-class KvconnTier(SecondaryTierManager):
+class KvconnTier(SecondaryTierManager):  # type: ignore[misc]
     """Keeps the chunks of vLLM's primary tier in the store with this URL.
 
     vLLM calls all methods on its scheduler's thread, or under one lock. None of them waits for the store, except `drain_jobs` and

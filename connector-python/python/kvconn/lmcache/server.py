@@ -230,8 +230,9 @@ class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
             # LMCache's eviction must also drop the key of a chunk that the store evicted before.
             gone = [key for key, was_there, was_known in zip(part, removed, known) if was_there or was_known]
             with self._lock:
-                for key in gone if self._newer else ():
-                    self._newer.pop(key, None)
+                newer = self._newer or {}
+                for key in gone:
+                    newer.pop(key, None)
             if gone:
                 # `get_usage` does not use the base's count of bytes.
                 self._notify_keys_deleted(gone, [0] * len(gone))
@@ -323,10 +324,11 @@ class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
                     self._usage.stored([texts[i] for i in done], stored_sizes)
                     stored_keys = [keys[i] for i in done]
                     with self._lock:
-                        # As LMCache's LRU: the last key of a list is evicted first.
-                        for key in reversed(stored_keys) if self._newer is not None and self._listeners else ():
-                            self._newer.pop(key, None)
-                            self._newer[key] = None
+                        if (newer := self._newer) is not None and self._listeners:
+                            # As LMCache's LRU: the last key of a list is evicted first.
+                            for key in reversed(stored_keys):
+                                newer.pop(key, None)
+                                newer[key] = None
                     self._notify_keys_stored(stored_keys, stored_sizes)
             except Exception:  # A listener of LMCache may raise. The other results of this drain must not be lost.
                 logger.exception("LMCache did not count %d chunks that were stored", len(done))

@@ -1,0 +1,54 @@
+"""Uses that a type checker accepts, and the types that it finds. `test_typing.py` checks this file."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import assert_type
+
+import kvconn
+
+
+def blocking(keys: list[str]) -> None:
+    with kvconn.connect("memory://x", pool_bytes=1 << 20, key_kind="engine", timeout_ms=500, save=None) as store:
+        assert_type(store, kvconn.Store)
+        assert_type(store.aio, kvconn.AsyncStore)
+        assert_type(store.capabilities["keeps_layout"], bool)
+        assert_type(store.put("k", b"1", shape=(1,), dtype="uint8", format="KV_2LTD"), None)
+        store.put("k", memoryview(bytearray(1)))
+        assert_type(store.get("k"), kvconn.Chunk | None)
+        assert_type(store.get_into("k", bytearray(1)), int | None)
+        assert_type(store.exists("k"), bool)
+        assert_type(store.list("prefix"), Iterator[str])
+        for entry in store.list_entries():
+            assert_type((entry.key, entry.size, entry.modified), tuple[str, int | None, float | None])
+        assert_type(store.servers()[0]["error"], kvconn.KvconnError | None)
+        assert_type(store.batched_put([("k", b"1")]), list[None])
+        assert_type(store.batched_get(keys), list[kvconn.Chunk | None])
+        assert_type(store.batched_get(keys, return_exceptions=True), list[kvconn.Chunk | kvconn.KvconnError | None])
+        assert_type(store.batched_get_into(keys, [bytearray(1)], return_exceptions=False), list[int | None])
+        assert_type(store.batched_exists(keys, return_exceptions=bool(keys)), list[bool | kvconn.KvconnError])
+        assert_type(store.batched_contains(keys), int)
+        for chunk in store.get_prefix(keys):
+            assert_type(memoryview(chunk), memoryview)
+            assert_type(bytes(chunk) + chunk.tobytes(), bytes)
+            assert_type(chunk.dtypes, list[str | None])
+
+
+async def awaited(keys: list[str]) -> None:
+    async with kvconn.connect_async("memory://x", timeout_ms=500) as store:
+        assert_type(store, kvconn.AsyncStore)
+        assert_type(store.blocking, kvconn.Store)
+        assert_type(await store.get("k"), kvconn.Chunk | None)
+        assert_type(await store.batched_get(keys), list[kvconn.Chunk | None])
+        assert_type(
+            await store.batched_get(keys, return_exceptions=True), list[kvconn.Chunk | kvconn.KvconnError | None]
+        )
+        assert_type(store.list(), AsyncIterator[str])
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(store.get_into("k", bytearray(1)))
+        assert_type(task.result(), int | None)
+    async with await kvconn.connect_async("memory://x") as store:
+        assert_type(store, kvconn.AsyncStore)
+
+
+assert_type(asyncio.run(kvconn.connect_async("memory://x")), kvconn.AsyncStore)
+assert_type(kvconn.connectors()[0].options["timeout_ms"]["unit"], str | None)
