@@ -1,4 +1,4 @@
-//! Python's buffers as memory that a store reads from or writes to.
+//! Python's buffers and tensors as memory that a store reads from or writes to.
 //!
 //! Nothing may touch the memory after its owner got the answer. So every piece of lent memory holds the
 //! [`Call`](crate::call::Call), whose last drop delivers the answer. A buffer's export ends only on a thread that is attached to
@@ -9,23 +9,39 @@ use std::collections::BTreeMap;
 use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 
-use connectors::ErrorKind;
+use connectors::{Error, ErrorKind};
 use pyo3::buffer::PyUntypedBuffer;
+use pyo3::exceptions::PyException;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyMemoryView;
 
-use crate::errors::{invalid, refused};
+use crate::array::Elements;
+use crate::dlpack::{self, Failure};
+use crate::errors::{invalid, refused, to_py};
 use crate::python_thread;
 use crate::span::Span;
 
-/// Exports of Python's buffers. While this lives, Python neither frees nor resizes them.
+/// Memory that an object lends to a call, and what the object says of its elements.
+#[derive(Clone, Copy)]
+pub(crate) struct Memory {
+    pub(crate) span: Span,
+    pub(crate) elements: Elements,
+}
+
+/// Keeps an object's memory where it is.
+enum Export {
+    Buffer(PyUntypedBuffer),
+    /// A capsule of DLPack, or an owner of memory that has no export.
+    Object(Py<PyAny>),
+}
+
+/// Exports of Python's memory. While this lives, Python neither frees nor resizes it.
 ///
 /// A drop on any thread ends the exports a little later, on the thread that is attached. [`release`](Self::release) ends
 /// them at once.
 pub(crate) struct Views {
-    exports: Vec<PyUntypedBuffer>,
-    /// Keeps memory alive that has no export.
-    owner: Option<Py<PyAny>>,
+    exports: Vec<Export>,
     /// Start, and end and place, of each buffer that is written.
     written: BTreeMap<usize, (usize, usize)>,
 }
@@ -33,26 +49,27 @@ pub(crate) struct Views {
 impl Views {
     /// No views, for a call without memory.
     pub(crate) fn none() -> Self {
-        Self { exports: Vec::new(), owner: None, written: BTreeMap::new() }
+        Self { exports: Vec::new(), written: BTreeMap::new() }
     }
 
-    /// Adds the buffer at this place of a batch, to be read.
+    /// Adds the buffer or tensor at this place of a batch, to be read.
     ///
     /// # Errors
-    /// `InvalidError` for an object that is not a contiguous buffer.
-    pub(crate) fn read(&mut self, place: usize, object: &Bound<'_, PyAny>) -> PyResult<Span> {
-        let (export, span) = contiguous(place, object)?;
-        self.exports.push(export);
-        Ok(span)
+    /// `InvalidError` for an object that is not contiguous memory of the host.
+    pub(crate) fn read(&mut self, place: usize, object: &Bound<'_, PyAny>) -> PyResult<Memory> {
+        let lent = lent(place, object)?;
+        self.exports.push(lent.export);
+        Ok(lent.memory)
     }
 
-    /// Adds the buffer at this place of a batch, to be written.
+    /// Adds the buffer or tensor at this place of a batch, to be written.
     ///
     /// # Errors
-    /// As [`read`](Self::read); also for a read-only buffer, and for one that overlaps another one.
-    pub(crate) fn write(&mut self, place: usize, object: &Bound<'_, PyAny>) -> PyResult<Span> {
-        let (export, span) = contiguous(place, object)?;
-        if export.readonly() {
+    /// As [`read`](Self::read); also for read-only memory, and for memory that overlaps another buffer's.
+    pub(crate) fn write(&mut self, place: usize, object: &Bound<'_, PyAny>) -> PyResult<Memory> {
+        let lent = lent(place, object)?;
+        let span = lent.memory.span;
+        if lent.read_only {
             let message = format!("buffer {place} is read-only, and the chunk would be read into it");
             return Err(invalid(object.py(), message));
         }
@@ -66,11 +83,11 @@ impl Views {
             }
             self.written.insert(start, (end, place));
         }
-        self.exports.push(export);
-        Ok(span)
+        self.exports.push(lent.export);
+        Ok(lent.memory)
     }
 
-    /// All buffers, to be read.
+    /// All buffers, to be read as bytes.
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -78,7 +95,7 @@ impl Views {
         Self::all(objects, Self::read)
     }
 
-    /// All buffers, to be written.
+    /// All buffers, to be written as bytes.
     ///
     /// # Errors
     /// As [`write`](Self::write).
@@ -88,18 +105,24 @@ impl Views {
 
     fn all<'py>(
         objects: &[Bound<'py, PyAny>],
-        mut add: impl FnMut(&mut Self, usize, &Bound<'py, PyAny>) -> PyResult<Span>,
+        mut add: impl FnMut(&mut Self, usize, &Bound<'py, PyAny>) -> PyResult<Memory>,
     ) -> PyResult<(Self, Vec<Span>)> {
+        let Some(first) = objects.first() else { return Ok((Self::none(), Vec::new())) };
+        Self::with(first.py(), |views| {
+            objects.iter().enumerate().map(|(i, object)| Ok(add(views, i, object)?.span)).collect()
+        })
+    }
+
+    /// Views, and what `add` makes with them. After an error the caller may resize its buffers at once.
+    ///
+    /// # Errors
+    /// Those of `add`.
+    pub(crate) fn with<T>(py: Python<'_>, add: impl FnOnce(&mut Self) -> PyResult<T>) -> PyResult<(Self, T)> {
         let mut views = Self::none();
-        let spans = objects.iter().enumerate().map(|(i, object)| add(&mut views, i, object)).collect();
-        match spans {
-            Ok(spans) => Ok((views, spans)),
+        match add(&mut views) {
+            Ok(made) => Ok((views, made)),
             Err(e) => {
-                // Ended here and not by a drop: the caller may resize its other buffers at once.
-                objects
-                    .iter()
-                    .take(1)
-                    .for_each(|object| std::mem::replace(&mut views, Self::none()).release(object.py()));
+                views.release(py);
                 Err(e)
             }
         }
@@ -107,28 +130,28 @@ impl Views {
 
     /// Adds an export.
     pub(crate) fn add(&mut self, export: PyUntypedBuffer) {
-        self.exports.push(export);
+        self.exports.push(Export::Buffer(export));
     }
 
     /// Keeps an object alive as long as the exports.
     pub(crate) fn keep(&mut self, owner: Py<PyAny>) {
-        self.owner = Some(owner);
+        self.exports.push(Export::Object(owner));
     }
 
     /// Ends the exports now.
     pub(crate) fn release(mut self, py: Python<'_>) {
-        for view in std::mem::take(&mut self.exports) {
-            view.release(py);
-        }
-        if let Some(owner) = self.owner.take() {
-            owner.drop_ref(py);
+        for export in std::mem::take(&mut self.exports) {
+            match export {
+                Export::Buffer(view) => view.release(py),
+                Export::Object(object) => object.drop_ref(py),
+            }
         }
     }
 }
 
 impl Drop for Views {
     fn drop(&mut self) {
-        if !self.exports.is_empty() || self.owner.is_some() {
+        if !self.exports.is_empty() {
             // After the interpreter's exit the job is dropped, and the exports need no end.
             let views = ManuallyDrop::new(std::mem::replace(self, Self::none()));
             python_thread::run(move |py| ManuallyDrop::into_inner(views).release(py));
@@ -136,15 +159,24 @@ impl Drop for Views {
     }
 }
 
-fn contiguous(place: usize, object: &Bound<'_, PyAny>) -> PyResult<(PyUntypedBuffer, Span)> {
+struct Lent {
+    export: Export,
+    memory: Memory,
+    read_only: bool,
+}
+
+fn lent(place: usize, object: &Bound<'_, PyAny>) -> PyResult<Lent> {
     let py = object.py();
-    let export = export(object).map_err(|e| refused(py, ErrorKind::InvalidInput, e))?;
-    if !export.is_c_contiguous() {
-        return Err(invalid(py, format!("buffer {place} is not contiguous")));
+    match export(object) {
+        Ok(view) => buffer(place, object, view),
+        Err(_) if object.hasattr(intern!(py, "__dlpack__"))? => tensor(place, object),
+        Err(e) => {
+            // A buffer without a dimension, such as a scalar of numpy, as its bytes.
+            let bytes = PyMemoryView::from(object).and_then(|view| view.call_method1(intern!(py, "cast"), ("B",)));
+            let view = bytes.and_then(|bytes| PyUntypedBuffer::get(&bytes));
+            buffer(place, object, view.map_err(|_| refused(py, ErrorKind::InvalidInput, e))?)
+        }
     }
-    let start = NonNull::new(export.buf_ptr().cast()).unwrap_or(NonNull::dangling());
-    let span = Span::new(start, export.len_bytes());
-    Ok((export, span))
 }
 
 /// The object's buffer. A memoryview adds the strides that some objects leave out, such as the arrays of `ctypes`.
@@ -153,6 +185,63 @@ fn export(object: &Bound<'_, PyAny>) -> PyResult<PyUntypedBuffer> {
         let view = PyMemoryView::from(object).and_then(|view| PyUntypedBuffer::get(&view));
         view.map_err(|_| e)
     })
+}
+
+fn buffer(place: usize, object: &Bound<'_, PyAny>, view: PyUntypedBuffer) -> PyResult<Lent> {
+    if !view.is_c_contiguous() {
+        return Err(not_contiguous(object.py(), place));
+    }
+    let elements = Elements::of_buffer(object, &view).map_err(|(why, hint)| wrong(object.py(), place, why, hint))?;
+    let start = NonNull::new(view.buf_ptr().cast()).unwrap_or(NonNull::dangling());
+    let memory = Memory { span: Span::new(start, view.len_bytes()), elements };
+    Ok(Lent { memory, read_only: view.readonly(), export: Export::Buffer(view) })
+}
+
+/// The memory of an object with `__dlpack__`.
+fn tensor(place: usize, object: &Bound<'_, PyAny>) -> PyResult<Lent> {
+    let py = object.py();
+    let refuse = |e: PyErr| match e.is_instance_of::<PyException>(py) {
+        true => invalid(py, format!("buffer {place} does not give its memory: {}", e.value(py))),
+        false => e,
+    };
+    if let Some(device) = dlpack::other_device(object).map_err(refuse)? {
+        let hint = "copy it to the host: `x.cpu()` in torch, `x.get()` in cupy, `jax.device_get(x)`";
+        return Err(wrong(py, place, &format!("is on another device ({device})"), hint));
+    }
+    // The exporters of torch do not see that such a view has the other sign than its memory.
+    if let Some(is_neg) = object.getattr_opt(intern!(py, "is_neg"))?
+        && is_neg.call0().map_err(refuse)?.is_truthy()?
+    {
+        return Err(wrong(py, place, "is a view with the other sign than its memory", "store `x.resolve_neg()`"));
+    }
+    let imported = match dlpack::import(object) {
+        Ok(imported) => imported,
+        Err(Failure::Wrong(why)) => return Err(wrong(py, place, &why, "convert it to a type that torch names")),
+        Err(Failure::Raised(e)) => {
+            // numpy exports no bfloat16, and older torches no float8.
+            let integers = py.import("kvconn._arrays")?.call_method1("as_integers", (object,))?;
+            let Some((integers, dtype)) = integers.extract::<Option<(Bound<'_, PyAny>, String)>>()? else {
+                return Err(refuse(e));
+            };
+            let mut lent = lent(place, &integers)?;
+            lent.memory.elements.dtype = dtype.parse().ok();
+            return Ok(lent);
+        }
+    };
+    if !imported.contiguous {
+        return Err(not_contiguous(py, place));
+    }
+    let elements = Elements::new(imported.dtype, &imported.shape);
+    let memory = Memory { span: Span::new(imported.start, imported.len), elements };
+    Ok(Lent { memory, read_only: imported.read_only, export: Export::Object(imported.capsule) })
+}
+
+fn not_contiguous(py: Python<'_>, place: usize) -> PyErr {
+    wrong(py, place, "is not contiguous", "make a copy: `numpy.ascontiguousarray(x)`, or `x.contiguous()` in torch")
+}
+
+fn wrong(py: Python<'_>, place: usize, why: &str, hint: &'static str) -> PyErr {
+    to_py(py, &Error::new(ErrorKind::InvalidInput, format!("buffer {place} {why}")).with_hint(hint))
 }
 
 /// Whether a buffer holds these bytes; `None` if the object is not a contiguous buffer of single bytes.

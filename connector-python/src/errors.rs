@@ -62,15 +62,6 @@ impl<'a, 'py, T: FromPyObject<'a, 'py>> FromPyObject<'a, 'py> for Arg<T> {
     }
 }
 
-/// # Errors
-/// `InvalidError` if a batch does not have a buffer for each key.
-pub(crate) fn same_length(py: Python<'_>, keys: usize, buffers: usize) -> PyResult<()> {
-    if keys == buffers { Ok(()) } else { Err(invalid(py, format!("{keys} keys, but {buffers} buffers"))) }
-}
-
-/// A list of keys, or of buffers.
-pub(crate) type Objects<'py> = Arg<Vec<Bound<'py, PyAny>>>;
-
 /// The error of an argument.
 pub(crate) fn invalid(py: Python<'_>, message: impl Into<std::borrow::Cow<'static, str>>) -> PyErr {
     to_py(py, &Error::new(ErrorKind::InvalidInput, message))

@@ -12,13 +12,16 @@
 //!
 //! Each wheel's library has its own registry, runtime, threads and logging. Only the Python code knows all of them.
 
+mod array;
 mod asyncio;
+mod batch;
 mod blocking;
 mod buffer;
 mod call;
 mod chunk;
 #[cfg(feature = "command")]
 mod command;
+mod dlpack;
 mod engine;
 mod errors;
 mod key;

@@ -15,10 +15,11 @@ use pyo3::types::PyDict;
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::watch;
 
+use crate::batch::{Objects, same_length};
 use crate::blocking::{block_on, until};
 use crate::buffer::Views;
 use crate::call::{Call, Holder};
-use crate::errors::{Arg, Objects, OrRaise, same_length};
+use crate::errors::{Arg, OrRaise};
 use crate::key::text_of;
 use crate::lock;
 use crate::open::{OpenStore, open_for_engine};

@@ -4,14 +4,16 @@
 
 use std::sync::Arc;
 
-use connectors::{ChunkLayout, Connector, KeyKind, MemoryObj, Result};
+use connectors::{CacheKey, ChunkLayout, Connector, KeyKind, MemoryObj, MemoryObjMut, Result};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use crate::buffer::Views;
+use crate::array::{Elements, Given};
+use crate::batch::{Objects, Pairs, same_length};
+use crate::buffer::{Memory, Views};
 use crate::call::{Holder, WaitMode};
-use crate::chunk::{Chunk, layout};
-use crate::errors::{Arg, Objects, OrRaise, same_length};
+use crate::chunk::Chunk;
+use crate::errors::{Arg, OrRaise};
 use crate::key::{key_of, kind_of};
 use crate::listing::{Items, Keys};
 use crate::open::{OpenStore, open};
@@ -102,20 +104,23 @@ impl AnyStore {
         self.of(WaitMode::Asyncio)
     }
 
-    #[pyo3(signature = (key, data, *, shape=Arg(None), dtype=Arg(None), format=Arg(None)))]
+    #[pyo3(signature = (key, data, *, shape=Arg(None), dtype=None, format=Arg(None)))]
     fn put(
         &self,
         py: Python<'_>,
         key: &Bound<'_, PyAny>,
         data: Bound<'_, PyAny>,
         shape: Arg<Option<Vec<usize>>>,
-        dtype: Arg<Option<String>>,
+        dtype: Option<Bound<'_, PyAny>>,
         format: Arg<Option<String>>,
     ) -> PyResult<Py<PyAny>> {
         let key = key_of(key, self.key_kind)?;
-        let (views, spans) = Views::to_read(&[data])?;
-        let span = spans[0];
-        let layout = layout(py, span.len(), shape.0, dtype.0.as_deref(), format.0.as_deref())?;
+        let given = Given::read(py, shape, dtype.as_ref(), format)?;
+        let can = self.store.connector().or_raise(py)?.capabilities();
+        let (views, (span, layout)) = Views::with(py, |views| {
+            let memory = views.read(0, &data)?;
+            Ok((memory.span, given.layout(memory.span.len(), memory.elements, &can).or_raise(py)?))
+        })?;
         let work = |connector: Connector, call: Holder<()>| async move {
             let chunk = lend(span, layout, call)?;
             connector.put(&key, chunk).await
@@ -130,13 +135,13 @@ impl AnyStore {
 
     fn get_into(&self, py: Python<'_>, key: &Bound<'_, PyAny>, buffer: Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
         let key = key_of(key, self.key_kind)?;
-        let (views, spans) = Views::to_write(&[buffer])?;
-        let span = spans[0];
+        let (views, Memory { span, elements }) = Views::with(py, |views| views.write(0, &buffer))?;
         let work = |connector: Connector, call: Holder<Option<usize>>| async move {
             // SAFETY: the buffer stays exported until the last holder of `call` is gone, and only then comes the answer.
             // `get_into` documents that the buffer is the store's until then.
             let mut memory = unsafe { span.lend_to_write(call)? };
-            connector.get_into(&key, &mut memory).await
+            let read = connector.get_into(&key, &mut memory).await?;
+            checked(read, elements, &key, &memory)
         };
         self.run(py, views, work, to_python::value)
     }
@@ -174,20 +179,29 @@ impl AnyStore {
         self.mode.run(py, Views::none(), |_| async move { connector.close().await }, to_python::none)
     }
 
-    #[pyo3(signature = (items, *, return_exceptions=false))]
+    #[pyo3(signature = (items, *, shape=Arg(None), dtype=None, format=Arg(None), return_exceptions=false))]
     fn batched_put(
         &self,
         py: Python<'_>,
-        items: Arg<Vec<(Bound<'_, PyAny>, Bound<'_, PyAny>)>>,
+        items: Pairs<'_>,
+        shape: Arg<Option<Vec<usize>>>,
+        dtype: Option<Bound<'_, PyAny>>,
+        format: Arg<Option<String>>,
         return_exceptions: bool,
     ) -> PyResult<Py<PyAny>> {
-        let mut views = Views::none();
-        let items =
-            items.0.iter().enumerate().map(|(i, (key, data))| Ok((key_of(key, self.key_kind)?, views.read(i, data)?)));
-        let (items, refusals) = sorted(return_exceptions, items)?;
+        let given = Given::read(py, shape, dtype.as_ref(), format)?;
+        let can = self.store.connector().or_raise(py)?.capabilities();
+        let (views, (items, refusals)) = Views::with(py, |views| {
+            let items = items.0.iter().enumerate().map(|(i, (key, data))| {
+                let (key, memory) = (key_of(key, self.key_kind)?, views.read(i, data)?);
+                let layout = given.layout(memory.span.len(), memory.elements, &can).or_raise(py)?;
+                Ok((key, memory.span, layout))
+            });
+            sorted(return_exceptions, items)
+        })?;
         let work = |connector: Connector, call: Holder<_>| async move {
-            let lent = |span: Span| lend(span, ChunkLayout::binary(span.len()), call.clone());
-            let items: Vec<_> = items.into_iter().map(|(k, span)| Ok((k, lent(span)?))).collect::<Result<_>>()?;
+            let lent = |(key, span, layout)| Ok((key, lend(span, layout, call.clone())?));
+            let items: Vec<_> = items.into_iter().map(lent).collect::<Result<_>>()?;
             drop(call);
             Ok(connector.batched_put(&items).await)
         };
@@ -211,17 +225,21 @@ impl AnyStore {
         return_exceptions: bool,
     ) -> PyResult<Py<PyAny>> {
         same_length(py, keys.0.len(), buffers.0.len())?;
-        let mut views = Views::none();
-        let both = keys.0.iter().zip(&buffers.0).enumerate();
-        let requests = both.map(|(i, (key, buffer))| Ok((key_of(key, self.key_kind)?, views.write(i, buffer)?)));
-        let (requests, refusals) = sorted(return_exceptions, requests)?;
+        let (views, (requests, refusals)) = Views::with(py, |views| {
+            let both = keys.0.iter().zip(&buffers.0).enumerate();
+            let requests = both.map(|(i, (key, buffer))| Ok((key_of(key, self.key_kind)?, views.write(i, buffer)?)));
+            sorted(return_exceptions, requests)
+        })?;
         let work = |connector: Connector, call: Holder<_>| async move {
+            let elements: Vec<_> = requests.iter().map(|(_, memory)| memory.elements).collect();
             // SAFETY: as in `get_into`.
-            let lent = |span: Span| unsafe { span.lend_to_write(call.clone()) };
+            let lent = |memory: Memory| unsafe { memory.span.lend_to_write(call.clone()) };
             let mut requests: Vec<_> =
-                requests.into_iter().map(|(k, span)| Ok((k, lent(span)?))).collect::<Result<_>>()?;
+                requests.into_iter().map(|(k, memory)| Ok((k, lent(memory)?))).collect::<Result<_>>()?;
             drop(call);
-            Ok(connector.batched_get_into(&mut requests).await)
+            let answers = connector.batched_get_into(&mut requests).await;
+            let each = answers.into_iter().zip(&requests).zip(elements);
+            Ok(each.map(|((read, (key, memory)), elements)| checked(read?, elements, key, memory)).collect())
         };
         self.run(py, views, work, to_python::list(return_exceptions, refusals, to_python::value))
     }
@@ -283,6 +301,17 @@ fn lend<T: Send + 'static>(span: Span, layout: ChunkLayout, call: Holder<T>) -> 
     // SAFETY: the buffer stays exported until the last holder of `call` is gone, and only then comes the answer. `put`
     // documents that the buffer must not change until then.
     unsafe { span.lend_to_read(layout, call) }
+}
+
+/// The answer of a read into memory of these elements.
+///
+/// # Errors
+/// `SizeMismatch` if the memory is a tensor of another dtype or shape than the chunk.
+fn checked(read: Option<usize>, elements: Elements, key: &CacheKey, memory: &MemoryObjMut) -> Result<Option<usize>> {
+    if read.is_some() {
+        elements.check(memory.layout()).map_err(|e| e.with_operation("get_into").with_key(key))?;
+    }
+    Ok(read)
 }
 
 fn chunk_to_python(py: Python<'_>, chunk: Option<MemoryObj>) -> PyResult<Py<PyAny>> {

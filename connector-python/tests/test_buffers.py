@@ -6,15 +6,11 @@ import mmap
 import unittest
 
 import kvconn
+import numpy
 from support import TestCase, completions, engine_key, object_key
 
 KEY = engine_key(1)
 DATA = bytes(range(64))
-
-try:
-    import numpy
-except ImportError:
-    numpy = None
 
 
 class Rows(ctypes.Structure):
@@ -35,10 +31,9 @@ def buffers():
         "ctypes array of arrays": ((ctypes.c_float * 4) * 4)(),
         "ctypes array of structures": (Rows * 1)(),
         "ctypes string": ctypes.create_string_buffer(64),
+        "numpy": numpy.zeros((4, 16), dtype=numpy.uint8),
         "ctypes memory of another owner": (ctypes.c_uint8 * 64).from_buffer(bytearray(64)),
     }
-    if numpy is not None:
-        made["numpy"] = numpy.zeros((4, 16), dtype=numpy.uint8)
     return made
 
 
@@ -90,8 +85,7 @@ class Buffers(TestCase):
     def test_a_buffer_with_holes_and_an_object_without_a_buffer_are_refused(self):
         store = self.store()
         wrong = [memoryview(bytearray(128))[::2]]
-        if numpy is not None:
-            wrong += [numpy.zeros((8, 16), dtype=numpy.uint8)[:, ::2], numpy.zeros((4, 16), order="F")]
+        wrong += [numpy.zeros((8, 16), dtype=numpy.uint8)[:, ::2], numpy.zeros((4, 16), order="F")]
         for buffer in wrong:
             with self.assertRaisesRegex(kvconn.InvalidError, "buffer 0 is not contiguous"):
                 store.put(KEY, buffer)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 # The stores have a method `list`, so the type needs another name.
 from builtins import list as List
-from collections.abc import AsyncIterator, Coroutine, Generator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Generator, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -15,7 +15,7 @@ from kvconn._errors import KvconnError
 from kvconn._kvconn import Chunk
 from kvconn._listing import AsyncKeys, ListEntry
 from kvconn._store import StoreBase
-from kvconn._types import Buffer, ServerInfo
+from kvconn._types import Buffer, DType, Items, ServerInfo, Tensor
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -40,21 +40,21 @@ class AsyncStore(StoreBase):
     async def put(
         self,
         key: str,
-        data: Buffer,
+        data: Buffer | Tensor,
         *,
         shape: Sequence[int] | None = None,
-        dtype: str | None = None,
+        dtype: str | DType | type[Any] | None = None,
         format: str | None = None,
     ) -> None:
-        """Stores the bytes under the key, in place of an older chunk. See `Store.put`."""
+        """Stores bytes, an array or a tensor under the key, in place of an older chunk. See `Store.put`."""
         return await self._native.put(key, data, shape=shape, dtype=dtype, format=format)
 
     async def get(self, key: str) -> Chunk | None:
         """The key's chunk, or None if it is not stored. See `Store.get`."""
         return await self._native.get(key)
 
-    async def get_into(self, key: str, buffer: Buffer) -> int | None:
-        """Reads the chunk into the writable buffer and gives its length in bytes. See `Store.get_into`."""
+    async def get_into(self, key: str, buffer: Buffer | Tensor) -> int | None:
+        """Reads the chunk into the writable buffer or tensor and gives its length in bytes. See `Store.get_into`."""
         return await self._native.get_into(key, buffer)
 
     async def exists(self, key: str) -> bool:
@@ -87,74 +87,94 @@ class AsyncStore(StoreBase):
 
     @overload
     async def batched_put(
-        self, items: Sequence[tuple[str, Buffer]], *, return_exceptions: Literal[False] = False
+        self,
+        items: Items,
+        *,
+        shape: Sequence[int] | None = None,
+        dtype: str | DType | type[Any] | None = None,
+        format: str | None = None,
+        return_exceptions: Literal[False] = False,
     ) -> List[None]: ...
     @overload
     async def batched_put(
-        self, items: Sequence[tuple[str, Buffer]], *, return_exceptions: bool
+        self,
+        items: Items,
+        *,
+        shape: Sequence[int] | None = None,
+        dtype: str | DType | type[Any] | None = None,
+        format: str | None = None,
+        return_exceptions: bool,
     ) -> List[KvconnError | None]: ...
     async def batched_put(
-        self, items: Sequence[tuple[str, Buffer]], *, return_exceptions: bool = False
+        self,
+        items: Items,
+        *,
+        shape: Sequence[int] | None = None,
+        dtype: str | DType | type[Any] | None = None,
+        format: str | None = None,
+        return_exceptions: bool = False,
     ) -> List[None] | List[KvconnError | None]:
-        """Stores each pair of key and bytes. See `Store.batched_put`."""
-        return await self._native.batched_put(items, return_exceptions=return_exceptions)
+        """Stores each pair of a key and bytes, an array or a tensor. See `Store.batched_put`."""
+        return await self._native.batched_put(
+            items, shape=shape, dtype=dtype, format=format, return_exceptions=return_exceptions
+        )
 
     @overload
     async def batched_get(
-        self, keys: Sequence[str], *, return_exceptions: Literal[False] = False
+        self, keys: Iterable[str], *, return_exceptions: Literal[False] = False
     ) -> List[Chunk | None]: ...
     @overload
     async def batched_get(
-        self, keys: Sequence[str], *, return_exceptions: bool
+        self, keys: Iterable[str], *, return_exceptions: bool
     ) -> List[Chunk | KvconnError | None]: ...
     async def batched_get(
-        self, keys: Sequence[str], *, return_exceptions: bool = False
+        self, keys: Iterable[str], *, return_exceptions: bool = False
     ) -> List[Chunk | None] | List[Chunk | KvconnError | None]:
         """``get`` of each key, in the order of the keys. See `Store.batched_get`."""
         return await self._native.batched_get(keys, return_exceptions=return_exceptions)
 
     @overload
     async def batched_get_into(
-        self, keys: Sequence[str], buffers: Sequence[Buffer], *, return_exceptions: Literal[False] = False
+        self, keys: Iterable[str], buffers: Iterable[Buffer | Tensor], *, return_exceptions: Literal[False] = False
     ) -> List[int | None]: ...
     @overload
     async def batched_get_into(
-        self, keys: Sequence[str], buffers: Sequence[Buffer], *, return_exceptions: bool
+        self, keys: Iterable[str], buffers: Iterable[Buffer | Tensor], *, return_exceptions: bool
     ) -> List[int | KvconnError | None]: ...
     async def batched_get_into(
-        self, keys: Sequence[str], buffers: Sequence[Buffer], *, return_exceptions: bool = False
+        self, keys: Iterable[str], buffers: Iterable[Buffer | Tensor], *, return_exceptions: bool = False
     ) -> List[int | None] | List[int | KvconnError | None]:
         """``get_into`` of each key and its buffer, in the order of the keys. See `Store.batched_get_into`."""
         return await self._native.batched_get_into(keys, buffers, return_exceptions=return_exceptions)
 
     @overload
     async def batched_exists(
-        self, keys: Sequence[str], *, return_exceptions: Literal[False] = False
+        self, keys: Iterable[str], *, return_exceptions: Literal[False] = False
     ) -> List[bool]: ...
     @overload
-    async def batched_exists(self, keys: Sequence[str], *, return_exceptions: bool) -> List[bool | KvconnError]: ...
+    async def batched_exists(self, keys: Iterable[str], *, return_exceptions: bool) -> List[bool | KvconnError]: ...
     async def batched_exists(
-        self, keys: Sequence[str], *, return_exceptions: bool = False
+        self, keys: Iterable[str], *, return_exceptions: bool = False
     ) -> List[bool] | List[bool | KvconnError]:
         """``exists`` of each key, in the order of the keys. See `Store.batched_exists`."""
         return await self._native.batched_exists(keys, return_exceptions=return_exceptions)
 
-    async def batched_contains(self, keys: Sequence[str]) -> int:
+    async def batched_contains(self, keys: Iterable[str]) -> int:
         """The length of the leading run of keys that exist."""
         return await self._native.batched_contains(keys)
 
-    async def get_prefix(self, keys: Sequence[str]) -> List[Chunk]:
+    async def get_prefix(self, keys: Iterable[str]) -> List[Chunk]:
         """The chunks of the leading run of keys. See `Store.get_prefix`."""
         return await self._native.get_prefix(keys)
 
     @overload
     async def batched_remove(
-        self, keys: Sequence[str], *, return_exceptions: Literal[False] = False
+        self, keys: Iterable[str], *, return_exceptions: Literal[False] = False
     ) -> List[bool]: ...
     @overload
-    async def batched_remove(self, keys: Sequence[str], *, return_exceptions: bool) -> List[bool | KvconnError]: ...
+    async def batched_remove(self, keys: Iterable[str], *, return_exceptions: bool) -> List[bool | KvconnError]: ...
     async def batched_remove(
-        self, keys: Sequence[str], *, return_exceptions: bool = False
+        self, keys: Iterable[str], *, return_exceptions: bool = False
     ) -> List[bool] | List[bool | KvconnError]:
         """``remove`` of each key, in the order of the keys. See `Store.batched_remove`."""
         return await self._native.batched_remove(keys, return_exceptions=return_exceptions)

@@ -7,9 +7,11 @@ from builtins import list as List
 from collections.abc import Sequence
 from typing import Any, Literal, final
 
+import torch as _torch
+from numpy.typing import NDArray
 from typing_extensions import Buffer, Self, disjoint_base
 
-from kvconn._types import KeyKind, Option, OptionInfo
+from kvconn._types import DType, KeyKind, Option, OptionInfo
 
 __version__: str
 
@@ -25,7 +27,7 @@ class AnyStore:
     def blocking(self) -> AnyStore: ...
     @property
     def aio(self) -> AnyStore: ...
-    def put(self, key: Any, data: Any, *, shape: Any = ..., dtype: Any = ..., format: Any = ...) -> Any: ...
+    def put(self, key: Any, data: Any, *, shape: Any = ..., dtype: Any = None, format: Any = ...) -> Any: ...
     def get(self, key: Any) -> Any: ...
     def get_into(self, key: Any, buffer: Any) -> Any: ...
     def exists(self, key: Any) -> Any: ...
@@ -35,7 +37,9 @@ class AnyStore:
     def ping(self) -> Any: ...
     def servers(self) -> Any: ...
     def close(self) -> Any: ...
-    def batched_put(self, items: Any, *, return_exceptions: bool = False) -> Any: ...
+    def batched_put(
+        self, items: Any, *, shape: Any = ..., dtype: Any = None, format: Any = ..., return_exceptions: bool = False
+    ) -> Any: ...
     def batched_get(self, keys: Any, *, return_exceptions: bool = False) -> Any: ...
     def batched_get_into(self, keys: Any, buffers: Any, *, return_exceptions: bool = False) -> Any: ...
     def batched_exists(self, keys: Any, *, return_exceptions: bool = False) -> Any: ...
@@ -53,7 +57,8 @@ def connect_async(
 class Chunk:
     """A chunk's bytes, read-only. ``memoryview(chunk)`` is the memory that the store read into; ``bytes(chunk)`` copies it.
 
-    Equal to any bytes-like object with the same bytes.
+    ``numpy``, ``torch``, ``numpy.from_dlpack(chunk)`` and ``torch.from_dlpack(chunk)`` give that memory as an array, which
+    keeps it alive. Equal to any bytes-like object with the same bytes.
     """
 
     @property
@@ -68,6 +73,60 @@ class Chunk:
     def format(self) -> str:
         """LMCache's name for the memory format: ``"KV_2LTD"``, or ``"BINARY"`` if the store keeps no format."""
 
+    def numpy(
+        self,
+        dtype: str | DType | type[Any] | None = None,
+        shape: Sequence[int] | None = None,
+        *,
+        group: int | None = None,
+    ) -> NDArray[Any]:
+        """The chunk as a read-only array, without a copy.
+
+        Args:
+            dtype: anything that ``numpy.dtype`` takes, or torch's name of a dtype, in place of the stored dtype. numpy has
+                bfloat16 and float8 from the package ml_dtypes.
+            shape: in place of the stored shape. One dimension may be -1.
+            group: the group of layers, from 0 on. A chunk with several groups needs it.
+
+        Raises:
+            InvalidError: the store keeps no dtype of the chunk, and none is given; or the bytes do not have that dtype and shape.
+            ImportError: numpy, or ml_dtypes for its dtypes, is not installed.
+        """
+
+    def torch(
+        self,
+        dtype: str | DType | None = None,
+        shape: Sequence[int] | None = None,
+        *,
+        group: int | None = None,
+    ) -> _torch.Tensor:
+        """The chunk as a tensor on the CPU, without a copy.
+
+        torch has no read-only tensors, and other chunks may share the memory: write to a ``clone()`` only.
+
+        Args:
+            dtype: a dtype of torch, or its name, in place of the stored dtype.
+            shape: in place of the stored shape. One dimension may be -1.
+            group: the group of layers, from 0 on. A chunk with several groups needs it.
+
+        Raises:
+            InvalidError: the store keeps no dtype of the chunk, and none is given; or the bytes do not have that dtype and shape.
+            ImportError: torch is not installed.
+        """
+
+    def __dlpack__(
+        self,
+        *,
+        stream: None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any: ...
+    def __dlpack_device__(self) -> tuple[int, int]: ...
+    def _part(
+        self, group: int | None, *, need_dtype: bool
+    ) -> tuple[int, int, str | None, tuple[int, ...] | None]: ...
+    def _capsule(self, at: int, len: int) -> Any: ...
     def tobytes(self) -> bytes:
         """A copy of the bytes."""
 

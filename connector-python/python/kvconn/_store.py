@@ -7,14 +7,14 @@ from __future__ import annotations
 
 # The stores have a method `list`, so the type needs another name.
 from builtins import list as List
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from kvconn._errors import InvalidTypeError, KvconnError
 from kvconn._kvconn import AnyStore, Chunk
 from kvconn._listing import ListEntry
-from kvconn._types import Buffer, Capabilities, ServerInfo
+from kvconn._types import Buffer, Capabilities, DType, Items, ServerInfo, Tensor
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -78,25 +78,35 @@ class Store(StoreBase):
     def put(
         self,
         key: str,
-        data: Buffer,
+        data: Buffer | Tensor,
         *,
         shape: Sequence[int] | None = None,
-        dtype: str | None = None,
+        dtype: str | DType | type[Any] | None = None,
         format: str | None = None,
     ) -> None:
-        """Stores the bytes under the key, in place of an older chunk.
+        """Stores bytes, an array or a tensor under the key, in place of an older chunk.
 
-        A store whose ``capabilities`` have ``keeps_layout`` gives shape, dtype and format back. Give all three or none.
+        Dtype and shape come from an array. A store that cannot keep them keeps the bytes, as ``BINARY``. With ``shape``,
+        ``dtype`` or ``format`` such a store refuses the chunk, unless its ``capabilities`` lack ``keeps_layout``.
+
+        >>> import numpy
+        >>> with kvconn.connect("memory://example") as store:
+        ...     store.put("model@1@0@d0@bfloat16", numpy.ones((2, 3), "float32"))
+        ...     store.get("model@1@0@d0@bfloat16").numpy()
+        array([[1., 1., 1.],
+               [1., 1., 1.]], dtype=float32)
 
         Args:
             key: the text of the chunk's key.
-            data: a bytes-like object. It must not change during the call.
-            shape: the lengths of the dimensions, up to four.
-            dtype: the element type, by torch's name: ``"bfloat16"``.
+            data: bytes, or an array of torch, numpy, jax or another library, contiguous in the host's memory. It must not
+                change during the call.
+            shape: the lengths of one to four dimensions, in place of the array's.
+            dtype: the element type, in place of the array's: a name of torch such as ``"bfloat16"``, or a dtype of torch or numpy.
             format: LMCache's name for the memory format: ``"KV_2LTD"``.
 
         Raises:
-            InvalidError: shape and dtype make another number of bytes than ``data`` has.
+            InvalidError: shape and dtype make another number of bytes than ``data`` has, or ``data`` is not contiguous, or not
+                in the host's memory.
         """
         return self._native.put(key, data, shape=shape, dtype=dtype, format=format)
 
@@ -119,18 +129,24 @@ class Store(StoreBase):
         """
         return self._native.get(key)
 
-    def get_into(self, key: str, buffer: Buffer) -> int | None:
+    def get_into(self, key: str, buffer: Buffer | Tensor) -> int | None:
         """Reads a chunk into your own memory.
+
+        Memory of bytes takes any chunk. A tensor takes chunks of its own dtype and shape, and chunks without them. A
+        tensor of one dimension takes chunks of its dtype.
 
         Args:
             key: the text of the chunk's key.
-            buffer: a writable bytes-like object. Do not touch it during the call.
+            buffer: writable bytes, or a writable array or tensor, contiguous in the host's memory, which may be pinned. Do
+                not touch it during the call.
 
         Returns:
             The chunk's length in bytes, or None if it is not stored.
 
         Raises:
-            KvconnError: the chunk is longer than the buffer (kind ``size_mismatch``).
+            KvconnError: the chunk is longer than the buffer, or the tensor has another dtype or shape (kind ``size_mismatch``).
+                The buffer's bytes are unspecified then.
+            InvalidError: the buffer is read-only, not contiguous, or not in the host's memory.
         """
         return self._native.get_into(key, buffer)
 
@@ -164,37 +180,65 @@ class Store(StoreBase):
 
     @overload
     def batched_put(
-        self, items: Sequence[tuple[str, Buffer]], *, return_exceptions: Literal[False] = False
+        self,
+        items: Items,
+        *,
+        shape: Sequence[int] | None = None,
+        dtype: str | DType | type[Any] | None = None,
+        format: str | None = None,
+        return_exceptions: Literal[False] = False,
     ) -> List[None]: ...
     @overload
     def batched_put(
-        self, items: Sequence[tuple[str, Buffer]], *, return_exceptions: bool
+        self,
+        items: Items,
+        *,
+        shape: Sequence[int] | None = None,
+        dtype: str | DType | type[Any] | None = None,
+        format: str | None = None,
+        return_exceptions: bool,
     ) -> List[KvconnError | None]: ...
     def batched_put(
-        self, items: Sequence[tuple[str, Buffer]], *, return_exceptions: bool = False
+        self,
+        items: Items,
+        *,
+        shape: Sequence[int] | None = None,
+        dtype: str | DType | type[Any] | None = None,
+        format: str | None = None,
+        return_exceptions: bool = False,
     ) -> List[None] | List[KvconnError | None]:
-        """Stores each pair of key and bytes.
+        """Stores each pair of a key and bytes, an array or a tensor.
+
+        >>> with kvconn.connect("memory://example") as store:
+        ...     store.batched_put({"model@1@0@b1@bfloat16": b"first", "model@1@0@b2@bfloat16": b"second"})
+        [None, None]
 
         Args:
-            items: the pairs. The bytes must not change during the call.
+            items: a mapping, or any iterable of pairs, which is read to its end before the first put. The memory must not change
+                during the call.
+            shape: as in ``put``, for all items.
+            dtype: as in ``put``, for all items.
+            format: as in ``put``, for all items.
             return_exceptions: whether the list has the error of an item that fails in the item's place. Otherwise the
                 first error is raised.
 
         Returns:
             None for each item that was stored, in the order of the items.
         """
-        return self._native.batched_put(items, return_exceptions=return_exceptions)
+        return self._native.batched_put(
+            items, shape=shape, dtype=dtype, format=format, return_exceptions=return_exceptions
+        )
 
     @overload
     def batched_get(
-        self, keys: Sequence[str], *, return_exceptions: Literal[False] = False
+        self, keys: Iterable[str], *, return_exceptions: Literal[False] = False
     ) -> List[Chunk | None]: ...
     @overload
     def batched_get(
-        self, keys: Sequence[str], *, return_exceptions: bool
+        self, keys: Iterable[str], *, return_exceptions: bool
     ) -> List[Chunk | KvconnError | None]: ...
     def batched_get(
-        self, keys: Sequence[str], *, return_exceptions: bool = False
+        self, keys: Iterable[str], *, return_exceptions: bool = False
     ) -> List[Chunk | None] | List[Chunk | KvconnError | None]:
         """``get`` of each key, in the order of the keys. ``return_exceptions`` is as in ``batched_put``.
 
@@ -209,33 +253,33 @@ class Store(StoreBase):
 
     @overload
     def batched_get_into(
-        self, keys: Sequence[str], buffers: Sequence[Buffer], *, return_exceptions: Literal[False] = False
+        self, keys: Iterable[str], buffers: Iterable[Buffer | Tensor], *, return_exceptions: Literal[False] = False
     ) -> List[int | None]: ...
     @overload
     def batched_get_into(
-        self, keys: Sequence[str], buffers: Sequence[Buffer], *, return_exceptions: bool
+        self, keys: Iterable[str], buffers: Iterable[Buffer | Tensor], *, return_exceptions: bool
     ) -> List[int | KvconnError | None]: ...
     def batched_get_into(
-        self, keys: Sequence[str], buffers: Sequence[Buffer], *, return_exceptions: bool = False
+        self, keys: Iterable[str], buffers: Iterable[Buffer | Tensor], *, return_exceptions: bool = False
     ) -> List[int | None] | List[int | KvconnError | None]:
         """``get_into`` of each key and its buffer, in the order of the keys. ``return_exceptions`` is as in ``batched_put``."""
         return self._native.batched_get_into(keys, buffers, return_exceptions=return_exceptions)
 
     @overload
-    def batched_exists(self, keys: Sequence[str], *, return_exceptions: Literal[False] = False) -> List[bool]: ...
+    def batched_exists(self, keys: Iterable[str], *, return_exceptions: Literal[False] = False) -> List[bool]: ...
     @overload
-    def batched_exists(self, keys: Sequence[str], *, return_exceptions: bool) -> List[bool | KvconnError]: ...
+    def batched_exists(self, keys: Iterable[str], *, return_exceptions: bool) -> List[bool | KvconnError]: ...
     def batched_exists(
-        self, keys: Sequence[str], *, return_exceptions: bool = False
+        self, keys: Iterable[str], *, return_exceptions: bool = False
     ) -> List[bool] | List[bool | KvconnError]:
         """``exists`` of each key, in the order of the keys. ``return_exceptions`` is as in ``batched_put``."""
         return self._native.batched_exists(keys, return_exceptions=return_exceptions)
 
-    def batched_contains(self, keys: Sequence[str]) -> int:
+    def batched_contains(self, keys: Iterable[str]) -> int:
         """The length of the leading run of keys that exist."""
         return self._native.batched_contains(keys)
 
-    def get_prefix(self, keys: Sequence[str]) -> List[Chunk]:
+    def get_prefix(self, keys: Iterable[str]) -> List[Chunk]:
         """The chunks of the leading run: those before the first key that is missing, corrupt or an error.
 
         Only the first key's error is raised.
@@ -243,11 +287,11 @@ class Store(StoreBase):
         return self._native.get_prefix(keys)
 
     @overload
-    def batched_remove(self, keys: Sequence[str], *, return_exceptions: Literal[False] = False) -> List[bool]: ...
+    def batched_remove(self, keys: Iterable[str], *, return_exceptions: Literal[False] = False) -> List[bool]: ...
     @overload
-    def batched_remove(self, keys: Sequence[str], *, return_exceptions: bool) -> List[bool | KvconnError]: ...
+    def batched_remove(self, keys: Iterable[str], *, return_exceptions: bool) -> List[bool | KvconnError]: ...
     def batched_remove(
-        self, keys: Sequence[str], *, return_exceptions: bool = False
+        self, keys: Iterable[str], *, return_exceptions: bool = False
     ) -> List[bool] | List[bool | KvconnError]:
         """``remove`` of each key, in the order of the keys. ``return_exceptions`` is as in ``batched_put``."""
         return self._native.batched_remove(keys, return_exceptions=return_exceptions)

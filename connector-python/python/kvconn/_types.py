@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Literal, TypedDict
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
 
 from kvconn._errors import KvconnError
 
@@ -14,6 +15,25 @@ elif sys.version_info >= (3, 12):
 else:
     # Python 3.11 has no class of all bytes-like objects.
     Buffer = bytes | bytearray | memoryview
+
+
+class Tensor(Protocol):
+    """An array of a library that has DLPack: torch, numpy, jax, cupy."""
+
+    # And `__dlpack__`, which numpy declares for its own dtypes only: not for bfloat16 of ml_dtypes.
+    @property
+    def __dlpack_device__(self) -> Callable[..., Any]: ...
+
+
+class DType(Protocol):
+    """A dtype of torch or numpy."""
+
+    @property
+    def itemsize(self) -> int: ...
+
+
+Items = Mapping[str, Buffer | Tensor] | Iterable[tuple[str, Buffer | Tensor]]
+"""Keys and their data."""
 
 Option = str | int | float | bool | None
 """The value of a store's option. None leaves the option out."""

@@ -17,8 +17,9 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::EngineClient;
+use crate::batch::same_length;
 use crate::blocking::block_on;
-use crate::errors::{Arg, OrRaise, invalid, same_length};
+use crate::errors::{Arg, OrRaise, invalid};
 use crate::lock;
 use crate::process::ProcessLocal;
 

@@ -12,9 +12,10 @@ use pyo3::prelude::*;
 
 use super::memory::{self, to_object};
 use super::pool::{LMCacheAllocator, NoMemory, Pool};
+use crate::batch::{Objects, same_length};
 use crate::blocking::block_on;
 use crate::buffer::Views;
-use crate::errors::{Arg, Objects, OrRaise, invalid, same_length, to_py};
+use crate::errors::{Arg, OrRaise, invalid, to_py};
 use crate::open::{ENGINE_BATCH_TIMEOUT, OpenStore, for_engine};
 use crate::to_python::{self, sorted};
 use crate::{asyncio, logging};

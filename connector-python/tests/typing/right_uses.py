@@ -1,10 +1,13 @@
 """Uses that a type checker accepts, and the types that it finds. `test_typing.py` checks this file."""
 
+import array
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from typing import assert_type
+from typing import Any, assert_type
 
 import kvconn
+import ml_dtypes
+import numpy
 
 
 def blocking(keys: list[str]) -> None:
@@ -33,12 +36,29 @@ def blocking(keys: list[str]) -> None:
             assert_type(chunk.dtypes, list[str | None])
 
 
+def arrays(store: kvconn.Store, keys: Iterator[str]) -> None:
+    rows = numpy.zeros((2, 3), "float32")
+    store.put("k", rows, shape=(6,), dtype=rows.dtype)
+    store.put("k", rows.astype(ml_dtypes.bfloat16), dtype=ml_dtypes.bfloat16)
+    store.put("k", array.array("d"), dtype=numpy.float64)
+    assert_type(store.get_into("k", rows), int | None)
+    assert_type(store.batched_put({"k": rows}, shape=(3, 2), dtype="float32", format="KV_T2D"), list[None])
+    assert_type(store.batched_put(((key, rows) for key in keys), return_exceptions=True), list[kvconn.KvconnError | None])
+    store.batched_get_into(keys, iter([rows]))
+    for chunk in store.get_prefix(keys):
+        assert_type(chunk.numpy("bfloat16", (2, 3), group=0), numpy.ndarray[tuple[Any, ...], numpy.dtype[Any]])
+        numpy.from_dlpack(chunk)
+        chunk.torch(shape=(3, -1))
+
+
 async def awaited(keys: list[str]) -> None:
     async with kvconn.connect_async("memory://x", timeout_ms=500) as store:
         assert_type(store, kvconn.AsyncStore)
         assert_type(store.blocking, kvconn.Store)
         assert_type(await store.get("k"), kvconn.Chunk | None)
         assert_type(await store.batched_get(keys), list[kvconn.Chunk | None])
+        await store.put("k", numpy.zeros(3))
+        assert_type(await store.batched_put({"k": numpy.zeros(3)}), list[None])
         assert_type(
             await store.batched_get(keys, return_exceptions=True), list[kvconn.Chunk | kvconn.KvconnError | None]
         )

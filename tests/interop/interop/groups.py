@@ -29,6 +29,7 @@ class Group(NamedTuple):
 
 GROUPS = {name: Group("lmcache", "stores") for name in "vectors fs redis resp native wheel engine faults churn tools".split()} | {
     "lmcache-server": Group("lmcache", "lmcache_server"),
+    "tensors": Group("lmcache", "tensors"),
     "s3": Group("lmcache", "s3"),
     "topologies": Group("lmcache", "topologies"),
     "bench": Group("lmcache", "bench.checks"),
@@ -38,7 +39,7 @@ GROUPS = {name: Group("lmcache", "stores") for name in "vectors fs redis resp na
 }
 
 
-SMOKE = ("vectors", "fs", "redis", "resp", "native", "s3", "topologies", "bench", "lmcache-server", "vllm", "sglang")
+SMOKE = ("vectors", "fs", "redis", "resp", "native", "tensors", "s3", "topologies", "bench", "lmcache-server", "vllm", "sglang")
 """The groups that have checks in the `SMOKE` of their modules."""
 
 
