@@ -41,7 +41,8 @@ pub(crate) fn run(job: impl FnOnce(Python<'_>) + Send + 'static) {
 
 /// Refuses new jobs and waits until `deadline` for those that were given. The calling thread must not be attached.
 pub(crate) fn stop(deadline: Instant) {
-    let Some(state) = STATE.get() else { return };
+    // Also before the first job, so that a late one does not start the thread while the interpreter ends.
+    let state = STATE.get_or_init(|| Mutex::new(State::NotStarted));
     let state = std::mem::replace(&mut *lock(state), State::Stopped);
     if let State::Running { jobs, thread } = state {
         drop(jobs);
