@@ -167,14 +167,16 @@ struct Lent {
 
 fn lent(place: usize, object: &Bound<'_, PyAny>) -> PyResult<Lent> {
     let py = object.py();
-    match export(object) {
+    match PyUntypedBuffer::get(object) {
         Ok(view) => buffer(place, object, view),
         Err(_) if object.hasattr(intern!(py, "__dlpack__"))? => tensor(place, object),
-        Err(e) => {
-            // A buffer without a dimension, such as a scalar of numpy, as its bytes.
-            let bytes = PyMemoryView::from(object).and_then(|view| view.call_method1(intern!(py, "cast"), ("B",)));
-            let view = bytes.and_then(|bytes| PyUntypedBuffer::get(&bytes));
-            buffer(place, object, view.map_err(|_| refused(py, ErrorKind::InvalidInput, e))?)
+        Err(_) => {
+            let view = export(object).or_else(|e| {
+                // A buffer without a dimension, such as a scalar of numpy, as its bytes.
+                let bytes = PyMemoryView::from(object).and_then(|view| view.call_method1(intern!(py, "cast"), ("B",)));
+                bytes.and_then(|bytes| PyUntypedBuffer::get(&bytes)).map_err(|_| e)
+            });
+            buffer(place, object, view.map_err(|e| refused(py, ErrorKind::InvalidInput, e))?)
         }
     }
 }
@@ -233,7 +235,9 @@ fn tensor(place: usize, object: &Bound<'_, PyAny>) -> PyResult<Lent> {
     }
     let elements = Elements::new(imported.dtype, &imported.shape);
     let memory = Memory { span: Span::new(imported.start, imported.len), elements };
-    Ok(Lent { memory, read_only: imported.read_only, export: Export::Object(imported.capsule) })
+    // jax's arrays never change, and its capsules have no version, so they cannot say it.
+    let read_only = imported.read_only || object.get_type().module()?.to_str()?.starts_with("jax");
+    Ok(Lent { memory, read_only, export: Export::Object(imported.capsule) })
 }
 
 fn not_contiguous(py: Python<'_>, place: usize) -> PyErr {

@@ -52,6 +52,12 @@ class Older(OnDevice):
         return self.source.__dlpack__()
 
 
+class OfJax(Older):
+    """An array that never changes, and does not say so."""
+
+    __module__ = "jaxlib._jax"
+
+
 class ArrayCase(TestCase):
     def store(self, url=None, **options):
         store = kvconn.connect(url or f"memory://{self.id()}", **options)
@@ -356,6 +362,17 @@ class Filling(ArrayCase):
         filled, refused, missed = store.batched_get_into([KEY, KEY, OTHER], [good, bad, bad.copy()], return_exceptions=True)
         self.assertEqual((filled, refused.kind, refused.key, missed), (24, "size_mismatch", KEY, None))
         self.same(good, numbers("bfloat16", (2, 6)))
+
+    def test_memory_that_must_not_change_is_refused(self):
+        store, data = self.store(), numbers("float32")
+        store.put(KEY, numpy.zeros_like(data))
+        frozen = data.copy()
+        frozen.flags.writeable = False
+        for target in (frozen, OnDevice(frozen), OfJax(data), store.get(KEY), bytes(96)):
+            self.refused("buffer 0 is read-only", store.get_into, KEY, target)
+        self.same(data, numbers("float32"))
+        store.put(KEY, OfJax(data))
+        self.same(store.get(KEY).numpy(), data)
 
     def test_a_chunk_without_a_dtype_fills_any_tensor(self):
         store = self.files()
