@@ -18,6 +18,7 @@ use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use clap::Parser;
+use connectors::Audience;
 use connectors::runtime::close_open_stores;
 use tracing_subscriber::EnvFilter;
 
@@ -34,6 +35,7 @@ pub fn command(args: impl IntoIterator<Item = OsString>) -> u8 {
         Ok(cli) => cli,
         Err(e) => return usage::report(e),
     };
+    Audience::Shell.set();
     log_to_stderr(cli.global.verbose);
     let built = connectors::runtime::threads().and_then(|threads| {
         let built = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();

@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use crate::chunk::{ChunkLayout, MemoryObjMut};
 use crate::config::LMCacheEngineConfig;
 use crate::layer::local_wait;
-use crate::{Error, ErrorKind, ErrorStatus, Result};
+use crate::{Error, ErrorKind, ErrorStatus, Hint, Result};
 
 pub(crate) use pool::PoolRegion;
 pub use pool::{PoolAllocator, PoolStats};
@@ -180,8 +180,8 @@ fn no_memory(layouts: &[ChunkLayout], wanted: usize, room: usize, capacity: usiz
     };
     if wanted > capacity {
         let (are, hint) = match layouts.len() {
-            1 => ("is", "raise `max_local_cpu_size`"),
-            _ => ("are", "ask for fewer chunks at a time, or raise `max_local_cpu_size`"),
+            1 => ("is", larger_pool("")),
+            _ => ("are", larger_pool(FEWER_CHUNKS)),
         };
         let message = format!("{what} {are} larger than the whole pool of {capacity} bytes");
         Error::new(ErrorKind::TooLarge, message).with_hint(hint)
@@ -189,7 +189,7 @@ fn no_memory(layouts: &[ChunkLayout], wanted: usize, room: usize, capacity: usiz
         let message = format!("no memory for {what}: {room} of the pool's {capacity} bytes are free");
         Error::new(ErrorKind::PoolFull, message)
             .temporary(true)
-            .with_hint("drop chunks that are no longer needed, or raise `max_local_cpu_size`")
+            .with_hint(larger_pool("drop chunks that are no longer needed, or "))
     }
 }
 
@@ -197,7 +197,16 @@ fn no_memory(layouts: &[ChunkLayout], wanted: usize, room: usize, capacity: usiz
 /// them.
 fn over_capacity(layout: &ChunkLayout) -> Error {
     let message = format!("no memory for a chunk of {} bytes: the chunks before it fill the whole pool", layout.len);
-    Error::new(ErrorKind::PoolFull, message)
-        .with_status(ErrorStatus::Persistent)
-        .with_hint("ask for fewer chunks at a time, or raise `max_local_cpu_size`")
+    Error::new(ErrorKind::PoolFull, message).with_status(ErrorStatus::Persistent).with_hint(larger_pool(FEWER_CHUNKS))
+}
+
+const FEWER_CHUNKS: &str = "ask for fewer chunks at a time, or ";
+
+/// How to get a larger pool, after another way out.
+fn larger_pool(instead: &str) -> Hint {
+    Hint::each(
+        format!("{instead}raise `max_local_cpu_size`, or the capacity of the `LocalCpuBackend`"),
+        format!("{instead}raise `pool_bytes`"),
+        format!("{instead}raise `max_local_cpu_size` in the file of `--config`"),
+    )
 }

@@ -1,115 +1,19 @@
 //! The one error type of this project: a kind to match on, and a sentence to read.
 
+mod hint;
+mod kind;
+
 use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use hint::{Audience, Hint};
+pub use kind::{ErrorKind, ErrorStatus};
+
 /// A `Result` whose error is [`Error`] unless said.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
-
-/// The kind of an error, to match on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ErrorKind {
-    /// The URL cannot be read, or lacks a part that its connector needs.
-    InvalidUrl,
-    /// The text is not a key, or the store cannot name this key.
-    InvalidKey,
-    /// An option, a configuration file or an environment variable is wrong or unknown.
-    InvalidOption,
-    /// The call does not allow this layout or value.
-    InvalidInput,
-    /// No connector or adapter of that name or scheme is linked into this binary.
-    NotFound,
-    /// Two connectors claim one name, or one scheme is claimed twice.
-    Conflict,
-    /// The connector does not have this operation, or cannot store this kind of chunk.
-    Unsupported,
-    /// The connector was closed.
-    Closed,
-    /// The local pool has no free memory to read into. It may have some when a chunk is dropped.
-    PoolFull,
-    /// The store has no room: a full disk, a quota, redis at its `maxmemory`.
-    StoreFull,
-    /// The chunk can never fit: it is larger than the pool, the store, or a limit of the server.
-    TooLarge,
-    /// A chunk does not fit the memory that the caller gave for it. Other memory may fit, unlike with
-    /// [`TooLarge`](Self::TooLarge).
-    SizeMismatch,
-    /// The store returned bytes that are short, torn, or not a chunk.
-    Corrupt,
-    /// The store did not answer in time.
-    Timeout,
-    /// The store cannot be reached, or the connection to it broke.
-    Unavailable,
-    /// The store asks for fewer requests.
-    Throttled,
-    /// The store takes no writes: a read-only file system, a replica.
-    ReadOnly,
-    /// The store refused access: a wrong password, a missing permission.
-    Denied,
-    /// Another error of the operating system.
-    Io,
-    /// Anything else that a connector reports.
-    Other,
-}
-
-impl ErrorKind {
-    /// The kind in snake case, for logs and metrics: `pool_full`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::InvalidUrl => "invalid_url",
-            Self::InvalidKey => "invalid_key",
-            Self::InvalidOption => "invalid_option",
-            Self::InvalidInput => "invalid_input",
-            Self::NotFound => "not_found",
-            Self::Conflict => "conflict",
-            Self::Unsupported => "unsupported",
-            Self::Closed => "closed",
-            Self::PoolFull => "pool_full",
-            Self::StoreFull => "store_full",
-            Self::TooLarge => "too_large",
-            Self::SizeMismatch => "size_mismatch",
-            Self::Corrupt => "corrupt",
-            Self::Timeout => "timeout",
-            Self::Unavailable => "unavailable",
-            Self::Throttled => "throttled",
-            Self::ReadOnly => "read_only",
-            Self::Denied => "denied",
-            Self::Io => "io",
-            Self::Other => "other",
-        }
-    }
-}
-
-impl fmt::Display for ErrorKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// Whether another try may help.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ErrorStatus {
-    /// The same call fails again until the caller or an operator changes something.
-    Permanent,
-    /// The same call may succeed later without a change. A retry layer tries it again.
-    Temporary,
-    /// A temporary error that lasted through all retries. The call may succeed later, but no other retry layer tries it again.
-    Persistent,
-}
-
-impl ErrorStatus {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Permanent => "permanent",
-            Self::Temporary => "temporary",
-            Self::Persistent => "persistent",
-        }
-    }
-}
 
 /// An error: its kind, its place and a hint.
 ///
@@ -129,7 +33,7 @@ struct Inner {
     partial: bool,
     retry_after: Option<Duration>,
     message: Cow<'static, str>,
-    hint: Option<Cow<'static, str>>,
+    hint: Option<Hint>,
     operation: Option<&'static str>,
     connector: Option<Box<str>>,
     key: Option<Box<str>>,
@@ -226,9 +130,9 @@ impl Error {
         self
     }
 
-    /// Adds a hint: what to do or to write instead.
+    /// Adds a hint: what to do or to write instead. A [`Hint`] can have a text for each [`Audience`].
     #[must_use]
-    pub fn with_hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
+    pub fn with_hint(mut self, hint: impl Into<Hint>) -> Self {
         self.0.hint = Some(hint.into());
         self
     }
@@ -303,9 +207,9 @@ impl Error {
         &self.0.message
     }
 
-    /// The hint: what to do or to write instead.
+    /// The hint: what to do or to write instead, in the terms of this process's [`Audience`].
     pub fn hint(&self) -> Option<&str> {
-        self.0.hint.as_deref()
+        self.0.hint.as_ref().map(Hint::text)
     }
 
     /// The operation that failed: `get`, `put`, `open`, ..
@@ -351,7 +255,7 @@ impl fmt::Display for Error {
         {
             write!(f, " (key `{key}`)")?;
         }
-        if let Some(hint) = &e.hint {
+        if let Some(hint) = self.hint() {
             write!(f, "; {hint}")?;
         }
         Ok(())

@@ -99,7 +99,7 @@ pub use connector::{
 };
 pub use connector_macros::{connector_adapter, connector_options, external_connector};
 pub use context::{Connect, ConnectorContext};
-pub use error::{Error, ErrorKind, ErrorStatus, Result};
+pub use error::{Audience, Error, ErrorKind, ErrorStatus, Hint, Result};
 pub use key::{CacheEngineKey, CacheKey, KeyKind, LayerCacheEngineKey, ObjectKey};
 pub use metadata::{LMCacheMetadata, LayerGroup, RawLayout, raw_layout};
 pub use namespace::Namespace;

@@ -35,7 +35,7 @@ fn a_crate_that_the_program_never_names_is_not_linked_and_the_error_says_how_to_
         assert_says(&dead.of(url), &["failed not_found", "add `use its_crate as _;`"]);
     }
     assert_says(&dead.of("alpha://localhost:0"), &["no connector serves the scheme `alpha://`"]);
-    assert_says(&dead.of(ALPHA_URL), &["no module `alpha.kv` is linked into this binary", "linked: nothing"]);
+    assert_says(&dead.of(ALPHA_URL), &["no connector has the module `alpha.kv`", "known: none"]);
 }
 
 /// One test, because the binaries of all feature sets have the same name.

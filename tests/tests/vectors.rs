@@ -320,18 +320,10 @@ const EXTERNAL_ERRORS: [(&str, ErrorKind, &str); 10] = [
     (
         "external://h:0/no.such.module/?connector_name=C",
         ErrorKind::NotFound,
-        "no module `no.such.module` is linked into this binary",
+        "no connector has the module `no.such.module`",
     ),
-    (
-        "external://h:0/json/?connector_name=NoSuchClass",
-        ErrorKind::NotFound,
-        "no module `json` is linked into this binary",
-    ),
-    (
-        "external://h:0/json/?connector_name=JSONDecoder",
-        ErrorKind::NotFound,
-        "no module `json` is linked into this binary",
-    ),
+    ("external://h:0/json/?connector_name=NoSuchClass", ErrorKind::NotFound, "no connector has the module `json`"),
+    ("external://h:0/json/?connector_name=JSONDecoder", ErrorKind::NotFound, "no connector has the module `json`"),
     ("external://h:0/json/", ErrorKind::InvalidUrl, "has no `connector_name` in its query"),
     ("external://h:0/json/?connector_name=", ErrorKind::InvalidUrl, "has no `connector_name` in its query"),
     ("external://h:0/?connector_name=C", ErrorKind::InvalidUrl, "names no module"),

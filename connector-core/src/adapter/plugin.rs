@@ -6,7 +6,7 @@ use crate::context::ConnectorContext;
 use crate::layer::is_layer_option;
 use crate::registry::{self, SchemeOwner, did_you_mean};
 use crate::url::RemoteUrl;
-use crate::{Error, ErrorKind, Result, options};
+use crate::{Error, ErrorKind, Hint, Result, options};
 
 /// LMCache's remote storage plugins. `extra_config` defines `plugin://name` in one of three ways:
 ///
@@ -113,6 +113,9 @@ async fn by_type(name: &str, ctx: ConnectorContext) -> Result<Connector> {
         .with_hint(how_to_define(name)))
 }
 
-fn how_to_define(plugin: &str) -> String {
-    format!("set `{PLUGIN_KEY_PREFIX}{plugin}.url`, or `.module_path` and `.class_name`, in extra_config")
+fn how_to_define(plugin: &str) -> Hint {
+    let in_config =
+        format!("set `{PLUGIN_KEY_PREFIX}{plugin}.url`, or `.module_path` and `.class_name`, in extra_config");
+    let python = format!("write the store's own URL; inside LMCache, {in_config}");
+    Hint::each(in_config.clone(), python, in_config)
 }

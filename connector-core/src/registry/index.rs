@@ -6,7 +6,7 @@ use std::fmt::Write;
 use super::{AdapterEntry, ConnectorEntry, ConnectorHint, Origin, did_you_mean, is_identifier, nearest};
 use crate::layer::is_layer_option;
 use crate::options::OptionsSchema;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Hint, Result};
 
 /// Schemes that core itself serves.
 const RESERVED_SCHEMES: [&str; 2] = ["external", "plugin"];
@@ -149,8 +149,7 @@ impl Index {
             return Ok(());
         }
         conflicts.sort();
-        Err(Error::new(ErrorKind::Conflict, conflicts.join("; "))
-            .with_hint("rename one of them, or leave one crate out of this binary"))
+        Err(Error::new(ErrorKind::Conflict, conflicts.join("; ")).with_hint(rename()))
     }
 
     #[cold]
@@ -171,11 +170,12 @@ impl Index {
         }
         let mut known: Vec<String> = known.iter().map(|s| format!("{s}://")).collect();
         known.sort();
-        let _ = write!(message, "; schemes linked into this binary: {}", known.join(" "));
+        let _ = write!(message, "; known schemes: {}", known.join(" "));
         let error = Error::new(ErrorKind::NotFound, message);
         match near.and_then(super::example_of) {
             Some(example) => error.with_hint(format!("write the URL as in `{example}`")),
-            None => error.with_hint(if plain.is_some() { NO_TLS } else { LINK_MORE }),
+            None if plain.is_some() => error.with_hint(NO_TLS),
+            None => error.with_hint(find_more()),
         }
     }
 
@@ -190,13 +190,14 @@ impl Index {
         }
         let known = self.connectors.iter().flat_map(|e| [e.module(), e.name()]).chain(self.schemes());
         let guess = did_you_mean(text, known);
-        let message = format!("`{}` is not linked into this binary{guess}; linked: {}", shown(text), self.all());
+        let message =
+            format!("`{}` is not a known connector, module or scheme{guess}; known: {}", shown(text), self.all());
         Err(Error::new(ErrorKind::NotFound, message))
     }
 
     fn all(&self) -> String {
         if self.connectors.is_empty() {
-            return "nothing".to_owned();
+            return "none".to_owned();
         }
         self.connectors.iter().map(|e| e.full_name()).collect::<Vec<_>>().join(", ")
     }
@@ -205,7 +206,7 @@ impl Index {
     fn no_connector(&self, module: &str, name: &str) -> Error {
         let names: Vec<&str> = self.connectors.iter().filter(|e| e.module() == module).map(|e| e.name()).collect();
         let mut message = if names.is_empty() {
-            format!("no module `{}` is linked into this binary", shown(module))
+            format!("no connector has the module `{}`", shown(module))
         } else {
             format!("module `{module}` has no connector `{}`", shown(name))
         };
@@ -219,8 +220,8 @@ impl Index {
             did_you_mean(name, names.into_iter())
         };
         message.push_str(&guess);
-        let _ = write!(message, "; linked: {}", self.all());
-        Error::new(ErrorKind::NotFound, message).with_hint(LINK_MORE)
+        let _ = write!(message, "; known: {}", self.all());
+        Error::new(ErrorKind::NotFound, message).with_hint(find_more())
     }
 }
 
@@ -242,14 +243,30 @@ fn is_with_tls(scheme: &str, plain: &str) -> bool {
 
 const NO_TLS: &str = "this scheme asks for TLS, which its store does not have; a tunnel such as stunnel encrypts, too";
 
-const LINK_MORE: &str = "`kvconn list` shows the connectors of the command; to link one into your own program, \
-                         add `use its_crate as _;` or enable its feature";
-
-fn compiled_out(hint: &ConnectorHint) -> String {
-    format!(
-        "kvconn has it, but this binary was built without it: enable feature `{}` of package `{}`",
-        hint.feature, hint.package
+fn find_more() -> Hint {
+    Hint::each(
+        "`kvconn list` shows the connectors of the command; to link one into your own program, add \
+         `use its_crate as _;` or enable its feature",
+        "`kvconn.connectors()` lists the connectors that are installed; `pip install` the package that has the other one",
+        "`kvconn list` lists the connectors of this command",
     )
+}
+
+fn compiled_out(hint: &ConnectorHint) -> Hint {
+    let ConnectorHint { feature, package, .. } = hint;
+    Hint::each(
+        format!(
+            "kvconn has it, but this binary was built without it: enable feature `{feature}` of package `{package}`"
+        ),
+        "kvconn has it, but this library was built without it: install kvconn's full wheel, and open it by `kvconn.connect`",
+        "kvconn has it, but this command was built without it: use the command of kvconn's full wheel",
+    )
+}
+
+/// For connectors that claim one name.
+fn rename() -> Hint {
+    const IN_A_BUILD: &str = "this build has both: the author of one of them must rename it";
+    Hint::each("rename one of them, or leave one crate out of this binary", IN_A_BUILD, IN_A_BUILD)
 }
 
 fn claim<K: std::hash::Hash + Eq, T: Copy>(map: &mut HashMap<K, Claims<T>>, key: K, new: T) {
@@ -268,7 +285,7 @@ fn name_conflict(module: &str, name: &str, entries: &[&'static ConnectorEntry]) 
         ErrorKind::Conflict,
         format!("connector `{module}/{name}` is registered {} times: {}", entries.len(), places.join(" and ")),
     )
-    .with_hint("rename one of them, or leave one crate out of this binary")
+    .with_hint(rename())
 }
 
 #[cold]
@@ -280,5 +297,28 @@ fn scheme_conflict(scheme: &str, owners: &[SchemeOwner]) -> Error {
         ErrorKind::Conflict,
         format!("scheme `{scheme}://` is claimed {} times: by {}", places.len(), places.join(" and by ")),
     )
-    .with_hint("drop one of the claims, or open the connector by its `external://` URL")
+    .with_hint(Hint::each(
+        "drop one of the claims, or open the connector by its `external://` URL",
+        "open the connector by its `external://` URL",
+        "open the connector by its `external://` URL",
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Audience;
+
+    #[test]
+    fn only_a_rust_program_is_told_about_crates_and_features() {
+        let out = ConnectorHint { feature: "fs", package: "connectors", ..ConnectorHint::SENTINEL };
+        for hint in [find_more(), compiled_out(&out), rename()] {
+            for audience in [Audience::Python, Audience::Shell] {
+                let text = hint.to(audience);
+                assert!(!["crate", "feature", "use ", "::"].iter().any(|word| text.contains(word)), "{text}");
+            }
+        }
+        assert!(find_more().to(Audience::Rust).contains("`use its_crate as _;`"));
+        assert!(compiled_out(&out).to(Audience::Rust).contains("enable feature `fs`"));
+    }
 }

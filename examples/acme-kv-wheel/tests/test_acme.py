@@ -94,7 +94,7 @@ class Wheel(unittest.TestCase):
         self.assertEqual(modules.count("acme.kv"), 1)
         self.assertIn("kvconn.fs", modules)
         # The wheel has only the stores in its Cargo.toml.
-        with self.assertRaisesRegex(kvconn.KvconnError, "enable feature `fs`"):
+        with self.assertRaisesRegex(kvconn.NotFoundError, "install kvconn's full wheel"):
             acme.connect(f"fs://{folder}")
 
     def test_two_wheels_with_the_same_connector_work(self):

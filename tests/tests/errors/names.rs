@@ -19,8 +19,8 @@ async fn a_misspelt_name_gives_a_suggestion() {
         ("memroy://a", NotFound, &["scheme `memroy://`", "did you mean `memory`?", "memory://"]),
         ("valky://h:1", NotFound, &["did you mean `valkey`?", "as in `valkey://user:password@host:6379/0`"]),
         ("file:///tmp/kv", NotFound, &["did you mean `fs`?", "as in `fs:///var/cache/kv`"]),
-        ("lm://h:1", NotFound, &["schemes linked into this binary: audit://", "`kvconn list`"]),
-        ("hf3fs://b", NotFound, &["schemes linked into this binary: audit://", "`kvconn list`"]),
+        ("lm://h:1", NotFound, &["known schemes: audit://", "`kvconn list`"]),
+        ("hf3fs://b", NotFound, &["known schemes: audit://", "`kvconn list`"]),
         ("extrenal://h:0/m/?connector_name=C", NotFound, &["did you mean `external`?"]),
         ("memory://?capcity=1", InvalidOption, &["unknown URL option `capcity`", "did you mean `capacity`?"]),
         (
@@ -36,7 +36,7 @@ async fn a_misspelt_name_gives_a_suggestion() {
 async fn a_name_without_a_similar_one_gives_the_whole_list() {
     for url in ["cassandra://h:1", "external://h:0/cassandra/?connector_name=CassandraConnector"] {
         let e = connectors::open(url).await.unwrap_err();
-        assert_is(&e, ErrorKind::NotFound, &["linked", "memory", "add `use its_crate as _;`"]);
+        assert_is(&e, ErrorKind::NotFound, &["known", "memory", "add `use its_crate as _;`"]);
         assert!(!e.to_string().contains("did you mean"), "{e}");
     }
 }
