@@ -12,13 +12,13 @@ use crate::adapter::{Adapters, PluginAdapter};
 use crate::allocator::LocalCpuBackend;
 use crate::config::LMCacheEngineConfig;
 use crate::connector::{Connector, panicked};
-use crate::layer::{LayerOptions, Layers};
+use crate::layer::{LayerOptions, Layers, StoreId};
 use crate::metadata::LMCacheMetadata;
 use crate::observe::StoreLabels;
 use crate::options::{self, ConnectorOptions};
 use crate::registry::{self, ConnectorEntry};
 use crate::url::{RemoteUrl, redact};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Hint, Result};
 
 /// What a connector is made from: LMCache's `ConnectorContext`. Cheap to clone.
 #[derive(Clone)]
@@ -211,10 +211,14 @@ impl ConnectorContext {
         let connector = connector.map_err(|e| match e.kind() {
             ErrorKind::Timeout | ErrorKind::Other => explain(e).with_connector(ctx.connector_name()),
             _ => e,
-        })?;
+        });
+        let is_last = !ctx.is_behind() && ctx.connect() == Connect::Eager && !ctx.0.redirected.load(Relaxed);
+        let connector = connector.map_err(|e| if is_last { or_later(e) } else { e })?;
         let layers = if ctx.0.has_behind.load(Relaxed) { in_front } else { layers };
-        Ok(connector
-            .layered(&ctx, |name, inner| layers.labelled(|| StoreLabels::new(name, ctx.instance())).around(inner)))
+        Ok(connector.layered(&ctx, |name, inner| {
+            let layers = layers.labelled(|| StoreLabels::new(name, ctx.instance()));
+            layers.around(StoreId::of(ctx.chain()), inner)
+        }))
     }
 
     /// Whether another store opens this one.
@@ -269,6 +273,24 @@ impl ConnectorContext {
         change(&mut parts);
         Self(Arc::new(parts))
     }
+}
+
+/// The error of a store whose server may answer later, with the options for that.
+#[cold]
+fn or_later(e: Error) -> Error {
+    const LATER: &str = "`retries` tries again, and `connect=lazy` opens the store before its server answers";
+    let is_lost = matches!(e.kind(), ErrorKind::Unavailable | ErrorKind::Timeout) && e.is_temporary();
+    if !is_lost {
+        return e;
+    }
+    let hint = match e.hint() {
+        Some(hint) => {
+            let both = format!("{hint}{} {LATER}", if hint.ends_with('?') { "" } else { ";" });
+            Hint::each(both.clone(), both, hint.to_owned())
+        }
+        None => Hint::each(LATER, LATER, "`retries` tries again"),
+    };
+    e.with_hint(hint)
 }
 
 impl fmt::Debug for ConnectorContext {

@@ -5,7 +5,7 @@
 //! | limit | lets a number of calls run at once; the others wait | `max_in_flight` |
 //! | breaker | refuses calls for a time when the store is lost | `breaker_failures`, `min_reconnect_interval` |
 //! | retry | tries a call again after a [temporary](crate::ErrorStatus::Temporary) error | `retries`, `retry_min_delay_ms`, `retry_max_delay_ms` |
-//! | timeout | ends a call that takes too long | `timeout_ms`, `batch_timeout_ms`, `lookup_timeout_ms` |
+//! | timeout | ends a call that takes too long | `timeout_ms`, `batch_timeout_ms`, `lookup_timeout_ms`, `open_timeout_ms` |
 //!
 //! All are off until you set them. The URL comes first (`redis://h:6379?timeout_ms=500&retries=2`). Next is the
 //! configuration: `extra_config` keys with the prefix `kvconn_`, or `remote_storage_plugin.<name>.timeout_ms`. Last
@@ -14,7 +14,8 @@
 //! store in front then has none. So a `tiered` store whose back is lost still gives the chunks in its front.
 //!
 //! `open` has the timeout and the retries, too. Only `close` has no limit, because a `close` that is cut short loses
-//! data. A poll that blocks its thread cannot be ended.
+//! data. A poll that blocks its thread cannot be ended. [`Connector::within`](crate::Connector::within) sets another limit
+//! for some calls.
 //!
 //! # Order
 //! The layers have the order of the table. The limit is outermost, and the store is inside the timeout:
@@ -36,8 +37,8 @@ mod retry;
 mod timeout;
 
 pub use options::LayerOptions;
-pub(crate) use timeout::LocalWaits;
-pub use timeout::local_wait;
+pub(crate) use timeout::{LocalWaits, StoreId, each_within, within};
+pub use timeout::{local_wait, time_left};
 
 pub(crate) use options::{Layers, NAMES, is_layer_option};
 

@@ -4,8 +4,9 @@ use std::any::Any;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures::future::{BoxFuture, FutureExt};
+use futures::future::{BoxFuture, Either, FutureExt};
 use futures::stream::BoxStream;
 use tokio::sync::OnceCell;
 use tracing::{Instrument, Span};
@@ -16,6 +17,7 @@ use super::{BoxConnector, Capabilities, Gate, ListEntry, Pages, RemoteConnector,
 use crate::chunk::{MemoryObj, MemoryObjMut};
 use crate::context::ConnectorContext;
 use crate::key::CacheKey;
+use crate::layer::{StoreId, within};
 use crate::observe::{Answered, Instruments, Loaded, Observed, Run, StoreLabels, Stored};
 use crate::runtime::{AtExit, OfProcess, at_exit};
 use crate::{Error, ErrorKind, Result};
@@ -33,7 +35,11 @@ use crate::{Error, ErrorKind, Result};
 ///
 /// **Cancellation.** Every future may be dropped at any await; the connector keeps working.
 #[derive(Clone)]
-pub struct Connector(pub(super) Arc<Inner>);
+pub struct Connector(
+    pub(super) Arc<Inner>,
+    /// The limit of [`within`](Self::within).
+    pub(super) Option<Duration>,
+);
 
 pub(super) struct Inner {
     name: Box<str>,
@@ -58,7 +64,7 @@ impl Connector {
     pub(crate) fn over(name: impl Into<Box<str>>, BoxConnector(connector): BoxConnector) -> Self {
         let name = name.into();
         let instruments = Instruments::new(StoreLabels::new(&name, String::new()));
-        Self(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             name,
             gate: Gate::default(),
             closed: Arc::default(),
@@ -67,7 +73,8 @@ impl Connector {
             opened_on: None,
             connector: OfProcess::new(connector),
             pages: Pages::new(|_| true),
-        }))
+        });
+        Self(inner, None)
     }
 
     /// The same connector with layers. If its adapter opened another URL of the same chain, the connector has its
@@ -99,7 +106,40 @@ impl Connector {
             let this = Arc::downgrade(&inner);
             at_exit(ctx.url().to_string(), this);
         }
-        Self(inner)
+        Self(inner, None)
+    }
+
+    /// The same store, whose calls take at most `limit`: with retries, and with the waits for memory and for other calls.
+    ///
+    /// `limit` replaces the options `timeout_ms`, `batch_timeout_ms` and `lookup_timeout_ms` of this store, but not those of a
+    /// store behind it. A call that takes longer is a `Timeout` error, and so is every key of a batch. For a listing, the limit
+    /// holds for each item. [`close`](Self::close) has no limit, because a `close` that is cut short loses data.
+    ///
+    /// ```
+    /// # async fn f(store: connector_core::Connector, key: connector_core::CacheKey) -> connector_core::Result<()> {
+    /// let chunk = store.within(std::time::Duration::from_millis(50)).get(&key).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn within(&self, limit: Duration) -> Self {
+        Self(self.0.clone(), Some(limit))
+    }
+
+    /// The store, for the layers.
+    pub(super) fn id(&self) -> StoreId {
+        self.0.layers_of.as_ref().map_or(StoreId::NONE, StoreId::of)
+    }
+
+    /// A call with the limit of [`within`](Self::within). `failed` is the answer of a call that takes longer.
+    fn limited<T>(&self, call: impl Future<Output = T>, failed: impl FnOnce(Error) -> T) -> impl Future<Output = T> {
+        match self.1 {
+            None => Either::Left(call),
+            Some(limit) => {
+                let call = within(limit, self.id(), call);
+                Either::Right(Box::pin(async move { call.await.unwrap_or_else(failed) }))
+            }
+        }
     }
 
     pub(super) fn opened_on(&self) -> Option<tokio::runtime::Id> {
@@ -307,7 +347,7 @@ impl Connector {
     ) -> Result<T> {
         let mut seen = self.0.instruments.begin(operation);
         let span = self.0.instruments.span(operation, key);
-        let ask = unless_it_panics(ask, Err);
+        let ask = unless_it_panics(self.limited(ask, Err), Err);
         let answer = match self.0.gate.enter_ref() {
             // Without a subscriber, `instrument` would still enter the span at every poll.
             Ok(_pass) if span.is_disabled() => ask.await,
@@ -341,6 +381,7 @@ impl Connector {
         let seen = self.0.instruments.begin(operation);
         let span = self.0.instruments.span(operation, None);
         let failed = |e: Error| (0..asked).map(|_| Err(e.clone())).collect();
+        let ask = self.limited(ask, failed);
         let ask = async {
             match AssertUnwindSafe(ask).catch_unwind().await {
                 Ok(answers) => answers,
@@ -429,7 +470,7 @@ fn same_memory(n: Option<usize>, before: usize, dst: &MemoryObjMut) -> Result<Op
 
 impl AtExit for Inner {
     fn close(self: Arc<Self>) -> BoxFuture<'static, Result<()>> {
-        async move { Connector(self).close().await }.boxed()
+        async move { Connector(self, None).close().await }.boxed()
     }
 
     fn is_done(&self) -> bool {

@@ -10,6 +10,7 @@ use tracing::{Instrument, Span};
 use super::handle::panicked;
 use super::{Connector, ListEntry, Operation};
 use crate::key::CacheKey;
+use crate::layer::each_within;
 use crate::observe::{Observed, Run};
 use crate::{Error, Result};
 
@@ -43,7 +44,13 @@ impl Connector {
     ) -> BoxStream<'a, Result<T>> {
         let fails = |e| stream::once(ready(Err(e))).boxed();
         let items = match self.0.gate.enter_ref() {
-            Ok(_) => catch_unwind(AssertUnwindSafe(items)).unwrap_or_else(|panic| fails(panicked(&*panic))),
+            Ok(_) => {
+                let items = || match self.1 {
+                    None => items(),
+                    Some(limit) => each_within(limit, self.id(), items),
+                };
+                catch_unwind(AssertUnwindSafe(items)).unwrap_or_else(|panic| fails(panicked(&*panic)))
+            }
             Err(closed) => fails(closed),
         };
         let (seen, span) = (self.0.instruments.begin(operation), self.0.instruments.span(operation, None));

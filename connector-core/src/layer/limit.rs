@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-use super::timeout::{TimeoutLayer, timed_out};
+use super::timeout::{StoreId, TimeoutLayer, timed_out};
 use super::{Answer, around};
 use crate::chunk::{MemoryObj, MemoryObjMut};
 use crate::connector::{
@@ -25,6 +25,13 @@ impl LimitLayer {
     /// At most `most` calls at once; 0 for no limit. The others wait for the time of a call.
     pub(super) fn new(most: usize, patience: TimeoutLayer) -> Self {
         Self { most, patience }
+    }
+
+    /// The layer of this store.
+    #[must_use]
+    pub(super) fn of_store(mut self, store: StoreId) -> Self {
+        self.patience = self.patience.of_store(store);
+        self
     }
 
     /// Puts the layer around `inner`.

@@ -8,7 +8,7 @@ use connector_macros::connector_options;
 use super::breaker::BreakerLayer;
 use super::limit::LimitLayer;
 use super::retry::RetryLayer;
-use super::timeout::TimeoutLayer;
+use super::timeout::{StoreId, TimeoutLayer};
 use crate::connector::BoxConnector;
 use crate::context::Connect;
 use crate::observe::StoreLabels;
@@ -27,7 +27,7 @@ use crate::{Error, ErrorKind, Result};
 #[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct LayerOptions {
-    /// Longest time of one call, also of `open`. Each retry has the same time.
+    /// Longest time of one call, and of `open` unless that has its own. Each retry has the same time.
     #[option(unit = "ms")]
     pub timeout_ms: Option<u64>,
     /// Longest time of a batch; `timeout_ms` unless set.
@@ -36,6 +36,9 @@ pub struct LayerOptions {
     /// Longest time of a call that asks which keys exist, of one key or several; that of any other call unless set.
     #[option(unit = "ms")]
     pub lookup_timeout_ms: Option<u64>,
+    /// Longest time of `open`, and of each retry of it; `timeout_ms` unless set.
+    #[option(unit = "ms")]
+    pub open_timeout_ms: Option<u64>,
     /// Most retries of a call after a temporary error.
     pub retries: Option<u32>,
     /// Delay before the first retry. It doubles with each retry. 50 unless set.
@@ -64,10 +67,11 @@ impl ConnectorOptions for LayerOptions {
 }
 
 /// Names of the fields. A connector's own options must have other names.
-pub(crate) const NAMES: [&str; 10] = [
+pub(crate) const NAMES: [&str; 11] = [
     "timeout_ms",
     "batch_timeout_ms",
     "lookup_timeout_ms",
+    "open_timeout_ms",
     "retries",
     "retry_min_delay_ms",
     "retry_max_delay_ms",
@@ -94,9 +98,10 @@ impl LayerOptions {
     pub(crate) fn or(self, other: &Self) -> Self {
         Self {
             timeout_ms: self.timeout_ms.or(other.timeout_ms),
-            // A `timeout_ms` without a `batch_timeout_ms` limits batches, too, and lookups likewise.
+            // A `timeout_ms` without a `batch_timeout_ms` limits batches, too; lookups and `open` likewise.
             lookup_timeout_ms: self.lookup_timeout_ms.or(other.lookup_timeout_ms.filter(|_| self.timeout_ms.is_none())),
             batch_timeout_ms: self.batch_timeout_ms.or(other.batch_timeout_ms.filter(|_| self.timeout_ms.is_none())),
+            open_timeout_ms: self.open_timeout_ms.or(other.open_timeout_ms.filter(|_| self.timeout_ms.is_none())),
             retries: self.retries.or(other.retries),
             retry_min_delay_ms: self.retry_min_delay_ms.or(other.retry_min_delay_ms),
             retry_max_delay_ms: self.retry_max_delay_ms.or(other.retry_max_delay_ms),
@@ -125,12 +130,16 @@ impl LayerOptions {
         let single = limit("timeout_ms", self.timeout_ms)?;
         let batch = limit("batch_timeout_ms", self.batch_timeout_ms)?.or(single);
         let lookup = limit("lookup_timeout_ms", self.lookup_timeout_ms)?;
-        if batch.is_none() && lookup.is_none() {
+        let open = limit("open_timeout_ms", self.open_timeout_ms)?.or(single);
+        if batch.is_none() && lookup.is_none() && open.is_none() {
             return Ok(None);
         }
         let mut layer = single.map_or(TimeoutLayer::OFF, TimeoutLayer::new);
         if let Some(batch) = batch {
             layer = layer.with_batch(batch);
+        }
+        if let Some(open) = open {
+            layer = layer.with_open(open);
         }
         Ok(Some(lookup.map_or(layer, |lookup| layer.with_lookup(lookup))))
     }
@@ -192,8 +201,7 @@ impl Layers {
         options.built().map(Self)
     }
 
-    /// Runs `create` with the limits of a call: each try has the time of one call, and a temporary error is tried
-    /// again.
+    /// Runs `create` within its limits: each try has the time of an open, and a temporary error is tried again.
     ///
     /// A lazy open has one try, which may take [`LAZY_PATIENCE`] longer. If `create` has `redirected` to another URL,
     /// that URL's own options are the limits.
@@ -229,9 +237,10 @@ impl Layers {
         self
     }
 
-    /// Puts the layers around the connector.
-    pub(crate) fn around(self, connector: BoxConnector) -> BoxConnector {
+    /// Puts the layers around the connector of `store`.
+    pub(crate) fn around(self, store: StoreId, connector: BoxConnector) -> BoxConnector {
         let Some((limit, breaker, retry, timeout)) = self.0 else { return connector };
+        let (limit, timeout) = (limit.of_store(store), timeout.of_store(store));
         BoxConnector::new(limit.layer(breaker.layer(retry.layer(timeout.layer(connector)))))
     }
 }

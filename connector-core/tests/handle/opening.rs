@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use connector_core::layer::LayerOptions;
 use connector_core::{
     Connect, Connector, ConnectorAdapter, ConnectorContext, ContextBuilder, Error, ErrorKind, ErrorStatus,
     LMCacheEngineConfig, RemoteUrl, Result,
@@ -76,6 +77,45 @@ async fn an_open_that_hangs_ends_within_timeout_ms() {
         // A lazy open has the time of the one attempt to connect in addition.
         let limit = if connect == "lazy" { 1300 } else { 300 };
         assert_eq!(begun.elapsed(), Duration::from_millis(limit), "{connect}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_may_have_a_limit_of_its_own() {
+    for (options, limit) in [
+        ("timeout_ms=300&open_timeout_ms=2000", 2000),
+        ("timeout_ms=3000&open_timeout_ms=200", 200),
+        ("open_timeout_ms=700&retries=0", 700),
+        ("lookup_timeout_ms=100&open_timeout_ms=900", 900),
+    ] {
+        let opening = Opening::with([HANGS]);
+        let begun = Instant::now();
+        let e = opening.builder(&format!("opening://x?{options}")).open().await.unwrap_err();
+        assert_eq!((e.kind(), begun.elapsed()), (ErrorKind::Timeout, Duration::from_millis(limit)), "{options}");
+    }
+    let opening = Opening::default();
+    let connector = opening.builder("opening://x?open_timeout_ms=100").open().await.unwrap();
+    opening.store.then([Step::Wait(Duration::from_secs(1))]);
+    connector.ping().await.expect("a call has no limit");
+    // A `timeout_ms` that wins is the limit of `open`, too.
+    let mut layers = LayerOptions::default();
+    layers.open_timeout_ms = Some(9000);
+    let opening = Opening::with([HANGS]);
+    let begun = Instant::now();
+    opening.builder("opening://x?timeout_ms=300").layers(layers).open().await.unwrap_err();
+    assert_eq!(begun.elapsed(), Duration::from_millis(300));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_behind_another_keeps_its_limit_whatever_the_callers_limit() {
+    let behind = encoded("opening://y?timeout_ms=300");
+    let opening = Opening::default();
+    let front = opening.builder(&format!("opening://x?timeout_ms=200&behind={behind}")).open().await.unwrap();
+    opening.store.then([HANGS, HANGS]);
+    for (connector, limit) in [(front.within(Duration::from_secs(5)), 300), (front.clone(), 200)] {
+        let begun = Instant::now();
+        assert_eq!(connector.ping().await.unwrap_err().kind(), ErrorKind::Timeout);
+        assert_eq!(begun.elapsed(), Duration::from_millis(limit));
     }
 }
 

@@ -42,7 +42,24 @@ impl RemoteConnector for Hangs {
 #[tokio::test(start_paused = true)]
 async fn every_operation_ends_in_its_time() {
     let connector = over(options!(timeout_ms: 1000, batch_timeout_ms: 3000), &Hangs).await;
-    let (one, batch, chunk) = (SECOND, 3 * SECOND, MemoryObj::from(vec![1]));
+    every_operation_ends_within(&connector, SECOND, 3 * SECOND).await;
+    connector.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_limit_of_the_caller_replaces_those_of_the_store() {
+    let options =
+        || options!(timeout_ms: 1000, batch_timeout_ms: 3000, lookup_timeout_ms: 500, max_in_flight: 4, retries: 2);
+    for connector in [over(options(), &Hangs).await, Connector::new("plain", Hangs)] {
+        every_operation_ends_within(&connector.within(2 * SECOND), 2 * SECOND, 2 * SECOND).await;
+        let clone = connector.within(SECOND).clone();
+        every_operation_ends_within(&clone.within(4 * SECOND), 4 * SECOND, 4 * SECOND).await;
+        connector.close().await.unwrap();
+    }
+}
+
+async fn every_operation_ends_within(connector: &Connector, one: Duration, batch: Duration) {
+    let chunk = MemoryObj::from(vec![1]);
     let (all, k) = (keys(20), key());
     let mut memory = MemoryObjMut::zeroed(8);
     let mut requests: Vec<_> = all.iter().map(|key| (key.clone(), MemoryObjMut::zeroed(8))).collect();
@@ -75,7 +92,52 @@ async fn every_operation_ends_in_its_time() {
         assert_eq!((*kind, took), (ErrorKind::Timeout, limit), "call {n}");
     }
     assert_eq!(ended.len(), connector_core::connector::Operation::ALL.len() - 1, "all but `close`");
-    connector.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_limit_of_the_caller_holds_for_all_retries_together() {
+    let store = Scripted::new([LOST; 100]);
+    let connector = over(options!(retries: 100, retry_min_delay_ms: 400, retry_max_delay_ms: 400), &store).await;
+    let begun = Instant::now();
+    let e = connector.within(SECOND).get(&key()).await.unwrap_err();
+    assert_eq!((e.kind(), begun.elapsed()), (ErrorKind::Timeout, SECOND));
+    assert_eq!((e.operation(), e.key().is_some(), e.connector().is_some()), (Some("get"), true, true), "{e}");
+    let answers = connector.within(SECOND).batched_get(&keys(3)).await;
+    assert!(answers.len() == 3 && answers.iter().all(|a| a.as_ref().is_err_and(|e| e.key().is_some())), "{answers:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_of_the_caller_says_nothing_about_the_store() {
+    let store = Scripted::new([Step::Wait(SECOND)]);
+    let connector = over(options!(breaker_failures: 1), &store).await;
+    let e = connector.within(Duration::from_millis(1)).get(&key()).await.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Timeout);
+    assert!(connector.get(&key()).await.is_ok(), "the breaker is closed");
+    // A limit that cannot pass is none.
+    store.then([Step::Wait(86_400 * SECOND)]);
+    assert!(connector.within(Duration::MAX).get(&key()).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connector_knows_the_time_that_is_left() {
+    #[derive(Clone)]
+    struct Asks;
+    impl RemoteConnector for Asks {
+        async fn exists(&self, _: &CacheKey) -> Result<bool> {
+            tokio::time::sleep(SECOND).await;
+            Ok(connector_core::layer::time_left() == Some(2 * SECOND))
+        }
+        async fn get(&self, _: &CacheKey) -> Result<Option<MemoryObj>> {
+            Ok(connector_core::layer::time_left().map(|_| MemoryObj::from(vec![1])))
+        }
+        async fn put(&self, _: &CacheKey, _: MemoryObj) -> Result<()> {
+            Ok(())
+        }
+    }
+    assert!(over(options!(timeout_ms: 3000), &Asks).await.exists(&key()).await.unwrap());
+    let connector = over(options!(retries: 1), &Asks).await;
+    assert!(connector.within(3 * SECOND).exists(&key()).await.unwrap());
+    assert!(connector.get(&key()).await.unwrap().is_none(), "a call without a limit");
 }
 
 #[tokio::test(start_paused = true)]
