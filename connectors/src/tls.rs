@@ -24,6 +24,15 @@ pub(crate) fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>> {
         .map_err(|e| Error::new(ErrorKind::Other, "cannot set up TLS").with_source(e))
 }
 
+/// Reads files on a thread that may block. A disk that hangs then ends with the caller's limit.
+///
+/// # Errors
+/// The error of `read`.
+pub(crate) async fn reading<T: Send + 'static>(read: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let read = tokio::task::spawn_blocking(read).await;
+    read.unwrap_or_else(|_| Err(Error::new(ErrorKind::Other, "the task that reads the files of TLS panicked")))
+}
+
 /// A configuration that trusts the system's authorities, and those in the file of the option `tls_ca`.
 ///
 /// # Errors

@@ -104,9 +104,9 @@ impl Connector {
                 if let Some(login) = proxy.basic_auth() {
                     tunnel = tunnel.with_auth(login.clone());
                 }
-                HttpsConnector::from((tunnel, self.tls()?)).call(uri.clone()).await
+                HttpsConnector::from((tunnel, self.tls().await?)).call(uri.clone()).await
             }
-            None if is_tls => HttpsConnector::from((http, self.tls()?)).call(uri.clone()).await,
+            None if is_tls => HttpsConnector::from((http, self.tls().await?)).call(uri.clone()).await,
             Some(proxy) => plain(http, proxy.uri()).await,
             None => plain(http, uri).await,
         };
@@ -114,11 +114,12 @@ impl Connector {
     }
 
     /// TLS with the known authorities, read when the first connection needs them.
-    fn tls(&self) -> Result<Arc<ClientConfig>> {
+    async fn tls(&self) -> Result<Arc<ClientConfig>> {
         if let Some(tls) = self.tls.get() {
             return Ok(tls.clone());
         }
-        let config = tls::trusting(self.tls_ca.as_deref())?.with_no_client_auth();
+        let tls_ca = self.tls_ca.clone();
+        let config = tls::reading(move || Ok(tls::trusting(tls_ca.as_deref())?.with_no_client_auth())).await?;
         Ok(self.tls.get_or_init(|| Arc::new(config)).clone())
     }
 }

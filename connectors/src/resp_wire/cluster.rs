@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
+use connector_core::layer::time_left;
 use connector_core::{Error, ErrorKind, Result};
 use tokio::runtime::Handle;
 
@@ -147,7 +148,13 @@ impl Cluster {
 
     /// The masters with the number of their slots, and the replicas. The startup nodes if no node answers.
     pub(super) async fn nodes(&self) -> Vec<Node> {
-        if self.masters().await.is_err() {
+        let found = self.masters();
+        let are_found = match time_left() {
+            None => found.await.is_ok(),
+            // Half of the time is for the nodes themselves.
+            Some(left) => tokio::time::timeout(left / 2, found).await.is_ok_and(|found| found.is_ok()),
+        };
+        if !are_found {
             return self.0.seeds.iter().map(|server| Node::of(server, None)).collect();
         }
         let map = self.0.map();

@@ -47,7 +47,7 @@ pub(super) async fn connect(
     let mut transport = connected.map_err(|e| not_reached(e, real))?;
     // A certificate has the name that the server announces.
     if let (Some(tls), Address::Tcp { host, .. }) = (&options.tls, address) {
-        transport.start_tls(tls.session(host)?).await.map_err(|e| tls.failed(address, &e))?;
+        transport.start_tls(tls.session(host).await?).await.map_err(|e| tls.failed(address, &e))?;
     }
     let reader = ReplyReader::new(options.limits, buffer_len);
     let mut connection = Connection::new(transport, reader, address, options.io_timeout, progress);

@@ -1,6 +1,7 @@
 //! What each server says about itself: its role, version and replication.
 
-use connector_core::{Error, Result, ServerInfo};
+use connector_core::layer::time_left;
+use connector_core::{Error, ErrorKind, Result, ServerInfo};
 
 use super::connection::Connection;
 use super::errors::{refusal, shorten};
@@ -10,10 +11,21 @@ use super::request::Request;
 use super::topology::{Node, Route};
 
 /// The server, and what it says about itself. Never fails: a server that does not answer has an error in place of
-/// details.
+/// details. Without this, one server that hangs would take the `timeout_ms` of all, and hide what the others say.
 pub(super) async fn describe(node: &Node) -> ServerInfo {
-    let mut server = ServerInfo::new(node.server.address().to_string());
-    let (answer, _) = exchange_at(&Route::to(&node.server), &mut Info).await;
+    let address = node.server.address();
+    let mut server = ServerInfo::new(address.to_string());
+    let (route, mut info) = (Route::to(&node.server), Info);
+    let asking = exchange_at(&route, &mut info);
+    let answer = match time_left() {
+        None => asking.await.0,
+        Some(left) => {
+            let limit = left.mul_f64(SHARE);
+            let late = || format!("{address} did not answer within {} ms", limit.as_millis());
+            let answer = tokio::time::timeout(limit, asking).await.map(|(answer, _)| answer);
+            answer.unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, late()).temporary(true)))
+        }
+    };
     let said = answer.as_ref().ok();
     // A server knows its own role best: a failover may be under way.
     let role = said.and_then(|said| said.role()).or(node.role);
@@ -26,6 +38,9 @@ pub(super) async fn describe(node: &Node) -> ServerInfo {
         Err(e) => server.with_error(e),
     }
 }
+
+/// The part of the call's time that a server has. The rest is for the answer.
+const SHARE: f64 = 0.9;
 
 /// Asks for the sections of `INFO`. One command each: servers before redis 7 take one section.
 struct Info;

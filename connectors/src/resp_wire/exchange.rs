@@ -69,6 +69,10 @@ impl Wire {
         let options = Arc::new(WireOptions { meters: StoreMeters::of(ctx), ..options });
         let is_lazy = ctx.connect() == Connect::Lazy;
         let limit = if is_lazy { options.connect_timeout.min(LAZY_OPEN) } else { options.connect_timeout };
+        if let Some(tls) = &options.tls {
+            // A wrong file is an error of a lazy open, too.
+            tls.load().await?;
+        }
         let topology = Topology::new(&options, ctx)?;
         match topology.connect(limit).await {
             Ok(()) => {}

@@ -16,6 +16,7 @@
 //! | `connection` | one connection: requests, replies, chunks, timeouts |
 //! | `memory` | reads a payload into a chunk's memory |
 //! | `reach` | whether the server can be reached; one attempt to connect at a time while it cannot |
+//! | `task` | tasks in the background: their panics and their end |
 //! | `connect` | opens a connection and authenticates |
 //! | `transport` | the socket, and TLS over it |
 //! | `session` | a TLS session |
@@ -55,6 +56,7 @@ mod sentinel;
 mod server;
 mod session;
 mod slots;
+mod task;
 mod tls;
 mod topology;
 mod transport;

@@ -10,12 +10,12 @@ use connector_core::options::Login;
 use connector_core::{Error, ErrorKind, Result, runtime};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
-use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::connect::connect;
 use super::connection::{Connection, Progress};
 use super::options::WireOptions;
+use super::task::{AbortOnDrop, unless_it_panics};
 use super::transport::Address;
 
 /// Opens the connections to a server.
@@ -244,7 +244,9 @@ impl Reach {
         if let Some(away) = &mut self.state().away {
             away.attempt = Instant::now();
         }
-        let connected = tokio::time::timeout(limit, self.log_in(PROBE_BUFFER, &Arc::default())).await;
+        let progress = Arc::default();
+        let connecting = unless_it_panics("the task that waits for a server", self.log_in(PROBE_BUFFER, &progress));
+        let connected = tokio::time::timeout(limit, connecting).await;
         let Err(e) = connected.unwrap_or_else(|_| Err(self.timed_out(limit))) else {
             self.is_there();
             return false;
@@ -289,14 +291,5 @@ async fn probe(reach: Weak<Reach>, mut pause: Duration) {
             Some(reach) if reach.probe(pause).await => {}
             _ => return,
         }
-    }
-}
-
-/// Ends a task when it is dropped.
-pub(super) struct AbortOnDrop(pub(super) AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }

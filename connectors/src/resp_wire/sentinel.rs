@@ -19,8 +19,8 @@ use self::ask::{Found, ask};
 use self::replicas::Replicas;
 use super::errors::Elsewhere;
 use super::options::{Protocol, Role, Sentinels, WireOptions};
-use super::reach::AbortOnDrop;
 use super::server::Server;
+use super::task::AbortOnDrop;
 use super::topology::{Node, Route};
 use super::transport::Address;
 

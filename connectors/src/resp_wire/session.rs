@@ -246,7 +246,7 @@ mod tests {
         let tls = settings.resolve("redis").unwrap().unwrap();
         let timeouts = Timeouts { connect: Duration::from_secs(20), io: Duration::from_secs(20) };
         let mut transport = Transport::connect(&address, &Handle::current(), timeouts).await.unwrap();
-        transport.start_tls(tls.session("localhost").unwrap()).await.unwrap();
+        transport.start_tls(tls.session("localhost").await.unwrap()).await.unwrap();
         (transport, address)
     }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::SystemTime;
 
 use connector_core::{Error, ErrorKind, Result, connector_options, redact};
@@ -38,9 +38,13 @@ pub struct TlsSettings {
 /// TLS to the servers of one store.
 pub(crate) struct Tls {
     settings: TlsSettings,
-    loaded: Mutex<Loaded>,
+    /// None before the first connection.
+    loaded: Mutex<Option<Loaded>>,
+    /// Held by the thread that reads the files.
+    reading: Mutex<()>,
 }
 
+#[derive(Clone)]
 struct Loaded {
     config: Arc<ClientConfig>,
     /// The state of the files when kvconn read them last.
@@ -66,7 +70,7 @@ impl TlsSettings {
     /// TLS, unless the URL's scheme and the options say otherwise.
     ///
     /// # Errors
-    /// `InvalidOption` for options that contradict each other, and for files that kvconn cannot read.
+    /// `InvalidOption` for options that contradict each other.
     pub(super) fn resolve(self, scheme: &str) -> Result<Option<Arc<Tls>>> {
         let wrong = |why: String, hint: &'static str| Err(Error::new(ErrorKind::InvalidOption, why).with_hint(hint));
         let plain = plain_scheme(scheme);
@@ -116,8 +120,7 @@ impl TlsSettings {
                 "`tls_insecure` is set: kvconn checks no certificate, so another server can read the password and the chunks"
             );
         }
-        let (stamps, config) = (self.stamps(), self.config()?);
-        Ok(Some(Arc::new(Tls { settings: self, loaded: Mutex::new(Loaded { config, stamps }) })))
+        Ok(Some(Arc::new(Tls { settings: self, loaded: Mutex::default(), reading: Mutex::default() })))
     }
 
     /// The first option that only serves TLS.
@@ -138,6 +141,14 @@ impl TlsSettings {
             Some((found.modified().ok()?, found.len()))
         };
         [&self.tls_ca, &self.tls_cert, &self.tls_key].into_iter().flatten().map(stamp).collect()
+    }
+
+    /// Reads the files, unless they are as `known` has them.
+    fn config_if(&self, known: Option<&Loaded>, stamps: &[Option<Stamp>]) -> Result<Arc<ClientConfig>> {
+        match known {
+            Some(known) if known.stamps == stamps => Ok(known.config.clone()),
+            _ => self.config(),
+        }
     }
 
     /// Reads the files.
@@ -192,23 +203,48 @@ impl Tls {
     /// the new ones do not fit together, as in the middle of a change.
     ///
     /// # Errors
-    /// `InvalidOption` for a host that no certificate can name.
-    pub(super) fn session(&self, host: &str) -> Result<Session> {
+    /// `InvalidOption` for a host that no certificate can name, and for files that kvconn has never read.
+    pub(super) async fn session(self: &Arc<Self>, host: &str) -> Result<Session> {
         let name = server_name(self.settings.tls_server_name.as_deref().unwrap_or(host))?;
-        Session::new(self.config(), name).map_err(|e| Error::new(ErrorKind::Other, "cannot set up TLS").with_source(e))
+        let config = self.load().await?;
+        Session::new(config, name).map_err(|e| Error::new(ErrorKind::Other, "cannot set up TLS").with_source(e))
     }
 
-    fn config(&self) -> Arc<ClientConfig> {
+    /// Reads the files, unless they are as they were.
+    ///
+    /// # Errors
+    /// `InvalidOption` for files that kvconn has never read.
+    pub(super) async fn load(self: &Arc<Self>) -> Result<Arc<ClientConfig>> {
+        let this = self.clone();
+        tls::reading(move || this.config()).await
+    }
+
+    fn config(&self) -> Result<Arc<ClientConfig>> {
+        let _reading = match self.reading.try_lock() {
+            Ok(reading) => reading,
+            Err(TryLockError::Poisoned(e)) => e.into_inner(),
+            Err(TryLockError::WouldBlock) => match self.loaded().clone() {
+                // Another thread reads the files, and their disk may hang.
+                Some(known) => return Ok(known.config),
+                None => self.reading.lock().unwrap_or_else(PoisonError::into_inner),
+            },
+        };
+        let known = self.loaded().clone();
         let stamps = self.settings.stamps();
-        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        if loaded.stamps != stamps {
-            loaded.stamps = stamps;
-            match self.settings.config() {
-                Ok(config) => loaded.config = config,
-                Err(e) => tracing::warn!("kvconn keeps the TLS files that it read before: {e}"),
+        let config = match (self.settings.config_if(known.as_ref(), &stamps), known) {
+            (Ok(config), _) => config,
+            (Err(e), None) => return Err(e),
+            (Err(e), Some(known)) => {
+                tracing::warn!("kvconn keeps the TLS files that it read before: {e}");
+                known.config
             }
-        }
-        loaded.config.clone()
+        };
+        *self.loaded() = Some(Loaded { config: config.clone(), stamps });
+        Ok(config)
+    }
+
+    fn loaded(&self) -> MutexGuard<'_, Option<Loaded>> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The error of a handshake that failed with `e`.

@@ -1,8 +1,9 @@
 //! What a store says about its servers.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use connectors::ServerInfo;
+use connectors::{ErrorKind, ServerInfo};
 use kvconn_redis_server::{Program, RedisCluster, RedisServer, SentinelGroup};
 
 async fn servers(url: &str) -> Vec<ServerInfo> {
@@ -83,6 +84,13 @@ async fn the_nodes_of_a_cluster_have_roles_and_slots_also_while_one_is_away() {
     store.ping().await.expect("all masters answer");
     let lost = cluster.masters()[1];
     let address = cluster.node(lost).address().to_string();
+    // A node that hangs does not hide the others, also if the call has less time than the node.
+    cluster.pause(lost);
+    let found = store.within(Duration::from_secs(2)).servers().await.expect("the store knows its servers");
+    let away: Vec<_> =
+        found.iter().filter_map(|server| Some((&server.address, server.error.as_ref()?.kind()))).collect();
+    assert_eq!((found.len(), away), (6, vec![(&address, ErrorKind::Timeout)]), "{found:?}");
+    cluster.cont(lost);
     cluster.kill(lost);
     let found = store.servers().await.expect("the store knows its servers");
     let away: Vec<_> = found.iter().filter(|server| server.error.is_some()).map(|server| &server.address).collect();

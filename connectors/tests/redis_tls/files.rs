@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use connectors::{Error, ErrorKind};
 use kvconn_redis_server::{Certificate, Certificates, RedisServer};
@@ -85,6 +86,22 @@ async fn options_that_have_no_use_are_refused() {
     ] {
         says(&refused(&options).await, &parts);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_hangs_ends_with_the_time_of_open() {
+    within(async {
+        let dir = tempfile::tempdir().expect("a folder");
+        let pipe = dir.path().join("ca.pem");
+        let made = Command::new("mkfifo").arg(&pipe).status().expect("mkfifo");
+        assert!(made.success());
+        let url = format!("rediss://127.0.0.1:1?tls_ca={}&timeout_ms=200", pipe.display());
+        let e = connectors::open(&url).await.map(drop).expect_err("nothing writes to the pipe");
+        assert_eq!((e.kind(), e.operation()), (ErrorKind::Timeout, Some("open")), "{e}");
+        // The runtime waits for the thread that reads.
+        fs::OpenOptions::new().write(true).open(&pipe).expect("the reader waits");
+    })
+    .await;
 }
 
 fn copy(from: &Certificate, to: &Path) {

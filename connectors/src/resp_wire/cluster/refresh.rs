@@ -15,6 +15,7 @@ use super::{Map, NO_SHARD, Shard, Shared};
 use crate::resp_wire::exchange::exchange_at;
 use crate::resp_wire::server::{Server, timeout};
 use crate::resp_wire::slots::{ClusterSlots, Range, SLOTS};
+use crate::resp_wire::task::unless_it_panics;
 use crate::resp_wire::topology::Route;
 use crate::resp_wire::transport::Address;
 
@@ -119,7 +120,8 @@ impl Shared {
                 wishes.started += 1;
                 (wishes.started, wishes.ask_first.take())
             };
-            let result = self.fetch(ask_first).await.map(|ranges| self.learn(ranges));
+            let refresh = async { self.fetch(ask_first).await.map(|ranges| self.learn(ranges)) };
+            let result = unless_it_panics("the refresh of a cluster's slots", refresh).await;
             self.options.meters.refreshed(result.is_ok());
             if let Err(e) = &result {
                 tracing::debug!("the slots of the cluster cannot be refreshed: {e}");

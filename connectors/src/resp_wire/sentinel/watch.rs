@@ -10,6 +10,7 @@ use crate::resp_wire::connection::{Connection, Spent};
 use crate::resp_wire::reply::Reply;
 use crate::resp_wire::request::{Arg, Request};
 use crate::resp_wire::server::Server;
+use crate::resp_wire::task::unless_it_panics;
 
 /// The pause before a new subscription.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -20,7 +21,7 @@ const CHANNELS: [&str; 5] = ["+switch-master", "+promoted-slave", "+slave", "+sd
 /// Follows the announcements of a sentinel until the service is dropped or closed.
 pub(super) async fn watch(service: Weak<Service>, sentinel: Arc<Server>) {
     loop {
-        match follow(&service, &sentinel).await {
+        match unless_it_panics("the task that follows a sentinel", follow(&service, &sentinel)).await {
             Err(e) if e.kind() == ErrorKind::Closed => return,
             Err(e) => tracing::debug!(sentinel = %sentinel.address(), "no announcements of a sentinel: {e}"),
             Ok(()) => return,
