@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use connectors::{Connector, Error, ErrorKind, Result, ServerInfo};
+use connectors::{Error, ErrorKind, Result, ServerInfo};
 use serde_json::{Map, Value, json};
 
 use crate::args::PingArgs;
@@ -12,6 +12,19 @@ use crate::output::{Out, Time};
 use crate::setup::Setup;
 
 pub(crate) async fn run(setup: &Setup, args: &PingArgs, out: &mut Out) -> Result<Answer, Failure> {
+    let start = Instant::now();
+    let mut is_shown = false;
+    let answer = ping(setup, args, out, &mut is_shown).await;
+    if let Err(Failure::Error(e)) = &answer
+        && args.json
+        && !is_shown
+    {
+        out.json(&as_json(e.connector(), Some(e), (start.elapsed(), None), &[]))?;
+    }
+    answer
+}
+
+async fn ping(setup: &Setup, args: &PingArgs, out: &mut Out, is_shown: &mut bool) -> Result<Answer, Failure> {
     let start = Instant::now();
     setup
         .with_store(&args.url, async |store| {
@@ -23,7 +36,8 @@ pub(crate) async fn run(setup: &Setup, args: &PingArgs, out: &mut Out) -> Result
             // Without an answer to the ping, its error says more than the one of this call.
             let servers = found.or_else(|e| if answer.is_ok() { Err(e) } else { Ok(Vec::new()) })?;
             if args.json {
-                out.json(&as_json(store, &answer, (opened, trip), &servers))?;
+                *is_shown = true;
+                out.json(&as_json(Some(store.name()), answer.as_ref().err(), (opened, Some(trip)), &servers))?;
             } else {
                 if answer.is_ok() {
                     writeln!(out, "{} answered in {} (opened in {})", store.name(), Time(trip), Time(opened))?;
@@ -44,10 +58,11 @@ pub(crate) async fn run(setup: &Setup, args: &PingArgs, out: &mut Out) -> Result
         .await
 }
 
+/// The answer, or the error of a store that did not open.
 fn as_json(
-    store: &Connector,
-    answer: &Result<()>,
-    (opened, trip): (Duration, Duration),
+    connector: Option<&str>,
+    error: Option<&Error>,
+    (opened, trip): (Duration, Option<Duration>),
     servers: &[ServerInfo],
 ) -> Value {
     let text = |e: &Error| e.to_string();
@@ -61,9 +76,9 @@ fn as_json(
         })
     });
     json!({
-        "connector": store.name(),
-        "error": answer.as_ref().err().map(text),
-        "seconds": trip.as_secs_f64(),
+        "connector": connector,
+        "error": error.map(text),
+        "seconds": trip.map(|trip| trip.as_secs_f64()),
         "open_seconds": opened.as_secs_f64(),
         "servers": servers.collect::<Vec<_>>(),
     })

@@ -175,6 +175,31 @@ fn ping_shows_the_round_trip() {
 }
 
 #[test]
+fn ping_as_json_is_json_also_if_the_store_does_not_open() {
+    for (url, code, connector) in [
+        ("redis://127.0.0.1:1", 3, Some("kvconn.redis/RedisConnector")),
+        ("memory://?capcity=1", 2, Some("kvconn.memory/MemoryConnector")),
+        ("cassandra://h", 2, None),
+    ] {
+        let result = run(&["ping", url, "--json"]).exits(code);
+        let json = result.json();
+        assert_eq!(json["connector"], serde_json::json!(connector), "{json}");
+        assert!(json["error"].as_str().is_some_and(|e| result.err.contains(e)), "{result:?}");
+        assert!(json["seconds"].is_null() && json["open_seconds"].is_number(), "{json}");
+        assert_eq!(json["servers"], serde_json::json!([]));
+    }
+}
+
+#[test]
+fn errors_say_what_an_operator_can_do() {
+    run(&["ping", "cassandra://h"]).refuses_with(&["`kvconn list` lists the connectors of this command"]);
+    let (_dir, config) = file(b"max_local_cpu_size: 0.00001\n");
+    let (_store, url) = store();
+    put(&url, KEY, &[7; 100_000]);
+    run(&["get", &url, KEY, "--config", &config]).fails_with(&["`max_local_cpu_size` in the file of `--config`"]);
+}
+
+#[test]
 fn a_path_below_a_regular_file_is_an_error_that_names_the_path() {
     let (_dir, path) = file(b"a regular file");
     let url = format!("fs://{path}/below");
