@@ -2,14 +2,17 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use connectors::{Error, ErrorKind, Result};
+use connectors::{Connector, Error, ErrorKind, Result};
 use futures::FutureExt;
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
+use pyo3::types::PyBool;
 
 use crate::buffer::Views;
 use crate::engine::cut_off;
-use crate::errors::OrRaise;
+use crate::errors::{OrRaise, refused, to_py};
 use crate::{asyncio, blocking, lock};
 
 /// One call into a store. Its outcome is delivered when the last holder drops it. The task that makes the call is one
@@ -47,6 +50,50 @@ impl<T> Drop for Call<T> {
         if let Some(deliver) = lock(&self.deliver).take() {
             deliver(outcome);
         }
+    }
+}
+
+/// The argument `timeout` of a store's methods.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Timeout(Option<Duration>);
+
+impl Timeout {
+    /// The limits of the store's own options.
+    pub(crate) const NONE: Self = Self(None);
+
+    /// The store with this limit for each call.
+    pub(crate) fn of(self, connector: &Connector) -> Connector {
+        self.0.map_or_else(|| connector.clone(), |limit| connector.within(limit))
+    }
+}
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Timeout {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        let py = object.py();
+        if object.is_none() {
+            return Ok(Self::NONE);
+        }
+        let seconds = match object.extract::<f64>() {
+            Ok(seconds) if !object.is_instance_of::<PyBool>() => seconds,
+            _ => {
+                let message = format!("`timeout` is a {}, not a number of seconds", object.get_type().name()?);
+                return Err(refused(py, ErrorKind::InvalidInput, PyTypeError::new_err(message)));
+            }
+        };
+        if seconds.is_nan() || seconds <= 0.0 {
+            let e = Error::new(
+                ErrorKind::InvalidInput,
+                format!("`timeout` is {seconds} seconds, which leave no time for a call"),
+            );
+            return Err(to_py(
+                py,
+                &e.with_hint("leave it out for the limits of the store's options; `math.inf` is no limit"),
+            ));
+        }
+        // More seconds than a `Duration` holds are no limit.
+        Ok(Self(Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))))
     }
 }
 

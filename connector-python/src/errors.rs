@@ -6,14 +6,15 @@ use pyo3::prelude::*;
 
 use crate::process::in_python;
 
-/// The exception for an error. A kind that users catch apart has a class of its own in `kvconn._errors`.
+/// The exception for an error. `kvconn._errors` chooses its class by the kind.
 pub(crate) fn to_py(py: Python<'_>, error: &Error) -> PyErr {
-    of_class(py, class_of(error.kind()), error)
+    made_by(py, "of_kind", error)
 }
 
-fn of_class(py: Python<'_>, class: &str, error: &Error) -> PyErr {
+/// The exception that a class or a function of `kvconn._errors` makes.
+fn made_by(py: Python<'_>, maker: &str, error: &Error) -> PyErr {
     let make = || {
-        py.import("kvconn._errors")?.getattr(class)?.call1((
+        py.import("kvconn._errors")?.getattr(maker)?.call1((
             error.to_string(),
             error.kind().as_str(),
             error.operation(),
@@ -48,7 +49,7 @@ pub(crate) fn refused(py: Python<'_>, kind: ErrorKind, error: PyErr) -> PyErr {
         () if error.is_instance_of::<PyRuntimeError>(py) => "NoEventLoopError",
         () => "InvalidError",
     };
-    of_class(py, class, &Error::new(kind, error.value(py).to_string()))
+    made_by(py, class, &Error::new(kind, error.value(py).to_string()))
 }
 
 /// An argument of type `T`. Any other value is an `InvalidError`.
@@ -67,14 +68,12 @@ pub(crate) fn invalid(py: Python<'_>, message: impl Into<std::borrow::Cow<'stati
     to_py(py, &Error::new(ErrorKind::InvalidInput, message))
 }
 
-fn class_of(kind: ErrorKind) -> &'static str {
-    match kind {
-        ErrorKind::InvalidUrl | ErrorKind::InvalidKey | ErrorKind::InvalidOption | ErrorKind::InvalidInput => {
-            "InvalidError"
-        }
-        ErrorKind::Unavailable => "UnavailableError",
-        ErrorKind::Timeout => "TimedOutError",
-        ErrorKind::Closed => "ClosedError",
-        _ => "KvconnError",
-    }
+/// The names of all kinds of errors.
+#[pyfunction]
+fn _error_kinds() -> [&'static str; ErrorKind::ALL.len()] {
+    ErrorKind::ALL.map(ErrorKind::as_str)
+}
+
+pub(crate) fn add_to(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(_error_kinds, m)?)
 }

@@ -78,11 +78,13 @@ fn _kvconn(m: &Bound<'_, PyModule>) -> PyResult<()> {
 /// What Python raises.
 #[doc(hidden)]
 pub fn add_to(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    connectors::Audience::Python.set();
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     m.add_class::<native::NativeClient>()?;
     m.add_class::<engine::EngineClient>()?;
     m.add_class::<engine::EngineUsage>()?;
     m.add_class::<chunk::Chunk>()?;
+    errors::add_to(m)?;
     store::add_to(m)?;
     registry::add_to(m)?;
     #[cfg(feature = "command")]

@@ -86,9 +86,8 @@ impl Items {
 }
 
 impl Keys {
-    pub(crate) fn start(py: Python<'_>, connector: &Connector, prefix: String, items: Items) -> PyResult<Self> {
+    pub(crate) fn start(py: Python<'_>, connector: Connector, prefix: String, items: Items) -> PyResult<Self> {
         let (send, receive) = mpsc::channel(KEYS_AHEAD);
-        let connector = connector.clone();
         runtime::handle().or_raise(py)?.spawn(async move {
             let mut entries = match items {
                 Items::Keys => connector.list(&prefix).map_ok(ListEntry::new).boxed(),

@@ -9,8 +9,10 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyString};
+use tokio::task::JoinSet;
 
 use crate::blocking::block_on;
+use crate::engine::cut_off;
 use crate::errors::{Arg, OrRaise, invalid, refused};
 use crate::logging;
 use crate::process::{ProcessLocal, Unclosed};
@@ -95,7 +97,7 @@ pub(crate) fn open(
     if let Some(bytes) = pool_bytes {
         builder = builder.local_cpu_backend(LocalCpuBackend::with_capacity(bytes));
     }
-    Ok(builder.open())
+    Ok(opened(builder))
 }
 
 /// Opens the store of LMCache's `native_plugin`, once the future is polled. See [`for_engine`].
@@ -116,7 +118,7 @@ pub(crate) fn open_for_engine(
             );
         });
     }
-    Ok(for_engine(builder, ENGINE_TIMEOUT, ENGINE_BATCH_TIMEOUT, Duration::ZERO).open())
+    Ok(opened(for_engine(builder, ENGINE_TIMEOUT, ENGINE_BATCH_TIMEOUT, Duration::ZERO)))
 }
 
 /// An engine never opens a store again. So it must be able to start before its store, and a store that hangs must not
@@ -137,6 +139,15 @@ pub(crate) fn for_engine(
     layers.breaker_failures = Some(ENGINE_FAILURES);
     layers.min_reconnect_interval = Some(ENGINE_RECONNECT_S);
     builder.connect(Connect::Lazy).layers(layers)
+}
+
+/// Opens a store on a thread of kvconn's runtime. So Ctrl-C ends the wait also if the store blocks that thread.
+pub(crate) async fn opened(builder: ContextBuilder) -> connectors::Result<Connector> {
+    // Ends the task when this future is dropped.
+    let mut task = JoinSet::new();
+    task.spawn_on(builder.open(), runtime::handle()?);
+    // The core makes an error of a panic, so only the end of the runtime gives nothing.
+    task.join_next().await.and_then(|opened| opened.ok()).unwrap_or_else(|| Err(cut_off()))
 }
 
 fn builder(py: Python<'_>, url: &str, options: Option<&Bound<'_, PyDict>>) -> PyResult<ContextBuilder> {

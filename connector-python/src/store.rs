@@ -11,7 +11,7 @@ use pyo3::types::PyDict;
 use crate::array::{Elements, Given};
 use crate::batch::{Objects, Pairs, same_length};
 use crate::buffer::{Memory, Views};
-use crate::call::{Holder, WaitMode};
+use crate::call::{Holder, Timeout, WaitMode};
 use crate::chunk::Chunk;
 use crate::errors::{Arg, OrRaise};
 use crate::key::{key_of, kind_of};
@@ -104,7 +104,8 @@ impl AnyStore {
         self.of(WaitMode::Asyncio)
     }
 
-    #[pyo3(signature = (key, data, *, shape=Arg(None), dtype=None, format=Arg(None)))]
+    #[expect(clippy::too_many_arguments, reason = "each is an argument in Python")]
+    #[pyo3(signature = (key, data, *, shape=Arg(None), dtype=None, format=Arg(None), timeout=Timeout::NONE))]
     fn put(
         &self,
         py: Python<'_>,
@@ -113,6 +114,7 @@ impl AnyStore {
         shape: Arg<Option<Vec<usize>>>,
         dtype: Option<Bound<'_, PyAny>>,
         format: Arg<Option<String>>,
+        timeout: Timeout,
     ) -> PyResult<Py<PyAny>> {
         let key = key_of(key, self.key_kind)?;
         let given = Given::read(py, shape, dtype.as_ref(), format)?;
@@ -125,15 +127,23 @@ impl AnyStore {
             let chunk = lend(span, layout, call)?;
             connector.put(&key, chunk).await
         };
-        self.run(py, views, work, to_python::none)
+        self.run(py, timeout, views, work, to_python::none)
     }
 
-    fn get(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+    #[pyo3(signature = (key, timeout=Timeout::NONE))]
+    fn get(&self, py: Python<'_>, key: &Bound<'_, PyAny>, timeout: Timeout) -> PyResult<Py<PyAny>> {
         let key = key_of(key, self.key_kind)?;
-        self.run(py, Views::none(), |connector, _| async move { connector.get(&key).await }, chunk_to_python)
+        self.run(py, timeout, Views::none(), |connector, _| async move { connector.get(&key).await }, chunk_to_python)
     }
 
-    fn get_into(&self, py: Python<'_>, key: &Bound<'_, PyAny>, buffer: Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+    #[pyo3(signature = (key, buffer, timeout=Timeout::NONE))]
+    fn get_into(
+        &self,
+        py: Python<'_>,
+        key: &Bound<'_, PyAny>,
+        buffer: Bound<'_, PyAny>,
+        timeout: Timeout,
+    ) -> PyResult<Py<PyAny>> {
         let key = key_of(key, self.key_kind)?;
         let (views, Memory { span, elements }) = Views::with(py, |views| views.write(0, &buffer))?;
         let work = |connector: Connector, call: Holder<Option<usize>>| async move {
@@ -143,35 +153,57 @@ impl AnyStore {
             let read = connector.get_into(&key, &mut memory).await?;
             checked(read, elements, &key, &memory)
         };
-        self.run(py, views, work, to_python::value)
+        self.run(py, timeout, views, work, to_python::value)
     }
 
-    fn exists(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+    #[pyo3(signature = (key, timeout=Timeout::NONE))]
+    fn exists(&self, py: Python<'_>, key: &Bound<'_, PyAny>, timeout: Timeout) -> PyResult<Py<PyAny>> {
         let key = key_of(key, self.key_kind)?;
-        self.run(py, Views::none(), |connector, _| async move { connector.exists(&key).await }, to_python::value)
+        self.run(
+            py,
+            timeout,
+            Views::none(),
+            |connector, _| async move { connector.exists(&key).await },
+            to_python::value,
+        )
     }
 
-    fn remove(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+    #[pyo3(signature = (key, timeout=Timeout::NONE))]
+    fn remove(&self, py: Python<'_>, key: &Bound<'_, PyAny>, timeout: Timeout) -> PyResult<Py<PyAny>> {
         let key = key_of(key, self.key_kind)?;
-        self.run(py, Views::none(), |connector, _| async move { connector.remove(&key).await }, to_python::value)
+        self.run(
+            py,
+            timeout,
+            Views::none(),
+            |connector, _| async move { connector.remove(&key).await },
+            to_python::value,
+        )
     }
 
-    #[pyo3(signature = (prefix=Arg(String::new())))]
-    fn list(&self, py: Python<'_>, prefix: Arg<String>) -> PyResult<Keys> {
-        Keys::start(py, self.store.connector().or_raise(py)?, prefix.0, Items::Keys)
+    #[pyo3(signature = (prefix=Arg(String::new()), timeout=Timeout::NONE))]
+    fn list(&self, py: Python<'_>, prefix: Arg<String>, timeout: Timeout) -> PyResult<Keys> {
+        Keys::start(py, timeout.of(self.store.connector().or_raise(py)?), prefix.0, Items::Keys)
     }
 
-    #[pyo3(signature = (prefix=Arg(String::new())))]
-    fn list_entries(&self, py: Python<'_>, prefix: Arg<String>) -> PyResult<Keys> {
-        Keys::start(py, self.store.connector().or_raise(py)?, prefix.0, Items::Entries)
+    #[pyo3(signature = (prefix=Arg(String::new()), timeout=Timeout::NONE))]
+    fn list_entries(&self, py: Python<'_>, prefix: Arg<String>, timeout: Timeout) -> PyResult<Keys> {
+        Keys::start(py, timeout.of(self.store.connector().or_raise(py)?), prefix.0, Items::Entries)
     }
 
-    fn ping(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        self.run(py, Views::none(), |connector, _| async move { connector.ping().await }, to_python::none)
+    #[pyo3(signature = (timeout=Timeout::NONE))]
+    fn ping(&self, py: Python<'_>, timeout: Timeout) -> PyResult<Py<PyAny>> {
+        self.run(py, timeout, Views::none(), |connector, _| async move { connector.ping().await }, to_python::none)
     }
 
-    fn servers(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        self.run(py, Views::none(), |connector, _| async move { connector.servers().await }, to_python::servers)
+    #[pyo3(signature = (timeout=Timeout::NONE))]
+    fn servers(&self, py: Python<'_>, timeout: Timeout) -> PyResult<Py<PyAny>> {
+        self.run(
+            py,
+            timeout,
+            Views::none(),
+            |connector, _| async move { connector.servers().await },
+            to_python::servers,
+        )
     }
 
     fn close(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
@@ -179,7 +211,8 @@ impl AnyStore {
         self.mode.run(py, Views::none(), |_| async move { connector.close().await }, to_python::none)
     }
 
-    #[pyo3(signature = (items, *, shape=Arg(None), dtype=None, format=Arg(None), return_exceptions=false))]
+    #[expect(clippy::too_many_arguments, reason = "each is an argument in Python")]
+    #[pyo3(signature = (items, *, shape=Arg(None), dtype=None, format=Arg(None), return_exceptions=false, timeout=Timeout::NONE))]
     fn batched_put(
         &self,
         py: Python<'_>,
@@ -188,6 +221,7 @@ impl AnyStore {
         dtype: Option<Bound<'_, PyAny>>,
         format: Arg<Option<String>>,
         return_exceptions: bool,
+        timeout: Timeout,
     ) -> PyResult<Py<PyAny>> {
         let given = Given::read(py, shape, dtype.as_ref(), format)?;
         let can = self.store.connector().or_raise(py)?.capabilities();
@@ -205,24 +239,31 @@ impl AnyStore {
             drop(call);
             Ok(connector.batched_put(&items).await)
         };
-        self.run(py, views, work, to_python::list(return_exceptions, refusals, to_python::none))
+        self.run(py, timeout, views, work, to_python::list(return_exceptions, refusals, to_python::none))
     }
 
-    #[pyo3(signature = (keys, *, return_exceptions=false))]
-    fn batched_get(&self, py: Python<'_>, keys: Objects<'_>, return_exceptions: bool) -> PyResult<Py<PyAny>> {
+    #[pyo3(signature = (keys, *, return_exceptions=false, timeout=Timeout::NONE))]
+    fn batched_get(
+        &self,
+        py: Python<'_>,
+        keys: Objects<'_>,
+        return_exceptions: bool,
+        timeout: Timeout,
+    ) -> PyResult<Py<PyAny>> {
         let (keys, refusals) = sorted(return_exceptions, keys.0.iter().map(|key| key_of(key, self.key_kind)))?;
         let work = |connector: Connector, _| async move { Ok(connector.batched_get(&keys).await) };
         let to_python = to_python::list(return_exceptions, refusals, chunk_to_python);
-        self.run(py, Views::none(), work, to_python)
+        self.run(py, timeout, Views::none(), work, to_python)
     }
 
-    #[pyo3(signature = (keys, buffers, *, return_exceptions=false))]
+    #[pyo3(signature = (keys, buffers, *, return_exceptions=false, timeout=Timeout::NONE))]
     fn batched_get_into(
         &self,
         py: Python<'_>,
         keys: Objects<'_>,
         buffers: Objects<'_>,
         return_exceptions: bool,
+        timeout: Timeout,
     ) -> PyResult<Py<PyAny>> {
         same_length(py, keys.0.len(), buffers.0.len())?;
         let (views, (requests, refusals)) = Views::with(py, |views| {
@@ -241,38 +282,52 @@ impl AnyStore {
             let each = answers.into_iter().zip(&requests).zip(elements);
             Ok(each.map(|((read, (key, memory)), elements)| checked(read?, elements, key, memory)).collect())
         };
-        self.run(py, views, work, to_python::list(return_exceptions, refusals, to_python::value))
+        self.run(py, timeout, views, work, to_python::list(return_exceptions, refusals, to_python::value))
     }
 
-    #[pyo3(signature = (keys, *, return_exceptions=false))]
-    fn batched_exists(&self, py: Python<'_>, keys: Objects<'_>, return_exceptions: bool) -> PyResult<Py<PyAny>> {
+    #[pyo3(signature = (keys, *, return_exceptions=false, timeout=Timeout::NONE))]
+    fn batched_exists(
+        &self,
+        py: Python<'_>,
+        keys: Objects<'_>,
+        return_exceptions: bool,
+        timeout: Timeout,
+    ) -> PyResult<Py<PyAny>> {
         let (keys, refusals) = sorted(return_exceptions, keys.0.iter().map(|key| key_of(key, self.key_kind)))?;
         let work = |connector: Connector, _| async move { Ok(connector.batched_exists(&keys).await) };
         let to_python = to_python::list(return_exceptions, refusals, to_python::value);
-        self.run(py, Views::none(), work, to_python)
+        self.run(py, timeout, Views::none(), work, to_python)
     }
 
-    fn batched_contains(&self, py: Python<'_>, keys: Objects<'_>) -> PyResult<Py<PyAny>> {
+    #[pyo3(signature = (keys, timeout=Timeout::NONE))]
+    fn batched_contains(&self, py: Python<'_>, keys: Objects<'_>, timeout: Timeout) -> PyResult<Py<PyAny>> {
         let keys = keys.0.iter().map(|key| key_of(key, self.key_kind)).collect::<PyResult<Vec<_>>>()?;
         let work = |connector: Connector, _| async move { connector.batched_contains(&keys).await };
-        self.run(py, Views::none(), work, to_python::value)
+        self.run(py, timeout, Views::none(), work, to_python::value)
     }
 
-    fn get_prefix(&self, py: Python<'_>, keys: Objects<'_>) -> PyResult<Py<PyAny>> {
+    #[pyo3(signature = (keys, timeout=Timeout::NONE))]
+    fn get_prefix(&self, py: Python<'_>, keys: Objects<'_>, timeout: Timeout) -> PyResult<Py<PyAny>> {
         let keys = keys.0.iter().map(|key| key_of(key, self.key_kind)).collect::<PyResult<Vec<_>>>()?;
         let work = |connector: Connector, _| async move { connector.get_prefix(&keys).await };
         let to_python = |py: Python<'_>, chunks: Vec<MemoryObj>| {
             to_python::value(py, chunks.into_iter().map(Chunk::new).collect::<Vec<_>>())
         };
-        self.run(py, Views::none(), work, to_python)
+        self.run(py, timeout, Views::none(), work, to_python)
     }
 
-    #[pyo3(signature = (keys, *, return_exceptions=false))]
-    fn batched_remove(&self, py: Python<'_>, keys: Objects<'_>, return_exceptions: bool) -> PyResult<Py<PyAny>> {
+    #[pyo3(signature = (keys, *, return_exceptions=false, timeout=Timeout::NONE))]
+    fn batched_remove(
+        &self,
+        py: Python<'_>,
+        keys: Objects<'_>,
+        return_exceptions: bool,
+        timeout: Timeout,
+    ) -> PyResult<Py<PyAny>> {
         let (keys, refusals) = sorted(return_exceptions, keys.0.iter().map(|key| key_of(key, self.key_kind)))?;
         let work = |connector: Connector, _| async move { Ok(connector.batched_remove(&keys).await) };
         let to_python = to_python::list(return_exceptions, refusals, to_python::value);
-        self.run(py, Views::none(), work, to_python)
+        self.run(py, timeout, Views::none(), work, to_python)
     }
 }
 
@@ -285,6 +340,7 @@ impl AnyStore {
     fn run<T: Send + 'static, F>(
         &self,
         py: Python<'_>,
+        timeout: Timeout,
         views: Views,
         work: impl FnOnce(Connector, Holder<T>) -> F,
         to_python: impl FnOnce(Python<'_>, T) -> PyResult<Py<PyAny>> + Send + 'static,
@@ -292,7 +348,7 @@ impl AnyStore {
     where
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        let connector = self.store.connector().or_raise(py)?.clone();
+        let connector = timeout.of(self.store.connector().or_raise(py)?);
         self.mode.run(py, views, |call| work(connector, call), to_python)
     }
 }

@@ -315,7 +315,7 @@ mod tests {
         for hint in [find_more(), compiled_out(&out), rename()] {
             for audience in [Audience::Python, Audience::Shell] {
                 let text = hint.to(audience);
-                assert!(!["crate", "feature", "use ", "::"].iter().any(|word| text.contains(word)), "{text}");
+                assert!(!["crate", "feature", "use its", "::"].iter().any(|word| text.contains(word)), "{text}");
             }
         }
         assert!(find_more().to(Audience::Rust).contains("`use its_crate as _;`"));

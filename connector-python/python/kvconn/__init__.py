@@ -10,7 +10,28 @@ b'hello'
 from kvconn import _kvconn, _modules
 from kvconn._async_store import AsyncStore
 from kvconn._connect import connect, connect_async
-from kvconn._errors import ClosedError, InvalidError, KvconnError, TimedOutError, UnavailableError
+from kvconn._errors import (
+    ClosedError,
+    ConflictError,
+    CorruptError,
+    DeniedError,
+    ErrorKind,
+    InvalidError,
+    InvalidTypeError,
+    KvconnError,
+    NoEventLoopError,
+    NotFoundError,
+    PoolFullError,
+    ReadOnlyError,
+    SizeMismatchError,
+    StoreFullError,
+    StoreIOError,
+    ThrottledError,
+    TimedOutError,
+    TooLargeError,
+    UnavailableError,
+    UnsupportedError,
+)
 from kvconn._kvconn import Chunk, ConnectorInfo, __version__
 from kvconn._libraries import NativeClient, carry, connectors
 from kvconn._listing import ListEntry
@@ -22,21 +43,36 @@ __all__ = [
     "Capabilities",
     "Chunk",
     "ClosedError",
+    "ConflictError",
     "ConnectorInfo",
+    "CorruptError",
+    "DeniedError",
+    "ErrorKind",
     "InvalidError",
+    "InvalidTypeError",
     "KvconnError",
     "ListEntry",
     "NativeClient",
+    "NoEventLoopError",
+    "NotFoundError",
     "OptionInfo",
+    "PoolFullError",
+    "ReadOnlyError",
     "ServerInfo",
+    "SizeMismatchError",
     "Store",
+    "StoreFullError",
+    "StoreIOError",
+    "ThrottledError",
     "TimedOutError",
+    "TooLargeError",
     "UnavailableError",
-    "__version__",
+    "UnsupportedError",
     "carry",
     "connect",
     "connect_async",
     "connectors",
+    "__version__",
 ]
 
 # `kvconn.Store` in tracebacks and pickles, and not `kvconn._store.Store`. The native classes have it already.

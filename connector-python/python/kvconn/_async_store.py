@@ -45,41 +45,42 @@ class AsyncStore(StoreBase):
         shape: Sequence[int] | None = None,
         dtype: str | DType | type[Any] | None = None,
         format: str | None = None,
+        timeout: float | None = None,
     ) -> None:
         """Stores bytes, an array or a tensor under the key, in place of an older chunk. See `Store.put`."""
-        return await self._native.put(key, data, shape=shape, dtype=dtype, format=format)
+        return await self._native.put(key, data, shape=shape, dtype=dtype, format=format, timeout=timeout)
 
-    async def get(self, key: str) -> Chunk | None:
+    async def get(self, key: str, *, timeout: float | None = None) -> Chunk | None:
         """The key's chunk, or None if it is not stored. See `Store.get`."""
-        return await self._native.get(key)
+        return await self._native.get(key, timeout)
 
-    async def get_into(self, key: str, buffer: Buffer | Tensor) -> int | None:
+    async def get_into(self, key: str, buffer: Buffer | Tensor, *, timeout: float | None = None) -> int | None:
         """Reads the chunk into the writable buffer or tensor and gives its length in bytes. See `Store.get_into`."""
-        return await self._native.get_into(key, buffer)
+        return await self._native.get_into(key, buffer, timeout)
 
-    async def exists(self, key: str) -> bool:
+    async def exists(self, key: str, *, timeout: float | None = None) -> bool:
         """Whether the key's chunk is stored."""
-        return await self._native.exists(key)
+        return await self._native.exists(key, timeout)
 
-    async def remove(self, key: str) -> bool:
+    async def remove(self, key: str, *, timeout: float | None = None) -> bool:
         """Removes the chunk; True if it was stored."""
-        return await self._native.remove(key)
+        return await self._native.remove(key, timeout)
 
-    def list(self, prefix: str = "") -> AsyncIterator[str]:
+    def list(self, prefix: str = "", *, timeout: float | None = None) -> AsyncIterator[str]:
         """All keys whose text starts with ``prefix``, in no order, for ``async for``."""
-        return AsyncKeys(self._native.list(prefix))
+        return AsyncKeys(self._native.list(prefix, timeout))
 
-    def list_entries(self, prefix: str = "") -> AsyncIterator[ListEntry]:
+    def list_entries(self, prefix: str = "", *, timeout: float | None = None) -> AsyncIterator[ListEntry]:
         """As ``list``, with the size of each chunk and the time of its last put, if the store has them."""
-        return AsyncKeys(self._native.list_entries(prefix))
+        return AsyncKeys(self._native.list_entries(prefix, timeout))
 
-    async def ping(self) -> None:
+    async def ping(self, *, timeout: float | None = None) -> None:
         """Checks that the store answers."""
-        return await self._native.ping()
+        return await self._native.ping(timeout)
 
-    async def servers(self) -> List[ServerInfo]:
+    async def servers(self, *, timeout: float | None = None) -> List[ServerInfo]:
         """The servers of the store, and their facts. Empty for a store without servers."""
-        return await self._native.servers()
+        return await self._native.servers(timeout)
 
     async def close(self) -> None:
         """Waits for calls in flight, then closes connections. Later calls raise ``ClosedError``. May be called twice."""
@@ -94,6 +95,7 @@ class AsyncStore(StoreBase):
         dtype: str | DType | type[Any] | None = None,
         format: str | None = None,
         return_exceptions: Literal[False] = False,
+        timeout: float | None = None,
     ) -> List[None]: ...
     @overload
     async def batched_put(
@@ -104,6 +106,7 @@ class AsyncStore(StoreBase):
         dtype: str | DType | type[Any] | None = None,
         format: str | None = None,
         return_exceptions: bool,
+        timeout: float | None = None,
     ) -> List[KvconnError | None]: ...
     async def batched_put(
         self,
@@ -113,71 +116,72 @@ class AsyncStore(StoreBase):
         dtype: str | DType | type[Any] | None = None,
         format: str | None = None,
         return_exceptions: bool = False,
+        timeout: float | None = None,
     ) -> List[None] | List[KvconnError | None]:
         """Stores each pair of a key and bytes, an array or a tensor. See `Store.batched_put`."""
         return await self._native.batched_put(
-            items, shape=shape, dtype=dtype, format=format, return_exceptions=return_exceptions
+            items, shape=shape, dtype=dtype, format=format, return_exceptions=return_exceptions, timeout=timeout
         )
 
     @overload
     async def batched_get(
-        self, keys: Iterable[str], *, return_exceptions: Literal[False] = False
+        self, keys: Iterable[str], *, return_exceptions: Literal[False] = False, timeout: float | None = None
     ) -> List[Chunk | None]: ...
     @overload
     async def batched_get(
-        self, keys: Iterable[str], *, return_exceptions: bool
+        self, keys: Iterable[str], *, return_exceptions: bool, timeout: float | None = None
     ) -> List[Chunk | KvconnError | None]: ...
     async def batched_get(
-        self, keys: Iterable[str], *, return_exceptions: bool = False
+        self, keys: Iterable[str], *, return_exceptions: bool = False, timeout: float | None = None
     ) -> List[Chunk | None] | List[Chunk | KvconnError | None]:
         """``get`` of each key, in the order of the keys. See `Store.batched_get`."""
-        return await self._native.batched_get(keys, return_exceptions=return_exceptions)
+        return await self._native.batched_get(keys, return_exceptions=return_exceptions, timeout=timeout)
 
     @overload
     async def batched_get_into(
-        self, keys: Iterable[str], buffers: Iterable[Buffer | Tensor], *, return_exceptions: Literal[False] = False
+        self, keys: Iterable[str], buffers: Iterable[Buffer | Tensor], *, return_exceptions: Literal[False] = False, timeout: float | None = None
     ) -> List[int | None]: ...
     @overload
     async def batched_get_into(
-        self, keys: Iterable[str], buffers: Iterable[Buffer | Tensor], *, return_exceptions: bool
+        self, keys: Iterable[str], buffers: Iterable[Buffer | Tensor], *, return_exceptions: bool, timeout: float | None = None
     ) -> List[int | KvconnError | None]: ...
     async def batched_get_into(
-        self, keys: Iterable[str], buffers: Iterable[Buffer | Tensor], *, return_exceptions: bool = False
+        self, keys: Iterable[str], buffers: Iterable[Buffer | Tensor], *, return_exceptions: bool = False, timeout: float | None = None
     ) -> List[int | None] | List[int | KvconnError | None]:
         """``get_into`` of each key and its buffer, in the order of the keys. See `Store.batched_get_into`."""
-        return await self._native.batched_get_into(keys, buffers, return_exceptions=return_exceptions)
+        return await self._native.batched_get_into(keys, buffers, return_exceptions=return_exceptions, timeout=timeout)
 
     @overload
     async def batched_exists(
-        self, keys: Iterable[str], *, return_exceptions: Literal[False] = False
+        self, keys: Iterable[str], *, return_exceptions: Literal[False] = False, timeout: float | None = None
     ) -> List[bool]: ...
     @overload
-    async def batched_exists(self, keys: Iterable[str], *, return_exceptions: bool) -> List[bool | KvconnError]: ...
+    async def batched_exists(self, keys: Iterable[str], *, return_exceptions: bool, timeout: float | None = None) -> List[bool | KvconnError]: ...
     async def batched_exists(
-        self, keys: Iterable[str], *, return_exceptions: bool = False
+        self, keys: Iterable[str], *, return_exceptions: bool = False, timeout: float | None = None
     ) -> List[bool] | List[bool | KvconnError]:
         """``exists`` of each key, in the order of the keys. See `Store.batched_exists`."""
-        return await self._native.batched_exists(keys, return_exceptions=return_exceptions)
+        return await self._native.batched_exists(keys, return_exceptions=return_exceptions, timeout=timeout)
 
-    async def batched_contains(self, keys: Iterable[str]) -> int:
+    async def batched_contains(self, keys: Iterable[str], *, timeout: float | None = None) -> int:
         """The length of the leading run of keys that exist."""
-        return await self._native.batched_contains(keys)
+        return await self._native.batched_contains(keys, timeout)
 
-    async def get_prefix(self, keys: Iterable[str]) -> List[Chunk]:
+    async def get_prefix(self, keys: Iterable[str], *, timeout: float | None = None) -> List[Chunk]:
         """The chunks of the leading run of keys. See `Store.get_prefix`."""
-        return await self._native.get_prefix(keys)
+        return await self._native.get_prefix(keys, timeout)
 
     @overload
     async def batched_remove(
-        self, keys: Iterable[str], *, return_exceptions: Literal[False] = False
+        self, keys: Iterable[str], *, return_exceptions: Literal[False] = False, timeout: float | None = None
     ) -> List[bool]: ...
     @overload
-    async def batched_remove(self, keys: Iterable[str], *, return_exceptions: bool) -> List[bool | KvconnError]: ...
+    async def batched_remove(self, keys: Iterable[str], *, return_exceptions: bool, timeout: float | None = None) -> List[bool | KvconnError]: ...
     async def batched_remove(
-        self, keys: Iterable[str], *, return_exceptions: bool = False
+        self, keys: Iterable[str], *, return_exceptions: bool = False, timeout: float | None = None
     ) -> List[bool] | List[bool | KvconnError]:
         """``remove`` of each key, in the order of the keys. See `Store.batched_remove`."""
-        return await self._native.batched_remove(keys, return_exceptions=return_exceptions)
+        return await self._native.batched_remove(keys, return_exceptions=return_exceptions, timeout=timeout)
 
     async def __aenter__(self) -> Self:
         return self

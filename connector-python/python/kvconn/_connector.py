@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from kvconn import _kvconn, _libraries
-from kvconn._errors import InvalidError, KvconnError
+from kvconn._errors import KvconnError, of_open
 from kvconn._version import LMCACHE_FROM, check_version
 
 logger = logging.getLogger("kvconn.lmcache")
@@ -123,7 +123,7 @@ class KvconnConnector(RemoteConnector):  # type: ignore[misc]
         except AttributeError as e:
             # LMCache would report an AttributeError as a missing class.
             hint = f"use LMCache {'.'.join(map(str, LMCACHE_FROM))}"
-            raise KvconnError._of_open("unsupported", f"kvconn does not understand this LMCache: {e}", hint) from e
+            raise of_open("unsupported", f"kvconn does not understand this LMCache: {e}", hint) from e
 
     def _named(self, url: str, config: LMCacheEngineConfig | None, plugin: str | None) -> tuple[str, dict[str, Any]]:
         """The URL that selects the library, and the options beside the URL."""
@@ -156,7 +156,7 @@ class KvconnConnector(RemoteConnector):  # type: ignore[misc]
             return f"plugin://{plugins[0]}", plugins[0]
         module, name = self.entry or ("?", "?")
         if plugins:
-            raise InvalidError._of_open(
+            raise of_open(
                 "invalid_option",
                 f"{module}.{name} is the class of {len(plugins)} plugins ({', '.join(plugins)}), and LMCache does not say "
                 "which of them it opens",
@@ -164,7 +164,7 @@ class KvconnConnector(RemoteConnector):  # type: ignore[misc]
             )
         if unreadable is not None:
             raise unreadable
-        raise InvalidError._of_open(
+        raise of_open(
             "invalid_option",
             f"LMCache's configuration has no URL for {module}.{name}",
             f"set `remote_url: external://host:port/{module}/?connector_name={name}`; behind `audit://` set that as "

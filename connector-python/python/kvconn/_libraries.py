@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from kvconn import _kvconn, _modules
-from kvconn._errors import InvalidTypeError, KvconnError
+from kvconn._errors import InvalidTypeError, of_open
 
 #: The entry point in pyproject.toml that names the package with a wheel's library.
 ENTRY_POINTS = "kvconn.libraries"
@@ -78,7 +78,7 @@ def of_url(url: str, options: Mapping[str, Any] | None = None) -> ModuleType:
         claims = " and ".join(f"{name} (in {library.__name__})" for library, (name, _) in found)
         # Without the URL, which may have a password in it.
         message = f"{len(found)} wheels have different connectors for this URL: {claims}"
-        raise KvconnError._of_open("conflict", message, "uninstall one, or use `connect` of one wheel's package")
+        raise of_open("conflict", message, "uninstall one, or use `connect` of one wheel's package")
     return found[0][0]
 
 

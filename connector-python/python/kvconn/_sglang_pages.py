@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kvconn._errors import InvalidError
+from kvconn._errors import of_open
 
 # With more pieces than this, a page is one object, because each object costs a name and a place in a request.
 _MOST_OBJECTS = 8
@@ -167,7 +167,7 @@ def is_multi_head(pool: Any) -> bool:
 
 def _unsupported(pool: Any, name: str, reason: str) -> Exception:
     message = f"the pages of SGLang's host pool `{name}` ({type(pool).__name__}, layout {getattr(pool, 'layout', '?')}) cannot be stored"
-    return InvalidError._of_open("unsupported", f"{message}: {reason}", "try --hicache-mem-layout page_first or page_first_direct")
+    return of_open("invalid_option", f"{message}: {reason}", "try --hicache-mem-layout page_first or page_first_direct")
 
 
 def _plain(value: object) -> object:

@@ -65,7 +65,11 @@ class Store(StoreBase):
 
     Any thread may use it. A child of ``fork`` opens its own. A call waits without the interpreter's lock, and Ctrl-C ends
     it. Each method raises ``KvconnError`` if the store fails: ``UnavailableError`` if its server is away,
-    ``TimedOutError`` after ``timeout_ms``, ``ClosedError`` after ``close``, ``InvalidError`` for a wrong argument.
+    ``TimedOutError`` after ``timeout``, ``ClosedError`` after ``close``, ``InvalidError`` for a wrong argument.
+
+    ``timeout`` is the longest time of a call in seconds, with its retries. It replaces the limits of the store's options
+    (``timeout_ms``, ``batch_timeout_ms``, ``lookup_timeout_ms``); ``math.inf`` is no limit. After it, each key of a batch has
+    the error. For a listing, it is the time for each key.
 
     >>> with kvconn.connect("memory://example") as store:
     ...     store.put("model@1@0@1f2e3d@bfloat16", b"hello")
@@ -83,6 +87,7 @@ class Store(StoreBase):
         shape: Sequence[int] | None = None,
         dtype: str | DType | type[Any] | None = None,
         format: str | None = None,
+        timeout: float | None = None,
     ) -> None:
         """Stores bytes, an array or a tensor under the key, in place of an older chunk.
 
@@ -108,9 +113,9 @@ class Store(StoreBase):
             InvalidError: shape and dtype make another number of bytes than ``data`` has, or ``data`` is not contiguous, or not
                 in the host's memory.
         """
-        return self._native.put(key, data, shape=shape, dtype=dtype, format=format)
+        return self._native.put(key, data, shape=shape, dtype=dtype, format=format, timeout=timeout)
 
-    def get(self, key: str) -> Chunk | None:
+    def get(self, key: str, *, timeout: float | None = None) -> Chunk | None:
         """Reads a chunk into memory of the store's pool.
 
         >>> store = kvconn.connect("memory://example")
@@ -125,11 +130,12 @@ class Store(StoreBase):
             The chunk, or None if it is not stored.
 
         Raises:
-            KvconnError: the pool is full (kind ``pool_full``). Drop chunks, or open the store with a larger ``pool_bytes``.
+            PoolFullError: drop chunks, or open the store with a larger ``pool_bytes``.
+            CorruptError: the stored bytes are not a whole chunk.
         """
-        return self._native.get(key)
+        return self._native.get(key, timeout)
 
-    def get_into(self, key: str, buffer: Buffer | Tensor) -> int | None:
+    def get_into(self, key: str, buffer: Buffer | Tensor, *, timeout: float | None = None) -> int | None:
         """Reads a chunk into your own memory.
 
         Memory of bytes takes any chunk. A tensor takes chunks of its own dtype and shape, and chunks without them. A
@@ -144,35 +150,35 @@ class Store(StoreBase):
             The chunk's length in bytes, or None if it is not stored.
 
         Raises:
-            KvconnError: the chunk is longer than the buffer, or the tensor has another dtype or shape (kind ``size_mismatch``).
-                The buffer's bytes are unspecified then.
+            SizeMismatchError: the chunk is longer than the buffer, or the tensor has another dtype or shape. The buffer's
+                bytes are unspecified then.
             InvalidError: the buffer is read-only, not contiguous, or not in the host's memory.
         """
-        return self._native.get_into(key, buffer)
+        return self._native.get_into(key, buffer, timeout)
 
-    def exists(self, key: str) -> bool:
+    def exists(self, key: str, *, timeout: float | None = None) -> bool:
         """Whether the key's chunk is stored."""
-        return self._native.exists(key)
+        return self._native.exists(key, timeout)
 
-    def remove(self, key: str) -> bool:
+    def remove(self, key: str, *, timeout: float | None = None) -> bool:
         """Removes the chunk; True if it was stored."""
-        return self._native.remove(key)
+        return self._native.remove(key, timeout)
 
-    def list(self, prefix: str = "") -> Iterator[str]:
+    def list(self, prefix: str = "", *, timeout: float | None = None) -> Iterator[str]:
         """All keys whose text starts with ``prefix``, in no order."""
-        return self._native.list(prefix)
+        return self._native.list(prefix, timeout)
 
-    def list_entries(self, prefix: str = "") -> Iterator[ListEntry]:
+    def list_entries(self, prefix: str = "", *, timeout: float | None = None) -> Iterator[ListEntry]:
         """As ``list``, with the size of each chunk and the time of its last put, if the store has them."""
-        return self._native.list_entries(prefix)
+        return self._native.list_entries(prefix, timeout)
 
-    def ping(self) -> None:
+    def ping(self, *, timeout: float | None = None) -> None:
         """Checks that the store answers."""
-        return self._native.ping()
+        return self._native.ping(timeout)
 
-    def servers(self) -> List[ServerInfo]:
+    def servers(self, *, timeout: float | None = None) -> List[ServerInfo]:
         """The servers of the store, and their facts. Empty for a store without servers."""
-        return self._native.servers()
+        return self._native.servers(timeout)
 
     def close(self) -> None:
         """Waits for calls in flight, then closes connections. Later calls raise ``ClosedError``. May be called twice."""
@@ -187,6 +193,7 @@ class Store(StoreBase):
         dtype: str | DType | type[Any] | None = None,
         format: str | None = None,
         return_exceptions: Literal[False] = False,
+        timeout: float | None = None,
     ) -> List[None]: ...
     @overload
     def batched_put(
@@ -197,6 +204,7 @@ class Store(StoreBase):
         dtype: str | DType | type[Any] | None = None,
         format: str | None = None,
         return_exceptions: bool,
+        timeout: float | None = None,
     ) -> List[KvconnError | None]: ...
     def batched_put(
         self,
@@ -206,6 +214,7 @@ class Store(StoreBase):
         dtype: str | DType | type[Any] | None = None,
         format: str | None = None,
         return_exceptions: bool = False,
+        timeout: float | None = None,
     ) -> List[None] | List[KvconnError | None]:
         """Stores each pair of a key and bytes, an array or a tensor.
 
@@ -226,19 +235,19 @@ class Store(StoreBase):
             None for each item that was stored, in the order of the items.
         """
         return self._native.batched_put(
-            items, shape=shape, dtype=dtype, format=format, return_exceptions=return_exceptions
+            items, shape=shape, dtype=dtype, format=format, return_exceptions=return_exceptions, timeout=timeout
         )
 
     @overload
     def batched_get(
-        self, keys: Iterable[str], *, return_exceptions: Literal[False] = False
+        self, keys: Iterable[str], *, return_exceptions: Literal[False] = False, timeout: float | None = None
     ) -> List[Chunk | None]: ...
     @overload
     def batched_get(
-        self, keys: Iterable[str], *, return_exceptions: bool
+        self, keys: Iterable[str], *, return_exceptions: bool, timeout: float | None = None
     ) -> List[Chunk | KvconnError | None]: ...
     def batched_get(
-        self, keys: Iterable[str], *, return_exceptions: bool = False
+        self, keys: Iterable[str], *, return_exceptions: bool = False, timeout: float | None = None
     ) -> List[Chunk | None] | List[Chunk | KvconnError | None]:
         """``get`` of each key, in the order of the keys. ``return_exceptions`` is as in ``batched_put``.
 
@@ -249,52 +258,52 @@ class Store(StoreBase):
         >>> bytes(second), missing
         (b'second', None)
         """
-        return self._native.batched_get(keys, return_exceptions=return_exceptions)
+        return self._native.batched_get(keys, return_exceptions=return_exceptions, timeout=timeout)
 
     @overload
     def batched_get_into(
-        self, keys: Iterable[str], buffers: Iterable[Buffer | Tensor], *, return_exceptions: Literal[False] = False
+        self, keys: Iterable[str], buffers: Iterable[Buffer | Tensor], *, return_exceptions: Literal[False] = False, timeout: float | None = None
     ) -> List[int | None]: ...
     @overload
     def batched_get_into(
-        self, keys: Iterable[str], buffers: Iterable[Buffer | Tensor], *, return_exceptions: bool
+        self, keys: Iterable[str], buffers: Iterable[Buffer | Tensor], *, return_exceptions: bool, timeout: float | None = None
     ) -> List[int | KvconnError | None]: ...
     def batched_get_into(
-        self, keys: Iterable[str], buffers: Iterable[Buffer | Tensor], *, return_exceptions: bool = False
+        self, keys: Iterable[str], buffers: Iterable[Buffer | Tensor], *, return_exceptions: bool = False, timeout: float | None = None
     ) -> List[int | None] | List[int | KvconnError | None]:
         """``get_into`` of each key and its buffer, in the order of the keys. ``return_exceptions`` is as in ``batched_put``."""
-        return self._native.batched_get_into(keys, buffers, return_exceptions=return_exceptions)
+        return self._native.batched_get_into(keys, buffers, return_exceptions=return_exceptions, timeout=timeout)
 
     @overload
-    def batched_exists(self, keys: Iterable[str], *, return_exceptions: Literal[False] = False) -> List[bool]: ...
+    def batched_exists(self, keys: Iterable[str], *, return_exceptions: Literal[False] = False, timeout: float | None = None) -> List[bool]: ...
     @overload
-    def batched_exists(self, keys: Iterable[str], *, return_exceptions: bool) -> List[bool | KvconnError]: ...
+    def batched_exists(self, keys: Iterable[str], *, return_exceptions: bool, timeout: float | None = None) -> List[bool | KvconnError]: ...
     def batched_exists(
-        self, keys: Iterable[str], *, return_exceptions: bool = False
+        self, keys: Iterable[str], *, return_exceptions: bool = False, timeout: float | None = None
     ) -> List[bool] | List[bool | KvconnError]:
         """``exists`` of each key, in the order of the keys. ``return_exceptions`` is as in ``batched_put``."""
-        return self._native.batched_exists(keys, return_exceptions=return_exceptions)
+        return self._native.batched_exists(keys, return_exceptions=return_exceptions, timeout=timeout)
 
-    def batched_contains(self, keys: Iterable[str]) -> int:
+    def batched_contains(self, keys: Iterable[str], *, timeout: float | None = None) -> int:
         """The length of the leading run of keys that exist."""
-        return self._native.batched_contains(keys)
+        return self._native.batched_contains(keys, timeout)
 
-    def get_prefix(self, keys: Iterable[str]) -> List[Chunk]:
+    def get_prefix(self, keys: Iterable[str], *, timeout: float | None = None) -> List[Chunk]:
         """The chunks of the leading run: those before the first key that is missing, corrupt or an error.
 
         Only the first key's error is raised.
         """
-        return self._native.get_prefix(keys)
+        return self._native.get_prefix(keys, timeout)
 
     @overload
-    def batched_remove(self, keys: Iterable[str], *, return_exceptions: Literal[False] = False) -> List[bool]: ...
+    def batched_remove(self, keys: Iterable[str], *, return_exceptions: Literal[False] = False, timeout: float | None = None) -> List[bool]: ...
     @overload
-    def batched_remove(self, keys: Iterable[str], *, return_exceptions: bool) -> List[bool | KvconnError]: ...
+    def batched_remove(self, keys: Iterable[str], *, return_exceptions: bool, timeout: float | None = None) -> List[bool | KvconnError]: ...
     def batched_remove(
-        self, keys: Iterable[str], *, return_exceptions: bool = False
+        self, keys: Iterable[str], *, return_exceptions: bool = False, timeout: float | None = None
     ) -> List[bool] | List[bool | KvconnError]:
         """``remove`` of each key, in the order of the keys. ``return_exceptions`` is as in ``batched_put``."""
-        return self._native.batched_remove(keys, return_exceptions=return_exceptions)
+        return self._native.batched_remove(keys, return_exceptions=return_exceptions, timeout=timeout)
 
     def __enter__(self) -> Self:
         return self

@@ -6,7 +6,7 @@ import logging
 import re
 
 from kvconn import _kvconn
-from kvconn._errors import KvconnError
+from kvconn._errors import of_open
 
 logger = logging.getLogger("kvconn.lmcache")
 
@@ -27,6 +27,6 @@ def check_version(found: str) -> None:
         return
     if installed < LMCACHE_FROM:
         message = f"kvconn {_kvconn.__version__} needs LMCache {first} or newer, not {found}"
-        raise KvconnError._of_open("unsupported", message, "run `pip install -U lmcache`")
+        raise of_open("unsupported", message, "run `pip install -U lmcache`")
     if installed >= LMCACHE_BEFORE:
         logger.warning("kvconn %s was tested with LMCache before %s, not with %s", _kvconn.__version__, last, found)

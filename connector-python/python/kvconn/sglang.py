@@ -21,7 +21,7 @@ from typing import Any, TypeVar, cast
 from urllib.parse import parse_qs, urlsplit
 
 from kvconn import _kvconn, _libraries, _sglang_hits, _sglang_names
-from kvconn._errors import ClosedError, InvalidError
+from kvconn._errors import of_open
 from kvconn._identity import warn_once
 from kvconn._sglang_names import Names
 from kvconn._sglang_pages import Batch, Pages
@@ -110,7 +110,7 @@ class KvconnHiCache(HiCacheStorage):  # type: ignore[misc]
         self._config = storage_config
         self._url = _text(options, "url")
         if not self._url:
-            raise InvalidError._of_open(
+            raise of_open(
                 "invalid_option",
                 "`url` is missing in --hicache-storage-backend-extra-config",
                 'write for example "url":"resp://127.0.0.1:6379"',
@@ -121,7 +121,7 @@ class KvconnHiCache(HiCacheStorage):  # type: ignore[misc]
         self._options = options
         self._in_files = options.get("layout", in_url.get("layout", [None])[-1]) == "sglang"
         if self._in_files and self._revision:
-            raise InvalidError._of_open(
+            raise of_open(
                 "invalid_option",
                 "`revision` has no place in the file names of layout=sglang",
                 "use a directory or a `namespace` for each revision",
@@ -293,7 +293,7 @@ class KvconnHiCache(HiCacheStorage):  # type: ignore[misc]
         """The client of the open store. Raises `ClosedError` without one."""
         client = self._client
         if client is None:
-            raise ClosedError._of_open("closed", "the store is not open", "SGLang opens it with `register_mem_pool_host`")
+            raise of_open("closed", "the store is not open", "SGLang opens it with `register_mem_pool_host`")
         return client
 
     def _load(self, name: str, keys: Sequence[str], indices: Any) -> list[bool]:
@@ -398,7 +398,7 @@ def _text(options: dict[str, Any], name: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise InvalidError._of_open("invalid_option", f"`{name}` is {type(value).__name__}, not text", "write it in quotes")
+        raise of_open("invalid_option", f"`{name}` is {type(value).__name__}, not text", "write it in quotes")
     return value
 
 

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from kvconn import _libraries, _vllm_files
-from kvconn._errors import InvalidError
+from kvconn._errors import of_open
 from kvconn._identity import warn_once
 from kvconn._kvconn import EngineClient
 from kvconn._vllm_lookups import Lookups
@@ -113,12 +113,12 @@ class KvconnTier(SecondaryTierManager):  # type: ignore[misc]
         super().__init__(offloading_spec, primary_kv_view, tier_type, *detector)
         _check("url", url, str, "redis://127.0.0.1:6379")
         if not url:
-            raise InvalidError._of_open("invalid_option", "the tier has no `url`", 'write `"url": "redis://127.0.0.1:6379"`')
+            raise of_open("invalid_option", "the tier has no `url`", 'write `"url": "redis://127.0.0.1:6379"`')
         _check("enable_kv_events", enable_kv_events, bool, True)
         _check("namespace", namespace, str, "prod")
         _check("revision", revision, str, "2026-11-01")
         if locality is not None and (not isinstance(locality, str) or locality not in Locality.__members__):
-            raise InvalidError._of_open("invalid_option", f"option `locality`: `{locality}` is not a locality", "write `LOCAL` or `REMOTE`")
+            raise of_open("invalid_option", f"option `locality`: `{locality}` is not a locality", "write `LOCAL` or `REMOTE`")
         self.locality = None if locality is None else Locality[locality]
         self._events: list[OffloadingEvent] | None = None
         if enable_kv_events:
@@ -257,7 +257,7 @@ def _open(
 ) -> EngineClient:
     """The client of the tier's store, with the names that this specification's chunks have there."""
     if view.strides is None:
-        raise InvalidError._of_open("invalid_option", "vLLM's view of the primary tier has no rows", "use vLLM 0.27 to 0.33")
+        raise of_open("invalid_option", "vLLM's view of the primary tier has no rows", "use vLLM 0.27 to 0.33")
     connector = _vllm_files.connector(url, options)
     has_namespace = connector is not None and "namespace" in connector.options
     if namespace and has_namespace:
@@ -268,7 +268,7 @@ def _open(
     if folders:
         if namespace and not has_namespace:
             hint = "write it into the URL of the `fs` store"
-            raise InvalidError._of_open("invalid_option", "option `namespace`: the names of vLLM's files do not contain it", hint)
+            raise of_open("invalid_option", "option `namespace`: the names of vLLM's files do not contain it", hint)
         names, content = _vllm_identity.of_files(spec)
     else:
         namespace = namespace or _vllm_files.query(url).get("namespace", "")
@@ -291,7 +291,7 @@ def _check(name: str, value: object, kind: type, example: object) -> None:
     """Refuses a tier's option that has another type, and says how to write it."""
     if not isinstance(value, kind):
         hint = f'write `"{name}": {json.dumps(example)}`'
-        raise InvalidError._of_open("invalid_option", f"option `{name}` is a {type(value).__name__}, not a {kind.__name__}", hint)
+        raise of_open("invalid_option", f"option `{name}` is a {type(value).__name__}, not a {kind.__name__}", hint)
 
 
 def _rows(job: TransferJob) -> Any:

@@ -44,7 +44,7 @@ use self::queue::Queue;
 pub(crate) use self::usage::EngineUsage;
 use crate::blocking::{block_on, until};
 use crate::errors::{OrRaise, invalid};
-use crate::open::{ENGINE_TIMEOUT, OpenStore, for_engine};
+use crate::open::{ENGINE_TIMEOUT, OpenStore, for_engine, opened};
 use crate::process::ProcessLocal;
 use crate::{lock, logging};
 
@@ -139,7 +139,7 @@ impl EngineClient {
         let lookup = opening.lookup_timeout;
         let builder = for_engine(opening.builder().or_raise(py)?, ENGINE_TIMEOUT, ENGINE_TIMEOUT, lookup);
         let rows = rows.map(Rows::new).transpose()?.map(Arc::new);
-        let opened = block_on(py, builder.open()).and_then(|connector| {
+        let opened = block_on(py, opened(builder)).and_then(|connector| {
             let connector = connector.or_raise(py)?;
             let queue = Queue::new(connector.clone(), opening.limits(rows.as_deref())).or_raise(py)?;
             Ok((OpenStore::new(py, connector)?, ProcessLocal::new(queue)))

@@ -16,7 +16,7 @@ use crate::batch::{Objects, same_length};
 use crate::blocking::block_on;
 use crate::buffer::Views;
 use crate::errors::{Arg, OrRaise, invalid, to_py};
-use crate::open::{ENGINE_BATCH_TIMEOUT, OpenStore, for_engine};
+use crate::open::{ENGINE_BATCH_TIMEOUT, OpenStore, for_engine, opened};
 use crate::to_python::{self, sorted};
 use crate::{asyncio, logging};
 
@@ -63,7 +63,7 @@ impl LMCacheRemote {
             builder = builder.plugin_name(name);
         }
         let connector =
-            block_on(py, for_engine(builder, timeout, ENGINE_BATCH_TIMEOUT, Duration::ZERO).open())?.or_raise(py)?;
+            block_on(py, opened(for_engine(builder, timeout, ENGINE_BATCH_TIMEOUT, Duration::ZERO)))?.or_raise(py)?;
         Ok(Self { store: OpenStore::new(py, connector)?, memory, pool })
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from kvconn._connector import KvconnConnector
-from kvconn._errors import InvalidError
+from kvconn._errors import of_open
 from kvconn.lmcache import hash_seed
 
 from lmcache.v1.storage_backend.connector import ConnectorAdapter, ConnectorContext, DynamicConnectorAdapter
@@ -37,7 +37,7 @@ class KvconnAdapter(ConnectorAdapter):  # type: ignore[misc]
                 adapter = other() if issubclass(other, ConnectorAdapter) else DynamicConnectorAdapter(name, other)
                 return adapter.create_connector(context)
         if not extra.get(f"{key}.url"):
-            raise InvalidError._of_open("invalid_option", f"plugin `{name}` has no URL", f"set `{key}.url` in `extra_config`")
+            raise of_open("invalid_option", f"plugin `{name}` has no URL", f"set `{key}.url` in `extra_config`")
         hash_seed.warn_inside_engine()
         return KvconnConnector.open(
             _SCHEME + name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from kvconn._errors import InvalidError
+from kvconn._errors import of_open
 
 _LARGEST = 1e15
 
@@ -23,7 +23,7 @@ def read(params: Mapping[str, Any]) -> tuple[Params, str, dict[str, Any]]:
     options = dict(params)
     url = options.pop("url", None)
     if not isinstance(url, str) or not url:
-        raise InvalidError._of_open(
+        raise of_open(
             "invalid_option", "`adapter_params` has no `url`", 'set `"adapter_params": {"url": "resp://127.0.0.1:6379"}`'
         )
     own = {}
@@ -32,7 +32,7 @@ def read(params: Mapping[str, Any]) -> tuple[Params, str, dict[str, Any]]:
         value = default if value is None else value
         # Larger numbers have no use, and some do not convert to a float or to a time.
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= _LARGEST:
-            raise InvalidError._of_open(
+            raise of_open(
                 "invalid_option", f"`{name}` in `adapter_params` is {value!r}", f"give a number from 0 to {_LARGEST:.0e}, such as {default:g}"
             )
         own[name] = float(value)
