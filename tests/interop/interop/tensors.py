@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+import re
 import tempfile
 import warnings
 import weakref
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import kvconn
 import numpy
@@ -64,6 +67,13 @@ def round_trips(store: kvconn.Store, dtypes: list[torch.dtype], shapes: tuple[tu
             same(f"{dtype}: filled", target, wanted)
 
 
+def of_the_readme() -> list[str]:
+    """The programs with tensors in the wheel's README."""
+    readme = Path(__file__).parents[3] / "connector-python" / "README.md"
+    programs = re.findall(r"^```python\n(.*?)^```", readme.read_text(), re.DOTALL | re.MULTILINE)
+    return [program for program in programs if "import torch" in program]
+
+
 def run(report: Report) -> None:
     """Checks tensors in a store in memory, in files, and on a redis server."""
     with report.check("tensors: memory keeps every dtype"), kvconn.connect("memory://tensors") as store:
@@ -71,6 +81,14 @@ def run(report: Report) -> None:
     with report.check("tensors: files keep the dtypes of LMCache's header"), tempfile.TemporaryDirectory() as folder:
         with kvconn.connect(f"fs://{folder}") as store:
             round_trips(store, IN_HEADERS)
+    with report.check("tensors: the programs of the README run"), tempfile.TemporaryDirectory() as folder:
+        names: dict[str, Any] = {}
+        for program in of_the_readme():
+            exec(program.replace("/var/cache/kv", folder), names)
+        same("loaded", names["loaded"], names["tensor"])
+        # The second program, on asyncio, has stored another tensor of the same layout.
+        equal("bytes", names["length"], names["tensor"].nbytes)
+        same("filled", names["pinned"], torch.ones_like(names["tensor"]))
     with report.check("tensors: redis keeps them, too"), RedisServer() as server:
         with kvconn.connect(f"redis://127.0.0.1:{server.port}") as store:
             # redis refuses chunks of 0 bytes.
