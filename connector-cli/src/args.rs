@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::net::SocketAddr;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
@@ -162,6 +163,7 @@ pub(crate) enum Command {
         kvconn bench fs:///mnt/nvme/kv\n  \
         kvconn bench fs:///mnt/nvme/kv --vs fs:///mnt/nfs/kv    compare two stores\n  \
         kvconn bench fs:///mnt/nvme/kv --batch 16 --concurrency 1\n  \
+        kvconn bench redis://h:6379 --metrics-listen 9400    serves http://127.0.0.1:9400/metrics\n  \
         kvconn bench memory://bench --chunk-size 64KiB --keys 1024 --concurrency 4 --json")]
     Bench(BenchArgs),
     /// Store a file as a chain of chunks, read it back and verify it
@@ -373,6 +375,9 @@ pub(crate) struct BenchArgs {
     /// Number of rounds. Each round puts and gets every chunk once
     #[arg(long, default_value = "3", value_name = "N", value_parser = value::positive)]
     pub(crate) rounds: NonZeroUsize,
+    /// Serve metrics to Prometheus while the benchmark runs: a port of this machine, or an address and a port
+    #[arg(long, value_name = "[ADDRESS:]PORT", value_parser = value::listen)]
+    pub(crate) metrics_listen: Option<SocketAddr>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

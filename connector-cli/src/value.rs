@@ -2,6 +2,7 @@
 //! and hides its secrets.
 
 use std::fmt::Display;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::num::{NonZeroU64, NonZeroUsize};
 
 use connectors::{Dtype, Error, MemoryFormat, Shape};
@@ -36,6 +37,13 @@ pub(crate) fn seconds(text: &str) -> Result<u64, String> {
 
 pub(crate) fn positive_seconds(text: &str) -> Result<NonZeroU64, String> {
     text.parse().map_err(write("a whole number of seconds of at least 1, such as 60"))
+}
+
+/// A port alone is one of the loopback address.
+pub(crate) fn listen(text: &str) -> Result<SocketAddr, String> {
+    let port = text.parse().map(|port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    port.or_else(|_| text.parse())
+        .map_err(write("a port, such as 9400, or an IP address and a port, such as 0.0.0.0:9400"))
 }
 
 fn hint(e: Error) -> String {

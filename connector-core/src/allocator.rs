@@ -12,8 +12,8 @@ use crate::config::LMCacheEngineConfig;
 use crate::layer::local_wait;
 use crate::{Error, ErrorKind, ErrorStatus, Hint, Result};
 
-pub(crate) use pool::PoolRegion;
 pub use pool::{PoolAllocator, PoolStats};
+pub(crate) use pool::{PoolRegion, pool_totals};
 
 /// A source of memory for chunks.
 ///

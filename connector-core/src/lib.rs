@@ -109,8 +109,9 @@ pub use url::{HostPort, RemoteUrl, redact};
 /// The items that the attributes' code names.
 #[doc(hidden)]
 pub mod __private {
+    pub use crate::observe::MetricList;
     pub use crate::registry::{
-        ADAPTERS, AdapterEntry, CONNECTORS, ConnectorEntry, ConnectorHint, HINTS, Index, Origin,
+        ADAPTERS, AdapterEntry, CONNECTORS, ConnectorEntry, ConnectorHint, HINTS, Index, METRIC_LISTS, Origin,
     };
     pub use linkme;
 

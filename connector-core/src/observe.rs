@@ -12,21 +12,18 @@
 //! password and query ([`ConnectorContext::instance`](crate::ConnectorContext::instance)). The stores behind `tiered` and
 //! `audit` have their own. It is empty for a connector that was not opened by a URL.
 //!
-//! | name | kind | more labels | counts |
-//! |---|---|---|---|
-//! | `kvconn_calls_total` | counter | `result`: `ok`, `error`, `cancelled` | calls that ended; a batch with one failed key is an `error` |
-//! | `kvconn_call_seconds` | histogram | | how long a call took, failed or not, in seconds |
-//! | `kvconn_calls_in_flight` | gauge | | calls that have not ended |
-//! | `kvconn_hits_total` | counter | | keys that were there |
-//! | `kvconn_misses_total` | counter | | keys that were not there; an error is not a miss |
-//! | `kvconn_bytes_total` | counter | | bytes of the chunks that a get gave or a put stored |
-//! | `kvconn_errors_total` | counter | `kind`: [`ErrorKind::as_str`](crate::ErrorKind::as_str) | keys, or calls on no key, that failed |
-//! | `kvconn_retries_total` | counter | | tries after the first, by the retry [layer](crate::layer) |
-//! | `kvconn_breaker_opened_total` | counter | no `operation` | how often the breaker [layer](crate::layer) lost the store |
+//! [`metrics()`](metrics) lists them all, and `docs/METRICS.md` explains them. Each has an entry in [the list](Metric) with its kind,
+//! unit, labels and meaning. The stores that speak RESP (`redis`, `resp`, `valkey`) also count by server:
+//! `connectors/src/resp_wire/meters.rs`.
 //!
-//! The stores that speak RESP (`redis`, `resp`, `valkey`) also count by server: `connectors/src/resp_wire/meters.rs` lists these counters.
+//! [`install`] installs kvconn's own recorder, and [`page()`](page) writes its metrics as Prometheus reads them. The command and the
+//! Python package use it. With another recorder, call [`describe`] once, so that the recorder has the texts.
 //!
 //! LMCache's `InstrumentedRemoteConnector` records only the time and bytes of successful `get`s and `put`s.
+
+mod list;
+mod page;
+mod recorder;
 
 use std::cell::Cell;
 use std::sync::OnceLock;
@@ -39,6 +36,12 @@ use crate::chunk::MemoryObj;
 use crate::connector::{Operation, ServerInfo};
 use crate::key::CacheKey;
 use crate::{Error, ErrorKind, Result};
+
+#[doc(hidden)]
+pub use list::MetricList;
+pub use list::{Metric, MetricKind, describe, metrics};
+pub use page::page;
+pub use recorder::{BUCKETS, Family, MOST_SAMPLES, OTHER, Recorder, Sample, Value, install};
 
 /// Counter of calls that ended, by `result`.
 pub(crate) const CALLS: &str = "kvconn_calls_total";
@@ -58,6 +61,65 @@ pub(crate) const ERRORS: &str = "kvconn_errors_total";
 pub(crate) const RETRIES: &str = "kvconn_retries_total";
 /// Counter of how often a store was lost.
 pub(crate) const BREAKER_OPENED: &str = "kvconn_breaker_opened_total";
+/// Gauge of whether a store is lost.
+pub(crate) const BREAKER_OPEN: &str = "kvconn_breaker_open";
+/// Gauge of the bytes that pools may hold.
+pub(crate) const POOL_CAPACITY: &str = "kvconn_pool_capacity_bytes";
+/// Gauge of the bytes that chunks hold.
+pub(crate) const POOL_IN_USE: &str = "kvconn_pool_in_use_bytes";
+/// Gauge of the free bytes that pools keep.
+pub(crate) const POOL_KEPT: &str = "kvconn_pool_kept_bytes";
+
+/// The metrics of every connector.
+pub(crate) const METRICS: MetricList = {
+    const STORE: &[&str] = &["connector", "instance"];
+    const CALL: &[&str] = &["connector", "instance", "operation"];
+    const fn of(name: &'static str, kind: MetricKind, labels: &'static [&'static str], help: &'static str) -> Metric {
+        Metric { name, kind, unit: "", labels, help }
+    }
+    const fn bytes(metric: Metric) -> Metric {
+        Metric { unit: "bytes", ..metric }
+    }
+    use MetricKind::{Counter, Gauge, Histogram};
+    &[
+        of(
+            CALLS,
+            Counter,
+            &["connector", "instance", "operation", "result"],
+            "Calls that ended, by result: ok, error or cancelled. A batch with one failed key is an error.",
+        ),
+        Metric {
+            unit: "seconds",
+            ..of(SECONDS, Histogram, CALL, "Duration of calls that ended with ok or error, in seconds.")
+        },
+        of(IN_FLIGHT, Gauge, CALL, "Calls that have not ended."),
+        of(HITS, Counter, CALL, "Keys that the store has, of those that calls asked for."),
+        of(
+            MISSES,
+            Counter,
+            CALL,
+            "Keys that the store does not have, of those that calls asked for. An error is not a miss.",
+        ),
+        bytes(of(BYTES, Counter, CALL, "Bytes of the chunks that gets returned or puts stored.")),
+        of(
+            ERRORS,
+            Counter,
+            &["connector", "instance", "operation", "kind"],
+            "Keys that failed, and calls on no key that failed, by the kind of the error.",
+        ),
+        of(RETRIES, Counter, CALL, "Tries after the first one of a call."),
+        of(BREAKER_OPENED, Counter, STORE, "Times that the breaker opened because the store was lost."),
+        of(
+            BREAKER_OPEN,
+            Gauge,
+            STORE,
+            "1 while the breaker is open: the store is lost, and calls are refused. Otherwise 0.",
+        ),
+        bytes(of(POOL_CAPACITY, Gauge, &[], "Bytes that the memory pools of this process may hold.")),
+        bytes(of(POOL_IN_USE, Gauge, &[], "Bytes of the memory pools that chunks hold.")),
+        bytes(of(POOL_KEPT, Gauge, &[], "Free bytes that the memory pools keep for the next chunks.")),
+    ]
+};
 
 /// The labels that all metrics of a store have.
 #[derive(Debug, Clone)]
@@ -136,6 +198,10 @@ pub(crate) struct Observed<'a> {
 impl Instruments {
     pub(crate) fn new(store: StoreLabels) -> Self {
         Self { store, operations: [const { OnceLock::new() }; Operation::ALL.len()] }
+    }
+
+    pub(crate) fn instance(&self) -> &str {
+        &self.store.instance
     }
 
     pub(crate) fn begin(&self, operation: Operation) -> Observed<'_> {

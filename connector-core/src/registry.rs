@@ -30,7 +30,7 @@ pub use index::SchemeOwner;
 #[doc(hidden)]
 pub use slices::{
     KVCONN_ADAPTER_ENTRIES_0_1 as ADAPTERS, KVCONN_CONNECTOR_ENTRIES_0_1 as CONNECTORS,
-    KVCONN_CONNECTOR_HINTS_0_1 as HINTS,
+    KVCONN_CONNECTOR_HINTS_0_1 as HINTS, KVCONN_METRIC_LISTS_0_1 as METRIC_LISTS,
 };
 pub use suggest::did_you_mean;
 pub(crate) use suggest::nearest;

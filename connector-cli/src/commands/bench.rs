@@ -3,6 +3,7 @@
 mod content;
 mod figures;
 mod measure;
+mod page;
 
 use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -73,6 +74,10 @@ struct Reports<'a> {
 pub(crate) async fn run(setup: &Setup, args: &BenchArgs, out: &mut Out) -> Result<Answer, Failure> {
     let plan = Plan::new(args, setup.pool_bytes())?;
     let interrupt = &setup.interrupt;
+    if let Some(address) = args.metrics_listen {
+        let address = page::serve(address).await?;
+        print_note(format_args!("metrics at http://{address}/metrics while the benchmark runs"));
+    }
     let (url, open) = (&args.url, |url: &str| setup.builder(url));
     let work = async |store: &Connector| match &args.vs {
         None => bench(&[(url, store)], &plan, interrupt).await,

@@ -1,5 +1,7 @@
 //! `kvconn bench`.
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::process::Stdio;
 
 use super::{Finished, KEY, entries, kvconn, put, run, signal, store, wait_until};
@@ -129,4 +131,43 @@ fn a_wrong_chunk_size_is_wrong_usage() {
         let result = run(&["bench", "memory://b", "--chunk-size", size]).exits(2);
         assert!(result.err.contains("write `64KiB`"), "{}", result.err);
     }
+}
+
+#[test]
+fn bench_serves_its_metrics_to_prometheus() {
+    let (_dir, url) = store();
+    let args = ["bench", &url, "--chunk-size", "4KiB", "--rounds", "1000000", "--metrics-listen", "0"];
+    let mut child = kvconn(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the command starts");
+    let mut note = String::new();
+    let mut stderr = BufReader::new(child.stderr.take().expect("a pipe"));
+    stderr.read_line(&mut note).expect("a line");
+    let address = note.split_once("http://").and_then(|(_, rest)| rest.split_once("/metrics"));
+    let (address, _) = address.unwrap_or_else(|| panic!("no address in {note}"));
+    assert!(address.starts_with("127.0.0.1:"), "{note}");
+    let ask = |request: &[u8]| {
+        let mut server = TcpStream::connect(address).expect("the page answers");
+        server.write_all(request).expect("the request is sent");
+        let mut answer = String::new();
+        server.read_to_string(&mut answer).expect("text");
+        answer
+    };
+    let page = || ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+    wait_until(&mut child, || page().contains("operation=\"get\",result=\"ok\""));
+    let shown = page();
+    assert!(shown.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4"), "{shown}");
+    for part in [
+        "\r\n\r\n# HELP kvconn_",
+        "# TYPE kvconn_call_seconds histogram\n",
+        "kvconn_call_seconds_bucket{connector=\"kvconn.fs/FSConnector\",instance=",
+        "kvconn_pool_capacity_bytes ",
+    ] {
+        assert!(shown.contains(part), "{part} is not in {shown}");
+    }
+    assert!(ask(b"GET /other HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404 "));
+    let port = address.rsplit_once(':').expect("a port").1;
+    run(&["bench", "memory://b", "--metrics-listen", port]).refuses_with(&["cannot listen on", "another port"]);
+    signal(&child, "INT");
+    child.wait().expect("the command ends");
+    let result = run(&["bench", "memory://b", "--metrics-listen", "here"]).exits(2);
+    assert!(result.err.contains("write a port, such as 9400"), "{}", result.err);
 }

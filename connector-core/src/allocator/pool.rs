@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use futures::future::{BoxFuture, FutureExt, ready};
 use memmap2::{MmapMut, MmapRaw};
@@ -12,7 +12,8 @@ use memmap2::{MmapMut, MmapRaw};
 use super::{ChunkAllocator, no_memory};
 use crate::Result;
 use crate::chunk::{ChunkLayout, MemoryObjMut, Region};
-use crate::runtime::forks;
+use crate::observe;
+use crate::runtime::{PerProcess, forks};
 
 #[cfg(test)]
 mod tests;
@@ -66,11 +67,15 @@ struct State {
 impl PoolAllocator {
     /// An empty pool that may grow to `capacity` bytes.
     pub fn new(capacity: usize) -> Self {
-        Self(Arc::new(Pool {
+        let pool = Arc::new(Pool {
             forks: forks(),
             capacity,
             state: Mutex::new(State { in_use: 0, kept: 0, free: BTreeMap::new() }),
-        }))
+        });
+        let mut pools = pools();
+        pools.retain(|pool| pool.strong_count() > 0);
+        pools.push(Arc::downgrade(&pool));
+        Self(pool)
     }
 
     /// The memory that the pool holds now.
@@ -139,6 +144,27 @@ impl std::fmt::Debug for PoolAllocator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "PoolAllocator({:?})", self.stats())
     }
+}
+
+/// The pools of this process.
+fn pools() -> MutexGuard<'static, Vec<Weak<Pool>>> {
+    static POOLS: PerProcess<Mutex<Vec<Weak<Pool>>>> = PerProcess::new();
+    // No code panics while it holds the lock.
+    POOLS.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The metrics of all pools of this process together, in bytes.
+pub(crate) fn pool_totals() -> [(&'static str, usize); 3] {
+    // Outside the lock, because the last owner of a pool unmaps its memory.
+    let pools: Vec<_> = pools().iter().filter_map(Weak::upgrade).collect();
+    let mut totals = [(observe::POOL_CAPACITY, 0), (observe::POOL_IN_USE, 0), (observe::POOL_KEPT, 0)];
+    for pool in pools {
+        let PoolStats { capacity, in_use, kept } = PoolAllocator(pool).stats();
+        for ((_, total), more) in totals.iter_mut().zip([capacity, in_use, kept]) {
+            *total += more;
+        }
+    }
+    totals
 }
 
 fn block_size(layout: &ChunkLayout) -> usize {

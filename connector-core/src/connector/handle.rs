@@ -151,6 +151,12 @@ impl Connector {
         &self.0.name
     }
 
+    /// The store's label `instance` in [metrics](crate::observe): hosts and path of its URL, or the plugin's name. Empty for a connector
+    /// that was not opened by a URL.
+    pub fn instance(&self) -> &str {
+        self.0.instruments.instance()
+    }
+
     /// The operations and limits of this store beyond `exists`, `get` and `put`.
     pub fn capabilities(&self) -> Capabilities {
         self.0.connector.capabilities()

@@ -247,10 +247,15 @@ impl Shared {
         }
         tracing::warn!(%connector, %instance, %error, failures, "the store is lost: calls are refused for {interval:?}");
         metrics::counter!(observe::BREAKER_OPENED, self.limits.store.and([])).increment(1);
+        self.record_open(true);
         state.open = Some(Open { since: Instant::now(), probing: false, why });
         state.times += 1;
         self.is_open.store(true, Ordering::Release);
         true
+    }
+
+    fn record_open(&self, is_open: bool) {
+        metrics::gauge!(observe::BREAKER_OPEN, self.limits.store.and([])).set(if is_open { 1.0 } else { 0.0 });
     }
 
     fn found(&self) {
@@ -262,6 +267,7 @@ impl Shared {
             if state.open.take().is_some() {
                 let StoreLabels { connector, instance } = &self.limits.store;
                 tracing::info!(%connector, %instance, "the store is back");
+                self.record_open(false);
             }
             self.is_open.store(false, Ordering::Release);
         }
@@ -271,6 +277,10 @@ impl Shared {
 impl<C> Drop for Breaker<C> {
     fn drop(&mut self) {
         self.shared.end_watch();
+        if self.shared.is_open.load(Ordering::Acquire) {
+            // Otherwise a store that was closed while it was lost is lost for ever.
+            self.shared.record_open(false);
+        }
     }
 }
 

@@ -16,4 +16,5 @@ mod layers;
 mod observe;
 mod opening;
 mod pages;
+mod recorded;
 mod scripted;

@@ -1,25 +1,40 @@
 //! The counters of each server. [`connector_core::observe`] has those of each call.
 //!
-//! Each has the labels `connector` and `instance` of the store. A counter of a server also has `node`, its `host:port`.
-//!
-//! | name | more labels | counts |
-//! |---|---|---|
-//! | `kvconn_node_requests_total` | `node` | commands that calls sent |
-//! | `kvconn_node_errors_total` | `node`, `kind` | answers that are errors, connections that broke or did not open, and calls that were refused while the server was away |
-//! | `kvconn_node_connections_opened_total` | `node` | connections that calls opened |
-//! | `kvconn_redirects_total` | `node`, `kind`: `moved`, `ask`, `later`, `changing`, `lost` | requests that went from this server to another one, or that were sent again |
-//! | `kvconn_topology_refreshes_total` | `result`: `ok`, `error` | how often the sentinels or the nodes of a cluster were asked for the servers |
-//!
-//! `kind` of an error is that of [`ErrorKind::as_str`]. A request that a server redirects is not an error. `later` is the
-//! answer `TRYAGAIN` or `CLUSTERDOWN`, `changing` that of a server which is not a master (`READONLY`) or not ready.
+//! Each has the labels `connector` and `instance` of the store. A counter of a server also has `node`, its `host:port`. A request
+//! that a server redirects is not an error. `kind` of a redirection is `later` after the answer `TRYAGAIN` or `CLUSTERDOWN`, and
+//! `changing` after that of a server which is not a master (`READONLY`) or not ready.
 
 use std::sync::{Arc, OnceLock};
 
 use connector_core::metrics::{Counter, Label, SharedString, counter};
+use connector_core::observe::{Metric, MetricKind};
 use connector_core::{ConnectorContext, ErrorKind};
 
 use super::errors::Elsewhere;
 use super::transport::Address;
+
+const REQUESTS: &str = "kvconn_node_requests_total";
+const ERRORS: &str = "kvconn_node_errors_total";
+const CONNECTIONS: &str = "kvconn_node_connections_opened_total";
+const REDIRECTS: &str = "kvconn_redirects_total";
+const REFRESHES: &str = "kvconn_topology_refreshes_total";
+
+const _: () = {
+    const fn counter(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Metric {
+        Metric { name, kind: MetricKind::Counter, unit: "", labels, help }
+    }
+    const NODE: &[&str] = &["connector", "instance", "node"];
+    const NODE_KIND: &[&str] = &["connector", "instance", "node", "kind"];
+    connector_core::__private::element! {
+        METRIC_LISTS: MetricList = &[
+            counter(REQUESTS, NODE, "Commands that calls sent to this server."),
+            counter(ERRORS, NODE_KIND, "Answers of this server that are errors, connections to it that broke or did not open, and calls that were refused while it was away."),
+            counter(CONNECTIONS, NODE, "Connections to this server that calls opened."),
+            counter(REDIRECTS, NODE_KIND, "Requests that went from this server to another one or were sent again, by kind: moved, ask, later, changing or lost."),
+            counter(REFRESHES, &["connector", "instance", "result"], "Times that kvconn asked the sentinels or the nodes of a cluster for the servers, by result: ok or error."),
+        ]
+    }
+};
 
 /// The labels of a store's counters.
 #[derive(Clone)]
@@ -56,7 +71,7 @@ impl StoreMeters {
     /// The topology asked for its servers.
     pub(super) fn refreshed(&self, is_ok: bool) {
         let result = Label::from_static_parts("result", if is_ok { "ok" } else { "error" });
-        counter!("kvconn_topology_refreshes_total", self.labels([result])).increment(1);
+        counter!(REFRESHES, self.labels([result])).increment(1);
     }
 
     fn labels<const N: usize>(&self, more: [Label; N]) -> Vec<Label> {
@@ -68,19 +83,19 @@ impl StoreMeters {
 
 impl NodeMeters {
     pub(super) fn requested(&self, commands: usize) {
-        let requests = || counter!("kvconn_node_requests_total", self.store.labels([self.node()]));
+        let requests = || counter!(REQUESTS, self.store.labels([self.node()]));
         self.requests.get_or_init(requests).increment(commands as u64);
     }
 
     #[cold]
     pub(super) fn failed(&self, kind: ErrorKind) {
         let kind = Label::from_static_parts("kind", kind.as_str());
-        counter!("kvconn_node_errors_total", self.store.labels([self.node(), kind])).increment(1);
+        counter!(ERRORS, self.store.labels([self.node(), kind])).increment(1);
     }
 
     #[cold]
     pub(super) fn connected(&self) {
-        counter!("kvconn_node_connections_opened_total", self.store.labels([self.node()])).increment(1);
+        counter!(CONNECTIONS, self.store.labels([self.node()])).increment(1);
     }
 
     #[cold]
@@ -93,7 +108,7 @@ impl NodeMeters {
             Elsewhere::Lost => "lost",
         };
         let kind = Label::from_static_parts("kind", kind);
-        counter!("kvconn_redirects_total", self.store.labels([self.node(), kind])).increment(1);
+        counter!(REDIRECTS, self.store.labels([self.node(), kind])).increment(1);
     }
 
     fn node(&self) -> Label {
