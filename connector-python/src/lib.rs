@@ -28,6 +28,7 @@ mod key;
 mod listing;
 mod lmcache;
 mod logging;
+mod metrics;
 mod native;
 mod open;
 mod process;
@@ -87,6 +88,7 @@ pub fn add_to(m: &Bound<'_, PyModule>) -> PyResult<()> {
     errors::add_to(m)?;
     store::add_to(m)?;
     registry::add_to(m)?;
+    metrics::add_to(m)?;
     #[cfg(feature = "command")]
     command::add_to(m)?;
     lmcache::add_to(m)?;

@@ -39,7 +39,7 @@ def installed(*release):
 
 
 def _is_ours(name):
-    return name.split(".")[0] == "vllm" or name in ("kvconn.vllm", "kvconn._vllm_identity", "kvconn._vllm_plugin")
+    return name.split(".")[0] == "vllm" or name in ("kvconn.vllm", "kvconn._vllm_identity", "kvconn._vllm_metrics", "kvconn._vllm_plugin")
 
 
 def _modules(release):
@@ -51,7 +51,7 @@ def _modules(release):
         "vllm.v1.kv_offload.base": {
             name: globals()[name]
             for name in (
-                "Locality", "LookupResult", "Medium", "OffloadingCounterMetadata", "OffloadingGaugeMetadata",
+                "Locality", "LookupResult", "Medium", "OffloadingCounterMetadata", "OffloadingGaugeMetadata", "OffloadingHistogramMetadata",
                 "OffloadingMetricMetadata", "OffloadingEvent", "RequestOffloadingContext", "ReqContext",
             )
         },
@@ -105,6 +105,11 @@ class OffloadingGaugeMetadata(OffloadingMetricMetadata):
     pass
 
 
+@dataclasses.dataclass(frozen=True)
+class OffloadingHistogramMetadata(OffloadingMetricMetadata):
+    buckets: tuple = ()
+
+
 @dataclasses.dataclass
 class OffloadingEvent:
     keys: list
@@ -125,7 +130,7 @@ class ReqContext:
 
 class OffloadingConnectorStats:
     def __init__(self):
-        self.counters, self.gauges = {}, {}
+        self.counters, self.gauges, self.observed = {}, {}, {}
 
     def increase_counter(self, name, value=1, labelvalues=()):
         self.counters[name, labelvalues] = self.counters.get((name, labelvalues), 0) + value
@@ -133,8 +138,11 @@ class OffloadingConnectorStats:
     def set_gauge(self, name, value, labelvalues=()):
         self.gauges[name, labelvalues] = value
 
+    def observe_histogram(self, name, value, labelvalues=()):
+        self.observed.setdefault((name, labelvalues), []).append(value)
+
     def is_empty(self):
-        return not self.counters and not self.gauges
+        return not self.counters and not self.gauges and not self.observed
 
 
 class VllmConfig:

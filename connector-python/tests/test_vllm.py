@@ -21,6 +21,8 @@ from support import TestCase, wait_until
 
 RELEASES = [(0, 27), (0, 30), (0, 32), (0, 33)]
 ROW = 4096
+#: The names of the tier's own metrics begin with this.
+OWN = "vllm:kv_offload_kvconn_"
 ROWS = 32
 
 
@@ -211,8 +213,10 @@ class EachRelease(TestCase):
     def test_metrics_are_defined_and_count_what_is_new(self, new):
         engine = new()
         defined = engine.vllm.tier.KvconnTier.build_metric_definitions({})
+        own = {name.removeprefix(OWN): metadata for name, metadata in defined.items() if name.startswith(OWN)}
         # Each is a name of the client's.
-        self.assertLessEqual({name.removeprefix("vllm:kv_offload_kvconn_") for name in defined}, set(engine.tier._client.stats()))
+        self.assertLessEqual(own.keys(), set(engine.tier._client.stats()))
+        self.assertEqual({metadata.labelnames for metadata in own.values()}, {("tier",)})
         engine.tier.get_stats()
         self.assertIsNone(engine.tier.get_stats())
         for _ in range(2):
@@ -221,7 +225,32 @@ class EachRelease(TestCase):
             stats = engine.tier.get_stats()
             self.assertEqual(stats.counters["vllm:kv_offload_kvconn_stored_bytes", ("kvconn",)], 4 * ROW)
             self.assertLessEqual({name for name, _ in [*stats.counters, *stats.gauges]}, set(defined))
-        self.assertEqual({metadata.labelnames for metadata in defined.values()}, {("tier",)})
+
+    @each_release
+    def test_the_metrics_of_each_call_are_reported_once_a_second(self, new):
+        name = uuid.uuid4().hex
+        engine = new(tier={"url": f"memory://{name}"})
+        defined = engine.vllm.tier.KvconnTier.build_metric_definitions({})
+        self.assertEqual(defined["kvconn_calls"].labelnames, ("connector", "instance", "operation", "result"))
+        self.assertEqual(defined["kvconn_call_seconds"].buckets[-1], 60)
+        reports = engine.vllm.tier._vllm_metrics.REPORTS
+        for jobs in (1, 2, 0):
+            for _ in range(jobs):
+                engine.job(keys(4), range(4), False)
+                engine.results()
+            reports._next = 0
+            stats = engine.tier.get_stats() or engine.vllm.OffloadingConnectorStats()
+            # A second tier of this process, within the second.
+            again = engine.vllm.OffloadingConnectorStats()
+            reports.add_to(again)
+            self.assertTrue(again.is_empty())
+            self.assertLessEqual({name for name, _ in [*stats.counters, *stats.gauges, *stats.observed]}, set(defined))
+            calls = {labels: n for (metric, labels), n in stats.counters.items() if metric == "kvconn_calls" and {name, "batched_put"} <= {*labels}}
+            self.assertEqual(len(calls), 1 if jobs else 0)
+            for labels, count in calls.items():
+                self.assertEqual(labels[-1], "ok")
+                self.assertEqual(len(stats.observed["kvconn_call_seconds", labels[:-1]]), count)
+                self.assertEqual(stats.counters["kvconn_bytes", labels[:-1]], 4 * ROW * jobs)
 
     @each_release
     def test_events_say_what_was_stored_whole(self, new):

@@ -35,6 +35,8 @@ from kvconn._errors import (
 from kvconn._kvconn import Chunk, ConnectorInfo, __version__
 from kvconn._libraries import NativeClient, carry, connectors
 from kvconn._listing import ListEntry
+from kvconn._metrics import MetricSample, metrics
+from kvconn._prometheus import export_prometheus
 from kvconn._store import Store
 from kvconn._types import Capabilities, OptionInfo, ServerInfo
 
@@ -52,6 +54,7 @@ __all__ = [
     "InvalidTypeError",
     "KvconnError",
     "ListEntry",
+    "MetricSample",
     "NativeClient",
     "NoEventLoopError",
     "NotFoundError",
@@ -72,6 +75,8 @@ __all__ = [
     "connect",
     "connect_async",
     "connectors",
+    "export_prometheus",
+    "metrics",
     "__version__",
 ]
 

@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import Any
 
-from kvconn import _kvconn, _libraries
+from kvconn import _kvconn, _libraries, _prometheus
 from kvconn._errors import KvconnError, of_open
 from kvconn._version import LMCACHE_FROM, check_version
 
@@ -120,6 +120,7 @@ class KvconnConnector(RemoteConnector):  # type: ignore[misc]
             self._remote = library.LMCacheRemote(
                 url, backend if has_memory else None, _settings(config), _metadata(metadata), plugin_name
             )
+            _prometheus.export_in_engine()
         except AttributeError as e:
             # LMCache would report an AttributeError as a missing class.
             hint = f"use LMCache {'.'.join(map(str, LMCACHE_FROM))}"

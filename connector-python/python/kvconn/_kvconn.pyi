@@ -172,6 +172,11 @@ class ConnectorInfo:
         """Options, by name."""
 
 def connectors() -> list[ConnectorInfo]: ...
+
+METRIC_BUCKETS: list[float]
+
+# Name, kind, unit, help, names of the labels; and the samples: labels, sorted by name, and a float or a histogram's buckets and sum.
+def metrics() -> list[tuple[str, str, str, str, list[str], list[tuple[tuple[tuple[str, str], ...], Any]]]]: ...
 def _opener_of(url: str, behind: Sequence[str]) -> tuple[str, bool] | None: ...
 
 @disjoint_base

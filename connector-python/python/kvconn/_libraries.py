@@ -98,6 +98,11 @@ class NativeClient(_kvconn.NativeClient):
 
     def __new__(cls, url: str, **options: Any) -> Any:
         library = of_url(url, options)
+        if "lmcache" in sys.modules:
+            # Not at the top: that module reads this one.
+            from kvconn._prometheus import export_in_engine
+
+            export_in_engine()
         if library is not _kvconn:
             return library.NativeClient(url, **options)
         return super().__new__(cls, url, **options)

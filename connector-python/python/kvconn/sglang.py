@@ -20,7 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar, cast
 from urllib.parse import parse_qs, urlsplit
 
-from kvconn import _kvconn, _libraries, _sglang_hits, _sglang_names
+from kvconn import _kvconn, _libraries, _prometheus, _sglang_hits, _sglang_names
 from kvconn._errors import of_open
 from kvconn._identity import warn_once
 from kvconn._sglang_names import Names
@@ -145,6 +145,8 @@ class KvconnHiCache(HiCacheStorage):  # type: ignore[misc]
         self._pools = {_KV: (pages, names)}
         library = _libraries.of_url(self._url, self._options)
         self._client = library.EngineClient(self._url, self._options, engine="sglang", model=names.model, kv_rank=names.rank)
+        if config.enable_storage_metrics:
+            _prometheus.export_in_engine()
         if self._client.has_secret:
             warn_once(
                 logger,

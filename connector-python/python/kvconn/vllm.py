@@ -36,7 +36,7 @@ try:
     )
     from vllm.v1.kv_offload.tiering.base import JobResult, SecondaryTierManager
 
-    from kvconn import _vllm_identity
+    from kvconn import _vllm_identity, _vllm_metrics
 except ImportError as e:
     raise ImportError(f"`kvconn.vllm` needs vLLM 0.27 to 0.33, whose tiers it extends, and cannot import them: {e}") from e
 
@@ -227,13 +227,13 @@ class KvconnTier(SecondaryTierManager):  # type: ignore[misc]
 
     @classmethod
     def build_metric_definitions(cls, extra_config: dict[str, Any]) -> dict[str, OffloadingMetricMetadata]:
-        """The counters and gauges of `get_stats`, all with the label `tier`."""
+        """The metrics of `get_stats`: those of the tier, with the label `tier`, and those of `kvconn.metrics`."""
         counters = {name: OffloadingCounterMetadata(documentation=text, labelnames=("tier",)) for name, text in _COUNTERS.items()}
         gauges = {name: OffloadingGaugeMetadata(documentation=text, labelnames=("tier",)) for name, text in _GAUGES.items()}
-        return {_METRIC + name: metadata for name, metadata in (counters | gauges).items()}
+        return {_METRIC + name: metadata for name, metadata in (counters | gauges).items()} | _vllm_metrics.definitions()
 
     def get_stats(self) -> OffloadingConnectorStats | None:
-        """The changes of the counters, and the gauges that changed, since the last call. None without a change."""
+        """The changes of the counters, the gauges that changed, and new observations, since the last call. None without a change."""
         now = self._client.stats()
         stats = OffloadingConnectorStats()
         labels = (self.tier_type,)
@@ -245,6 +245,7 @@ class KvconnTier(SecondaryTierManager):  # type: ignore[misc]
             if now.get(name) not in (None, self._counted.get(name)):
                 stats.set_gauge(_METRIC + name, now[name], labels)
         self._counted = now
+        _vllm_metrics.REPORTS.add_to(stats)
         return None if stats.is_empty() else stats
 
     def shutdown(self) -> None:

@@ -14,7 +14,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::watch;
 
 use super::job::{AnswerTo, Completion, Job, Kind, Transfer, cut_off};
-use super::stats::Counters;
+use super::stats::{Counters, METRICS};
 
 /// The most memory for values of several pieces. The queue takes it when a part needs it, and keeps it. With values of up to
 /// 128 MiB, the parts under way need less. A part that finds no memory fails.
@@ -60,6 +60,8 @@ pub(crate) struct State<H: Send + 'static> {
     pub(super) lost: bool,
     done: [Vec<Completion<H>>; 3],
     pub(super) counters: Counters,
+    /// The part of the counters and gauges that the metrics of the process have.
+    pub(super) recorded: [f64; METRICS.len()],
     /// The time of the last log line about shed stores, and their number at that time.
     pub(super) logged_shed: (Option<Instant>, u64),
     pub(super) logged_overdue: Option<Instant>,
@@ -113,6 +115,7 @@ impl<H: Send + 'static> Queue<H> {
                 lost: false,
                 done: [Vec::new(), Vec::new(), Vec::new()],
                 counters: Counters::default(),
+                recorded: [0.0; METRICS.len()],
                 logged_shed: (None, 0),
                 logged_overdue: None,
                 logged_refused: (None, 0),

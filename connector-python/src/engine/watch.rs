@@ -3,9 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use connectors::metrics::{Label, counter, gauge};
+use connectors::observe::MetricKind;
 use connectors::{Error, Result, runtime};
 
 use super::queue::{Live, Queue, State};
+use super::stats::METRICS;
 
 /// A job whose memory is in use for longer than this after its first part began is overdue.
 const OVERDUE: Duration = Duration::from_secs(30);
@@ -21,11 +24,30 @@ impl<H: Send + 'static> Queue<H> {
         runtime::handle()?.spawn(async move {
             while let Some(queue) = watched.upgrade() {
                 queue.log_conditions();
+                queue.record();
                 drop(queue);
                 tokio::time::sleep(WATCH_EVERY).await;
             }
         });
         Ok(())
+    }
+
+    /// Adds what changed since the last call to the metrics of the process. Two queues of one store add to the same metrics.
+    pub(super) fn record(&self) {
+        let changes = {
+            let mut state = self.state();
+            let now = state.recorded_now();
+            let before = std::mem::replace(&mut state.recorded, now);
+            std::array::from_fn::<_, { METRICS.len() }, _>(|n| now[n] - before[n])
+        };
+        for (metric, change) in METRICS.iter().zip(changes).filter(|(_, change)| *change != 0.0) {
+            let label = |name, value: &str| Label::new(name, value.to_owned());
+            let labels = vec![label("connector", self.connector.name()), label("instance", self.connector.instance())];
+            match metric.kind {
+                MetricKind::Counter => counter!(metric.name, labels).increment(change as u64),
+                _ => gauge!(metric.name, labels).increment(change),
+            }
+        }
     }
 
     /// All figures, by name.
@@ -93,6 +115,12 @@ impl<H: Send + 'static> Queue<H> {
                 "the backlog of stores was full; the oldest were not stored"
             );
         }
+    }
+}
+
+impl<H: Send + 'static> Drop for Queue<H> {
+    fn drop(&mut self) {
+        self.record();
     }
 }
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from kvconn.lmcache import KvconnAdapter, KvconnConnector
 from lmcache.utils import parse_cache_key
 from lmcache.v1.config import LMCacheEngineConfig
+from lmcache.v1.internal_api_server.common import metrics_api
 from lmcache.v1.memory_management import BytesBufferMemoryObj
 from lmcache.v1.storage_backend.connector import ConnectorContext, ConnectorManager, CreateConnector
 from lmcache.v1.storage_backend.remote_backend import RemoteBackend
@@ -53,6 +54,7 @@ def run(report: Report) -> None:
         _several_plugins(report, Path(root))
         _other_roles(report, Path(root), server)
         _without_loop(report, server)
+        _page(report, Path(root))
         _authors(report)
 
 
@@ -278,6 +280,21 @@ def _without_loop(report: Report, server: RedisServer) -> None:
         thread.join()
         end(backend.connection, made.loop)
         equal("the answers", found, [True, False])
+
+
+def _page(report: Report, root: Path) -> None:
+    """LMCache's internal API server shows the metrics of the plugin's store."""
+    name = "wheel: kvconn's metrics are on the page of LMCache's internal API server"
+    url = f"fs://{root}/page"
+    with report.check(name), remote("plugin://kv", chunks.PLAIN, **plugin("kv", url)) as store:
+        pairs = [(chunks.key("page"), chunks.PLAIN.chunk("page"))]
+        _write(store, pairs)
+        _read(store, pairs)
+        page = asyncio.run(metrics_api.get_metrics(None)).body.decode()
+        labels = 'connector="kvconn.fs/FSConnector",instance="kv"'
+        found = [line for line in page.splitlines() if line.startswith("kvconn_bytes_total{" + labels)]
+        moved = [float(line.rsplit(" ", 1)[1]) for line in found]
+        equal("operations that moved the chunk's bytes", len([n for n in moved if n > 0]), 2)
 
 
 def _authors(report: Report) -> None:

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from kvconn import _libraries
+from kvconn import _libraries, _prometheus
 from kvconn._errors import KvconnError
 from kvconn._identity import is_local_path, warn_once
 from kvconn._version import LMCACHE_FROM, check_version
@@ -83,6 +83,7 @@ class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
         # The library of another wheel, if that wheel has the store.
         library = _libraries.of_url(url, options)
         self._client = library.EngineClient(url, options, engine="lmcache")
+        _prometheus.export_in_engine()
         if self._client.has_secret:
             warn_once(
                 logger,

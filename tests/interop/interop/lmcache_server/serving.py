@@ -130,6 +130,7 @@ def _http() -> None:
         with _serve(adapter) as (rpc, http, log):
             equal("chunks that the first server finds", _bench(rpc, http), [0])
             wait_for("the server stores", lambda: _adapter(http)["counters"]["stored_keys"] == 2)
+            _page(http, redis.port)
             equal("the secret is in the log", "s3cr3t" in log.read_text(), False)
         with _serve(adapter) as (rpc, http, _):
             wait_for("the listing ends", lambda: _adapter(http)["listing"]["state"] == "done")
@@ -152,6 +153,18 @@ def _http() -> None:
             equal("bytes afterwards", _adapter(http)["bytes_used"], 0)
             redis.process.kill()
             wait_for("the status tells of the loss", lambda: _lost(rpc, http))
+
+
+def _page(http: int, redis: int) -> None:
+    """The server's own page of metrics has the two puts of kvconn's store."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{http}/metrics", timeout=TIMEOUT_S) as answer:
+        page = answer.read().decode()
+    put = f'{{connector="kvconn.resp/RESPConnector",instance="127.0.0.1:{redis}",operation="batched_put"}} '
+    stored = re.findall(re.escape("kvconn_bytes_total" + put) + r"(\S+)", page)
+    equal("bytes stored, on the page", [float(count) > 0 for count in stored], [True])
+    equal("calls in flight, on the page", re.findall(re.escape("kvconn_calls_in_flight" + put) + r"(\S+)", page), ["0.0"])
+    equal("HELP on the page", "# HELP kvconn_call_seconds " in page, True)
+    equal("the secret is on the page", "s3cr3t" in page, False)
 
 
 def _adapter(http: int) -> dict[str, Any]:

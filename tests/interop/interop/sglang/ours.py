@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -213,6 +214,39 @@ def upkeep(report: Report) -> None:
             equal("the next question", (stats.backup_pgs, stats.prefetch_pgs), ([], []))
         with engine(Model(), made.kind, made.config) as one:
             equal("without metrics", one.backend.get_stats(), None)
+
+
+    with report.check("sglang, fs: kvconn's metrics are on SGLang's page"), backend("fs") as made:
+        page = _page_of(made.config)
+        for line in (
+            r'kvconn_calls_total{connector="kvconn\.fs/FSConnector",instance="[^"]*",operation="batched_put",result="ok"} [1-9]',
+            r'kvconn_call_seconds_bucket{connector="kvconn\.fs/FSConnector",instance="[^"]*",le="\+Inf",operation="batched_put"} [1-9]',
+            r'kvconn_calls_in_flight{connector="kvconn\.fs/FSConnector",instance="[^"]*",operation="batched_put"} 0',
+        ):
+            if not re.search(line, page):
+                raise Failed(f"no {line} in {[line for line in page.splitlines() if line.startswith('kvconn_calls')]}")
+
+
+def _page_of(config: dict[str, object]) -> str:
+    """The page of SGLang's HTTP server after another process, as its scheduler, has stored pages."""
+    scheduler = (
+        "import json, sys; from interop.sglang.engine import *; from interop.sglang.pools import Model\n"
+        "with engine(Model(), 'dynamic', json.loads(sys.argv[1]), metrics=True) as one: one.store(tokens(5, one.model))"
+    )
+    server = (
+        "from fastapi import FastAPI; from sglang.srt.utils.common import add_prometheus_middleware\n"
+        "from starlette.testclient import TestClient\n"
+        "app = FastAPI(); add_prometheus_middleware(app); print(TestClient(app).get('/metrics').text)"
+    )
+    with tempfile.TemporaryDirectory(prefix="kvconn-interop-") as folder:
+        environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": folder, "PYTHONPATH": os.pathsep.join(sys.path)}
+        for code, argument in ((scheduler, json.dumps(config)), (server, "")):
+            child = subprocess.run(
+                [sys.executable, "-c", code, argument], env=environment, capture_output=True, text=True, check=False, timeout=300
+            )
+            if child.returncode != 0:
+                raise Failed(f"a process ends with {child.returncode}: {child.stdout}{child.stderr}")
+    return child.stdout
 
 
 def files(report: Report) -> None:

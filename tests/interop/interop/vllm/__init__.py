@@ -1,6 +1,6 @@
 """kvconn's tier in vLLM's real `TieringOffloadingManager`. vLLM's own fs tier runs through the same checks."""
 
-from . import bytes, calls, faults, files, hashes, options, outages
+from . import bytes, calls, faults, files, hashes, options, outages, page
 
 GROUPS = {
     "smoke": bytes.smoke,
@@ -12,5 +12,6 @@ GROUPS = {
     "hashes": hashes.run,
     "files": files.run,
     "calls": calls.run,
+    "page": page.run,
 }
 SMOKE = ("smoke",)
