@@ -7,6 +7,7 @@ import inspect
 import io
 import unittest
 from pathlib import Path
+from typing import get_origin
 
 import kvconn
 
@@ -28,7 +29,9 @@ class Docstrings(unittest.TestCase):
     def test_every_public_item_has_one(self):
         items = dict(public_items())
         self.assertGreater(len(items), 60)
-        bare = [name for name, item in items.items() if not isinstance(item, str) and not inspect.getdoc(item)]
+        # A string and an alias of a type cannot have one.
+        able = {name: item for name, item in items.items() if not isinstance(item, str) and get_origin(item) is None}
+        bare = [name for name, item in able.items() if not inspect.getdoc(item)]
         self.assertEqual(bare, [])
 
     def test_public_classes_and_functions_say_where_to_import_them_from(self):
