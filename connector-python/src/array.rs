@@ -1,24 +1,50 @@
 //! What Python says of the elements of a chunk: their type, and their arrangement.
 
-use connectors::{Capabilities, ChunkHeader, ChunkLayout, Dtype, Error, ErrorKind, MemoryFormat, Result, Shape};
+use connectors::chunk::Groups;
+use connectors::{Capabilities, ChunkHeader, ChunkLayout, Dtype, Error, ErrorKind, Group, MemoryFormat, Result, Shape};
 use pyo3::buffer::PyUntypedBuffer;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyMemoryView, PyString, PyType};
 
 use crate::errors::{Arg, OrRaise, invalid};
 
 /// What an object says of its elements. Plain bytes say nothing.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Elements {
     /// None for a type that kvconn does not have.
     pub(crate) dtype: Option<Dtype>,
     /// None for no dimension or more than four.
     pub(crate) shape: Option<Shape>,
+    /// The layout of a chunk that another store gave.
+    chunk: Option<ChunkLayout>,
 }
 
 impl Elements {
     pub(crate) fn new(dtype: Option<Dtype>, shape: &[usize]) -> Self {
-        Self { dtype, shape: Shape::new(shape).ok() }
+        Self { dtype, shape: Shape::new(shape).ok(), chunk: None }
+    }
+
+    /// The elements of a chunk, perhaps of another wheel's library.
+    fn of_chunk(chunk: &Bound<'_, PyAny>, len: usize) -> PyResult<Self> {
+        let py = chunk.py();
+        let format: String = chunk.getattr(intern!(py, "format"))?.extract()?;
+        let shapes: Vec<Vec<usize>> = chunk.getattr(intern!(py, "shapes"))?.extract()?;
+        let dtypes: Vec<Option<String>> = chunk.getattr(intern!(py, "dtypes"))?.extract()?;
+        let group = |(shape, dtype): (Vec<usize>, Option<String>)| {
+            Ok(Group { shape: Shape::new(&shape)?, dtype: dtype.map(|name| name.parse()).transpose()? })
+        };
+        let groups: Vec<Group> = shapes.into_iter().zip(dtypes).map(group).collect::<Result<_>>().or_raise(py)?;
+        let format: MemoryFormat = format.parse().or_raise(py)?;
+        if format.is_binary() {
+            return Ok(Self::default());
+        }
+        let (dtype, shape) = match &groups[..] {
+            [one] => (one.dtype, Some(one.shape)),
+            _ => (None, None),
+        };
+        let chunk = ChunkLayout { format, groups: Groups::new(&groups).or_raise(py)?, len };
+        Ok(Self { dtype, shape, chunk: Some(chunk) })
     }
 
     /// The elements of a buffer.
@@ -40,8 +66,14 @@ impl Elements {
             let hint = "convert it: `x.astype(x.dtype.newbyteorder('='))`";
             return Err(("has elements in the other byte order than this machine", hint));
         }
-        if buffer.dimensions() == 1 && matches!(format, b'B' | b'c' | b's') && is_plain(object) {
-            return Ok(Self::default());
+        if buffer.dimensions() == 1 && matches!(format, b'B' | b'c' | b's') {
+            if is_plain(object) {
+                return Ok(Self::default());
+            }
+            if is_chunk(object) {
+                // A library of an older version may know less of its chunks. Their bytes are right all the same.
+                return Ok(Self::of_chunk(object, buffer.len_bytes()).unwrap_or_default());
+            }
         }
         Ok(Self::new(dtype_of_format(format, buffer.item_size()), buffer.shape()))
     }
@@ -79,7 +111,13 @@ fn is_plain(object: &Bound<'_, PyAny>) -> bool {
     object.is_exact_instance_of::<PyBytes>()
         || object.is_exact_instance_of::<PyByteArray>()
         || object.is_exact_instance_of::<PyMemoryView>()
-        || !object.hasattr(pyo3::intern!(object.py(), "__dlpack__")).unwrap_or(false)
+        || !object.hasattr(intern!(object.py(), "__dlpack__")).unwrap_or(false)
+}
+
+/// Whether the object is a chunk of any wheel's library. Each has a class of its own.
+fn is_chunk(object: &Bound<'_, PyAny>) -> bool {
+    let class = object.get_type();
+    class.name().is_ok_and(|name| name == "Chunk") && class.module().is_ok_and(|module| module == "kvconn")
 }
 
 /// Whether a format of the module `struct`, as PEP 3118 extends it, has the type `O`. Names of fields stand between colons.
@@ -135,7 +173,7 @@ impl Given {
     ///
     /// # Errors
     /// `InvalidInput` if the parts do not make `len` bytes, or one is missing.
-    pub(crate) fn layout(&self, len: usize, elements: Elements, can: &Capabilities) -> Result<ChunkLayout> {
+    pub(crate) fn layout(&self, len: usize, elements: &Elements, can: &Capabilities) -> Result<ChunkLayout> {
         let format = self.format.unwrap_or_default();
         let (shape, dtype) = match (self.shape, self.dtype) {
             (None, None) if self.format.is_none() => {
@@ -160,11 +198,16 @@ impl Given {
 
 impl Elements {
     /// The layout of these elements, if a store of these capabilities gives it back unchanged.
-    fn kept(self, can: &Capabilities) -> Option<ChunkLayout> {
-        let (shape, dtype) = (self.shape?, self.dtype?);
-        let layout = ChunkLayout::new(MemoryFormat::Undefined, shape, dtype).ok()?;
-        // A store that keeps some dtypes only has LMCache's header, which loses the zeros at the end of a shape.
-        let keeps = |dtypes: &[Dtype]| dtypes.contains(&dtype) && ChunkHeader::faithful(&layout).is_ok();
+    fn kept(&self, can: &Capabilities) -> Option<ChunkLayout> {
+        let layout = match &self.chunk {
+            Some(layout) => layout.clone(),
+            None => ChunkLayout::new(MemoryFormat::Undefined, self.shape?, self.dtype?).ok()?,
+        };
+        let keeps = |dtypes: &[Dtype]| {
+            layout.groups.iter().all(|group| group.dtype.is_none_or(|dtype| dtypes.contains(&dtype)))
+                // A store that keeps some dtypes only has LMCache's header, which loses the zeros at the end of a shape.
+                && ChunkHeader::faithful(&layout).is_ok()
+        };
         can.dtypes.is_none_or(keeps).then_some(layout)
     }
 }

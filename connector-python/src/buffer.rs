@@ -23,7 +23,6 @@ use crate::python_thread;
 use crate::span::Span;
 
 /// Memory that an object lends to a call, and what the object says of its elements.
-#[derive(Clone, Copy)]
 pub(crate) struct Memory {
     pub(crate) span: Span,
     pub(crate) elements: Elements,

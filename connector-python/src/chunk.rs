@@ -109,6 +109,17 @@ impl Chunk {
     }
 
     /// The chunk as a read-only array of numpy, without a copy.
+    ///
+    /// Args:
+    ///     dtype: anything that ``numpy.dtype`` takes, or torch's name of a dtype, in place of the stored dtype. numpy has
+    ///         bfloat16 and float8 from the package ml_dtypes.
+    ///     shape: in place of the stored shape. One dimension may be -1.
+    ///     group: the group of layers, from 0 on. A chunk with several groups needs it.
+    ///
+    /// Raises:
+    ///     InvalidError: the store keeps no dtype of the chunk, and none is given; or the bytes do not have that dtype and
+    ///         shape.
+    ///     ImportError: numpy, or ml_dtypes for its dtypes, is not installed.
     #[pyo3(signature = (dtype=None, shape=None, *, group=None))]
     fn numpy(
         slf: Bound<'_, Self>,
@@ -119,7 +130,19 @@ impl Chunk {
         Self::made_by(slf, "to_numpy", dtype, shape, group)
     }
 
-    /// The chunk as a tensor of torch, without a copy. Do not write to it.
+    /// The chunk as a tensor of torch on the CPU, without a copy.
+    ///
+    /// torch has no read-only tensors, and other chunks may share the memory: write to a ``clone()`` only.
+    ///
+    /// Args:
+    ///     dtype: a dtype of torch, or its name, in place of the stored dtype.
+    ///     shape: in place of the stored shape. One dimension may be -1.
+    ///     group: the group of layers, from 0 on. A chunk with several groups needs it.
+    ///
+    /// Raises:
+    ///     InvalidError: the store keeps no dtype of the chunk, and none is given; or the bytes do not have that dtype and
+    ///         shape.
+    ///     ImportError: torch is not installed.
     #[pyo3(signature = (dtype=None, shape=None, *, group=None))]
     fn torch(
         slf: Bound<'_, Self>,

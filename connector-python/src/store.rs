@@ -121,7 +121,7 @@ impl AnyStore {
         let can = self.store.connector().or_raise(py)?.capabilities();
         let (views, (span, layout)) = Views::with(py, |views| {
             let memory = views.read(0, &data)?;
-            Ok((memory.span, given.layout(memory.span.len(), memory.elements, &can).or_raise(py)?))
+            Ok((memory.span, given.layout(memory.span.len(), &memory.elements, &can).or_raise(py)?))
         })?;
         let work = |connector: Connector, call: Holder<()>| async move {
             let chunk = lend(span, layout, call)?;
@@ -151,7 +151,7 @@ impl AnyStore {
             // `get_into` documents that the buffer is the store's until then.
             let mut memory = unsafe { span.lend_to_write(call)? };
             let read = connector.get_into(&key, &mut memory).await?;
-            checked(read, elements, &key, &memory)
+            checked(read, &elements, &key, &memory)
         };
         self.run(py, timeout, views, work, to_python::value)
     }
@@ -228,7 +228,7 @@ impl AnyStore {
         let (views, (items, refusals)) = Views::with(py, |views| {
             let items = items.0.iter().enumerate().map(|(i, (key, data))| {
                 let (key, memory) = (key_of(key, self.key_kind)?, views.read(i, data)?);
-                let layout = given.layout(memory.span.len(), memory.elements, &can).or_raise(py)?;
+                let layout = given.layout(memory.span.len(), &memory.elements, &can).or_raise(py)?;
                 Ok((key, memory.span, layout))
             });
             sorted(return_exceptions, items)
@@ -272,14 +272,16 @@ impl AnyStore {
             sorted(return_exceptions, requests)
         })?;
         let work = |connector: Connector, call: Holder<_>| async move {
-            let elements: Vec<_> = requests.iter().map(|(_, memory)| memory.elements).collect();
             // SAFETY: as in `get_into`.
-            let lent = |memory: Memory| unsafe { memory.span.lend_to_write(call.clone()) };
-            let mut requests: Vec<_> =
-                requests.into_iter().map(|(k, memory)| Ok((k, lent(memory)?))).collect::<Result<_>>()?;
+            let lent = |span: Span| unsafe { span.lend_to_write(call.clone()) };
+            let (mut targets, mut elements) = (Vec::with_capacity(requests.len()), Vec::with_capacity(requests.len()));
+            for (key, memory) in requests {
+                targets.push((key, lent(memory.span)?));
+                elements.push(memory.elements);
+            }
             drop(call);
-            let answers = connector.batched_get_into(&mut requests).await;
-            let each = answers.into_iter().zip(&requests).zip(elements);
+            let answers = connector.batched_get_into(&mut targets).await;
+            let each = answers.into_iter().zip(&targets).zip(&elements);
             Ok(each.map(|((read, (key, memory)), elements)| checked(read?, elements, key, memory)).collect())
         };
         self.run(py, timeout, views, work, to_python::list(return_exceptions, refusals, to_python::value))
@@ -363,7 +365,7 @@ fn lend<T: Send + 'static>(span: Span, layout: ChunkLayout, call: Holder<T>) -> 
 ///
 /// # Errors
 /// `SizeMismatch` if the memory is a tensor of another dtype or shape than the chunk.
-fn checked(read: Option<usize>, elements: Elements, key: &CacheKey, memory: &MemoryObjMut) -> Result<Option<usize>> {
+fn checked(read: Option<usize>, elements: &Elements, key: &CacheKey, memory: &MemoryObjMut) -> Result<Option<usize>> {
     if read.is_some() {
         elements.check(memory.layout()).map_err(|e| e.with_operation("get_into").with_key(key))?;
     }

@@ -147,6 +147,20 @@ class Storing(ArrayCase):
                 if store is files and key == KEY and wanted.ndim <= 4 and wanted.size:
                     self.refused("header has no code", store.put, KEY, wanted, dtype=str(wanted.dtype), kind="unsupported")
 
+    def test_a_chunk_of_another_store_keeps_its_layout(self):
+        store, files = self.store(), self.files()
+        for given in ({"shape": (2, 3), "dtype": "bfloat16", "format": "KV_T2D"}, {"shape": (3,), "dtype": "int32"}, {}):
+            store.put(KEY, bytes(12), **given)
+            chunk = store.get(KEY)
+            for target, wanted in ((self.store("memory://other"), given), (files, given if given.get("dtype") != "int32" else {})):
+                target.put(OTHER, chunk)
+                target.batched_put({KEY: chunk})
+                for found in target.batched_get([KEY, OTHER]):
+                    self.assertEqual(found, chunk)
+                    self.assertEqual(found.format, wanted.get("format", "UNDEFINED" if wanted else "BINARY"))
+                    self.assertEqual(found.dtypes, [wanted.get("dtype", "uint8")])
+                    self.assertEqual(found.shapes, [wanted.get("shape", (12, 0, 0, 0))])
+
     def test_a_given_shape_dtype_or_format_wins(self):
         store, data = self.store(), numbers("int16", (2, 8))
         for keywords, wanted in (
@@ -272,6 +286,8 @@ class Loading(ArrayCase):
         self.same(chunk.numpy(group=1), second)
         self.refused("the chunk has 2 groups of layers", chunk.numpy, hint="chunk.numpy(group=0)")
         self.refused("no group 2", chunk.numpy, group=2)
+        store.put(OTHER, chunk)
+        self.assertEqual((store.get(OTHER).shapes, store.get(OTHER).format), (chunk.shapes, chunk.format))
         with self.assertRaisesRegex(BufferError, "2 groups of layers"):
             numpy.from_dlpack(chunk)
 
