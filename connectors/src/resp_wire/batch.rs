@@ -1,7 +1,7 @@
 //! Many exchanges at once: each server's over several connections, with several requests in flight on each. Several threads
 //! move the chunks if the server is faster than one.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -75,7 +75,13 @@ struct Batch<'a, E: Exchange> {
     too_large: Mutex<Option<(usize, Error)>>,
 }
 
-struct Answers<A>(Mutex<Vec<Option<Result<A>>>>);
+struct Answers<A>(Mutex<Given<A>>);
+
+struct Given<A> {
+    answers: Vec<Option<Result<A>>>,
+    /// How many have no answer.
+    missing: usize,
+}
 
 impl Wire {
     /// Runs many exchanges, with several requests in flight on each connection. Chunks go over several connections.
@@ -85,7 +91,7 @@ impl Wire {
             Ok([one]) => return vec![self.exchange(one).await],
             Err(items) => items,
         };
-        let answers = Answers(Mutex::new(items.iter().map(|_| None).collect()));
+        let answers = Answers::none(items.len());
         let start = |(at, exchange)| Item { at, exchange, route: None, hops: 0 };
         let mut ready: Vec<Item<E>> = items.into_iter().enumerate().map(start).collect();
         let mut working = Spread::new(!E::READS);
@@ -100,12 +106,14 @@ impl Wire {
                 working.push(0, self.step(Step::Find(lost, &answers)));
             }
             match working.next().await {
+                // The rest waits for connections that the batch no longer needs.
+                Some(again) if again.is_empty() && answers.are_all() => break,
                 Some(again) => ready = again,
                 None => break,
             }
         }
         drop(working);
-        let answers = answers.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let answers = answers.0.into_inner().unwrap_or_else(PoisonError::into_inner).answers;
         let answer = |answer: Option<Result<E::Answer>>| answer.unwrap_or_else(|| Err(Error::closed()));
         answers.into_iter().map(|one| answer(one).map_err(|e| self.topology.judge(e))).collect()
     }
@@ -155,6 +163,8 @@ impl Wire {
         answers: &'a Answers<E::Answer>,
     ) -> (Vec<Batch<'a, E>>, Vec<Item<E>>) {
         let mut servers: Vec<(Arc<Server>, Items<E>)> = Vec::new();
+        // Their places, once there are several.
+        let mut places: HashMap<*const Server, usize> = HashMap::new();
         let mut lost = Vec::new();
         for mut item in items {
             if item.route.is_none() {
@@ -164,9 +174,18 @@ impl Wire {
                 lost.push(item);
                 continue;
             };
-            match servers.iter_mut().find(|(known, _)| Arc::ptr_eq(known, server)) {
-                Some((_, items)) => items.push_back(item),
-                None => servers.push((server.clone(), VecDeque::from([item]))),
+            let at = match servers.first() {
+                Some((first, _)) if Arc::ptr_eq(first, server) => Some(0),
+                _ => places.get(&Arc::as_ptr(server)).copied(),
+            };
+            match at {
+                Some(at) => servers[at].1.push_back(item),
+                None => {
+                    if !servers.is_empty() {
+                        places.insert(Arc::as_ptr(server), servers.len());
+                    }
+                    servers.push((server.clone(), VecDeque::from([item])));
+                }
             }
         }
         (servers.into_iter().map(|(server, items)| Batch::new(server, items, answers)).collect(), lost)
@@ -384,8 +403,22 @@ impl<'a, E: Exchange> Batch<'a, E> {
 }
 
 impl<A> Answers<A> {
+    fn none(len: usize) -> Self {
+        Self(Mutex::new(Given { answers: (0..len).map(|_| None).collect(), missing: len }))
+    }
+
     fn put(&self, at: usize, answer: Result<A>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)[at] = Some(answer);
+        let mut given = self.given();
+        given.missing -= usize::from(given.answers[at].is_none());
+        given.answers[at] = Some(answer);
+    }
+
+    fn are_all(&self) -> bool {
+        self.given().missing == 0
+    }
+
+    fn given(&self) -> MutexGuard<'_, Given<A>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -2,13 +2,12 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::sync::Arc;
 
 use connector_core::options::Login;
 use connector_core::{Error, ErrorKind, Result, runtime};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
-use super::connection::{Connection, Progress};
+use super::connection::Connection;
 use super::errors::{CHECK_PASSWORD, is_wrong_password, refusal, server_error, shorten, unavailable};
 use super::options::{Protocol, Role, Servers, WireOptions};
 use super::reply::{Reply, ReplyReader};
@@ -39,7 +38,6 @@ pub(super) async fn connect(
     login: &Login,
     sockets: &Handle,
     buffer_len: usize,
-    progress: &Arc<Progress>,
 ) -> Result<Connection> {
     let timeouts = Timeouts { connect: options.connect_timeout, io: options.io_timeout };
     let real = options.address_map.real(address);
@@ -50,7 +48,7 @@ pub(super) async fn connect(
         transport.start_tls(tls.session(host).await?).await.map_err(|e| tls.failed(address, &e))?;
     }
     let reader = ReplyReader::new(options.limits, buffer_len);
-    let mut connection = Connection::new(transport, reader, address, options.io_timeout, progress);
+    let mut connection = Connection::new(transport, reader, address, options.io_timeout);
     Greeting { connection: &mut connection, address, options, login }.greet().await?;
     Ok(connection)
 }

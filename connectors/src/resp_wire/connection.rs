@@ -37,11 +37,11 @@ pub(crate) struct Connection {
     round_trip: Duration,
     /// The time that the current call waited, and the bytes that it moved.
     spent: Spent,
-    /// Shared with the pool.
+    /// Shared with the pool, once the connection is in one.
     progress: Arc<Progress>,
-    /// The pool's reads when the last wait began.
+    /// The pool's reads when this connection last sent a first request or got bytes.
     reads_before: usize,
-    /// Whether the last wait ended at its deadline while other connections got bytes.
+    /// Whether a wait ended at its deadline although other connections have got bytes since.
     is_stalled_alone: bool,
     failed: bool,
     /// The server hung up while a request was sent. The replies before that are still to be read.
@@ -90,13 +90,7 @@ impl Spent {
 
 impl Connection {
     /// A connection over `transport`. The current runtime has the timer.
-    pub(super) fn new(
-        transport: Transport,
-        reader: ReplyReader,
-        address: &Address,
-        io_timeout: Duration,
-        progress: &Arc<Progress>,
-    ) -> Self {
+    pub(super) fn new(transport: Transport, reader: ReplyReader, address: &Address, io_timeout: Duration) -> Self {
         Self {
             transport,
             reader,
@@ -108,7 +102,7 @@ impl Connection {
             asked: None,
             round_trip: Duration::MAX,
             spent: Spent::default(),
-            progress: progress.clone(),
+            progress: Arc::default(),
             reads_before: 0,
             is_stalled_alone: false,
             failed: false,
@@ -144,6 +138,11 @@ impl Connection {
     /// Counts the requests and the server's errors from now on.
     pub(super) fn count_by(&mut self, meters: &Arc<NodeMeters>) {
         self.meters = Some(meters.clone());
+    }
+
+    /// Counts the reads and writes as those of a pool from now on.
+    pub(super) fn counts_in(&mut self, progress: &Arc<Progress>) {
+        self.progress = progress.clone();
     }
 
     /// Starts a call that already spent this on other connections.
@@ -200,6 +199,9 @@ impl Connection {
     pub(crate) async fn send(&mut self, request: &Request<'_>) -> Result<()> {
         // The first answer may come before the last byte is sent.
         self.asked = (self.unanswered == 0).then(Instant::now);
+        if self.asked.is_some() {
+            self.reads_before = self.progress.reads.load(Ordering::Relaxed);
+        }
         self.unanswered += request.commands();
         if let Some(meters) = &self.meters {
             meters.requested(request.commands());
@@ -409,7 +411,7 @@ impl Connection {
                     }
                     self.received += n as u64;
                     self.spent.moved += n as u64;
-                    self.progress.reads.fetch_add(1, Ordering::Relaxed);
+                    self.reads_before = self.progress.reads.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
                     self.reader.filled(n.saturating_sub(wanted));
                     return Ok(n.min(wanted));
                 }
@@ -427,10 +429,7 @@ impl Connection {
     /// Waits until the transport is ready. The first wait sets the deadline, and a try without progress keeps it.
     async fn wait(&mut self, mut ready: Ready, deadline: &mut Option<Instant>) -> Result<()> {
         let start = Instant::now();
-        let deadline = deadline.get_or_insert_with(|| {
-            self.reads_before = self.progress.reads.load(Ordering::Relaxed);
-            start + self.io_timeout.min(self.spent.left(self.io_timeout))
-        });
+        let deadline = deadline.get_or_insert_with(|| start + self.io_timeout.min(self.spent.left(self.io_timeout)));
         loop {
             match poll_fn(|cx| self.poll_wait(ready, *deadline, cx)).await {
                 Ok(true) => {

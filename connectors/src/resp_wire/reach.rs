@@ -90,8 +90,15 @@ impl Reach {
         &self.options
     }
 
-    /// A new connection within `limit`, for a call that waits for one since `since`. The process's own runtime opens
-    /// it, because the caller's runtime may have no timer, and because the caller may stop polling the call.
+    /// Whether a call that waits for a connection since `since` may try to connect.
+    ///
+    /// # Errors
+    /// The failure of another attempt that makes this one useless.
+    pub(super) fn check(&self, since: Instant) -> Result<()> {
+        self.wait_of(since).map(drop)
+    }
+
+    /// A new connection within `limit`, for a call that waits for one since `since`. `progress` is that of the pool.
     ///
     /// # Errors
     /// The failure of this attempt, or of another one that makes this one useless.
@@ -102,21 +109,8 @@ impl Reach {
         since: Instant,
         limit: Duration,
     ) -> Result<Connection> {
-        self.wait_of(since)?;
-        let (reach, progress) = (self.clone(), progress.clone());
-        let opening = runtime::handle()?.spawn(async move { reach.attempt(buffer_len, &progress, since, limit).await });
-        let _abort = AbortOnDrop(opening.abort_handle());
-        opening.await.map_err(|_| Error::new(ErrorKind::Other, "the task that connects to the server panicked"))?
-    }
-
-    async fn attempt(
-        self: &Arc<Self>,
-        buffer_len: usize,
-        progress: &Arc<Progress>,
-        since: Instant,
-        limit: Duration,
-    ) -> Result<Connection> {
-        let deadline = Instant::now() + limit;
+        let begin = Instant::now();
+        let deadline = begin + limit;
         self.wait_for_probe(since).await?;
         let mut turn = None;
         if self.state().in_doubt {
@@ -131,22 +125,29 @@ impl Reach {
             }
         }
         let left = deadline.saturating_duration_since(Instant::now());
-        let connecting = tokio::time::timeout(left, self.log_in(buffer_len, progress));
-        let connected = connecting.await.unwrap_or_else(|_| Err(self.timed_out(limit)));
-        match &connected {
-            Ok(_) => self.is_there(),
-            // Another call may have much more time.
-            Err(e) if e.kind() == ErrorKind::Timeout && left * 2 < self.options.connect_timeout => self.doubt(),
-            Err(e) => self.is_away(e, FIRST_PAUSE),
+        let moves = progress.moves();
+        let connecting = tokio::time::timeout(left, self.log_in(buffer_len));
+        let mut connected = connecting.await.unwrap_or_else(|_| Err(self.timed_out(limit)));
+        match &mut connected {
+            Ok(connection) => {
+                connection.counts_in(progress);
+                self.is_there();
+            }
+            Err(e) if e.kind() == ErrorKind::Timeout => {
+                // Another call may have much more time, or the server answers on other connections.
+                let is_short = left * 2 < self.options.connect_timeout;
+                if is_short || progress.moves() != moves { self.doubt() } else { self.is_away(e, begin, FIRST_PAUSE) }
+            }
+            Err(e) => self.is_away(e, begin, FIRST_PAUSE),
         }
         drop(turn);
         connected
     }
 
     /// Connects. If the server refuses the password, and a file holds it, reads the file once more.
-    async fn log_in(&self, buffer_len: usize, progress: &Arc<Progress>) -> Result<Connection> {
+    async fn log_in(&self, buffer_len: usize) -> Result<Connection> {
         let login = self.login().clone();
-        let connected = connect(&self.address, &self.options, &login, &self.sockets, buffer_len, progress).await;
+        let connected = connect(&self.address, &self.options, &login, &self.sockets, buffer_len).await;
         let denied = match connected {
             Err(e) if e.kind() == ErrorKind::Denied && login.is_in_a_file() => e,
             other => return other,
@@ -155,7 +156,7 @@ impl Reach {
         match tokio::task::spawn_blocking(move || login.reload()).await {
             Ok(Ok(new)) if new != old => {
                 *self.login() = new.clone();
-                connect(&self.address, &self.options, &new, &self.sockets, buffer_len, progress).await
+                connect(&self.address, &self.options, &new, &self.sockets, buffer_len).await
             }
             // The old login stands until the file can be read.
             Ok(Err(unreadable)) => Err(denied.with_hint(unreadable.message().to_owned())),
@@ -163,7 +164,7 @@ impl Reach {
         }
     }
 
-    fn timed_out(&self, limit: Duration) -> Error {
+    pub(super) fn timed_out(&self, limit: Duration) -> Error {
         let why = format!("{} did not answer within {} ms", self.address, limit.as_millis());
         let tls = self.options.tls_hint();
         Error::new(ErrorKind::Timeout, why).temporary(true).with_hint(format!(
@@ -209,7 +210,7 @@ impl Reach {
 
     /// A call got no answer in time. Calls that wait for a connection fail, too.
     pub(super) fn timed_out_in_call(self: &Arc<Self>, e: &Error) {
-        self.is_away(e, Duration::ZERO);
+        self.is_away(e, Instant::now(), Duration::ZERO);
     }
 
     /// Ends the probe.
@@ -222,20 +223,21 @@ impl Reach {
         self.probed.notify_waiters();
     }
 
-    /// The server is away because of `e`. The probe starts after the pause, unless it runs.
-    fn is_away(self: &Arc<Self>, e: &Error, pause: Duration) {
+    /// The server is away because of `e`, the end of an attempt that began at `begin`: a call that came later may wait for the
+    /// probe. The probe starts after the pause, unless it runs.
+    fn is_away(self: &Arc<Self>, e: &Error, begin: Instant, pause: Duration) {
         let mut state = self.state();
         state.in_doubt = true;
         let now = Instant::now();
         if let Some(away) = &mut state.away {
-            (away.at, away.error) = (now, e.clone());
+            (away.at, away.error) = (away.at.max(begin), e.clone());
             return;
         }
         // Without a runtime, the process exits.
         let Ok(runtime) = runtime::handle() else { return };
         let probe = runtime.spawn(probe(Arc::downgrade(self), pause));
         let _probe = AbortOnDrop(probe.abort_handle());
-        state.away = Some(Away { at: now, error: e.clone(), attempt: now + pause, wanted: now, _probe });
+        state.away = Some(Away { at: begin, error: e.clone(), attempt: now + pause, wanted: now, _probe });
     }
 
     /// An attempt of the probe, which takes a pause after it. Whether another one must follow.
@@ -244,8 +246,7 @@ impl Reach {
         if let Some(away) = &mut self.state().away {
             away.attempt = Instant::now();
         }
-        let progress = Arc::default();
-        let connecting = unless_it_panics("the task that waits for a server", self.log_in(PROBE_BUFFER, &progress));
+        let connecting = unless_it_panics("the task that waits for a server", self.log_in(PROBE_BUFFER));
         let connected = tokio::time::timeout(limit, connecting).await;
         let Err(e) = connected.unwrap_or_else(|_| Err(self.timed_out(limit))) else {
             self.is_there();

@@ -1,10 +1,12 @@
 //! One server, and the connections to it: some for chunks, some for everything else.
 
 mod ahead;
+mod opening;
+mod pool;
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use connector_core::layer::local_wait;
@@ -14,12 +16,14 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, TryAcquireError};
 use tokio::time::{Instant, Timeout};
 
-use super::connection::{Connection, Progress, Spent};
+use super::connection::{Connection, Spent};
 use super::errors::hung_up;
 use super::meters::NodeMeters;
 use super::options::{Servers, WireOptions};
 use super::reach::Reach;
 use super::transport::Address;
+use opening::Ready;
+use pool::{Pool, Slot};
 
 /// One server.
 pub(crate) struct Server {
@@ -40,8 +44,6 @@ pub(crate) struct Server {
     retired: Option<Retired>,
     /// Whether a call found the server away.
     is_suspect: AtomicBool,
-    /// Whether a task opens connections ahead.
-    opens_ahead: AtomicBool,
 }
 
 #[derive(Default)]
@@ -51,51 +53,15 @@ struct Retired {
     now: Notify,
 }
 
-/// Connections that one call at a time uses.
-pub(super) struct Pool {
-    permits: Semaphore,
-    /// Permits that are put aside, because the server refuses more connections.
-    aside: AtomicUsize,
-    open: Mutex<Open>,
-    size: usize,
-    buffer_len: usize,
-    /// Calls that wait for a connection.
-    waiting: AtomicUsize,
-    /// The reads and writes on all connections of the pool.
-    progress: Arc<Progress>,
-}
-
-/// The connections that are open.
-#[derive(Default)]
-struct Open {
-    /// A stack. The server may close long-idle connections, so kvconn uses the last one first.
-    idle: Vec<Connection>,
-    /// The number of connections that calls use.
-    in_use: usize,
-}
-
 /// One connection for one call. Dropped without [`give_back`](Self::give_back), it is closed.
 pub(super) struct Lease<'a> {
     server: &'a Server,
     pub(super) connection: Connection,
     /// Bytes received before this lease. `None` for a new connection.
     received_before: Option<u64>,
-    /// [`Reach::generation`] before the connection was opened.
+    /// [`Reach::generation`] when the attempt to open the connection began.
     generation: usize,
     slot: Slot<'a>,
-}
-
-/// A place in a pool for a connection in use.
-struct Slot<'a> {
-    pool: &'a Pool,
-    /// Released last, because the next call that gets it looks for the connection.
-    _permit: SemaphorePermit<'a>,
-}
-
-impl Drop for Slot<'_> {
-    fn drop(&mut self) {
-        self.pool.open().in_use -= 1;
-    }
 }
 
 /// Connections that move no chunks: a short call never waits behind a chunk.
@@ -122,14 +88,13 @@ impl Server {
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             meters: options.meters.node(&address),
-            bulk: Pool::new(options.connections, BULK_BUFFER),
-            small: Pool::new(SMALL_CONNECTIONS, SMALL_BUFFER),
+            bulk: Pool::new(false, options.connections, BULK_BUFFER),
+            small: Pool::new(true, SMALL_CONNECTIONS, SMALL_BUFFER),
             in_flight: Semaphore::new(IN_FLIGHT / UNIT),
             chunk_len: AtomicUsize::new(0),
             round_trip: AtomicU64::new(u64::MAX),
             retired: matches!(options.servers, Servers::Sentinel(_)).then(Retired::default),
             is_suspect: AtomicBool::new(false),
-            opens_ahead: AtomicBool::new(false),
             reach: Reach::new(address, options.clone(), sockets.clone()),
         })
     }
@@ -150,10 +115,8 @@ impl Server {
 
     /// See [`Wire::close`](super::Wire::close).
     pub(super) fn close(&self) {
-        for pool in [&self.bulk, &self.small] {
-            pool.permits.close();
-            pool.open().idle.clear();
-        }
+        self.bulk.close();
+        self.small.close();
         self.in_flight.close();
         self.reach.close();
     }
@@ -267,23 +230,21 @@ impl Server {
                 Err(TryAcquireError::Closed) => return Err(self.closed()),
                 Err(TryAcquireError::NoPermits) => self.wait(pool).await?,
             };
-            if let Ok(connection) = self.take_idle(pool) {
-                return Ok(self.reused(pool, connection, permit));
+            if let Ok(ready) = self.take_idle(pool) {
+                return Ok(self.lease_of(ready, Slot { pool, _permit: permit }, Spent::default()));
             }
             let e = match limit {
-                Some(limit) => match self.open(pool, since, limit, Spent::default()).await {
-                    Ok((connection, generation)) => {
-                        pool.open().in_use += 1;
+                Some(limit) => match self.first_free(pool, since, limit).await {
+                    Ok(ready) => {
                         self.open_ahead();
-                        let slot = Slot { pool, _permit: permit };
-                        return Ok(Lease { server: self, connection, received_before: None, generation, slot });
+                        return Ok(self.lease_of(ready, Slot { pool, _permit: permit }, Spent::default()));
                     }
                     Err(e) => e,
                 },
                 None => hung_up(self.reach.address()),
             };
             match self.take_idle(pool) {
-                Ok(connection) => return Ok(self.reused(pool, connection, permit)),
+                Ok(ready) => return Ok(self.lease_of(ready, Slot { pool, _permit: permit }, Spent::default())),
                 Err(in_use) if in_use == 0 || !e.is_temporary() => return Err(e),
                 Err(_) => {}
             }
@@ -293,27 +254,16 @@ impl Server {
         }
     }
 
-    /// A new connection, and the generation that it belongs to.
-    async fn open(&self, pool: &Pool, since: Instant, limit: Duration, spent: Spent) -> Result<(Connection, usize)> {
-        let generation = self.reach.generation();
-        let connected = self.reach.connect(pool.buffer_len, &pool.progress, since, limit).await;
-        let mut connection = connected.inspect_err(|e| self.meters.failed(e.kind()))?;
-        self.meters.connected();
-        connection.count_by(&self.meters);
+    /// A lease of a connection that counts as used, for a call that already spent this.
+    fn lease_of<'a>(&'a self, ready: Ready, slot: Slot<'a>, spent: Spent) -> Lease<'a> {
+        let Ready { mut connection, generation, is_new } = ready;
         connection.start_call(spent);
-        Ok((connection, generation))
-    }
-
-    fn reused<'a>(&'a self, pool: &'a Pool, mut connection: Connection, permit: SemaphorePermit<'a>) -> Lease<'a> {
-        connection.start_call(Spent::default());
-        let received_before = Some(connection.received());
-        // Older connections are not in the pool.
-        let generation = self.reach.generation();
-        Lease { server: self, connection, received_before, generation, slot: Slot { pool, _permit: permit } }
+        let received_before = (!is_new).then(|| connection.received());
+        Lease { server: self, connection, received_before, generation, slot }
     }
 
     /// An idle connection, which then counts as used. Otherwise the number of connections in use.
-    fn take_idle(&self, pool: &Pool) -> Result<Connection, usize> {
+    fn take_idle(&self, pool: &Pool) -> Result<Ready, usize> {
         loop {
             let mut connection = {
                 let mut open = pool.open();
@@ -322,7 +272,8 @@ impl Server {
                 connection
             };
             if connection.is_alive() {
-                return Ok(connection);
+                // Older connections are not in the pool.
+                return Ok(Ready { connection, generation: self.reach.generation(), is_new: false });
             }
             pool.open().in_use -= 1;
             self.reach.doubt();
@@ -352,48 +303,10 @@ impl Server {
         }
     }
 
-    /// Keeps a connection for the next call, unless the pool is closed or the server may have been replaced.
-    fn keep(&self, pool: &Pool, connection: Connection, generation: usize) {
-        let mut open = pool.open();
-        if !pool.permits.is_closed() && generation == self.reach.generation() {
-            open.idle.push(connection);
-        }
-    }
-
     fn close_idle(&self) {
         for pool in [&self.bulk, &self.small] {
             pool.open().idle.clear();
         }
-    }
-}
-
-impl Pool {
-    fn new(size: usize, buffer_len: usize) -> Self {
-        Self {
-            permits: Semaphore::new(size),
-            aside: AtomicUsize::new(0),
-            open: Mutex::default(),
-            size,
-            buffer_len,
-            waiting: AtomicUsize::new(0),
-            progress: Arc::default(),
-        }
-    }
-
-    /// Counts one waiting call until the guard is dropped.
-    fn count_waiting(&self) -> impl Drop + use<'_> {
-        struct Waiting<'a>(&'a AtomicUsize);
-        impl Drop for Waiting<'_> {
-            fn drop(&mut self) {
-                self.0.fetch_sub(1, Ordering::Relaxed);
-            }
-        }
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        Waiting(&self.waiting)
-    }
-
-    fn open(&self) -> MutexGuard<'_, Open> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -431,7 +344,7 @@ impl Lease<'_> {
         }
     }
 
-    /// A new connection in place of this one, in the time that the call has left.
+    /// Another connection in place of this one, in the time that the call has left.
     pub(super) async fn renew(self) -> Result<Self> {
         let Self { server, connection, slot, .. } = self;
         let spent = connection.spent();
@@ -442,8 +355,10 @@ impl Lease<'_> {
         server.reach.doubt();
         let options = server.reach.options();
         let limit = options.connect_timeout.min(spent.left(options.io_timeout));
-        let (connection, generation) = server.open(slot.pool, Instant::now(), limit, spent).await?;
-        Ok(Self { server, connection, received_before: None, generation, slot })
+        let ready = server.first_free(slot.pool, Instant::now(), limit).await?;
+        // The slot counts it, too.
+        slot.pool.open().in_use -= 1;
+        Ok(server.lease_of(ready, slot, spent))
     }
 
     /// Puts the connection back for the next call, if it can use it.
@@ -453,7 +368,7 @@ impl Lease<'_> {
             server.reach.moved();
             server.close_idle();
         } else if connection.is_reusable() {
-            server.keep(slot.pool, connection, generation);
+            server.keep(slot.pool, Ready { connection, generation, is_new: false });
         }
         drop(slot);
     }

@@ -282,7 +282,7 @@ mod tests {
         std::future::poll_fn(|cx| transport.poll_ready(Ready::Write, cx)).await.unwrap();
         assert_eq!(transport.try_write(&[IoSlice::new(b"?")]).unwrap(), 1);
         let reader = ReplyReader::new(Limits::default(), 4096);
-        let mut connection = Connection::new(transport, reader, &address, io_timeout, &Arc::default());
+        let mut connection = Connection::new(transport, reader, &address, io_timeout);
         assert_eq!(connection.reply_start().await.unwrap(), ReplyStart::Bulk(len));
         let mut to = vec![0; len];
         let reading = tokio::time::timeout(Duration::from_secs(15), connection.payload(&mut to));

@@ -26,7 +26,7 @@ async fn requests_that_are_longer_than_a_round_trip_do_not_shorten_it() {
     let timeouts = Timeouts { connect: limit, io: limit };
     let transport = Transport::connect(&address, &Handle::current(), timeouts).await.unwrap();
     let reader = ReplyReader::new(Limits::default(), 4096);
-    let mut connection = Connection::new(transport, reader, &address, limit, &Arc::default());
+    let mut connection = Connection::new(transport, reader, &address, limit);
     let chunk = vec![0; LEN];
     let mut request = Request::new();
     (0..2).for_each(|_| request.command(&["SET".into(), "key".into(), Arg::Payload(&chunk)]));
@@ -36,4 +36,26 @@ async fn requests_that_are_longer_than_a_round_trip_do_not_shorten_it() {
     assert!(DELAY <= measured && measured < limit, "{measured:?}");
     drop(connection);
     server.join().unwrap();
+}
+
+/// The call is polled late: the others have their answers before it waits.
+#[tokio::test]
+async fn a_connection_that_stalls_while_others_get_bytes_stalls_alone() {
+    for others_get_bytes in [true, false] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = Address::Tcp { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port() };
+        let limit = Duration::from_millis(50);
+        let timeouts = Timeouts { connect: Duration::from_secs(20), io: limit };
+        let transport = Transport::connect(&address, &Handle::current(), timeouts).await.unwrap();
+        let mut connection = Connection::new(transport, ReplyReader::new(Limits::default(), 4096), &address, limit);
+        let progress = Arc::default();
+        connection.counts_in(&progress);
+        progress.reads.fetch_add(7, Ordering::Relaxed);
+        let mut request = Request::new();
+        request.command(&["PING".into()]);
+        connection.send(&request).await.unwrap();
+        progress.reads.fetch_add(usize::from(others_get_bytes), Ordering::Relaxed);
+        assert_eq!(connection.reply().await.unwrap_err().kind(), ErrorKind::Timeout);
+        assert_eq!(connection.is_stalled_alone(), others_get_bytes);
+    }
 }
