@@ -14,7 +14,7 @@ use super::cancel::Work;
 use super::direct::Direct;
 use super::dirs::{Dirs, Opened};
 use super::folder::{Folder, Wait};
-use super::quota::{Quota, Turn};
+use super::quota::{Made, Quota, Search, Turn};
 use super::read::{self, Cache, ChunkFile};
 use super::write::NewFile;
 use super::{FsOptions, Fsync, Layout, layout};
@@ -182,27 +182,36 @@ impl Files {
         if work.commit() { self.rename(file) } else { Ok(()) }
     }
 
-    /// Makes room for the file and gives it its name, unless the work is cancelled before.
+    /// Makes room for the file and gives it its name, unless the work is cancelled before. Gives the file back if the search for
+    /// room must go on.
     pub(super) fn put_within(
         &self,
-        quota: &Quota,
-        turn: Turn,
+        (quota, turn): (&Quota, Turn),
         key: &CacheKey,
         file: NewFile,
+        search: &mut Search,
         work: &Work,
-    ) -> Result<()> {
-        let (place, stat) = (self.place(key)?, file.stat()?);
-        quota.replace(turn, &self.dirs, &place, stat, work, || {
+    ) -> Result<Option<NewFile>> {
+        let new = (&self.place(key)?, file.stat()?);
+        let mut file = Some(file);
+        let made = quota.replace(turn, &self.dirs, new, search, work, || {
             let _lock = self.lock_name(key);
-            self.rename(file)
-        })
+            file.take().map_or(Ok(()), |file| self.rename(file))
+        })?;
+        Ok(file.filter(|_| made == Made::Part))
     }
 
-    /// Makes room for the key's file on its full disk; `false` if no file could be removed. Only for a store with a
-    /// quota.
-    pub(super) fn make_room(&self, turn: Turn, key: &CacheKey, bytes: u64, work: &Work) -> Result<bool> {
-        let place = self.place(key)?;
-        self.quota.as_ref().map_or(Ok(false), |quota| quota.make_room(turn, &self.dirs, &place, bytes, work))
+    /// Makes room for the key's file on its full disk. Only for a store with a quota.
+    pub(super) fn make_room(
+        &self,
+        turn: Turn,
+        key: &CacheKey,
+        bytes: u64,
+        search: &mut Search,
+        work: &Work,
+    ) -> Result<Made> {
+        let want = (&self.place(key)?, bytes);
+        self.quota.as_ref().map_or(Ok(Made::Nothing), |quota| quota.make_room(turn, &self.dirs, want, search, work))
     }
 
     /// Whether a put never waits, so that [`put_on_executor`](Self::put_on_executor) can do it.

@@ -1,17 +1,22 @@
 //! Puts into a store with a quota.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use connector_core::connector::Pass;
 use connector_core::{CacheKey, ChunkHeader, Error, ErrorKind, MemoryObj, Result};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::sleep;
 
 use super::cancel::Work;
 use super::connector::FSConnector;
 use super::files::Files;
-use super::quota::{Quota, run_upkeep};
+use super::quota::{Made, Quota, Search, run_upkeep};
 use super::threads::Threads;
 use super::write::NewFile;
+
+/// The pause of a long search for room. Other processes poll for the ledger's lock.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// A put's temporary file. If the put is dropped, a blocking thread removes the file.
 struct Unfinished {
@@ -46,24 +51,44 @@ impl FSConnector {
         };
         let written = match write().await {
             Err(e) if e.kind() == ErrorKind::StoreFull => {
-                let (key, turn) = (key.clone(), quota.turn(&self.files.dirs).await?);
-                let evict = move |files: &Files, work: &Work| files.make_room(turn, &key, bytes as u64, work);
-                if !self.asking(evict).await? {
-                    return Err(e);
+                let mut search = Search::default();
+                loop {
+                    let (key, turn) = (key.clone(), quota.turn(&self.files.dirs).await?);
+                    let evict = move |files: &Files, work: &Work| {
+                        let made = files.make_room(turn, &key, bytes as u64, &mut search, work)?;
+                        Ok((made, search))
+                    };
+                    let made;
+                    (made, search) = self.asking(evict).await?;
+                    match made {
+                        Made::Room => break write().await?,
+                        Made::Part => sleep(PAUSE).await,
+                        Made::Nothing => return Err(e),
+                    }
                 }
-                write().await?
             }
             written => written?,
         };
         let file = written.map(|file| (file, place, pass));
         let mut unfinished = Unfinished { file, threads: self.threads.clone() };
-        let turn = quota.turn(&self.files.dirs).await?;
-        let key = key.clone();
-        let store = move |files: &Files, work: &Work| match (&files.quota, unfinished.file.take()) {
-            (Some(quota), Some((file, _place, _pass))) => files.put_within(quota, turn, &key, file, work),
-            _ => Ok(()),
+        let mut search = Search::default();
+        let stored = loop {
+            let (key, turn) = (key.clone(), quota.turn(&self.files.dirs).await?);
+            let store = move |files: &Files, work: &Work| {
+                if let (Some(quota), Some((file, place, pass))) = (&files.quota, unfinished.file.take()) {
+                    let left = files.put_within((quota, turn), &key, file, &mut search, work)?;
+                    unfinished.file = left.map(|file| (file, place, pass));
+                }
+                Ok((unfinished, search))
+            };
+            match self.asking(store).await {
+                Ok(left) if left.0.file.is_some() => {
+                    (unfinished, search) = left;
+                    sleep(PAUSE).await;
+                }
+                stored => break stored.map(drop),
+            }
         };
-        let stored = self.asking(store).await;
         if quota.is_upkeep_wanted() {
             let (files, threads, gate) = (Arc::downgrade(&self.files), self.threads.clone(), self.others.clone());
             self.threads.spawn(run_upkeep(files, threads, gate));

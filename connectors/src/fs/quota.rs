@@ -13,8 +13,9 @@
 //! - The store is nearly full, and few old files are known.
 //!
 //! The put visits the first files itself, which are all files of a small store. The [`upkeep`](Quota::next_step) in the
-//! background visits the rest, a few at a time and without the ledger's lock, while puts go on. Until the sum is known, a
-//! put removes at least as many bytes as it adds.
+//! background visits the rest, a few at a time and without the ledger's lock, while puts go on. Until the scan ends, a put
+//! counts against the last sum. If there is none, puts scan for [`SCAN_AT_ONCE`] together. After that, or once the files found
+//! so far fill the store, each put removes at least as many bytes as it adds.
 //!
 //! The last use of a chunk is its file's access or modification time, whichever is later. A get sets the access time, at most
 //! every ten seconds a file: most systems mount with `relatime`, which sets it once a day.
@@ -40,6 +41,7 @@ use super::dirs::Dirs;
 use super::files::Place;
 use super::folder::{Stat, Wait};
 use evict::{Eviction, Need};
+pub(super) use evict::{Made, Search};
 pub(super) use ledger::NAME as LEDGER;
 use ledger::{Ledger, Locked, Mark, Record};
 use scan::Scan;
@@ -65,6 +67,9 @@ const HIGH_WATER: (u64, u64) = (15, 16);
 /// The files that a put visits, and the files that it removes unless its own room needs more. The background does the rest.
 const AT_ONCE: usize = 512;
 
+/// The time that puts of a store without a sum scan, all together. They hold the lock meanwhile.
+const SCAN_AT_ONCE: Duration = Duration::from_millis(50);
+
 /// The longest wait for the ledger's lock. Holders need microseconds to milliseconds.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -84,6 +89,8 @@ pub(super) struct Quota {
     is_wanted: AtomicBool,
     /// Whether a task does the upkeep, or a put is to start it. It changes to `true` only under the upkeep's lock.
     is_running: AtomicBool,
+    /// [`SCAN_AT_ONCE`]
+    scan_at_once: Duration,
     /// The nanoseconds by which the file system's clock was ahead of this system's, at most. The clock of a network file
     /// system may be.
     clock_ahead: AtomicU64,
@@ -108,6 +115,7 @@ impl Quota {
             upkeep: Mutex::default(),
             is_wanted: AtomicBool::new(false),
             is_running: AtomicBool::new(false),
+            scan_at_once: SCAN_AT_ONCE,
             clock_ahead: AtomicU64::new(0),
         }
     }
@@ -153,20 +161,21 @@ impl Quota {
         .with_hint("raise the option `capacity`"))
     }
 
-    /// Makes room for a new file, and renames it to `place` unless the work is cancelled before.
+    /// Makes room for a new file, and renames it to `place` unless the work is cancelled before. `Part` if others must have
+    /// the lock before the search goes on. Never `Nothing`.
     pub(super) fn replace(
         &self,
         turn: Turn,
         dirs: &Dirs,
-        place: &Place,
-        new: Stat,
+        (place, new): (&Place, Stat),
+        search: &mut Search,
         work: &Work,
         rename: impl FnOnce() -> Result<()>,
-    ) -> Result<()> {
+    ) -> Result<Made> {
         let bytes = new.bytes;
-        turn.with_ledger(dirs, work, |ledger| {
+        let made = turn.with_ledger(dirs, work, |ledger| {
             if !work.commit() {
-                return Ok(());
+                return Ok(Made::Room);
             }
             self.note_time(new.modified);
             let now = self.now();
@@ -174,7 +183,10 @@ impl Quota {
             let replaced = file_size(dirs, place);
             let after = |record: &Record| record.sum.map(|sum| sum.saturating_sub(replaced).saturating_add(bytes));
             if record.is_due || after(&record).is_none_or(|after| after > part(self.capacity, HIGH_WATER)) {
-                self.make_fit(dirs, ledger, &mut record, place, (replaced, bytes), now)?;
+                let eviction = Eviction { kept: Some(place), ..self.eviction(dirs, search, now) };
+                if self.make_fit(eviction, ledger, &mut record, (replaced, bytes))? == Made::Part {
+                    return Ok(Made::Part);
+                }
             }
             let changes = &mut record.changes;
             changes.added = changes.added.wrapping_add(bytes);
@@ -184,32 +196,37 @@ impl Quota {
             record.changes.removed = record.changes.removed.wrapping_add(replaced);
             // The chunk is stored. If the sum cannot be written, the mark stays, and the next put scans.
             let _ = ledger.write(&Record { sum, ..record }, Mark::Unchanged);
-            Ok(())
-        })
-        .map(drop)
+            Ok(Made::Room)
+        })?;
+        Ok(made.unwrap_or(Made::Room))
     }
 
-    /// Makes room under the ledger's lock for `bytes` at `place`, where they replace `replaced` bytes. The sum then fits
-    /// into the capacity. A sum that was too large, or is not known, does not grow.
+    /// Makes room under the ledger's lock for `bytes` that replace `replaced` bytes. The sum then fits into the capacity. A sum
+    /// that was too large, or is not known, does not grow. Never `Nothing`, which is an error.
     fn make_fit(
         &self,
-        dirs: &Dirs,
+        mut eviction: Eviction<'_>,
         ledger: &mut Locked,
         record: &mut Record,
-        place: &Place,
         (replaced, bytes): (u64, u64),
-        now: SystemTime,
-    ) -> Result<()> {
+    ) -> Result<Made> {
+        let (dirs, now) = (eviction.dirs, eviction.now);
+        let fits = |sum: u64| sum.saturating_sub(replaced).saturating_add(bytes) <= self.capacity;
         let mut upkeep = self.upkeep();
         if record.is_due {
             // A scan for another reason, or of an older ledger, may have missed the files that make this one due.
             upkeep.scan.take_if(|scan| !scan.is_due_by(record));
-            if upkeep.scan.is_none() {
-                self.scan(dirs, &mut upkeep, ledger, record, now)?;
+            let mut is_scanning = upkeep.scan.is_none();
+            while is_scanning {
+                let has_ended = self.scan(dirs, &mut upkeep, ledger, record, now)?;
+                // A sum that is known is enough.
+                is_scanning = !has_ended && record.sum.is_none() && upkeep.may_scan_on(self.scan_at_once, record, fits);
             }
+            // The files found so far may be more than the last sum.
+            let least = upkeep.scan.as_ref().map_or(0, |scan| scan.least(record));
+            record.sum = record.sum.map(|sum| sum.max(least));
         }
         let others = part(self.capacity, LOW_WATER).max(bytes) - bytes;
-        let fits = |sum: u64| sum.saturating_sub(replaced).saturating_add(bytes) <= self.capacity;
         if record.sum.is_none_or(|sum| !fits(sum)) {
             let need = |record: &Record, freed: u64| match record.sum {
                 Some(sum) if sum.saturating_sub(replaced) <= others => Need::Nothing,
@@ -217,35 +234,41 @@ impl Quota {
                 None if freed + replaced >= bytes => Need::Nothing,
                 _ => Need::Now,
             };
-            let mut eviction = self.eviction(dirs, now);
-            eviction.kept = Some(place);
             if upkeep.is_evicting {
                 // The background makes the room for later puts.
                 eviction.at_once = 0;
             }
-            let has_room = eviction.run(&mut upkeep, ledger, record, need);
+            let made = eviction.run(&mut upkeep, ledger, record, need);
             if eviction.files > 0 {
                 // This fails on a full disk. Then the sum stays too large until the next scan.
-                let _ = ledger.write(record, Mark::Changing);
+                let mark = if matches!(made, Ok(Made::Room)) { Mark::Changing } else { record.mark() };
+                let _ = ledger.write(record, mark);
             }
-            if !has_room? {
-                let sum = record.sum.unwrap_or(0);
-                let why = format!("the store is full: {sum} bytes are in files that cannot be removed");
-                let e = Error::new(ErrorKind::StoreFull, why);
-                return Err(match eviction.refused {
-                    Some(cause) => e.with_source(cause),
-                    None => e,
-                });
+            match made? {
+                Made::Room => {}
+                Made::Part => {
+                    self.want_upkeep(&upkeep);
+                    return Ok(Made::Part);
+                }
+                Made::Nothing => {
+                    let sum = record.sum.unwrap_or(0);
+                    let why = format!("the store is full: {sum} bytes are in files that cannot be removed");
+                    let e = Error::new(ErrorKind::StoreFull, why);
+                    return Err(match eviction.refused {
+                        Some(cause) => e.with_source(cause),
+                        None => e,
+                    });
+                }
             }
         }
         if upkeep.scan.is_none() && upkeep.oldest.is_low() {
             upkeep.scan = Some(Scan::new(dirs, record, now));
         }
         self.want_upkeep(&upkeep);
-        Ok(())
+        Ok(Made::Room)
     }
 
-    fn eviction<'a>(&'a self, dirs: &'a Dirs, now: SystemTime) -> Eviction<'a> {
+    fn eviction<'a>(&'a self, dirs: &'a Dirs, search: &'a mut Search, now: SystemTime) -> Eviction<'a> {
         Eviction {
             quota: self,
             dirs,
@@ -253,7 +276,7 @@ impl Quota {
             base: None,
             now,
             at_once: AT_ONCE,
-            freed: 0,
+            search,
             files: 0,
             gone: 0,
             refused: None,
@@ -283,11 +306,18 @@ impl Quota {
     }
 
     /// Removes the chunks used longest ago from the base path of `place`, whose disk is full below the capacity. Frees at
-    /// least `bytes`, and a tenth of the base path's bytes or 512 files. `false` if no file could be removed.
-    pub(super) fn make_room(&self, turn: Turn, dirs: &Dirs, place: &Place, bytes: u64, work: &Work) -> Result<bool> {
-        let evicted = turn.with_ledger(dirs, work, |ledger| {
+    /// least `bytes`, and a tenth of the base path's bytes or 512 files. `Nothing` if no file could be removed.
+    pub(super) fn make_room(
+        &self,
+        turn: Turn,
+        dirs: &Dirs,
+        (place, bytes): (&Place, u64),
+        search: &mut Search,
+        work: &Work,
+    ) -> Result<Made> {
+        let made = turn.with_ledger(dirs, work, |ledger| {
             if !work.commit() {
-                return Ok(false);
+                return Ok(Made::Nothing);
             }
             let now = self.now();
             let mut record = ledger.read(now)?;
@@ -296,9 +326,9 @@ impl Quota {
                 self.scan(dirs, &mut upkeep, ledger, &mut record, now)?;
             }
             let tenth = upkeep.bytes(place.base) / 10;
-            let mut eviction = self.eviction(dirs, now);
+            let mut eviction = self.eviction(dirs, search, now);
             (eviction.kept, eviction.base) = (Some(place), Some(place.base));
-            eviction.run(&mut upkeep, ledger, &mut record, |_, freed| match freed {
+            let made = eviction.run(&mut upkeep, ledger, &mut record, |_, freed| match freed {
                 _ if freed < bytes => Need::Now,
                 _ if freed < tenth => Need::Soon,
                 _ => Need::Nothing,
@@ -309,9 +339,10 @@ impl Quota {
             // The ledger is a file on that disk, too. If it cannot be written, the sum stays too large until the next
             // scan.
             let _ = ledger.write(&record, record.mark());
-            Ok(eviction.files > 0)
+            // Some of the room may be enough.
+            Ok(if made == Made::Nothing && search.freed > 0 { Made::Room } else { made })
         })?;
-        Ok(evicted.unwrap_or(false))
+        Ok(made.unwrap_or(Made::Nothing))
     }
 
     /// Removes the file by `remove`, which returns whether the file existed.

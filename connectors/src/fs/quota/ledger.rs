@@ -39,7 +39,7 @@ pub(super) struct Ledger {
 /// The ledger's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Record {
-    /// Bytes of all chunk files, or more; `None` if that is not known.
+    /// Bytes of all chunk files, or more; `None` if that is not known. After a power cut it may be less until the next scan.
     pub(super) sum: Option<u64>,
     /// Whether the files should be scanned: the sum is not known, too old, or of a writer that was killed.
     pub(super) is_due: bool,
@@ -155,7 +155,8 @@ impl Locked {
         self.0
     }
 
-    /// The ledger's content. Without a sum if the ledger is damaged, or belongs to another store or boot.
+    /// The ledger's content. Without a sum if the ledger is damaged, or belongs to another store. The sum of another boot
+    /// counts until the next scan.
     pub(super) fn read(&mut self, now: SystemTime) -> Result<Record> {
         let mut text = [0; LEN];
         let line = match self.0.file.read_exact_at(&mut text, 0) {
@@ -171,9 +172,9 @@ impl Locked {
             return Ok(Record { sum: None, is_due: true, scanned: now, changes });
         };
         let is_fresh = now.duration_since(scanned).is_ok_and(|ago| ago < self.0.rescan);
-        let sum = line.sum.filter(|_| self.0.is_boot_checked || line.boot == self.0.boot);
-        let is_due = sum.is_none() || !is_fresh || line.mark == Mark::Changing;
-        Ok(Record { sum, is_due, scanned, changes: line.changes })
+        let is_of_boot = self.0.is_boot_checked || line.boot == self.0.boot;
+        let is_due = line.sum.is_none() || !is_of_boot || !is_fresh || line.mark == Mark::Changing;
+        Ok(Record { sum: line.sum, is_due, scanned, changes: line.changes })
     }
 
     /// Records the time that a scan took. The next scan comes later after a longer one.
@@ -283,10 +284,12 @@ mod tests {
         let other_boot = Ledger { boot: 1, ..open() };
         let mut locked = lock(other_boot, &dirs).unwrap();
         for _ in 0..2 {
-            assert_eq!(locked.read(now).unwrap().sum, None, "of another boot, until this one writes");
+            let record = locked.read(now).unwrap();
+            assert_eq!((record.sum, record.is_due), (Some(u64::MAX), true), "of another boot, until this one writes");
         }
         locked.write(&Record { sum: Some(5), is_due: false, scanned: now, changes }, Mark::Unchanged).unwrap();
-        assert_eq!(locked.read(now).unwrap().sum, Some(5));
+        let record = locked.read(now).unwrap();
+        assert_eq!((record.sum, record.is_due), (Some(5), false));
         drop(locked);
         let other = lock(Ledger { store: 1, ..open() }, &dirs).unwrap().read(now).unwrap();
         assert!(other.sum.is_none() && other.changes.since(&changes).is_none(), "of another store");

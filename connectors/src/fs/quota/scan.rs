@@ -65,6 +65,12 @@ impl Scan {
         self.walk.is_none() && self.next_base == self.bytes.len()
     }
 
+    /// The least that the sum can be: what the scan has found and no process has removed meanwhile.
+    pub(super) fn least(&self, record: &Record) -> u64 {
+        let found: u64 = self.bytes.iter().sum();
+        record.changes.since(&self.changes).map_or(0, |(_, removed)| found.saturating_sub(removed))
+    }
+
     /// Visits the next `names`. Finds every file whose name is a key's, of any writer. `now` is the time of the files.
     pub(super) fn step(&mut self, dirs: &Dirs, layout: Layout, names: usize, now: SystemTime) -> Result<()> {
         let begin = Instant::now();

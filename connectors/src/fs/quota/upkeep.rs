@@ -11,7 +11,7 @@ use super::super::cancel::{Work, cancellable};
 use super::super::dirs::Dirs;
 use super::super::files::Files;
 use super::super::threads::Threads;
-use super::evict::Need;
+use super::evict::{Need, Search};
 use super::ledger::{Locked, Record};
 use super::oldest::{Candidate, Oldest};
 use super::{LOW_WATER, Quota, Scan, Turn, part};
@@ -46,6 +46,11 @@ impl Upkeep {
     pub(super) fn pop(&mut self, base: Option<usize>, is_urgent: bool) -> Option<Candidate> {
         let scan = self.scan.as_mut().filter(|_| is_urgent);
         self.oldest.pop(base).or_else(|| scan?.oldest.pop(base))
+    }
+
+    /// Whether puts without a sum scan on: they have scanned for less than `at_most`, and what they found `fits`.
+    pub(super) fn may_scan_on(&self, at_most: Duration, record: &Record, fits: impl Fn(u64) -> bool) -> bool {
+        self.scan.as_ref().is_some_and(|scan| scan.took < at_most && fits(scan.least(record)))
     }
 
     /// The bytes of a base path, as far as they are known.
@@ -132,7 +137,7 @@ impl Quota {
                     Some(sum) if sum > low => Need::Soon,
                     _ => Need::Nothing,
                 };
-                self.eviction(dirs, now).run(&mut upkeep, ledger, &mut record, need)?;
+                self.eviction(dirs, &mut Search::default(), now).run(&mut upkeep, ledger, &mut record, need)?;
             }
             ledger.write(&record, record.mark())
         });
