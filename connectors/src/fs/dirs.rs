@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use connector_core::{Error, ErrorKind, Namespace, Result};
@@ -15,17 +16,22 @@ use super::{layout, write};
 /// The directories that one call has opened. Without it, a batch would open them for each chunk.
 pub(super) struct Opened<'a> {
     dirs: &'a Dirs,
-    folders: Vec<(usize, Folder)>,
+    /// Apart from the others, because most calls need one directory, and a list is an allocation.
+    first: Option<(usize, Folder)>,
+    others: Vec<(usize, Folder)>,
 }
 
 impl Opened<'_> {
     /// The directory of a base path's chunks.
     pub(super) fn folder(&mut self, base: usize, wait: Wait) -> io::Result<Folder> {
-        if let Some((_, folder)) = self.folders.iter().find(|(opened, _)| *opened == base) {
+        if let Some((_, folder)) = self.first.iter().chain(&self.others).find(|(opened, _)| *opened == base) {
             return Ok(folder.clone());
         }
         let folder = self.dirs.folder(base, wait)?;
-        self.folders.push((base, folder.clone()));
+        match &mut self.first {
+            None => self.first = Some((base, folder.clone())),
+            Some(_) => self.others.push((base, folder.clone())),
+        }
         Ok(folder)
     }
 
@@ -46,7 +52,7 @@ pub(super) struct Dirs {
 }
 
 struct Base {
-    path: PathBuf,
+    path: Arc<Path>,
     /// The directory of the chunks.
     chunks: PathBuf,
     /// Whether its directories existed at some time.
@@ -71,7 +77,7 @@ impl Dirs {
     ) -> Self {
         let base = |path: PathBuf| Base {
             chunks: namespace.as_ref().map_or_else(|| path.clone(), |namespace| path.join(namespace.as_str())),
-            path,
+            path: path.into(),
             is_made: AtomicBool::new(false),
             is_synced: AtomicBool::new(!sync),
         };
@@ -82,7 +88,7 @@ impl Dirs {
 
     /// No open directories yet, for one call.
     pub(super) fn opened(&self) -> Opened<'_> {
-        Opened { dirs: self, folders: Vec::new() }
+        Opened { dirs: self, first: None, others: Vec::new() }
     }
 
     /// The number of base paths.
@@ -97,7 +103,7 @@ impl Dirs {
 
     /// The directory of a base path's chunks.
     pub(super) fn folder(&self, base: usize, wait: Wait) -> io::Result<Folder> {
-        let folder = Folder::open(&self.bases[base].path, wait)?;
+        let folder = Folder::open(self.bases[base].path.clone(), wait)?;
         match &self.namespace {
             Some(namespace) => folder.subfolder(namespace.as_str(), wait),
             None => Ok(folder),
@@ -193,7 +199,7 @@ impl Dirs {
         }
         if !base.is_synced.load(Ordering::Acquire) {
             sync_parents(&dir, &existing, |above| {
-                let synced = Folder::open(above, Wait::Yes).and_then(|folder| folder.sync());
+                let synced = Folder::open(above.into(), Wait::Yes).and_then(|folder| folder.sync());
                 synced.map_err(|e| Error::io(e, format_args!("sync the directory `{}`", above.display())))
             })?;
         }
@@ -204,7 +210,7 @@ impl Dirs {
 
     fn make_dirs(&self, base: &Path) -> io::Result<()> {
         std::fs::create_dir_all(base)?;
-        let mut folder = Folder::open(base, Wait::Yes)?;
+        let mut folder = Folder::open(base.into(), Wait::Yes)?;
         if let Some(namespace) = &self.namespace {
             folder.make(Path::new(namespace.as_str()))?;
             folder = folder.subfolder(namespace.as_str(), Wait::Yes)?;

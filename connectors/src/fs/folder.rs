@@ -45,8 +45,8 @@ pub(super) struct Stat {
 
 impl Folder {
     /// Opens a directory by its path, which may contain symlinks.
-    pub(super) fn open(path: &Path, wait: Wait) -> io::Result<Self> {
-        Self::open_at(CWD, path, path.into(), OFlags::empty(), wait)
+    pub(super) fn open(path: Arc<Path>, wait: Wait) -> io::Result<Self> {
+        Self::open_at(CWD, &path.clone(), path, OFlags::empty(), wait)
     }
 
     /// Opens a directory in this one that is not a symlink.
@@ -292,7 +292,7 @@ mod tests {
 
     #[test]
     fn a_file_system_that_syncs_no_directories_is_passed_over() {
-        let proc = Folder::open(Path::new("/proc"), Wait::Yes).unwrap();
+        let proc = Folder::open(Path::new("/proc").into(), Wait::Yes).unwrap();
         assert_eq!(rustix::fs::fsync(proc.reopened().unwrap()), Err(Errno::INVAL));
         proc.sync().unwrap();
     }

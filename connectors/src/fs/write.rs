@@ -230,7 +230,7 @@ mod tests {
     }
 
     fn folder(dir: &tempfile::TempDir) -> Folder {
-        Folder::open(dir.path(), Wait::Yes).unwrap()
+        Folder::open(dir.path().into(), Wait::Yes).unwrap()
     }
 
     #[test]
