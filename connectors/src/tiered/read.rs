@@ -55,7 +55,7 @@ impl Tiers {
                 }
             }
         };
-        join_all(reads.into_iter().zip(found).map(|(read, found)| self.finish_read(read, found))).await;
+        self.finish_reads(reads.into_iter().zip(found).collect()).await;
     }
 
     /// Asks the front again, because another read may have filled it, then the buffer, and then the back. Also says for
@@ -167,16 +167,20 @@ impl Tiers {
     }
 
     /// Fills the front, and then answers the waiters.
-    async fn finish_read(self: &Arc<Self>, read: SharedRead, (found, is_new): (Found, bool)) {
-        // If a change holds the lock, the chunk will soon be old, and the read does not wait. A change that started
-        // during the read has removed the key from the front, or waits for the lock to do so.
-        if let Ok(Some(chunk)) = &found
-            && is_new
-            && let Ok(lock) = read.guard.lock.clone().try_lock_owned()
-            && read.is_current()
-        {
-            self.fill_front(&read.guard.key, chunk.clone(), lock).await;
+    async fn finish_reads(self: &Arc<Self>, reads: Vec<(SharedRead, (Found, bool))>) {
+        let mut fills = Vec::new();
+        for (read, (found, is_new)) in &reads {
+            // If a change holds the lock, the chunk will soon be old, and the read does not wait. A change that started
+            // during the read has removed the key from the front, or waits for the lock to do so.
+            if let Ok(Some(chunk)) = found
+                && *is_new
+                && let Ok(lock) = read.guard.lock.clone().try_lock_owned()
+                && read.is_current()
+            {
+                fills.push(((read.guard.key.clone(), chunk.clone()), lock));
+            }
         }
-        read.end(found);
+        self.fill_front(fills).await;
+        reads.into_iter().for_each(|(read, (found, _))| read.end(found));
     }
 }

@@ -68,21 +68,28 @@ impl Tiers {
         self.buffer.as_ref()?.get(key)
     }
 
-    /// Puts a chunk into the front. `held` is the key's lock, with the change if there is one. The task holds both
-    /// until the put has ended, even if this future is dropped: otherwise a late put could replace a newer chunk.
-    pub(super) async fn fill_front(self: &Arc<Self>, key: &CacheKey, chunk: MemoryObj, held: impl Send + 'static) {
-        if self.keys.front_disabled() {
+    /// Puts chunks into the front, in one batch. Each has its key's lock, with the change if there is one. The task holds them
+    /// until all puts have ended, even if this future is dropped: otherwise a late put could replace a newer chunk.
+    pub(super) async fn fill_front<H: Send + 'static>(self: &Arc<Self>, fills: Vec<((CacheKey, MemoryObj), H)>) {
+        if fills.is_empty() || self.keys.front_disabled() {
             return;
         }
         let Ok(pass) = self.gate.enter() else { return };
-        let (tiers, key) = (self.clone(), key.clone());
+        let tiers = self.clone();
         let filled = self.handle.spawn(async move {
-            match tiers.front.put(&key, chunk).await {
-                Ok(()) => tiers.keys.clear_stale(&key),
-                // The front has no old chunk: the key was a miss, or the caller removed it before.
-                Err(e) => tiers.front_failed("put", &e),
+            let (items, held): (Vec<_>, Vec<_>) = fills.into_iter().unzip();
+            let answers = match &items[..] {
+                [(key, chunk)] => vec![tiers.front.put(key, chunk.clone()).await],
+                _ => tiers.front.batched_put(&items).await,
+            };
+            for ((key, _), answer) in items.iter().zip(answers) {
+                match answer {
+                    Ok(()) => tiers.keys.clear_stale(key),
+                    // The front has no old chunk: the key was a miss, or the caller removed it before.
+                    Err(e) => tiers.front_failed("put", &e),
+                }
             }
-            drop(tiers);
+            drop((items, tiers));
             drop((held, pass));
         });
         if filled.await.is_err() {

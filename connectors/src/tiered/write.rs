@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use connector_core::{CacheKey, Error, ErrorKind, MemoryObj, Result};
-use futures::future::join_all;
 use tokio::sync::OwnedMutexGuard;
 
 use super::buffer::Buffer;
@@ -34,7 +33,7 @@ impl Tiers {
         locked.change.ask_back();
         self.back.put(key, chunk.clone()).await?;
         locked.change.done_in_back();
-        self.fill_front(key, chunk, locked).await;
+        self.fill_front(vec![((key.clone(), chunk), locked)]).await;
         Ok(())
     }
 
@@ -59,10 +58,10 @@ impl Tiers {
                 && puts.get(key) == Some(&1)
                 && let Some(locked) = locked.remove(key)
             {
-                fills.push(self.fill_front(key, chunk.clone(), locked));
+                fills.push(((key.clone(), chunk.clone()), locked));
             }
         }
-        join_all(fills).await;
+        self.fill_front(fills).await;
         answers
     }
 
@@ -77,7 +76,7 @@ impl Tiers {
         if buffer.insert(key, copy.clone(), reservation) {
             self.handle.spawn(writer::run(self.clone()));
         }
-        self.fill_front(key, copy, locked).await;
+        self.fill_front(vec![((key.clone(), copy), locked)]).await;
         Ok(())
     }
 

@@ -144,6 +144,14 @@ impl RemoteConnector for ControlledConnector {
         }
     }
 
+    /// One call, and then a `put` of each key.
+    async fn batched_put(&self, items: &[(CacheKey, MemoryObj)]) -> Vec<Result<()>> {
+        if let Err(e) = self.0.enter("batched_put", items.len()).await {
+            return items.iter().map(|_| Err(e.clone())).collect();
+        }
+        futures::future::join_all(items.iter().map(|(key, chunk)| self.put(key, chunk.clone()))).await
+    }
+
     /// One call, and then a `remove` of each key.
     async fn batched_remove(&self, keys: &[CacheKey]) -> Vec<Result<bool>> {
         if let Err(e) = self.0.enter("batched_remove", keys.len()).await {

@@ -145,7 +145,9 @@ async fn a_batch_is_removed_with_one_call_of_each_store() {
         let Tiered { connector, front, back } = open(name, options).await;
         let items: Vec<_> = (0..20).map(|n| (key(n), chunk(n as u8))).collect();
         assert!(connector.batched_put(&items).await.iter().all(Result::is_ok));
-        assert_eq!(front.count("batched_remove"), usize::from(options.is_empty()), "a batch of puts is one call, too");
+        let batches = usize::from(options.is_empty());
+        assert_eq!(front.count("batched_remove"), batches, "a batch of puts is one call, too");
+        assert_eq!((front.count("batched_put 20"), back.count("batched_put 20")), (batches, batches));
         // Only in the front, only in the back, in both, in none, and twice.
         back.chunks.lock().unwrap().remove(&key(0));
         front.chunks.lock().unwrap().remove(&key(1));

@@ -114,6 +114,7 @@ async fn a_batch_asks_each_store_once_and_reads_a_key_once() {
     assert_eq!(back.count("batched_get 4"), 1, "{:?}", back.calls.lock().unwrap());
     assert_eq!(back.count("get"), 1);
     assert!([0, 1, 2, 5].iter().all(|n| front.stored(&key(*n)).is_some()));
+    assert_eq!(front.count("batched_put 3"), 1, "{:?}", front.calls.lock().unwrap());
 
     let mut requests = keys.clone().map(|key| (key, MemoryObjMut::zeroed(1000)));
     let lens = connector.batched_get_into(&mut requests).await.into_iter().map(Result::unwrap).collect::<Vec<_>>();
