@@ -1,5 +1,6 @@
 //! Chunks in this process's memory, up to a number of bytes, with least-recently-used eviction.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -7,6 +8,9 @@ use connector_core::{CacheKey, Error, ErrorKind, ListEntry, MemoryObj, Result};
 use lru::LruCache;
 
 use crate::copies::{Copies, most_chunks};
+
+/// The chunks that a listing visits under one lock.
+const SLICE: usize = 4096;
 
 pub(crate) struct LruChunks {
     capacity: u64,
@@ -17,6 +21,10 @@ pub(crate) struct LruChunks {
 
 struct State {
     chunks: LruCache<CacheKey, Kept>,
+    /// The keys by their number, for listings.
+    numbers: BTreeMap<u64, CacheKey>,
+    /// The number of the next new key.
+    next: u64,
     /// The bytes of the chunks, and of the copies that puts are making.
     bytes: u64,
 }
@@ -24,11 +32,13 @@ struct State {
 struct Kept {
     chunk: MemoryObj,
     since: SystemTime,
+    /// A chunk that replaces another one takes over its number.
+    number: u64,
 }
 
 impl LruChunks {
     pub(crate) fn new(capacity: u64) -> Self {
-        let state = State { chunks: LruCache::unbounded(), bytes: 0 };
+        let state = State { chunks: LruCache::unbounded(), numbers: BTreeMap::new(), next: 0, bytes: 0 };
         Self { capacity, max_chunks: most_chunks(capacity), copies: Copies::new(capacity), state: Mutex::new(state) }
     }
 
@@ -79,7 +89,12 @@ impl LruChunks {
         drop(gone);
         let copy = self.copies.copy(chunk).inspect_err(|_| self.lock().bytes -= len)?;
         let mut state = self.lock();
-        let old = state.chunks.put(key.clone(), Kept { chunk: copy, since: SystemTime::now() });
+        let number = state.chunks.peek(key).map_or(state.next, |old| old.number);
+        let old = state.chunks.put(key.clone(), Kept { chunk: copy, since: SystemTime::now(), number });
+        if old.is_none() {
+            state.next += 1;
+            state.numbers.insert(number, key.clone());
+        }
         state.bytes -= old.as_ref().map_or(0, |old| old.chunk.len() as u64);
         let gone = self.evict(&mut state, 0);
         let bytes = state.bytes;
@@ -95,6 +110,7 @@ impl LruChunks {
         while state.bytes > self.capacity.saturating_add(more) || state.chunks.len() > self.max_chunks {
             let Some((_, oldest)) = state.chunks.pop_lru() else { break };
             state.bytes -= oldest.chunk.len() as u64;
+            state.numbers.remove(&oldest.number);
             gone.push(oldest);
         }
         gone
@@ -105,6 +121,7 @@ impl LruChunks {
         let gone = state.chunks.pop(key);
         if let Some(kept) = &gone {
             state.bytes -= kept.chunk.len() as u64;
+            state.numbers.remove(&kept.number);
         }
         drop(state);
         gone.is_some()
@@ -116,18 +133,28 @@ impl LruChunks {
         keys.iter().take_while(|key| state.chunks.contains(key)).count()
     }
 
-    pub(crate) fn keys(&self, prefix: &str) -> Vec<CacheKey> {
-        let state = self.lock();
-        state.chunks.iter().map(|(key, _)| key).filter(|k| k.as_str().starts_with(prefix)).cloned().collect()
+    /// The stored keys, as [`entries`](Self::entries).
+    pub(crate) fn keys<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = CacheKey> + Send + 'a {
+        self.entries(prefix).map(|entry| entry.key)
     }
 
-    pub(crate) fn entries(&self, prefix: &str) -> Vec<ListEntry> {
-        let state = self.lock();
-        let kept = state.chunks.iter().filter(|(key, _)| key.as_str().starts_with(prefix));
-        let entry = |(key, kept): (&CacheKey, &Kept)| {
-            ListEntry::new(key.clone()).with_size(kept.chunk.len() as u64).with_modified(kept.since)
-        };
-        kept.map(entry).collect()
+    /// The chunks that are stored now, each once, unless they go before the iterator reaches them. The lock is free between
+    /// slices, so no call waits long for it.
+    pub(crate) fn entries<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = ListEntry> + Send + 'a {
+        let mut rest = 0..self.lock().next;
+        let slices = std::iter::from_fn(move || {
+            let state = self.lock();
+            let slice: Vec<_> = state.numbers.range(rest.clone()).take(SLICE).collect();
+            let (last, _) = slice.last()?;
+            rest.start = **last + 1;
+            let matching = slice.into_iter().filter(|(_, key)| key.as_str().starts_with(prefix));
+            let entry = |(_, key): (_, &CacheKey)| {
+                let kept = state.chunks.peek(key)?;
+                Some(ListEntry::new(key.clone()).with_size(kept.chunk.len() as u64).with_modified(kept.since))
+            };
+            Some(matching.filter_map(entry).collect::<Vec<_>>())
+        });
+        slices.flatten()
     }
 }
 
@@ -167,5 +194,32 @@ mod tests {
         assert_eq!(store.lock().bytes, 3000);
         assert!(store.put(&key(4), &MemoryObj::from(vec![0; 3001])).is_err());
         assert_eq!(store.lock().bytes, 3000);
+    }
+    #[test]
+    fn a_listing_gives_each_chunk_once_while_others_change_it() {
+        let store = LruChunks::new(1 << 30);
+        let key = |n: usize| -> CacheKey { format!("m@1@0@{n:x}@half").parse().unwrap() };
+        let put = |n| store.put(&key(n), &MemoryObj::from(vec![0; 1])).unwrap();
+        let all = 2 * SLICE + 10;
+        (0..all).for_each(put);
+        let mut listed = Vec::new();
+        for (at, found) in store.keys("m@1@0@").enumerate() {
+            listed.push(found);
+            match at {
+                // Listed already: replaced, or removed and put again.
+                0 => put(1),
+                1 => assert!(store.remove(&key(2))),
+                2 => put(2),
+                // Not listed yet.
+                3 => assert!(store.remove(&key(all - 1))),
+                _ => {}
+            }
+            put(all + at);
+        }
+        let expected: Vec<_> = (0..all - 1).map(key).collect();
+        assert_eq!(listed, expected);
+        assert_eq!(store.keys("m@1@0@f").count(), store.keys("").filter(|k| k.as_str().contains("@f")).count());
+        let state = store.lock();
+        assert_eq!(state.numbers.len(), state.chunks.len());
     }
 }

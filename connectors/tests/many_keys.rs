@@ -124,7 +124,7 @@ async fn a_listing_of_tiered_takes_at_most_100_bytes_for_a_chunk_of_the_front() 
     let (found, used) = listed(&store).await;
     println!("{} bytes a key", used.peak / n);
     assert_eq!(found, n);
-    // The listing of each `memory` has 64 bytes a chunk; the back's starts after the front's.
+    // `tiered` remembers the keys of the front. The listing of each `memory` has a slice of 4096 keys.
     assert!(used.peak <= 100 * n, "{} bytes a key", used.peak / n);
 }
 
