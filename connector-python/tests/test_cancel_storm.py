@@ -8,7 +8,7 @@ from collections import Counter
 
 import kvconn
 import uvloop
-from support import TestCase, engine_key
+from support import TestCase, engine_key, wait_until
 
 TASKS = 1000
 CHUNK = 4 << 10
@@ -19,6 +19,11 @@ SHARED = engine_key(1_000_000)
 
 def value(i):
     return i.to_bytes(4, "big") * (CHUNK // 4)
+
+
+def in_flight(connector):
+    samples = kvconn.metrics()["kvconn_calls_in_flight"]
+    return sum(sample["value"] for sample in samples if sample["labels"]["connector"] == connector)
 
 
 class Storm(TestCase):
@@ -56,8 +61,12 @@ class Storm(TestCase):
 
         async def listed(i):
             keys = store.list()
-            for _ in range(20):
-                await anext(keys, None)
+            try:
+                for _ in range(20):
+                    await anext(keys, None)
+            finally:
+                # The traceback of the cancel keeps this frame, and a listing ends with its iterator.
+                del keys
 
         async def once(kind, i):
             await asyncio.sleep(chance.random() * 0.02)
@@ -87,6 +96,7 @@ class Storm(TestCase):
             for buffer in buffers:
                 # A `BufferError` if a call still holds it.
                 buffer.append(0)
+            wait_until(lambda: in_flight(store.name) == 0, "no call is in flight")
             # Every permit of `max_in_flight` and every byte of the pool are back: one chunk takes the whole pool.
             await asyncio.wait_for(asyncio.gather(*(store.exists(key) for key in keys)), 30)
             gc.collect()
