@@ -68,6 +68,7 @@ stores! {
     audit "audit": "AuditConnector" ["audit"] "`audit://?actual_remote_url=URL`", "logs another store's calls and checks its chunks";
     azure "azure": "AzureConnector" ["azure"] "`azure://container/prefix`", "one blob a chunk, in Azure Blob Storage";
     blackhole "blackhole": "BlackholeConnector" ["blackhole"] "`blackhole://`", "accepts every chunk and keeps none";
+    faulty "faulty": "FaultyConnector" ["faulty"] "`faulty://?back=URL`", "another store with latency, errors and misses, for tests";
     fs "fs": "FSConnector" ["fs"] "`fs:///path`, `fs://host:port/path[,path..]`", "one file a chunk, in LMCache's layout";
     gcs "gcs": "GCSConnector" ["gs", "gcs"] "`gs://bucket/prefix`", "one object a chunk, in Google Cloud Storage";
     memory "memory": "MemoryConnector" ["memory"] "`memory://name`", "chunks in this process's memory";

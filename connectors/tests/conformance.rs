@@ -68,6 +68,10 @@ mod audit_over_tiered {
     }));
 }
 
+mod faulty_without_faults {
+    connector_core::conformance_tests!(connectors::builder("faulty://?back=memory://behind-faults"));
+}
+
 mod tiered_write_through {
     connector_core::conformance_tests!(super::in_directory(|dir| {
         connectors::builder(&super::tiered("memory://front-1", &format!("fs://{dir}"), "write_through"))
