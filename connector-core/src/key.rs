@@ -29,7 +29,7 @@ use std::sync::Arc;
 pub use engine::{CacheEngineKey, LayerCacheEngineKey};
 pub use hash::ChunkHash;
 pub use object::ObjectKey;
-pub use prefix::chain_prefix;
+pub use prefix::{chain_object_prefix, chain_prefix, chain_prefix_from, none_hash_of};
 
 use crate::url::{is_like_a_url, redact};
 use crate::{Error, ErrorKind, Result};

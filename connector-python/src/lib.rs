@@ -36,6 +36,7 @@ mod python_thread;
 mod registry;
 mod span;
 mod store;
+mod testing;
 mod to_python;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -87,6 +88,8 @@ pub fn add_to(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<chunk::Chunk>()?;
     errors::add_to(m)?;
     store::add_to(m)?;
+    key::add_to(m)?;
+    testing::add_to(m)?;
     registry::add_to(m)?;
     metrics::add_to(m)?;
     #[cfg(feature = "command")]

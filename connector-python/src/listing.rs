@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::UNIX_EPOCH;
@@ -12,6 +13,7 @@ use futures::stream::{StreamExt, TryStreamExt};
 use pyo3::exceptions::PyStopAsyncIteration;
 use pyo3::prelude::*;
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 
 use crate::buffer::Views;
 use crate::engine::cut_off;
@@ -40,6 +42,8 @@ pub(crate) enum Items {
 
 struct Listing {
     items: Items,
+    work: AbortHandle,
+    is_closed: AtomicBool,
     ready: Mutex<VecDeque<Listed>>,
     coming: tokio::sync::Mutex<mpsc::Receiver<Listed>>,
 }
@@ -47,6 +51,9 @@ struct Listing {
 impl Listing {
     /// The next key, or the end, if it is there.
     fn take(&self) -> Poll<Listed> {
+        if self.is_closed.load(Ordering::Relaxed) {
+            return Poll::Ready(None);
+        }
         let mut ready = lock(&self.ready);
         match ready.front() {
             None => Poll::Pending,
@@ -54,6 +61,13 @@ impl Listing {
             Some(None) => Poll::Ready(None),
             Some(Some(_)) => Poll::Ready(ready.pop_front().flatten()),
         }
+    }
+
+    /// Ends the listing. A caller that waits for a key gets the end.
+    fn close(&self) {
+        self.is_closed.store(true, Ordering::Relaxed);
+        self.work.abort();
+        lock(&self.ready).clear();
     }
 
     /// Waits until [`take`](Self::take) has something. A caller that is cancelled loses no key.
@@ -88,7 +102,7 @@ impl Items {
 impl Keys {
     pub(crate) fn start(py: Python<'_>, connector: Connector, prefix: String, items: Items) -> PyResult<Self> {
         let (send, receive) = mpsc::channel(KEYS_AHEAD);
-        runtime::handle().or_raise(py)?.spawn(async move {
+        let work = runtime::handle().or_raise(py)?.spawn(async move {
             let mut entries = match items {
                 Items::Keys => connector.list(&prefix).map_ok(ListEntry::new).boxed(),
                 Items::Entries => connector.list_entries(&prefix),
@@ -101,7 +115,13 @@ impl Keys {
             }
             let _ = send.send(None).await;
         });
-        let listing = Listing { items, ready: Mutex::default(), coming: tokio::sync::Mutex::new(receive) };
+        let listing = Listing {
+            items,
+            work: work.abort_handle(),
+            is_closed: AtomicBool::new(false),
+            ready: Mutex::default(),
+            coming: tokio::sync::Mutex::new(receive),
+        };
         Ok(Self(ProcessLocal::new(Arc::new(listing))))
     }
 
@@ -124,6 +144,14 @@ impl Keys {
             }
             let more = listing.clone();
             blocking::block_on(py, async move { more.more().await })?.or_raise(py)?;
+        }
+    }
+
+    /// Ends the listing. Later calls of `__next__` give the end.
+    fn close(&self) {
+        // The listing of a parent is not this process's.
+        if let Ok(listing) = self.0.get() {
+            listing.close();
         }
     }
 

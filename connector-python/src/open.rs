@@ -4,11 +4,11 @@ use std::sync::Once;
 use std::time::Duration;
 
 use connectors::layer::LayerOptions;
-use connectors::{Connect, Connector, ContextBuilder, ErrorKind, LocalCpuBackend, RemoteUrl, runtime};
+use connectors::{Connect, Connector, ContextBuilder, ErrorKind, LocalCpuBackend, RemoteUrl, redact, runtime};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyString};
+use pyo3::types::{PyBool, PyDict, PyString};
 use tokio::task::JoinSet;
 
 use crate::blocking::block_on;
@@ -18,8 +18,8 @@ use crate::logging;
 use crate::process::{ProcessLocal, Unclosed};
 use crate::registry::has_written_secret;
 
-/// The characters that a name in a query escapes.
-const NAME: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_');
+/// The characters that a name or a value in a query escapes: all but RFC 3986's unreserved ones.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// An open store.
 pub(crate) struct OpenStore {
@@ -73,6 +73,18 @@ impl OpenStore {
     /// `module/Name`.
     pub(crate) fn name(&self) -> &str {
         self.connector.peek().name()
+    }
+
+    /// Whether calls raise `ClosedError`.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.connector().map_or(true, Connector::is_closed)
+    }
+
+    /// The place in the program that opened the store, for the warning of a store that is not closed.
+    pub(crate) fn set_place(&self, place: &str) {
+        if let Ok(unclosed) = self.unclosed.get() {
+            unclosed.set_place(place);
+        }
     }
 }
 
@@ -172,9 +184,9 @@ pub(crate) fn with_options(url: &str, options: &Bound<'_, PyDict>) -> PyResult<S
             return Err(invalid(options.py(), message));
         }
         all.push(if all.contains('?') { '&' } else { '?' });
-        all.extend(utf8_percent_encode(&name, NAME));
+        all.extend(utf8_percent_encode(&name, ESCAPED));
         all.push('=');
-        all.extend(utf8_percent_encode(&value, NON_ALPHANUMERIC));
+        all.extend(utf8_percent_encode(&value, ESCAPED));
     }
     if let Some(fragment) = fragment {
         all.push('#');
@@ -183,7 +195,12 @@ pub(crate) fn with_options(url: &str, options: &Bound<'_, PyDict>) -> PyResult<S
     Ok(all)
 }
 
-/// The value as text for a URL. None leaves the option out.
+/// The URL with its options, without secrets.
+pub(crate) fn shown_url(url: &str, options: Option<&Bound<'_, PyDict>>) -> PyResult<String> {
+    Ok(redact(&options.map_or(Ok(url.to_owned()), |options| with_options(url, options))?))
+}
+
+/// The value as text for a URL. None leaves the option out. Numbers and paths may be of any class.
 pub(crate) fn text_of(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
     if value.is_none() {
         return Ok(None);
@@ -191,10 +208,30 @@ pub(crate) fn text_of(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Option<S
     if value.is_instance_of::<PyBool>() {
         return Ok(Some(value.extract::<bool>()?.to_string()));
     }
-    if value.is_instance_of::<PyString>() || value.is_instance_of::<PyInt>() || value.is_instance_of::<PyFloat>() {
-        return Ok(Some(value.str()?.extract::<Arg<_>>()?.0));
+    // Not `str(value)`, which is the name of an enum's member.
+    if value.is_instance_of::<PyString>() {
+        return Ok(Some(value.extract::<Arg<String>>()?.0));
+    }
+    let py = value.py();
+    let plain = |text: Bound<'_, PyAny>| Ok(Some(text.str()?.extract::<Arg<String>>()?.0));
+    let refuse = |e: PyErr| refused(py, ErrorKind::InvalidOption, e);
+    if value.hasattr("__fspath__")? {
+        return plain(py.import("os")?.call_method1("fsdecode", (value,)).map_err(refuse)?);
+    }
+    if value.hasattr("item")? {
+        // A number of numpy's or torch's as one of Python's. An array of several numbers raises an error.
+        let item = value.call_method0("item").map_err(refuse)?;
+        if !item.hasattr("item")? {
+            return text_of(name, &item);
+        }
+    }
+    if value.hasattr("__index__")? {
+        return plain(value.call_method0("__index__").map_err(refuse)?);
+    }
+    if value.hasattr("__float__")? {
+        return plain(value.call_method0("__float__").map_err(refuse)?);
     }
     let class = value.get_type().name()?;
-    let message = format!("the option `{name}` is a {class}; an option is a str, int, float or bool");
-    Err(refused(value.py(), ErrorKind::InvalidOption, PyTypeError::new_err(message)))
+    let message = format!("the option `{name}` is a {class}; an option is a str, int, float, bool or path");
+    Err(refuse(PyTypeError::new_err(message)))
 }

@@ -104,6 +104,13 @@ impl Unclosed {
         Ok(this)
     }
 
+    /// The place in the program that opened the store.
+    pub(crate) fn set_place(&self, place: &str) {
+        if let Some(name) = lock(&self.0).as_mut() {
+            *name = format!("{name}, opened at {place}");
+        }
+    }
+
     /// The program closes the store.
     pub(crate) fn close(&self) {
         lock(&self.0).take();

@@ -16,7 +16,7 @@ use crate::chunk::Chunk;
 use crate::errors::{Arg, OrRaise};
 use crate::key::{key_of, kind_of};
 use crate::listing::{Items, Keys};
-use crate::open::{OpenStore, open};
+use crate::open::{OpenStore, open, shown_url};
 use crate::span::Span;
 use crate::to_python::{self, sorted};
 
@@ -25,6 +25,8 @@ use crate::to_python::{self, sorted};
 #[pyclass(module = "kvconn._kvconn", frozen)]
 pub(crate) struct AnyStore {
     store: Arc<OpenStore>,
+    /// The URL with its options, without secrets.
+    url: Arc<str>,
     mode: WaitMode,
     /// The kind of the keys. None if each text decides.
     key_kind: Option<KeyKind>,
@@ -40,8 +42,9 @@ fn connect(
 ) -> PyResult<Py<PyAny>> {
     let key_kind = key_kind.map(|name| kind_of(py, &name)).transpose()?;
     let opening = open(py, url, options, pool_bytes)?;
+    let url = shown_url(url, options)?.into();
     let to_python = move |py: Python<'_>, connector| {
-        to_python::value(py, AnyStore { store: Arc::new(OpenStore::new(py, connector)?), mode, key_kind })
+        to_python::value(py, AnyStore { store: Arc::new(OpenStore::new(py, connector)?), url, mode, key_kind })
     };
     mode.run(py, Views::none(), |_| opening, to_python)
 }
@@ -76,6 +79,23 @@ impl AnyStore {
     #[getter]
     fn name(&self) -> &str {
         self.store.name()
+    }
+
+    /// The URL with its options, without secrets.
+    #[getter]
+    fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Whether calls raise `ClosedError`.
+    #[getter]
+    fn closed(&self) -> bool {
+        self.store.is_closed()
+    }
+
+    /// The place that the warning of a store that is not closed names.
+    fn _set_place(&self, place: &str) {
+        self.store.set_place(place);
     }
 
     /// What the store can do beyond get, put and exists.
@@ -336,7 +356,7 @@ impl AnyStore {
 impl AnyStore {
     /// The same store, with another way to wait.
     fn of(&self, mode: WaitMode) -> Self {
-        Self { store: self.store.clone(), mode, key_kind: self.key_kind }
+        Self { store: self.store.clone(), url: self.url.clone(), mode, key_kind: self.key_kind }
     }
 
     fn run<T: Send + 'static, F>(

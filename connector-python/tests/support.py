@@ -93,16 +93,17 @@ def completions(client, count=1):
     return found
 
 
-def run_child(code, *args):
-    """Runs a Python program in a child process and gives its output. The child must succeed in time."""
+def run_child(code, *args, **environment):
+    """Runs a Python program in a child process and gives its output. The child must succeed in time. A variable that is None is not set."""
     # A shell starts background jobs with SIGINT ignored, and Python then leaves it ignored.
     interruptible = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}
     child = subprocess.run(
         [sys.executable, "-X", "faulthandler", "-c", interruptible + code, *args],
         capture_output=True,
         text=True,
         timeout=DEADLINE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        env={name: value for name, value in variables.items() if value is not None},
     )
     if child.returncode != 0:
         raise AssertionError(f"the child ended with {child.returncode}: {child.stdout}{child.stderr}")

@@ -21,7 +21,7 @@ def library(name, openers, version=kvconn.__version__, module="gadget.kv"):
     made = ModuleType(name)
     made.__version__ = version
     made._opener_of = opener_of
-    made.connect = lambda url, **options: SimpleNamespace(name=f"{url} of {name}", batched_put=None)
+    made.connect = lambda url, **options: SimpleNamespace(name=f"{url} of {name}", batched_put=None, _set_place=id)
     made.NativeClient = lambda url, **options: (name, url)
     info = SimpleNamespace(module=module, name="Gadget", schemes=list(openers), package="gadget", version="1.0", doc="A gadget.")
     made.connectors = lambda: [info]

@@ -103,7 +103,7 @@ class Typing(TestCase):
                 for call in (lambda: getattr(store, name)(*arguments), lambda: self.awaited(store.aio, name, arguments)):
                     typeguard.check_type(call(), returned(method), collection_check_strategy=typeguard.CollectionCheckStrategy.ALL_ITEMS)
                 names.add(name)
-            for name in ("name", "capabilities", "aio", "blocking"):
+            for name in ("name", "url", "closed", "capabilities", "aio", "blocking"):
                 typeguard.check_type(getattr(store, name), returned(getattr(kvconn.Store, name).fget))
         self.assertGreater(len(names), 15)
 
@@ -113,7 +113,7 @@ class Typing(TestCase):
             answer = getattr(store, name)(*arguments)
             if inspect.isawaitable(answer):
                 return await answer
-            return iter([item async for item in answer])
+            return kvconn.Listing(iter([item async for item in answer]))
 
         return asyncio.run(call())
 

@@ -228,7 +228,7 @@ pub(super) fn unique(text: &str) -> Result<Reading<'_>> {
         Some(other) => Err(bad_key(
             text,
             format_args!(
-                "it has several readings: the model's name is `{}` or `{}`; use the text as a `CacheKey`",
+                "it has several readings: the model's name is `{}` or `{}`; a store takes the text as it is",
                 first.model, other.model
             ),
         )),

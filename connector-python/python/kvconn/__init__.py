@@ -32,15 +32,17 @@ from kvconn._errors import (
     UnavailableError,
     UnsupportedError,
 )
+from kvconn._keys import Key, ObjectKey, prefix_keys, prefix_object_keys
 from kvconn._kvconn import Chunk, ConnectorInfo, __version__
 from kvconn._libraries import NativeClient, carry, connectors
-from kvconn._listing import ListEntry
+from kvconn._listing import AsyncListing, ListEntry, Listing
 from kvconn._metrics import MetricSample, metrics
 from kvconn._prometheus import export_prometheus
 from kvconn._store import Store
 from kvconn._types import Capabilities, OptionInfo, ServerInfo
 
 __all__ = [
+    "AsyncListing",
     "AsyncStore",
     "Capabilities",
     "Chunk",
@@ -52,12 +54,15 @@ __all__ = [
     "ErrorKind",
     "InvalidError",
     "InvalidTypeError",
+    "Key",
     "KvconnError",
     "ListEntry",
+    "Listing",
     "MetricSample",
     "NativeClient",
     "NoEventLoopError",
     "NotFoundError",
+    "ObjectKey",
     "OptionInfo",
     "PoolFullError",
     "ReadOnlyError",
@@ -77,6 +82,8 @@ __all__ = [
     "connectors",
     "export_prometheus",
     "metrics",
+    "prefix_keys",
+    "prefix_object_keys",
     "__version__",
 ]
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 # The stores have a method `list`, so the type needs another name.
 from builtins import list as List
-from collections.abc import AsyncIterator, Coroutine, Generator, Iterable, Sequence
+from collections.abc import Coroutine, Generator, Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 
-from kvconn._errors import KvconnError
+from kvconn._errors import InvalidTypeError, KvconnError
 from kvconn._kvconn import Chunk
-from kvconn._listing import AsyncKeys, ListEntry
+from kvconn._listing import AsyncListing, ListEntry
 from kvconn._store import StoreBase
 from kvconn._types import Buffer, DType, Items, ServerInfo, Tensor
 
@@ -66,13 +66,13 @@ class AsyncStore(StoreBase):
         """Removes the chunk; True if it was stored."""
         return await self._native.remove(key, timeout)
 
-    def list(self, prefix: str = "", *, timeout: float | None = None) -> AsyncIterator[str]:
+    def list(self, prefix: str = "", *, timeout: float | None = None) -> AsyncListing[str]:
         """All keys whose text starts with ``prefix``, in no order, for ``async for``."""
-        return AsyncKeys(self._native.list(prefix, timeout))
+        return AsyncListing(self._native.list(prefix, timeout))
 
-    def list_entries(self, prefix: str = "", *, timeout: float | None = None) -> AsyncIterator[ListEntry]:
+    def list_entries(self, prefix: str = "", *, timeout: float | None = None) -> AsyncListing[ListEntry]:
         """As ``list``, with the size of each chunk and the time of its last put, if the store has them."""
-        return AsyncKeys(self._native.list_entries(prefix, timeout))
+        return AsyncListing(self._native.list_entries(prefix, timeout))
 
     async def ping(self, *, timeout: float | None = None) -> None:
         """Checks that the store answers."""
@@ -183,7 +183,15 @@ class AsyncStore(StoreBase):
         """``remove`` of each key, in the order of the keys. See `Store.batched_remove`."""
         return await self._native.batched_remove(keys, return_exceptions=return_exceptions, timeout=timeout)
 
+    def __contains__(self, key: object) -> NoReturn:
+        raise InvalidTypeError("`in` cannot wait for an AsyncStore; write `await store.exists(key)`", "invalid_input")
+
+    def __reduce__(self) -> NoReturn:
+        # Only a coroutine can open such a store.
+        raise TypeError("an AsyncStore has no copy and no pickle; copy `store.blocking`, and take `.aio` of the copy")
+
     async def __aenter__(self) -> Self:
+        self._check_open()
         return self
 
     async def __aexit__(

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 # The stores have a method `list`, so the type needs another name.
 from builtins import list as List
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from kvconn._errors import InvalidTypeError, KvconnError
+from kvconn._errors import ClosedError, InvalidTypeError, KvconnError
 from kvconn._kvconn import AnyStore, Chunk
-from kvconn._listing import ListEntry
+from kvconn._listing import ListEntry, Listing
 from kvconn._types import Buffer, Capabilities, DType, Items, ServerInfo, Tensor
 
 if TYPE_CHECKING:
@@ -25,14 +26,26 @@ if TYPE_CHECKING:
 class StoreBase:
     """What `Store` and `AsyncStore` share."""
 
-    __slots__ = ("__weakref__", "_native")
+    __slots__ = ("__weakref__", "_native", "_reopen")
 
-    def __init__(self, native: AnyStore) -> None:
+    def __init__(self, native: AnyStore, reopen: partial[Store] | None = None) -> None:
         if not hasattr(native, "batched_put"):
             # Without the value, which may be a URL with a password.
             given = type(native).__name__
             raise InvalidTypeError(f"a {given} is not an open store; `kvconn.connect(url)` opens one", "invalid_input")
         self._native = native
+        # Opens the store again, for copies and pickles.
+        self._reopen = reopen
+
+    @property
+    def url(self) -> str:
+        """The URL with its options, without secrets."""
+        return self._native.url
+
+    @property
+    def closed(self) -> bool:
+        """Whether calls raise ``ClosedError``: after ``close``, and in a child of ``fork``."""
+        return self._native.closed
 
     @property
     def name(self) -> str:
@@ -49,15 +62,19 @@ class StoreBase:
         """The same store, for asyncio."""
         from kvconn._async_store import AsyncStore
 
-        return AsyncStore(self._native.aio)
+        return AsyncStore(self._native.aio, self._reopen)
 
     @property
     def blocking(self) -> Store:
         """The same store, for code without an event loop."""
-        return Store(self._native.blocking)
+        return Store(self._native.blocking, self._reopen)
 
     def __repr__(self) -> str:
-        return f"<kvconn.{type(self).__name__} of {self.name}>"
+        return f"<kvconn.{type(self).__name__} {self.url}{' (closed)' if self.closed else ''}>"
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ClosedError(f"the store {self.url} is closed", "closed", connector=self.name)
 
 
 class Store(StoreBase):
@@ -164,13 +181,13 @@ class Store(StoreBase):
         """Removes the chunk; True if it was stored."""
         return self._native.remove(key, timeout)
 
-    def list(self, prefix: str = "", *, timeout: float | None = None) -> Iterator[str]:
+    def list(self, prefix: str = "", *, timeout: float | None = None) -> Listing[str]:
         """All keys whose text starts with ``prefix``, in no order."""
-        return self._native.list(prefix, timeout)
+        return Listing(self._native.list(prefix, timeout))
 
-    def list_entries(self, prefix: str = "", *, timeout: float | None = None) -> Iterator[ListEntry]:
+    def list_entries(self, prefix: str = "", *, timeout: float | None = None) -> Listing[ListEntry]:
         """As ``list``, with the size of each chunk and the time of its last put, if the store has them."""
-        return self._native.list_entries(prefix, timeout)
+        return Listing(self._native.list_entries(prefix, timeout))
 
     def ping(self, *, timeout: float | None = None) -> None:
         """Checks that the store answers."""
@@ -305,7 +322,18 @@ class Store(StoreBase):
         """``remove`` of each key, in the order of the keys. ``return_exceptions`` is as in ``batched_put``."""
         return self._native.batched_remove(keys, return_exceptions=return_exceptions, timeout=timeout)
 
+    def __contains__(self, key: object) -> bool:
+        """``key in store``: whether the key's chunk is stored."""
+        return self._native.exists(key)
+
+    def __reduce__(self) -> tuple[partial[Store], tuple[()]]:
+        """A copy or a pickle opens the store again by its URL and options. A password in them is in the pickle, too."""
+        if self._reopen is None:
+            raise TypeError("a store that `kvconn.connect` has not opened has no copy")
+        return self._reopen, ()
+
     def __enter__(self) -> Self:
+        self._check_open()
         return self
 
     def __exit__(

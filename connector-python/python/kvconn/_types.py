@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, Protocol, SupportsFloat, SupportsIndex, TypedDict
 
 from kvconn._errors import KvconnError
 
@@ -35,8 +36,8 @@ class DType(Protocol):
 Items = Mapping[str, Buffer | Tensor] | Iterable[tuple[str, Buffer | Tensor]]
 """Keys and their data."""
 
-Option = str | int | float | bool | None
-"""The value of a store's option. None leaves the option out."""
+Option = str | int | float | bool | os.PathLike[str] | SupportsIndex | SupportsFloat | None
+"""The value of a store's option, also a number of numpy's or a path. None leaves the option out."""
 
 KeyKind = Literal["engine", "object"]
 """How a store reads the text of a key: as LMCache inside vLLM writes it, or as LMCache's server does."""

@@ -2,7 +2,9 @@
 
 import array
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
 from typing import Any, assert_type
 
 import kvconn
@@ -20,9 +22,11 @@ def blocking(keys: list[str]) -> None:
         assert_type(store.get("k"), kvconn.Chunk | None)
         assert_type(store.get_into("k", bytearray(1)), int | None)
         assert_type(store.exists("k"), bool)
-        assert_type(store.list("prefix"), Iterator[str])
+        assert_type(store.list("prefix"), kvconn.Listing[str])
         for entry in store.list_entries():
             assert_type((entry.key, entry.size, entry.modified), tuple[str, int | None, float | None])
+        with store.list() as listing:
+            assert_type(next(listing), str)
         assert_type(store.servers()[0]["error"], kvconn.KvconnError | None)
         assert_type(store.batched_put([("k", b"1")]), list[None])
         assert_type(store.batched_get(keys), list[kvconn.Chunk | None])
@@ -62,12 +66,24 @@ async def awaited(keys: list[str]) -> None:
         assert_type(
             await store.batched_get(keys, return_exceptions=True), list[kvconn.Chunk | kvconn.KvconnError | None]
         )
-        assert_type(store.list(), AsyncIterator[str])
+        assert_type(store.list(), kvconn.AsyncListing[str])
         async with asyncio.TaskGroup() as group:
             task = group.create_task(store.get_into("k", bytearray(1)))
         assert_type(task.result(), int | None)
     async with await kvconn.connect_async("memory://x") as store:
         assert_type(store, kvconn.AsyncStore)
+
+
+def of_keys(tokens: list[int]) -> None:
+    key = kvconn.Key(model="m", world_size=1, worker_id=0, chunk_hash=b"\x1f\x2e", dtype="half", tags={"user": "ann"})
+    assert_type(key.with_layer(1), kvconn.Key)
+    assert_type(kvconn.Key.parse(key).tags, tuple[tuple[str, str], ...])
+    assert_type(kvconn.ObjectKey(model="m", kv_rank=1, chunk_hash="1f2e").chunk_hash, bytes)
+    keys = kvconn.prefix_keys(tokens, model="m", dtype="bfloat16", hash="builtin")
+    assert_type(keys, list[kvconn.Key])
+    with kvconn.connect("fs:///kv", tls_ca=Path("ca.pem"), timeout_ms=Fraction(1, 2)) as store:
+        assert_type(store.get_prefix(keys), list[kvconn.Chunk])
+        assert_type(key in store, bool)
 
 
 assert_type(asyncio.run(kvconn.connect_async("memory://x")), kvconn.AsyncStore)

@@ -25,6 +25,10 @@ store.no_such_method()  # type: ignore[attr-defined]  # pyright: ignore[reportAt
 kvconn.no_such_function()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
 kvconn.Store("redis://h:6379")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
+kvconn.Key("m@1@0@ff@half")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+kvconn.Key(model=1, world_size=1, worker_id=0, chunk_hash=1, dtype="half")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+kvconn.Key(model="m", world_size="1", worker_id=0, chunk_hash=1, dtype="half")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+kvconn.prefix_keys([1, 2], model="m", dtype="half", hash="md5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 kvconn.connect(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 kvconn.connect("memory://x", key_kind="layer")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 kvconn.connect("memory://x", pool_bytes="1GiB")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
