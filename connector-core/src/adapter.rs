@@ -94,6 +94,7 @@ async fn create_entry(entry: &'static ConnectorEntry, ctx: ConnectorContext) -> 
         if let Some(form) = UrlForm::of(entry, ctx.url().scheme()) {
             form.check(ctx.url())?;
         }
+        UrlForm::check_path(entry, &ctx.location())?;
         if let Some(schema) = entry.options() {
             options::check_query(ctx.url(), schema)?;
         }

@@ -1,5 +1,7 @@
 //! The context that a connector is made from.
 
+mod location;
+
 use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -19,6 +21,7 @@ use crate::options::{self, ConnectorOptions};
 use crate::registry::{self, ConnectorEntry};
 use crate::url::{RemoteUrl, redact};
 use crate::{Error, ErrorKind, Hint, Result};
+pub use location::Location;
 
 /// What a connector is made from: LMCache's `ConnectorContext`. Cheap to clone.
 #[derive(Clone)]
@@ -77,9 +80,15 @@ impl ConnectorContext {
         Self(Arc::new(parts))
     }
 
-    /// The URL that kvconn opens.
+    /// The URL that kvconn opens, as written: for an adapter, and for messages. The path of an `external://` URL is the
+    /// connector's module. A connector reads its host, port, path and options from [`location`](Self::location).
     pub fn url(&self) -> &RemoteUrl {
         &self.0.url
+    }
+
+    /// The place of the store and the connector's own options. They are the same for every form of the URL.
+    pub fn location(&self) -> Location {
+        Location::of(self)
     }
 
     /// The runtime for background work and blocking threads.

@@ -60,7 +60,7 @@
 //! - [`open`] and [`builder`]: from a URL to a connector. [`registry`]: the connectors that are linked into this binary.
 //! - [`ConnectorAdapter`]: a scheme that chooses between connectors, or wraps one.
 //! - [`layer`]: timeouts, retries, limits. [`observe`]: the spans and metrics of every connector.
-//! - [`ConnectorContext`]: everything a connector is made from. [`options`]: its own options. [`LMCacheEngineConfig`] and
+//! - [`ConnectorContext`]: everything a connector is made from. [`Location`]: its place. [`options`]: its own options. [`LMCacheEngineConfig`] and
 //!   [`LMCacheMetadata`]: LMCache's configuration and the engine's description of its cache.
 //! - [`Error`]: the one error type.
 //! - `conformance` (feature `conformance`): the contract as checks, to run against a connector.
@@ -98,7 +98,7 @@ pub use connector::{
     BlockingConnector, Capabilities, Connector, FromContext, ListEntry, ListPage, RemoteConnector, ServerInfo,
 };
 pub use connector_macros::{connector_adapter, connector_options, external_connector};
-pub use context::{Connect, ConnectorContext};
+pub use context::{Connect, ConnectorContext, Location};
 pub use error::{Audience, Error, ErrorKind, ErrorStatus, Hint, Result};
 pub use key::{CacheEngineKey, CacheKey, KeyKind, LayerCacheEngineKey, ObjectKey};
 pub use metadata::{LMCacheMetadata, LayerGroup, RawLayout, raw_layout};

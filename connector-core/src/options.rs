@@ -86,9 +86,10 @@ pub(crate) fn read<O: ConnectorOptions>(
     config: &LMCacheEngineConfig,
     plugin_name: Option<&str>,
 ) -> Result<O> {
-    check_query(url, OptionsSchema::of::<O>())?;
+    let schema = OptionsSchema::of::<O>();
+    check_query(url, schema)?;
     let own = |name: &str| !is_layer_option(name);
-    fill(query_options(url).filter(|(name, _)| own(name)), Some(config), plugin_name, own)
+    fill(query_options(url, Some(schema)).filter(|(name, _)| own(name)), Some(config), plugin_name, own)
 }
 
 /// Fills `O` from names and texts, as from a URL's query. It reads options that are not a store's.
@@ -126,7 +127,7 @@ pub(crate) fn read_layers<'a>(
 
 /// The query parameters of `url` that are options of layers.
 pub(crate) fn layer_query(url: &RemoteUrl) -> impl Iterator<Item = (&str, &str)> {
-    query_options(url).filter(|(name, _)| is_layer_option(name))
+    query_options(url, None).filter(|(name, _)| is_layer_option(name))
 }
 
 /// Fills `O`. A connector and its layers share a plugin's keys, so `is_own` selects the keys of `O`.
@@ -261,7 +262,9 @@ pub(crate) fn check_query(url: &RemoteUrl, schema: &OptionsSchema) -> Result<()>
     let mut seen = Vec::new();
     for (name, value) in all_options(url) {
         let looks_like_a_name = name.len() <= 40 && name.split('-').all(is_identifier) && !value.is_empty();
-        if !is_layer_option(name) && schema.option(name).is_none() {
+        let is_known =
+            is_layer_option(name) || schema.option(name).is_some() || name == PATH && is_path(url, Some(schema));
+        if !is_known {
             // The guess is a name of kvconn's, so it shows no secret.
             let guess = schema.guess(name, "");
             // Without a known name like it, the name may be a password that lost its option.
@@ -295,8 +298,21 @@ fn all_options(url: &RemoteUrl) -> impl Iterator<Item = (&str, &str)> {
     url.all_pairs().filter(|(name, _)| *name != CONNECTOR_NAME || url.scheme() != "external")
 }
 
-fn query_options(url: &RemoteUrl) -> impl Iterator<Item = (&str, &str)> {
-    all_options(url).filter(|(_, value)| !value.is_empty())
+/// The query parameters that are options and have a value, without the [path](PATH).
+pub(crate) fn query_options<'a>(
+    url: &'a RemoteUrl,
+    schema: Option<&OptionsSchema>,
+) -> impl Iterator<Item = (&'a str, &'a str)> {
+    let has_path = is_path(url, schema);
+    all_options(url).filter(move |(name, value)| !(value.is_empty() || has_path && *name == PATH))
+}
+
+/// The query parameter of `external://` that holds the connector's path.
+pub(crate) const PATH: &str = "path";
+
+/// Whether the parameter [`PATH`] is the connector's path: in `external://`, unless the connector has such an option.
+pub(crate) fn is_path(url: &RemoteUrl, schema: Option<&OptionsSchema>) -> bool {
+    url.scheme() == "external" && schema.is_none_or(|schema| schema.option(PATH).is_none())
 }
 
 impl OptionsSchema {

@@ -10,7 +10,8 @@ use crate::{Error, ErrorKind, Result};
 /// LMCache's `ExternalConnectorAdapter`, with the registry in place of `importlib`.
 ///
 /// The URL names one host and its port (`0` for a store without one). Its path is the module, and the query parameter
-/// `connector_name` names the connector. All other query parameters are options of the connector.
+/// `connector_name` names the connector. All other query parameters are options of the connector. The option `path` holds
+/// the connector's own path: [`Location`](crate::Location).
 ///
 /// Source: `external_adapter.py` of LMCache 0.5.6; its errors are the test vectors in `external_errors.json`.
 #[derive(Clone, Copy)]
@@ -38,7 +39,8 @@ impl ExternalConnectorAdapter {
         }
         // Another text may be a piece of a password, and the error of a name that is not registered shows the name.
         if !module.split('.').all(registry::is_identifier) {
-            return Err(invalid("has a path that is not a module"));
+            return Err(invalid("has a path that is not a module")
+                .with_hint("write the module alone, and the connector's own path as the option `path=/dir`"));
         }
         if !registry::is_identifier(name) {
             return Err(invalid("has a `connector_name` that is not an identifier"));

@@ -1,6 +1,7 @@
 //! The parts of a URL that a connector reads.
 
 use super::ConnectorEntry;
+use crate::context::Location;
 use crate::url::RemoteUrl;
 use crate::{Error, ErrorKind, Result};
 
@@ -43,6 +44,18 @@ impl UrlForm {
                 Some(_) => PathForm::Any,
             },
         })
+    }
+
+    /// Refuses the path of an `external://` URL if the connector has examples, and none of them has a path.
+    pub(crate) fn check_path(entry: &ConnectorEntry, location: &Location) -> Result<()> {
+        let has_path =
+            |example: &&str| RemoteUrl::parse(example).is_ok_and(|url| !url.path().trim_matches('/').is_empty());
+        let is_short = location.scheme().is_some();
+        if is_short || location.path().is_empty() || entry.urls().is_empty() || entry.urls().iter().any(has_path) {
+            return Ok(());
+        }
+        let message = format!("`{location}` has a path, which this store does not use");
+        Err(Error::new(ErrorKind::InvalidUrl, message).with_hint("remove the option `path`"))
     }
 
     /// Whether `path` has the form that these URLs use, so that it cannot be a piece of a password.

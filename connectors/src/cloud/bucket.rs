@@ -11,8 +11,8 @@ pub(crate) struct Bucket {
 }
 
 impl Bucket {
-    /// The bucket of `gs://bucket/prefix`. The URLs `plugin://` and `external://` name it by options, and `plugin://` by
-    /// LMCache's `remote_url`, too. `option` is the name of the option with the bucket.
+    /// The bucket of `gs://bucket/prefix`. The URLs `plugin://` and `external://` name it by options; `external://` also
+    /// by a host with port 0, and `plugin://` by LMCache's `remote_url`. `option` is the name of the option with the bucket.
     ///
     /// # Errors
     /// `InvalidUrl` for a bucket or a prefix that is missing, wrong, or named twice.
@@ -22,33 +22,32 @@ impl Bucket {
         (option, name): (&str, Option<&str>),
         prefix_option: Option<&str>,
     ) -> Result<Self> {
-        let own = ctx.url();
+        let location = ctx.location();
         let configured = ctx.config().remote_url.as_deref().and_then(|text| RemoteUrl::parse(text).ok());
-        let url = match configured.filter(|url| schemes.contains(&url.scheme())) {
-            Some(url) if own.scheme() == "plugin" && name.is_none() => url,
-            _ => own.clone(),
-        };
-        if !schemes.contains(&url.scheme()) {
-            // LMCache's users write port 0 for a store without a server.
-            if url.scheme() == "external" && url.port().is_some_and(|port| port != 0) {
-                let why = format!("`{url}` names a server, which this store takes from an option");
+        let configured = configured.filter(|url| name.is_none() && schemes.contains(&url.scheme()));
+        let (host, path) = match (location.scheme(), location.host(), &configured) {
+            (Some(_), host, _) => (host, location.path()),
+            (None, None, Some(url)) => (url.host(), url.path()),
+            (None, None, None) => (None, ""),
+            (None, Some(_), _) if location.port().is_some() => {
+                let why = format!("`{location}` names a server, which this store takes from an option");
                 return Err(Error::new(ErrorKind::InvalidUrl, why).with_hint("write `external://localhost:0/..`"));
             }
-            let Some(name) = name else {
-                let why = format!("`{url}` names no bucket");
-                return Err(Error::new(ErrorKind::InvalidUrl, why).with_hint(format!("set the option `{option}`")));
-            };
-            return Ok(Self { name: name.to_owned(), prefix: prefix("", prefix_option)? });
-        }
-        let name = match (url.host(), name) {
+            // LMCache's URLs need a host, so `localhost:0` names none.
+            (None, host, _) => (host.filter(|host| name.is_none() && *host != "localhost"), location.path()),
+        };
+        let name = match (host, name) {
             (Some(_), Some(_)) => return Err(twice("bucket", &format!("the URL and the option `{option}`"))),
             (Some(name), None) | (None, Some(name)) => name.to_owned(),
             (None, None) => {
-                let hint = format!("write `{}://{option}/prefix`", schemes[0]);
-                return Err(Error::new(ErrorKind::InvalidUrl, format!("`{url}` names no bucket")).with_hint(hint));
+                let hint = match location.scheme() {
+                    Some(_) => format!("write `{}://{option}/prefix`", schemes[0]),
+                    None => format!("set the option `{option}`"),
+                };
+                return Err(Error::new(ErrorKind::InvalidUrl, format!("`{location}` names no bucket")).with_hint(hint));
             }
         };
-        Ok(Self { name, prefix: prefix(url.path(), prefix_option)? })
+        Ok(Self { name, prefix: prefix(path, prefix_option)? })
     }
 }
 

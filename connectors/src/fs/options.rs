@@ -71,27 +71,24 @@ impl ConnectorOptions for FsOptions {
 }
 
 impl FsOptions {
-    /// The directories, from the URL's path (of `fs://`) or the option.
+    /// The directories, from the URL's path or the option.
     pub(super) fn base_paths(&self, ctx: &ConnectorContext) -> Result<Vec<PathBuf>> {
-        let url = ctx.url();
-        let in_url = (url.scheme() == "fs").then(|| url.path()).filter(|path| !path.is_empty());
-        if url.scheme() == "fs"
-            && let Some(host) = url.host()
-            && url.port().is_none()
+        let location = ctx.location();
+        let path = location.path();
+        if location.scheme().is_some()
+            && let Some(host) = location.host()
+            && ctx.url().port().is_none()
         {
-            return Err(Error::new(ErrorKind::InvalidUrl, format!("`{url}` has the host `{host}`, but no port"))
-                .with_hint(format!(
-                    "for the directory `/{host}{}` write three slashes: `fs:///{host}{}`",
-                    url.path(),
-                    url.path()
-                )));
+            return Err(Error::new(ErrorKind::InvalidUrl, format!("`{location}` has the host `{host}`, but no port"))
+                .with_hint(format!("for the directory `/{host}{path}` write three slashes: `fs:///{host}{path}`")));
         }
-        if in_url.is_some() && url.query("base_path").is_some() {
-            return Err(Error::new(ErrorKind::InvalidUrl, format!("`{url}` gives the directory twice"))
+        let in_url = Some(path).filter(|path| !path.is_empty());
+        if in_url.is_some() && ctx.url().query("base_path").is_some() {
+            return Err(Error::new(ErrorKind::InvalidUrl, format!("`{location}` gives the directory twice"))
                 .with_hint("leave out the path or the option `base_path`"));
         }
         let text = in_url.or(self.base_path.as_deref()).ok_or_else(|| {
-            Error::new(ErrorKind::InvalidUrl, format!("`{url}` names no directory"))
+            Error::new(ErrorKind::InvalidUrl, format!("`{location}` names no directory"))
                 .with_hint("write `fs:///path`, or set the option `base_path`")
         })?;
         let paths: Vec<PathBuf> = text.split(',').map(|p| PathBuf::from(p.trim())).collect();

@@ -31,8 +31,9 @@ impl FromContext for MemoryConnector {
     async fn from_context(ctx: ConnectorContext) -> Result<Self> {
         let options: MemoryOptions = ctx.options()?;
         // The URL `plugin://name` has no host: the plugin's name is the store's name.
-        let plugin = ctx.plugin_name().filter(|_| ctx.url().scheme() == "plugin");
-        let name = plugin.or_else(|| ctx.url().host());
+        let location = ctx.location();
+        let plugin = ctx.plugin_name().filter(|_| location.scheme().is_none());
+        let name = location.host().or(plugin);
         Ok(Self { store: store::open(name, options)? })
     }
 }

@@ -36,20 +36,20 @@ const GB: f64 = (1_u64 << 30) as f64;
 impl MockOptions {
     /// The capacity in bytes, from the host of a `mock://` URL or from the option.
     pub(super) fn capacity_bytes(&self, ctx: &ConnectorContext) -> Result<u64> {
-        let url = ctx.url();
-        let host = url.host().filter(|_| url.scheme() == "mock");
+        let location = ctx.location();
+        let host = location.host().filter(|_| location.scheme().is_some());
         let hint = "write `mock://100/` for 100 GB";
         let capacity = match (host, self.capacity) {
             (Some(host), _) => host.parse().map_err(|_| {
                 Error::new(
                     ErrorKind::InvalidUrl,
-                    format!("the host of `{url}` must be its capacity, but `{host}` is not a number"),
+                    format!("the host of `{location}` must be its capacity, but `{host}` is not a number"),
                 )
                 .with_hint(hint)
             })?,
             (None, Some(capacity)) => capacity,
             (None, None) => {
-                let missing = format!("`{url}` does not give the store's capacity");
+                let missing = format!("`{location}` does not give the store's capacity");
                 return Err(Error::new(ErrorKind::InvalidUrl, missing).with_hint(hint));
             }
         };

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use connector_core::{ConnectorContext, ConnectorOptions, Error, ErrorKind, RemoteUrl, Result, connector_options};
+use connector_core::{ConnectorContext, ConnectorOptions, Error, ErrorKind, Location, RemoteUrl, Result, connector_options};
 use percent_encoding::percent_decode_str;
 
 use super::SentinelSettings;
@@ -61,8 +61,9 @@ impl RedisOptions {
     /// The options of the connections, from these options and the URL.
     pub(super) fn wire(&self, ctx: &ConnectorContext) -> Result<WireOptions> {
         self.ttl.check(self.wire.replica_reads)?;
-        let url = self.server(ctx)?;
-        let database = self.database(&url)?;
+        let location = ctx.location();
+        let url = self.server(ctx, &location)?;
+        let database = self.database(&url, &location)?;
         let wire = self.wire.clone().wire(&url, self.servers(&url)?, database)?;
         // In a cluster each value has its own `SET`.
         let transactions = self.ttl.ttl_sec.is_some() && !matches!(wire.servers, Servers::Cluster(_));
@@ -70,9 +71,9 @@ impl RedisOptions {
     }
 
     /// The URL that names the server.
-    fn server(&self, ctx: &ConnectorContext) -> Result<RemoteUrl> {
+    fn server(&self, ctx: &ConnectorContext, location: &Location) -> Result<RemoteUrl> {
         let url = ctx.url();
-        if is_server(url) {
+        if location.scheme().is_some() {
             // In `extra_config` the option is for a plugin.
             return match url.query("redis_url") {
                 None => Ok(url.clone()),
@@ -81,15 +82,17 @@ impl RedisOptions {
             };
         }
         let Some(server) = &self.redis_url else {
-            return match (url.scheme(), &ctx.config().remote_url) {
-                ("plugin", Some(text)) if RemoteUrl::parse(text).is_ok_and(|url| is_server(&url)) => {
-                    RemoteUrl::parse(text)
-                }
+            return match &ctx.config().remote_url {
+                _ if location.host().is_some() => Ok(url.clone()),
+                Some(text) if RemoteUrl::parse(text).is_ok_and(|url| is_server(&url)) => RemoteUrl::parse(text),
                 // As in LMCache.
-                ("plugin", _) => RemoteUrl::parse("redis://localhost:6379"),
-                _ => Ok(url.clone()),
+                _ => RemoteUrl::parse("redis://localhost:6379"),
             };
         };
+        if !location.path().is_empty() {
+            return Err(Error::new(ErrorKind::InvalidUrl, format!("`{url}` has the options `path` and `redis_url`"))
+                .with_hint("write the database into `redis_url`, as in `redis://host:port/2`"));
+        }
         if !is_server(server) {
             return Err(Error::new(
                 ErrorKind::InvalidOption,
@@ -106,9 +109,12 @@ impl RedisOptions {
         Ok(server.clone())
     }
 
-    fn database(&self, url: &RemoteUrl) -> Result<u32> {
-        let has_database = matches!(plain_scheme(url.scheme()), "redis" | "redis-cluster");
-        let in_path = if has_database { database_in(url, "db")? } else { None };
+    fn database(&self, url: &RemoteUrl, location: &Location) -> Result<u32> {
+        let in_path = match plain_scheme(url.scheme()) {
+            "redis" | "redis-cluster" => database_in(url, url.path(), "db")?,
+            "external" => database_in(url, location.path(), "db")?,
+            _ => None,
+        };
         Ok(in_path.or(self.db).unwrap_or(0))
     }
 

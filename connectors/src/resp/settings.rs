@@ -43,17 +43,14 @@ impl PlainSettings {
                 "write the prefix without `@`; `namespace` divides it further",
             );
         }
-        let url = ctx.url();
-        let in_url = match url.scheme() {
-            "external" => None,
-            "plugin" => {
-                return wrong(
-                    "the plugin names no server",
-                    "set `remote_storage_plugin.<name>.url` in extra_config, as in `resp://host:port`",
-                );
-            }
-            _ => database_in(url, "database")?,
-        };
+        let (url, location) = (ctx.url(), ctx.location());
+        if location.scheme().is_none() && location.host().is_none() {
+            return wrong(
+                "the plugin names no server",
+                "set `remote_storage_plugin.<name>.url` in extra_config, as in `resp://host:port`",
+            );
+        }
+        let in_url = database_in(url, location.path(), "database")?;
         let database = in_url.or(self.database).unwrap_or(0);
         let mut options = self.wire.clone().wire(url, self.wire.servers(url)?, database)?;
         if !key_prefix.is_empty() {

@@ -54,5 +54,6 @@ pub(crate) fn all_addresses(url: &RemoteUrl, port: u16, role: &str) -> Result<Ve
 }
 
 fn address(host: &HostPort, port: u16) -> Address {
-    Address::Tcp { host: host.host.clone(), port: host.port.unwrap_or(port) }
+    // LMCache's users write port 0 for no port.
+    Address::Tcp { host: host.host.clone(), port: host.port.filter(|port| *port != 0).unwrap_or(port) }
 }

@@ -270,12 +270,12 @@ pub(crate) fn check_range(option: &str, value: u64, most: u64) -> Result<()> {
     Err(Error::new(ErrorKind::InvalidOption, format!("option `{option}`: {value} is not between 1 and {most}")))
 }
 
-/// The number of the database in a URL's path, if there is one. `option` gives it in the query.
+/// The number of the database in `path`, the path of the store's location, if there is one. `option` gives it in the query.
 ///
 /// # Errors
 /// `InvalidUrl` if it is not a number, or if the query gives another one.
-pub(crate) fn database_in(url: &RemoteUrl, option: &str) -> Result<Option<u32>> {
-    let path = url.path().trim_matches('/');
+pub(crate) fn database_in(url: &RemoteUrl, path: &str, option: &str) -> Result<Option<u32>> {
+    let path = path.trim_matches('/');
     if path.is_empty() {
         return Ok(None);
     }

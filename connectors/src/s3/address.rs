@@ -6,11 +6,12 @@
 //! | `s3://bucket.s3.region.amazonaws.com` | before `.s3` | behind it; LMCache's form |
 //! | `s3://bucket.host:port` | the first label | the rest; LMCache's form for other servers |
 //! | `external://host:port/kvconn.s3/` | the option `bucket` | the host, or the option `endpoint` |
+//! | the same without a bucket in an option | the host, read as that of `s3://`; with port 0 as one without a port | |
 //! | `plugin://s3` | the option `bucket`, or LMCache's `remote_url` | the option `endpoint`, or Amazon's |
 
 use std::net::IpAddr;
 
-use connector_core::{ConnectorContext, Error, ErrorKind, RemoteUrl, Result};
+use connector_core::{ConnectorContext, Error, ErrorKind, Location, RemoteUrl, Result};
 
 use super::S3Options;
 use super::options::Style;
@@ -47,7 +48,8 @@ impl Address {
     /// # Errors
     /// `InvalidUrl` and `InvalidOption` for parts that are missing, wrong, or named twice.
     pub(super) fn of(options: &S3Options, ctx: &ConnectorContext) -> Result<Self> {
-        let (mut named, mut path) = named_by(ctx.url(), options, ctx)?;
+        let location = ctx.location();
+        let (mut named, mut path) = named_by(&location, options, ctx)?;
         let endpoint = match options.endpoint.as_deref() {
             // The setting of LMCache's server holds the bucket, too.
             Some(text) if text.starts_with("s3://") => {
@@ -65,17 +67,18 @@ impl Address {
                 None => None,
             },
         };
-        if endpoint.is_some() && named.server.is_some() && ctx.url().scheme() != "external" {
+        // An `external://` URL with a bucket in an option has a server alone, and an endpoint takes its place.
+        let has_both = named.bucket.is_some() && named.server.is_some();
+        if endpoint.is_some() && has_both {
             return Err(twice("server", "the URL's host and the option `endpoint`"));
         }
         if named.bucket.is_some() && options.bucket.is_some() {
             return Err(twice("bucket", "the URL and the option `bucket`"));
         }
         let Some(bucket) = named.bucket.or_else(|| options.bucket.clone()) else {
-            return Err(Error::new(ErrorKind::InvalidUrl, format!("`{}` names no bucket", ctx.url()))
+            return Err(Error::new(ErrorKind::InvalidUrl, format!("`{location}` names no bucket"))
                 .with_hint("write `s3://bucket/prefix`, or set the option `bucket`"));
         };
-        let is_named_server = named.server.is_some();
         let endpoint = match (endpoint, named.server) {
             (Some(endpoint), _) => Some(endpoint),
             (None, Some(server)) if is_amazons(&server) => Some(format!("https://{server}")),
@@ -106,7 +109,7 @@ impl Address {
         let is_amazons = host_of(&endpoint).is_some_and(is_amazons);
         check_bucket(&bucket, is_amazons)?;
         let is_virtual = match options.style {
-            Style::Auto => (is_amazons || is_named_server && ctx.url().scheme() != "external") && !bucket.contains('.'),
+            Style::Auto => (is_amazons || has_both) && !bucket.contains('.'),
             Style::Path => false,
             Style::Virtual if bucket.contains('.') => {
                 let why = format!("`style=virtual` cannot name the bucket `{bucket}`: certificates match no dot in it");
@@ -120,17 +123,21 @@ impl Address {
 }
 
 /// The parts that the host of the URL names, and its path.
-fn named_by(url: &RemoteUrl, options: &S3Options, ctx: &ConnectorContext) -> Result<(Named, String)> {
-    match (url.scheme(), &ctx.config().remote_url) {
-        ("s3", _) => Ok((in_host(url, options)?, url.path().to_owned())),
-        ("external", _) => {
-            let (host, port) = url.require_host_port()?;
-            let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-            // LMCache's users write port 0 for a store without a server.
-            let server = (port != 0).then(|| format!("{host}:{port}"));
-            Ok((Named { server, ..Named::default() }, String::new()))
-        }
-        (_, Some(text)) if options.bucket.is_none() && text.starts_with("s3://") => {
+fn named_by(location: &Location, options: &S3Options, ctx: &ConnectorContext) -> Result<(Named, String)> {
+    let path = location.path().to_owned();
+    match (location.scheme(), location.host(), &ctx.config().remote_url) {
+        (Some(_), ..) => Ok((in_host(ctx.url(), options)?, path)),
+        // LMCache's URLs need a host, so `localhost:0` names none. Without a bucket elsewhere, the host is that of `s3://`.
+        (None, Some(host), _) => match location.port() {
+            None if host == "localhost" => Ok((Named::default(), path)),
+            _ if !has_bucket(options) => Ok((in_host(ctx.url(), options)?, path)),
+            None => Ok((Named::default(), path)),
+            Some(port) => {
+                let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+                Ok((Named { server: Some(format!("{host}:{port}")), ..Named::default() }, path))
+            }
+        },
+        (None, None, Some(text)) if options.bucket.is_none() && text.starts_with("s3://") => {
             let url = RemoteUrl::parse(text)?;
             Ok((in_host(&url, options)?, url.path().to_owned()))
         }
@@ -138,13 +145,18 @@ fn named_by(url: &RemoteUrl, options: &S3Options, ctx: &ConnectorContext) -> Res
     }
 }
 
-/// The parts that the host of an `s3://` URL names.
+/// Whether an option names the bucket.
+fn has_bucket(options: &S3Options) -> bool {
+    options.bucket.is_some() || options.endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("s3://"))
+}
+
+/// The parts that the host of an `s3://` URL names. Port 0 is no port.
 fn in_host(url: &RemoteUrl, options: &S3Options) -> Result<Named> {
     // As written: the parsed host is in lower case, and some servers have buckets with upper case.
     let written = url.expose().split_once("://").map_or("", |(_, rest)| rest);
     let written = written.split(['/', '?', '#']).next().unwrap_or_default();
     let (host, port) = match url.port() {
-        Some(port) => (written.rsplit_once(':').map_or(written, |(host, _)| host), Some(port)),
+        Some(port) => (written.rsplit_once(':').map_or(written, |(host, _)| host), Some(port).filter(|port| *port != 0)),
         None => (written, None),
     };
     if host.is_empty() {

@@ -131,6 +131,7 @@ async fn opens_by_every_url_that_names_it() {
         format!("fs://{path}"),
         format!("fs://localhost:0{path}"),
         format!("external://localhost:0/kvconn.fs/?connector_name=FSConnector&base_path={path}"),
+        format!("external://localhost:0/kvconn.fs/?connector_name=FSConnector&path={path}"),
         "plugin://fs.primary".to_owned(),
         "plugin://mine".to_owned(),
         "plugin://other".to_owned(),

@@ -17,6 +17,10 @@ async fn both_schemes_and_an_external_url_open_the_bucket() {
             "external://localhost:0/kvconn.gcs/?connector_name=GCSConnector&bucket={}&prefix=kv&endpoint={endpoint}&anonymous=true",
             bucket.0
         ),
+        format!(
+            "external://{}:0/kvconn.gcs/?connector_name=GCSConnector&path=/kv&endpoint={endpoint}&anonymous=true",
+            bucket.0
+        ),
         // The server asks for no credentials, and accepts any.
         format!("gs://{}/kv?endpoint={endpoint}&token=hunter2", bucket.0),
     ] {

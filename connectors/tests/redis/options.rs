@@ -27,6 +27,9 @@ async fn every_form_of_url_opens_the_same_store() {
         store.ping().await.unwrap();
         assert_eq!(store.get(&key(1)).await.unwrap(), Some(kv(5, 1)), "{url}");
     }
+    let other = format!("external://127.0.0.1:{port}/kvconn.redis/?connector_name=RedisConnector&path=/2");
+    open(&other).await.put(&key(2), kv(5, 2)).await.unwrap();
+    assert_eq!(open(&format!("{}/2", server.url("redis"))).await.get(&key(2)).await.unwrap(), Some(kv(5, 2)));
 }
 
 #[tokio::test]
@@ -140,6 +143,11 @@ async fn wrong_urls_and_options_are_errors_that_say_what_to_write() {
             "redis://h:1?sentinel_service=m",
             ErrorKind::InvalidUrl,
             "has the option `sentinel_service`, but no sentinels",
+        ),
+        (
+            "external://h:1/kvconn.redis/?connector_name=RedisConnector&redis_url=redis://i:2&path=/2",
+            ErrorKind::InvalidUrl,
+            "has the options `path` and `redis_url`",
         ),
         ("redis://h:1?replica_reads=true", ErrorKind::InvalidOption, "knows no replicas"),
         (

@@ -87,6 +87,7 @@ async fn all_forms_of_the_url_open_one_store() {
     let keys = options.split_once('&').unwrap().1;
     for url in [
         format!("external://h:0/kvconn.s3/?connector_name=S3Connector&bucket={BUCKET}&prefix=kv&{options}"),
+        format!("external://{BUCKET}:0/kvconn.s3/?connector_name=S3Connector&path=/kv&{options}"),
         format!(
             "external://127.0.0.1:{port}/kvconn.s3/?connector_name=S3Connector&bucket={BUCKET}&prefix=kv&disable_tls=true&{keys}"
         ),
