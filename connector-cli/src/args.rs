@@ -147,7 +147,8 @@ pub(crate) enum Command {
     /// The checks use their own keys (model `kvconn-conformance-..`) and remove them after each check, even after a failure
     /// or an interrupt. A store that cannot remove chunks keeps about 250 MiB. The store needs 200 MiB of free room. A
     /// bounded store (a capacity, the front of a tiered store, any LRU) evicts other chunks to make that room. A check that
-    /// does not apply to the store is skipped with a reason. A run passes only if at least one check passed.
+    /// does not apply to the store is skipped with a reason. A run passes only if at least one check passed. The checks that
+    /// others rely on run first. If one fails, or a call hangs, the others are skipped and only counted.
     #[command(after_help = "Examples:\n  \
         kvconn check fs:///mnt/nvme/kv\n  \
         kvconn check memory://x --filter batch --json | jq -r '.checks[] | select(.outcome == \"failed\")'\n  \
@@ -342,7 +343,8 @@ pub(crate) struct CheckArgs {
     /// their name
     #[arg(long, value_name = "TEXT")]
     pub(crate) filter: Option<String>,
-    /// The time limit of one check. A check that takes longer fails
+    /// The time limit of one check. A check that takes longer fails. A small call that takes an eighth of it hangs, and the
+    /// rest is skipped
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = value::positive_seconds)]
     pub(crate) timeout: NonZeroU64,
     /// List the checks and their rules. Needs no store

@@ -168,6 +168,19 @@ impl ContextBuilder {
         self.build()?.open().await
     }
 
+    /// The URL, if it can be read.
+    #[cfg(feature = "conformance")]
+    pub(crate) fn url_set(&self) -> Option<&RemoteUrl> {
+        self.url.as_ref().ok()
+    }
+
+    /// The same settings for another URL.
+    #[cfg(feature = "conformance")]
+    pub(crate) fn at(mut self, url: RemoteUrl) -> Self {
+        self.url = Ok(url);
+        self
+    }
+
     /// The metadata that is set.
     #[cfg(feature = "conformance")]
     pub(crate) fn metadata_set(&self) -> Option<&Arc<LMCacheMetadata>> {

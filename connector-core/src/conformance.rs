@@ -11,7 +11,8 @@
 //! }
 //! ```
 //!
-//! A [`Kit`] runs the checks against a store and gives a [`Report`]. `kvconn check URL` does the same.
+//! A [`Kit`] runs the checks against a store and gives a [`Report`]. `kvconn check URL` does the same. The checks that others
+//! rely on run first. If one fails, or a call hangs, the others are skipped, and the report starts with the cause.
 //!
 //! **Safe against a store in use.** The kit's keys have a model name that no other program, run or check has
 //! (`kvconn-conformance-<random>`). When a check has ended or failed, it removes its keys, and no others. A store
@@ -24,6 +25,7 @@
 mod batches;
 mod cancellation;
 mod capabilities;
+mod case;
 mod closing;
 mod errors;
 mod get_into;
@@ -33,16 +35,22 @@ mod list;
 mod listing;
 mod memory;
 mod names;
+mod opening;
+mod order;
 mod overwriting;
+mod polling;
 mod removal;
 mod report;
 mod round_trip;
 mod run;
 mod subject;
 mod value;
+mod watch;
 
 use futures::future::BoxFuture;
 
+#[doc(hidden)]
+pub use kit::Basics;
 pub use kit::Kit;
 pub use report::{CheckResult, Outcome, Report};
 

@@ -111,7 +111,7 @@ macro_rules! around {
         })*
     };
 }
-use around;
+pub(crate) use around;
 
 /// The number of keys of a call.
 macro_rules! keys {
@@ -128,4 +128,4 @@ macro_rules! keys {
         $items.len()
     };
 }
-use keys;
+pub(crate) use keys;

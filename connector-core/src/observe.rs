@@ -204,6 +204,12 @@ impl Instruments {
         &self.store.instance
     }
 
+    /// The instruments of another handle of the store.
+    #[cfg(feature = "conformance")]
+    pub(crate) fn of_same_store(&self) -> Self {
+        Self::new(self.store.clone())
+    }
+
     pub(crate) fn begin(&self, operation: Operation) -> Observed<'_> {
         let meters = self.operations[operation as usize].get_or_init(|| Box::new(self.meters(operation)));
         meters.in_flight.increment(1.0);

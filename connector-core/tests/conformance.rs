@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use connector_core::conformance::{CheckResult, Kit, Outcome, checks};
+use connector_core::conformance::{Check, CheckResult, Kit, Outcome, checks};
 use connector_core::{Error, ErrorKind};
 use faulty::{FAULTS, Fault, Profile, Untidy, Wrong, kit};
 
@@ -29,6 +29,7 @@ mod as_tests {
 async fn a_connector_that_keeps_the_contract_passes_every_check_that_applies() {
     let full = kit(Profile::Full, None).run().await;
     assert!(full.passed() && full.checks.len() == checks().len(), "{full}");
+    let no_url = "both_urls_open_one_store";
     let limits = [
         "a_refused_item_fails_alone",
         "keys_over_the_limit_are_refused",
@@ -36,20 +37,20 @@ async fn a_connector_that_keeps_the_contract_passes_every_check_that_applies() {
         "undeclared_dtypes_are_refused",
         "chunks_over_the_limit_are_refused",
     ];
-    assert_eq!(skipped(&full.checks), limits);
+    assert_eq!(skipped(&full.checks), [&[no_url], &limits[..]].concat());
 
     let exact = kit(Profile::Exact, None).run().await;
     assert!(exact.passed() && exact.checks.len() == checks().len(), "{exact}");
     let of_layouts = ["several_groups_come_back", "put_replaces_the_layout"];
     let others = skipped(&exact.checks).into_iter().filter(|name| !of_layouts.contains(name));
-    assert_eq!(others.collect::<Vec<_>>(), &limits[1..]);
+    assert_eq!(others.collect::<Vec<_>>(), [&[no_url], &limits[1..]].concat());
 
     let plain = kit(Profile::Plain, None).run().await;
     assert!(plain.passed() && plain.checks.len() == checks().len(), "{plain}");
     let skipped = skipped(&plain.checks);
     assert!(skipped.iter().all(|name| !limits.contains(name)), "{skipped:?}");
-    // No `remove`, no `list`, no layouts, no servers.
-    assert_eq!(skipped.len(), 14, "{skipped:?}");
+    // No `remove`, no `list`, no layouts, no servers, no URL.
+    assert_eq!(skipped.len(), 15, "{skipped:?}");
 }
 
 /// Runs one check.
@@ -61,8 +62,7 @@ async fn run(kit: &Kit, name: &str) -> CheckResult {
 async fn each_fault_is_found_by_its_check() {
     let mut missed = Vec::new();
     for (fault, name, profile) in FAULTS {
-        let hangs = [Fault::HangsInGet, Fault::BlocksInGet, Fault::CloseHangs].contains(fault);
-        let limit = Duration::from_secs(if hangs { 1 } else { 60 });
+        let limit = Duration::from_secs(if fault.hangs() { 1 } else { 60 });
         let kit = kit(*profile, Some(*fault)).limit(limit).grace(Duration::from_millis(300));
         let result = run(&kit, name).await;
         println!("{fault:?}: {result}");
@@ -89,8 +89,8 @@ async fn panics_hangs_and_leaks_are_failures_with_a_reason() {
     };
     for (fault, name, words) in [
         (Fault::PanicsInGet, "put_replaces", "panicked: the author did not think of this"),
-        (Fault::HangsInGet, "put_replaces", "did not end within 1s"),
-        (Fault::BlocksInGet, "put_replaces", "did not end within 1s"),
+        (Fault::HangsInGet, "put_replaces", "`get` hangs: it did not end within 1"),
+        (Fault::BlocksInGet, "put_replaces", "`get` blocks its thread: one poll did not end within 1"),
         (Fault::LeaksWhatItReads, "put_replaces", "bytes of the pool did not come back"),
         (Fault::CloseFails, "put_replaces", "cannot be closed"),
         (Fault::RemovesNothing, "bytes_come_back", "were not removed"),
@@ -98,6 +98,69 @@ async fn panics_hangs_and_leaks_are_failures_with_a_reason() {
         let text = text(fault, name).await;
         assert!(text.contains("failed: ") && text.contains(words), "`{words}` is missing: {text}");
     }
+}
+
+#[tokio::test]
+async fn the_report_of_a_broken_store_starts_with_the_cause_and_skips_what_needs_it() {
+    for (fault, name, words) in [
+        (Fault::KeepsItsChunk, "put_does_not_keep_its_chunk", "still holds its chunk of 500 bytes: copy the bytes"),
+        (Fault::HangsInGet, "calls_do_not_block_their_thread", "`get` hangs"),
+        (Fault::HangsInPut, "calls_do_not_block_their_thread", "`put` hangs"),
+        (Fault::HangsInExists, "calls_do_not_block_their_thread", "`exists` hangs"),
+        (Fault::BlocksInGet, "calls_do_not_block_their_thread", "`get` blocks its thread"),
+        (Fault::SleepsInGet, "calls_do_not_block_their_thread", "`get` blocks its thread"),
+        (Fault::CloseHangs, "close_succeeds_once_for_all", "`close` hangs"),
+        (Fault::CloseFails, "close_succeeds_once_for_all", "the connection was never opened"),
+        (Fault::HangsInList, "list_gives_each_key_once", "`list` hangs"),
+        (Fault::FlipsABit, "bytes_come_back", "byte 0 comes back as"),
+        (Fault::PanicsInGet, "misses_are_not_errors", "panicked: the author did not think of this"),
+        (Fault::MissesAreErrors, "misses_are_not_errors", "`get` of a key that is not stored is an error"),
+        (Fault::LosesEveryOtherPut, "bytes_come_back", "was put, but is a miss"),
+        (Fault::GivesAnotherKeysChunk, "bytes_come_back", "comes back"),
+        (Fault::ExistsIsAlwaysTrue, "exists_agrees_with_get", "which `get` does not find"),
+        (Fault::LeaksWhatItReads, "memory_comes_back", "bytes of the pool did not come back"),
+        (Fault::RemovesNothing, "remove_says_whether_it_was_there", "were not removed, although `remove` says so"),
+    ] {
+        let limit = Duration::from_secs(if fault.hangs() { 1 } else { 60 });
+        let kit = kit(Profile::Full, Some(fault)).limit(limit).grace(Duration::from_millis(300));
+        let report = kit.run().await;
+        let text = report.to_string();
+        let first = text.lines().next().unwrap_or_default();
+        assert!(first.starts_with(&format!("{name}: failed: ")) && first.contains(words), "{fault:?}: {text}");
+        // Each check has a result, one names the cause, and no check behind it waits for the store.
+        assert_eq!((report.failures().count(), report.checks.len()), (1, checks().len()), "{fault:?}: {text}");
+        let behind = report.checks.iter().skip_while(|c| c.name != name).skip(1);
+        let waited = behind.filter(|c| c.needs.is_none()).map(|c| c.name).collect::<Vec<_>>();
+        assert_eq!(waited, [""; 0], "{fault:?}: {text}");
+        let needed = report.checks.iter().filter(|c| c.needs == Some(name)).count();
+        assert!(text.contains(&format!("{needed} skipped: they need `{name}`, which failed")), "{fault:?}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn a_broken_chapter_leaves_the_others() {
+    let wanted = |c: &Check| ["listing", "batches", "removal"].contains(&c.chapter);
+    let report = kit(Profile::Full, Some(Fault::PanicsOnEmptyBatches)).run_some(wanted, |_| true).await;
+    let names = |needs: Option<&str>| {
+        let checks = report.checks.iter().filter(|c| !c.is_failure() && c.needs == needs);
+        checks.map(|c| c.chapter).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>()
+    };
+    assert_eq!(report.failures().map(|c| c.name).collect::<Vec<_>>(), ["batches_of_none_and_one"], "{report}");
+    assert_eq!((names(Some("batches_of_none_and_one")), names(None)), (vec!["batches"], vec!["listing", "removal"]));
+}
+
+#[tokio::test]
+async fn both_forms_of_a_url_open_one_store_if_the_connector_reads_its_location() {
+    let run = async |url: &str| run(&Kit::from(url), "both_urls_open_one_store").await;
+    assert_eq!(run("own-path://h:1/dir").await.outcome, Outcome::Passed);
+    let wrong = run("module-as-path://h:1/dir").await.to_string();
+    for part in
+        ["`module-as-path://h:1/***` and `external://h:1/test.by_path/?", "open different stores", "`ctx.location()`"]
+    {
+        assert!(wrong.contains(part), "{part}: {wrong}");
+    }
+    let external = "external://h:1/test.by_path/?connector_name=OwnPath&path=/dir";
+    assert!(matches!(run(external).await.outcome, Outcome::Skipped(_)), "it has no other form");
 }
 
 /// Runs a check with 2000 keys. Gives its result, the number of keys that are left, and the number of open connectors.

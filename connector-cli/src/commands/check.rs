@@ -4,7 +4,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use connectors::conformance::{Check, CheckResult, Kit, Outcome, Report, checks};
-use connectors::{Error, ErrorKind, redact};
+use connectors::{ContextBuilder, Error, ErrorKind, redact};
 use serde::Serialize;
 use serde_json::json;
 
@@ -37,18 +37,20 @@ pub(crate) async fn run(setup: &Setup, args: &CheckArgs, out: &mut Out) -> Resul
             .into());
     }
     let Some(url) = &args.url else { return list(args, wanted, out) };
-    // Opens the store once before the checks, so a wrong URL gives one error instead of one for each check.
-    let name = setup.with_new_store(url, async |store| Ok(store.name().to_owned())).await?;
+    let limit = Duration::from_secs(args.timeout.get());
+    // Without a name, the open or the close hangs. The checks say which.
+    let name = setup.interrupt.stops(first_look(setup.builder(url), limit / 8)).await??;
+    let name = name.unwrap_or_else(|| redact(url));
     let start = Instant::now();
     let width = checks().iter().filter(|c| wanted(c)).map(|c| c.name.len()).max().unwrap_or(0);
     let mut shown = if args.json { Ok(()) } else { head(&name, width, out) };
     let show = |result: &CheckResult| {
-        if !args.json && shown.is_ok() {
+        // The summary counts the checks that need a failed one.
+        if !args.json && shown.is_ok() && result.needs.is_none() {
             shown = row(result, width, out);
         }
         shown.is_ok() && !setup.interrupt.is_set()
     };
-    let limit = Duration::from_secs(args.timeout.get());
     let checks = Kit::from(setup.builder(url)).limit(limit);
     let report = setup.interrupt.in_time(checks.run_some(wanted, show)).await?;
     shown?;
@@ -63,6 +65,22 @@ pub(crate) async fn run(setup: &Setup, args: &CheckArgs, out: &mut Out) -> Resul
         return Ok(Answer::Interrupted);
     }
     Ok(Answer::yes_if(report.passed()))
+}
+
+/// Opens the store once before the checks, so a wrong URL gives one error instead of one for each check. Gives the
+/// connector's name, or none if that takes too long.
+async fn first_look(builder: ContextBuilder, limit: Duration) -> Result<Option<String>, Error> {
+    // On another thread, which the store may block.
+    let name = tokio::spawn(async {
+        let store = builder.open().await?;
+        store.close().await?;
+        Ok(store.name().to_owned())
+    });
+    match tokio::time::timeout(limit, name).await {
+        Ok(Ok(name)) => name.map(Some),
+        // The checks say where it panics.
+        Ok(Err(_)) | Err(_) => Ok(None),
+    }
 }
 
 fn list(args: &CheckArgs, wanted: impl Fn(&Check) -> bool, out: &mut Out) -> Result<Answer, Failure> {
@@ -112,5 +130,8 @@ fn summary(report: &Report, time: Time, out: &mut Out) -> Result<(), Failure> {
         false if all == skipped => "; nothing was checked",
         false => "",
     };
+    for (cause, n) in report.needed() {
+        writeln!(out, "{n} skipped: they need {}, which failed", cause.name)?;
+    }
     Ok(writeln!(out, "{} passed, {failed} failed, {skipped} skipped in {time}{note}", all - failed - skipped)?)
 }

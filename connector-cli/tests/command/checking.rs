@@ -44,6 +44,25 @@ fn a_store_that_loses_chunks_breaks_rules_and_the_table_shows_which() {
 }
 
 #[test]
+fn the_first_row_of_a_broken_store_is_the_cause_and_the_summary_counts_what_needs_it() {
+    // An `exists` of this store takes ten minutes.
+    let check =
+        |more: &[&str]| run(&[&["check", "mock://1?peeking_latency=600000", "--timeout", "1"], more].concat()).exits(1);
+    let shown = check(&[]);
+    let rows: Vec<&str> = shown.text().lines().filter(|line| line.contains("FAILED")).collect();
+    assert!(matches!(rows[..], [one] if one.starts_with("calls_do_not_block_their_thread ")), "{}", shown.text());
+    assert!(
+        shown.text().contains(" skipped: they need calls_do_not_block_their_thread, which failed\n"),
+        "{}",
+        shown.text()
+    );
+    let json = check(&["--json"]).json();
+    assert_eq!(json["checks"][0]["outcome"], "failed", "{json}");
+    let checks = json["checks"].as_array().expect("there are checks");
+    assert!(checks[1..].iter().all(|c| c["needs"] == json["checks"][0]["name"] && c["outcome"] == "skipped"), "{json}");
+}
+
+#[test]
 fn a_filter_takes_a_chapter_or_a_part_of_a_name() {
     let names =
         |filter| names_with(&run(&["check", "memory://", "--filter", filter, "--json"]).exits(0).json(), "passed");
@@ -91,7 +110,7 @@ fn a_check_fails_when_it_exceeds_the_time_limit() {
     let slow = "mock://1?peeking_latency=600000";
     let json = run(&["check", slow, "--filter", "exists_agrees", "--timeout", "1", "--json"]).exits(1).json();
     let why = json["checks"][0]["why"].as_str().expect("a reason");
-    assert!(why.contains("did not end within 1s"), "{why}");
+    assert!(why.contains("`exists` hangs: it did not end within 1"), "{why}");
     run(&["check", slow, "--timeout", "0"]).exits(2);
 }
 

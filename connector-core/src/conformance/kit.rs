@@ -1,16 +1,17 @@
 //! The kit: opens a store and runs checks against it.
 
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt};
 use tokio::sync::oneshot;
 
+use super::order::{add, is_basic, needed, ordered};
 use super::run::supervise;
 use super::{Check, CheckResult, Outcome, Report, checks};
-use crate::{Connector, ContextBuilder, Error, LMCacheMetadata, LocalCpuBackend, Result};
+use crate::{Connector, ContextBuilder, Error, LMCacheMetadata, LocalCpuBackend, RemoteUrl, Result};
 
 type Open = dyn Fn(LocalCpuBackend) -> BoxFuture<'static, Result<Connector>> + Send + Sync;
 
@@ -49,8 +50,21 @@ pub struct Kit {
     metadata: Option<Arc<LMCacheMetadata>>,
     limit: Duration,
     grace: Duration,
-    /// Whether memory leaked in an earlier check.
-    leaked: Arc<AtomicBool>,
+    /// Whether work has outlived its grace already.
+    late: Arc<AtomicBool>,
+    /// The settings that `open` opens, if the kit was made from a URL.
+    builder: Option<ContextBuilder>,
+}
+
+/// The results of the checks that all others rely on, for the tests of one [`conformance_tests!`](crate::conformance_tests).
+#[doc(hidden)]
+pub struct Basics(OnceLock<Report>);
+
+impl Basics {
+    #[doc(hidden)]
+    pub const fn new() -> Self {
+        Self(OnceLock::new())
+    }
 }
 
 impl Kit {
@@ -61,7 +75,7 @@ impl Kit {
     ) -> Self {
         let open = Arc::new(move |backend| open(backend).boxed());
         let (limit, grace) = (Duration::from_secs(60), Duration::from_secs(5));
-        Self { open, metadata: None, limit, grace, leaked: Arc::default() }
+        Self { open, metadata: None, limit, grace, late: Arc::default(), builder: None }
     }
 
     /// The metadata that `open` opens the store with. The kit then puts raw values only of lengths that it allows.
@@ -71,7 +85,9 @@ impl Kit {
         self
     }
 
-    /// The longest time for one check, 60 s by default. A check that takes longer fails.
+    /// The longest time for one check, 60 s by default. A check that takes longer fails. A call hangs if it takes an eighth
+    /// of the limit, and no other call begins or ends meanwhile. Large chunks and batches have more time. The kit skips all
+    /// checks behind one that hangs.
     #[must_use]
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
@@ -79,14 +95,15 @@ impl Kit {
     }
 
     /// The longest time, 5 s by default, for which work may outlive its future. Memory that it holds longer counts as
-    /// leaked. After a leak the kit uses a tenth of it, so that one mistake does not make every check wait.
+    /// leaked. After the first such work the kit uses a tenth of it, so that one mistake does not make every check wait.
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
         self
     }
 
-    /// Runs all checks, one after another.
+    /// Runs all checks, one after another, those first that the others rely on. If one of these fails, the others would only
+    /// repeat its failure. So the kit skips them and says so.
     pub async fn run(&self) -> Report {
         self.run_some(|_| true, |_| true).await
     }
@@ -101,31 +118,50 @@ impl Kit {
         mut show: impl FnMut(&CheckResult) -> bool,
     ) -> Report {
         let mut report = Report { checks: Vec::new(), interrupted: false };
-        for check in checks().iter().filter(|c| wanted(c)) {
-            let result = self.run_one(check).await;
-            report.interrupted = !show(&result);
-            report.checks.push(result);
-            if report.interrupted {
+        for check in ordered().filter(|c| wanted(c)) {
+            if report.checks.iter().any(|done| done.name == check.name) {
+                continue;
+            }
+            let result = match needed(&report, check) {
+                Some(needed) => CheckResult::needs(check, needed),
+                None => self.run_one(check).await,
+            };
+            let goes_on = add(&mut report, result, &wanted).iter().all(&mut show);
+            if !goes_on {
+                report.interrupted = true;
                 break;
             }
         }
         report
     }
 
-    /// Runs the check with this name as the body of a test, in a new runtime. A check that does not apply says why on
-    /// stderr.
+    /// Runs the check with this name as the body of the test `module::name`, in a new runtime. A check that does not apply
+    /// says why on stderr. So does a check that needs one that fails, if this process runs the test of that one, too.
     ///
     /// # Panics
-    /// If the check fails or does not exist.
+    /// If the check fails or does not exist, or if it needs one that fails and has no test in this process.
     #[doc(hidden)]
     #[track_caller]
-    pub fn test(&self, name: &str) {
+    pub fn test(&self, module: &str, name: &str, basics: &Basics) {
         let Some(check) = checks().iter().find(|c| c.name == name) else { panic!("the kit lacks the check `{name}`") };
-        let result = supervise(self, check);
-        match &result.outcome {
-            Outcome::Passed => {}
-            Outcome::Skipped(_) => eprintln!("{result}"),
-            Outcome::Failed(_) => panic!("{result}"),
+        let basics = basics.0.get_or_init(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().build();
+            runtime.expect("a runtime starts").block_on(self.run_some(is_basic, |_| true))
+        });
+        let result = match (basics.checks.iter().find(|done| done.name == name), needed(basics, check)) {
+            (Some(done), _) => done.clone(),
+            (None, Some(needed)) => CheckResult::needs(check, needed),
+            (None, None) => supervise(self, check),
+        };
+        let is_told = |needed: &str| runs_too(&format!("{module}::{needed}"), std::env::args());
+        match (&result.outcome, result.needs) {
+            (Outcome::Passed, _) => {}
+            (Outcome::Skipped(_), needed) if needed.is_none_or(is_told) => eprintln!("{result}"),
+            (Outcome::Skipped(_), Some(needed)) => {
+                let cause = basics.failures().find(|failed| failed.name == needed);
+                panic!("{result}; {}", cause.map(ToString::to_string).unwrap_or_default())
+            }
+            _ => panic!("{result}"),
         }
     }
 
@@ -153,18 +189,35 @@ impl Kit {
         self.limit
     }
 
+    /// The longest time for which work may outlive its future.
     pub(super) fn grace_period(&self) -> Duration {
-        self.grace
+        if self.late.load(Ordering::Relaxed) { self.grace / 10 } else { self.grace }
     }
 
-    /// The longest time for which a call may hold memory after it ended.
-    pub(super) fn grace_for_memory(&self) -> Duration {
-        if self.leaked.load(Ordering::Relaxed) { self.grace / 10 } else { self.grace }
+    pub(super) fn set_late(&self) {
+        self.late.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn set_leaked(&self) {
-        self.leaked.store(true, Ordering::Relaxed);
+    pub(super) fn url(&self) -> Option<&RemoteUrl> {
+        self.builder.as_ref()?.url_set()
     }
+
+    /// Opens the store at another URL, with the same settings.
+    pub(super) async fn open_at(&self, url: RemoteUrl, backend: LocalCpuBackend) -> Result<Connector> {
+        match &self.builder {
+            Some(builder) => builder.clone().at(url).local_cpu_backend(backend).open().await,
+            None => self.open(backend).await,
+        }
+    }
+}
+
+/// Whether the test harness with these arguments runs this test. If a text may be an option's value or a test to skip, it
+/// counts as the name of another test.
+fn runs_too(test: &str, mut args: impl Iterator<Item = String>) -> bool {
+    let test = test.split_once("::").map_or(test, |(_crate, test)| test);
+    args.next();
+    let mut names = args.filter(|arg| !arg.starts_with('-')).peekable();
+    names.peek().is_none() || names.any(|name| test.contains(&name))
 }
 
 /// Checks the store at this URL, with LMCache's defaults for everything else.
@@ -183,14 +236,36 @@ impl From<String> for Kit {
 /// Checks the store that this builder opens, with its configuration and metadata. The kit replaces its allocator.
 impl From<ContextBuilder> for Kit {
     fn from(builder: ContextBuilder) -> Self {
-        let metadata = builder.metadata_set().cloned();
-        let kit = Self::new(move |backend| builder.clone().local_cpu_backend(backend).open());
-        Self { metadata, ..kit }
+        let (metadata, again) = (builder.metadata_set().cloned(), builder.clone());
+        let kit = Self::new(move |backend| again.clone().local_cpu_backend(backend).open());
+        Self { metadata, builder: Some(builder), ..kit }
     }
 }
 
 impl std::fmt::Debug for Kit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Kit").field("limit", &self.limit).field("grace", &self.grace).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_runs_too_unless_the_arguments_may_say_otherwise() {
+        let test = "acme_kv::conformance::bytes_come_back";
+        for (args, runs) in [
+            (vec![], true),
+            (vec!["--show-output"], true),
+            (vec!["conformance"], true),
+            (vec!["put_replaces", "bytes"], true),
+            (vec!["put_replaces"], false),
+            (vec!["--exact", "conformance::put_replaces"], false),
+            (vec!["--skip", "slow"], false),
+        ] {
+            let all = ["program"].into_iter().chain(args.clone()).map(str::to_owned);
+            assert_eq!(runs_too(test, all), runs, "{args:?}");
+        }
     }
 }

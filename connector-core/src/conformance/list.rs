@@ -6,6 +6,10 @@
 macro_rules! __conformance_checks {
     ([$($then:tt)*] $($with:tt)*) => {
         $($then)*! { $($with)*
+            opening: both_urls_open_one_store = "the short URL and the `external://` URL of a connector open the same store";
+
+            polling: calls_do_not_block_their_thread = "`exists`, `get` and `put` of a small chunk give their thread back while they wait";
+
             round_trip: bytes_come_back = "`get` after `put` gives the same bytes, under engine, layer and object keys, as far as the store takes them";
             round_trip: every_dtype_comes_back = "a chunk of every dtype that the store declares comes back as it was put";
             round_trip: every_format_comes_back = "a chunk of every memory format comes back as it was put";
@@ -13,6 +17,7 @@ macro_rules! __conformance_checks {
             round_trip: several_groups_come_back = "a chunk of several groups of layers is refused or comes back as it was put";
             round_trip: every_size_comes_back = "chunks from 1 byte to 64 MiB come back as they were put, up to the declared limit";
             round_trip: puts_are_refused_or_come_back = "`put` refuses a chunk that `get` could not give back, and keeps the old value or none";
+            round_trip: put_keeps_exactly_len_bytes = "`put` keeps exactly `len` bytes of a chunk or refuses it, also if its memory, its shape or the engine's metadata say another length";
             round_trip: exists_agrees_with_get = "`exists` is true for a key that `get` finds, and false for any other key";
             round_trip: misses_are_not_errors = "every call for a key that is not stored gives `None`, `false` or 0, never an error";
 
@@ -87,7 +92,7 @@ macro_rules! __conformance_checks {
 ///
 /// The argument is a URL, a [`ContextBuilder`](crate::ContextBuilder) or a [`Kit`](crate::conformance::Kit). Each test
 /// evaluates it anew. The tests bring their own runtime. A check that does not apply says why on stderr
-/// (`cargo test -- --show-output`).
+/// (`cargo test -- --show-output`). So does a check that needs one that fails, if the same command runs the test of that one.
 ///
 /// ```
 /// # #[expect(unused)]
@@ -106,11 +111,12 @@ macro_rules! conformance_tests {
 #[macro_export]
 macro_rules! __conformance_test {
     (($kit:expr) $($chapter:ident: $name:ident = $rule:literal;)*) => {
+        static BASICS: $crate::conformance::Basics = $crate::conformance::Basics::new();
         $(
             #[doc = $rule]
             #[test]
             fn $name() {
-                $crate::conformance::Kit::from($kit).test(stringify!($name));
+                $crate::conformance::Kit::from($kit).test(module_path!(), stringify!($name), &BASICS);
             }
         )*
     };

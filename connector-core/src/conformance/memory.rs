@@ -71,6 +71,7 @@ pub(super) async fn put_does_not_keep_its_chunk(s: &Subject) -> Checked {
         } else {
             s.store.put(&key, chunk.clone()).await?;
         }
+        let before = s.store.get(&key).await?.map(|chunk| chunk.to_vec());
         // Work that outlives the call may hold the chunk a little longer.
         let held = Mutex::new(Some(chunk));
         let mut memory = None;
@@ -85,11 +86,19 @@ pub(super) async fn put_does_not_keep_its_chunk(s: &Subject) -> Checked {
                 memory.is_some()
             })
             .await;
-        ensure!(free, "`put` has ended, but the store still holds its chunk of {} bytes", value.layout.len);
+        ensure!(
+            free,
+            "`put` has ended, but the store still holds its chunk of {} bytes: copy the bytes",
+            value.layout.len
+        );
         if let Some(mut memory) = memory {
             memory.fill(0xee);
         }
-        s.expect(&key, &value).await?;
+        if let Some(before) = before {
+            let after = s.store.get(&key).await?;
+            let is_same = after.as_deref() == Some(&*before);
+            ensure!(is_same, "the stored chunk changes when the caller writes to the memory that `put` was given");
+        }
     }
     Ok(())
 }

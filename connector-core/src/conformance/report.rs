@@ -19,7 +19,8 @@ pub enum Outcome {
     Skipped(String),
 }
 
-/// One check and its outcome. As JSON: `name`, `chapter`, `rule`, `outcome`, `why` unless the check passed, `seconds`.
+/// One check and its outcome. As JSON: `name`, `chapter`, `rule`, `outcome`, `why` unless the check passed, `needs` if the
+/// check was skipped for another one, `seconds`.
 #[derive(Debug, Clone, Serialize)]
 pub struct CheckResult {
     /// The check's name.
@@ -31,9 +32,18 @@ pub struct CheckResult {
     /// The check's outcome.
     #[serde(flatten)]
     pub outcome: Outcome,
+    /// The check that has failed, without which this one says nothing. The outcome is [`Skipped`](Outcome::Skipped) then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub needs: Option<&'static str>,
     /// The time that the check took, with opening, removal of its keys and closing.
     #[serde(rename = "seconds", serialize_with = "seconds")]
     pub elapsed: Duration,
+    /// The check whose rule the store broke at the end of this check, which itself found nothing.
+    #[serde(skip)]
+    pub(super) breaks: Option<&'static str>,
+    /// Whether a call of this check did not end.
+    #[serde(skip)]
+    pub(super) hung: bool,
 }
 
 impl CheckResult {
@@ -43,7 +53,14 @@ impl CheckResult {
             Outcome::Failed(why) => Outcome::Failed(on_one_line(&why)),
             Outcome::Skipped(why) => Outcome::Skipped(on_one_line(&why)),
         };
-        Self { name: check.name, chapter: check.chapter, rule: check.rule, outcome, elapsed }
+        let Check { name, chapter, rule, .. } = *check;
+        Self { name, chapter, rule, outcome, needs: None, elapsed, breaks: None, hung: false }
+    }
+
+    /// A check that did not run, because `needed` has failed.
+    pub(super) fn needs(check: &Check, needed: &'static str) -> Self {
+        let why = format!("needs `{needed}`, which failed");
+        Self { needs: Some(needed), ..Self::new(check, Outcome::Skipped(why), Duration::ZERO) }
     }
 
     /// Whether the store broke the rule.
@@ -52,7 +69,8 @@ impl CheckResult {
     }
 }
 
-/// All results of a run, in the order of the checks.
+/// All results of a run, in the order in which the checks ran: those first that the others rely on. The first failure is
+/// the cause of those that follow it.
 #[derive(Debug, Clone, Serialize)]
 #[must_use]
 pub struct Report {
@@ -76,9 +94,15 @@ impl Report {
         self.checks.iter().filter(|c| c.is_failure())
     }
 
-    /// The checks that do not apply to this store.
+    /// The checks that do not apply to this store, and those that [need](CheckResult::needs) one that failed.
     pub fn skipped(&self) -> impl Iterator<Item = &CheckResult> {
         self.checks.iter().filter(|c| matches!(c.outcome, Outcome::Skipped(_)))
+    }
+
+    /// The failed checks that others need, each with the number of checks that were skipped for it.
+    pub fn needed(&self) -> impl Iterator<Item = (&CheckResult, usize)> {
+        let count = |failed: &CheckResult| self.checks.iter().filter(|c| c.needs == Some(failed.name)).count();
+        self.failures().map(move |failed| (failed, count(failed))).filter(|(_, n)| *n > 0)
     }
 }
 
@@ -94,10 +118,13 @@ impl fmt::Display for CheckResult {
 }
 
 impl fmt::Display for Report {
-    /// A line for each check that failed or was skipped, and a line with the counts.
+    /// The failures, the cause first; the checks that were skipped; and a line with the counts.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for result in self.checks.iter().filter(|c| c.outcome != Outcome::Passed) {
+        for result in self.failures().chain(self.skipped().filter(|c| c.needs.is_none())) {
             writeln!(f, "{result}")?;
+        }
+        for (failed, n) in self.needed() {
+            writeln!(f, "{n} skipped: they need `{}`, which failed", failed.name)?;
         }
         let (all, failed, skipped) = (self.checks.len(), self.failures().count(), self.skipped().count());
         write!(f, "{} passed, {failed} failed, {skipped} skipped", all - failed - skipped)?;

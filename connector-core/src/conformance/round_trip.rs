@@ -117,6 +117,44 @@ pub(super) async fn puts_are_refused_or_come_back(s: &Subject) -> Checked {
     Ok(())
 }
 
+pub(super) async fn put_keeps_exactly_len_bytes(s: &Subject) -> Checked {
+    let (key, value) = (s.key(), s.value(5000)?);
+    s.store.put(&key, s.chunk_in_longer_memory(&value, 3000)?).await?;
+    s.expect(&key, &value).await.map_err(|e| failed(format!("a chunk in longer memory: {}", e.why())))?;
+    let odd = match s.layout_of_raw_values() {
+        Some(raw) => {
+            let full = &raw.full;
+            let of = |len| ChunkLayout { len, ..full.clone() };
+            let groups = Groups::new(&[full.groups[0], full.groups[0]])?;
+            vec![
+                ("a chunk of two full chunks of the metadata", of(2 * full.len)),
+                ("a chunk of one token more than a full one", of(full.len + raw.token_bytes)),
+                ("a chunk that is not a whole number of tokens", of(raw.token_bytes + 1)),
+                ("a chunk with other groups than the metadata", layout(full.format, groups, full.len)),
+                ("an empty chunk", of(0)),
+            ]
+        }
+        None => {
+            let group = Group { shape: Shape::new(&[2, 2, 16, 8])?, dtype: Some(s.dtype()) };
+            let bytes = ChunkLayout::from_groups(MemoryFormat::Kv2ltd, &[group])?.len;
+            let groups = Groups::new(&[group, group])?;
+            vec![
+                ("a chunk shorter than its shape", layout(MemoryFormat::Kv2ltd, group.into(), bytes / 2)),
+                ("a chunk longer than its shape", layout(MemoryFormat::Kv2ltd, group.into(), bytes * 3)),
+                ("a chunk whose last group is cut short", layout(MemoryFormat::Kv2ltd, groups, bytes + bytes / 4)),
+            ]
+        }
+    };
+    for (what, layout) in odd {
+        for old in [None, Some(s.value(200)?)] {
+            if let Some((key, value)) = s.put_over(old.as_ref(), what, &layout).await? {
+                s.expect(&key, &value).await.map_err(|e| failed(format!("`put` took {what}, but {}", e.why())))?;
+            }
+        }
+    }
+    Ok(())
+}
+
 pub(super) async fn exists_agrees_with_get(s: &Subject) -> Checked {
     for &kind in s.kinds() {
         let (key, other) = (s.names.key(kind), s.names.key(kind));

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use futures::future::FutureExt;
 use tokio::runtime::{Builder, Runtime};
 
+use super::case::Case;
 use super::names::Names;
+use super::order::{CLOSE, EXISTS, MEMORY, PUT_KEEPS, REMOVE};
 use super::subject::{Subject, is_refusal};
+use super::watch::{Stalled, Watch};
 use super::{Check, CheckResult, Kit, Outcome};
-use crate::{CacheKey, Error, PoolAllocator};
-
-/// The pool of each check, in bytes: room for more than two chunks of the largest size. The pool allocates on demand.
-const POOL_BYTES: usize = 256 << 20;
+use crate::{CacheKey, Error};
 
 /// The number of keys that one call removes.
 const REMOVE_BATCH: usize = 256;
@@ -22,36 +22,54 @@ const REMOVE_BATCH: usize = 256;
 /// The longest time for which a new connector may remove the keys of a failed check.
 const CLEAN_UP_LIMIT: Duration = Duration::from_secs(10);
 
+/// The time between two looks at the calls of a check.
+const LOOK: Duration = Duration::from_millis(20);
+
 /// Runs the check in a new runtime, and waits for it on this thread. If the connector blocks all threads of the
 /// runtime, the runtime's timers do not fire.
 pub(super) fn supervise(kit: &Kit, check: &'static Check) -> CheckResult {
     let start = Instant::now();
     let names = Arc::new(Names::new());
-    let outcome = match on_runtime(kit.time_limit(), run(kit.clone(), check, names.clone())) {
-        Ran::Ended(Ok(outcome)) => outcome,
-        Ran::Ended(Err(why)) => {
+    let case = Case::new(&names);
+    let watch = case.watch.clone();
+    let ran = on_runtime(kit.time_limit(), kit.time_limit(), watch, run(kit.clone(), check, case));
+    let (outcome, breaks, hung) = match ran {
+        Ran::Ended(Ended { outcome, breaks, is_clean: true }) => (outcome, breaks, false),
+        Ran::Ended(Ended { outcome, breaks, is_clean: false }) => {
             let then = clean_up(kit, &names).err().unwrap_or_else(|| " A new connector could remove them.".into());
-            Outcome::Failed(format!("{why}.{then}"))
+            let Outcome::Failed(why) = outcome else { unreachable!("keys that are left fail the check") };
+            (Outcome::Failed(format!("{why}.{then}")), breaks, false)
+        }
+        Ran::Stalled(Stalled { call, why }) => {
+            let left = clean_up(kit, &names).err().map(|left| format!(".{left}")).unwrap_or_default();
+            (Outcome::Failed(format!("{why}{left}")), (call == "close").then_some(CLOSE), true)
         }
         Ran::TooLong => {
-            let left = clean_up(kit, &names).err().unwrap_or_default();
-            Outcome::Failed(format!("did not end within {:?}; does a call hang?{left}", kit.time_limit()))
+            let left = clean_up(kit, &names).err().map(|left| format!(".{left}")).unwrap_or_default();
+            (Outcome::Failed(format!("did not end within {:?}{left}", kit.time_limit())), None, true)
         }
         Ran::Lost(why) => {
             let left = clean_up(kit, &names).err().unwrap_or_default();
-            Outcome::Failed(format!("{why}{left}"))
+            (Outcome::Failed(format!("{why}{left}")), None, false)
         }
     };
-    CheckResult::new(check, outcome, start.elapsed())
+    CheckResult { breaks, hung, ..CheckResult::new(check, outcome, start.elapsed()) }
 }
 
 enum Ran<T> {
     Ended(T),
     TooLong,
+    Stalled(Stalled),
     Lost(String),
 }
 
-fn on_runtime<T: Send + 'static>(limit: Duration, work: impl Future<Output = T> + Send + 'static) -> Ran<T> {
+/// Runs the work until it ends, for at most `limit`, or until one of its calls hangs in a check of `check_limit`.
+fn on_runtime<T: Send + 'static>(
+    limit: Duration,
+    check_limit: Duration,
+    watch: Watch,
+    work: impl Future<Output = T> + Send + 'static,
+) -> Ran<T> {
     let runtime: Runtime = match Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => return Ran::Lost(format!("cannot start a runtime for the check: {e}")),
@@ -61,23 +79,41 @@ fn on_runtime<T: Send + 'static>(limit: Duration, work: impl Future<Output = T> 
         let ended = catch_panic(work).await;
         let _ = send.send(ended);
     });
-    let ended = receive.recv_timeout(limit);
+    let start = Instant::now();
+    let ran = loop {
+        match receive.recv_timeout(LOOK) {
+            Ok(Ok(answer)) => break Ran::Ended(answer),
+            Ok(Err(panic)) => break Ran::Lost(panic),
+            Err(RecvTimeoutError::Disconnected) => break Ran::Lost("the check's task was dropped".into()),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if let Some(stalled) = watch.stalled(check_limit) {
+            break Ran::Stalled(stalled);
+        }
+        if start.elapsed() >= limit {
+            break Ran::TooLong;
+        }
+    };
     // A plain drop would wait for a blocking thread that hangs.
     runtime.shutdown_background();
-    match ended {
-        Ok(Ok(answer)) => Ran::Ended(answer),
-        Ok(Err(panic)) => Ran::Lost(panic),
-        Err(RecvTimeoutError::Timeout) => Ran::TooLong,
-        Err(RecvTimeoutError::Disconnected) => Ran::Lost("the check's task was dropped".into()),
-    }
+    ran
 }
 
-/// The check's outcome. If its keys could not be removed, an error that says what failed.
-async fn run(kit: Kit, check: &'static Check, names: Arc<Names>) -> Result<Outcome, String> {
-    let pool = PoolAllocator::new(POOL_BYTES);
-    let subject = match Subject::open(&kit, &pool, &names).await {
+/// The end of a check.
+struct Ended {
+    outcome: Outcome,
+    /// The check whose rule the store broke behind this check, which found nothing.
+    breaks: Option<&'static str>,
+    /// Whether all its keys are removed.
+    is_clean: bool,
+}
+
+/// Runs the check, removes its keys and closes the store.
+async fn run(kit: Kit, check: &'static Check, case: Case) -> Ended {
+    let ended = |outcome, breaks, is_clean| Ended { outcome, breaks, is_clean };
+    let subject = match Subject::open(&kit, &case).await {
         Ok(subject) => subject,
-        Err(e) => return Ok(Outcome::Failed(format!("the store cannot be opened: {e}"))),
+        Err(e) => return ended(Outcome::Failed(format!("the store cannot be opened: {e}")), None, true),
     };
     let outcome = match catch_panic((check.run)(&subject)).await {
         Ok(Ok(())) => Outcome::Passed,
@@ -90,21 +126,24 @@ async fn run(kit: Kit, check: &'static Check, names: Arc<Names>) -> Result<Outco
     // Even if keys are left: closing ends connections and background work.
     let closed = close(&subject).await;
     let memory = match &closed {
-        Ok(()) => subject.all_memory_is_back().await.map_err(|e| {
-            kit.set_leaked();
-            format!("{}, although all chunks are dropped and the store is closed", e.why())
-        }),
+        Ok(()) => subject
+            .all_memory_is_back()
+            .await
+            .map_err(|e| format!("{}, although all chunks are dropped and the store is closed", e.why())),
         // After a failed `close`, work may hold memory.
         Err(_) => Ok(()),
     };
-    let all_removed = removed.is_ok();
-    let errors: Vec<_> = [removed, closed, memory].into_iter().filter_map(Result::err).collect();
-    let why = match (errors.is_empty(), outcome) {
-        (true, outcome) => return Ok(outcome),
-        (false, Outcome::Failed(first)) => format!("{first}; and then, {}", errors.join("; and then, ")),
-        (false, _) => format!("after the check, {}", errors.join("; and then, ")),
-    };
-    if all_removed { Ok(Outcome::Failed(why)) } else { Err(why) }
+    let of_memory = if subject.bytes_that_put_keeps() > 0 { PUT_KEEPS } else { MEMORY };
+    let is_clean = removed.is_ok();
+    let of = |rule| move |why| (rule, why);
+    let ends = [memory.map_err(of(of_memory)), removed, closed.map_err(of(CLOSE))];
+    let errors: Vec<_> = ends.into_iter().filter_map(Result::err).collect();
+    let Some((rule, _)) = errors.first() else { return ended(outcome, None, true) };
+    let all = errors.iter().map(|(_, why)| &**why).collect::<Vec<_>>().join("; and then, ");
+    match outcome {
+        Outcome::Failed(first) => ended(Outcome::Failed(format!("{first}; and then, {all}")), None, is_clean),
+        _ => ended(Outcome::Failed(format!("after the check, {all}")), Some(*rule), is_clean),
+    }
 }
 
 async fn close(subject: &Subject) -> Result<(), String> {
@@ -112,13 +151,14 @@ async fn close(subject: &Subject) -> Result<(), String> {
     closed.and_then(|closed| closed.map_err(|e| e.to_string())).map_err(|why| format!("it cannot be closed: {why}"))
 }
 
-/// Removes as many keys of the check as it can. The error is the first one, with the number of keys that are left.
-async fn remove_all(subject: &Subject) -> Result<(), String> {
+/// Removes as many keys of the check as it can. The error is the first one, with the number of keys that are left, and
+/// the check whose rule is broken.
+async fn remove_all(subject: &Subject) -> Result<(), (&'static str, String)> {
     if !subject.can.remove {
         return Ok(());
     }
     let made = subject.names.made();
-    let (mut why, mut count) = (None, 0);
+    let (mut why, mut count, mut one) = (None, 0, None);
     for keys in made.chunks(REMOVE_BATCH) {
         let mut left = remove(subject, keys).await;
         if left.temporary {
@@ -126,13 +166,23 @@ async fn remove_all(subject: &Subject) -> Result<(), String> {
         }
         why = why.or(left.why);
         count += left.count;
+        one = one.or(left.keys.into_iter().next());
     }
-    match (why, count) {
-        (Some(why), 0) => Err(format!("an error while its keys were removed: {why}")),
-        (Some(why), n) => Err(format!("{n} of its {} keys may be left, which cannot be removed: {why}", made.len())),
-        (None, 0) => Ok(()),
-        (None, n) => Err(format!("{n} of its {} keys were not removed, although `remove` says so", made.len())),
-    }
+    let all = made.len();
+    let why = match (why, count) {
+        (Some(why), 0) => format!("an error while its keys were removed: {why}"),
+        (Some(why), n) => format!("{n} of its {all} keys may be left, which cannot be removed: {why}"),
+        (None, 0) => return Ok(()),
+        (None, n) => {
+            if let Some(key) = &one
+                && let Ok(Ok(None)) = catch_panic(subject.store.get(key)).await
+            {
+                return Err((EXISTS, format!("`exists` is true for `{key}`, which `get` does not find")));
+            }
+            format!("{n} of its {all} keys were not removed, although `remove` says so")
+        }
+    };
+    Err((REMOVE, why))
 }
 
 /// The keys that a removal has left.
@@ -190,17 +240,19 @@ fn clean_up(kit: &Kit, names: &Arc<Names>) -> Result<(), String> {
     if names.made().is_empty() {
         return Ok(());
     }
-    let (kit, names, limit) = (kit.clone(), names.clone(), CLEAN_UP_LIMIT.min(kit.time_limit()));
+    let (limit, case) = (kit.time_limit(), Case::new(names));
+    let (kit, watch) = (kit.clone(), case.watch.clone());
     let work = async move {
-        let pool = PoolAllocator::new(POOL_BYTES);
-        let subject = Subject::open(&kit, &pool, &names).await.map_err(|e| e.to_string())?;
+        let subject = Subject::open(&kit, &case).await.map_err(|e| e.to_string())?;
         let removed = remove_all(&subject).await;
-        close(&subject).await.and(removed)
+        close(&subject).await.and(removed.map_err(|(_, why)| why))
     };
-    match on_runtime(limit, work) {
+    match on_runtime(CLEAN_UP_LIMIT.min(limit), limit, watch, work) {
         Ran::Ended(Ok(())) => Ok(()),
-        Ran::Ended(Err(why)) | Ran::Lost(why) => Err(format!(" Its keys may be left: {why}")),
-        Ran::TooLong => Err(" Its keys may be left: their removal hangs, too".into()),
+        Ran::Ended(Err(why)) | Ran::Lost(why) | Ran::Stalled(Stalled { why, .. }) => {
+            Err(format!(" Its keys may be left: {why}"))
+        }
+        Ran::TooLong => Err(" Its keys may be left: their removal takes too long".into()),
     }
 }
 

@@ -4,12 +4,14 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::case::Case;
 use super::names::Names;
+use super::opening::external_form;
 use super::value::Value;
 use super::{Kit, Outcome};
 use crate::{
-    CacheKey, Capabilities, ChunkLayout, Connector, Dtype, Error, ErrorKind, KeyKind, LocalCpuBackend, MemoryFormat,
-    MemoryObj, MemoryObjMut, PoolAllocator, Result, Shape,
+    CacheKey, Capabilities, ChunkLayout, Connector, Dtype, Error, ErrorKind, KeyKind, LMCacheMetadata, LocalCpuBackend,
+    MemoryFormat, MemoryObj, MemoryObjMut, PoolAllocator, RawLayout, RemoteUrl, Result, Shape,
 };
 
 /// Why a check ended early.
@@ -62,23 +64,41 @@ pub(super) struct Subject {
     pub(super) store: Connector,
     /// The capabilities that the store declares.
     pub(super) can: Capabilities,
-    /// The memory that the store reads into, and that holds the chunks to put.
     pub(super) pool: PoolAllocator,
     pub(super) names: Arc<Names>,
+    case: Case,
     kit: Kit,
 }
 
 impl Subject {
-    pub(super) async fn open(kit: &Kit, pool: &PoolAllocator, names: &Arc<Names>) -> Result<Self> {
-        let store = kit.open(LocalCpuBackend::with_allocator(pool.clone())).await?;
-        Ok(Self { can: store.capabilities(), store, pool: pool.clone(), names: names.clone(), kit: kit.clone() })
+    pub(super) async fn open(kit: &Kit, case: &Case) -> Result<Self> {
+        Self::over(kit, case, kit.open(LocalCpuBackend::with_allocator(case.pool.clone()))).await
+    }
+
+    async fn over(kit: &Kit, case: &Case, open: impl Future<Output = Result<Connector>>) -> Result<Self> {
+        let store = case.watch.around(case.watch.call("open", 1, open).await?);
+        let (pool, names) = (case.pool.clone(), case.names.clone());
+        Ok(Self { can: store.capabilities(), store, pool, names, case: case.clone(), kit: kit.clone() })
     }
 
     /// Opens another connector of the same store.
     pub(super) async fn reopen(&self) -> Checked<Self> {
-        Self::open(&self.kit, &self.pool, &self.names)
+        Self::open(&self.kit, &self.case)
             .await
             .map_err(|e| failed(format!("the store cannot be opened a second time: {e}")))
+    }
+
+    /// The kit's URL, and the same in its `external://` form or the reason why it has none. `None` without a URL.
+    pub(super) fn urls(&self) -> Option<(&RemoteUrl, Result<RemoteUrl, String>)> {
+        let url = self.kit.url()?;
+        let external = external_form(url).and_then(|text| RemoteUrl::parse(&text).map_err(|e| e.to_string()));
+        Some((url, external))
+    }
+
+    /// Opens the store by another URL, with the kit's other settings.
+    pub(super) async fn open_at(&self, url: RemoteUrl) -> Result<Self> {
+        let backend = LocalCpuBackend::with_allocator(self.case.pool.clone());
+        Self::over(&self.kit, &self.case, self.kit.open_at(url, backend)).await
     }
 
     /// The kinds of keys that the store takes.
@@ -113,9 +133,14 @@ impl Subject {
         self.can.keeps_layout_of(self.kind())
     }
 
+    /// The metadata that gives raw values their layout, if it does.
+    pub(super) fn layout_of_raw_values(&self) -> Option<&RawLayout> {
+        self.kit.raw_metadata().filter(|_| !self.keeps_layout()).map(LMCacheMetadata::chunk_layout)
+    }
+
     /// Whether values are raw and get their layout from the metadata.
     pub(super) fn takes_layout_from_metadata(&self) -> bool {
-        !self.keeps_layout() && self.kit.raw_metadata().is_some()
+        self.layout_of_raw_values().is_some()
     }
 
     pub(super) fn needs_remove(&self) -> Checked {
@@ -173,15 +198,30 @@ impl Subject {
         Value { seed: self.names.number(), layout }
     }
 
-    /// A chunk of the pool with this value.
+    /// A chunk with this value.
     pub(super) fn chunk(&self, value: &Value) -> Checked<MemoryObj> {
-        let mut memory = self.memory(&value.layout)?;
+        let mut memory = self.memory_of(&self.case.chunks, &value.layout)?;
         value.fill(&mut memory);
         Ok(memory.freeze())
     }
 
+    /// A chunk with this value, at the start of memory that is longer by `more` bytes.
+    pub(super) fn chunk_in_longer_memory(&self, value: &Value, more: usize) -> Checked<MemoryObj> {
+        let mut memory = self.memory_of(&self.case.chunks, &ChunkLayout::binary(value.layout.len + more))?;
+        memory.fill(0xee);
+        memory.set_layout(value.layout.clone())?;
+        value.fill(&mut memory);
+        Ok(memory.freeze())
+    }
+
+    /// Memory of the pool that the store reads into.
     pub(super) fn memory(&self, layout: &ChunkLayout) -> Checked<MemoryObjMut> {
-        self.pool.allocate_now(layout).map_err(|e| failed(format!("the check cannot allocate memory: {e}")))
+        self.memory_of(&self.pool, layout)
+    }
+
+    fn memory_of(&self, pool: &PoolAllocator, layout: &ChunkLayout) -> Checked<MemoryObjMut> {
+        self.case.watch.moves(layout.len);
+        pool.allocate_now(layout).map_err(|e| failed(format!("the check cannot allocate memory: {e}")))
     }
 
     pub(super) async fn put(&self, key: &CacheKey, value: &Value) -> Checked {
@@ -297,13 +337,24 @@ impl Subject {
 
     /// Waits until `done` is true, and says whether that happens within the kit's grace: work may outlive its future.
     pub(super) async fn eventually(&self, done: impl FnMut() -> bool) -> bool {
-        within(self.kit.grace_period(), done).await
+        let is_done = within(self.kit.grace_period(), done).await;
+        if !is_done {
+            self.kit.set_late();
+        }
+        is_done
     }
 
     pub(super) async fn all_memory_is_back(&self) -> Checked {
-        let back = within(self.kit.grace_for_memory(), || self.pool.stats().in_use == 0).await;
+        let back = self.eventually(|| self.pool.stats().in_use == 0 && self.case.chunks.stats().in_use == 0).await;
+        let kept = self.bytes_that_put_keeps();
+        ensure!(back || kept == 0, "`put` keeps {kept} bytes of its chunks: it must copy them");
         ensure!(back, "{} bytes of the pool did not come back", self.pool.stats().in_use);
         Ok(())
+    }
+
+    /// The bytes of chunks that the check has put and the store still holds.
+    pub(super) fn bytes_that_put_keeps(&self) -> usize {
+        self.case.chunks.stats().in_use
     }
 }
 

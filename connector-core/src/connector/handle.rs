@@ -142,6 +142,24 @@ impl Connector {
         }
     }
 
+    /// The same connector, with `wrap` around it. Closing either handle closes both.
+    #[cfg(feature = "conformance")]
+    pub(crate) fn wrapped(&self, wrap: impl FnOnce(BoxConnector) -> BoxConnector) -> Self {
+        let inner = &self.0;
+        let BoxConnector(connector) = wrap(BoxConnector(Arc::clone(&inner.connector)));
+        let inner = Arc::new(Inner {
+            name: inner.name.clone(),
+            gate: inner.gate.clone(),
+            closed: inner.closed.clone(),
+            instruments: inner.instruments.of_same_store(),
+            layers_of: inner.layers_of.clone(),
+            opened_on: inner.opened_on,
+            connector: OfProcess::new(connector),
+            pages: Pages::new(|_| true),
+        });
+        Self(inner, self.1)
+    }
+
     pub(super) fn opened_on(&self) -> Option<tokio::runtime::Id> {
         self.0.opened_on
     }

@@ -14,17 +14,26 @@ macro_rules! faults {
 }
 
 faults! {
+    TakesTheModuleForItsPath, both_urls_open_one_store, Full;
+    SleepsInGet, calls_do_not_block_their_thread, Full;
+
     FlipsABit, bytes_come_back, Full;
+    LosesEveryOtherPut, bytes_come_back, Full;
+    GivesAnotherKeysChunk, bytes_come_back, Full;
     PanicsInGet, bytes_come_back, Full;
     HangsInGet, bytes_come_back, Full;
     BlocksInGet, bytes_come_back, Full;
+    HangsInPut, bytes_come_back, Full;
     Float64IsForgotten, every_dtype_comes_back, Full;
     HiddenStatesAreForgotten, every_format_comes_back, Full;
     RanksArePadded, every_rank_comes_back, Full;
     SecondGroupIsLost, several_groups_come_back, Full;
     FlipsABitOfLongChunks, every_size_comes_back, Full;
+    CutsLongChunks, every_size_comes_back, Full;
     DimensionsOfZeroAreLost, puts_are_refused_or_come_back, Full;
     RefusesAfterStoring, puts_are_refused_or_come_back, Full;
+    IgnoresLen, put_keeps_exactly_len_bytes, Full;
+    HangsInExists, exists_agrees_with_get, Full;
     ExistsIsAlwaysTrue, exists_agrees_with_get, Full;
     MissesAreErrors, misses_are_not_errors, Full;
 
@@ -63,6 +72,8 @@ faults! {
     RemovesNothing, remove_says_whether_it_was_there, Full;
     RemovesWhatBeginsWithIt, removal_leaves_the_others, Full;
 
+    HangsInList, list_gives_each_key_once, Full;
+    ListNeverEnds, list_gives_each_key_once, Full;
     ListsTwice, list_gives_each_key_once, Full;
     ListsInAnyCase, list_keeps_to_the_prefix, Full;
     SizesAreInKilobytes, list_entries_gives_sizes, Full;
@@ -77,6 +88,7 @@ faults! {
     BatchesLeaveItBusy, dropped_batches_do_no_harm, Full;
     ListsLeaveItBusy, dropped_lists_do_no_harm, Full;
 
+    UnwrapsErrors, a_full_pool_is_an_error, Full;
     AFullPoolIsAMiss, a_full_pool_is_an_error, Full;
     WritesToWhatItGaveOut, chunks_in_hand_do_not_change, Full;
     KeepsItsChunk, put_does_not_keep_its_chunk, Full;
@@ -98,4 +110,19 @@ faults! {
     ClosesAllAtOnce, closing_one_leaves_the_others_open, Full;
 
     NamesAnotherKey, errors_say_where, Full;
+}
+
+impl Fault {
+    /// Whether a call of the store does not end.
+    pub(crate) fn hangs(self) -> bool {
+        [
+            Self::HangsInGet,
+            Self::BlocksInGet,
+            Self::HangsInPut,
+            Self::HangsInExists,
+            Self::HangsInList,
+            Self::CloseHangs,
+        ]
+        .contains(&self)
+    }
 }

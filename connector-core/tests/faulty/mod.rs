@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::future::pending;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use connector_core::conformance::Kit;
 use connector_core::{
@@ -15,6 +15,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 
+mod by_path;
 mod fault;
 mod lent;
 mod profile;
@@ -34,6 +35,7 @@ pub(crate) struct Store {
     running: AtomicUsize,
     /// Whether a connector of the store was closed.
     closed: AtomicBool,
+    puts: AtomicUsize,
 }
 
 struct Stored {
@@ -65,6 +67,9 @@ async fn long() {
 
 /// A kit with a new store.
 pub(crate) fn kit(profile: Profile, fault: Option<Fault>) -> Kit {
+    if fault == Some(Fault::TakesTheModuleForItsPath) {
+        return Kit::from("module-as-path://h:1/dir");
+    }
     let store = Arc::new(Store::default());
     Kit::new(move |backend| {
         let store = store.clone();
@@ -79,6 +84,9 @@ pub(crate) fn kit(profile: Profile, fault: Option<Fault>) -> Kit {
 impl RemoteConnector for Faulty {
     async fn exists(&self, key: &CacheKey) -> Result<bool> {
         self.begin(Fault::GetsLeaveItBusy).await?;
+        if self.has(Fault::HangsInExists) {
+            pending::<()>().await;
+        }
         if self.has(Fault::ExistsIsAlwaysTrue) {
             return Ok(true);
         }
@@ -101,6 +109,9 @@ impl RemoteConnector for Faulty {
         if self.has(Fault::HangsInGet) {
             pending::<()>().await;
         }
+        if self.has(Fault::SleepsInGet) {
+            std::thread::sleep(Duration::from_millis(150));
+        }
         if self.has(Fault::BlocksInGet) {
             loop {
                 std::thread::park();
@@ -122,6 +133,7 @@ impl RemoteConnector for Faulty {
         let memory = self.backend.allocate(&layout).await;
         let mut memory = match (memory, self.fault) {
             (Err(_), Some(Fault::AFullPoolIsAMiss)) => return Ok(None),
+            (memory, Some(Fault::UnwrapsErrors)) => memory.expect("the author did not think of this"),
             (memory, _) => memory?,
         };
         memory.copy_from_slice(&bytes);
@@ -139,6 +151,8 @@ impl RemoteConnector for Faulty {
         self.check(key, chunk.layout())?;
         self.begin(Fault::PutsLeaveItBusy).await?;
         match self.fault {
+            Some(Fault::HangsInPut) => pending::<()>().await,
+            Some(Fault::LosesEveryOtherPut) if self.store.puts.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) => {}
             Some(Fault::StoresInHalves | Fault::ShowsHalves) => self.store_in_halves(key, &chunk).await,
             Some(Fault::CloseLosesTheLastPut) => {
                 self.write_deferred();
@@ -244,6 +258,14 @@ impl RemoteConnector for Faulty {
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<CacheKey>> {
         if !self.profile.capabilities().list {
             return stream::once(async { Err(Error::unsupported("list")) }).boxed();
+        }
+        match self.fault {
+            Some(Fault::HangsInList) => return stream::pending().boxed(),
+            Some(Fault::ListNeverEnds) => {
+                let key = self.chunks().keys().find(|key| key.as_str().starts_with(prefix)).cloned();
+                return stream::iter(key.into_iter().cycle()).map(Ok).boxed();
+            }
+            _ => {}
         }
         if self.has(Fault::ListsLeaveItBusy) && self.busy.swap(true, Ordering::SeqCst) {
             return stream::once(async { Err(Error::new(ErrorKind::Other, "a listing is not over")) }).boxed();

@@ -76,7 +76,12 @@ impl Faulty {
     pub(super) fn find(&self, key: &CacheKey) -> Option<(Vec<u8>, ChunkLayout)> {
         let place = self.place(key);
         let chunks = self.chunks();
-        let stored = chunks.get(&place).or_else(|| {
+        let another = || {
+            let others = chunks.iter().filter(|(other, _)| **other != place && chunks.contains_key(&place));
+            others.min_by_key(|(other, _)| other.as_str()).map(|(_, stored)| stored)
+        };
+        let another = if self.has(Fault::GivesAnotherKeysChunk) { another() } else { None };
+        let stored = another.or_else(|| chunks.get(&place)).or_else(|| {
             let odd = key.as_str().contains(['\n', '\t']) && self.has(Fault::OddKeysBecomeOthers);
             odd.then(|| chunks.values().next()).flatten()
         })?;
@@ -130,6 +135,15 @@ impl Faulty {
                 }
                 _ => {}
             }
+        }
+        if self.has(Fault::IgnoresLen) && !stored.layout.format.is_binary() {
+            let of_group = |group: &Group| group.shape.iter().product::<usize>() * group.dtype.map_or(1, Dtype::size);
+            stored.layout.len = stored.layout.groups.iter().map(of_group).sum();
+            stored.bytes.resize(stored.layout.len, 0);
+        }
+        if self.has(Fault::CutsLongChunks) && stored.bytes.len() > 1 << 20 {
+            stored.bytes.truncate(1 << 20);
+            stored.layout = ChunkLayout::binary(1 << 20);
         }
         if self.has(Fault::KeepsItsChunk) {
             stored.kept = Some(chunk.clone());

@@ -29,8 +29,10 @@ async fn with_thousands_of_keys() {
 async fn holds(folder: &str, options: &str, wanted: fn(&str) -> bool) {
     let container = Container::new();
     let url = container.url(folder, options);
-    let kit = Kit::new(move |backend| connectors::builder(&url).local_cpu_backend(backend).open());
-    let report = kit.limit(Duration::from_secs(300)).run_some(|check| wanted(check.name), |_| true).await;
+    let report = Kit::from(connectors::builder(&url))
+        .limit(Duration::from_secs(300))
+        .run_some(|check| wanted(check.name), |_| true)
+        .await;
     let failures: Vec<_> = report.failures().collect();
     assert!(report.passed() && failures.is_empty(), "{report}");
 }

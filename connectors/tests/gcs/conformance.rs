@@ -21,7 +21,6 @@ async fn holds(folder: &str, options: &str) {
     let bucket = Bucket::new();
     // The server has no multipart uploads.
     let url = bucket.url(folder, &format!("&parallel_from_bytes=1073741824{options}"));
-    let kit = Kit::new(move |backend| connectors::builder(&url).local_cpu_backend(backend).open());
-    let report = kit.limit(Duration::from_secs(300)).run().await;
+    let report = Kit::from(connectors::builder(&url)).limit(Duration::from_secs(300)).run().await;
     assert!(report.passed(), "{report}");
 }

@@ -67,8 +67,7 @@ async fn passes(kit: &Kit, is_wanted: impl Fn(&Check) -> bool) {
 }
 
 fn on(url: &str) -> Kit {
-    let url = url.to_owned();
-    Kit::new(move |backend| connectors::builder(&url).local_cpu_backend(backend).open())
+    Kit::from(connectors::builder(url))
 }
 
 /// A store on a new server, which lives as long as the kit.
