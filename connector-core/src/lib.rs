@@ -132,4 +132,10 @@ pub mod __private {
 /// The type of [`RemoteConnector::list`] and [`RemoteConnector::list_entries`].
 pub use futures::stream::BoxStream;
 /// The versions that this crate's interface uses: an author needs no direct dependency on these crates.
-pub use {metrics, schemars, serde, serde_json};
+///
+/// - [`futures`]: streams for `list` (`futures::stream::iter`), and `join_all`.
+/// - [`tokio`]: timers, locks, channels, tasks, blocking threads and `select!`. Its other features, such as `net`, are on if your
+///   own dependency turns them on. After `use connector_core::tokio;`, `#[tokio::test]` works.
+/// - [`tracing`] for log lines, [`metrics`] for counters of your own.
+/// - [`serde`], [`schemars`] and [`serde_json`] for options. `#[connector_options]` needs none of them in your code.
+pub use {futures, metrics, schemars, serde, serde_json, tokio, tracing};

@@ -49,6 +49,7 @@ mod loose;
 mod quantity;
 mod schema;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -60,24 +61,69 @@ use crate::registry::is_identifier;
 use crate::url::{RemoteUrl, is_harmless};
 use crate::{Error, ErrorKind, Result};
 pub use credentials::{Credentials, Login};
-use loose::Loose;
 #[doc(hidden)]
 pub use loose::flattened;
 pub(crate) use loose::parse_bool;
+use loose::{Loose, LooseError};
 pub use schema::{OptionInfo, OptionsSchema};
 
 /// The type of a connector's options.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a connector's options: `ConnectorOptions` is not implemented for it",
-    label = "named as `options` of `#[external_connector]`",
+    label = "used as a connector's options",
     note = "put `#[connector_options]` on it, and write `impl ConnectorOptions for {Self} {{}}`"
 )]
-pub trait ConnectorOptions: DeserializeOwned + schemars::JsonSchema + Send + 'static {
+pub trait ConnectorOptions: Described + Send + 'static {
     /// The prefix of this connector's keys in `extra_config`: `fs_connector_`. Empty for none.
     const EXTRA_CONFIG_PREFIX: &'static str = "";
 
     /// Further keys of `extra_config` that set an option, without the prefix: `(key, option)`.
     const EXTRA_CONFIG_SHARED: &'static [(&'static str, &'static str)] = &[];
+}
+
+/// A type that kvconn can fill from texts and describe. `#[connector_options]` makes a type one, and so do the derives of
+/// `Deserialize` and `JsonSchema`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a connector's options: `#[connector_options]` is missing",
+    label = "this type has no `#[connector_options]`",
+    note = "put `#[connector_options]` on `{Self}`"
+)]
+pub trait Described: Sized {
+    #[doc(hidden)]
+    fn describe(generator: SchemaGenerator) -> Schema;
+
+    #[doc(hidden)]
+    fn read(values: Map<String, Value>) -> Result<Self, LooseError>;
+}
+
+// Without this attribute, and with serde's traits as supertraits, the compiler reports serde's bounds.
+#[diagnostic::do_not_recommend]
+impl<T: DeserializeOwned + JsonSchema> Described for T {
+    fn describe(generator: SchemaGenerator) -> Schema {
+        generator.into_root_schema_for::<T>()
+    }
+
+    fn read(values: Map<String, Value>) -> Result<Self, LooseError> {
+        T::deserialize(Loose::new(Value::Object(values)))
+    }
+}
+
+/// `Default`, whose value is that of each option that nothing sets.
+#[diagnostic::on_unimplemented(
+    message = "the options `{Self}` have no defaults: `Default` is not implemented for `{Self}`",
+    label = "needs `Default`",
+    note = "put `#[derive(Default)]` on it, or write `impl Default for {Self} {{ .. }}`"
+)]
+pub trait Defaults: Sized {
+    #[doc(hidden)]
+    fn defaults() -> Self;
+}
+
+#[diagnostic::do_not_recommend]
+impl<T: Default> Defaults for T {
+    fn defaults() -> Self {
+        T::default()
+    }
 }
 
 /// Fills `O`, a connector's own options, from all places that can set it.
@@ -205,7 +251,7 @@ fn fill<'a, O: ConnectorOptions>(
         let text = text.map_err(|why| credentials::wrong_file(&option.name, &why))?;
         values.insert(secret.clone(), Value::String(text));
     }
-    O::deserialize(Loose::new(Value::Object(values.clone()))).map_err(|e| {
+    O::read(values.clone()).map_err(|e| {
         let Some(field) = &e.field else {
             let why = e.message.unwrap_or_else(|| "their values do not fit together".to_owned());
             return Error::new(ErrorKind::InvalidOption, format!("options: {why}"));

@@ -179,6 +179,13 @@ fn unit_tests_integration_tests_and_examples_see_the_entries() {
     assert_eq!(BUILT.run("examples/alpha", &[]).lines("connector"), [ALPHA]);
 }
 
+/// Its code uses options, listings, timers, tasks, locks, threads, log lines and the conformance kit.
+#[test]
+fn a_connector_needs_no_dependency_but_connector_core() {
+    let tested = BUILT.cargo(&["test", "--package", "one-dependency", "--lib"], &[]);
+    assert!(passed(&tested.stdout) > 50, "{}", String::from_utf8_lossy(&tested.stdout));
+}
+
 #[test]
 fn an_entry_that_a_dev_dependency_cycle_links_twice_counts_once() {
     // The test in `cycle` checks for two entries in the binary and one in the registry.

@@ -36,7 +36,7 @@ pub fn flattened<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D
 
 /// The wrong field and the reason.
 #[derive(Debug)]
-pub(super) struct LooseError {
+pub struct LooseError {
     pub(super) field: Option<String>,
     /// `None` if the value's type or range is wrong. Serde's own text would show the value.
     pub(super) message: Option<String>,

@@ -73,7 +73,7 @@ impl OptionsSchema {
 
     fn build<O: ConnectorOptions>() -> Self {
         let settings = SchemaSettings::default().with(|settings| settings.inline_subschemas = true);
-        let json = settings.into_generator().into_root_schema_for::<O>().to_value();
+        let json = O::describe(settings.into_generator()).to_value();
         let declared = json["properties"].as_object();
         let mut options = Vec::new();
         for (name, s) in declared.into_iter().flatten() {

@@ -19,8 +19,7 @@ fn wrong_uses_give_the_expected_errors_and_right_uses_compile() {
 /// The files that show more than one error, because they have several mistakes or the compiler repeats an error.
 const MORE_THAN_ONE: [(&str, usize); 5] = [
     ("neither_trait", 2),
-    // serde and schemars each need the default.
-    ("options_without_default", 2),
+    ("option_with_wrong_values", 3),
     ("several_wrong_arguments", 4),
     // Each method's future borrows the struct, so the compiler reports each method. The attribute has no part in this.
     ("struct_not_sync", 4),
