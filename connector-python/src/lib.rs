@@ -8,7 +8,7 @@
 //! connector_python::wheel!(_native);
 //! ```
 //!
-//! Its Python package calls `kvconn.carry(_native)`. The README explains the rest; `examples/acme-kv-wheel` is an example.
+//! Its Python package calls `kvconn.carry(_native)`. The README explains the rest; `examples/acme-kv/wheel` is an example.
 //!
 //! Each wheel's library has its own registry, runtime, threads and logging. Only the Python code knows all of them.
 
@@ -43,6 +43,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pyo3::prelude::*;
 
+/// The number of the interface between kvconn's Python code and a library: this module's names and signatures, and the Python
+/// code that it imports. kvconn accepts a library by this number and not by its version.
+///
+/// A change gets a new number. `tests/test_interface.py` fails without one.
+const INTERFACE: u32 = 1;
+
 /// For the code that `wheel!` expands to.
 #[doc(hidden)]
 pub mod __private {
@@ -66,6 +72,11 @@ macro_rules! wheel {
             $crate::__private::add_to(m)
         }
     };
+    ($($other:tt)*) => {
+        ::core::compile_error!(
+            "`wheel!` takes the last part of `module-name` in pyproject.toml, without quotes: write `wheel!(_native);`"
+        );
+    };
 }
 
 // No build without the interpreter's lock was tested.
@@ -82,6 +93,7 @@ fn _kvconn(m: &Bound<'_, PyModule>) -> PyResult<()> {
 pub fn add_to(m: &Bound<'_, PyModule>) -> PyResult<()> {
     connectors::Audience::Python.set();
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    m.add("INTERFACE", INTERFACE)?;
     m.add_class::<native::NativeClient>()?;
     m.add_class::<engine::EngineClient>()?;
     m.add_class::<engine::EngineUsage>()?;

@@ -1,4 +1,4 @@
-"""The libraries of several wheels in one process. Real ones: examples/acme-kv-wheel."""
+"""The libraries of several wheels in one process. A real one: test_author_wheel.py."""
 
 import importlib
 import os
@@ -11,7 +11,7 @@ from kvconn import _libraries, _modules
 from support import TestCase, run_child
 
 
-def library(name, openers, version=kvconn.__version__, module="gadget.kv"):
+def library(name, openers, interface=_libraries.INTERFACES[-1], module="gadget.kv"):
     """A library that opens these schemes: `{"gadget": "gadget.kv/Gadget of gadget 1.0"}`."""
 
     def opener_of(url, behind):
@@ -19,7 +19,7 @@ def library(name, openers, version=kvconn.__version__, module="gadget.kv"):
         return opens and (opens, all(url.partition("://")[0] in openers for url in behind if "://" in url))
 
     made = ModuleType(name)
-    made.__version__ = version
+    made.__version__, made.INTERFACE = "0.0.1", interface
     made._opener_of = opener_of
     made.connect = lambda url, **options: SimpleNamespace(name=f"{url} of {name}", batched_put=None, _set_place=id)
     made.NativeClient = lambda url, **options: (name, url)
@@ -40,8 +40,10 @@ class Libraries(TestCase):
 
     def test_a_carried_library_opens_its_scheme(self):
         gadget = library("gadget._native", {"gadget": "gadget.kv/Gadget of gadget 1.0"})
-        kvconn.carry(gadget)
-        kvconn.carry(gadget)
+        for _ in range(2):
+            own = kvconn.carry(gadget)
+            self.assertEqual(repr(own), "<kvconn.Library gadget._native>")
+            self.assertEqual((type(own.connect("gadget://h")), own.NativeClient), (kvconn.Store, gadget.NativeClient))
         store = kvconn.connect("gadget://h")
         self.assertEqual((type(store), store.name), (kvconn.Store, "gadget://h of gadget._native"))
         self.assertEqual(kvconn.NativeClient("gadget://h"), ("gadget._native", "gadget://h"))
@@ -74,11 +76,22 @@ class Libraries(TestCase):
             kvconn.carry(library(name, {"gadget": "gadget.kv/Gadget of gadget 1.0"}))
         self.assertEqual(kvconn.connect("gadget://h").name, "gadget://h of gadget._native")
 
-    def test_a_library_of_another_version_is_an_error_with_a_hint(self):
-        with self.assertRaisesRegex(ImportError, r"built with connector-python 0\.0\.1.*run `pip install kvconn==0\.0\.1`"):
-            kvconn.carry(library("gadget._native", {}, version="0.0.1"))
+    def test_a_library_of_another_interface_is_an_error_that_says_which_side_to_upgrade(self):
+        newest = _libraries.INTERFACES[-1]
+        newer = rf"gadget\._native \(connector-python 0\.0\.1\) has interface {newest + 1}, and kvconn .* works with interface"
+        with self.assertRaisesRegex(ImportError, newer + ".*: run `pip install --upgrade kvconn`"):
+            kvconn.carry(library("gadget._native", {}, interface=newest + 1))
+        with (
+            mock.patch.object(_libraries, "INTERFACES", range(newest + 1, newest + 3)),
+            self.assertRaisesRegex(ImportError, f"works with interface {newest + 1} to {newest + 2}: upgrade the package that has `gadget`"),
+        ):
+            kvconn.carry(library("gadget._native", {}))
         with self.assertRaisesRegex(TypeError, "is not a library of kvconn's"):
             kvconn.carry(os)
+
+    def test_every_supported_interface_is_accepted(self):
+        for number in _libraries.INTERFACES:
+            self.assertIsInstance(kvconn.carry(library(f"gadget{number}._native", {}, interface=number)), kvconn.Library)
 
     def test_a_misspelt_scheme_is_compared_with_all_libraries(self):
         gadget = library("gadget._native", {"gadget": "gadget.kv/Gadget of gadget 1.0"})

@@ -35,6 +35,7 @@ from kvconn._errors import (
 from kvconn._keys import Key, ObjectKey, prefix_keys, prefix_object_keys
 from kvconn._kvconn import Chunk, ConnectorInfo, __version__
 from kvconn._libraries import NativeClient, carry, connectors
+from kvconn._library import Library
 from kvconn._listing import AsyncListing, ListEntry, Listing
 from kvconn._metrics import MetricSample, metrics
 from kvconn._prometheus import export_prometheus
@@ -56,6 +57,7 @@ __all__ = [
     "InvalidTypeError",
     "Key",
     "KvconnError",
+    "Library",
     "ListEntry",
     "Listing",
     "MetricSample",

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from functools import partial
-
 from kvconn import _libraries
 from kvconn._async_store import AsyncStore, Opening
+from kvconn._library import Library, open_async, place_of_caller
 from kvconn._store import Store
 from kvconn._types import KeyKind, Option
 
@@ -30,10 +28,8 @@ def connect(
     Raises:
         KvconnError: the store cannot be opened. The message says why, and how to write the URL.
     """
-    library = _libraries.of_url(url, options)
-    native = library.connect(url, pool_bytes=pool_bytes, key_kind=key_kind, **options)
-    native._set_place(_place_of_caller())
-    return Store(native, partial(connect, url, pool_bytes=pool_bytes, key_kind=key_kind, **options))
+    library = Library(_libraries.of_url(url, options))
+    return library.connect(url, pool_bytes=pool_bytes, key_kind=key_kind, **options)
 
 
 def connect_async(
@@ -47,32 +43,15 @@ def connect_async(
     >>> asyncio.run(main())
     False
     """
-    return Opening(_open(url, pool_bytes, key_kind, options, _place_of_caller()))
+    return Opening(_open(url, pool_bytes, key_kind, options, place_of_caller()))
 
 
 async def _open(
     url: str, pool_bytes: int | None, key_kind: KeyKind | None, options: dict[str, Option], place: str
 ) -> AsyncStore:
-    library = _libraries.of_url(url, options)
-    opening = library.connect_async(url, pool_bytes=pool_bytes, key_kind=key_kind, **options)
-    try:
-        native = await opening
-        native._set_place(place)
-        return AsyncStore(native, partial(connect, url, pool_bytes=pool_bytes, key_kind=key_kind, **options))
-    except BaseException:
-        # The caller was cancelled after the store was opened, and gets no store to close.
-        if opening.done() and not opening.cancelled() and opening.exception() is None:
-            opening.result().close()
-        raise
+    library = Library(_libraries.of_url(url, options))
+    return await open_async(library, url, pool_bytes, key_kind, options, place)
 
 
 # Python names a coroutine that was never awaited.
 _open.__qualname__ = "connect_async"
-
-
-def _place_of_caller() -> str:
-    """File and line of the code that calls kvconn, for the warning of a store that is never closed."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "kvconn":
-        frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"

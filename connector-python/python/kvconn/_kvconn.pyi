@@ -14,6 +14,7 @@ from typing_extensions import Buffer, Self, disjoint_base
 from kvconn._types import DType, KeyKind, Option, OptionInfo
 
 __version__: str
+INTERFACE: int
 
 @final
 class AnyStore:

@@ -21,34 +21,32 @@ from typing import Any
 
 from kvconn import _kvconn, _modules
 from kvconn._errors import InvalidTypeError, of_open
+from kvconn._library import Library
 
 #: The entry point in pyproject.toml that names the package with a wheel's library.
 ENTRY_POINTS = "kvconn.libraries"
+
+#: The interfaces of libraries that this code can call. kvconn's own library has the last one.
+INTERFACES = range(1, 2)
 
 #: kvconn's own library comes first.
 _libraries: list[ModuleType] = [_kvconn]
 
 
-def carry(library: ModuleType) -> None:
+def carry(library: ModuleType) -> Library:
     """Adds the stores of another wheel's library, which ``connector_python::wheel!`` made, to kvconn.
 
-    For the ``__init__.py`` of that wheel's package. A second call does nothing.
+    For the ``__init__.py`` of that wheel's package. A second call adds nothing.
+
+    Returns:
+        The stores of that wheel only.
 
     Raises:
-        ImportError: the library was built with another version of kvconn.
+        ImportError: kvconn cannot call the library, because one of the two is too old. The message says which.
     """
     if library in _libraries:
-        return
-    built_with = getattr(library, "__version__", None)
-    if not hasattr(library, "_opener_of"):
-        raise InvalidTypeError(
-            f"{library!r} is not a library of kvconn's; pass the module that `connector_python::wheel!` names", "invalid_input"
-        )
-    if built_with != _kvconn.__version__:
-        raise ImportError(
-            f"{library.__name__} was built with connector-python {built_with}, but kvconn {_kvconn.__version__} is installed: "
-            f"run `pip install kvconn=={built_with}`, or build the wheel again"
-        )
+        return Library(library)
+    _check_interface(library)
     _libraries.append(library)
     infos = library.connectors()
     _modules.add(infos)
@@ -56,6 +54,27 @@ def carry(library: ModuleType) -> None:
     if package is not None and any(info.module == package.__name__ for info in infos):
         # Python asks no finder for a package that is imported already.
         _modules.furnish(package)
+    return Library(library)
+
+
+def _check_interface(library: ModuleType) -> None:
+    number = getattr(library, "INTERFACE", None)
+    if number is None:
+        raise InvalidTypeError(
+            f"{library!r} is not a library of kvconn's; pass the module that `connector_python::wheel!` names", "invalid_input"
+        )
+    if number in INTERFACES:
+        return
+    known = f"{INTERFACES[0]} to {INTERFACES[-1]}" if len(INTERFACES) > 1 else f"{INTERFACES[0]}"
+    if number > INTERFACES[-1]:
+        hint = "run `pip install --upgrade kvconn`"
+    else:
+        package = library.__name__.partition(".")[0]
+        hint = f"upgrade the package that has `{package}`, or build it again with connector-python {_kvconn.__version__}"
+    raise ImportError(
+        f"{library.__name__} (connector-python {library.__version__}) has interface {number}, and kvconn {_kvconn.__version__} "
+        f"works with interface {known}: {hint}"
+    )
 
 
 def loaded() -> list[ModuleType]:
@@ -82,7 +101,8 @@ def of_url(url: str, options: Mapping[str, Any] | None = None) -> ModuleType:
         claims = " and ".join(f"{name} (in {library.__name__})" for library, (name, _) in found)
         # Without the URL, which may have a password in it.
         message = f"{len(found)} wheels have different connectors for this URL: {claims}"
-        raise of_open("conflict", message, "uninstall one, or use `connect` of one wheel's package")
+        hint = "uninstall one, or use `connect` of the `Library` that `kvconn.carry` returned to one of them"
+        raise of_open("conflict", message, hint)
     return found[0][0]
 
 
