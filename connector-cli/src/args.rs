@@ -175,6 +175,14 @@ pub(crate) enum Command {
         kvconn demo\n  \
         kvconn demo --keep /tmp/kv && kvconn ls fs:///tmp/kv")]
     Demo(DemoArgs),
+    /// Write the crate of a new connector, with its Python package, tests and CI
+    ///
+    /// The project builds and passes its tests as it is: its connector keeps chunks in a map. NAME is the crate's name. The
+    /// scheme, the Python package and the names of types come from it, without a `-kv` at its end.
+    #[command(after_help = "Examples:\n  \
+        kvconn new my-store && cd my-store && cargo test\n  \
+        kvconn new acme-kv --path ~/src/acme --kvconn-path ~/src/kvconn")]
+    New(NewArgs),
 }
 
 #[derive(Debug, Args)]
@@ -390,4 +398,16 @@ pub(crate) struct DemoArgs {
     /// Store into this directory, and keep it
     #[arg(long, value_name = "DIR")]
     pub(crate) keep: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NewArgs {
+    /// The crate's name, as my-store: lower-case letters, digits, `-` and `_`
+    pub(crate) name: String,
+    /// The folder to make [default: NAME]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) path: Option<PathBuf>,
+    /// Take kvconn's crates from this checkout [default: the release of this command]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) kvconn_path: Option<PathBuf>,
 }

@@ -8,6 +8,7 @@ pub(crate) mod demo;
 pub(crate) mod describe;
 pub(crate) mod du;
 pub(crate) mod list;
+pub(crate) mod new;
 pub(crate) mod ping;
 #[cfg(feature = "fs")]
 pub(crate) mod scrub;

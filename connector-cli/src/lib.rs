@@ -86,6 +86,7 @@ async fn run(cli: Cli, out: &mut Out, interrupt: Interrupt) -> Result<Answer, Fa
         Command::Check(args) => commands::check::run(&setup, &args, out).await,
         Command::Bench(args) => commands::bench::run(&setup, &args, out).await,
         Command::Demo(args) => commands::demo::run(&setup, &args, out).await,
+        Command::New(args) => commands::new::run(&args, out),
     }
 }
 

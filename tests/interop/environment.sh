@@ -106,7 +106,7 @@ build() {
     trap 'rm -rf "$built"' EXIT
     cp "$target/$output/kvconn" "$target/$output/examples/delay" "$built/"
     local wheel
-    for wheel in connector-python examples/acme-kv-wheel; do
+    for wheel in connector-python examples/acme-kv/wheel; do
         "$venv/bin/maturin" build --quiet --profile "$1" --compatibility linux --interpreter "$interpreter" \
             --manifest-path "../../$wheel/Cargo.toml" --out "$built/wheels"
     done

@@ -4,6 +4,7 @@ mod checking;
 mod chunks;
 mod configuration;
 mod copying;
+mod creating;
 mod demonstration;
 mod ending;
 mod measuring;

@@ -90,6 +90,9 @@ mod conformance {
 
 #[cfg(test)]
 mod tests {
+    // `#[tokio::test]` needs the name.
+    use connector_core::tokio;
+
     use super::*;
 
     /// Finds two connectors with the same name or scheme among all crates that this binary links.

@@ -43,14 +43,14 @@ def run(report: Report) -> None:
             "fs": f"fs://{root}/l2",
             "memory": "memory://l2",
             "tiered": f"tiered://?front=memory://front&back=fs://{root}/back",
-            # The store of examples/acme-kv-wheel.
+            # The store of examples/acme-kv/wheel.
             "acme": "acme://localhost:0",
         }
         for name, url in stores.items():
             adapter = json.dumps(
                 {
                     "type": "native_plugin",
-                    "module_path": "acme" if name == "acme" else "kvconn",
+                    "module_path": "kvconn",
                     "class_name": "NativeClient",
                     "adapter_params": {"url": url},
                 }

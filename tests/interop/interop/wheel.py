@@ -298,7 +298,7 @@ def _page(report: Report, root: Path) -> None:
 
 
 def _authors(report: Report) -> None:
-    """Checks the connector of an author's wheel, examples/acme-kv-wheel. These checks do not import that wheel."""
+    """Checks the connector of an author's wheel, examples/acme-kv/wheel. These checks do not import that wheel."""
     for name, url, options in (
         ("external://", "external://localhost:0/acme.kv/?connector_name=AcmeConnector", {}),
         ("a plugin", "plugin://kv", plugin("kv", "acme://localhost:0", max_chunks=99)),

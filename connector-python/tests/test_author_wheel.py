@@ -1,4 +1,4 @@
-"""The installed wheel beside kvconn's. Run `python -m unittest` in this folder; it does not need LMCache."""
+"""An author's wheel beside kvconn's: examples/acme-kv/wheel, installed. It does not need LMCache."""
 
 import asyncio
 import importlib
@@ -23,9 +23,10 @@ KEY = "meta-llama/Llama-3.1-8B@1@0@1f2e3d@bfloat16"
 
 class Wheel(unittest.TestCase):
     def test_the_store_opens_from_the_wheel_and_from_kvconn(self):
-        for connect in (acme.connect, kvconn.connect):
+        for connect in (acme.library.connect, kvconn.connect):
             for url in (URL, EXTERNAL):
                 with connect(url) as store:
+                    self.assertIsInstance(store, kvconn.Store)
                     self.assertEqual(store.name, "acme.kv/AcmeConnector")
                     store.put(KEY, b"hello")
                     self.assertEqual(store.get(KEY), b"hello")
@@ -34,11 +35,14 @@ class Wheel(unittest.TestCase):
 
     def test_it_opens_on_asyncio(self):
         async def main():
-            async with await kvconn.connect_async(URL) as store:
-                await store.put(KEY, b"hello")
-                return bytes(await store.get(KEY))
+            for connect in (acme.library.connect_async, kvconn.connect_async):
+                async with connect(URL) as store:
+                    self.assertIsInstance(store, kvconn.AsyncStore)
+                    await store.put(KEY, b"hello")
+                    self.assertEqual(bytes(await store.get(KEY)), b"hello")
+                await (await connect(URL)).close()
 
-        self.assertEqual(asyncio.run(main()), b"hello")
+        asyncio.run(main())
 
     def test_options_are_the_connectors_and_errors_are_kvconns(self):
         with kvconn.connect(URL, max_chunks=0) as store, self.assertRaises(kvconn.KvconnError) as raised:
@@ -48,7 +52,7 @@ class Wheel(unittest.TestCase):
             kvconn.connect(f"{URL}?max_chunk=1")
 
     def test_the_native_client_of_either_package_opens_it(self):
-        for package in (acme, kvconn):
+        for package in (acme.library, kvconn):
             client = package.NativeClient(url=URL)
             poller = select.poll()
             poller.register(client.event_fd(), select.POLLIN)
@@ -95,7 +99,7 @@ class Wheel(unittest.TestCase):
         self.assertIn("kvconn.fs", modules)
         # The wheel has only the stores in its Cargo.toml.
         with self.assertRaisesRegex(kvconn.NotFoundError, "install kvconn's full wheel"):
-            acme.connect(f"fs://{folder}")
+            acme.library.connect(f"fs://{folder}")
 
     def test_two_wheels_with_the_same_connector_work(self):
         folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
@@ -107,7 +111,7 @@ import sys
 sys.path.append({str(folder)!r})
 import acme, kvconn, other
 assert acme._native.__file__ != other._native.__file__
-stores = [package.connect("{URL}") for package in (acme, other, kvconn)]
+stores = [package.connect("{URL}") for package in (acme.library, other.library, kvconn)]
 for i, store in enumerate(stores):
     store.put("{KEY}", bytes([i]))
 print(*[bytes(store.get("{KEY}"))[0] for store in stores])
@@ -117,7 +121,7 @@ print(*[bytes(store.get("{KEY}"))[0] for store in stores])
     def test_a_child_of_fork_opens_its_own_store(self):
         code = f"""
 import acme, os, kvconn
-store, files = acme.connect("{URL}"), kvconn.connect("memory://a")
+store, files = acme.library.connect("{URL}"), kvconn.connect("memory://a")
 store.put("{KEY}", b"hello")
 child = os.fork()
 if child == 0:
@@ -132,9 +136,24 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), bytes(store.get("{KEY}
 """
         self.assertEqual(run(code), "0 b'hello'\n")
 
-    def test_it_requires_the_kvconn_that_it_was_built_with(self):
-        self.assertEqual(importlib.metadata.requires("acme-kv"), [f"kvconn=={kvconn.__version__}"])
-        self.assertEqual(acme._native.__version__, kvconn.__version__)
+    def test_it_works_with_a_kvconn_of_its_interface_and_not_of_its_version(self):
+        self.assertEqual(importlib.metadata.requires("acme-kv"), ["kvconn>=0.1"])
+        self.assertEqual(repr(acme.library), "<kvconn.Library acme._native>")
+        code = f"""
+import kvconn
+# As if kvconn were newer.
+kvconn._kvconn.__version__ = "9.9.9"
+kvconn._libraries.INTERFACES = range({{first}}, {{first}} + 2)
+try:
+    import acme
+except ImportError as e:
+    print(e)
+else:
+    print(acme.library.connect("{URL}").name)
+"""
+        number = acme._native.INTERFACE
+        self.assertEqual(run(code.format(first=number - 1)), "acme.kv/AcmeConnector\n")
+        self.assertIn("upgrade the package that has `acme`", run(code.format(first=number + 1)))
 
     def test_log_lines_reach_pythons_logging(self):
         with self.assertLogs("kvconn", logging.DEBUG) as logged:

@@ -1,0 +1,1 @@
+../../examples/acme-kv/src/lib.rs

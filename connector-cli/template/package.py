@@ -1,0 +1,1 @@
+../../examples/acme-kv/wheel/python/acme/__init__.py

@@ -1,0 +1,1 @@
+../../examples/acme-kv/wheel/tests/test_acme.py

@@ -1,0 +1,1 @@
+../../examples/acme-kv/wheel/src/lib.rs
