@@ -352,7 +352,7 @@ pub(crate) struct CheckArgs {
     #[arg(long, value_name = "TEXT")]
     pub(crate) filter: Option<String>,
     /// The time limit of one check. A check that takes longer fails. A small call that takes an eighth of it hangs, and the
-    /// rest is skipped
+    /// remaining checks are skipped
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = value::positive_seconds)]
     pub(crate) timeout: NonZeroU64,
     /// List the checks and their rules. Needs no store
@@ -385,7 +385,7 @@ pub(crate) struct BenchArgs {
     /// Number of rounds. Each round puts and gets every chunk once
     #[arg(long, default_value = "3", value_name = "N", value_parser = value::positive)]
     pub(crate) rounds: NonZeroUsize,
-    /// Serve metrics to Prometheus while the benchmark runs: a port of this machine, or an address and a port
+    /// Serve metrics to Prometheus while the benchmark runs: a port of 127.0.0.1, or an address and a port
     #[arg(long, value_name = "[ADDRESS:]PORT", value_parser = value::listen)]
     pub(crate) metrics_listen: Option<SocketAddr>,
     /// Print JSON

@@ -99,7 +99,7 @@ async fn a_location_has_the_connectors_own_parts_of_every_form_of_url() {
         (Some("place"), Some("h"), "/dir", Some("1"))
     );
 
-    // Port 0 is no port, in every form.
+    // Port 0 means no port, in every form.
     for url in ["place://h:0", "external://h:0/test.location/?connector_name=Place"] {
         let l = location(url).await.unwrap();
         assert_eq!((l.host(), l.port(), l.path()), (Some("h"), None, ""), "{url}");

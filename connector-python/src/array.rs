@@ -1,4 +1,4 @@
-//! What Python says of the elements of a chunk: their type, and their arrangement.
+//! The elements of a chunk, as a Python object describes them: their type and their arrangement.
 
 use connectors::chunk::Groups;
 use connectors::{Capabilities, ChunkHeader, ChunkLayout, Dtype, Error, ErrorKind, Group, MemoryFormat, Result, Shape};
@@ -9,7 +9,7 @@ use pyo3::types::{PyByteArray, PyBytes, PyMemoryView, PyString, PyType};
 
 use crate::errors::{Arg, OrRaise, invalid};
 
-/// What an object says of its elements. Plain bytes say nothing.
+/// An object's description of its elements. Plain bytes have none.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Elements {
     /// None for a type that kvconn does not have.

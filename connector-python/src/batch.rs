@@ -8,7 +8,7 @@ use pyo3::types::{PyByteArray, PyBytes, PyMapping, PyString};
 use crate::errors::{invalid, refused};
 
 /// The objects of any iterable but a text or bytes, such as one key. An iterator is read to its end before the call starts.
-/// What it raises is raised as it is.
+/// Its own exceptions reach the caller unchanged.
 pub(crate) struct Objects<'py>(pub(crate) Vec<Bound<'py, PyAny>>);
 
 impl<'py> FromPyObject<'_, 'py> for Objects<'py> {

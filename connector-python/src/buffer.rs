@@ -22,7 +22,7 @@ use crate::errors::{invalid, refused, to_py};
 use crate::python_thread;
 use crate::span::Span;
 
-/// Memory that an object lends to a call, and what the object says of its elements.
+/// Memory that an object lends to a call, and the object's description of its elements.
 pub(crate) struct Memory {
     pub(crate) span: Span,
     pub(crate) elements: Elements,
@@ -209,7 +209,7 @@ fn tensor(place: usize, object: &Bound<'_, PyAny>) -> PyResult<Lent> {
         let hint = "copy it to the host: `x.cpu()` in torch, `x.get()` in cupy, `jax.device_get(x)`";
         return Err(wrong(py, place, &format!("is on another device ({device})"), hint));
     }
-    // The exporters of torch do not see that such a view has the other sign than its memory.
+    // torch exports the memory of a negated view as it is, so its numbers have the wrong sign.
     if let Some(is_neg) = object.getattr_opt(intern!(py, "is_neg"))?
         && is_neg.call0().map_err(refuse)?.is_truthy()?
     {
@@ -234,7 +234,7 @@ fn tensor(place: usize, object: &Bound<'_, PyAny>) -> PyResult<Lent> {
     }
     let elements = Elements::new(imported.dtype, &imported.shape);
     let memory = Memory { span: Span::new(imported.start, imported.len), elements };
-    // jax's arrays never change, and its capsules have no version, so they cannot say it.
+    // jax's arrays are read-only, and its unversioned capsules cannot say that.
     let read_only = imported.read_only || object.get_type().module()?.to_str()?.starts_with("jax");
     Ok(Lent { memory, read_only, export: Export::Object(imported.capsule) })
 }

@@ -85,14 +85,14 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Timeout {
         if seconds.is_nan() || seconds <= 0.0 {
             let e = Error::new(
                 ErrorKind::InvalidInput,
-                format!("`timeout` is {seconds} seconds, which leave no time for a call"),
+                format!("`timeout` is {seconds} seconds, which leaves no time for a call"),
             );
             return Err(to_py(
                 py,
-                &e.with_hint("leave it out for the limits of the store's options; `math.inf` is no limit"),
+                &e.with_hint("leave it out for the limits of the store's options; `math.inf` removes the limit"),
             ));
         }
-        // More seconds than a `Duration` holds are no limit.
+        // More seconds than a `Duration` holds do not limit a call.
         Ok(Self(Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))))
     }
 }

@@ -89,7 +89,7 @@ pub(crate) struct Import {
 /// Why an object's memory cannot be used.
 pub(crate) enum Failure {
     Raised(PyErr),
-    /// What is wrong with it, after "buffer 0".
+    /// The reason, as the text after "buffer 0".
     Wrong(String),
 }
 
@@ -102,7 +102,7 @@ impl From<PyErr> for Failure {
 /// The name of the device that `object` lies on, unless its memory is the host's.
 ///
 /// # Errors
-/// What the object raises.
+/// The object's own exceptions.
 pub(crate) fn other_device(object: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
     let device = object.call_method0(intern!(object.py(), "__dlpack_device__"))?;
     let (kind, id): (i32, i32) = device.extract()?;
@@ -123,7 +123,7 @@ pub(crate) fn other_device(object: &Bound<'_, PyAny>) -> PyResult<Option<String>
 /// The memory of a tensor of the host.
 ///
 /// # Errors
-/// What the object raises, and why the tensor cannot be memory of a call.
+/// The object's own exceptions, and the reason why the tensor cannot be memory of a call.
 pub(crate) fn import(object: &Bound<'_, PyAny>) -> Result<Import, Failure> {
     let capsule = ask(object)?.cast_into::<PyCapsule>().map_err(PyErr::from)?;
     let (tensor, flags) = if capsule.is_valid_checked(Some(VERSIONED)) {
@@ -223,7 +223,7 @@ fn data_type(dtype: Dtype) -> DataType {
     DataType { code, bits: (dtype.size() * 8) as u8, lanes: 1 }
 }
 
-/// What a chunk's tensor points to. Its deleter frees all of it.
+/// The memory behind a chunk's tensor. The tensor's deleter frees all of it.
 #[repr(C)]
 struct Owned<T> {
     /// First, so that a pointer to it is one to this struct.
@@ -237,7 +237,7 @@ struct Owned<T> {
 /// An unversioned capsule cannot say that its memory is read-only.
 ///
 /// # Errors
-/// What Python raises.
+/// Python's own exceptions.
 pub(crate) fn export<'py>(
     py: Python<'py>,
     chunk: MemoryObj,

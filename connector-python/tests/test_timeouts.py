@@ -99,7 +99,7 @@ class Timeouts(TestCase, unittest.IsolatedAsyncioTestCase):
     def test_a_time_that_is_not_one_is_refused(self):
         with kvconn.connect("memory://") as store:
             for wrong in (0, -1, 0.0, -0.0, math.nan, -math.inf):
-                with self.subTest(wrong), self.assertRaisesRegex(kvconn.InvalidError, "`timeout` is .* leave no time") as raised:
+                with self.subTest(wrong), self.assertRaisesRegex(kvconn.InvalidError, "`timeout` is .* leaves no time") as raised:
                     store.get(KEY, timeout=wrong)
                 self.assertIn("`math.inf`", raised.exception.hint)
             for wrong in ("5", [1], True, 5j):

@@ -102,8 +102,8 @@ impl Kit {
         self
     }
 
-    /// Runs all checks, one after another, those first that the others rely on. If one of these fails, the others would only
-    /// repeat its failure. So the kit skips them and says so.
+    /// Runs all checks, one after another. The checks that others rely on run first. If one of these fails, the others would
+    /// only repeat its failure, so the kit skips them.
     pub async fn run(&self) -> Report {
         self.run_some(|_| true, |_| true).await
     }
@@ -136,10 +136,10 @@ impl Kit {
     }
 
     /// Runs the check with this name as the body of the test `module::name`, in a new runtime. A check that does not apply
-    /// says why on stderr. So does a check that needs one that fails, if this process runs the test of that one, too.
+    /// gives the reason on stderr. So does a check that needs a failed one, if this process also runs the failed one's test.
     ///
     /// # Panics
-    /// If the check fails or does not exist, or if it needs one that fails and has no test in this process.
+    /// If the check fails or does not exist, or if it needs a failed check whose test does not run in this process.
     #[doc(hidden)]
     #[track_caller]
     pub fn test(&self, module: &str, name: &str, basics: &Basics) {

@@ -91,8 +91,8 @@ macro_rules! __conformance_checks {
 /// Makes a `#[test]` for each check of the [conformance kit](crate::conformance), with the check's name.
 ///
 /// The argument is a URL, a [`ContextBuilder`](crate::ContextBuilder) or a [`Kit`](crate::conformance::Kit). Each test
-/// evaluates it anew. The tests bring their own runtime. A check that does not apply says why on stderr
-/// (`cargo test -- --show-output`). So does a check that needs one that fails, if the same command runs the test of that one.
+/// evaluates it anew. The tests bring their own runtime. A check that does not apply gives the reason on stderr
+/// (`cargo test -- --show-output`). So does a check that needs a failed one, if the same command also runs the failed one's test.
 ///
 /// ```
 /// # #[expect(unused)]

@@ -19,7 +19,7 @@ pub(super) fn external_form(url: &RemoteUrl) -> Result<String, String> {
         return Err(format!("`{scheme}://` is not the scheme of a connector"));
     };
     if entry.schemes().first().is_some_and(|first| *first != scheme) {
-        return Err(format!("`external://` cannot say `{scheme}://`, a further scheme of the connector"));
+        return Err(format!("`external://` cannot name `{scheme}://`, a further scheme of the connector"));
     }
     // The text between `://` and the path, as written: user, host and port.
     let authority = url.expose().split_once("://").map_or("", |(_, rest)| rest);
@@ -32,7 +32,7 @@ pub(super) fn external_form(url: &RemoteUrl) -> Result<String, String> {
     let encoded = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
     let mut text = format!(
         "external://{}{host}{port}/{}/?connector_name={}",
-        // A comma would be one between hosts.
+        // A comma would separate hosts.
         authority.replace(',', "%2C"),
         entry.module(),
         entry.name()
@@ -64,7 +64,7 @@ pub(super) async fn both_urls_open_one_store(s: &Subject) -> Checked {
     let other =
         opened.map_err(|e| failed(format!("`{external}` cannot be opened, although `{url}` can: {e}; {hint}")))?;
     let differ = |why: String| failed(format!("`{url}` and `{external}` open different stores: {why}; {hint}"));
-    // First a read, because a connector that takes the module for its path would write there.
+    // The check reads first, because a connector that takes the module for its path would write there.
     other.expect(&key, &value).await.map_err(|e| differ(e.why()))?;
     let (back, value) = other.put_new(4000).await?;
     s.expect(&back, &value).await.map_err(|e| differ(e.why()))?;

@@ -45,7 +45,7 @@ pub(super) fn find(name: &str) -> Option<&'static Check> {
     checks().iter().find(|check| check.name == name)
 }
 
-/// The check that has failed, without which `check` says nothing.
+/// The failed check that `check` needs.
 pub(super) fn needed(report: &Report, check: &Check) -> Option<&'static str> {
     let is_needed = |failed: &&CheckResult| {
         failed.hung
@@ -55,8 +55,8 @@ pub(super) fn needed(report: &Report, check: &Check) -> Option<&'static str> {
     report.failures().find(is_needed).map(|failed| failed.name)
 }
 
-/// Adds the result of a check to the report: one result, or two. If the check keeps its own rule, and its end finds
-/// another rule broken that is still to be checked, then that rule's check has failed, and this one is skipped.
+/// Adds the result of a check to the report: one result, or two. The end of a passed check may find that the store breaks
+/// a rule that the kit has not checked yet. Then that rule's check has failed, and this one is skipped.
 pub(super) fn add(report: &mut Report, result: CheckResult, wanted: impl Fn(&Check) -> bool) -> &[CheckResult] {
     let before = report.checks.len();
     let other = result.breaks.and_then(find).filter(|other| {

@@ -32,7 +32,7 @@ pub struct CheckResult {
     /// The check's outcome.
     #[serde(flatten)]
     pub outcome: Outcome,
-    /// The check that has failed, without which this one says nothing. The outcome is [`Skipped`](Outcome::Skipped) then.
+    /// The failed check that this one needs. The outcome is [`Skipped`](Outcome::Skipped) then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub needs: Option<&'static str>,
     /// The time that the check took, with opening, removal of its keys and closing.
@@ -69,8 +69,8 @@ impl CheckResult {
     }
 }
 
-/// All results of a run, in the order in which the checks ran: those first that the others rely on. The first failure is
-/// the cause of those that follow it.
+/// All results of a run, in the order in which the checks ran. The checks that others rely on ran first, so the first
+/// failure is the cause of those that follow it.
 #[derive(Debug, Clone, Serialize)]
 #[must_use]
 pub struct Report {

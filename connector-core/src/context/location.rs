@@ -20,9 +20,9 @@ use crate::{Error, ErrorKind, Result};
 /// | `external://h:1/acme.kv/?connector_name=AcmeConnector&path=/dir&x=1` | `h` | 1 | `/dir` | `1` |
 /// | `plugin://name`, with `remote_storage_plugin.name.x` in `extra_config` | | | | `1` |
 ///
-/// In an `external://` URL the path names the module, so the option `path` holds the connector's path. Port 0 is no
-/// port, because LMCache's `external://` needs a port. `plugin://name` names no place. A plugin of a store that has one
-/// has the key `url`, and the connector sees that URL.
+/// In an `external://` URL the path names the module, so the option `path` holds the connector's path. Port 0
+/// means no port, because LMCache's `external://` needs one. `plugin://name` does not name a place. A plugin of a store with
+/// a place has the key `url`, and the connector sees that URL.
 ///
 /// `Display` and `Debug` show the URL without its secrets.
 ///

@@ -278,7 +278,7 @@ impl<C> Drop for Breaker<C> {
     fn drop(&mut self) {
         self.shared.end_watch();
         if self.shared.is_open.load(Ordering::Acquire) {
-            // Otherwise a store that was closed while it was lost is lost for ever.
+            // Otherwise the gauge would show a closed store as lost for ever.
             self.shared.record_open(false);
         }
     }

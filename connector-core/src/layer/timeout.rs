@@ -199,7 +199,7 @@ tokio::task_local! {
 
 /// A call that runs within a limit.
 struct Running {
-    /// The number of its waits for something that this process holds. Most calls need none, so it is made late.
+    /// The number of its waits for something that this process holds. Made at the first wait, because most calls have none.
     waits: OnceLock<Arc<AtomicUsize>>,
     /// When its time ends.
     until: Option<Instant>,

@@ -310,7 +310,7 @@ mod tests {
     use crate::Audience;
 
     #[test]
-    fn only_a_rust_program_is_told_about_crates_and_features() {
+    fn hints_name_crates_and_features_only_in_a_rust_program() {
         let out = ConnectorHint { feature: "fs", package: "connectors", ..ConnectorHint::SENTINEL };
         for hint in [find_more(), compiled_out(&out), rename()] {
             for audience in [Audience::Python, Audience::Shell] {

@@ -11,7 +11,7 @@ use super::{FaultKind, FaultyOptions};
 /// The number of counters of calls.
 const COUNTERS: usize = 1 << 16;
 
-/// What happens to one call, or to one key of a batch.
+/// The result of one call, or of one key of a batch.
 pub(super) enum Fate {
     /// The store behind answers.
     Pass,
@@ -29,7 +29,7 @@ pub(super) struct Faults {
     error: FaultKind,
     /// One for each of [`OPERATIONS`].
     has_faults: [bool; OPERATIONS.len()],
-    /// How many calls of an operation on a key there were, by the hash of both.
+    /// The number of earlier calls of an operation on a key, by the hash of both.
     calls: Box<[AtomicU32]>,
 }
 

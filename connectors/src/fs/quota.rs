@@ -14,7 +14,7 @@
 //!
 //! The put visits the first files itself, which are all files of a small store. The [`upkeep`](Quota::next_step) in the
 //! background visits the rest, a few at a time and without the ledger's lock, while puts go on. Until the scan ends, a put
-//! counts against the last sum. If there is none, puts scan for [`SCAN_AT_ONCE`] together. After that, or once the files found
+//! counts against the last sum. Without a sum, puts scan for [`SCAN_AT_ONCE`] in all. After that, or once the files found
 //! so far fill the store, each put removes at least as many bytes as it adds.
 //!
 //! The last use of a chunk is its file's access or modification time, whichever is later. A get sets the access time, at most

@@ -11,7 +11,7 @@ use super::request::Request;
 use super::topology::{Node, Route};
 
 /// The server, and what it says about itself. Never fails: a server that does not answer has an error in place of
-/// details. Without this, one server that hangs would take the `timeout_ms` of all, and hide what the others say.
+/// details. Otherwise one server that hangs would use up the `timeout_ms` of all, and hide the answers of the others.
 pub(super) async fn describe(node: &Node) -> ServerInfo {
     let address = node.server.address();
     let mut server = ServerInfo::new(address.to_string());

@@ -1,8 +1,8 @@
 //! The counters of each server. [`connector_core::observe`] has those of each call.
 //!
 //! Each has the labels `connector` and `instance` of the store. A counter of a server also has `node`, its `host:port`. A request
-//! that a server redirects is not an error. `kind` of a redirection is `later` after the answer `TRYAGAIN` or `CLUSTERDOWN`, and
-//! `changing` after that of a server which is not a master (`READONLY`) or not ready.
+//! that a server redirects is not an error. `kind` of a redirection is `later` after the answer `TRYAGAIN` or `CLUSTERDOWN`. It is
+//! `changing` if the server is not a master (`READONLY`) or not ready.
 
 use std::sync::{Arc, OnceLock};
 

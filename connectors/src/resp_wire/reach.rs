@@ -223,7 +223,7 @@ impl Reach {
         self.probed.notify_waiters();
     }
 
-    /// The server is away because of `e`, the end of an attempt that began at `begin`: a call that came later may wait for the
+    /// The server is away because of `e`, the end of an attempt that began at `begin`. A call that came later may wait for the
     /// probe. The probe starts after the pause, unless it runs.
     fn is_away(self: &Arc<Self>, e: &Error, begin: Instant, pause: Duration) {
         let mut state = self.state();

@@ -1,4 +1,4 @@
-//! Tasks in the background.
+//! Background tasks.
 
 use std::panic::AssertUnwindSafe;
 
@@ -6,8 +6,8 @@ use connector_core::{Error, ErrorKind, Result};
 use futures::FutureExt;
 use tokio::task::AbortHandle;
 
-/// One step of a task that runs as long as its store. A panic is an error and a log line, so that the task goes on: without
-/// it, no call would learn that a server is back, or of another master.
+/// One step of a task that runs as long as its store. A panic is an error and a log line, so that the task continues. Calls
+/// learn from such tasks that a server is back, or that the master is another server.
 pub(super) async fn unless_it_panics<T>(task: &'static str, step: impl Future<Output = Result<T>>) -> Result<T> {
     AssertUnwindSafe(step).catch_unwind().await.unwrap_or_else(|_| {
         let e = Error::new(ErrorKind::Other, format!("{task} panicked")).temporary(true);

@@ -150,7 +150,7 @@ fn has_bucket(options: &S3Options) -> bool {
     options.bucket.is_some() || options.endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("s3://"))
 }
 
-/// The parts that the host of an `s3://` URL names. Port 0 is no port.
+/// The parts that the host of an `s3://` URL names. Port 0 means no port.
 fn in_host(url: &RemoteUrl, options: &S3Options) -> Result<Named> {
     // As written: the parsed host is in lower case, and some servers have buckets with upper case.
     let written = url.expose().split_once("://").map_or("", |(_, rest)| rest);

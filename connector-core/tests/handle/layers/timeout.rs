@@ -113,7 +113,7 @@ async fn a_limit_of_the_caller_says_nothing_about_the_store() {
     let e = connector.within(Duration::from_millis(1)).get(&key()).await.unwrap_err();
     assert_eq!(e.kind(), ErrorKind::Timeout);
     assert!(connector.get(&key()).await.is_ok(), "the breaker is closed");
-    // A limit that cannot pass is none.
+    // A limit that is too long for the clock does not end a call.
     store.then([Step::Wait(86_400 * SECOND)]);
     assert!(connector.within(Duration::MAX).get(&key()).await.is_ok());
 }

@@ -65,7 +65,7 @@ impl Scan {
         self.walk.is_none() && self.next_base == self.bytes.len()
     }
 
-    /// The least that the sum can be: what the scan has found and no process has removed meanwhile.
+    /// The lower bound of the sum: the bytes that the scan has found, less those that processes have removed meanwhile.
     pub(super) fn least(&self, record: &Record) -> u64 {
         let found: u64 = self.bytes.iter().sum();
         record.changes.since(&self.changes).map_or(0, |(_, removed)| found.saturating_sub(removed))

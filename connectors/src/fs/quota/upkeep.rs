@@ -48,7 +48,7 @@ impl Upkeep {
         self.oldest.pop(base).or_else(|| scan?.oldest.pop(base))
     }
 
-    /// Whether puts without a sum scan on: they have scanned for less than `at_most`, and what they found `fits`.
+    /// Whether puts without a sum continue the scan: they have scanned for less than `at_most`, and what they found `fits`.
     pub(super) fn may_scan_on(&self, at_most: Duration, record: &Record, fits: impl Fn(u64) -> bool) -> bool {
         self.scan.as_ref().is_some_and(|scan| scan.took < at_most && fits(scan.least(record)))
     }

@@ -1,5 +1,5 @@
 //! Opens connections in the background. A call takes the first connection that is free: a new one, or one that another
-//! call gives back. So a greeting that stalls holds no call while other connections work, and a connection whose call has
+//! call gives back. So a stalled greeting delays no call while other connections work, and a connection whose call has
 //! ended meanwhile serves the next one.
 
 use std::sync::Weak;
