@@ -1,6 +1,8 @@
 use std::path::PathBuf;
 
-use connector_core::{ConnectorContext, ConnectorOptions, Error, ErrorKind, Location, RemoteUrl, Result, connector_options};
+use connector_core::{
+    ConnectorContext, ConnectorOptions, Error, ErrorKind, Location, RemoteUrl, Result, connector_options,
+};
 use percent_encoding::percent_decode_str;
 
 use super::SentinelSettings;

@@ -156,7 +156,9 @@ fn in_host(url: &RemoteUrl, options: &S3Options) -> Result<Named> {
     let written = url.expose().split_once("://").map_or("", |(_, rest)| rest);
     let written = written.split(['/', '?', '#']).next().unwrap_or_default();
     let (host, port) = match url.port() {
-        Some(port) => (written.rsplit_once(':').map_or(written, |(host, _)| host), Some(port).filter(|port| *port != 0)),
+        Some(port) => {
+            (written.rsplit_once(':').map_or(written, |(host, _)| host), Some(port).filter(|port| *port != 0))
+        }
         None => (written, None),
     };
     if host.is_empty() {

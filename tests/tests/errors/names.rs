@@ -9,7 +9,11 @@ async fn a_misspelt_name_gives_a_suggestion() {
         (
             "external://h:0/kvcon.memory/?connector_name=MemoryConnector",
             NotFound,
-            &["no connector has the module `kvcon.memory`", "did you mean `kvconn.memory`?", "kvconn.memory/MemoryConnector"],
+            &[
+                "no connector has the module `kvcon.memory`",
+                "did you mean `kvconn.memory`?",
+                "kvconn.memory/MemoryConnector",
+            ],
         ),
         (
             "external://h:0/kvconn.memory/?connector_name=MemoryConector",
