@@ -15,9 +15,9 @@ from support import TestCase, engine_key, object_key, resident_bytes
 KEY = engine_key(1)
 OTHER = engine_key(2)
 
-#: What LMCache's chunk header can name, and so files and redis keep.
+#: The dtypes that LMCache's chunk header can name, and so files and redis keep.
 IN_HEADERS = ["float16", "float32", "float64", "uint8", "bfloat16", "float8_e4m3fn", "float8_e5m2"]
-#: What only a store without that header keeps.
+#: The dtypes that only a store without that header keeps.
 OTHERS = ["int8", "int16", "int32", "int64", "bool", "float8_e4m3fnuz", "float8_e5m2fnuz"]
 
 

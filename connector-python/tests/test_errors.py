@@ -16,7 +16,7 @@ from support import TestCase, engine_key, free_port
 
 KEY = engine_key(0)
 
-#: What each class also is.
+#: The built-in base class of each class.
 ALSO = {
     "InvalidError": ValueError,
     "NotFoundError": LookupError,
@@ -34,7 +34,7 @@ ALSO = {
     "StoreIOError": OSError,
 }
 
-#: Words of Rust, which no Python user can act on.
+#: Words of Rust, which do not help a Python user.
 RUST = re.compile(
     r"::|\buse \w+ as _|\bfeature\b|\b[Cc]argo\b|\bcrates?\b|\bbinary\b|\blinked\b|#\[|\bBuilder|`\.\w+\(|\bwith_capacity\b|LocalCpuBackend"
     r"|max_local_cpu_size|\b[ui](8|16|32|64|128|size)\b|\bf(32|64)\b|Option<|Vec<|&str|\bstruct\b|\benum\b|\btrait\b|\bunit variant"
@@ -89,7 +89,7 @@ class Classes(unittest.TestCase):
 
 
 class Hints(TestCase):
-    """A program that does what each hint says gets on."""
+    """A program that follows each hint succeeds."""
 
     def raised(self, call):
         with self.assertRaises(kvconn.KvconnError) as raised:

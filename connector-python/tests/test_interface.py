@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 RECORD = HERE / "interface.txt"
 STUB = HERE.parent / "python" / "kvconn" / "_kvconn.pyi"
 RUST = HERE.parent / "src"
-HOW = """the interface is not the recorded one. A wheel that was built before the change, or after it, may not work with the other kvconn.
+HOW = """the interface is not the recorded one. A wheel and a kvconn from before and after the change may not work together.
 If a release has the number, raise INTERFACE in connector-python/src/lib.rs and INTERFACES in python/kvconn/_libraries.py.
 Then run `python3 connector-python/tests/test_interface.py --record` (`--same-number` if no release has the number)."""
 

@@ -1,4 +1,4 @@
-"""What Python people expect of any object: repr, `in`, copies, pickles, options of any class, iterators that close, warnings."""
+"""A store behaves as other Python objects: repr, `in`, copies, pickles, options of any class, iterators that close, warnings."""
 
 import asyncio
 import copy

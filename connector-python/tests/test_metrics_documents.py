@@ -25,7 +25,7 @@ _SELECTOR = re.compile(r"\b(kvconn_\w+)(?:\{([^}]*)\})?")
 
 
 def wrong(expression):
-    """What is wrong with the names in a PromQL expression."""
+    """The faults of the names in a PromQL expression."""
     found = []
     labels = set(ADDED)
     for name, matchers in _SELECTOR.findall(expression):

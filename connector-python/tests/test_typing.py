@@ -21,7 +21,7 @@ from support import TestCase, engine_key
 HERE = Path(__file__).parent
 TOP = HERE.parent.parent
 PACKAGE = Path(kvconn.__file__).parent
-#: What a snippet of the documents may use without defining it.
+#: The names that a snippet of the documents may use without defining them.
 GIVEN = "import asyncio\nimport kvconn\n"
 #: The author's wheel of the documents.
 ACME = "from kvconn._kvconn import *\n"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from kvconn._kvconn import Chunk
 
 
-#: What numpy has from ml_dtypes only. numpy exports no memory of these dtypes, and older torches none of float8.
+#: The dtypes that numpy has from ml_dtypes only. numpy does not export their memory, and older torches do not export float8.
 _NARROW = frozenset(("bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz"))
 
 
@@ -49,7 +49,7 @@ def to_torch(chunk: Chunk, dtype: Any, shape: Sequence[int] | None, group: int |
 
 
 def as_integers(array: Any) -> tuple[Any, str] | None:
-    """The array's memory as unsigned integers, and its dtype; None if it is not one of those that libraries do not export."""
+    """The array's memory as unsigned integers, and its dtype. None for a dtype that every library exports."""
     name = _name(getattr(array, "dtype", None))
     if name not in _NARROW:
         return None

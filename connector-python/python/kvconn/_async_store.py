@@ -9,16 +9,13 @@ from __future__ import annotations
 from builtins import list as List
 from collections.abc import Coroutine, Generator, Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
+from typing import Any, Literal, NoReturn, Self, overload
 
 from kvconn._errors import InvalidTypeError, KvconnError
 from kvconn._kvconn import Chunk
 from kvconn._listing import AsyncListing, ListEntry
 from kvconn._store import StoreBase
 from kvconn._types import Buffer, DType, Items, ServerInfo, Tensor
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 
 class AsyncStore(StoreBase):
@@ -188,7 +185,7 @@ class AsyncStore(StoreBase):
 
     def __reduce__(self) -> NoReturn:
         # Only a coroutine can open such a store.
-        raise TypeError("an AsyncStore has no copy and no pickle; copy `store.blocking`, and take `.aio` of the copy")
+        raise TypeError("an AsyncStore cannot be copied or pickled; copy `store.blocking`, and take `.aio` of the copy")
 
     async def __aenter__(self) -> Self:
         self._check_open()

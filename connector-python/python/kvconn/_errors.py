@@ -33,8 +33,8 @@ ErrorKind = Literal[
 class KvconnError(Exception):
     """The base of kvconn's errors, and the error of a connector that fails in a way of its own.
 
-    ``str()`` is one line with all of the attributes below; none of them has a password in it. ``except OSError`` catches the
-    errors of the network, the disk and permissions, and none of kvconn's others.
+    ``str()`` is one line with all of the attributes below, and never shows a password. ``except OSError`` catches the
+    errors of the network, the disk and permissions, and no other errors of kvconn.
 
     Attributes:
         kind: the kind of error: ``"not_found"``, ``"corrupt"``, ``"pool_full"``, ..

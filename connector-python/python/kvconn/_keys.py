@@ -270,8 +270,8 @@ def prefix_keys(
         partial: whether a last chunk of fewer tokens has a key; LMCache's ``save_unfull_chunk``.
         hash: LMCache's ``pre_caching_hash_algorithm``. ``"builtin"``, LMCache's default, is Python's own `hash`. It is the same in
             another process only if both have the same ``PYTHONHASHSEED``.
-        seed: the engine's ``PYTHONHASHSEED``. Without it, this process's; if that is not set, the one that vLLM 0.29 and later has
-            for ``sha256_cbor``.
+        seed: the engine's ``PYTHONHASHSEED``. By default this process's. If that is not set, the seed of vLLM 0.29 and later for
+            ``sha256_cbor``.
         none_hash: the hash of the empty prefix, in place of the seed's. LMCache logs it as ``NONE_HASH``. It is 0 without vLLM.
 
     Raises:

@@ -123,7 +123,7 @@ class NativeClient(_kvconn.NativeClient):
     def __new__(cls, url: str, **options: Any) -> Any:
         library = of_url(url, options)
         if "lmcache" in sys.modules:
-            # Not at the top: that module reads this one.
+            # Imported late, because that module imports this one.
             from kvconn._prometheus import export_in_engine
 
             export_in_engine()

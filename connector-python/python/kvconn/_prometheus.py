@@ -1,7 +1,7 @@
 """kvconn's metrics on the pages of ``prometheus_client``, also on those of other processes.
 
-In the multiprocess mode of ``prometheus_client``, a page shows files that each process writes, and no registry of another process. kvconn
-then writes its values to such files every few seconds. No call of a store waits for that.
+In the multiprocess mode of ``prometheus_client``, a page shows files that each process writes. kvconn then writes its values to such files
+every two seconds. No call of a store waits for that.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 #: Seconds between two writes of the files.
 WRITE_EVERY = 2.0
 
-#: Guards what is below. A fork waits for the end of a write: a child could never take a lock that another thread held.
+#: Guards the variables below. A fork waits for the end of a write: a child could never take a lock that another thread held.
 _lock = threading.Lock()
 os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 #: The registries that have the collector.
@@ -141,7 +141,7 @@ def _start_writer() -> None:
     if _writer == os.getpid():
         return
     files = _Files()
-    # Now, so that a directory that is missing is an error here.
+    # The first write is here, so that a missing directory is an error of this call.
     files.write()
     _writer = os.getpid()
     threading.Thread(target=files.run, name="kvconn-metrics", daemon=True).start()
@@ -149,14 +149,14 @@ def _start_writer() -> None:
 
 
 def _write_last(files: _Files, process: int) -> None:
-    """Writes what was recorded since the last write, in the process that began to."""
+    """Writes the last values, in the process that started the writer."""
     if process == os.getpid():
         with _lock:
             files.write()
 
 
 def _logger() -> Logger:
-    # Not at the top: this import takes longer than all of kvconn.
+    # Imported late, because it takes longer than all of kvconn.
     from logging import getLogger
 
     return getLogger("kvconn")

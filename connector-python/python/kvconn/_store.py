@@ -10,7 +10,7 @@ from builtins import list as List
 from collections.abc import Iterable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 from kvconn._errors import ClosedError, InvalidTypeError, KvconnError
 from kvconn._kvconn import AnyStore, Chunk
@@ -18,19 +18,17 @@ from kvconn._listing import ListEntry, Listing
 from kvconn._types import Buffer, Capabilities, DType, Items, ServerInfo, Tensor
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
     from kvconn._async_store import AsyncStore
 
 
 class StoreBase:
-    """What `Store` and `AsyncStore` share."""
+    """The properties of `Store` and `AsyncStore`."""
 
     __slots__ = ("__weakref__", "_native", "_reopen")
 
     def __init__(self, native: AnyStore, reopen: partial[Store] | None = None) -> None:
         if not hasattr(native, "batched_put"):
-            # Without the value, which may be a URL with a password.
+            # Not the value, which may be a URL with a password.
             given = type(native).__name__
             raise InvalidTypeError(f"a {given} is not an open store; `kvconn.connect(url)` opens one", "invalid_input")
         self._native = native
@@ -85,8 +83,8 @@ class Store(StoreBase):
     ``TimedOutError`` after ``timeout``, ``ClosedError`` after ``close``, ``InvalidError`` for a wrong argument.
 
     ``timeout`` is the longest time of a call in seconds, with its retries. It replaces the limits of the store's options
-    (``timeout_ms``, ``batch_timeout_ms``, ``lookup_timeout_ms``); ``math.inf`` is no limit. After it, each key of a batch has
-    the error. For a listing, it is the time for each key.
+    (``timeout_ms``, ``batch_timeout_ms``, ``lookup_timeout_ms``); ``math.inf`` removes them. When the time ends, each key
+    of a batch has the error. For a listing, it is the time for each key.
 
     >>> with kvconn.connect("memory://example") as store:
     ...     store.put("model@1@0@1f2e3d@bfloat16", b"hello")
@@ -109,7 +107,7 @@ class Store(StoreBase):
         """Stores bytes, an array or a tensor under the key, in place of an older chunk.
 
         Dtype and shape come from an array. A store that cannot keep them keeps the bytes, as ``BINARY``. With ``shape``,
-        ``dtype`` or ``format`` such a store refuses the chunk, unless its ``capabilities`` lack ``keeps_layout``.
+        ``dtype`` or ``format``, a store with ``keeps_layout`` in its ``capabilities`` refuses a layout that it cannot keep.
 
         >>> import numpy
         >>> with kvconn.connect("memory://example") as store:
@@ -245,7 +243,7 @@ class Store(StoreBase):
             shape: as in ``put``, for all items.
             dtype: as in ``put``, for all items.
             format: as in ``put``, for all items.
-            return_exceptions: whether the list has the error of an item that fails in the item's place. Otherwise the
+            return_exceptions: whether the list has a failed item's error in the item's place. Otherwise the
                 first error is raised.
 
         Returns:
@@ -327,9 +325,9 @@ class Store(StoreBase):
         return self._native.exists(key)
 
     def __reduce__(self) -> tuple[partial[Store], tuple[()]]:
-        """A copy or a pickle opens the store again by its URL and options. A password in them is in the pickle, too."""
+        """A copy or a pickle opens the store again by its URL and options. The pickle holds a password that they have."""
         if self._reopen is None:
-            raise TypeError("a store that `kvconn.connect` has not opened has no copy")
+            raise TypeError("only a store that `kvconn.connect` opened can be copied or pickled")
         return self._reopen, ()
 
     def __enter__(self) -> Self:

@@ -1,6 +1,6 @@
 """kvconn's metrics on vLLM's page.
 
-The tier runs in vLLM's engine process, and the page is in vLLM's API server. So the metrics take the way of vLLM's own statistics of a
+The tier runs in vLLM's engine process, and the page is in vLLM's API server. So the metrics go with vLLM's own statistics of a
 tier: the increases of counters, the values of gauges, and observations. The API server adds its labels ``model_name`` and ``engine``.
 """
 
@@ -35,7 +35,7 @@ def definitions() -> dict[str, Any]:
 
 
 class Reports:
-    """What was reported to vLLM. One for the whole process, because the metrics are those of the process."""
+    """The values that vLLM has. One for the whole process, because the metrics are those of the process."""
 
     def __init__(self) -> None:
         self._numbers: dict[tuple[str, _metrics.Labels], float] = {}
@@ -44,7 +44,7 @@ class Reports:
         self._next = 0.0
 
     def add_to(self, stats: Any) -> None:
-        """Adds what is new to vLLM's ``stats``, at most once a second."""
+        """Adds the changes to vLLM's ``stats``, at most once a second."""
         now = time.monotonic()
         if now < self._next:
             return

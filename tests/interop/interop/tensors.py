@@ -20,7 +20,7 @@ from .server import RedisServer
 
 KEY = "test-model@1@0@1f@bfloat16"
 IN_HEADERS = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint8, torch.float8_e4m3fn, torch.float8_e5m2]
-"""What LMCache's chunk header can name, and so files and redis keep."""
+"""The dtypes that LMCache's chunk header can name, and so files and redis keep."""
 OTHERS = [torch.int8, torch.int16, torch.int32, torch.int64, torch.bool, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz]
 
 

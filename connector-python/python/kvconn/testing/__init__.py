@@ -30,7 +30,7 @@ class CheckResult:
     rule: str
     """The behaviour that the check shows, as one sentence."""
     outcome: Literal["passed", "failed", "skipped"]
-    """A check is skipped if its rule does not apply to the store."""
+    """A check is skipped if its rule does not apply to the store, or if it needs a check that failed."""
     why: str | None
     """Why the check failed or was skipped."""
     seconds: float
@@ -61,7 +61,7 @@ class Report:
 
     @property
     def skipped(self) -> tuple[CheckResult, ...]:
-        """The checks that do not apply to the store. The report does not cover their rules."""
+        """The checks that do not apply to the store, or that need a check that failed. The report does not cover their rules."""
         return self._with("skipped")
 
     def _with(self, outcome: str) -> tuple[CheckResult, ...]:
@@ -105,7 +105,8 @@ def conformance(
     Args:
         url: as in `kvconn.connect`.
         checks: a chapter, or a part of the names of checks. All checks by default.
-        check_timeout: the most seconds of one check. A check that takes longer fails.
+        check_timeout: the most seconds of one check. A check that takes longer fails. A small call that takes an eighth of it hangs,
+            and the remaining checks are skipped.
         progress: called with each result when its check has ended. ``print`` shows them.
         options: the store's options, as in `kvconn.connect`.
 
@@ -151,7 +152,7 @@ def faulty_url(
 ) -> str:
     """The URL of a store that makes faults in front of the store ``back``, for `kvconn.connect` or an engine.
 
-    The faults are the same in every run: the seed, the operation, the key, and the number of earlier calls decide.
+    The faults are the same in every run. They depend on the seed, the operation, the key, and the number of earlier calls.
 
     >>> import kvconn
     >>> from kvconn.testing import faulty_url
