@@ -81,7 +81,7 @@ pub trait ConnectorOptions: Described + Send + 'static {
     const EXTRA_CONFIG_SHARED: &'static [(&'static str, &'static str)] = &[];
 }
 
-/// A type that kvconn can fill from texts and describe. `#[connector_options]` makes a type one, and so do the derives of
+/// A type that kvconn can fill from texts and describe. `#[connector_options]` implements it, and so do the derives of
 /// `Deserialize` and `JsonSchema`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a connector's options: `#[connector_options]` is missing",
@@ -108,7 +108,7 @@ impl<T: DeserializeOwned + JsonSchema> Described for T {
     }
 }
 
-/// `Default`, whose value is that of each option that nothing sets.
+/// `Default`: the values of the options that nothing sets.
 #[diagnostic::on_unimplemented(
     message = "the options `{Self}` have no defaults: `Default` is not implemented for `{Self}`",
     label = "needs `Default`",

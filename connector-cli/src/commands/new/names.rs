@@ -31,7 +31,7 @@ impl Names {
     /// The names for `name`.
     ///
     /// # Errors
-    /// `InvalidInput` for a name that is not one of a crate, a Python package and a scheme, or that another thing has.
+    /// `InvalidInput` for a name that cannot name a crate, a Python package and a scheme, or that is taken.
     pub(super) fn of(name: &str) -> Result<Self> {
         check_letters(name)?;
         let ident = name.replace('-', "_");
@@ -39,11 +39,11 @@ impl Names {
         let package = stem.replace('-', "_");
         let scheme = stem.replace('_', "-");
         let taken = [
-            (RUST_KEYWORDS, &ident, "a word of Rust's"),
-            (RUST_KEYWORDS, &package, "a word of Rust's"),
+            (RUST_KEYWORDS, &ident, "a keyword of Rust"),
+            (RUST_KEYWORDS, &package, "a keyword of Rust"),
             (CRATES, &ident, "a crate that the connector needs or Rust has"),
-            (PYTHON_KEYWORDS, &package, "a word of Python's"),
-            (PYTHON_MODULES, &package, "a module of Python's own"),
+            (PYTHON_KEYWORDS, &package, "a keyword of Python"),
+            (PYTHON_MODULES, &package, "a module of Python itself"),
             (PYTHON_PACKAGES, &package, "a Python package that runs beside kvconn"),
         ];
         for (words, word, what) in taken {

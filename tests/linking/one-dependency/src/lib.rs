@@ -71,7 +71,7 @@ enum Order {
     Falling,
 }
 
-/// What a store remembers about itself, as JSON.
+/// The state of a store, as JSON.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(crate = "connector_core::serde")]
 struct State {
