@@ -90,7 +90,7 @@ async fn panics_hangs_and_leaks_are_failures_with_a_reason() {
     for (fault, name, words) in [
         (Fault::PanicsInGet, "put_replaces", "panicked: the author did not think of this"),
         (Fault::HangsInGet, "put_replaces", "`get` hangs: it did not end within 1"),
-        (Fault::BlocksInGet, "put_replaces", "`get` blocks its thread: one poll did not end within 1"),
+        (Fault::BlocksInGet, "put_replaces", "`get` blocks its thread: it did not return within 1"),
         (Fault::LeaksWhatItReads, "put_replaces", "bytes of the pool did not come back"),
         (Fault::CloseFails, "put_replaces", "cannot be closed"),
         (Fault::RemovesNothing, "bytes_come_back", "were not removed"),
@@ -112,6 +112,9 @@ async fn the_report_of_a_broken_store_starts_with_the_cause_and_skips_what_needs
         (Fault::CloseHangs, "close_succeeds_once_for_all", "`close` hangs"),
         (Fault::CloseFails, "close_succeeds_once_for_all", "the connection was never opened"),
         (Fault::HangsInList, "list_gives_each_key_once", "`list` hangs"),
+        (Fault::BlocksInList, "list_gives_each_key_once", "`list` blocks its thread"),
+        (Fault::DropBlocks, "close_succeeds_once_for_all", "`drop` blocks its thread"),
+        (Fault::DropPanics, "close_succeeds_once_for_all", "its drop panicked: the author did not think of this"),
         (Fault::FlipsABit, "bytes_come_back", "byte 0 comes back as"),
         (Fault::PanicsInGet, "misses_are_not_errors", "panicked: the author did not think of this"),
         (Fault::MissesAreErrors, "misses_are_not_errors", "`get` of a key that is not stored is an error"),

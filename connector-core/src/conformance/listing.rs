@@ -69,6 +69,7 @@ pub(super) async fn list_keeps_to_the_prefix(s: &Subject) -> Checked {
         s.put(&key, &s.value(300)?).await?;
         keys.push(key);
     }
+    let mut prefixes = Vec::new();
     for prefix in [
         "@",
         "",
@@ -87,8 +88,17 @@ pub(super) async fn list_keeps_to_the_prefix(s: &Subject) -> Checked {
         "@00000000@0@abcd",
         "@00000000@0@abcde",
         "@00000001",
+        // Patterns of other systems.
+        "*",
+        "%",
+        "?1@0",
+        "_1@0",
     ] {
-        let prefix = format!("{model}{prefix}");
+        prefixes.push(format!("{model}{prefix}"));
+    }
+    // Occurs in each key, and starts none.
+    prefixes.push(model[1..].to_owned());
+    for prefix in prefixes {
         let mut expected: Vec<_> = keys.iter().filter(|k| k.as_str().starts_with(&prefix)).cloned().collect();
         expected.sort();
         let found: Vec<_> = listed(s, &prefix).await?.into_keys().collect();
@@ -137,6 +147,10 @@ pub(super) async fn pages_are_in_order_and_complete(s: &Subject) -> Checked {
         answer?;
     }
     expected.sort();
+    let all = listed(s, s.names.model()).await?;
+    if let Some((key, n)) = all.iter().find(|(_, n)| **n != 1) {
+        return Err(failed(format!("`list` gives `{key}` {n} times among {PAGED_KEYS} keys")));
+    }
     let (mut found, mut after) = (Vec::new(), None);
     loop {
         let page = s.store.list_page(s.names.model(), after.as_deref(), PAGE).await?;

@@ -42,7 +42,7 @@ pub(super) fn supervise(kit: &Kit, check: &'static Check) -> CheckResult {
         }
         Ran::Stalled(Stalled { call, why }) => {
             let left = clean_up(kit, &names).err().map(|left| format!(".{left}")).unwrap_or_default();
-            (Outcome::Failed(format!("{why}{left}")), (call == "close").then_some(CLOSE), true)
+            (Outcome::Failed(format!("{why}{left}")), ["close", "drop"].contains(&call).then_some(CLOSE), true)
         }
         Ran::TooLong => {
             let left = clean_up(kit, &names).err().map(|left| format!(".{left}")).unwrap_or_default();
@@ -111,7 +111,8 @@ struct Ended {
 /// Runs the check, removes its keys and closes the store.
 async fn run(kit: Kit, check: &'static Check, case: Case) -> Ended {
     let ended = |outcome, breaks, is_clean| Ended { outcome, breaks, is_clean };
-    let subject = match Subject::open(&kit, &case).await {
+    let opened = catch_panic(Subject::open(&kit, &case)).await.and_then(|opened| opened.map_err(|e| e.to_string()));
+    let subject = match opened {
         Ok(subject) => subject,
         Err(e) => return ended(Outcome::Failed(format!("the store cannot be opened: {e}")), None, true),
     };
@@ -133,10 +134,11 @@ async fn run(kit: Kit, check: &'static Check, case: Case) -> Ended {
         // After a failed `close`, work may hold memory.
         Err(_) => Ok(()),
     };
-    let of_memory = if subject.bytes_that_put_keeps() > 0 { PUT_KEEPS } else { MEMORY };
     let is_clean = removed.is_ok();
+    let of_memory = if subject.bytes_that_put_keeps() > 0 { PUT_KEEPS } else { MEMORY };
+    let dropped = catch_panic(async { drop(subject) }).await.map_err(|panic| format!("its drop {panic}"));
     let of = |rule| move |why| (rule, why);
-    let ends = [memory.map_err(of(of_memory)), removed, closed.map_err(of(CLOSE))];
+    let ends = [memory.map_err(of(of_memory)), removed, closed.map_err(of(CLOSE)), dropped.map_err(of(CLOSE))];
     let errors: Vec<_> = ends.into_iter().filter_map(Result::err).collect();
     let Some((rule, _)) = errors.first() else { return ended(outcome, None, true) };
     let all = errors.iter().map(|(_, why)| &**why).collect::<Vec<_>>().join("; and then, ");

@@ -58,7 +58,7 @@ impl Watch {
 
     /// The same store, with every call watched.
     pub(super) fn around(&self, store: crate::Connector) -> crate::Connector {
-        store.wrapped(|inner| BoxConnector::new(Watched { inner, watch: self.clone() }))
+        store.wrapped(|inner| BoxConnector::new(Watched { inner, dropping: None, watch: self.clone() }))
     }
 
     /// Notes that the check moves a chunk of this length.
@@ -80,14 +80,26 @@ impl Watch {
         .await
     }
 
-    fn begin(&self, name: &'static str, keys: usize) -> Guard<'_> {
+    /// Runs a call that is not async.
+    fn call_now<T>(&self, name: &'static str, call: impl FnOnce() -> T) -> T {
+        let _running = self.begin_now(name);
+        call()
+    }
+
+    fn begin_now(&self, name: &'static str) -> Guard {
+        let running = self.begin(name, 1);
+        running.set_in_poll(true);
+        running
+    }
+
+    fn begin(&self, name: &'static str, keys: usize) -> Guard {
         let mut calls = self.calls();
         let id = calls.next;
         calls.next += 1;
         calls.last = Instant::now();
         calls.keys = calls.keys.max(keys);
         calls.running.push(Running { id, name, in_poll: false });
-        Guard { watch: self, id }
+        Guard { watch: self.clone(), id }
     }
 
     /// The call that hangs, if one does. A large chunk or a large batch has more of the check's `limit`.
@@ -101,7 +113,7 @@ impl Watch {
         let blocking = calls.running.iter().find(|call| call.in_poll);
         let call = blocking.or(calls.running.first())?.name;
         let why = match blocking {
-            Some(_) => format!("`{call}` blocks its thread: one poll did not end within {patience:.1?}"),
+            Some(_) => format!("`{call}` blocks its thread: it did not return within {patience:.1?}"),
             None => format!("`{call}` hangs: it did not end within {patience:.1?}"),
         };
         Some(Stalled { call, why })
@@ -113,12 +125,12 @@ impl Watch {
 }
 
 /// A call that runs. Its drop ends the call.
-struct Guard<'a> {
-    watch: &'a Watch,
+struct Guard {
+    watch: Watch,
     id: u64,
 }
 
-impl Guard<'_> {
+impl Guard {
     fn set_in_poll(&self, in_poll: bool) {
         if let Some(call) = self.watch.calls().running.iter_mut().find(|call| call.id == self.id) {
             call.in_poll = in_poll;
@@ -126,7 +138,7 @@ impl Guard<'_> {
     }
 }
 
-impl Drop for Guard<'_> {
+impl Drop for Guard {
     fn drop(&mut self) {
         let mut calls = self.watch.calls();
         calls.running.retain(|call| call.id != self.id);
@@ -136,7 +148,15 @@ impl Drop for Guard<'_> {
 
 struct Watched {
     inner: BoxConnector,
+    /// The drop of `inner`, while it runs.
+    dropping: Option<Guard>,
     watch: Watch,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.dropping = Some(self.watch.begin_now("drop"));
+    }
 }
 
 impl Watched {
@@ -165,7 +185,7 @@ impl RemoteConnector for Watched {
         self.inner.capabilities()
     }
 
-    listings!(list_by |this| this.inner, |items| this.listing(items()););
+    listings!(list_by |this| this.inner, |items| this.listing(this.watch.call_now("list", items)););
 
     operations!(around '_);
 }

@@ -63,6 +63,7 @@ faults! {
 
     OddKeysBecomeOthers, odd_keys_are_kept_or_refused, Full;
     TakesEngineKeys, odd_keys_are_kept_or_refused, Exact;
+    CutsLongerNames, long_keys_are_kept_or_refused, Full;
     CutsNames, long_keys_are_kept_or_refused, Full;
     TakesLongKeys, keys_over_the_limit_are_refused, Plain;
     HashAsNumber, every_hash_names_its_own_chunk, Full;
@@ -74,6 +75,9 @@ faults! {
 
     HangsInList, list_gives_each_key_once, Full;
     ListNeverEnds, list_gives_each_key_once, Full;
+    BlocksInList, list_gives_each_key_once, Full;
+    ListsWhatContainsIt, list_keeps_to_the_prefix, Full;
+    ListsOneKeyOfManyTwice, pages_are_in_order_and_complete, Full;
     ListsTwice, list_gives_each_key_once, Full;
     ListsInAnyCase, list_keeps_to_the_prefix, Full;
     SizesAreInKilobytes, list_entries_gives_sizes, Full;
@@ -102,6 +106,8 @@ faults! {
 
     CloseFails, close_succeeds_once_for_all, Full;
     CloseHangs, close_succeeds_once_for_all, Full;
+    DropPanics, close_succeeds_once_for_all, Full;
+    DropBlocks, close_succeeds_once_for_all, Full;
     CloseLosesTheLastPut, close_finishes_what_was_put, Full;
     LongPutsWorkOnForEver, close_ends_the_work_of_dropped_calls, Full;
     WorksOnForEver, close_ends_the_work_of_dropped_calls, Full;
@@ -121,6 +127,8 @@ impl Fault {
             Self::HangsInPut,
             Self::HangsInExists,
             Self::HangsInList,
+            Self::BlocksInList,
+            Self::DropBlocks,
             Self::CloseHangs,
         ]
         .contains(&self)

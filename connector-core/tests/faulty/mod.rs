@@ -81,6 +81,17 @@ pub(crate) fn kit(profile: Profile, fault: Option<Fault>) -> Kit {
     })
 }
 
+impl Drop for Faulty {
+    fn drop(&mut self) {
+        if self.has(Fault::DropPanics) {
+            panic!("the author did not think of this");
+        }
+        while self.has(Fault::DropBlocks) {
+            std::thread::park();
+        }
+    }
+}
+
 impl RemoteConnector for Faulty {
     async fn exists(&self, key: &CacheKey) -> Result<bool> {
         self.begin(Fault::GetsLeaveItBusy).await?;
@@ -261,6 +272,9 @@ impl RemoteConnector for Faulty {
         }
         match self.fault {
             Some(Fault::HangsInList) => return stream::pending().boxed(),
+            Some(Fault::BlocksInList) => loop {
+                std::thread::park();
+            },
             Some(Fault::ListNeverEnds) => {
                 let key = self.chunks().keys().find(|key| key.as_str().starts_with(prefix)).cloned();
                 return stream::iter(key.into_iter().cycle()).map(Ok).boxed();
@@ -273,10 +287,12 @@ impl RemoteConnector for Faulty {
         let upper = prefix.to_lowercase();
         let matches = move |key: &CacheKey| match self.fault {
             Some(Fault::ListsInAnyCase) => key.as_str().to_lowercase().starts_with(&upper),
+            Some(Fault::ListsWhatContainsIt) => key.as_str().contains(prefix),
             _ => key.as_str().starts_with(prefix),
         };
         let mut keys: Vec<_> = self.chunks().keys().filter(|k| matches(k)).cloned().collect();
         match self.fault {
+            Some(Fault::ListsOneKeyOfManyTwice) if keys.len() > 100 => keys.insert(100, keys[99].clone()),
             Some(Fault::ListsTwice) => keys.extend(keys.clone()),
             // As a listing in pages that loses keys when others come and go.
             Some(Fault::ListLosesWhatMoves) if keys.len() > 100 => keys.truncate(keys.len() / 2),

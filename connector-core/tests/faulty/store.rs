@@ -39,6 +39,10 @@ impl Faulty {
                 fields[0] = &fields[0][..100];
                 named(fields.join("@"))
             }
+            Some(Fault::CutsLongerNames) if text.len() > 255 => {
+                fields[0] = &fields[0][..200];
+                named(fields.join("@"))
+            }
             _ => key.clone(),
         }
     }
