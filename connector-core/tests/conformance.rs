@@ -2,13 +2,15 @@
 
 mod faulty;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use connector_core::conformance::{Check, CheckResult, Kit, Outcome, checks};
-use connector_core::{Error, ErrorKind};
+use connector_core::{
+    CacheKey, Capabilities, ChunkLayout, Connector, Error, ErrorKind, MemoryObj, RemoteConnector, Result,
+};
 use faulty::{FAULTS, Fault, Profile, Untidy, Wrong, kit};
 
 /// The names of all checks.
@@ -138,6 +140,46 @@ async fn the_report_of_a_broken_store_starts_with_the_cause_and_skips_what_needs
         let needed = report.checks.iter().filter(|c| c.needs == Some(name)).count();
         assert!(text.contains(&format!("{needed} skipped: they need `{name}`, which failed")), "{fault:?}: {text}");
     }
+}
+
+/// Each call takes 100 ms. A batch makes 500 at once.
+#[derive(Default)]
+struct FarAway(Mutex<HashMap<CacheKey, (Vec<u8>, ChunkLayout)>>);
+
+impl FarAway {
+    async fn chunks(&self) -> MutexGuard<'_, HashMap<CacheKey, (Vec<u8>, ChunkLayout)>> {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        self.0.lock().unwrap()
+    }
+}
+
+impl RemoteConnector for FarAway {
+    async fn exists(&self, key: &CacheKey) -> Result<bool> {
+        Ok(self.chunks().await.contains_key(key))
+    }
+
+    async fn get(&self, key: &CacheKey) -> Result<Option<MemoryObj>> {
+        let chunk = self.chunks().await.get(key).cloned();
+        chunk.map(|(bytes, layout)| MemoryObj::from_vec(bytes, layout)).transpose()
+    }
+
+    async fn put(&self, key: &CacheKey, chunk: MemoryObj) -> Result<()> {
+        self.chunks().await.insert(key.clone(), (chunk.to_vec(), chunk.layout().clone()));
+        Ok(())
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new().with_layout_kept().with_batch_concurrency(500)
+    }
+}
+
+#[tokio::test]
+async fn a_large_batch_has_more_time_than_the_limit_of_a_check() {
+    let kit = Kit::new(|_backend| async { Ok(Connector::new("test/FarAway", FarAway::default())) });
+    let limit = Duration::from_millis(1200);
+    let result = run(&kit.limit(limit), "thousands_of_keys_in_one_batch").await;
+    assert_eq!(result.outcome, Outcome::Passed);
+    assert!(result.elapsed > limit, "the store is not slow: {:?}", result.elapsed);
 }
 
 #[tokio::test]

@@ -86,8 +86,8 @@ impl Kit {
     }
 
     /// The longest time for one check, 60 s by default. A check that takes longer fails. A call hangs if it takes an eighth
-    /// of the limit, and no other call begins or ends meanwhile. Large chunks and batches have more time. The kit skips all
-    /// checks behind one that hangs.
+    /// of the limit, and no other call begins or ends meanwhile. Large chunks and batches have more time, and
+    /// so has the check of a large batch. The kit skips all checks behind one that hangs.
     #[must_use]
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;

@@ -90,7 +90,7 @@ fn on_runtime<T: Send + 'static>(
         if let Some(stalled) = watch.stalled(check_limit) {
             break Ran::Stalled(stalled);
         }
-        if start.elapsed() >= limit {
+        if start.elapsed() >= watch.longest(limit) {
             break Ran::TooLong;
         }
     };

@@ -20,6 +20,8 @@ const PATIENCE: f64 = 1.0 / 8.0;
 /// The bytes, or the keys of a batch, that may take the whole limit.
 const MOST_BYTES: f64 = (64 << 20) as f64;
 const MOST_KEYS: f64 = 500.0;
+/// The keys of a batch for which a check has its limit once more: it makes several calls on all of them.
+const KEYS_PER_LIMIT: f64 = 250.0;
 /// More keys than a check puts. A listing that gives more does not end.
 const MOST_LISTED: usize = 100_000;
 
@@ -100,6 +102,11 @@ impl Watch {
         calls.keys = calls.keys.max(keys);
         calls.running.push(Running { id, name, in_poll: false });
         Guard { watch: self.clone(), id }
+    }
+
+    /// The longest time of the check. A large batch has more than `limit`.
+    pub(super) fn longest(&self, limit: Duration) -> Duration {
+        limit.mul_f64(1.0 + self.calls().keys as f64 / KEYS_PER_LIMIT)
     }
 
     /// The call that hangs, if one does. A large chunk or a large batch has more of the check's `limit`.
