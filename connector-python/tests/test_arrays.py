@@ -53,7 +53,7 @@ class Older(OnDevice):
 
 
 class OfJax(Older):
-    """An array that never changes, and does not say so."""
+    """A read-only array whose capsule does not have the flag."""
 
     __module__ = "jaxlib._jax"
 

@@ -153,10 +153,10 @@ impl Kit {
             (None, Some(needed)) => CheckResult::needs(check, needed),
             (None, None) => supervise(self, check),
         };
-        let is_told = |needed: &str| runs_too(&format!("{module}::{needed}"), std::env::args());
+        let is_tested = |needed: &str| runs_too(&format!("{module}::{needed}"), std::env::args());
         match (&result.outcome, result.needs) {
             (Outcome::Passed, _) => {}
-            (Outcome::Skipped(_), needed) if needed.is_none_or(is_told) => eprintln!("{result}"),
+            (Outcome::Skipped(_), needed) if needed.is_none_or(is_tested) => eprintln!("{result}"),
             (Outcome::Skipped(_), Some(needed)) => {
                 let cause = basics.failures().find(|failed| failed.name == needed);
                 panic!("{result}; {}", cause.map(ToString::to_string).unwrap_or_default())

@@ -44,7 +44,7 @@ macro_rules! __conformance_checks {
             batches: thousands_of_keys_in_one_batch = "a batch may have thousands of keys";
 
             keys: odd_keys_are_kept_or_refused = "the store serves a key of odd characters as any other, or refuses it";
-            keys: long_keys_are_kept_or_refused = "the store serves a key of 150 or 250 bytes as any other, if it is within the declared limit, and cuts no longer key";
+            keys: long_keys_are_kept_or_refused = "the store serves a key of 150 or 250 bytes like any other, if its declared limit allows the key, and never cuts a longer key";
             keys: keys_over_the_limit_are_refused = "the store refuses a key over the declared limit, and never cuts it short";
             keys: every_hash_names_its_own_chunk = "negative, long and zero-padded hashes name different chunks";
             keys: similar_keys_are_kept_apart = "keys that differ in one field, or of which one starts with the other, name different chunks";

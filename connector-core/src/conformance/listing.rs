@@ -96,7 +96,7 @@ pub(super) async fn list_keeps_to_the_prefix(s: &Subject) -> Checked {
     ] {
         prefixes.push(format!("{model}{prefix}"));
     }
-    // Occurs in each key, and starts none.
+    // Each key contains it, and none starts with it.
     prefixes.push(model[1..].to_owned());
     for prefix in prefixes {
         let mut expected: Vec<_> = keys.iter().filter(|k| k.as_str().starts_with(&prefix)).cloned().collect();

@@ -20,7 +20,7 @@ const PATIENCE: f64 = 1.0 / 8.0;
 /// The bytes, or the keys of a batch, that may take the whole limit.
 const MOST_BYTES: f64 = (64 << 20) as f64;
 const MOST_KEYS: f64 = 500.0;
-/// The keys of a batch for which a check has its limit once more: it makes several calls on all of them.
+/// The keys of a batch that give a check its limit once more, because it makes several calls on all of them.
 const KEYS_PER_LIMIT: f64 = 250.0;
 /// More keys than a check puts. A listing that gives more does not end.
 const MOST_LISTED: usize = 100_000;
