@@ -138,6 +138,8 @@ fn a_wrong_name_is_refused_with_the_rule_or_another_name() {
         ("lambda-kv", ["lambda is a keyword of Python", "`my-lambda-kv`"]),
         ("json", ["a module of Python itself", "`my-json`"]),
         ("connector-core", ["a crate that the connector needs", "`my-connector-core`"]),
+        ("test-kv", ["a module of Python itself", "`my-test-kv`"]),
+        ("pytest", ["a Python package that runs beside kvconn", "`my-pytest`"]),
         ("torch", ["a Python package that runs beside kvconn", "`my-torch`"]),
         ("redis", ["redis:// belongs to kvconn.redis/RedisConnector", "`my-redis`"]),
         ("external", ["belongs to kvconn itself", "`my-external`"]),

@@ -119,9 +119,10 @@ const CRATES: &str =
 const PYTHON_KEYWORDS: &str = "and as assert async await break class continue def del elif else except finally for from \
     global if import in is lambda nonlocal not or pass raise return try while with yield";
 
-const PYTHON_PACKAGES: &str = "jax kvconn lmcache numpy sglang torch vllm";
+const PYTHON_PACKAGES: &str = "jax kvconn lmcache maturin numpy pip pytest setuptools sglang torch vllm wheel";
 
-/// `sys.stdlib_module_names`, without names that have a capital letter or start with `_`. Python imports its own module first.
+/// `sys.stdlib_module_names` and `test`, without names that have a capital letter or start with `_`. Python imports its own
+/// module first.
 const PYTHON_MODULES: &str = "abc aifc antigravity argparse array ast asynchat asyncio asyncore atexit audioop base64 bdb \
     binascii bisect builtins bz2 calendar cgi cgitb chunk cmath cmd code codecs codeop collections colorsys compileall \
     compression concurrent configparser contextlib contextvars copy copyreg crypt csv ctypes curses dataclasses datetime dbm \
@@ -133,7 +134,7 @@ const PYTHON_MODULES: &str = "abc aifc antigravity argparse array ast asynchat a
     poplib posix posixpath pprint profile pstats pty pwd py_compile pyclbr pydoc pydoc_data pyexpat queue quopri random re \
     readline reprlib resource rlcompleter runpy sched secrets select selectors shelve shlex shutil signal site smtpd smtplib \
     sndhdr socket socketserver spwd sqlite3 sre_compile sre_constants sre_parse ssl stat statistics string stringprep struct \
-    subprocess sunau symtable sys sysconfig syslog tabnanny tarfile telnetlib tempfile termios textwrap this threading time \
+    subprocess sunau symtable sys sysconfig syslog tabnanny tarfile telnetlib tempfile termios test textwrap this threading time \
     timeit tkinter token tokenize tomllib trace traceback tracemalloc tty turtle turtledemo types typing unicodedata unittest \
     urllib uu uuid venv warnings wave weakref webbrowser winreg winsound wsgiref xdrlib xml xmlrpc zipapp zipfile zipimport \
     zlib zoneinfo";
