@@ -93,6 +93,10 @@ async fn a_location_has_the_connectors_own_parts_of_every_form_of_url() {
     let plugin = location("plugin://p").await.unwrap();
     assert_eq!((plugin.scheme(), plugin.host(), plugin.path()), (None, None, ""));
     assert_eq!((plugin.option("x"), plugin.option("y"), plugin.options().count()), (Some("1"), Some("true"), 2));
+    let both = location("plugin://p?x=2").await.unwrap();
+    let mut options: Vec<_> = both.options().collect();
+    options.sort_unstable();
+    assert_eq!((both.option("x"), options), (Some("2"), vec![("x", "2"), ("y", "true")]), "the URL wins");
     let named = location("plugin://q").await.unwrap();
     assert_eq!(
         (named.scheme(), named.host(), named.path(), named.option("x")),

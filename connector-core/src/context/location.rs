@@ -96,7 +96,7 @@ impl Location {
             _ => url.hosts().iter().map(|h| HostPort { port: h.port.filter(|port| *port != 0), ..h.clone() }).collect(),
         };
         let in_url = options::query_options(url, schema).filter(|(name, _)| !is_layer_option(name));
-        let in_url = in_url.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let in_url: Vec<_> = in_url.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         let in_plugin = ctx.plugin_name().into_iter().flat_map(|plugin| {
             let prefix = format!("{PLUGIN_KEY_PREFIX}{plugin}.");
             ctx.config().extra_config().iter().filter_map(move |(key, value)| {
@@ -110,7 +110,9 @@ impl Location {
                 is_own.then(|| (name.to_owned(), text))
             })
         });
-        let options = in_url.chain(in_plugin).collect();
+        // The URL wins, as in `ConnectorContext::options`.
+        let in_plugin = in_plugin.filter(|(name, _)| in_url.iter().all(|(in_url, _)| in_url != name));
+        let options = in_url.iter().cloned().chain(in_plugin).collect();
         Self { form, hosts, path: path.to_owned(), options, url: url.clone() }
     }
 
