@@ -93,8 +93,8 @@ impl Store {
         let answer = match ctx.connect() {
             Connect::Eager => self.probe().await,
             Connect::Lazy => {
-                let late = |_| Err(Error::new(ErrorKind::Timeout, format!("no answer within {LAZY_OPEN:?}")));
-                tokio::time::timeout(LAZY_OPEN, self.probe()).await.unwrap_or_else(late)
+                let late = || Error::new(ErrorKind::Timeout, format!("no answer within {LAZY_OPEN:?}")).temporary(true);
+                tokio::time::timeout(LAZY_OPEN, self.probe()).await.unwrap_or_else(|_| Err(late()))
             }
         };
         let connector = ctx.connector_name();

@@ -78,6 +78,15 @@ async fn an_open_is_lazy_or_fails_without_a_server() {
 }
 
 #[tokio::test]
+async fn a_lazy_open_succeeds_before_a_server_that_never_answers() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", silent.local_addr().unwrap());
+    for options in ["", "&timeout_ms=100"] {
+        connectors::open(&format!("{}{options}", url(&endpoint, "?connect=lazy"))).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn all_forms_of_the_url_open_one_store() {
     let fake = fake();
     let store = open(&fake, "/kv").await;
