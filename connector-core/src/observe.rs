@@ -61,7 +61,7 @@ pub(crate) const ERRORS: &str = "kvconn_errors_total";
 pub(crate) const RETRIES: &str = "kvconn_retries_total";
 /// Counter of how often a store was lost.
 pub(crate) const BREAKER_OPENED: &str = "kvconn_breaker_opened_total";
-/// Gauge of whether a store is lost.
+/// Gauge of the stores that are lost.
 pub(crate) const BREAKER_OPEN: &str = "kvconn_breaker_open";
 /// Gauge of the bytes that pools may hold.
 pub(crate) const POOL_CAPACITY: &str = "kvconn_pool_capacity_bytes";
@@ -109,12 +109,7 @@ pub(crate) const METRICS: MetricList = {
         ),
         of(RETRIES, Counter, CALL, "Tries after the first one of a call."),
         of(BREAKER_OPENED, Counter, STORE, "Times that the breaker opened because the store was lost."),
-        of(
-            BREAKER_OPEN,
-            Gauge,
-            STORE,
-            "1 while the breaker is open: the store is lost, and calls are refused. Otherwise 0.",
-        ),
+        of(BREAKER_OPEN, Gauge, STORE, "Stores whose breaker is open: they are lost, and calls are refused."),
         bytes(of(POOL_CAPACITY, Gauge, &[], "Bytes that the memory pools of this process may hold.")),
         bytes(of(POOL_IN_USE, Gauge, &[], "Bytes of the memory pools that chunks hold.")),
         bytes(of(POOL_KEPT, Gauge, &[], "Free bytes that the memory pools keep for the next chunks.")),

@@ -71,6 +71,8 @@ struct State {
     open: Option<Open>,
     /// How often the breaker opened. A probe of an earlier time does not count.
     times: u64,
+    /// Whether the store was dropped. The task that pings it may still run.
+    dropped: bool,
 }
 
 #[derive(Debug)]
@@ -232,7 +234,7 @@ impl Shared {
         let failures = self.failures.fetch_add(1, Ordering::AcqRel).saturating_add(1);
         let BreakerLayer { store: StoreLabels { connector, instance }, interval, .. } = &self.limits;
         let mut state = lock(&self.state);
-        let (time, why) = (state.times, error.message().to_owned());
+        let (time, is_dropped, why) = (state.times, state.dropped, error.message().to_owned());
         match &mut state.open {
             // A call that began before the breaker opened does not count.
             Some(open) => {
@@ -242,7 +244,7 @@ impl Shared {
                 }
                 return false;
             }
-            None if failures < self.limits.failures => return false,
+            None if is_dropped || failures < self.limits.failures => return false,
             None => {}
         }
         tracing::warn!(%connector, %instance, %error, failures, "the store is lost: calls are refused for {interval:?}");
@@ -254,8 +256,10 @@ impl Shared {
         true
     }
 
+    /// Counts, because several stores may have these labels.
     fn record_open(&self, is_open: bool) {
-        metrics::gauge!(observe::BREAKER_OPEN, self.limits.store.and([])).set(if is_open { 1.0 } else { 0.0 });
+        let open = metrics::gauge!(observe::BREAKER_OPEN, self.limits.store.and([]));
+        if is_open { open.increment(1.0) } else { open.decrement(1.0) }
     }
 
     fn found(&self) {
@@ -277,7 +281,9 @@ impl Shared {
 impl<C> Drop for Breaker<C> {
     fn drop(&mut self) {
         self.shared.end_watch();
-        if self.shared.is_open.load(Ordering::Acquire) {
+        let mut state = lock(&self.shared.state);
+        state.dropped = true;
+        if state.open.take().is_some() {
             // Otherwise the gauge would show a closed store as lost for ever.
             self.shared.record_open(false);
         }

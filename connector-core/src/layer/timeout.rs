@@ -105,7 +105,7 @@ impl TimeoutLayer {
         match tokio::time::timeout(limit, open.as_mut()).await {
             Ok(answer) => answer,
             Err(_) if redirected.load(Relaxed) => open.await,
-            Err(_) => Err(timed_out(limit)),
+            Err(_) => Err(timed_out(limit).with_hint("raise `open_timeout_ms`")),
         }
     }
 

@@ -127,10 +127,10 @@ impl Recorder {
 
     /// The memory for a sample; none if the name has another kind already.
     fn cell(&self, key: &Key, kind: MetricKind) -> Option<Cell> {
-        let mut labels: Labels = key.labels().map(|l| (l.key().to_owned(), l.value().to_owned())).collect();
+        let mut labels: Labels = key.labels().map(|l| (named(l.key(), "_"), l.value().to_owned())).collect();
         labels.sort();
         let mut families = self.lock();
-        let family = families.entry(key.name().to_owned()).or_insert_with(|| Recorded::new(kind));
+        let family = families.entry(named(key.name(), "_:")).or_insert_with(|| Recorded::new(kind));
         if family.kind != kind {
             return None;
         }
@@ -142,9 +142,15 @@ impl Recorder {
 
     fn describe(&self, name: &KeyName, kind: MetricKind, help: &str) {
         let mut families = self.lock();
-        let family = families.entry(name.as_str().to_owned()).or_insert_with(|| Recorded::new(kind));
+        let family = families.entry(named(name.as_str(), "_:")).or_insert_with(|| Recorded::new(kind));
         help.clone_into(&mut family.help);
     }
+}
+
+/// The name with `_` for each character that Prometheus does not read: one such name would make a whole page unreadable.
+fn named(name: &str, marks: &str) -> String {
+    let is_read = |i, c: char| c.is_ascii_alphabetic() || marks.contains(c) || i > 0 && c.is_ascii_digit();
+    name.char_indices().map(|(i, c)| if is_read(i, c) { c } else { '_' }).collect()
 }
 
 impl Recorded {

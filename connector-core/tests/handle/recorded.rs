@@ -90,6 +90,33 @@ fn the_breaker_is_open_until_the_store_is_back_or_closed() {
 }
 
 #[test]
+fn each_store_with_the_same_labels_counts_as_lost() {
+    let families = recorded(|| async {
+        let open = async || over(options!(breaker_failures: 1), &Scripted::new([LOST])).await;
+        let (first, second) = (open().await, open().await);
+        assert!(first.get(&key("there")).await.is_err() && second.get(&key("there")).await.is_err());
+        drop(first);
+        std::mem::forget(second);
+    });
+    assert_eq!(value(&families, "kvconn_breaker_open", &[("connector", "test")]), &Value::Number(1.0));
+}
+
+#[test]
+fn names_are_those_that_prometheus_reads() {
+    let recorder = Recorder::new();
+    metrics::with_local_recorder(&recorder, || {
+        metrics::describe_counter!("acme.hits-total", "Hits.");
+        metrics::counter!("acme.hits-total", "store.name" => "a.b", "9" => "x").increment(1);
+        metrics::gauge!("9:é").set(1.0);
+    });
+    let families: Vec<_> = recorder.snapshot().into_iter().filter(|family| !family.name.starts_with("kv")).collect();
+    let text = observe::page(&families);
+    let wanted = "# HELP _:_ \n# TYPE _:_ gauge\n_:_ 1\n# HELP acme_hits_total Hits.\n# TYPE acme_hits_total counter\n\
+                  acme_hits_total{_=\"x\",store_name=\"a.b\"} 1\n";
+    assert_eq!(text, wanted);
+}
+
+#[test]
 fn an_observation_is_in_the_first_bucket_whose_bound_is_not_below_it() {
     let recorder = Recorder::new();
     metrics::with_local_recorder(&recorder, || {
