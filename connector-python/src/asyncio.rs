@@ -2,8 +2,7 @@
 
 use std::sync::Mutex;
 
-use connectors::{ErrorKind, Result, runtime};
-use pyo3::exceptions::PyRuntimeError;
+use connectors::{Result, runtime};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -11,7 +10,7 @@ use tokio::task::AbortHandle;
 
 use crate::buffer::Views;
 use crate::call::{Call, Holder};
-use crate::errors::{OrRaise, refused};
+use crate::errors::{OrRaise, no_event_loop};
 use crate::process::{ProcessLocal, in_python};
 use crate::{lock, python_thread};
 
@@ -48,11 +47,7 @@ where
 
 fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     static RUNNING: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    RUNNING.import(py, "asyncio", "get_running_loop")?.call0().map_err(|_| {
-        let message = "no event loop of asyncio runs in this thread, and an `AsyncStore` needs one: asyncio, uvloop, or anyio \
-                       on asyncio; with trio, call a `Store` in a thread";
-        refused(py, ErrorKind::InvalidInput, PyRuntimeError::new_err(message))
-    })
+    RUNNING.import(py, "asyncio", "get_running_loop")?.call0().map_err(|_| no_event_loop(py))
 }
 
 type Value = Box<dyn FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send>;

@@ -1,7 +1,7 @@
 //! kvconn's errors as Python exceptions.
 
 use connectors::{Error, ErrorKind};
-use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::exceptions::{PyException, PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
 
 use crate::process::in_python;
@@ -42,14 +42,21 @@ impl<T> OrRaise<T> for connectors::Result<T> {
 }
 
 /// An exception of Python's own about an argument, as the `KvconnError` that is also of the customary class. It has no
-/// cause: a `UnicodeEncodeError` holds the whole text, such as a URL with its password.
+/// cause: a `UnicodeEncodeError` holds the whole text, such as a URL with its password. `KeyboardInterrupt` and the like
+/// stay.
 pub(crate) fn refused(py: Python<'_>, kind: ErrorKind, error: PyErr) -> PyErr {
-    let class = match () {
-        () if error.is_instance_of::<PyTypeError>(py) => "InvalidTypeError",
-        () if error.is_instance_of::<PyRuntimeError>(py) => "NoEventLoopError",
-        () => "InvalidError",
-    };
+    if !error.is_instance_of::<PyException>(py) {
+        return error;
+    }
+    let class = if error.is_instance_of::<PyTypeError>(py) { "InvalidTypeError" } else { "InvalidError" };
     made_by(py, class, &Error::new(kind, error.value(py).to_string()))
+}
+
+/// The error of a call on asyncio without an event loop.
+pub(crate) fn no_event_loop(py: Python<'_>) -> PyErr {
+    let message = "no event loop of asyncio runs in this thread, and an `AsyncStore` needs one: asyncio, uvloop, or anyio \
+                   on asyncio; with trio, call a `Store` in a thread";
+    made_by(py, "NoEventLoopError", &Error::new(ErrorKind::InvalidInput, message))
 }
 
 /// An argument of type `T`. Any other value is an `InvalidError`.
@@ -59,7 +66,15 @@ impl<'a, 'py, T: FromPyObject<'a, 'py>> FromPyObject<'a, 'py> for Arg<T> {
     type Error = PyErr;
 
     fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
-        object.extract().map(Self).map_err(|e: T::Error| refused(object.py(), ErrorKind::InvalidInput, e.into()))
+        let py = object.py();
+        object.extract().map(Self).map_err(|e: T::Error| {
+            let e = e.into();
+            match e.is_instance_of::<PyOverflowError>(py) {
+                // Python's own message speaks of Rust's types.
+                true => invalid(py, format!("{} is out of range: write whole numbers from 0 on", *object)),
+                false => refused(py, ErrorKind::InvalidInput, e),
+            }
+        })
     }
 }
 

@@ -232,7 +232,7 @@ impl AnyStore {
     }
 
     #[expect(clippy::too_many_arguments, reason = "each is an argument in Python")]
-    #[pyo3(signature = (items, *, shape=Arg(None), dtype=None, format=Arg(None), return_exceptions=false, timeout=Timeout::NONE))]
+    #[pyo3(signature = (items, *, shape=Arg(None), dtype=None, format=Arg(None), return_exceptions=Arg(false), timeout=Timeout::NONE))]
     fn batched_put(
         &self,
         py: Python<'_>,
@@ -240,7 +240,7 @@ impl AnyStore {
         shape: Arg<Option<Vec<usize>>>,
         dtype: Option<Bound<'_, PyAny>>,
         format: Arg<Option<String>>,
-        return_exceptions: bool,
+        return_exceptions: Arg<bool>,
         timeout: Timeout,
     ) -> PyResult<Py<PyAny>> {
         let given = Given::read(py, shape, dtype.as_ref(), format)?;
@@ -251,7 +251,7 @@ impl AnyStore {
                 let layout = given.layout(memory.span.len(), &memory.elements, &can).or_raise(py)?;
                 Ok((key, memory.span, layout))
             });
-            sorted(return_exceptions, items)
+            sorted(py, return_exceptions.0, items)
         })?;
         let work = |connector: Connector, call: Holder<_>| async move {
             let lent = |(key, span, layout)| Ok((key, lend(span, layout, call.clone())?));
@@ -259,37 +259,37 @@ impl AnyStore {
             drop(call);
             Ok(connector.batched_put(&items).await)
         };
-        self.run(py, timeout, views, work, to_python::list(return_exceptions, refusals, to_python::none))
+        self.run(py, timeout, views, work, to_python::list(return_exceptions.0, refusals, to_python::none))
     }
 
-    #[pyo3(signature = (keys, *, return_exceptions=false, timeout=Timeout::NONE))]
+    #[pyo3(signature = (keys, *, return_exceptions=Arg(false), timeout=Timeout::NONE))]
     fn batched_get(
         &self,
         py: Python<'_>,
         keys: Objects<'_>,
-        return_exceptions: bool,
+        return_exceptions: Arg<bool>,
         timeout: Timeout,
     ) -> PyResult<Py<PyAny>> {
-        let (keys, refusals) = sorted(return_exceptions, keys.0.iter().map(|key| key_of(key, self.key_kind)))?;
+        let (keys, refusals) = sorted(py, return_exceptions.0, keys.0.iter().map(|key| key_of(key, self.key_kind)))?;
         let work = |connector: Connector, _| async move { Ok(connector.batched_get(&keys).await) };
-        let to_python = to_python::list(return_exceptions, refusals, chunk_to_python);
+        let to_python = to_python::list(return_exceptions.0, refusals, chunk_to_python);
         self.run(py, timeout, Views::none(), work, to_python)
     }
 
-    #[pyo3(signature = (keys, buffers, *, return_exceptions=false, timeout=Timeout::NONE))]
+    #[pyo3(signature = (keys, buffers, *, return_exceptions=Arg(false), timeout=Timeout::NONE))]
     fn batched_get_into(
         &self,
         py: Python<'_>,
         keys: Objects<'_>,
         buffers: Objects<'_>,
-        return_exceptions: bool,
+        return_exceptions: Arg<bool>,
         timeout: Timeout,
     ) -> PyResult<Py<PyAny>> {
         same_length(py, keys.0.len(), buffers.0.len())?;
         let (views, (requests, refusals)) = Views::with(py, |views| {
             let both = keys.0.iter().zip(&buffers.0).enumerate();
             let requests = both.map(|(i, (key, buffer))| Ok((key_of(key, self.key_kind)?, views.write(i, buffer)?)));
-            sorted(return_exceptions, requests)
+            sorted(py, return_exceptions.0, requests)
         })?;
         let work = |connector: Connector, call: Holder<_>| async move {
             // SAFETY: as in `get_into`.
@@ -304,20 +304,20 @@ impl AnyStore {
             let each = answers.into_iter().zip(&targets).zip(&elements);
             Ok(each.map(|((read, (key, memory)), elements)| checked(read?, elements, key, memory)).collect())
         };
-        self.run(py, timeout, views, work, to_python::list(return_exceptions, refusals, to_python::value))
+        self.run(py, timeout, views, work, to_python::list(return_exceptions.0, refusals, to_python::value))
     }
 
-    #[pyo3(signature = (keys, *, return_exceptions=false, timeout=Timeout::NONE))]
+    #[pyo3(signature = (keys, *, return_exceptions=Arg(false), timeout=Timeout::NONE))]
     fn batched_exists(
         &self,
         py: Python<'_>,
         keys: Objects<'_>,
-        return_exceptions: bool,
+        return_exceptions: Arg<bool>,
         timeout: Timeout,
     ) -> PyResult<Py<PyAny>> {
-        let (keys, refusals) = sorted(return_exceptions, keys.0.iter().map(|key| key_of(key, self.key_kind)))?;
+        let (keys, refusals) = sorted(py, return_exceptions.0, keys.0.iter().map(|key| key_of(key, self.key_kind)))?;
         let work = |connector: Connector, _| async move { Ok(connector.batched_exists(&keys).await) };
-        let to_python = to_python::list(return_exceptions, refusals, to_python::value);
+        let to_python = to_python::list(return_exceptions.0, refusals, to_python::value);
         self.run(py, timeout, Views::none(), work, to_python)
     }
 
@@ -338,17 +338,17 @@ impl AnyStore {
         self.run(py, timeout, Views::none(), work, to_python)
     }
 
-    #[pyo3(signature = (keys, *, return_exceptions=false, timeout=Timeout::NONE))]
+    #[pyo3(signature = (keys, *, return_exceptions=Arg(false), timeout=Timeout::NONE))]
     fn batched_remove(
         &self,
         py: Python<'_>,
         keys: Objects<'_>,
-        return_exceptions: bool,
+        return_exceptions: Arg<bool>,
         timeout: Timeout,
     ) -> PyResult<Py<PyAny>> {
-        let (keys, refusals) = sorted(return_exceptions, keys.0.iter().map(|key| key_of(key, self.key_kind)))?;
+        let (keys, refusals) = sorted(py, return_exceptions.0, keys.0.iter().map(|key| key_of(key, self.key_kind)))?;
         let work = |connector: Connector, _| async move { Ok(connector.batched_remove(&keys).await) };
-        let to_python = to_python::list(return_exceptions, refusals, to_python::value);
+        let to_python = to_python::list(return_exceptions.0, refusals, to_python::value);
         self.run(py, timeout, Views::none(), work, to_python)
     }
 }

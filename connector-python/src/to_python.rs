@@ -2,6 +2,7 @@
 
 use connectors::{Result, ServerInfo};
 use pyo3::IntoPyObjectExt;
+use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
@@ -54,7 +55,7 @@ pub(crate) fn list<T>(
             };
             match answer {
                 Ok(object) => list.append(object)?,
-                Err(e) if return_exceptions => list.append(e.into_value(py))?,
+                Err(e) if return_exceptions && e.is_instance_of::<PyException>(py) => list.append(e.into_value(py))?,
                 Err(e) => return Err(e),
             }
         }
@@ -67,8 +68,9 @@ pub(crate) type Refusals = Vec<(usize, PyErr)>;
 /// The items that a store can be asked for, and the other ones.
 ///
 /// # Errors
-/// The first refusal, unless `return_exceptions`.
+/// The first refusal, unless `return_exceptions`. `KeyboardInterrupt` and the like, always.
 pub(crate) fn sorted<T>(
+    py: Python<'_>,
     return_exceptions: bool,
     items: impl Iterator<Item = PyResult<T>>,
 ) -> PyResult<(Vec<T>, Refusals)> {
@@ -76,7 +78,7 @@ pub(crate) fn sorted<T>(
     for (place, item) in items.enumerate() {
         match item {
             Ok(item) => good.push(item),
-            Err(e) if return_exceptions => refusals.push((place, e)),
+            Err(e) if return_exceptions && e.is_instance_of::<PyException>(py) => refusals.push((place, e)),
             Err(e) => return Err(e),
         }
     }

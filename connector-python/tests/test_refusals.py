@@ -55,6 +55,7 @@ class Refusals(TestCase, unittest.IsolatedAsyncioTestCase):
             (lambda: store.list(1), TypeError),
             (lambda: store.batched_get(KEY), TypeError),
             (lambda: store.batched_get(5), TypeError),
+            (lambda: store.batched_get([KEY], return_exceptions=1), TypeError),
             (lambda: store.batched_put([KEY]), TypeError),
             (lambda: store.batched_get_into([KEY], []), ValueError),
             (lambda: store.batched_contains([KEY, SURROGATE]), ValueError),
@@ -64,6 +65,37 @@ class Refusals(TestCase, unittest.IsolatedAsyncioTestCase):
         ]:
             with self.subTest(line=call.__code__.co_firstlineno):
                 self.refused(call, also)
+
+    def test_what_an_argument_raises_is_not_taken_for_another_error(self):
+        class Raising:
+            def __init__(self, error):
+                self.error = error
+
+            def raise_it(self, *_):
+                raise self.error
+
+            __index__ = __iter__ = __float__ = raise_it
+
+        store = self.store()
+        for call in (
+            lambda error: kvconn.connect("memory://x", timeout_ms=Raising(error)),
+            lambda error: kvconn.connect("memory://x", pool_bytes=Raising(error)),
+            lambda error: store.batched_get(Raising(error)),
+            lambda error: store.put(KEY, b"1", shape=[Raising(error)], dtype="uint8"),
+        ):
+            with self.subTest(line=call.__code__.co_firstlineno):
+                self.assertIs(type(self.refused(lambda: call(RuntimeError("wrong")), ValueError)), kvconn.InvalidError)
+                with self.assertRaises(KeyboardInterrupt):
+                    call(KeyboardInterrupt())
+
+    def test_a_number_out_of_range_is_shown(self):
+        for call, shown in (
+            (lambda: kvconn.connect("memory://x", pool_bytes=-1), "-1 is out of range"),
+            (lambda: kvconn.connect("memory://x", pool_bytes=2**70), f"{2**70} is out of range"),
+            (lambda: self.store().put(KEY, b"1", shape=(1, -1), dtype="uint8"), r"\(1, -1\) is out of range"),
+        ):
+            with self.subTest(shown=shown), self.assertRaisesRegex(kvconn.InvalidError, shown):
+                call()
 
     def test_bad_keys(self):
         store = self.store()

@@ -111,7 +111,7 @@ impl LMCacheRemote {
 
     /// A list with a chunk, None or an exception for each key.
     fn batched_get<'py>(&self, py: Python<'py>, keys: Objects<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let (keys, refusals) = sorted(true, keys.0.iter().map(key_of))?;
+        let (keys, refusals) = sorted(py, true, keys.0.iter().map(key_of))?;
         let memory = self.memory.clone();
         let get =
             |connector: Connector| async move { Ok(in_lmcache(&memory, connector.batched_get(&keys).await).await) };
@@ -134,7 +134,7 @@ impl LMCacheRemote {
         same_length(py, keys.0.len(), objects.0.len())?;
         let items = keys.0.iter().zip(&objects.0);
         let items = items.map(|(key, object)| Ok((key_of(key)?, memory::to_put(object, self.pool.as_ref())?)));
-        let (items, refusals) = sorted(true, items)?;
+        let (items, refusals) = sorted(py, true, items)?;
         let put = |connector: Connector| async move { Ok(connector.batched_put(&items).await) };
         self.start(py, put, to_python::list(true, refusals, to_python::none))
     }
