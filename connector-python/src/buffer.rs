@@ -165,10 +165,15 @@ struct Lent {
 }
 
 fn lent(place: usize, object: &Bound<'_, PyAny>) -> PyResult<Lent> {
+    lent_as(place, object, false)
+}
+
+/// `are_integers` says that the object stands for the integers of another one.
+fn lent_as(place: usize, object: &Bound<'_, PyAny>, are_integers: bool) -> PyResult<Lent> {
     let py = object.py();
     match PyUntypedBuffer::get(object) {
         Ok(view) => buffer(place, object, view),
-        Err(_) if object.hasattr(intern!(py, "__dlpack__"))? => tensor(place, object),
+        Err(_) if object.hasattr(intern!(py, "__dlpack__")).unwrap_or(false) => tensor(place, object, are_integers),
         Err(_) => {
             let view = export(object).or_else(|e| {
                 // A buffer without a dimension, such as a scalar of numpy, as its bytes.
@@ -199,7 +204,7 @@ fn buffer(place: usize, object: &Bound<'_, PyAny>, view: PyUntypedBuffer) -> PyR
 }
 
 /// The memory of an object with `__dlpack__`.
-fn tensor(place: usize, object: &Bound<'_, PyAny>) -> PyResult<Lent> {
+fn tensor(place: usize, object: &Bound<'_, PyAny>, are_integers: bool) -> PyResult<Lent> {
     let py = object.py();
     let refuse = |e: PyErr| match e.is_instance_of::<PyException>(py) {
         true => invalid(py, format!("buffer {place} does not give its memory: {}", e.value(py))),
@@ -210,21 +215,25 @@ fn tensor(place: usize, object: &Bound<'_, PyAny>) -> PyResult<Lent> {
         return Err(wrong(py, place, &format!("is on another device ({device})"), hint));
     }
     // torch exports the memory of a negated view as it is, so its numbers have the wrong sign.
-    if let Some(is_neg) = object.getattr_opt(intern!(py, "is_neg"))?
+    if let Some(is_neg) = object.getattr_opt(intern!(py, "is_neg")).map_err(refuse)?
         && is_neg.call0().map_err(refuse)?.is_truthy()?
     {
         return Err(wrong(py, place, "is a view with the other sign than its memory", "store `x.resolve_neg()`"));
     }
     let imported = match dlpack::import(object) {
         Ok(imported) => imported,
-        Err(Failure::Wrong(why)) => return Err(wrong(py, place, &why, "convert it to a type that torch names")),
+        Err(Failure::Wrong(why)) => {
+            return Err(wrong(py, place, &why, "make a copy in numpy or torch, of a dtype with whole bytes"));
+        }
+        // An array that gives itself as its integers must not end the stack.
+        Err(Failure::Raised(e)) if are_integers => return Err(refuse(e)),
         Err(Failure::Raised(e)) => {
             // numpy exports no bfloat16, and older torches no float8.
-            let integers = py.import("kvconn._arrays")?.call_method1("as_integers", (object,))?;
+            let integers = py.import("kvconn._arrays")?.call_method1("as_integers", (object,)).map_err(refuse)?;
             let Some((integers, dtype)) = integers.extract::<Option<(Bound<'_, PyAny>, String)>>()? else {
                 return Err(refuse(e));
             };
-            let mut lent = lent(place, &integers)?;
+            let mut lent = lent_as(place, &integers, true)?;
             lent.memory.elements.dtype = dtype.parse().ok();
             return Ok(lent);
         }

@@ -28,6 +28,12 @@ const VERSION: (u32, u32) = (1, 1);
 const READ_ONLY: u64 = 1;
 const COPIED: u64 = 1 << 1;
 
+/// `kDLOpaqueHandle`
+const OPAQUE: u8 = 3;
+
+/// More dimensions than any library has: numpy has 64. A larger number is not one that the library wrote.
+const MOST_DIMENSIONS: usize = 1024;
+
 /// `kDLCPU`, and device 0.
 pub(crate) const HOST: (i32, i32) = (1, 0);
 
@@ -144,19 +150,30 @@ pub(crate) fn import(object: &Bound<'_, PyAny>) -> Result<Import, Failure> {
     if !HOSTS.contains(&tensor.device_type) {
         return Err(Failure::Wrong(format!("is on a device of type {}", tensor.device_type)));
     }
-    if tensor.dtype.lanes != 1 || !tensor.dtype.bits.is_multiple_of(8) {
-        let message = format!("has elements of {} x {} bits", tensor.dtype.lanes, tensor.dtype.bits);
-        return Err(Failure::Wrong(message));
+    let DataType { code, bits, lanes } = tensor.dtype;
+    if code == OPAQUE {
+        return Err(Failure::Wrong("holds handles, not numbers".into()));
+    }
+    if lanes != 1 || bits == 0 || !bits.is_multiple_of(8) {
+        return Err(Failure::Wrong(format!("has elements of {lanes} x {bits} bits")));
+    }
+    let Some(ndim) = usize::try_from(tensor.ndim).ok().filter(|ndim| *ndim <= MOST_DIMENSIONS) else {
+        return Err(Failure::Wrong(format!("has {} dimensions", tensor.ndim)));
+    };
+    if ndim > 0 && tensor.shape.is_null() {
+        return Err(Failure::Wrong(format!("has {ndim} dimensions and no shape")));
     }
     // SAFETY: a tensor has `ndim` dimensions, and as many strides unless it has none.
-    let (shape, strides) = unsafe { (numbers(tensor.shape, tensor.ndim), numbers(tensor.strides, tensor.ndim)) };
-    let shape: Vec<usize> = shape.iter().map(|dim| usize::try_from(*dim).unwrap_or(0)).collect();
-    let len = shape.iter().try_fold(usize::from(tensor.dtype.bits / 8), |size, dim| size.checked_mul(*dim));
-    let start = match NonNull::new(tensor.data.cast::<u8>()) {
-        Some(start) => start.as_ptr().wrapping_add(usize::try_from(tensor.byte_offset).unwrap_or_default()),
-        None => std::ptr::null_mut(),
+    let (dims, strides) = unsafe { (numbers(tensor.shape, ndim), numbers(tensor.strides, ndim)) };
+    let Ok(shape) = dims.iter().map(|dim| usize::try_from(*dim)).collect::<Result<Vec<_>, _>>() else {
+        return Err(Failure::Wrong(format!("has the shape {dims:?}, with a negative length")));
     };
-    let (start, len) = match (NonNull::new(start), len.filter(|len| isize::try_from(*len).is_ok())) {
+    let len = shape.iter().try_fold(usize::from(bits / 8), |size, dim| size.checked_mul(*dim));
+    let len = len.filter(|len| isize::try_from(*len).is_ok());
+    // The whole tensor is one piece of memory, so no address in it is past the last one.
+    let start = tensor.data.addr().checked_add(usize::try_from(tensor.byte_offset).unwrap_or(usize::MAX));
+    let start = start.filter(|start| !tensor.data.is_null() && len.is_some_and(|len| start.checked_add(len).is_some()));
+    let (start, len) = match (start.and_then(|start| NonNull::new(tensor.data.cast::<u8>().with_addr(start))), len) {
         (_, Some(0)) => (NonNull::dangling(), 0),
         (Some(start), Some(len)) => (start, len),
         _ => return Err(Failure::Wrong(format!("has no memory for its shape {shape:?}"))),
@@ -186,12 +203,9 @@ fn ask<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
 
 /// # Safety
 /// `start` is null, or points to `count` numbers that outlive `'a`.
-unsafe fn numbers<'a>(start: *const i64, count: i32) -> &'a [i64] {
-    match usize::try_from(count) {
-        // SAFETY: the caller's promise.
-        Ok(count) if !start.is_null() => unsafe { std::slice::from_raw_parts(start, count) },
-        _ => &[],
-    }
+unsafe fn numbers<'a>(start: *const i64, count: usize) -> &'a [i64] {
+    // SAFETY: the caller's promise.
+    if start.is_null() { &[] } else { unsafe { std::slice::from_raw_parts(start, count) } }
 }
 
 fn is_contiguous(shape: &[usize], strides: &[i64]) -> bool {
@@ -217,8 +231,8 @@ fn data_type(dtype: Dtype) -> DataType {
         Dtype::Float8E4m3fnuz => 11,
         Dtype::Float8E5m2 => 12,
         Dtype::Float8E5m2fnuz => 13,
-        // `kDLOpaqueHandle`: the reader refuses it.
-        _ => 3,
+        // The reader refuses it.
+        _ => OPAQUE,
     };
     DataType { code, bits: (dtype.size() * 8) as u8, lanes: 1 }
 }

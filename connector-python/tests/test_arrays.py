@@ -270,6 +270,9 @@ class Loading(ArrayCase):
         self.same(chunk.numpy("bfloat16", (4, 12)), wanted.view(ml_dtypes.bfloat16))
         self.same(chunk.numpy(ml_dtypes.bfloat16), wanted.view(ml_dtypes.bfloat16).reshape(-1))
         self.refused(r"\(5, 5\) has 25 elements, and the chunk has 24", chunk.numpy, shape=(5, 5))
+        # numpy would follow the stored bytes as addresses.
+        for objects in (object, [("a", "i4"), ("b", "O"), ("c", "i4")]):
+            self.refused("no Python objects", chunk.numpy, objects)
         self.refused("5 bytes are not a whole number", self.chunk(b"hello").numpy, "float16")
         self.same(self.chunk(b"hello").numpy("uint8"), numpy.frombuffer(b"hello", "u1"))
 

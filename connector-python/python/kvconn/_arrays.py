@@ -29,6 +29,9 @@ def to_numpy(chunk: Chunk, dtype: Any, shape: Sequence[int] | None, group: int |
     elif str(wanted).startswith("torch."):
         wanted = name
     element = numpy.dtype(wanted)
+    if element.hasobject:
+        # numpy would take the stored bytes for addresses.
+        raise InvalidError(f"a chunk holds bytes, and no Python objects, so it cannot be read as {element}", "invalid_input")
     flat = numpy.ndarray((_count(length, element.itemsize, name),), element, memoryview(chunk), at)
     return flat.reshape(_shape(flat.size, length, shape, dims))
 
