@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use connectors::key::{ChunkHash, chain_object_prefix, chain_prefix_from, none_hash_of};
 use connectors::{CacheEngineKey, CacheKey, Dtype, Error, ErrorKind, KeyKind, LayerCacheEngineKey, ObjectKey, Result};
-use pyo3::exceptions::PyUnicodeEncodeError;
+use pyo3::exceptions::{PyTypeError, PyUnicodeEncodeError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
@@ -45,7 +45,10 @@ pub(crate) fn text_of(text: &Bound<'_, PyAny>) -> PyResult<Result<String>> {
                     .with_hint("was the text decoded with `surrogateescape`?")),
             )
         }
-        Err(e) => Err(refused(text.py(), ErrorKind::InvalidKey, e)),
+        Err(_) => {
+            let message = format!("a key is a str or a `kvconn.Key`, not a {}", text.get_type().name()?);
+            Err(refused(text.py(), ErrorKind::InvalidKey, PyTypeError::new_err(message)))
+        }
     }
 }
 

@@ -85,6 +85,7 @@ class EngineKeys(TestCase):
         ):
             self.assertEqual(Key(**{**FIELDS, **changed}), Key(**FIELDS), changed)
         self.assertEqual(Key(**{**FIELDS, "dtype": numpy.dtype("float16")}).dtype, "float16")
+        self.assertEqual(Key(**{**FIELDS, "dtype": numpy.float16}).dtype, "float16")
         self.assertTrue(Key(**{**FIELDS, "chunk_hash": -0x1F, "dtype": "half"}).endswith("@-1f@half"))
         self.assertEqual(Key(**{**FIELDS, "chunk_hash": 2**256 - 1}).chunk_hash, "f" * 64)
 
@@ -102,7 +103,12 @@ class EngineKeys(TestCase):
             ({"dtype": "bfloat17"}, ValueError, "bfloat17"),
             ({"tags": {"a%b": "c"}}, ValueError, "a tag's name"),
             ({"tags": {"a": 1}}, TypeError, "tag 0 is ('a', 1)"),
+            ({"tags": 5}, TypeError, "the field `tags` is a int"),
             ({"layer_id": -1}, ValueError, "the field `layer_id` is -1"),
+            ({"model": "\ud800"}, ValueError, "the field `model` is '\\ud800', which has an unpaired surrogate"),
+            ({"chunk_hash": "\ud800"}, ValueError, "the field `chunk_hash` is"),
+            ({"dtype": "\ud800"}, ValueError, "the field `dtype` is"),
+            ({"tags": {"a": "\ud800"}}, ValueError, "the field `tags` is"),
         ):
             with self.subTest(changed=changed), self.assertRaises(error) as raised:
                 Key(**{**FIELDS, **changed})
@@ -238,6 +244,8 @@ class Prefixes(TestCase):
             ([1], {"chunk_size": 0}, ValueError, "the field `chunk_size` is 0"),
             ([1], {"hash": "md5"}, ValueError, "'sha256_cbor' and 'builtin'"),
             ([1], {"none_hash": -1}, ValueError, "the field `none_hash` is -1"),
+            ([1], {"none_hash": "1", "hash": "builtin"}, TypeError, "the field `none_hash` is a str"),
+            ([1], {"seed": "\ud800"}, ValueError, "the field `seed` is"),
         ):
             with self.subTest(tokens=tokens, arguments=arguments), self.assertRaises(error) as raised:
                 prefix_keys(tokens, **MODEL, **arguments)

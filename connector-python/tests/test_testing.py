@@ -44,6 +44,9 @@ class Conformance(TestCase):
             conformance("nothing://h")
         with self.assertRaisesRegex(kvconn.InvalidError, "no check has 'nosuch' in its name.* overwriting"):
             conformance("memory://", checks="nosuch")
+        for seconds in (0, -1, float("nan")):
+            with self.assertRaisesRegex(kvconn.InvalidError, "leave no time for a check"):
+                conformance("memory://", check_timeout=seconds)
 
     def test_ctrl_c_ends_a_run(self):
         program = """
@@ -86,6 +89,9 @@ class Faults(TestCase):
         url = faulty_url("fs:///kv?timeout_ms=5&retries=2", error_rate=0.5)
         self.assertEqual(url, "faulty://?back=fs%3A%2F%2F%2Fkv%3Ftimeout_ms%3D5%26retries%3D2&error_rate=0.5")
         kvconn.connect(faulty_url(f"fs://{self.directory()}?timeout_ms=500&retries=2")).close()
+
+    def test_one_operation_may_be_a_str(self):
+        self.assertEqual(faulty_url("memory://", operations="get"), faulty_url("memory://", operations=["get"]))
 
     def test_a_wrong_rate_is_refused(self):
         with self.assertRaisesRegex(kvconn.InvalidError, "option `error_rate`: `2` is not a share from 0 to 1"):

@@ -63,7 +63,7 @@ class Key(str):
         world_size: SupportsIndex,
         worker_id: SupportsIndex,
         chunk_hash: SupportsIndex | bytes | str,
-        dtype: str | DType,
+        dtype: str | DType | type[Any],
         tags: Tags = (),
         layer_id: SupportsIndex | None = None,
     ) -> Self:
@@ -242,7 +242,7 @@ def prefix_keys(
     tokens: Iterable[SupportsIndex],
     *,
     model: str,
-    dtype: str | DType,
+    dtype: str | DType | type[Any],
     world_size: SupportsIndex = 1,
     worker_id: SupportsIndex = 0,
     tags: Tags = (),
@@ -285,7 +285,7 @@ def prefix_keys(
         start = None if none_hash is None else _number("none_hash", none_hash, 2**64 - 1)
         hashes = _kvconn._engine_hashes(ids, size, _seed(seed), start)
     elif hash == "builtin":
-        hashes = _builtin_hashes(ids, size, _builtin_none_hash(seed) if none_hash is None else index(none_hash))
+        hashes = _builtin_hashes(ids, size, _builtin_none_hash(seed) if none_hash is None else _number("none_hash", none_hash, 2**63 - 1, smallest=-(2**63)))
     else:
         raise _unknown_hash(hash, "sha256_cbor", "builtin")
     pairs = _pairs(tags)
@@ -383,6 +383,12 @@ def _unknown_hash(name: object, *known: str) -> InvalidError:
 def _text(field: str, value: object) -> str:
     if not isinstance(value, str):
         raise InvalidTypeError(f"the field `{field}` is a {type(value).__name__}; it is a str", "invalid_key")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InvalidError(
+            f"the field `{field}` is {value!r}, which has an unpaired surrogate; was it decoded with `surrogateescape`?", "invalid_key"
+        ) from None
     return value
 
 
@@ -399,7 +405,7 @@ def _number(field: str, value: SupportsIndex, largest: int, *, smallest: int = 0
 def _hash_hex(value: SupportsIndex | bytes | str) -> str:
     """The hash as a key has it."""
     if isinstance(value, str):
-        return value
+        return _text("chunk_hash", value)
     if isinstance(value, bytes):
         if not 2 <= len(value) <= 32:
             raise InvalidError(f"the field `chunk_hash` has {len(value)} bytes; it has 2 to 32", "invalid_key")
@@ -425,16 +431,24 @@ def _hash_bytes(value: object) -> bytes:
 
 def _dtype_name(value: object) -> str:
     """The name of a dtype of torch (``torch.bfloat16``), numpy or ml_dtypes, or the name itself."""
-    return (value if isinstance(value, str) else str(value)).removeprefix("torch.")
+    # `numpy.float16` is a class. The class `float` has eight bytes in numpy and four in torch.
+    if isinstance(value, type) and value.__module__ != "builtins":
+        value = value.__name__
+    return _text("dtype", value if isinstance(value, str) else str(value)).removeprefix("torch.")
 
 
 def _pairs(tags: Any) -> tuple[tuple[str, str], ...]:
-    pairs = tuple(tags.items() if isinstance(tags, Mapping) else tags)
+    try:
+        pairs = tuple(tags.items() if isinstance(tags, Mapping) else tags)
+    except TypeError:
+        raise InvalidTypeError(f"the field `tags` is a {type(tags).__name__}; it is a dict of str, or pairs of str", "invalid_key") from None
     for place, pair in enumerate(pairs):
         if not (isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
             raise InvalidTypeError(
                 f"tag {place} is {pair!r}; tags are a dict of str, or pairs of str: tags={{'user': 'ann'}}", "invalid_key"
             )
+        for part in pair:
+            _text("tags", part)
     return pairs
 
 

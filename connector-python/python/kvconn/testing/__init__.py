@@ -117,6 +117,8 @@ def conformance(
         ConformanceError: a check failed. It is an `AssertionError`, so that a test fails.
         KvconnError: the store cannot be opened, or ``checks`` names none.
     """
+    if not check_timeout > 0:
+        raise InvalidError(f"`check_timeout` is {check_timeout} seconds, which leave no time for a check", "invalid_input")
     library = _libraries.of_url(url, options)
     chapters = {chapter: None for _, chapter in library._checks()}
     if checks is not None and checks not in chapters and not any(checks in name for name, _ in library._checks()):
@@ -177,7 +179,7 @@ def faulty_url(
         "error": error,
         "miss_rate": miss_rate,
         "latency_ms": latency_ms,
-        "operations": ",".join(operations),
+        "operations": operations if isinstance(operations, str) else ",".join(operations),
         "seed": seed,
     }
     usual = {"error": "unavailable"}
