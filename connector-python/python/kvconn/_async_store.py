@@ -15,7 +15,7 @@ from kvconn._errors import InvalidTypeError, KvconnError
 from kvconn._kvconn import Chunk
 from kvconn._listing import AsyncListing, ListEntry
 from kvconn._store import StoreBase
-from kvconn._types import Buffer, DType, Items, ServerInfo, Tensor
+from kvconn._types import Buffer, DType, Items, K, ServerInfo, Tensor
 
 
 class AsyncStore(StoreBase):
@@ -86,7 +86,7 @@ class AsyncStore(StoreBase):
     @overload
     async def batched_put(
         self,
-        items: Items,
+        items: Items[K],
         *,
         shape: Sequence[int] | None = None,
         dtype: str | DType | type[Any] | None = None,
@@ -97,7 +97,7 @@ class AsyncStore(StoreBase):
     @overload
     async def batched_put(
         self,
-        items: Items,
+        items: Items[K],
         *,
         shape: Sequence[int] | None = None,
         dtype: str | DType | type[Any] | None = None,
@@ -107,7 +107,7 @@ class AsyncStore(StoreBase):
     ) -> List[KvconnError | None]: ...
     async def batched_put(
         self,
-        items: Items,
+        items: Items[K],
         *,
         shape: Sequence[int] | None = None,
         dtype: str | DType | type[Any] | None = None,

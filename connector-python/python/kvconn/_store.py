@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, overload
 from kvconn._errors import ClosedError, InvalidTypeError, KvconnError
 from kvconn._kvconn import AnyStore, Chunk
 from kvconn._listing import ListEntry, Listing
-from kvconn._types import Buffer, Capabilities, DType, Items, ServerInfo, Tensor
+from kvconn._types import Buffer, Capabilities, DType, Items, K, ServerInfo, Tensor
 
 if TYPE_CHECKING:
     from kvconn._async_store import AsyncStore
@@ -202,7 +202,7 @@ class Store(StoreBase):
     @overload
     def batched_put(
         self,
-        items: Items,
+        items: Items[K],
         *,
         shape: Sequence[int] | None = None,
         dtype: str | DType | type[Any] | None = None,
@@ -213,7 +213,7 @@ class Store(StoreBase):
     @overload
     def batched_put(
         self,
-        items: Items,
+        items: Items[K],
         *,
         shape: Sequence[int] | None = None,
         dtype: str | DType | type[Any] | None = None,
@@ -223,7 +223,7 @@ class Store(StoreBase):
     ) -> List[KvconnError | None]: ...
     def batched_put(
         self,
-        items: Items,
+        items: Items[K],
         *,
         shape: Sequence[int] | None = None,
         dtype: str | DType | type[Any] | None = None,

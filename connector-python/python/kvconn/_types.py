@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, Protocol, SupportsFloat, SupportsIndex, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, Protocol, SupportsFloat, SupportsIndex, TypedDict, TypeVar
 
 from kvconn._errors import KvconnError
 
@@ -33,7 +33,10 @@ class DType(Protocol):
     def itemsize(self) -> int: ...
 
 
-Items = Mapping[str, Buffer | Tensor] | Iterable[tuple[str, Buffer | Tensor]]
+# A mapping of `Key`s is not a `Mapping[str, ..]`, because a mapping is invariant in its keys.
+K = TypeVar("K", bound=str)
+
+Items = Mapping[K, Buffer | Tensor] | Iterable[tuple[str, Buffer | Tensor]]
 """Keys and their data."""
 
 Option = str | int | float | bool | os.PathLike[str] | SupportsIndex | SupportsFloat | None

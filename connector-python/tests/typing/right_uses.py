@@ -48,6 +48,10 @@ def arrays(store: kvconn.Store, keys: Iterator[str]) -> None:
     assert_type(store.get_into("k", rows), int | None)
     assert_type(store.batched_put({"k": rows}, shape=(3, 2), dtype="float32", format="KV_T2D"), list[None])
     assert_type(store.batched_put(((key, rows) for key in keys), return_exceptions=True), list[kvconn.KvconnError | None])
+    key = kvconn.Key(model="m", world_size=1, worker_id=0, chunk_hash=1, dtype="float32")
+    by_key = {key: rows}
+    assert_type(store.batched_put(by_key), list[None])
+    assert_type(store.batched_put({key: rows, "k": rows}), list[None])
     store.batched_get_into(keys, iter([rows]))
     for chunk in store.get_prefix(keys):
         assert_type(chunk.numpy("bfloat16", (2, 3), group=0), numpy.ndarray[tuple[Any, ...], numpy.dtype[Any]])

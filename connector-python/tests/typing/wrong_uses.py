@@ -10,7 +10,7 @@ store.put("k", b"1", (1,), "uint8")  # type: ignore[call-arg]  # pyright: ignore
 store.put("k", b"1", dtyp="uint8")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 store.put("k", b"1", shape=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 store.put("k", b"1", dtype=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-store.batched_put({1: b"1"})  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+store.batched_put({1: b"1"})  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
 store.batched_put(5)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 store.get_into("k", 5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 store.get("k").tobytes()  # type: ignore[union-attr]  # pyright: ignore[reportOptionalMemberAccess]
