@@ -21,7 +21,7 @@ from support import TestCase, engine_key
 HERE = Path(__file__).parent
 TOP = HERE.parent.parent
 PACKAGE = Path(kvconn.__file__).parent
-#: The names that a snippet of the documents may use without defining them.
+#: The names that a snippet of the documents that awaits may use without defining them.
 GIVEN = "import asyncio\nimport kvconn\n"
 #: The author's wheel of the documents.
 ACME = "from kvconn._kvconn import *\n"
@@ -35,13 +35,13 @@ def snippets():
 
 
 def as_module(block):
-    """A snippet as a file. One that awaits is the body of a coroutine."""
+    """A snippet as a file. One that awaits is the body of a coroutine; any other runs as it is."""
     try:
         ast.parse(block)
         compile(block, "snippet", "exec")
     except SyntaxError:
         return GIVEN + "async def main() -> None:\n" + textwrap.indent(block, "    ")
-    return GIVEN + block
+    return block
 
 
 class Typing(TestCase):
