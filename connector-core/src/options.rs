@@ -56,8 +56,7 @@ use serde_json::{Map, Value};
 use crate::adapter::{CONNECTOR_NAME, PLUGIN_KEY_PREFIX};
 use crate::config::LMCacheEngineConfig;
 use crate::layer::{LayerOptions, NAMES, is_layer_option};
-use crate::registry::did_you_mean;
-use crate::registry::is_identifier;
+use crate::registry::{is_identifier, nearest};
 use crate::url::{RemoteUrl, is_harmless};
 use crate::{Error, ErrorKind, Result};
 pub use credentials::{Credentials, Login};
@@ -312,13 +311,14 @@ pub(crate) fn check_query(url: &RemoteUrl, schema: &OptionsSchema) -> Result<()>
             is_layer_option(name) || schema.option(name).is_some() || name == PATH && is_path(url, Some(schema));
         if !is_known {
             // The guess is a name of kvconn's, so it shows no secret.
-            let guess = schema.guess(name, "");
+            let near = schema.near(name, "");
             // Without a known name like it, the name may be a password that lost its option.
-            let is_known_elsewhere = [NAMESPACE, CONNECTOR_NAME].contains(&name) || !guess.is_empty();
+            let is_known_elsewhere = [NAMESPACE, CONNECTOR_NAME].contains(&name) || near.is_some();
             if looks_like_a_name && !may_be_secret && is_known_elsewhere {
                 return schema.check(name, "");
             }
             let number = seen.len() + 1;
+            let guess = near.map_or_else(String::new, |near| format!(" (did you mean `{near}`?)"));
             let message = format!("option {number} of the URL is unknown{guess}; its name may be a part of a secret");
             return Err(Error::new(ErrorKind::InvalidOption, message).with_hint(format!(
                 "write `&` and `#` in a value as `%26` and `%23`, and `?` in a password as `%3F`; {}",
@@ -367,8 +367,7 @@ impl OptionsSchema {
         if self.option(name).is_some() {
             return Ok(());
         }
-        let guess = self.guess(name, prefix);
-        let guess = if prefix.is_empty() { guess } else { guess.replace("mean `", &format!("mean `{prefix}")) };
+        let near = self.near(name, prefix);
         let what = if prefix.is_empty() { "URL option" } else { "extra_config key" };
         if name == NAMESPACE {
             let message = format!("unknown {what} `{prefix}{name}`: the connector has no namespaces");
@@ -376,14 +375,19 @@ impl OptionsSchema {
                         as the prefix, as in `s3://bucket/team-a`";
             return Err(Error::new(ErrorKind::InvalidOption, message).with_hint(hint));
         }
-        Err(Error::new(ErrorKind::InvalidOption, format!("unknown {what} `{prefix}{name}`{guess}"))
-            .with_hint(self.known(prefix)))
+        let message = format!("unknown {what} `{prefix}{name}`");
+        Err(match near {
+            Some(near) => Error::new(ErrorKind::InvalidOption, format!("{message} (did you mean `{prefix}{near}`?)"))
+                .with_hint(format!("write `{prefix}{near}`")),
+            None => Error::new(ErrorKind::InvalidOption, message).with_hint(self.known(prefix)),
+        })
     }
 
-    fn guess(&self, name: &str, prefix: &str) -> String {
+    /// The option with the most similar name.
+    fn near(&self, name: &str, prefix: &str) -> Option<&str> {
         let shared: &[&str] = if has_layers(prefix) { &NAMES } else { &[] };
         let own = self.options().iter().map(|o| o.name.as_str());
-        did_you_mean(name, own.chain(shared.iter().copied()))
+        nearest(name, own.chain(shared.iter().copied()))
     }
 
     /// The names of all options, in words.

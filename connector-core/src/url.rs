@@ -230,7 +230,9 @@ fn how_to_write(text: &str) -> String {
     if text.starts_with(['/', '.', '~']) {
         return "for a directory write `fs:///path`".to_owned();
     }
-    let Some(scheme) = known_scheme(text) else { return "write `scheme://host:port/path?option=value`".to_owned() };
+    let Some(scheme) = known_scheme(text) else {
+        return "write `scheme://host:port/path?option=value`, as in `redis://127.0.0.1:6379`".to_owned();
+    };
     let example = registry::example_of(&scheme).unwrap_or("scheme://host:port/path?option=value");
     // A path is shown only for a store without host and password.
     if let Some(path) = text.split_once(":/").map(|(_, path)| path.trim_start_matches('/'))

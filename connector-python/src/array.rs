@@ -103,7 +103,7 @@ impl Elements {
     }
 }
 
-/// Why an object cannot be memory of a call, after "buffer 0", and what to do.
+/// Why an object cannot be memory of a call, after the place, and what to do.
 pub(crate) type Refusal = (&'static str, &'static str);
 
 /// Whether the object is bytes, and not an array of uint8.

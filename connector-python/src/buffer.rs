@@ -6,15 +6,16 @@
 #![expect(unsafe_code, reason = "describes memory that Python owns")]
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 
 use connectors::{Error, ErrorKind};
 use pyo3::buffer::PyUntypedBuffer;
-use pyo3::exceptions::PyException;
+use pyo3::exceptions::{PyException, PyTypeError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyMemoryView;
+use pyo3::types::{PyMemoryView, PyString};
 
 use crate::array::Elements;
 use crate::dlpack::{self, Failure};
@@ -26,6 +27,24 @@ use crate::span::Span;
 pub(crate) struct Memory {
     pub(crate) span: Span,
     pub(crate) elements: Elements,
+}
+
+/// The argument that an error is about.
+#[derive(Clone, Copy)]
+pub(crate) enum Place {
+    /// The only one, by its name.
+    Only(&'static str),
+    /// One of a batch.
+    Batch(usize),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Only(name) => write!(f, "`{name}`"),
+            Self::Batch(place) => write!(f, "buffer {place}"),
+        }
+    }
 }
 
 /// Keeps an object's memory where it is.
@@ -42,7 +61,7 @@ enum Export {
 pub(crate) struct Views {
     exports: Vec<Export>,
     /// Start, and end and place, of each buffer that is written.
-    written: BTreeMap<usize, (usize, usize)>,
+    written: BTreeMap<usize, (usize, Place)>,
 }
 
 impl Views {
@@ -51,25 +70,25 @@ impl Views {
         Self { exports: Vec::new(), written: BTreeMap::new() }
     }
 
-    /// Adds the buffer or tensor at this place of a batch, to be read.
+    /// Adds the buffer or tensor at this place, to be read.
     ///
     /// # Errors
     /// `InvalidError` for an object that is not contiguous memory of the host.
-    pub(crate) fn read(&mut self, place: usize, object: &Bound<'_, PyAny>) -> PyResult<Memory> {
+    pub(crate) fn read(&mut self, place: Place, object: &Bound<'_, PyAny>) -> PyResult<Memory> {
         let lent = lent(place, object)?;
         self.exports.push(lent.export);
         Ok(lent.memory)
     }
 
-    /// Adds the buffer or tensor at this place of a batch, to be written.
+    /// Adds the buffer or tensor at this place, to be written.
     ///
     /// # Errors
     /// As [`read`](Self::read); also for read-only memory, and for memory that overlaps another buffer's.
-    pub(crate) fn write(&mut self, place: usize, object: &Bound<'_, PyAny>) -> PyResult<Memory> {
+    pub(crate) fn write(&mut self, place: Place, object: &Bound<'_, PyAny>) -> PyResult<Memory> {
         let lent = lent(place, object)?;
         let span = lent.memory.span;
         if lent.read_only {
-            let message = format!("buffer {place} is read-only, and the chunk would be read into it");
+            let message = format!("{place} is read-only, and the chunk would be read into it");
             return Err(invalid(object.py(), message));
         }
         if span.len() > 0 {
@@ -78,7 +97,7 @@ impl Views {
             // No two of the earlier ones overlap, so only the nearest can overlap this one.
             let nearest = self.written.range(..end).next_back();
             if let Some((_, &(_, other))) = nearest.filter(|(_, (nearest_end, _))| *nearest_end > start) {
-                return Err(invalid(object.py(), format!("buffers {other} and {place} overlap")));
+                return Err(invalid(object.py(), format!("{other} and {place} overlap")));
             }
             self.written.insert(start, (end, place));
         }
@@ -104,11 +123,11 @@ impl Views {
 
     fn all<'py>(
         objects: &[Bound<'py, PyAny>],
-        mut add: impl FnMut(&mut Self, usize, &Bound<'py, PyAny>) -> PyResult<Memory>,
+        mut add: impl FnMut(&mut Self, Place, &Bound<'py, PyAny>) -> PyResult<Memory>,
     ) -> PyResult<(Self, Vec<Span>)> {
         let Some(first) = objects.first() else { return Ok((Self::none(), Vec::new())) };
         Self::with(first.py(), |views| {
-            objects.iter().enumerate().map(|(i, object)| Ok(add(views, i, object)?.span)).collect()
+            objects.iter().enumerate().map(|(i, object)| Ok(add(views, Place::Batch(i), object)?.span)).collect()
         })
     }
 
@@ -164,12 +183,12 @@ struct Lent {
     read_only: bool,
 }
 
-fn lent(place: usize, object: &Bound<'_, PyAny>) -> PyResult<Lent> {
+fn lent(place: Place, object: &Bound<'_, PyAny>) -> PyResult<Lent> {
     lent_as(place, object, false)
 }
 
 /// `are_integers` says that the object stands for the integers of another one.
-fn lent_as(place: usize, object: &Bound<'_, PyAny>, are_integers: bool) -> PyResult<Lent> {
+fn lent_as(place: Place, object: &Bound<'_, PyAny>, are_integers: bool) -> PyResult<Lent> {
     let py = object.py();
     match PyUntypedBuffer::get(object) {
         Ok(view) => buffer(place, object, view),
@@ -180,7 +199,7 @@ fn lent_as(place: usize, object: &Bound<'_, PyAny>, are_integers: bool) -> PyRes
                 let bytes = PyMemoryView::from(object).and_then(|view| view.call_method1(intern!(py, "cast"), ("B",)));
                 bytes.and_then(|bytes| PyUntypedBuffer::get(&bytes)).map_err(|_| e)
             });
-            buffer(place, object, view.map_err(|e| refused(py, ErrorKind::InvalidInput, e))?)
+            buffer(place, object, view.map_err(|e| not_memory(place, object, e))?)
         }
     }
 }
@@ -193,7 +212,7 @@ fn export(object: &Bound<'_, PyAny>) -> PyResult<PyUntypedBuffer> {
     })
 }
 
-fn buffer(place: usize, object: &Bound<'_, PyAny>, view: PyUntypedBuffer) -> PyResult<Lent> {
+fn buffer(place: Place, object: &Bound<'_, PyAny>, view: PyUntypedBuffer) -> PyResult<Lent> {
     if !view.is_c_contiguous() {
         return Err(not_contiguous(object.py(), place));
     }
@@ -204,10 +223,10 @@ fn buffer(place: usize, object: &Bound<'_, PyAny>, view: PyUntypedBuffer) -> PyR
 }
 
 /// The memory of an object with `__dlpack__`.
-fn tensor(place: usize, object: &Bound<'_, PyAny>, are_integers: bool) -> PyResult<Lent> {
+fn tensor(place: Place, object: &Bound<'_, PyAny>, are_integers: bool) -> PyResult<Lent> {
     let py = object.py();
     let refuse = |e: PyErr| match e.is_instance_of::<PyException>(py) {
-        true => invalid(py, format!("buffer {place} does not give its memory: {}", e.value(py))),
+        true => invalid(py, format!("{place} does not give its memory: {}", e.value(py))),
         false => e,
     };
     if let Some(device) = dlpack::other_device(object).map_err(refuse)? {
@@ -248,12 +267,24 @@ fn tensor(place: usize, object: &Bound<'_, PyAny>, are_integers: bool) -> PyResu
     Ok(Lent { memory, read_only, export: Export::Object(imported.capsule) })
 }
 
-fn not_contiguous(py: Python<'_>, place: usize) -> PyErr {
+/// The error of an object without memory. A buffer that fails in another way says why.
+fn not_memory(place: Place, object: &Bound<'_, PyAny>, e: PyErr) -> PyErr {
+    let how = if object.is_instance_of::<PyString>() { "`text.encode()`" } else { "bytes, an array or a tensor" };
+    let e = match object.get_type().name() {
+        Ok(class) if e.is_instance_of::<PyTypeError>(object.py()) => {
+            PyTypeError::new_err(format!("{place} is of the type {class}; give {how}"))
+        }
+        _ => e,
+    };
+    refused(object.py(), ErrorKind::InvalidInput, e)
+}
+
+fn not_contiguous(py: Python<'_>, place: Place) -> PyErr {
     wrong(py, place, "is not contiguous", "make a copy: `numpy.ascontiguousarray(x)`, or `x.contiguous()` in torch")
 }
 
-fn wrong(py: Python<'_>, place: usize, why: &str, hint: &'static str) -> PyErr {
-    to_py(py, &Error::new(ErrorKind::InvalidInput, format!("buffer {place} {why}")).with_hint(hint))
+fn wrong(py: Python<'_>, place: Place, why: &str, hint: &'static str) -> PyErr {
+    to_py(py, &Error::new(ErrorKind::InvalidInput, format!("{place} {why}")).with_hint(hint))
 }
 
 /// Whether a buffer holds these bytes; `None` if the object is not a contiguous buffer of single bytes.

@@ -95,7 +95,7 @@ pub(crate) struct Import {
 /// Why an object's memory cannot be used.
 pub(crate) enum Failure {
     Raised(PyErr),
-    /// The reason, as the text after "buffer 0".
+    /// The reason, as the text after the place.
     Wrong(String),
 }
 

@@ -10,7 +10,7 @@ use pyo3::types::PyDict;
 
 use crate::array::{Elements, Given};
 use crate::batch::{Objects, Pairs, same_length};
-use crate::buffer::{Memory, Views};
+use crate::buffer::{Memory, Place, Views};
 use crate::call::{Holder, Timeout, WaitMode};
 use crate::chunk::Chunk;
 use crate::errors::{Arg, OrRaise};
@@ -140,7 +140,7 @@ impl AnyStore {
         let given = Given::read(py, shape, dtype.as_ref(), format)?;
         let can = self.store.connector().or_raise(py)?.capabilities();
         let (views, (span, layout)) = Views::with(py, |views| {
-            let memory = views.read(0, &data)?;
+            let memory = views.read(Place::Only("data"), &data)?;
             Ok((memory.span, given.layout(memory.span.len(), &memory.elements, &can).or_raise(py)?))
         })?;
         let work = |connector: Connector, call: Holder<()>| async move {
@@ -165,7 +165,7 @@ impl AnyStore {
         timeout: Timeout,
     ) -> PyResult<Py<PyAny>> {
         let key = key_of(key, self.key_kind)?;
-        let (views, Memory { span, elements }) = Views::with(py, |views| views.write(0, &buffer))?;
+        let (views, Memory { span, elements }) = Views::with(py, |views| views.write(Place::Only("buffer"), &buffer))?;
         let work = |connector: Connector, call: Holder<Option<usize>>| async move {
             // SAFETY: the buffer stays exported until the last holder of `call` is gone, and only then comes the answer.
             // `get_into` documents that the buffer is the store's until then.
@@ -247,7 +247,7 @@ impl AnyStore {
         let can = self.store.connector().or_raise(py)?.capabilities();
         let (views, (items, refusals)) = Views::with(py, |views| {
             let items = items.0.iter().enumerate().map(|(i, (key, data))| {
-                let (key, memory) = (key_of(key, self.key_kind)?, views.read(i, data)?);
+                let (key, memory) = (key_of(key, self.key_kind)?, views.read(Place::Batch(i), data)?);
                 let layout = given.layout(memory.span.len(), &memory.elements, &can).or_raise(py)?;
                 Ok((key, memory.span, layout))
             });
@@ -288,7 +288,8 @@ impl AnyStore {
         same_length(py, keys.0.len(), buffers.0.len())?;
         let (views, (requests, refusals)) = Views::with(py, |views| {
             let both = keys.0.iter().zip(&buffers.0).enumerate();
-            let requests = both.map(|(i, (key, buffer))| Ok((key_of(key, self.key_kind)?, views.write(i, buffer)?)));
+            let requests =
+                both.map(|(i, (key, buffer))| Ok((key_of(key, self.key_kind)?, views.write(Place::Batch(i), buffer)?)));
             sorted(py, return_exceptions.0, requests)
         })?;
         let work = |connector: Connector, call: Holder<_>| async move {

@@ -202,9 +202,9 @@ class Storing(ArrayCase):
             (OnDevice(data, 2, 1), r"is on another device \(CUDA, number 1\)", "x.cpu()"),
             (OnDevice(data, 8), r"is on another device \(Metal, number 0\)", "x.cpu()"),
         ):
-            for call in (store.put, store.get_into):
+            for call, argument in ((store.put, "data"), (store.get_into, "buffer")):
                 with self.subTest(why=why, call=call):
-                    self.refused(f"buffer 0 .*{why}", call, KEY, wrong, hint=hint)
+                    self.refused(f"`{argument}` .*{why}", call, KEY, wrong, hint=hint)
         self.assertIsNone(store.get(KEY))
 
     def test_an_exporter_that_fails_says_why(self):
@@ -221,8 +221,8 @@ class Storing(ArrayCase):
                 raise KeyboardInterrupt
 
         store = self.store()
-        self.refused("buffer 0 does not give its memory: it has a gradient", store.put, KEY, Unwilling(None))
-        self.refused("buffer 0 does not give its memory", store.put, KEY, NotATensor(None))
+        self.refused("`data` does not give its memory: it has a gradient", store.put, KEY, Unwilling(None))
+        self.refused("`data` does not give its memory", store.put, KEY, NotATensor(None))
         with self.assertRaises(KeyboardInterrupt):
             store.put(KEY, Interrupted(None))
 
@@ -235,7 +235,7 @@ class Storing(ArrayCase):
             store.batched_put({KEY: lent})
             self.refused("header has no code", store.put, KEY, lent, dtype="int32", kind="unsupported")
             self.refused("is 48 bytes", store.put, KEY, lent, dtype="float16")
-            self.refused("buffers 0 and 1 overlap", store.batched_get_into, [KEY, KEY], [lent, lent])
+            self.refused("buffer 0 and buffer 1 overlap", store.batched_get_into, [KEY, KEY], [lent, lent])
         del lent
         self.assertEqual(sys.getrefcount(data), before)
 
@@ -388,7 +388,7 @@ class Filling(ArrayCase):
         frozen = data.copy()
         frozen.flags.writeable = False
         for target in (frozen, OnDevice(frozen), OfJax(data), store.get(KEY), bytes(96)):
-            self.refused("buffer 0 is read-only", store.get_into, KEY, target)
+            self.refused("`buffer` is read-only", store.get_into, KEY, target)
         self.same(data, numbers("float32"))
         store.put(KEY, OfJax(data))
         self.same(store.get(KEY).numpy(), data)

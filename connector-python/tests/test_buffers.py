@@ -79,7 +79,7 @@ class Buffers(TestCase):
         store = self.store()
         store.put(KEY, DATA)
         for buffer in [bytes(64), memoryview(bytearray(64)).toreadonly()]:
-            with self.assertRaisesRegex(kvconn.InvalidError, "buffer 0 is read-only"):
+            with self.assertRaisesRegex(kvconn.InvalidError, "`buffer` is read-only"):
                 store.get_into(KEY, buffer)
 
     def test_a_buffer_with_holes_and_an_object_without_a_buffer_are_refused(self):
@@ -87,12 +87,13 @@ class Buffers(TestCase):
         wrong = [memoryview(bytearray(128))[::2]]
         wrong += [numpy.zeros((8, 16), dtype=numpy.uint8)[:, ::2], numpy.zeros((4, 16), order="F")]
         for buffer in wrong:
-            with self.assertRaisesRegex(kvconn.InvalidError, "buffer 0 is not contiguous"):
+            with self.assertRaisesRegex(kvconn.InvalidError, "`data` is not contiguous"):
                 store.put(KEY, buffer)
-            with self.assertRaisesRegex(kvconn.InvalidError, "buffer 0 is not contiguous"):
+            with self.assertRaisesRegex(kvconn.InvalidError, "`buffer` is not contiguous"):
                 store.get_into(KEY, buffer)
-        with self.assertRaisesRegex(kvconn.InvalidError, "bytes-like"):
-            store.put(KEY, 64)
+        for data, why in ((64, "`data` is of the type int; give bytes, an array"), ("a", "type str; give `text.encode\\(\\)`")):
+            with self.assertRaisesRegex(kvconn.InvalidTypeError, why):
+                store.put(KEY, data)
 
     def test_the_export_ends_with_the_call(self):
         store = self.store()

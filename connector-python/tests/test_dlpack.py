@@ -111,10 +111,10 @@ class Odd(TestCase):
             def view(self, _):
                 return self
 
-        with self.assertRaisesRegex(kvconn.InvalidError, "buffer 0 does not give its memory: no export"):
+        with self.assertRaisesRegex(kvconn.InvalidError, "`data` does not give its memory: no export"):
             self.store.put(KEY, Same())
         Same.dtype = "bfloat16"
-        with self.assertRaisesRegex(kvconn.InvalidError, "buffer 0 does not give its memory: .*itemsize"):
+        with self.assertRaisesRegex(kvconn.InvalidError, "`data` does not give its memory: .*itemsize"):
             self.store.put(KEY, Same())
 
     def test_ctrl_c_in_an_exporter_ends_a_batch(self):

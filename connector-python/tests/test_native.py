@@ -145,7 +145,7 @@ class Contract(TestCase):
         for views, why in [
             ([view[:50], memoryview(bytes(50))], "buffer 1 is read-only"),
             ([view[:50], view[50::2]], "buffer 1 is not contiguous"),
-            ([view[40:], view[:41]], "buffers 0 and 1 overlap"),
+            ([view[40:], view[:41]], "buffer 0 and buffer 1 overlap"),
             ([view, view], "overlap"),
             ([view], "2 keys, but 1 buffers"),
         ]:

@@ -97,6 +97,22 @@ class Refusals(TestCase, unittest.IsolatedAsyncioTestCase):
             with self.subTest(shown=shown), self.assertRaisesRegex(kvconn.InvalidError, shown):
                 call()
 
+    def test_the_message_names_the_argument(self):
+        store = self.store()
+        for call, message in (
+            (lambda: kvconn.connect(None), "a URL is a str, not a NoneType"),
+            (lambda: store.put(KEY, memoryview(b"1234")[::2]), "`data` is not contiguous"),
+            (lambda: store.batched_put([(KEY, b"1"), (KEY, 5)]), "buffer 1 is of the type int; give bytes, an array or a tensor"),
+        ):
+            with self.subTest(message=message):
+                self.assertIn(message, str(self.refused(call, Exception)))
+        with self.assertRaises(kvconn.InvalidError) as raised:
+            store.put("hello", b"1")
+        self.assertIn("kvconn.Key(", raised.exception.hint)
+        with self.assertRaises(kvconn.InvalidError) as raised:
+            kvconn.connect("memory://x", timout_ms=5)
+        self.assertEqual(raised.exception.hint, "write `timeout_ms`")
+
     def test_bad_keys(self):
         store = self.store()
         for key in BAD_KEYS:
@@ -144,7 +160,7 @@ class Refusals(TestCase, unittest.IsolatedAsyncioTestCase):
         answers = store.batched_get_into(keys, buffers, return_exceptions=True)
         self.assertEqual([answers[0], answers[2]], [2, 2])
         self.assertEqual([bytes(memory), bytes(shared)], [b"12", b"12\0"])
-        for place, why in ((1, "read-only"), (3, "buffers 2 and 3 overlap"), (4, "bytes-like")):
+        for place, why in ((1, "read-only"), (3, "buffer 2 and buffer 3 overlap"), (4, "buffer 4 is of the type int")):
             self.assertIsInstance(answers[place], kvconn.InvalidError)
             self.assertIn(why, str(answers[place]))
         # A refused buffer is not held, and neither is one of the others after the call.

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use super::{CacheKey, ChunkHash, KeyKind, bad_field, bad_key, check_model, hash, outer_space};
 use crate::chunk::Dtype;
-use crate::{Error, Result};
+use crate::{Error, Hint, Result};
 
 /// `model@world_size@worker_id@hash@dtype[@tag%value..]`: one chunk of all layers.
 ///
@@ -248,7 +248,13 @@ fn why_not(text: &str) -> Error {
         let fields: Vec<&str> = text.split('@').collect();
         let misses = |n: usize, more: &str| {
             let form = "`model@world_size@worker_id@hash@dtype`";
-            Err(bad_key(text, format_args!("it has {n} of the 5 fields {form}{more}")))
+            let example = "write it as in `meta-llama/Llama-3.1-8B@1@0@1f2e3d@bfloat16`";
+            let from_fields = "`kvconn.Key(model=.., world_size=1, worker_id=0, chunk_hash=.., dtype=..)` makes a key";
+            Err(bad_key(text, format_args!("it has {n} of the 5 fields {form}{more}")).with_hint(Hint::each(
+                "`CacheEngineKey::new` makes a key of its fields",
+                from_fields,
+                example,
+            )))
         };
         match fields[..] {
             [_, _, _, _] => {

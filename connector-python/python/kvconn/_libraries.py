@@ -84,9 +84,9 @@ def loaded() -> list[ModuleType]:
 
 def of_url(url: str, options: Mapping[str, Any] | None = None) -> ModuleType:
     """The library that opens ``url``, or one whose error says why none does."""
-    if isinstance(url, os.PathLike):
-        written = f"fs://{os.path.abspath(os.fsdecode(url))}"
-        raise InvalidTypeError(f"a URL is a str, not a {type(url).__name__}; for files write {written!r}", "invalid_url")
+    if not isinstance(url, str):
+        how = f"; for files write {'fs://' + os.path.abspath(os.fsdecode(url))!r}" if isinstance(url, os.PathLike) else ""
+        raise InvalidTypeError(f"a URL is a str, not a {type(url).__name__}{how}", "invalid_url")
     behind = [value for value in (options or {}).values() if isinstance(value, str)]
     own = _kvconn._opener_of(url, behind)
     if own is not None and own[1]:
