@@ -14,8 +14,8 @@ use crate::errors::{Arg, OrRaise};
 use crate::open::with_options;
 use crate::{lock, logging};
 
-/// Name, chapter, rule, outcome, reason and seconds of a check.
-type Row = (&'static str, &'static str, &'static str, &'static str, Option<String>, f64);
+/// Name, chapter, rule, outcome, reason and seconds of a check, and the failed check that it needs.
+type Row = (&'static str, &'static str, &'static str, &'static str, Option<String>, f64, Option<&'static str>);
 
 /// A run of the kit: an iterator over the results. If it is dropped, the run ends after the check that runs.
 #[pyclass(frozen, module = "kvconn._kvconn")]
@@ -39,7 +39,7 @@ fn row(result: CheckResult) -> Row {
         Outcome::Failed(why) => ("failed", Some(why)),
         Outcome::Skipped(why) => ("skipped", Some(why)),
     };
-    (result.name, result.chapter, result.rule, outcome, why, result.elapsed.as_secs_f64())
+    (result.name, result.chapter, result.rule, outcome, why, result.elapsed.as_secs_f64(), result.needs)
 }
 
 /// Starts the checks whose name contains `wanted`, or whose chapter it is. None starts all of them.

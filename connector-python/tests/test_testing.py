@@ -39,13 +39,23 @@ class Conformance(TestCase):
         self.assertFalse(error.report.passed)
         self.assertEqual(str(pickle.loads(pickle.dumps(error))), str(error))
 
+    def test_the_report_starts_with_the_cause(self):
+        with self.assertRaises(ConformanceError) as raised:
+            conformance("blackhole://")
+        report, lines = raised.exception.report, str(raised.exception).splitlines()
+        (cause,) = report.failures
+        self.assertTrue(lines[0].startswith(f"{cause.name}: failed: "), lines[0])
+        needing = [check for check in report.skipped if check.needs == cause.name]
+        self.assertIn(f"{len(needing)} skipped: they need `{cause.name}`, which failed", lines)
+        self.assertNotIn(str(needing[0]), lines)
+
     def test_a_store_that_cannot_be_opened_or_a_name_without_checks_is_one_error(self):
         with self.assertRaises(kvconn.KvconnError):
             conformance("nothing://h")
         with self.assertRaisesRegex(kvconn.InvalidError, "no check has 'nosuch' in its name.* overwriting"):
             conformance("memory://", checks="nosuch")
         for seconds in (0, -1, float("nan")):
-            with self.assertRaisesRegex(kvconn.InvalidError, "leave no time for a check"):
+            with self.assertRaisesRegex(kvconn.InvalidError, "leaves no time for a check"):
                 conformance("memory://", check_timeout=seconds)
 
     def test_ctrl_c_ends_a_run(self):

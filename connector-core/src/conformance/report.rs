@@ -94,7 +94,7 @@ impl Report {
         self.checks.iter().filter(|c| c.is_failure())
     }
 
-    /// The checks that do not apply to this store, and those that [need](CheckResult::needs) one that failed.
+    /// The checks that do not apply to this store, and those that need one that failed.
     pub fn skipped(&self) -> impl Iterator<Item = &CheckResult> {
         self.checks.iter().filter(|c| matches!(c.outcome, Outcome::Skipped(_)))
     }

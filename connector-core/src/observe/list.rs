@@ -52,7 +52,7 @@ pub fn metrics() -> Vec<&'static Metric> {
     all
 }
 
-/// Gives the recorder of the `metrics` facade the help and unit of [all metrics](metrics). Call it after you install a recorder
+/// Gives the recorder of the `metrics` facade the help and unit of [all metrics](fn@metrics). Call it after you install a recorder
 /// of your own.
 pub fn describe() {
     for metric in metrics() {

@@ -97,7 +97,7 @@ impl Recorder {
         Self { families: PerProcess::new() }
     }
 
-    /// All metrics of [the list](metrics), and all others that were recorded, sorted by name.
+    /// All metrics of [the list](fn@super::metrics), and all others that were recorded, sorted by name.
     pub fn snapshot(&self) -> Vec<Family> {
         let mut families: BTreeMap<&str, Family> = BTreeMap::new();
         for metric in metrics() {

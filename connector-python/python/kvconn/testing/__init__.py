@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -35,6 +36,8 @@ class CheckResult:
     """Why the check failed or was skipped."""
     seconds: float
     """The time that the check took."""
+    needs: str | None = None
+    """The failed check that this one needs. The outcome is ``"skipped"`` then."""
 
     def __str__(self) -> str:
         why = "" if self.why is None else f": {self.why}"
@@ -44,7 +47,10 @@ class CheckResult:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The results of a run, in the order of the checks. Its text has a line for each check that did not pass, and the counts."""
+    """The results of a run, in the order of the checks.
+
+    Its text has the failures, the cause first; the checks that were skipped; and a line with the counts.
+    """
 
     checks: tuple[CheckResult, ...]
     """The result of each check."""
@@ -68,7 +74,9 @@ class Report:
         return tuple(check for check in self.checks if check.outcome == outcome)
 
     def __str__(self) -> str:
-        lines = [str(check) for check in self.checks if check.outcome != "passed"]
+        lines = [str(check) for check in (*self.failures, *self.skipped) if check.needs is None]
+        needed = Counter(check.needs for check in self.skipped if check.needs is not None)
+        lines += [f"{n} skipped: they need `{name}`, which failed" for name, n in needed.items()]
         failed, skipped = len(self.failures), len(self.skipped)
         lines.append(f"{len(self.checks) - failed - skipped} passed, {failed} failed, {skipped} skipped")
         return "\n".join(lines)
@@ -118,7 +126,7 @@ def conformance(
         KvconnError: the store cannot be opened, or ``checks`` names none.
     """
     if not check_timeout > 0:
-        raise InvalidError(f"`check_timeout` is {check_timeout} seconds, which leave no time for a check", "invalid_input")
+        raise InvalidError(f"`check_timeout` is {check_timeout} seconds, which leaves no time for a check", "invalid_input")
     library = _libraries.of_url(url, options)
     chapters = {chapter: None for _, chapter in library._checks()}
     if checks is not None and checks not in chapters and not any(checks in name for name, _ in library._checks()):
