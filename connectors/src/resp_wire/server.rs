@@ -256,9 +256,9 @@ impl Server {
 
     /// A lease of a connection that counts as used, for a call that already spent this.
     fn lease_of<'a>(&'a self, ready: Ready, slot: Slot<'a>, spent: Spent) -> Lease<'a> {
-        let Ready { mut connection, generation, is_new } = ready;
+        let Ready { mut connection, generation, began } = ready;
         connection.start_call(spent);
-        let received_before = (!is_new).then(|| connection.received());
+        let received_before = began.is_none().then(|| connection.received());
         Lease { server: self, connection, received_before, generation, slot }
     }
 
@@ -273,7 +273,7 @@ impl Server {
             };
             if connection.is_alive() {
                 // Older connections are not in the pool.
-                return Ok(Ready { connection, generation: self.reach.generation(), is_new: false });
+                return Ok(Ready { connection, generation: self.reach.generation(), began: None });
             }
             pool.open().in_use -= 1;
             self.reach.doubt();
@@ -368,7 +368,7 @@ impl Lease<'_> {
             server.reach.moved();
             server.close_idle();
         } else if connection.is_reusable() {
-            server.keep(slot.pool, Ready { connection, generation, is_new: false });
+            server.keep(slot.pool, Ready { connection, generation, began: None });
         }
         drop(slot);
     }

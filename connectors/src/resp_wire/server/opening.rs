@@ -22,8 +22,9 @@ pub(super) struct Ready {
     pub(super) connection: Connection,
     /// [`Reach::generation`](super::Reach::generation) when the attempt to open it began.
     pub(super) generation: usize,
-    /// Whether no call has used it.
-    pub(super) is_new: bool,
+    /// When the attempt to open it began. `None` after its first use, and for a call that came after the attempt began: then
+    /// the server may have closed it before the call.
+    pub(super) began: Option<Instant>,
 }
 
 /// The place of a call among those that wait for a connection.
@@ -75,7 +76,7 @@ impl Server {
                 if pool.permits.is_closed() {
                     return Err(self.closed());
                 }
-                open.waiters.push_back(Waiter { sender, generation: self.reach.generation() });
+                open.waiters.push_back(Waiter { sender, generation: self.reach.generation(), since: Instant::now() });
                 open.attempts < open.waiters.len()
             };
             if has_attempt {
@@ -117,7 +118,7 @@ impl Server {
         }
         let attempt = Attempt { server: self.me.clone(), is_small: pool.is_small };
         let (reach, progress, buffer_len) = (self.reach.clone(), pool.progress.clone(), pool.buffer_len);
-        let generation = reach.generation();
+        let (generation, began) = (reach.generation(), Instant::now());
         let open = async move {
             let connecting = reach.connect(buffer_len, &progress, since, limit);
             let connected = unless_it_panics("the task that connects to a server", connecting).await;
@@ -129,11 +130,12 @@ impl Server {
                 Ok(mut connection) => {
                     server.meters.connected();
                     connection.count_by(&server.meters);
-                    server.keep(pool, Ready { connection, generation, is_new: true });
+                    server.keep(pool, Ready { connection, generation, began: Some(began) });
                 }
                 Err(e) => {
                     server.meters.failed(e.kind());
-                    pool.fail(e);
+                    pool.fail(e, began);
+                    server.attempt_if_lacking(pool);
                 }
             }
         };
@@ -144,20 +146,22 @@ impl Server {
     /// Gives the connection to the first call that waits for one, or keeps it for the next one. Drops it if the pool is
     /// closed or full, or if the server may have been replaced.
     pub(super) fn keep(&self, pool: &Pool, mut ready: Ready) {
+        let began = ready.began;
         loop {
             let waiter = {
                 let mut open = pool.open();
                 let is_current = ready.generation == self.reach.generation();
-                if pool.permits.is_closed() || !ready.is_new && !is_current {
+                if pool.permits.is_closed() || began.is_none() && !is_current {
                     return;
                 }
                 match open.waiters.pop_front_if(|waiter| waiter.generation <= ready.generation) {
                     Some(waiter) => {
                         open.in_use += 1;
+                        ready.began = began.filter(|began| *began >= waiter.since);
                         waiter
                     }
                     None if is_current => {
-                        if !ready.is_new || open.idle.len() + open.in_use < pool.size {
+                        if began.is_none() || open.idle.len() + open.in_use < pool.size {
                             open.idle.push(ready.connection);
                         }
                         return;
@@ -168,12 +172,17 @@ impl Server {
             match waiter.sender.send(Ok(ready)) {
                 Err(Ok(back)) => {
                     pool.open().in_use -= 1;
-                    ready = back;
+                    ready = Ready { began, ..back };
                 }
                 _ => return,
             }
         }
-        // The server moved after this attempt began. Calls that came later need another one.
+        // The server moved after this attempt began.
+        self.attempt_if_lacking(pool);
+    }
+
+    /// Calls that came after an attempt began need another one.
+    fn attempt_if_lacking(&self, pool: &Pool) {
         let lacks = |open: &Open| open.attempts < open.waiters.len();
         if lacks(&pool.open()) {
             self.attempt(pool, Instant::now(), self.reach.options().connect_timeout);
@@ -182,10 +191,10 @@ impl Server {
 }
 
 impl Pool {
-    /// An attempt failed, so the first call that waits fails.
-    fn fail(&self, mut e: Error) {
+    /// An attempt failed, so the first call that waited when it began fails. The state of the server may be another one since.
+    fn fail(&self, mut e: Error, began: Instant) {
         loop {
-            let Some(waiter) = self.open().waiters.pop_front() else { return };
+            let Some(waiter) = self.open().waiters.pop_front_if(|waiter| waiter.since <= began) else { return };
             match waiter.sender.send(Err(e)) {
                 Err(Err(back)) => e = back,
                 _ => return,

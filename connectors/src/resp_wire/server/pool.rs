@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use connector_core::Result;
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::super::connection::{Connection, Progress};
 use super::opening::Ready;
@@ -47,6 +48,8 @@ pub(super) struct Waiter {
     pub(super) sender: oneshot::Sender<Result<Ready>>,
     /// [`Reach::generation`](super::Reach::generation) when the wait began.
     pub(super) generation: usize,
+    /// When the wait began.
+    pub(super) since: Instant,
 }
 
 /// A place in a pool for a connection in use.
