@@ -62,9 +62,11 @@ impl Upkeep {
     /// Takes over the result of a scan that has visited all files.
     pub(super) fn settle(&mut self, scan: Scan, ledger: &mut Locked, record: &mut Record) {
         ledger.note_scan(scan.took);
+        // A scan that began before a writer was killed may have missed its files, so the next put scans.
+        let is_early = record.is_due && !scan.is_due_by(record);
         record.sum = scan.sum(record);
         record.scanned = scan.began;
-        record.is_due = record.sum.is_none();
+        record.is_due = record.sum.is_none() || is_early;
         self.bytes = scan.bytes;
         self.oldest = scan.oldest.complete();
     }
