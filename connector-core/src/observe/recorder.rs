@@ -16,7 +16,7 @@ pub const BUCKETS: [f64; 18] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
 /// The most samples of one metric. Later ones are added up in a sample whose labels are all [`OTHER`].
-pub const MOST_SAMPLES: usize = 1000;
+pub const MOST_SAMPLES: usize = 10_000;
 
 /// The value of the labels of samples beyond [`MOST_SAMPLES`].
 pub const OTHER: &str = "other";
