@@ -63,13 +63,9 @@ class Storm(TestCase):
             await store.get_into(SHARED, buffers[-1])
 
         async def listed(i):
-            keys = store.list()
-            try:
+            async with store.list() as keys:
                 for _ in range(20):
                     await anext(keys, None)
-            finally:
-                # The traceback of the cancel keeps this frame, and a listing ends with its iterator.
-                del keys
 
         async def once(kind, i):
             await asyncio.sleep(chance.random() * 0.02)
