@@ -2,6 +2,7 @@
 
 mod blocking;
 mod boxed;
+mod call;
 mod capabilities;
 mod contract;
 mod erased;
@@ -26,6 +27,6 @@ pub use run::{count_run, leading_run};
 pub use server_info::ServerInfo;
 
 pub(crate) use boxed::BoxConnector;
+pub(crate) use call::panicked;
 pub(crate) use erased::DynConnector;
-pub(crate) use handle::panicked;
 pub(crate) use operation::{forward, list_by, listings, operations};

@@ -7,7 +7,7 @@ use futures::future::{Either, FutureExt, ready, select};
 use futures::stream::{self, BoxStream, StreamExt};
 use tracing::{Instrument, Span};
 
-use super::handle::panicked;
+use super::call::panicked;
 use super::{Connector, ListEntry, Operation};
 use crate::key::CacheKey;
 use crate::layer::each_within;
