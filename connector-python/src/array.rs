@@ -53,19 +53,19 @@ impl Elements {
     /// Why no store can hold them.
     pub(crate) fn of_buffer(object: &Bound<'_, PyAny>, buffer: &PyUntypedBuffer) -> std::result::Result<Self, Refusal> {
         let format = buffer.format().to_bytes();
-        if has_pointers(format) {
+        if has_any(format, b"O") {
             return Err(("holds Python objects, not their bytes", "store a pickle of it, or convert it to numbers"));
         }
-        let (foreign, format) = match format {
-            [b'>' | b'!', kind] => (cfg!(target_endian = "little"), *kind),
-            [b'<', kind] => (cfg!(target_endian = "big"), *kind),
-            [b'@' | b'=', kind] | [kind] => (false, *kind),
-            _ => (false, b'T'),
-        };
-        if foreign && buffer.item_size() > 1 {
+        let other_order: &[u8] = if cfg!(target_endian = "little") { b">!" } else { b"<" };
+        if has_any(format, other_order) && buffer.item_size() > 1 {
             let hint = "convert it: `x.astype(x.dtype.newbyteorder('='))`";
             return Err(("has elements in the other byte order than this machine", hint));
         }
+        let format = match format {
+            [b'@' | b'=' | b'<' | b'>' | b'!', kind] | [kind] => *kind,
+            // Complex numbers, structures and texts.
+            _ => b'T',
+        };
         if buffer.dimensions() == 1 && matches!(format, b'B' | b'c' | b's') {
             if is_plain(object) {
                 return Ok(Self::default());
@@ -120,9 +120,10 @@ fn is_chunk(object: &Bound<'_, PyAny>) -> bool {
     class.name().is_ok_and(|name| name == "Chunk") && class.module().is_ok_and(|module| module == "kvconn")
 }
 
-/// Whether a format of the module `struct`, as PEP 3118 extends it, has the type `O`. Names of fields stand between colons.
-fn has_pointers(format: &[u8]) -> bool {
-    format.split(|byte| *byte == b':').step_by(2).any(|types| types.contains(&b'O'))
+/// Whether a format of the module `struct`, as PEP 3118 extends it, has one of these characters. Names of fields stand
+/// between colons, and do not count.
+fn has_any(format: &[u8], wanted: &[u8]) -> bool {
+    format.split(|byte| *byte == b':').step_by(2).flatten().any(|byte| wanted.contains(byte))
 }
 
 fn dtype_of_format(format: u8, size: usize) -> Option<Dtype> {
