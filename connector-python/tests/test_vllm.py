@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import logging
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from urllib.parse import quote
 import kvconn
 from fake_vllm import VllmConfig, installed, spec
 from kvconn._vllm_lookups import Lookups
-from support import TestCase, wait_until
+from support import DEADLINE, TestCase, wait_until
 
 RELEASES = [(0, 27), (0, 30), (0, 32), (0, 33)]
 ROW = 4096
@@ -251,6 +252,30 @@ class EachRelease(TestCase):
                 self.assertEqual(labels[-1], "ok")
                 self.assertEqual(len(stats.observed["kvconn_call_seconds", labels[:-1]]), count)
                 self.assertEqual(stats.counters["kvconn_bytes", labels[:-1]], 4 * ROW * jobs)
+
+    @each_release
+    def test_a_child_of_fork_reports_from_zero(self, new):
+        name = uuid.uuid4().hex
+        engine = new(tier={"url": f"memory://{name}"})
+        engine.job(keys(4), range(4), False)
+        engine.results()
+        reports = engine.vllm.tier._vllm_metrics.REPORTS
+        reports._next = 0
+        engine.tier.get_stats()
+
+        def child(out):
+            stats = engine.vllm.OffloadingConnectorStats()
+            reports.add_to(stats)
+            out.put(({**stats.counters}, reports._numbers))
+
+        processes = multiprocessing.get_context("fork")
+        out = processes.SimpleQueue()
+        process = processes.Process(target=child, args=(out,))
+        process.start()
+        counters, numbers = out.get()
+        process.join(DEADLINE)
+        self.assertTrue(all(n > 0 for n in counters.values()), counters)
+        self.assertFalse([labels for _, labels in numbers if ("instance", name) in labels])
 
     @each_release
     def test_events_say_what_was_stored_whole(self, new):

@@ -6,6 +6,7 @@ tier: the increases of counters, the values of gauges, and observations. The API
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -38,6 +39,12 @@ class Reports:
     """The values that vLLM has. One for the whole process, because the metrics are those of the process."""
 
     def __init__(self) -> None:
+        self.restart()
+        # A child of `fork` has no metrics at first, and a counter must not go down.
+        os.register_at_fork(after_in_child=self.restart)
+
+    def restart(self) -> None:
+        """Forgets the values that vLLM has."""
         self._numbers: dict[tuple[str, _metrics.Labels], float] = {}
         self._histograms: dict[tuple[str, _metrics.Labels], _metrics.Histogram] = {}
         self._defined: dict[str, Any] = {}
