@@ -10,9 +10,9 @@ use crate::stores::Stores;
 
 /// The most system calls of a chunk in a batch of 32 with 4 KiB each: get, put, get_into, exists.
 const LIMITS: [(&str, [f64; 4]); 5] = [
-    ("redis", [3.0, 2.0, 3.0, 0.3]),
-    ("resp", [3.0, 2.0, 3.0, 0.3]),
-    ("resp+tls", [3.0, 2.0, 3.0, 0.3]),
+    ("redis", [2.0, 1.0, 2.0, 0.2]),
+    ("resp", [2.0, 1.0, 2.0, 0.2]),
+    ("resp+tls", [1.0, 1.0, 1.0, 0.2]),
     ("fs", [7.0, 8.0, 7.0, 6.0]),
     ("s3", [2.5, 2.5, 2.5, 2.5]),
 ];
@@ -26,7 +26,8 @@ pub(crate) fn check(program: &Program, stores: &Stores, is_chosen: impl Fn(&str)
     println!("system calls of a chunk       counted      limit");
     for (store, limits) in LIMITS {
         for (call, limit) in CALLS.into_iter().zip(limits) {
-            let path = Path { store, call, rounds: 4, len: 4 << 10 };
+            // Many rounds: the two runs may open other numbers of connections, which the counts must not show.
+            let path = Path { store, call, rounds: 64, len: 4 << 10 };
             if !is_chosen(&path.name()) {
                 continue;
             }
