@@ -4,5 +4,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    connector_cli::command(std::env::args_os()).into()
+    kvconn::command(std::env::args_os()).into()
 }

@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 /// from then on.
 #[pyfunction]
 fn _command(py: Python<'_>, args: Vec<OsString>) -> u8 {
-    py.detach(|| connector_cli::command(args))
+    py.detach(|| kvconn::command(args))
 }
 
 pub(crate) fn add_to(m: &Bound<'_, PyModule>) -> PyResult<()> {

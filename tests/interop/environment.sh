@@ -99,7 +99,7 @@ build() {
 
     echo "== building kvconn, its wheel and an author's wheel (profile $1)"
     # `delay` is the wire of the bench's group `latency`.
-    cargo build --quiet --profile "$1" --package connector-cli --bin kvconn --package kvconn-redis-server --example delay
+    cargo build --quiet --profile "$1" --package kvconn --bin kvconn --package kvconn-redis-server --example delay
     # Other checkouts share the environments, and another run may use this checkout, so each run has its own folder.
     mkdir -p "$target"
     built=$(mktemp -d "$target/interop-XXXXXX")

@@ -41,7 +41,7 @@ impl Program {
         let built = Command::new(cargo)
             .args(["build", "--release", "--quiet", "--message-format", "json", "--package", name])
             // With the same features as the command, both share one build of kvconn.
-            .args(["--package", "connector-cli"])
+            .args(["--package", "kvconn"])
             .stderr(Stdio::inherit())
             .output()
             .expect("cargo starts");
