@@ -347,7 +347,7 @@ pub(crate) struct CheckArgs {
     /// The store
     #[arg(required_unless_present = "list", conflicts_with = "list")]
     pub(crate) url: Option<String>,
-    /// Run only the checks of this chapter of docs/CONTRACT.md (round trip, overwriting, ..), or with this text in
+    /// Run only the checks of this chapter of docs/connector/contract.md (round trip, overwriting, ..), or with this text in
     /// their name
     #[arg(long, value_name = "TEXT")]
     pub(crate) filter: Option<String>,

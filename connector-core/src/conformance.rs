@@ -1,6 +1,6 @@
 //! The conformance kit (feature `conformance`): checks of the contract that every connector keeps.
 //!
-//! Each check shows one behaviour that [`RemoteConnector`](crate::RemoteConnector) promises. `docs/CONTRACT.md`
+//! Each check shows one behaviour that [`RemoteConnector`](crate::RemoteConnector) promises. `docs/connector/contract.md`
 //! describes all of them. In an author's crate, one line makes a test of each check:
 //!
 //! ```

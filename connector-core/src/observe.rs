@@ -12,7 +12,7 @@
 //! password and query ([`ConnectorContext::instance`](crate::ConnectorContext::instance)). The stores behind `tiered` and
 //! `audit` have their own. It is empty for a connector that was not opened by a URL.
 //!
-//! [`metrics()`](fn@metrics) lists them all, and `docs/METRICS.md` explains them. Each has an entry in [the list](Metric) with its kind,
+//! [`metrics()`](fn@metrics) lists them all, and `docs/operate/metrics.md` explains them. Each has an entry in [the list](Metric) with its kind,
 //! unit, labels and meaning. The stores that speak RESP (`redis`, `resp`, `valkey`) also count by server:
 //! `connectors/src/resp_wire/meters.rs`.
 //!

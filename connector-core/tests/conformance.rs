@@ -302,8 +302,8 @@ async fn a_report_as_json_has_a_reason_for_each_check_that_did_not_pass() {
 
 #[test]
 fn the_document_names_every_check_with_its_rule_and_no_others() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/CONTRACT.md");
-    let text = std::fs::read_to_string(path).expect("docs/CONTRACT.md is there");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/connector/contract.md");
+    let text = std::fs::read_to_string(path).expect("docs/connector/contract.md is there");
     let row = |line: &'static str| -> Option<(&'static str, &'static str)> {
         let (name, rule) = line.strip_prefix("| `")?.strip_suffix(" |")?.split_once("` | ")?;
         Some((name, rule))

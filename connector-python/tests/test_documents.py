@@ -20,18 +20,18 @@ def text(*path):
 class Documents(unittest.TestCase):
     def test_the_oldest_python(self):
         oldest = re.search(r'requires-python = ">=(.*)"', text("connector-python", "pyproject.toml"))[1]
-        for path in (["README.md"], ["docs", "LMCACHE.md"], ["connector-python", "README.md"]):
+        for path in (["README.md"], ["docs", "engines", "lmcache.md"], ["connector-python", "README.md"]):
             said = set(re.findall(r"Python (\d\.\d+) or newer", text(*path)))
             self.assertLessEqual(said, {oldest}, path)
 
     def test_the_modules_of_the_wheel(self):
-        said = re.search(r"^\['kvconn\..*\]$", text("docs", "LMCACHE.md"), re.MULTILINE)[0]
+        said = re.search(r"^\['kvconn\..*\]$", text("docs", "engines", "lmcache.md"), re.MULTILINE)[0]
         # Other tests may have carried other wheels.
         modules = [c.module for c in kvconn._kvconn.connectors()]
         self.assertEqual(ast.literal_eval(said), modules)
 
     def test_the_configurations_of_the_engines(self):
-        for path in (["README.md"], ["docs", "ENGINES.md"]):
+        for path in (["README.md"], ["docs", "engines", "README.md"]):
             console = "\n".join(re.findall(r"```console\n(.*?)```", text(*path), re.DOTALL))
             found = [json.loads(quoted) for quoted in re.findall(r" '(\{.*?\})'$", console, re.DOTALL | re.MULTILINE)]
             tiers = [tier for one in found for tier in one.get("kv_connector_extra_config", {}).get("secondary_tiers", [])]

@@ -1,4 +1,4 @@
-"""docs/METRICS.md, the dashboard and the alert rules name only metrics and labels that kvconn has."""
+"""docs/operate/metrics.md, the dashboard and the alert rules name only metrics and labels that kvconn has."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from fake_vllm import installed
 from kvconn import _metrics
 
 ROOT = Path(__file__).parents[2]
-DOCUMENT = (ROOT / "docs" / "METRICS.md").read_text()
+DOCUMENT = (ROOT / "docs" / "operate" / "metrics.md").read_text()
 DASHBOARD = json.loads((ROOT / "deploy" / "grafana" / "kvconn.json").read_text())
 RULES = yaml.safe_load((ROOT / "deploy" / "prometheus" / "kvconn-alerts.yml").read_text())
 #: kvconn's own. Another test may record one of an author's wheel.
@@ -58,7 +58,7 @@ def family_of(name):
 
 
 def row(family):
-    """The line of docs/METRICS.md about a metric."""
+    """The line of docs/operate/metrics.md about a metric."""
     labels = ", ".join(f"`{label}`" for label in family.labels)
     return f"| `{family.name}` | {family.kind} | {labels} | {family.help} |".replace("|  |", "| |")
 
@@ -67,7 +67,7 @@ class Documents(unittest.TestCase):
     def test_the_page_has_each_metric_and_no_other(self):
         self.assertGreater(len(FAMILIES), 15)
         missing = [row(family) for family in FAMILIES.values() if row(family) not in DOCUMENT]
-        self.assertEqual(missing, [], "docs/METRICS.md lacks these lines:\n" + "\n".join(missing))
+        self.assertEqual(missing, [], "docs/operate/metrics.md lacks these lines:\n" + "\n".join(missing))
         named = re.findall(r"^\| `(kvconn_\w+)`", DOCUMENT, re.MULTILINE)
         self.assertEqual(sorted(named), sorted(FAMILIES))
 
@@ -88,7 +88,7 @@ class Documents(unittest.TestCase):
     def test_the_page_of_vllm_has_each_metric_of_its_tier(self):
         with installed(0, 32) as vllm:
             own = {*vllm.tier._COUNTERS, *vllm.tier._GAUGES}
-        section = (ROOT / "docs" / "VLLM.md").read_text().partition("## Metrics")[2].partition("\n## ")[0]
+        section = (ROOT / "docs" / "engines" / "vllm.md").read_text().partition("## Metrics")[2].partition("\n## ")[0]
         rows = re.findall(r"^\| (`.*?`) \|", section, re.MULTILINE)
         self.assertEqual(sorted(re.findall(r"`(\w+)`", " ".join(rows))), sorted(own))
 

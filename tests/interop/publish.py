@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes docs/benchmarks.svg, docs/limits.svg, and the tables of docs/BENCHMARKS.md from the results beside it.
+"""Writes docs/benchmarks.svg, docs/limits.svg, and the tables of docs/benchmarks.md from the results beside it.
 
 docs/benchmarks.json has LMCache's clients, docs/engines.json the engines' stores, docs/objects.json the object stores,
 docs/topologies.json TLS, a cluster and valkey, and docs/limits.json bursts, big chunks, long wires, many keys and CPU time.
@@ -13,7 +13,7 @@ from interop.bench.figures import Table
 from interop.bench.tables import batches, bursts, calls, costs, cpu, scales, singles
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGE = DOCS / "BENCHMARKS.md"
+PAGE = DOCS / "benchmarks.md"
 END = "<!-- to here -->"
 NAMES = {"vllm": "vLLM", "sglang": "SGLang", "lmcache": "LMCache"}
 RESULTS = ("benchmarks", "engines", "objects", "topologies", "limits")

@@ -1,4 +1,4 @@
-//! The documents agree with the tree. Links lead to files, and `docs/ARCHITECTURE.md` names only files and items that exist.
+//! The documents agree with the tree. Links lead to files, and `docs/architecture.md` names only files and items that exist.
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
@@ -13,39 +13,73 @@ const DOCUMENTS: [&str; 6] = [
     "tests/interop/README.md",
 ];
 
+/// The pages of the site name other files of the repository by these addresses, because the site has only `docs`.
+const REPOSITORY: [&str; 2] =
+    ["https://github.com/kvconn/kvconn/blob/main/", "https://github.com/kvconn/kvconn/tree/main/"];
+
 #[test]
 fn every_link_leads_to_a_file() {
-    let docs = [root().join("docs"), root().join("docs/decisions")];
-    let docs = docs.iter().flat_map(|folder| std::fs::read_dir(folder).unwrap()).map(|entry| entry.unwrap().path());
-    let documents = docs.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
     let mut links = 0;
-    for document in documents.chain(DOCUMENTS.map(|name| root().join(name))) {
+    for document in pages().into_iter().chain(DOCUMENTS.map(|name| root().join(name))) {
         let text = read(&document);
         for link in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
-            if !link.is_empty() && !link.contains("://") {
-                let target = document.parent().unwrap().join(link);
-                assert!(target.exists(), "{} links to {link}, which does not exist", document.display());
-                links += 1;
-            }
+            let target = match REPOSITORY.iter().find_map(|address| link.strip_prefix(address)) {
+                Some(path) => root().join(path),
+                None if link.is_empty() || link.contains("://") => continue,
+                None => document.parent().unwrap().join(link),
+            };
+            assert!(target.exists(), "{} links to {link}, which does not exist", document.display());
+            links += 1;
         }
     }
     assert!(links > 20, "only {links} links found");
 }
 
 #[test]
+fn the_site_has_every_page_once() {
+    let summary = read(&root().join("docs/SUMMARY.md"));
+    let mut listed: Vec<PathBuf> = summary
+        .split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split(')').next())
+        .filter(|path| !path.is_empty())
+        .map(|path| root().join("docs").join(path))
+        .collect();
+    listed.sort();
+    let pages: Vec<PathBuf> = pages().into_iter().filter(|page| !page.ends_with("SUMMARY.md")).collect();
+    assert_eq!(listed, pages);
+}
+
+/// Every Markdown file below `docs`, sorted.
+fn pages() -> Vec<PathBuf> {
+    let (mut folders, mut pages) = (vec![root().join("docs")], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "md") {
+                pages.push(path);
+            }
+        }
+    }
+    pages.sort();
+    pages
+}
+
+#[test]
 fn the_architecture_names_files_that_exist() {
-    let text = read(&root().join("docs/ARCHITECTURE.md"));
+    let text = read(&root().join("docs/architecture.md"));
     let paths: Vec<&str> = spans(&text).filter(|span| is_path(span)).collect();
     assert!(paths.len() > 50, "only {} paths found", paths.len());
     for path in paths {
-        assert!(root().join(path).exists(), "docs/ARCHITECTURE.md names `{path}`, which does not exist");
+        assert!(root().join(path).exists(), "docs/architecture.md names `{path}`, which does not exist");
     }
 }
 
 /// In a row `| .. | path | text |`, each name in the text is one of that file.
 #[test]
 fn each_name_beside_a_path_is_in_that_file() {
-    let text = read(&root().join("docs/ARCHITECTURE.md"));
+    let text = read(&root().join("docs/architecture.md"));
     let mut names = 0;
     for row in text.lines().filter(|line| line.starts_with('|')) {
         let spans: Vec<&str> = spans(row).collect();
@@ -57,7 +91,7 @@ fn each_name_beside_a_path_is_in_that_file() {
         for name in spans.into_iter().filter(|span| is_name(span)) {
             let item = name.rsplit("::").next().unwrap_or(name);
             let found = file.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == item);
-            assert!(found, "docs/ARCHITECTURE.md looks for `{name}` in {path}, which does not have it");
+            assert!(found, "docs/architecture.md looks for `{name}` in {path}, which does not have it");
             names += 1;
         }
     }

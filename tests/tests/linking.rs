@@ -105,7 +105,7 @@ fn every_store_is_a_feature_and_the_bundle_full_has_all_of_them() {
 /// The page that a reader sees names every store as the registry does.
 #[test]
 fn the_stores_page_has_every_store() {
-    let path = package_dir().join("../docs/STORES.md");
+    let path = package_dir().join("../docs/stores/README.md");
     let page = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("cannot read {}: {e}", path.display()));
     for entry in registry::connectors() {
         assert_says(&page, &[&format!("\n## `{}` `{}`\n", entry.module(), entry.name())]);

@@ -69,7 +69,7 @@ fn a_filter_takes_a_chapter_or_a_part_of_a_name() {
     assert_eq!(names("removal"), ["remove_says_whether_it_was_there", "removal_leaves_the_others"]);
     assert_eq!(names("put_rep"), ["put_replaces", "put_replaces_the_layout"]);
     assert_eq!(names("Removal"), names("removal"));
-    // The chapter's title in docs/CONTRACT.md.
+    // The chapter's title in docs/connector/contract.md.
     assert_eq!(names("Get into"), names("get_into"));
     run(&["check", "memory://", "--filter", "nothing like it"]).refuses_with(&[
         "nothing like it",

@@ -48,7 +48,7 @@ macro_rules! at_once {
 ///   parts](Capabilities::puts_in_parts). A put that failed leaves the old value or none.
 /// - A put drops its chunk when its work ends, because the chunk may be a view of the caller's pool. A store in memory copies.
 /// - A put keeps exactly `chunk.len()` bytes. The chunk may be larger than the engine's metadata says, have several groups, and
-///   have another length than its shape and dtype. `docs/CONTRACT.md` says what a store must keep.
+///   have another length than its shape and dtype. `docs/connector/contract.md` says what a store must keep.
 /// - A put refuses a chunk that a get could not give back.
 /// - Every future and stream is polled inside a tokio runtime with time and I/O enabled, so any method may use
 ///   tokio's timers and sockets. Two polls may happen in two runtimes, so start background work on

@@ -1,4 +1,4 @@
-//! The list of all metrics. `docs/METRICS.md`, the texts of `HELP`, and the checks of dashboards come from it.
+//! The list of all metrics. `docs/operate/metrics.md`, the texts of `HELP`, and the checks of dashboards come from it.
 
 use metrics::Unit;
 

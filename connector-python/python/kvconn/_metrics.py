@@ -82,7 +82,7 @@ def metrics() -> dict[str, list[MetricSample]]:
     """The metrics of this process, by name.
 
     They count all stores of this process since it began, also those that are closed. A child of ``fork`` starts at zero. The
-    metrics are always on; docs/METRICS.md explains each one. The dict may be written as JSON.
+    metrics are always on; docs/operate/metrics.md explains each one. The dict may be written as JSON.
 
     Returns:
         A list of samples for each metric. It is empty while nothing was recorded. A sample is a dict with ``labels`` (a dict) and

@@ -17,7 +17,7 @@ from .server import RedisServer
 from .wheel import external, plugin
 
 TIMEOUT_S = 300
-DOCUMENT = Path(__file__).parents[3] / "docs" / "LMCACHE.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "engines" / "lmcache.md"
 BENCH = "--no-skip-verify --num-keys 32 --in-flight 4 --data-size-kb 256 --rounds 2 --lookup-max-hit-rate 1.0".split()
 
 
@@ -36,7 +36,7 @@ def run(report: Report) -> None:
             config = {"remote_storage_plugins": ["kv", "kv.files"], "extra_config": plugins}
             basic_check("test_storage_manager", root, config)
             equal("files that the second plugin wrote", any((root / "plugin").glob("*.data")), True)
-        with report.check("tools: every configuration of docs/LMCACHE.md"):
+        with report.check("tools: every configuration of docs/engines/lmcache.md"):
             _documented_configurations(root, address)
         stores = {
             "resp": f"resp://{address}",
@@ -62,17 +62,17 @@ def run(report: Report) -> None:
 
 
 def _documented_configurations(root: Path, address: str) -> None:
-    """Checks each configuration of docs/LMCACHE.md, with the check's own server and directory."""
+    """Checks each configuration of docs/engines/lmcache.md, with the check's own server and directory."""
     text = DOCUMENT.read_text().replace("127.0.0.1:6379", address).replace("/var/cache/kvconn", str(root / "documented"))
     configs = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
-    equal("configurations in docs/LMCACHE.md", len(configs), 4)
+    equal("configurations in docs/engines/lmcache.md", len(configs), 4)
     for config in configs:
         # `test_remote` opens `remote_url`. It reads attributes that LMCache's audit connector lacks.
         remote = config.get("remote_url", "").startswith("external://")
         mode = "test_remote" if remote else "test_storage_manager"
         basic_check(mode, root, config | {"max_local_cpu_size": 0.5})
     adapters = {shlex.split(words)[0] for words in re.findall(r"--l2-adapter ('.*?')", text, re.DOTALL)}
-    equal("adapters in docs/LMCACHE.md", len(adapters), 2)
+    equal("adapters in docs/engines/lmcache.md", len(adapters), 2)
     for adapter in adapters:
         basic_check("test_l2_adapter", root, {}, "--l2-adapter", adapter)
 

@@ -187,8 +187,8 @@ def _plugins(report: Report, root: Path, server: RedisServer) -> None:
 
 
 def _plugin_names(report: Report) -> None:
-    """Checks that LMCache's own adapters take the plugin names in docs/LMCACHE.md, and no other names."""
-    with report.check("wheel: LMCache's own adapters take the plugin names in docs/LMCACHE.md, and no others"):
+    """Checks that LMCache's own adapters take the plugin names in docs/engines/lmcache.md, and no other names."""
+    with report.check("wheel: LMCache's own adapters take the plugin names in docs/engines/lmcache.md, and no others"):
         starts = ("redis", "redis.a", "redis-kv", "bigtable", "bigtables.a")
         taken = (*starts, *(f"{name}{more}" for name in ("fs", "hf3fs", "hfbucket", "mooncakestore") for more in ("", ".a")))
         for name in (*taken, "kv", "kv-redis", "kv.redis", "my-redis", "fss", "files.fs", "bigtabl"):

@@ -1,4 +1,4 @@
-"""A real `lmcache server`: the lines of docs/LMCACHE.md, its HTTP interface, and hashes in several processes."""
+"""A real `lmcache server`: the lines of docs/engines/lmcache.md, its HTTP interface, and hashes in several processes."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from ..server import RedisServer
 from .manager import spec, wait_for
 
 TIMEOUT_S = 240
-_DOCUMENT = Path(__file__).parents[4] / "docs" / "LMCACHE.md"
+_DOCUMENT = Path(__file__).parents[4] / "docs" / "engines" / "lmcache.md"
 _SHAPE = "(2,64,16,4,16):float16:2"
 
 
 def run(report: Report) -> None:
     """Runs all checks of this part."""
-    with report.check("lmcache-server: the lines of docs/LMCACHE.md end with a hit in another process"):
+    with report.check("lmcache-server: the lines of docs/engines/lmcache.md end with a hit in another process"):
         _documented()
     with report.check("lmcache-server: HTTP lists keys, usage and status after a restart, and deletes"):
         _http()
@@ -181,7 +181,7 @@ def _lost(rpc: int, http: int) -> bool:
 
 
 def _hashes() -> None:
-    """The facts behind kvconn's warnings and the words in docs/LMCACHE.md. LMCache runs without vLLM here."""
+    """The facts behind kvconn's warnings and the words in docs/engines/lmcache.md. LMCache runs without vLLM here."""
     program = (
         "from lmcache.v1.multiprocess.token_hasher import TokenHasher; import sys;"
         "print([h.hex() for h in TokenHasher(256, sys.argv[1]).compute_chunk_hashes(list(range(512)))])"
