@@ -1,16 +1,27 @@
-//! The command line.
+//! The command line: the global options, and the commands. The arguments of each command are in the files of this folder.
 
-use std::net::SocketAddr;
-use std::num::{NonZeroU64, NonZeroUsize};
+mod checking;
+mod chunks;
+mod copying;
+mod listing;
+mod measuring;
+mod starting;
+
 use std::path::PathBuf;
 
-use clap::builder::NonEmptyStringValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
-use connectors::{Dtype, KeyKind, MemoryFormat, Shape};
+use connectors::KeyKind;
 
 use crate::exit::AFTER_HELP;
-use crate::size::ByteSize;
-use crate::value;
+
+#[cfg(feature = "fs")]
+pub(crate) use checking::ScrubArgs;
+pub(crate) use checking::{CheckArgs, PingArgs};
+pub(crate) use chunks::{GetArgs, KeysArgs, LayoutArgs, LineArgs, PutArgs};
+pub(crate) use copying::CpArgs;
+pub(crate) use listing::{DescribeArgs, DuArgs, ListArgs, LsArgs};
+pub(crate) use measuring::BenchArgs;
+pub(crate) use starting::{DemoArgs, NewArgs};
 
 /// The end of the help of the commands that take keys.
 macro_rules! keys_and {
@@ -183,231 +194,4 @@ pub(crate) enum Command {
         kvconn new my-store && cd my-store && cargo test\n  \
         kvconn new acme-kv --path ~/src/acme --kvconn-path ~/src/kvconn")]
     New(NewArgs),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ListArgs {
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct DescribeArgs {
-    /// A connector's name, module, module/Name, scheme, or a URL
-    #[arg(value_name = "NAME|URL")]
-    pub(crate) name: String,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct PutArgs {
-    /// The store
-    pub(crate) url: String,
-    /// The chunk's name, see below
-    pub(crate) key: String,
-    /// The chunk's bytes; `-` for stdin
-    pub(crate) file: PathBuf,
-    #[command(flatten)]
-    pub(crate) layout: Option<LayoutArgs>,
-}
-
-/// How the lines of an output end.
-#[derive(Debug, Clone, Copy, Args)]
-pub(crate) struct LineArgs {
-    /// End each line with a NUL byte, for `xargs -0`: a key may contain a line break
-    #[arg(short = '0', long)]
-    null: bool,
-}
-
-impl LineArgs {
-    pub(crate) fn end(self) -> char {
-        if self.null { '\0' } else { '\n' }
-    }
-}
-
-/// Either all of these are set, or none. With none, the chunk is plain bytes.
-#[derive(Debug, Args)]
-#[group(requires_all = ["shape", "dtype", "format"])]
-pub(crate) struct LayoutArgs {
-    /// The chunk's dimensions, as 2,12,256,768. Needs --dtype and --format. Without them the chunk is plain bytes
-    #[arg(long, required = false, value_parser = value::shape)]
-    pub(crate) shape: Shape,
-    #[arg(long, required = false, value_parser = value::dtype, help = format!("The type of the elements: {}", value::dtypes()))]
-    pub(crate) dtype: Dtype,
-    #[arg(long, required = false, value_parser = value::format, help = format!("The meaning of the dimensions: {}", value::formats()))]
-    pub(crate) format: MemoryFormat,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct GetArgs {
-    /// The store
-    pub(crate) url: String,
-    /// The chunk's name
-    pub(crate) key: String,
-    /// Write to this file instead of stdout. A new or plain file is replaced when the chunk is complete; a device, a
-    /// pipe and the target of a link are written to
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) output: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct KeysArgs {
-    /// The store
-    pub(crate) url: String,
-    /// The chunks' names
-    #[arg(required = true, value_name = "KEY")]
-    pub(crate) keys: Vec<String>,
-    #[command(flatten)]
-    pub(crate) lines: LineArgs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct LsArgs {
-    /// The store
-    pub(crate) url: String,
-    /// List only keys that start with this text
-    #[arg(long, default_value = "", hide_default_value = true)]
-    pub(crate) prefix: String,
-    /// Print each chunk's size, and the age of its last put, before its key; `-` if the store cannot say
-    #[arg(short, long, conflicts_with = "json")]
-    pub(crate) long: bool,
-    /// Print one JSON object a line: key, kind, model, hash, size in bytes, and the last put in seconds since 1970
-    #[arg(long, conflicts_with = "null")]
-    pub(crate) json: bool,
-    #[command(flatten)]
-    pub(crate) lines: LineArgs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct DuArgs {
-    /// The store
-    pub(crate) url: String,
-    /// Count only chunks whose keys start with this text
-    #[arg(long, default_value = "", hide_default_value = true)]
-    pub(crate) prefix: String,
-    /// Print JSON: chunks, bytes and chunks of unknown size, in total and for each model
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct CpArgs {
-    /// The store to copy from
-    #[arg(value_name = "FROM")]
-    pub(crate) source: String,
-    /// The store to copy to
-    #[arg(value_name = "TO")]
-    pub(crate) target: String,
-    /// Copy only keys that start with this text
-    #[arg(long, default_value = "", hide_default_value = true)]
-    pub(crate) prefix: String,
-    /// Chunks in flight [default: the calls at once that suit the two stores, 8 or more]. Each one takes the memory of
-    /// two chunks. Fewer chunks are in flight if `max_local_cpu_size` has too little memory
-    #[arg(long, value_name = "N", value_parser = value::positive)]
-    pub(crate) concurrency: Option<NonZeroUsize>,
-    /// Skip chunks that the destination already has, without reading and comparing them
-    #[arg(long, conflicts_with = "overwrite")]
-    pub(crate) skip_existing: bool,
-    /// Overwrite chunks that the destination already has, without comparing them
-    #[arg(long)]
-    pub(crate) overwrite: bool,
-}
-
-#[cfg(feature = "fs")]
-#[derive(Debug, Args)]
-pub(crate) struct ScrubArgs {
-    /// The store, or its directory
-    #[arg(value_name = "URL|PATH", value_parser = NonEmptyStringValueParser::new())]
-    pub(crate) store: String,
-    /// Remove the temporary files that kvconn's writers left behind
-    #[arg(long)]
-    pub(crate) remove: bool,
-    /// Treat a file that changed within this time as one that a writer still writes
-    #[arg(long, default_value = "60", value_name = "SECONDS", value_parser = value::seconds)]
-    pub(crate) min_age: u64,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct PingArgs {
-    /// The store
-    pub(crate) url: String,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct CheckArgs {
-    /// The store
-    #[arg(required_unless_present = "list", conflicts_with = "list")]
-    pub(crate) url: Option<String>,
-    /// Run only the checks of this chapter of docs/connector/contract.md (round trip, overwriting, ..), or with this text in
-    /// their name
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) filter: Option<String>,
-    /// The time limit of one check. A check that takes longer fails. A small call that takes an eighth of it hangs, and the
-    /// remaining checks are skipped
-    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = value::positive_seconds)]
-    pub(crate) timeout: NonZeroU64,
-    /// List the checks and their rules. Needs no store
-    #[arg(long)]
-    pub(crate) list: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct BenchArgs {
-    /// The store
-    pub(crate) url: String,
-    /// A second store. Each round measures both
-    #[arg(long, value_name = "URL")]
-    pub(crate) vs: Option<String>,
-    /// Size of a chunk: 64KiB, 4MiB, 1GiB, 1000 (bytes)
-    #[arg(long, default_value = "4MiB", value_name = "SIZE")]
-    pub(crate) chunk_size: ByteSize,
-    /// Number of chunks
-    #[arg(long, default_value = "64", value_name = "N", value_parser = value::positive)]
-    pub(crate) keys: NonZeroUsize,
-    /// Chunks per call. The latencies are those of calls
-    #[arg(long, default_value = "1", value_name = "N", value_parser = value::positive)]
-    pub(crate) batch: NonZeroUsize,
-    /// Calls in flight
-    #[arg(long, default_value = "8", value_name = "N", value_parser = value::positive)]
-    pub(crate) concurrency: NonZeroUsize,
-    /// Number of rounds. Each round puts and gets every chunk once
-    #[arg(long, default_value = "3", value_name = "N", value_parser = value::positive)]
-    pub(crate) rounds: NonZeroUsize,
-    /// Serve metrics to Prometheus while the benchmark runs: a port of 127.0.0.1, or an address and a port
-    #[arg(long, value_name = "[ADDRESS:]PORT", value_parser = value::listen)]
-    pub(crate) metrics_listen: Option<SocketAddr>,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct DemoArgs {
-    /// Store into this directory, and keep it
-    #[arg(long, value_name = "DIR")]
-    pub(crate) keep: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct NewArgs {
-    /// The crate's name, as my-store: lower-case letters, digits, `-` and `_`
-    pub(crate) name: String,
-    /// The folder to make [default: NAME]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) path: Option<PathBuf>,
-    /// Take kvconn's crates from this checkout [default: the release of this command]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) kvconn_path: Option<PathBuf>,
 }

@@ -1,0 +1,56 @@
+//! The arguments of `ping`, `check` and `scrub`.
+
+use std::num::NonZeroU64;
+
+use clap::Args;
+#[cfg(feature = "fs")]
+use clap::builder::NonEmptyStringValueParser;
+
+use crate::value;
+
+#[derive(Debug, Args)]
+pub(crate) struct PingArgs {
+    /// The store
+    pub(crate) url: String,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// The store
+    #[arg(required_unless_present = "list", conflicts_with = "list")]
+    pub(crate) url: Option<String>,
+    /// Run only the checks of this chapter of docs/connector/contract.md (round trip, overwriting, ..), or with this text in
+    /// their name
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) filter: Option<String>,
+    /// The time limit of one check. A check that takes longer fails. A small call that takes an eighth of it hangs, and the
+    /// remaining checks are skipped
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = value::positive_seconds)]
+    pub(crate) timeout: NonZeroU64,
+    /// List the checks and their rules. Needs no store
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[cfg(feature = "fs")]
+#[derive(Debug, Args)]
+pub(crate) struct ScrubArgs {
+    /// The store, or its directory
+    #[arg(value_name = "URL|PATH", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) store: String,
+    /// Remove the temporary files that kvconn's writers left behind
+    #[arg(long)]
+    pub(crate) remove: bool,
+    /// Treat a file that changed within this time as one that a writer still writes
+    #[arg(long, default_value = "60", value_name = "SECONDS", value_parser = value::seconds)]
+    pub(crate) min_age: u64,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
