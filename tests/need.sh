@@ -1,4 +1,4 @@
-# `tests/run` and `tests/interop/environment.sh` source this file.
+# The scripts of the tests source this file.
 
 # need COMMAND|FILE PACKAGE: installs the Debian package that has the command or the file.
 need() {
@@ -8,4 +8,43 @@ need() {
     [ "$(id -u)" = 0 ] || sudo=(sudo)
     "${sudo[@]}" apt-get update -qq && "${sudo[@]}" apt-get install -y -qq "$2" >/dev/null ||
         { echo "${0##*/}: '$1' is missing; install Debian's package '$2'" >&2; exit 1; }
+}
+
+# Programs that the tests install. The folder lies outside of the checkout, so that all checkouts share them.
+installed=$(realpath -m "${KVCONN_TEST_SERVERS:-$HOME/.cache/kvconn-tests}")
+
+# install_once FOLDER COMMAND..: runs the command, which fills the folder, unless an earlier run has filled it.
+install_once() {
+    [ ! -e "$1/complete" ] || return 0
+    mkdir -p "${1%/*}"
+    # The lock makes a second run wait until the first one has installed.
+    (
+        flock 9
+        [ ! -e "$1/complete" ] || exit 0
+        echo "== installing ${1##*/} into $1"
+        # An interrupted install left a part of the files.
+        rm -rf "$1"
+        mkdir "$1"
+        "${@:2}" </dev/null
+        touch "$1/complete"
+    ) 9>"$1.lock"
+}
+
+# cargo_install FOLDER ARGUMENT..: `cargo install` without the caller's cargo settings, which must not change the build.
+cargo_install() {
+    env -u CARGO_TARGET_DIR -u RUSTFLAGS cargo install --quiet --locked --root "$1" "${@:2}"
+}
+
+# python_environment FOLDER PIP_ARGUMENT..
+python_environment() {
+    need python3 python3
+    python3 -c 'import ensurepip' 2>/dev/null || need python3-venv python3-venv
+    python3 -m venv "$1"
+    "$1/bin/pip" install --quiet --disable-pip-version-check "${@:2}"
+}
+
+# npm_install FOLDER PACKAGE..
+npm_install() {
+    need npm npm
+    npm install --silent --no-audit --no-fund --no-package-lock --prefix "$1" "${@:2}"
 }
