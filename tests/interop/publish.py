@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes docs/benchmarks.svg, docs/limits.svg, and the tables of docs/benchmarks.md from the results beside it.
+"""Writes docs/benchmarks.svg, docs/limits.svg, and the tables of docs/benchmarks.md and docs/benchmarks-tables.md from the results.
 
 docs/benchmarks.json has LMCache's clients, docs/engines.json the engines' stores, docs/objects.json the object stores,
 docs/topologies.json TLS, a cluster and valkey, and docs/limits.json bursts, big chunks, long wires, many keys and CPU time.
@@ -10,10 +10,10 @@ from pathlib import Path
 
 from interop.bench import chart
 from interop.bench.figures import Table
-from interop.bench.tables import batches, bursts, calls, costs, cpu, scales, singles
+from interop.bench.tables import batches, bursts, calls, costs, cpu, headline, scales, singles
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGE = DOCS / "benchmarks.md"
+PAGES = ("benchmarks.md", "benchmarks-tables.md")
 END = "<!-- to here -->"
 NAMES = {"vllm": "vLLM", "sglang": "SGLang", "lmcache": "LMCache"}
 RESULTS = ("benchmarks", "engines", "objects", "topologies", "limits")
@@ -23,8 +23,8 @@ LIMITS = ("burst", "big", "latency", "cores", "scale", "cpu")
 CHARTED = LIMITS[:4]
 
 
-def render(results: dict[str, dict], page: str) -> tuple[dict[str, str], str]:
-    """Gives the charts by the names of their files, and the page with new tables between its markers."""
+def render(results: dict[str, dict], pages: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Gives the charts and the pages by the names of their files. A page has new tables between its markers."""
     tables = {name: [Table.from_json(table) for table in of["tables"]] for name, of in results.items()}
     sections = {name: (name, [batches(of)]) for name, of in tables.items() if name != "limits"}
     sections["benchmarks"][1].extend(
@@ -41,12 +41,16 @@ def render(results: dict[str, dict], page: str) -> tuple[dict[str, str], str]:
         if of:
             drawn = ["![get and put, GiB/s](limits.svg)"] if kind == CHARTED[0] else []
             sections[kind] = ("limits", [part for part in drawn + parts if part])
-    for marker, (name, parts) in sections.items():
-        page = _between(f"<!-- tests/interop/publish.py writes {marker} from here -->", [_conditions(results[name]), *parts], page)
+    written = {"headline": [headline([table for of in tables.values() for table in of])]}
+    written |= {marker: [_conditions(results[name]), *parts] for marker, (name, parts) in sections.items()}
+    for marker, parts in written.items():
+        begin = f"<!-- tests/interop/publish.py writes {marker} from here -->"
+        [page] = [name for name, text in pages.items() if begin in text]
+        pages = pages | {page: _between(begin, parts, pages[page])}
     charts = {"benchmarks.svg": chart.svg(tables["benchmarks"])}
     if charted := [table for table in limits if _kind(table) in CHARTED]:
         charts["limits.svg"] = chart.svg(charted)
-    return charts, page
+    return charts, pages
 
 
 def _kind(table: Table) -> str:
@@ -58,10 +62,11 @@ def _is_face(table: Table) -> bool:
     return table.size == "1MiB" and _kind(table) in ("external", "lmcache", "vllm", "sglang")
 
 
-def read() -> tuple[dict[str, str], str]:
+def read() -> tuple[dict[str, str], dict[str, str]]:
     """Renders the files in docs/."""
     files = {name: DOCS / f"{name}.json" for name in RESULTS}
-    return render({name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}, PAGE.read_text())
+    results = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
+    return render(results, {name: (DOCS / name).read_text() for name in PAGES})
 
 
 def _conditions(results: dict) -> str:
@@ -76,7 +81,6 @@ def _between(begin: str, parts: list[str], page: str) -> str:
 
 
 if __name__ == "__main__":
-    charts, written = read()
-    for name, drawn in charts.items():
-        (DOCS / name).write_text(drawn)
-    PAGE.write_text(written)
+    charts, pages = read()
+    for name, text in (charts | pages).items():
+        (DOCS / name).write_text(text)

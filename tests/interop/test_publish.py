@@ -4,16 +4,14 @@ import unittest
 
 import publish
 from interop.bench.figures import Figure, Table
-from interop.bench.tables import batches, calls, scales, singles
+from interop.bench.tables import HEADLINE, batches, calls, headline, scales, singles
 
 
 class Published(unittest.TestCase):
     def test_chart_and_tables_match_the_results(self) -> None:
-        charts, written = publish.read()
-        hint = "run tests/interop/publish.py"
-        for name, drawn in charts.items():
-            self.assertEqual(drawn, (publish.DOCS / name).read_text(), hint)
-        self.assertEqual(written, publish.PAGE.read_text(), hint)
+        charts, pages = publish.read()
+        for name, text in (charts | pages).items():
+            self.assertEqual(text, (publish.DOCS / name).read_text(), "run tests/interop/publish.py")
 
     def test_a_ratio_is_the_median_of_the_ratios_of_each_round(self) -> None:
         rounds = {"slow": [1, 2, 4], "fast": [2, 2, 16]}
@@ -21,6 +19,14 @@ class Published(unittest.TestCase):
         slow, fast = table.clients["slow"]["get"], table.clients["fast"]["get"]
         self.assertEqual((slow.rate, slow.low, slow.high, slow.ratio), (2, 1, 4, None))
         self.assertEqual((fast.rate, fast.ratio), (2, 2))
+
+    def test_the_headline_has_the_ratios_of_its_stores(self) -> None:
+        where, group, size, client = HEADLINE[0]
+        operations = lambda rate, cpu: {op: Figure(rate, cpu) for op in ("get", "put", "exists")}  # noqa: E731
+        rounds = {"theirs": [operations(1, 0.2)], client: [operations(2, 0.1)]}
+        shown = headline([Table.of(group, "title", size, rounds)])
+        self.assertIn(f"| {where} | {size} | theirs | **2.00** | **2.00** | **2.00** | 0.50 | 0.50 |", shown)
+        self.assertEqual(len(shown.splitlines()), 3)
 
     def test_single_calls_are_shown_as_times(self) -> None:
         rate = {"LMCache": 2_000, "kvconn": 10_000}

@@ -8,7 +8,7 @@ WIDTH, LEFT = 900, 180
 # Space for the figures to the right of a bar.
 FIGURES = 90
 BAR, GAP, HEAD = 16, 4, 40
-LMCACHE, COLOURS = "#9aa5b1", ("#d9632b", "#e8a33d", "#5a8f69", "#3f6fa3")
+BARE, OTHERS, COLOURS = "#cbd2d9", "#9aa5b1", ("#d9632b", "#e8a33d", "#5a8f69", "#3f6fa3")
 PANELS = ("get", "put")
 PANEL = (WIDTH - LEFT) // len(PANELS) - FIGURES
 
@@ -26,7 +26,7 @@ def svg(tables: list[Table]) -> str:
         scales = [PANEL / max(ops[op].high for table in of_group for ops in table.clients.values()) for op in PANELS]
         for table in of_group:
             parts.append(_text(10, y + BAR - 4, table.size, weight="bold"))
-            for colour, (name, ops) in zip((LMCACHE, *COLOURS), table.clients.items()):
+            for colour, (name, ops) in zip(_colours(table), table.clients.items()):
                 parts.append(_text(LEFT - 8, y + BAR - 4, name, anchor="end"))
                 for panel, op in enumerate(PANELS):
                     parts += _bar(_left(panel), y, ops[op], scales[panel], colour)
@@ -38,6 +38,13 @@ def svg(tables: list[Table]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" width="{WIDTH}" height="{y}" '
         f'font-family="sans-serif">\n<rect width="{WIDTH}" height="{y}" fill="white"/>\n{body}\n</svg>\n'
     )
+
+
+def _colours(table: Table) -> list[str]:
+    """Gives one colour for each client. The bare system calls and clients of others are grey, so kvconn's clients stand out."""
+    ours = iter(COLOURS)
+    first = next(iter(table.clients))
+    return [BARE if name.startswith("bare") else OTHERS if name == first or name.startswith("LMCache") else next(ours) for name in table.clients]
 
 
 def _left(panel: int) -> int:

@@ -10,6 +10,35 @@ SINGLE = {
 }
 
 
+HEADLINE = (
+    ("LMCache's server, redis", "redis", "1MiB", "kvconn resp"),
+    ("LMCache's server, valkey", "topology-valkey", "1MiB", "KvconnL2Adapter"),
+    ("LMCache's server, files", "fs", "1MiB", "kvconn fs"),
+    ("LMCache's server, S3", "s3-adapter-8", "4MiB", "KvconnL2Adapter"),
+    ("LMCache inside vLLM, redis", "external", "1MiB", "kvconn external"),
+    ("LMCache inside vLLM, S3", "s3-connector-8", "4MiB", "kvconn plugin"),
+    ("vLLM, files", "vllm-fs", "1MiB", "kvconn fs"),
+    ("vLLM, redis", "vllm-redis", "1MiB", "kvconn resp"),
+    ("SGLang, files", "sglang-fs", "1MiB", "kvconn fs"),
+    ("SGLang, redis", "sglang-redis", "1MiB", "kvconn resp"),
+)
+"""What the summary shows: the engine and the store, the group, the size of the chunks, and kvconn's client."""
+
+
+def headline(tables: list[Table]) -> str:
+    """Makes the summary: kvconn's rates and CPU times, each divided by those of the first client of its group."""
+    heads = ["get ×", "put ×", "lookup ×", "get, CPU ×", "put, CPU ×"]
+    rows = _head(["engine and store", "chunk", "beside"], heads)
+    for where, group, size, client in HEADLINE:
+        for table in tables:
+            if (table.group, table.size) == (group, size):
+                (beside, first), ours = next(iter(table.clients.items())), table.clients[client]
+                cells = [where, size, beside, *(f"**{ours[op].ratio:.2f}**" for op in ("get", "put", "exists"))]
+                cells += [f"{ours[op].cpu / first[op].cpu:.2f}" for op in ("get", "put")]
+                rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
 def batches(tables: list[Table]) -> str:
     """Makes a table of the operations on batches."""
     tables = [table for table in tables if any("get" in ops for ops in table.clients.values())]
