@@ -6,28 +6,30 @@ need() {
     echo "== installing Debian's package $2"
     local sudo=()
     [ "$(id -u)" = 0 ] || sudo=(sudo)
-    "${sudo[@]}" apt-get update -qq && "${sudo[@]}" apt-get install -y -qq "$2" >/dev/null ||
+    { "${sudo[@]}" apt-get update -qq && "${sudo[@]}" apt-get install -y -qq "$2" >/dev/null; } ||
         { echo "${0##*/}: '$1' is missing; install Debian's package '$2'" >&2; exit 1; }
 }
 
 # Programs that the tests install. The folder lies outside of the checkout, so that all checkouts share them.
 installed=$(realpath -m "${KVCONN_TEST_SERVERS:-$HOME/.cache/kvconn-tests}")
 
-# install_once FOLDER COMMAND..: runs the command, which fills the folder, unless an earlier run has filled it.
+# install_once NAME-VERSION COMMAND ARGUMENT..: runs `COMMAND FOLDER ARGUMENT..`, which fills the tool's folder, unless an earlier
+# run has filled it.
 install_once() {
-    [ ! -e "$1/complete" ] || return 0
-    mkdir -p "${1%/*}"
+    local folder=$installed/$1
+    [ ! -e "$folder/complete" ] || return 0
+    mkdir -p "$installed"
     # The lock makes a second run wait until the first one has installed.
     (
         flock 9
-        [ ! -e "$1/complete" ] || exit 0
-        echo "== installing ${1##*/} into $1"
+        [ ! -e "$folder/complete" ] || exit 0
+        echo "== installing $1 into $folder"
         # An interrupted install left a part of the files.
-        rm -rf "$1"
-        mkdir "$1"
-        "${@:2}" </dev/null
-        touch "$1/complete"
-    ) 9>"$1.lock"
+        rm -rf "$folder"
+        mkdir "$folder"
+        "$2" "$folder" "${@:3}" </dev/null
+        touch "$folder/complete"
+    ) 9>"$folder.lock"
 }
 
 # cargo_install FOLDER ARGUMENT..: `cargo install` without the caller's cargo settings, which must not change the build.
