@@ -4,10 +4,14 @@ import ast
 import json
 import os
 import re
+import tomllib
 import unittest
 from pathlib import Path
 
 import kvconn
+from kvconn import _version
+from packaging.requirements import Requirement
+from support import TestCase, free_port, run_child
 
 TOP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
 
@@ -17,10 +21,15 @@ def text(*path):
         return file.read()
 
 
-class Documents(unittest.TestCase):
+def project():
+    """The table `project` of pyproject.toml."""
+    return tomllib.loads(text("connector-python", "pyproject.toml"))["project"]
+
+
+class Documents(TestCase):
     def test_the_oldest_python(self):
-        oldest = re.search(r'requires-python = ">=(.*)"', text("connector-python", "pyproject.toml"))[1]
-        for path in (["README.md"], ["docs", "engines", "lmcache.md"], ["connector-python", "README.md"]):
+        oldest = project()["requires-python"].removeprefix(">=")
+        for path in (["README.md"], ["docs", "engines", "lmcache.md"], ["docs", "python.md"], ["connector-python", "README.md"]):
             said = set(re.findall(r"Python (\d\.\d+) or newer", text(*path)))
             self.assertLessEqual(said, {oldest}, path)
 
@@ -31,7 +40,7 @@ class Documents(unittest.TestCase):
         self.assertEqual(ast.literal_eval(said), modules)
 
     def test_the_configurations_of_the_engines(self):
-        for path in (["README.md"], ["docs", "engines", "README.md"]):
+        for path in (["README.md"], ["docs", "engines", "README.md"], ["connector-python", "README.md"]):
             console = "\n".join(re.findall(r"```console\n(.*?)```", text(*path), re.DOTALL))
             found = [json.loads(quoted) for quoted in re.findall(r" '(\{.*?\})'$", console, re.DOTALL | re.MULTILINE)]
             tiers = [tier for one in found for tier in one.get("kv_connector_extra_config", {}).get("secondary_tiers", [])]
@@ -43,6 +52,41 @@ class Documents(unittest.TestCase):
                 files = [package.with_suffix(".py"), *package.glob("*.py")]
                 source = "".join(file.read_text() for file in files if file.exists())
                 self.assertIn(f"class {name}(", source)
+
+    def test_the_programs_run(self):
+        """Those without torch. `tests/interop/run tensors` runs the others."""
+        ran = 0
+        for path in (["connector-python", "README.md"], ["docs", "python.md"]):
+            for program in re.findall(r"^```python\n(.*?)^```", text(*path), re.DOTALL | re.MULTILINE):
+                if "import torch" not in program:
+                    with self.subTest(path=path, program=program):
+                        run_child(program.replace("/tmp/kv", self.directory()).replace("9400", str(free_port())))
+                        ran += 1
+        self.assertGreaterEqual(ran, 8)
+
+    def test_the_page_of_the_package_index_has_whole_addresses(self):
+        links = re.findall(r"\]\(([^)]*)\)", text("connector-python", "README.md"))
+        self.assertGreater(len(links), 5)
+        self.assertEqual([link for link in links if not link.startswith("https://")], [])
+
+
+class Metadata(unittest.TestCase):
+    def test_each_extra_allows_the_version_that_the_tests_use(self):
+        extras = project()["optional-dependencies"]
+        self.assertEqual(sorted(extras), ["lmcache", "sglang", "torch", "vllm"])
+        versions = dict(re.findall(r"^(\w+)_VERSION=(.*)$", text("tests", "interop", "environment.sh"), re.MULTILINE))
+        for name in ("lmcache", "sglang", "vllm"):
+            (requirement,) = map(Requirement, extras[name])
+            self.assertEqual(requirement.name, name)
+            self.assertIn(versions[name.upper()], requirement.specifier)
+
+    def test_the_extras_agree_with_the_documents_and_the_code(self):
+        extras = project()["optional-dependencies"]
+        first, before = (".".join(map(str, limit)) for limit in (_version.LMCACHE_FROM, _version.LMCACHE_BEFORE))
+        self.assertEqual(extras["lmcache"], [f"lmcache>={first},<{before}"])
+        for path in (["connector-python", "README.md"], ["docs", "engines", "README.md"]):
+            oldest, newest = re.search(r"vLLM\S* .*?0\.(\d+) to 0\.(\d+)", text(*path)).groups()
+            self.assertEqual(extras["vllm"], [f"vllm>=0.{oldest},<0.{int(newest) + 1}"], path)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ ACME = "from kvconn._kvconn import *\n"
 
 def snippets():
     """The Python blocks of the documents, by name."""
-    for path in (HERE.parent / "README.md", TOP / "README.md", *sorted((TOP / "docs").glob("*.md"))):
+    for path in (HERE.parent / "README.md", TOP / "README.md", *sorted((TOP / "docs").rglob("*.md"))):
         for i, block in enumerate(re.findall(r"^ *```python\n(.*?)^ *```", path.read_text(), re.DOTALL | re.MULTILINE)):
             yield f"{path.parent.name}_{path.stem}_{i}.py".replace("-", "_"), textwrap.dedent(block)
 

@@ -67,10 +67,11 @@ def round_trips(store: kvconn.Store, dtypes: list[torch.dtype], shapes: tuple[tu
             same(f"{dtype}: filled", target, wanted)
 
 
-def of_the_readme() -> list[str]:
-    """The programs with tensors in the wheel's README."""
-    readme = Path(__file__).parents[3] / "connector-python" / "README.md"
-    programs = re.findall(r"^```python\n(.*?)^```", readme.read_text(), re.DOTALL | re.MULTILINE)
+def of_the_documents() -> list[str]:
+    """The programs with tensors in the wheel's README and in docs/python.md."""
+    top = Path(__file__).parents[3]
+    text = "".join((top / path).read_text() for path in ("connector-python/README.md", "docs/python.md"))
+    programs = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     return [program for program in programs if "import torch" in program]
 
 
@@ -81,12 +82,12 @@ def run(report: Report) -> None:
     with report.check("tensors: files keep the dtypes of LMCache's header"), tempfile.TemporaryDirectory() as folder:
         with kvconn.connect(f"fs://{folder}") as store:
             round_trips(store, IN_HEADERS)
-    with report.check("tensors: the programs of the README run"), tempfile.TemporaryDirectory() as folder:
+    with report.check("tensors: the programs of the documents run"), tempfile.TemporaryDirectory() as folder:
         names: dict[str, Any] = {}
-        for program in of_the_readme():
+        for program in of_the_documents():
             exec(program.replace("/tmp/kv", folder), names)
         same("loaded", names["loaded"], names["tensor"])
-        # The second program, on asyncio, has stored another tensor of the same layout.
+        # The program on asyncio has stored another tensor of the same layout.
         equal("bytes", names["length"], names["tensor"].nbytes)
         same("filled", names["pinned"], torch.ones_like(names["tensor"]))
     with report.check("tensors: redis keeps them, too"), RedisServer() as server:
