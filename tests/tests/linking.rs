@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use connectors::registry::{self, ConnectorEntry};
 use kvconn_tests::linking::{Features, Printed, REFRESH_LOCK, Workspace, call_in_python};
-use kvconn_tests::{assert_says, package_dir};
+use kvconn_tests::assert_says;
 
 /// Builds all crates except the facade, whose features the tests change. One build is faster than many.
 static BUILT: LazyLock<Workspace> = LazyLock::new(|| {
@@ -100,19 +100,6 @@ fn every_store_is_a_feature_and_the_bundle_full_has_all_of_them() {
     assert!(missing.is_empty(), "`full` lacks {missing:?}");
     let stores: Vec<&str> = registry::connectors().iter().map(|entry| feature_of(entry)).collect();
     assert!(stores.iter().all(|store| full.contains(*store)), "{stores:?} in {full:?}");
-}
-
-/// The page that a reader sees names every store as the registry does.
-#[test]
-fn the_stores_page_has_every_store() {
-    let path = package_dir().join("../docs/stores/README.md");
-    let page = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("cannot read {}: {e}", path.display()));
-    for entry in registry::connectors() {
-        assert_says(&page, &[&format!("\n## `{}` `{}`\n", entry.module(), entry.name())]);
-        for scheme in entry.schemes() {
-            assert_says(&page, &[&format!("`{scheme}://")]);
-        }
-    }
 }
 
 fn twins() -> Printed {

@@ -65,7 +65,7 @@ async fn a_login_of_the_sentinels_is_given_once() {
     assert!(!shown.contains("hunter2"), "{shown}");
 }
 
-/// The rights that docs/stores/README.md names, and no others.
+/// The rights that docs/stores/redis.md names, and no others.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_user_of_the_sentinels_needs_few_rights() {
     within(async {
