@@ -39,6 +39,15 @@ class Documents(TestCase):
         modules = [c.module for c in kvconn._kvconn.connectors()]
         self.assertEqual(ast.literal_eval(said), modules)
 
+    def test_each_block_of_json_is_json(self):
+        found = 0
+        for path in [Path(TOP, "README.md"), *Path(TOP, "docs").rglob("*.md")]:
+            for block in re.findall(r"```json\n(.*?)```", path.read_text(), re.DOTALL):
+                with self.subTest(path=path, block=block):
+                    json.loads(block)
+                found += 1
+        self.assertGreater(found, 8)
+
     def test_the_configurations_of_the_engines(self):
         for path in (["README.md"], ["docs", "engines", "README.md"], ["connector-python", "README.md"]):
             console = "\n".join(re.findall(r"```console\n(.*?)```", text(*path), re.DOTALL))
@@ -56,13 +65,13 @@ class Documents(TestCase):
     def test_the_programs_run(self):
         """Those without torch. `tests/interop/run tensors` runs the others."""
         ran = 0
-        for path in (["connector-python", "README.md"], ["docs", "python.md"]):
+        for path in (["README.md"], ["docs", "start.md"], ["docs", "python.md"], ["connector-python", "README.md"]):
             for program in re.findall(r"^```python\n(.*?)^```", text(*path), re.DOTALL | re.MULTILINE):
                 if "import torch" not in program:
                     with self.subTest(path=path, program=program):
                         run_child(program.replace("/tmp/kv", self.directory()).replace("9400", str(free_port())))
                         ran += 1
-        self.assertGreaterEqual(ran, 8)
+        self.assertGreaterEqual(ran, 10)
 
     def test_the_page_of_the_package_index_has_whole_addresses(self):
         links = re.findall(r"\]\(([^)]*)\)", text("connector-python", "README.md"))
