@@ -64,7 +64,19 @@
 //!   [`LMCacheMetadata`]: LMCache's configuration and the engine's description of its cache.
 //! - [`Error`]: the one error type.
 //! - `conformance` (feature `conformance`): the contract as checks, to run against a connector.
+//!
+//! # Features
+//!
+//! | feature | adds |
+//! |---|---|
+//! | `conformance` | the module `conformance` and the macro `conformance_tests!` |
+//!
+//! Rust 1.95 or newer, on Linux. macOS is not tested.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
+
+#[cfg(not(unix))]
+compile_error!("kvconn needs a Unix system: it uses file descriptors and handles `fork`");
 
 mod adapter;
 mod allocator;
@@ -139,3 +151,8 @@ pub use futures::stream::BoxStream;
 /// - [`tracing`] for log lines, [`metrics`] for counters of your own.
 /// - [`serde`], [`schemars`] and [`serde_json`] for options. `#[connector_options]` needs none of them in your code.
 pub use {futures, metrics, schemars, serde, serde_json, tokio, tracing};
+
+/// The program in the README compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -20,16 +20,19 @@
 //!
 //! # Features
 //!
-//! Each store is a feature: [`stores`] lists them.
+//! Each store is a feature. [`stores`] has their URLs.
 //!
 //! | bundle | features |
 //! |---|---|
-//! | `local` (default) | the stores on this machine, and the stores that wrap another store |
-//! | `remote` | the stores on a redis or valkey server |
-//! | `cloud` | the object stores |
+//! | `local` (default) | `fs` and `memory` on this machine; `tiered`, `audit` and `faulty` around another store; `mock` and `blackhole` for measurements |
+//! | `remote` | `redis`, `resp` and `valkey`, on a redis or valkey server |
+//! | `cloud` | the object stores `s3`, `gcs` and `azure` |
 //! | `full` | every store |
 //!
 //! `conformance` (off by default) adds the module `conformance`: the contract of every connector as checks.
+//!
+//! Rust 1.95 or newer, on Linux. macOS is not tested.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 // rustc links no crate that the code does not name, so an unused dependency is an error. Tests have more dependencies.
 #![cfg_attr(not(test), deny(unused_crate_dependencies))]
@@ -130,3 +133,8 @@ pub async fn open(url: &str) -> Result<Connector> {
 pub fn builder(url: &str) -> ContextBuilder {
     connector_core::builder(url)
 }
+
+/// The program in the README compiles and runs.
+#[cfg(all(doctest, feature = "memory"))]
+#[doc = include_str!("../README.md")]
+mod readme {}

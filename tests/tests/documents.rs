@@ -4,12 +4,16 @@
 use std::path::{Path, PathBuf};
 
 /// Documents outside of `docs` whose links the test checks.
-const DOCUMENTS: [&str; 6] = [
+const DOCUMENTS: [&str; 10] = [
     "README.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
+    "connector-cli/README.md",
+    "connector-core/README.md",
+    "connector-macros/README.md",
     "connector-python/README.md",
+    "connectors/README.md",
     "tests/interop/README.md",
 ];
 
@@ -33,6 +37,25 @@ fn every_link_leads_to_a_file() {
         }
     }
     assert!(links > 20, "only {links} links found");
+}
+
+/// crates.io shows the README of `connectors`, which lists the stores by hand.
+#[test]
+fn the_readme_of_connectors_has_every_store_and_its_bundle() {
+    let manifest = read(&root().join("connectors/Cargo.toml"));
+    let readme = read(&root().join("connectors/README.md"));
+    let rows: Vec<&str> = readme.lines().filter(|line| line.starts_with("| `")).collect();
+    let mut stores = 0;
+    for bundle in ["cloud", "local", "remote"] {
+        let line = manifest.lines().find_map(|line| line.strip_prefix(&format!("{bundle} = [")));
+        let line = line.unwrap_or_else(|| panic!("connectors/Cargo.toml has no bundle `{bundle}`"));
+        for store in line.split('"').skip(1).step_by(2) {
+            let start = format!("| `{store}` | `{bundle}` |");
+            assert!(rows.iter().any(|row| row.starts_with(&start)), "connectors/README.md has no row `{start}`");
+            stores += 1;
+        }
+    }
+    assert_eq!(rows.len(), stores, "connectors/README.md lists stores that no bundle has");
 }
 
 #[test]
