@@ -12,6 +12,9 @@
 //!
 //! Each wheel's library has its own registry, runtime, threads and logging. Only the Python code knows all of them.
 
+#[cfg(not(target_os = "linux"))]
+compile_error!("the Python package of kvconn needs Linux: it wakes the engine's threads by `eventfd`");
+
 mod array;
 mod asyncio;
 mod batch;

@@ -3,20 +3,27 @@
 //! `O_DIRECT` needs whole blocks, and aligned offsets and memory. The alignment comes from `STATX_DIOALIGN` (Linux
 //! 6.1), or else, as in LMCache, from the block size of statvfs(3). Chunks of the pool start at a page; other memory
 //! goes through a bounce buffer. If the size or the file system excludes `O_DIRECT`, kvconn uses the page cache and
-//! warns once a store.
+//! warns once a store. Systems other than Linux always use the page cache.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{AtFlags, OFlags, StatxFlags};
+use rustix::fs::OFlags;
 
 /// Bytes of the bounce buffer: enough for a disk's full speed, and still in the processor's cache.
 const BOUNCE: usize = 1 << 20;
 
 /// No file system needs memory to be aligned to more than a page.
+#[cfg(target_os = "linux")]
 const PAGE: usize = 4096;
+
+/// The flag that [`Direct::enable`] sets.
+#[cfg(target_os = "linux")]
+const DIRECT: OFlags = OFlags::DIRECT;
+#[cfg(not(target_os = "linux"))]
+const DIRECT: OFlags = OFlags::empty();
 
 /// The warnings that were logged.
 #[derive(Debug, Default)]
@@ -96,7 +103,7 @@ impl Direct {
             }
             return None;
         }
-        match rustix::fs::fcntl_getfl(file).and_then(|flags| rustix::fs::fcntl_setfl(file, flags | OFlags::DIRECT)) {
+        match rustix::fs::fcntl_getfl(file).and_then(|flags| rustix::fs::fcntl_setfl(file, flags | DIRECT)) {
             Ok(()) => Some(align),
             Err(e) => self.refused(&e),
         }
@@ -120,8 +127,15 @@ impl Direct {
 }
 
 impl Align {
+    #[cfg(not(target_os = "linux"))]
+    fn of(_file: &File) -> io::Result<Option<Self>> {
+        Ok(None)
+    }
+
     /// `None` if the file system has no direct access to the file.
+    #[cfg(target_os = "linux")]
     fn of(file: &File) -> io::Result<Option<Self>> {
+        use rustix::fs::{AtFlags, StatxFlags};
         match rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN) {
             Ok(stat) if StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::DIOALIGN) => {
                 let (memory, block) = (stat.stx_dio_mem_align as usize, stat.stx_dio_offset_align as usize);
@@ -142,7 +156,7 @@ impl Align {
 /// Clears `O_DIRECT`.
 fn disable(file: &File) -> io::Result<()> {
     let flags = rustix::fs::fcntl_getfl(file)?;
-    Ok(rustix::fs::fcntl_setfl(file, flags - OFlags::DIRECT)?)
+    Ok(rustix::fs::fcntl_setfl(file, flags - DIRECT)?)
 }
 
 /// Reads whole blocks with `read`. A short read within a block is the end of the file, or a network file system's

@@ -14,8 +14,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RawMode};
 use rustix::io::Errno;
+
+/// Opens a directory only as a place.
+#[cfg(target_os = "linux")]
+const PATH: OFlags = OFlags::PATH;
+/// Other systems open it for reading.
+#[cfg(not(target_os = "linux"))]
+const PATH: OFlags = OFlags::RDONLY;
 
 /// Whether a call may wait for a disk. Only blocking threads may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +44,7 @@ pub(super) struct Folder {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Stat {
     pub(super) kind: FileType,
-    pub(super) mode: u32,
+    pub(super) mode: RawMode,
     pub(super) bytes: u64,
     pub(super) accessed: SystemTime,
     pub(super) modified: SystemTime,
@@ -96,7 +103,7 @@ impl Folder {
     }
 
     fn open_at(dir: impl AsFd, name: &Path, path: Arc<Path>, flags: OFlags, wait: Wait) -> io::Result<Self> {
-        let fd = openat(dir, name, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | flags, wait)?;
+        let fd = openat(dir, name, PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | flags, wait)?;
         Ok(Self { fd: fd.into(), path })
     }
 
@@ -127,7 +134,7 @@ impl Folder {
         if wait == Wait::Yes {
             return self.stat(name);
         }
-        match openat(&self.fd, Path::new(name), OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, wait) {
+        match openat(&self.fd, Path::new(name), PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, wait) {
             Ok(opened) => Ok(Some(Stat::of(&rustix::fs::fstat(&opened)?))),
             Err(Errno::NOENT) => Ok(None),
             Err(e) => Err(e.into()),
@@ -214,7 +221,11 @@ fn openat(dir: impl AsFd, name: &Path, flags: OFlags, wait: Wait) -> rustix::io:
     let mode = if flags.contains(OFlags::CREATE) { Mode::from_raw_mode(0o666) } else { Mode::empty() };
     match wait {
         Wait::Yes => rustix::io::retry_on_intr(|| rustix::fs::openat(&dir, name, flags, mode)),
-        Wait::No => rustix::fs::openat2(dir, name, flags, mode, ResolveFlags::CACHED),
+        #[cfg(target_os = "linux")]
+        Wait::No => rustix::fs::openat2(dir, name, flags, mode, rustix::fs::ResolveFlags::CACHED),
+        // Other systems cannot say whether `open` would wait.
+        #[cfg(not(target_os = "linux"))]
+        Wait::No => Err(Errno::AGAIN),
     }
 }
 
@@ -238,8 +249,9 @@ impl Stat {
     }
 }
 
-/// May be before 1970.
-fn time(seconds: i64, nanoseconds: u64) -> SystemTime {
+/// May be before 1970. The type of the nanoseconds differs between systems.
+fn time(seconds: i64, nanoseconds: impl TryInto<u64>) -> SystemTime {
+    let nanoseconds = nanoseconds.try_into().unwrap_or(0);
     let whole = Duration::from_secs(seconds.unsigned_abs());
     let second =
         if seconds < 0 { SystemTime::UNIX_EPOCH.checked_sub(whole) } else { SystemTime::UNIX_EPOCH.checked_add(whole) };

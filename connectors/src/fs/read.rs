@@ -2,10 +2,11 @@
 //!
 //! A visit to a blocking thread wakes two threads, which costs more than a small read. So the calling thread reads
 //! bytes that are in the page cache. `openat2` with `RESOLVE_CACHED` and `preadv2` with `RWF_NOWAIT` fail where they
-//! would wait for a disk. Only then does a blocking thread read.
+//! would wait for a disk. Only then does a blocking thread read. Systems other than Linux have no such calls, so there a
+//! blocking thread does all reads.
 
 use std::fs::File;
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::SystemTime;
@@ -13,17 +14,25 @@ use std::time::SystemTime;
 use connector_core::raw_layout;
 use connector_core::{CacheKey, ChunkHeader, ChunkLayout, Error, ErrorKind, MemoryObjMut, Result};
 use rustix::fs::OFlags;
-use rustix::io::{Errno, ReadWriteFlags};
+use rustix::io::Errno;
 
 use super::dirs::Opened;
 use super::files::{Files, Place};
 use super::folder::{Folder, Stat, Wait};
 use super::quota;
 
+/// Leaves the access time as it is.
+#[cfg(target_os = "linux")]
+const NOATIME: OFlags = OFlags::NOATIME;
+/// Other systems have no such flag.
+#[cfg(not(target_os = "linux"))]
+const NOATIME: OFlags = OFlags::empty();
+
 /// Bytes read between two yields to the executor: about 100 µs of copying.
 pub(super) const SLICE: usize = 1 << 20;
 
 /// The calls that a file system answers from its page cache without waiting.
+#[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only Linux has such calls"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cache {
     /// None: kvconn does not know the file system, or its `open` may wait for a server in spite of the flags.
@@ -36,6 +45,7 @@ pub(super) enum Cache {
 
 impl Cache {
     /// The cache of the file system below `path`; magic numbers as in statfs(2).
+    #[cfg(target_os = "linux")]
     pub(super) fn of(path: &Path) -> Self {
         const TMPFS: i128 = 0x0102_1994;
         // ext4, xfs, btrfs, f2fs.
@@ -47,12 +57,25 @@ impl Cache {
         }
     }
 
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn of(_path: &Path) -> Self {
+        Self::Never
+    }
+
     /// Fills the buffer if the page cache has all of it.
+    #[cfg(not(target_os = "linux"))]
+    fn read_exact_at(self, _file: &File, _buffer: &mut [u8], _offset: u64) -> io::Result<()> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    /// Fills the buffer if the page cache has all of it.
+    #[cfg(target_os = "linux")]
     fn read_exact_at(self, file: &File, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
+        use rustix::io::{ReadWriteFlags, preadv2};
         // tmpfs does not know `RWF_NOWAIT`.
         let flags = if self == Self::Memory { ReadWriteFlags::empty() } else { ReadWriteFlags::NOWAIT };
         while !buffer.is_empty() {
-            match rustix::io::preadv2(file, &mut [IoSliceMut::new(buffer)], offset, flags) {
+            match preadv2(file, &mut [io::IoSliceMut::new(buffer)], offset, flags) {
                 // The end of the file, or of its cached part.
                 Ok(0) => return Err(io::ErrorKind::WouldBlock.into()),
                 Ok(n) => {
@@ -98,7 +121,7 @@ pub(super) struct ChunkFile {
 /// Opens a chunk's file. Chunks are opened for reading nowhere else.
 fn open(folder: &Folder, name: &str, purpose: Purpose, wait: Wait) -> io::Result<Option<(File, Stat)>> {
     if purpose == Purpose::Inspect {
-        match folder.open_file(name, OFlags::RDONLY | OFlags::NOATIME, wait) {
+        match folder.open_file(name, OFlags::RDONLY | NOATIME, wait) {
             // Only a file's owner may open it with `O_NOATIME`.
             Err(e) if e.raw_os_error() == Some(Errno::PERM.raw_os_error()) => {}
             opened => return opened,

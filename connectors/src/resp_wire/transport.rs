@@ -68,6 +68,13 @@ pub(super) enum Ready {
     Write,
 }
 
+/// On a closed connection, a send fails and does not raise SIGPIPE. Apple's systems have no such flag; there mio sets
+/// `SO_NOSIGPIPE` on each socket.
+#[cfg(not(target_vendor = "apple"))]
+const NO_SIGNAL: SendFlags = SendFlags::NOSIGNAL;
+#[cfg(target_vendor = "apple")]
+const NO_SIGNAL: SendFlags = SendFlags::empty();
+
 /// A reader waits for a mark only if it wants at least this many bytes.
 const SMALLEST_MARK: usize = 128 << 10;
 /// The highest mark: the receive buffer must have room for it.
@@ -187,11 +194,11 @@ impl Transport {
     /// Sets `SO_RCVLOWAT`, which a unix socket ignores. A wake-up costs the server as much as a copy of tens of KiB, because its
     /// own call wakes the reader.
     ///
-    /// Linux reports a full receive buffer as readable however high the mark is, and checks a new mark at once. A system
-    /// without the option wakes the reader for every byte.
+    /// Linux reports a full receive buffer as readable however high the mark is, and checks a new mark at once. Other systems
+    /// need not, and wake the reader for every byte.
     #[expect(unsafe_code, reason = "neither rustix nor socket2 has this option")]
     fn set_low_mark(&mut self, bytes: usize) {
-        if self.low_mark == bytes {
+        if self.low_mark == bytes || cfg!(not(target_os = "linux")) {
             return;
         }
         if let Socket::Tcp(tcp) = &self.socket {
@@ -242,7 +249,7 @@ impl Socket {
         // Uses `sendmsg`: on a closed connection, `writev` raises SIGPIPE, which ends a program that does not handle
         // it.
         let mut no_files = SendAncillaryBuffer::default();
-        self.try_io(Interest::WRITABLE, wanted, |fd| rustix::net::sendmsg(fd, from, &mut no_files, SendFlags::NOSIGNAL))
+        self.try_io(Interest::WRITABLE, wanted, |fd| rustix::net::sendmsg(fd, from, &mut no_files, NO_SIGNAL))
     }
 
     /// Calls the system unless the runtime knows that the socket is not ready. A count below `wanted` also means "not ready
