@@ -111,12 +111,13 @@ async fn storm(length: Length) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "storm: ./tests/run --full runs it"]
 async fn a_cluster_in_a_storm_serves_right_chunks_or_errors() {
     storm(SHORT).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "slow: ./tests/run --full runs it"]
+#[ignore = "storm: ./tests/run --full runs it"]
 async fn a_cluster_in_a_long_storm_serves_right_chunks_or_errors() {
     storm(LONG).await;
 }

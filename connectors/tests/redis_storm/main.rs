@@ -1,7 +1,8 @@
 //! Thousands of operations while masters fail over, nodes die and pause, and slots move. No byte is wrong, no call hangs, and
 //! the store loses no chunk that the servers kept. The store answers again when the servers do.
 //!
-//! The long storms have 100,000 operations. `./tests/run --full` runs them.
+//! The long storms have 100,000 operations. `./tests/run --full` runs all of them. On a busy machine, a node may look dead to
+//! the others.
 #![forbid(unsafe_code)]
 
 mod caller;

@@ -69,12 +69,13 @@ async fn storm(length: Length) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "storm: ./tests/run --full runs it"]
 async fn sentinels_in_a_storm_serve_right_chunks_or_errors() {
     storm(SHORT).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "slow: ./tests/run --full runs it"]
+#[ignore = "storm: ./tests/run --full runs it"]
 async fn sentinels_in_a_long_storm_serve_right_chunks_or_errors() {
     storm(LONG).await;
 }
