@@ -5,6 +5,7 @@ mod chunks;
 mod copying;
 mod listing;
 mod measuring;
+mod shell;
 mod starting;
 
 use std::path::PathBuf;
@@ -13,14 +14,17 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use connectors::KeyKind;
 
 use crate::exit::AFTER_HELP;
+use crate::output::mode::Color;
+use crate::version;
 
 #[cfg(feature = "fs")]
 pub(crate) use checking::ScrubArgs;
 pub(crate) use checking::{CheckArgs, PingArgs};
-pub(crate) use chunks::{GetArgs, KeysArgs, LayoutArgs, LineArgs, PutArgs};
+pub(crate) use chunks::{ExistsArgs, GetArgs, LayoutArgs, LineArgs, PutArgs, RmArgs, StatArgs};
 pub(crate) use copying::CpArgs;
-pub(crate) use listing::{DescribeArgs, DuArgs, ListArgs, LsArgs};
+pub(crate) use listing::{DescribeArgs, DuArgs, LsArgs};
 pub(crate) use measuring::BenchArgs;
+pub(crate) use shell::{CompletionsArgs, ManArgs};
 pub(crate) use starting::{DemoArgs, NewArgs};
 
 /// The end of the help of the commands that take keys.
@@ -40,9 +44,17 @@ Keys, as LMCache writes them:
 /// List, inspect, copy, check and benchmark remote KV-cache stores
 ///
 /// A URL names a store. Use LMCache's forms, `external://host:port/module_path/?connector_name=Name` and `plugin://name`, or
-/// a connector's own scheme, as in `fs:///var/cache/kv`.
+/// a connector's own scheme, as in `fs:///var/cache/kv`. Or give a store a name, and write `@name` in place of its URL: see
+/// `kvconn stores --help`. `@` alone stands for the store of KVCONN_URL.
 #[derive(Debug, Parser)]
-#[command(name = "kvconn", version, after_help = AFTER_HELP, arg_required_else_help = true, max_term_width = 100)]
+#[command(
+    name = "kvconn",
+    version = version::SHORT,
+    long_version = version::long(),
+    after_help = AFTER_HELP,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -59,6 +71,15 @@ pub(crate) struct Global {
     /// Read every key as this kind of key [default: the kind that the key's text shows]
     #[arg(long, global = true, value_name = "KIND")]
     pub(crate) key_kind: Option<KeyKindArg>,
+    /// Print JSON: one object, or a line for each key. Errors are JSON, too, one a line on stderr
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Print no remarks, no progress, and no line that only confirms: `put`, `exists` and `rm` print nothing
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// Use colours
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub(crate) color: Color,
     /// Log to stderr: -v for debug, -vv for trace. RUST_LOG overrides it
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,
@@ -83,9 +104,31 @@ impl From<KeyKindArg> for KeyKind {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// List the connectors in this binary
-    #[command(after_help = "Examples:\n  kvconn list\n  kvconn list --json | jq -r '.connectors[].schemes[]'")]
-    List(ListArgs),
+    /// List the connectors in this binary, and the schemes of their URLs. `ls` lists the keys of a store
+    #[command(
+        visible_alias = "list",
+        after_help = "Examples:\n  \
+            kvconn connectors\n  \
+            kvconn connectors --json | jq -r '.connectors[].schemes[]'"
+    )]
+    Connectors,
+    /// List the stores that have a name
+    ///
+    /// A table `[stores.prod]` of the file of stores gives a store the name `@prod`. Its key `url` is the store's URL. Its
+    /// other keys are options, as in the query of the URL. A secret option has a file: `password_file = "/path"`. The store
+    /// `@` is that of KVCONN_URL, or else the one with the name `default`.
+    #[command(
+        after_help = "The file of stores is the one that KVCONN_CONFIG names, or ~/.config/kvconn/config.toml:\n  \
+        [stores.prod]\n  \
+        url = \"redis://cache:6379\"\n  \
+        password_file = \"/run/secrets/redis\"\n  \
+        timeout_ms = 500\n\n\
+        Examples:\n  \
+        kvconn stores\n  \
+        kvconn ls @prod\n  \
+        KVCONN_URL=fs:///var/cache/kv kvconn ls"
+    )]
+    Stores,
     /// Show a connector's documentation, URLs and options, without opening it
     #[command(after_help = "Examples:\n  kvconn describe fs\n  kvconn describe kvconn.fs/FSConnector --json")]
     Describe(DescribeArgs),
@@ -103,25 +146,37 @@ pub(crate) enum Command {
     Get(GetArgs),
     /// Check whether chunks exist; exit code 1 if one does not
     #[command(after_help = keys_and!("Example:\n  kvconn exists fs:///tmp/kv opt@1@0@1f2e@half opt@1@0@3d4c@half"))]
-    Exists(KeysArgs),
-    /// List the keys of a store, one a line, unsorted
+    Exists(ExistsArgs),
+    /// Show the size, the layout and the last put of chunks; exit code 1 if one does not exist
+    ///
+    /// kvconn reads each chunk, and asks the store's listing for the time of the last put.
+    #[command(after_help = keys_and!("Examples:\n  \
+        kvconn stat fs:///tmp/kv opt@1@0@1f2e@half\n  \
+        kvconn stat fs:///tmp/kv opt@1@0@1f2e@half --json | jq .shape"))]
+    Stat(StatArgs),
+    /// List the keys of a store, one a line, unsorted. `connectors` lists the connectors
     #[command(after_help = "Examples:\n  \
         kvconn ls fs:///tmp/kv --prefix facebook/opt-125m@ | head\n  \
         kvconn ls fs:///tmp/kv -0 | xargs -0 kvconn exists fs:///tmp/kv\n  \
-        kvconn ls fs:///tmp/kv -l        with sizes and ages\n  \
+        kvconn ls fs:///tmp/kv -l --human --limit 10    with sizes and ages\n  \
+        kvconn ls fs:///tmp/kv --count\n  \
         kvconn ls fs:///tmp/kv --json    one JSON object a line")]
     Ls(LsArgs),
     /// Count the chunks of a store and their bytes, for each model and in total
     #[command(after_help = "Examples:\n  \
-        kvconn du fs:///tmp/kv\n  \
+        kvconn du fs:///tmp/kv --human\n  \
         kvconn du redis://h:6379 --prefix facebook/opt-125m@\n  \
         kvconn du fs:///tmp/kv --json | jq .bytes")]
     Du(DuArgs),
-    /// Remove chunks; exit code 1 if one did not exist
+    /// Remove chunks; exit code 1 if a chunk that you name did not exist
+    ///
+    /// With --prefix or --all, kvconn removes the chunks that it lists, in batches, and prints their number.
     #[command(after_help = keys_and!("Examples:\n  \
         kvconn rm fs:///tmp/kv opt@1@0@1f2e@half\n  \
-        kvconn ls fs:///tmp/kv --prefix opt@ -0 | xargs -0 kvconn rm fs:///tmp/kv"))]
-    Rm(KeysArgs),
+        kvconn rm fs:///tmp/kv --prefix facebook/opt-125m@ --dry-run\n  \
+        kvconn rm fs:///tmp/kv --all\n  \
+        kvconn ls fs:///tmp/kv -0 | grep -z @half | kvconn rm fs:///tmp/kv --stdin -0"))]
+    Rm(RmArgs),
     /// Copy all chunks of a store into another, verified and resumable
     ///
     /// If the destination already has a key, kvconn reads the chunk from both stores and copies it only if the two differ.
@@ -194,4 +249,18 @@ pub(crate) enum Command {
         kvconn new my-store && cd my-store && cargo test\n  \
         kvconn new acme-kv --path ~/src/acme --kvconn-path ~/src/kvconn")]
     New(NewArgs),
+    /// Print the completions of the command for a shell
+    #[command(after_help = "Examples:\n  \
+        kvconn completions bash > ~/.local/share/bash-completion/completions/kvconn\n  \
+        kvconn completions zsh > ~/.zfunc/_kvconn    with ~/.zfunc in fpath\n  \
+        kvconn completions fish > ~/.config/fish/completions/kvconn.fish")]
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write the pages of all commands into a directory
+    #[command(after_help = "Examples:\n  \
+        kvconn man | man -l -\n  \
+        kvconn man ~/.local/share/man/man1 && man kvconn-ls")]
+    Man(ManArgs),
+    /// Show the version, the commit, the features and the connectors of this binary
+    #[command(after_help = "Examples:\n  kvconn version\n  kvconn version --json | jq -r .commit")]
+    Version,
 }

@@ -4,7 +4,7 @@ use std::io;
 
 use connectors::{Error, ErrorKind};
 
-use crate::output::{print_error, print_note};
+use crate::output::print_error;
 
 pub(crate) const EXIT_INTERRUPTED: u8 = 130;
 const EXIT_YES: u8 = 0;
@@ -22,9 +22,14 @@ Exit codes:
   3    the store failed, a file could not be read or written, or stdout could not be written
   130  interrupted by Ctrl-C or SIGTERM
 
+Environment:
+  KVCONN_URL       the store that `@` stands for, and that `ls`, `du`, `ping` and others take without a URL
+  KVCONN_CONFIG    the file of named stores [default: ~/.config/kvconn/config.toml]; `kvconn stores` lists them
+  NO_COLOR, CLICOLOR_FORCE, TERM=dumb    no colours, colours, and neither colours nor progress
+
 Start here:
   kvconn demo
-  kvconn list";
+  kvconn connectors";
 
 /// The result of a command that did its work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +61,8 @@ impl Answer {
 pub(crate) enum Failure {
     /// An argument or a value of the configuration is wrong, or the store or a file failed: the error's kind says which.
     Error(Error),
+    /// The same, and the error is on stderr already.
+    Shown(Error),
     /// The command could not write to stdout.
     Stdout(io::Error),
     /// The user interrupted the command.
@@ -70,11 +77,14 @@ impl Failure {
         let (error, code) = match self {
             Self::Interrupted => return EXIT_INTERRUPTED,
             Self::GaveUp => {
-                print_note("stopped before everything was cleaned up, because the store does not answer in time");
+                print_error(format_args!(
+                    "stopped before everything was cleaned up, because the store does not answer in time"
+                ));
                 return EXIT_INTERRUPTED;
             }
+            Self::Shown(e) => return exit_code_of(e.kind()),
             Self::Error(e) => {
-                let code = if is_usage(e.kind()) { EXIT_USAGE } else { EXIT_FAILED };
+                let code = exit_code_of(e.kind());
                 (e, code)
             }
             Self::Stdout(e) => (Error::io(e, "write to stdout"), EXIT_FAILED),
@@ -84,16 +94,16 @@ impl Failure {
     }
 }
 
-/// Whether the user must change the command line or the configuration. The other kinds are failures of a store or a file.
-fn is_usage(kind: ErrorKind) -> bool {
-    matches!(
-        kind,
+/// The user must change the command line or the configuration, or a store or a file failed.
+fn exit_code_of(kind: ErrorKind) -> u8 {
+    match kind {
         ErrorKind::InvalidUrl
-            | ErrorKind::InvalidKey
-            | ErrorKind::InvalidOption
-            | ErrorKind::InvalidInput
-            | ErrorKind::NotFound
-    )
+        | ErrorKind::InvalidKey
+        | ErrorKind::InvalidOption
+        | ErrorKind::InvalidInput
+        | ErrorKind::NotFound => EXIT_USAGE,
+        _ => EXIT_FAILED,
+    }
 }
 
 impl From<Error> for Failure {

@@ -10,13 +10,16 @@ mod interrupt;
 mod output;
 mod setup;
 mod size;
+mod stores;
 mod usage;
 mod value;
+mod version;
 
 use std::ffi::OsString;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::time::Duration;
 
+use anstream::{AutoStream, ColorChoice};
 use clap::Parser;
 use connectors::Audience;
 use connectors::runtime::close_open_stores;
@@ -25,17 +28,20 @@ use tracing_subscriber::EnvFilter;
 use args::{Cli, Command};
 use exit::{Answer, Failure};
 use interrupt::Interrupt;
-use output::Out;
+use output::{Out, mode};
 use setup::Setup;
 
 /// Runs the command and gives its exit code. The first argument is the command's name. Call it only from a process that does
 /// nothing else: it takes over stdout, stderr, logging and signals.
 pub fn command(args: impl IntoIterator<Item = OsString>) -> u8 {
+    let args: Vec<OsString> = args.into_iter().collect();
+    Audience::Shell.set();
+    mode::set_early(&args);
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(e) => return usage::report(e),
     };
-    Audience::Shell.set();
+    mode::set(cli.global.json, cli.global.quiet, cli.global.color);
     log_to_stderr(cli.global.verbose);
     let built = connectors::runtime::threads().and_then(|threads| {
         let built = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
@@ -71,13 +77,15 @@ async fn answer(cli: Cli) -> u8 {
 async fn run(cli: Cli, out: &mut Out, interrupt: Interrupt) -> Result<Answer, Failure> {
     let setup = Setup::new(cli.global, interrupt)?;
     match cli.command {
-        Command::List(args) => commands::list::run(&args, out),
+        Command::Connectors => commands::connectors::run(out),
+        Command::Stores => commands::stores::run(out),
         Command::Describe(args) => commands::describe::run(&args, out),
         Command::Put(args) => commands::chunk::put(&setup, &args, out).await,
         Command::Get(args) => commands::chunk::get(&setup, &args, out).await,
-        Command::Exists(args) => commands::chunk::exists(&setup, &args, out).await,
-        Command::Rm(args) => commands::chunk::rm(&setup, &args, out).await,
-        Command::Ls(args) => commands::chunk::ls(&setup, &args, out).await,
+        Command::Exists(args) => commands::keys::exists(&setup, &args, out).await,
+        Command::Stat(args) => commands::stat::run(&setup, &args, out).await,
+        Command::Rm(args) => commands::remove::run(&setup, &args, out).await,
+        Command::Ls(args) => commands::ls::run(&setup, &args, out).await,
         Command::Du(args) => commands::du::run(&setup, &args, out).await,
         Command::Cp(args) => commands::copy::run(&setup, &args, out).await,
         #[cfg(feature = "fs")]
@@ -87,12 +95,16 @@ async fn run(cli: Cli, out: &mut Out, interrupt: Interrupt) -> Result<Answer, Fa
         Command::Bench(args) => commands::bench::run(&setup, &args, out).await,
         Command::Demo(args) => commands::demo::run(&setup, &args, out).await,
         Command::New(args) => commands::new::run(&args, out),
+        Command::Completions(args) => commands::shell::completions(&args, out),
+        Command::Man(args) => commands::shell::man(&args, out),
+        Command::Version => version::run(out),
     }
 }
 
 /// Logs warnings even without `-v` and `RUST_LOG`, because they show a configuration key that kvconn ignores.
 fn log_to_stderr(verbose: u8) {
     let level = match verbose {
+        0 if mode::is_quiet() => "error",
         0 => "warn",
         // The HTTP client logs each of its steps.
         1 => "debug,hyper_util=warn",
@@ -106,6 +118,6 @@ fn log_to_stderr(verbose: u8) {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(AutoStream::choice(&std::io::stderr()) != ColorChoice::Never)
         .init();
 }

@@ -1,18 +1,24 @@
-//! Output: stdout, messages on stderr, formats of numbers.
+//! Output: stdout here; messages on stderr, progress, and formats of numbers in the files of this folder.
+
+mod messages;
+pub(crate) mod mode;
+pub(crate) mod progress;
+mod units;
 
 use std::borrow::Cow;
-use std::fmt;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::Path;
-use std::time::Duration;
 
 use anstream::{AutoStream, ColorChoice};
-use connectors::{CacheKey, redact};
 use serde::Serialize;
 
 use crate::escape::{escaped, is_unsafe};
 use crate::exit::Failure;
 use crate::interrupt::Interrupt;
+
+pub(crate) use messages::{Errors, Problem, print_error, print_json, print_note, users};
+pub(crate) use progress::Progress;
+pub(crate) use units::{Age, Time, count, gib_per_s, three_digits};
 
 /// Stdout: buffered for a pipe, line by line for a terminal.
 ///
@@ -74,6 +80,12 @@ impl Out {
         Ok(write!(self, "{}", escaped(&path.to_string_lossy()))?)
     }
 
+    /// Writes one line of JSON.
+    pub(crate) fn json_line(&mut self, value: &impl Serialize) -> Result<(), Failure> {
+        let text = serde_json::to_string(value).map_err(io::Error::from)?;
+        Ok(writeln!(self, "{}", json_escaped(&text))?)
+    }
+
     /// Writes JSON with `\u` for control characters that JSON allows as they are.
     pub(crate) fn json(&mut self, value: &impl Serialize) -> Result<(), Failure> {
         let text = serde_json::to_string_pretty(value).map_err(io::Error::from)?;
@@ -132,127 +144,9 @@ pub(crate) fn json_escaped(json: &str) -> Cow<'_, str> {
     json.chars().map(escape).collect::<String>().into()
 }
 
-/// A text of the user's, as messages show it: without the secrets of a URL, even of a broken or misplaced one. A key or
-/// a path is shown as it is.
-pub(crate) fn users(text: &str) -> Cow<'_, str> {
-    let is_piece =
-        text.contains([':', '?', '#']) && text.contains(['@', '=']) || text.contains('=') && !text.contains('/');
-    let is_path = || Path::new(text).exists() || text.parse::<CacheKey>().is_ok();
-    let may_be_url = text.contains("://") || is_piece && !is_path();
-    if may_be_url { redact(text).into() } else { text.into() }
-}
-
-/// Prints an error to stderr, as one line. Ignores a closed stderr.
-pub(crate) fn print_error(text: impl fmt::Display) {
-    let mut text = text.to_string();
-    // If the user wrote a URL in place of a file, the error of another crate may repeat it.
-    let variables = std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("LMCACHE_"));
-    for given in std::env::args_os().skip(1).chain(variables.map(|(_, value)| value)) {
-        let given = given.to_string_lossy();
-        let value = given.split_once('=').filter(|(name, _)| name.starts_with('-')).map_or(&*given, |(_, value)| value);
-        text = text.replace(value, &users(value));
-    }
-    let Style { red, plain, .. } = Style::of(AutoStream::choice(&io::stderr()));
-    let _ = writeln!(io::stderr(), "{red}kvconn:{plain} {}", escaped(&text));
-}
-
-/// Prints a remark to stderr, as one line.
-pub(crate) fn print_note(text: impl fmt::Display) {
-    let _ = writeln!(io::stderr(), "kvconn: {}", escaped(&text.to_string()));
-}
-
-/// A time with three significant digits: `12.3 µs`.
-pub(crate) struct Time(pub(crate) Duration);
-
-impl fmt::Display for Time {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ns = self.0.as_nanos() as f64;
-        let (value, unit) = match ns {
-            ns if ns < 1e3 => return f.pad(&format!("{ns:.0} ns")),
-            ns if ns < 1e6 => (ns / 1e3, "µs"),
-            ns if ns < 1e9 => (ns / 1e6, "ms"),
-            ns => (ns / 1e9, "s"),
-        };
-        f.pad(&format!("{} {unit}", three_digits(value)))
-    }
-}
-
-/// A time in its largest whole unit: `59s`, `12m`, `5h`, `30d`.
-pub(crate) struct Age(pub(crate) Duration);
-
-impl fmt::Display for Age {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.as_secs() {
-            s @ 0..60 => write!(f, "{s}s"),
-            s @ 60..3600 => write!(f, "{}m", s / 60),
-            s @ 3600..86_400 => write!(f, "{}h", s / 3600),
-            s => write!(f, "{}d", s / 86_400),
-        }
-    }
-}
-
-/// GiB per second.
-pub(crate) fn gib_per_s(bytes: usize, time: Duration) -> f64 {
-    bytes as f64 / f64::from(1 << 30) / time.as_secs_f64().max(f64::MIN_POSITIVE)
-}
-
-/// A number with three significant digits: `1.52`, `15.2`, `152`.
-pub(crate) fn three_digits(value: f64) -> String {
-    match value {
-        v if v < 10.0 => format!("{v:.2}"),
-        v if v < 100.0 => format!("{v:.1}"),
-        v => format!("{v:.0}"),
-    }
-}
-
-/// A number of things: `1 chunk`, `2 chunks`.
-pub(crate) fn count(n: usize, noun: &str) -> String {
-    if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_time_has_three_digits_and_a_unit() {
-        for (ns, shown) in [
-            (0, "0 ns"),
-            (999, "999 ns"),
-            (1_234, "1.23 µs"),
-            (45_600_000, "45.6 ms"),
-            (789_000_000, "789 ms"),
-            (61_000_000_000, "61.0 s"),
-        ] {
-            assert_eq!(Time(Duration::from_nanos(ns)).to_string(), shown);
-        }
-    }
-
-    #[test]
-    fn an_age_has_one_unit() {
-        for (secs, shown) in [(0, "0s"), (59, "59s"), (60, "1m"), (3599, "59m"), (86_399, "23h"), (200_000, "2d")] {
-            assert_eq!(Age(Duration::from_secs(secs)).to_string(), shown);
-        }
-    }
-
-    #[test]
-    fn keys_and_paths_of_the_user_are_shown_and_urls_are_not() {
-        for text in
-            ["opt@1@0@1f2e@half", "llama3:8b@1@0@1f2e@half", "/data/day=1/opt@1.bin", "many", "4 parsecs", "a b"]
-        {
-            assert_eq!(users(text), text);
-        }
-        for text in [
-            "redis://u:hunter2@h:1",
-            "redis:u:hunter2@h:1",
-            "u:hunter2@h",
-            "redis//u:hunter2@h:1",
-            "/tmp/u:hunter2@h",
-            "redis://u:hunter2@1@0@ff@half",
-        ] {
-            assert!(!users(text).contains("hunter2"), "{}", users(text));
-        }
-    }
 
     #[test]
     fn json_has_no_control_characters_and_the_same_value() {
@@ -261,11 +155,5 @@ mod tests {
         let shown = json_escaped(&json);
         assert_eq!(shown, "[\n  \"a\\u007f\\u009b31m\\u001b\\u202eé\"\n]");
         assert_eq!(serde_json::from_str::<[String; 1]>(&shown).expect("it is JSON"), [key]);
-    }
-
-    #[test]
-    fn rates_count_bytes_in_gib() {
-        assert_eq!(three_digits(gib_per_s(3 << 29, Duration::from_secs(1))), "1.50");
-        assert_eq!(gib_per_s(0, Duration::ZERO), 0.0);
     }
 }

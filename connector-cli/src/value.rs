@@ -31,6 +31,15 @@ pub(crate) fn positive(text: &str) -> Result<NonZeroUsize, String> {
     text.parse().map_err(write("a whole number of at least 1"))
 }
 
+/// The beginning of keys, for a command that must not mean every key by mistake.
+pub(crate) fn prefix(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        Err("write the beginning of the keys, or `--all` for all chunks".into())
+    } else {
+        Ok(text.to_owned())
+    }
+}
+
 pub(crate) fn seconds(text: &str) -> Result<u64, String> {
     text.parse().map_err(write("a whole number of seconds, such as 60"))
 }

@@ -4,14 +4,15 @@ use std::num::NonZeroU64;
 
 use clap::Args;
 #[cfg(feature = "fs")]
-use clap::builder::NonEmptyStringValueParser;
+use clap::builder::{NonEmptyStringValueParser, TypedValueParser as _};
 
+use crate::stores::StoreUrl;
 use crate::value;
 
 #[derive(Debug, Args)]
 pub(crate) struct PingArgs {
     /// The store
-    pub(crate) url: String,
+    pub(crate) url: StoreUrl,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -21,7 +22,7 @@ pub(crate) struct PingArgs {
 pub(crate) struct CheckArgs {
     /// The store
     #[arg(required_unless_present = "list", conflicts_with = "list")]
-    pub(crate) url: Option<String>,
+    pub(crate) url: Option<StoreUrl>,
     /// Run only the checks of this chapter of docs/connector/contract.md (round trip, overwriting, ..), or with this text in
     /// their name
     #[arg(long, value_name = "TEXT")]
@@ -42,8 +43,8 @@ pub(crate) struct CheckArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ScrubArgs {
     /// The store, or its directory
-    #[arg(value_name = "URL|PATH", value_parser = NonEmptyStringValueParser::new())]
-    pub(crate) store: String,
+    #[arg(value_name = "URL|PATH", value_parser = NonEmptyStringValueParser::new().try_map(|text| text.parse::<StoreUrl>()))]
+    pub(crate) store: StoreUrl,
     /// Remove the temporary files that kvconn's writers left behind
     #[arg(long)]
     pub(crate) remove: bool,

@@ -4,16 +4,17 @@ use std::num::NonZeroUsize;
 
 use clap::Args;
 
+use crate::stores::StoreUrl;
 use crate::value;
 
 #[derive(Debug, Args)]
 pub(crate) struct CpArgs {
     /// The store to copy from
     #[arg(value_name = "FROM")]
-    pub(crate) source: String,
+    pub(crate) source: StoreUrl,
     /// The store to copy to
     #[arg(value_name = "TO")]
-    pub(crate) target: String,
+    pub(crate) target: StoreUrl,
     /// Copy only keys that start with this text
     #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) prefix: String,

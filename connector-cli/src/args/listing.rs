@@ -1,51 +1,51 @@
-//! The arguments of `list`, `describe`, `ls` and `du`.
+//! The arguments of `describe`, `ls` and `du`.
+
+use std::num::NonZeroUsize;
 
 use clap::Args;
 
 use super::LineArgs;
-
-#[derive(Debug, Args)]
-pub(crate) struct ListArgs {
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-}
+use crate::stores::StoreUrl;
+use crate::value;
 
 #[derive(Debug, Args)]
 pub(crate) struct DescribeArgs {
     /// A connector's name, module, module/Name, scheme, or a URL
     #[arg(value_name = "NAME|URL")]
-    pub(crate) name: String,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
+    pub(crate) name: StoreUrl,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct LsArgs {
-    /// The store
-    pub(crate) url: String,
+    /// The store [default: the store of KVCONN_URL]
+    pub(crate) url: Option<StoreUrl>,
     /// List only keys that start with this text
     #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) prefix: String,
-    /// Print each chunk's size, and the age of its last put, before its key; `-` if the store cannot say
-    #[arg(short, long, conflicts_with = "json")]
+    /// Print each chunk's size in bytes, and the age of its last put, before its key; `-` if the store cannot say
+    #[arg(short, long)]
     pub(crate) long: bool,
-    /// Print one JSON object a line: key, kind, model, hash, size in bytes, and the last put in seconds since 1970
-    #[arg(long, conflicts_with = "null")]
-    pub(crate) json: bool,
+    /// Print sizes with units, as 4 MiB. Needs --long
+    #[arg(long, requires = "long")]
+    pub(crate) human: bool,
+    /// Print only the number of keys
+    #[arg(long, conflicts_with_all = ["long", "null"])]
+    pub(crate) count: bool,
+    /// Stop after this many keys
+    #[arg(long, value_name = "N", value_parser = value::positive)]
+    pub(crate) limit: Option<NonZeroUsize>,
     #[command(flatten)]
     pub(crate) lines: LineArgs,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct DuArgs {
-    /// The store
-    pub(crate) url: String,
+    /// The store [default: the store of KVCONN_URL]
+    pub(crate) url: Option<StoreUrl>,
     /// Count only chunks whose keys start with this text
     #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) prefix: String,
-    /// Print JSON: chunks, bytes and chunks of unknown size, in total and for each model
+    /// Print sizes with units, as 4 MiB
     #[arg(long)]
-    pub(crate) json: bool,
+    pub(crate) human: bool,
 }

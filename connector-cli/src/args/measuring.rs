@@ -6,15 +6,16 @@ use std::num::NonZeroUsize;
 use clap::Args;
 
 use crate::size::ByteSize;
+use crate::stores::StoreUrl;
 use crate::value;
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
     /// The store
-    pub(crate) url: String,
+    pub(crate) url: StoreUrl,
     /// A second store. Each round measures both
     #[arg(long, value_name = "URL")]
-    pub(crate) vs: Option<String>,
+    pub(crate) vs: Option<StoreUrl>,
     /// Size of a chunk: 64KiB, 4MiB, 1GiB, 1000 (bytes)
     #[arg(long, default_value = "4MiB", value_name = "SIZE")]
     pub(crate) chunk_size: ByteSize,

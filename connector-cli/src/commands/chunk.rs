@@ -1,20 +1,17 @@
-//! `kvconn put`, `get`, `exists`, `rm` and `ls`: work on single chunks.
+//! `kvconn put` and `get`: work on one chunk.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::Path;
-use std::time::UNIX_EPOCH;
 
-use connectors::{CacheKey, ChunkLayout, Error, ErrorKind, KeyKind, ListEntry, MemoryObj};
-use futures::{StreamExt, TryStreamExt};
-use serde_json::json;
+use connectors::{CacheKey, ChunkLayout, Dtype, Error, ErrorKind, MemoryObj};
+use serde_json::{Value, json};
 
-use crate::args::{GetArgs, KeysArgs, LayoutArgs, LineArgs, LsArgs, PutArgs};
+use crate::args::{GetArgs, LayoutArgs, PutArgs};
 use crate::exit::{Answer, Failure};
 use crate::file;
-use crate::output::{Age, Out, json_escaped, print_error, print_note, users};
+use crate::output::{Out, Problem, mode, print_error, print_json, print_note, users};
 use crate::setup::Setup;
-use crate::size::ByteSize;
 
 /// The largest chunk: LMCache writes its length as an `i32`.
 const MAX_CHUNK: u64 = i32::MAX as u64;
@@ -34,7 +31,11 @@ pub(crate) async fn put(setup: &Setup, args: &PutArgs, out: &mut Out) -> Result<
     setup
         .with_new_store(&args.url, async |store| {
             store.put(&key, chunk.clone()).await?;
-            writeln!(out, "stored {}: {}", out.shown(key.as_str()), chunk.layout())?;
+            if mode::is_json() {
+                out.json(&layout_as_json(&key, chunk.layout()))?;
+            } else if !mode::is_quiet() {
+                writeln!(out, "stored {}: {}", out.shown(key.as_str()), chunk.layout())?;
+            }
             // Before the store is closed, which may take long.
             out.flush()?;
             if PROCESS_LOCAL.contains(&store.name()) {
@@ -86,110 +87,34 @@ pub(crate) async fn get(setup: &Setup, args: &GetArgs, out: &mut Out) -> Result<
     setup
         .with_store(&args.url, async |store| {
             let Some(chunk) = store.get(&key).await? else {
-                print_error(format_args!("`{key}` is not in {}", store.name()));
+                print_error(Problem::missing(&key, store.name()));
                 return Ok(Answer::No);
             };
             match file {
                 Some(path) => file::write(path, &chunk, &setup.interrupt)?,
                 None => out.raw(&chunk)?,
             }
-            print_note(format_args!("read {key}: {}", chunk.layout()));
-            Ok(Answer::Yes)
-        })
-        .await
-}
-
-pub(crate) async fn exists(setup: &Setup, args: &KeysArgs, out: &mut Out) -> Result<Answer, Failure> {
-    let keys = setup.keys(&args.keys)?;
-    setup
-        .with_store(&args.url, async |store| {
-            report(&keys, store.batched_exists(&keys).await, ["yes", "no"], args.lines, out)
-        })
-        .await
-}
-
-pub(crate) async fn rm(setup: &Setup, args: &KeysArgs, out: &mut Out) -> Result<Answer, Failure> {
-    let keys = setup.keys(&args.keys)?;
-    setup
-        .with_store(&args.url, async |store| {
-            report(&keys, store.batched_remove(&keys).await, ["removed", "missing"], args.lines, out)
-        })
-        .await
-}
-
-/// Prints one line a key, and all keys even if some fail. Prints all errors but the last, and returns that one.
-fn report(
-    keys: &[CacheKey],
-    answers: Vec<connectors::Result<bool>>,
-    words: [&str; 2],
-    lines: LineArgs,
-    out: &mut Out,
-) -> Result<Answer, Failure> {
-    let width = words.iter().map(|w| w.len()).max().unwrap_or(0);
-    let mut all = true;
-    let mut failed: Option<Error> = None;
-    for (key, answer) in keys.iter().zip(answers) {
-        match answer {
-            Ok(yes) => {
-                all &= yes;
-                write!(out, "{:width$}  {}{}", words[usize::from(!yes)], out.shown(key.as_str()), lines.end())?;
-            }
-            Err(e) => {
-                if let Some(earlier) = failed.replace(e) {
-                    print_error(earlier);
-                }
-            }
-        }
-    }
-    match failed {
-        Some(e) => Err(e.into()),
-        None => Ok(Answer::yes_if(all)),
-    }
-}
-
-pub(crate) async fn ls(setup: &Setup, args: &LsArgs, out: &mut Out) -> Result<Answer, Failure> {
-    setup
-        .with_store(&args.url, async |store| {
-            let mut entries = match args.json || args.long {
-                true => store.list_entries(&args.prefix),
-                // `list` does not ask the store for sizes.
-                false => store.list(&args.prefix).map_ok(ListEntry::new).boxed(),
-            };
-            while let Some(entry) = entries.next().await {
-                let entry = entry?;
-                if out.is_closed() {
-                    break;
-                }
-                if args.json {
-                    writeln!(out, "{}", json_escaped(&as_json(&entry).to_string()))?;
-                    continue;
-                }
-                if args.long {
-                    let size = entry.size.map_or("-".into(), |n| ByteSize(n as usize).to_string());
-                    let age =
-                        entry.modified.map_or("-".into(), |time| Age(time.elapsed().unwrap_or_default()).to_string());
-                    write!(out, "{size:>10}  {age:>5}  ")?;
-                }
-                write!(out, "{}{}", out.shown(entry.key.as_str()), args.lines.end())?;
+            match (mode::is_json(), file) {
+                (false, _) => print_note(format_args!("read {key}: {}", chunk.layout())),
+                (true, Some(_)) => out.json(&layout_as_json(&key, chunk.layout()))?,
+                // Stdout has the chunk's bytes.
+                (true, None) => print_json(&layout_as_json(&key, chunk.layout())),
             }
             Ok(Answer::Yes)
         })
         .await
 }
 
-fn as_json(ListEntry { key, size, modified, .. }: &ListEntry) -> serde_json::Value {
-    let (kind, model, hash) = (kind_name(key), key.model_name(), key.chunk_hash_hex());
-    let modified = modified.and_then(|time| time.duration_since(UNIX_EPOCH).ok()).map(|time| time.as_secs_f64());
-    json!({ "key": key.as_str(), "kind": kind, "model": model, "hash": hash, "size": size, "modified": modified })
-}
-
-fn kind_name(key: &CacheKey) -> &'static str {
-    match key.kind() {
-        KeyKind::Engine if key.layer_id().is_some() => "layer",
-        KeyKind::Engine => "engine",
-        KeyKind::Object => "object",
-        _ => "other",
-    }
+/// Shape and dtype are those of the first group of layers.
+pub(super) fn layout_as_json(key: &CacheKey, layout: &ChunkLayout) -> Value {
+    let groups = layout
+        .groups
+        .iter()
+        .map(|group| json!({ "shape": group.shape.to_vec(), "dtype": group.dtype.map(Dtype::torch_name) }));
+    json!({
+        "key": key.as_str(), "bytes": layout.len, "format": layout.format.name(), "shape": layout.shape().to_vec(),
+        "dtype": layout.dtype().map(Dtype::torch_name), "groups": groups.collect::<Vec<_>>(),
+    })
 }
 
 #[cfg(test)]

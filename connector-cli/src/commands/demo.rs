@@ -2,19 +2,22 @@
 
 mod prompt;
 
+use std::fmt;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use connectors::{CacheKey, Connector, Error, ErrorKind, MemoryObj};
 use futures::TryStreamExt;
+use serde_json::json;
 use tempfile::TempDir;
 
 use crate::args::DemoArgs;
 use crate::exit::{Answer, Failure};
-use crate::output::{Out, Style, Time, count, gib_per_s, three_digits, users};
+use crate::output::{Out, Style, Time, count, gib_per_s, mode, three_digits, users};
 use crate::setup::Setup;
 use crate::size::ByteSize;
+use crate::stores::encoded;
 use prompt::{CHUNK_TOKENS, MODEL, Prompt};
 
 pub(crate) async fn run(setup: &Setup, args: &DemoArgs, out: &mut Out) -> Result<Answer, Failure> {
@@ -23,9 +26,9 @@ pub(crate) async fn run(setup: &Setup, args: &DemoArgs, out: &mut Out) -> Result
     let metadata = prompt::metadata()?;
     let prompt = Prompt::of_this_executable(&metadata)?;
     let Style { bold, plain, .. } = out.style();
-    writeln!(out, "{bold}kvconn demo{plain}: stores a file as the KV cache of a prompt and reads it back\n")?;
+    tell(out, format_args!("{bold}kvconn demo{plain}: stores a file as the KV cache of a prompt and reads it back\n"))?;
     prompt.print(out)?;
-    writeln!(out, "  store    {url}\n")?;
+    tell(out, format_args!("  store    {url}\n"))?;
 
     let builder = setup.builder(&url).metadata(metadata);
     let shown = setup.with_opened(builder, async |store| {
@@ -72,7 +75,7 @@ impl Directory {
                 Ok(dir.close().map_err(|e| Error::io(e, action))?)
             }
             Self::Kept(_) if !stored => Ok(()),
-            Self::Kept(dir) => Ok(writeln!(out, "kept: kvconn ls fs://{}", dir.display())?),
+            Self::Kept(dir) => tell(out, format_args!("kept: kvconn ls fs://{}", dir.display())),
         }
     }
 }
@@ -84,14 +87,13 @@ fn external_url(dir: &Path) -> Result<String, Error> {
     if text.contains(',') {
         return Err(refuse("has a comma, which separates directories"));
     }
-    let mut url = String::from("external://localhost:0/kvconn.fs/?connector_name=FSConnector&base_path=");
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => url.push(byte.into()),
-            other => url.push_str(&format!("%{other:02X}")),
-        }
-    }
-    Ok(url)
+    let path = encoded(text);
+    Ok(format!("external://localhost:0/kvconn.fs/?connector_name=FSConnector&base_path={path}"))
+}
+
+/// Prints a line of the story, which JSON and `--quiet` leave out.
+fn tell(out: &mut Out, line: fmt::Arguments<'_>) -> Result<(), Failure> {
+    if mode::is_json() || mode::is_quiet() { Ok(()) } else { Ok(writeln!(out, "{line}")?) }
 }
 
 /// Runs the steps of the demo and prints a line after each one.
@@ -104,17 +106,17 @@ async fn show(store: &Connector, prompt: &Prompt, out: &mut Out) -> Result<(), F
     let stored: Result<Vec<()>, Error> = store.batched_put(&prompt.chunks).await.into_iter().collect();
     let put_time = start.elapsed();
     stored?;
-    writeln!(out, "  put      {amount} in {}: {}", Time(put_time), rate(bytes, put_time))?;
+    tell(out, format_args!("  put      {amount} in {}: {}", Time(put_time), rate(bytes, put_time)))?;
     for (which, index) in [("first", 0), ("last ", keys.len() - 1)] {
         let (key, chunk) = &prompt.chunks[index];
-        writeln!(out, "             {which}  {key}\n                    {}", chunk.layout())?;
+        tell(out, format_args!("             {which}  {key}\n                    {}", chunk.layout()))?;
     }
 
     let listed: Vec<CacheKey> = store.list(MODEL).try_collect().await?;
     if let Some(key) = keys.iter().find(|key| !listed.contains(key)) {
         return Err(mismatch(format!("the demo put `{key}`, but the store does not list it")).into());
     }
-    writeln!(out, "  list     {}, every stored key among them", count(listed.len(), "key"))?;
+    tell(out, format_args!("  list     {}, every stored key among them", count(listed.len(), "key")))?;
 
     contains(store, prompt, &keys, out).await?;
 
@@ -122,15 +124,23 @@ async fn show(store: &Connector, prompt: &Prompt, out: &mut Out) -> Result<(), F
     let read: Result<Vec<_>, Error> = store.batched_get(&keys).await.into_iter().collect();
     let get_time = start.elapsed();
     let read = read?;
-    writeln!(out, "  get      {amount} in {}: {}", Time(get_time), rate(bytes, get_time))?;
+    tell(out, format_args!("  get      {amount} in {}: {}", Time(get_time), rate(bytes, get_time)))?;
 
     verify(prompt, &read)?;
+    if mode::is_json() {
+        return out.json(&json!({
+            "store": store.name(), "model": MODEL, "chunks": keys.len(), "bytes": bytes,
+            "put_seconds": put_time.as_secs_f64(), "get_seconds": get_time.as_secs_f64(), "verified": true,
+        }));
+    }
     let Style { green, plain, .. } = out.style();
-    writeln!(
+    tell(
         out,
-        "\n{green}verified{plain}: all {} bytes of the prompt are equal to the file's, and every chunk has its shape,\n\
+        format_args!(
+            "\n{green}verified{plain}: all {} bytes of the prompt are equal to the file's, and every chunk has its shape,\n\
          dtype and format",
-        prompt.bytes.len()
+            prompt.bytes.len()
+        ),
     )?;
     Ok(())
 }
@@ -148,10 +158,12 @@ async fn contains(store: &Connector, prompt: &Prompt, keys: &[CacheKey], out: &m
         let text = format!("of {} chunks the store found {whole}, {broken} and {restored}", keys.len());
         return Err(mismatch(text).into());
     }
-    writeln!(
+    tell(
         out,
-        "  prefix   {whole} of {whole} chunks exist; without chunk {} the prefix is {broken} long; with it again {restored}",
-        middle + 1
+        format_args!(
+            "  prefix   {whole} of {whole} chunks exist; without chunk {} the prefix is {broken} long; with it again {restored}",
+            middle + 1
+        ),
     )?;
     Ok(())
 }
@@ -187,10 +199,10 @@ impl Prompt {
         let times = if self.times > 1 { format!(", repeated {} times", self.times) } else { String::new() };
         let (file, size, token) = (self.file.display(), ByteSize(self.file_bytes), ByteSize(self.token_bytes));
         let last = self.tokens - (self.chunks.len() - 1) * CHUNK_TOKENS;
-        writeln!(out, "  file     {file}: {size}{times}")?;
-        writeln!(out, "  model    {MODEL}: 12 layers, 12 heads of 64, float16; {token} a token")?;
+        tell(out, format_args!("  file     {file}: {size}{times}"))?;
+        tell(out, format_args!("  model    {MODEL}: 12 layers, 12 heads of 64, float16; {token} a token"))?;
         let chunks = count(self.chunks.len(), "chunk");
-        writeln!(out, "  prompt   {} tokens in {chunks} of {CHUNK_TOKENS}, the last of {last}", self.tokens)?;
+        tell(out, format_args!("  prompt   {} tokens in {chunks} of {CHUNK_TOKENS}, the last of {last}", self.tokens))?;
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::args::DescribeArgs;
 use crate::exit::{Answer, Failure};
-use crate::output::{Out, Style};
+use crate::output::{Out, Style, mode};
 
 /// The longest line of wrapped text, in bytes.
 const WIDTH: usize = 96;
@@ -33,7 +33,7 @@ impl Subject {
 pub(crate) fn run(args: &DescribeArgs, out: &mut Out) -> Result<Answer, Failure> {
     let subject = if args.name.contains("://") { by_url(&args.name)? } else { by_name(&args.name)? };
     match subject {
-        Subject::Connectors(entries) if args.json => {
+        Subject::Connectors(entries) if mode::is_json() => {
             let all: Vec<Value> = entries.into_iter().map(as_json).collect();
             match &all[..] {
                 [one] => out.json(one)?,
@@ -51,7 +51,7 @@ pub(crate) fn run(args: &DescribeArgs, out: &mut Out) -> Result<Answer, Failure>
         Subject::Adapter(entry) => {
             let origin = entry.origin();
             let Style { bold, plain, .. } = out.style();
-            if args.json {
+            if mode::is_json() {
                 out.json(&json!({
                     "scheme": entry.scheme(), "package": origin.package, "version": origin.version, "doc": entry.doc(),
                 }))?;

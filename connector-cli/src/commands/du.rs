@@ -9,9 +9,10 @@ use serde::Serialize;
 
 use crate::args::DuArgs;
 use crate::exit::{Answer, Failure};
-use crate::output::Out;
+use crate::output::{Out, Progress, mode};
 use crate::setup::Setup;
 use crate::size::ByteSize;
+use crate::stores::StoreUrl;
 
 /// The output of `--json`.
 #[derive(Serialize)]
@@ -47,19 +48,20 @@ impl Usage {
 
 pub(crate) async fn run(setup: &Setup, args: &DuArgs, out: &mut Out) -> Result<Answer, Failure> {
     setup
-        .with_store(&args.url, async |store| {
+        .with_store(&StoreUrl::or_default(&args.url)?, async |store| {
             let (total, models) = count(store, &args.prefix).await?;
-            if args.json {
+            if mode::is_json() {
                 let models = models.into_iter().map(|(model, usage)| OfModel { model, usage }).collect();
                 out.json(&Json { total, models })?;
                 return Ok(Answer::Yes);
             }
-            writeln!(out, "{:>10}  {:>10}  MODEL", "CHUNKS", "SIZE")?;
+            let size = |usage| size(usage, args.human);
+            writeln!(out, "{:>10}  {:>15}  MODEL", "CHUNKS", if args.human { "SIZE" } else { "BYTES" })?;
             for (model, usage) in &models {
                 let model = model.as_deref().map_or("(several readings)".into(), |model| out.shown(model));
-                writeln!(out, "{:>10}  {:>10}  {model}", usage.chunks, size(usage))?;
+                writeln!(out, "{:>10}  {:>15}  {model}", usage.chunks, size(usage))?;
             }
-            writeln!(out, "{:>10}  {:>10}  total", total.chunks, size(&total))?;
+            writeln!(out, "{:>10}  {:>15}  total", total.chunks, size(&total))?;
             Ok(Answer::Yes)
         })
         .await
@@ -69,19 +71,23 @@ pub(crate) async fn run(setup: &Setup, args: &DuArgs, out: &mut Out) -> Result<A
 async fn count(store: &Connector, prefix: &str) -> Result<(Usage, BTreeMap<Option<String>, Usage>), Failure> {
     let (mut total, mut models) = (Usage::default(), BTreeMap::<Option<String>, Usage>::new());
     let mut entries = store.list_entries(prefix);
+    let progress = Progress::counter();
     while let Some(entry) = entries.try_next().await? {
         total.add(entry.size);
+        if total.chunks % 1000 == 0 {
+            progress.say(format!("{} chunks, {}", total.chunks, ByteSize(total.bytes as usize)));
+        }
         let model = entry.key.model_name().map(str::to_owned);
         models.entry(model).or_default().add(entry.size);
     }
     Ok((total, models))
 }
 
-/// `12 MiB`, `12 MiB + 3 of unknown size`, or `-` if the store knows no size.
-fn size(usage: &Usage) -> String {
-    let known = ByteSize(usage.bytes as usize);
+/// `12582912` or `12 MiB`, `12 MiB + 3 of unknown size`, or `-` if the store knows no size.
+fn size(usage: &Usage, human: bool) -> String {
+    let known = if human { ByteSize(usage.bytes as usize).to_string() } else { usage.bytes.to_string() };
     match usage.chunks_of_unknown_size {
-        0 => known.to_string(),
+        0 => known,
         unknown if unknown == usage.chunks => "-".into(),
         unknown => format!("{known} + {unknown} of unknown size"),
     }

@@ -10,10 +10,11 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use connectors::{Error, ErrorKind};
+use serde_json::json;
 
 use crate::args::NewArgs;
 use crate::exit::{Answer, Failure};
-use crate::output::{Out, Style, users};
+use crate::output::{Out, Style, mode, users};
 use names::Names;
 
 /// The files of a project, and where they go. The names of files contain names, too.
@@ -43,8 +44,18 @@ pub(crate) fn run(args: &NewArgs, out: &mut Out) -> Result<Answer, Failure> {
     refuse_a_folder_with_files(&folder)?;
 
     let pairs = pairs(&names, &source);
+    let mut files = Vec::new();
     for (path, text) in FILES {
-        write(&folder.join(replaced(path, &pairs)), &replaced(text, &pairs))?;
+        let path = replaced(path, &pairs);
+        write(&folder.join(&path), &replaced(text, &pairs))?;
+        files.push(path);
+    }
+    if mode::is_json() {
+        out.json(&json!({ "crate": names.krate, "scheme": names.scheme, "folder": folder.to_string_lossy(), "files": files }))?;
+        return Ok(Answer::Yes);
+    }
+    if mode::is_quiet() {
+        return Ok(Answer::Yes);
     }
 
     let Style { bold, plain, .. } = out.style();

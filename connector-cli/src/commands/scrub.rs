@@ -19,7 +19,7 @@ pub(crate) async fn run(setup: &Setup, args: &ScrubArgs, out: &mut Out) -> Resul
     let store = if args.store.contains("://") {
         setup.builder(&args.store).existing(true).build()?
     } else {
-        let path = std::path::absolute(&args.store)
+        let path = std::path::absolute(&*args.store)
             .map_err(|e| Error::io(e, format_args!("find the directory `{}`", users(&args.store))))?;
         // Without this check, scrub would report a missing directory as clean.
         if !path.is_dir() {

@@ -36,8 +36,20 @@ fn the_exit_codes_are_those_of_the_help() {
     let unknown = "external://localhost:0/kvconn.fs/?connector_name=Nothing";
     let typo = format!("{url}/typo");
     let table: &[(i32, &[&[&str]])] = &[
-        (0, &[&["list"], &["exists", &url, KEY], &["ls", &url, "--prefix", "nothing"], &["put", &url, KEY, &path]]),
-        (1, &[&["exists", &url, OTHER], &["get", &url, OTHER], &["rm", &url, OTHER]]),
+        (
+            0,
+            &[
+                &["list"],
+                &["exists", &url, KEY],
+                &["ls", &url, "--prefix", "nothing"],
+                &["put", &url, KEY, &path],
+                &["rm", &url, "--prefix", "nothing"],
+                &["stores"],
+                &["stat", &url, KEY],
+                &["version"],
+            ],
+        ),
+        (1, &[&["exists", &url, OTHER], &["get", &url, OTHER], &["rm", &url, OTHER], &["stat", &url, OTHER, KEY]]),
         (
             2,
             &[
@@ -45,6 +57,18 @@ fn the_exit_codes_are_those_of_the_help() {
                 &["ls"],
                 &["ls", &url, "--no-such-option"],
                 &["ls", "no url"],
+                &["ls", "@"],
+                &["ls", "@nothing"],
+                &["ls", &url, "--color", "sometimes"],
+                &["ls", &url, "-q", "-v"],
+                &["ls", &url, "--human"],
+                &["ls", &url, "--limit", "0"],
+                &["rm", &url],
+                &["rm", &url, "--prefix", ""],
+                &["rm", &url, "--all", KEY],
+                &["exists", &url, "--stdin", KEY],
+                &["stat", &url, "no key"],
+                &["completions", "tcsh"],
                 &["ls", "nowhere://x"],
                 &["ls", unknown],
                 &["ls", "plugin://nothing"],
@@ -76,6 +100,10 @@ fn the_exit_codes_are_those_of_the_help() {
                 &["ls", &url, "--config", "/no/such/file"],
                 &["ping", "redis://127.0.0.1:1"],
                 &["scrub", "/no/such/directory"],
+                &["stat", &typo, KEY],
+                &["rm", &typo, "--all"],
+                &["du", &typo],
+                &["man", "/dev/null/pages"],
             ],
         ),
     ];
@@ -115,6 +143,9 @@ fn every_command_that_reads_fails_for_a_mistyped_directory_and_makes_none() {
             &["exists", url, KEY],
             &["get", url, KEY],
             &["rm", url, KEY],
+            &["rm", url, "--all"],
+            &["stat", url, KEY],
+            &["du", url],
             &["ping", url],
             &["cp", url, &into],
         ] {

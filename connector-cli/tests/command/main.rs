@@ -8,10 +8,14 @@ mod creating;
 mod demonstration;
 mod ending;
 mod measuring;
+mod modes;
+mod named_stores;
 mod names;
 mod object_stores;
 mod printing;
+mod removing;
 mod scrubbing;
+mod shells;
 mod topologies;
 mod writing;
 

@@ -3,8 +3,9 @@
 use super::{KEY, file, kvconn, run, store};
 
 #[test]
-fn list_names_every_store() {
-    let shown = run(&["list"]).exits(0);
+fn connectors_names_every_store_and_list_is_the_same_command() {
+    let shown = run(&["connectors"]).exits(0);
+    assert_eq!(run(&["list"]).exits(0).text(), shown.text());
     for name in ["kvconn.fs/FSConnector", "fs://", "kvconn.memory/MemoryConnector", "memory://", "connectors 0."] {
         assert!(shown.text().contains(name), "{name}: {}", shown.text());
     }
@@ -188,7 +189,26 @@ fn no_place_of_the_command_line_repeats_a_password() {
 fn help_shows_exit_codes_and_examples() {
     let help = run(&["--help"]).exits(0);
     assert!(help.text().contains("Exit codes") && help.text().contains("kvconn demo"), "{}", help.text());
-    for command in ["list", "describe", "put", "get", "exists", "ls", "rm", "cp", "ping", "bench", "demo"] {
+    for command in [
+        "connectors",
+        "stores",
+        "describe",
+        "put",
+        "get",
+        "exists",
+        "stat",
+        "ls",
+        "du",
+        "rm",
+        "cp",
+        "ping",
+        "bench",
+        "demo",
+        "new",
+        "completions",
+        "man",
+        "version",
+    ] {
         let help = run(&[command, "--help"]).exits(0);
         assert!(help.text().contains(&format!("  kvconn {command}")), "{}", help.text());
     }

@@ -15,13 +15,19 @@ const BREAKS: &str = "a\nb@1@0@2@half";
 
 /// The output of the command on a terminal, and its exit code.
 fn on_terminal(args: &[&str]) -> (String, Option<i32>) {
+    shown_on_terminal(kvconn(args).env("TERM", "xterm"))
+}
+
+/// The same for a command with an environment. Its stdin stays as it is.
+pub(super) fn shown_on_terminal(command: &mut Command) -> (String, Option<i32>) {
     let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal can be made");
     grantpt(&terminal).and_then(|()| unlockpt(&terminal)).expect("the terminal can be used");
     let name = ptsname(&terminal, Vec::new()).expect("the terminal has a name");
     let name = std::ffi::OsStr::from_bytes(name.to_bytes());
     let user = || OpenOptions::new().read(true).write(true).open(name).expect("the terminal can be opened");
-    let mut child =
-        kvconn(args).env("TERM", "xterm").stdout(user()).stderr(user()).spawn().expect("the command starts");
+    let mut child = command.stdout(user()).stderr(user()).spawn().expect("the command starts");
+    // The command's copies of the terminal must be the only ones, so that the read below ends with it.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
     let mut shown = Vec::new();
     // The read fails when the last user of the terminal has closed it.
     let _ = File::from(terminal).read_to_end(&mut shown);
@@ -47,7 +53,6 @@ fn a_nul_byte_ends_a_line_on_request() {
     assert_eq!(run(&["ls", &url, "-0"]).exits(0).text(), format!("{BREAKS}\0"));
     assert_eq!(run(&["exists", &url, "--null", BREAKS, KEY]).exits(1).text(), format!("yes  {BREAKS}\0no   {KEY}\0"));
     assert_eq!(run(&["rm", "-0", &url, BREAKS]).exits(0).text(), format!("removed  {BREAKS}\0"));
-    run(&["ls", &url, "-0", "--json"]).exits(2);
 }
 
 #[test]
@@ -82,11 +87,49 @@ fn a_terminal_gets_no_control_character_of_a_key() {
 
 #[test]
 fn colours_are_for_terminals() {
-    let (shown, _) = on_terminal(&["list"]);
+    let (shown, _) = on_terminal(&["connectors"]);
     assert!(shown.contains("\x1b[1mCONNECTOR"), "{shown:?}");
-    assert!(!run(&["list"]).exits(0).text().contains('\x1b'));
-    let forced = kvconn(&["list"]).env("CLICOLOR_FORCE", "1").output().expect("the command starts");
+    assert!(!run(&["connectors"]).exits(0).text().contains('\x1b'));
+    let forced = kvconn(&["connectors"]).env("CLICOLOR_FORCE", "1").output().expect("the command starts");
     assert!(forced.stdout.starts_with(b"\x1b[1m"), "{forced:?}");
+    let always = run(&["connectors", "--color", "always"]).exits(0);
+    assert!(always.text().starts_with("\x1b[1m"), "{always:?}");
+}
+
+/// The output, the errors, the help, the errors of the parser and the log.
+#[test]
+fn no_part_of_the_output_has_colours_if_the_user_wants_none() {
+    let all: [&[&str]; 5] =
+        [&["connectors"], &["ls", "fs:///no/such", "-v"], &["ls", "--help"], &["ls", "--no-such-option"], &["rm", "x"]];
+    for args in all {
+        for (variable, value) in [("NO_COLOR", "1"), ("TERM", "dumb"), ("CLICOLOR", "0")] {
+            let (shown, _) = shown_on_terminal(kvconn(args).env("TERM", "xterm").env(variable, value));
+            assert!(!shown.contains('\x1b') && !shown.is_empty(), "{args:?} {variable}: {shown:?}");
+        }
+        for never in [&["--color=never"][..], &["--color", "never"]] {
+            let (shown, _) = on_terminal(&[args, never].concat());
+            assert!(!shown.contains('\x1b') && !shown.is_empty(), "{args:?} {never:?}: {shown:?}");
+        }
+        let (shown, _) = on_terminal(args);
+        assert!(shown.contains("\x1b["), "{args:?}: {shown:?}");
+    }
+}
+
+#[test]
+fn progress_is_for_terminals_that_can_draw_it() {
+    let (dir, url) = store();
+    fill(dir.path(), 3000);
+    let args = ["rm", &url, "--all", "--yes"];
+    let (drawn, code) = on_terminal(&args);
+    assert!(drawn.contains("\x1b[") && drawn.contains("removed 3000 chunks") && code == Some(0), "{drawn:?}");
+    for (args, variable) in [(&["--quiet"][..], ""), (&["--json"], ""), (&[], "dumb")] {
+        fill(dir.path(), 3000);
+        let mut command = kvconn(&[&["rm", &url, "--all", "--yes"], args].concat());
+        command.env("TERM", if variable.is_empty() { "xterm" } else { variable });
+        let (shown, code) = shown_on_terminal(&mut command);
+        assert!(!shown.replace("\r\n", "\n").contains(['\x1b', '\r']), "{args:?}: {shown:?}");
+        assert_eq!(code, Some(0), "{args:?}: {shown:?}");
+    }
 }
 
 #[test]
@@ -106,8 +149,17 @@ fn a_reader_that_left_does_not_change_the_exit_code() {
         (vec!["get", &url, OTHER], 1),
         (vec!["ls", &url], 0),
         (vec!["ping", &url], 0),
-        (vec!["list"], 0),
-        (vec!["list", "--json"], 0),
+        (vec!["connectors"], 0),
+        (vec!["connectors", "--json"], 0),
+        (vec!["stores"], 0),
+        (vec!["stat", &url, KEY], 0),
+        (vec!["stat", &url, OTHER], 1),
+        (vec!["du", &url], 0),
+        (vec!["ls", &url, "--count"], 0),
+        (vec!["rm", &url, "--all", "--dry-run"], 0),
+        (vec!["version"], 0),
+        (vec!["completions", "bash"], 0),
+        (vec!["man"], 0),
         (vec!["describe", "fs"], 0),
         (vec!["scrub", &scrubbed], 1),
         (vec!["check", &url, "--filter", "removal"], 0),
@@ -147,8 +199,16 @@ fn a_full_disk_under_stdout_is_an_error() {
         &["--help"][..],
         &["--version"],
         &["ls", "--help"],
-        &["list"],
-        &["list", "--json"],
+        &["connectors"],
+        &["connectors", "--json"],
+        &["stores", "--json"],
+        &["version"],
+        &["completions", "zsh"],
+        &["man"],
+        &["stat", &url, KEY],
+        &["du", &url],
+        &["ls", &url, "--count"],
+        &["rm", &url, "--all", "--dry-run"],
         &["describe", "fs"],
         &["exists", &url, KEY],
         &["exists", &url, OTHER],
@@ -163,7 +223,10 @@ fn a_full_disk_under_stdout_is_an_error() {
     ] {
         let full = OpenOptions::new().write(true).open("/dev/full").expect("the device is there");
         let output = kvconn(args).stdout(full).output().expect("the command starts");
-        Finished::from(output).fails_with(&["cannot write to stdout", "No space left on device"]);
+        let end = Finished::from(output).exits(3);
+        for part in ["cannot write to stdout", "No space left on device"] {
+            assert!(end.err.contains(part) && end.err.lines().count() == 1, "{args:?}: {end:?}");
+        }
     }
 }
 

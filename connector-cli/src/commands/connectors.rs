@@ -1,16 +1,15 @@
-//! `kvconn list`: lists the connectors and adapters that are linked into this binary.
+//! `kvconn connectors`: lists the connectors and adapters that are linked into this binary.
 
 use std::io::Write;
 
 use connectors::registry::{self, AdapterEntry};
 use serde_json::{Value, json};
 
-use crate::args::ListArgs;
 use crate::exit::{Answer, Failure};
-use crate::output::{Out, Style};
+use crate::output::{Out, Style, mode};
 
-pub(crate) fn run(args: &ListArgs, out: &mut Out) -> Result<Answer, Failure> {
-    if args.json {
+pub(crate) fn run(out: &mut Out) -> Result<Answer, Failure> {
+    if mode::is_json() {
         out.json(&as_json())?;
     } else {
         print(out)?;

@@ -1,0 +1,74 @@
+//! Progress on stderr: only on a terminal that can draw it, and not with `--quiet` or `--json`.
+
+use std::io::{self, IsTerminal};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, WeakProgressBar};
+
+use super::mode;
+
+/// The progress that stderr shows now. A message goes above it.
+static SHOWN: Mutex<Option<WeakProgressBar>> = Mutex::new(None);
+
+/// The progress of a command. Dropping it removes it from the terminal.
+pub(crate) struct Progress(ProgressBar);
+
+impl Progress {
+    /// The progress of work whose end is not known: a text and the time.
+    pub(crate) fn counter() -> Self {
+        Self::new(ProgressBar::no_length(), "{spinner} {msg}  {elapsed}")
+    }
+
+    /// The progress of `all` steps: a bar, a text, the time, and the time that is left.
+    pub(crate) fn of(all: u64) -> Self {
+        Self::new(ProgressBar::new(all), "[{bar:32}] {percent}%  {msg}  {elapsed}, {eta} left")
+    }
+
+    fn new(bar: ProgressBar, template: &str) -> Self {
+        if !is_drawn() {
+            bar.set_draw_target(ProgressDrawTarget::hidden());
+            return Self(bar);
+        }
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        bar.enable_steady_tick(Duration::from_millis(100));
+        *SHOWN.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar.downgrade());
+        Self(bar)
+    }
+
+    /// Shows this text.
+    pub(crate) fn say(&self, text: impl Into<String>) {
+        if !self.0.is_hidden() {
+            self.0.set_message(text.into());
+        }
+    }
+
+    /// Counts `steps` more steps as done.
+    pub(crate) fn advance(&self, steps: u64) {
+        self.0.inc(steps);
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// Whether stderr can draw progress, and the user wants it.
+pub(crate) fn is_drawn() -> bool {
+    // As `console` and `anstream` do: a dumb terminal cannot move its cursor.
+    let is_dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+    io::stderr().is_terminal() && !is_dumb && !mode::is_quiet() && !mode::is_json()
+}
+
+/// Prints above the progress, if there is one.
+pub(super) fn above(print: impl FnOnce()) {
+    let shown = SHOWN.lock().unwrap_or_else(PoisonError::into_inner).as_ref().and_then(WeakProgressBar::upgrade);
+    match shown {
+        Some(bar) => bar.suspend(print),
+        None => print(),
+    }
+}
