@@ -11,6 +11,7 @@
 //! | `compile_fail` | the errors that an author gets for a wrong attribute | `ui/` |
 //! | `linking` | the connectors in a binary | `linking/`, small crates |
 //! | `documents` | links and paths of the documents lead to files | `docs/`, `README.md` |
+//! | `troubleshoot` | errors and log lines of the page are in the sources | `docs/troubleshoot.md` |
 //! | `linking_full` | the same in every profile and with every linker (`--features slow`) | `linking/` |
 #![forbid(unsafe_code)]
 
@@ -20,6 +21,11 @@ pub mod linking;
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 pub mod readme {}
+
+/// Every program in the page for authors compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/connector/README.md")]
+pub mod connector_page {}
 
 use std::path::{Path, PathBuf};
 
