@@ -9,6 +9,7 @@ import unittest
 from pathlib import Path
 
 import kvconn
+import yaml
 from kvconn import _version
 from packaging.requirements import Requirement
 from support import TestCase, free_port, run_child
@@ -39,14 +40,15 @@ class Documents(TestCase):
         modules = [c.module for c in kvconn._kvconn.connectors()]
         self.assertEqual(ast.literal_eval(said), modules)
 
-    def test_each_block_of_json_is_json(self):
-        found = 0
+    def test_each_block_of_json_or_yaml_is_valid(self):
+        found = {json.loads: 0, yaml.safe_load: 0}
         for path in [Path(TOP, "README.md"), *Path(TOP, "docs").rglob("*.md")]:
-            for block in re.findall(r"```json\n(.*?)```", path.read_text(), re.DOTALL):
+            for kind, block in re.findall(r"^```(json|ya?ml)\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE):
+                read = json.loads if kind == "json" else yaml.safe_load
                 with self.subTest(path=path, block=block):
-                    json.loads(block)
-                found += 1
-        self.assertGreater(found, 8)
+                    read(block)
+                found[read] += 1
+        self.assertGreater(min(found.values()), 7)
 
     def test_the_configurations_of_the_engines(self):
         for path in (["README.md"], ["docs", "engines", "README.md"], ["connector-python", "README.md"]):

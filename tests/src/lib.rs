@@ -12,6 +12,7 @@
 //! | `linking` | the connectors in a binary | `linking/`, small crates |
 //! | `documents` | links and paths of the documents lead to files | `docs/`, `README.md` |
 //! | `troubleshoot` | errors and log lines of the page are in the sources | `docs/troubleshoot.md` |
+//! | `store_pages` | the pages of the stores have the registry's URLs and options; URLs in documents open | `docs/`, `README.md` |
 //! | `linking_full` | the same in every profile and with every linker (`--features slow`) | `linking/` |
 #![forbid(unsafe_code)]
 
@@ -82,6 +83,47 @@ pub fn hex(row: &Value, field: &str) -> Vec<u8> {
         .step_by(2)
         .map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap_or_else(|e| panic!("`{field}` is not hex: {e}")))
         .collect()
+}
+
+/// The Markdown files whose links and URLs the tests check: those of `docs`, sorted, and those beside the code.
+///
+/// # Panics
+/// If a folder cannot be read.
+pub fn documents() -> Vec<PathBuf> {
+    let others = [
+        "README.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "connector-cli/README.md",
+        "connector-core/README.md",
+        "connector-macros/README.md",
+        "connector-python/README.md",
+        "connectors/README.md",
+        "tests/interop/README.md",
+    ];
+    let root = package_dir().join("..");
+    pages().into_iter().chain(others.map(|name| root.join(name))).collect()
+}
+
+/// Every Markdown file below `docs`, sorted.
+///
+/// # Panics
+/// If a folder cannot be read.
+pub fn pages() -> Vec<PathBuf> {
+    let (mut folders, mut pages) = (vec![package_dir().join("../docs")], Vec::new());
+    while let Some(folder) = folders.pop() {
+        let entries = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("cannot read {}: {e}", folder.display()));
+        for path in entries.map(|entry| entry.expect("the folder stays").path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "md") {
+                pages.push(path);
+            }
+        }
+    }
+    pages.sort();
+    pages
 }
 
 /// The folder of this package.

@@ -3,19 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-/// Documents outside of `docs` whose links the test checks.
-const DOCUMENTS: [&str; 10] = [
-    "README.md",
-    "CHANGELOG.md",
-    "CONTRIBUTING.md",
-    "SECURITY.md",
-    "connector-cli/README.md",
-    "connector-core/README.md",
-    "connector-macros/README.md",
-    "connector-python/README.md",
-    "connectors/README.md",
-    "tests/interop/README.md",
-];
+use kvconn_tests::{documents, pages};
 
 /// The pages of the site name other files of the repository by these addresses, because the site has only `docs`.
 const REPOSITORY: [&str; 2] =
@@ -24,7 +12,7 @@ const REPOSITORY: [&str; 2] =
 #[test]
 fn every_link_leads_to_a_file() {
     let mut links = 0;
-    for document in pages().into_iter().chain(DOCUMENTS.map(|name| root().join(name))) {
+    for document in documents() {
         let text = read(&document);
         for link in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
             let target = match REPOSITORY.iter().find_map(|address| link.strip_prefix(address)) {
@@ -66,27 +54,28 @@ fn the_site_has_every_page_once() {
         .skip(1)
         .filter_map(|rest| rest.split(')').next())
         .filter(|path| !path.is_empty())
-        .map(|path| root().join("docs").join(path))
+        .map(|path| kvconn_tests::package_dir().join("../docs").join(path))
         .collect();
     listed.sort();
     let pages: Vec<PathBuf> = pages().into_iter().filter(|page| !page.ends_with("SUMMARY.md")).collect();
     assert_eq!(listed, pages);
 }
 
-/// Every Markdown file below `docs`, sorted.
-fn pages() -> Vec<PathBuf> {
-    let (mut folders, mut pages) = (vec![root().join("docs")], Vec::new());
-    while let Some(folder) = folders.pop() {
-        for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "md") {
-                pages.push(path);
-            }
+/// `cargo test --doc` compiles the Rust of the pages that `tests/src/lib.rs` includes.
+#[test]
+fn the_rust_of_every_page_is_tested() {
+    let included = read(&root().join("tests/src/lib.rs"));
+    let mut found = 0;
+    for page in pages() {
+        let text = read(&page);
+        let tested = text.lines().any(|line| line.starts_with("```rust") && !line.contains("ignore"));
+        let path = page.strip_prefix(kvconn_tests::package_dir().join("../docs")).expect("a page of docs").display();
+        if tested {
+            assert!(included.contains(&format!("../../docs/{path}")), "tests/src/lib.rs does not include docs/{path}");
+            found += 1;
         }
     }
-    pages.sort();
-    pages
+    assert!(found > 0, "no page has Rust");
 }
 
 #[test]
