@@ -23,7 +23,7 @@ Exit codes:
   130  interrupted by Ctrl-C or SIGTERM
 
 Environment:
-  KVCONN_URL       the store that `@` stands for, and that `ls`, `du`, `ping` and others take without a URL
+  KVCONN_URL       the store that `@` stands for, and that `ls` and `du` take without a URL
   KVCONN_CONFIG    the file of named stores [default: ~/.config/kvconn/config.toml]; `kvconn stores` lists them
   NO_COLOR, CLICOLOR_FORCE, TERM=dumb    no colours, colours, and neither colours nor progress
 

@@ -58,7 +58,10 @@ fn pages(command: clap::Command) -> Vec<(String, clap::Command)> {
 }
 
 fn page(command: clap::Command) -> Result<Vec<u8>, Failure> {
+    let source = concat!("kvconn ", env!("CARGO_PKG_VERSION"));
     let mut page = Vec::new();
-    Man::new(command).render(&mut page)?;
-    Ok(page)
+    Man::new(command).source(source).manual("kvconn").render(&mut page)?;
+    // The examples, the exit codes and the like. `EXTRA` is not a name that readers of manual pages know.
+    let page = String::from_utf8_lossy(&page).replace("\n.SH EXTRA\n", "\n.SH NOTES\n");
+    Ok(page.into_bytes())
 }

@@ -118,12 +118,12 @@ fn no_part_of_the_output_has_colours_if_the_user_wants_none() {
 #[test]
 fn progress_is_for_terminals_that_can_draw_it() {
     let (dir, url) = store();
-    fill(dir.path(), 3000);
+    fill(dir.path(), 300);
     let args = ["rm", &url, "--all", "--yes"];
     let (drawn, code) = on_terminal(&args);
-    assert!(drawn.contains("\x1b[") && drawn.contains("removed 3000 chunks") && code == Some(0), "{drawn:?}");
+    assert!(drawn.contains("\x1b[") && drawn.contains("removed 300 chunks") && code == Some(0), "{drawn:?}");
     for (args, variable) in [(&["--quiet"][..], ""), (&["--json"], ""), (&[], "dumb")] {
-        fill(dir.path(), 3000);
+        fill(dir.path(), 300);
         let mut command = kvconn(&[&["rm", &url, "--all", "--yes"], args].concat());
         command.env("TERM", if variable.is_empty() { "xterm" } else { variable });
         let (shown, code) = shown_on_terminal(&mut command);
