@@ -21,9 +21,9 @@ pub(crate) async fn run(setup: &Setup, args: &LsArgs, out: &mut Out) -> Result<A
             if args.count {
                 let n = count(&mut entries).await?;
                 if mode::is_json() {
-                    out.json(&json!({ "count": n }))?
+                    out.json(&json!({ "count": n }))?;
                 } else {
-                    writeln!(out, "{n}")?
+                    writeln!(out, "{n}")?;
                 }
                 return Ok(Answer::Yes);
             }
