@@ -72,7 +72,9 @@ def containers(name):
 
 def config(name, prefix, key):
     """The text of a ConfigMap's key. The name of the ConfigMap ends with a hash."""
-    (found,) = [each["data"][key] for each in kubernetes(name) if each["kind"] == "ConfigMap" and each["metadata"]["name"].startswith(f"{prefix}-")]
+    (found,) = [
+        each["data"][key] for each in kubernetes(name) if each["kind"] == "ConfigMap" and each["metadata"]["name"].startswith(f"{prefix}-")
+    ]
     return found
 
 

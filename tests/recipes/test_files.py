@@ -301,7 +301,7 @@ class Both(unittest.TestCase):
 
     def test_a_written_secret_is_found(self):
         for wrong in (
-            {"REDIS_PASSWORD": "hunter2"}, [{"name": "S3_SECRET", "value": "hunter2"}], {"command": ['{"password": "hunter2"}'], "x": '{"password": "hunter2"}'},
+            {"REDIS_PASSWORD": "hunter2"}, [{"name": "S3_SECRET", "value": "hunter2"}], {"x": '{"password": "hunter2"}'},
             {"url": "redis://kv:hunter2@redis"}, {"url": "s3://b?secret_access_key=hunter2"},
         ):  # fmt: skip
             self.assertNotEqual(written_secrets(wrong), [], wrong)
