@@ -3,6 +3,8 @@
 mod checking;
 mod chunks;
 mod copying;
+#[cfg(test)]
+mod documented;
 mod listing;
 mod measuring;
 mod shell;
