@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use std::sync::LazyLock;
 
 use connectors::registry::{self, ConnectorEntry};
-use kvconn_tests::assert_says;
 use kvconn_tests::linking::{Features, Printed, REFRESH_LOCK, Workspace, call_in_python};
+use kvconn_tests::{assert_says, package_dir};
 
 /// Builds all crates except the facade, whose features the tests change. One build is faster than many.
 static BUILT: LazyLock<Workspace> = LazyLock::new(|| {
