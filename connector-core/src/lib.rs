@@ -107,7 +107,8 @@ pub use builder::{ContextBuilder, builder, open};
 pub use chunk::{ChunkHeader, ChunkLayout, Dtype, Group, MemoryFormat, MemoryObj, MemoryObjMut, Region, Shape};
 pub use config::LMCacheEngineConfig;
 pub use connector::{
-    BlockingConnector, Capabilities, Connector, FromContext, ListEntry, ListPage, RemoteConnector, ServerInfo,
+    BlockingConnector, Capabilities, Connector, Diagnosis, FromContext, ListEntry, ListPage, RemoteConnector,
+    ServerInfo, Verdict,
 };
 pub use connector_macros::{connector_adapter, connector_options, external_connector};
 pub use context::{Connect, ConnectorContext, Location};

@@ -33,7 +33,7 @@ use metrics::{Counter, Gauge, Histogram, IntoF64, Label, SharedString};
 use tracing::Span;
 
 use crate::chunk::MemoryObj;
-use crate::connector::{Operation, ServerInfo};
+use crate::connector::{Diagnosis, Operation, ServerInfo};
 use crate::key::CacheKey;
 use crate::{Error, ErrorKind, Result};
 
@@ -359,6 +359,10 @@ impl Answered for () {
 }
 
 impl Answered for Vec<ServerInfo> {
+    fn tally(&self, _tally: &mut Tally) {}
+}
+
+impl Answered for Vec<Diagnosis> {
     fn tally(&self, _tally: &mut Tally) {}
 }
 

@@ -34,6 +34,7 @@ pub(super) async fn close_succeeds_once_for_all(s: &Subject) -> Checked {
         ("remove", s.store.remove(&key).await.err()),
         ("ping", s.store.ping().await.err()),
         ("servers", s.store.servers().await.err()),
+        ("diagnose", s.store.diagnose().await.err()),
         ("list", s.store.list("").next().await.and_then(Result::err)),
         ("list_entries", s.store.list_entries("").next().await.and_then(Result::err)),
         ("batched_contains", s.store.batched_contains(&keys).await.err()),

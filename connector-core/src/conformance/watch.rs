@@ -9,7 +9,8 @@ use futures::stream::{self, StreamExt};
 
 use crate::chunk::{MemoryObj, MemoryObjMut};
 use crate::connector::{
-    BoxConnector, Capabilities, ListEntry, Operation, RemoteConnector, ServerInfo, list_by, listings, operations,
+    BoxConnector, Capabilities, Diagnosis, ListEntry, Operation, RemoteConnector, ServerInfo, list_by, listings,
+    operations,
 };
 use crate::key::CacheKey;
 use crate::layer::around;

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::operation::{Operation, operations};
-use super::{Connector, ListEntry, ListPage, ServerInfo};
+use super::{Connector, Diagnosis, ListEntry, ListPage, ServerInfo};
 use crate::builder::ContextBuilder;
 use crate::chunk::{MemoryObj, MemoryObjMut};
 use crate::key::CacheKey;

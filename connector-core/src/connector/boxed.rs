@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use crate::chunk::{MemoryObj, MemoryObjMut};
 use crate::connector::{
-    Capabilities, DynConnector, ListEntry, RemoteConnector, ServerInfo, forward, list_by, listings, operations,
+    Capabilities, Diagnosis, DynConnector, ListEntry, RemoteConnector, ServerInfo, forward, list_by, listings,
+    operations,
 };
 use crate::key::CacheKey;
 use crate::{BoxStream, Result};

@@ -4,7 +4,7 @@ use std::future::Future;
 
 use futures::stream::{self, BoxStream, FuturesOrdered, StreamExt, TryStreamExt};
 
-use super::{Capabilities, ListEntry, ServerInfo, count_run, leading_run};
+use super::{Capabilities, Diagnosis, ListEntry, ServerInfo, count_run, leading_run};
 use crate::chunk::{MemoryObj, MemoryObjMut};
 use crate::context::ConnectorContext;
 use crate::key::CacheKey;
@@ -126,6 +126,14 @@ pub trait RemoteConnector: Send + Sync + 'static {
     /// A server that does not answer is in the list with its [error](ServerInfo::error), and is not an error of the call.
     /// The list is made for people and monitoring: a call may ask every server, and its cost does not matter.
     fn servers(&self) -> impl Future<Output = Result<Vec<ServerInfo>>> + Send {
+        async { Ok(Vec::new()) }
+    }
+
+    /// Facts about the store that an operator should know: its settings, its free room, its servers' state. Empty unless the
+    /// connector looks for them. The list is made for people, so its cost does not matter. It changes nothing in the store.
+    ///
+    /// A fact that the store cannot find out is left out, or is a line that says so, and is not an error of the call.
+    fn diagnose(&self) -> impl Future<Output = Result<Vec<Diagnosis>>> + Send {
         async { Ok(Vec::new()) }
     }
 

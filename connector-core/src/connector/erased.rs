@@ -4,7 +4,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
 use super::operation::{listings, operations};
-use super::{Capabilities, ListEntry, RemoteConnector, ServerInfo};
+use super::{Capabilities, Diagnosis, ListEntry, RemoteConnector, ServerInfo};
 use crate::Result;
 use crate::chunk::{MemoryObj, MemoryObjMut};
 use crate::key::CacheKey;

@@ -12,7 +12,7 @@ use tracing::Instrument;
 use super::call::{unless_it_panics, wrong_count};
 use super::erased::DynConnector;
 use super::operation::{Operation, forward, list_by, listings, operations};
-use super::{BoxConnector, Capabilities, Gate, ListEntry, Pages, RemoteConnector, ServerInfo};
+use super::{BoxConnector, Capabilities, Diagnosis, Gate, ListEntry, Pages, RemoteConnector, ServerInfo};
 use crate::chunk::{MemoryObj, MemoryObjMut};
 use crate::context::ConnectorContext;
 use crate::key::CacheKey;
@@ -234,6 +234,15 @@ impl Connector {
     /// The store's own, if it does not know its servers.
     pub async fn servers(&self) -> Result<Vec<ServerInfo>> {
         self.call(Operation::Servers, None, self.0.connector.servers()).await
+    }
+
+    /// What the store finds out about its own health: settings, free room, its servers' state. Empty for a store that does
+    /// not look. It changes nothing in the store. `kvconn doctor` prints it.
+    ///
+    /// # Errors
+    /// The store's own.
+    pub async fn diagnose(&self) -> Result<Vec<Diagnosis>> {
+        self.call(Operation::Diagnose, None, self.0.connector.diagnose()).await
     }
 
     /// Refuses new calls, waits for those in flight, then ends the connector. Every later call is `Closed`; closing

@@ -23,6 +23,7 @@ macro_rules! operations {
             one Remove remove(key: &$l CacheKey) -> Result<bool>;
             one Ping ping() -> Result<()>;
             one Servers servers() -> Result<Vec<ServerInfo>>;
+            one Diagnose diagnose() -> Result<Vec<Diagnosis>>;
             close Close close() -> Result<()>;
             batch BatchedExists batched_exists(keys: &$l [CacheKey]) -> Vec<Result<bool>>;
             lead BatchedContains batched_contains(keys: &$l [CacheKey]) -> Result<usize>;

@@ -8,7 +8,7 @@ use super::timeout::{StoreId, TimeoutLayer, timed_out};
 use super::{Answer, around};
 use crate::chunk::{MemoryObj, MemoryObjMut};
 use crate::connector::{
-    Capabilities, ListEntry, Operation, RemoteConnector, ServerInfo, list_by, listings, operations,
+    Capabilities, Diagnosis, ListEntry, Operation, RemoteConnector, ServerInfo, list_by, listings, operations,
 };
 use crate::key::CacheKey;
 use crate::{BoxStream, Result};

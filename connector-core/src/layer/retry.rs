@@ -6,7 +6,7 @@ use metrics::Label;
 
 use crate::chunk::{MemoryObj, MemoryObjMut};
 use crate::connector::{
-    Capabilities, ListEntry, Operation, RemoteConnector, ServerInfo, list_by, listings, operations,
+    Capabilities, Diagnosis, ListEntry, Operation, RemoteConnector, ServerInfo, list_by, listings, operations,
 };
 use crate::key::CacheKey;
 use crate::observe::{self, StoreLabels};

@@ -2,8 +2,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use connector_core::connector::leading_run;
 use connector_core::{
-    BoxStream, CacheKey, Capabilities, Connector, ConnectorContext, Error, ErrorKind, FromContext, ListEntry,
-    MemoryObj, MemoryObjMut, RemoteConnector, Result, ServerInfo, external_connector,
+    BoxStream, CacheKey, Capabilities, Connector, ConnectorContext, Diagnosis, Error, ErrorKind, FromContext,
+    ListEntry, MemoryObj, MemoryObjMut, RemoteConnector, Result, ServerInfo, external_connector,
 };
 use futures::stream::{self, StreamExt};
 
@@ -207,6 +207,10 @@ impl RemoteConnector for AuditConnector {
 
     async fn servers(&self) -> Result<Vec<ServerInfo>> {
         self.forward("servers", None, self.behind.servers(), |_| false).await
+    }
+
+    async fn diagnose(&self) -> Result<Vec<Diagnosis>> {
+        self.forward("diagnose", None, self.behind.diagnose(), |_| false).await
     }
 
     async fn close(&self) -> Result<()> {

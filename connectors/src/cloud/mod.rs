@@ -15,6 +15,7 @@
 //! | `connection.rs` | one connection: a request and its response, and the time in which it moves nothing |
 //! | `connect.rs` | new connections: addresses, TLS, proxies |
 //! | `lend.rs` | a chunk as the body of a request, without a copy |
+//! | `diagnose.rs` | the place and the rights of the store, for an operator |
 //! | `settings.rs` | the options that all object stores share |
 //! | `renew.rs` | the service, and a new one when its credentials have expired |
 //! | `refusal.rs` | a server's refusal of a request: its status, code and message |
@@ -26,6 +27,7 @@ mod bucket;
 mod checksum;
 mod connect;
 mod connection;
+mod diagnose;
 mod entries;
 mod errors;
 mod lend;

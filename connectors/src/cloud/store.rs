@@ -25,7 +25,7 @@ use crate::places::Memory;
 /// An open bucket or container. Connectors hold it in an `Arc`, because its requests run as tasks.
 pub(crate) struct Store {
     pub(super) services: Services,
-    place: Place,
+    pub(super) place: Place,
     /// Bytes of the prefix, with a slash at its start and its end.
     root_len: usize,
     pub(super) names: Names,
@@ -268,6 +268,10 @@ macro_rules! remote_connector {
 
             async fn ping(&self) -> connector_core::Result<()> {
                 self.0.ping().await
+            }
+
+            async fn diagnose(&self) -> connector_core::Result<Vec<connector_core::Diagnosis>> {
+                self.0.diagnose().await
             }
 
             async fn close(&self) -> connector_core::Result<()> {

@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use connector_core::{
-    BoxStream, CacheKey, Capabilities, Connector, ConnectorContext, FromContext, ListEntry, MemoryObj, MemoryObjMut,
-    RemoteConnector, Result, ServerInfo, external_connector,
+    BoxStream, CacheKey, Capabilities, Connector, ConnectorContext, Diagnosis, FromContext, ListEntry, MemoryObj,
+    MemoryObjMut, RemoteConnector, Result, ServerInfo, external_connector,
 };
 use futures::stream::{self, StreamExt};
 
@@ -152,6 +152,10 @@ impl RemoteConnector for FaultyConnector {
 
     async fn servers(&self) -> Result<Vec<ServerInfo>> {
         self.call("servers", None, Vec::new(), self.behind.servers()).await
+    }
+
+    async fn diagnose(&self) -> Result<Vec<Diagnosis>> {
+        self.behind.diagnose().await
     }
 
     async fn close(&self) -> Result<()> {

@@ -3,8 +3,8 @@ use std::time::Duration;
 
 use connector_core::connector::Gate;
 use connector_core::{
-    BoxStream, CacheKey, Capabilities, ChunkHeader, ConnectorContext, FromContext, ListEntry, LocalCpuBackend,
-    MemoryObj, MemoryObjMut, RemoteConnector, Result, external_connector,
+    BoxStream, CacheKey, Capabilities, ChunkHeader, ConnectorContext, Diagnosis, FromContext, ListEntry,
+    LocalCpuBackend, MemoryObj, MemoryObjMut, RemoteConnector, Result, external_connector,
 };
 use futures::stream::{StreamExt, TryStreamExt};
 
@@ -289,6 +289,10 @@ impl RemoteConnector for FSConnector {
 
     async fn ping(&self) -> Result<()> {
         self.asking(|files, _| files.dirs.ping()).await
+    }
+
+    async fn diagnose(&self) -> Result<Vec<Diagnosis>> {
+        self.asking(|files, _| Ok(super::diagnose::diagnose(files))).await
     }
 
     async fn close(&self) -> Result<()> {

@@ -242,7 +242,7 @@ fn existing_or_creatable(base: &Path) -> Result<&Path> {
 }
 
 /// The path itself, or the nearest directory above that exists.
-fn nearest_existing(path: &Path) -> &Path {
+pub(super) fn nearest_existing(path: &Path) -> &Path {
     let existing = path.ancestors().find(|p| !p.as_os_str().is_empty() && p.symlink_metadata().is_ok());
     existing.unwrap_or(Path::new("."))
 }

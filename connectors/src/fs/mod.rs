@@ -33,11 +33,12 @@
 //! **Files.** `connector` holds the operations, `batch` the batches, and `exists` the lookups; `threads` bounds their
 //! blocking threads. `files` puts and removes chunks in the store's directories, which `dirs` makes. `read` and `write`
 //! handle one file each, and `folder` names files so that no symlink is followed. `walk` visits all files. `direct`
-//! implements `use_odirect`, and `quota` implements `capacity`.
+//! implements `use_odirect`, and `quota` implements `capacity`. `diagnose` examines directories and file systems.
 
 mod batch;
 mod cancel;
 mod connector;
+mod diagnose;
 mod direct;
 mod dirs;
 mod exists;

@@ -2,8 +2,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use connector_core::{
-    BoxStream, CacheKey, Capabilities, ChunkHeader, ConnectorContext, Error, FromContext, ListEntry, MemoryObj,
-    MemoryObjMut, RemoteConnector, Result, ServerInfo, external_connector,
+    BoxStream, CacheKey, Capabilities, ChunkHeader, ConnectorContext, Diagnosis, Error, FromContext, ListEntry,
+    MemoryObj, MemoryObjMut, RemoteConnector, Result, ServerInfo, external_connector,
 };
 use futures::future::{FutureExt, join};
 use futures::stream::{StreamExt, TryStreamExt};
@@ -245,6 +245,10 @@ impl RemoteConnector for RedisConnector {
 
     async fn servers(&self) -> Result<Vec<ServerInfo>> {
         Ok(self.wire.describe_servers().await)
+    }
+
+    async fn diagnose(&self) -> Result<Vec<Diagnosis>> {
+        Ok(self.wire.diagnose(self.ttl_sec).await)
     }
 
     async fn close(&self) -> Result<()> {

@@ -2,8 +2,8 @@ use std::sync::atomic::AtomicBool;
 
 use connector_core::raw_layout;
 use connector_core::{
-    BoxStream, CacheKey, Capabilities, ConnectorContext, Error, ErrorKind, FromContext, LMCacheMetadata, ListEntry,
-    MemoryObj, MemoryObjMut, RemoteConnector, Result, ServerInfo, external_connector,
+    BoxStream, CacheKey, Capabilities, ConnectorContext, Diagnosis, Error, ErrorKind, FromContext, LMCacheMetadata,
+    ListEntry, MemoryObj, MemoryObjMut, RemoteConnector, Result, ServerInfo, external_connector,
 };
 use futures::stream::{self, Stream, StreamExt, TryStreamExt};
 
@@ -154,6 +154,10 @@ impl RemoteConnector for RESPConnector {
 
     async fn servers(&self) -> Result<Vec<ServerInfo>> {
         Ok(self.wire.describe_servers().await)
+    }
+
+    async fn diagnose(&self) -> Result<Vec<Diagnosis>> {
+        Ok(self.wire.diagnose(self.ttl.ttl_sec).await)
     }
 
     async fn close(&self) -> Result<()> {

@@ -158,6 +158,11 @@ impl Connection {
         self.transport.tls_version()
     }
 
+    /// The cipher of TLS, if the connection uses it.
+    pub(crate) fn tls_cipher(&self) -> Option<&'static str> {
+        self.transport.session()?.cipher()
+    }
+
     /// The time and bytes of the current call.
     pub(super) fn spent(&self) -> Spent {
         self.spent

@@ -13,19 +13,8 @@ use super::topology::{Node, Route};
 /// The server, and what it says about itself. Never fails: a server that does not answer has an error in place of
 /// details. Otherwise one server that hangs would use up the `timeout_ms` of all, and hide the answers of the others.
 pub(super) async fn describe(node: &Node) -> ServerInfo {
-    let address = node.server.address();
-    let mut server = ServerInfo::new(address.to_string());
-    let (route, mut info) = (Route::to(&node.server), Info);
-    let asking = exchange_at(&route, &mut info);
-    let answer = match time_left() {
-        None => asking.await.0,
-        Some(left) => {
-            let limit = left.mul_f64(SHARE);
-            let late = || format!("{address} did not answer within {} ms", limit.as_millis());
-            let answer = tokio::time::timeout(limit, asking).await.map(|(answer, _)| answer);
-            answer.unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, late()).temporary(true)))
-        }
-    };
+    let mut server = ServerInfo::new(node.server.address().to_string());
+    let answer = ask(node, Info { sections: &["server", "replication"], with_time: false }).await;
     let said = answer.as_ref().ok();
     // A server knows its own role best: a failover may be under way.
     let role = said.and_then(|said| said.role()).or(node.role);
@@ -39,22 +28,44 @@ pub(super) async fn describe(node: &Node) -> ServerInfo {
     }
 }
 
+/// Asks one server, within its share of the call's time.
+pub(super) async fn ask(node: &Node, mut info: Info) -> Result<Said> {
+    let address = node.server.address();
+    let route = Route::to(&node.server);
+    let asking = exchange_at(&route, &mut info);
+    match time_left() {
+        None => asking.await.0,
+        Some(left) => {
+            let limit = left.mul_f64(SHARE);
+            let late = || format!("{address} did not answer within {} ms", limit.as_millis());
+            let answer = tokio::time::timeout(limit, asking).await.map(|(answer, _)| answer);
+            answer.unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, late()).temporary(true)))
+        }
+    }
+}
+
 /// The part of the call's time that a server has. The rest is for the answer.
 const SHARE: f64 = 0.9;
 
-/// Asks for the sections of `INFO`. One command each: servers before redis 7 take one section.
-struct Info;
-
-const SECTIONS: [&str; 2] = ["server", "replication"];
+/// Asks for sections of `INFO`. One command each: servers before redis 7 take one section.
+pub(super) struct Info {
+    pub(super) sections: &'static [&'static str],
+    /// Whether to ask for the server's time, too.
+    pub(super) with_time: bool,
+}
 
 /// The lines of `INFO`.
 #[derive(Default)]
-struct Said {
+pub(super) struct Said {
     fields: Vec<(String, String)>,
     /// The version of TLS, if the connection uses it.
-    tls: Option<&'static str>,
+    pub(super) tls: Option<&'static str>,
+    /// The cipher of TLS.
+    pub(super) cipher: Option<&'static str>,
+    /// The server's clock, in seconds since 1970.
+    pub(super) time: Option<f64>,
     /// The server's refusal of `INFO`, such as that of an access list.
-    refused: Option<Error>,
+    pub(super) refused: Option<Error>,
 }
 
 impl Exchange for Info {
@@ -66,32 +77,44 @@ impl Exchange for Info {
     }
 
     fn request<'a>(&'a self, request: &mut Request<'a>) {
-        SECTIONS.iter().for_each(|section| request.command(&["INFO".into(), (*section).into()]));
+        self.sections.iter().for_each(|section| request.command(&["INFO".into(), (*section).into()]));
+        if self.with_time {
+            request.command(&["TIME".into()]);
+        }
     }
 
     async fn read(&mut self, connection: &mut Connection) -> Result<Result<Said>> {
-        let mut said = Said { tls: connection.tls_version(), ..Said::default() };
-        for _ in SECTIONS {
+        let mut said = Said { tls: connection.tls_version(), cipher: connection.tls_cipher(), ..Said::default() };
+        for _ in self.sections {
             match connection.reply().await? {
                 Reply::Bulk(text) => said.add(&String::from_utf8_lossy(&text)),
                 other => said.refused = Some(refusal(other, "the text of `INFO`")),
             }
+        }
+        if self.with_time
+            && let Reply::Array(parts) = connection.reply().await?
+        {
+            let number = |at: usize| match parts.get(at) {
+                Some(Reply::Bulk(text)) => std::str::from_utf8(text).ok()?.parse::<f64>().ok(),
+                _ => None,
+            };
+            said.time = number(0).zip(number(1)).map(|(seconds, micros)| seconds + micros / 1e6);
         }
         Ok(Ok(said))
     }
 }
 
 impl Said {
-    fn add(&mut self, text: &str) {
+    pub(super) fn add(&mut self, text: &str) {
         let fields = text.lines().filter_map(|line| line.split_once(':'));
         self.fields.extend(fields.map(|(name, value)| (name.to_owned(), shorten(value.trim().as_bytes()))));
     }
 
-    fn field(&self, name: &str) -> Option<&str> {
+    pub(super) fn field(&self, name: &str) -> Option<&str> {
         self.fields.iter().find(|(known, value)| known == name && !value.is_empty()).map(|(_, value)| value.as_str())
     }
 
-    fn role(&self) -> Option<&str> {
+    pub(super) fn role(&self) -> Option<&str> {
         match (self.field("redis_mode"), self.field("role")) {
             (Some("sentinel"), _) => Some("sentinel"),
             (_, Some("slave")) => Some("replica"),
@@ -99,14 +122,17 @@ impl Said {
         }
     }
 
-    fn details(&self) -> impl Iterator<Item = (&'static str, String)> {
-        // Valkey and its relatives also give the redis version that they are compatible with.
-        let version = ["valkey", "dragonfly", "redis"]
+    /// Name and version of the program. Valkey and its relatives also give the redis version that they are compatible with.
+    pub(super) fn version(&self) -> Option<String> {
+        ["valkey", "dragonfly", "redis"]
             .into_iter()
-            .find_map(|server| Some(format!("{server} {}", self.field(&format!("{server}_version"))?)));
+            .find_map(|server| Some(format!("{server} {}", self.field(&format!("{server}_version"))?)))
+    }
+
+    fn details(&self) -> impl Iterator<Item = (&'static str, String)> {
         let master = self.field("master_host").zip(self.field("master_port"));
         let details = [
-            ("version", version),
+            ("version", self.version()),
             ("tls", self.tls.map(str::to_owned)),
             ("replicas", self.field("connected_slaves").filter(|n| *n != "0").map(str::to_owned)),
             ("replica_of", master.map(|(host, port)| format!("{host}:{port}"))),

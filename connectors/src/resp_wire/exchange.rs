@@ -4,11 +4,12 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use connector_core::{CacheKey, Connect, ConnectorContext, Error, ErrorKind, Result, ServerInfo};
+use connector_core::{CacheKey, Connect, ConnectorContext, Diagnosis, Error, ErrorKind, Result, ServerInfo};
 use futures::future::join_all;
 
 use super::connection::Connection;
 use super::describe::describe;
+use super::diagnose::diagnose;
 use super::errors::{Elsewhere, expect_word};
 use super::meters::StoreMeters;
 use super::name::Name;
@@ -179,6 +180,11 @@ impl Wire {
     /// The servers that are known, and what each says about itself.
     pub(crate) async fn describe_servers(&self) -> Vec<ServerInfo> {
         join_all(self.topology.nodes().await.iter().map(describe)).await
+    }
+
+    /// The settings and the state of the servers. `ttl_sec` is the time that a chunk lives.
+    pub(crate) async fn diagnose(&self, ttl_sec: Option<u64>) -> Vec<Diagnosis> {
+        diagnose(&self.topology.nodes().await, self.is_cluster(), ttl_sec).await
     }
 
     /// Checks that every server answers.

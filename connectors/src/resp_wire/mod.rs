@@ -25,6 +25,7 @@
 //! | `remove` | removes values |
 //! | `meters` | the counters of each server |
 //! | `describe` | what each server says about itself |
+//! | `diagnose` | the settings and the state of each server that an operator should know |
 //! | `request` | commands in the bytes of the wire |
 //! | [`reply`], `line` | replies from the bytes of the wire |
 //! | `scan` | the keys in the database |
@@ -38,6 +39,7 @@ mod cluster;
 mod connect;
 mod connection;
 mod describe;
+mod diagnose;
 mod errors;
 mod exchange;
 mod hosts;

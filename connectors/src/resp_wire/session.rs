@@ -141,6 +141,11 @@ impl Session {
         }
     }
 
+    /// The cipher that both sides agreed on.
+    pub(super) fn cipher(&self) -> Option<&'static str> {
+        self.tls.negotiated_cipher_suite()?.suite().as_str()
+    }
+
     /// Hands received bytes to the session. `None` at their end.
     fn advance(&mut self, receive: impl FnOnce(&mut [u8]) -> io::Result<usize>) -> io::Result<Option<IoState>> {
         if self.start == self.end {

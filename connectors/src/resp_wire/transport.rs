@@ -120,6 +120,11 @@ impl Transport {
         Ok(())
     }
 
+    /// The TLS session, if the connection uses it.
+    pub(super) fn session(&self) -> Option<&Session> {
+        self.session.as_deref()
+    }
+
     /// The version of TLS, if the connection uses it.
     pub(super) fn tls_version(&self) -> Option<&'static str> {
         self.session.as_ref()?.version()

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use connector_core::connector::{Gate, count_run, leading_run};
 use connector_core::{
-    BoxStream, CacheKey, Capabilities, Connector, ConnectorContext, Error, ErrorKind, FromContext, ListEntry,
-    MemoryObj, MemoryObjMut, RemoteConnector, Result, ServerInfo, external_connector, runtime,
+    BoxStream, CacheKey, Capabilities, Connector, ConnectorContext, Diagnosis, Error, ErrorKind, FromContext,
+    ListEntry, MemoryObj, MemoryObjMut, RemoteConnector, Result, ServerInfo, external_connector, runtime,
 };
 use futures::future::{join, ready};
 use futures::stream::{self, StreamExt};
@@ -225,6 +225,16 @@ impl RemoteConnector for TieredConnector {
         });
         let front = front.into_iter().map(|server| server.with_detail("tier", "front"));
         Ok(front.chain(back?.into_iter().map(|server| server.with_detail("tier", "back"))).collect())
+    }
+
+    /// The diagnoses of both stores.
+    async fn diagnose(&self) -> Result<Vec<Diagnosis>> {
+        let (front, back) = join(self.tiers.front.diagnose(), self.tiers.back.diagnose()).await;
+        let front = front.unwrap_or_else(|e| {
+            vec![Diagnosis::warn("front", e.to_string(), "every call works without the front, but more slowly")]
+        });
+        let of = |tier: &'static str| move |found: Diagnosis| found.of(tier);
+        Ok(front.into_iter().map(of("front")).chain(back?.into_iter().map(of("back"))).collect())
     }
 
     async fn close(&self) -> Result<()> {

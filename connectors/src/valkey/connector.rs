@@ -1,5 +1,5 @@
 use connector_core::{
-    BoxStream, CacheKey, Capabilities, ConnectorContext, FromContext, ListEntry, MemoryObj, MemoryObjMut,
+    BoxStream, CacheKey, Capabilities, ConnectorContext, Diagnosis, FromContext, ListEntry, MemoryObj, MemoryObjMut,
     RemoteConnector, Result, ServerInfo, external_connector,
 };
 
@@ -72,6 +72,10 @@ impl RemoteConnector for ValkeyConnector {
 
     async fn servers(&self) -> Result<Vec<ServerInfo>> {
         self.0.servers().await
+    }
+
+    async fn diagnose(&self) -> Result<Vec<Diagnosis>> {
+        self.0.diagnose().await
     }
 
     async fn close(&self) -> Result<()> {
