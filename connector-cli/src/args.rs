@@ -21,7 +21,7 @@ use crate::version;
 
 #[cfg(feature = "fs")]
 pub(crate) use checking::ScrubArgs;
-pub(crate) use checking::{CheckArgs, PingArgs};
+pub(crate) use checking::{CheckArgs, DoctorArgs, PingArgs};
 pub(crate) use chunks::{ExistsArgs, GetArgs, LayoutArgs, LineArgs, PutArgs, RmArgs, StatArgs};
 pub(crate) use copying::CpArgs;
 pub(crate) use listing::{DescribeArgs, DuArgs, LsArgs};
@@ -179,16 +179,22 @@ pub(crate) enum Command {
         kvconn rm fs:///tmp/kv --all\n  \
         kvconn ls fs:///tmp/kv -0 | grep -z @half | kvconn rm fs:///tmp/kv --stdin -0"))]
     Rm(RmArgs),
-    /// Copy all chunks of a store into another, verified and resumable
+    /// Copy the chunks of a store or an archive into another store or archive, resumable
     ///
-    /// If the destination already has a key, kvconn reads the chunk from both stores and copies it only if the two differ.
-    /// So you can run the same command again after an interrupt. With --skip-existing, kvconn skips each key that the
-    /// destination has, and does not read its chunk. kvconn reads back every chunk that it writes and compares the bytes,
-    /// and the shape, dtype and format if both stores keep them.
+    /// kvconn copies chunks in batches, and moves each chunk once. It asks the destination which keys it has. If the
+    /// destination has a key, kvconn reads the chunk from both stores and copies it only if the two differ. So you can run
+    /// the same command again after an interrupt. With --skip-existing, kvconn does not read the chunks that the
+    /// destination has. With --verify, it reads back every chunk that it wrote, and compares the bytes, and the shape,
+    /// dtype and format if both stores keep them.
+    ///
+    /// An archive is a tar file with an entry for each chunk. The entry keeps the key and the layout. kvconn names an
+    /// archive file only when it is complete. Reading an archive that was cut short is an error.
     #[command(after_help = "Examples:\n  \
         kvconn cp fs:///var/cache/kv fs:///mnt/nfs/kv\n  \
-        kvconn cp fs:///var/cache/kv fs:///mnt/nfs/kv --prefix facebook/opt-125m@ --concurrency 16\n  \
-        kvconn cp fs:///var/cache/kv 's3://bucket/kv?region=eu-west-1' --skip-existing")]
+        kvconn cp fs:///var/cache/kv fs:///mnt/nfs/kv --prefix facebook/opt-125m@ --verify\n  \
+        kvconn cp fs:///var/cache/kv 's3://bucket/kv?region=eu-west-1' --skip-existing\n  \
+        kvconn cp redis://h:6379 backup.tar\n  \
+        kvconn cp redis://h:6379 - | ssh bastion kvconn cp - redis://other:6379")]
     Cp(CpArgs),
     /// Find torn chunks and leftover temporary files in a store of files
     ///
@@ -201,15 +207,29 @@ pub(crate) enum Command {
         kvconn scrub fs:///var/cache/kv --remove\n  \
         kvconn scrub 'fs:///var/cache/kv?save_chunk_meta=false' --json")]
     Scrub(ScrubArgs),
-    /// Check that a store answers, and show the round trip time and its servers
+    /// Check that a store answers, and show the round trip times and its servers
     ///
     /// A store on servers has a line for each: its address, its role, and what it says about itself. A replica or a sentinel
-    /// that does not answer is only shown. A master that does not answer fails the check.
+    /// that does not answer is only shown. A master that does not answer fails the check. With --count, each ping has a
+    /// line, and a summary follows, also after Ctrl-C. The exit code is 1 if some pings were lost, and 3 if all were.
     #[command(after_help = "Examples:\n  \
         kvconn ping fs:///var/cache/kv\n  \
+        kvconn ping redis://h:6379 -c 100 -i 0.1\n  \
         kvconn ping redis-cluster://h:7000,h:7001\n  \
         kvconn ping redis-sentinel://h:26379/service --json | jq '.servers[] | select(.error)'")]
     Ping(PingArgs),
+    /// Examine a store and the way to it; each line is ok, or says what to change
+    ///
+    /// Doctor checks in this order: the URL and its options; the names of hosts, and the TCP connection; the open, with TLS
+    /// and login; the servers' version, memory policy, persistence, clients and clock, or the disk; put, exists, get, list
+    /// and remove of one chunk of 1 MiB with a key of its own (model `kvconn-doctor`), which it removes; the round trip; and
+    /// the limits of this machine. Each step has a time limit. `warn` means that the store works, but not as well or as
+    /// long as it could. The exit code is 1 if a line is `fail`.
+    #[command(after_help = "Examples:\n  \
+        kvconn doctor redis://h:6379\n  \
+        kvconn doctor 's3://bucket/kv?region=eu-west-1'\n  \
+        kvconn doctor fs:///var/cache/kv --json | jq -r '.checks[] | select(.verdict != \"ok\").advice'")]
+    Doctor(DoctorArgs),
     /// Check that a store keeps the contract of every connector; exit code 1 if it breaks a rule
     ///
     /// The checks use their own keys (model `kvconn-conformance-..`) and remove them after each check, even after a failure

@@ -7,6 +7,7 @@ pub(crate) mod connectors;
 pub(crate) mod copy;
 pub(crate) mod demo;
 pub(crate) mod describe;
+pub(crate) mod doctor;
 pub(crate) mod du;
 pub(crate) mod keys;
 pub(crate) mod ls;

@@ -59,7 +59,7 @@ fn replacement(path: &Path, old: &Metadata) -> io::Result<Option<NamedTempFile>>
 }
 
 /// A temporary file beside `path`, with the permissions of the old file or of any new one. Dropping it removes it.
-fn temporary(path: &Path, old: Option<&Metadata>) -> io::Result<NamedTempFile> {
+pub(crate) fn temporary(path: &Path, old: Option<&Metadata>) -> io::Result<NamedTempFile> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();
     builder.prefix(".kvconn-");

@@ -91,6 +91,7 @@ async fn run(cli: Cli, out: &mut Out, interrupt: Interrupt) -> Result<Answer, Fa
         #[cfg(feature = "fs")]
         Command::Scrub(args) => commands::scrub::run(&setup, &args, out).await,
         Command::Ping(args) => commands::ping::run(&setup, &args, out).await,
+        Command::Doctor(args) => commands::doctor::run(&setup, &args, out).await,
         Command::Check(args) => commands::check::run(&setup, &args, out).await,
         Command::Bench(args) => commands::bench::run(&setup, &args, out).await,
         Command::Demo(args) => commands::demo::run(&setup, &args, out).await,

@@ -66,6 +66,15 @@ impl Setup {
         work: impl AsyncFnOnce(&Connector) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         let store = self.interrupt.stops(builder.open()).await??;
+        self.with(store, work).await
+    }
+
+    /// Does the same for a store that is open already.
+    pub(crate) async fn with<T>(
+        &self,
+        store: Connector,
+        work: impl AsyncFnOnce(&Connector) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
         let done = self.interrupt.in_time(work(&store)).await?;
         match (done, self.interrupt.in_time(store.close()).await?) {
             (Ok(_), Err(e)) => Err(e.into()),

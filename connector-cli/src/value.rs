@@ -4,6 +4,7 @@
 use std::fmt::Display;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::{NonZeroU64, NonZeroUsize};
+use std::time::Duration;
 
 use connectors::{Dtype, Error, MemoryFormat, Shape};
 
@@ -46,6 +47,21 @@ pub(crate) fn seconds(text: &str) -> Result<u64, String> {
 
 pub(crate) fn positive_seconds(text: &str) -> Result<NonZeroU64, String> {
     text.parse().map_err(write("a whole number of seconds of at least 1, such as 60"))
+}
+
+pub(crate) fn number(text: &str) -> Result<u64, String> {
+    text.parse().map_err(write("a whole number"))
+}
+
+/// Seconds, also with a fraction.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds.ok_or("a number of seconds").map_err(write("a number of seconds, such as 0.5"))
+}
+
+pub(crate) fn positive_duration(text: &str) -> Result<Duration, String> {
+    let seconds = duration(text).ok().filter(|time| !time.is_zero());
+    seconds.ok_or("a time").map_err(write("a number of seconds above 0, such as 2.5"))
 }
 
 /// A port alone is one of the loopback address.

@@ -1,6 +1,7 @@
-//! The arguments of `ping`, `check` and `scrub`.
+//! The arguments of `ping`, `doctor`, `check` and `scrub`.
 
 use std::num::NonZeroU64;
+use std::time::Duration;
 
 use clap::Args;
 #[cfg(feature = "fs")]
@@ -13,6 +14,27 @@ use crate::value;
 pub(crate) struct PingArgs {
     /// The store
     pub(crate) url: StoreUrl,
+    /// Number of pings; 0 for no end
+    #[arg(short, long, value_name = "N", default_value = "1", value_parser = value::number)]
+    pub(crate) count: u64,
+    /// The time between two pings
+    #[arg(short, long, value_name = "SECONDS", default_value = "1", value_parser = value::duration)]
+    pub(crate) interval: Duration,
+    /// The longest time for the open, for a ping, and for the list of servers
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = value::positive_duration)]
+    pub(crate) timeout: Duration,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// The store
+    pub(crate) url: StoreUrl,
+    /// The longest time of each step
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = value::positive_duration)]
+    pub(crate) timeout: Duration,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

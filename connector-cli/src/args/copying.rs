@@ -9,23 +9,38 @@ use crate::value;
 
 #[derive(Debug, Args)]
 pub(crate) struct CpArgs {
-    /// The store to copy from
+    /// The store to copy from, or an archive: FILE.tar, or `-` for stdin
     #[arg(value_name = "FROM")]
     pub(crate) source: StoreUrl,
-    /// The store to copy to
+    /// The store to copy to, or an archive: FILE.tar, or `-` for stdout
     #[arg(value_name = "TO")]
     pub(crate) target: StoreUrl,
     /// Copy only keys that start with this text
     #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) prefix: String,
-    /// Chunks in flight [default: the calls at once that suit the two stores, 8 or more]. Each one takes the memory of
-    /// two chunks. Fewer chunks are in flight if `max_local_cpu_size` has too little memory
-    #[arg(long, value_name = "N", value_parser = value::positive)]
-    pub(crate) concurrency: Option<NonZeroUsize>,
     /// Skip chunks that the destination already has, without reading and comparing them
     #[arg(long, conflicts_with = "overwrite")]
     pub(crate) skip_existing: bool,
     /// Overwrite chunks that the destination already has, without comparing them
     #[arg(long)]
     pub(crate) overwrite: bool,
+    /// Read back every chunk that was written, and compare it
+    #[arg(long)]
+    pub(crate) verify: bool,
+    /// Count the chunks that the destination lacks, and copy none
+    #[arg(short = 'n', long)]
+    pub(crate) dry_run: bool,
+    /// Stop when N chunks have failed
+    #[arg(long, value_name = "N", default_value = "100", value_parser = value::positive)]
+    pub(crate) max_errors: NonZeroUsize,
+    /// Batches in flight
+    #[arg(long, value_name = "N", default_value = "4", value_parser = value::positive)]
+    pub(crate) concurrency: NonZeroUsize,
+    /// The most chunks of a batch [default: the calls at once that suit the two stores, 16 to 64]. Large chunks make
+    /// smaller batches: the batches in flight fit `max_local_cpu_size`
+    #[arg(long, value_name = "N", value_parser = value::positive)]
+    pub(crate) batch: Option<NonZeroUsize>,
+    /// Print the totals as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }

@@ -1,270 +1,257 @@
-//! `kvconn cp`: copies all chunks of one store into another and verifies them. You can interrupt and resume it.
+//! `kvconn cp`: copies the chunks of a store or an archive into another store or archive. You can interrupt and resume it.
+
+mod archive;
+mod batches;
+mod progress;
+mod route;
+mod totals;
 
 use std::io::Write;
-use std::num::NonZeroUsize;
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use connectors::{CacheKey, Connector, Error, ErrorKind, MemoryObj};
-use futures::stream::{self, BoxStream};
+use connectors::{Connector, Error, ErrorKind};
 use futures::{Stream, StreamExt};
-use indicatif::{ProgressBar, ProgressStyle};
-use tokio::sync::Semaphore;
+use tokio::sync::Notify;
 
 use crate::args::CpArgs;
 use crate::exit::{Answer, Failure};
-use crate::interrupt::Interrupt;
-use crate::output::{Out, Time, count, gib_per_s, print_error, print_note, three_digits};
+use crate::output::{Out, print_note};
 use crate::setup::Setup;
-use crate::size::ByteSize;
+use archive::{Archive, Writer};
+use batches::{BatchSize, Item};
+use progress::CopyProgress;
+use route::{Existing, Route, Target};
+use totals::{Copied, Totals};
 
-/// The keys of one lookup in the destination, with `--skip-existing`.
-const ASK: usize = 256;
+/// Chunks of a batch, unless set. A store with long calls sets a number of calls at once, and gets at least as many.
+const CHUNKS: usize = 16;
+/// The most chunks of a batch, unless set.
+const MOST_CHUNKS: usize = 64;
+/// Bytes of a batch, unless the pool is small.
+const BATCH_BYTES: usize = 128 << 20;
+/// The parts of the pool for each batch in flight. A batch that compares or verifies holds two chunks for each key.
+const POOL_SHARES: usize = 3;
 
-/// The result for one key.
-enum Copied {
-    /// The chunk of this many bytes was written, read back and equal.
-    Written(usize),
-    /// The destination already has the chunk: an equal one, or with `--skip-existing` any one.
-    Present,
-    /// The source listed the key, but no longer has the chunk.
-    Gone,
-    Failed(CacheKey, Error),
-    /// The source failed to list its keys.
-    ListFailed(Error),
+/// One side of a copy.
+enum Place<'a> {
+    Store(&'a str),
+    Archive(Archive),
 }
 
-#[derive(Default)]
-struct Totals {
-    copied: usize,
-    bytes: usize,
-    present: usize,
-    gone: usize,
-    failed: usize,
-}
-
-/// The two stores of a copy. Cheap to clone.
-#[derive(Clone)]
-struct Route {
-    source: Connector,
-    target: Connector,
-    /// Whether to read and compare the destination's chunk first.
-    compare: bool,
-    lanes: Arc<Lanes>,
-}
-
-/// The copies that run at once. The pool may have less memory than they need: then fewer run at once from then on.
-struct Lanes {
-    /// A permit for each copy that runs.
-    free: Semaphore,
-    all: AtomicUsize,
+impl<'a> Place<'a> {
+    fn of(text: &'a str) -> Result<Self, Error> {
+        if text.contains("://") {
+            return Ok(Self::Store(text));
+        }
+        match Archive::named(text)? {
+            Some(archive) => Ok(Self::Archive(archive)),
+            None => Ok(Self::Store(text)),
+        }
+    }
 }
 
 pub(crate) async fn run(setup: &Setup, args: &CpArgs, out: &mut Out) -> Result<Answer, Failure> {
-    if args.source == args.target {
-        return Err(Error::new(ErrorKind::InvalidInput, "source and destination are the same store").into());
-    }
-    let (source, target) = (setup.builder(&args.source).existing(true), setup.builder(&args.target));
-    setup
-        .with_opened(source, async |source| {
-            setup.with_opened(target, async |target| copy(source, target, args, &setup.interrupt, out).await).await
-        })
-        .await
-}
-
-async fn copy(
-    source: &Connector,
-    target: &Connector,
-    args: &CpArgs,
-    interrupt: &Interrupt,
-    out: &mut Out,
-) -> Result<Answer, Failure> {
-    let keeps = [source, target].map(|store| store.capabilities().keeps_layout);
-    if let [false, true] = keeps {
-        print_note(format_args!("{} keeps no shapes and dtypes: the copies are plain bytes", source.name()));
-    }
-    let compare = !args.overwrite && !args.skip_existing;
-    let at_once = [source, target].map(|store| store.capabilities().batch_concurrency).into_iter().max();
-    let at_once = args.concurrency.map_or(at_once.unwrap_or_default().max(1), NonZeroUsize::get);
-    let lanes = Arc::new(Lanes { free: Semaphore::new(at_once), all: AtomicUsize::new(at_once) });
-    let route = Route { source: source.clone(), target: target.clone(), compare, lanes };
-    let bar = progress();
-    let start = Instant::now();
-    let mut totals = Totals::default();
-    let mut list_failed = None;
-
-    // An interrupt ends the list of keys. Copies in flight still finish.
-    let keys = source.list(&args.prefix).map(|key| key.map_err(Copied::ListFailed));
-    let keys = if args.skip_existing { missing(keys, target) } else { keys.boxed() };
-    let keys = keys.take_until(Box::pin(interrupt.clone().wait()));
-    let copies = keys.map(|key| {
-        let route = route.clone();
-        async move {
-            match key {
-                Ok(key) => route.copy(key).await,
-                Err(done) => done,
-            }
+    let refused = |why: &'static str| Error::new(ErrorKind::InvalidInput, why);
+    let copy = Copy { setup, args };
+    match (Place::of(&args.source)?, Place::of(&args.target)?) {
+        (Place::Store(a), Place::Store(b)) if a == b => {
+            Err(refused("source and destination are the same store").into())
         }
-    });
-    let mut copies = copies.map(tokio::spawn).buffer_unordered(at_once);
-    while let Some(done) = copies.next().await {
-        match done {
-            Ok(Copied::ListFailed(e)) => list_failed = Some(e),
-            Ok(done) => totals.add(done, &bar),
-            Err(e) => {
-                totals.failed += 1;
-                bar.suspend(|| print_error(format_args!("copying a chunk ended unexpectedly: {e}")));
-            }
+        (Place::Archive(_), Place::Archive(_)) => Err(refused("source and destination are archives")
+            .with_hint("write the URL of a store for one of them")
+            .into()),
+        (_, Place::Archive(_)) if args.verify => {
+            let hint = "copy first, and then compare with `kvconn cp FILE.tar STORE`";
+            Err(refused("--verify reads back from a store, and the destination is an archive").with_hint(hint).into())
         }
-        bar.set_message(totals.progress(start.elapsed()));
-    }
-    bar.finish_and_clear();
-
-    let present = if args.skip_existing { "present" } else { "equal" };
-    writeln!(out, "{}", totals.summary(start.elapsed(), present))?;
-    // Before the stores are closed, which may take long.
-    out.flush()?;
-    if let Some(e) = list_failed {
-        return Err(e.into());
-    }
-    if interrupt.is_set() {
-        print_note(format_args!("interrupted; run the same command again to continue: it skips {present} chunks"));
-        return Ok(Answer::Interrupted);
-    }
-    Ok(Answer::yes_if(totals.failed == 0))
-}
-
-/// Asks the destination for each key. A key that it has becomes its result, and the others stay.
-fn missing<'a>(
-    keys: impl Stream<Item = Result<CacheKey, Copied>> + Send + 'a,
-    target: &'a Connector,
-) -> BoxStream<'a, Result<CacheKey, Copied>> {
-    let asked = keys.chunks(ASK).then(async |keys| {
-        let (keys, failed): (Vec<_>, Vec<_>) = keys.into_iter().partition(Result::is_ok);
-        let keys: Vec<CacheKey> = keys.into_iter().flatten().collect();
-        let answers = target.batched_exists(&keys).await;
-        let asked = keys.into_iter().zip(answers).map(|(key, answer)| match answer {
-            Ok(false) => Ok(key),
-            Ok(true) => Err(Copied::Present),
-            Err(e) => Err(Copied::Failed(key, e)),
-        });
-        stream::iter(asked.chain(failed).collect::<Vec<_>>())
-    });
-    asked.flatten().boxed()
-}
-
-impl Lanes {
-    /// Counts one lane less. `false` if only one is left.
-    fn end_one(&self) -> bool {
-        let less = |all: usize| (all > 1).then(|| all - 1);
-        self.all.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
+        (Place::Store(source), Place::Store(target)) => {
+            let (source, target) = (setup.builder(source).existing(true), setup.builder(target));
+            setup
+                .with_opened(source, async |source| {
+                    setup.with_opened(target, async |target| copy.stores(source, target, out).await).await
+                })
+                .await
+        }
+        (Place::Store(source), Place::Archive(archive)) => {
+            let source = setup.builder(source).existing(true);
+            setup.with_opened(source, async |source| copy.save(source, archive, out).await).await
+        }
+        (Place::Archive(archive), Place::Store(target)) => {
+            setup.with_opened(setup.builder(target), async |target| copy.load(archive, target, out).await).await
+        }
     }
 }
 
-impl Route {
-    async fn copy(self, key: CacheKey) -> Copied {
-        loop {
-            // The semaphore is never closed.
-            let lane = self.lanes.free.acquire().await;
-            // With one lane left, no other copy runs now.
-            let is_alone = self.lanes.all.load(Ordering::Relaxed) == 1;
-            match self.try_copy(&key).await {
-                Ok(done) => return done,
-                Err(e) if e.kind() == ErrorKind::PoolFull && !is_alone => {
-                    if self.lanes.end_one()
-                        && let Ok(lane) = lane
-                    {
-                        lane.forget();
-                    }
-                }
-                Err(e) => return Copied::Failed(key, e),
-            }
+/// The command's arguments and settings.
+struct Copy<'a> {
+    setup: &'a Setup,
+    args: &'a CpArgs,
+}
+
+/// A copy that has ended.
+struct Ended {
+    totals: Totals,
+    time: Duration,
+    /// Why the source gave no more chunks.
+    source_failed: Option<Error>,
+    /// Whether the destination, an archive, could not be written.
+    target_lost: bool,
+}
+
+impl Copy<'_> {
+    async fn stores(&self, source: &Connector, target: &Connector, out: &mut Out) -> Result<Answer, Failure> {
+        if !source.capabilities().keeps_layout && target.capabilities().keeps_layout {
+            note_plain(source);
         }
+        let size = self.size(&[source, target]);
+        let route = self.route(Some(source), Target::Store(target.clone()), &size);
+        let progress = CopyProgress::of_chunks(source, &self.args.prefix);
+        let keys = source.list(&self.args.prefix);
+        let ended = self.drive(route, batches::of_keys(keys, size), progress).await;
+        self.report(ended, out)
     }
 
-    async fn try_copy(&self, key: &CacheKey) -> Result<Copied, Error> {
-        let Some(chunk) = self.source.get(key).await? else { return Ok(Copied::Gone) };
-        if self.compare && self.has_equal(key, &chunk).await? {
-            return Ok(Copied::Present);
+    async fn save(&self, source: &Connector, archive: Archive, out: &mut Out) -> Result<Answer, Failure> {
+        if !source.capabilities().keeps_layout {
+            note_plain(source);
         }
-        self.target.put(key, chunk.clone()).await?;
-        let differs = |how: &str| {
-            Error::new(ErrorKind::Corrupt, format!("the copy {how}"))
-                .with_operation("verify")
-                .with_connector(self.target.name())
-                .with_key(key)
+        let is_stdout = archive.is_stdio();
+        let size = self.size(&[source]);
+        let (writer, chunks) = if self.args.dry_run { (None, None) } else { Writer::start(archive)?.split() };
+        let route = self.route(Some(source), Target::Archive(chunks), &size);
+        let progress = CopyProgress::of_chunks(source, &self.args.prefix);
+        let keys = source.list(&self.args.prefix);
+        let ended = self.drive(route, batches::of_keys(keys, size), progress).await;
+        let is_whole = !self.setup.interrupt.is_set() && ended.source_failed.is_none();
+        if let Some(writer) = writer {
+            writer.end(is_whole).await?;
+        }
+        if !is_whole {
+            print_note("the archive is not complete, so kvconn did not keep it");
+        }
+        if is_stdout {
+            // Stdout has the archive.
+            print_note(ended.totals.summary(ended.time, self.args));
+            return self.answer(ended);
+        }
+        self.report(ended, out)
+    }
+
+    async fn load(&self, archive: Archive, target: &Connector, out: &mut Out) -> Result<Answer, Failure> {
+        let size = self.size(&[target]);
+        let route = self.route(None, Target::Store(target.clone()), &size);
+        let progress = CopyProgress::of_bytes(archive.len());
+        let most = self.setup.pool_bytes();
+        let batches = archive.batches(self.args.prefix.clone(), size, most, progress.steps())?;
+        let ended = self.drive(route, batches, progress).await;
+        self.report(ended, out)
+    }
+
+    fn size(&self, stores: &[&Connector]) -> Arc<BatchSize> {
+        let suits = stores.iter().map(|store| store.capabilities().batch_concurrency).max().unwrap_or_default();
+        let most = self.args.batch.map_or(suits.clamp(CHUNKS, MOST_CHUNKS), std::num::NonZero::get);
+        let shares = self.args.concurrency.get().saturating_mul(POOL_SHARES);
+        let bytes = BATCH_BYTES.min(self.setup.pool_bytes() / shares);
+        Arc::new(BatchSize::new(most, bytes))
+    }
+
+    fn route(&self, source: Option<&Connector>, target: Target, size: &Arc<BatchSize>) -> Route {
+        let existing = match self.args {
+            CpArgs { overwrite: true, .. } => Existing::Replace,
+            CpArgs { skip_existing: true, .. } => Existing::Skip,
+            _ => Existing::Compare,
         };
-        match self.target.get(key).await? {
-            None => Err(differs("is gone right after it was written").with_hint("the store may be full")),
-            Some(back) if *back != *chunk => Err(differs("has different bytes")),
-            Some(back) if !self.is_same(key, &chunk, &back) => {
-                Err(differs(&format!("has the layout `{}` instead of `{}`", back.layout(), chunk.layout())))
+        Route::new(source.cloned(), target, existing, (self.args.verify, self.args.dry_run), size.clone())
+    }
+
+    /// Copies the batches. An interrupt or too many errors end the source; batches in flight still finish.
+    async fn drive(
+        &self,
+        route: Route,
+        batches: impl Stream<Item = Result<Vec<Item>, Error>>,
+        mut progress: CopyProgress,
+    ) -> Ended {
+        let start = Instant::now();
+        let mut ended =
+            Ended { totals: Totals::default(), time: Duration::ZERO, source_failed: None, target_lost: false };
+        let stop = Notify::new();
+        let stopped = async {
+            tokio::select! {
+                () = self.setup.interrupt.clone().wait() => {}
+                () = stop.notified() => {}
             }
-            Some(_) => Ok(Copied::Written(chunk.len())),
+        };
+        let copies = batches.take_until(Box::pin(stopped)).map(|batch| {
+            let route = route.clone();
+            async move { batch.map(|batch| tokio::spawn(route.copy(batch))) }
+        });
+        let finished = copies.map(|copy| async {
+            match copy.await {
+                Ok(copy) => Ok(copy.await),
+                Err(e) => Err(e),
+            }
+        });
+        let mut finished = pin!(finished.buffer_unordered(self.args.concurrency.get()));
+        while let Some(done) = finished.next().await {
+            match done {
+                Err(e) => ended.source_failed = ended.source_failed.or(Some(e)),
+                Ok(Ok(copied)) => copied.into_iter().for_each(|copied| ended.add(copied)),
+                Ok(Err(e)) => {
+                    let e = Error::new(ErrorKind::Other, format!("the copy of a batch ended unexpectedly: {e}"));
+                    ended.totals.fail(e);
+                }
+            }
+            if ended.target_lost || ended.totals.failed() >= self.args.max_errors.get() {
+                stop.notify_one();
+            }
+            progress.show(&ended.totals, start.elapsed());
         }
+        progress.end().await;
+        ended.time = start.elapsed();
+        ended
     }
 
-    async fn has_equal(&self, key: &CacheKey, chunk: &MemoryObj) -> Result<bool, Error> {
-        match self.target.get(key).await {
-            Ok(stored) => Ok(stored.is_some_and(|stored| self.is_same(key, chunk, &stored))),
-            // The copy replaces a corrupt chunk.
-            Err(e) if e.kind() == ErrorKind::Corrupt => Ok(false),
-            Err(e) => Err(e),
+    fn report(&self, ended: Ended, out: &mut Out) -> Result<Answer, Failure> {
+        if self.args.json {
+            out.json(&ended.totals.as_json(ended.time, self.args.dry_run))?;
+        } else {
+            writeln!(out, "{}", ended.totals.summary(ended.time, self.args))?;
         }
+        // Before the stores are closed, which may take long.
+        out.flush()?;
+        self.answer(ended)
     }
 
-    fn is_same(&self, key: &CacheKey, a: &MemoryObj, b: &MemoryObj) -> bool {
-        let layout_counts =
-            [&self.source, &self.target].into_iter().all(|store| store.capabilities().keeps_layout_of(key.kind()));
-        **a == **b && (!layout_counts || a.layout() == b.layout())
+    fn answer(&self, ended: Ended) -> Result<Answer, Failure> {
+        let failed = ended.totals.failed();
+        ended.totals.end_errors();
+        if let Some(e) = ended.source_failed {
+            return Err(e.into());
+        }
+        if self.setup.interrupt.is_set() {
+            let present = totals::present(self.args);
+            print_note(format_args!("interrupted; run the same command again to continue: it skips {present} chunks"));
+            return Ok(Answer::Interrupted);
+        }
+        if failed >= self.args.max_errors.get() {
+            let most = self.args.max_errors;
+            print_note(format_args!("stopped after {most} errors; --max-errors N allows more"));
+        }
+        Ok(Answer::yes_if(failed == 0))
     }
 }
 
-impl Totals {
-    fn add(&mut self, done: Copied, bar: &ProgressBar) {
-        match done {
-            Copied::Written(bytes) => {
-                self.copied += 1;
-                self.bytes += bytes;
-            }
-            Copied::Present => self.present += 1,
-            Copied::Gone => self.gone += 1,
-            Copied::Failed(key, e) => {
-                self.failed += 1;
-                bar.suspend(|| print_error(e.with_key(key)));
-            }
-            Copied::ListFailed(_) => {}
+impl Ended {
+    fn add(&mut self, copied: Copied) {
+        match copied {
+            Copied::TargetLost => self.target_lost = true,
+            copied => self.totals.add(copied),
         }
-    }
-
-    fn progress(&self, time: Duration) -> String {
-        let rate = three_digits(gib_per_s(self.bytes, time));
-        let (bytes, skipped) = (ByteSize(self.bytes), self.present + self.gone);
-        format!("{} copied, {bytes}, {rate} GiB/s; {skipped} skipped, {} failed", self.copied, self.failed)
-    }
-
-    /// `present` describes the skipped chunks.
-    fn summary(&self, time: Duration, present: &str) -> String {
-        let mut text = format!("copied {}", count(self.copied, "chunk"));
-        if self.copied > 0 {
-            let rate = three_digits(gib_per_s(self.bytes, time));
-            text.push_str(&format!(" ({} in {}, {rate} GiB/s), all verified", ByteSize(self.bytes), Time(time)));
-        }
-        text.push_str(&format!("; skipped {} {present}; failed {}", self.present, self.failed));
-        if self.gone > 0 {
-            text.push_str(&format!("; {} removed from the source during the copy", self.gone));
-        }
-        text
     }
 }
 
-/// A spinner on stderr if stderr is a terminal. A bar would need the number of keys, which only a full listing tells.
-fn progress() -> ProgressBar {
-    let bar = ProgressBar::new_spinner();
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
-        bar.set_style(style);
-    }
-    bar.enable_steady_tick(Duration::from_millis(100));
-    bar
+fn note_plain(source: &Connector) {
+    print_note(format_args!("{} keeps no shapes and dtypes: the copies are plain bytes", source.name()));
 }

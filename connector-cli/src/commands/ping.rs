@@ -1,72 +1,113 @@
-//! `kvconn ping`: checks that a store answers, and shows its servers.
+//! `kvconn ping`: checks that a store answers, and shows its round trips and its servers.
+
+mod trips;
 
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use connectors::{Error, ErrorKind, Result, ServerInfo};
+use connectors::{Connector, Error, ErrorKind, Result, ServerInfo};
 use serde_json::{Map, Value, json};
 
 use crate::args::PingArgs;
 use crate::exit::{Answer, Failure};
-use crate::output::{Out, Time};
+use crate::interrupt::Interrupt;
+use crate::output::{Out, Time, print_error};
 use crate::setup::Setup;
+use trips::Trips;
+
+/// What became known about the store.
+#[derive(Default)]
+struct Known {
+    connector: Option<String>,
+    opened: Duration,
+    servers: Vec<ServerInfo>,
+    trips: Trips,
+}
 
 pub(crate) async fn run(setup: &Setup, args: &PingArgs, out: &mut Out) -> Result<Answer, Failure> {
-    let start = Instant::now();
-    let mut is_shown = false;
-    let answer = ping(setup, args, out, &mut is_shown).await;
-    if let Err(Failure::Error(e)) = &answer
-        && args.json
-        && !is_shown
-    {
-        out.json(&as_json(e.connector(), Some(e), (start.elapsed(), None), &[]))?;
+    let mut known = Known::default();
+    let answer = ping(setup, args, out, &mut known).await;
+    if args.json && !matches!(&answer, Err(Failure::Stdout(_))) {
+        let error = match &answer {
+            Err(Failure::Error(e)) => Some(e),
+            _ => known.trips.first_error(),
+        };
+        out.json(&as_json(&known, error))?;
+    } else if args.count != 1 && known.trips.sent() > 0 {
+        writeln!(out, "{}", known.trips)?;
     }
     answer
 }
 
-async fn ping(setup: &Setup, args: &PingArgs, out: &mut Out, is_shown: &mut bool) -> Result<Answer, Failure> {
+async fn ping(setup: &Setup, args: &PingArgs, out: &mut Out, known: &mut Known) -> Result<Answer, Failure> {
     let start = Instant::now();
-    setup
-        .with_store(&args.url, async |store| {
-            let opened = start.elapsed();
-            let start = Instant::now();
-            let answer = store.ping().await;
-            let trip = start.elapsed();
-            let found = store.servers().await;
-            // Without an answer to the ping, its error says more than the one of this call.
-            let servers = found.or_else(|e| if answer.is_ok() { Err(e) } else { Ok(Vec::new()) })?;
-            if args.json {
-                *is_shown = true;
-                out.json(&as_json(Some(store.name()), answer.as_ref().err(), (opened, Some(trip)), &servers))?;
-            } else {
-                if answer.is_ok() {
-                    writeln!(out, "{} answered in {} (opened in {})", store.name(), Time(trip), Time(opened))?;
-                }
-                // The error names a single server that does not answer.
-                if answer.is_ok() || servers.len() > 1 {
-                    print_servers(out, &servers)?;
-                }
-            }
-            match answer {
-                Ok(()) => Ok(Answer::Yes),
-                Err(e) if e.kind() == ErrorKind::Unsupported => {
-                    Err(e.with_hint("kvconn opened the store, but it has no ping; try `kvconn exists`").into())
-                }
-                Err(e) => Err(e.into()),
-            }
-        })
-        .await
+    let opening = tokio::time::timeout(args.timeout, setup.builder(&args.url).existing(true).open());
+    let opened = setup.interrupt.stops(opening).await?;
+    known.opened = start.elapsed();
+    let store = opened.unwrap_or_else(|_| {
+        let why = format!("the store did not open within {} s", args.timeout.as_secs_f64());
+        Err(Error::new(ErrorKind::Timeout, why).with_hint("`kvconn doctor` examines the way to it"))
+    })?;
+    known.connector = Some(store.name().to_owned());
+    setup.with(store, async |store| pings(&store.within(args.timeout), args, &setup.interrupt, out, known).await).await
 }
 
-/// The answer, or the error of a store that did not open.
-fn as_json(
-    connector: Option<&str>,
-    error: Option<&Error>,
-    (opened, trip): (Duration, Option<Duration>),
-    servers: &[ServerInfo],
-) -> Value {
+async fn pings(
+    store: &Connector,
+    args: &PingArgs,
+    interrupt: &Interrupt,
+    out: &mut Out,
+    known: &mut Known,
+) -> Result<Answer, Failure> {
+    let first = known.trips.add(store, interrupt).await?;
+    let found = interrupt.stops(store.servers()).await?;
+    // Without an answer to the ping, its error says more than the one of this call.
+    known.servers = found.or_else(|e| if first.is_ok() { Err(e) } else { Ok(Vec::new()) })?;
+    if !args.json {
+        let opened = Time(known.opened);
+        match &first {
+            Ok(trip) => writeln!(out, "{} answered in {} (opened in {opened})", store.name(), Time(*trip))?,
+            Err(e) if args.count != 1 => print_error(e),
+            Err(_) => {}
+        }
+        // The error names a single server that does not answer.
+        if first.is_ok() || known.servers.len() > 1 {
+            print_servers(out, &known.servers)?;
+        }
+    }
+    let more = |sent: u64| args.count == 0 || sent < args.count;
+    let can_ping = !matches!(&first, Err(e) if e.kind() == ErrorKind::Unsupported);
+    while can_ping && more(known.trips.sent()) && !interrupt.is_set() && !out.is_closed() {
+        tokio::select! {
+            () = tokio::time::sleep(args.interval) => {}
+            () = interrupt.clone().wait() => break,
+        }
+        let Ok(answer) = known.trips.add(store, interrupt).await else { break };
+        if args.json {
+            continue;
+        }
+        match answer {
+            Ok(trip) => writeln!(out, "{}: {}", known.trips.sent(), Time(trip))?,
+            Err(e) => print_error(e.at(format_args!("ping {}", known.trips.sent()))),
+        }
+        // A reader of a pipe wants each line now.
+        out.flush()?;
+    }
+    if interrupt.is_set() {
+        return Ok(Answer::Interrupted);
+    }
+    match known.trips.only_errors() {
+        None => Ok(Answer::yes_if(known.trips.first_error().is_none())),
+        Some(e) if e.kind() == ErrorKind::Unsupported => {
+            Err(e.clone().with_hint("kvconn opened the store, but it has no ping; try `kvconn exists`").into())
+        }
+        Some(e) => Err(e.clone().into()),
+    }
+}
+
+fn as_json(known: &Known, error: Option<&Error>) -> Value {
     let text = |e: &Error| e.to_string();
-    let servers = servers.iter().map(|server| {
+    let servers = known.servers.iter().map(|server| {
         let details = server.details.iter().map(|(name, value)| (name.clone(), json!(value)));
         json!({
             "address": server.address,
@@ -76,10 +117,11 @@ fn as_json(
         })
     });
     json!({
-        "connector": connector,
+        "connector": known.connector.as_deref().or_else(|| error?.connector()),
         "error": error.map(text),
-        "seconds": trip.map(|trip| trip.as_secs_f64()),
-        "open_seconds": opened.as_secs_f64(),
+        "seconds": known.trips.first_seconds(),
+        "open_seconds": known.opened.as_secs_f64(),
+        "pings": known.trips.as_json(),
         "servers": servers.collect::<Vec<_>>(),
     })
 }

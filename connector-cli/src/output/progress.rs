@@ -11,6 +11,8 @@ use super::mode;
 /// The progress that stderr shows now. A message goes above it.
 static SHOWN: Mutex<Option<WeakProgressBar>> = Mutex::new(None);
 
+const BAR: &str = "[{bar:32}] {percent}%  {msg}  {elapsed}, {eta} left";
+
 /// The progress of a command. Dropping it removes it from the terminal.
 pub(crate) struct Progress(ProgressBar);
 
@@ -22,7 +24,7 @@ impl Progress {
 
     /// The progress of `all` steps: a bar, a text, the time, and the time that is left.
     pub(crate) fn of(all: u64) -> Self {
-        Self::new(ProgressBar::new(all), "[{bar:32}] {percent}%  {msg}  {elapsed}, {eta} left")
+        Self::new(ProgressBar::new(all), BAR)
     }
 
     fn new(bar: ProgressBar, template: &str) -> Self {
@@ -30,9 +32,7 @@ impl Progress {
             bar.set_draw_target(ProgressDrawTarget::hidden());
             return Self(bar);
         }
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style.progress_chars("=> "));
-        }
+        set_template(&bar, template);
         bar.enable_steady_tick(Duration::from_millis(100));
         *SHOWN.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar.downgrade());
         Self(bar)
@@ -48,6 +48,36 @@ impl Progress {
     /// Counts `steps` more steps as done.
     pub(crate) fn advance(&self, steps: u64) {
         self.0.inc(steps);
+    }
+
+    /// The same steps, for another task or thread.
+    pub(crate) fn steps(&self) -> Steps {
+        Steps(self.0.clone())
+    }
+}
+
+/// The steps of a [`Progress`], for another task or thread.
+#[derive(Clone)]
+pub(crate) struct Steps(ProgressBar);
+
+impl Steps {
+    /// The work has `all` steps: a counter becomes a bar.
+    pub(crate) fn end_at(&self, all: u64) {
+        self.0.set_length(all);
+        if !self.0.is_hidden() {
+            set_template(&self.0, BAR);
+        }
+    }
+
+    /// Counts `steps` more steps as done.
+    pub(crate) fn advance(&self, steps: u64) {
+        self.0.inc(steps);
+    }
+}
+
+fn set_template(bar: &ProgressBar, template: &str) {
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("=> "));
     }
 }
 

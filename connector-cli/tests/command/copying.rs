@@ -1,8 +1,8 @@
-//! `kvconn cp`: verifies, resumes and reports failures.
+//! `kvconn cp` between two stores: compares, verifies, resumes and reports failures.
 
 use std::process::Stdio;
 
-use super::{Finished, KEY, OTHER, entries, file, fill, kvconn, put, run, signal, store, wait_until};
+use super::{Finished, KEY, OTHER, entries, file, fill, fs_url, kvconn, put, run, signal, store, wait_until};
 
 #[test]
 fn cp_copies_every_chunk_with_its_layout() {
@@ -11,9 +11,49 @@ fn cp_copies_every_chunk_with_its_layout() {
     let (_file, path) = file(&[1; 48]);
     run(&["put", &from, OTHER, &path, "--shape", "2,2,3,2", "--dtype", "half", "--format", "KV_2LTD"]).exits(0);
     let result = run(&["cp", &from, &to]).exits(0);
-    assert!(result.text().contains("copied 2 chunks") && result.text().contains("all verified"), "{}", result.text());
+    assert!(result.text().contains("copied 2 chunks") && !result.text().contains("verified"), "{}", result.text());
     assert_eq!(run(&["get", &to, KEY]).exits(0).out, b"plain");
     assert!(run(&["get", &to, OTHER]).exits(0).err.contains("KV_2LTD float16 [2, 2, 3, 2]"));
+}
+
+#[test]
+fn a_dry_run_counts_and_changes_nothing() {
+    let ((a, from), (b, to)) = (store(), store());
+    fill(a.path(), 9);
+    put(&to, "many@1@0@3@half", b"theirs");
+    let result = run(&["cp", &from, &to, "--dry-run"]).exits(0);
+    assert_eq!(result.text(), "would copy 8 chunks; skipped 1 present; failed 0\n");
+    assert_eq!(entries(b.path()).len(), 1);
+    let json = run(&["cp", &from, &to, "-n", "--json", "--prefix", "many@1@0@1"]).exits(0).json();
+    assert_eq!(
+        (&json["dry_run"], &json["would_copy"], &json["copied"]),
+        (&true.into(), &1.into(), &0.into()),
+        "{json}"
+    );
+    let json = run(&["cp", &from, &to, "--json", "--overwrite"]).exits(0).json();
+    assert_eq!((&json["copied"], &json["skipped"], &json["failed"]), (&9.into(), &0.into(), &0.into()), "{json}");
+    assert!(json["bytes"] == 9 * 4096 && json["seconds"].is_number(), "{json}");
+    let archive = b.path().join("all.tar");
+    run(&["cp", &from, archive.to_str().unwrap(), "--dry-run"]).exits(0);
+    assert!(!archive.exists());
+}
+
+#[test]
+fn cp_prints_the_first_errors_and_stops_after_the_most() {
+    let ((a, from), (b, _)) = (store(), store());
+    fill(a.path(), 60);
+    // Object keys only: every put fails.
+    let to = format!("{}?layout=sglang", fs_url(b.path()));
+    let result = run(&["cp", &from, &to]).exits(1);
+    assert!(result.text().contains("copied 0 chunks") && result.text().contains("failed 60"), "{result:?}");
+    let lines = |err: &str| err.lines().filter(|line| line.contains("only object keys")).count();
+    assert_eq!(lines(&result.err), 10, "{}", result.err);
+    assert!(result.err.contains("50 more errors, 60 in all"), "{}", result.err);
+    let args = ["cp", &from, &to, "--max-errors", "7", "--batch", "4", "--concurrency", "1"];
+    let result = run(&args).exits(1);
+    assert!(result.text().contains("failed 8") && lines(&result.err) == 8, "{result:?}");
+    assert!(result.err.contains("stopped after 7 errors"), "{}", result.err);
+    run(&["cp", &from, &to, "--max-errors", "0"]).exits(2);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Runs the `kvconn` binary and checks its stdout, its stderr and its exit code.
 
+mod archiving;
 mod checking;
 mod chunks;
 mod configuration;
@@ -7,11 +8,13 @@ mod copying;
 mod creating;
 mod demonstration;
 mod ending;
+mod examining;
 mod measuring;
 mod modes;
 mod named_stores;
 mod names;
 mod object_stores;
+mod pinging;
 mod printing;
 mod removing;
 mod scrubbing;

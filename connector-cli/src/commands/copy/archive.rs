@@ -1,0 +1,242 @@
+//! An archive of chunks: a tar file with an entry for each chunk, and a last entry with their number.
+//!
+//! An entry's name is the key, percent-encoded, so that `tar` can list and unpack any archive. PAX records keep the key
+//! and the chunk's layout. Without the last entry, an archive is cut short.
+
+mod entry;
+
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use connectors::{CacheKey, Error, ErrorKind, MemoryObj};
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::batches::{BatchSize, Item};
+use crate::file;
+use crate::output::progress::Steps;
+use crate::output::users;
+use entry::{Contents, Found};
+
+/// The file of an archive.
+pub(super) enum Archive {
+    Stdio,
+    File(PathBuf),
+}
+
+const BUFFER: usize = 1 << 20;
+
+impl Archive {
+    /// The archive of `-` or `FILE.tar`. `None` for any other name.
+    pub(super) fn named(text: &str) -> Result<Option<Self>, Error> {
+        let is = |end: &str| text.ends_with(end);
+        if text == "-" {
+            return Ok(Some(Self::Stdio));
+        }
+        if [".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2"].into_iter().any(is) {
+            let why = "kvconn does not compress archives: the bytes of a KV cache hardly shrink";
+            return Err(Error::new(ErrorKind::InvalidInput, why).with_hint("write FILE.tar, or `-` and a pipe"));
+        }
+        Ok(is(".tar").then(|| Self::File(text.into())))
+    }
+
+    pub(super) fn is_stdio(&self) -> bool {
+        matches!(self, Self::Stdio)
+    }
+
+    /// The length of a plain file, in bytes.
+    pub(super) fn len(&self) -> Option<u64> {
+        let Self::File(path) = self else { return None };
+        std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file).map(|file| file.len())
+    }
+
+    /// Reads the chunks whose keys start with `prefix`, on a blocking thread. A chunk has at most `most` bytes.
+    pub(super) fn batches(
+        self,
+        prefix: String,
+        size: Arc<BatchSize>,
+        most: usize,
+        steps: Steps,
+    ) -> Result<BoxStream<'static, Result<Vec<Item>, Error>>, Error> {
+        let from: Box<dyn Read + Send> = match &self {
+            Self::Stdio => Box::new(io::stdin()),
+            Self::File(path) => Box::new(File::open(path).map_err(|e| failed(e, "open", path))?),
+        };
+        let (send, receive) = mpsc::channel(1);
+        let steps = (!self.is_stdio()).then_some(steps);
+        tokio::task::spawn_blocking(move || {
+            let mut batches = Batches { send: send.clone(), size, batch: Vec::new(), bytes: 0 };
+            let ended = unpack(BufReader::with_capacity(BUFFER, from), &prefix, most, &mut batches, steps.as_ref());
+            if batches.flush()
+                && let Err(e) = ended
+            {
+                let _ = send.blocking_send(Err(e));
+            }
+        });
+        Ok(stream::unfold(receive, |mut receive| async { Some((receive.recv().await?, receive)) }).boxed())
+    }
+}
+
+fn failed(e: io::Error, action: &str, path: &Path) -> Error {
+    Error::io(e, format_args!("{action} the archive `{}`", users(&path.to_string_lossy())))
+}
+
+/// The chunks that were read and not yet sent.
+struct Batches {
+    send: mpsc::Sender<Result<Vec<Item>, Error>>,
+    size: Arc<BatchSize>,
+    batch: Vec<Item>,
+    bytes: usize,
+}
+
+impl Batches {
+    /// `false` if the copy has ended.
+    fn push(&mut self, key: CacheKey, chunk: MemoryObj) -> bool {
+        self.size.learn(chunk.len());
+        self.bytes += chunk.len();
+        self.batch.push(Item { key, chunk: Some(chunk) });
+        self.batch.len() < self.size.chunks() && self.bytes < self.size.bytes() || self.flush()
+    }
+
+    fn flush(&mut self) -> bool {
+        self.bytes = 0;
+        let batch = std::mem::take(&mut self.batch);
+        batch.is_empty() || self.send.blocking_send(Ok(batch)).is_ok()
+    }
+}
+
+fn unpack(
+    from: impl Read,
+    prefix: &str,
+    most: usize,
+    batches: &mut Batches,
+    steps: Option<&Steps>,
+) -> Result<(), Error> {
+    let wrong = |e: io::Error| {
+        Error::new(ErrorKind::Corrupt, format!("the archive cannot be read: {e}"))
+            .with_hint("is it a whole tar file that `kvconn cp` wrote?")
+    };
+    let mut tar = tar::Archive::new(from);
+    let (mut chunks, mut end) = (0, None);
+    for entry in tar.entries().map_err(wrong)? {
+        let mut entry = entry.map_err(wrong)?;
+        if let Some(steps) = steps {
+            steps.advance(entry.size());
+        }
+        match entry::read(&mut entry, most, |key| key.as_str().starts_with(prefix)).map_err(wrong)? {
+            Found::Chunk(key, chunk) => {
+                chunks += 1;
+                if !batches.push(key, chunk) {
+                    return Ok(());
+                }
+            }
+            Found::Other => chunks += 1,
+            Found::Contents(contents) => end = Some(contents),
+        }
+    }
+    match end {
+        Some(Contents { chunks: expected, .. }) if expected == chunks => Ok(()),
+        _ => Err(Error::new(ErrorKind::Corrupt, "the archive is cut short: chunks at its end are missing")
+            .with_hint("kvconn copied the chunks before the cut; write the archive again for the others")),
+    }
+}
+
+/// Where a copy sends the chunks of an archive. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Chunks(mpsc::Sender<Message>);
+
+enum Message {
+    Chunks(Vec<(CacheKey, MemoryObj)>),
+    /// All chunks were sent.
+    End,
+}
+
+impl Chunks {
+    /// `false` if the archive can no longer be written.
+    pub(super) async fn send(&self, chunks: Vec<(CacheKey, MemoryObj)>) -> bool {
+        self.0.send(Message::Chunks(chunks)).await.is_ok()
+    }
+}
+
+/// Writes an archive on a blocking thread.
+pub(super) struct Writer {
+    thread: JoinHandle<Result<(), Error>>,
+    chunks: Chunks,
+}
+
+impl Writer {
+    pub(super) fn start(archive: Archive) -> Result<Self, Error> {
+        if archive.is_stdio() && io::stdout().is_terminal() {
+            let why = "an archive is not text for a terminal";
+            return Err(Error::new(ErrorKind::InvalidInput, why).with_hint("write FILE.tar, or `-` and a pipe"));
+        }
+        let (send, receive) = mpsc::channel(1);
+        let thread = tokio::task::spawn_blocking(move || write(&archive, receive));
+        Ok(Self { thread, chunks: Chunks(send) })
+    }
+
+    pub(super) fn split(self) -> (Option<Self>, Option<Chunks>) {
+        let chunks = self.chunks.clone();
+        (Some(self), Some(chunks))
+    }
+
+    /// Completes the archive, or removes it if it is not whole.
+    pub(super) async fn end(self, is_whole: bool) -> Result<(), Error> {
+        if is_whole {
+            // Without a receiver, the thread has ended with an error.
+            let _ = self.chunks.0.send(Message::End).await;
+        }
+        drop(self.chunks);
+        self.thread
+            .await
+            .unwrap_or_else(|e| Err(Error::new(ErrorKind::Other, format!("the archive's thread ended: {e}"))))
+    }
+}
+
+fn write(archive: &Archive, messages: mpsc::Receiver<Message>) -> Result<(), Error> {
+    let path = match archive {
+        Archive::Stdio => {
+            return pack(io::stdout().lock(), messages).map(drop).map_err(|e| Error::io(e, "write to stdout"));
+        }
+        Archive::File(path) => path,
+    };
+    let failed = |e| failed(e, "write", path);
+    let old = std::fs::metadata(path).ok();
+    if old.as_ref().is_some_and(|old| !old.is_file()) {
+        // A device or a pipe.
+        let file = File::options().write(true).open(path).map_err(failed)?;
+        return pack(file, messages).map(drop).map_err(failed);
+    }
+    let file = file::temporary(path, old.as_ref()).map_err(failed)?;
+    if pack(file.as_file(), messages).map_err(failed)? {
+        file.persist(path).map_err(|e| failed(e.error))?;
+    }
+    Ok(())
+}
+
+/// Writes the chunks as they come. `true` if all came.
+fn pack(to: impl Write, mut messages: mpsc::Receiver<Message>) -> io::Result<bool> {
+    let mut tar = tar::Builder::new(BufWriter::with_capacity(BUFFER, to));
+    let mut contents = Contents::default();
+    while let Some(message) = messages.blocking_recv() {
+        match message {
+            Message::Chunks(chunks) => {
+                for (key, chunk) in chunks {
+                    entry::append(&mut tar, &key, &chunk)?;
+                    contents.chunks += 1;
+                    contents.bytes += chunk.len() as u64;
+                }
+            }
+            Message::End => {
+                entry::append_contents(&mut tar, &contents)?;
+                tar.into_inner()?.flush()?;
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}

@@ -1,0 +1,131 @@
+//! `kvconn cp` from and to archives.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::{Finished, OTHER, entries, file, fill, kvconn, put, run, signal, store};
+
+fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let read = |name: String| (name.clone(), std::fs::read(dir.join(name)).expect("a file can be read"));
+    entries(dir).into_iter().map(read).collect()
+}
+
+/// A store with chunks of both kinds of keys, one with a layout.
+fn filled() -> (tempfile::TempDir, String) {
+    let (dir, url) = store();
+    fill(dir.path(), 30);
+    put(&url, "org/model@00000001@0@1f2e", b"an object");
+    let (_file, path) = file(&[1; 48]);
+    run(&["put", &url, OTHER, &path, "--shape", "2,2,3,2", "--dtype", "half", "--format", "KV_2LTD"]).exits(0);
+    (dir, url)
+}
+
+#[test]
+fn a_store_comes_back_from_its_archive() {
+    let ((a, from), (b, to), (dir, _)) = (filled(), store(), store());
+    let archive = dir.path().join("backup.tar");
+    let archive = archive.to_str().expect("temporary paths are UTF-8");
+    assert!(run(&["cp", &from, archive, "--batch", "7"]).exits(0).text().starts_with("copied 32 chunks"));
+    assert!(run(&["cp", archive, &to, "--verify"]).exits(0).text().contains("all verified"));
+    assert!(files(a.path()) == files(b.path()), "the copies differ");
+    assert!(run(&["cp", archive, &to]).exits(0).text().contains("copied 0 chunks; skipped 32 equal"));
+    assert!(run(&["cp", archive, &to, "--skip-existing"]).exits(0).text().contains("skipped 32 present"));
+    assert!(run(&["cp", archive, &to, "--overwrite"]).exits(0).text().contains("copied 32 chunks"));
+    let (c, part) = store();
+    run(&["cp", archive, &part, "--prefix", "org/"]).exits(0);
+    assert_eq!(entries(c.path()).len(), 1);
+    // An old archive is replaced when the new one is complete.
+    run(&["cp", &from, archive, "--prefix", "org/"]).exits(0);
+    run(&["rm", &part, "org/model@00000001@0@1f2e"]).exits(0);
+    assert!(run(&["cp", archive, &part]).exits(0).text().starts_with("copied 1 chunk "));
+    assert_eq!(entries(dir.path()), ["backup.tar"]);
+}
+
+#[test]
+fn an_archive_goes_through_a_pipe_and_tar_can_list_it() {
+    let ((a, from), (b, to)) = (filled(), store());
+    let saved = run(&["cp", &from, "-"]).exits(0);
+    assert!(saved.err.contains("copied 32 chunks"), "{}", saved.err);
+    let (_dir, path) = file(&saved.out);
+    let load = |stdin: Stdio| Finished::from(kvconn(&["cp", "-", &to]).stdin(stdin).output().expect("it starts"));
+    let loaded = load(std::fs::File::open(&path).expect("the file is there").into()).exits(0);
+    assert!(loaded.text().starts_with("copied 32 chunks"), "{loaded:?}");
+    assert!(files(a.path()) == files(b.path()), "the copies differ");
+    let listed = Command::new("tar").args(["-tf", &path]).output().expect("`tar` starts");
+    let listed = String::from_utf8(listed.stdout).expect("names are UTF-8");
+    assert_eq!(listed.lines().count(), 33);
+    assert!(listed.contains(&format!("{OTHER}.chunk\n")) && listed.contains("org%2Fmodel@00000001@0@1f2e.chunk\n"));
+    assert!(listed.ends_with("kvconn-contents.json\n"), "{listed}");
+}
+
+#[test]
+fn an_archive_that_was_cut_or_is_another_file_is_an_error() {
+    let ((_a, from), (b, to)) = (filled(), store());
+    let saved = run(&["cp", &from, "-"]).exits(0).out;
+    // Within a chunk, and between two.
+    for cut in [saved.len() / 2, saved.len() - 2048 - 1024] {
+        let (_dir, path) = file(&saved[..cut]);
+        let tar = path.replace("chunk.bin", "cut.tar");
+        std::fs::rename(&path, &tar).expect("the file can be renamed");
+        let result = run(&["cp", &tar, &to]).exits(3);
+        assert!(result.err.contains("cut short") || result.err.contains("cannot be read"), "{}", result.err);
+    }
+    assert!(!entries(b.path()).is_empty(), "the chunks before the cut are copied");
+    let (_dir, path) = file(b"not a tar file, but longer than a header".repeat(30).as_slice());
+    let tar = path.replace("chunk.bin", "wrong.tar");
+    std::fs::rename(&path, &tar).expect("the file can be renamed");
+    run(&["cp", &tar, &to]).exits(3);
+    run(&["cp", "/no/such/file.tar", &to]).fails_with(&["/no/such/file.tar", "No such file"]);
+}
+
+#[test]
+fn an_archive_is_refused_where_it_makes_no_sense() {
+    run(&["cp", "a.tar", "b.tar"]).refuses_with(&["are archives", "URL of a store"]);
+    run(&["cp", "memory://x", "b.tar.gz"]).refuses_with(&["FILE.tar", "compress"]);
+    run(&["cp", "memory://x", "b.tar", "--verify"]).refuses_with(&["--verify"]);
+    let (dir, _) = store();
+    let below = dir.path().join("missing/b.tar");
+    let (_from, from) = filled();
+    let result = run(&["cp", &from, below.to_str().expect("UTF-8")]).exits(3);
+    assert!(result.err.contains("b.tar") && result.err.contains("No such file"), "{}", result.err);
+    let full =
+        kvconn(&["cp", &from, "-"]).stdout(std::fs::File::options().write(true).open("/dev/full").unwrap()).output();
+    let result = Finished::from(full.expect("it starts")).exits(3);
+    assert!(result.err.contains("cannot write to stdout"), "{}", result.err);
+}
+
+#[test]
+fn an_interrupted_archive_leaves_the_old_one() {
+    let (dir, _) = store();
+    let archive = dir.path().join("old.tar");
+    std::fs::write(&archive, "old").expect("the file can be written");
+    let (a, from) = store();
+    fill(a.path(), 3000);
+    // A read takes a second.
+    let slow = format!("faulty://?latency_ms=1000&back={}", from.replace(':', "%3A").replace('/', "%2F"));
+    let mut command = kvconn(&["cp", &slow, archive.to_str().expect("UTF-8"), "-v"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    signal(&child, "INT");
+    let result = Finished::from(child.wait_with_output().expect("the command ends")).exits(130);
+    assert!(result.err.contains("the archive is not complete"), "{}", result.err);
+    assert_eq!(
+        (entries(dir.path()), std::fs::read(&archive).expect("it is there")),
+        (vec!["old.tar".into()], b"old".to_vec())
+    );
+}
+
+#[test]
+fn a_key_that_names_a_path_above_stays_in_the_archive() {
+    let ((_a, from), (_b, to)) = (store(), store());
+    let key = "../../etc@1@0@ff@half";
+    put(&from, key, b"x");
+    let saved = run(&["cp", &from, "-"]).exits(0).out;
+    let (dir, path) = file(&saved);
+    Command::new("tar").args(["-xf", &path, "-C"]).arg(dir.path()).status().expect("`tar` starts");
+    assert!(entries(dir.path()).contains(&"..%2F..%2Fetc@1@0@ff@half.chunk".to_owned()), "{:?}", entries(dir.path()));
+    let loaded = kvconn(&["cp", "-", &to]).stdin(std::fs::File::open(&path).expect("it is there")).output();
+    Finished::from(loaded.expect("it starts")).exits(0);
+    run(&["exists", &to, key, "--key-kind", "engine"]).exits(0);
+}
