@@ -31,7 +31,7 @@ fn rows(heading: &str) -> Vec<Row> {
     rows.collect()
 }
 
-/// Makes a user who has only these rights, on the names of one namespace.
+/// Makes a user with only these rights, on the names of one namespace.
 fn allow(server: &RedisServer, user: &str, rights: &[String]) {
     let first = ["ACL", "SETUSER", user, "reset", "on", ">pw", "~team-a:*", "-@all"];
     let words: Vec<&str> = first.into_iter().chain(rights.iter().map(String::as_str)).collect();
