@@ -95,7 +95,7 @@ class Case(TestCase):
 
 
 def kvconn(*arguments, code=0, **variables):
-    """What the command prints."""
+    """The output of the command."""
     done = subprocess.run(
         [sys.executable, "-m", "kvconn", *arguments],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""What an engine with a recipe's configuration notices when its store fails, and that the store is used again. docs/recipes.md says it."""
+"""The drills of docs/recipes.md: what an engine with a recipe's configuration notices when its store fails and comes back."""
 
 import os
 import re

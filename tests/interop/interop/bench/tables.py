@@ -22,7 +22,7 @@ HEADLINE = (
     ("SGLang, files", "sglang-fs", "1MiB", "kvconn fs"),
     ("SGLang, redis", "sglang-redis", "1MiB", "kvconn resp"),
 )
-"""What the summary shows: the engine and the store, the group, the size of the chunks, and kvconn's client."""
+"""The columns of the summary: the engine and the store, the group, the size of the chunks, and kvconn's client."""
 
 
 def headline(tables: list[Table]) -> str:
