@@ -154,7 +154,7 @@ impl Route {
                 let lens: Vec<usize> = chunks.iter().map(|(_, chunk)| chunk.len()).collect();
                 match archive {
                     Some(archive) if archive.send(chunks).await => {
-                        done.copied.extend(lens.into_iter().map(Copied::Written))
+                        done.copied.extend(lens.into_iter().map(Copied::Written));
                     }
                     _ => done.copied.push(Copied::TargetLost),
                 }
