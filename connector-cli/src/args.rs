@@ -187,8 +187,8 @@ pub(crate) enum Command {
     /// destination has. With --verify, it reads back every chunk that it wrote, and compares the bytes, and the shape,
     /// dtype and format if both stores keep them.
     ///
-    /// An archive is a tar file with an entry for each chunk. The entry keeps the key and the layout. kvconn names an
-    /// archive file only when it is complete. Reading an archive that was cut short is an error.
+    /// An archive is a tar file with an entry for each chunk. The entry keeps the key and the layout. An archive gets its
+    /// name only when it is complete. Reading an archive that was cut short is an error.
     #[command(after_help = "Examples:\n  \
         kvconn cp fs:///var/cache/kv fs:///mnt/nfs/kv\n  \
         kvconn cp fs:///var/cache/kv fs:///mnt/nfs/kv --prefix facebook/opt-125m@ --verify\n  \
@@ -209,7 +209,7 @@ pub(crate) enum Command {
     Scrub(ScrubArgs),
     /// Check that a store answers, and show the round trip times and its servers
     ///
-    /// A store on servers has a line for each: its address, its role, and what it says about itself. A replica or a sentinel
+    /// A store on servers has a line for each: its address, its role, its version and its state. A replica or a sentinel
     /// that does not answer is only shown. A master that does not answer fails the check. With --count, each ping has a
     /// line, and a summary follows, also after Ctrl-C. The exit code is 1 if some pings were lost, and 3 if all were.
     #[command(after_help = "Examples:\n  \

@@ -32,7 +32,7 @@ pub(super) async fn examine(
 
     report.add(judge("exists", store.exists(&key).await, |found| match found {
         false => Ok("a missing chunk is a miss".into()),
-        true => Err(wrong("a chunk that nobody put exists")),
+        true => Err(wrong("the store has a chunk that was never put")),
     }))?;
     let start = Instant::now();
     let put = store.put(&key, chunk.clone()).await;
