@@ -178,7 +178,7 @@ impl Stores {
             return Err(wrong("`url` is the name of a store").with_hint("write its URL"));
         }
         let url = RemoteUrl::parse(text)?;
-        let mut holds_secret = is_secret(text);
+        let mut holds_secret = has_secret(&url);
         let mut full = text.to_owned();
         for (name, value) in table.iter().filter(|(name, _)| *name != "url") {
             if url.query(name).is_some() {
@@ -192,7 +192,7 @@ impl Stores {
                 wrong(format!("`{name}` is neither a text, a number, `true` nor `false`"))
                     .with_hint("write its value as the query of a URL has it")
             })?;
-            holds_secret |= is_secret(&value);
+            holds_secret |= RemoteUrl::parse(&value).is_ok_and(|url| has_secret(&url));
             full.push(if full.contains('?') { '&' } else { '?' });
             full.push_str(&format!("{}={}", encoded(name), encoded(&value)));
         }
@@ -237,18 +237,28 @@ fn shown(path: &Path) -> String {
     users(&path.to_string_lossy()).into_owned()
 }
 
-/// Whether a URL has a secret. A `${NAME}` only names one.
-fn is_secret(text: &str) -> bool {
-    text.contains("://") && !text.contains("${") && redact(text).contains("***")
+/// Whether a secret is written in the URL, or in a URL in its query. A `${NAME}` only names one.
+fn has_secret(url: &RemoteUrl) -> bool {
+    let is_written = |text: &str| !text.contains("${");
+    url.password().is_some_and(is_written)
+        || url.query_pairs().any(|(name, value)| {
+            if is_secret_option(url, name) {
+                is_written(value)
+            } else {
+                RemoteUrl::parse(value).is_ok_and(|url| has_secret(&url))
+            }
+        })
 }
 
+/// Whether an option's value belongs in a file. kvconn never shows a user's name either, but a file of stores may have it.
 fn is_secret_option(url: &RemoteUrl, name: &str) -> bool {
-    match registry::resolve(url) {
-        Ok(SchemeOwner::Connector(entry)) => {
-            entry.options().and_then(|options| options.option(name)).is_some_and(|option| option.secret)
+    name != "username"
+        && match registry::resolve(url) {
+            Ok(SchemeOwner::Connector(entry)) => {
+                entry.options().and_then(|options| options.option(name)).is_some_and(|option| option.secret)
+            }
+            _ => false,
         }
-        _ => false,
-    }
 }
 
 fn as_text(value: &Value) -> Option<String> {

@@ -116,7 +116,10 @@ pub(crate) fn has_written_secret(url: &RemoteUrl) -> bool {
         Ok(Some(SchemeOwner::Connector(entry))) => entry.options(),
         _ => None,
     };
-    let is_secret = |name: &str| store.and_then(|schema| schema.option(name)).is_some_and(|option| option.secret);
+    // A user's name is no reason for a warning: the recommended configuration has it beside `password_file`.
+    let is_secret = |name: &str| {
+        name != "username" && store.and_then(|schema| schema.option(name)).is_some_and(|option| option.secret)
+    };
     url.password().is_some_and(is_written)
         || url.query_pairs().any(|(name, value)| {
             let behind = || value.contains("://") && RemoteUrl::parse(value).is_ok_and(|url| has_written_secret(&url));

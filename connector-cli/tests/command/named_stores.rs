@@ -110,9 +110,16 @@ fn a_secret_of_the_file_is_never_shown_and_the_file_must_be_the_users_own() {
     set_mode(&path, 0o644);
     let end = with_file(&path, &["stores"]).exits(0);
     assert!(end.err.contains("mode 644") && end.err.contains(&format!("chmod 600 {path}")), "{end:?}");
-    let (_harmless, path) = config("[stores.a]\nurl = 'memory://x'");
+    let (_harmless, path) = config(
+        "[stores.a]\nurl = 'memory://x'\n[stores.b]\nurl = 'redis://kv@h'\npassword_file = '/run/pw'\n[stores.c]\nurl = \
+         'redis://h?password_file=/run/pw'\nusername = 'kv'\n[stores.d]\nurl = 'redis://kv:${PW}@h'",
+    );
     set_mode(&path, 0o644);
     assert_eq!(with_file(&path, &["stores"]).exits(0).err, "");
+    let (_behind, path) = config("[stores.a]\nurl = 'tiered://?front=memory://x'\nback = 'redis://u:hunter2@h'");
+    set_mode(&path, 0o644);
+    let end = with_file(&path, &["stores"]).exits(0);
+    assert!(end.err.contains("mode 644") && !end.err.contains("hunter2"), "{end:?}");
 }
 
 #[test]
