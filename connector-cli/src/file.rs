@@ -1,6 +1,6 @@
 //! Writes the file that the user named with `-o`.
 
-use std::fs::{Metadata, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -21,12 +21,7 @@ const SLICE: usize = 8 << 20;
 /// holds for a file in a directory that takes no new files.
 pub(crate) fn write(path: &Path, bytes: &[u8], interrupt: &Interrupt) -> Result<(), Failure> {
     let failed = |e| Error::io(e, format_args!("write `{}`", users(&path.to_string_lossy())));
-    let old = match std::fs::symlink_metadata(path) {
-        Ok(old) => Some(old),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-        Err(e) => return Err(failed(e).into()),
-    };
-    let Some(old) = old else {
+    let Some(old) = existing(path).map_err(failed)? else {
         let new = fill(temporary(path, None).map_err(failed)?, bytes, interrupt, failed)?;
         return Ok(new.persist(path).map(drop).map_err(|e| failed(e.error))?);
     };
@@ -39,6 +34,22 @@ pub(crate) fn write(path: &Path, bytes: &[u8], interrupt: &Interrupt) -> Result<
         // The reader of a pipe has all that it wanted.
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => Ok(written.map_err(failed)?),
+    }
+}
+
+/// A file that takes the name `path` when it is complete. `None` if the bytes must go [`through`] what has that name.
+pub(crate) fn whole(path: &Path) -> io::Result<Option<NamedTempFile>> {
+    match existing(path)? {
+        Some(old) => replacement(path, &old),
+        None => temporary(path, None).map(Some),
+    }
+}
+
+fn existing(path: &Path) -> io::Result<Option<Metadata>> {
+    match std::fs::symlink_metadata(path) {
+        Ok(old) => Ok(Some(old)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
     }
 }
 
@@ -59,7 +70,7 @@ fn replacement(path: &Path, old: &Metadata) -> io::Result<Option<NamedTempFile>>
 }
 
 /// A temporary file beside `path`, with the permissions of the old file or of any new one. Dropping it removes it.
-pub(crate) fn temporary(path: &Path, old: Option<&Metadata>) -> io::Result<NamedTempFile> {
+fn temporary(path: &Path, old: Option<&Metadata>) -> io::Result<NamedTempFile> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();
     builder.prefix(".kvconn-");
@@ -94,10 +105,14 @@ fn fill(
     Ok(new)
 }
 
-/// Opens whatever has this name, and writes the bytes. The open of a pipe waits for its reader.
 fn write_through(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    through(path)?.write_all(bytes)
+}
+
+/// Opens the file, device or pipe of this name, or the target of a link, to write it. The open of a pipe waits for its reader.
+pub(crate) fn through(path: &Path) -> io::Result<File> {
     // A link may lead to a file that does not exist. For other files in `/tmp`, the kernel may refuse `O_CREAT`.
-    OpenOptions::new().write(true).truncate(true).create(path.is_symlink()).open(path)?.write_all(bytes)
+    OpenOptions::new().write(true).truncate(true).create(path.is_symlink()).open(path)
 }
 
 /// A file that the user may not write must not be replaced either.

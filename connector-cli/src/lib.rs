@@ -78,7 +78,7 @@ async fn run(cli: Cli, out: &mut Out, interrupt: Interrupt) -> Result<Answer, Fa
     let setup = Setup::new(cli.global, interrupt)?;
     match cli.command {
         Command::Connectors => commands::connectors::run(out),
-        Command::Stores => commands::stores::run(out),
+        Command::Stores => commands::stores::run(&setup, out),
         Command::Describe(args) => commands::describe::run(&args, out),
         Command::Put(args) => commands::chunk::put(&setup, &args, out).await,
         Command::Get(args) => commands::chunk::get(&setup, &args, out).await,

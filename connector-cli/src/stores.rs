@@ -1,6 +1,8 @@
 //! Names of stores: `@prod` stands for `[stores.prod]` in a file of the user's, and `@` for the store of `KVCONN_URL`.
 
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -17,6 +19,8 @@ pub(crate) const URL_VARIABLE: &str = "KVCONN_URL";
 const FILE_VARIABLE: &str = "KVCONN_CONFIG";
 /// The store that `@` stands for if the variable is not set.
 const DEFAULT: &str = "default";
+/// The most bytes of the file of stores.
+const MOST_BYTES: u64 = 1 << 20;
 
 /// A store on the command line: a URL, `@NAME` or `@`. Here it is a URL in every case.
 #[derive(Clone, PartialEq, Eq)]
@@ -85,6 +89,15 @@ fn wrong(text: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOption, text.into())
 }
 
+fn read(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(MOST_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MOST_BYTES {
+        return Err(io::Error::other(format!("it has more than {MOST_BYTES} bytes")));
+    }
+    Ok(text)
+}
+
 /// The file of stores.
 #[derive(Debug)]
 pub(crate) struct Stores {
@@ -109,9 +122,9 @@ impl Stores {
     /// `None` if the file does not exist, unless `KVCONN_CONFIG` names it.
     pub(crate) fn load_if_there() -> Result<Option<Self>> {
         let Some(path) = path() else { return Ok(None) };
-        let text = match std::fs::read_to_string(&path) {
+        let text = match read(&path) {
             Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound && std::env::var_os(FILE_VARIABLE).is_none() => {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && named_path().is_none() => {
                 return Ok(None);
             }
             Err(e) => return Err(Error::io(e, format_args!("read the file of stores `{}`", shown(&path)))),
@@ -224,9 +237,18 @@ impl Stores {
 }
 
 /// The path of the file of stores.
+/// The file that the user's variable names.
+fn named_path() -> Option<PathBuf> {
+    path_in(FILE_VARIABLE)
+}
+
+fn path_in(variable: &str) -> Option<PathBuf> {
+    std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
 fn path() -> Option<PathBuf> {
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    variable(FILE_VARIABLE).or_else(|| {
+    let variable = path_in;
+    named_path().or_else(|| {
         let base = variable("XDG_CONFIG_HOME").filter(|path| path.is_absolute());
         let base = base.or_else(|| Some(variable("HOME")?.join(".config")))?;
         Some(base.join("kvconn").join("config.toml"))
@@ -257,7 +279,8 @@ fn is_secret_option(url: &RemoteUrl, name: &str) -> bool {
             Ok(SchemeOwner::Connector(entry)) => {
                 entry.options().and_then(|options| options.option(name)).is_some_and(|option| option.secret)
             }
-            _ => false,
+            // No connector says which options are secret, so the names decide, as in a text that kvconn shows.
+            _ => redact(&format!("unknown://host?{}=text", encoded(name))).contains("***"),
         }
 }
 

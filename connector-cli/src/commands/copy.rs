@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 
 use crate::args::CpArgs;
 use crate::exit::{Answer, Failure};
-use crate::output::{Out, print_note};
+use crate::output::{Out, count, print_note};
 use crate::setup::Setup;
 use archive::{Archive, Writer};
 use batches::{BatchSize, Item};
@@ -124,9 +124,11 @@ impl Copy<'_> {
         let progress = CopyProgress::of_chunks(source, &self.args.prefix);
         let keys = source.list(&self.args.prefix);
         let ended = self.drive(route, batches::of_keys(keys, size), progress).await;
-        let is_whole = !self.setup.interrupt.is_set() && ended.source_failed.is_none();
+        let failed = ended.totals.failed();
+        let is_stopped = self.setup.interrupt.is_set() || failed >= self.args.max_errors.get();
+        let is_whole = !is_stopped && ended.source_failed.is_none();
         if let Some(writer) = writer {
-            writer.end(is_whole).await?;
+            writer.end(is_whole.then_some(failed as u64)).await?;
         }
         if !is_whole {
             print_note("the archive is not complete, so kvconn did not keep it");
@@ -236,8 +238,7 @@ impl Copy<'_> {
             return Ok(Answer::Interrupted);
         }
         if failed >= self.args.max_errors.get() {
-            let most = self.args.max_errors;
-            print_note(format_args!("stopped after {most} errors; --max-errors N allows more"));
+            print_note(format_args!("stopped after {}; --max-errors N allows more", count(failed, "error")));
         }
         Ok(Answer::yes_if(failed == 0))
     }

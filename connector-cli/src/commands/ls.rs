@@ -16,7 +16,7 @@ use crate::stores::StoreUrl;
 
 pub(crate) async fn run(setup: &Setup, args: &LsArgs, out: &mut Out) -> Result<Answer, Failure> {
     setup
-        .with_store(&StoreUrl::or_default(&args.url)?, async |store| {
+        .with_store(&setup.interrupt.blocking(|| StoreUrl::or_default(&args.url))?, async |store| {
             let mut entries = entries(store, args);
             if args.count {
                 let n = count(&mut entries).await?;

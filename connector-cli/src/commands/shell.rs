@@ -4,7 +4,7 @@ use std::path::Path;
 
 use clap::CommandFactory;
 use clap_mangen::Man;
-use connectors::Error;
+use connectors::{Error, ErrorKind};
 
 use crate::args::{Cli, CompletionsArgs, ManArgs};
 use crate::exit::{Answer, Failure};
@@ -23,6 +23,11 @@ pub(crate) fn man(args: &ManArgs, out: &mut Out) -> Result<Answer, Failure> {
         out.raw(&page(command())?)?;
         return Ok(Answer::Yes);
     };
+    let text = dir.to_string_lossy();
+    if text.contains("://") {
+        let why = format!("`{}` is a URL, and `kvconn man` writes into a folder", users(&text));
+        return Err(Error::new(ErrorKind::InvalidInput, why).with_hint("write the path of a folder").into());
+    }
     std::fs::create_dir_all(dir).map_err(|e| failed(e, "make the directory", dir))?;
     let mut written = vec![];
     for (name, command) in pages(command()) {

@@ -7,11 +7,14 @@ use serde_json::json;
 
 use crate::exit::{Answer, Failure};
 use crate::output::{Errors, Out, Style, mode, print_note, users};
+use crate::setup::Setup;
 use crate::stores::{Stores, URL_VARIABLE, default_text};
 
-pub(crate) fn run(out: &mut Out) -> Result<Answer, Failure> {
-    let stores = Stores::load_if_there()?;
-    let default = default_text().map(|text| if text.starts_with('@') { text } else { redact(&text) });
+pub(crate) fn run(setup: &Setup, out: &mut Out) -> Result<Answer, Failure> {
+    // The file may be a pipe.
+    let stores = setup.interrupt.blocking(Stores::load_if_there)?;
+    let default =
+        default_text().map(|text| if text.starts_with('@') { users(&text).into_owned() } else { redact(&text) });
     let mut errors = Errors::default();
     let mut named: Vec<(&str, String)> = Vec::new();
     for name in stores.iter().flat_map(Stores::names) {

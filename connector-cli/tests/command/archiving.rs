@@ -129,3 +129,60 @@ fn a_key_that_names_a_path_above_stays_in_the_archive() {
     Finished::from(loaded.expect("it starts")).exits(0);
     run(&["exists", &to, key, "--key-kind", "engine"]).exits(0);
 }
+
+#[test]
+fn a_key_with_a_line_break_comes_back_from_an_archive() {
+    let ((a, from), (b, to)) = (filled(), store());
+    for key in ["ev\nil@1@0@aa@half", "12 path=x\n@1@0@bb@half"] {
+        put(&from, key, b"a chunk");
+    }
+    let (_dir, path) = file(&run(&["cp", &from, "-"]).exits(0).out);
+    let tar = path.replace("chunk.bin", "whole.tar");
+    std::fs::rename(&path, &tar).expect("the file can be renamed");
+    assert!(run(&["cp", &tar, &to]).exits(0).text().starts_with("copied 34 chunks"));
+    assert!(files(a.path()) == files(b.path()), "the copies differ");
+}
+
+#[test]
+fn a_stopped_copy_keeps_the_old_archive_and_a_partial_one_says_so() {
+    let ((from_dir, from), (_b, to), (dir, _)) = (filled(), store(), store());
+    let archive = dir.path().join("backup.tar");
+    let path = archive.to_str().expect("temporary paths are UTF-8");
+    run(&["cp", &from, path]).exits(0);
+    let old = std::fs::read(&archive).expect("the archive is there");
+    for name in entries(from_dir.path()).iter().filter(|name| name.ends_with(".data")).take(3) {
+        std::fs::write(from_dir.path().join(name), b"torn").expect("the file can be written");
+    }
+    let stopped = run(&["cp", &from, path, "--max-errors", "1", "--concurrency", "1", "--batch", "1"]).exits(1);
+    assert!(stopped.err.contains("kvconn did not keep it"), "{}", stopped.err);
+    assert!(std::fs::read(&archive).expect("the archive is there") == old, "the old archive is not there");
+    run(&["cp", &from, path]).exits(1);
+    let loaded = run(&["cp", path, &to]).exits(0);
+    assert!(loaded.err.contains("3 could not be read"), "{}", loaded.err);
+}
+
+#[test]
+fn an_archive_is_written_through_a_link() {
+    let ((_a, from), (dir, _)) = (filled(), store());
+    let (link, target) = (dir.path().join("link.tar"), dir.path().join("target.tar"));
+    std::os::unix::fs::symlink(&target, &link).expect("a link can be made");
+    run(&["cp", &from, link.to_str().expect("temporary paths are UTF-8")]).exits(0);
+    assert!(link.is_symlink() && target.is_file());
+}
+
+#[test]
+fn records_of_any_size_take_no_memory() {
+    let (_b, to) = store();
+    let mut header = vec![0; 512];
+    header[..4].copy_from_slice(b"name");
+    header[124..136].copy_from_slice(b"30000000000\0");
+    header[156] = b'x';
+    header[148..156].copy_from_slice(b"        ");
+    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    let (_dir, path) = file(&header);
+    let tar = path.replace("chunk.bin", "large.tar");
+    std::fs::rename(&path, &tar).expect("the file can be renamed");
+    let refused = run(&["cp", &tar, &to]).exits(3);
+    assert!(refused.err.contains("records of 3221225472 bytes"), "{}", refused.err);
+}

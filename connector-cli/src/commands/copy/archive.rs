@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use super::batches::{BatchSize, Item};
 use crate::file;
 use crate::output::progress::Steps;
-use crate::output::users;
+use crate::output::{print_note, users};
 use entry::{Contents, Found};
 
 /// The file of an archive.
@@ -122,12 +122,19 @@ fn unpack(
     };
     let mut tar = tar::Archive::new(from);
     let (mut chunks, mut end) = (0, None);
-    for entry in tar.entries().map_err(wrong)? {
+    let mut before = Vec::new();
+    // Raw, because `tar` would read records of any size into memory.
+    for entry in tar.entries().map_err(wrong)?.raw(true) {
         let mut entry = entry.map_err(wrong)?;
         if let Some(steps) = steps {
             steps.advance(entry.size());
         }
-        match entry::read(&mut entry, most, |key| key.as_str().starts_with(prefix)).map_err(wrong)? {
+        if let Some(records) = entry::records(&mut entry).map_err(wrong)? {
+            before = records;
+            continue;
+        }
+        let records = std::mem::take(&mut before);
+        match entry::read(&mut entry, &records, most, |key| key.as_str().starts_with(prefix)).map_err(wrong)? {
             Found::Chunk(key, chunk) => {
                 chunks += 1;
                 if !batches.push(key, chunk) {
@@ -139,7 +146,12 @@ fn unpack(
         }
     }
     match end {
-        Some(Contents { chunks: expected, .. }) if expected == chunks => Ok(()),
+        Some(Contents { chunks: expected, failed, .. }) if expected == chunks => {
+            if failed > 0 {
+                print_note(format_args!("the archive lacks chunks of its store: {failed} could not be read"));
+            }
+            Ok(())
+        }
         _ => Err(Error::new(ErrorKind::Corrupt, "the archive is cut short: chunks at its end are missing")
             .with_hint("kvconn copied the chunks before the cut; write the archive again for the others")),
     }
@@ -151,8 +163,10 @@ pub(super) struct Chunks(mpsc::Sender<Message>);
 
 enum Message {
     Chunks(Vec<(CacheKey, MemoryObj)>),
-    /// All chunks were sent.
-    End,
+    /// All chunks were sent, except this many that could not be read.
+    End {
+        failed: u64,
+    },
 }
 
 impl Chunks {
@@ -184,11 +198,11 @@ impl Writer {
         (Some(self), Some(chunks))
     }
 
-    /// Completes the archive, or removes it if it is not whole.
-    pub(super) async fn end(self, is_whole: bool) -> Result<(), Error> {
-        if is_whole {
+    /// Completes an archive that lacks the chunks that failed. `None` removes it.
+    pub(super) async fn end(self, failed: Option<u64>) -> Result<(), Error> {
+        if let Some(failed) = failed {
             // Without a receiver, the thread has ended with an error.
-            let _ = self.chunks.0.send(Message::End).await;
+            let _ = self.chunks.0.send(Message::End { failed }).await;
         }
         drop(self.chunks);
         self.thread
@@ -205,17 +219,15 @@ fn write(archive: &Archive, messages: mpsc::Receiver<Message>) -> Result<(), Err
         Archive::File(path) => path,
     };
     let failed = |e| failed(e, "write", path);
-    let old = std::fs::metadata(path).ok();
-    if old.as_ref().is_some_and(|old| !old.is_file()) {
-        // A device or a pipe.
-        let file = File::options().write(true).open(path).map_err(failed)?;
-        return pack(file, messages).map(drop).map_err(failed);
+    match file::whole(path).map_err(failed)? {
+        Some(file) => {
+            if pack(file.as_file(), messages).map_err(failed)? {
+                file.persist(path).map_err(|e| failed(e.error))?;
+            }
+            Ok(())
+        }
+        None => file::through(path).and_then(|file| pack(file, messages)).map(drop).map_err(failed),
     }
-    let file = file::temporary(path, old.as_ref()).map_err(failed)?;
-    if pack(file.as_file(), messages).map_err(failed)? {
-        file.persist(path).map_err(|e| failed(e.error))?;
-    }
-    Ok(())
 }
 
 /// Writes the chunks as they come. `true` if all came.
@@ -231,7 +243,8 @@ fn pack(to: impl Write, mut messages: mpsc::Receiver<Message>) -> io::Result<boo
                     contents.bytes += chunk.len() as u64;
                 }
             }
-            Message::End => {
+            Message::End { failed } => {
+                contents.failed = failed;
                 entry::append_contents(&mut tar, &contents)?;
                 tar.into_inner()?.flush()?;
                 return Ok(true);

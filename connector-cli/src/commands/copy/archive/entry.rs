@@ -5,10 +5,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use connectors::chunk::Groups;
 use connectors::{CacheKey, ChunkLayout, Dtype, Error, Group, KeyKind, MemoryObj, Shape};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 
-/// The PAX records of a chunk: extended attributes, which every `tar` knows.
+/// The PAX records of a chunk: extended attributes, which every `tar` knows. The key is percent-encoded, because readers
+/// of PAX records take a line break as the end of a record.
 const KEY: &str = "SCHILY.xattr.user.kvconn.key";
 const KIND: &str = "SCHILY.xattr.user.kvconn.kind";
 const FORMAT: &str = "SCHILY.xattr.user.kvconn.format";
@@ -19,6 +20,8 @@ const GROUPS: &str = "SCHILY.xattr.user.kvconn.groups";
 const CONTENTS: &str = "kvconn-contents.json";
 /// The most bytes of that entry.
 const CONTENTS_BYTES: u64 = 64 << 10;
+/// The most bytes of the records of one chunk. A key is much shorter.
+const RECORDS_BYTES: u64 = 1 << 20;
 /// The most bytes of a name in a header of 1988. A PAX record has longer names.
 const SHORT_NAME: usize = 100;
 /// Characters that a file's name may have everywhere.
@@ -31,6 +34,9 @@ const FIRST_BYTES: u64 = 64 << 20;
 pub(super) struct Contents {
     pub(super) chunks: u64,
     pub(super) bytes: u64,
+    /// Chunks of the store that kvconn could not read.
+    #[serde(default)]
+    pub(super) failed: u64,
 }
 
 /// An entry that was read.
@@ -42,7 +48,8 @@ pub(super) enum Found {
 }
 
 pub(super) fn append(tar: &mut tar::Builder<impl Write>, key: &CacheKey, chunk: &MemoryObj) -> io::Result<()> {
-    let name = format!("{}.chunk", utf8_percent_encode(key.as_str(), PLAIN));
+    let encoded = utf8_percent_encode(key.as_str(), PLAIN).to_string();
+    let name = format!("{encoded}.chunk");
     let layout = chunk.layout();
     let group = |group: &Group| {
         let dims: Vec<String> = group.shape.iter().map(usize::to_string).collect();
@@ -53,8 +60,7 @@ pub(super) fn append(tar: &mut tar::Builder<impl Write>, key: &CacheKey, chunk: 
         KeyKind::Object => "object",
         _ => "engine",
     };
-    let records =
-        [("path", &*name), (KEY, key.as_str()), (KIND, kind), (FORMAT, layout.format.name()), (GROUPS, &groups)];
+    let records = [("path", &*name), (KEY, &*encoded), (KIND, kind), (FORMAT, layout.format.name()), (GROUPS, &groups)];
     tar.append_pax_extensions(records.map(|(name, value)| (name, value.as_bytes())))?;
     // Percent-encoding leaves only ASCII.
     tar.append(&header(&name[..name.len().min(SHORT_NAME)], chunk.len())?, &**chunk)
@@ -76,9 +82,23 @@ fn header(name: &str, len: usize) -> io::Result<tar::Header> {
     Ok(header)
 }
 
-/// Reads an entry. A chunk has at most `most` bytes.
+/// The records of the next entry, if this entry holds them. An archive of other origin may claim any size.
+pub(super) fn records(entry: &mut tar::Entry<'_, impl Read>) -> io::Result<Option<Vec<u8>>> {
+    if !entry.header().entry_type().is_pax_local_extensions() {
+        return Ok(None);
+    }
+    if entry.size() > RECORDS_BYTES {
+        return Err(io::Error::other(format!("it has records of {} bytes, more than {RECORDS_BYTES}", entry.size())));
+    }
+    let mut records = Vec::new();
+    entry.read_to_end(&mut records)?;
+    Ok(Some(records))
+}
+
+/// Reads an entry with its records. A chunk has at most `most` bytes.
 pub(super) fn read(
     entry: &mut tar::Entry<'_, impl Read>,
+    records: &[u8],
     most: usize,
     is_wanted: impl Fn(&CacheKey) -> bool,
 ) -> io::Result<Found> {
@@ -89,29 +109,33 @@ pub(super) fn read(
     }
     let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
     let wrong = |why: String| io::Error::other(format!("the entry `{name}` {why}"));
-    let mut records: [Option<String>; 4] = Default::default();
-    if let Some(found) = entry.pax_extensions()? {
-        for record in found {
-            let record = record?;
-            let at = [KEY, KIND, FORMAT, GROUPS].iter().position(|name| record.key() == Ok(*name));
-            if let Some(at) = at {
-                let value = record.value().map_err(|_| wrong("has a record that is not UTF-8".into()))?;
-                records[at] = Some(value.to_owned());
-            }
+    let mut values: [Option<String>; 4] = Default::default();
+    for record in tar::PaxExtensions::new(records) {
+        let record = record?;
+        let at = [KEY, KIND, FORMAT, GROUPS].iter().position(|name| record.key() == Ok(*name));
+        if let Some(at) = at {
+            let value = record.value().map_err(|_| wrong("has a record that is not UTF-8".into()))?;
+            values[at] = Some(value.to_owned());
         }
     }
-    let [Some(key), Some(kind), Some(format), Some(groups)] = records else {
+    let (true, [Some(key), Some(kind), Some(format), Some(groups)]) = (entry.header().entry_type().is_file(), values)
+    else {
         return Err(wrong("is not a chunk with its key and layout".into()));
     };
     let invalid = |e: Error| wrong(format!("is wrong: {e}"));
-    let kind = if kind == "object" { KeyKind::Object } else { KeyKind::Engine };
+    let kind = match &*kind {
+        "object" => KeyKind::Object,
+        "engine" => KeyKind::Engine,
+        _ => return Err(wrong("has a key that is neither an engine's nor an object's".into())),
+    };
+    let key = percent_decode_str(&key).decode_utf8().map_err(|_| wrong("has a key that is not UTF-8".into()))?;
     let key = CacheKey::parse(&key, kind).map_err(invalid)?;
+    if !is_wanted(&key) {
+        return Ok(Found::Other);
+    }
     let size = entry.size();
     if size > most as u64 {
         return Err(wrong(format!("has {size} bytes, more than the pool of {most}; raise `max_local_cpu_size`")));
-    }
-    if !is_wanted(&key) {
-        return Ok(Found::Other);
     }
     let mut bytes = Vec::with_capacity(size.min(FIRST_BYTES) as usize);
     entry.read_to_end(&mut bytes)?;
@@ -143,19 +167,28 @@ mod tests {
     fn packed(chunks: &[(CacheKey, MemoryObj)]) -> Vec<u8> {
         let mut tar = tar::Builder::new(Vec::new());
         chunks.iter().for_each(|(key, chunk)| append(&mut tar, key, chunk).expect("memory takes it"));
-        append_contents(&mut tar, &Contents { chunks: chunks.len() as u64, bytes: 0 }).expect("memory takes it");
+        append_contents(&mut tar, &Contents { chunks: chunks.len() as u64, ..Contents::default() })
+            .expect("memory takes it");
         tar.into_inner().expect("memory takes it")
     }
 
     fn unpacked(bytes: &[u8], most: usize) -> io::Result<Vec<Found>> {
-        tar::Archive::new(bytes).entries()?.map(|entry| read(&mut entry?, most, |_| true)).collect()
+        let (mut found, mut before) = (Vec::new(), Vec::new());
+        for entry in tar::Archive::new(bytes).entries()?.raw(true) {
+            let mut entry = entry?;
+            match records(&mut entry)? {
+                Some(records) => before = records,
+                None => found.push(read(&mut entry, &std::mem::take(&mut before), most, |_| true)?),
+            }
+        }
+        Ok(found)
     }
 
     #[test]
     fn a_chunk_keeps_its_key_and_layout() {
         let long = format!("org/{}@00000001@0@1f2e", "m".repeat(300));
         let object = CacheKey::parse(&long, KeyKind::Object).expect("it is a key");
-        let engine: CacheKey = "../é%a b@1@0@ff@half".parse().expect("it is a key");
+        let engine: CacheKey = "../é%a\nb=\0 c@1@0@ff@half".parse().expect("it is a key");
         let group =
             |dims: &[usize], dtype| Group { shape: Shape::new(dims).expect("it is a shape"), dtype: Some(dtype) };
         let groups = [group(&[2, 3], Dtype::Float16), group(&[4], Dtype::Uint8)];
