@@ -34,6 +34,9 @@ impl RemoteConnector for Hangs {
     async fn servers(&self) -> Result<Vec<connector_core::ServerInfo>> {
         std::future::pending().await
     }
+    async fn diagnose(&self) -> Result<Vec<connector_core::Diagnosis>> {
+        std::future::pending().await
+    }
     fn list<'a>(&'a self, _: &'a str) -> BoxStream<'a, Result<CacheKey>> {
         futures::stream::pending().boxed()
     }
@@ -79,6 +82,7 @@ async fn every_operation_ends_within(connector: &Connector, one: Duration, batch
     ends!(one, connector.remove(&k).await.unwrap_err());
     ends!(one, connector.ping().await.unwrap_err());
     ends!(one, connector.servers().await.unwrap_err());
+    ends!(one, connector.diagnose().await.unwrap_err());
     ends!(one, connector.list("").next().await.unwrap().unwrap_err());
     ends!(one, connector.list_entries("").next().await.unwrap().unwrap_err());
     ends!(batch, connector.get_prefix(&all).await.unwrap_err());
