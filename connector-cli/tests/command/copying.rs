@@ -52,7 +52,7 @@ fn cp_prints_the_first_errors_and_stops_after_the_most() {
     let args = ["cp", &from, &to, "--max-errors", "7", "--batch", "4", "--concurrency", "1"];
     let result = run(&args).exits(1);
     assert!(result.text().contains("failed 8") && lines(&result.err) == 8, "{result:?}");
-    assert!(result.err.contains("stopped after 7 errors"), "{}", result.err);
+    assert!(result.err.contains("stopped after 8 errors"), "{}", result.err);
     run(&["cp", &from, &to, "--max-errors", "0"]).exits(2);
 }
 
