@@ -92,17 +92,24 @@ fn space(room: &StatVfs, capacity: Option<u64>) -> Vec<Diagnosis> {
     let bytes = |blocks: u64| blocks as f64 * room.f_frsize as f64;
     let (free, all) = (bytes(room.f_bavail), bytes(room.f_blocks));
     let text = format!("{:.1} of {:.1} GiB free", free / GIB, all / GIB);
-    let advice = "free disk space, or set the option `capacity`, so that kvconn removes the chunks used longest ago";
+    let advice = "free disk space, or set a smaller `capacity`";
     let mut lines = vec![match share(free, all) {
         Some(..EMPTY) => Diagnosis::fail("disk space", text, advice),
         Some(..LOW) => Diagnosis::warn("disk space", text, advice),
         _ => Diagnosis::ok("disk space", text),
     }];
-    if let Some(capacity) = capacity.filter(|capacity| *capacity as f64 > all) {
-        let text =
-            format!("the option `capacity` has {:.1} GiB, and the file system {:.1}", capacity as f64 / GIB, all / GIB);
-        lines.push(Diagnosis::fail("capacity", text, "set `capacity` to less than the file system has"));
-    }
+    lines.push(match capacity.map(|bytes| bytes as f64) {
+        None => {
+            let advice = "set the option `capacity`, so that kvconn removes the chunks used longest ago";
+            Diagnosis::warn("capacity", "no limit: the store fills its file system", advice)
+        }
+        Some(capacity) if capacity > all => {
+            let text =
+                format!("the option `capacity` has {:.1} GiB, and the file system {:.1}", capacity / GIB, all / GIB);
+            Diagnosis::fail("capacity", text, "set `capacity` to less than the file system has")
+        }
+        Some(capacity) => Diagnosis::ok("capacity", format!("{:.1} GiB", capacity / GIB)),
+    });
     // Some file systems have no fixed number of inodes.
     let (free, all) = (room.f_favail as f64, room.f_files as f64);
     let text = format!("{free} of {all} free");
@@ -131,7 +138,8 @@ mod tests {
         for (free, verdict) in [(500, Verdict::Ok), (40, Verdict::Warn), (5, Verdict::Fail)] {
             room.f_bavail = free;
             let lines = space(&room, None);
-            assert_eq!(lines.iter().map(|line| line.verdict).collect::<Vec<_>>(), [verdict], "{free}");
+            let found: Vec<_> = lines.iter().map(|line| (line.check.as_str(), line.verdict)).collect();
+            assert_eq!(found, [("disk space", verdict), ("capacity", Verdict::Warn)], "{free}");
         }
         (room.f_bavail, room.f_files, room.f_favail) = (500, 1000, 3);
         let lines = space(&room, Some(1 << 30));
