@@ -7,7 +7,7 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use connectors::registry::{self, SchemeOwner, did_you_mean};
+use connectors::registry::did_you_mean;
 use connectors::{Error, ErrorKind, RemoteUrl, Result, redact};
 use toml::{Table, Value};
 
@@ -191,13 +191,13 @@ impl Stores {
             return Err(wrong("`url` is the name of a store").with_hint("write its URL"));
         }
         let url = RemoteUrl::parse(text)?;
-        let mut holds_secret = has_secret(&url);
+        let mut holds_secret = url.has_written_secret();
         let mut full = text.to_owned();
         for (name, value) in table.iter().filter(|(name, _)| *name != "url") {
             if url.query(name).is_some() {
                 return Err(wrong(format!("`{name}` is in the query of `url` and beside it")).with_hint("remove one"));
             }
-            if is_secret_option(&url, name) {
+            if url.is_secret_option(name) {
                 return Err(wrong(format!("`{name}` is a secret"))
                     .with_hint(format!("write `{name}_file = \"/path\"` with the path of a file that holds it")));
             }
@@ -205,7 +205,7 @@ impl Stores {
                 wrong(format!("`{name}` is neither a text, a number, `true` nor `false`"))
                     .with_hint("write its value as the query of a URL has it")
             })?;
-            holds_secret |= RemoteUrl::parse(&value).is_ok_and(|url| has_secret(&url));
+            holds_secret |= RemoteUrl::parse(&value).is_ok_and(|url| url.has_written_secret());
             full.push(if full.contains('?') { '&' } else { '?' });
             full.push_str(&format!("{}={}", encoded(name), encoded(&value)));
         }
@@ -236,7 +236,6 @@ impl Stores {
     fn warn_if_others_may_read(&self) {}
 }
 
-/// The path of the file of stores.
 /// The file that the user's variable names.
 fn named_path() -> Option<PathBuf> {
     path_in(FILE_VARIABLE)
@@ -246,42 +245,17 @@ fn path_in(variable: &str) -> Option<PathBuf> {
     std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
+/// The path of the file of stores.
 fn path() -> Option<PathBuf> {
-    let variable = path_in;
     named_path().or_else(|| {
-        let base = variable("XDG_CONFIG_HOME").filter(|path| path.is_absolute());
-        let base = base.or_else(|| Some(variable("HOME")?.join(".config")))?;
+        let base = path_in("XDG_CONFIG_HOME").filter(|path| path.is_absolute());
+        let base = base.or_else(|| Some(path_in("HOME")?.join(".config")))?;
         Some(base.join("kvconn").join("config.toml"))
     })
 }
 
 fn shown(path: &Path) -> String {
     users(&path.to_string_lossy()).into_owned()
-}
-
-/// Whether a secret is written in the URL, or in a URL in its query. A `${NAME}` only names one.
-fn has_secret(url: &RemoteUrl) -> bool {
-    let is_written = |text: &str| !text.contains("${");
-    url.password().is_some_and(is_written)
-        || url.query_pairs().any(|(name, value)| {
-            if is_secret_option(url, name) {
-                is_written(value)
-            } else {
-                RemoteUrl::parse(value).is_ok_and(|url| has_secret(&url))
-            }
-        })
-}
-
-/// Whether an option's value belongs in a file. kvconn never shows a user's name either, but a file of stores may have it.
-fn is_secret_option(url: &RemoteUrl, name: &str) -> bool {
-    name != "username"
-        && match registry::resolve(url) {
-            Ok(SchemeOwner::Connector(entry)) => {
-                entry.options().and_then(|options| options.option(name)).is_some_and(|option| option.secret)
-            }
-            // No connector says which options are secret, so the names decide, as in a text that kvconn shows.
-            _ => redact(&format!("unknown://host?{}=text", encoded(name))).contains("***"),
-        }
 }
 
 fn as_text(value: &Value) -> Option<String> {

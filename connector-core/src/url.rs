@@ -6,6 +6,7 @@
 //! Source: `parse_remote_url` of LMCache 0.5.6; its answers are the test vectors in `remote_urls.json`.
 
 mod redact;
+mod secrets;
 
 use std::borrow::Cow;
 use std::fmt;

@@ -16,7 +16,6 @@ use crate::engine::cut_off;
 use crate::errors::{Arg, OrRaise, invalid, refused};
 use crate::logging;
 use crate::process::{ProcessLocal, Unclosed};
-use crate::registry::has_written_secret;
 
 /// The characters that a name or a value in a query escapes: all but RFC 3986's unreserved ones.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -120,7 +119,7 @@ pub(crate) fn open_for_engine(
 ) -> PyResult<impl Future<Output = connectors::Result<Connector>> + Send + 'static> {
     let builder = builder(py, url, options)?;
     let url = options.map_or(Ok(url.to_owned()), |options| with_options(url, options))?;
-    if RemoteUrl::parse(&url).is_ok_and(|url| has_written_secret(&url)) {
+    if RemoteUrl::parse(&url).is_ok_and(|url| url.has_written_secret()) {
         static WARNED: Once = Once::new();
         WARNED.call_once(|| {
             tracing::warn!(

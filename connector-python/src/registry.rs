@@ -109,24 +109,6 @@ pub(crate) fn owner_of(url: &RemoteUrl) -> Result<Option<SchemeOwner>> {
     registry::find_scheme(url.scheme())
 }
 
-/// Whether a secret is written in the URL, or in a URL in its query. The name of a variable (`${NAME}`) is not a secret.
-pub(crate) fn has_written_secret(url: &RemoteUrl) -> bool {
-    let is_written = |text: &str| !(text.is_empty() || text.starts_with("${") && text.ends_with('}'));
-    let store = match owner_of(url) {
-        Ok(Some(SchemeOwner::Connector(entry))) => entry.options(),
-        _ => None,
-    };
-    // A user's name is no reason for a warning: the recommended configuration has it beside `password_file`.
-    let is_secret = |name: &str| {
-        name != "username" && store.and_then(|schema| schema.option(name)).is_some_and(|option| option.secret)
-    };
-    url.password().is_some_and(is_written)
-        || url.query_pairs().any(|(name, value)| {
-            let behind = || value.contains("://") && RemoteUrl::parse(value).is_ok_and(|url| has_written_secret(&url));
-            if is_secret(name) { is_written(value) } else { behind() }
-        })
-}
-
 /// `acme.kv/AcmeConnector of acme-kv 1.0.0`
 fn name_of(owner: SchemeOwner) -> String {
     let (what, origin) = match owner {

@@ -85,11 +85,14 @@ fn kvconn_url_is_the_store_without_a_name() {
 #[test]
 fn the_error_for_a_name_says_what_to_change() {
     let (_config, path) = config(
-        "[stores.prod]\nurl = 'memory://x'\n[stores.empty]\n[stores.pw]\nurl = 'redis://h'\npassword = 'hunter2'",
+        "[stores.prod]\nurl = 'memory://x'\n[stores.empty]\n[stores.pw]\nurl = 'redis://h'\npassword = 'hunter2'\n\
+         [stores.plugin]\nurl = 'plugin://kv'\npassword = 'hunter2'",
     );
     with_file(&path, &["ls", "@prdo"]).refuses_with(&["no store `prdo`", "did you mean `prod`?", "`@prod`", &path]);
     with_file(&path, &["ls", "@empty"]).refuses_with(&["store `empty`", "no `url`"]);
     with_file(&path, &["ls", "@pw"]).refuses_with(&["store `pw`", "`password` is a secret", "password_file = "]);
+    // The configuration says which connector it is, so an option that is secret for any connector is a secret.
+    with_file(&path, &["ls", "@plugin"]).refuses_with(&["store `plugin`", "`password` is a secret"]);
     with_file("/no/such/file", &["ls", "@prod"]).fails_with(&["/no/such/file"]);
     run_with(&[], &["ls", "@prod"]).refuses_with(&["HOME"]);
     let (_broken, path) = config("[stores.a]\nurl = 'redis://:hunter2@h\n");
@@ -112,7 +115,7 @@ fn a_secret_of_the_file_is_never_shown_and_the_file_must_be_the_users_own() {
     assert!(end.err.contains("mode 644") && end.err.contains(&format!("chmod 600 {path}")), "{end:?}");
     let (_harmless, path) = config(
         "[stores.a]\nurl = 'memory://x'\n[stores.b]\nurl = 'redis://kv@h'\npassword_file = '/run/pw'\n[stores.c]\nurl = \
-         'redis://h?password_file=/run/pw'\nusername = 'kv'\n[stores.d]\nurl = 'redis://kv:${PW}@h'",
+         'redis://h?password_file=/run/pw'\nusername = 'kv'\n[stores.d]\nurl = 'redis://kv:${PW}@h'\n[stores.e]\nurl = 'plugin://kv'\nnamespace = 'a'",
     );
     set_mode(&path, 0o644);
     assert_eq!(with_file(&path, &["stores"]).exits(0).err, "");

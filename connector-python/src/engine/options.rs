@@ -14,7 +14,7 @@ use super::memory::Rows;
 use super::queue::Limits;
 use crate::errors::{Arg, OrRaise, invalid};
 use crate::open::{text_of, with_options};
-use crate::registry::{has_written_secret, owner_of};
+use crate::registry::owner_of;
 
 /// A small part of the tens of GiB that engines reserve.
 const STORE_BACKLOG: u64 = 1 << 30;
@@ -125,7 +125,7 @@ impl Opening {
         let url = with_options(&url, &of_store)?;
         let options = typed(&engines).or_raise(py)?;
         let lookup_timeout = options.lookup_timeout().or_raise(py)?;
-        let has_secret = has_written_secret(&RemoteUrl::parse(&url).or_raise(py)?);
+        let has_secret = RemoteUrl::parse(&url).or_raise(py)?.has_written_secret();
         Ok(Self { url, lookup_timeout, store_backlog: options.store_backlog, unknown, has_secret })
     }
 

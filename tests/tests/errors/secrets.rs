@@ -258,3 +258,22 @@ async fn no_output_shows_a_secret_of_the_configuration() {
         }
     }
 }
+
+#[test]
+fn a_written_secret_is_found_in_a_url_and_in_the_urls_of_its_query() {
+    for (text, is_written) in [
+        ("redis://u:hunter2@h:1", true),
+        ("redis://h:1?password=hunter2", true),
+        ("strict://h:0?tenant_code=hunter2", true),
+        ("tiered://?front=memory://x&back=redis://u:hunter2@h:1", true),
+        ("plugin://kv?password=hunter2", true),
+        ("redis://u@h:1?password_file=/run/pw", false),
+        ("redis://h:1?username=u&password=${PW}", false),
+        ("redis://u:${PW}@h:1", false),
+        ("tiered://?front=memory://x&back=redis://h:1", false),
+        ("plugin://kv?namespace=a", false),
+    ] {
+        let url: RemoteUrl = text.parse().unwrap();
+        assert_eq!(url.has_written_secret(), is_written, "{text}");
+    }
+}
