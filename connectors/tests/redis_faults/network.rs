@@ -88,7 +88,8 @@ pub(crate) async fn bytes_that_come_one_by_one_are_the_same_chunks(kind: Kind) {
     let proxy = Proxy::start(server.address()).await;
     proxy.requests(Fault::SingleBytes);
     proxy.replies(Fault::SingleBytes);
-    let store = Store::open(&proxy.url(kind.scheme)).await;
+    // A busy machine carries few single bytes a second.
+    let store = Store::open(&format!("{}?io_timeout_ms=60000", proxy.url(kind.scheme))).await;
     for n in 0..4 {
         store.put(n, n, 3000).await.unwrap();
     }
@@ -99,7 +100,7 @@ pub(crate) async fn bytes_that_come_one_by_one_are_the_same_chunks(kind: Kind) {
     assert_eq!(there, [true, false, true]);
     // Long enough for a low-water mark.
     proxy.requests(Fault::Pass);
-    store.put(4, 4, 300_000).await.unwrap();
+    store.put(4, 4, 200_000).await.unwrap();
     assert_eq!(store.get(4).await.unwrap(), Some(4));
     proxy.heal();
     store.is_right().await;
