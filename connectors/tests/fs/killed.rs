@@ -9,8 +9,9 @@ use connectors::fs::{FindingKind, ScrubOptions, scrub};
 use super::child::{self, KEYS};
 use super::{Place, Random, chunk_bytes, files, quota};
 
-/// Starts `times` writers, one after the other, and kills each within ten milliseconds. Gives the last version of each key that
-/// a writer reported.
+/// Starts `times` writers, one after the other. Kills every second one within ten milliseconds of its start, and the others
+/// within ten milliseconds of their first chunk, however slow the machine is. Gives the last version of each key that a writer
+/// reported.
 fn kill_writers(url: &str, times: u64, mut after_each: impl FnMut()) -> BTreeMap<u32, u64> {
     let mut random = Random::new(std::process::id().into());
     let mut put = BTreeMap::new();
@@ -18,10 +19,11 @@ fn kill_writers(url: &str, times: u64, mut after_each: impl FnMut()) -> BTreeMap
         // Each starts with another key.
         let first_version = run * 1_000_007;
         let mut writer = child::command("put_until_killed", url, first_version).spawn().unwrap();
-        let lines = child::lines(&mut writer);
+        let mut lines = child::lines(&mut writer);
+        let first = if run % 2 == 1 { lines.find(|line| line.starts_with("put ")) } else { None };
         std::thread::sleep(Duration::from_micros(random.below(10_000)));
         writer.kill().unwrap();
-        for line in lines {
+        for line in first.into_iter().chain(lines) {
             let words: Vec<&str> = line.split(' ').collect();
             let ["put", of, version] = words[..] else { continue };
             put.insert(of.parse().unwrap(), version.parse().unwrap());
