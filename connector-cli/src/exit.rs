@@ -17,13 +17,13 @@ const EXIT_FAILED: u8 = 3;
 pub(crate) const AFTER_HELP: &str = "\
 Exit codes:
   0    done
-  1    a key is missing, or some keys or checks failed
+  1    a key is missing, a check failed, or `cp` could not copy some chunks
   2    an argument, a name, a URL, an option, a key or a value in the configuration is wrong
   3    the store failed, a file could not be read or written, or stdout could not be written
   130  interrupted by Ctrl-C or SIGTERM
 
 Environment:
-  KVCONN_URL       the store that `@` stands for, and that `ls` and `du` take without a URL
+  KVCONN_URL       the store that `@` stands for, and that `ls`, `du`, `ping` and `doctor` take without a URL
   KVCONN_CONFIG    the file of named stores [default: ~/.config/kvconn/config.toml]; `kvconn stores` lists them
   NO_COLOR, CLICOLOR_FORCE, TERM=dumb    no colours, colours, and neither colours nor progress
 
@@ -36,7 +36,7 @@ Start here:
 pub(crate) enum Answer {
     /// The command is done. To a question, the answer is yes.
     Yes,
-    /// A key is missing, or some keys or checks failed.
+    /// A key is missing, a check failed, or some chunks were not copied.
     No,
     /// The user interrupted the command.
     Interrupted,

@@ -186,3 +186,14 @@ fn records_of_any_size_take_no_memory() {
     let refused = run(&["cp", &tar, &to]).exits(3);
     assert!(refused.err.contains("records of 3221225472 bytes"), "{}", refused.err);
 }
+
+#[test]
+fn archives_that_stand_one_behind_the_other_are_read_whole() {
+    let ((a, from), (b, to)) = (filled(), store());
+    let both = [run(&["cp", &from, "-", "--prefix", "org/"]).exits(0).out, run(&["cp", &from, "-"]).exits(0).out];
+    let (_dir, path) = file(&both.concat());
+    let tar = path.replace("chunk.bin", "both.tar");
+    std::fs::rename(&path, &tar).expect("the file can be renamed");
+    run(&["cp", &tar, &to]).exits(0);
+    assert!(files(a.path()) == files(b.path()), "the copies differ");
+}

@@ -121,7 +121,9 @@ fn unpack(
             .with_hint("is it a whole tar file that `kvconn cp` wrote?")
     };
     let mut tar = tar::Archive::new(from);
-    let (mut chunks, mut end) = (0, None);
+    // Archives may stand one behind the other.
+    tar.set_ignore_zeros(true);
+    let (mut chunks, mut is_whole) = (0, false);
     let mut before = Vec::new();
     // Raw, because `tar` would read records of any size into memory.
     for entry in tar.entries().map_err(wrong)?.raw(true) {
@@ -136,25 +138,30 @@ fn unpack(
         let records = std::mem::take(&mut before);
         match entry::read(&mut entry, &records, most, |key| key.as_str().starts_with(prefix)).map_err(wrong)? {
             Found::Chunk(key, chunk) => {
-                chunks += 1;
+                (chunks, is_whole) = (chunks + 1, false);
                 if !batches.push(key, chunk) {
                     return Ok(());
                 }
             }
-            Found::Other => chunks += 1,
-            Found::Contents(contents) => end = Some(contents),
-        }
-    }
-    match end {
-        Some(Contents { chunks: expected, failed, .. }) if expected == chunks => {
-            if failed > 0 {
-                print_note(format_args!("the archive lacks chunks of its store: {failed} could not be read"));
+            Found::Other => (chunks, is_whole) = (chunks + 1, false),
+            Found::Contents(contents) => {
+                if contents.failed > 0 {
+                    let failed = contents.failed;
+                    print_note(format_args!("the archive lacks chunks of its store: {failed} could not be read"));
+                }
+                is_whole = contents.chunks == chunks;
+                if !is_whole {
+                    break;
+                }
+                chunks = 0;
             }
-            Ok(())
         }
-        _ => Err(Error::new(ErrorKind::Corrupt, "the archive is cut short: chunks at its end are missing")
-            .with_hint("kvconn copied the chunks before the cut; write the archive again for the others")),
     }
+    if is_whole {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Corrupt, "the archive is cut short: chunks at its end are missing")
+        .with_hint("kvconn copied the chunks before the cut; write the archive again for the others"))
 }
 
 /// Where a copy sends the chunks of an archive. Cheap to clone.
