@@ -6,6 +6,7 @@ use crate::args::Global;
 use crate::exit::Failure;
 use crate::interrupt::Interrupt;
 use crate::output::print_error;
+use crate::stores::StoreUrl;
 
 /// The settings that all commands share.
 pub(crate) struct Setup {
@@ -35,6 +36,11 @@ impl Setup {
     /// The capacity of the pool, in bytes. `get` takes its chunks from the pool.
     pub(crate) fn pool_bytes(&self) -> usize {
         self.config.max_local_cpu_bytes()
+    }
+
+    /// The store of a command that may leave out its URL. The file of stores may be a pipe.
+    pub(crate) fn store(&self, given: &Option<StoreUrl>) -> Result<StoreUrl, Failure> {
+        Ok(self.interrupt.blocking(|| StoreUrl::or_default(given))?)
     }
 
     pub(crate) fn builder(&self, url: &str) -> ContextBuilder {

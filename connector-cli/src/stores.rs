@@ -61,12 +61,19 @@ impl fmt::Debug for StoreUrl {
 }
 
 /// The value of `KVCONN_URL`, if it has one.
-pub(crate) fn default_text() -> Option<String> {
-    std::env::var(URL_VARIABLE).ok().filter(|text| !text.is_empty())
+///
+/// # Errors
+/// `InvalidOption` if it is not UTF-8.
+pub(crate) fn default_text() -> Result<Option<String>> {
+    let Some(value) = std::env::var_os(URL_VARIABLE).filter(|value| !value.is_empty()) else { return Ok(None) };
+    let text = value.into_string().map_err(|_| {
+        wrong(format!("`{URL_VARIABLE}` is not UTF-8")).with_hint("percent-encode the other bytes of the URL")
+    })?;
+    Ok(Some(text))
 }
 
 fn default() -> Result<String> {
-    match default_text() {
+    match default_text()? {
         Some(text) => match text.strip_prefix('@') {
             None => Ok(text),
             Some("") => Err(wrong(format!("`{URL_VARIABLE}` is `@`, which stands for `{URL_VARIABLE}`"))

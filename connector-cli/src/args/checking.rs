@@ -12,8 +12,8 @@ use crate::value;
 
 #[derive(Debug, Args)]
 pub(crate) struct PingArgs {
-    /// The store
-    pub(crate) url: StoreUrl,
+    /// The store [default: the store of KVCONN_URL]
+    pub(crate) url: Option<StoreUrl>,
     /// Number of pings; 0 for no end
     #[arg(short, long, value_name = "N", default_value = "1", value_parser = value::number)]
     pub(crate) count: u64,
@@ -30,8 +30,8 @@ pub(crate) struct PingArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
-    /// The store
-    pub(crate) url: StoreUrl,
+    /// The store [default: the store of KVCONN_URL]
+    pub(crate) url: Option<StoreUrl>,
     /// The longest time of each step
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = value::positive_duration)]
     pub(crate) timeout: Duration,

@@ -5,7 +5,7 @@ mod network;
 mod report;
 mod trial;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use connectors::{Connector, Diagnosis, Error, ErrorKind, redact};
 
@@ -16,8 +16,9 @@ use crate::setup::Setup;
 use report::Report;
 
 pub(crate) async fn run(setup: &Setup, args: &DoctorArgs, out: &mut Out) -> Result<Answer, Failure> {
-    let mut report = Report::new(redact(&args.url), args.json, out);
-    let examined = examine(setup, args, &mut report).await;
+    let url = setup.store(&args.url)?;
+    let mut report = Report::new(redact(&url), args.json, out);
+    let examined = examine(setup, &url, args.timeout, &mut report).await;
     match examined {
         Ok(()) | Err(Failure::Interrupted) => {}
         Err(failure) => return Err(failure),
@@ -25,25 +26,30 @@ pub(crate) async fn run(setup: &Setup, args: &DoctorArgs, out: &mut Out) -> Resu
     report.end(setup.interrupt.is_set())
 }
 
-async fn examine(setup: &Setup, args: &DoctorArgs, report: &mut Report<'_>) -> Result<(), Failure> {
-    let Some(store) = open(setup, args, report).await? else {
+async fn examine(setup: &Setup, url: &str, limit: Duration, report: &mut Report<'_>) -> Result<(), Failure> {
+    let Some(store) = open(setup, url, limit, report).await? else {
         return client::examine(setup, report);
     };
     setup
         .with(store, async |store| {
-            match setup.interrupt.stops(store.within(args.timeout).diagnose()).await? {
+            match setup.interrupt.stops(store.within(limit).diagnose()).await? {
                 Ok(lines) => lines.into_iter().try_for_each(|line| report.add(line))?,
                 Err(e) => report.add(of_error("state", &e))?,
             }
-            trial::examine(store, args.timeout, &setup.interrupt, report).await
+            trial::examine(store, limit, &setup.interrupt, report).await
         })
         .await?;
     client::examine(setup, report)
 }
 
 /// Opens the store. `None` if a line says why it does not open.
-async fn open(setup: &Setup, args: &DoctorArgs, report: &mut Report<'_>) -> Result<Option<Connector>, Failure> {
-    let context = match setup.builder(&args.url).build() {
+async fn open(
+    setup: &Setup,
+    url: &str,
+    limit: Duration,
+    report: &mut Report<'_>,
+) -> Result<Option<Connector>, Failure> {
+    let context = match setup.builder(url).build() {
         Ok(context) => context,
         Err(e) => {
             report.add(of_error("url", &e))?;
@@ -51,11 +57,11 @@ async fn open(setup: &Setup, args: &DoctorArgs, report: &mut Report<'_>) -> Resu
         }
     };
     report.add(Diagnosis::ok("url", context.url().to_string()))?;
-    let way = setup.interrupt.stops(network::examine(&context, args.timeout)).await?;
+    let way = setup.interrupt.stops(network::examine(&context, limit)).await?;
     let start = Instant::now();
-    let opened = setup.interrupt.stops(tokio::time::timeout(args.timeout, setup.builder(&args.url).open())).await?;
+    let opened = setup.interrupt.stops(tokio::time::timeout(limit, setup.builder(url).open())).await?;
     let opened = opened.unwrap_or_else(|_| {
-        let why = format!("the store did not open within {} s", args.timeout.as_secs_f64());
+        let why = format!("the store did not open within {} s", limit.as_secs_f64());
         Err(Error::new(ErrorKind::Timeout, why).with_hint("check that the server runs and answers"))
     });
     match opened {

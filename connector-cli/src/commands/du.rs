@@ -12,7 +12,6 @@ use crate::exit::{Answer, Failure};
 use crate::output::{Out, Progress, mode};
 use crate::setup::Setup;
 use crate::size::ByteSize;
-use crate::stores::StoreUrl;
 
 /// The output of `--json`.
 #[derive(Serialize)]
@@ -48,7 +47,7 @@ impl Usage {
 
 pub(crate) async fn run(setup: &Setup, args: &DuArgs, out: &mut Out) -> Result<Answer, Failure> {
     setup
-        .with_store(&setup.interrupt.blocking(|| StoreUrl::or_default(&args.url))?, async |store| {
+        .with_store(&setup.store(&args.url)?, async |store| {
             let (total, models) = count(store, &args.prefix).await?;
             if mode::is_json() {
                 let models = models.into_iter().map(|(model, usage)| OfModel { model, usage }).collect();

@@ -12,11 +12,10 @@ use crate::exit::{Answer, Failure};
 use crate::output::{Age, Out, Progress, mode};
 use crate::setup::Setup;
 use crate::size::ByteSize;
-use crate::stores::StoreUrl;
 
 pub(crate) async fn run(setup: &Setup, args: &LsArgs, out: &mut Out) -> Result<Answer, Failure> {
     setup
-        .with_store(&setup.interrupt.blocking(|| StoreUrl::or_default(&args.url))?, async |store| {
+        .with_store(&setup.store(&args.url)?, async |store| {
             let mut entries = entries(store, args);
             if args.count {
                 let n = count(&mut entries).await?;

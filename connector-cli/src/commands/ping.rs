@@ -40,8 +40,9 @@ pub(crate) async fn run(setup: &Setup, args: &PingArgs, out: &mut Out) -> Result
 }
 
 async fn ping(setup: &Setup, args: &PingArgs, out: &mut Out, known: &mut Known) -> Result<Answer, Failure> {
+    let url = setup.store(&args.url)?;
     let start = Instant::now();
-    let opening = tokio::time::timeout(args.timeout, setup.builder(&args.url).existing(true).open());
+    let opening = tokio::time::timeout(args.timeout, setup.builder(&url).existing(true).open());
     let opened = setup.interrupt.stops(opening).await?;
     known.opened = start.elapsed();
     let store = opened.unwrap_or_else(|_| {

@@ -14,7 +14,7 @@ pub(crate) fn run(setup: &Setup, out: &mut Out) -> Result<Answer, Failure> {
     // The file may be a pipe.
     let stores = setup.interrupt.blocking(Stores::load_if_there)?;
     let default =
-        default_text().map(|text| if text.starts_with('@') { users(&text).into_owned() } else { redact(&text) });
+        default_text()?.map(|text| if text.starts_with('@') { users(&text).into_owned() } else { redact(&text) });
     let mut errors = Errors::default();
     let mut named: Vec<(&str, String)> = Vec::new();
     for name in stores.iter().flat_map(Stores::names) {

@@ -79,7 +79,10 @@ fn kvconn_url_is_the_store_without_a_name() {
     assert_eq!(with_file(&path, &["ls"]).exits(0).text(), listed);
     assert_eq!(both("@b", &["ls"]).exits(0).text(), "");
     both("@", &["ls"]).refuses_with(&["KVCONN_URL"]);
-    run_with(&[], &["ls"]).refuses_with(&["no store is given", "KVCONN_URL"]);
+    for command in ["ls", "du", "ping", "doctor"] {
+        run_with(&[], &[command]).refuses_with(&["no store is given", "KVCONN_URL"]);
+    }
+    run_with(&[("KVCONN_URL", "memory://x")], &["ping"]).exits(0);
 }
 
 #[test]
