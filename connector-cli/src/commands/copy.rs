@@ -20,7 +20,7 @@ use crate::exit::{Answer, Failure};
 use crate::output::{Out, count, print_note};
 use crate::setup::Setup;
 use archive::{Archive, Writer};
-use batches::{BatchSize, Item};
+use batches::{Batch, BatchSize};
 use progress::CopyProgress;
 use route::{Existing, Route, Target};
 use totals::{Copied, Totals};
@@ -172,7 +172,7 @@ impl Copy<'_> {
     async fn drive(
         &self,
         route: Route,
-        batches: impl Stream<Item = Result<Vec<Item>, Error>>,
+        batches: impl Stream<Item = Result<Batch, Error>>,
         mut progress: CopyProgress,
     ) -> Ended {
         let start = Instant::now();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::{Finished, OTHER, entries, file, fill, kvconn, put, run, signal, store};
+use super::{Finished, KEY, OTHER, entries, file, fill, kvconn, put, run, signal, store};
 
 fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let read = |name: String| (name.clone(), std::fs::read(dir.join(name)).expect("a file can be read"));
@@ -185,6 +185,22 @@ fn records_of_any_size_take_no_memory() {
     std::fs::rename(&path, &tar).expect("the file can be renamed");
     let refused = run(&["cp", &tar, &to]).exits(3);
     assert!(refused.err.contains("records of 3221225472 bytes"), "{}", refused.err);
+}
+
+#[test]
+fn a_chunk_that_is_larger_than_the_pool_fails_alone() {
+    let ((a, from), (b, to)) = (filled(), store());
+    put(&from, KEY, &[7; 100_000]);
+    let saved = run(&["cp", &from, "-"]).exits(0).out;
+    let (_dir, path) = file(&saved);
+    let tar = path.replace("chunk.bin", "large.tar");
+    std::fs::rename(&path, &tar).expect("the file can be renamed");
+    let (_config, config) = file(b"max_local_cpu_size: 0.00005\n");
+    let loaded = run(&["cp", &tar, &to, "--config", &config]).exits(1);
+    assert!(loaded.text().starts_with("copied 32 chunks"), "{loaded:?}");
+    assert!(loaded.err.contains(KEY) && loaded.err.contains("100000 bytes, more than the pool"), "{loaded:?}");
+    run(&["rm", &from, KEY]).exits(0);
+    assert!(files(a.path()) == files(b.path()), "the copies differ");
 }
 
 #[test]

@@ -16,7 +16,7 @@ use futures::stream::{self, BoxStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::batches::{BatchSize, Item};
+use super::batches::{Batch, BatchSize, Item};
 use crate::file;
 use crate::output::progress::Steps;
 use crate::output::{print_note, users};
@@ -61,7 +61,7 @@ impl Archive {
         size: Arc<BatchSize>,
         most: usize,
         steps: Steps,
-    ) -> Result<BoxStream<'static, Result<Vec<Item>, Error>>, Error> {
+    ) -> Result<BoxStream<'static, Result<Batch, Error>>, Error> {
         let from: Box<dyn Read + Send> = match &self {
             Self::Stdio => Box::new(io::stdin()),
             Self::File(path) => Box::new(File::open(path).map_err(|e| failed(e, "open", path))?),
@@ -87,18 +87,24 @@ fn failed(e: io::Error, action: &str, path: &Path) -> Error {
 
 /// The chunks that were read and not yet sent.
 struct Batches {
-    send: mpsc::Sender<Result<Vec<Item>, Error>>,
+    send: mpsc::Sender<Result<Batch, Error>>,
     size: Arc<BatchSize>,
-    batch: Vec<Item>,
+    batch: Batch,
     bytes: usize,
 }
 
 impl Batches {
     /// `false` if the copy has ended.
-    fn push(&mut self, key: CacheKey, chunk: MemoryObj) -> bool {
-        self.size.learn(chunk.len());
-        self.bytes += chunk.len();
-        self.batch.push(Item { key, chunk: Some(chunk) });
+    fn push(&mut self, key: CacheKey, chunk: Result<MemoryObj, Error>) -> bool {
+        let item = match chunk {
+            Ok(chunk) => {
+                self.size.learn(chunk.len());
+                self.bytes += chunk.len();
+                Ok(Item { key, chunk: Some(chunk) })
+            }
+            Err(e) => Err((key, e)),
+        };
+        self.batch.push(item);
         self.batch.len() < self.size.chunks() && self.bytes < self.size.bytes() || self.flush()
     }
 

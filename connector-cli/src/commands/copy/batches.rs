@@ -14,6 +14,9 @@ pub(super) struct Item {
     pub(super) chunk: Option<MemoryObj>,
 }
 
+/// Chunks to copy, and those of an archive that cannot be copied.
+pub(super) type Batch = Vec<Result<Item, (CacheKey, Error)>>;
+
 /// The number of chunks in a batch. It follows from the largest chunk so far, because a store does not tell the sizes of
 /// its chunks for free.
 pub(super) struct BatchSize {
@@ -61,7 +64,7 @@ impl BatchSize {
 pub(super) fn of_keys<'a>(
     keys: impl Stream<Item = Result<CacheKey, Error>> + Send + 'a,
     size: Arc<BatchSize>,
-) -> BoxStream<'a, Result<Vec<Item>, Error>> {
+) -> BoxStream<'a, Result<Batch, Error>> {
     let batches = stream::unfold(Some(keys.boxed()), move |keys| {
         let chunks = size.chunks();
         async move {
@@ -69,7 +72,7 @@ pub(super) fn of_keys<'a>(
             let mut batch = Vec::with_capacity(chunks);
             while batch.len() < chunks {
                 match keys.next().await {
-                    Some(Ok(key)) => batch.push(Item { key, chunk: None }),
+                    Some(Ok(key)) => batch.push(Ok(Item { key, chunk: None })),
                     Some(Err(e)) => return Some((vec![Ok(batch), Err(e)], None)),
                     None => return (!batch.is_empty()).then_some((vec![Ok(batch)], None)),
                 }

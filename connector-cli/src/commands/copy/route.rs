@@ -6,7 +6,7 @@ use connectors::{CacheKey, Connector, Error, ErrorKind, MemoryObj};
 use tokio::sync::RwLock;
 
 use super::archive::Chunks;
-use super::batches::{BatchSize, Item};
+use super::batches::{Batch, BatchSize, Item};
 use super::totals::Copied;
 
 /// What to do with a chunk that the destination has.
@@ -68,10 +68,17 @@ impl Route {
     }
 
     /// Gives a result for each item.
-    pub(super) async fn copy(self, batch: Vec<Item>) -> Vec<Copied> {
+    pub(super) async fn copy(self, batch: Batch) -> Vec<Copied> {
         let mut done = Done::default();
+        let mut items = Vec::with_capacity(batch.len());
+        for item in batch {
+            match item {
+                Ok(item) => items.push(item),
+                Err((key, e)) => done.copied.push(Copied::Failed(key, e)),
+            }
+        }
         let turn = self.turns.read().await;
-        self.run(batch, &mut done).await;
+        self.run(items, &mut done).await;
         drop(turn);
         if !done.no_memory.is_empty() {
             self.size.halve();

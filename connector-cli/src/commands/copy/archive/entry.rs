@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use connectors::chunk::Groups;
-use connectors::{CacheKey, ChunkLayout, Dtype, Error, Group, KeyKind, MemoryObj, Shape};
+use connectors::{CacheKey, ChunkLayout, Dtype, Error, ErrorKind, Group, KeyKind, MemoryObj, Shape};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 
@@ -41,7 +41,8 @@ pub(super) struct Contents {
 
 /// An entry that was read.
 pub(super) enum Found {
-    Chunk(CacheKey, MemoryObj),
+    /// A chunk, or why it cannot be copied.
+    Chunk(CacheKey, Result<MemoryObj, Error>),
     /// A chunk that is not wanted.
     Other,
     Contents(Contents),
@@ -135,19 +136,21 @@ pub(super) fn read(
     }
     let size = entry.size();
     if size > most as u64 {
-        return Err(wrong(format!("has {size} bytes, more than the pool of {most}; raise `max_local_cpu_size`")));
+        let why = format!("the archive's chunk has {size} bytes, more than the pool of {most}");
+        let e = Error::new(ErrorKind::PoolFull, why).with_hint("raise `max_local_cpu_size` in the file of `--config`");
+        return Ok(Found::Chunk(key, Err(e)));
     }
     let mut bytes = Vec::with_capacity(size.min(FIRST_BYTES) as usize);
     entry.read_to_end(&mut bytes)?;
     if bytes.len() as u64 != size {
         return Err(wrong(format!("is cut short: {} of {size} bytes", bytes.len())));
     }
-    let layout = ChunkLayout {
-        format: format.parse().map_err(invalid)?,
-        groups: groups_of(&groups).map_err(invalid)?,
-        len: bytes.len(),
-    };
-    Ok(Found::Chunk(key, MemoryObj::from_vec(bytes, layout).map_err(invalid)?))
+    Ok(Found::Chunk(key, chunk(bytes, &format, &groups)))
+}
+
+fn chunk(bytes: Vec<u8>, format: &str, groups: &str) -> Result<MemoryObj, Error> {
+    let layout = ChunkLayout { format: format.parse()?, groups: groups_of(groups)?, len: bytes.len() };
+    MemoryObj::from_vec(bytes, layout)
 }
 
 fn groups_of(text: &str) -> Result<Groups, Error> {
@@ -196,7 +199,8 @@ mod tests {
         let chunk = MemoryObj::from_vec((0..16).collect(), layout).expect("it fits");
         let plain = MemoryObj::from(vec![7; 1000]);
         let found = unpacked(&packed(&[(object.clone(), chunk.clone()), (engine.clone(), plain.clone())]), 1000);
-        let [Found::Chunk(k1, c1), Found::Chunk(k2, c2), Found::Contents(contents)] = &found.expect("it is whole")[..]
+        let [Found::Chunk(k1, Ok(c1)), Found::Chunk(k2, Ok(c2)), Found::Contents(contents)] =
+            &found.expect("it is whole")[..]
         else {
             panic!("there are two chunks and the end");
         };
@@ -206,11 +210,20 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_over_the_limit_and_a_cut_are_errors() {
+    fn a_chunk_over_the_limit_fails_alone() {
+        let [long, short] = ["m@1@0@ff@half", "m@1@0@fe@half"].map(|key| key.parse::<CacheKey>().expect("it is a key"));
+        let bytes = packed(&[(long, MemoryObj::from(vec![7; 3000])), (short, MemoryObj::from(vec![7; 2999]))]);
+        let found = unpacked(&bytes, 2999).expect("the archive is whole");
+        let [Found::Chunk(_, Err(e)), Found::Chunk(_, Ok(_)), Found::Contents(_)] = &found[..] else {
+            panic!("the second chunk fits");
+        };
+        assert!(e.message().contains("3000 bytes, more than the pool"), "{e}");
+    }
+
+    #[test]
+    fn a_cut_and_an_entry_without_a_key_are_errors() {
         let key: CacheKey = "m@1@0@ff@half".parse().expect("it is a key");
         let bytes = packed(&[(key, MemoryObj::from(vec![7; 3000]))]);
-        let e = unpacked(&bytes, 2999).err().expect("it is too long");
-        assert!(e.to_string().contains("3000 bytes, more than the pool"), "{e}");
         for cut in [1200, 2000, 3000] {
             unpacked(&bytes[..cut], 3000).err().expect("it is cut");
         }
