@@ -7,7 +7,7 @@ mod trial;
 
 use std::time::{Duration, Instant};
 
-use connectors::{Connector, Diagnosis, Error, ErrorKind, redact};
+use connectors::{Connector, Diagnosis, Error, ErrorKind, Verdict, redact};
 
 use crate::args::DoctorArgs;
 use crate::exit::{Answer, Failure};
@@ -73,7 +73,14 @@ async fn open(
             Ok(Some(store))
         }
         Err(e) => {
+            // No host accepts connections, and the lines above say why.
+            let is_known = matches!(e.kind(), ErrorKind::Unavailable | ErrorKind::Timeout)
+                && !way.is_empty()
+                && way.iter().all(|line| line.check != "tcp" || line.verdict == Verdict::Fail);
             way.into_iter().try_for_each(|line| report.add(line))?;
+            if is_known {
+                return Ok(None);
+            }
             let check = match e.kind() {
                 ErrorKind::Denied => "auth",
                 ErrorKind::InvalidUrl | ErrorKind::InvalidOption => "options",

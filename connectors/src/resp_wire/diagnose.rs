@@ -80,7 +80,13 @@ fn of_server(said: &Said, role: Option<&str>, now: f64, ttl_sec: Option<u64>) ->
         lines.extend(replication(said));
     }
     lines.extend(clients(said));
-    lines.extend(said.time.map(|time| clock(now - time)));
+    // Sentinels have no `TIME`.
+    if role != "sentinel" {
+        lines.push(match said.time {
+            Some(time) => clock(now - time),
+            None => Diagnosis::ok("clock", "not compared: the server refuses `TIME` to this user"),
+        });
+    }
     lines
 }
 
