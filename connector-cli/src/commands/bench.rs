@@ -9,13 +9,12 @@ use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use connectors::{CacheEngineKey, CacheKey, Connector, Dtype, Error, ErrorKind, redact};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::args::BenchArgs;
 use crate::exit::{Answer, Failure};
 use crate::interrupt::Interrupt;
-use crate::output::{Out, Style, Time, count, print_error, print_note, three_digits};
+use crate::output::{Out, Progress, Style, Time, count, print_error, print_note, three_digits};
 use crate::setup::Setup;
 use crate::size::ByteSize;
 use content::mix;
@@ -109,15 +108,17 @@ async fn bench(
     interrupt: &Interrupt,
 ) -> Result<Option<Vec<Report>>, Failure> {
     let run = run_id();
-    let bar = progress(plan, stores.len());
+    // A step for each chunk put or got.
+    let progress = Progress::of((2 * stores.len() * plan.keys * plan.rounds) as u64);
+    progress.say("warm-up");
     let mut benches = Vec::new();
     for (n, (_, store)) in stores.iter().enumerate() {
         // Two URLs may name one store, so each one gets its own keys.
         let run = mix(run ^ n as u64);
-        benches.push(Bench::new(store, plan, (run, keys(run, plan.keys)?), interrupt, &bar)?);
+        benches.push(Bench::new(store, plan, (run, keys(run, plan.keys)?), interrupt, &progress)?);
     }
     let measured = measure::measure(&mut benches, plan).await;
-    bar.finish_and_clear();
+    progress.clear();
     for bench in &benches {
         remove(bench.store, &bench.keys).await;
     }
@@ -259,15 +260,4 @@ impl Clocked {
             (None, None) => "unknown".into(),
         }
     }
-}
-
-/// A progress bar on stderr if stderr is a terminal. It advances by one for each chunk put or got.
-fn progress(plan: &Plan, stores: usize) -> ProgressBar {
-    let bar = ProgressBar::new((2 * stores * plan.keys * plan.rounds) as u64);
-    if let Ok(style) = ProgressStyle::with_template("{msg:8} [{bar:40}] {percent}%  {elapsed}") {
-        bar.set_style(style.progress_chars("=> "));
-    }
-    bar.set_message("warm-up");
-    bar.enable_steady_tick(Duration::from_millis(100));
-    bar
 }

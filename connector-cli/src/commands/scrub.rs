@@ -5,13 +5,13 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use connectors::fs::{Finding, FindingKind, ScrubOptions, ScrubReport, scrub};
+use connectors::fs::{Finding, FindingKind, ScrubOptions, ScrubReport, scrub_with};
 use connectors::{ConnectorContext, Error, ErrorKind};
 use serde_json::{Value, json};
 
 use crate::args::ScrubArgs;
 use crate::exit::{Answer, Failure};
-use crate::output::{Out, count, users};
+use crate::output::{Out, Progress, count, users};
 use crate::setup::Setup;
 use crate::size::ByteSize;
 
@@ -46,7 +46,16 @@ pub(crate) async fn run(setup: &Setup, args: &ScrubArgs, out: &mut Out) -> Resul
         store
     };
     let options = ScrubOptions { remove: args.remove, min_age: Duration::from_secs(args.min_age) };
-    let scrubbed = setup.interrupt.stops(tokio::task::spawn_blocking(move || scrub(&store, &options))).await?;
+    let progress = Progress::counter();
+    let steps = progress.steps();
+    let say = move |report: &ScrubReport| {
+        if report.chunks % 1000 == 0 {
+            steps.say(format!("{} chunks, {}", report.chunks, size(report.chunk_bytes)));
+        }
+    };
+    let scrubbed =
+        setup.interrupt.stops(tokio::task::spawn_blocking(move || scrub_with(&store, &options, say))).await?;
+    drop(progress);
     let report = scrubbed.map_err(|_| Error::new(ErrorKind::Other, "the scrub panicked"))??;
     if args.json {
         out.json(&as_json(&report))?;
@@ -88,8 +97,11 @@ fn advice(kind: FindingKind) -> &'static str {
     }
 }
 
+fn size(bytes: u64) -> ByteSize {
+    ByteSize(usize::try_from(bytes).unwrap_or(usize::MAX))
+}
+
 fn show(report: &ScrubReport, out: &mut Out) -> Result<(), Failure> {
-    let size = |bytes: u64| ByteSize(usize::try_from(bytes).unwrap_or(usize::MAX));
     for found in &report.findings {
         let Finding { path, bytes, kind, reason, removed, .. } = found;
         let removed = if *removed { "; removed" } else { "" };

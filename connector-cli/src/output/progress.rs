@@ -40,14 +40,22 @@ impl Progress {
 
     /// Shows this text.
     pub(crate) fn say(&self, text: impl Into<String>) {
-        if !self.0.is_hidden() {
-            self.0.set_message(text.into());
-        }
+        say(&self.0, text);
     }
 
     /// Counts `steps` more steps as done.
     pub(crate) fn advance(&self, steps: u64) {
         self.0.inc(steps);
+    }
+
+    /// Counts from 0 again.
+    pub(crate) fn restart(&self) {
+        self.0.reset();
+    }
+
+    /// Removes it from the terminal.
+    pub(crate) fn clear(&self) {
+        self.0.finish_and_clear();
     }
 
     /// The same steps, for another task or thread.
@@ -61,6 +69,11 @@ impl Progress {
 pub(crate) struct Steps(ProgressBar);
 
 impl Steps {
+    /// Shows this text.
+    pub(crate) fn say(&self, text: impl Into<String>) {
+        say(&self.0, text);
+    }
+
     /// The work has `all` steps: a counter becomes a bar.
     pub(crate) fn end_at(&self, all: u64) {
         self.0.set_length(all);
@@ -75,6 +88,12 @@ impl Steps {
     }
 }
 
+fn say(bar: &ProgressBar, text: impl Into<String>) {
+    if !bar.is_hidden() {
+        bar.set_message(text.into());
+    }
+}
+
 fn set_template(bar: &ProgressBar, template: &str) {
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style.progress_chars("=> "));
@@ -83,7 +102,7 @@ fn set_template(bar: &ProgressBar, template: &str) {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        self.0.finish_and_clear();
+        self.clear();
     }
 }
 

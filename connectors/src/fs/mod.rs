@@ -57,4 +57,4 @@ mod write;
 
 pub use connector::FSConnector;
 pub use options::{FsOptions, Fsync, Layout};
-pub use scrub::{Finding, FindingKind, ScrubOptions, ScrubReport, scrub};
+pub use scrub::{Finding, FindingKind, ScrubOptions, ScrubReport, scrub, scrub_with};

@@ -118,6 +118,18 @@ impl FindingKind {
 /// `InvalidUrl` for another store's URL, the errors of opening the store, and the system's error if a directory cannot be
 /// listed. A file that cannot be read is a finding.
 pub fn scrub(store: &ConnectorContext, options: &ScrubOptions) -> Result<ScrubReport> {
+    scrub_with(store, options, |_| {})
+}
+
+/// [`scrub`], which calls `progress` with the report so far after each file.
+///
+/// # Errors
+/// Those of [`scrub`].
+pub fn scrub_with(
+    store: &ConnectorContext,
+    options: &ScrubOptions,
+    mut progress: impl FnMut(&ScrubReport),
+) -> Result<ScrubReport> {
     let url = store.url();
     let is_fs = match url.scheme() {
         "fs" | "plugin" => true,
@@ -135,12 +147,20 @@ pub fn scrub(store: &ConnectorContext, options: &ScrubOptions) -> Result<ScrubRe
             |e: io::Error| Error::io(e, format_args!("list the files of `{}`", files.dirs.path(base).display()));
         let folder = files.dirs.folder(base, Wait::Yes).map_err(failed)?;
         let walk = Walk::new(files.dirs.folder(base, Wait::Yes).map_err(failed)?, files.layout).map_err(failed)?;
-        report.each_file(walk, |report, found| report.look_at_chunk(&files, base, options, found)).map_err(failed)?;
+        let look = |report: &mut ScrubReport, found: &Found<'_>| {
+            report.look_at_chunk(&files, base, options, found);
+            progress(report);
+        };
+        report.each_file(walk, look).map_err(failed)?;
         match files.dirs.tmp_folder(&folder) {
             Ok(Some(tmp)) => {
                 // Never enters a directory.
                 let walk = Walk::new(tmp, Layout::Lmcache).map_err(failed)?;
-                report.each_file(walk, |report, found| report.look_in_tmp(&files, options, found)).map_err(failed)?;
+                let look = |report: &mut ScrubReport, found: &Found<'_>| {
+                    report.look_in_tmp(&files, options, found);
+                    progress(report);
+                };
+                report.each_file(walk, look).map_err(failed)?;
             }
             Ok(None) => {}
             // The first put makes the directory.
@@ -258,7 +278,7 @@ impl ScrubReport {
     }
 
     /// Calls `look` for everything in the directories that the walk does not enter.
-    fn each_file(&mut self, mut walk: Walk, look: impl Fn(&mut Self, &Found<'_>)) -> io::Result<()> {
+    fn each_file(&mut self, mut walk: Walk, mut look: impl FnMut(&mut Self, &Found<'_>)) -> io::Result<()> {
         while let Some(Visited { folder, entry, path: name }) = walk.next()? {
             let path = entry.path_in(folder);
             match folder.stat(entry.name()) {

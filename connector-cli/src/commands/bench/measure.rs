@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use connectors::{CacheKey, Connector, Error, ErrorKind, MemoryObj, Result};
-use indicatif::ProgressBar;
 use tokio::task::JoinSet;
 
 use super::Plan;
 use super::content::Content;
 use super::figures::{Clocked, Figures, Measured};
 use crate::interrupt::Interrupt;
+use crate::output::Progress;
 
 /// The fewest `exists` calls of a round. One call is too short for a few of them to give a stable rate.
 const MIN_EXISTS_CALLS: usize = 1000;
@@ -27,7 +27,7 @@ pub(super) struct Bench<'a> {
     plan: &'a Plan,
     run: u64,
     interrupt: &'a Interrupt,
-    bar: &'a ProgressBar,
+    progress: &'a Progress,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -49,14 +49,14 @@ pub(super) async fn measure(stores: &mut [Bench<'_>], plan: &Plan) -> Result<()>
     round(stores, 0, plan.window).await?;
     for store in stores.iter_mut() {
         store.measured = Measured::new()?;
-        store.bar.set_position(0);
+        store.progress.restart();
     }
     for n in 1..=plan.rounds {
         if stores.iter().any(|store| store.interrupt.is_set()) {
             break;
         }
         if let Some(store) = stores.first() {
-            store.bar.set_message(format!("round {n}"));
+            store.progress.say(format!("round {n}"));
         }
         round(stores, n, plan.keys).await?;
     }
@@ -79,9 +79,9 @@ impl<'a> Bench<'a> {
         plan: &'a Plan,
         (run, keys): (u64, Vec<CacheKey>),
         interrupt: &'a Interrupt,
-        bar: &'a ProgressBar,
+        progress: &'a Progress,
     ) -> Result<Self> {
-        Ok(Self { store, plan, keys: keys.into(), measured: Measured::new()?, interrupt, bar, run })
+        Ok(Self { store, plan, keys: keys.into(), measured: Measured::new()?, interrupt, progress, run })
     }
 
     /// Runs one operation on the first `n` keys. Ends early on an interrupt.
@@ -196,7 +196,7 @@ impl<'a> Bench<'a> {
 
     /// Runs `call` for 0 to `calls`, in as many tasks as the plan wants in flight. Tasks, because a server's requests come on
     /// several threads, too.
-    async fn timed<A, F, R>(&self, calls: usize, advances_bar: bool, call: F) -> Result<Timed<A>>
+    async fn timed<A, F, R>(&self, calls: usize, advances: bool, call: F) -> Result<Timed<A>>
     where
         A: Send + 'static,
         F: Fn(usize) -> R + Clone + Send + 'static,
@@ -209,7 +209,7 @@ impl<'a> Bench<'a> {
         let start = Instant::now();
         for _ in 0..concurrency.min(calls) {
             let (next, interrupt, call) = (next.clone(), self.interrupt.clone(), call.clone());
-            let bar = advances_bar.then(|| self.bar.clone());
+            let steps = advances.then(|| self.progress.steps());
             workers.spawn(async move {
                 let mut done = Vec::new();
                 loop {
@@ -220,8 +220,8 @@ impl<'a> Bench<'a> {
                     let start = Instant::now();
                     let answer = call(i).await.inspect_err(|_| next.store(calls, Ordering::Relaxed))?;
                     done.push((i, start.elapsed(), answer));
-                    if let Some(bar) = &bar {
-                        bar.inc(batch as u64);
+                    if let Some(steps) = &steps {
+                        steps.advance(batch as u64);
                     }
                 }
             });
