@@ -18,7 +18,7 @@ pub(crate) struct NewArgs {
     /// The folder to make [default: NAME]
     #[arg(long, value_name = "DIR")]
     pub(crate) path: Option<PathBuf>,
-    /// Take kvconn's crates from this checkout [default: the release of this command]
+    /// Take kvconn's crates from this checkout, by its path on this machine [default: the release of this command]
     #[arg(long, value_name = "DIR")]
     pub(crate) kvconn_path: Option<PathBuf>,
 }
