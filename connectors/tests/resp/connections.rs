@@ -72,7 +72,9 @@ async fn min_idle_opens_connections_at_the_same_time_and_a_batch_uses_them() {
         let read = store.batched_get(&keys(64)).await;
         assert!(read.into_iter().all(|chunk| chunk.unwrap().is_some()));
     }
-    assert_eq!(greeted.load(Ordering::SeqCst), 5, "no call opened another one");
+    // A batch that ignored them would open four. A call that waits for over 100 ms opens one, as on a busy machine.
+    let greeted = greeted.load(Ordering::SeqCst);
+    assert!((5..9).contains(&greeted), "{greeted} connections were opened");
 }
 
 #[tokio::test]
@@ -82,7 +84,9 @@ async fn a_call_during_the_opening_takes_the_first_connection_that_is_ready() {
     // The task that opens them may not have run yet.
     assert!(store.get(&key(1)).await.unwrap().is_some());
     assert!(store.batched_get(&keys(64)).await.into_iter().all(|chunk| chunk.unwrap().is_some()));
-    assert_eq!(greeted.load(Ordering::SeqCst), 3);
+    // A call that waits for over 100 ms opens one more, as on a busy machine.
+    let greeted = greeted.load(Ordering::SeqCst);
+    assert!((3..5).contains(&greeted), "{greeted} connections were opened");
 }
 
 #[tokio::test]
