@@ -49,7 +49,7 @@ pub(crate) async fn run(setup: &Setup, args: &ScrubArgs, out: &mut Out) -> Resul
     let progress = Progress::counter();
     let steps = progress.steps();
     let say = move |report: &ScrubReport| {
-        if report.chunks % 1000 == 0 {
+        if report.chunks.is_multiple_of(1000) {
             steps.say(format!("{} chunks, {}", report.chunks, size(report.chunk_bytes)));
         }
     };
