@@ -7,7 +7,6 @@ mod units;
 
 use std::borrow::Cow;
 use std::io::{self, BufWriter, IsTerminal, Write};
-use std::path::Path;
 
 use anstream::{AutoStream, ColorChoice};
 use serde::Serialize;
@@ -72,7 +71,8 @@ impl Out {
     }
 
     /// Writes a path: its exact bytes into a pipe, escaped on a terminal.
-    pub(crate) fn path(&mut self, path: &Path) -> Result<(), Failure> {
+    #[cfg(feature = "fs")]
+    pub(crate) fn path(&mut self, path: &std::path::Path) -> Result<(), Failure> {
         #[cfg(unix)]
         if !self.is_terminal {
             return Ok(self.write_all(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()))?);

@@ -41,6 +41,7 @@ pub(crate) fn prefix(text: &str) -> Result<String, String> {
     }
 }
 
+#[cfg(feature = "fs")]
 pub(crate) fn seconds(text: &str) -> Result<u64, String> {
     text.parse().map_err(write("a whole number of seconds, such as 60"))
 }

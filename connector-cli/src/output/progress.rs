@@ -70,6 +70,7 @@ pub(crate) struct Steps(ProgressBar);
 
 impl Steps {
     /// Shows this text.
+    #[cfg(feature = "fs")]
     pub(crate) fn say(&self, text: impl Into<String>) {
         say(&self.0, text);
     }
