@@ -235,10 +235,7 @@ impl Server {
             }
             let e = match limit {
                 Some(limit) => match self.first_free(pool, since, limit).await {
-                    Ok(ready) => {
-                        self.open_ahead();
-                        return Ok(self.lease_of(ready, Slot { pool, _permit: permit }, Spent::default()));
-                    }
+                    Ok(ready) => return Ok(self.lease_of(ready, Slot { pool, _permit: permit }, Spent::default())),
                     Err(e) => e,
                 },
                 None => hung_up(self.reach.address()),

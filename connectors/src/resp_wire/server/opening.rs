@@ -62,6 +62,7 @@ impl Drop for Attempt {
 
 impl Server {
     /// The first connection of the pool that is free, which then counts as used. A new one must be ready within `limit`.
+    /// Others are then opened ahead.
     ///
     /// # Errors
     /// The failure of an attempt to connect.
@@ -97,7 +98,7 @@ impl Server {
             match answer {
                 // The attempt began before this call, or had less time.
                 Err(e) if e.kind() == ErrorKind::Timeout && Instant::now() < deadline => {}
-                answer => return answer,
+                answer => return answer.inspect(|_| self.open_ahead()),
             }
         }
     }
