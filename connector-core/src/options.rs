@@ -45,6 +45,7 @@
 
 mod credentials;
 mod environment;
+pub(crate) use environment::is_variable;
 mod loose;
 mod quantity;
 mod schema;

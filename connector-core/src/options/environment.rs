@@ -47,7 +47,7 @@ fn shown(text: &str, name: &str) -> String {
 }
 
 /// Whether all of the text is one `${NAME}`.
-pub(super) fn is_variable(text: &str) -> bool {
+pub(crate) fn is_variable(text: &str) -> bool {
     text.strip_prefix("${").and_then(|text| text.strip_suffix('}')).is_some_and(is_name)
 }
 

@@ -1,14 +1,16 @@
 //! Secrets that a URL contains as plain text.
 
 use super::RemoteUrl;
+use crate::options::is_variable;
 use crate::registry;
 
-/// kvconn shows no user's name, so its option counts as secret there. A configuration may contain it beside `password_file`.
+/// kvconn hides user names, so this option is marked as secret. It is not a secret here: a configuration has it beside
+/// `password_file`.
 const USER: &str = "username";
 
 impl RemoteUrl {
-    /// Whether the value of this option is a secret, which belongs into a file or a variable. If no linked connector owns the
-    /// URL, as for `plugin://`, an option counts that is a secret for any of them.
+    /// Whether the value of this option is a secret. A secret belongs in a file or a variable. If no linked connector owns the
+    /// URL (`plugin://`), the options of all linked connectors decide.
     pub fn is_secret_option(&self, name: &str) -> bool {
         let is_secret = |entry: &registry::ConnectorEntry| {
             entry.options().and_then(|options| options.option(name)).is_some_and(|option| option.secret)
@@ -23,7 +25,7 @@ impl RemoteUrl {
     /// Whether the URL, or a URL in its query, contains a secret as plain text. The name of a variable (`${NAME}`) is not a
     /// secret.
     pub fn has_written_secret(&self) -> bool {
-        let is_written = |text: &str| !(text.is_empty() || text.starts_with("${") && text.ends_with('}'));
+        let is_written = |text: &str| !(text.is_empty() || is_variable(text));
         let has_one = |text: &str| text.contains("://") && Self::parse(text).is_ok_and(|url| url.has_written_secret());
         self.password().is_some_and(is_written)
             || self.query_pairs().any(|(name, value)| match self.is_secret_option(name) {

@@ -270,6 +270,8 @@ fn a_written_secret_is_found_in_a_url_and_in_the_urls_of_its_query() {
         ("redis://u@h:1?password_file=/run/pw", false),
         ("redis://h:1?username=u&password=${PW}", false),
         ("redis://u:${PW}@h:1", false),
+        ("redis://u:${A}hunter2${B}@h:1", true),
+        ("redis://u:hunter2${A}@h:1", true),
         ("tiered://?front=memory://x&back=redis://h:1", false),
         ("plugin://kv?namespace=a", false),
     ] {
