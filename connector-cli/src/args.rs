@@ -188,7 +188,8 @@ pub(crate) enum Command {
     /// dtype and format if both stores keep them.
     ///
     /// An archive is a tar file with an entry for each chunk. The entry keeps the key and the layout. An archive gets its
-    /// name only when it is complete. Reading an archive that was cut short is an error.
+    /// name only when it is complete. Reading an archive that was cut short is an error. One file or pipe may hold several
+    /// archives, one after another. If two of them differ in a chunk, kvconn keeps either one.
     #[command(after_help = "Examples:\n  \
         kvconn cp fs:///var/cache/kv fs:///mnt/nfs/kv\n  \
         kvconn cp fs:///var/cache/kv fs:///mnt/nfs/kv --prefix facebook/opt-125m@ --verify\n  \

@@ -204,7 +204,7 @@ fn a_chunk_that_is_larger_than_the_pool_fails_alone() {
 }
 
 #[test]
-fn archives_that_stand_one_behind_the_other_are_read_whole() {
+fn archives_that_follow_each_other_are_all_read() {
     let ((a, from), (b, to)) = (filled(), store());
     let both = [run(&["cp", &from, "-", "--prefix", "org/"]).exits(0).out, run(&["cp", &from, "-"]).exits(0).out];
     let (_dir, path) = file(&both.concat());
@@ -212,4 +212,9 @@ fn archives_that_stand_one_behind_the_other_are_read_whole() {
     std::fs::rename(&path, &tar).expect("the file can be renamed");
     run(&["cp", &tar, &to]).exits(0);
     assert!(files(a.path()) == files(b.path()), "the copies differ");
+    // Behind the first records of the second archive, and within its first chunk.
+    for cut in [1024, 1536, 2100] {
+        std::fs::write(&tar, [&both[0], &both[1][..cut]].concat()).expect("the file can be written");
+        run(&["cp", &tar, &to]).exits(3);
+    }
 }

@@ -127,7 +127,7 @@ fn unpack(
             .with_hint("is it a whole tar file that `kvconn cp` wrote?")
     };
     let mut tar = tar::Archive::new(from);
-    // Archives may stand one behind the other.
+    // A file or a pipe may hold several archives, one after another.
     tar.set_ignore_zeros(true);
     let (mut chunks, mut is_whole) = (0, false);
     let mut before = Vec::new();
@@ -138,7 +138,7 @@ fn unpack(
             steps.advance(entry.size());
         }
         if let Some(records) = entry::records(&mut entry).map_err(wrong)? {
-            before = records;
+            (before, is_whole) = (records, false);
             continue;
         }
         let records = std::mem::take(&mut before);

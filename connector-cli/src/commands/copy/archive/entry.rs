@@ -137,7 +137,7 @@ pub(super) fn read(
     let size = entry.size();
     if size > most as u64 {
         let why = format!("the archive's chunk has {size} bytes, more than the pool of {most}");
-        let e = Error::new(ErrorKind::PoolFull, why).with_hint("raise `max_local_cpu_size` in the file of `--config`");
+        let e = Error::new(ErrorKind::PoolFull, why).with_hint("raise `max_local_cpu_size` in the configuration");
         return Ok(Found::Chunk(key, Err(e)));
     }
     let mut bytes = Vec::with_capacity(size.min(FIRST_BYTES) as usize);
@@ -218,6 +218,14 @@ mod tests {
             panic!("the second chunk fits");
         };
         assert!(e.message().contains("3000 bytes, more than the pool"), "{e}");
+    }
+
+    #[test]
+    fn a_chunk_with_a_wrong_layout_fails_alone() {
+        for (format, groups) in [("KV_9X", "none 2"), ("KV_2LTD", "float99 2"), ("KV_2LTD", "float16 2,x")] {
+            let e = chunk(vec![7; 2], format, groups).expect_err("the layout is wrong");
+            assert!(!e.message().is_empty(), "{format}, {groups}: {e}");
+        }
     }
 
     #[test]
