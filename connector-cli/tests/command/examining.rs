@@ -94,6 +94,12 @@ fn a_wrong_url_or_option_is_a_failure_with_advice() {
     has(line(&json, "name"), "ok", "127.0.0.1", "");
     has(line(&json, "tcp"), "fail", "127.0.0.1:1", "start the server");
     assert!(lines(&json, "open").is_empty(), "one line says it: {json}");
+    // A store that ignores the host of its URL fails for another reason.
+    let json = doctor(
+        "external://localhost:1/kvconn.tiered/?connector_name=TieredConnector&front=memory://a&back=redis://127.0.0.1:2",
+        1,
+    );
+    has(line(&json, "open"), "fail", "127.0.0.1:2", "");
     has(line(&doctor("redis://no-such-host.invalid:6379", 1), "name"), "fail", "does not resolve", "spelling");
 }
 
@@ -127,7 +133,7 @@ fn a_user_without_a_right_learns_which_command_it_lacks() {
     redis.cli(&["acl", "setuser", "cache", "on", ">pw", "~*", "+@all", "-unlink", "-del", "-info", "-time"]);
     let url = redis.url("redis").replace("://", "://cache:pw@");
     let json = doctor(&url, 1);
-    has(line(&json, "clock"), "ok", "refuses `TIME`", "");
+    has(line(&json, "clock"), "ok", "does not answer `TIME`", "");
     has(line(&json, "server"), "warn", "refuses `INFO`", "+info");
     assert_eq!(line(&json, "put").0, "ok", "{json}");
     let (verdict, message, _) = line(&json, "remove");

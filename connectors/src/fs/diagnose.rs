@@ -91,8 +91,11 @@ fn file_system(_: &Path) -> Option<Diagnosis> {
 fn space(room: &StatVfs, capacity: Option<u64>) -> Vec<Diagnosis> {
     let bytes = |blocks: u64| blocks as f64 * room.f_frsize as f64;
     let (free, all) = (bytes(room.f_bavail), bytes(room.f_blocks));
-    let text = format!("{:.1} of {:.1} GiB free", free / GIB, all / GIB);
-    let advice = "free disk space, or set a smaller `capacity`";
+    let text = format!("{} of {} free", size(free), size(all));
+    let advice = match capacity {
+        Some(_) => "free disk space, or set a smaller `capacity`",
+        None => "free disk space",
+    };
     let mut lines = vec![match share(free, all) {
         Some(..EMPTY) => Diagnosis::fail("disk space", text, advice),
         Some(..LOW) => Diagnosis::warn("disk space", text, advice),
@@ -104,11 +107,10 @@ fn space(room: &StatVfs, capacity: Option<u64>) -> Vec<Diagnosis> {
             Diagnosis::warn("capacity", "no limit: the store fills its file system", advice)
         }
         Some(capacity) if capacity > all => {
-            let text =
-                format!("the option `capacity` has {:.1} GiB, and the file system {:.1}", capacity / GIB, all / GIB);
+            let text = format!("the option `capacity` has {}, and the file system {}", size(capacity), size(all));
             Diagnosis::fail("capacity", text, "set `capacity` to less than the file system has")
         }
-        Some(capacity) => Diagnosis::ok("capacity", format!("{:.1} GiB", capacity / GIB)),
+        Some(capacity) => Diagnosis::ok("capacity", size(capacity)),
     });
     // Some file systems have no fixed number of inodes.
     let (free, all) = (room.f_favail as f64, room.f_files as f64);
@@ -120,6 +122,10 @@ fn space(room: &StatVfs, capacity: Option<u64>) -> Vec<Diagnosis> {
         _ => Diagnosis::ok("inodes", text),
     }));
     lines
+}
+
+fn size(bytes: f64) -> String {
+    if bytes >= GIB / 10.0 { format!("{:.1} GiB", bytes / GIB) } else { format!("{:.1} MiB", bytes / GIB * 1024.0) }
 }
 
 fn share(free: f64, all: f64) -> Option<f64> {

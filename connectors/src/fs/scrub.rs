@@ -121,7 +121,7 @@ pub fn scrub(store: &ConnectorContext, options: &ScrubOptions) -> Result<ScrubRe
     scrub_with(store, options, |_| {})
 }
 
-/// [`scrub`], which calls `progress` with the report so far after each file.
+/// Scrubs like [`scrub`], and calls `progress` with the report so far after each file or directory that it examines.
 ///
 /// # Errors
 /// Those of [`scrub`].

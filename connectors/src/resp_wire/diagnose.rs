@@ -84,7 +84,7 @@ fn of_server(said: &Said, role: Option<&str>, now: f64, ttl_sec: Option<u64>) ->
     if role != "sentinel" {
         lines.push(match said.time {
             Some(time) => clock(now - time),
-            None => Diagnosis::ok("clock", "not compared: the server refuses `TIME` to this user"),
+            None => Diagnosis::ok("clock", "not compared: the server does not answer `TIME`"),
         });
     }
     lines
@@ -231,7 +231,12 @@ mod tests {
         let line = |check: &str, verdict| (check.to_owned(), verdict);
         assert_eq!(
             verdicts("redis_version:7.2\nrdb_last_bgsave_status:err\nconnected_clients:9\nmaxclients:10"),
-            [line("server", Verdict::Ok), line("persistence", Verdict::Fail), line("clients", Verdict::Warn)]
+            [
+                line("server", Verdict::Ok),
+                line("persistence", Verdict::Fail),
+                line("clients", Verdict::Warn),
+                line("clock", Verdict::Ok),
+            ]
         );
         assert_eq!(
             verdicts("loading:1\nrole:slave\nmaster_link_status:down\nconnected_clients:1\nrejected_connections:3"),
@@ -240,8 +245,10 @@ mod tests {
                 line("persistence", Verdict::Fail),
                 line("replication", Verdict::Warn),
                 line("clients", Verdict::Warn),
+                line("clock", Verdict::Ok),
             ]
         );
+        assert_eq!(verdicts("redis_mode:sentinel"), [line("server", Verdict::Ok)]);
         assert_eq!(clock(1.0).verdict, Verdict::Ok);
         assert!(clock(-60.0).message.contains("60 s ahead of"), "{:?}", clock(-60.0));
         assert_eq!([quorum(2, 3).verdict, quorum(1, 3).verdict], [Verdict::Ok, Verdict::Fail]);
