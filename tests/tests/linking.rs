@@ -77,7 +77,7 @@ const OTHER_FEATURES: [&str; 4] = ["__cloud", "__fuzz", "conformance", "default"
 /// Each alone would compile the libraries of all object stores again, so the bundle tests them together.
 const IN_CLOUD: [&str; 3] = ["azure", "gcs", "s3"];
 
-/// Features that stand for all others: each one takes a build.
+/// A sample of the features, because each one takes a build.
 const SAMPLE: [&str; 3] = ["full", "local", "memory"];
 
 fn with_crate(feature: &str) -> String {
