@@ -17,7 +17,8 @@ const EXIT_FAILED: u8 = 3;
 pub(crate) const AFTER_HELP: &str = "\
 Exit codes:
   0    done
-  1    a key is missing, a check failed, or `cp` could not copy some chunks
+  1    a key is missing, a check or a ping failed, `scrub` left files, `cp` could not copy some
+       chunks, or you did not confirm `rm`
   2    an argument, a name, a URL, an option, a key or a value in the configuration is wrong
   3    the store failed, a file could not be read or written, or stdout could not be written
   130  interrupted by Ctrl-C or SIGTERM
@@ -36,7 +37,7 @@ Start here:
 pub(crate) enum Answer {
     /// The command is done. To a question, the answer is yes.
     Yes,
-    /// A key is missing, a check failed, or some chunks were not copied.
+    /// See the exit code 1 in [`AFTER_HELP`].
     No,
     /// The user interrupted the command.
     Interrupted,

@@ -22,7 +22,9 @@ impl Setup {
         let load = || match &global.config {
             Some(path) => {
                 let mut config = LMCacheEngineConfig::from_file(path)?;
-                config.apply_variables(|name| std::env::var(name).ok())?;
+                // A text that is not UTF-8 gives an error later, and is not left out.
+                config
+                    .apply_variables(|name| std::env::var_os(name).map(|text| text.to_string_lossy().into_owned()))?;
                 Ok(config)
             }
             None => LMCacheEngineConfig::load(),
@@ -38,7 +40,7 @@ impl Setup {
         self.config.max_local_cpu_bytes()
     }
 
-    /// The store of a command that may leave out its URL. The file of stores may be a pipe.
+    /// The given store, or the default store without one. An interrupt ends the read, because the file of stores may be a pipe.
     pub(crate) fn store(&self, given: &Option<StoreUrl>) -> Result<StoreUrl, Failure> {
         Ok(self.interrupt.blocking(|| StoreUrl::or_default(given))?)
     }

@@ -22,7 +22,8 @@ pub(crate) struct LsArgs {
     /// List only keys that start with this text
     #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) prefix: String,
-    /// Print each chunk's size in bytes, and the age of its last put, before its key; `-` if the store cannot say. `kvconn stat` shows a chunk's layout
+    /// Print each chunk's size in bytes, and the age of its last put, before its key; `-` if the store cannot say.
+    /// `kvconn stat` shows a chunk's layout
     #[arg(short, long)]
     pub(crate) long: bool,
     /// Print sizes with units, as 4 MiB. Needs --long

@@ -53,7 +53,7 @@ impl Progress {
         self.0.reset();
     }
 
-    /// Removes it from the terminal.
+    /// Removes the progress from the terminal.
     pub(crate) fn clear(&self) {
         self.0.finish_and_clear();
     }

@@ -267,7 +267,7 @@ fn an_interrupt_ends_a_command_whose_cleanup_hangs() {
     }
 }
 
-/// Reads stderr up to the last of so many lines with this word.
+/// Reads stderr until so many lines with this word have come.
 fn wait_for_lines(child: &mut Child, word: &str, mut lines: usize) {
     let mut stderr = BufReader::new(child.stderr.take().expect("a pipe"));
     let mut line = String::new();

@@ -1,5 +1,7 @@
 //! Names of stores: `@NAME`, `@`, `KVCONN_URL` and the file of stores.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -82,7 +84,12 @@ fn kvconn_url_is_the_store_without_a_name() {
     for command in ["ls", "du", "ping", "doctor"] {
         run_with(&[], &[command]).refuses_with(&["no store is given", "KVCONN_URL"]);
     }
-    run_with(&[("KVCONN_URL", "memory://x")], &["ping"]).exits(0);
+    for command in ["du", "ping", "doctor"] {
+        run_with(&[("KVCONN_URL", "memory://x")], &[command]).exits(0);
+    }
+    let not_utf8 = OsStr::from_bytes(b"fs:///\xff");
+    let end = kvconn(&["ls"]).env("KVCONN_URL", not_utf8).output().expect("the command starts");
+    Finished::from(end).refuses_with(&["`KVCONN_URL` is not UTF-8"]);
 }
 
 #[test]
@@ -94,7 +101,7 @@ fn the_error_for_a_name_says_what_to_change() {
     with_file(&path, &["ls", "@prdo"]).refuses_with(&["no store `prdo`", "did you mean `prod`?", "`@prod`", &path]);
     with_file(&path, &["ls", "@empty"]).refuses_with(&["store `empty`", "no `url`"]);
     with_file(&path, &["ls", "@pw"]).refuses_with(&["store `pw`", "`password` is a secret", "password_file = "]);
-    // The configuration says which connector it is, so an option that is secret for any connector is a secret.
+    // Only the configuration names the connector of a `plugin://` URL. So kvconn refuses an option that is secret for any.
     with_file(&path, &["ls", "@plugin"]).refuses_with(&["store `plugin`", "`password` is a secret"]);
     with_file("/no/such/file", &["ls", "@prod"]).fails_with(&["/no/such/file"]);
     run_with(&[], &["ls", "@prod"]).refuses_with(&["HOME"]);

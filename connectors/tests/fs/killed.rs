@@ -9,9 +9,8 @@ use connectors::fs::{FindingKind, ScrubOptions, scrub};
 use super::child::{self, KEYS};
 use super::{Place, Random, chunk_bytes, files, quota};
 
-/// Starts `times` writers, one after the other. Kills every second one within ten milliseconds of its start, and the others
-/// within ten milliseconds of their first chunk, however slow the machine is. Gives the last version of each key that a writer
-/// reported.
+/// Starts `times` writers, one after the other. Kills every second one within ten milliseconds after it is ready, and the others
+/// within ten milliseconds after their first chunk. Gives the last version of each key that a writer reported.
 fn kill_writers(url: &str, times: u64, mut after_each: impl FnMut()) -> BTreeMap<u32, u64> {
     let mut random = Random::new(std::process::id().into());
     let mut put = BTreeMap::new();
