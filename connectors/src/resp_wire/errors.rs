@@ -32,8 +32,9 @@ pub(crate) fn server_error(text: &[u8]) -> Error {
         ),
         b"WRONGPASS" => denied(CHECK_PASSWORD),
         b"NOPERM" => denied(
-            "grant the command and the keys to the URL's user by `ACL SETUSER` on the server; with the option \
-             `namespace=NAME`, the pattern `~NAME:*` covers all keys",
+            "log in as a user with this right (`//user@host` in the URL; without a user it is `default`), or grant the user \
+             the command and the keys by `ACL SETUSER` on the server; with the option `namespace=NAME`, the pattern `~NAME:*` \
+             covers all keys",
         ),
         b"DENIED" => denied("set a password on the server, or turn off its `protected-mode`"),
         b"WRONGTYPE" => new(ErrorKind::Corrupt).with_hint("the value under this key is not a chunk"),

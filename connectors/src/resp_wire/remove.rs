@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use connector_core::{Error, Result};
+use connector_core::{Error, ErrorKind, Result};
 
 use super::connection::Connection;
 use super::errors::{code, expect_int, server_error};
@@ -54,7 +54,12 @@ impl Remover {
                 if answer.is_ok() {
                     self.lacks_unlink.store(true, Ordering::Relaxed);
                 }
-                answers[at] = answer;
+                let denied = |e: &Error| e.kind() == ErrorKind::Denied;
+                match (&answers[at], &answer) {
+                    // The user may have the right to `UNLINK`, but not to the keys.
+                    (Ok(Removed::Refused(first)), Err(e)) if denied(first) && denied(e) => {}
+                    _ => answers[at] = answer,
+                }
             }
         }
         let removed = |answer| match answer {
