@@ -21,7 +21,7 @@ pub(crate) struct PingArgs {
     #[arg(short, long, value_name = "SECONDS", default_value = "1", value_parser = value::duration)]
     pub(crate) interval: Duration,
     /// The longest time for the open, for a ping, and for the list of servers
-    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = value::positive_duration)]
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = value::positive_duration)]
     pub(crate) timeout: Duration,
     /// Print JSON
     #[arg(long)]
@@ -32,8 +32,8 @@ pub(crate) struct PingArgs {
 pub(crate) struct DoctorArgs {
     /// The store [default: the store of KVCONN_URL]
     pub(crate) url: Option<StoreUrl>,
-    /// The longest time of each step
-    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = value::positive_duration)]
+    /// The longest time of each step. A store needs up to its `connect_timeout_ms` to say why it does not open
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = value::positive_duration)]
     pub(crate) timeout: Duration,
     /// Print JSON
     #[arg(long)]

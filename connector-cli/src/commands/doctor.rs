@@ -73,16 +73,17 @@ async fn open(
             Ok(Some(store))
         }
         Err(e) => {
-            // The store failed because its host accepts no connections, and the lines above say why.
+            // The store failed because its host accepts no connections, and a line above says why.
             let is_known = matches!(e.kind(), ErrorKind::Unavailable | ErrorKind::Timeout)
                 && context.location().hosts().iter().any(|host| e.message().contains(&*host.host))
+                && way.iter().any(|line| line.verdict == Verdict::Fail)
                 && way.iter().all(|line| line.check != "tcp" || line.verdict == Verdict::Fail);
             way.into_iter().try_for_each(|line| report.add(line))?;
             if is_known {
                 return Ok(None);
             }
             let check = match e.kind() {
-                ErrorKind::Denied => "auth",
+                ErrorKind::Denied if !context.location().hosts().is_empty() => "auth",
                 ErrorKind::InvalidUrl | ErrorKind::InvalidOption => "options",
                 _ => "open",
             };
@@ -96,6 +97,7 @@ async fn open(
 fn of_error(check: &str, e: &Error) -> Diagnosis {
     let advice = e.hint().unwrap_or(match e.kind() {
         ErrorKind::Denied => "grant this user the right",
+        ErrorKind::InvalidOption => "correct the option, or set the variable that it names",
         ErrorKind::Timeout | ErrorKind::Unavailable => "check that the server runs, and the network between",
         _ => "correct the URL, or the store that it names",
     });
