@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 
 use crate::args::CpArgs;
 use crate::exit::{Answer, Failure};
-use crate::output::{Out, count, print_note};
+use crate::output::{Out, count, print_note, users};
 use crate::setup::Setup;
 use archive::{Archive, Writer};
 use batches::{Batch, BatchSize};
@@ -228,6 +228,9 @@ impl Copy<'_> {
 
     fn answer(&self, ended: Ended) -> Result<Answer, Failure> {
         let failed = ended.totals.failed();
+        if ended.totals.keys() == 0 && ended.source_failed.is_none() && !self.args.prefix.is_empty() {
+            print_note(format_args!("no key starts with `{}`", users(&self.args.prefix)));
+        }
         ended.totals.end_errors();
         if let Some(e) = ended.source_failed {
             return Err(e.into());

@@ -5,8 +5,9 @@
 
 mod entry;
 
+use std::cell::Cell;
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, IsTerminal, Read, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -29,6 +30,8 @@ pub(super) enum Archive {
 }
 
 const BUFFER: usize = 1 << 20;
+/// The first bytes of a file of gzip.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
 
 impl Archive {
     /// The archive of `-` or `FILE.tar`. `None` for any other name.
@@ -116,17 +119,25 @@ impl Batches {
 }
 
 fn unpack(
-    from: impl Read,
+    mut from: impl BufRead,
     prefix: &str,
     most: usize,
     batches: &mut Batches,
     steps: Option<&Steps>,
 ) -> Result<(), Error> {
+    let is_read = Cell::new(false);
     let wrong = |e: io::Error| {
+        if is_read.get() {
+            return cut_short();
+        }
         Error::new(ErrorKind::Corrupt, format!("the archive cannot be read: {e}"))
-            .with_hint("is it a whole tar file that `kvconn cp` wrote?")
+            .with_hint("is it a tar file that `kvconn cp` wrote?")
     };
-    let mut tar = tar::Archive::new(from);
+    if from.fill_buf().map_err(wrong)?.starts_with(&GZIP) {
+        return Err(Error::new(ErrorKind::Corrupt, "the archive is compressed by gzip")
+            .with_hint("write `gunzip -c FILE | kvconn cp - STORE`"));
+    }
+    let mut tar = tar::Archive::new(ToEnd { from, is_read: &is_read });
     // A file or a pipe may hold several archives, one after another.
     tar.set_ignore_zeros(true);
     let (mut chunks, mut is_whole) = (0, false);
@@ -166,8 +177,26 @@ fn unpack(
     if is_whole {
         return Ok(());
     }
-    Err(Error::new(ErrorKind::Corrupt, "the archive is cut short: chunks at its end are missing")
-        .with_hint("kvconn copied the chunks before the cut; write the archive again for the others"))
+    Err(cut_short())
+}
+
+fn cut_short() -> Error {
+    Error::new(ErrorKind::Corrupt, "the archive is cut short: chunks at its end are missing")
+        .with_hint("kvconn copied the chunks before the cut; write the archive again for the others")
+}
+
+/// Notes the end of an archive: an error behind it is a cut, whatever the reader of entries calls it.
+struct ToEnd<'a, R> {
+    from: R,
+    is_read: &'a Cell<bool>,
+}
+
+impl<R: Read> Read for ToEnd<'_, R> {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        let n = self.from.read(to)?;
+        self.is_read.set(n == 0 && !to.is_empty());
+        Ok(n)
+    }
 }
 
 /// Where a copy sends the chunks of an archive. Cheap to clone.
