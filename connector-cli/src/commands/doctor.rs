@@ -7,7 +7,7 @@ mod trial;
 
 use std::time::{Duration, Instant};
 
-use connectors::{Connector, Diagnosis, Error, ErrorKind, Verdict, redact};
+use connectors::{Connector, Diagnosis, Error, ErrorKind, redact};
 
 use crate::args::DoctorArgs;
 use crate::exit::{Answer, Failure};
@@ -73,15 +73,7 @@ async fn open(
             Ok(Some(store))
         }
         Err(e) => {
-            // The store failed because its host accepts no connections, and a line above says why.
-            let is_known = matches!(e.kind(), ErrorKind::Unavailable | ErrorKind::Timeout)
-                && context.location().hosts().iter().any(|host| e.message().contains(&*host.host))
-                && way.iter().any(|line| line.verdict == Verdict::Fail)
-                && way.iter().all(|line| line.check != "tcp" || line.verdict == Verdict::Fail);
             way.into_iter().try_for_each(|line| report.add(line))?;
-            if is_known {
-                return Ok(None);
-            }
             let check = match e.kind() {
                 ErrorKind::Denied if !context.location().hosts().is_empty() => "auth",
                 ErrorKind::InvalidUrl | ErrorKind::InvalidOption => "options",
