@@ -22,9 +22,7 @@ impl Setup {
         let load = || match &global.config {
             Some(path) => {
                 let mut config = LMCacheEngineConfig::from_file(path)?;
-                // A text that is not UTF-8 gives an error later, and is not left out.
-                config
-                    .apply_variables(|name| std::env::var_os(name).map(|text| text.to_string_lossy().into_owned()))?;
+                config.apply_environment()?;
                 Ok(config)
             }
             None => LMCacheEngineConfig::load(),

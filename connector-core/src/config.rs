@@ -103,9 +103,17 @@ impl LMCacheEngineConfig {
         for (variable, meant) in variables::misspelt(names.iter().map(String::as_str)) {
             tracing::warn!(variable, "this environment variable has no effect (did you mean `{meant}`?)");
         }
-        // A text that is not UTF-8 gives an error later, and is not left out.
-        config.apply_variables(|name| std::env::var_os(name).map(|text| text.to_string_lossy().into_owned()))?;
+        config.apply_environment()?;
         Ok(config)
+    }
+
+    /// Overrides this configuration with every `LMCACHE_<KEY>` variable of the process.
+    ///
+    /// # Errors
+    /// `InvalidOption` for a wrong value. The error names the variable.
+    pub fn apply_environment(&mut self) -> Result<()> {
+        // A text that is not UTF-8 gives an error later, and is not left out.
+        self.apply_variables(|name| std::env::var_os(name).map(|text| text.to_string_lossy().into_owned()))
     }
 
     /// The configuration of a YAML file of at most 16 MiB. The file may be a FIFO, as in `<(command)`.
