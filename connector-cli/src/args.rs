@@ -189,8 +189,8 @@ pub(crate) enum Command {
     ///
     /// An archive is a tar file with an entry for each chunk. The entry keeps the key and the layout. An archive gets its
     /// name only when it is complete. Reading an archive that was cut short is an error. One file or pipe may hold several
-    /// archives, one after another. If two of them differ in a chunk, kvconn keeps either one, and --verify may fail. A
-    /// cut between two archives cannot be seen.
+    /// archives, one after another. If two of them differ in a chunk, kvconn keeps either one, and --verify may fail. kvconn
+    /// cannot see a cut between two archives.
     #[command(after_help = "Examples:\n  \
         kvconn cp fs:///var/cache/kv fs:///mnt/nfs/kv\n  \
         kvconn cp fs:///var/cache/kv fs:///mnt/nfs/kv --prefix facebook/opt-125m@ --verify\n  \

@@ -228,9 +228,7 @@ impl Copy<'_> {
 
     fn answer(&self, ended: Ended) -> Result<Answer, Failure> {
         let failed = ended.totals.failed();
-        if ended.totals.keys() == 0 && ended.source_failed.is_none() && !self.args.prefix.is_empty() {
-            print_note(format_args!("no key starts with `{}`", users(&self.args.prefix)));
-        }
+        let found_none = ended.totals.keys() == 0;
         ended.totals.end_errors();
         if let Some(e) = ended.source_failed {
             return Err(e.into());
@@ -239,6 +237,9 @@ impl Copy<'_> {
             let present = totals::present(self.args);
             print_note(format_args!("interrupted; run the same command again to continue: it skips {present} chunks"));
             return Ok(Answer::Interrupted);
+        }
+        if found_none && !self.args.prefix.is_empty() {
+            print_note(format_args!("no key starts with `{}`", users(&self.args.prefix)));
         }
         if failed >= self.args.max_errors.get() {
             print_note(format_args!("stopped after {}; --max-errors N allows more", count(failed, "error")));

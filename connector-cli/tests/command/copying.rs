@@ -138,6 +138,8 @@ fn cp_copies_only_keys_with_the_prefix() {
     put(&from, "other@1@0@1@half", b"y");
     run(&["cp", &from, &to, "--prefix", "other@"]).exits(0);
     assert_eq!(run(&["ls", &to]).exits(0).text(), "other@1@0@1@half\n");
+    let none = run(&["cp", &from, &to, "--prefix", "othre@"]).exits(0);
+    assert!(none.err.contains("no key starts with `othre@`"), "{none:?}");
 }
 
 #[test]
