@@ -99,7 +99,7 @@ async fn a_listing_of_redis_takes_the_same_memory_for_any_number_of_keys() {
 }
 
 #[tokio::test]
-#[ignore = "a million keys"]
+#[ignore = "slow: ./tests/run --full runs it"]
 async fn a_listing_of_a_million_keys_takes_no_more_memory() {
     let _alone = ALONE.lock().await;
     let server = RedisServer::start(&[]);
@@ -213,7 +213,7 @@ async fn a_batch_of_10000_keys_allocates_ten_times_as_much_as_one_of_1000() {
 }
 
 #[tokio::test]
-#[ignore = "more stores, and three more servers"]
+#[ignore = "slow: ./tests/run --full runs it"]
 async fn a_batch_of_10000_keys_is_linear_in_every_store() {
     let (server, cluster, dir) =
         (RedisServer::start(&[]), RedisCluster::start(3, 0, &[]), tempfile::tempdir().unwrap());

@@ -10,7 +10,7 @@ use super::Container;
 const LONG: [&str; 2] = ["thousands_of_keys_in_one_batch", "pages_are_in_order_and_complete"];
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes a minute, and differs little from the store below a prefix"]
+#[ignore = "slow: ./tests/run --full runs it"]
 async fn in_a_container() {
     holds("", "", |check| !LONG.contains(&check)).await;
 }
@@ -21,7 +21,7 @@ async fn below_a_prefix_with_layouts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes"]
+#[ignore = "slow: ./tests/run --full runs it"]
 async fn with_thousands_of_keys() {
     holds("", "&io_timeout_ms=120000", |check| LONG.contains(&check)).await;
 }

@@ -256,7 +256,7 @@ fn the_quota_holds_at_every_moment_while_four_processes_write() {
 
 /// Larger than a put scans: the processes write while each of them scans and evicts in the background.
 #[test]
-#[ignore = "50,000 files"]
+#[ignore = "slow: ./tests/run --full runs it"]
 fn the_quota_holds_while_four_processes_write_into_a_large_store_without_a_ledger() {
     four_processes_write("lmcache", 50_000);
 }

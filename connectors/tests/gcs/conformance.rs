@@ -7,7 +7,7 @@ use connector_core::conformance::Kit;
 use super::Bucket;
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes a minute, and differs little from the store below a prefix"]
+#[ignore = "slow: ./tests/run --full runs it"]
 async fn in_a_bucket() {
     holds("", "").await;
 }
