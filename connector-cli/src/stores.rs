@@ -134,6 +134,10 @@ impl Stores {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound && named_path().is_none() => {
                 return Ok(None);
             }
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => {
+                let text = format!("the file of stores `{}` is not UTF-8", shown(&path));
+                return Err(wrong(text).with_hint("save the file as UTF-8"));
+            }
             Err(e) => return Err(Error::io(e, format_args!("read the file of stores `{}`", shown(&path)))),
         };
         Self::parse(path, &text).map(Some)

@@ -126,7 +126,8 @@ impl LMCacheEngineConfig {
         File::open(path)
             .and_then(|file| file.take(yaml::MAX_BYTES as u64 + 1).read_to_end(&mut bytes))
             .map_err(|e| Error::io(e, format_args!("read {place}")))?;
-        let text = String::from_utf8(bytes).map_err(|e| invalid(format!("it is not UTF-8: {e}")).at(&place))?;
+        let text = String::from_utf8(bytes)
+            .map_err(|e| invalid(format!("it is not UTF-8: {e}")).at(&place).with_hint("save the file as UTF-8"))?;
         Self::from_yaml(&text).map_err(|e| e.at(&place))
     }
 

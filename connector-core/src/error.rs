@@ -68,7 +68,8 @@ impl Error {
         Self::new(ErrorKind::Closed, "the connector was closed")
     }
 
-    /// An error of the operating system during `action` ("create directory `/kv`"), with the kind that fits it.
+    /// An error of the operating system during `action` ("create directory `/kv`"), with the kind that fits it, and a hint
+    /// where the user can mend the cause.
     pub fn io(source: std::io::Error, action: impl fmt::Display) -> Self {
         use std::io::ErrorKind as Io;
         /// Too many open files in the system, or in this process: on Linux and macOS.
@@ -91,7 +92,24 @@ impl Error {
             Io::Interrupted | Io::WouldBlock | Io::ResourceBusy | Io::StaleNetworkFileHandle => (ErrorKind::Io, true),
             _ => (ErrorKind::Io, source.raw_os_error().is_some_and(|code| FILES.contains(&code))),
         };
-        Self::new(kind, format!("cannot {action}: {source}")).temporary(temporary).with_source(source)
+        let hint = match source.kind() {
+            Io::PermissionDenied => {
+                Some("check that this user may use the path: its owner and mode, and those of each directory above it")
+            }
+            Io::ReadOnlyFilesystem => Some("mount its file system with `rw`, or use another directory"),
+            Io::StorageFull => Some("free space on its file system, or use another directory"),
+            Io::QuotaExceeded => Some("raise this user's quota, or remove files"),
+            _ if source.raw_os_error() == Some(FILES[1]) => Some("raise the limit of open files (`ulimit -n 65536`)"),
+            _ if source.raw_os_error() == Some(FILES[0]) => {
+                Some("raise the system's limit of open files (`fs.file-max`)")
+            }
+            _ => None,
+        };
+        let e = Self::new(kind, format!("cannot {action}: {source}")).temporary(temporary).with_source(source);
+        match hint {
+            Some(hint) => e.with_hint(hint),
+            None => e,
+        }
     }
 
     /// Sets the status to `Temporary` (the same call may succeed later) or `Permanent`, the default.
@@ -344,6 +362,23 @@ mod tests {
             let e = Error::io(std::io::Error::from_raw_os_error(code), "x");
             assert_eq!((e.kind(), e.is_temporary()), (ErrorKind::Io, temporary), "{e}");
         }
+    }
+
+    #[test]
+    fn io_errors_that_a_user_can_mend_have_a_hint() {
+        use std::io::ErrorKind as Io;
+        for (of, words) in [
+            (std::io::Error::from(Io::PermissionDenied), "owner and mode"),
+            (Io::ReadOnlyFilesystem.into(), "`rw`"),
+            (Io::StorageFull.into(), "free space"),
+            (Io::QuotaExceeded.into(), "quota"),
+            (std::io::Error::from_raw_os_error(23), "fs.file-max"),
+            (std::io::Error::from_raw_os_error(24), "ulimit -n"),
+        ] {
+            let e = Error::io(of, "x");
+            assert!(e.hint().is_some_and(|hint| hint.contains(words)), "{e}");
+        }
+        assert_eq!(Error::io(Io::ConnectionReset.into(), "x").hint(), None);
     }
 
     #[test]

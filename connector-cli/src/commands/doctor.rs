@@ -18,7 +18,7 @@ use report::Report;
 pub(crate) async fn run(setup: &Setup, args: &DoctorArgs, out: &mut Out) -> Result<Answer, Failure> {
     let url = setup.store(&args.url)?;
     let mut report = Report::new(redact(&url), args.json, out);
-    let examined = examine(setup, &url, args.timeout, &mut report).await;
+    let examined = examine(setup, &url, args, &mut report).await;
     match examined {
         Ok(()) | Err(Failure::Interrupted) => {}
         Err(failure) => return Err(failure),
@@ -26,7 +26,8 @@ pub(crate) async fn run(setup: &Setup, args: &DoctorArgs, out: &mut Out) -> Resu
     report.end(setup.interrupt.is_set())
 }
 
-async fn examine(setup: &Setup, url: &str, limit: Duration, report: &mut Report<'_>) -> Result<(), Failure> {
+async fn examine(setup: &Setup, url: &str, args: &DoctorArgs, report: &mut Report<'_>) -> Result<(), Failure> {
+    let limit = args.timeout;
     let Some(store) = open(setup, url, limit, report).await? else {
         return client::examine(setup, report);
     };
@@ -36,7 +37,7 @@ async fn examine(setup: &Setup, url: &str, limit: Duration, report: &mut Report<
                 Ok(lines) => lines.into_iter().try_for_each(|line| report.add(line))?,
                 Err(e) => report.add(of_error("state", &e))?,
             }
-            trial::examine(store, limit, &setup.interrupt, report).await
+            trial::examine(store, args, &setup.interrupt, report).await
         })
         .await?;
     client::examine(setup, report)

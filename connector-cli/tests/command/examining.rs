@@ -132,6 +132,22 @@ fn the_memory_of_a_redis_has_a_verdict() {
 }
 
 #[test]
+fn a_user_who_may_only_read_examines_without_a_put() {
+    let redis = RedisServer::start(&[]);
+    redis.cli(&["acl", "setuser", "reader", "on", ">pw", "~*", "-@all", "+@read", "+@connection", "+info", "+time"]);
+    let url = redis.url("redis").replace("://", "://reader:pw@");
+    let (verdict, message, _) = line(&doctor(&url, 1), "put");
+    assert!(verdict == "fail" && message.contains("set"), "{message}");
+    let json = run(&["doctor", &url, "--read-only", "--json"]).exits(0).json();
+    for check in ["exists", "list", "round trip"] {
+        assert_eq!(line(&json, check).0, "ok", "{json}");
+    }
+    for check in ["put", "get", "remove"] {
+        assert!(lines(&json, check).is_empty(), "{json}");
+    }
+}
+
+#[test]
 fn a_user_without_a_right_learns_which_command_it_lacks() {
     let redis = RedisServer::start(&[]);
     redis.cli(&["acl", "setuser", "cache", "on", ">pw", "~*", "+@all", "-unlink", "-del", "-info", "-time"]);

@@ -48,6 +48,13 @@ fn a_name_stands_for_the_url_and_the_options_of_its_table() {
 }
 
 #[test]
+fn a_file_that_is_not_utf_8_has_its_advice() {
+    let (_dir, path) = file(b"[stores.a]\nurl = 'memory://\xff'");
+    with_file(&path, &["ls", "@a"]).refuses_with(&["is not UTF-8", "save the file as UTF-8"]);
+    run_with(&[], &["--config", &path, "ls", "memory://x"]).refuses_with(&["is not UTF-8", "save the file as UTF-8"]);
+}
+
+#[test]
 fn the_file_of_stores_is_in_the_users_configuration() {
     let (_dir, url) = store();
     let home = TempDir::new().expect("a directory can be made");

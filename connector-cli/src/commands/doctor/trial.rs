@@ -7,6 +7,7 @@ use futures::StreamExt;
 
 use super::of_error;
 use super::report::Report;
+use crate::args::DoctorArgs;
 use crate::exit::Failure;
 use crate::interrupt::Interrupt;
 use crate::output::Time;
@@ -17,31 +18,52 @@ const MODEL: &str = "kvconn-doctor";
 const CHUNK_BYTES: usize = 1 << 20;
 const PINGS: usize = 10;
 
-/// Tries each operation, at most `limit` long each. Removes the chunk in every case.
+/// Tries each operation, at most `args.timeout` long each. With `args.read_only`, only those that change nothing.
 pub(super) async fn examine(
     store: &Connector,
-    limit: Duration,
+    args: &DoctorArgs,
     interrupt: &Interrupt,
     report: &mut Report<'_>,
 ) -> Result<(), Failure> {
-    let (can, store) = (store.capabilities(), store.within(limit));
+    let can = store.capabilities();
+    let store = store.within(args.timeout);
     let key = key(can.object_keys_only)?;
-    let bytes =
-        CHUNK_BYTES.min(can.max_chunk_bytes.map_or(CHUNK_BYTES, |most| usize::try_from(most).unwrap_or(CHUNK_BYTES)));
-    let chunk = MemoryObj::from((0..bytes).map(|i| (i * 31 % 251) as u8).collect::<Vec<u8>>());
-
     report.add(judge("exists", store.exists(&key).await, |found| match found {
         false => Ok("a missing chunk is a miss".into()),
         true => Err(wrong("the store has a chunk that was never put")),
     }))?;
+    if !args.read_only && !interrupt.is_set() {
+        put_and_get(&store, &key, interrupt, report).await?;
+    }
+    if can.list && !interrupt.is_set() {
+        let first = store.list("").next().await.transpose();
+        report.add(judge("list", first, |_| Ok("the store lists its keys".into())))?;
+    }
+    if can.ping && !interrupt.is_set() {
+        report.add(round_trip(&store).await)?;
+    }
+    Ok(())
+}
+
+/// Puts a chunk and gets it. Removes it in every case.
+async fn put_and_get(
+    store: &Connector,
+    key: &CacheKey,
+    interrupt: &Interrupt,
+    report: &mut Report<'_>,
+) -> Result<(), Failure> {
+    let can = store.capabilities();
+    let bytes =
+        CHUNK_BYTES.min(can.max_chunk_bytes.map_or(CHUNK_BYTES, |most| usize::try_from(most).unwrap_or(CHUNK_BYTES)));
+    let chunk = MemoryObj::from((0..bytes).map(|i| (i * 31 % 251) as u8).collect::<Vec<u8>>());
     let start = Instant::now();
-    let put = store.put(&key, chunk.clone()).await;
+    let put = store.put(key, chunk.clone()).await;
     let is_put = put.is_ok();
     // From here on, the chunk must be removed.
     let mut tried = report.add(judge("put", put, |()| Ok(moved(bytes, start.elapsed()))));
     if is_put && !interrupt.is_set() && tried.is_ok() {
         let start = Instant::now();
-        let get = store.get(&key).await;
+        let get = store.get(key).await;
         let time = start.elapsed();
         let line = judge("get", get, |found| match found {
             Some(back) if *back == *chunk => Ok(moved(bytes, time)),
@@ -50,12 +72,8 @@ pub(super) async fn examine(
         });
         tried = report.add(line);
     }
-    if can.list && !interrupt.is_set() && tried.is_ok() {
-        let first = store.list("").next().await.transpose();
-        tried = report.add(judge("list", first, |_| Ok("the store lists its keys".into())));
-    }
     let removed = match can.remove {
-        true => judge("remove", store.remove(&key).await, |found| match found || !is_put {
+        true => judge("remove", store.remove(key).await, |found| match found || !is_put {
             true => Ok("the chunk is gone".into()),
             false => Err(wrong("the chunk was not there")),
         }),
@@ -63,11 +81,7 @@ pub(super) async fn examine(
         false => Diagnosis::ok("remove", "the store cannot remove chunks"),
     };
     tried?;
-    report.add(removed)?;
-    if can.ping && !interrupt.is_set() {
-        report.add(round_trip(&store).await)?;
-    }
-    Ok(())
+    report.add(removed)
 }
 
 /// A key of this run: two doctors at once must not read each other's chunk.
