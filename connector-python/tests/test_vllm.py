@@ -489,6 +489,18 @@ class Options(TestCase):
         ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
         self.assertIn("ImportError: `kvconn.vllm` needs vLLM 0.27 to 0.33", ended.stderr)
 
+    def test_a_missing_vllm_is_one_sentence_with_its_command(self):
+        code = (
+            "import sys\n"
+            "class Absent:\n"
+            "    def find_spec(self, name, path=None, target=None):\n"
+            "        if name == 'vllm': raise ModuleNotFoundError('no vLLM', name=name)\n"
+            "sys.meta_path.insert(0, Absent())\n"
+            "import kvconn.vllm"
+        )
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+        self.assertIn("pip install 'kvconn[vllm]'", ended.stderr)
+
 
 class Plugin(TestCase):
     def test_it_registers_once_and_twice(self):

@@ -38,6 +38,8 @@ try:
 
     from kvconn import _vllm_identity, _vllm_metrics
 except ImportError as e:
+    if e.name == "vllm":
+        raise ImportError("`kvconn.vllm` needs vLLM 0.27 to 0.33: run `pip install 'kvconn[vllm]'`") from e
     raise ImportError(f"`kvconn.vllm` needs vLLM 0.27 to 0.33, whose tiers it extends, and cannot import them: {e}") from e
 
 if TYPE_CHECKING:
