@@ -35,7 +35,7 @@ pub(crate) struct DoctorArgs {
     /// The longest time of each step. A store needs up to its `connect_timeout_ms` to say why it does not open
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = value::positive_duration)]
     pub(crate) timeout: Duration,
-    /// Write nothing: do not put and remove a chunk. For a user who may only read
+    /// Write nothing: do not put and remove a chunk. For a user with read rights only
     #[arg(long)]
     pub(crate) read_only: bool,
     /// Print JSON
