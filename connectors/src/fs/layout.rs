@@ -36,26 +36,15 @@ impl Layout {
 
     /// Like [`path_of`](Self::path_of), on a file system whose names have at most `max` bytes.
     pub(super) fn path_within(self, key: &CacheKey, max: usize) -> Result<String> {
-        let path_of = match self {
-            Self::Lmcache => return lmcache::reversible_name(key, max),
-            Self::Vllm => vllm::path_of,
-            Self::Sglang => sglang::name_of,
-        };
+        if self == Self::Lmcache {
+            return lmcache::reversible_name(key, max);
+        }
         if key.kind() != KeyKind::Object {
             let why = format!("`layout={}` stores only object keys", self.as_str());
             return Err(Error::new(ErrorKind::InvalidKey, why)
                 .with_hint("write `model@kv_rank@group@hash[@salt]`, or open the store with `layout=lmcache`"));
         }
-        check_nul(key)?;
-        let object: ObjectKey = key.as_str().parse()?;
-        if object.model_name().contains('/') {
-            let why = format!("{}'s file names have no place for the `/` in the model's name", self.writer());
-            return Err(Error::new(ErrorKind::InvalidKey, why).with_hint(match self {
-                Self::Sglang => "SGLang writes `-` in place of `/`",
-                _ => "vLLM writes `_` in place of `/`",
-            }));
-        }
-        let path = path_of(&object)?;
+        let path = self.path_of_object(&key.as_str().parse()?)?;
         path.split('/').try_for_each(|name| check_length(name, max))?;
         match self.key_of(&path) {
             Some(read_back) if read_back == *key => Ok(path),
@@ -70,13 +59,26 @@ impl Layout {
 
     /// The key of the file at a path below the directory of the chunks; `None` if it is not a chunk's.
     pub fn key_of(self, path: &str) -> Option<CacheKey> {
-        let (again, key) = match self {
+        let key = match self {
             Self::Lmcache => return key_of_file(path),
-            Self::Vllm => vllm::key_of(path).and_then(|key| Some((vllm::path_of(&key).ok()?, key)))?,
-            Self::Sglang => sglang::key_of(path).and_then(|key| Some((sglang::name_of(&key).ok()?, key)))?,
-        };
+            Self::Vllm => vllm::key_of(path),
+            Self::Sglang => sglang::key_of(path),
+        }?;
         // Only the engine's own spelling: a get of the key looks for that name.
-        (again == path).then(|| key.into())
+        (self.path_of_object(&key).ok()? == path).then(|| key.into())
+    }
+
+    /// The path that vLLM or SGLang gives to the key's file, of any length.
+    fn path_of_object(self, key: &ObjectKey) -> Result<String> {
+        check_nul(key.model_name())?;
+        if key.model_name().contains('/') {
+            let why = format!("{}'s file names have no place for the `/` in the model's name", self.writer());
+            return Err(Error::new(ErrorKind::InvalidKey, why).with_hint(match self {
+                Self::Sglang => "SGLang writes `-` in place of `/`",
+                _ => "vLLM writes `_` in place of `/`",
+            }));
+        }
+        if self == Self::Sglang { sglang::name_of(key) } else { vllm::path_of(key) }
     }
 
     /// Whether a directory at this path may hold chunks, or directories of chunks.
@@ -126,8 +128,8 @@ impl Layout {
     }
 }
 
-fn check_nul(key: &CacheKey) -> Result<()> {
-    if key.as_str().contains('\0') {
+fn check_nul(text: &str) -> Result<()> {
+    if text.contains('\0') {
         return Err(Error::new(ErrorKind::InvalidKey, "a key with a NUL character cannot be a file's name"));
     }
     Ok(())
@@ -163,4 +165,24 @@ fn bytes_of(hex: &str) -> Option<Vec<u8>> {
 
 fn is_hex_digit(byte: u8) -> bool {
     matches!(byte, b'0'..=b'9' | b'a'..=b'f')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_no_key_gives_is_not_a_key() {
+        for (layout, name) in [
+            (Layout::Sglang, "1f2e_org-name\0_0_1.bin"),
+            (Layout::Sglang, "1f2e_org/name_0_1.bin"),
+            (Layout::Vllm, "name\0_0_r0/1f2/e_g0/1f2e.bin"),
+            (Layout::Lmcache, "name\0@1@0@ff@half.data"),
+        ] {
+            assert_eq!(layout.key_of(name), None, "{name:?}");
+            let good = name.replace('\0', "").replace("org/", "org-");
+            let key = layout.key_of(&good).unwrap_or_else(|| panic!("{good} is a chunk's"));
+            assert_eq!(layout.path_of(&key).expect("the key has a name"), good);
+        }
+    }
 }

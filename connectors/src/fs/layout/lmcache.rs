@@ -40,7 +40,7 @@ pub(super) fn reversible_name(key: &CacheKey, max: usize) -> Result<String> {
 }
 
 fn checked_name(key: &CacheKey, max: usize) -> Result<String> {
-    super::check_nul(key)?;
+    super::check_nul(key.as_str())?;
     let mut name = key.as_str().replace('/', SLASH) + EXTENSION;
     if key.kind() == KeyKind::Object {
         // The rank is the second field: `01050805` becomes `0x01050805`, `-0000001` becomes `-0x0000001`.
