@@ -223,10 +223,10 @@ pub(crate) enum Command {
     /// Examine a store and the way to it; each line is ok, or says what to change
     ///
     /// Doctor checks in this order: the URL and its options; the names of hosts, and the TCP connection; the open, with TLS
-    /// and login; the servers' version, memory policy, persistence, clients and clock, or the disk; put, exists, get, list
-    /// and remove of one chunk of 1 MiB with a key of its own (model `kvconn-doctor`), which it removes; the round trip; and
-    /// the limits of this machine. With `--read-only`, it puts no chunk, and so does not get or remove one. Each step has a time limit. `warn` means that the store works, but not as well or as
-    /// long as it could. The exit code is 1 if a line is `fail`.
+    /// and login; the servers' version, memory policy, persistence, clients and clock, or the disk; exists, put, get and
+    /// remove of one chunk of 1 MiB with a key of its own (model `kvconn-doctor`); list; the round trip; and the limits of
+    /// this machine. With `--read-only`, doctor leaves out put, get and remove. Each step has a time limit. `warn` means
+    /// that the store works, but not as well or as long as it could. The exit code is 1 if a line is `fail`.
     #[command(after_help = "Examples:\n  \
         kvconn doctor redis://h:6379\n  \
         kvconn doctor 's3://bucket/kv?region=eu-west-1'\n  \
