@@ -58,9 +58,9 @@ fn authorities(system: CertificateResult, named: bool, tls_ca: Option<&str>) -> 
     }
     if known.is_empty() {
         let why = system.errors.first().map_or_else(String::new, |e| format!(": {e}"));
-        let why = format!("the system has no TLS certificates that kvconn can read{why}");
+        let why = format!("`SSL_CERT_FILE` or `SSL_CERT_DIR` names no TLS certificate that kvconn can read{why}");
         return Err(Error::new(ErrorKind::InvalidOption, why)
-            .with_hint("install the package `ca-certificates`, or set the option `tls_ca` or `SSL_CERT_FILE`"));
+            .with_hint("correct or unset the variable, or set the option `tls_ca`"));
     }
     Ok(known)
 }

@@ -129,7 +129,7 @@ impl Files {
     pub(super) fn header(&self, key: &CacheKey, chunk: &ChunkLayout) -> Result<Option<ChunkHeader>> {
         let header = if self.is_raw(key) {
             raw_layout(self.metadata.as_deref(), chunk.len).map_err(|e| {
-                let why = format!("a raw file could not give it back: {}", e.message());
+                let why = format!("a raw value could not give it back: {}", e.message());
                 Error::new(ErrorKind::InvalidInput, why)
             })?;
             None

@@ -63,9 +63,12 @@ fn not_reached(e: io::Error, address: &Address) -> Error {
         (Address::Unix(_), _) => "does the server run, and does its `unixsocket` name this path?",
     };
     let e = Error::io(e, format_args!("connect to {address}"));
-    // The host or the socket does not exist.
-    let e = if e.kind() == ErrorKind::Io { unavailable(e) } else { e };
-    e.with_hint(hint)
+    if e.kind() != ErrorKind::Io {
+        return e.with_hint(hint);
+    }
+    // The host or the socket does not exist, or this machine has a limit, whose hint `Error::io` has.
+    let hint = e.hint().unwrap_or(hint).to_owned();
+    unavailable(e).with_hint(hint)
 }
 
 /// The first commands on a connection.
@@ -364,6 +367,24 @@ mod tests {
         settings.login.password = Some(password.into());
         let url = connector_core::RemoteUrl::parse("resp://h:1").unwrap();
         settings.wire(&url, Servers::One(address()), 0).unwrap()
+    }
+
+    #[test]
+    fn the_hint_names_the_side_that_is_to_change() {
+        let refused = || io::ErrorKind::ConnectionRefused.into();
+        let no_file = || io::ErrorKind::NotFound.into();
+        let too_many_files = || io::Error::from_raw_os_error(24);
+        let socket = || Address::Unix("/s".into());
+        for (address, cause, words) in [
+            (address(), refused(), "is the port right"),
+            (address(), too_many_files(), "ulimit -n"),
+            (socket(), no_file(), "`unixsocket`"),
+            (socket(), too_many_files(), "ulimit -n"),
+        ] {
+            let e = not_reached(cause, &address);
+            assert_eq!((e.kind(), e.is_temporary()), (ErrorKind::Unavailable, true), "{e}");
+            assert!(e.hint().is_some_and(|hint| hint.contains(words)), "{e}");
+        }
     }
 
     #[test]
