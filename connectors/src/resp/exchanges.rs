@@ -48,7 +48,7 @@ impl<D: Destination> Exchange for Get<'_, D> {
                 connection.chunk(len, layout, &mut self.to).await?.map(Some)
             }
             ReplyStart::Whole(Reply::Null) => Ok(None),
-            // Keeps its memory, because another server may have the chunk.
+            // Keeps its memory, because another server may have the chunk. The wire drops the answer to `EXPIRE`.
             ReplyStart::Whole(Reply::Error(text)) => return Ok(Err(server_error(&text))),
             // Fails the connection, because the elements of an array would count as the next answers.
             _ => return Err(Error::new(ErrorKind::Corrupt, "the server's answer to GET is not a string")),

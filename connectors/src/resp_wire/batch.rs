@@ -37,6 +37,8 @@ struct Item<E> {
     /// Its index in the answers.
     at: usize,
     exchange: E,
+    /// The number of replies to its commands, once they were sent.
+    replies: usize,
     /// Its way, once a server has sent it elsewhere.
     route: Option<Route>,
     /// How often a server has sent it elsewhere.
@@ -92,7 +94,7 @@ impl Wire {
             Err(items) => items,
         };
         let answers = Answers::none(items.len());
-        let start = |(at, exchange)| Item { at, exchange, route: None, hops: 0 };
+        let start = |(at, exchange)| Item { at, exchange, replies: 0, route: None, hops: 0 };
         let mut ready: Vec<Item<E>> = items.into_iter().enumerate().map(start).collect();
         let mut working = Spread::new(!E::READS);
         loop {
@@ -279,7 +281,7 @@ impl<'a, E: Exchange> Batch<'a, E> {
                     lease.give_back();
                     return Ok(());
                 }
-                match send(&mut lease.connection, sent.iter().skip(before)).await {
+                match send(&mut lease.connection, sent.iter_mut().skip(before)).await {
                     Ok(0) => {}
                     Ok(bytes) => request_len = bytes / (sent.len() - before),
                     Err(e) => {
@@ -428,17 +430,17 @@ impl<E: Exchange> Item<E> {
     }
 
     async fn read(&mut self, connection: &mut Connection) -> Result<Result<E::Answer>> {
-        read(self.is_asking(), &mut self.exchange, connection).await
+        read(self.is_asking(), self.replies, &mut self.exchange, connection).await
     }
 }
 
 /// Sends the requests of all items together. Returns their bytes.
 async fn send<'a, E: Exchange + 'a>(
     connection: &mut Connection,
-    items: impl Iterator<Item = &'a Item<E>>,
+    items: impl Iterator<Item = &'a mut Item<E>>,
 ) -> Result<usize> {
     let mut request = Request::new();
-    items.for_each(|item| add(item.is_asking(), &item.exchange, &mut request));
+    items.for_each(|item| item.replies = add(item.is_asking(), &item.exchange, &mut request));
     connection.send(&request).await?;
     Ok(request.len())
 }

@@ -30,6 +30,8 @@ pub(crate) struct Connection {
     timer: Pin<Box<Sleep>>,
     /// The number of replies that are due and not read.
     unanswered: usize,
+    /// The elements of the current reply, an array, that are not read.
+    elements: usize,
     received: u64,
     /// When kvconn began to send the request whose answer comes next. Set only if no earlier request was unanswered.
     asked: Option<Instant>,
@@ -98,6 +100,7 @@ impl Connection {
             io_timeout,
             timer: Box::pin(tokio::time::sleep(io_timeout)),
             unanswered: 0,
+            elements: 0,
             received: 0,
             asked: None,
             round_trip: Duration::MAX,
@@ -192,6 +195,27 @@ impl Connection {
     /// Received bytes that are not read.
     pub(super) fn unread(&self) -> &[u8] {
         self.reader.unread()
+    }
+
+    /// The number of replies that are due and not read.
+    pub(super) fn unanswered(&self) -> usize {
+        self.unanswered
+    }
+
+    /// Drops the replies that come next, until only `later` ones are due.
+    ///
+    /// # Errors
+    /// As [`reply`](Self::reply). `Corrupt` if the last reply was not read whole, or one of the later ones was read.
+    pub(super) async fn drop_replies(&mut self, later: usize) -> Result<()> {
+        while self.unanswered > later {
+            self.reply().await?;
+        }
+        if self.unanswered == later && self.elements == 0 && self.reader.is_between_replies() {
+            return Ok(());
+        }
+        self.failed = true;
+        let why = format!("an exchange with {} did not read its own replies, and only these", self.address);
+        Err(Error::new(ErrorKind::Corrupt, why))
     }
 
     /// Sends the whole request. Replies may arrive before it returns.
@@ -298,7 +322,10 @@ impl Connection {
     /// As [`reply`](Self::reply).
     pub(crate) async fn reply_start(&mut self) -> Result<ReplyStart> {
         self.skip_asking().await?;
-        let start = self.element_start().await?;
+        let start = self.parse(ReplyReader::start).await?;
+        if let ReplyStart::Array(n) = start {
+            self.elements = n;
+        }
         self.answered(if let ReplyStart::Whole(reply) = &start { reply } else { &Reply::Null })?;
         Ok(start)
     }
@@ -308,6 +335,7 @@ impl Connection {
     /// # Errors
     /// As [`reply`](Self::reply).
     pub(crate) async fn element_start(&mut self) -> Result<ReplyStart> {
+        self.elements = self.elements.saturating_sub(1);
         self.parse(ReplyReader::start).await
     }
 

@@ -44,11 +44,11 @@ pub(crate) trait Exchange: Send + Sync {
         0
     }
 
-    /// Reads the reply to each of the commands.
+    /// Reads the replies to the commands, in order. Each reply that it starts is read whole. The wire drops the replies that
+    /// it leaves, such as those after an error.
     ///
     /// # Errors
-    /// The outer error is the connection's, which the wire then closes. The inner error concerns only this exchange:
-    /// all its replies were read.
+    /// The outer error is the connection's, which the wire then closes. The inner error concerns only this exchange.
     fn read(&mut self, connection: &mut Connection) -> impl Future<Output = Result<Result<Self::Answer>>> + Send;
 }
 
@@ -288,25 +288,33 @@ async fn ask<E: Exchange>(
     item: &mut E,
 ) -> Result<(usize, Result<E::Answer>)> {
     let mut request = Request::new();
-    add(asking, item, &mut request);
+    let replies = add(asking, item, &mut request);
     connection.send(&request).await?;
     let sent = request.len();
     drop(request);
-    Ok((sent, read(asking, item, connection).await?))
+    Ok((sent, read(asking, replies, item, connection).await?))
 }
 
-pub(super) fn add<'a, E: Exchange>(asking: bool, item: &'a E, request: &mut Request<'a>) {
+/// Adds the commands of the exchange. Returns the number of their replies.
+pub(super) fn add<'a, E: Exchange>(asking: bool, item: &'a E, request: &mut Request<'a>) -> usize {
+    let before = request.commands();
     request.set_asking(asking);
     item.request(request);
+    request.commands() - before
 }
 
+/// Reads the answer of the exchange, whose `replies` come next.
 pub(super) async fn read<E: Exchange>(
     asking: bool,
+    replies: usize,
     item: &mut E,
     connection: &mut Connection,
 ) -> Result<Result<E::Answer>> {
+    let later = connection.unanswered().saturating_sub(replies);
     connection.set_asking(asking);
     let answer = item.read(connection).await?;
+    // The next exchange would take a reply that is left for its own.
+    connection.drop_replies(later).await?;
     connection.set_asking(false);
     Ok(answer)
 }

@@ -180,7 +180,12 @@ impl ReplyReader {
 
     /// Whether every byte was read, and no reply is partial.
     pub fn is_idle(&self) -> bool {
-        self.start == self.end && self.open.is_empty() && self.string.is_none() && self.payload.is_none()
+        self.start == self.end && self.is_between_replies()
+    }
+
+    /// Whether no reply is partial. An array that [`ReplyStart::Array`] announced does not count.
+    pub fn is_between_replies(&self) -> bool {
+        self.open.is_empty() && self.string.is_none() && self.payload.is_none()
     }
 
     /// Bytes in the buffer that were not read yet.

@@ -28,6 +28,7 @@ macro_rules! stores {
                 moving::chunks_of_a_slot_that_moves_are_found_on_both_sides,
                 moving::slots_that_move_under_load_fail_no_call,
                 moving::a_moved_slot_costs_one_redirection,
+                moving::the_neighbours_of_a_moved_chunk_are_their_own,
                 nodes::the_contract_holds_for_one_writer_of_a_key,
                 nodes::each_name_goes_to_its_node_at_once,
                 nodes::nodes_are_reached_by_the_addresses_that_they_announce,

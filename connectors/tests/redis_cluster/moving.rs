@@ -70,6 +70,22 @@ pub(crate) async fn a_moved_slot_costs_one_redirection(kind: Kind) {
     assert!((1..=4).contains(&moved), "{moved} redirections for one slot");
 }
 
+/// The redirection of one key is an error among the answers of a batch.
+pub(crate) async fn the_neighbours_of_a_moved_chunk_are_their_own(kind: Kind) {
+    let cluster = RedisCluster::start(3, 0, &[]);
+    for options in ["", "&ttl_sec=1000&refresh_ttl=true"] {
+        let store = Store::open(&kind.url(&cluster, &format!("{options}&connections=1"))).await;
+        let numbers = kind.numbers_at(&cluster, 0, 24);
+        assert!(store.batched_put(&numbers, 1, 5000).await.iter().all(Result::is_ok));
+        for n in [0, 1, 9, 23] {
+            cluster.move_slot(kind.slot(&cluster, &key(numbers[n])), 0, 1);
+        }
+        for answer in store.batched_get(&numbers).await {
+            assert_eq!(answer.unwrap_or_else(|e| panic!("{options}: {e:?}")), Some(1), "{options}");
+        }
+    }
+}
+
 pub(crate) async fn slots_that_move_under_load_fail_no_call(kind: Kind) {
     const KEYS: u64 = 2000;
     let cluster = RedisCluster::start(3, 0, &[]);

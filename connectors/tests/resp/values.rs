@@ -242,6 +242,58 @@ async fn a_chunk_lives_for_ttl_sec_and_a_read_renews_it_if_asked() {
     assert_eq!(ttl(9), -2, "a missing chunk stays missing");
 }
 
+/// The server answers `GET` and `EXPIRE` of each key.
+#[tokio::test]
+async fn the_error_of_one_key_leaves_the_others_of_its_batch_their_own_chunks() {
+    let server = RedisServer::start(&[]);
+    let url = format!("{}?ttl_sec=1000&refresh_ttl=true&connections=1", server.url("resp"));
+    let store = connectors::open(&url).await.unwrap();
+    let chunk = |n: usize| vec![n as u8; 1000];
+    let keys: Vec<_> = (0..40).map(key).collect();
+    let items: Vec<_> = keys.iter().zip(0..).map(|(key, n)| (key.clone(), MemoryObj::from(chunk(n)))).collect();
+    assert!(store.batched_put(&items).await.iter().all(Result::is_ok));
+    let lists = [0, 1, 7, 20, 39];
+    for n in lists {
+        server.cli(&["DEL", key(n).as_str()]);
+        server.cli(&["RPUSH", key(n).as_str(), "a list"]);
+    }
+    for _ in 0..3 {
+        for (n, got) in store.batched_get(&keys).await.into_iter().enumerate() {
+            match got {
+                Err(e) => assert!(lists.contains(&n) && e.kind() == ErrorKind::Corrupt, "{n}: {e}"),
+                Ok(got) => assert_eq!(got.as_deref(), Some(&chunk(n)[..]), "{n}"),
+            }
+        }
+    }
+}
+
+/// A server that loads its data refuses both commands of a key, and then answers both of the next one.
+#[tokio::test]
+async fn a_server_that_refuses_some_keys_gives_the_others_their_own_chunks() {
+    for refusal in ["LOADING Redis is loading the dataset in memory", "BUSY a script runs", "ERR no", "WRONGTYPE no"] {
+        let port = kvconn_redis_server::fake::answering(move |words| {
+            let refused = || Some(format!("-{refusal}\r\n").into_bytes());
+            match words {
+                [hello, ..] if hello == "HELLO" => Some(b"%1\r\n+proto\r\n:3\r\n".to_vec()),
+                [_, name, ..] if name.contains("@0@a") => refused(),
+                [get, name] if get == "GET" => Some(format!("${}\r\n{name}\r\n", name.len()).into_bytes()),
+                [expire, ..] if expire == "EXPIRE" => Some(b":1\r\n".to_vec()),
+                other => panic!("{other:?}"),
+            }
+        });
+        let url = format!("resp://127.0.0.1:{port}?ttl_sec=1000&refresh_ttl=true&connections=1");
+        let store = connectors::open(&url).await.unwrap();
+        let names = (0..30).map(|n| format!("m@1@0@{}{n:04x}@half", if n % 3 == 0 { 'a' } else { 'b' }));
+        let keys: Vec<connectors::CacheKey> = names.map(|name| name.parse().expect("a key")).collect();
+        for (key, got) in keys.iter().zip(store.batched_get(&keys).await) {
+            match got {
+                Err(e) => assert!(key.as_str().contains("@0@a"), "{refusal}, {key}: {e}"),
+                Ok(got) => assert_eq!(got.as_deref(), Some(key.as_str().as_bytes()), "{refusal}"),
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_user_without_the_right_to_expire_reads_chunks_that_nothing_renews() {
     let server = RedisServer::start(&["--user", "u", "on", ">pw", "~*", "+@all", "-expire"]);
