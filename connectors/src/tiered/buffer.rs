@@ -117,8 +117,9 @@ impl Buffer {
         chunks.map(|(key, buffered)| ListEntry::new(key.clone()).with_size(buffered.chunk.len() as u64)).collect()
     }
 
-    /// Waits for space for a chunk. Fails if the buffer is full and the back fails.
-    pub(super) async fn reserve(&self, chunk: &MemoryObj) -> Result<Reservation<'_>> {
+    /// Waits for space for a chunk. Fails if the buffer is full and the back fails. Calls `start` for another writer, which
+    /// is then counted, if none runs: the runtime of the last ones may have ended.
+    pub(super) async fn reserve(&self, chunk: &MemoryObj, start: impl Fn()) -> Result<Reservation<'_>> {
         let bytes = chunk.len() as u64;
         if bytes > self.capacity {
             return Err(Error::new(
@@ -141,7 +142,10 @@ impl Buffer {
                     state.held += 1;
                     return Ok(Reservation { buffer: self, bytes: Some(bytes) });
                 }
-                if let Some(e) = &state.failing {
+                if state.count_writer(1) {
+                    drop(state);
+                    start();
+                } else if let Some(e) = &state.failing {
                     let message = format!("the write-back buffer of {} bytes is full, because {e}", self.capacity);
                     // The writers try again, whatever the error is, so no retry layer should.
                     return Err(Error::new(e.kind(), message).with_status(ErrorStatus::Persistent));
@@ -172,8 +176,7 @@ impl Buffer {
             None if state.writing.contains(key) => {}
             None => drop(state.queue.push(key.clone(), ())),
         }
-        let needed = state.writers < MAX_WRITERS && !state.queue.is_empty() && !state.ending;
-        state.writers += usize::from(needed);
+        let needed = state.count_writer(MAX_WRITERS);
         let bytes = state.bytes;
         drop(state);
         self.copies.trim(bytes);
@@ -282,6 +285,13 @@ impl Buffer {
 }
 
 impl State {
+    /// Counts one more writer if chunks wait and fewer than `most` run. Says whether it did.
+    fn count_writer(&mut self, most: usize) -> bool {
+        let needed = self.writers < most && !self.queue.is_empty() && !self.ending;
+        self.writers += usize::from(needed);
+        needed
+    }
+
     /// Frees the room of a chunk or a reservation.
     fn release(&mut self, bytes: u64) {
         self.bytes -= bytes;

@@ -25,7 +25,7 @@ impl Tiers {
         let reads: Vec<SharedRead> = reads.into_iter().flatten().collect();
         if !reads.is_empty() {
             let tiers = self.clone();
-            self.handle.spawn(async move {
+            self.spawn(async move {
                 tiers.run_reads(reads).await;
                 drop(tiers);
                 drop(pass);

@@ -1,6 +1,7 @@
 //! The front store, the back store, and the state that they share.
 
-use std::sync::Arc;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use connector_core::runtime::{self, AtExit};
 use connector_core::{CacheKey, ChunkLayout, Connector, Error, ErrorKind, LocalCpuBackend, MemoryObj, Result};
 use futures::future::BoxFuture;
 use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 
 use super::buffer::Buffer;
 use super::keys::Keys;
@@ -63,6 +65,25 @@ impl Tiers {
         }
     }
 
+    /// Runs a task on the runtime that opened the store, or on kvconn's own if that one has ended.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        // A runtime that has ended drops the outer future at once, without a poll.
+        let waiting = Arc::new(Mutex::new(Some(Box::pin(task))));
+        let take = |waiting: &Mutex<Option<_>>| waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let spawned = self.handle.spawn({
+            let waiting = waiting.clone();
+            async move {
+                if let Some(task) = take(&waiting) {
+                    task.await;
+                }
+            }
+        });
+        match runtime::handle() {
+            Ok(own) if spawned.is_finished() => take(&waiting).map_or(spawned, |task| own.spawn(task)),
+            _ => spawned,
+        }
+    }
+
     /// The chunk in the write-back buffer.
     pub(super) fn buffered(&self, key: &CacheKey) -> Option<MemoryObj> {
         self.buffer.as_ref()?.get(key)
@@ -76,7 +97,7 @@ impl Tiers {
         }
         let Ok(pass) = self.gate.enter() else { return };
         let tiers = self.clone();
-        let filled = self.handle.spawn(async move {
+        let filled = self.spawn(async move {
             let (items, held): (Vec<_>, Vec<_>) = fills.into_iter().unzip();
             let answers = match &items[..] {
                 [(key, chunk)] => vec![tiers.front.put(key, chunk.clone()).await],
@@ -190,7 +211,7 @@ impl Drop for StaleUnlessRemoved<'_> {
         }
         let tiers = self.tiers;
         if let Some(task) = tiers.keys.mark_stale(self.key, tiers.front.capabilities().list) {
-            tiers.handle.spawn(repair(Arc::downgrade(tiers), task));
+            tiers.spawn(repair(Arc::downgrade(tiers), task));
         }
     }
 }

@@ -68,13 +68,13 @@ impl Tiers {
     /// Puts the chunk into the buffer and into the front. A background task writes it to the back.
     pub(super) async fn write_back(self: &Arc<Self>, buffer: &Buffer, key: &CacheKey, chunk: MemoryObj) -> Result<()> {
         self.check(key, &chunk)?;
-        let reservation = buffer.reserve(&chunk).await?;
+        let reservation = buffer.reserve(&chunk, || writer::start(self)).await?;
         let locked = self.locked(key).await;
         let copy = buffer.copy(&chunk)?;
         drop(chunk);
         self.remove_from_front(key).await;
         if buffer.insert(key, copy.clone(), reservation) {
-            self.handle.spawn(writer::run(self.clone()));
+            writer::start(self);
         }
         self.fill_front(vec![((key.clone(), copy), locked)]).await;
         Ok(())

@@ -14,9 +14,24 @@ use super::tiers::{FIRST_PAUSE, LONGEST_PAUSE, Tiers};
 /// The number of chunks that `close` writes concurrently.
 const FLUSH_CONCURRENCY: usize = 4;
 
+/// A writer that the buffer has counted and that does not run yet. Its runtime may end before it does.
+struct Counted(Option<Arc<Tiers>>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        drop(self.0.as_ref().and_then(|tiers| tiers.buffer.as_ref()).map(Buffer::writer));
+    }
+}
+
+/// Starts a writer that the buffer has counted.
+pub(super) fn start(tiers: &Arc<Tiers>) {
+    tiers.spawn(run(Counted(Some(tiers.clone()))));
+}
+
 /// Writes until the queue is empty, or until the back fails while the buffer ends. The task keeps the stores alive, so
 /// that it writes answered puts even after the connector is dropped.
-pub(super) async fn run(tiers: Arc<Tiers>) {
+async fn run(mut counted: Counted) {
+    let Some(tiers) = counted.0.take() else { return };
     let Some(buffer) = &tiers.buffer else { return };
     let mut pause = FIRST_PAUSE;
     let mut writer = buffer.writer();

@@ -313,3 +313,46 @@ fn a_runtime_that_ends_before_the_buffer_is_written_says_how_much_is_lost() {
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     assert!(log.contains("1 chunks of 1000 bytes") && log.contains("tiered://"), "{log}");
 }
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+}
+
+#[test]
+fn a_store_whose_runtime_has_ended_writes_on() {
+    let first = runtime();
+    let Tiered { connector, back, front } =
+        first.block_on(open("moved", &format!("{WRITE_BACK}&write_back_bytes=4000")));
+    drop(first);
+    let all = async {
+        for n in 0..20 {
+            connector.put(&key(n), chunk(n as u8)).await.unwrap();
+        }
+        front.chunks.lock().unwrap().clear();
+        assert_eq!(connector.get(&key(1)).await.unwrap(), Some(chunk(1)));
+        connector.close().await.unwrap();
+        assert!((0..20).all(|n| back.stored(&key(n)) == Some(chunk(n as u8))));
+    };
+    runtime().block_on(async { timeout(Duration::from_secs(60), all).await.expect("no put waits for ever") });
+}
+
+#[test]
+fn writers_that_ended_with_their_runtime_are_replaced_when_the_buffer_is_full() {
+    let first = runtime();
+    let Tiered { connector, back, .. } = first.block_on(async {
+        let opened = open("replaced", &format!("{WRITE_BACK}&write_back_bytes=4000")).await;
+        opened.back.hold("put");
+        for n in 0..4 {
+            opened.connector.put(&key(n), chunk(n as u8)).await.unwrap();
+        }
+        opened
+    });
+    drop(first);
+    back.release();
+    let all = async {
+        connector.put(&key(4), chunk(4)).await.unwrap();
+        connector.close().await.unwrap();
+        assert!((0..5).all(|n| back.stored(&key(n)) == Some(chunk(n as u8))));
+    };
+    runtime().block_on(async { timeout(Duration::from_secs(60), all).await.expect("the put finds a writer") });
+}
