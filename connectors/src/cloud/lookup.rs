@@ -50,8 +50,8 @@ impl Store {
     /// the chunks may be readable all the same.
     pub(super) async fn probe(self: &Arc<Self>) -> Result<bool> {
         self.request(|operator| async move {
-            match operator.read_with(ABSENT).range(0..1).await {
-                Ok(_) => Ok(true),
+            match ask(&operator, ABSENT).await {
+                Ok(()) => Ok(true),
                 Err(e) if e.kind() == ErrorKind::NotFound => Ok(true),
                 Err(e) if is_unsaid(&e) => Ok(false),
                 Err(e) => Err(e),
@@ -142,11 +142,16 @@ async fn stat(operator: Operator, name: String) -> opendal::Result<Option<Metada
         Err(e) => return Err(e),
     };
     // The response to a GET has a body, which says whether the token has expired, or which region is the right one.
-    match operator.read_with(&name).range(0..1).await {
-        Ok(_) => Err(unexplained),
+    match ask(&operator, &name).await {
+        Ok(()) => Err(unexplained),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e),
     }
+}
+
+/// Asks for the first byte of an object. Reads no byte of it, because a server without ranges sends the whole object.
+async fn ask(operator: &Operator, name: &str) -> opendal::Result<()> {
+    operator.reader(name).await?.into_stream(0..1).await?.metadata().await.map(drop)
 }
 
 /// A missing object counts as deleted.

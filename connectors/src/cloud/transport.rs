@@ -25,6 +25,8 @@ use super::settings::CloudSettings;
 
 /// The longest part of a refusal's body that kvconn reads.
 const MOST_OF_A_REFUSAL: usize = 64 << 10;
+/// The range of a request that asks whether an object exists. No chunk has a part this short at its start.
+const FIRST_BYTE: &str = "bytes=0-0";
 /// The longest body that OpenDAL reads as a whole. A page of a listing has a few MiB at most.
 const LONGEST_ANSWER: usize = 64 << 20;
 /// A connection that was idle for longer is closed. Servers close theirs after a minute or less.
@@ -94,9 +96,10 @@ impl Transport {
 
     /// Waits until a request for a chunk may use one more connection. Other requests never wait here: a request that has
     /// its connection may need credentials.
-    async fn permit(&self, operation: Option<Operation>) -> Result<Option<OwnedSemaphorePermit>> {
+    async fn permit(&self, operation: Option<Operation>, headers: &HeaderMap) -> Result<Option<OwnedSemaphorePermit>> {
+        let asks_only = || headers.get(RANGE).is_some_and(|range| range == FIRST_BYTE);
         match operation {
-            Some(Operation::Read | Operation::Write) => {
+            Some(Operation::Read | Operation::Write) if !asks_only() => {
                 self.chunks.clone().acquire_owned().await.map(Some).map_err(|_| Error::closed())
             }
             _ => Ok(None),
@@ -176,7 +179,7 @@ impl Transport {
     async fn fetch(self: &Arc<Self>, request: Request<Buffer>) -> opendal::Result<Response<HttpBody>> {
         let (parts, body) = request.into_parts();
         let operation = parts.extensions.get::<Operation>().copied();
-        let permit = self.permit(operation).await.map_err(own)?;
+        let permit = self.permit(operation, &parts.headers).await.map_err(own)?;
         let (Some(scheme), Some(authority)) = (parts.uri.scheme().cloned(), parts.uri.authority().cloned()) else {
             return Err(opendal::Error::new(opendal::ErrorKind::ConfigInvalid, "a request names no server"));
         };

@@ -1,5 +1,8 @@
 //! `open`: the check of the bucket, and where credentials come from.
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::time::Duration;
+
 use connectors::ErrorKind;
 use kvconn_cloud_servers::{Fault, Operation};
 
@@ -173,4 +176,40 @@ async fn credentials_profiles_and_proxies_come_from_the_environment() {
     }
     let said = child("s3://no-such-bucket.minio.test:9000?disable_tls=true", &keys);
     assert!(said.contains("NoSuchBucket"), "{said}");
+}
+
+/// A server without ranges that refuses a HEAD without a reason, and whose objects have no end.
+#[tokio::test]
+async fn a_question_whether_an_object_exists_reads_none_of_its_bytes() {
+    let port = kvconn_redis_server::fake::listen(|mut stream| {
+        let mut request = BufReader::new(stream.try_clone().expect("the same socket"));
+        loop {
+            let lines = request.by_ref().lines().map_while(Result::ok).take_while(|line| !line.is_empty());
+            let lines: Vec<String> = lines.collect();
+            match lines.first().map(|line| line.starts_with("HEAD")) {
+                None => return,
+                Some(true) => {
+                    if stream.write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n").is_err() {
+                        return;
+                    }
+                }
+                Some(false) => {
+                    let mut answer = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n".to_vec();
+                    while stream.write_all(&answer).is_ok() {
+                        answer = vec![0; 1 << 20];
+                    }
+                    return;
+                }
+            }
+        }
+    });
+    let url = format!(
+        "s3://{BUCKET}?endpoint=http://127.0.0.1:{port}&region=r&access_key_id=a&secret_access_key=s&style=path"
+    );
+    let questions = async {
+        let store = connectors::open(&url).await.unwrap();
+        store.ping().await.unwrap();
+        assert_eq!(store.exists(&key("m@1@0@ff@half")).await.unwrap_err().kind(), ErrorKind::Denied);
+    };
+    tokio::time::timeout(Duration::from_secs(60), questions).await.expect("the bodies are not read");
 }
