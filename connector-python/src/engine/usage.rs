@@ -35,7 +35,7 @@ const OTHER_ENGINES: [&str; 2] = ["vllm+", "sglang+"];
 #[pyclass(module = "kvconn._kvconn", frozen)]
 pub(crate) struct EngineUsage {
     shared: ProcessLocal<Arc<Shared>>,
-    task: AbortHandle,
+    task: ProcessLocal<AbortHandle>,
 }
 
 /// Keys with their sizes, and the cursor of the next page.
@@ -58,7 +58,7 @@ impl EngineUsage {
         let (connector, pages) = (client.connector(py)?, Pages::new(is_own));
         let shared = Arc::new(Shared { connector, pages, counts: Mutex::default(), list_now: Notify::new() });
         let task = runtime::handle().or_raise(py)?.spawn(shared.clone().run(interval)).abort_handle();
-        Ok(Self { shared: ProcessLocal::new(shared), task })
+        Ok(Self { shared: ProcessLocal::new(shared), task: ProcessLocal::new(task) })
     }
 
     /// Counts chunks that the engine has stored. A chunk that replaces one counts once.
@@ -133,15 +133,18 @@ impl EngineUsage {
         Ok(report)
     }
 
-    /// Ends the listing.
+    /// Ends the listing. Does nothing in a child of `fork`, which has no listing.
     fn close(&self) {
-        self.task.abort();
+        // In the child, the parent's runtime may hold the lock that an abort takes.
+        if let Ok(task) = self.task.get() {
+            task.abort();
+        }
     }
 }
 
 impl Drop for EngineUsage {
     fn drop(&mut self) {
-        self.task.abort();
+        self.close();
     }
 }
 
