@@ -211,9 +211,9 @@ fn authorities_and_proxies_come_from_the_environment() {
 
     expect(&url, &[("SSL_CERT_FILE", &pem)], &["opened"]);
     expect(&url, &[("SSL_CERT_DIR", &dir)], &["opened"]);
-    // A system without certificates.
-    let none = "install the package `ca-certificates`, or set the option `tls_ca` or `SSL_CERT_FILE`";
-    expect(&url, &[("SSL_CERT_DIR", &empty)], &["InvalidOption", "no TLS certificates", none]);
+    // The variables name no certificate.
+    let none = "correct or unset the variable, or set the option `tls_ca`";
+    expect(&url, &[("SSL_CERT_DIR", &empty)], &["InvalidOption", "names no TLS certificate", none]);
     expect(&url, &[("SSL_CERT_FILE", &missing)], &["InvalidOption", &missing, none]);
     expect(&format!("{url}{}", trusting(&authority)), &[("SSL_CERT_DIR", &empty)], &["opened"]);
 
