@@ -44,8 +44,8 @@ pub(crate) trait Exchange: Send + Sync {
         0
     }
 
-    /// Reads the replies to the commands, in order. Each reply that it starts is read whole. The wire drops the replies that
-    /// it leaves, such as those after an error.
+    /// Reads the replies to the commands, in order. It must read whole each reply that it starts. The wire drops the replies
+    /// that it leaves, such as those after an error.
     ///
     /// # Errors
     /// The outer error is the connection's, which the wire then closes. The inner error concerns only this exchange.
