@@ -1,8 +1,8 @@
 //! The front store, the back store, and the state that they share.
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use connector_core::connector::Gate;
