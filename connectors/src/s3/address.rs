@@ -155,6 +155,10 @@ fn in_host(url: &RemoteUrl, options: &S3Options) -> Result<Named> {
     // As written: the parsed host is in lower case, and some servers have buckets with upper case.
     let written = url.expose().split_once("://").map_or("", |(_, rest)| rest);
     let written = written.split(['/', '?', '#']).next().unwrap_or_default();
+    if written.contains('@') {
+        return Err(Error::new(ErrorKind::InvalidUrl, "an `s3://` URL with a user or a password")
+            .with_hint("set `access_key_id` and `secret_access_key`, or keep the keys in the environment"));
+    }
     let (host, port) = match url.port() {
         Some(port) => {
             (written.rsplit_once(':').map_or(written, |(host, _)| host), Some(port).filter(|port| *port != 0))

@@ -30,6 +30,9 @@ const INSTANCE_WITHIN: Duration = Duration::from_secs(2);
 const WITHIN: Duration = Duration::from_secs(30);
 /// Calls that waited for a source that failed fail with it.
 const FAILS_FOR: Duration = Duration::from_millis(100);
+const PROFILE: &str = "the profile";
+const PROFILE_SSO: &str = "the profile's SSO";
+const PROFILE_PROCESS: &str = "the profile's `credential_process`";
 const INSTANCE: &str = "the metadata service of the EC2 instance";
 
 /// The sources of credentials, in their order. A source that is set up and fails ends the search.
@@ -117,7 +120,20 @@ impl Chain {
     }
 }
 
-/// The places where Amazon's tools look.
+/// The end of the search in a profile that the options name. Other credentials may have other rights.
+#[derive(Debug)]
+struct NoMore(String);
+
+impl ProvideCredential for NoMore {
+    type Credential = Credential;
+
+    async fn provide_credential(&self, _: &Context) -> Result<Option<Credential>> {
+        let why = format!("`{}` has no credentials in `~/.aws/credentials` and `~/.aws/config`", self.0);
+        Err(Error::credential_invalid(why))
+    }
+}
+
+/// The places where Amazon's tools look, or those of one profile.
 fn usual(profile: Option<&str>, sources: &mut Vec<Source>) {
     let (mut keys, mut sso, mut process) =
         (ProfileCredentialProvider::new(), SSOCredentialProvider::new(), ProcessCredentialProvider::new());
@@ -125,12 +141,17 @@ fn usual(profile: Option<&str>, sources: &mut Vec<Source>) {
         keys = keys.with_profile(profile);
         sso = sso.with_profile(profile);
         process = process.with_profile(profile);
+        sources.push(Source::new(PROFILE, keys));
+        sources.push(Source::new(PROFILE_SSO, sso));
+        sources.push(Source::new(PROFILE_PROCESS, process));
+        sources.push(Source::new(PROFILE, NoMore(profile.to_owned())));
+        return;
     }
     sources.push(Source::new("the environment", EnvCredentialProvider::new()));
-    sources.push(Source::new("the profile", keys));
-    sources.push(Source::new("the profile's SSO", sso));
+    sources.push(Source::new(PROFILE, keys));
+    sources.push(Source::new(PROFILE_SSO, sso));
     sources.push(Source::new("the web identity", AssumeRoleWithWebIdentityCredentialProvider::new()));
-    sources.push(Source::new("the profile's `credential_process`", process));
+    sources.push(Source::new(PROFILE_PROCESS, process));
     sources.push(Source::new("the container's credentials", ECSCredentialProvider::new()));
     // As in Amazon's tools.
     let is_off = std::env::var("AWS_EC2_METADATA_DISABLED").is_ok_and(|value| value.eq_ignore_ascii_case("true"));

@@ -32,7 +32,7 @@ pub struct S3Options {
     /// Token of temporary keys.
     #[option(secret)]
     pub session_token: Option<String>,
-    /// Profile of `~/.aws/config` and `~/.aws/credentials`; `AWS_PROFILE` unless set.
+    /// Profile of `~/.aws/config` and `~/.aws/credentials`. With it, kvconn uses no other credentials.
     pub profile: Option<String>,
     /// Role that kvconn assumes with its credentials.
     pub role_arn: Option<String>,

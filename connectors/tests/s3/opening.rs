@@ -152,6 +152,13 @@ async fn credentials_profiles_and_proxies_come_from_the_environment() {
         ("", &[("AWS_PROFILE", "dev")], "opened"),
         ("&profile=made", &[], "opened"),
         ("&profile=broken", &[], "failed: Denied"),
+        ("&profile=absent", &[], "failed: Denied"),
+        (
+            "&profile=absent",
+            &[("AWS_ACCESS_KEY_ID", id), ("AWS_SECRET_ACCESS_KEY", secret)],
+            "`absent` has no credentials",
+        ),
+        ("&profile=dev", &[("AWS_ACCESS_KEY_ID", id), ("AWS_SECRET_ACCESS_KEY", "hunter2")], "opened"),
         ("&profile=broken", &[], "the profile's `credential_process`: credential process failed with status 1"),
         ("", &[("AWS_ACCESS_KEY_ID", ""), ("AWS_SECRET_ACCESS_KEY", ""), ("AWS_PROFILE", "dev")], "opened"),
         ("", &[("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://127.0.0.1:1/")], "failed: Unavailable"),
