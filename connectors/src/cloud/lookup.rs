@@ -19,11 +19,11 @@ const BULK: usize = 1000;
 
 impl Store {
     pub(crate) async fn exists(self: &Arc<Self>, key: &CacheKey) -> Result<bool> {
-        self.stat(key.clone()).await.map(|found| found.is_some())
+        self.stat(key.clone()).await.map(|found| self.is_chunk(found.as_ref()))
     }
 
     pub(crate) async fn batched_exists(self: &Arc<Self>, keys: &[CacheKey]) -> Vec<Result<bool>> {
-        self.stats(keys).map(|found| found.map(|found| found.is_some())).collect().await
+        self.stats(keys).map(|found| found.map(|found| self.is_chunk(found.as_ref()))).collect().await
     }
 
     /// Stops at the first key that is missing: the requests for later keys are dropped.
@@ -31,7 +31,7 @@ impl Store {
         let mut stats = self.stats(keys);
         for run in 0..keys.len() {
             match stats.next().await {
-                Some(Ok(Some(_))) => {}
+                Some(Ok(found)) if self.is_chunk(found.as_ref()) => {}
                 Some(Err(e)) if run == 0 => return Err(e),
                 _ => return Ok(run),
             }
@@ -70,7 +70,8 @@ impl Store {
 
     /// Asks for all objects at once, and removes those that exist with as few requests as the service allows.
     pub(crate) async fn batched_remove(self: &Arc<Self>, keys: &[CacheKey]) -> Vec<Result<bool>> {
-        let mut answers = self.batched_exists(keys).await;
+        // An object that `get` cannot read is removed, too.
+        let mut answers: Vec<_> = self.stats(keys).map(|found| found.map(|found| found.is_some())).collect().await;
         let found = |answers: &[Result<bool>]| -> Vec<usize> {
             answers.iter().enumerate().filter(|(_, answer)| matches!(answer, Ok(true))).map(|(at, _)| at).collect()
         };
@@ -81,6 +82,11 @@ impl Store {
             }
         }
         answers
+    }
+
+    /// Whether `get` can read the object. Otherwise an engine would find it for ever, and never replace it.
+    fn is_chunk(&self, found: Option<&Metadata>) -> bool {
+        found.is_some_and(|metadata| self.layout_of(metadata).is_ok())
     }
 
     /// The metadata of the keys' objects, in order, with many requests at once.

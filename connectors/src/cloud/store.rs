@@ -60,6 +60,9 @@ impl Store {
         ctx: &ConnectorContext,
     ) -> Result<Arc<Self>> {
         settings.check()?;
+        // The length of a layer's chunk does not tell its layout.
+        let save_chunk_meta = settings.save_chunk_meta || ctx.config().use_layerwise;
+        let settings = &CloudSettings { save_chunk_meta, ..settings.clone() };
         let transport = Transport::new(settings);
         let context = OperationContext::new().with_http_transport(transport.transporter());
         let services = Services::new(service, context, &place)?;

@@ -36,6 +36,12 @@ impl PlainSettings {
                 "remove it or set it to false; `redis://` keeps shape, dtype and format",
             );
         }
+        if ctx.config().use_layerwise {
+            return wrong(
+                "`use_layerwise`: a value of this store has no room for the layout of a layer's chunk",
+                "use `redis://`, which keeps layouts, or turn off `use_layerwise`",
+            );
+        }
         let key_prefix = self.key_prefix.as_deref().unwrap_or_default();
         if key_prefix.contains('@') {
             return wrong(

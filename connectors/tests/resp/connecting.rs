@@ -342,3 +342,15 @@ async fn a_call_is_asked_once_more_only_if_a_used_connection_broke() {
     assert_eq!(asks(port, &asked, &["get", "get"]).await, (Err(ErrorKind::Timeout), 2));
     assert_eq!(asks(port, &asked, &["put", "put"]).await, (Err(ErrorKind::Timeout), 2));
 }
+
+#[tokio::test]
+async fn layerwise_mode_needs_a_store_that_keeps_layouts() {
+    let server = RedisServer::start(&[]);
+    let config = LMCacheEngineConfig::from_yaml("use_layerwise: true").unwrap();
+    for scheme in ["resp", "valkey"] {
+        let opened = connectors::builder(&server.url(scheme)).config(config.clone()).open().await;
+        let e = opened.expect_err("no room for a layout");
+        assert!(e.kind() == ErrorKind::InvalidOption && e.hint().is_some_and(|hint| hint.contains("redis://")), "{e}");
+    }
+    connectors::builder(&server.url("redis")).config(config).open().await.expect("`redis` has headers");
+}

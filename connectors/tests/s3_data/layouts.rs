@@ -1,8 +1,9 @@
 //! `save_chunk_meta`: the layout beside the bytes.
 
-use connectors::{ChunkLayout, Dtype, ErrorKind, MemoryFormat, MemoryObj, Shape};
+use connectors::{ChunkLayout, Connector, Dtype, ErrorKind, LMCacheEngineConfig, MemoryFormat, MemoryObj, Shape};
+use kvconn_cloud_servers::FakeS3;
 
-use crate::{BUCKET, bytes, key, server, store};
+use crate::{BUCKET, bytes, key, server, store, url_at};
 
 fn layout() -> ChunkLayout {
     let shape = Shape::new(&[2, 3, 16, 8]).expect("a shape");
@@ -31,6 +32,30 @@ async fn the_layout_is_metadata_and_the_bytes_stay_the_chunks() {
     assert_eq!(raw.layout(), &ChunkLayout::binary(chunk.len()));
 }
 
+/// The object of `key(1)` is no hit, because no `get` can read it.
+async fn is_missing_but_removable(store: &Connector, fake: &FakeS3) {
+    let keys = [key(1), key(2)];
+    assert!(!store.exists(&key(1)).await.expect("an answer"));
+    assert!(store.batched_exists(&keys).await.into_iter().all(|answer| !answer.expect("an answer")));
+    assert_eq!(store.batched_contains(&keys).await.expect("an answer"), 0);
+    let removed: Vec<bool> =
+        store.batched_remove(&keys).await.into_iter().map(|answer| answer.expect("an answer")).collect();
+    assert_eq!(removed, [true, false]);
+    assert!(fake.object(BUCKET, key(1).as_str()).is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn layerwise_mode_keeps_the_layout_of_each_layer() {
+    let fake = server();
+    let mut config = LMCacheEngineConfig::default();
+    config.use_layerwise = true;
+    let store =
+        connectors::builder(&url_at(&fake.endpoint(), "")).config(config).open().await.expect("the store opens");
+    let layer = MemoryObj::from_vec(bytes(layout().len, 1), layout()).expect("a chunk");
+    store.put(&key(1), layer.clone()).await.expect("a put");
+    assert_eq!(store.get(&key(1)).await.expect("a get").expect("a chunk").layout(), layer.layout());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_layout_that_is_not_the_objects_is_corrupt() {
     let fake = server();
@@ -43,6 +68,7 @@ async fn a_layout_that_is_not_the_objects_is_corrupt() {
         fake.put_object(BUCKET, key(1).as_str(), bytes.to_vec(), &[("kvconnlayout", entry)]);
         let e = store.get(&key(1)).await.expect_err("a wrong layout");
         assert_eq!(e.kind(), ErrorKind::Corrupt, "{entry:?}: {e}");
+        is_missing_but_removable(&store, &fake).await;
     }
 }
 
@@ -55,6 +81,7 @@ async fn a_chunk_over_the_limit_is_refused_both_ways() {
     fake.put_object(BUCKET, key(1).as_str(), bytes(1001, 1), &[]);
     let e = store.get(&key(1)).await.expect_err("too large");
     assert_eq!(e.kind(), ErrorKind::TooLarge, "{e}");
+    is_missing_but_removable(&store, &fake).await;
     store.put(&key(1), bytes(1000, 1).into()).await.expect("a put");
     assert!(store.get(&key(1)).await.expect("a get").is_some());
 }
