@@ -183,7 +183,7 @@ impl RemoteUrl {
 
     /// Whether an unescaped `/`, `?` or `#` may have cut a password, so that a piece of it is in another part of the
     /// URL.
-    pub(crate) fn may_hold_a_loose_secret(&self) -> bool {
+    pub fn may_hold_a_loose_secret(&self) -> bool {
         self.fragment().is_some() || self.behind_authority().contains('@')
     }
 

@@ -154,6 +154,7 @@ fn no_place_of_the_command_line_repeats_a_password() {
             &["help", url],
             &["list", url],
             &["describe", url],
+            &["doctor", url, "--timeout", "2"],
             &["scrub", url],
             &["get", "memory://x", url],
             &["put", "memory://x", url, "/dev/null"],

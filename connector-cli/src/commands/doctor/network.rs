@@ -10,9 +10,12 @@ use tokio::time::timeout;
 
 use crate::output::Time;
 
-/// The lines about each host that the URL gives a port.
+/// The lines about each host that the URL gives a port. None if a piece of a password may be read as a host or a port.
 pub(super) async fn examine(context: &ConnectorContext, limit: Duration) -> Vec<Diagnosis> {
     let mut lines = Vec::new();
+    if context.url().may_hold_a_loose_secret() {
+        return lines;
+    }
     for host in context.location().hosts() {
         let (name, Some(port)) = (&*host.host, host.port.filter(|port| *port != 0)) else { continue };
         let (line, addresses) = resolve(name, port, limit).await;
