@@ -70,7 +70,7 @@ pub(crate) struct Global {
     /// LMCache's configuration file [default: the file that LMCACHE_CONFIG_FILE names]. `LMCACHE_<KEY>` variables override it
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Read every key as this kind of key [default: the kind that the key's text shows]
+    /// Read every key as this kind of key, and list only keys of this kind [default: the kind that the key's text shows]
     #[arg(long, global = true, value_name = "KIND")]
     pub(crate) key_kind: Option<KeyKindArg>,
     /// Print JSON: one object, or a line for each key. Errors are JSON, too, one a line on stderr

@@ -2,7 +2,7 @@
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use connectors::Error;
 use tempfile::NamedTempFile;
@@ -43,6 +43,12 @@ pub(crate) fn whole(path: &Path) -> io::Result<Option<NamedTempFile>> {
         Some(old) => replacement(path, &old),
         None => temporary(path, None).map(Some),
     }
+}
+
+/// The file that a link leads to. Any other path, and a link without such a file, stay as they are.
+pub(crate) fn behind_link(path: &Path) -> PathBuf {
+    let target = path.is_symlink().then(|| path.canonicalize().ok()).flatten();
+    target.filter(|target| target.is_file()).unwrap_or_else(|| path.to_owned())
 }
 
 fn existing(path: &Path) -> io::Result<Option<Metadata>> {

@@ -1,6 +1,11 @@
 //! The settings from the global options. Opens stores and parses keys with them.
 
-use connectors::{CacheKey, Connector, ContextBuilder, KeyKind, LMCacheEngineConfig, LocalCpuBackend};
+use std::future::ready;
+
+use connectors::{
+    BoxStream, CacheKey, Connector, ContextBuilder, Error, KeyKind, LMCacheEngineConfig, ListEntry, LocalCpuBackend,
+};
+use futures::{StreamExt, TryStreamExt};
 
 use crate::args::Global;
 use crate::exit::Failure;
@@ -98,6 +103,28 @@ impl Setup {
             None => text.parse(),
         };
         Ok(key?)
+    }
+
+    /// Whether a listed key is of the kind that the user wants.
+    pub(crate) fn wants(&self) -> impl Fn(&CacheKey) -> bool + Clone + Send + 'static {
+        let wanted = self.key_kind;
+        move |key| wanted.is_none_or(|kind| key.kind() == kind)
+    }
+
+    /// The keys of the store that start with `prefix` and that the user wants.
+    pub(crate) fn list<'a>(&self, store: &'a Connector, prefix: &'a str) -> BoxStream<'a, Result<CacheKey, Error>> {
+        let wants = self.wants();
+        store.list(prefix).try_filter(move |key| ready(wants(key))).boxed()
+    }
+
+    /// As [`list`](Self::list), with sizes and times.
+    pub(crate) fn list_entries<'a>(
+        &self,
+        store: &'a Connector,
+        prefix: &'a str,
+    ) -> BoxStream<'a, Result<ListEntry, Error>> {
+        let wants = self.wants();
+        store.list_entries(prefix).try_filter(move |entry| ready(wants(&entry.key))).boxed()
     }
 
     pub(crate) fn keys(&self, texts: &[String]) -> Result<Vec<CacheKey>, Failure> {

@@ -11,7 +11,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use connectors::{Connector, Error, ErrorKind};
+use connectors::{CacheKey, Connector, ConnectorContext, Error, ErrorKind, RemoteUrl};
 use futures::{Stream, StreamExt};
 use tokio::sync::Notify;
 
@@ -68,6 +68,11 @@ pub(crate) async fn run(setup: &Setup, args: &CpArgs, out: &mut Out) -> Result<A
         }
         (Place::Store(source), Place::Store(target)) => {
             let (source, target) = (setup.builder(source).existing(true), setup.builder(target));
+            if args.prefix.is_empty() && lists_copies(&source.clone().build()?, &target.clone().build()?) {
+                return Err(refused("the source would list the copies, and kvconn would copy them again")
+                    .with_hint("copy to another bucket, directory or database, or some keys with `--prefix MODEL@`")
+                    .into());
+            }
             setup
                 .with_opened(source, async |source| {
                     setup.with_opened(target, async |target| copy.stores(source, target, out).await).await
@@ -82,6 +87,45 @@ pub(crate) async fn run(setup: &Setup, args: &CpArgs, out: &mut Out) -> Result<A
             setup.with_opened(setup.builder(target), async |target| copy.load(archive, target, out).await).await
         }
     }
+}
+
+/// Whether a listing of the source has the destination's keys, under longer names: an object store's prefix within the
+/// source's, or a namespace of a redis server whose source has none.
+fn lists_copies(source: &ConnectorContext, target: &ConnectorContext) -> bool {
+    let (from, to) = (source.url(), target.url());
+    let is_same = |name| from.query(name) == to.query(name);
+    if from.scheme() != to.scheme() || source.location().hosts() != target.location().hosts() {
+        return false;
+    }
+    match from.scheme() {
+        "s3" | "gs" | "azure" => {
+            let prefix = |url: &RemoteUrl| {
+                let prefix = url.query("prefix").unwrap_or(url.path()).trim_matches('/').to_owned();
+                if prefix.is_empty() { prefix } else { prefix + "/" }
+            };
+            let (outer, inner) = (prefix(from), prefix(to));
+            let place = ["endpoint", "bucket", "container", "account_name", "account_url"];
+            place.into_iter().all(is_same) && outer != inner && inner.starts_with(&outer)
+        }
+        _ => {
+            let is_named = |url: &RemoteUrl| url.query("namespace").is_some();
+            from.path() == to.path() && is_same("database") && !is_named(from) && is_named(to) && has_server(from)
+        }
+    }
+}
+
+/// Whether the store is a server that keeps namespaces in the names of its keys.
+fn has_server(url: &RemoteUrl) -> bool {
+    ["redis", "resp", "valkey"].iter().any(|scheme| url.scheme().starts_with(scheme))
+}
+
+/// Refuses `--verify` for a store whose reads come from another place than its copies.
+fn check_verify(args: &CpArgs, target: &Connector) -> Result<(), Error> {
+    if args.verify && target.name().starts_with("kvconn.tiered/") {
+        let why = "--verify reads back, and a tiered store reads from its front first";
+        return Err(Error::new(ErrorKind::InvalidInput, why).with_hint("copy to the URL of its back"));
+    }
+    Ok(())
 }
 
 /// The command's arguments and settings.
@@ -102,13 +146,14 @@ struct Ended {
 
 impl Copy<'_> {
     async fn stores(&self, source: &Connector, target: &Connector, out: &mut Out) -> Result<Answer, Failure> {
+        check_verify(self.args, target)?;
         if !source.capabilities().keeps_layout && target.capabilities().keeps_layout {
             note_plain(source);
         }
         let size = self.size(&[source, target]);
         let route = self.route(Some(source), Target::Store(target.clone()), &size);
-        let progress = CopyProgress::of_chunks(source, &self.args.prefix);
-        let keys = source.list(&self.args.prefix);
+        let progress = CopyProgress::of_chunks(self.setup, source, &self.args.prefix);
+        let keys = self.setup.list(source, &self.args.prefix);
         let ended = self.drive(route, batches::of_keys(keys, size), progress).await;
         self.report(ended, out)
     }
@@ -121,8 +166,8 @@ impl Copy<'_> {
         let size = self.size(&[source]);
         let (writer, chunks) = if self.args.dry_run { (None, None) } else { Writer::start(archive)?.split() };
         let route = self.route(Some(source), Target::Archive(chunks), &size);
-        let progress = CopyProgress::of_chunks(source, &self.args.prefix);
-        let keys = source.list(&self.args.prefix);
+        let progress = CopyProgress::of_chunks(self.setup, source, &self.args.prefix);
+        let keys = self.setup.list(source, &self.args.prefix);
         let ended = self.drive(route, batches::of_keys(keys, size), progress).await;
         let failed = ended.totals.failed();
         let is_stopped = self.setup.interrupt.is_set() || failed >= self.args.max_errors.get();
@@ -142,11 +187,14 @@ impl Copy<'_> {
     }
 
     async fn load(&self, archive: Archive, target: &Connector, out: &mut Out) -> Result<Answer, Failure> {
+        check_verify(self.args, target)?;
         let size = self.size(&[target]);
         let route = self.route(None, Target::Store(target.clone()), &size);
         let progress = CopyProgress::of_bytes(archive.len());
         let most = self.setup.pool_bytes();
-        let batches = archive.batches(self.args.prefix.clone(), size, most, progress.steps())?;
+        let (prefix, wants) = (self.args.prefix.clone(), self.setup.wants());
+        let wanted = move |key: &CacheKey| key.as_str().starts_with(&prefix) && wants(key);
+        let batches = archive.batches(wanted, size, most, progress.steps())?;
         let ended = self.drive(route, batches, progress).await;
         self.report(ended, out)
     }

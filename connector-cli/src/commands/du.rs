@@ -48,7 +48,7 @@ impl Usage {
 pub(crate) async fn run(setup: &Setup, args: &DuArgs, out: &mut Out) -> Result<Answer, Failure> {
     setup
         .with_store(&setup.store(&args.url)?, async |store| {
-            let (total, models) = count(store, &args.prefix).await?;
+            let (total, models) = count(setup, store, &args.prefix).await?;
             if mode::is_json() {
                 let models = models.into_iter().map(|(model, usage)| OfModel { model, usage }).collect();
                 out.json(&Json { total, models })?;
@@ -67,9 +67,13 @@ pub(crate) async fn run(setup: &Setup, args: &DuArgs, out: &mut Out) -> Result<A
 }
 
 /// Counts all chunks, and those of each model. Its memory grows only with the number of models.
-async fn count(store: &Connector, prefix: &str) -> Result<(Usage, BTreeMap<Option<String>, Usage>), Failure> {
+async fn count(
+    setup: &Setup,
+    store: &Connector,
+    prefix: &str,
+) -> Result<(Usage, BTreeMap<Option<String>, Usage>), Failure> {
     let (mut total, mut models) = (Usage::default(), BTreeMap::<Option<String>, Usage>::new());
-    let mut entries = store.list_entries(prefix);
+    let mut entries = setup.list_entries(store, prefix);
     let progress = Progress::counter();
     while let Some(entry) = entries.try_next().await? {
         total.add(entry.size);

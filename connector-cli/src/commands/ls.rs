@@ -16,7 +16,7 @@ use crate::size::ByteSize;
 pub(crate) async fn run(setup: &Setup, args: &LsArgs, out: &mut Out) -> Result<Answer, Failure> {
     setup
         .with_store(&setup.store(&args.url)?, async |store| {
-            let mut entries = entries(store, args);
+            let mut entries = entries(setup, store, args);
             if args.count {
                 let n = count(&mut entries).await?;
                 if mode::is_json() {
@@ -37,12 +37,12 @@ pub(crate) async fn run(setup: &Setup, args: &LsArgs, out: &mut Out) -> Result<A
         .await
 }
 
-fn entries<'a>(store: &'a Connector, args: &'a LsArgs) -> BoxStream<'a, connectors::Result<ListEntry>> {
+fn entries<'a>(setup: &Setup, store: &'a Connector, args: &'a LsArgs) -> BoxStream<'a, connectors::Result<ListEntry>> {
     let entries = if (mode::is_json() || args.long) && !args.count {
-        store.list_entries(&args.prefix)
+        setup.list_entries(store, &args.prefix)
     } else {
         // `list` does not ask the store for sizes.
-        store.list(&args.prefix).map_ok(ListEntry::new).boxed()
+        setup.list(store, &args.prefix).map_ok(ListEntry::new).boxed()
     };
     match args.limit {
         Some(limit) => entries.take(limit.get()).boxed(),

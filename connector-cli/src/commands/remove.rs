@@ -21,7 +21,7 @@ pub(crate) async fn run(setup: &Setup, args: &RmArgs, out: &mut Out) -> Result<A
     }
     let prefix = args.prefix.as_deref().unwrap_or_default();
     if args.dry_run {
-        return setup.with_store(&args.url, async |store| show(store, prefix, args, out).await).await;
+        return setup.with_store(&args.url, async |store| show(setup, store, prefix, args, out).await).await;
     }
     let store = setup.builder(&args.url).existing(true);
     setup
@@ -31,7 +31,7 @@ pub(crate) async fn run(setup: &Setup, args: &RmArgs, out: &mut Out) -> Result<A
             }
             let mut expected = None;
             if !args.yes && io::stdin().is_terminal() && io::stderr().is_terminal() {
-                let n = setup.interrupt.stops(number(store, prefix)).await??;
+                let n = setup.interrupt.stops(number(setup, store, prefix)).await??;
                 if !is_confirmed(setup, n, store.name())? {
                     print_note("nothing is removed");
                     return Ok(Answer::No);
@@ -44,8 +44,8 @@ pub(crate) async fn run(setup: &Setup, args: &RmArgs, out: &mut Out) -> Result<A
 }
 
 /// Prints the keys.
-async fn show(store: &Connector, prefix: &str, args: &RmArgs, out: &mut Out) -> Result<Answer, Failure> {
-    let mut keys = store.list(prefix);
+async fn show(setup: &Setup, store: &Connector, prefix: &str, args: &RmArgs, out: &mut Out) -> Result<Answer, Failure> {
+    let mut keys = setup.list(store, prefix);
     let mut n = 0;
     while let Some(key) = keys.try_next().await? {
         n += 1;
@@ -63,9 +63,9 @@ async fn show(store: &Connector, prefix: &str, args: &RmArgs, out: &mut Out) -> 
     Ok(Answer::Yes)
 }
 
-async fn number(store: &Connector, prefix: &str) -> connectors::Result<usize> {
+async fn number(setup: &Setup, store: &Connector, prefix: &str) -> connectors::Result<usize> {
     let progress = Progress::counter();
-    let mut keys = store.list(prefix);
+    let mut keys = setup.list(store, prefix);
     let mut n = 0;
     while keys.try_next().await?.is_some() {
         n += 1;
@@ -95,7 +95,7 @@ async fn remove(
     let progress = expected.map_or_else(Progress::counter, Progress::of);
     let (mut removed, mut errors, mut list_failed) = (0, Errors::default(), None);
     let interrupted = Box::pin(setup.interrupt.clone().wait());
-    let mut batches = store.list(prefix).take_until(interrupted).chunks(BATCH);
+    let mut batches = setup.list(store, prefix).take_until(interrupted).chunks(BATCH);
     while let Some(batch) = batches.next().await {
         let mut keys: Vec<CacheKey> = Vec::with_capacity(batch.len());
         for key in batch {

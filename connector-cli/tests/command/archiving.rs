@@ -168,6 +168,20 @@ fn an_archive_is_written_through_a_link() {
     std::os::unix::fs::symlink(&target, &link).expect("a link can be made");
     run(&["cp", &from, link.to_str().expect("temporary paths are UTF-8")]).exits(0);
     assert!(link.is_symlink() && target.is_file());
+
+    // A copy that stops keeps the old archive, whatever leads to it.
+    let old = std::fs::read(&target).expect("the archive is there");
+    let (_c, damaged) = filled();
+    let name = entries(_c.path()).into_iter().next().expect("a chunk");
+    std::fs::write(_c.path().join(name), b"no chunk").expect("the file can be written");
+    let link = link.to_str().expect("temporary paths are UTF-8");
+    let stopped = run(&["cp", &damaged, link, "--max-errors", "1"]);
+    assert!(stopped.err.contains("not complete"), "{}", stopped.err);
+    assert!(std::fs::read(&target).expect("the archive is there") == old, "the old archive has changed");
+    std::fs::hard_link(&target, dir.path().join("second.tar")).expect("a second name can be made");
+    let refused = run(&["cp", &from, link]);
+    assert!(refused.err.contains("remove it first"), "{}", refused.err);
+    assert!(std::fs::read(&target).expect("the archive is there") == old, "the old archive has changed");
 }
 
 #[test]
@@ -221,4 +235,62 @@ fn archives_that_follow_each_other_are_all_read() {
     std::fs::write(&tar, b"\x1f\x8b\x08").expect("the file can be written");
     let compressed = run(&["cp", &tar, &to]).exits(3);
     assert!(compressed.err.contains("compressed by gzip"), "{compressed:?}");
+}
+
+#[test]
+fn listings_and_copies_have_the_kind_of_key_that_the_user_names() {
+    let ((a, from), (b, to), (dir, _)) = (filled(), store(), store());
+    let archive = dir.path().join("all.tar");
+    let archive = archive.to_str().expect("temporary paths are UTF-8");
+    let count = |kind: &str| run(&["ls", &from, "--count", "--key-kind", kind]).exits(0).text().to_owned();
+    assert_eq!((count("object").trim(), count("engine").trim()), ("1", "31"));
+    assert!(run(&["du", &from, "--key-kind", "object"]).exits(0).text().contains("org/model"));
+    run(&["cp", &from, archive]).exits(0);
+    for source in [&from, archive] {
+        run(&["cp", source, &to, "--key-kind", "object"]).exits(0);
+        assert_eq!(entries(b.path()).len(), 1, "{source}");
+        run(&["rm", &to, "--all", "--yes", "--key-kind", "engine"]).exits(0);
+        assert_eq!(entries(b.path()).len(), 1, "{source}");
+        run(&["rm", &to, "--all", "--yes", "--key-kind", "object"]).exits(0);
+        assert_eq!(entries(b.path()).len(), 0, "{source}");
+    }
+    let shown = run(&["rm", &from, "--all", "--dry-run", "--key-kind", "object"]).exits(0);
+    assert_eq!(shown.text().lines().count(), 1);
+    assert!(run(&["rm", &from, "--all", "--yes", "--key-kind", "engine"]).exits(0).text().contains("31 chunks"));
+    assert_eq!(entries(a.path()).len(), 1);
+}
+
+#[test]
+fn a_copy_never_copies_its_own_copies() {
+    let at = |place: &str| format!("s3://bucket{place}?endpoint=http://127.0.0.1:1&anonymous=true&retries=0");
+    let redis = |options: &str| format!("redis://127.0.0.1:1{options}");
+    for (source, target) in [
+        (at(""), at("/team-a")),
+        (at("/kv"), at("/kv/team-a/")),
+        (redis(""), redis("?namespace=a")),
+        (redis("/2"), redis("/2?namespace=a")),
+    ] {
+        run(&["cp", &source, &target]).refuses_with(&["would list the copies", "--prefix"]);
+        let tried = run(&["cp", &source, &target, "--prefix", "m@"]);
+        assert!(!tried.err.contains("would list the copies"), "{}", tried.err);
+    }
+    for (source, target) in [
+        (at("/kv"), at("/kv2")),
+        (at("/team-a"), at("")),
+        (redis("?namespace=a"), redis("")),
+        (redis("?namespace=a"), redis("?namespace=b")),
+        (redis("/1"), redis("/2?namespace=a")),
+    ] {
+        let tried = run(&["cp", &source, &target]);
+        assert!(!tried.err.contains("would list the copies"), "{source} {target}: {}", tried.err);
+    }
+}
+
+#[test]
+fn a_tiered_store_is_not_verified_from_its_front() {
+    let ((_a, from), (_b, to)) = (filled(), store());
+    let tiered = format!("tiered://?front=memory%3A%2F%2F&back={}", to.replace(':', "%3A").replace('/', "%2F"));
+    run(&["cp", &from, &tiered, "--verify"]).refuses_with(&["--verify", "back"]);
+    run(&["cp", &from, &tiered]).exits(0);
+    run(&["cp", &from, &to, "--verify"]).exits(0);
 }

@@ -57,10 +57,10 @@ impl Archive {
         std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file).map(|file| file.len())
     }
 
-    /// Reads the chunks whose keys start with `prefix`, on a blocking thread. A chunk has at most `most` bytes.
+    /// Reads the chunks whose keys are `wanted`, on a blocking thread. A chunk has at most `most` bytes.
     pub(super) fn batches(
         self,
-        prefix: String,
+        wanted: impl Fn(&CacheKey) -> bool + Send + 'static,
         size: Arc<BatchSize>,
         most: usize,
         steps: Steps,
@@ -73,7 +73,7 @@ impl Archive {
         let steps = (!self.is_stdio()).then_some(steps);
         tokio::task::spawn_blocking(move || {
             let mut batches = Batches { send: send.clone(), size, batch: Vec::new(), bytes: 0 };
-            let ended = unpack(BufReader::with_capacity(BUFFER, from), &prefix, most, &mut batches, steps.as_ref());
+            let ended = unpack(BufReader::with_capacity(BUFFER, from), wanted, most, &mut batches, steps.as_ref());
             if batches.flush()
                 && let Err(e) = ended
             {
@@ -120,7 +120,7 @@ impl Batches {
 
 fn unpack(
     mut from: impl BufRead,
-    prefix: &str,
+    wanted: impl Fn(&CacheKey) -> bool,
     most: usize,
     batches: &mut Batches,
     steps: Option<&Steps>,
@@ -153,7 +153,7 @@ fn unpack(
             continue;
         }
         let records = std::mem::take(&mut before);
-        match entry::read(&mut entry, &records, most, |key| key.as_str().starts_with(prefix)).map_err(wrong)? {
+        match entry::read(&mut entry, &records, most, &wanted).map_err(wrong)? {
             Found::Chunk(key, chunk) => {
                 (chunks, is_whole) = (chunks + 1, false);
                 if !batches.push(key, chunk) {
@@ -261,12 +261,20 @@ fn write(archive: &Archive, messages: mpsc::Receiver<Message>) -> Result<(), Err
         Archive::File(path) => path,
     };
     let failed = |e| failed(e, "write", path);
+    let path = &file::behind_link(path);
     match file::whole(path).map_err(failed)? {
         Some(file) => {
             if pack(file.as_file(), messages).map_err(failed)? {
+                file.as_file().sync_all().map_err(failed)?;
                 file.persist(path).map_err(|e| failed(e.error))?;
             }
             Ok(())
+        }
+        None if std::fs::metadata(path).is_ok_and(|old| old.is_file() && old.len() > 0) => {
+            let why = "it has several names or another owner, or its directory takes no new files";
+            let path = users(&path.to_string_lossy()).into_owned();
+            let why = format!("cannot replace the archive `{path}` at the end of the copy: {why}");
+            Err(Error::new(ErrorKind::InvalidInput, why).with_hint("remove it first, or write another file"))
         }
         None => file::through(path).and_then(|file| pack(file, messages)).map(drop).map_err(failed),
     }

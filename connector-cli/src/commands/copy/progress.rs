@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 
 use super::totals::Totals;
 use crate::output::progress::{Progress, Steps, is_drawn};
+use crate::setup::Setup;
 
 pub(super) struct CopyProgress {
     progress: Progress,
@@ -19,20 +20,18 @@ pub(super) struct CopyProgress {
 
 impl CopyProgress {
     /// Counts the source's chunks in the background. The copy begins at once.
-    pub(super) fn of_chunks(source: &Connector, prefix: &str) -> Self {
+    pub(super) fn of_chunks(setup: &Setup, source: &Connector, prefix: &str) -> Self {
         let progress = Progress::counter();
         let steps = progress.steps();
         let count = {
-            let (steps, source, prefix) = (steps.clone(), source.clone(), prefix.to_owned());
+            let (steps, source, prefix, wants) = (steps.clone(), source.clone(), prefix.to_owned(), setup.wants());
             async move {
                 let mut keys = source.list(&prefix);
                 let mut chunks = 0;
                 while let Some(key) = keys.next().await {
                     // The copy finds the same error.
-                    if key.is_err() {
-                        return;
-                    }
-                    chunks += 1;
+                    let Ok(key) = key else { return };
+                    chunks += u64::from(wants(&key));
                 }
                 steps.end_at(chunks);
             }
