@@ -322,7 +322,7 @@ impl Connection {
     /// As [`reply`](Self::reply).
     pub(crate) async fn reply_start(&mut self) -> Result<ReplyStart> {
         self.skip_asking().await?;
-        let start = self.parse(ReplyReader::start).await?;
+        let start = self.element_start().await?;
         if let ReplyStart::Array(n) = start {
             self.elements = n;
         }
