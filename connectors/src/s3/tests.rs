@@ -139,6 +139,11 @@ async fn a_plugin_takes_lmcaches_settings() {
     with_keys.remote_url = Some("s3://AKIA:hunter2@kv-cache.minio.local:9000/p".to_owned());
     let e = address_with("plugin://s3", with_keys).expect_err("a password in the URL").to_string();
     assert!(e.contains("`access_key_id`") && !e.contains("hunter2"), "{e}");
+    for endpoint in ["s3://AKIA:hunter2@kv-cache", "s3://AKIA:hunter2@kv-cache.minio.local:9000"] {
+        let with_keys = LMCacheEngineConfig::default().with_extra_config("s3_endpoint", endpoint);
+        let e = address_with("plugin://s3", with_keys).expect_err("a password in the endpoint").to_string();
+        assert!(e.contains("`access_key_id`") && !e.contains("hunter2"), "{e}");
+    }
 
     let server = lmcache().with_extra_config("s3_endpoint", "s3://kv-cache.minio.local:9000");
     let found = address_with("plugin://s3", server).unwrap();
@@ -174,8 +179,6 @@ async fn a_wrong_url_or_option_says_what_to_write() {
         ("s3://kv-cache?region=eu west", "letters, digits and `-`"),
         ("s3://kv-cache?region=x.test/", "letters, digits and `-`"),
         ("s3://kv-cache?endpoint=http://u:hunter2@h", "it has a user or a password"),
-        ("s3://localhost:0?endpoint=s3://AKIA:hunter2@kv-cache", "a user or a password"),
-        ("s3://localhost:0?endpoint=s3://AKIA:hunter2@kv-cache.minio.local:9000", "a user or a password"),
         ("s3://kv-cache?endpoint=https://h&disable_tls=true", "it is `https`, and `disable_tls` is set"),
         ("s3://kv-cache?access_key_id=hunter2", "option `access_key_id` is set without `secret_access_key`"),
         ("s3://kv-cache?secret_access_key=hunter2", "`secret_access_key` is set without `access_key_id`"),
