@@ -77,7 +77,10 @@ impl Chain {
                 }
                 sources.push(Source::new("the options", keys));
             }
-            _ => usual(options.profile.as_deref(), &mut sources),
+            _ => match &options.profile {
+                Some(profile) => sources.extend(of_profile(profile)),
+                None => sources.extend(usual()),
+            },
         }
         let chain = Self { sources, seen: seen.clone() };
         let Some(role) = &options.role_arn else { return chain };
@@ -120,11 +123,11 @@ impl Chain {
     }
 }
 
-/// The end of the search in a profile that the options name. Other credentials may have other rights.
+/// The end of the search in a profile that the options name.
 #[derive(Debug)]
-struct NoMore(String);
+struct EmptyProfile(String);
 
-impl ProvideCredential for NoMore {
+impl ProvideCredential for EmptyProfile {
     type Credential = Credential;
 
     async fn provide_credential(&self, _: &Context) -> Result<Option<Credential>> {
@@ -133,31 +136,32 @@ impl ProvideCredential for NoMore {
     }
 }
 
-/// The places where Amazon's tools look, or those of one profile.
-fn usual(profile: Option<&str>, sources: &mut Vec<Source>) {
-    let (mut keys, mut sso, mut process) =
-        (ProfileCredentialProvider::new(), SSOCredentialProvider::new(), ProcessCredentialProvider::new());
-    if let Some(profile) = profile {
-        keys = keys.with_profile(profile);
-        sso = sso.with_profile(profile);
-        process = process.with_profile(profile);
-        sources.push(Source::new(PROFILE, keys));
-        sources.push(Source::new(PROFILE_SSO, sso));
-        sources.push(Source::new(PROFILE_PROCESS, process));
-        sources.push(Source::new(PROFILE, NoMore(profile.to_owned())));
-        return;
-    }
-    sources.push(Source::new("the environment", EnvCredentialProvider::new()));
-    sources.push(Source::new(PROFILE, keys));
-    sources.push(Source::new(PROFILE_SSO, sso));
-    sources.push(Source::new("the web identity", AssumeRoleWithWebIdentityCredentialProvider::new()));
-    sources.push(Source::new(PROFILE_PROCESS, process));
-    sources.push(Source::new("the container's credentials", ECSCredentialProvider::new()));
+/// The places of this profile, and no others: their credentials may have other rights.
+fn of_profile(profile: &str) -> Vec<Source> {
+    vec![
+        Source::new(PROFILE, ProfileCredentialProvider::new().with_profile(profile)),
+        Source::new(PROFILE_SSO, SSOCredentialProvider::new().with_profile(profile)),
+        Source::new(PROFILE_PROCESS, ProcessCredentialProvider::new().with_profile(profile)),
+        Source::new(PROFILE, EmptyProfile(profile.to_owned())),
+    ]
+}
+
+/// The places where Amazon's tools look.
+fn usual() -> Vec<Source> {
+    let mut sources = vec![
+        Source::new("the environment", EnvCredentialProvider::new()),
+        Source::new(PROFILE, ProfileCredentialProvider::new()),
+        Source::new(PROFILE_SSO, SSOCredentialProvider::new()),
+        Source::new("the web identity", AssumeRoleWithWebIdentityCredentialProvider::new()),
+        Source::new(PROFILE_PROCESS, ProcessCredentialProvider::new()),
+        Source::new("the container's credentials", ECSCredentialProvider::new()),
+    ];
     // As in Amazon's tools.
     let is_off = std::env::var("AWS_EC2_METADATA_DISABLED").is_ok_and(|value| value.eq_ignore_ascii_case("true"));
     if !is_off {
         sources.push(Source::new(INSTANCE, IMDSv2CredentialProvider::new()));
     }
+    sources
 }
 
 impl ProvideCredential for Chain {
