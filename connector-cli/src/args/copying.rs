@@ -24,7 +24,7 @@ pub(crate) struct CpArgs {
     /// Overwrite chunks that the destination already has, without comparing them
     #[arg(long)]
     pub(crate) overwrite: bool,
-    /// Read back every chunk that was written, and compare it
+    /// Read back every chunk that was written, and compare it. Not for a tiered store, which reads from its front first
     #[arg(long)]
     pub(crate) verify: bool,
     /// Count the chunks that the destination lacks, and copy none

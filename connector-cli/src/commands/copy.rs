@@ -70,7 +70,7 @@ pub(crate) async fn run(setup: &Setup, args: &CpArgs, out: &mut Out) -> Result<A
             let (source, target) = (setup.builder(source).existing(true), setup.builder(target));
             if args.prefix.is_empty() && lists_copies(&source.clone().build()?, &target.clone().build()?) {
                 return Err(refused("the source would list the copies, and kvconn would copy them again")
-                    .with_hint("copy to another bucket, directory or database, or some keys with `--prefix MODEL@`")
+                    .with_hint("copy to another bucket or database, or copy some keys with `--prefix MODEL@`")
                     .into());
             }
             setup
@@ -107,16 +107,13 @@ fn lists_copies(source: &ConnectorContext, target: &ConnectorContext) -> bool {
             let place = ["endpoint", "bucket", "container", "account_name", "account_url"];
             place.into_iter().all(is_same) && outer != inner && inner.starts_with(&outer)
         }
-        _ => {
+        scheme if ["redis", "resp", "valkey"].iter().any(|of| scheme.starts_with(of)) => {
             let is_named = |url: &RemoteUrl| url.query("namespace").is_some();
-            from.path() == to.path() && is_same("database") && !is_named(from) && is_named(to) && has_server(from)
+            from.path() == to.path() && is_same("database") && !is_named(from) && is_named(to)
         }
+        // A namespace is a directory, which a listing does not enter.
+        _ => false,
     }
-}
-
-/// Whether the store is a server that keeps namespaces in the names of its keys.
-fn has_server(url: &RemoteUrl) -> bool {
-    ["redis", "resp", "valkey"].iter().any(|scheme| url.scheme().starts_with(scheme))
 }
 
 /// Refuses `--verify` for a store whose reads come from another place than its copies.
