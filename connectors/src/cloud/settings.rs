@@ -34,7 +34,7 @@ pub struct CloudSettings {
     #[option(unit = "bytes")]
     pub part_bytes: u64,
     /// Whether a put also stores the chunk's shape, dtype and format, as metadata of the object. The object's bytes stay
-    /// the chunk's.
+    /// the chunk's. LMCache's `use_layerwise` turns it on.
     pub save_chunk_meta: bool,
     /// Whether a put also stores the CRC32C of the chunk's bytes, as metadata of the object. A get checks it where it is
     /// stored. It takes 0.1 s of CPU a GiB, each way.

@@ -214,7 +214,7 @@ impl Connection {
             return Ok(());
         }
         self.failed = true;
-        let why = format!("an exchange with {} did not read its own replies, and only these", self.address);
+        let why = format!("kvconn lost its place among the replies of {}", self.address);
         Err(Error::new(ErrorKind::Corrupt, why))
     }
 

@@ -156,7 +156,7 @@ fn in_host(url: &RemoteUrl, options: &S3Options) -> Result<Named> {
     let written = url.expose().split_once("://").map_or("", |(_, rest)| rest);
     let written = written.split(['/', '?', '#']).next().unwrap_or_default();
     if written.contains('@') {
-        return Err(Error::new(ErrorKind::InvalidUrl, "an `s3://` URL with a user or a password")
+        return Err(Error::new(ErrorKind::InvalidUrl, "the `s3://` URL has a user or a password")
             .with_hint("set `access_key_id` and `secret_access_key`, or keep the keys in the environment"));
     }
     let (host, port) = match url.port() {

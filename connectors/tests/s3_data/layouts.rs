@@ -32,7 +32,7 @@ async fn the_layout_is_metadata_and_the_bytes_stay_the_chunks() {
     assert_eq!(raw.layout(), &ChunkLayout::binary(chunk.len()));
 }
 
-/// The object of `key(1)` is no hit, because no `get` can read it.
+/// No `get` can read the object of `key(1)`, so it is not a hit.
 async fn is_missing_but_removable(store: &Connector, fake: &FakeS3) {
     let keys = [key(1), key(2)];
     assert!(!store.exists(&key(1)).await.expect("an answer"));
@@ -51,9 +51,12 @@ async fn layerwise_mode_keeps_the_layout_of_each_layer() {
     config.use_layerwise = true;
     let store =
         connectors::builder(&url_at(&fake.endpoint(), "")).config(config).open().await.expect("the store opens");
-    let layer = MemoryObj::from_vec(bytes(layout().len, 1), layout()).expect("a chunk");
-    store.put(&key(1), layer.clone()).await.expect("a put");
-    assert_eq!(store.get(&key(1)).await.expect("a get").expect("a chunk").layout(), layer.layout());
+    let shape = Shape::new(&[16, 2, 8]).expect("a shape");
+    let layout = ChunkLayout::new(MemoryFormat::KvT2d, shape, Dtype::Bfloat16).expect("a layout");
+    let chunk = MemoryObj::from_vec(bytes(layout.len, 1), layout).expect("a chunk");
+    let layer = "m@1@0@1f@half@3".parse().expect("the key of a layer");
+    store.put(&layer, chunk.clone()).await.expect("a put");
+    assert_eq!(store.get(&layer).await.expect("a get").expect("a chunk").layout(), chunk.layout());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
