@@ -183,8 +183,8 @@ impl Service {
 
     /// A replica that answers.
     fn replica(self: &Arc<Self>) -> Option<Arc<Server>> {
-        let (replica, doubtful) = self.state().replicas.pick();
-        doubtful.into_iter().for_each(|replica| self.probe(replica));
+        let (replica, to_check) = self.state().replicas.pick();
+        to_check.into_iter().for_each(|replica| self.probe(replica));
         replica
     }
 
@@ -330,15 +330,14 @@ impl Service {
         }
     }
 
-    /// Checks in the background whether a replica answers.
+    /// Checks in the background whether a replica answers and has a link to its master.
     fn probe(self: &Arc<Self>, replica: Arc<Server>) {
         let Ok(runtime) = runtime::handle() else { return };
-        let service = Arc::downgrade(self);
+        let (service, limit) = (Arc::downgrade(self), self.limit());
         runtime.spawn(async move {
-            if replicas::is_up(&replica).await
-                && let Some(service) = service.upgrade()
-            {
-                service.state().replicas.take_in(&replica);
+            let is_up = timeout(limit, replicas::is_up(&replica)).await.unwrap_or(false);
+            if let Some(service) = service.upgrade() {
+                service.state().replicas.checked(&replica, is_up);
             }
         });
     }

@@ -54,6 +54,37 @@ async fn replicas_answer_reads_and_the_master_takes_writes() {
     .await;
 }
 
+/// The replica still answers, and no sentinel announces its lost link.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_loses_its_master_answers_no_read_until_it_is_back() {
+    within(async {
+        let (group, store) = replicated(1, 1, "").await;
+        let replica = group.server(group.replicas()[0]);
+        until("the replica answers", async || {
+            assert_eq!(get(&store, 1).await.unwrap(), Some(1));
+            calls(replica, "mget") > 0
+        })
+        .await;
+        // The master refuses this login.
+        replica.cli(&["CONFIG", "SET", "masterauth", "wrong"]);
+        replica.cli(&["CLIENT", "KILL", "TYPE", "master"]);
+        put(&store, 1, 2).await.unwrap();
+        until("the master answers", async || get(&store, 1).await.unwrap() == Some(2)).await;
+        let before = calls(replica, "mget");
+        for _ in 0..10 {
+            assert_eq!(get(&store, 1).await.unwrap(), Some(2));
+        }
+        assert_eq!(calls(replica, "mget"), before);
+        replica.cli(&["CONFIG", "SET", "masterauth", ""]);
+        until("the replica answers again", async || {
+            assert_eq!(get(&store, 1).await.unwrap(), Some(2));
+            calls(replica, "mget") > before
+        })
+        .await;
+    })
+    .await;
+}
+
 /// Reads that wait for the paused replica would wait for an hour. The sentinel announces that it is down.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_paused_replica_costs_no_read() {

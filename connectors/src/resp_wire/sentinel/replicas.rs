@@ -15,8 +15,8 @@ use crate::resp_wire::server::Server;
 use crate::resp_wire::topology::Route;
 use crate::resp_wire::transport::Address;
 
-/// The replicas of a master. A read goes to each of them in turn. A replica that failed is left out until a check in the
-/// background finds it up, so no read waits for it.
+/// The replicas of a master. A read goes to each of them in turn. Checks in the background leave out a replica that is
+/// down or lost its master, and take it in again. A replica that failed a read is left out at once, so no read waits for it.
 #[derive(Default)]
 pub(super) struct Replicas {
     all: Vec<Replica>,
@@ -29,7 +29,8 @@ struct Replica {
     next_check: Instant,
 }
 
-/// The time between two checks of a replica that is left out.
+/// The time between two checks of a replica. Sentinels do not announce a lost link to the master, and such a replica still
+/// answers by default (`replica-serve-stale-data yes`), with old chunks.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 impl Replicas {
@@ -55,7 +56,7 @@ impl Replicas {
         let mut to_check = Vec::new();
         for replica in &mut self.all {
             replica.is_up &= !replica.server.is_suspect();
-            if !replica.is_up && replica.next_check <= now {
+            if replica.next_check <= now {
                 replica.next_check = now + CHECK_EVERY;
                 to_check.push(replica.server.clone());
             }
@@ -71,11 +72,13 @@ impl Replicas {
         self.find(server).map(|replica| replica.is_up = false).is_some()
     }
 
-    /// The replica is up.
-    pub(super) fn take_in(&mut self, server: &Arc<Server>) {
+    /// The end of a check.
+    pub(super) fn checked(&mut self, server: &Arc<Server>, is_up: bool) {
         if let Some(replica) = self.find(server) {
-            replica.is_up = true;
-            replica.server.trust();
+            replica.is_up = is_up;
+            if is_up {
+                replica.server.trust();
+            }
         }
     }
 
