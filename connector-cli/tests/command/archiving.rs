@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::{Finished, KEY, OTHER, entries, file, fill, kvconn, put, run, signal, store};
+use rustix::process::Signal;
+
+use super::{Finished, KEY, OTHER, entries, file, fill, kvconn, put, run, signal, slow, store, wait_until};
 
 fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let read = |name: String| (name.clone(), std::fs::read(dir.join(name)).expect("a file can be read"));
@@ -102,12 +104,11 @@ fn an_interrupted_archive_leaves_the_old_one() {
     std::fs::write(&archive, "old").expect("the file can be written");
     let (a, from) = store();
     fill(a.path(), 3000);
-    // A read takes a second.
-    let slow = format!("faulty://?latency_ms=1000&back={}", from.replace(':', "%3A").replace('/', "%2F"));
-    let mut command = kvconn(&["cp", &slow, archive.to_str().expect("UTF-8"), "-v"]);
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
-    std::thread::sleep(std::time::Duration::from_millis(500));
-    signal(&child, "INT");
+    let mut command = kvconn(&["cp", &slow(&from, 1000), archive.to_str().expect("UTF-8"), "-v"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    // The new archive grows in a file beside the old one.
+    wait_until(&mut child, || entries(dir.path()).len() > 1);
+    signal(&child, Signal::INT);
     let result = Finished::from(child.wait_with_output().expect("the command ends")).exits(130);
     assert!(result.err.contains("the archive is not complete"), "{}", result.err);
     assert_eq!(

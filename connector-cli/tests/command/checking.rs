@@ -1,5 +1,7 @@
 //! `kvconn check`.
 
+use rustix::process::Signal;
+
 use super::{KEY, entries, kvconn, put, run, signal, store, wait_until};
 
 /// Names of the checks with this outcome.
@@ -119,7 +121,7 @@ fn an_interrupted_check_has_not_passed() {
     let (dir, url) = store();
     let mut child = kvconn(&["check", &url, "--json"]).stdout(std::process::Stdio::piped()).spawn().expect("it starts");
     wait_until(&mut child, || !entries(dir.path()).is_empty());
-    signal(&child, "INT");
+    signal(&child, Signal::INT);
     let result = child.wait_with_output().expect("the command ends");
     assert_eq!(result.status.code(), Some(130));
     let json: serde_json::Value = serde_json::from_slice(&result.stdout).expect("a report");
@@ -132,7 +134,7 @@ fn an_interrupted_check_leaves_nothing() {
     let (dir, url) = store();
     let mut child = kvconn(&["check", &url]).stdout(std::process::Stdio::null()).spawn().expect("the command starts");
     wait_until(&mut child, || !entries(dir.path()).is_empty());
-    signal(&child, "INT");
+    signal(&child, Signal::INT);
     assert_eq!(child.wait().expect("the command ends").code(), Some(130));
     assert_eq!(entries(dir.path()), [""; 0]);
 }

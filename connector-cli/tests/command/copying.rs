@@ -2,7 +2,9 @@
 
 use std::process::Stdio;
 
-use super::{Finished, KEY, OTHER, entries, file, fill, fs_url, kvconn, put, run, signal, store, wait_until};
+use rustix::process::Signal;
+
+use super::{Finished, KEY, OTHER, entries, file, fill, fs_url, kvconn, put, run, signal, slow, store, wait_until};
 
 #[test]
 fn cp_copies_every_chunk_with_its_layout() {
@@ -164,10 +166,10 @@ fn an_interrupted_cp_can_be_resumed() {
     let ((a, from), (b, to)) = (store(), store());
     const KEYS: usize = 3000;
     fill(a.path(), KEYS);
-    let child = kvconn(&["cp", &from, &to, "--concurrency", "1"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let mut child = child.expect("the command starts");
+    let mut command = kvconn(&["cp", &slow(&from, 100), &to, "--concurrency", "1"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the command starts");
     wait_until(&mut child, || entries(b.path()).len() >= 10);
-    signal(&child, "INT");
+    signal(&child, Signal::INT);
     let result = Finished::from(child.wait_with_output().expect("the command ends")).exits(130);
     assert!(result.err.contains("run the same command again to continue"), "{}", result.err);
     let copied = entries(b.path());
@@ -184,10 +186,10 @@ fn an_interrupted_cp_to_a_write_back_store_loses_nothing_that_it_copied() {
     fill(a.path(), 3000);
     let behind = to.replace("://", "%3A%2F%2F").replace('/', "%2F");
     let tiered = format!("tiered://?front=memory%3A%2F%2F&back={behind}&mode=write_back");
-    let child = kvconn(&["cp", &from, &tiered]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let mut child = child.expect("the command starts");
+    let mut command = kvconn(&["cp", &slow(&from, 100), &tiered]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the command starts");
     wait_until(&mut child, || entries(b.path()).len() >= 10);
-    signal(&child, "INT");
+    signal(&child, Signal::INT);
     let result = Finished::from(child.wait_with_output().expect("the command ends")).exits(130);
     let copied = result.text().strip_prefix("copied ").and_then(|rest| rest.split(' ').next()?.parse().ok());
     assert_eq!(copied, Some(entries(b.path()).len()), "{result:?}");

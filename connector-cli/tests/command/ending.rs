@@ -6,6 +6,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::process::Signal;
 
 use super::{Finished, KEY, OTHER, entries, file, fill, kvconn, put, run, signal, store};
 
@@ -179,7 +180,7 @@ fn a_command_that_writes_makes_the_directory_and_then_it_is_a_store() {
 #[test]
 fn an_interrupt_ends_a_command_that_waits_for_stdin() {
     let (dir, url) = store();
-    for name in ["INT", "TERM"] {
+    for name in [Signal::INT, Signal::TERM] {
         let mut child = started(&["put", &url, KEY, "-", "-v"]);
         // More than a pipe holds, so a part of it was read.
         child.stdin.as_mut().expect("a pipe").write_all(&[7; 100_000]).expect("the command reads");
@@ -198,14 +199,14 @@ fn an_interrupt_ends_a_command_that_waits_for_the_reader_of_a_pipe() {
         let mut child = started(args);
         let mut stdout = BufReader::with_capacity(1, child.stdout.take().expect("a pipe"));
         assert_eq!(stdout.fill_buf().expect("the output begins").len(), 1);
-        signal(&child, "INT");
+        signal(&child, Signal::INT);
         ended(child).exits(130);
     }
     let pipe = dir.path().join("pipe");
     mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a pipe can be made");
     let mut child = started(&["get", &url, KEY, "-v", "-o", pipe.to_str().expect("temporary paths are UTF-8")]);
     wait_for_lines(&mut child, "opened", 1);
-    signal(&child, "INT");
+    signal(&child, Signal::INT);
     ended(child).exits(130);
 }
 
@@ -217,7 +218,7 @@ fn an_interrupt_ends_a_command_that_waits_for_its_configuration() {
     let child = started(&["ls", "memory://x", "--config", pipe.to_str().expect("temporary paths are UTF-8")]);
     // This open returns when the command has opened the pipe, too.
     let writer = std::fs::OpenOptions::new().write(true).open(&pipe).expect("the pipe can be opened");
-    signal(&child, "INT");
+    signal(&child, Signal::INT);
     ended(child).exits(130);
     drop(writer);
 }
@@ -231,7 +232,7 @@ fn an_interrupt_ends_a_command_that_waits_for_a_server() {
     {
         let child = started(args);
         let _silent = server.accept().expect("the command connects");
-        signal(&child, "INT");
+        signal(&child, Signal::INT);
         ended(child).exits(130);
     }
 }
@@ -243,7 +244,7 @@ fn an_interrupt_ends_a_call_in_flight() {
     for args in [&["exists", slow, KEY][..], &["ping", slow]] {
         let mut child = started(&[args, &["-v"]].concat());
         wait_for_lines(&mut child, "opened", 1);
-        signal(&child, "INT");
+        signal(&child, Signal::INT);
         ended(child).exits(130);
     }
 }
@@ -261,7 +262,7 @@ fn an_interrupt_ends_a_command_whose_cleanup_hangs() {
         command.env("KVCONN_EXIT_PATIENCE", "0.1").stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the command starts");
         wait_for_lines(&mut child, "opened", opened);
-        signal(&child, "INT");
+        signal(&child, Signal::INT);
         let end = ended(child).exits(130);
         assert!(end.err.contains("stopped before everything was cleaned up"), "{args:?}: {end:?}");
     }
@@ -301,10 +302,10 @@ fn an_interrupt_says_what_a_write_back_store_could_not_write_in_time() {
             let mut stdout = BufReader::new(child.stdout.take().expect("a pipe"));
             let mut shown = String::new();
             stdout.read_line(&mut shown).expect("the chunks are acknowledged");
-            signal(&child, "INT");
+            signal(&child, Signal::INT);
             if patience == "1000" {
                 wait_for_lines(&mut child, "interrupt again", 1);
-                signal(&child, "INT");
+                signal(&child, Signal::INT);
             }
             let end = ended(child).exits(130);
             assert!(end.err.contains(chunks) && end.err.contains("are lost"), "{args:?} {patience}: {end:?}");

@@ -25,6 +25,7 @@ mod writing;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// Keys of a small model.
@@ -131,11 +132,14 @@ fn fill(dir: &Path, n: usize) {
     }
 }
 
-/// Sends a signal: `INT` as Ctrl-C does, or `TERM` as a service manager does.
-fn signal(child: &Child, name: &str) {
-    let pid = child.id().to_string();
-    let sent = Command::new("kill").args([format!("-{name}"), pid]).status().expect("`kill` starts");
-    assert!(sent.success(), "the command runs until it gets the signal");
+/// A store whose calls take so long, so that a command still runs when a signal comes.
+fn slow(url: &str, latency_ms: u64) -> String {
+    format!("faulty://?latency_ms={latency_ms}&back={}", url.replace(':', "%3A").replace('/', "%2F"))
+}
+
+/// Sends a signal: `Signal::INT` as Ctrl-C does, or `Signal::TERM` as a service manager does.
+fn signal(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).expect("the command runs until it gets the signal");
 }
 
 /// Waits until `done`. The command must still run then.

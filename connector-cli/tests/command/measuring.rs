@@ -4,6 +4,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::Stdio;
 
+use rustix::process::Signal;
+
 use super::{Finished, KEY, entries, kvconn, put, run, signal, store, wait_until};
 
 #[test]
@@ -96,7 +98,7 @@ fn bench_shows_a_table() {
 fn an_interrupted_bench_leaves_nothing() {
     let (dir, url) = store();
     let args = ["bench", &url, "--chunk-size", "4KiB", "--rounds", "1000000"];
-    for name in ["INT", "TERM"] {
+    for name in [Signal::INT, Signal::TERM] {
         let mut child =
             kvconn(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the command starts");
         wait_until(&mut child, || !entries(dir.path()).is_empty());
@@ -166,7 +168,7 @@ fn bench_serves_its_metrics_to_prometheus() {
     assert!(ask(b"GET /other HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404 "));
     let port = address.rsplit_once(':').expect("a port").1;
     run(&["bench", "memory://b", "--metrics-listen", port]).refuses_with(&["cannot listen on", "another port"]);
-    signal(&child, "INT");
+    signal(&child, Signal::INT);
     child.wait().expect("the command ends");
     let result = run(&["bench", "memory://b", "--metrics-listen", "here"]).exits(2);
     assert!(result.err.contains("write a port, such as 9400"), "{}", result.err);

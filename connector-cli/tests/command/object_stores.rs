@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use kvconn_cloud_servers::{Credentials, FakeS3, Fault, Operation, S3sFs};
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::{Finished, KEY, OTHER, entries, file, kvconn, signal, store, wait_until};
@@ -166,7 +167,7 @@ fn interrupt_and_resume(n: usize) {
     let (fake, to) = fake();
     let (_dir, from) = chunks(n);
     let mut ended = Vec::new();
-    for with in ["INT", "KILL"] {
+    for with in [Signal::INT, Signal::KILL] {
         let args = ["cp", &from, &to, "--skip-existing", "--concurrency", "1"];
         let child = with_keys(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let (mut child, before) = (child.expect("the command starts"), fake.keys(BUCKET).len());

@@ -4,10 +4,11 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::process::Stdio;
 
+use rustix::process::Signal;
 use serde_json::json;
 
 use super::printing::shown_on_terminal;
-use super::{Finished, KEY, OTHER, entries, file, fill, kvconn, put, run, signal, store, wait_until};
+use super::{Finished, KEY, OTHER, entries, file, fill, kvconn, put, run, signal, slow, store, wait_until};
 
 /// Runs the command with this stdin.
 fn piped(args: &[&str], input: &[u8]) -> Finished {
@@ -72,10 +73,10 @@ fn an_interrupt_of_rm_says_how_many_chunks_are_gone() {
         let name = |i: usize| dir.path().join(format!("many@1@0@{i:x}@half.data"));
         std::fs::hard_link(name(0), name(i)).expect("the file can have another name");
     }
-    let mut child =
-        kvconn(&["rm", &url, "--all"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut command = kvconn(&["rm", &slow(&url, 200), "--all"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
     wait_until(&mut child, || entries(dir.path()).len() < 20_000);
-    signal(&child, "INT");
+    signal(&child, Signal::INT);
     let end = Finished::from(child.wait_with_output().expect("the command ends")).exits(130);
     let removed = end.text().strip_prefix("removed ").and_then(|text| text.split(' ').next()?.parse::<usize>().ok());
     assert_eq!(removed, Some(20_000 - entries(dir.path()).len()), "{end:?}");
