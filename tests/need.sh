@@ -6,8 +6,13 @@ need() {
     echo "== installing Debian's package $2"
     local sudo=()
     [ "$(id -u)" = 0 ] || sudo=(sudo)
-    { "${sudo[@]}" apt-get update -qq && "${sudo[@]}" apt-get install -y -qq "$2" >/dev/null; } ||
+    { retry "${sudo[@]}" apt-get update -qq && retry "${sudo[@]}" apt-get install -y -qq "$2" >/dev/null; } ||
         { echo "${0##*/}: '$1' is missing; install Debian's package '$2'" >&2; exit 1; }
+}
+
+# retry COMMAND ARGUMENT..: runs a command that downloads, and again after a failure.
+retry() {
+    "$@" || { sleep 5; "$@"; } || { sleep 30; "$@"; }
 }
 
 # Programs that the tests install. The folder lies outside of the checkout, so that all checkouts share them.
@@ -42,11 +47,11 @@ python_environment() {
     need python3 python3
     python3 -c 'import ensurepip' 2>/dev/null || need python3-venv python3-venv
     python3 -m venv "$1"
-    "$1/bin/pip" install --quiet --disable-pip-version-check "${@:2}"
+    retry "$1/bin/pip" install --quiet --disable-pip-version-check "${@:2}"
 }
 
 # npm_install FOLDER PACKAGE..
 npm_install() {
     need npm npm
-    npm install --silent --no-audit --no-fund --no-package-lock --prefix "$1" "${@:2}"
+    retry npm install --silent --no-audit --no-fund --no-package-lock --prefix "$1" "${@:2}"
 }

@@ -1,6 +1,8 @@
 """Shared by the tests: a redis server, completions, child processes."""
 
+import contextlib
 import os
+import random
 import select
 import shutil
 import socket
@@ -24,9 +26,12 @@ def engine_key(i, model="test-model"):
 
 
 def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+    """A free port. The kernel gives those from 32768 on to other sockets, perhaps before the server binds."""
+    while True:
+        port = random.randrange(20_000, 32_768)
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
 
 
 class RedisServer:
@@ -45,6 +50,8 @@ class RedisServer:
         wait_until(self._answers, "redis-server answers")
 
     def _answers(self):
+        if self.process.poll() is not None:
+            raise AssertionError(f"redis-server ended with {self.process.returncode}")
         try:
             with socket.create_connection(("127.0.0.1", self.port), 1) as s:
                 s.sendall(b"PING\r\n")

@@ -325,7 +325,7 @@ class Loading(ArrayCase):
         for i, make in enumerate(makers):
             with self.subTest(i):
                 # The pool has room for one chunk.
-                store = self.files(pool_bytes=3 << 19, timeout_ms=200)
+                store = self.files(pool_bytes=3 << 19)
                 store.put(KEY, wanted)
                 made = make(store.get(KEY))
                 with self.assertRaises(kvconn.KvconnError) as raised:

@@ -102,9 +102,10 @@ class Churn(TestCase):
         await store.close()
         for kind in kinds:
             self.assertGreater(done[kind.__name__], 0, done)
-        for what, values, more in (("bytes", resident, MORE_BYTES), ("files", files, MORE_FILES)):
+        # Calls in flight hold files, too. The fewest files are those that stay.
+        for what, values, more, of in (("bytes", resident, MORE_BYTES, statistics.median), ("files", files, MORE_FILES, min)):
             third = len(values) // 3
-            second, last = statistics.median(values[third : 2 * third]), statistics.median(values[2 * third :])
+            second, last = of(values[third : 2 * third]), of(values[2 * third :])
             self.assertLessEqual(last, second + more, f"{what} over {sum(done.values())} calls")
 
 

@@ -52,10 +52,10 @@ class LMCacheCalls(TestCase):
     def remote(self, options=""):
         """A store with one chunk."""
         self.server = self.redis()
-        url = f"resp://127.0.0.1:{self.server.port}?{options}"
+        url = f"resp://127.0.0.1:{self.server.port}"
         with kvconn.connect(url) as store:
             store.put(engine_key(0), b"1")
-        return open_remote(url)
+        return open_remote(f"{url}?{options}")
 
     def stop_for(self, seconds):
         """Stops the server for a while."""
@@ -115,7 +115,7 @@ class LMCacheCalls(TestCase):
         self.assertEqual(asyncio.run(main()), [True, 1, None])
 
     def test_a_server_that_stops_is_an_error(self):
-        remote = self.remote("io_timeout_ms=150")
+        remote = self.remote("io_timeout_ms=1000")
         self.server.stop_answering()
         with self.assertRaises(TimeoutError):
             asyncio.run(call(remote.exists, engine_key(0)))

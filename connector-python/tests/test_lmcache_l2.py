@@ -35,6 +35,8 @@ class Adapters(TestCase):
     def adapter(self, url, **params):
         from kvconn.lmcache import KvconnL2Adapter
 
+        # A late answer would be misses.
+        params = {"lookup_timeout_ms": 30_000, **params}
         adapter = KvconnL2Adapter({"url": url, **params}, l1_memory_desc=object())
         self.addCleanup(adapter.close)
         return adapter

@@ -84,7 +84,7 @@ class Timeouts(TestCase, unittest.IsolatedAsyncioTestCase):
         self.assertEqual([e.key for e in answers[::2]], [KEY, OTHER])
 
     def test_servers_that_hang_have_their_error_in_place(self):
-        store = self.stalled("&timeout_ms=300")
+        store = self.stalled("&timeout_ms=3000")
         for servers in (store.servers(), store.servers(timeout=SHORT)):
             self.assertEqual(len(servers), 1)
             self.assertIsInstance(servers[0]["error"], kvconn.TimedOutError)

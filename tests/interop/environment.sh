@@ -80,7 +80,7 @@ install() {
     [ -x "$2/bin/python" ] || python3.11 -m venv "$2"
     [ -z "$torch" ] || echo "$torch" >"$link"
     # shellcheck disable=SC2046 # each word is an argument
-    "$2/bin/pip" install --quiet --disable-pip-version-check $(requirements "$1")
+    retry "$2/bin/pip" install --quiet --disable-pip-version-check $(requirements "$1")
     echo "$wanted" >"$2/complete"
 }
 

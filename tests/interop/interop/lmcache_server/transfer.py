@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 from ..report import Report, equal
 from ..s3_server import S3Server
@@ -16,6 +17,11 @@ from .manager import CHUNK_BYTES, Manager, chunks, key, spec
 
 REQUESTS = 8
 _NAMES = itertools.count()
+
+
+def _patient(url: str, **params: Any) -> str:
+    """The JSON of ``--l2-adapter``. On a busy machine, a lookup can take longer than the adapter waits by default."""
+    return spec(url, lookup_timeout_ms=30_000, **params)
 
 
 @contextmanager
@@ -38,9 +44,9 @@ def run(report: Report) -> None:
     """Stores and fetches in one process."""
     with stores() as urls:
         for name, url in urls.items():
-            with report.check(f"lmcache-server: {name}: every byte comes back from the store"), Manager(spec(url)) as server:
+            with report.check(f"lmcache-server: {name}: every byte comes back from the store"), Manager(_patient(url)) as server:
                 _round_trip(server)
-            with report.check(f"lmcache-server: {name}: {REQUESTS} requests at once"), Manager(spec(url)) as server:
+            with report.check(f"lmcache-server: {name}: {REQUESTS} requests at once"), Manager(_patient(url)) as server:
                 _at_once(server)
 
 
@@ -79,10 +85,10 @@ def restart(report: Report) -> None:
     wanted = chunks(6) | chunks(4, "alice")
     with stores() as urls:
         for name, url in urls.items():
-            with report.check(f"lmcache-server: {name}: a restart keeps bytes, usage and keys"), Manager(spec(url)) as first:
+            with report.check(f"lmcache-server: {name}: a restart keeps bytes, usage and keys"), Manager(_patient(url)) as first:
                 # The memory store lives as long as its last connector.
                 first.store(wanted)
-                with Manager(spec(url, max_capacity_gb=1)) as second:
+                with Manager(_patient(url, max_capacity_gb=1)) as second:
                     second.wait_listed()
                     total, by_salt = second.usage()
                     # redis keeps a header of 28 bytes beside each chunk.
@@ -117,18 +123,18 @@ def shared(report: Report) -> None:
             native = {"type": "native_plugin", "module_path": "kvconn", "class_name": "NativeClient", "adapter_params": {"url": url}}
             for other, config in {f"LMCache's {name}": theirs[name], "native_plugin": native}.items():
                 with report.check(f"lmcache-server: {name}: shares its chunks with {other}"):
-                    with Manager(spec(url)) as first:
+                    with Manager(_patient(url)) as first:
                         first.store(wanted)
                     with Manager(json.dumps(config)) as second:
                         equal(f"chunks that {other} reads", second.fetch([*wanted]), [*wanted.values()])
                         second.write(more)
                         second.wait_stored()
-                    with Manager(spec(url)) as third:
+                    with Manager(_patient(url)) as third:
                         equal(f"chunks that {other} wrote", third.fetch([*more]), [*more.values()])
                         third.adapter.delete([*wanted, *more])
         with report.check("lmcache-server: a namespace keeps its chunks, its keys and its usage apart"):
             url = f"{ours['resp']}/3"
-            with Manager(spec(url, namespace="a", shared=True)) as a, Manager(spec(url, namespace="b")) as b:
+            with Manager(_patient(url, namespace="a", shared=True)) as a, Manager(_patient(url, namespace="b")) as b:
                 a.store(wanted)
                 b.store(more)
                 b.wait_listed()

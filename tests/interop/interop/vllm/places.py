@@ -64,10 +64,10 @@ class VllmFs(Place):
 
 
 class Store(Place):
-    """kvconn's tier over the store with this URL."""
+    """kvconn's tier over the store with this URL. On a busy machine, a lookup can take longer than a tier waits by default."""
 
-    def __init__(self, name: str, url: str, **options: object) -> None:
-        super().__init__(name, {"type": "kvconn", "url": url, **options})
+    def __init__(self, name: str, url: str) -> None:
+        super().__init__(name, {"type": "kvconn", "url": url, "lookup_timeout_ms": 30_000})
         self.url = url
 
     def hashes(self) -> list[str]:
@@ -119,8 +119,7 @@ def _place(name: str, folder: Path, server: RedisServer | None, objects: S3Serve
         return Store(name, f"fs://{folder}?layout=vllm")
     if name == "s3":
         assert objects is not None
-        # A lookup in an object store takes milliseconds, and on a busy machine longer than the tier waits.
-        return Store(name, objects.ours("vllm"), lookup_timeout_ms=30_000)
+        return Store(name, objects.ours("vllm"))
     assert server is not None
     # A database each, because all of these are on one server.
     address = f"127.0.0.1:{server.port}"
