@@ -86,7 +86,7 @@ fn every_check_has_a_fault() {
 #[tokio::test]
 async fn panics_hangs_and_leaks_are_failures_with_a_reason() {
     let text = async |fault, name| {
-        let kit = kit(Profile::Full, Some(fault)).limit(Duration::from_secs(1)).grace(Duration::from_millis(300));
+        let kit = kit(Profile::Full, Some(fault)).limit(Duration::from_secs(8)).grace(Duration::from_millis(300));
         run(&kit, name).await.to_string()
     };
     for (fault, name, words) in [
@@ -126,7 +126,7 @@ async fn the_report_of_a_broken_store_starts_with_the_cause_and_skips_what_needs
         (Fault::LeaksWhatItReads, "memory_comes_back", "bytes of the pool did not come back"),
         (Fault::RemovesNothing, "remove_says_whether_it_was_there", "were not removed, although `remove` says so"),
     ] {
-        let limit = Duration::from_secs(if fault.hangs() { 1 } else { 60 });
+        let limit = Duration::from_secs(if fault.hangs() { 8 } else { 60 });
         let kit = kit(Profile::Full, Some(fault)).limit(limit).grace(Duration::from_millis(300));
         let report = kit.run().await;
         let text = report.to_string();

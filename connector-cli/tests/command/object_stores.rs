@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use kvconn_cloud_servers::{Credentials, FakeS3, Fault, Operation, S3sFs};
 
@@ -167,6 +168,8 @@ fn interrupt_and_resume(n: usize) {
     let (fake, to) = fake();
     let (_dir, from) = chunks(n);
     let mut ended = Vec::new();
+    // The command still runs when a signal comes.
+    fake.always(Fault::delay(Duration::from_millis(5)).on([Operation::Put]));
     for with in [Signal::INT, Signal::KILL] {
         let args = ["cp", &from, &to, "--skip-existing", "--concurrency", "1"];
         let child = with_keys(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
@@ -175,6 +178,7 @@ fn interrupt_and_resume(n: usize) {
         signal(&child, with);
         ended.push(Finished::from(child.wait_with_output().expect("the command ends")).code);
     }
+    fake.clear_faults();
     assert_eq!(ended, [Some(130), None]);
     // A killed command sends nothing more, but the server may still read what it sent.
     fake.wait_for_requests(|all| all.iter().all(|request| request.status.is_some()));

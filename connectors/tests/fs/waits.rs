@@ -29,8 +29,9 @@ fn threads() -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_call_that_waits_for_the_ledgers_lock_ends_within_its_timeout() {
     let place = Place::new();
-    let store = place.open("?capacity=100000&timeout_ms=300").await;
-    store.put(&key(0), MemoryObj::from(vec![1; 100])).await.unwrap();
+    let first = place.open("?capacity=100000").await;
+    first.put(&key(0), MemoryObj::from(vec![1; 100])).await.unwrap();
+    let store = place.open("?capacity=100000&timeout_ms=1000").await;
     let held = hold(&place.dir());
     let start = Instant::now();
     let (others, store) = (1..5, &store);

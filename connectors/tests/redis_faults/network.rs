@@ -62,7 +62,7 @@ pub(crate) async fn a_request_that_is_cut_stores_the_old_chunk_or_none(kind: Kin
 }
 
 pub(crate) async fn a_stalled_reply_is_a_timeout(kind: Kind) {
-    let (_server, proxy, store) = behind_proxy(kind, "?io_timeout_ms=200&connect_timeout_ms=200").await;
+    let (_server, proxy, store) = behind_proxy(kind, "?io_timeout_ms=1000&connect_timeout_ms=1000").await;
     store.put(1, 1, MIB).await.unwrap();
     store.put(4, 4, MIB).await.unwrap();
     for _ in 0..2 {
@@ -121,14 +121,14 @@ pub(crate) async fn bytes_that_come_late_are_the_same_chunks(kind: Kind) {
 
 /// Each part of a large chunk arrives within the timeout, and the whole chunk takes many times longer.
 pub(crate) async fn a_reply_that_trickles_is_read_and_one_that_stops_is_a_timeout(kind: Kind) {
-    let (_server, proxy, store) = behind_proxy(kind, "?io_timeout_ms=300").await;
+    let (_server, proxy, store) = behind_proxy(kind, "?io_timeout_ms=1000").await;
     store.put(1, 1, 2 * MIB).await.unwrap();
-    proxy.replies(Fault::Delay(Duration::from_millis(50)));
+    proxy.replies(Fault::Delay(Duration::from_millis(100)));
     let begin = Instant::now();
     assert_eq!(store.get(1).await.unwrap(), Some(1));
     assert!(begin.elapsed() > Duration::from_secs(1), "the network was slow");
     // A call that waits for the only connection waits longer than the timeout, and succeeds.
-    let one = format!("{}?io_timeout_ms=300&connect_timeout_ms=300&connections=1", proxy.url(kind.scheme));
+    let one = format!("{}?io_timeout_ms=1000&connect_timeout_ms=1000&connections=1", proxy.url(kind.scheme));
     let narrow = Store::open(&one).await;
     let (first, second) = tokio::join!(narrow.get(1), narrow.get(1));
     assert_eq!((first.unwrap(), second.unwrap()), (Some(1), Some(1)));
@@ -197,7 +197,7 @@ pub(crate) async fn messages_and_no_reply_are_an_error(kind: Kind) {
 }
 
 pub(crate) async fn a_corrupt_length_is_an_error_and_never_a_chunk(kind: Kind) {
-    let (_server, proxy, store) = behind_proxy(kind, "?io_timeout_ms=300").await;
+    let (_server, proxy, store) = behind_proxy(kind, "?io_timeout_ms=1000").await;
     for n in 0..4 {
         store.put(n, 1, 100_000).await.unwrap();
     }
@@ -220,7 +220,7 @@ pub(crate) async fn a_corrupt_length_is_an_error_and_never_a_chunk(kind: Kind) {
 }
 
 pub(crate) async fn corrupt_lengths_in_a_batch_are_errors_and_the_next_batch_is_right(kind: Kind) {
-    let (_server, proxy, store) = behind_proxy(kind, "?io_timeout_ms=300&connections=2").await;
+    let (_server, proxy, store) = behind_proxy(kind, "?io_timeout_ms=1000&connections=2").await;
     let numbers: Vec<u64> = (0..24).collect();
     for &n in &numbers {
         store.put(n, 1, 50_000).await.unwrap();
@@ -244,7 +244,7 @@ pub(crate) async fn corrupt_lengths_in_a_batch_are_errors_and_the_next_batch_is_
 }
 
 pub(crate) async fn one_corrupt_length_in_a_batch_costs_one_chunk(kind: Kind) {
-    let (_server, proxy, store) = behind_proxy(kind, "?io_timeout_ms=300&connections=2").await;
+    let (_server, proxy, store) = behind_proxy(kind, "?io_timeout_ms=1000&connections=2").await;
     let numbers: Vec<u64> = (0..24).collect();
     for &n in &numbers {
         store.put(n, 1, 50_000).await.unwrap();
@@ -290,7 +290,7 @@ pub(crate) async fn a_remove_whose_answer_is_lost_is_not_repeated(kind: Kind) {
 pub(crate) async fn a_stopped_server_costs_few_connections(kind: Kind) {
     const CONNECTIONS: usize = 4;
     let (_server, proxy, store) =
-        behind_proxy(kind, &format!("?io_timeout_ms=300&connect_timeout_ms=300&connections={CONNECTIONS}")).await;
+        behind_proxy(kind, &format!("?io_timeout_ms=1000&connect_timeout_ms=1000&connections={CONNECTIONS}")).await;
     for n in 0..64 {
         store.put(n, 1, 1000).await.unwrap();
     }

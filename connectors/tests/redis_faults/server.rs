@@ -76,7 +76,7 @@ pub(crate) async fn a_server_that_restarted_between_calls_is_not_noticed(kind: K
 
 pub(crate) async fn a_stopped_server_is_a_timeout_until_it_continues(kind: Kind) {
     let server = RedisServer::start(&[]);
-    let store = Store::open(&format!("{}?io_timeout_ms=200&connect_timeout_ms=200", server.url(kind.scheme))).await;
+    let store = Store::open(&format!("{}?io_timeout_ms=1000&connect_timeout_ms=1000", server.url(kind.scheme))).await;
     store.put(1, 1, 4 * MIB).await.unwrap();
     server.stop_signal();
     is_lost(store.get(1).await);

@@ -18,11 +18,12 @@ pub(crate) struct Kind {
 }
 
 impl Store {
-    /// Every operation succeeds, several times, so that each connection takes part.
+    /// Once the server is back, every operation succeeds, several times, so that each connection takes part.
     #[track_caller]
     pub(crate) fn is_right(&self) -> impl Future<Output = ()> {
         let caller = std::panic::Location::caller();
         async move {
+            self.is_back().await;
             let right = async {
                 for n in 9_000..9_012 {
                     self.put(n, 1, 100_000).await?;

@@ -135,6 +135,8 @@ async fn operate(store: &Connector, caller: u64, operations: usize) -> (usize, u
         match timeout(limit, call).await {
             Ok(Ok(())) => done += 1,
             Ok(Err(e)) => {
+                // While the server is away, calls fail at once.
+                tokio::time::sleep(Duration::from_millis(2)).await;
                 assert!(e.is_temporary(), "{e:?}");
                 failed += 1;
             }

@@ -315,7 +315,7 @@ enum Fate {
 async fn a_call_is_asked_once_more_only_if_a_used_connection_broke() {
     let chunk = MemoryObj::from(vec![b'x']);
     let asks = async |port: u16, asked: &AtomicUsize, calls: &[&str]| {
-        let store = connectors::open(&format!("resp://127.0.0.1:{port}?io_timeout_ms=200")).await.unwrap();
+        let store = connectors::open(&format!("resp://127.0.0.1:{port}?io_timeout_ms=1000")).await.unwrap();
         let mut last = Ok(());
         for call in calls {
             last = match *call {

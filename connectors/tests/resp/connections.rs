@@ -192,7 +192,7 @@ async fn a_batch_of_large_chunks_has_16_mib_in_flight_and_at_least_two_chunks() 
                 "GET" => {
                     peak.fetch_max(asked.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                     // Time for the other connections to ask.
-                    std::thread::sleep(Duration::from_millis(20));
+                    std::thread::sleep(Duration::from_millis(200));
                     asked.fetch_sub(1, Ordering::SeqCst);
                     // The batch counts on chunks of the memory's size.
                     Some(b"$1\r\nx\r\n".to_vec())

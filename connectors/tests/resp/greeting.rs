@@ -111,7 +111,7 @@ async fn a_server_that_fails_after_hello_is_refused_with_the_option_to_try() {
         let port = fake::listen(move |stream| {
             fake::answer(stream, move |_| answer.map(|answer| answer.as_bytes().to_vec()).or_else(|| Some(Vec::new())));
         });
-        let url = format!("resp://127.0.0.1:{port}?connect_timeout_ms=300");
+        let url = format!("resp://127.0.0.1:{port}?connect_timeout_ms=1000");
         let e = refused(&url).await;
         assert!(answer.is_none() || e.to_string().contains("`protocol=2`"), "{e}");
     }

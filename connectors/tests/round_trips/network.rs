@@ -6,7 +6,7 @@ use connectors::Connector;
 use kvconn_redis_server::{Proxy, RedisCluster, RedisServer};
 
 /// Longer than a busy machine needs to send a batch of requests.
-const LATENCY: Duration = Duration::from_millis(25);
+const LATENCY: Duration = Duration::from_millis(100);
 
 pub(crate) struct Network {
     proxies: Vec<Proxy>,

@@ -80,7 +80,7 @@ async fn a_put_that_was_dropped_gave_its_memory_back() {
 async fn a_put_that_timed_out_gave_its_memory_back() {
     let fake = server();
     fake.keep_bodies();
-    let store = store(&fake, "&timeout_ms=200&retries=0").await;
+    let store = store(&fake, "&timeout_ms=1000&open_timeout_ms=10000&retries=0").await;
     for fault in [Fault::stall(), Fault::early(MIB, Then::Stall), Fault::delay(Duration::from_secs(2))] {
         fake.always(fault.on([Operation::Put]));
         let chunk = MemoryObj::from(bytes(LEN, 5));

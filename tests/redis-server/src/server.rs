@@ -1,6 +1,7 @@
 //! A `redis-server` for a test.
 
 use std::fs::{self, File};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -180,13 +181,23 @@ impl RedisServer {
     /// # Panics
     /// If the server does not answer.
     pub fn client(&self) -> Client {
-        let mut client =
-            Client::unix(&self.socket_path()).unwrap_or_else(|e| panic!("{e}; it logged:\n{}", self.log()));
-        if let Some(password) = self.password() {
-            let reply = client.command(&["AUTH", password]);
-            assert_eq!(reply.expect("the server answers"), Reply::Simple("OK".into()));
+        let deadline = Instant::now() + STARTS_WITHIN;
+        loop {
+            match self.try_client() {
+                Ok(client) => return client,
+                // Sentinels that make a server a replica end its connections, also one that logs in.
+                Err(e) if e.kind() == io::ErrorKind::ConnectionReset && Instant::now() < deadline => {}
+                Err(e) => panic!("{e}; it logged:\n{}", self.log()),
+            }
         }
-        client
+    }
+
+    fn try_client(&self) -> io::Result<Client> {
+        let mut client = Client::unix(&self.socket_path())?;
+        if let Some(password) = self.password() {
+            assert_eq!(client.command(&["AUTH", password])?, Reply::Simple("OK".into()));
+        }
+        Ok(client)
     }
 
     /// Runs one command on a new connection: `["CONFIG", "SET", "maxmemory", "1mb"]`.

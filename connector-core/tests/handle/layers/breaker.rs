@@ -82,7 +82,7 @@ impl RemoteConnector for Pinged {
 async fn kvconn_pings_a_lost_store_so_that_no_call_waits_for_it() {
     let pings = Arc::new(AtomicUsize::new(0));
     // The call that finds the store lost, and two pings: the second takes its time, and finds the store.
-    let store = Scripted::new([LOST, LOST, Step::Wait(Duration::from_millis(50))]);
+    let store = Scripted::new([LOST, LOST, Step::Wait(SECOND)]);
     let store = Pinged(store, pings.clone());
     let connector = over(options!(breaker_failures: 1, min_reconnect_interval: 0.02), &store).await;
     assert_eq!(connector.get(&key()).await.unwrap_err().message(), "as scripted");
