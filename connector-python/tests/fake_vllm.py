@@ -42,11 +42,14 @@ def _is_ours(name):
     return name.split(".")[0] == "vllm" or name in ("kvconn.vllm", "kvconn._vllm_identity", "kvconn._vllm_metrics", "kvconn._vllm_plugin")
 
 
+PLATFORM = types.SimpleNamespace(device_type="cuda", is_rocm=lambda: False, fp8_dtype=lambda: "torch.float8_e4m3fn")
+
+
 def _modules(release):
     content = {
         "vllm": {"__version__": f"{release[0]}.{release[1]}.1"},
         "vllm.config": {"VllmConfig": VllmConfig},
-        "vllm.platforms": {"current_platform": types.SimpleNamespace(device_type="cuda")},
+        "vllm.platforms": {"current_platform": PLATFORM},
         "vllm.v1.core.kv_cache_utils": {"DEFAULT_NONE_HASH_SEED": "seed"} if release >= (0, 29) else {},
         "vllm.v1.kv_offload.base": {
             name: globals()[name]

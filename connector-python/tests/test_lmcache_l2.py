@@ -6,6 +6,7 @@ import signal
 import time
 import unittest
 from unittest import mock
+from urllib.parse import quote
 
 import fake_lmcache
 import kvconn
@@ -166,6 +167,29 @@ class Contract(Adapters):
         self.assertEqual(listener.deleted, [keys[2], keys[0], keys[1]])
         self.assertEqual(self.lookup(adapter, keys), [False] * 3)
 
+    def test_a_lookup_during_a_delete_keeps_its_chunks_or_does_not_find_them(self):
+        adapter = self.adapter(f"memory://{self.id()}")
+        keys = [key(i) for i in range(3)]
+        self.store(adapter, keys, [Obj(data(i)) for i in range(3)])
+        test, client, found = self, adapter._client, []
+
+        class LooksUpFirst:
+            def __getattr__(self, name):
+                return getattr(client, name)
+
+            def remove(self, texts):
+                # Just before the first part is removed.
+                if not found:
+                    found.append(test.lookup(adapter, keys))
+                return client.remove(texts)
+
+        with mock.patch.object(adapter, "_client", LooksUpFirst()), mock.patch("kvconn.lmcache.server._REMOVED_AT_ONCE", 1):
+            adapter.delete(keys[:2])
+        # The second chunk was locked before its part began.
+        self.assertEqual(found, [[False, True, True]])
+        self.assertEqual(adapter.report_status()["locked_keys"], 2)
+        self.assertEqual(self.lookup(adapter, keys), [False, True, True])
+
     def test_a_page_lists_keys_and_sizes(self):
         adapter = self.adapter(f"memory://{self.id()}")
         keys = [key(i, salt) for i in range(5) for salt in ("", "bob")]
@@ -243,6 +267,17 @@ class Contract(Adapters):
             loads = [adapter.submit_load_task([key(i)], [Obj(bytes(SIZE))]) for i in range(6)]
             for task in loads:
                 wait_until(lambda task=task: adapter.query_load_result(task), "each load ends")
+
+    def test_a_store_that_fails_to_close_is_logged(self):
+        server = self.redis()
+        back = quote(f"redis://127.0.0.1:{server.port}", safe="")
+        adapter = self.adapter(f"tiered://?front=memory%3A%2F%2F{self.id()}&back={back}&mode=write_back")
+        server.kill()
+        self.store(adapter, [key(1)], [Obj(data(1))])
+        with self.assertLogs("kvconn.lmcache", "ERROR") as logged:
+            adapter.close()
+        self.assertIn("the back store lacks 1 chunks", logged.output[-1])
+        adapter.close()
 
     def test_close_ends_everything_and_may_come_twice(self):
         adapter = self.adapter(f"memory://{self.id()}")

@@ -118,6 +118,8 @@ class Identity(Case):
                     {"start_layer": 1},
                     {"storage_format_tag": "other"},
                     {"size": 48},
+                    {"device_pool": types.SimpleNamespace(dtype="torch.float8_e4m3fn")},
+                    {"device_pool": types.SimpleNamespace(dtype="torch.float8_e4m3fnuz")},
                     {"_buffer_infos": [types.SimpleNamespace(buffers=types.SimpleNamespace(layout="hnd"))]},
                 ]
             ),
@@ -158,6 +160,7 @@ class Identity(Case):
                 (model, "json_model_override_args", '{"rope_theta": 1}'),
                 (model, "quantization_param_path", "scales.json"),
                 (model, "model_path", "org/model-2"),
+                (model, "load_format", "dummy"),
                 (serving, "weight_version", "step-2"),
             ]:
                 before = getattr(where, name, None)
@@ -166,6 +169,9 @@ class Identity(Case):
                 self.assertNotIn(one, found, name)
                 found.add(one)
                 setattr(where, name, before)
+            self.assertEqual(self.model(), base)
+            # The weights are the same.
+            model.load_format = "safetensors"
             self.assertEqual(self.model(), base)
 
     def test_names_without_sglangs_configuration_are_warned_of(self):

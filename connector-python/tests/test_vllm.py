@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import kvconn
-from fake_vllm import VllmConfig, installed, spec
+from fake_vllm import PLATFORM, VllmConfig, installed, spec
 from kvconn._vllm_lookups import Lookups
 from support import DEADLINE, TestCase, wait_until
 
@@ -194,6 +194,19 @@ class EachRelease(TestCase):
         engine.job(keys(4), range(4), False)
         engine.tier.shutdown()
         engine.tier.shutdown()
+        engine.view.release()
+
+    @each_release
+    def test_a_store_that_fails_to_close_is_logged_and_gives_the_view_back(self, new):
+        server = self.redis()
+        front, back = f"memory://{uuid.uuid4().hex}", f"redis://127.0.0.1:{server.port}"
+        engine = new(tier={"url": f"tiered://?front={quote(front, safe='')}&back={quote(back, safe='')}&mode=write_back"})
+        server.kill()
+        engine.job(keys(1), range(1), False)
+        engine.results()
+        with self.assertLogs("kvconn.vllm", "ERROR") as logged:
+            engine.tier.shutdown()
+        self.assertIn("the back store lacks 1 chunks", logged.output[0])
         engine.view.release()
 
     @each_release
@@ -554,13 +567,17 @@ class Identity(TestCase):
             "model": "org/other", "dtype": "float16", "tokens_per_hash": 32, "blocks_per_chunk": 2, "layers": ("l.0",),
             "tokens_per_block": 32, "group_id": 1, "worker_kv_bytes_per_block": 2048, "replicated_layout": True,
             "canonical_layout": True, "kv_cache_layout": "LBHNC", "world_size": 2, "tp_size": 2, "pp_size": 2, "pcp_size": 2,
-            "dcp_size": 2, "is_parallelism_agnostic": True,
+            "dcp_size": 2,
         }  # fmt: skip
         found = [self.identify(**{name: value}).model for name, value in changes.items()]
         found += [self.identify().model, self.identify(row=2 * ROW).model, self.identify(namespace="a").model, self.identify(revision="a").model]
-        with unittest.mock.patch.dict(os.environ, PYTHONHASHSEED="1"):
-            found.append(self.identify().model)
-        self.assertEqual(len(set(found)), len(changes) + 5)
+        for variable in ("PYTHONHASHSEED", "VLLM_KV_CACHE_LAYOUT", "VLLM_ROCM_SHUFFLE_KV_CACHE_LAYOUT"):
+            with unittest.mock.patch.dict(os.environ, {variable: "1"}):
+                found.append(self.identify().model)
+        for name, value in {"device_type": "cpu", "is_rocm": lambda: True, "fp8_dtype": lambda: "torch.float8_e4m3fnuz"}.items():
+            with unittest.mock.patch.object(PLATFORM, name, value):
+                found.append(self.identify().model)
+        self.assertEqual(len(set(found)), len(found))
 
     def test_each_difference_of_vllms_configuration_is_apart(self):
         paths = self.vllm.identity._SETTINGS
@@ -571,6 +588,9 @@ class Identity(TestCase):
                 continue
             self.assertEqual(self.identify(settings={path: "one"}).model, found[path])
             self.assertNotEqual(self.identify(settings={path: "two"}).model, found[path])
+        lengths = [self.identify(settings={"model_config.override_generation_config": {"attn_temperature_tuning": on}}) for on in (0, 1)]
+        self.assertNotEqual(*lengths)
+        self.assertEqual(self.identify(settings={"model_config.override_generation_config": {"temperature": 1}}), self.identify())
         dummy = [self.identify(settings={"load_config.load_format": "dummy", "model_config.seed": seed}).model for seed in (0, 1)]
         self.assertEqual(len({*dummy, self.identify().model}), 3)
 
@@ -594,8 +614,11 @@ class Identity(TestCase):
     def test_ranks_are_apart_unless_every_parallelism_has_the_same_bytes(self):
         two = {"world_size": 2, "tp_size": 2}
         self.assertEqual(self.identify(rank=1, **two).kv_rank, 1)
-        shared = {"is_parallelism_agnostic": True}
+        shared = {"is_parallelism_agnostic": True, "canonical_layout": True}
         self.assertEqual(self.identify(rank=1, **two, **shared, worker_kv_bytes_per_block=2048), self.identify(**shared))
+        # Without the canonical layout, a row has all layers of one worker before those of the next one.
+        alone = {"is_parallelism_agnostic": True}
+        self.assertNotEqual(self.identify(**two, **alone, worker_kv_bytes_per_block=2048).model, self.identify(**alone).model)
         copies = {"replicated_layout": True}
         self.assertEqual(self.identify(rank=1, **two, **copies), self.identify(**copies))
 

@@ -35,6 +35,7 @@ _FACTS = {
         "kv_cache_dtype",
         "quantization_param_path",
         "json_model_override_args",
+        "load_format",
     ),
     "get_serving": ("weight_version",),
 }
@@ -119,9 +120,12 @@ def model_of(config: Any, pages: Pages, namespace: str, revision: str) -> str:
         facts["revision"] = revision
     if _has_draft(pages):
         facts.update(_facts(_DRAFT_FACTS))
+    # Other formats have the same weights.
+    has_weights = facts.pop("load_format", None) != "dummy"
     fields: dict[str, object] = {
         "geometry": pages.geometry(),
         "sglang": facts,
+        "weights": has_weights,
         "namespace": namespace,
         "release": _release(),
         "replicated": bool(config.is_mla_model),

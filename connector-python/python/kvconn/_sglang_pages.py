@@ -98,6 +98,10 @@ class Pages:
             value = getattr(self.pool, name, None)
             if value is not None:
                 found[name] = _plain(value)
+        # The host pool keeps each FP8 type as uint8, and MI300 has a type of its own.
+        device_dtype = getattr(getattr(self.pool, "device_pool", None), "dtype", None)
+        if device_dtype is not None:
+            found["device_dtype"] = str(device_dtype)
         infos = getattr(self.pool, "_buffer_infos", ())
         layouts = [getattr(getattr(info, "buffers", None), "layout", None) for info in infos]
         if any(layout is not None for layout in layouts):

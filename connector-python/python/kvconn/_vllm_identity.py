@@ -51,6 +51,9 @@ _SETTINGS = (
     "model_config.hf_text_config.rope_parameters",
     "model_config.hf_text_config.rope_scaling",
     "model_config.hf_text_config.rope_theta",
+    # LongRoPE chooses its factors by this length, and Llama 4 the scale of its attention.
+    "model_config.max_model_len",
+    "model_config.override_generation_config.attn_temperature_tuning",
     "model_config.disable_sliding_window",
     "model_config.model_impl",
     "model_config.model_class_overrides",
@@ -167,12 +170,22 @@ def _layout(spec: OffloadingSpec, row_bytes: int) -> dict[str, object]:
         # Before 0.29, this variable set the layout.
         "layout_variable": os.environ.get("VLLM_KV_CACHE_LAYOUT"),
         "device": current_platform.device_type,
+        # `device_type` is `cuda` on ROCm, too, and the FP8 type of MI300 is not that of other GPUs.
+        "rocm": current_platform.is_rocm(),
+        "fp8": str(current_platform.fp8_dtype()),
+        "rocm_layout_variable": os.environ.get("VLLM_ROCM_SHUFFLE_KV_CACHE_LAYOUT"),
     }
 
 
 def _any_parallelism(spec: OffloadingSpec) -> bool:
-    """Whether rows are equal under every parallelism, as vLLM's `FileMapper` decides with ``parallel_agnostic``."""
-    return bool(spec.config.parallel.is_parallelism_agnostic or spec.config.replicated_layout)
+    """Whether rows are equal under every parallelism.
+
+    A row holds the bytes of one worker after the other, layer by layer. So it depends on the number of workers, unless vLLM writes its
+    canonical layout or each worker has the same bytes. vLLM's own `FileMapper` also trusts `is_parallelism_agnostic` alone.
+    """
+    config = spec.config
+    is_portable = getattr(config, "canonical_layout", False) and config.parallel.is_parallelism_agnostic
+    return bool(is_portable or config.replicated_layout)
 
 
 def _rank(spec: OffloadingSpec) -> int:
@@ -197,7 +210,7 @@ def _configuration() -> VllmConfig | None:
 
 def _setting(config: object, path: str) -> object:
     for name in path.split("."):
-        config = getattr(config, name, None)
+        config = config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
     return config
 
 

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from kvconn import _libraries, _vllm_files
-from kvconn._errors import of_open
+from kvconn._errors import KvconnError, of_open
 from kvconn._identity import warn_once
 from kvconn._kvconn import EngineClient
 from kvconn._vllm_lookups import Lookups
@@ -251,8 +251,14 @@ class KvconnTier(SecondaryTierManager):  # type: ignore[misc]
         return None if stats.is_empty() else stats
 
     def shutdown(self) -> None:
-        """Waits until no row is touched, closes the store, and gives the view back. A second call does nothing."""
-        self._client.close()
+        """Waits until no row is touched, closes the store, and gives the view back. A second call does nothing.
+
+        Logs an error of the store's own close. vLLM would take it for a tier that still uses the rows, and leave them.
+        """
+        try:
+            self._client.close()
+        except KvconnError as e:
+            _log.error("the store failed to close: %s", e)
 
 
 def _open(

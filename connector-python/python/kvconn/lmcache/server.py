@@ -101,12 +101,14 @@ class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
         # Guards everything below.
         self._lock = threading.Lock()
         self._storing: dict[int, tuple[list[ObjectKey], list[str], list[int]]] = {}
-        self._asking: dict[int, list[ObjectKey]] = {}
+        # The keys, and those that a `delete` was removing when they were locked.
+        self._asking: dict[int, tuple[list[ObjectKey], set[ObjectKey]]] = {}
         self._loading: dict[int, list[ObjectKey]] = {}
         self._stored: dict[int, L2StoreResult] = {}
         self._found: dict[int, Bitmap] = {}
         self._loaded: dict[int, Bitmap] = {}
         self._locks: dict[ObjectKey, int] = {}
+        self._deleting: set[ObjectKey] = set()
         # Keys that this process stored before LMCache's eviction had the older ones, in the order of eviction. None after that.
         self._newer: dict[ObjectKey, None] | None = {}
         self._has_told = False
@@ -165,7 +167,7 @@ class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
         """
         task, texts = next(self._tasks), [text_of(key) for key in keys]
         with self._lock:
-            self._asking[task] = list(keys)
+            self._asking[task] = (list(keys), self._deleting.intersection(keys))
             # Before the answer, so that no chunk is deleted between the answer and its lock.
             for key in keys:
                 self._locks[key] = self._locks.get(key, 0) + 1
@@ -217,16 +219,20 @@ class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
 
     def delete(self, keys: list[ObjectKey]) -> None:
         """Removes the chunks that are not locked. Waits for the store. A failure is logged, and LMCache's eviction tries again."""
-        with self._lock:
-            free = [key for key in keys if key not in self._locks]
-        for first in range(0, len(free), _REMOVED_AT_ONCE):
-            part = free[first : first + _REMOVED_AT_ONCE]
+        for first in range(0, len(keys), _REMOVED_AT_ONCE):
+            with self._lock:
+                # A prefetch may have locked chunks while the parts before were removed.
+                part = [key for key in keys[first : first + _REMOVED_AT_ONCE] if key not in self._locks]
+                self._deleting.update(part)
             texts = [text_of(key) for key in part]
             try:
-                removed = self._client.remove(texts)
+                removed = self._client.remove(texts) if texts else []
             except KvconnError as e:
-                self._complain("removals", f"{len(free) - first} chunks were not removed: {e}")
+                self._complain("removals", f"{len(keys) - first} chunks were not removed: {e}")
                 return
+            finally:
+                with self._lock:
+                    self._deleting.difference_update(part)
             known = self._usage.removed(texts)
             # LMCache's eviction must also drop the key of a chunk that the store evicted before.
             gone = [key for key, was_there, was_known in zip(part, removed, known) if was_there or was_known]
@@ -280,7 +286,10 @@ class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
         }
 
     def close(self) -> None:
-        """Ends all calls and closes the store. Nothing touches LMCache's memory afterwards. Twice is fine."""
+        """Ends all calls and closes the store. Nothing touches LMCache's memory afterwards. Twice is fine.
+
+        Logs an error of the store's own close. LMCache would leave its other adapters open.
+        """
         with self._lock:
             was_closed, self._is_closed = self._is_closed, True
         if was_closed:
@@ -288,6 +297,8 @@ class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
         self._usage.close()
         try:
             self._client.close()
+        except KvconnError as e:
+            logger.error("the store failed to close: %s", e)
         finally:
             os.eventfd_write(self._stop_fd, 1)
             self._thread.join()
@@ -342,7 +353,8 @@ class KvconnL2Adapter(L2AdapterInterface):  # type: ignore[misc]
     def _drain_lookups(self) -> None:
         for task, yes, error, _, _ in self._client.drain_lookups():
             with self._lock:
-                keys = self._asking.pop(task)
+                keys, deleted = self._asking.pop(task)
+            yes = bytes(is_there and key not in deleted for key, is_there in zip(keys, yes))
             found = _bitmap(yes)
             self.submit_unlock([key for key, is_there in zip(keys, yes) if not is_there])
             with self._lock:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..report import Report, equal
 from ..topology_servers import TOPOLOGIES
 from .engine import DEADLINE_S, Engine, config, keys
@@ -131,9 +133,10 @@ def _ranks(report: Report, place: Place) -> None:
         for name, other in {"pipeline": {"world_size": 2, "pp_size": 2}, "rank": two | {"rank": 1}, "one": {}}.items():
             equal(f"hits, {name}", _hits(place, prompt, **other), 0)
         shared = keys(5, "any parallelism")
-        with Engine(config([place.tier], is_parallelism_agnostic=True, **two)) as engine:
+        same: dict[str, Any] = {"is_parallelism_agnostic": True, "canonical": True}
+        with Engine(config([place.tier], **same, **two)) as engine:
             engine.store(shared)
-        equal("hits by one worker", _hits(place, shared, is_parallelism_agnostic=True), 5)
+        equal("hits by one worker", _hits(place, shared, **same), 5)
 
 
 def _identities(report: Report, place: Place) -> None:

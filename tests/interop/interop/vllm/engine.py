@@ -65,6 +65,7 @@ def config(
     dtype: str = "bfloat16",
     groups: Sequence[tuple[str, ...]] = (("layer.0", "layer.1"),),
     events: bool = False,
+    canonical: bool = False,
     **parallelism: object,
 ) -> OffloadingConfig:
     """A configuration as vLLM builds it from its own: `rows` rows of `row_bytes` bytes in the primary tier."""
@@ -80,6 +81,7 @@ def config(
         model=OffloadingModelConfig(name=model, dtype=dtype),
         cache=OffloadingCacheConfig(tokens_per_hash=16, blocks_per_chunk=1),
         parallel=ranks,
+        **({"canonical_layout": True, "kv_cache_layout": "LBHNC"} if canonical else {}),
     )
 
 
