@@ -588,8 +588,8 @@ class Identity(TestCase):
                 continue
             self.assertEqual(self.identify(settings={path: "one"}).model, found[path])
             self.assertNotEqual(self.identify(settings={path: "two"}).model, found[path])
-        lengths = [self.identify(settings={"model_config.override_generation_config": {"attn_temperature_tuning": on}}) for on in (0, 1)]
-        self.assertNotEqual(*lengths)
+        scales = [self.identify(settings={"model_config.override_generation_config": {"attn_temperature_tuning": on}}) for on in (0, 1)]
+        self.assertNotEqual(*scales)
         self.assertEqual(self.identify(settings={"model_config.override_generation_config": {"temperature": 1}}), self.identify())
         dummy = [self.identify(settings={"load_config.load_format": "dummy", "model_config.seed": seed}).model for seed in (0, 1)]
         self.assertEqual(len({*dummy, self.identify().model}), 3)

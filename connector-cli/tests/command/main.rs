@@ -132,7 +132,7 @@ fn fill(dir: &Path, n: usize) {
     }
 }
 
-/// A store whose calls take so long, so that a command still runs when a signal comes.
+/// The store at `url` with slow calls, so that a command still runs when a signal comes.
 fn slow(url: &str, latency_ms: u64) -> String {
     format!("faulty://?latency_ms={latency_ms}&back={}", url.replace(':', "%3A").replace('/', "%2F"))
 }
